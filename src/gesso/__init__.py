@@ -1,0 +1,32 @@
+"""gesso: words become pictures, natively in PyTorch.
+
+This module names the public API and runs nothing: a name is imported when it is first used, so that `import gesso` and
+`gesso --help` stay quick and touch neither torch nor a device.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below does the same, later
+    from gesso.errors import GessoError
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_PUBLIC = {
+    "GessoError": "gesso.errors",
+}
+
+__all__ = ["GessoError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value  # the next use is a plain lookup
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
