@@ -1,0 +1,82 @@
+"""CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), as Stable Diffusion uses it.
+
+Shapes: B batch, L tokens, D width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gesso.nn.attention import Attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig:
+    vocab_size: int
+    max_length: int  # tokens with begin and end, 77 in every release
+    dim: int
+    num_layers: int
+    num_heads: int
+    mlp_dim: int
+    activation: Literal["quick_gelu", "gelu"]  # OpenAI's CLIP: quick_gelu; OpenCLIP: gelu
+    eos_id: int  # the pooled vector is read at the first of these
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """OpenAI's sigmoid approximation of the GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+class CLIPLayer(nn.Module):
+    """Causal self-attention and a two-layer perceptron, each around a skip.  x [B, L, D] -> [B, L, D]"""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim)
+        self.attention = Attention(config.dim, config.num_heads, bias=True)
+        self.norm2 = nn.LayerNorm(config.dim)
+        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
+        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+        self.activation = quick_gelu if config.activation == "quick_gelu" else F.gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x), causal=True)  # padding is attended to, as in training
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """What the transformer makes of a batch of token ids."""
+
+    hidden: tuple[Tensor, ...]  # the embedding, then each layer's output, before the last norm: each [B, L, D]
+    last: Tensor  # [B, L, D] the last layer's output after the norm
+    pooled: Tensor  # [B, D] `last` at the end-of-text token
+
+
+class CLIPTextModel(nn.Module):
+    """Token ids to hidden states and a pooled vector."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.position_embedding = nn.Embedding(config.max_length, config.dim)
+        self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, ids: Tensor) -> TextEncoding:
+        """ids [B, L] int64, L at most `max_length` -> TextEncoding. Raises ValueError for a longer L."""
+        if ids.shape[1] > self.config.max_length:
+            raise ValueError(f"{ids.shape[1]} tokens, the text model takes at most {self.config.max_length}")
+        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        hidden = [x]
+        for layer in self.layers:
+            x = layer(x)
+            hidden.append(x)
+        last = self.norm(x)
+        end = (ids == self.config.eos_id).int().argmax(dim=1)  # argmax gives the first of equals
+        pooled = last[torch.arange(len(ids), device=ids.device), end]
+        return TextEncoding(hidden=tuple(hidden), last=last, pooled=pooled)

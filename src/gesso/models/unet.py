@@ -1,0 +1,161 @@
+"""UNet that predicts noise or velocity and looks at the text (Rombach et al. 2022, arXiv:2112.10752, section 3.3).
+
+Shapes: B batch, C channels of the latents, H W rows and columns of the latents, L tokens, D context_dim,
+A added_dim, E = 4 * channels[0].
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gesso.nn.attention import SpatialTransformer
+from gesso.nn.embedding import EmbeddingMLP, sinusoid
+from gesso.nn.resblock import ResBlock, Upsample
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    in_channels: int
+    out_channels: int
+    channels: tuple[int, ...]  # per level, finest first
+    attention: tuple[int, ...]  # transformer blocks after each residual block of a level; 0: none
+    mid_attention: int  # the same in the middle
+    num_heads: tuple[int, ...]  # per level; the middle takes the last
+    num_res_blocks: int  # per level on the way down; one more on the way up
+    context_dim: int
+    added_dim: int | None = None  # width of a vector added to the time embedding (SDXL: pooled text and sizes)
+    norm_groups: int = 32
+
+
+class DownLevel(nn.Module):
+    """Residual blocks, each with a transformer where the level has them, then half the size unless last."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        channels, depth = config.channels[level], config.attention[level]
+        before = config.channels[max(level - 1, 0)]
+        self.blocks = nn.ModuleList(
+            ResBlock(
+                before if i == 0 else channels,
+                channels,
+                4 * config.channels[0],
+                norm_groups=config.norm_groups,
+                eps=EPS,
+            )
+            for i in range(config.num_res_blocks)
+        )
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(channels, config.num_heads[level], config.context_dim, depth, config.norm_groups)
+            for _ in range(config.num_res_blocks if depth else 0)
+        )
+        if level < len(config.channels) - 1:
+            self.downsample: nn.Module | None = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        else:
+            self.downsample = None
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
+        """Every output that the way up will want, in order."""
+        outputs = []
+        for i, block in enumerate(self.blocks):
+            x = block(x, emb)
+            if self.attentions:
+                x = self.attentions[i](x, context)
+            outputs.append(x)
+        if self.downsample is not None:
+            outputs.append(self.downsample(x))
+        return outputs
+
+
+class Middle(nn.Module):
+    """Residual block, transformer, residual block at the coarsest level."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        channels, emb_dim, groups = config.channels[-1], 4 * config.channels[0], config.norm_groups
+        self.block1 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
+        self.attention = SpatialTransformer(
+            channels, config.num_heads[-1], config.context_dim, config.mid_attention, groups
+        )
+        self.block2 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        return self.block2(self.attention(self.block1(x, emb), context), emb)
+
+
+class UpLevel(nn.Module):
+    """Residual blocks over what came from below and a skip, then twice the size unless it is the finest."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        channels, depth = config.channels[level], config.attention[level]
+        below = config.channels[min(level + 1, len(config.channels) - 1)]
+        # What the way down left behind, last first: num_res_blocks outputs of this level, then one of the level above.
+        skips = [channels] * config.num_res_blocks + [config.channels[max(level - 1, 0)]]
+        self.blocks = nn.ModuleList(
+            ResBlock(
+                (below if i == 0 else channels) + skip,
+                channels,
+                4 * config.channels[0],
+                norm_groups=config.norm_groups,
+                eps=EPS,
+            )
+            for i, skip in enumerate(skips)
+        )
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(channels, config.num_heads[level], config.context_dim, depth, config.norm_groups)
+            for _ in range(config.num_res_blocks + 1 if depth else 0)
+        )
+        self.upsample = Upsample(channels) if level > 0 else None
+
+    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        """Takes its skips from the end of the list."""
+        for i, block in enumerate(self.blocks):
+            x = block(torch.cat([x, skips.pop()], dim=1), emb)
+            if self.attentions:
+                x = self.attentions[i](x, context)
+        if self.upsample is not None:
+            height, width = skips[-1].shape[-2:]
+            x = self.upsample(x, (height, width))
+        return x
+
+
+class UNet(nn.Module):
+    """Noisy latents, time and text to the prediction."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, levels = config.channels[0], range(len(config.channels))
+        self.time_embed = EmbeddingMLP(first, 4 * first)
+        self.added_embed = EmbeddingMLP(config.added_dim, 4 * first) if config.added_dim else None
+        self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
+        self.down = nn.ModuleList(DownLevel(config, level) for level in levels)
+        self.mid = Middle(config)
+        self.up = nn.ModuleList(UpLevel(config, level) for level in reversed(levels))  # in the order they run
+        self.norm_out = nn.GroupNorm(config.norm_groups, first, eps=EPS)
+        self.conv_out = nn.Conv2d(first, config.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, added: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
+
+        Raises ValueError where `added` is given to a model without it, or missing in a model with it.
+        """
+        if (added is None) != (self.added_embed is None):
+            raise ValueError(
+                f"added vector {'missing' if added is None else 'given'}, added_dim {self.config.added_dim}"
+            )
+        emb = self.time_embed(sinusoid(timestep, self.config.channels[0]).to(x.dtype))
+        if self.added_embed is not None:
+            emb = emb + self.added_embed(added)
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down:
+            skips.extend(down(skips[-1], emb, context))
+        x = self.mid(skips[-1], emb, context)
+        for up in self.up:
+            x = up(x, skips, emb, context)
+        return self.conv_out(F.silu(self.norm_out(x)))

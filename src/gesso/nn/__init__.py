@@ -1,0 +1,1 @@
+"""Blocks several models share: attention, residual blocks, embeddings. torch only."""

@@ -1,0 +1,85 @@
+"""Attention and the transformer that a UNet level looks at its text with (Rombach et al. 2022, arXiv:2112.10752, B.1).
+
+Shapes: B batch, N queries, L keys, D width of the queries, C channels, H W rows and columns.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the output projection has a bias, the inputs' have one on request.
+
+    x [B, N, D], context [B, L, context_dim] (x itself where None) -> [B, N, D]
+    """
+
+    def __init__(self, dim: int, num_heads: int, context_dim: int | None = None, *, bias: bool = False) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"attention of width {dim} does not divide into {num_heads} heads")
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=bias)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=bias)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        context = x if context is None else context
+        q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+class GEGLU(nn.Module):
+    """Feed-forward gated by an exact GELU (Shazeer 2020, arXiv:2002.05202).  [B, N, D] -> [B, N, D]"""
+
+    def __init__(self, dim: int, mult: int = 4) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * mult * dim)
+        self.out = nn.Linear(mult * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the text, feed-forward, each around a skip.  x [B, N, D] -> [B, N, D]"""
+
+    def __init__(self, dim: int, num_heads: int, context_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.self_attention = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.cross_attention = Attention(dim, num_heads, context_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.feed_forward = GEGLU(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.cross_attention(self.norm2(x), context)
+        return x + self.feed_forward(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map.
+
+    x [B, C, H, W], context [B, L, context_dim] -> [B, C, H, W]. Released files hold the projections as 1x1
+    convolutions (SD 1) or linear layers (SD 2, SDXL); the numbers are the same, here they are linear.
+    """
+
+    def __init__(self, channels: int, num_heads: int, context_dim: int, depth: int, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)  # 1e-6 here, 1e-5 in the residual blocks
+        self.proj_in = nn.Linear(channels, channels)
+        self.blocks = nn.ModuleList(TransformerBlock(channels, num_heads, context_dim) for _ in range(depth))
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return x + self.proj_out(tokens).transpose(1, 2).reshape(x.shape)

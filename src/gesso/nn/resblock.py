@@ -1,0 +1,52 @@
+"""Residual block and the changes of resolution (Ho et al. 2020, arXiv:2006.11239, appendix B).
+
+Shapes: B batch, C channels, H W rows and columns, E size of the time embedding.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions around a skip; the time, where there is one, enters between them.
+
+    x [B, C_in, H, W], emb [B, E] or None -> [B, C_out, H, W]
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, emb_dim: int | None, *, norm_groups: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(norm_groups, channels_in, eps=eps)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        if emb_dim is not None:
+            self.time = nn.Linear(emb_dim, channels_out)
+        self.norm2 = nn.GroupNorm(norm_groups, channels_out, eps=eps)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if emb is not None:
+            h = h + self.time(F.silu(emb))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, then a convolution.
+
+    x [B, C, H, W] -> [B, C, *size], twice the size where none is given. A size is given where the way down halved
+    an odd number.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        if size is None:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        else:
+            x = F.interpolate(x, size=size, mode="nearest")
+        return self.conv(x)
