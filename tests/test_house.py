@@ -1,0 +1,129 @@
+"""The house itself: what the package may import, what importing it costs, what its errors look like."""
+
+import ast
+import json
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import gesso
+from gesso import GessoError
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "gesso"
+
+CORE = {"gesso", "torch", "numpy", "safetensors", "tokenizers", "PIL"} | sys.stdlib_module_names
+# The edges may have more. `emoji` names the font's glyphs when training pictures are composed.
+MORE = {"cli": {"typer", "click", "rich"}, "training": {"emoji"}}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names of all that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def test_the_package_imports_what_it_declares_and_nothing_else():
+    strangers = {}
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0]
+        if extra := imports_of(path) - CORE - MORE.get(room, set()):
+            strangers[str(path.relative_to(SOURCE))] = sorted(extra)
+    assert strangers == {}
+
+
+def run_python(code: str) -> str:
+    """Standard output of `code` in a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", ["gesso", "gesso.errors"])
+def test_importing_is_light(module):
+    heavy = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "typer", "rich"}
+    loaded = json.loads(run_python(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"))
+    assert heavy.isdisjoint(loaded)
+
+
+def test_every_public_name_is_there():
+    assert sorted(gesso.__all__) == sorted([*gesso._PUBLIC, "__version__"])
+    for name in gesso.__all__:
+        assert getattr(gesso, name) is not None
+    assert dir(gesso) == sorted(gesso.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'unheard_of'"):
+        gesso.unheard_of  # noqa: B018
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == gesso.__version__
+    assert f"## {gesso.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_an_error_is_one_harmless_line():
+    error = GessoError("evil\x1b[31m\n  name.safetensors: no such file.\tTry another: ünïcode stays")
+    assert str(error) == error.message
+    assert error.one_line == "evil\\x1b[31m name.safetensors: no such file. Try another: ünïcode stays"
+
+
+def test_data_files_match_a_packaging_pattern():
+    """What lies in the package but matches no pattern would be missing from the wheel."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    patterns = setuptools["package-data"]["*"]
+    tracked = subprocess.run(["git", "ls-files", "src/gesso"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    files = [Path(line) for line in tracked.stdout.splitlines()]
+    left_out = [str(p) for p in files if p.suffix != ".py" and not any(p.match(pattern) for pattern in patterns)]
+    assert left_out == []
+
+
+def test_tracked_text_names_no_machine():
+    """Paths of one machine help nobody else."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(r"(?<![\w.~/-])/(?:home|root|Users)/\w")
+    found = []
+    for name in tracked.stdout.split("\0"):
+        path = ROOT / name
+        if not path.is_file() or path.suffix in {".png", ".gz", ".safetensors", ".npz"} or path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{name}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+# ---- the offline guard of conftest.py --------------------------------------------------------------------------------
+
+
+def test_the_network_is_out_of_reach():
+    with socket.socket() as sock, pytest.raises(pytest.fail.Exception, match="reached for the network"):
+        sock.connect(("192.0.2.1", 80))  # an address reserved for documentation
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        pytest.raises(pytest.fail.Exception, match="reached for the network"),
+    ):
+        sock.sendto(b"", ("192.0.2.1", 53))
+    with pytest.raises(pytest.fail.Exception, match="reached for the network"):
+        socket.getaddrinfo("example.org", 80)
+
+
+def test_loopback_stays_open():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        client.sendall(b"ok")
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(2) == b"ok"
