@@ -1,0 +1,1 @@
+"""Training: one loop, and a task for each network that it trains."""
