@@ -1,0 +1,108 @@
+"""The seam between solver and network: `denoise(x, sigma) -> x0`.
+
+x = x0 + sigma * eps is what samplers work on; a network was trained on z = x / sqrt(1 + sigma^2), which has the
+variance of the data, and on timesteps. Prediction types: eps (Ho et al. 2020), v (Salimans & Ho 2022, appendix D,
+v = sqrt(ab) eps - sqrt(1 - ab) x0 with ab = 1 / (1 + sigma^2)), x0. Training uses the same functions the other way.
+
+Shapes: B batch; x, x0, eps [B, ...]; sigma a scalar or [B], since rows may belong to different requests. What depends
+on sigma alone is computed in float64 and then rounded to the type of x, a row at a time, so a row does not change
+with its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gesso.diffusion.schedule import NoiseSchedule
+
+Prediction = Literal["eps", "v", "x0"]
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> predicted x0
+Network = Callable[[Tensor, Tensor], Tensor]  # (z, timestep [B]) -> eps, v or x0
+
+
+def per_row(value: Tensor | float, x: Tensor) -> Tensor:
+    """A scalar or [B] -> float64 [B, 1, ...] that multiplies x [B, ...] row by row; it stays on its device.
+
+    Raises ValueError for any other shape.
+    """
+    value = torch.as_tensor(value).to(torch.float64)
+    if value.ndim > 1 or (value.ndim == 1 and len(value) != len(x)):
+        raise ValueError(f"one value or one a row expected, found {list(value.shape)} for x {list(x.shape)}")
+    return value.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def add_noise(x0: Tensor, eps: Tensor, sigma: Tensor | float) -> Tensor:
+    """x = x0 + sigma * eps."""
+    return x0 + per_row(sigma, x0).to(x0) * eps
+
+
+def scale_input(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """z = x / sqrt(1 + sigma^2), what the network sees."""
+    return x * (1 + per_row(sigma, x) ** 2).rsqrt().to(x)
+
+
+def to_x0(prediction: Prediction, x: Tensor, sigma: Tensor | float, output: Tensor) -> Tensor:
+    """What the network said, as clean latents.
+
+    x, output [B, ...] -> x0 [B, ...] in the type of x. Raises ValueError for an unknown prediction.
+    """
+    output = output.to(x.dtype)
+    s = per_row(sigma, x)
+    match prediction:
+        case "eps":
+            return x - s.to(x) * output
+        case "v":
+            return x * (1 / (1 + s**2)).to(x) - output * (s / (1 + s**2).sqrt()).to(x)
+        case "x0":
+            return output
+        case _:
+            raise ValueError(_unknown(prediction))
+
+
+def target(prediction: Prediction, x0: Tensor, eps: Tensor, sigma: Tensor | float) -> Tensor:
+    """What the network should say for x = x0 + sigma * eps; the inverse of `to_x0`.
+
+    x0, eps [B, ...] -> [B, ...] in the type of x0. Raises ValueError for an unknown prediction.
+    """
+    match prediction:
+        case "eps":
+            return eps
+        case "v":
+            s = per_row(sigma, x0)
+            root = (1 + s**2).sqrt()
+            return eps * (1 / root).to(x0) - x0 * (s / root).to(x0)
+        case "x0":
+            return x0
+        case _:
+            raise ValueError(_unknown(prediction))
+
+
+def _unknown(prediction: str) -> str:
+    return f"prediction is {prediction!r}, expected one of {get_args(Prediction)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A network with its schedule and prediction type, as `denoise(x, sigma) -> x0`.
+
+    network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]. It sees z in the type of x and casts to its
+    own; its output is cast back. Timesteps may be fractional, as in k-diffusion.
+    """
+
+    network: Network
+    schedule: NoiseSchedule
+    prediction: Prediction
+
+    def __post_init__(self) -> None:
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(_unknown(self.prediction))
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x [B, ...], sigma > 0 a scalar or [B] -> x0 [B, ...]. One call of the network."""
+        timestep = self.schedule.timestep_of(per_row(sigma, x).flatten()).to(x.device, torch.float32)
+        return to_x0(self.prediction, x, sigma, self.network(scale_input(x, sigma), timestep))

@@ -1,0 +1,93 @@
+"""Classifier-free guidance in one batch (Ho & Salimans 2022, arXiv:2207.12598), with its rescale (arXiv:2305.08891).
+
+Guidance is a network made from a network: it takes (z, timestep) and answers like a network without a prompt, so
+`Denoiser` cannot tell the difference. What the prompt became (hidden states, pooled vector, ControlNet pictures) is
+opaque here: any type C with a function that stacks two batches of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from gesso.diffusion.denoiser import per_row
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedNetwork(Generic[C]):
+    """network: (z [B, ...], timestep [B], conditioning of B rows) -> eps, v or x0 [B, ...].
+
+    cond, uncond: conditioning of B rows each; uncond may be None where no row is guided.
+    scale: w in uncond + w * (cond - uncond), a number or [B]. 1 switches it off, for that row bit by bit; where it is 1
+    for all rows the network is called on B rows instead of 2B.
+    cat: stacks (uncond, cond) along the batch. It is called once, not once a step.
+    rescale: phi of arXiv:2305.08891, section 3.4, a number or [B] in 0..1: that share of the result gets the standard
+    deviation of cond (over all but the batch). 0 switches it off; with zero terminal SNR 0.7 is common.
+    Raises ValueError where uncond is missing, phi is outside 0..1 or a list has not one value a row.
+    """
+
+    network: Callable[[Tensor, Tensor, C], Tensor]
+    cond: C
+    uncond: C | None
+    scale: Tensor | float
+    cat: Callable[[C, C], C]
+    rescale: Tensor | float = 0.0
+
+    def __post_init__(self) -> None:
+        phi = torch.as_tensor(self.rescale)
+        if not bool(((phi >= 0) & (phi <= 1)).all()):
+            raise ValueError(f"rescale is {self.rescale}, expected 0..1")
+        if self.is_guided and self.uncond is None:
+            raise ValueError(f"scale is {self.scale}, which needs uncond; only scale 1 goes without")
+
+    @cached_property
+    def is_guided(self) -> bool:
+        """Whether any row needs the second half of the batch."""
+        return bool((torch.as_tensor(self.scale) != 1).any())
+
+    @cached_property
+    def _is_rescaled(self) -> bool:
+        return bool((torch.as_tensor(self.rescale) != 0).any())
+
+    @cached_property
+    def _both(self) -> C:
+        assert self.uncond is not None
+        return self.cat(self.uncond, self.cond)
+
+    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on B or 2B rows."""
+        if not self.is_guided:
+            return self.network(z, timestep, self.cond).to(z.dtype)
+        output = self.network(torch.cat([z, z]), torch.cat([timestep, timestep]), self._both)
+        uncond, cond = output.to(z.dtype).chunk(2)
+        return guide(cond, uncond, self.scale, rescale=self.rescale if self._is_rescaled else None)
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: Tensor | float, *, rescale: Tensor | float | None = None) -> Tensor:
+    """uncond + scale * (cond - uncond), then the rescale if any.
+
+    cond, uncond [B, ...] -> [B, ...]; scale, rescale a number or [B]. Rows with scale 1 are cond, bit by bit.
+    """
+    w = per_row(scale, cond)
+    guided = uncond + w.to(cond) * (cond - uncond)
+    if rescale is not None:
+        phi = per_row(rescale, cond)
+        gain = phi.to(cond) * (_std(cond) / _std(guided)) + (1 - phi).to(cond)
+        # A row without rescale stays as it is even where its deviation is 0, which would make the gain nan.
+        guided = torch.where((phi == 0).to(cond.device), guided, guided * gain)
+    return torch.where((w == 1).to(cond.device), cond, guided)
+
+
+def _std(x: Tensor) -> Tensor:
+    """Standard deviation of each row, [B, 1, ...].
+
+    A row at a time: torch splits a reduction among threads by the number of rows, and the last bits follow.
+    """
+    return torch.stack([row.std() for row in x]).reshape(-1, *[1] * (x.ndim - 1))
