@@ -4,56 +4,32 @@ One class with two ways to split text. "clip" is CLIP's byte-level byte-pair enc
 arXiv:2103.00020, section 2.4), as Stable Diffusion uses it. "words" is a small vocabulary learned from captions: whole
 words, with bytes for all that it does not know, so that every text has an encoding and unknown words can be named.
 
+Control tokens written out in a prompt, such as "<|endoftext|>", are text like any other: a prompt cannot end itself.
+
 Shapes: B texts, L token ids a text (beginning, at most L - 2 tokens of text, end, padding).
 """
 
 import json
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-from tokenizers import Regex, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from gesso.errors import GessoError
+from gesso.text import byte_pairs
+from gesso.text import words as learned
+from gesso.text.byte_pairs import CONTROL_ROLES, BytePairs, Merge, parse_object
+from gesso.text.words import split_words
+
+__all__ = ["EncodedTexts", "Tokenizer", "learn_vocabulary", "split_words"]
 
 FORMAT = "gesso-tokenizer"
 VERSION = 1
-
-# Control tokens of the "words" kind. Splitting takes them apart, so no text can spell one.
-CONTROL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
-# A longer run of letters is one unknown token: it keeps the search for pieces linear in the length of the text.
-MAX_WORD_BYTES = 48
-# Characters that are not seen and would split a word (soft hyphen, zero-width space, word joiner, byte order mark).
-INVISIBLE = r"[\x{00ad}\x{200b}\x{2060}\x{feff}]"
-APOSTROPHES = r"[\x{2018}\x{2019}\x{02bc}]"
-# Contractions, letters, digits, one emoji with what joins on to it, any other sign alone.
-WORD = (
-    r"'(?:s|t|re|ve|m|ll|d)(?![\p{L}\p{N}])|\p{L}+|\p{N}+|\p{So}\p{Sk}*(?:\x{200d}\p{So}\p{Sk}*)*|[^\s\p{L}\p{N}\p{So}]"
-)
-
-
-def byte_symbols() -> list[str]:
-    """The 256 printable characters that stand for the bytes 0..255, in the order of the bytes.
-
-    Printable Latin-1 stands for itself, the others follow from U+0100 on (GPT-2, Radford et al. 2019).
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
-
-
-_SYMBOLS = byte_symbols()
-
-
-def to_symbols(word: str) -> str:
-    """A word as the vocabulary spells it: one printable symbol a UTF-8 byte."""
-    return "".join(_SYMBOLS[byte] for byte in word.encode())
+# A longer text is first tried by its start: a megabyte costs no more than the few tokens of it that fit.
+LONG_TEXT = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +39,7 @@ class EncodedTexts:
     ids         int64 [B, L]
     num_tokens  per text, the tokens of the whole text, without beginning and end; more than L - 2 were cut
     cut         per text, the end that did not fit, from the start of the first word concerned; "" where all fitted
-    unknown     per text, the words that the vocabulary does not know (see `Tokenizer.unknown_words`)
+    unknown     per text, the words not known in the part that fitted (see `Tokenizer.unknown_words`)
     """
 
     ids: Tensor
@@ -74,12 +50,18 @@ class EncodedTexts:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tokenizer:
-    """Text to token ids of a fixed length. Frozen; build one with a constructor below.
+    """Text to token ids of a fixed length. Frozen; built by a constructor below.
 
-    kind     "clip" or "words"
+    kind    "clip" or "words"
     bos, eos, pad  ids of the beginning, the end and the padding
-    length   token ids a text, beginning and end included
-    words    whole words of a learned vocabulary, most frequent first; empty for "clip"
+    length  token ids a text, beginning and end included
+    words   whole words of a learned vocabulary, most frequent first; empty for "clip"
+    pairs   byte-pair vocabulary of "clip"; None for "words"
+
+    The ids of "clip" equal those of transformers' CLIPTokenizerFast (the one that diffusers' pipelines load, and the
+    only one since transformers 5) with split_special_tokens=True. Where others differ, it is before the byte pairs: the
+    slow tokenizer of older transformers repairs mojibake and curly quotes where ftfy is installed, and OpenAI's own
+    unescapes HTML entities twice; this one does neither, so "&amp;" is three tokens.
     """
 
     kind: str
@@ -88,91 +70,149 @@ class Tokenizer:
     pad: int
     length: int
     words: tuple[str, ...] = field(default=(), repr=False)
-    _backend: Any = field(
-        repr=False
-    )  # tokenizers.Tokenizer: without post-processing, truncation or padding, which happen here
+    pairs: BytePairs | None = field(default=None, repr=False)
+    # A tokenizers.Tokenizer without post-processing, truncation or padding, which happen here; never changed.
+    _backend: Any = field(repr=False)
     _known: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def clip(cls, *, pad: int | None = None, length: int = byte_pairs.LENGTH) -> "Tokenizer":
+        """CLIP's tokenizer from the merges that the package carries: 49,408 ids, 49406 the beginning, 49407 the end.
+
+        pad: id of the padding; the end (49407) for Stable Diffusion 1 and CLIP-L, 0 for Stable Diffusion 2 and
+        OpenCLIP. Raises ValueError for an id outside the vocabulary or a length below 3.
+        """
+        pieces = byte_pairs.clip_pieces()
+        if pad is not None and not 0 <= pad < len(pieces):
+            raise ValueError(f"pad {pad}: ids go from 0 to {len(pieces) - 1}")
+        padding = byte_pairs.EOS if pad is None else pieces[pad]
+        return cls.from_pairs(BytePairs(pieces=pieces, merges=byte_pairs.clip_merges(), pad=padding, length=length))
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> "Tokenizer":
+        """The CLIP tokenizer in the `tokenizer` folder of a diffusers checkpoint.
+
+        Reads vocab.json and merges.txt, else tokenizer.json; control tokens and length from tokenizer_config.json and
+        special_tokens_map.json. A byte that the vocabulary lacks becomes its unknown token, as in transformers; the
+        published vocabularies lack none. Raises GessoError, which names the file.
+        """
+        return cls.from_pairs(byte_pairs.read_folder(Path(folder)))
+
+    @classmethod
+    def from_vocabulary(
+        cls,
+        vocab: Mapping[str, int],
+        merges: Iterable[Merge],
+        *,
+        bos: str = byte_pairs.BOS,
+        eos: str = byte_pairs.EOS,
+        pad: str | None = None,
+        length: int = byte_pairs.LENGTH,
+    ) -> "Tokenizer":
+        """A byte-pair tokenizer of a vocabulary at hand. pad is the end where None. Raises ValueError."""
+        pieces = byte_pairs.order_pieces(vocab)
+        padding = eos if pad is None else pad
+        pairs = BytePairs(
+            pieces=pieces, merges=tuple(merges), bos=bos, eos=eos, pad=padding, unknown=eos, length=length
+        )
+        return cls.from_pairs(pairs)
+
+    @classmethod
+    def from_pairs(cls, pairs: BytePairs) -> "Tokenizer":
+        """A byte-pair tokenizer. Raises ValueError for a length below 3."""
+        _check_length(pairs.length)
+        bos, eos, pad = (pairs.pieces.index(token) for token in (pairs.bos, pairs.eos, pairs.pad))
+        backend = byte_pairs.backend_of(pairs)
+        return cls(kind="clip", bos=bos, eos=eos, pad=pad, length=pairs.length, pairs=pairs, _backend=backend)
 
     @classmethod
     def from_words(cls, words: Sequence[str], *, length: int = 32) -> "Tokenizer":
         """A tokenizer of whole words, in lower case and without accents, that falls back on bytes.
 
-        words: as `split_words` spells them, each once. Their order fixes the ids: control tokens 0..3 (padding,
-        beginning, end, unknown), 256 byte symbols, then the words. Raises ValueError for a word that splitting would
-        never yield or that comes twice, and for a length below 3.
+        words: as `split_words` spells them, each once. Their order fixes the ids: padding, beginning, end and unknown
+        0..3, 256 bytes, then the words. Raises ValueError for a word that splitting would never yield or that comes
+        twice, and for a length below 3.
         """
         _check_length(length)
-        normalizer, splitter = _word_parts()
-        vocab = {token: index for index, token in enumerate((*CONTROL_TOKENS, *_SYMBOLS))}
-        seen: set[str] = set()
-        for word in words:
-            if split_words(word) != [word] or word in seen or len(word.encode()) > MAX_WORD_BYTES:
-                raise ValueError(f"{word!r} is not one new, normalised word of at most {MAX_WORD_BYTES} bytes")
-            seen.add(word)
-            vocab.setdefault(to_symbols(word), len(vocab))  # a word of one ASCII character is a byte symbol already
-        # An empty prefix for the pieces after the first: "starfish" falls apart into "star" and "fish".
-        model = models.WordPiece(
-            vocab, unk_token="<unk>", continuing_subword_prefix="", max_input_chars_per_word=MAX_WORD_BYTES
-        )
-        backend = tokenizers.Tokenizer(model)
-        backend.normalizer = normalizer
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [splitter, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
+        backend = learned.word_backend(words)
+        bos, eos, pad = (backend.token_to_id(token) for token in (learned.BOS, learned.EOS, learned.PAD))
+        known = frozenset(words)
         return cls(
-            kind="words",
-            bos=vocab["<bos>"],
-            eos=vocab["<eos>"],
-            pad=vocab["<pad>"],
-            length=length,
-            words=tuple(words),
-            _backend=backend,
-            _known=frozenset(words),
+            kind="words", bos=bos, eos=eos, pad=pad, length=length, words=tuple(words), _backend=backend, _known=known
         )
 
     @classmethod
     def from_json(cls, text: str | bytes, *, name: str = "tokenizer") -> "Tokenizer":
         """What `to_json` wrote. `name` is the file that error messages speak of. Raises GessoError."""
-        found = _parse_object(text, name)
+        found = parse_object(text, name)
         if found.get("format") != FORMAT or found.get("version") != VERSION:
             raise GessoError(
                 f"{name}: format {found.get('format')!r}, version {found.get('version')!r}; expected {FORMAT!r}, "
                 f"version {VERSION}. Take the file that belongs to the model, or update gesso."
             )
-        if found.get("kind") == "words":
-            return _words_from(found, name)
-        raise GessoError(f"{name}: tokenizer of kind {found.get('kind')!r}; expected 'words'. Update gesso.")
+        readers = {"words": _words_from, "clip": _pairs_from}
+        kind = found.get("kind")
+        if not isinstance(kind, str) or kind not in readers:
+            raise GessoError(f"{name}: tokenizer of kind {kind!r}; expected one of {sorted(readers)}. Update gesso.")
+        try:
+            return readers[kind](found)
+        except ValueError as error:
+            raise GessoError(f"{name}: {error}. Fetch the file again.") from None
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, the same for the same tokenizer."""
-        head = {"format": FORMAT, "version": VERSION, "kind": self.kind, "length": self.length}
-        return json.dumps({**head, "words": self.words}, ensure_ascii=False, indent=0) + "\n"
+        found: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": self.kind, "length": self.length}
+        if self.pairs is None:
+            found["words"] = self.words
+        else:
+            found |= {role: getattr(self.pairs, role) for role in CONTROL_ROLES}
+            found["pieces"] = self.pairs.pieces
+            found["merges"] = [" ".join(merge) for merge in self.pairs.merges]
+        return json.dumps(found, ensure_ascii=False, indent=0) + "\n"
+
+    def folder_files(self) -> dict[str, str]:
+        """The files of a diffusers `tokenizer` folder, name -> text. Raises ValueError unless this is "clip"."""
+        if self.pairs is None:
+            raise ValueError("a learned vocabulary has no diffusers layout; save it with to_json")
+        return byte_pairs.folder_files(self.pairs)
 
     @property
     def size(self) -> int:
         """Number of token ids: rows of the embedding table."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        return int(self._backend.get_vocab_size())
 
     def with_length(self, length: int) -> "Tokenizer":
         """The same tokenizer for another length. Raises ValueError below 3."""
         _check_length(length)
-        return replace(self, length=length)
+        pairs = self.pairs and replace(self.pairs, length=length)
+        return replace(self, length=length, pairs=pairs)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` tells what that was."""
+        """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` tells what that was.
+
+        Time is linear in the length of the texts. Raises ValueError unless texts is a sequence of str, GessoError for
+        half a surrogate pair.
+        """
         _check_texts(texts)
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return self._pad([encoding.ids for encoding in encodings])
+        room = self.length - 2
+        return self._pad(self._ids([self._start(text, room) for text in texts]))
 
     def encode_with_report(self, texts: Sequence[str]) -> EncodedTexts:
         """The ids of `encode`, with what a caller owes the user: the words cut off and the words not known."""
         _check_texts(texts)
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        starts = [self._start(text, self.length - 1) for text in texts]  # one token more than fits, to see where it is
+        encodings = [self._backend.encode(start, add_special_tokens=False) for start in starts]
+        ends = [_end(encoding, len(text), self.length - 2) for encoding, text in zip(encodings, texts, strict=True)]
+        parts = list(zip(texts, ends, strict=True))
+        whole = (len(start) == len(text) for start, text in zip(starts, texts, strict=True))
         return EncodedTexts(
             ids=self._pad([encoding.ids for encoding in encodings]),
-            num_tokens=tuple(len(encoding) for encoding in encodings),
-            cut=tuple(_cut(text, encoding, self.length - 2) for text, encoding in zip(texts, encodings, strict=True)),
-            unknown=tuple(tuple(self.unknown_words(text)) for text in texts),
+            num_tokens=tuple(
+                len(encoding if is_whole else self._ids([text])[0])
+                for encoding, is_whole, text in zip(encodings, whole, texts, strict=True)
+            ),
+            cut=tuple(text[end:].strip() for text, end in parts),
+            unknown=tuple(tuple(self.unknown_words(text[:end])) for text, end in parts),
         )
 
     def unknown_words(self, text: str) -> list[str]:
@@ -180,9 +220,10 @@ class Tokenizer:
 
         Punctuation does not count. Byte pairs know everything: always empty for "clip".
         """
+        _check_texts([text])
         if self.kind != "words":
             return []
-        unknown = (piece for piece in self._split(text) if piece not in self._known and _is_word(piece))
+        unknown = (piece for piece in split_words(text) if piece not in self._known and learned.is_word(piece))
         return list(dict.fromkeys(unknown))
 
     def known_text(self, text: str) -> str:
@@ -190,89 +231,61 @@ class Tokenizer:
 
         The whole text, unchanged, for "clip".
         """
+        _check_texts([text])
         if self.kind != "words":
             return text
         kept: list[str] = []
         dropped = False
-        for piece in self._split(text):
+        for piece in split_words(text):
             # A contraction goes with the word it hangs on: "the zebra's hat" must not leave "'s" behind.
-            dropped = piece not in self._known or (dropped and len(piece) > 1 and piece[0] == "'")
+            dropped = piece not in self._known or (dropped and learned.is_contraction(piece))
             if not dropped:
                 kept.append(piece)
         return " ".join(kept)
 
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of whole texts, without control tokens."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _start(self, text: str, num_tokens: int) -> str:
+        """The text, or a start of it that has its first `num_tokens` tokens.
+
+        A start that ends before white space has the first tokens of the whole: no token and no character composition
+        reaches across white space.
+        """
+        size = LONG_TEXT
+        while size < len(text):
+            end = text.rfind(" ", 0, size)
+            if end > 0 and len(self._ids([text[:end]])[0]) >= num_tokens:
+                return text[:end]
+            size *= 2
+        return text
+
     def _pad(self, tokens: list[list[int]]) -> Tensor:
+        """int64 [B, L]: the beginning, what fits, the end, padding."""
         room = self.length - 2
         rows = [[self.bos, *ids[:room], self.eos] + [self.pad] * (room - len(ids)) for ids in tokens]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), self.length)
-
-    def _split(self, text: str) -> list[str]:
-        _check_texts([text])
-        return split_words(text)
-
-
-def split_words(text: str) -> list[str]:
-    """The words and signs of a text in their order, as a learned vocabulary spells them.
-
-    Compatibility forms, lower case, no accents, no invisible characters, one kind of apostrophe.
-    """
-    normalizer, splitter = _word_parts()
-    return [piece for piece, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
 
 
 def learn_vocabulary(captions: Iterable[str], size: int = 4096, *, length: int = 32) -> Tokenizer:
     """The tokenizer whose words are the most frequent ones of the captions, ties in alphabetical order.
 
-    size: most token ids it may use, control tokens and byte symbols included. The rarest words fall out when there are
-    more; `unknown_words` names them. Draws no random numbers: the order of the captions does not matter. Raises
+    size: most token ids it may use, control tokens and bytes included. The rarest words fall out when there are more;
+    `unknown_words` names them. Draws no random numbers, and the order of the captions does not matter. Raises
     ValueError when size leaves no room for a single word.
     """
-    reserved = len(CONTROL_TOKENS) + len(_SYMBOLS)
-    if size <= reserved:
-        raise ValueError(f"size {size}: {reserved} ids are taken by control tokens and bytes, ask for more")
-    counts: Counter[str] = Counter()
-    for caption in captions:
-        counts.update(split_words(caption))
-    ranked = sorted((word for word in counts if len(word.encode()) <= MAX_WORD_BYTES), key=lambda w: (-counts[w], w))
-    words: list[str] = []
-    free = size - reserved
-    for word in ranked:
-        new = len(to_symbols(word)) > 1  # one ASCII character is a byte symbol already and costs nothing
-        if new and free == 0:
-            continue
-        free -= new
-        words.append(word)
-    return Tokenizer.from_words(words, length=length)
+    return Tokenizer.from_words(learned.rank_words(captions, size), length=length)
 
 
-@cache
-def _word_parts() -> tuple[Any, Any]:
-    """Normaliser and splitter of the "words" kind; building their regular expressions takes longer than using them."""
-    normalizer = normalizers.Sequence(
-        [
-            normalizers.NFKD(),
-            normalizers.StripAccents(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(INVISIBLE), ""),
-            normalizers.Replace(Regex(APOSTROPHES), "'"),
-        ]
-    )
-    return normalizer, pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
-
-
-def _is_word(piece: str) -> bool:
-    """Whether a piece says something: letters, numbers and emoji (category So) do, contractions and signs do not."""
-    category = unicodedata.category(piece[0])
-    return category[0] in "LN" or category == "So"
-
-
-def _cut(text: str, encoding: Any, room: int) -> str:
-    """The end of a text that its first `room` tokens do not hold, from the start of a word."""
+def _end(encoding: Any, length: int, room: int) -> int:
+    """Where the part of a text of `length` characters ends that fits; the start of a word unless all of it fits."""
     if len(encoding) <= room:
-        return ""
-    word_ids = encoding.word_ids
-    first = word_ids.index(word_ids[room])  # a word cut in its middle is reported whole
-    return text[encoding.offsets[first][0] :].strip()
+        return length
+    first, word = room, encoding.token_to_word(room)
+    while first > 0 and encoding.token_to_word(first - 1) == word:  # of a word cut in its middle, all of it
+        first -= 1
+    return int(encoding.token_to_chars(first)[0])
 
 
 def _check_length(length: int) -> None:
@@ -296,23 +309,35 @@ def _check_texts(texts: Sequence[str]) -> None:
             ) from None
 
 
-def _parse_object(text: str | bytes, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise GessoError(f"{name}: not JSON ({error}); expected a tokenizer file. Fetch the file again.") from None
-    if not isinstance(found, dict):
-        raise GessoError(f"{name}: holds a JSON {type(found).__name__}, expected an object. Fetch the file again.")
-    return found
+def _strings(found: Mapping[str, Any], key: str) -> list[str]:
+    value = found.get(key)
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{key!r} is not a list of strings, as it must be")
+    return value
 
 
-def _words_from(found: dict[str, Any], name: str) -> Tokenizer:
-    words, length = found.get("words"), found.get("length")
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise GessoError(f"{name}: 'words' is not a list of strings, as it must be. Fetch the file again.")
+def _string(found: Mapping[str, Any], key: str) -> str:
+    value = found.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is {value!r}, expected a string")
+    return value
+
+
+def _length(found: Mapping[str, Any]) -> int:
+    length = found.get("length")
     if not isinstance(length, int) or isinstance(length, bool):
-        raise GessoError(f"{name}: 'length' is {length!r}, expected a whole number. Fetch the file again.")
-    try:
-        return Tokenizer.from_words(words, length=length)
-    except ValueError as error:
-        raise GessoError(f"{name}: {error}. Fetch the file again.") from None
+        raise ValueError(f"'length' is {length!r}, expected a whole number")
+    return length
+
+
+def _words_from(found: Mapping[str, Any]) -> Tokenizer:
+    return Tokenizer.from_words(_strings(found, "words"), length=_length(found))
+
+
+def _pairs_from(found: Mapping[str, Any]) -> Tokenizer:
+    pieces = tuple(_strings(found, "pieces"))
+    bos, eos, pad, unknown = (_string(found, role) for role in CONTROL_ROLES)
+    merges = byte_pairs.parse_merges(_strings(found, "merges"), "merges")
+    return Tokenizer.from_pairs(
+        BytePairs(pieces=pieces, merges=merges, bos=bos, eos=eos, pad=pad, unknown=unknown, length=_length(found))
+    )

@@ -1,0 +1,299 @@
+"""CLIP's byte-pair vocabulary: the merges that the package carries, and the vocabulary files of a checkpoint folder.
+
+Byte-pair encoding starts from bytes and joins pairs in the order of a list of merges (Sennrich et al. 2016,
+arXiv:1508.07909; on bytes: GPT-2, Radford et al. 2019). A piece that ends a word carries "</w>".
+"""
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+
+from gesso.errors import GessoError
+from gesso.text.words import byte_symbols
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
+LENGTH = 77
+NUM_MERGES = 48_894  # CLIP uses the first so many of the file: 512 symbols + merges + 2 control tokens = 49,408
+MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
+# CLIP's expression: contractions, runs of letters, single digits, runs of other signs. The spelled-out control tokens
+# stand first because the reference does so; here they are ordinary text all the same.
+WORD = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# A vocabulary file has about 1 MB; far above that it is something else, and is not read into memory.
+MAX_FILE_BYTES = 32 * 2**20
+
+Merge = tuple[str, str]
+CONTROL_ROLES = ("bos", "eos", "pad", "unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BytePairs:
+    """A byte-pair vocabulary, checked.
+
+    pieces  the vocabulary in the order of its ids
+    merges  pairs of pieces, the first joined first; each pair and its join are pieces
+    bos, eos, pad, unknown  control tokens, each of them a piece
+    length  token ids a text that the model was made for
+    """
+
+    pieces: tuple[str, ...]
+    merges: tuple[Merge, ...]
+    bos: str = BOS
+    eos: str = EOS
+    pad: str = EOS
+    unknown: str = EOS
+    length: int = LENGTH
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what would give wrong ids."""
+        known = set(self.pieces)
+        if len(known) != len(self.pieces):
+            raise ValueError("a piece of the vocabulary comes twice")
+        _check_merges(known, self.merges)
+        for role in CONTROL_ROLES:
+            if getattr(self, role) not in known:
+                raise ValueError(f"the {role} token {getattr(self, role)!r} is not in the vocabulary")
+
+
+def backend_of(pairs: BytePairs) -> Any:
+    """The `tokenizers.Tokenizer` of a byte-pair vocabulary, with CLIP's cleaning and splitting of text."""
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab={piece: index for index, piece in enumerate(pairs.pieces)},
+            merges=list(pairs.merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix=WORD_END,
+            unk_token=pairs.unknown,
+        )
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return backend
+
+
+@cache
+def clip_merges() -> tuple[Merge, ...]:
+    """The merges of CLIP's tokenizer, from the file that OpenAI published (MIT licence, see NOTICE)."""
+    packed = (resources.files("gesso.text") / "data" / MERGES_FILE).read_bytes()
+    lines = gzip.decompress(packed).decode().split("\n")[1 : NUM_MERGES + 1]  # the first line is a header
+    return parse_merges(lines, MERGES_FILE, first_line=2)
+
+
+def clip_pieces() -> tuple[str, ...]:
+    """CLIP's vocabulary in the order of its ids: bytes as printable symbols, the same ending a word, merges, controls.
+
+    The symbols come in the order of their code points, printable Latin-1 first, so "!" is 0 and "a" is 64.
+    """
+    symbols = sorted(byte_symbols())
+    merged = ["".join(merge) for merge in clip_merges()]
+    return (*symbols, *(symbol + WORD_END for symbol in symbols), *merged, BOS, EOS)
+
+
+def order_pieces(vocab: Mapping[str, int]) -> tuple[str, ...]:
+    """The pieces of a vocabulary in the order of their ids. Raises ValueError unless the ids are 0..n-1, each once."""
+    for piece, index in vocab.items():
+        if not isinstance(piece, str) or isinstance(index, bool) or not isinstance(index, int):
+            raise ValueError(f"{piece!r} has the id {index!r}, expected a whole number")
+    pieces = sorted(vocab, key=vocab.__getitem__)
+    for expected, piece in enumerate(pieces):
+        if vocab[piece] != expected:
+            raise ValueError(f"{piece!r} has the id {vocab[piece]}, expected {expected}: {len(vocab)} ids from 0 on")
+    return tuple(pieces)
+
+
+def parse_merges(lines: Sequence[str], name: str, first_line: int = 1) -> tuple[Merge, ...]:
+    """Lines of two pieces, parted by a space. Raises GessoError, which names the line, for any other."""
+    merges = []
+    for number, line in enumerate(lines, first_line):
+        left, space, right = line.partition(" ")
+        if not (left and space and right) or " " in right:
+            raise GessoError(
+                f"{name}: line {number} is {_short(line)}, expected two pieces parted by one space. "
+                "Fetch the file again."
+            )
+        merges.append((left, right))
+    return tuple(merges)
+
+
+def read_folder(folder: Path) -> BytePairs:
+    """The vocabulary in the `tokenizer` folder of a checkpoint: vocab.json and merges.txt, else tokenizer.json.
+
+    tokenizer_config.json and special_tokens_map.json, where present, name the control tokens and the length. Raises
+    GessoError for what is missing, malformed, or would give other ids than the checkpoint was trained with.
+    """
+    if (folder / "vocab.json").is_file() or (folder / "merges.txt").is_file():
+        pieces, merges = _read_vocab_and_merges(folder)
+        source = folder / "merges.txt"
+    elif (folder / "tokenizer.json").is_file():
+        source = folder / "tokenizer.json"
+        pieces, merges = _read_tokenizer_json(source)
+    else:
+        raise GessoError(
+            f"{folder}: no tokenizer here; expected vocab.json and merges.txt, or tokenizer.json. "
+            "Name the 'tokenizer' folder of a checkpoint that is complete."
+        )
+    settings = _read_settings(folder, pieces)
+    try:
+        return BytePairs(pieces=pieces, merges=merges, **settings)
+    except ValueError as error:
+        raise GessoError(f"{source}: {error}. The files do not belong together; fetch the folder again.") from None
+
+
+def folder_files(pairs: BytePairs) -> dict[str, str]:
+    """The files of a checkpoint's `tokenizer` folder, name -> text, as `read_folder` and transformers read them."""
+    roles = {"bos_token": pairs.bos, "eos_token": pairs.eos, "pad_token": pairs.pad, "unk_token": pairs.unknown}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": pairs.length, "do_lower_case": True, **roles}
+    vocab = {piece: index for index, piece in enumerate(pairs.pieces)}
+    merges = "".join(f"{left} {right}\n" for left, right in pairs.merges)
+    return {
+        "vocab.json": json.dumps(vocab, ensure_ascii=False),
+        "merges.txt": "#version: 0.2\n" + merges,
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "special_tokens_map.json": json.dumps(roles, indent=2) + "\n",
+    }
+
+
+def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
+    """A JSON object. Raises GessoError, which names the file, for anything else."""
+    try:
+        found = json.loads(text)
+    except (RecursionError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise GessoError(f"{name}: not JSON ({error}); expected a JSON object. Fetch the file again.") from None
+    if not isinstance(found, dict):
+        raise GessoError(f"{name}: holds a JSON {type(found).__name__}, expected an object. Fetch the file again.")
+    return found
+
+
+def _check_merges(known: set[str], merges: Sequence[Merge]) -> None:
+    """Raises ValueError unless all pairs and their joins are pieces."""
+    for number, (left, right) in enumerate(merges, 1):
+        for piece in (left, right, left + right):
+            if piece not in known:
+                raise ValueError(f"merge {number}, {left!r} and {right!r}: {_short(piece)} is not in the vocabulary")
+
+
+def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
+    vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
+    pieces = _pieces_of(parse_object(_read(vocab_file), str(vocab_file)), vocab_file)
+    try:
+        lines = _read(merges_file).decode().split("\n")  # not splitlines: pieces may hold its rarer line ends
+    except UnicodeDecodeError as error:
+        raise GessoError(f"{merges_file}: not UTF-8 text ({error}). Fetch the file again.") from None
+    lines = [line.removesuffix("\r") for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    header = int(bool(lines) and lines[0].startswith("#version"))
+    return pieces, parse_merges(lines[header:], str(merges_file), first_line=header + 1)
+
+
+def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
+    """Vocabulary and merges of a tokenizer.json; its other settings are CLIP's own, or the folder is not a CLIP one."""
+    found = parse_object(_read(file), str(file))
+    model = found.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != WORD_END:
+        kind = model.get("type") if isinstance(model, dict) else None
+        raise GessoError(
+            f"{file}: model of type {kind!r}, expected CLIP's 'BPE' with pieces that end in {WORD_END}. "
+            "The folder holds the tokenizer of another text encoder."
+        )
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        raise GessoError(f"{file}: 'vocab' or 'merges' is missing in 'model'. Fetch the file again.")
+    pieces = _pieces_of(vocab, file)
+    _check_added(found.get("added_tokens") or [], pieces, file)
+    # Older files write a merge as "a b", newer ones as ["a", "b"].
+    lines = [" ".join(merge) if _is_pair(merge) else str(merge) for merge in merges]
+    return pieces, parse_merges(lines, f"{file}, merges")
+
+
+def _is_pair(merge: object) -> bool:
+    return isinstance(merge, list) and all(isinstance(piece, str) for piece in merge)
+
+
+def _pieces_of(vocab: dict[str, Any], file: Path) -> tuple[str, ...]:
+    try:
+        return order_pieces(vocab)
+    except ValueError as error:
+        raise GessoError(f"{file}: {error}. Fetch the file again.") from None
+
+
+def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
+    """Control tokens and length of a folder, as keyword arguments of BytePairs; what it does not say is CLIP's."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one wins, as in transformers
+        file = folder / name
+        if not file.is_file():
+            continue
+        found = parse_object(_read(file), str(file))
+        for role, key in (("bos", "bos_token"), ("eos", "eos_token"), ("pad", "pad_token"), ("unknown", "unk_token")):
+            token = found.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is None:
+                continue
+            if not isinstance(token, str):
+                raise GessoError(f"{file}: {key} is {_short(token)}, expected a string. Fetch the file again.")
+            settings[role] = token
+        length = found.get("model_max_length")
+        # transformers writes 10^30 where no length was set.
+        if isinstance(length, int) and not isinstance(length, bool) and 3 <= length <= 2**16:
+            settings["length"] = length
+        _check_class(found.get("tokenizer_class"), file)
+        decoder = found.get("added_tokens_decoder")
+        _check_added(list(decoder.values()) if isinstance(decoder, dict) else [], pieces, file)
+    extra = folder / "added_tokens.json"
+    if extra.is_file():
+        _check_added([{"content": token} for token in parse_object(_read(extra), str(extra))], pieces, extra)
+    return settings
+
+
+def _check_class(found: object, file: Path) -> None:
+    if isinstance(found, str) and not found.startswith(("CLIP", "PreTrainedTokenizerFast", "TokenizersBackend")):
+        raise GessoError(
+            f"{file}: tokenizer_class is {_short(found)}, expected 'CLIPTokenizer'. "
+            "The folder holds the tokenizer of another text encoder."
+        )
+
+
+def _check_added(tokens: object, pieces: Sequence[str], file: Path) -> None:
+    """Raises GessoError for a token that was added to the vocabulary later: its ids would come out wrong."""
+    known = set(pieces)
+    for token in tokens if isinstance(tokens, list) else []:
+        content = token.get("content") if isinstance(token, dict) else None
+        if content not in known:
+            raise GessoError(
+                f"{file}: the added token {_short(content)} is not in the vocabulary, and added tokens are not read. "
+                "Take the checkpoint without it; load learned words as textual inversion."
+            )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise GessoError(
+                f"{file}: {size} bytes, expected at most {MAX_FILE_BYTES} in a vocabulary file. Fetch the file again."
+            )
+        return file.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise GessoError(f"{file}: cannot be read ({reason}); expected a vocabulary file. Check the folder.") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else text[:60] + " ..."
