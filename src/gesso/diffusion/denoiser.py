@@ -30,7 +30,7 @@ def per_row(value: Tensor | float, x: Tensor) -> Tensor:
 
     Raises ValueError for any other shape.
     """
-    value = torch.as_tensor(value).to(torch.float64)
+    value = torch.as_tensor(value, dtype=torch.float64)
     if value.ndim > 1 or (value.ndim == 1 and len(value) != len(x)):
         raise ValueError(f"one value or one a row expected, found {list(value.shape)} for x {list(x.shape)}")
     return value.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))

@@ -41,7 +41,7 @@ class GuidedNetwork(Generic[C]):
     rescale: Tensor | float = 0.0
 
     def __post_init__(self) -> None:
-        phi = torch.as_tensor(self.rescale)
+        phi = torch.as_tensor(self.rescale, dtype=torch.float64)
         if not bool(((phi >= 0) & (phi <= 1)).all()):
             raise ValueError(f"rescale is {self.rescale}, expected 0..1")
         if self.is_guided and self.uncond is None:
@@ -50,11 +50,11 @@ class GuidedNetwork(Generic[C]):
     @cached_property
     def is_guided(self) -> bool:
         """Whether any row needs the second half of the batch."""
-        return bool((torch.as_tensor(self.scale) != 1).any())
+        return bool((torch.as_tensor(self.scale, dtype=torch.float64) != 1).any())
 
     @cached_property
     def _is_rescaled(self) -> bool:
-        return bool((torch.as_tensor(self.rescale) != 0).any())
+        return bool((torch.as_tensor(self.rescale, dtype=torch.float64) != 0).any())
 
     @cached_property
     def _both(self) -> C:

@@ -68,7 +68,7 @@ class NoiseSchedule:
 
         timestep of any shape and type, fractions allowed, clamped to 0 .. T-1 -> float64 sigma of that shape, there.
         """
-        t = torch.as_tensor(timestep).to(torch.float64).clamp(0, self.num_timesteps - 1)
+        t = torch.as_tensor(timestep, dtype=torch.float64).clamp(0, self.num_timesteps - 1)
         table = self.log_sigmas.to(t.device)
         low = t.floor().long().clamp(max=self.num_timesteps - 2)
         return torch.lerp(table[low], table[low + 1], t - low).exp()
@@ -78,7 +78,7 @@ class NoiseSchedule:
 
         sigma > 0 of any shape -> float64 timestep of that shape, fractional, clamped to 0 .. T-1, there.
         """
-        log_sigma = torch.as_tensor(sigma).to(torch.float64).log()
+        log_sigma = torch.as_tensor(sigma, dtype=torch.float64).log()
         table = self.log_sigmas.to(log_sigma.device)
         high = torch.searchsorted(table, log_sigma.contiguous()).clamp(1, self.num_timesteps - 1)
         low = high - 1
