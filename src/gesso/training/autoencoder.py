@@ -1,6 +1,7 @@
 """Training of the KL autoencoder on composed pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,8 +33,17 @@ class AutoencoderTask:
     samples that the UNet needs (docs/decisions).
     """
 
-    def __init__(self, vae: AutoencoderKL, pictures: Pictures, *, kl_weight: float, decoder_noise: float) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        pictures: Pictures,
+        *,
+        kl_weight: float,
+        decoder_noise: float,
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.vae, self.pictures, self.kl_weight, self.decoder_noise = vae, pictures, kl_weight, decoder_noise
+        self.precision = precision  # entered around the forward pass: autocast, or nothing
         self.modules: Mapping[str, nn.Module] = {"vae": vae}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -42,7 +52,7 @@ class AutoencoderTask:
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, dict[str, float]]:
         pixels = self.pictures.pixels(self.pictures.scenes(batch_size, seed, step))
         generator = generator_for(seed, step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.precision():
             mean, logvar = self.vae.moments(pixels)
             mean, logvar = mean.float(), logvar.float()
             kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / pixels.numel()
