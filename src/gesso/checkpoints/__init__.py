@@ -1,0 +1,1 @@
+"""Files and named tensors: hardened reading, atomic writing, key maps between layouts, detection."""

@@ -1,0 +1,95 @@
+"""The folder layout of the diffusers library: one safetensors file a part, in its names."""
+
+from gesso.checkpoints.keymap import LINEAR, Rule, nest
+from gesso.checkpoints.shared import clip_rules, transformer_rules
+from gesso.models.unet import UNetConfig
+
+# Part -> name of its weights in the folder of that part.
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text": "model.safetensors",
+}
+FOLDERS = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
+
+_RESNET = [
+    Rule("norm1.{p}", "norm1.{p}"),
+    Rule("conv1.{p}", "conv1.{p}"),
+    Rule("norm2.{p}", "norm2.{p}"),
+    Rule("conv2.{p}", "conv2.{p}"),
+    Rule("conv_shortcut.{p}", "skip.{p}"),
+]
+_UNET_RESNET = [*_RESNET, Rule("time_emb_proj.{p}", "time.{p}")]
+
+
+def unet_rules(config: UNetConfig, *, linear: bool = False) -> list[Rule]:
+    """unet/: linear as in its config ("use_linear_projection")."""
+    transformer = transformer_rules(linear=linear)
+    rules = [
+        Rule("time_embedding.linear_1.{p}", "time_embed.linear1.{p}"),
+        Rule("time_embedding.linear_2.{p}", "time_embed.linear2.{p}"),
+        Rule("conv_in.{p}", "conv_in.{p}"),
+        *nest(_UNET_RESNET, "down_blocks.{level}.resnets.{i}.", "down.{level}.blocks.{i}."),
+        *nest(transformer, "down_blocks.{level}.attentions.{i}.", "down.{level}.attentions.{i}."),
+        Rule("down_blocks.{level}.downsamplers.0.conv.{p}", "down.{level}.downsample.{p}"),
+        *nest(_UNET_RESNET, "mid_block.resnets.0.", "mid.block1."),
+        *nest(transformer, "mid_block.attentions.0.", "mid.attention."),
+        *nest(_UNET_RESNET, "mid_block.resnets.1.", "mid.block2."),
+        *nest(_UNET_RESNET, "up_blocks.{step}.resnets.{i}.", "up.{step}.blocks.{i}."),
+        *nest(transformer, "up_blocks.{step}.attentions.{i}.", "up.{step}.attentions.{i}."),
+        Rule("up_blocks.{step}.upsamplers.0.conv.{p}", "up.{step}.upsample.conv.{p}"),
+        Rule("conv_norm_out.{p}", "norm_out.{p}"),
+        Rule("conv_out.{p}", "conv_out.{p}"),
+    ]
+    if config.added_dim:
+        rules.append(Rule("add_embedding.linear_1.{p}", "added_embed.linear1.{p}"))
+        rules.append(Rule("add_embedding.linear_2.{p}", "added_embed.linear2.{p}"))
+    return rules
+
+
+def _attention(file: str, native: str, *, load_only: bool = False) -> list[Rule]:
+    return [
+        Rule(f"attentions.0.{file}.weight", f"attention.attention.{native}.weight", LINEAR, load_only),
+        Rule(f"attentions.0.{file}.bias", f"attention.attention.{native}.bias", load_only=load_only),
+    ]
+
+
+_VAE_MIDDLE = [
+    *nest(_RESNET, "resnets.0.", "block1."),
+    Rule("attentions.0.group_norm.{p}", "attention.norm.{p}"),
+    *_attention("to_q", "to_q"),
+    *_attention("to_k", "to_k"),
+    *_attention("to_v", "to_v"),
+    *_attention("to_out.0", "to_out"),
+    # The names of 2022, which the published SD 1.5 still has.
+    *_attention("query", "to_q", load_only=True),
+    *_attention("key", "to_k", load_only=True),
+    *_attention("value", "to_v", load_only=True),
+    *_attention("proj_attn", "to_out", load_only=True),
+    *nest(_RESNET, "resnets.1.", "block2."),
+]
+
+
+def vae_rules() -> list[Rule]:
+    """vae/: levels in running order on both sides."""
+    return [
+        Rule("encoder.conv_in.{p}", "encoder.conv_in.{p}"),
+        *nest(_RESNET, "encoder.down_blocks.{level}.resnets.{i}.", "encoder.levels.{level}.blocks.{i}."),
+        Rule("encoder.down_blocks.{level}.downsamplers.0.conv.{p}", "encoder.levels.{level}.downsample.conv.{p}"),
+        *nest(_VAE_MIDDLE, "encoder.mid_block.", "encoder.mid."),
+        Rule("encoder.conv_norm_out.{p}", "encoder.norm_out.{p}"),
+        Rule("encoder.conv_out.{p}", "encoder.conv_out.{p}"),
+        Rule("quant_conv.{p}", "quant_conv.{p}"),
+        Rule("post_quant_conv.{p}", "post_quant_conv.{p}"),
+        Rule("decoder.conv_in.{p}", "decoder.conv_in.{p}"),
+        *nest(_VAE_MIDDLE, "decoder.mid_block.", "decoder.mid."),
+        *nest(_RESNET, "decoder.up_blocks.{level}.resnets.{i}.", "decoder.levels.{level}.blocks.{i}."),
+        Rule("decoder.up_blocks.{level}.upsamplers.0.conv.{p}", "decoder.levels.{level}.upsample.conv.{p}"),
+        Rule("decoder.conv_norm_out.{p}", "decoder.norm_out.{p}"),
+        Rule("decoder.conv_out.{p}", "decoder.conv_out.{p}"),
+    ]
+
+
+def text_rules() -> list[Rule]:
+    """text_encoder/: with the prefix "text_model." in files, without it in state dicts of transformers 5."""
+    return clip_rules()

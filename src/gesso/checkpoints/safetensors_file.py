@@ -1,0 +1,389 @@
+"""Safetensors files, opened as data that a stranger wrote and written so that nothing half-done is left.
+
+The format is 8 bytes (length N of the header, little-endian), N bytes of JSON (name -> dtype, shape, data_offsets;
+"__metadata__" -> strings) and the numbers. The library refuses broken offsets; on top of it this module refuses what
+the library lets pass: duplicate names, unknown fields, headers and tensor counts without a bound.
+
+A file must not change while its tensors are in use: they are views of the mapped file.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BufferedReader, BufferedWriter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gesso.checkpoints.errors import ModelFileError, Reason, shown
+
+MAX_HEADER = 16 * 2**20  # bytes; SDXL needs 0.3 MB
+MAX_TENSORS = 20_000  # SDXL has 2,515
+MAX_DIMS = 8
+MAX_SIDE = 2**31
+MAX_NAME = 512  # characters
+MAX_METADATA = 2**20  # bytes of all keys and values together
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+# First bytes of what people hand in instead.
+_FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "a zip archive or a PyTorch file (.ckpt, .pt, .bin); convert it to safetensors first"),
+    (b"\x80\x02", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
+    (b"\x80\x03", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
+    (b"\x80\x04", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
+    (b"\x80\x05", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
+    (b"GGUF", "a GGUF file, which gesso does not read"),
+    (b"version https://git-lfs", "a git-lfs pointer: the weights were never downloaded, run `git lfs pull`"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x93NUMPY", "a NumPy file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"\x7fELF", "a program"),
+    (b"%PDF", "a PDF document"),
+)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the header says about one tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return self.nbytes // self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class SafetensorsFile:
+    """A checked header; tensors are read on demand."""
+
+    path: Path
+    nbytes: int
+    header_nbytes: int  # with the 8 bytes of its length
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo]  # in the order of the header
+
+    @contextmanager
+    def reader(self) -> Iterator["TensorReader"]:
+        """Maps the file. The tensors read stay valid afterwards.
+
+        Raises ModelFileError if the file is no longer the one whose header was checked.
+        """
+        try:
+            opened = safe_open(self.path, framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError("unreadable", self.path, f"cannot be read any more ({type(error).__name__})") from None
+        with opened as handle:
+            if set(handle.keys()) != set(self.tensors):
+                raise ModelFileError("unreadable", self.path, "the file changed while it was read; try again")
+            yield TensorReader(self, handle)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorReader:
+    """Tensors of an open file by name."""
+
+    file: SafetensorsFile
+    _handle: Any
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A view of the mapped file: no copy is made, pages are read when they are touched."""
+        tensor: Tensor = self._handle.get_tensor(name)
+        info = self.file.tensors[name]
+        if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
+            raise ModelFileError("unreadable", self.file.path, "the file changed while it was read; try again")
+        return tensor
+
+
+def open_safetensors(path: str | Path) -> SafetensorsFile:
+    """Reads and checks the header; touches no weights. Raises ModelFileError."""
+    path = Path(path)
+    with _open_regular(path) as (handle, nbytes):
+        start = handle.read(8)
+        if not start:
+            raise ModelFileError("truncated", path, "the file is empty; fetch it again")
+        _refuse_foreign(path, start + handle.read(504))
+        if len(start) < 8:
+            raise ModelFileError("truncated", path, f"ends after {len(start)} bytes; fetch it again")
+        length = int.from_bytes(start, "little")
+        if length > MAX_HEADER:
+            limit = f"expected at most {MAX_HEADER:,}"
+            raise ModelFileError("header_length", path, f"not safetensors: a header of {length:,} bytes, {limit}")
+        if length < 2:
+            raise ModelFileError("header_length", path, f"not safetensors: a header of {length} bytes")
+        if 8 + length > nbytes:
+            raise ModelFileError(
+                "truncated", path, f"has {nbytes:,} bytes, its header alone takes {8 + length:,}; fetch it again"
+            )
+        handle.seek(8)
+        header = handle.read(length)
+    metadata, tensors = _parse_header(path, header, nbytes - 8 - length)
+    return SafetensorsFile(path=path, nbytes=nbytes, header_nbytes=8 + length, metadata=metadata, tensors=tensors)
+
+
+@contextmanager
+def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """Opens a regular file, never a pipe or a device that would block or never end."""
+    try:
+        # O_NONBLOCK: opening a named pipe returns at once, and the check below refuses it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise ModelFileError("missing", path, "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        what = getattr(error, "strerror", None) or type(error).__name__
+        raise ModelFileError("unreadable", path, f"cannot be opened: {what}") from None
+    with os.fdopen(descriptor, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ModelFileError("unreadable", path, f"is {kind}, expected a safetensors file")
+        yield handle, status.st_size
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    for magic, what in _FOREIGN:
+        if start.startswith(magic):
+            raise ModelFileError("not_safetensors", path, f"not a safetensors file: it looks like {what}")
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        what = "a web page, perhaps of a log-in or an error; fetch the file itself"
+        raise ModelFileError("not_safetensors", path, f"not a safetensors file: it looks like {what}")
+
+
+def _parse_header(path: Path, header: bytes, data_nbytes: int) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    def refuse(reason: Reason, message: str) -> NoReturn:
+        raise ModelFileError(reason, path, message)
+
+    if header.count(b'"data_offsets"') > MAX_TENSORS:  # before the parser spends memory on them
+        refuse("header_json", f"more than {MAX_TENSORS:,} tensors")
+    if not header.startswith(b"{"):
+        refuse("header_json", "not a safetensors file: the header is not a JSON object")
+    try:
+        # Decoded here: the parser would guess UTF-16 from the first bytes.
+        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except _DuplicateNameError as error:
+        refuse("duplicate_key", f"the header names {shown(str(error))!r} twice")
+    except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, NaN, a number of thousands of digits
+        refuse("header_json", "not a safetensors file, or a damaged one: the header is not JSON")
+    metadata = _check_metadata(entries.pop("__metadata__", {}), refuse)
+    if not entries:
+        refuse("header_json", "holds no tensors")
+    tensors: dict[str, TensorInfo] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in entries.items():
+        tensors[name], begin = _check_entry(name, entry, refuse)
+        spans.append((begin, begin + tensors[name].nbytes, name))
+    end_before = 0
+    for begin, end, name in sorted(spans):
+        if begin != end_before:
+            refuse("offsets", f"damaged: the data of {shown(name)} begins at {begin}, expected {end_before}")
+        end_before = end
+    if end_before > data_nbytes:
+        refuse("truncated", f"the data ends after {data_nbytes:,} bytes, expected {end_before:,}; fetch it again")
+    if end_before < data_nbytes:
+        refuse("offsets", f"{data_nbytes - end_before:,} bytes follow the last tensor, expected none")
+    return metadata, tensors
+
+
+class _DuplicateNameError(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateNameError(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+    return found
+
+
+def _no_constants(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+def _check_metadata(found: Any, refuse: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(_is_text(key) and _is_text(value) for key, value in found.items()):
+        refuse("metadata", "the metadata is not a table of strings")
+    if sum(len(key) + len(value) for key, value in found.items()) > MAX_METADATA:
+        refuse("metadata", f"more than {MAX_METADATA:,} characters of metadata")
+    return dict(found)
+
+
+def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
+    """One tensor's row of the header -> what it says, and where its data begins."""
+    label = shown(name)
+    if not name or len(name) > MAX_NAME or not _is_text(name):
+        refuse("header_json", f"a tensor name of {len(name)} characters, expected 1 to {MAX_NAME} of Unicode")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        refuse("header_json", f"damaged: the entry of {label} is not dtype, shape and data_offsets")
+    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        refuse("dtype", f"{label} has dtype {shown(str(entry['dtype']))!r}, expected one of {', '.join(DTYPES)}")
+        raise AssertionError  # for the type checker: refuse raises
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _counts(shape) or len(shape) > MAX_DIMS or any(side > MAX_SIDE for side in shape):
+        refuse("overflow", f"{label}: the shape is not at most {MAX_DIMS} sizes up to {MAX_SIDE}")
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        refuse("offsets", f"damaged: {label} has data_offsets that are not a beginning and an end")
+    nbytes = dtype.itemsize
+    for side in shape:
+        nbytes *= side
+    if offsets[1] - offsets[0] != nbytes:
+        refuse("offsets", f"damaged: {label} has {offsets[1] - offsets[0]} bytes, its dtype and shape ask for {nbytes}")
+    return TensorInfo(dtype=dtype, shape=tuple(shape), nbytes=nbytes), offsets[0]
+
+
+def _is_text(found: Any) -> bool:
+    """Whether this is a string that can be written down: JSON can spell half a surrogate pair."""
+    return isinstance(found, str) and not any("\ud800" <= char <= "\udfff" for char in found)
+
+
+def _counts(found: Any) -> bool:
+    return isinstance(found, list) and all(type(value) is int and value >= 0 for value in found)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, hash_key: str | None = None
+) -> None:
+    """Writes a file whole or not at all: a temporary file beside it takes its place at the end.
+
+    The bytes depend on nothing but the arguments; they are those of the safetensors library (larger element sizes
+    first, then names) where there is at most one metadata key, else the keys are sorted. Tensors are written as they
+    are, one at a time, from any device. hash_key: metadata key that is to hold "0x" and the SHA-256 of the tensor
+    data, as ModelSpec asks. Raises ModelFileError where the file cannot be written, ValueError for a dtype that the
+    format does not know.
+    """
+    path = Path(path)
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, _RANK.get(item[1].dtype, 0), item[0]))
+    entries: dict[str, Any] = {}
+    end = 0
+    for name, tensor in ordered:
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise ValueError(f"{name} is {tensor.dtype}, which safetensors cannot hold")
+        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    metadata = dict(sorted(metadata.items()))
+    if hash_key is not None:
+        digest = hashlib.sha256()
+        for _, tensor in ordered:
+            digest.update(_bytes_of(tensor))
+        metadata[hash_key] = f"0x{digest.hexdigest()}"
+    head = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    header = json.dumps({**head, **entries}, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    if len(header) > MAX_HEADER or len(entries) > MAX_TENSORS:
+        raise ValueError(f"a header of {len(header)} bytes for {len(entries)} tensors is more than gesso reads")
+
+    with atomic_file(path) as handle:
+        handle.write(len(header).to_bytes(8, "little") + header)
+        for _, tensor in ordered:
+            handle.write(_bytes_of(tensor))
+
+
+# Order of the dtypes of one size in the library's enumeration, the largest first.
+_LIBRARY_ORDER = ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "I16", "F16", "BF16", "I32", "F32", "F64", "I64")
+_RANK = {DTYPES[name]: -rank for rank, name in enumerate(_LIBRARY_ORDER)}
+
+
+def _bytes_of(tensor: Tensor) -> Any:  # a buffer of bytes
+    if sys.byteorder != "little":
+        raise NotImplementedError("safetensors are little-endian; writing from a big-endian machine is not supported")
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BufferedWriter]:
+    """A file that appears under its name only when the block has ended well, and is then safe on disk.
+
+    Raises ModelFileError where the operating system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(temporary, "xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelFileError("unwritable", path, f"cannot be written: {error.strerror or error}") from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself durable, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a whole file, 64 hexadecimal digits. Remembered as long as path, size and time of change stay."""
+    path = Path(path)
+    with _open_regular(path) as (handle, nbytes):
+        status = os.fstat(handle.fileno())
+        return _sha256(str(path.absolute()), nbytes, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, nbytes: int, mtime_ns: int, inode: int) -> str:
+    with _open_regular(Path(path)) as (handle, _):
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def tensor_data_sha256(file: SafetensorsFile) -> str:
+    """SHA-256 of the numbers alone, without the header: what ModelSpec and trainers of adapters call the model hash."""
+    with _open_regular(file.path) as (handle, _):
+        handle.seek(file.header_nbytes)
+        digest = hashlib.sha256()
+        while block := handle.read(2**20):
+            digest.update(block)
+        return digest.hexdigest()
