@@ -1,1 +1,1 @@
-"""Pictures with exact captions, composed from the colour emoji font: what gesso's own model learns from and is scored on."""
+"""Pictures with exact captions, composed from the colour emoji font: gesso's own model learns from them."""

@@ -1,5 +1,7 @@
 """Put a scene into words, in the many ways that people would."""
 
+import re
+
 import numpy as np
 
 from gesso.scenes.scene import Item, Scene
@@ -23,12 +25,12 @@ STYLE_PHRASES = {
     "grayscale": ("{} in black and white", "a black and white picture of {}", "{} in grayscale", "{}, grayscale"),
 }
 BACKGROUND_PHRASES = (
-    "{} on a {} background",
-    "{} on {}",
-    "{}, {} background",
-    "{} against a {} background",
-    "{} in front of a {} background",
-    "{} with a {} background",
+    "{text} on {a} {colour} background",
+    "{text} on {colour}",
+    "{text}, {colour} background",
+    "{text} against {a} {colour} background",
+    "{text} in front of {a} {colour} background",
+    "{text} with {a} {colour} background",
 )
 
 
@@ -50,7 +52,7 @@ class Captioner:
             colour = _colour(scene.background, rng)
             if rng.random() < 0.15:
                 return f"{colour} background, {text}"
-            return _pick(rng, BACKGROUND_PHRASES).format(text, colour)
+            return _pick(rng, BACKGROUND_PHRASES).format(text=text, a=article_of(colour), colour=colour)
         return text
 
     def _objects(self, scene: Scene, rng: np.random.Generator) -> str:
@@ -69,9 +71,7 @@ class Captioner:
             return f"{left} {_pick(rng, RELATIONS[scene.relation])} {right}"
         return _pick(rng, ("{} and {}", "{} and {}", "{} next to {}", "{}, {}")).format(left, right)
 
-    def _phrase(
-        self, item: Item, rng: np.random.Generator, size_word: str | None, *, bare: bool | None = None
-    ) -> str:
+    def _phrase(self, item: Item, rng: np.random.Generator, size_word: str | None, *, bare: bool | None = None) -> str:
         words = self._noun(item, rng)
         if item.tint is not None:
             words = f"{_colour(item.tint, rng)} {words}"
@@ -99,9 +99,10 @@ def _colour(name: str, rng: np.random.Generator) -> str:
 def all_words(objects: tuple[Thing, ...] | None = None) -> list[str]:
     """Every word and phrase that a caption can hold: what the vocabulary is learned from."""
     words = [*OPENINGS, *BACKGROUND_PHRASES, "the a an and next to , 2 3 4", *NUMBERS.values(), *STYLES]
-    words += [phrase for phrases in (*STYLE_PHRASES.values(), *RELATIONS.values(), *SIZES.values()) for phrase in phrases]
+    for phrases in (*STYLE_PHRASES.values(), *RELATIONS.values(), *SIZES.values()):
+        words += phrases
     for thing in objects or things():
         words += [thing.name, thing.plural, *thing.synonyms, *(plural_of(word) for word in thing.synonyms)]
     for colour, others in COLOUR_SYNONYMS.items():
         words += [colour, *others]
-    return [text.replace("{}", " ") for text in [*words, *BACKGROUNDS]]
+    return [re.sub(r"{\w*}", " ", text) for text in [*words, *BACKGROUNDS]]

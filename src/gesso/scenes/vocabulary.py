@@ -20,11 +20,16 @@ class Thing:
     synonyms: tuple[str, ...]  # other singular words for it
 
 
+ALWAYS_PLURAL = ("glasses", "spectacles", "scissors", "grapes")
+
+
 def plural_of(noun: str) -> str:
     """The regular English plural of a noun or a noun phrase."""
     if " of " in noun:
         head, rest = noun.split(" of ", 1)
         return f"{plural_of(head)} of {rest}"
+    if noun.endswith(ALWAYS_PLURAL):
+        return noun
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     if noun.endswith(("s", "x", "ch", "sh")) or noun in {"tomato"}:
@@ -33,8 +38,8 @@ def plural_of(noun: str) -> str:
 
 
 def article_of(noun: str) -> str:
-    """"a" or "an", by the first letter; the table holds the exceptions."""
-    return "an" if noun[0] in "aeio" and not noun.startswith("uni") or noun.startswith("umbrella") else "a"
+    """ "a" or "an", by the first letter; the table holds the exceptions."""
+    return "an" if (noun[0] in "aeio" and not noun.startswith("uni")) or noun.startswith("umbrella") else "a"
 
 
 def parse_things(text: str, source: str) -> tuple[Thing, ...]:

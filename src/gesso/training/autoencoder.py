@@ -14,7 +14,7 @@ from gesso.training.pictures import Pictures
 
 
 def gradient_gap(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of horizontal and vertical slopes: edges count more than flat areas. [B, C, H, W] -> []"""
+    """Mean absolute difference of horizontal and vertical slopes, so that edges count.  [B, C, H, W] -> []"""
     d = a - b
     return d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
 
