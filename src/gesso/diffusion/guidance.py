@@ -88,6 +88,7 @@ def guide(cond: Tensor, uncond: Tensor, scale: Tensor | float, *, rescale: Tenso
 def _std(x: Tensor) -> Tensor:
     """Standard deviation of each row, [B, 1, ...].
 
-    A row at a time: torch splits a reduction among threads by the number of rows, and the last bits follow.
+    A row at a time, since a reduction over a batch may choose its order of summation by the number of rows. (torch 2.13
+    on the CPU does not; nothing promises the same of other devices.)
     """
     return torch.stack([row.std() for row in x]).reshape(-1, *[1] * (x.ndim - 1))
