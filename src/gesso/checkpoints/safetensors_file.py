@@ -151,6 +151,15 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
     return SafetensorsFile(path=path, nbytes=nbytes, header_nbytes=8 + length, metadata=metadata, tensors=tensors)
 
 
+def read_small_file(path: Path, limit: int) -> bytes:
+    """A whole file of at most `limit` bytes. Raises ModelFileError."""
+    with _open_regular(path) as (handle, _):
+        data = handle.read(limit + 1)
+    if len(data) > limit:
+        raise ModelFileError("overflow", path, f"is larger than {limit:,} bytes")
+    return data
+
+
 @contextmanager
 def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     """Opens a regular file, never a pipe or a device that would block or never end."""

@@ -1,0 +1,81 @@
+"""gesso-mini: the model that gesso trains itself. Its file says what sizes it has, since it can be trained at any.
+
+The architecture is Stable Diffusion's at small size, with two additions: the pooled text vector is added to the time
+embedding (`UNetConfig.added_dim` is the text model's width), and a network of its own may enlarge the picture.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gesso.checkpoints.config_json import from_json, to_json
+from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.diffusion.samplers import SAMPLERS
+from gesso.diffusion.schedule import SCHEDULES
+from gesso.families.base import Family
+
+NAME = "gesso-mini"
+MAX_OBJECTS = 10_000
+MAX_SYNONYMS = 100
+MAX_WORD = 100  # characters
+
+
+def config_of(family: Family) -> dict[str, Any]:
+    """The JSON object that describes a family in a native file; `family_from_config` is its inverse."""
+    return dict(to_json(family))
+
+
+def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
+    """A family from the JSON of a file that a stranger may have written. Raises ModelFileError.
+
+    Every number has bounds, every field is known, and sizes that depend on each other agree.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ModelFileError("config", where, message)
+
+    plain = dict(config)
+    objects = _objects(plain.pop("objects", {}), refuse)
+    family = from_json(Family, plain, where, "the configuration", objects=objects)
+    if family.name != NAME:
+        message = f"is a model of family {shown(family.name)!r}, expected {NAME!r}"
+        raise ModelFileError("architecture_mismatch", where, message)
+    if family.defaults.sampler not in SAMPLERS:
+        refuse(f"the default sampler {shown(family.defaults.sampler)!r} is unknown; update gesso")
+    if family.defaults.schedule not in SCHEDULES:
+        refuse(f"the default schedule {shown(family.defaults.schedule)!r} is unknown; update gesso")
+    unet, vae, text = family.unet, family.vae, family.text
+    agreements = {
+        "unet.context_dim and text.dim": (unet.context_dim, text.dim),
+        "unet.in_channels and vae.latent_channels": (unet.in_channels, vae.latent_channels),
+        "unet.out_channels and vae.latent_channels": (unet.out_channels, vae.latent_channels),
+        "unet.added_dim and text.dim": (unet.added_dim or text.dim, text.dim),
+        "the numbers of unet.attention and unet.channels": (len(unet.attention), len(unet.channels)),
+        "the numbers of unet.num_heads and unet.channels": (len(unet.num_heads), len(unet.channels)),
+        "vae.image_channels and a picture's": (vae.image_channels, 3),
+        "native_size and a multiple of the VAE's factor": (family.native_size % vae.downscale, 0),
+        "output_scale and the upscaler's": (family.output_scale, getattr(family.upscaler, "scale", 1)),
+    }
+    for what, (found, expected) in agreements.items():
+        if found != expected:
+            refuse(f"{what} differ: {found} and {expected}")
+    try:
+        family.schedule.build()
+    except ValueError as error:
+        refuse(str(error))
+    return family
+
+
+def _objects(found: Any, refuse: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(found, dict) or len(found) > MAX_OBJECTS:
+        refuse(f"objects is not a table of at most {MAX_OBJECTS} names")
+    objects: dict[str, tuple[str, ...]] = {}
+    for name, words in found.items():
+        if not isinstance(words, list) or len(words) > MAX_SYNONYMS or not all(map(_is_word, [name, *words])):
+            refuse(f"objects: {shown(str(name))!r} is not a word with a list of words")
+        objects[name] = tuple(words)
+    return objects
+
+
+def _is_word(found: Any) -> bool:
+    return isinstance(found, str) and 0 < len(found) <= MAX_WORD and found.isprintable()

@@ -1,0 +1,91 @@
+"""Files to a whole model: `load_parts`."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gesso.checkpoints import ldm, native
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.keymap import load, plan, shapes_of
+from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, sha256_of
+from gesso.families.base import Family
+from gesso.families.gesso_mini import family_from_config
+from gesso.families.parts import Parts, empty_networks, fill, param_shapes
+from gesso.families.sd15 import SD15
+from gesso.text.tokenizer import Tokenizer
+
+
+def load_parts(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    family: Family | None = None,
+) -> Parts:
+    """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
+
+    family  what a file of LDM names holds, SD 1.5 where None; the other layouts say it themselves
+    Reads every number once to refuse NaN and infinity. Tensors that need no change stay views of the mapped file, so
+    the file must not change while they are used. Raises ModelFileError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise NotImplementedError("diffusers folders follow")
+    file = open_safetensors(path)
+    if native.is_native(file):
+        return _load_native(file, device, dtype)
+    return _load_ldm(file, device, dtype, family or SD15)
+
+
+def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype) -> Parts:
+    opened = native.load_native(file)
+    family = family_from_config(opened.config, file.path)
+    networks = empty_networks(family, file.path)
+    if set(opened.components) != set(networks):
+        message = f"has tensors of {', '.join(opened.components)}, its configuration of {', '.join(networks)}"
+        raise ModelFileError("missing_key", file.path, message)
+    tokenizer = Tokenizer.from_json(opened.tokenizer, name=f"{file.path}: {native.TOKENIZER_KEY}")
+    _check_tokenizer(tokenizer, family, file.path)
+    for component, network in networks.items():
+        fill(network, opened.load(component), f"{file.path}: {component}", device=device, dtype=dtype)
+    return _parts(family, networks, tokenizer, [file.path])
+
+
+def _load_ldm(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype, family: Family) -> Parts:
+    networks = empty_networks(family, file.path)
+    rules = ldm.sd1_rules(family.unet, family.vae)
+    rows = plan(rules, shapes_of(file.tensors), param_shapes(networks), where=file.path)
+    with file.reader() as reader:
+        tensors = load(rows, reader)
+    for component, network in networks.items():
+        own = {name.removeprefix(f"{component}."): t for name, t in tensors.items() if name.startswith(f"{component}.")}
+        fill(network, own, f"{file.path}: {component}", device=device, dtype=dtype)
+    tokenizer = Tokenizer.clip()  # a single file holds none
+    _check_tokenizer(tokenizer, family, file.path)
+    return _parts(family, networks, tokenizer, [file.path])
+
+
+def _check_tokenizer(tokenizer: Tokenizer, family: Family, where: Path) -> None:
+    text = family.text
+    pairs = {
+        "token ids": (tokenizer.size, text.vocab_size),
+        "ids a text": (tokenizer.length, text.max_length),
+        "as the id of the end": (tokenizer.eos, text.eos_id),
+    }
+    for what, (found, expected) in pairs.items():
+        if found != expected:
+            message = f"its tokenizer has {found} {what}, its text model {expected}"
+            raise ModelFileError("architecture_mismatch", where, message)
+
+
+def _parts(family: Family, networks: dict[str, Any], tokenizer: Tokenizer, files: list[Path]) -> Parts:
+    return Parts(
+        family=family,
+        unet=networks["unet"],
+        vae=networks["vae"],
+        text=networks["text"],
+        upscaler=networks.get("upscaler"),
+        tokenizer=tokenizer,
+        files=tuple((file, sha256_of(file)) for file in files),
+    )

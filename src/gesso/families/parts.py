@@ -1,0 +1,116 @@
+"""A whole model in memory: its family, its networks, its tokenizer, and the files it came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
+from gesso.checkpoints.keymap import Shape, shapes_of
+from gesso.families.base import Family, Upscaler
+from gesso.models.clip import CLIPTextModel
+from gesso.models.unet import UNet
+from gesso.models.vae import AutoencoderKL
+from gesso.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What `load_parts` gives. The networks are in evaluation mode and ask for no gradients.
+
+    files: each weight file that was read, with its SHA-256, in a fixed order.
+    """
+
+    family: Family
+    unet: UNet
+    vae: AutoencoderKL
+    text: CLIPTextModel
+    tokenizer: Tokenizer
+    upscaler: nn.Module | None
+    files: tuple[tuple[Path, str], ...]
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves new parameters as they are: filling them would take seconds, and random numbers that are not ours.
+
+    On the meta device it would also import torch's compiler, two seconds of a program's start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
+    """The networks of a family by component, without memory for their numbers (on the meta device).
+
+    Raises ModelFileError where the sizes of the config do not fit each other.
+    """
+    try:
+        with torch.device("meta"), _WithoutInitialisation():
+            networks: dict[str, nn.Module] = {
+                "unet": UNet(family.unet),
+                "text": CLIPTextModel(family.text),
+                "vae": AutoencoderKL(family.vae),
+            }
+            if family.upscaler is not None:
+                networks["upscaler"] = Upscaler(family.upscaler)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise ModelFileError("config", where, f"sizes that make no model: {shown(str(error))}") from None
+    return networks
+
+
+def param_shapes(networks: Mapping[str, nn.Module]) -> dict[str, Shape]:
+    """ "<component>.<parameter>" -> shape, over all networks."""
+    return {
+        f"{part}.{name}": shape for part, net in networks.items() for name, shape in shapes_of(net.state_dict()).items()
+    }
+
+
+def fill(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str | Path,
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Gives a network its numbers. Where dtype and device agree with the tensors these become the parameters, uncopied.
+
+    Raises ModelFileError for a missing or further name, another shape, and numbers that are not finite, in the file
+    or in `dtype`.
+    """
+    expected = shapes_of(network.state_dict())
+    if missing := [name for name in expected if name not in tensors]:
+        raise ModelFileError("missing_key", where, f"{len(missing)} tensors are missing: {examples(missing)}")
+    if unknown := [name for name in tensors if name not in expected]:
+        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors have no place: {examples(unknown)}")
+    placed = {}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            message = f"{shown(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
+            raise ModelFileError("shape", where, message)
+        if not tensor.is_floating_point():
+            raise ModelFileError("dtype", where, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
+        placed[name] = tensor.to(device=device, dtype=dtype)
+        _check_finite(name, tensor, placed[name], where)
+    network.load_state_dict(placed, strict=True, assign=True)
+    network.requires_grad_(False).eval()
+
+
+def _check_finite(name: str, stored: Tensor, placed: Tensor, where: str | Path) -> None:
+    """aminmax reads the numbers once and writes nothing; NaN and infinity show in its result."""
+    if placed.numel() == 0 or bool(torch.stack(placed.aminmax()).isfinite().all()):
+        return
+    if bool(stored.float().isfinite().all()):
+        message = f"{shown(name)} does not fit into {placed.dtype}. Load the model as float32 or bfloat16"
+        raise ModelFileError("overflow", where, message)
+    raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged or badly made")
