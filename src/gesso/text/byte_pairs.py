@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
 from gesso.errors import GessoError
-from gesso.text.words import byte_symbols
+from gesso.text.words import byte_symbols, is_text
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -54,6 +54,8 @@ class BytePairs:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what would give wrong ids."""
+        if not all(is_text(piece) for piece in self.pieces):
+            raise ValueError("a piece of the vocabulary is not a text of whole Unicode characters")
         known = set(self.pieces)
         if len(known) != len(self.pieces):
             raise ValueError("a piece of the vocabulary comes twice")
@@ -107,7 +109,9 @@ def clip_pieces() -> tuple[str, ...]:
 def order_pieces(vocab: Mapping[str, int]) -> tuple[str, ...]:
     """The pieces of a vocabulary in the order of their ids. Raises ValueError unless the ids are 0..n-1, each once."""
     for piece, index in vocab.items():
-        if not isinstance(piece, str) or isinstance(index, bool) or not isinstance(index, int):
+        if not is_text(piece):
+            raise ValueError(f"{piece!r} is not a text of whole Unicode characters")
+        if isinstance(index, bool) or not isinstance(index, int):
             raise ValueError(f"{piece!r} has the id {index!r}, expected a whole number")
     pieces = sorted(vocab, key=vocab.__getitem__)
     for expected, piece in enumerate(pieces):

@@ -155,7 +155,7 @@ class Tokenizer:
         if not isinstance(kind, str) or kind not in readers:
             raise GessoError(f"{name}: tokenizer of kind {kind!r}; expected one of {sorted(readers)}. Update gesso.")
         try:
-            return readers[kind](found)
+            return readers[kind](found, name)
         except ValueError as error:
             raise GessoError(f"{name}: {error}. Fetch the file again.") from None
 
@@ -330,14 +330,14 @@ def _length(found: Mapping[str, Any]) -> int:
     return length
 
 
-def _words_from(found: Mapping[str, Any]) -> Tokenizer:
+def _words_from(found: Mapping[str, Any], name: str) -> Tokenizer:
     return Tokenizer.from_words(_strings(found, "words"), length=_length(found))
 
 
-def _pairs_from(found: Mapping[str, Any]) -> Tokenizer:
+def _pairs_from(found: Mapping[str, Any], name: str) -> Tokenizer:
     pieces = tuple(_strings(found, "pieces"))
     bos, eos, pad, unknown = (_string(found, role) for role in CONTROL_ROLES)
-    merges = byte_pairs.parse_merges(_strings(found, "merges"), "merges")
+    merges = byte_pairs.parse_merges(_strings(found, "merges"), f"{name}, merges")
     return Tokenizer.from_pairs(
         BytePairs(pieces=pieces, merges=merges, bos=bos, eos=eos, pad=pad, unknown=unknown, length=_length(found))
     )

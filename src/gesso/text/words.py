@@ -53,6 +53,11 @@ def split_words(text: str) -> list[str]:
     return [piece for piece, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is a str of whole characters: half a surrogate pair, which JSON can spell, has no UTF-8."""
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
 def is_contraction(piece: str) -> bool:
     """Whether a piece of `split_words` is the end of a contraction, such as "'s"."""
     return len(piece) > 1 and piece[0] == "'"
@@ -97,7 +102,7 @@ def word_backend(words: Sequence[str]) -> Any:
         twice = next(word for word, count in Counter(words).items() if count > 1)
         raise ValueError(f"the word {twice!r} comes twice")
     for word in words:
-        if split_words(word) != [word] or len(word.encode()) > MAX_WORD_BYTES:
+        if not is_text(word) or split_words(word) != [word] or len(word.encode()) > MAX_WORD_BYTES:
             raise ValueError(f"{word!r} is not one normalised word of at most {MAX_WORD_BYTES} bytes")
         vocab.setdefault(to_symbols(word), len(vocab))
     # An empty prefix for the pieces after the first: "starfish" falls apart into "star" and "fish".
