@@ -1,16 +1,36 @@
 """The folder layout of the diffusers library: one safetensors file a part, in its names."""
 
+from pathlib import Path
+
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import LINEAR, Rule, nest
 from gesso.checkpoints.shared import clip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
 
-# Part -> name of its weights in the folder of that part.
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text": "model.safetensors",
-}
-FOLDERS = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
+# Part -> folder of that part, and the stem of the file with its weights.
+FOLDERS = {"unet": "unet", "text": "text_encoder", "vae": "vae"}
+STEMS = {"unet": "diffusion_pytorch_model", "text": "model", "vae": "diffusion_pytorch_model"}
+INDEX = "model_index.json"
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The weight file of each part: unet, text, vae. Raises ModelFileError where the folder lacks one."""
+    if not (folder / INDEX).is_file():
+        raise ModelFileError("missing", folder, f"has no {INDEX}, so it is no diffusers folder; give a model file")
+    return {part: _weight_file(folder / name, STEMS[part]) for part, name in FOLDERS.items()}
+
+
+def _weight_file(folder: Path, stem: str) -> Path:
+    """Full precision where there is a choice."""
+    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
+        if (folder / name).exists():
+            return folder / name
+    if any(folder.glob("*.bin")):
+        advice = "it has .bin files, which are pickles that gesso never opens; convert them to safetensors"
+    else:
+        advice = "fetch it, or give the whole model as a single file"
+    raise ModelFileError("missing", folder, f"has no {stem}.safetensors; {advice}")
+
 
 _RESNET = [
     Rule("norm1.{p}", "norm1.{p}"),

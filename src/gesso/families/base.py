@@ -1,20 +1,15 @@
 """What makes a release of a model: sizes, schedule, prediction and default settings, as one frozen value."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from gesso.diffusion.denoiser import Prediction
 from gesso.diffusion.schedule import NoiseSchedule, scaled_linear
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
+from gesso.models.upscaler import UpscalerConfig
 from gesso.models.vae import VAEConfig
-
-try:
-    from gesso.models.upscaler import Upscaler, UpscalerConfig
-except ModuleNotFoundError:  # not written yet
-    UpscalerConfig = Any
-    Upscaler = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +45,10 @@ class Defaults:
 class Family:
     """One release.
 
-    native_size   pixels a side that the VAE makes at the size of the training
-    output_scale  times that size is the picture: 4 where the model has an upscaler of its own
-    clip_skip     1: the text model's last layer, 2: the one before
-    objects       what a model with a vocabulary of its own can draw: name -> other words for it; empty: not known
+    upscaler     the network that draws the VAE's picture larger, where the model has one
+    native_size  pixels a side that the VAE makes at the size of the training
+    clip_skip    1: the text model's last layer, 2: the one before
+    objects      what a model with a vocabulary of its own can draw: name -> other words for it; empty: not known
     """
 
     name: str
@@ -64,10 +59,14 @@ class Family:
     prediction: Prediction
     schedule: ScheduleConfig
     native_size: int
-    output_scale: int = 1
     clip_skip: int = 1
     defaults: Defaults
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @property
+    def output_scale(self) -> int:
+        """Sides of the picture by those of what the VAE makes: above 1 where an upscaler follows."""
+        return self.upscaler.scale if self.upscaler else 1
 
     @property
     def output_size(self) -> int:
@@ -77,4 +76,5 @@ class Family:
     @property
     def size_multiple(self) -> int:
         """Width and height of a picture are multiples of this."""
-        return self.vae.downscale * self.output_scale
+        patch = self.upscaler.patch_size if self.upscaler else 1
+        return math.lcm(self.vae.downscale, patch) * self.output_scale

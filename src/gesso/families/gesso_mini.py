@@ -53,12 +53,13 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
         "the numbers of unet.attention and unet.channels": (len(unet.attention), len(unet.channels)),
         "the numbers of unet.num_heads and unet.channels": (len(unet.num_heads), len(unet.channels)),
         "vae.image_channels and a picture's": (vae.image_channels, 3),
-        "native_size and a multiple of the VAE's factor": (family.native_size % vae.downscale, 0),
-        "output_scale and the upscaler's": (family.output_scale, getattr(family.upscaler, "scale", 1)),
+        "upscaler.image_channels and a picture's": (family.upscaler.image_channels if family.upscaler else 3, 3),
     }
     for what, (found, expected) in agreements.items():
         if found != expected:
             refuse(f"{what} differ: {found} and {expected}")
+    if family.output_size % family.size_multiple:
+        refuse(f"native_size {family.native_size} is not a multiple of {family.size_multiple // family.output_scale}")
     try:
         family.schedule.build()
     except ValueError as error:

@@ -11,9 +11,10 @@ from torch.overrides import TorchFunctionMode
 
 from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
 from gesso.checkpoints.keymap import Shape, shapes_of
-from gesso.families.base import Family, Upscaler
+from gesso.families.base import Family
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
+from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.text.tokenizer import Tokenizer
 
@@ -30,7 +31,7 @@ class Parts:
     vae: AutoencoderKL
     text: CLIPTextModel
     tokenizer: Tokenizer
-    upscaler: nn.Module | None
+    upscaler: Upscaler | None
     files: tuple[tuple[Path, str], ...]
 
 
