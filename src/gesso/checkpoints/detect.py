@@ -30,9 +30,10 @@ class Kind:
     layout: str
     what: str
     family: str | None = None
-    advice: str = "gesso does not load these yet"
+    advice: str = ""
 
 
+_LATER = "gesso does not load these yet"
 _ADAPTER = "it changes a model and is none by itself; give a whole model"
 _ONE_PART = "give a file or a folder with UNet, text encoder and VAE"
 
@@ -72,13 +73,16 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (_starts("adapter.body.", "body."), Kind("other", "a T2I-Adapter", advice=_ADAPTER)),
     (_ends(*_LORA_ENDS), Kind("other", "a LoRA", advice=_ADAPTER)),
     (_ends(*_LYCORIS_ENDS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
-    (_starts(f"{ldm.UNET}double_blocks.", "double_blocks."), Kind("other", "FLUX")),
-    (_starts(f"{ldm.UNET}joint_blocks.", "joint_blocks."), Kind("other", "Stable Diffusion 3")),
-    (_starts("conditioner.embedders.1."), Kind("ldm", "Stable Diffusion XL")),
-    (_starts("conditioner.embedders.0.model."), Kind("ldm", "the refiner of Stable Diffusion XL")),
-    (_all_of(_starts(ldm.UNET), _starts("cond_stage_model.model.")), Kind("ldm", "Stable Diffusion 2")),
-    (_all_of(_starts(ldm.TEXT), _channels_in(9)), Kind("ldm", "Stable Diffusion 1 for inpainting (9 input channels)")),
-    (_all_of(_starts(ldm.TEXT), _channels_in(8)), Kind("ldm", "InstructPix2Pix (8 input channels)")),
+    (_starts(f"{ldm.UNET}double_blocks.", "double_blocks."), Kind("other", "FLUX", advice=_LATER)),
+    (_starts(f"{ldm.UNET}joint_blocks.", "joint_blocks."), Kind("other", "Stable Diffusion 3", advice=_LATER)),
+    (_starts("conditioner.embedders.1."), Kind("ldm", "Stable Diffusion XL", advice=_LATER)),
+    (_starts("conditioner.embedders.0.model."), Kind("ldm", "the refiner of Stable Diffusion XL", advice=_LATER)),
+    (_all_of(_starts(ldm.UNET), _starts("cond_stage_model.model.")), Kind("ldm", "Stable Diffusion 2", advice=_LATER)),
+    (
+        _all_of(_starts(ldm.TEXT), _channels_in(9)),
+        Kind("ldm", "Stable Diffusion 1 for inpainting (9 input channels)", advice=_LATER),
+    ),
+    (_all_of(_starts(ldm.TEXT), _channels_in(8)), Kind("ldm", "InstructPix2Pix (8 input channels)", advice=_LATER)),
     (
         _all_of(_starts(ldm.UNET), _starts(ldm.VAE), _starts(ldm.TEXT)),
         Kind("ldm", "Stable Diffusion 1", family="sd15"),

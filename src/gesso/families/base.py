@@ -1,6 +1,5 @@
 """What makes a release of a model: sizes, schedule, prediction and default settings, as one frozen value."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -76,5 +75,4 @@ class Family:
     @property
     def size_multiple(self) -> int:
         """Width and height of a picture are multiples of this."""
-        patch = self.upscaler.patch_size if self.upscaler else 1
-        return math.lcm(self.vae.downscale, patch) * self.output_scale
+        return self.vae.downscale * self.output_scale

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
-from gesso.checkpoints import ldm, native
+from gesso.checkpoints import diffusers, ldm, native
+from gesso.checkpoints.detect import require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, sha256_of
 from gesso.families.base import Family
+from gesso.families.diffusers_folder import read_family
 from gesso.families.gesso_mini import family_from_config
 from gesso.families.parts import Parts, empty_networks, fill, param_shapes
 from gesso.families.sd15 import SD15
@@ -31,9 +33,10 @@ def load_parts(
     """
     path = Path(path)
     if path.is_dir():
-        raise NotImplementedError("diffusers folders follow")
+        return _load_folder(path, device, dtype)
     file = open_safetensors(path)
-    if native.is_native(file):
+    kind = require_model(file)
+    if kind.layout == "native":
         return _load_native(file, device, dtype)
     return _load_ldm(file, device, dtype, family or SD15)
 
@@ -66,10 +69,27 @@ def _load_ldm(file: SafetensorsFile, device: str | torch.device, dtype: torch.dt
     return _parts(family, networks, tokenizer, [file.path])
 
 
+def _load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Parts:
+    paths = diffusers.weight_files(folder)
+    family = read_family(folder)
+    networks = empty_networks(family, folder)
+    rules = {"unet": diffusers.unet_rules(family.unet), "vae": diffusers.vae_rules(), "text": diffusers.text_rules()}
+    for part, network in networks.items():
+        file = open_safetensors(paths[part])
+        rows = plan(rules[part], shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
+        with file.reader() as reader:
+            fill(network, load(rows, reader), file.path, device=device, dtype=dtype)
+    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
+    _check_tokenizer(tokenizer, family, folder)
+    return _parts(family, networks, tokenizer, list(paths.values()))
+
+
 def _check_tokenizer(tokenizer: Tokenizer, family: Family, where: Path) -> None:
     text = family.text
+    if tokenizer.size > text.vocab_size:
+        message = f"its tokenizer has {tokenizer.size} token ids, its text model knows {text.vocab_size}"
+        raise ModelFileError("architecture_mismatch", where, message)
     pairs = {
-        "token ids": (tokenizer.size, text.vocab_size),
         "ids a text": (tokenizer.length, text.max_length),
         "as the id of the end": (tokenizer.eos, text.eos_id),
     }
