@@ -6,7 +6,7 @@ transformer small, so that a token's identity survives the encoder; the pooled t
 lean to high noise, where the layout of the picture is decided.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -29,6 +29,7 @@ from gesso.training.loop import generator_for
 from gesso.training.pictures import Pictures
 
 EMPTY_SHARE = 0.1  # captions left out, for classifier-free guidance
+ENCODE_BATCH = 64
 TIME_BIAS = 0.75  # t = T * u ** 0.75
 
 
@@ -62,8 +63,11 @@ class LatentPool:
     time and a new caption. A segment follows from (seed, number of the segment) alone, so a resumed run sees the same.
     """
 
-    def __init__(self, vae: AutoencoderKL, pictures: Pictures, *, size: int, passes: int) -> None:
-        self.vae, self.pictures, self.size, self.passes = vae, pictures, size, passes
+    def __init__(
+        self, vae: AutoencoderKL, phases: Sequence[tuple[int, Pictures]], *, size: int, passes: int, device: str
+    ) -> None:
+        """phases: (number of samples, pictures) in their order; the last goes on for ever."""
+        self.vae, self.phases, self.size, self.passes, self.device = vae, phases, size, passes, device
         self._segment: tuple[tuple[int, int], list[Scene], Tensor, Tensor] | None = None
 
     def batch(self, step: int, batch_size: int, seed: int) -> tuple[list[Scene], Tensor]:
@@ -76,15 +80,24 @@ class LatentPool:
         number, place = divmod(within, steps_a_pass)
         order = np.random.default_rng((seed, segment, number, 1)).permutation(self.size)
         rows = order[place * batch_size : (place + 1) * batch_size]
-        noise = torch.randn((batch_size, *mean.shape[1:]), generator=generator_for(seed, step, 1))
+        noise = torch.randn((batch_size, *mean.shape[1:]), generator=generator_for(seed, step, 1)).to(self.device)
         return [scenes[i] for i in rows], mean[rows] + std[rows] * noise
+
+    def pictures_at(self, samples: int) -> Pictures:
+        """Which pictures are shown after so many samples."""
+        for count, pictures in self.phases[:-1]:
+            if samples < count:
+                return pictures
+            samples -= count
+        return self.phases[-1][1]
 
     @torch.no_grad()
     def _encode(self, segment: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
-        scenes = self.pictures.scenes(self.size, seed, segment, 2)
+        pictures = self.pictures_at(segment * self.size * self.passes)
+        scenes = pictures.scenes(self.size, seed, segment, 2)
         means, stds = [], []
-        for start in range(0, self.size, 32):
-            posterior = self.vae.encode(self.pictures.pixels(scenes[start : start + 32]))
+        for start in range(0, self.size, ENCODE_BATCH):
+            posterior = self.vae.encode(pictures.pixels(scenes[start : start + ENCODE_BATCH]).to(self.device))
             means.append(posterior.mean)
             stds.append(posterior.std)
         return scenes, torch.cat(means), torch.cat(stds)
@@ -126,7 +139,7 @@ class DenoisingTask:
         # One time from each of batch_size equal parts of the range: the mean loss varies less than with free draws.
         u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
         times = (u**TIME_BIAS * self.schedule.num_timesteps).long().clamp(max=self.schedule.num_timesteps - 1)
-        eps = torch.randn(latents.shape, generator=generator)
+        eps = torch.randn(latents.shape, generator=generator).to(latents.device)
         losses = self.errors(latents, eps, times, captions)
         return losses.mean(), {"loss": float(losses.detach().mean())}
 
@@ -135,8 +148,8 @@ class DenoisingTask:
         sigma = self.schedule.sigmas[times]
         x = scale_input(add_noise(latents, eps, sigma), sigma).contiguous(memory_format=torch.channels_last)
         with self.precision():
-            encoding = self.text(self.tokenizer.encode(captions))
-            output = self.unet(x, times, encoding.last, encoding.pooled)
+            encoding = self.text(self.tokenizer.encode(captions).to(x.device))
+            output = self.unet(x, times.to(x.device), encoding.last, encoding.pooled)
         gap = output.float() - target(self.prediction, latents, eps, sigma)
         return gap.square().mean(dim=(1, 2, 3))
 
@@ -145,22 +158,19 @@ class DenoisingTask:
 
         Whether words count shows here thousands of steps before it shows in pictures.
         """
-        scenes = self.pool.pictures.scenes(96, 10**9)
-        latents = torch.cat([self.pool.vae.encode(self.pool.pictures.pixels(part)).mean for part in _split(scenes, 32)])
+        pictures = self.pool.phases[-1][1]
+        scenes = pictures.scenes(96, 10**9)
+        latents = self.pool.vae.encode(pictures.pixels(scenes).to(self.pool.device)).mean
         count = len(self.captioner.objects)
         swapped = [
             replace(s, items=tuple(replace(item, thing=(item.thing + 7) % count) for item in s.items)) for s in scenes
         ]
         figures = {}
         for time in (999, 800, 600):
-            eps = torch.randn(latents.shape, generator=generator_for(10**9, time))
+            eps = torch.randn(latents.shape, generator=generator_for(10**9, time)).to(latents.device)
             for label, told in (("right", scenes), ("swapped", swapped), ("empty", None)):
                 rng = np.random.default_rng(0)
                 captions = [self.captioner(s, rng) for s in told] if told else [""] * len(scenes)
                 rows = torch.full((len(scenes),), time)
                 figures[f"{label}_{time}"] = float(self.errors(latents, eps, rows, captions).mean())
         return figures
-
-
-def _split(scenes: list[Scene], size: int) -> list[list[Scene]]:
-    return [scenes[i : i + size] for i in range(0, len(scenes), size)]

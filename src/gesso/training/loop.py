@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.errors import GessoError
+from gesso.training.group import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +116,14 @@ def fit(
     folder gets `last.pt` (everything needed to go on) and `log.jsonl`; where `last.pt` exists, the run goes on from it.
     Times are in seconds. -> the moving average of the weights by module and name.
     """
+    group = Group()
     folder.mkdir(parents=True, exist_ok=True)
     last, log = folder / "last.pt", folder / "log.jsonl"
     optimizer = torch.optim.AdamW(
         task.parameter_groups(plan.learning_rate), betas=plan.betas, weight_decay=plan.weight_decay, fused=True
     )
     average = MovingAverage(task.modules, plan.ema_decay)
-    bases = [group["lr"] for group in optimizer.param_groups]
+    bases = [rates["lr"] for rates in optimizer.param_groups]
     step = samples = 0
     seconds_before = 0.0
     if last.exists():
@@ -131,11 +133,13 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         average.weights = state["average"]
         step, samples, seconds_before = state["step"], state["samples"], state["seconds"]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for rates in optimizer.param_groups for p in rates["params"]]
     started = saved = reported = time.monotonic()
     sums: dict[str, float] = {}
 
     def save() -> None:
+        if group.rank > 0:
+            return
         save_atomically(
             {
                 "modules": {name: module.state_dict() for name, module in task.modules.items()},
@@ -149,22 +153,26 @@ def fit(
         )
 
     def write(row: dict[str, float]) -> None:
+        if group.rank > 0:
+            return
         on_log(row)
         with log.open("a") as file:
             file.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
 
     window_started, window_samples = started, samples
-    while samples < plan.total_samples and time.monotonic() - started < stop_after:
-        for group, base in zip(optimizer.param_groups, bases, strict=True):
-            group["lr"] = base * plan.factor(samples)
-        loss, figures = task.loss(step, plan.batch_size, plan.seed)
+    seed = plan.seed + 1_000_003 * group.rank  # every process sees pictures of its own
+    while samples < plan.total_samples and group.agree(time.monotonic() - started < stop_after):
+        for rates, base in zip(optimizer.param_groups, bases, strict=True):
+            rates["lr"] = base * plan.factor(samples)
+        loss, figures = task.loss(step, plan.batch_size, seed)
         loss.backward()
+        group.average([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, plan.clip)
         if not torch.isfinite(norm):
             raise GessoError(f"step {step}: the gradient is not finite. Lower the learning rate, or go on from {last}.")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step, samples = step + 1, samples + plan.batch_size
+        step, samples = step + 1, samples + plan.batch_size * group.size
         average.update(task.modules, step)
         for key, value in {**figures, "norm": float(norm)}.items():
             sums[key] = sums.get(key, 0.0) + value
@@ -176,14 +184,16 @@ def fit(
             write(row | {key: value / log_every for key, value in sums.items()})
             sums, window_started, window_samples = {}, now, samples
         if time.monotonic() - reported > report_every:
-            report_now(task, average, write, step, samples)
+            if group.rank == 0:
+                report_now(task, average, write, step, samples)
             reported = window_started = time.monotonic()
             window_samples = samples
         if time.monotonic() - saved > save_every:
             save()
             saved = time.monotonic()
     save()
-    report_now(task, average, write, step, samples)
+    if group.rank == 0:
+        report_now(task, average, write, step, samples)
     return average.weights
 
 

@@ -1,0 +1,142 @@
+"""The three trainings of the default model, one after the other, and the file that they end in."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from gesso.checkpoints.native import save_native
+from gesso.errors import GessoError
+from gesso.families.base import Family
+from gesso.families.gesso_mini import config_of
+from gesso.models.clip import CLIPTextModel
+from gesso.models.unet import UNet
+from gesso.models.upscaler import Upscaler
+from gesso.models.vae import AutoencoderKL
+from gesso.scenes.caption import Captioner, all_words
+from gesso.scenes.glyphs import render_glyphs
+from gesso.scenes.render import Renderer
+from gesso.scenes.scene import SceneSampler
+from gesso.scenes.vocabulary import Thing
+from gesso.text.tokenizer import Tokenizer, learn_vocabulary
+from gesso.training.autoencoder import AutoencoderTask
+from gesso.training.denoising import DenoisingTask, LatentPool, initialise_text, initialise_unet
+from gesso.training.loop import Plan, Task, fit, load_state
+from gesso.training.pictures import Pictures
+from gesso.training.recipes import FIRST_MIX, FULL_MIX, Mix, Recipe, Stage
+from gesso.training.upscaling import UpscalingTask
+
+M = TypeVar("M", bound=nn.Module)
+OnLog = Callable[[dict[str, float]], None]
+
+
+class DefaultModel:
+    """One making of the default model in one folder, which holds a folder a stage.
+
+    glyphs: uint8 [number of objects, 128, 128, 4], or None to draw them from the system's font.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None
+    ) -> None:
+        self.recipe, self.folder, self.objects = recipe, folder, objects
+        self.tokenizer: Tokenizer = learn_vocabulary(all_words(objects), 4096, length=recipe.text_length)
+        self.renderer = Renderer(render_glyphs([thing.glyph for thing in objects]) if glyphs is None else glyphs)
+
+    def pictures(self, mix: Mix) -> Pictures:
+        """Pictures of a mix of categories that never show what is held out."""
+        return Pictures(SceneSampler(self.objects, mix), self.renderer, self.recipe.native_size)
+
+    def train(self, stage: Stage, plan: Plan | None = None, *, stop_after: float, on_log: OnLog) -> None:
+        """Run one stage, or go on with it. plan replaces the recipe's. Raises GessoError if an earlier stage lacks."""
+        recipe = self.recipe
+        torch.manual_seed(0)  # start values only; a checkpoint replaces them
+        task: Task
+        if stage == "autoencoder":
+            task = AutoencoderTask(
+                self._place(AutoencoderKL(recipe.vae)),
+                self.pictures(FULL_MIX),
+                kl_weight=recipe.vae_kl_weight,
+                decoder_noise=recipe.vae_decoder_noise,
+            )
+        elif stage == "denoising":
+            task = self._denoising()
+        else:
+            vae = self._trained_vae()
+            upscaler = Upscaler(recipe.upscaler)
+            nn.init.zeros_(upscaler.conv_out.weight)
+            task = UpscalingTask(
+                vae,
+                self._place(upscaler),
+                self.pictures(FULL_MIX),
+                decoder_noise=recipe.vae_decoder_noise,
+                crop=recipe.crop,
+            )
+        fit(task, plan or getattr(recipe, stage), self.folder / stage, stop_after=stop_after, on_log=on_log)
+
+    def family(self) -> Family:
+        """The model as far as its first stage decides it: the scaling factor makes latents of unit deviation."""
+        vae = self._autoencoder_average()
+        pictures = self.pictures(FULL_MIX)
+        with torch.no_grad():
+            latents = vae.encode(pictures.pixels(pictures.scenes(512, 10**9)).to(self.recipe.device)).mean
+        return self.recipe.family(self.tokenizer, self.objects, round(1 / float(latents.std()), 5))
+
+    def export(self, path: Path, modelspec: dict[str, str]) -> Family:
+        """Write the averaged weights of all stages as one file of half precision."""
+        family = self.family()
+        denoising, upscaling = self._average("denoising"), self._average("upscaling")
+        vae = self._autoencoder_average().state_dict()
+        for part in ("decoder", "post_quant_conv"):  # trained further by the last stage
+            vae |= {f"{part}.{name}": value for name, value in upscaling[part].items()}
+        save_native(
+            path,
+            {"unet": denoising["unet"], "text": denoising["text"], "vae": vae, "upscaler": upscaling["upscaler"]},
+            config_of(family),
+            self.tokenizer.to_json(),
+            modelspec,
+        )
+        return family
+
+    def _denoising(self) -> DenoisingTask:
+        family, recipe = self.family(), self.recipe
+        unet, text = UNet(family.unet), CLIPTextModel(family.text)
+        initialise_unet(unet)
+        initialise_text(text)
+        vae = self._trained_vae()
+        phases = [(recipe.first_samples, self.pictures(FIRST_MIX)), (0, self.pictures(FULL_MIX))]
+        pool = LatentPool(vae, phases, size=recipe.pool_size, passes=recipe.pool_passes, device=recipe.device)
+        return DenoisingTask(
+            self._place(unet),
+            self._place(text),
+            self.tokenizer,
+            Captioner(self.objects),
+            pool,
+            family.schedule.build(),
+            family.prediction,
+        )
+
+    def _autoencoder_average(self) -> AutoencoderKL:
+        vae = AutoencoderKL(self.recipe.vae)
+        vae.load_state_dict(self._average("autoencoder")["vae"])
+        return self._place(vae).eval()
+
+    def _trained_vae(self) -> AutoencoderKL:
+        """The autoencoder with its scaling factor."""
+        vae = self._autoencoder_average()
+        vae.config = replace(vae.config, scaling_factor=self.family().vae.scaling_factor)
+        return vae.requires_grad_(False)
+
+    def _average(self, stage: Stage) -> dict[str, dict[str, torch.Tensor]]:
+        path = self.folder / stage / "last.pt"
+        if not path.exists():
+            raise GessoError(f"{path} is missing. Train the stage {stage!r} first.")
+        average: dict[str, dict[str, torch.Tensor]] = load_state(path)["average"]
+        return average
+
+    def _place(self, module: M) -> M:
+        return module.to(self.recipe.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,58 @@
+"""Processes that train one network together, each on its own pictures (synchronous data parallelism)."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+
+class Group:
+    """One process of a group; alone where nothing was started with `run_group` or torchrun."""
+
+    def __init__(self) -> None:
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if joined else 0
+        self.size = dist.get_world_size() if joined else 1
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in one exchange."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        start = 0
+        for tensor in tensors:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()
+
+    def agree(self, value: bool) -> bool:
+        """Whether the first process says so: all stop at the same step."""
+        if self.size == 1:
+            return value
+        told = torch.tensor([float(value)])
+        dist.broadcast(told, 0)
+        return bool(told.item())
+
+
+def _member(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+    try:
+        work(*arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def run_group(size: int, work: Callable[..., None], *arguments: Any, port: int = 29541) -> None:
+    """Run work(*arguments) in `size` processes of one thread each on this machine. work must be importable."""
+    if size == 1:
+        work(*arguments)
+    else:
+        mp.spawn(_member, args=(size, port, work, arguments), nprocs=size)  # type: ignore[no-untyped-call]
