@@ -1,0 +1,158 @@
+"""The networks against numbers that the original implementations gave for the same weights.
+
+The weights are those of tests/hashed_weights.py under the names of the original files, so every run also checks the
+key maps: a tensor in the wrong place gives other numbers.
+"""
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hashed_weights import HashedSource, normal
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gesso.checkpoints import keymap, ldm
+from gesso.checkpoints.keymap import Rule
+from gesso.checkpoints.shared import clip_rules
+from gesso.families.parts import empty_networks, fill
+from gesso.families.sd15 import SD15
+from gesso.models.clip import CLIPTextConfig, CLIPTextModel
+from gesso.models.unet import UNet, UNetConfig
+from gesso.models.vae import AutoencoderKL, VAEConfig
+from gesso.nn.embedding import sinusoid
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SAVED = load_file(GOLDEN / "models.safetensors")
+
+# Summing in another order moves a float32 result by some 1e-6 of its standard deviation for each layer in turn.
+TOLERANCE = 2e-5
+
+
+def filled(network: nn.Module, rules: Sequence[Rule], prefix: str = "") -> nn.Module:
+    """The network with hashed weights under the names that the rules give its tensors in a file."""
+    params = keymap.shapes_of(network.state_dict())
+    shapes = keymap.shapes_of(keymap.save(rules, network.state_dict()))
+    rows = keymap.plan(rules, shapes, params, where="golden")
+    fill(network, keymap.load(rows, HashedSource(shapes, prefix)), "golden", device="cpu", dtype=torch.float32)
+    return network
+
+
+def meta(cls: type[nn.Module], config: Any) -> nn.Module:
+    with torch.device("meta"):
+        return cls(config)
+
+
+def assert_golden(found: Tensor, name: str) -> None:
+    expected = SAVED[name]
+    gap = (found - expected).abs().max().item() / expected.std().item()
+    print(f"{name}: largest difference {gap:.1e} of the standard deviation")
+    assert gap < TOLERANCE
+
+
+UNETS = {
+    "sd1_unet": UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        channels=(32, 64, 128, 128),
+        attention=(1, 1, 1, 0),
+        mid_attention=1,
+        num_heads=(8, 8, 8, 8),
+        num_res_blocks=2,
+        context_dim=64,
+    ),
+    "sd2_unet": UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        channels=(32, 64, 128, 128),
+        attention=(1, 1, 1, 0),
+        mid_attention=1,
+        num_heads=(2, 4, 8, 8),
+        num_res_blocks=2,
+        context_dim=64,
+    ),
+    "sdxl_unet": UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        channels=(32, 64, 128),
+        attention=(0, 2, 3),
+        mid_attention=3,
+        num_heads=(2, 4, 8),
+        num_res_blocks=2,
+        context_dim=64,
+        added_dim=96,
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", UNETS)
+def test_unet(name: str) -> None:
+    config = UNETS[name]
+    unet = filled(meta(UNet, config), ldm.unet_rules(config, linear=name != "sd1_unet"))
+    added = normal("y", (2, 96)) if config.added_dim else None
+    out = unet(normal("x", (2, 4, 16, 16)), torch.tensor([981, 1]), normal("context", (2, 11, 64)), added)
+    assert_golden(out, name)
+
+
+@torch.no_grad()
+def test_vae() -> None:
+    config = VAEConfig(channels=(32, 64, 128, 128), num_res_blocks=2, latent_channels=4, scaling_factor=0.5)
+    vae = filled(meta(AutoencoderKL, config), ldm.vae_rules(config))
+    mean, logvar = vae.moments(0.5 * normal("image", (1, 3, 64, 64)))
+    assert_golden(torch.cat([mean, logvar], dim=1), "vae_moments")
+    assert_golden(vae.decode(config.scaling_factor * normal("z", (1, 4, 8, 8))), "vae_decode")
+
+
+@torch.no_grad()
+def test_clip() -> None:
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        max_length=77,
+        dim=64,
+        num_layers=4,
+        num_heads=4,
+        mlp_dim=256,
+        activation="quick_gelu",
+        eos_id=49407,
+    )
+    text = filled(meta(CLIPTextModel, config), clip_rules())
+    encoding = text(SAVED["clip_ids"])
+    assert_golden(encoding.last, "clip_last")
+    assert_golden(encoding.hidden[-2], "clip_penultimate")
+    assert_golden(encoding.pooled, "clip_pooled")
+
+
+def test_sinusoid() -> None:
+    """float32 cosines of angles up to 981 rad differ by the rounding of the angle: 981 * 2**-24."""
+    gap = (sinusoid(torch.tensor([981.0]), 320)[0] - SAVED["sinusoid_320_981"]).abs().max().item()
+    assert gap < 981 * 2**-24
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size() -> None:
+    """The real sizes, 860 million hashed weights: statistics of the outputs of the original programs."""
+    saved = json.loads(gzip.decompress((GOLDEN / "sd15.json.gz").read_bytes()))["full_size"]
+    networks = empty_networks(SD15, "golden")
+    unet = filled(networks["unet"], ldm.unet_rules(SD15.unet), ldm.UNET)
+    out = unet(normal("x.full", (1, 4, 16, 16)), torch.tensor([981]), normal("context.full", (1, 77, 768)))
+    assert_statistics(out, saved["unet_full"])
+    vae = filled(networks["vae"], ldm.vae_rules(SD15.vae), ldm.VAE)
+    mean, logvar = vae.moments(0.5 * normal("image.full", (1, 3, 64, 64)))
+    assert_statistics(torch.cat([mean, logvar], dim=1), saved["vae_full_moments"])
+    pixels = vae.decode(SD15.vae.scaling_factor * normal("z.full", (1, 4, 8, 8)))
+    assert_statistics(pixels, saved["vae_full_decode"])
+
+
+def assert_statistics(found: Tensor, saved: dict[str, Any]) -> None:
+    assert list(found.shape) == saved["shape"]
+    gap = (found.flatten()[:4] - torch.tensor(saved["first4"])).abs().max().item() / saved["std"]
+    print(f"first four numbers: largest difference {gap:.1e} of the standard deviation")
+    assert gap < TOLERANCE
+    assert found.mean().item() == pytest.approx(saved["mean"], abs=TOLERANCE)
+    assert found.std(correction=0).item() == pytest.approx(saved["std"], rel=TOLERANCE)
