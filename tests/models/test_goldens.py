@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from hashed_weights import HashedSource, normal
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from gesso.models.clip import CLIPTextConfig, CLIPTextModel
 from gesso.models.unet import UNet, UNetConfig
 from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.nn.embedding import sinusoid
+from hashed_weights import HashedSource, normal
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SAVED = load_file(GOLDEN / "models.safetensors")

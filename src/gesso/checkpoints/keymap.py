@@ -65,8 +65,17 @@ class Rule:
     transform: Transform = IDENTITY
     load_only: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a row that could not be read both ways."""
+        wanted = _placeholders(self.file)
+        if self.native is None:
+            return
+        if any("*" in name for name in wanted) or any(_placeholders(native) != wanted for native in self.natives):
+            raise ValueError(f"{self.file} and {self.native} do not have the same placeholders")
+
     @property
     def natives(self) -> tuple[str, ...]:
+        """The patterns of the parameters; none where the row drops the tensor."""
         return (self.native,) if isinstance(self.native, str) else self.native or ()
 
 
@@ -113,11 +122,9 @@ class _Patterns:
         for pattern, rule in patterns:
             node, names = self._root, []
             for segment in pattern.split("."):
-                if _is_placeholder(segment):
+                if segment.startswith("{"):
                     names.append(segment)
                     segment = "{*}" if segment.endswith("*}") else "{}"
-                elif "{" in segment:
-                    raise ValueError(f"{pattern}: a placeholder is a whole segment")
                 node = node.children.setdefault(segment, _Node())
             node.rules.append((rule, tuple(names)))
 
@@ -139,8 +146,12 @@ class _Patterns:
         return [(rule, dict(zip(names, values, strict=True))) for rule, names, values in found]
 
 
-def _is_placeholder(segment: str) -> bool:
-    return segment.startswith("{") and segment.endswith("}")
+def _placeholders(pattern: str) -> set[str]:
+    segments = pattern.split(".")
+    found = {segment for segment in segments if segment.startswith("{") and segment.endswith("}")}
+    if any("{" in segment and segment not in found for segment in segments) or any("*" in s for s in segments[:-1]):
+        raise ValueError(f"{pattern}: a placeholder is a whole segment, one with a star the last")
+    return found
 
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:

@@ -171,11 +171,12 @@ def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         what = getattr(error, "strerror", None) or type(error).__name__
         raise ModelFileError("unreadable", path, f"cannot be opened: {what}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise ModelFileError("unreadable", path, f"is {kind}, expected a file")
     with os.fdopen(descriptor, "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ModelFileError("unreadable", path, f"is {kind}, expected a safetensors file")
         yield handle, status.st_size
 
 
