@@ -55,7 +55,7 @@ def export(
         {
             "title": f"gesso-mini ({recipe})",
             "author": "the gesso authors",
-            "description": f"Draws {len(_objects())} objects, trained by gesso on pictures composed from an emoji font.",
+            "description": f"Draws {len(_objects())} objects; trained by gesso on pictures composed of emoji.",
             "license": "Apache-2.0",
         },
     )

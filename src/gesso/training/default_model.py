@@ -98,7 +98,7 @@ class DefaultModel:
             {"unet": denoising["unet"], "text": denoising["text"], "vae": vae, "upscaler": upscaling["upscaler"]},
             config_of(family),
             self.tokenizer.to_json(),
-            modelspec,
+            {"resolution": f"{family.output_size}x{family.output_size}", **modelspec},
         )
         return family
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 
 class Group:
@@ -55,4 +55,4 @@ def run_group(size: int, work: Callable[..., None], *arguments: Any, port: int =
     if size == 1:
         work(*arguments)
     else:
-        mp.spawn(_member, args=(size, port, work, arguments), nprocs=size)  # type: ignore[no-untyped-call]
+        spawn(_member, args=(size, port, work, arguments), nprocs=size)

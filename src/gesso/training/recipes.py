@@ -137,10 +137,10 @@ CPU = Recipe(
     ),
     upscaling=Plan(
         batch_size=8,
-        total_samples=20_000,
+        total_samples=60_000,
         learning_rate=1e-3,
         warmup_samples=500,
-        decay_share=0.5,
+        decay_share=0.3,
         ema_decay=0.998,
     ),
     first_samples=100_000,

@@ -41,7 +41,7 @@ class UpscalingTask:
         decoder = [*self.vae.decoder.parameters(), *self.vae.post_quant_conv.parameters()]
         return [
             {"params": list(self.upscaler.parameters()), "lr": learning_rate},
-            {"params": decoder, "lr": learning_rate * 0.5},  # it is trained already
+            {"params": decoder, "lr": learning_rate},
         ]
 
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, dict[str, float]]:

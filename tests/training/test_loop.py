@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gesso.errors import GessoError
+from gesso.training.group import Group, run_group
+from gesso.training.loop import MovingAverage, Plan, fit, generator_for, load_state
+
+
+class Line:
+    """Fits a line to points that follow from (seed, step)."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.modules = {"line": nn.Linear(3, 1)}
+
+    def parameter_groups(self, learning_rate):
+        return [{"params": list(self.modules["line"].parameters()), "lr": learning_rate}]
+
+    def loss(self, step, batch_size, seed):
+        x = torch.randn((batch_size, 3), generator=generator_for(seed, step))
+        loss = (self.modules["line"](x)[:, 0] - x @ torch.tensor([1.0, -2.0, 3.0])).square().mean()
+        return loss, {"loss": float(loss.detach())}
+
+    def report(self, modules):
+        return {"weight": float(modules["line"].weight[0, 0])}
+
+
+def plan(total):
+    return Plan(
+        batch_size=8,
+        total_samples=total,
+        learning_rate=0.05,
+        warmup_samples=80,
+        decay_share=0.25,
+        ema_decay=0.9,
+    )
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    p = plan(1000)
+    assert p.factor(0) == pytest.approx(1 / 80)
+    assert p.factor(100) == p.factor(749) == 1.0
+    assert p.factor(875) == pytest.approx(0.5)
+    assert p.factor(1000) == 0.0
+
+
+def test_a_line_is_learned(tmp_path):
+    average = fit(Line(), plan(3200), tmp_path)
+    torch.testing.assert_close(average["line"]["weight"][0], torch.tensor([1.0, -2.0, 3.0]), atol=1e-2, rtol=0)
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(tmp_path):
+    whole = fit(Line(), plan(1600), tmp_path / "whole")
+    fit(Line(), plan(1600), tmp_path / "cut", stop_after=0.05)
+    samples = load_state(tmp_path / "cut" / "last.pt")["samples"]
+    assert samples < 1600, "the run was not cut off, so this test would show nothing"
+    resumed = fit(Line(), plan(1600), tmp_path / "cut")
+    for name, value in whole["line"].items():
+        assert torch.equal(resumed["line"][name], value)
+
+
+def test_average_follows_its_formula():
+    line = nn.Linear(1, 1)
+    average = MovingAverage({"line": line}, decay=0.5)
+    before = line.weight.detach().clone()
+    with torch.no_grad():
+        line.weight += 1.0
+    average.update({"line": line}, step=100)
+    assert average.weights["line"]["weight"].item() == pytest.approx(before.item() + 0.5, abs=1e-6)
+
+
+def test_reports_show_the_average_and_leave_the_weights(tmp_path):
+    task, rows = Line(), []
+    average = fit(task, plan(800), tmp_path, on_log=rows.append)
+    assert rows[-1]["weight"] == pytest.approx(float(average["line"]["weight"][0, 0]))
+    assert not torch.equal(task.modules["line"].weight, average["line"]["weight"])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    task = Line()
+    task.loss = lambda step, batch_size, seed: (task.modules["line"].weight.sum() * math.nan, {})
+    with pytest.raises(GessoError, match="not finite"):
+        fit(task, plan(800), tmp_path)
+
+
+def test_a_foreign_state_is_refused(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"not a state")
+    with pytest.raises(GessoError, match="not a training state"):
+        fit(Line(), plan(800), tmp_path)
+
+
+def _sum_of_ranks(folder):
+    group = Group()
+    value = torch.tensor([float(group.rank)])
+    group.average([value, other := torch.tensor([[2.0 * group.rank, 1.0]])])
+    (folder / str(group.rank)).write_text(f"{value.item()} {other.tolist()}")
+
+
+def test_processes_average_their_tensors(tmp_path):
+    run_group(2, _sum_of_ranks, tmp_path)
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "0.5 [[1.0, 1.0]]"
