@@ -1,0 +1,152 @@
+"""`gesso`: finds the command, runs it, and turns whatever happens into one line and an exit code.
+
+Exit codes: 0 done; 1 the work failed, or replay found another picture; 2 wrong input, in one line on stderr; 130
+stopped with Ctrl-C; 143 stopped with SIGTERM. Nothing but the table below is known here before a command is chosen, so
+that `gesso --help` needs neither torch nor any command's module.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from gesso import __version__
+from gesso.errors import GessoError
+
+EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table. The module holds `command`, a function, or `app`, a typer.Typer with commands below it."""
+
+    name: str
+    module: str
+    help: str  # one line
+
+
+# A new command is one file and one row here.
+COMMANDS = (
+    Command("generate", "gesso.cli.generate", "Draw pictures from a prompt."),
+    Command("replay", "gesso.cli.replay", "Make a picture again from the recipe inside it, and compare."),
+    Command("models", "gesso.cli.models", "Look into model files."),
+    Command("train", "gesso.cli.train", "Train the default model, or write a trained one as a file."),
+    Command("evaluate", "gesso.cli.evaluate", "Score how well a model draws what it is told."),
+)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep those
+    # that have work from running: two threads on two busy cores took 20 to 80 s for a picture that takes 2 s like this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Prints; installs a handler for SIGTERM while it runs."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the program
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    debug = "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0")
+    argv = [word for word in argv if word != "--debug"] or ["--help"]  # it may stand before or after the command
+    previous = _on_sigterm(_terminate)
+    try:
+        code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+    finally:
+        _on_sigterm(previous)
+
+
+def build_app(chosen: str | None) -> typer.Typer:
+    """The whole command line, of which only the chosen command is imported; the others have their help line alone."""
+    app = typer.Typer(
+        help="Words become pictures.",
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: it fits 80 columns, and braces and brackets in it mean themselves
+    )
+    app.callback()(_root)
+    for row in COMMANDS:
+        if row.name != chosen:
+            app.command(row.name, help=row.help)(_stub)
+            continue
+        module = import_module(row.module)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=row.name, help=row.help)
+        else:
+            app.command(row.name)(module.command)
+    return app
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=lambda on: _version(on)),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, as GESSO_DEBUG=1 does.")
+    ] = False,
+) -> None:
+    """Words become pictures."""
+
+
+def _version(on: bool) -> None:
+    if on:
+        print(f"gesso {__version__}")
+        raise typer.Exit
+
+
+def _stub() -> None:
+    raise AssertionError("a command that was not chosen ran")
+
+
+def _chosen(argv: Sequence[str]) -> str | None:
+    """The first word that is no option; the options before a command take no values."""
+    return next((word for word in argv if not word.startswith("-")), None)
+
+
+def _explain(error: Exception) -> int:
+    """One line on stderr for what went wrong, and the exit code."""
+    if isinstance(error, GessoError):
+        line, code = error.one_line, EXIT_WRONG_INPUT
+    elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # how typer says that an option is wrong
+        line, code = GessoError(error.format_message()).one_line, EXIT_WRONG_INPUT
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        line, code = "not enough memory. Try a smaller --size, --dtype bfloat16 or a smaller --batch", EXIT_FAILED
+    else:
+        said = GessoError(f"{type(error).__name__}: {error}").one_line
+        line, code = f"{said[:500]} (a fault in gesso; add --debug for the whole story)", EXIT_FAILED
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _on_sigterm(handler: Callable[[int, FrameType | None], Any] | int | None) -> Any:
+    """Set what SIGTERM does and return what it did; nothing where the program is not in its main thread."""
+    try:
+        return signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
+    except ValueError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The recipe of a picture: all that is needed to make it again, as strict JSON of our own.
+
+It travels inside the picture (see `picture_file`). Paths stay at home: a weight file is named by its last part and
+known by its SHA-256.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from gesso.pipelines.request import RequestError, ResolvedRequest, parse_json_object
+from gesso.runtime.environment import Environment
+
+SCHEMA = "gesso.recipe"
+VERSION = 1
+
+MAX_FILES = 64
+MAX_NOTICES = 64
+MAX_TEXT = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """A file that the weights came from."""
+
+    name: str  # last part of the path, with the folder of its component where there is one
+    sha256: str  # 64 hexadecimal digits, lower case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one picture was made. `request.num_images` is 1."""
+
+    request: ResolvedRequest
+    model: str  # "gesso-mini", or the name of the file or folder
+    family: str
+    files: tuple[WeightFile, ...]
+    environment: Environment
+    notices: tuple[str, ...] = ()
+    pixels_sha256: str = ""  # of height, width and the RGB bytes; tells whether the picture was edited afterwards
+
+    @property
+    def model_hash(self) -> str:
+        """A1111's model hash: the first ten digits of the SHA-256 of the first weight file; "" without files."""
+        return self.files[0].sha256[:10] if self.files else ""
+
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` gives an equal recipe."""
+        values = asdict(self) | {"request": self.request.to_dict()}
+        return json.dumps({"schema": SCHEMA, "version": VERSION} | values, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """What `to_json` wrote. Raises RequestError for unknown, missing or ill-typed fields."""
+        found = parse_json_object(text, "recipe")
+        if found.get("schema") != SCHEMA or found.get("version") != VERSION or isinstance(found["version"], bool):
+            raise RequestError(
+                "recipe",
+                f"recipe of schema {_short(found.get('schema'))}, version {_short(found.get('version'))}; "
+                f"expected {SCHEMA!r}, version {VERSION}. A newer gesso may be able to read it",
+            )
+        values = {key: value for key, value in found.items() if key not in ("schema", "version")}
+        _check_keys("recipe", values, cls)
+        request = ResolvedRequest.from_dict(_object("request", values["request"]))
+        if request.num_images != 1:
+            raise RequestError("recipe", f"recipe: for {request.num_images} pictures, expected one")
+        return cls(
+            request=request,
+            model=_text("model", values["model"]),
+            family=_text("family", values["family"]),
+            files=tuple(_weight_file(file) for file in _list("files", values["files"], MAX_FILES)),
+            environment=_environment(_object("environment", values["environment"])),
+            notices=tuple(_text("notices", notice) for notice in _list("notices", values["notices"], MAX_NOTICES)),
+            pixels_sha256=_digest("pixels_sha256", values["pixels_sha256"]),
+        )
+
+
+def changes(before: Recipe, after: Recipe) -> list[str]:
+    """What is not the same in two recipes, one line each, the likeliest cause of a different picture first."""
+    lines = []
+    old, new = {f.name: f.sha256 for f in before.files}, {f.name: f.sha256 for f in after.files}
+    if sorted(old.values()) != sorted(new.values()):  # another name for the same bytes is no change
+        names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+        lines += [f"weights {name}: {_hash(old.get(name))} -> {_hash(new.get(name))}" for name in names]
+    for name, value in before.request.to_dict().items():
+        if value != (now := after.request.to_dict()[name]):
+            lines.append(f"{name}: {_short(value)} -> {_short(now)}")
+    for name, value in asdict(before.environment).items():
+        if value != (now := getattr(after.environment, name)):
+            lines.append(f"{name}: {value} -> {now}")
+    return lines
+
+
+def _weight_file(found: object) -> WeightFile:
+    values = _object("files", found)
+    _check_keys("files", values, WeightFile)
+    return WeightFile(name=_text("files", values["name"]), sha256=_digest("files", values["sha256"], empty=False))
+
+
+def _environment(values: Mapping[str, Any]) -> Environment:
+    _check_keys("environment", values, Environment)
+    text = {name: _text(name, values[name]) for name in ("gesso", "torch", "python", "device", "dtype")}
+    return Environment(
+        gesso=text["gesso"],
+        torch=text["torch"],
+        python=text["python"],
+        device=text["device"],
+        dtype=text["dtype"],
+        threads=_count("threads", values["threads"]),
+        rows_per_call=_count("rows_per_call", values["rows_per_call"]),
+    )
+
+
+def _check_keys(what: str, values: Mapping[str, Any], cls: type[Any]) -> None:
+    names = {field.name for field in fields(cls)}
+    if values.keys() != names:
+        unknown, missing = sorted(values.keys() - names), sorted(names - values.keys())
+        raise RequestError("recipe", f"recipe: {what} has unknown fields {_short(unknown)}, lacks {_short(missing)}")
+
+
+def _object(what: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise RequestError("recipe", f"recipe: {what} is a {type(value).__name__}, expected an object")
+    return value
+
+
+def _list(what: str, value: object, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise RequestError("recipe", f"recipe: {what} must be a list of at most {most}")
+    return value
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise RequestError("recipe", f"recipe: {what} must be text of at most {MAX_TEXT} characters")
+    return value
+
+
+def _count(what: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**16:
+        raise RequestError("recipe", f"recipe: {what} is {_short(value)}, expected a count")
+    return value
+
+
+def _digest(what: str, value: object, *, empty: bool = True) -> str:
+    text = _text(what, value)
+    if not (empty and text == "") and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
+        raise RequestError("recipe", f"recipe: {what} is {_short(text)}, expected the 64 digits of a SHA-256")
+    return text
+
+
+def _hash(digest: str | None) -> str:
+    return digest[:10] if digest else "none"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else f"{text[:60]}..."

@@ -1,0 +1,205 @@
+"""The engine: a device, number formats and the models that are loaded. Passed to whoever needs it, never a global."""
+
+import platform
+from collections import OrderedDict
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import gesso
+from gesso.errors import GessoError
+from gesso.families.base import Family
+from gesso.families.loading import load_parts
+from gesso.families.parts import Parts
+from gesso.runtime.environment import Environment
+from gesso.runtime.precision import Precision, choose_device, choose_precision, describe_device
+from gesso.text.tokenizer import Tokenizer
+
+# Models that the package carries: name -> file in gesso/data.
+EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
+DEFAULT_MODEL = "gesso-mini"
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a prompt became.  context [B, L, D], added [B, A] or None for a UNet that takes none"""
+
+    context: Tensor
+    added: Tensor | None
+
+    def repeat(self, rows: int) -> "Conditioning":
+        """One row -> as many equal ones."""
+        added = None if self.added is None else self.added.repeat(rows, 1)
+        return Conditioning(self.context.repeat(rows, 1, 1), added)
+
+    @staticmethod
+    def cat(first: "Conditioning", second: "Conditioning") -> "Conditioning":
+        """Two batches, one after the other."""
+        context = torch.cat([first.context, second.context])
+        if first.added is None or second.added is None:
+            return Conditioning(context, None)
+        return Conditioning(context, torch.cat([first.added, second.added]))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """The networks of one model on one device, ready to run. Made by `Engine.load`."""
+
+    name: str  # "gesso-mini", or the name of the file or folder, without the path to it
+    files: tuple[tuple[str, str], ...]  # name and SHA-256 of each weight file; the UNet's first
+    parts: Parts
+    device: torch.device
+    precision: Precision
+
+    @property
+    def family(self) -> Family:
+        return self.parts.family
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.parts.tokenizer
+
+    @property
+    def has_upscaler(self) -> bool:
+        return self.parts.upscaler is not None
+
+    def encode_text(self, ids: Tensor, clip_skip: int) -> Conditioning:
+        """Token ids int64 [B, L] -> conditioning of B rows.
+
+        clip_skip as A1111 counts: 1 is the last layer; n > 1 is the n-th from the end, with the last norm after it.
+        """
+        encoding = self.parts.text(ids.to(self.device))
+        context = encoding.last if clip_skip == 1 else self.parts.text.norm(encoding.hidden[-clip_skip])
+        dtype = self.precision.unet
+        pooled = encoding.pooled.to(dtype) if self.family.unet.added_dim else None
+        return Conditioning(context.to(dtype), pooled)
+
+    def predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]"""
+        z = z.to(self.precision.unet, memory_format=torch.channels_last)
+        output: Tensor = self.parts.unet(z, timestep, conditioning.context, conditioning.added)
+        return output
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w], scaled -> pixels [B, 3, H, W] in about [-1, 1]."""
+        return self.parts.vae.decode(latents.to(self.precision.vae, memory_format=torch.channels_last))
+
+    def upscale(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] -> [B, 3, sH, sW] with s = family.output_scale. Raises ValueError without an upscaler."""
+        if self.parts.upscaler is None:
+            raise ValueError(f"{self.name} has no upscaler")
+        larger: Tensor = self.parts.upscaler(pixels)
+        return larger
+
+
+class Engine:
+    """Device, number formats, resident models. Any number of engines may live in one process.
+
+    device         auto, cpu, cuda, cuda:N, mps
+    dtype          auto, float32, bfloat16, float16; see `choose_precision`
+    rows_per_call  pictures that go through the networks together. 1 makes every picture the same alone or in a batch,
+                   bit by bit: matrix products and convolutions choose their order of summation by the size of the
+                   batch, so a larger number is quicker on a GPU and moves float32 pictures by a grey level at most
+                   here and there (docs/decisions names the figures).
+    max_models     how many models stay loaded; the one used longest ago goes first
+    Raises GessoError for a device that is not there and for a dtype that it cannot use.
+    """
+
+    def __init__(
+        self, device: str = "auto", dtype: str = "auto", *, rows_per_call: int = 1, max_models: int = 1
+    ) -> None:
+        if rows_per_call < 1 or max_models < 1:
+            raise ValueError(f"rows_per_call {rows_per_call}, max_models {max_models}: expected 1 or more")
+        self.device = choose_device(device)
+        self.precision = choose_precision(dtype, self.device)
+        self.rows_per_call = rows_per_call
+        self.max_models = max_models
+        self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
+
+    def load(self, model: str | Path = DEFAULT_MODEL) -> LoadedModel:
+        """A model by its name ("gesso-mini") or from a file or a diffusers folder, from memory where it is loaded.
+
+        Raises GessoError where there is none, or the file is not a model that gesso can use.
+        """
+        path = find_model(model)
+        key = (str(path.resolve()), *_stamp(path))
+        if key in self._resident:
+            self._resident.move_to_end(key)
+            return self._resident[key]
+        while len(self._resident) >= self.max_models:
+            self._resident.popitem(last=False)
+        loaded = self._load(path, str(model) if str(model) in EMBEDDED else path.name or path.resolve().name)
+        self._resident[key] = loaded
+        return loaded
+
+    def _load(self, path: Path, name: str) -> LoadedModel:
+        precision = self.precision
+        parts = load_parts(path, device=self.device)
+        _settle(parts.unet, precision.unet)
+        _settle(parts.text, precision.text)
+        _settle(parts.vae, precision.vae)
+        if parts.upscaler is not None:
+            _settle(parts.upscaler, precision.vae)
+        files = tuple((_short_name(file, path), digest) for file, digest in parts.files)
+        return LoadedModel(name=name, files=files, parts=parts, device=self.device, precision=precision)
+
+    def environment(self) -> Environment:
+        """What else can change the last bits of a picture."""
+        return Environment(
+            gesso=gesso.__version__,
+            torch=str(torch.__version__),
+            python=platform.python_version(),
+            device=describe_device(self.device),
+            dtype=self.precision.name,
+            threads=torch.get_num_threads(),
+            rows_per_call=self.rows_per_call,
+        )
+
+
+def _settle(network: nn.Module, dtype: torch.dtype) -> None:
+    """Number format, and channels last in memory: that is how the fast convolutions read their weights."""
+    network.to(dtype=dtype)
+    for param in network.parameters():
+        if param.ndim == 4:
+            param.data = param.data.contiguous(memory_format=torch.channels_last)
+
+
+def find_model(model: str | Path) -> Path:
+    """The file or folder of a model. Raises GessoError where nothing is there."""
+    name = str(model)
+    if name in EMBEDDED:
+        path = Path(str(resources.files("gesso") / "data" / EMBEDDED[name]))
+        if not path.is_file():
+            raise GessoError(
+                f"{name}: this installation lacks {path.name}. Install gesso again, or give --model a file"
+            )
+        return path
+    if "\0" in name or not name:
+        raise GessoError("--model: empty, or with a NUL character; give a name, a file or a folder")
+    path = Path(name)
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise GessoError(f"{name[:200]}: cannot be read ({error.strerror})") from error
+    if not exists:
+        raise GessoError(
+            f"{name}: no such file or folder, and no model of that name. Known names: {', '.join(EMBEDDED)}; "
+            "otherwise give a .safetensors file or a diffusers folder"
+        )
+    return path
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Size and time of change of the file, or of every file of a folder: a changed model is loaded again."""
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    return tuple(number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns))
+
+
+def _short_name(file: str | Path, root: Path) -> str:
+    """The file's name without the path to the model: "unet/x.safetensors" in a folder, "x.safetensors" alone."""
+    file = Path(file)
+    return file.relative_to(root).as_posix() if root.is_dir() and file.is_relative_to(root) else file.name

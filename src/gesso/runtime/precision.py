@@ -1,0 +1,87 @@
+"""Which device, and which number format each network uses there."""
+
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from gesso.errors import GessoError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format by network. The sampler's own arithmetic is float32 always."""
+
+    unet: torch.dtype
+    text: torch.dtype
+    vae: torch.dtype  # and of the upscaler
+
+    @property
+    def name(self) -> str:
+        """float32, bfloat16 or float16: that of the UNet."""
+        return str(self.unet).removeprefix("torch.")
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, cpu, cuda, cuda:N or mps. auto: the first CUDA device, else the CPU. Raises GessoError."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise GessoError(f"--device {name[:64]}: no such device. Known: auto, cpu, cuda, cuda:1 and so on, mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index or 0
+        if index >= count:
+            found = f"{count} CUDA device(s)" if count else "no CUDA device, or a torch built without CUDA"
+            raise GessoError(f"--device {name}: found {found}. Try --device cpu")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise GessoError("--device mps: this machine or this torch has no Metal device. Try --device cpu")
+    return torch.device(device.type)
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """auto, float32, bfloat16 or float16 for a device. Raises GessoError.
+
+    auto is float32 on the CPU, where it is exact and for one picture as quick as bfloat16 on a small model, and float16
+    on a GPU. Text and, under float16, the autoencoder stay in float32: the text costs nothing beside the UNet, and
+    decoders overflow the range of float16.
+    """
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "float16"
+    if name not in DTYPES:
+        raise GessoError(f"--dtype {name[:64]}: unknown. Known: auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise GessoError(
+            "--dtype float16: CPUs compute float16 hundreds of times slower than float32. "
+            "Take --dtype bfloat16 (half the memory) or float32"
+        )
+    dtype = DTYPES[name]
+    return Precision(unet=dtype, text=torch.float32, vae=torch.float32 if name == "float16" else dtype)
+
+
+def describe_device(device: torch.device) -> str:
+    """What can change the last bits: "cpu x86_64 AVX512", "cuda NVIDIA H200"."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} {platform.machine()}"
+
+
+def usable_threads() -> int:
+    """CPU cores that this process may use, a container's quota included; torch counts the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such limit
+        return cores
