@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below does the same, later
     from gesso.errors import GessoError
+    from gesso.pipelines.request import TextToImageRequest
+    from gesso.pipelines.text_to_image import Picture, TextToImage
+    from gesso.runtime.engine import Engine
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _PUBLIC = {
+    "Engine": "gesso.runtime.engine",
     "GessoError": "gesso.errors",
+    "Picture": "gesso.pipelines.text_to_image",
+    "TextToImage": "gesso.pipelines.text_to_image",
+    "TextToImageRequest": "gesso.pipelines.request",
 }
 
-__all__ = ["GessoError", "__version__"]
+__all__ = ["Engine", "GessoError", "Picture", "TextToImage", "TextToImageRequest", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
