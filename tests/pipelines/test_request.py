@@ -1,0 +1,175 @@
+"""The request: bounds, defaults, strict JSON."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gesso.errors import GessoError
+from gesso.pipelines.request import (
+    FIELDS,
+    MAX_PROMPT_CHARS,
+    MAX_SEED,
+    Defaults,
+    RequestError,
+    ResolvedRequest,
+    TextToImageRequest,
+    parse_json_object,
+)
+
+DEFAULTS = Defaults(
+    width=64,
+    height=64,
+    num_steps=20,
+    guidance_scale=4.0,
+    sampler="dpmpp_2m",
+    schedule="karras",
+    multiple=16,
+    max_clip_skip=2,
+    samplers=("euler", "dpmpp_2m", "euler_ancestral"),
+    schedules=("uniform", "karras"),
+    noises=("philox", "cpu"),
+    etas={"euler_ancestral": 1.0},
+)
+
+
+def resolved(**values: Any) -> ResolvedRequest:
+    return TextToImageRequest(**({"prompt": "a cat", "seed": 1} | values)).resolve(DEFAULTS)
+
+
+def test_resolving_fills_every_field_and_keeps_what_was_asked_for():
+    request = resolved(width=128, num_steps=7)
+    assert all(getattr(request, name) is not None for name in FIELDS)
+    assert (request.width, request.height, request.num_steps, request.guidance_scale) == (128, 64, 7, 4.0)
+    assert request.resolve(DEFAULTS) == request
+
+
+def test_a_seed_is_drawn_where_none_is_given_and_zero_is_a_seed():
+    draw = TextToImageRequest(prompt="")
+    assert draw.resolve(DEFAULTS, draw_seed=lambda: 5).seed == 5
+    assert 0 <= draw.resolve(DEFAULTS).seed < 2**32
+    assert resolved(seed=0).seed == 0
+
+
+def test_eta_is_the_samplers_own_unless_asked_for():
+    assert resolved(sampler="euler_ancestral").eta == 1.0
+    assert resolved(sampler="euler_ancestral", eta=0.5).eta == 0.5
+    assert resolved(sampler="euler").eta == 0.0
+    with pytest.raises(RequestError, match="puts no noise back"):
+        resolved(sampler="euler", eta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "x" * (MAX_PROMPT_CHARS + 1)),
+        ("prompt", "a\0b"),
+        ("prompt", "\ud800"),
+        ("prompt", None),
+        ("negative_prompt", 3),
+        ("width", 0),
+        ("width", 4097),
+        ("width", 64.0),
+        ("height", True),
+        ("num_steps", 0),
+        ("num_steps", 1001),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", -1),
+        ("guidance_scale", "7"),
+        ("guidance_rescale", 1.5),
+        ("eta", 2),
+        ("seed", -1),
+        ("seed", MAX_SEED + 1),
+        ("num_images", 0),
+        ("num_images", 1001),
+        ("num_images", None),
+        ("first_index", -1),
+        ("clip_skip", 0),
+        ("sampler", ""),
+        ("noise", 1),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(field: str, value: Any):
+    with pytest.raises(RequestError) as caught:
+        TextToImageRequest(**({"prompt": "a cat"} | {field: value}))
+    assert caught.value.field == field
+    assert isinstance(caught.value, GessoError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_sizes_are_bounded_together_before_anything_is_allocated():
+    with pytest.raises(RequestError, match="pixels in all"):
+        TextToImageRequest(prompt="", width=4096, height=2048)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"width": 65}, "Try 64 or 80"),
+        ({"height": 8}, "Try 16"),
+        ({"sampler": "eulr"}, "did you mean 'euler'.*dpmpp_2m, euler"),
+        ({"schedule": "x"}, "Known: karras, uniform"),
+        ({"noise": "gpu"}, "Known: cpu, philox"),
+        ({"clip_skip": 3}, "has 2"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_with_what_it_can(values: dict[str, Any], words: str):
+    with pytest.raises(RequestError, match=words):
+        resolved(**values)
+
+
+@given(
+    st.builds(
+        TextToImageRequest,
+        prompt=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50),
+        negative_prompt=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20),
+        seed=st.none() | st.integers(0, MAX_SEED),
+        guidance_scale=st.none() | st.floats(0, 100),
+        num_images=st.integers(1, 1000),
+        width=st.none() | st.integers(8, 2048),
+    )
+)
+def test_json_gives_an_equal_request(request_: TextToImageRequest):
+    assert TextToImageRequest.from_json(request_.to_json()) == request_
+
+
+def test_a_resolved_request_survives_json_and_may_leave_nothing_open():
+    request = resolved()
+    assert ResolvedRequest.from_json(request.to_json()) == request
+    for missing in (json.dumps(request.to_dict() | {"seed": None}), request.to_json().replace('"seed": 1, ', "")):
+        with pytest.raises(RequestError, match="seed is left open"):
+            ResolvedRequest.from_json(missing)
+    with pytest.raises(RequestError, match="'prompt' is missing"):
+        TextToImageRequest.from_json(request.to_json().replace('"prompt": "a cat", ', ""))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampelr": "euler"},
+        {"version": 2},
+        {"version": True},
+        {"schema": "other"},
+        {"width": "64"},
+        {"prompt": None},
+    ],
+)
+def test_json_is_read_strictly(change: dict[str, Any]):
+    with pytest.raises(RequestError):
+        TextToImageRequest.from_json(json.dumps(resolved().to_dict() | change))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, '"' + "x" * 2_000_000 + '"'])
+def test_json_that_is_no_plain_object_is_refused(text: str):
+    with pytest.raises(RequestError):
+        parse_json_object(text, "request")
+
+
+def test_the_request_of_one_picture_keeps_its_index():
+    run = resolved(num_images=3, first_index=10)
+    assert run.picture(2) == replace(run, num_images=1, first_index=12)
+    with pytest.raises(ValueError, match="offset 3"):
+        run.picture(3)
