@@ -1,0 +1,202 @@
+"""`gesso evaluate`: measure a model, and make the judge that measures."""
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gesso.cli.progress import Bar
+from gesso.cli.session import check_names, load_pipeline
+from gesso.errors import GessoError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gesso.evaluation.composition import Report
+    from gesso.scenes.render import Renderer
+    from gesso.scenes.vocabulary import Thing
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+JUDGE_FOLDER = Path("~/.cache/gesso/judge")
+
+FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font; the system's where left out.")]
+
+
+@app.command("composition")
+def composition(
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="MODEL", help="gesso-mini, a model file or a diffusers folder."),
+    ] = "gesso-mini",
+    prompts: Annotated[int, typer.Option("--prompts", min=7, max=100_000, help="How many, or a few more.")] = 560,
+    seed: Annotated[int, typer.Option("--seed", "-S", min=0, max=2**32 - 1, help="Of prompts and pictures.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", "--cfg-scale", "--cfg", help="How strongly the prompt leads.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="As in gesso generate.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", "--scheduler", help="As in gesso generate.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=1024, help="Pictures at a time.")] = 32,
+    judge: Annotated[Path | None, typer.Option("--judge", help="File of another judge than the carried one.")] = None,
+    judge_pictures: Annotated[
+        int, typer.Option("--judge-pictures", min=20, help="Composed pictures a category to measure the judge on.")
+    ] = 200,
+    font: FontOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report as JSON, every picture in it.")] = None,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet (PNG), failures first.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout, not as a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
+) -> None:
+    """Score how often the picture shows what the prompt says, on combinations that training never showed.
+
+    Judged by a detector whose own errors on fresh composed pictures stand beside every score.
+    """
+    _check_free(output, overwrite)
+    _check_free(sheet, overwrite)
+    with Bar(quiet=quiet, keep=False) as bar:
+        bar.stage("starting")
+        from gesso.evaluation.composition import evaluate_composition
+        from gesso.evaluation.detector import load_detector
+        from gesso.evaluation.model_pictures import pictures_of
+        from gesso.pipelines.request import TextToImageRequest
+        from gesso.scenes.vocabulary import things
+
+        request = TextToImageRequest(
+            prompt="-", num_steps=steps, guidance_scale=guidance, sampler=sampler, schedule=schedule, seed=seed
+        )
+        check_names(request)
+        table = things()
+        detector = load_detector(table, judge)
+        renderer = _renderer(table, font, bar)
+        bar.stage(f"loading {Path(model).name}")
+        pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads)
+        known = pipeline.model.family.objects
+        if missing := [thing.name for thing in table if thing.name not in known]:
+            bar.note(f"note: {len(missing)} of {len(table)} objects are none that the model names: {missing[0]}, ...")
+        generate, resolved = pictures_of(pipeline.engine, pipeline.model, request)
+        report = evaluate_composition(
+            generate,
+            detector,
+            things=table,
+            renderer=renderer,
+            num_prompts=prompts,
+            seed=seed,
+            batch_size=batch,
+            judge_pictures=judge_pictures,
+            settings={
+                "model": pipeline.model.name,
+                "model_sha256": dict(pipeline.model.files),
+                "num_steps": resolved.num_steps,
+                "guidance_scale": resolved.guidance_scale,
+                "sampler": resolved.sampler,
+                "schedule": resolved.schedule,
+                "size": f"{resolved.width}x{resolved.height}",
+                **pipeline.engine.environment(),
+            },
+            on_progress=lambda done, total: bar.step("drawing and judging", done, total),
+        )
+    _write(report, output, sheet, overwrite)
+    if as_json:
+        print(report.to_json())
+    else:
+        _print_table(report)
+
+
+@app.command("train-judge")
+def train_judge(
+    output: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Keeps the state of the training.")] = JUDGE_FOLDER,
+    samples: Annotated[int | None, typer.Option("--samples", min=64, help="Pictures to train on.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0, help="Stop after so long; run again to go on.")
+    ] = None,
+    font: FontOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
+) -> None:
+    """Train the judge of composed pictures on the object table in use: a quarter of an hour of one core or so."""
+    _check_free(output, overwrite)
+    from gesso.evaluation.judge_training import JudgePlan, make_judge
+    from gesso.scenes.glyphs import render_glyphs
+    from gesso.scenes.vocabulary import things
+
+    table = things()
+    glyphs = render_glyphs([thing.glyph for thing in table], font)
+    figures = make_judge(
+        table,
+        glyphs,
+        folder.expanduser(),
+        output,
+        JudgePlan() if samples is None else JudgePlan(total_samples=samples),
+        stop_after=float("inf") if minutes is None else 60 * minutes,
+        on_log=lambda row: print(row, file=sys.stderr, flush=True),
+    )
+    if figures is None:
+        print(f"stopped early; run again to go on from {folder}", file=sys.stderr)
+        return
+    for category, figure in figures.items():
+        print(f"{category} right={figure.accuracy:.3f} fooled={figure.fooled / figure.total:.3f}")
+    print(output)
+
+
+def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar) -> "Renderer | None":
+    """What measures the judge; None, with a notice, on a machine without the font. Raises GessoError for a bad font."""
+    from gesso.scenes.glyphs import FONT_PLACES, render_glyphs
+    from gesso.scenes.render import Renderer
+
+    if font is None and not any(place.is_file() for place in FONT_PLACES):
+        bar.note(
+            "note: no Noto Color Emoji font here, so the judge cannot be measured now; its file says how it did "
+            "(Debian, Ubuntu: apt install fonts-noto-color-emoji)"
+        )
+        return None
+    glyphs: np.ndarray = render_glyphs([thing.glyph for thing in table], font)
+    return Renderer(glyphs)
+
+
+def _check_free(path: Path | None, overwrite: bool) -> None:
+    """Before the work: is the name free, is there a folder to write into?"""
+    if path is None:
+        return
+    if path.is_dir():
+        raise GessoError(f"{path} is a folder; give the name of a file in it")
+    if path.exists() and not overwrite:
+        raise GessoError(f"{path} is there already and stays as it is. Choose another name, or add --overwrite")
+    if not path.parent.is_dir():
+        raise GessoError(f"{path}: there is no folder {path.parent}. Make it first, or choose another place")
+
+
+def _write(report: "Report", output: Path | None, sheet: Path | None, overwrite: bool) -> None:
+    from gesso.pipelines.picture_file import write_new
+
+    files: list[tuple[Path, bytes]] = []
+    if output is not None:
+        files.append((output, report.to_json().encode()))
+    if sheet is not None:
+        from gesso.evaluation.sheet import contact_sheet
+
+        buffer = io.BytesIO()
+        contact_sheet(report).save(buffer, format="PNG")
+        files.append((sheet, buffer.getvalue()))
+    for path, data in files:
+        try:
+            write_new(path, data, overwrite=overwrite)
+        except FileExistsError:
+            raise GessoError(f"{path} is there already and stays as it is. Add --overwrite") from None
+
+
+def _print_table(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *rows = report.table()
+    table = Table(*heading)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
