@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_sd import tiny_parts
 
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.schedule import SCHEDULES
@@ -16,6 +15,7 @@ from gesso.families.saving import save_diffusers
 from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import TextToImage, draw_latents, encode_prompt
 from gesso.runtime.engine import Engine
+from tiny_sd import tiny_parts
 
 PROMPT, NEGATIVE = "a turtle, oil on canvas", "blurry"
 STEPS = 10
@@ -111,4 +111,3 @@ def test_same_picture_as_diffusers(folder: Path, case: Case) -> None:
     gap = float(np.abs(pixels - expected).max())
     assert expected.std() > 0.02  # a picture, not a flat grey
     assert gap < 1 / 255 / 20, f"largest difference {gap:.2e}"
-

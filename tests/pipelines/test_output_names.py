@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipelines.recipes import make_recipe
 
 from gesso.errors import GessoError
 from gesso.pipelines.output_names import clean, fill, plan
+from pipelines.recipes import make_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_patterns_are_filled():
 
 @pytest.mark.parametrize("pattern", ["{sed}.png", "{seed.png", "}.png", "{}.png", "{seed.real}.png", "{seed!r}.png"])
 def test_a_pattern_that_cannot_be_is_refused_before_the_work(pattern: str):
-    with pytest.raises(GessoError, match="field|brace"):
+    with pytest.raises(GessoError, match=r"field|brace"):
         plan(pattern, num_images=1)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pipelines.recipes import make_recipe
 
 from gesso.errors import GessoError
 from gesso.pipelines import picture_file
 from gesso.pipelines.picture_file import encode_png, pixels_sha256, read_picture, write_new
+from pipelines.recipes import make_recipe
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipelines.recipes import make_recipe
 
 from gesso.pipelines.infotext import infotext
 from gesso.pipelines.recipe import Recipe, WeightFile, changes
 from gesso.pipelines.request import RequestError
+from pipelines.recipes import make_recipe
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 # The web UI's own way to read its last line (interoperability grammar, retold).

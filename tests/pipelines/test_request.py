@@ -162,7 +162,9 @@ def test_json_is_read_strictly(change: dict[str, Any]):
         TextToImageRequest.from_json(json.dumps(resolved().to_dict() | change))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, '"' + "x" * 2_000_000 + '"'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, '"' + "x" * 2_000_000 + '"']
+)
 def test_json_that_is_no_plain_object_is_refused(text: str):
     with pytest.raises(RequestError):
         parse_json_object(text, "request")

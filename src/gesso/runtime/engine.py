@@ -101,10 +101,10 @@ class Engine:
 
     device         auto, cpu, cuda, cuda:N, mps
     dtype          auto, float32, bfloat16, float16; see `choose_precision`
-    rows_per_call  pictures that go through the networks together. 1 makes every picture the same alone or in a batch,
-                   bit by bit: matrix products and convolutions choose their order of summation by the size of the
-                   batch, so a larger number is quicker on a GPU and moves float32 pictures by a grey level at most
-                   here and there (docs/decisions names the figures).
+    rows_per_call  pictures that go through the networks together. 1 makes every picture the same alone or in a run, bit
+                   by bit. More is quicker, but matrix products and convolutions choose the order of their sums by the
+                   size of the batch: at the CPU sizes of gesso-mini, 20 steps, 2 to 6 together were 1.5 to 1.8 times
+                   as quick and moved 0.005 % of the colour values by one level of 255, none by more.
     max_models     how many models stay loaded; the one used longest ago goes first
     Raises GessoError for a device that is not there and for a dtype that it cannot use.
     """

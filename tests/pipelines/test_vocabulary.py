@@ -1,0 +1,54 @@
+"""Words that a model does not know are named."""
+
+from gesso.pipelines.vocabulary import named_objects, vocabulary_notices
+from gesso.text.tokenizer import Tokenizer
+from tiny_models import OBJECTS, WORDS
+
+TOKENIZER = Tokenizer.from_words(WORDS, length=16)
+
+
+def notices(text: str, field: str = "prompt") -> tuple[str, ...]:
+    return vocabulary_notices(TOKENIZER, text, field=field, objects=OBJECTS, model="tiny")
+
+
+def test_a_prompt_of_known_words_needs_no_notice():
+    for text in ("a red cat", "Two CATS on a yellow background", "kitty", "yellow background, turtle", "pizza"):
+        assert notices(text) == ()
+
+
+def test_unknown_words_are_named_with_what_may_have_been_meant():
+    assert notices("a zxqw cat turtel") == ("ignored: 'zxqw', 'turtel' (did you mean 'turtle'?)",)
+    assert notices("zxqw", "negative prompt") == ("ignored in the negative prompt: 'zxqw'",)
+
+
+def test_a_prompt_without_an_object_is_told_so():
+    (notice,) = notices("a red background")
+    assert "no object that tiny can draw is named" in notice
+    assert "cat, turtle" in notice
+    assert len(notices("a submarine")) == 2
+
+
+def test_no_object_is_asked_of_an_empty_or_negative_prompt():
+    assert notices("") == ()
+    assert notices("red", "negative prompt") == ()
+
+
+def test_many_and_long_words_stay_one_short_line():
+    (ignored, _) = notices(" ".join(f"zz{letter}zz" for letter in "abcdefghijklmnop") + " " + "q" * 30_000)
+    assert "and 9 more" in ignored
+    assert len(ignored) < 400
+
+
+def test_objects_are_found_by_synonym_plural_and_phrase():
+    tokenizer = Tokenizer.from_words(
+        ("slice", "slices", "of", "pizza", "cat", "a", "wolf", "wolves", "berries"), length=16
+    )
+    objects = {"slice of pizza": (), "wolf": (), "berry": (), "cat": ("kitty",)}
+    assert named_objects(tokenizer, "slices of pizza", objects) == ("slice of pizza",)
+    assert named_objects(tokenizer, "a slice of a cat", objects) == ("cat",)
+    assert named_objects(tokenizer, "wolves, berries", objects) == ("wolf", "berry")
+    assert named_objects(tokenizer, "concatenate", objects) == ()
+
+
+def test_byte_pairs_know_every_word():
+    assert vocabulary_notices(Tokenizer.clip(), "zxqw", field="prompt", objects={}, model="sd") == ()

@@ -1,0 +1,130 @@
+"""The engine: devices, number formats, resident models."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gesso.errors import GessoError
+from gesso.families.saving import save_diffusers
+from gesso.runtime import engine as engine_module
+from gesso.runtime.engine import Conditioning, Engine, find_model
+from gesso.runtime.precision import choose_device, choose_precision, describe_device, usable_threads
+from tiny_models import save_tiny_mini
+from tiny_sd import tiny_parts
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_mini(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def test_float16_on_a_cpu_is_refused_with_a_way_out():
+    with pytest.raises(GessoError, match="bfloat16"):
+        Engine("cpu", "float16")
+
+
+def test_precision_by_device():
+    assert choose_precision("auto", CPU).name == "float32"
+    assert choose_precision("auto", torch.device("cuda", 0)).name == "float16"
+    half = choose_precision("float16", torch.device("cuda", 0))
+    assert (half.unet, half.text, half.vae) == (torch.float16, torch.float32, torch.float32)
+    brain = choose_precision("bfloat16", CPU)
+    assert (brain.unet, brain.text, brain.vae) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    with pytest.raises(GessoError, match="float32, bfloat16, float16"):
+        choose_precision("fp16", CPU)
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    for name in ("cuda", "cuda:7", "tpu", "cpu cpu", "", "meta"):
+        with pytest.raises(GessoError, match="--device"):
+            choose_device(name)
+
+
+def test_the_cpu_is_described_by_what_its_kernels_depend_on():
+    assert describe_device(CPU).split()[0] == "cpu"
+    assert torch.backends.cpu.get_cpu_capability() in describe_device(CPU)
+    assert 1 <= usable_threads() <= (os.cpu_count() or 1)
+
+
+def test_a_model_stays_resident_until_its_file_changes(file: Path, tmp_path: Path):
+    engine = Engine("cpu")
+    first = engine.load(file)
+    assert engine.load(str(file)) is first
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    assert engine.load(copy) is not first  # and the first had to go
+    assert engine.load(file) is not first
+    roomy = Engine("cpu", max_models=2)
+    kept = roomy.load(file)
+    second = roomy.load(copy)
+    assert roomy.load(file) is kept
+    os.utime(copy, ns=(1, 1))
+    assert roomy.load(copy) is not second
+
+
+def test_engines_share_nothing(file: Path):
+    assert Engine("cpu").load(file) is not Engine("cpu").load(file)
+
+
+def test_networks_are_settled_in_their_format(file: Path):
+    model = Engine("cpu", "bfloat16").load(file)
+    assert {param.dtype for param in model.parts.unet.parameters()} == {torch.bfloat16}
+    assert {param.dtype for param in model.parts.text.parameters()} == {torch.float32}
+    assert not any(param.requires_grad for param in model.parts.vae.parameters())
+    assert model.files == (("tiny.safetensors", model.files[0][1]),)
+    assert len(model.files[0][1]) == 64
+
+
+def test_a_diffusers_folder_names_its_files_without_their_path(tmp_path: Path):
+    folder = tmp_path / "sd"
+    save_diffusers(folder, tiny_parts())
+    model = Engine("cpu").load(folder)
+    assert model.name == "sd"
+    assert [name.split("/")[0] for name, _ in model.files] == ["unet", "text_encoder", "vae"]
+    assert not model.has_upscaler
+    with pytest.raises(ValueError, match="no upscaler"):
+        model.upscale(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["nope.safetensors", "", "a\0b", "x" * 5000, "no-such-model"])
+def test_a_model_that_is_not_there_is_one_error(name: str):
+    with pytest.raises(GessoError):
+        find_model(name)
+
+
+def test_the_embedded_model_is_found_by_name_or_missed_by_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(engine_module.EMBEDDED, "gesso-mini", "nothing.safetensors")
+    with pytest.raises(GessoError, match="installation lacks"):
+        find_model("gesso-mini")
+
+
+def test_clip_skip_takes_an_earlier_layer_through_the_last_norm():
+    parts = tiny_parts()
+    model = engine_module.LoadedModel(
+        name="x", files=(), parts=parts, device=CPU, precision=choose_precision("float32", CPU)
+    )
+    ids = parts.tokenizer.encode(["a cat"])
+    encoding = parts.text(ids)
+    assert torch.equal(model.encode_text(ids, 1).context, encoding.last)
+    assert torch.equal(model.encode_text(ids, 2).context, parts.text.norm(encoding.hidden[-2]))
+    assert model.encode_text(ids, 1).added is None
+
+
+def test_conditioning_repeats_and_joins():
+    one = Conditioning(torch.ones(1, 2, 3), torch.ones(1, 4))
+    three = Conditioning.cat(one, one.repeat(2))
+    assert three.context.shape == (3, 2, 3)
+    assert three.added is not None
+    assert three.added.shape == (3, 4)
+    assert Conditioning.cat(Conditioning(one.context, None), Conditioning(one.context, None)).added is None
+
+
+def test_wrong_arguments_from_code():
+    with pytest.raises(ValueError, match="rows_per_call 0"):
+        Engine("cpu", rows_per_call=0)
