@@ -15,8 +15,8 @@ from gesso.text.tokenizer import Tokenizer
 
 TINY_SD = replace(
     SD15,
-    unet=replace(SD15.unet, channels=(32, 64, 64, 64), context_dim=32),
-    vae=replace(SD15.vae, channels=(32, 32, 64, 64)),
+    unet=replace(SD15.unet, channels=(32, 64, 32, 32), context_dim=32),
+    vae=replace(SD15.vae, channels=(32, 64, 32, 32)),
     text=replace(SD15.text, dim=32, num_layers=2, num_heads=4, mlp_dim=64),
     native_size=64,
 )
@@ -28,8 +28,9 @@ def clip_tokenizer() -> Tokenizer:
     return Tokenizer.clip()
 
 
+@cache
 def tiny_parts(family: Family = TINY_SD, seed: int = 0) -> Parts:
-    """A whole random model; its biases are random too, since torch starts some at zero."""
+    """A whole random model, not to be changed; its biases are random too, since torch starts some at zero."""
     torch.manual_seed(seed)
     unet, vae, text = UNet(family.unet), AutoencoderKL(family.vae), CLIPTextModel(family.text)
     for network in (unet, vae, text):

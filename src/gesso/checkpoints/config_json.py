@@ -6,7 +6,6 @@ field is unknown. What a config describes is therefore small enough to be built 
 
 import dataclasses
 import json
-import math
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,7 +148,7 @@ def _value(kind: Any, found: Any, where: str | Path, name: str, key: str) -> Any
         return found
     if kind in (int, float):
         low, high = _BOUNDS.get(key, (0, 8192))
-        if type(found) not in (int, kind) or not math.isfinite(found) or not low <= found <= high:
+        if type(found) not in (int, kind) or not low <= found <= high:
             refuse(f"{'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}")
         return kind(found)
     raise AssertionError(f"{name}: no rule reads a {kind}")

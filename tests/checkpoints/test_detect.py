@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gesso.checkpoints.detect import describe, detect, require_model
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.safetensors_file import open_safetensors, sha256_of, write_safetensors
+from gesso.families.saving import save_diffusers, save_ldm
+from tiny_models import save_tiny_mini
+from tiny_sd import TINY_SD, tiny_parts
+
+
+def tensors(*names: str, shape: tuple[int, ...] = (2, 2)) -> dict[str, Tensor]:
+    return {name: torch.zeros(shape) for name in names}
+
+
+UNET, VAE = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"
+CLIP = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+ONE_LORA = "lora_unet_down_blocks_0_attentions_0_proj_in"
+
+# What it is -> its tensors, as far as they tell.
+FILES: dict[str, dict[str, Tensor]] = {
+    "Stable Diffusion XL": tensors(
+        UNET, VAE, "conditioner.embedders.0.x", "conditioner.embedders.1.model.ln_final.bias"
+    ),
+    "the refiner of Stable Diffusion XL": tensors(UNET, VAE, "conditioner.embedders.0.model.ln_final.bias"),
+    "Stable Diffusion 2": tensors(UNET, VAE, "cond_stage_model.model.ln_final.bias"),
+    "Stable Diffusion 1 for inpainting (9 input channels)": {
+        **tensors(VAE, CLIP),
+        **tensors(UNET, shape=(320, 9, 3, 3)),
+    },
+    "InstructPix2Pix (8 input channels)": {**tensors(VAE, CLIP), **tensors(UNET, shape=(320, 8, 3, 3))},
+    "Stable Diffusion 3": tensors("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"),
+    "FLUX": tensors("double_blocks.0.img_attn.qkv.weight"),
+    "a UNet without its text encoder or VAE": tensors(UNET),
+    "a VAE alone": tensors("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"),
+    "the UNet of a diffusers folder": tensors("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"),
+    "a text encoder alone": tensors("text_model.encoder.layers.0.mlp.fc1.weight"),
+    "a ControlNet": tensors("control_model.input_hint_block.0.weight", UNET, VAE, CLIP),
+    "a Control-LoRA": tensors("lora_controlnet", "input_hint_block.0.weight"),
+    "an IP-Adapter": tensors("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"),
+    "a T2I-Adapter": tensors("adapter.body.0.resnets.0.block1.weight"),
+    "a LoRA": tensors(f"{ONE_LORA}.lora_down.weight", f"{ONE_LORA}.lora_up.weight", f"{ONE_LORA}.alpha"),
+    "a LyCORIS adapter": tensors(f"{ONE_LORA}.hada_w1_a", f"{ONE_LORA}.hada_w1_b"),
+    "a textual inversion embedding": tensors("emb_params", shape=(4, 768)),
+    "no model that gesso knows": tensors(*(f"transformer.h.{i}.mlp.weight" for i in range(9))),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "model.safetensors"
+    # Metadata decide nothing: everyone may write into them that this is Stable Diffusion 1.
+    write_safetensors(path, FILES[what], {"modelspec.architecture": "stable-diffusion-v1"})
+    file = open_safetensors(path)
+    assert detect(file).what == what
+    with pytest.raises(ModelFileError) as caught:
+        require_model(file)
+    assert caught.value.reason == "architecture_mismatch"
+    assert f"looks like {what}; " in caught.value.message
+    assert not caught.value.message.endswith("; ")  # there is always something to do
+    assert describe(path).family is None
+
+
+def test_a_single_file_is_described(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_ldm(path, tiny_parts())
+    found = describe(path)
+    assert (found.layout, found.family) == ("ldm", "sd15")
+    assert [part.name for part in found.parts] == ["unet", "text", "vae", "other"]
+    parts = tiny_parts()
+    assert found.parts[0].num_params == sum(param.numel() for param in parts.unet.parameters())
+    assert found.parts[1].dtypes == ("float32", "int64")  # position_ids are whole numbers
+    assert found.num_tensors == 684 + 36 + 1 + 244 + 12
+    assert found.nbytes == path.stat().st_size
+    assert [(file.path, file.sha256) for file in found.files] == [(path, sha256_of(path))]
+
+
+def test_a_folder_is_described(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    save_diffusers(folder, tiny_parts())
+    found = describe(folder)
+    assert (found.layout, found.family) == ("diffusers", "sd15")
+    assert [part.name for part in found.parts] == ["unet", "text", "vae"]
+    assert found.num_params == sum(
+        param.numel() for net in (tiny_parts().unet, tiny_parts().text, tiny_parts().vae) for param in net.parameters()
+    )
+    assert len(found.files) == 3
+
+
+def test_a_native_file_is_described(tmp_path: Path) -> None:
+    found = describe(save_tiny_mini(tmp_path / "mini.safetensors"))
+    assert (found.layout, found.family) == ("native", "gesso-mini")
+    assert [part.name for part in found.parts] == ["unet", "text", "vae", "upscaler"]
+    assert {dtype for part in found.parts for dtype in part.dtypes} == {"float16"}
+    assert found.files[0].metadata["modelspec.title"] == "tiny"
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"has no model_index\.json"):
+        describe(tmp_path)
+
+
+def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    save_diffusers(folder, tiny_parts(TINY_SD))
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelFileError, match="pickles that gesso never opens") as caught:
+        describe(folder)
+    assert caught.value.reason == "missing"
