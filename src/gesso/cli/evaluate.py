@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,7 +99,7 @@ def composition(
                 "sampler": resolved.sampler,
                 "schedule": resolved.schedule,
                 "size": f"{resolved.width}x{resolved.height}",
-                **pipeline.engine.environment(),
+                **asdict(pipeline.engine.environment()),
             },
             on_progress=lambda done, total: bar.step("drawing and judging", done, total),
         )
