@@ -10,8 +10,8 @@ import pytest
 # Before any test imports the libraries: oracles are built from local files, and nothing is reported to anyone.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
 
-# The networks of the quick tests are tiny: a second thread costs more than it brings, and on a busy machine threads that
-# wait for each other slow a test down many times. scripts/check --slow gives the slow tests all cores.
+# The networks of the quick tests are tiny: a second thread costs more than it brings, and on a busy machine threads
+# that wait for each other slow a test down many times. scripts/check --slow gives the slow tests all cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
