@@ -31,7 +31,7 @@ SMALL = replace(
     pool_size=16,
     **{
         stage: replace(getattr(CPU, stage), batch_size=4, total_samples=32, warmup_samples=4)
-        for stage in ("autoencoder", "denoising", "upscaling")
+        for stage in ("autoencoder", "grounding", "denoising", "upscaling")
     },
 )
 
@@ -54,7 +54,7 @@ def making(tmp_path):
 
 def test_all_stages_end_in_a_file_that_loads(making, tmp_path):
     rows = []
-    for stage in ("autoencoder", "denoising", "upscaling"):
+    for stage in ("autoencoder", "grounding", "denoising", "upscaling"):
         making.train(stage, stop_after=60, on_log=rows.append)
     path = tmp_path / "model.safetensors"
     family = making.export(path, {"title": "toy"})
@@ -80,7 +80,9 @@ def test_latents_have_unit_deviation(making):
 
 
 def test_pool_follows_from_seed_and_step_and_shows_each_picture_once_a_pass(making):
-    vae = AutoencoderKL(VAEConfig(channels=(8,), num_res_blocks=1, latent_channels=2, scaling_factor=1.0, norm_groups=4))
+    vae = AutoencoderKL(
+        VAEConfig(channels=(8,), num_res_blocks=1, latent_channels=2, scaling_factor=1.0, norm_groups=4)
+    )
     vae.requires_grad_(False)
     phases = [(32, making.pictures({"single": 1.0})), (0, making.pictures({"two": 1.0}))]
     make = lambda: LatentPool(vae, phases, size=8, passes=2, device="cpu")  # noqa: E731
@@ -96,7 +98,8 @@ def test_pool_follows_from_seed_and_step_and_shows_each_picture_once_a_pass(maki
 
 
 def test_loss_of_a_perfect_network_is_zero(making):
-    making.train("autoencoder", stop_after=60, on_log=lambda row: None)
+    for stage in ("autoencoder", "grounding"):
+        making.train(stage, stop_after=60, on_log=lambda row: None)
     task = making._denoising()
     latents = torch.randn(3, 4, 8, 8)
     eps = torch.randn(3, 4, 8, 8)

@@ -10,7 +10,7 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 FOLDER = Path("~/.cache/gesso/default-model")
-STAGES = ("autoencoder", "denoising", "upscaling")
+STAGES = ("autoencoder", "grounding", "denoising", "upscaling")
 
 RecipeOption = Annotated[str, typer.Option(help="cpu (hours on two cores) or gpu (minutes on one large GPU).")]
 FolderOption = Annotated[Path, typer.Option(help="Where the training keeps its states and logs.")]

@@ -1,4 +1,4 @@
-"""The three trainings of the default model, one after the other, and the file that they end in."""
+"""The trainings of the default model, one after the other, and the file that they end in."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +25,7 @@ from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer, learn_vocabulary
 from gesso.training.autoencoder import AutoencoderTask
 from gesso.training.denoising import DenoisingTask, LatentPool, initialise_text, initialise_unet
+from gesso.training.grounding import GroundingTask
 from gesso.training.loop import Plan, Task, fit, load_state
 from gesso.training.pictures import Pictures
 from gesso.training.recipes import FIRST_MIX, FULL_MIX, Mix, Recipe, Stage
@@ -63,6 +64,10 @@ class DefaultModel:
                 kl_weight=recipe.vae_kl_weight,
                 decoder_noise=recipe.vae_decoder_noise,
             )
+        elif stage == "grounding":
+            text = CLIPTextModel(recipe.family(self.tokenizer, self.objects, 1.0).text)
+            initialise_text(text)
+            task = GroundingTask(self._place(text), self.tokenizer, Captioner(self.objects), self.pictures(FULL_MIX))
         elif stage == "denoising":
             task = self._denoising()
         else:
@@ -106,7 +111,7 @@ class DefaultModel:
         family, recipe = self.family(), self.recipe
         unet, text = UNet(family.unet), CLIPTextModel(family.text)
         initialise_unet(unet)
-        initialise_text(text)
+        text.load_state_dict(self._average("grounding")["text"])
         vae = self._trained_vae()
         phases = [(recipe.first_samples, self.pictures(FIRST_MIX)), (0, self.pictures(FULL_MIX))]
         pool = LatentPool(vae, phases, size=recipe.pool_size, passes=recipe.pool_passes, device=recipe.device)

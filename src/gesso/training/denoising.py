@@ -68,20 +68,23 @@ class LatentPool:
     ) -> None:
         """phases: (number of samples, pictures) in their order; the last goes on for ever."""
         self.vae, self.phases, self.size, self.passes, self.device = vae, phases, size, passes, device
-        self._segment: tuple[tuple[int, int], list[Scene], Tensor, Tensor] | None = None
+        self._segment: tuple[tuple[int, int], list[Scene], Tensor] | None = None
 
     def batch(self, step: int, batch_size: int, seed: int) -> tuple[list[Scene], Tensor]:
-        """Scenes and latents [B, C, h, w] of one step; latents are drawn from the encoder's posterior."""
+        """Scenes and latents [B, C, h, w] of one step.
+
+        Latents are the posterior's mean: with its noise in them (a fifth of a deviation, the price of smooth latents)
+        the UNet would learn to leave that noise in the picture.
+        """
         steps_a_pass = self.size // batch_size
         segment, within = divmod(step, steps_a_pass * self.passes)
         if self._segment is None or self._segment[0] != (seed, segment):
             self._segment = ((seed, segment), *self._encode(segment, seed))
-        _, scenes, mean, std = self._segment
+        _, scenes, latents = self._segment
         number, place = divmod(within, steps_a_pass)
         order = np.random.default_rng((seed, segment, number, 1)).permutation(self.size)
         rows = order[place * batch_size : (place + 1) * batch_size]
-        noise = torch.randn((batch_size, *mean.shape[1:]), generator=generator_for(seed, step, 1)).to(self.device)
-        return [scenes[i] for i in rows], mean[rows] + std[rows] * noise
+        return [scenes[i] for i in rows], latents[rows]
 
     def pictures_at(self, samples: int) -> Pictures:
         """Which pictures are shown after so many samples."""
@@ -92,15 +95,11 @@ class LatentPool:
         return self.phases[-1][1]
 
     @torch.no_grad()
-    def _encode(self, segment: int, seed: int) -> tuple[list[Scene], Tensor, Tensor]:
+    def _encode(self, segment: int, seed: int) -> tuple[list[Scene], Tensor]:
         pictures = self.pictures_at(segment * self.size * self.passes)
         scenes = pictures.scenes(self.size, seed, segment, 2)
-        means, stds = [], []
-        for start in range(0, self.size, ENCODE_BATCH):
-            posterior = self.vae.encode(pictures.pixels(scenes[start : start + ENCODE_BATCH]).to(self.device))
-            means.append(posterior.mean)
-            stds.append(posterior.std)
-        return scenes, torch.cat(means), torch.cat(stds)
+        parts = [scenes[i : i + ENCODE_BATCH] for i in range(0, self.size, ENCODE_BATCH)]
+        return scenes, torch.cat([self.vae.encode(pictures.pixels(part).to(self.device)).mean for part in parts])
 
 
 class DenoisingTask:

@@ -1,7 +1,7 @@
-"""How gesso's default model is made: its sizes and the plans of its three trainings, for a CPU and for one GPU."""
+"""How gesso's default model is made: its sizes and the plans of its trainings, for a CPU and for one GPU."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from gesso.families.base import Defaults, Family, ScheduleConfig
 from gesso.models.clip import CLIPTextConfig
@@ -13,7 +13,8 @@ from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.loop import Plan
 
-Stage = Literal["autoencoder", "denoising", "upscaling"]
+Stage = Literal["autoencoder", "grounding", "denoising", "upscaling"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 Mix = dict[Category, float]
 
 # Objects first, at both sizes that they come in (alone, and as one of several); then how they stand together.
@@ -57,6 +58,7 @@ class Recipe:
     upscaler: UpscalerConfig
     crop: int
     autoencoder: Plan
+    grounding: Plan
     denoising: Plan
     upscaling: Plan
     first_samples: int  # of the denoising, that see FIRST_MIX
@@ -127,6 +129,14 @@ CPU = Recipe(
         decay_share=0.35,
         ema_decay=0.998,
     ),
+    grounding=Plan(
+        batch_size=64,
+        total_samples=120_000,
+        learning_rate=1e-3,
+        warmup_samples=3000,
+        decay_share=0.3,
+        ema_decay=0.995,
+    ),
     denoising=Plan(
         batch_size=16,
         total_samples=320_000,
@@ -143,7 +153,7 @@ CPU = Recipe(
         decay_share=0.3,
         ema_decay=0.998,
     ),
-    first_samples=100_000,
+    first_samples=60_000,
     pool_size=4096,
     pool_passes=3,
     workers=0,
