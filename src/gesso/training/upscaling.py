@@ -29,8 +29,9 @@ class UpscalingTask:
     ) -> None:
         self.vae, self.upscaler, self.pictures = vae, upscaler, pictures
         self.decoder_noise, self.crop = decoder_noise, crop
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
         self.modules: Mapping[str, nn.Module] = {
             "post_quant_conv": vae.post_quant_conv,
             "decoder": vae.decoder,
