@@ -173,12 +173,22 @@ def test_variants_of_the_single_file(single_file: Path, tmp_path: Path, rename: 
     assert_same_networks(load_parts(tmp_path / "variant.safetensors", family=TINY_SD), tiny_parts())
 
 
-def test_where_the_moving_average_is(single_file: Path) -> None:
-    tensors = load_file(single_file)
-    names = ldm.ema_names(with_average(tensors))
-    assert names["model.diffusion_model.input_blocks.0.0.weight"] == "model_ema.diffusion_modelinput_blocks00weight"
-    assert len(names) == sum(name.startswith(ldm.UNET) for name in tensors)
-    assert ldm.ema_names(tensors) == {}
+def test_the_moving_average_is_used_on_request(single_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "both.safetensors"
+    save_file(with_average(load_file(single_file)), path)
+    parts = load_parts(path, family=TINY_SD, average=True)
+    for name, tensor in tiny_parts().unet.state_dict().items():
+        assert torch.equal(parts.unet.state_dict()[name], 2 * tensor)
+    assert torch.equal(parts.vae.quant_conv.weight, tiny_parts().vae.quant_conv.weight)
+
+
+def test_a_file_without_a_moving_average(single_file: Path, folder: Path, tmp_path: Path) -> None:
+    some = with_average(load_file(single_file))
+    del some["model_ema.diffusion_modelout2bias"]
+    save_file(some, tmp_path / "some.safetensors")
+    for path in (single_file, tmp_path / "some.safetensors", folder):
+        with pytest.raises(ModelFileError, match="without a moving average"):
+            load_parts(path, family=TINY_SD, average=True)
 
 
 def rename_vae_of_2022(name: str) -> str:

@@ -4,13 +4,14 @@ Blocks of the UNet are numbered in the order they run; which number holds what f
 the table is computed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gesso.checkpoints.keymap import CONV1X1, Rule, nest
+from gesso.checkpoints.safetensors_file import TensorInfo
 from gesso.checkpoints.shared import clip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
 from gesso.models.vae import VAEConfig
@@ -144,14 +145,16 @@ def sd1_rules(unet: UNetConfig, vae: VAEConfig) -> list[Rule]:
     ]
 
 
-def ema_names(files: Iterable[str]) -> dict[str, str]:
-    """Where a file carries the moving average: name of each UNet tensor -> name of its average.
+def average_names(files: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Where a file holds the training's moving average: name of each UNet tensor -> name of its average.
 
     The average's name is that of the tensor without "model." and without any dot, so it can only be built forward.
+    Empty unless every UNet tensor has an average of its shape.
     """
-    files = set(files)
-    pairs = ((name, EMA + name.removeprefix("model.").replace(".", "")) for name in files if name.startswith(UNET))
-    return {name: average for name, average in pairs if average in files}
+    names = [name for name in files if name.startswith(UNET)]
+    pairs = {name: EMA + name.removeprefix("model.").replace(".", "") for name in names}
+    whole = all(average in files and files[average].shape == files[name].shape for name, average in pairs.items())
+    return pairs if whole else {}
 
 
 def schedule_buffers(alphas_cumprod: Tensor) -> dict[str, Tensor]:

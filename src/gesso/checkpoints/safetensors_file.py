@@ -275,7 +275,13 @@ def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
 
 def _is_text(found: Any) -> bool:
     """Whether this is a string that can be written down: JSON can spell half a surrogate pair."""
-    return isinstance(found, str) and not any("\ud800" <= char <= "\udfff" for char in found)
+    if not isinstance(found, str):
+        return False
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _counts(found: Any) -> bool:

@@ -1,14 +1,17 @@
 """Files to a whole model: `load_parts`."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gesso.checkpoints import diffusers, ldm, native
 from gesso.checkpoints.detect import require_model
 from gesso.checkpoints.errors import ModelFileError
-from gesso.checkpoints.keymap import load, plan, shapes_of
+from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, sha256_of
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import read_family
@@ -24,21 +27,30 @@ def load_parts(
     dtype: torch.dtype = torch.float32,
     *,
     family: Family | None = None,
+    average: bool = False,
 ) -> Parts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
-    family  what a file of LDM names holds, SD 1.5 where None; the other layouts say it themselves
+    family   what a file of LDM names holds, SD 1.5 where None; the other layouts say it themselves
+    average  the UNet's moving average from a file of LDM names that holds both; few do
     Reads every number once to refuse NaN and infinity. Tensors that need no change stay views of the mapped file, so
     the file must not change while they are used. Raises ModelFileError.
     """
     path = Path(path)
     if path.is_dir():
+        _refuse_average(average, path)
         return _load_folder(path, device, dtype)
     file = open_safetensors(path)
     kind = require_model(file)
     if kind.layout == "native":
+        _refuse_average(average, path)
         return _load_native(file, device, dtype)
-    return _load_ldm(file, device, dtype, family or SD15)
+    return _load_ldm(file, device, dtype, family or SD15, average=average)
+
+
+def _refuse_average(average: bool, path: Path) -> None:
+    if average:
+        raise ModelFileError("missing_key", path, "holds one set of weights, without a moving average beside it")
 
 
 def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype) -> Parts:
@@ -55,18 +67,33 @@ def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch
     return _parts(family, networks, tokenizer, [file.path])
 
 
-def _load_ldm(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype, family: Family) -> Parts:
+def _load_ldm(
+    file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype, family: Family, *, average: bool
+) -> Parts:
     networks = empty_networks(family, file.path)
     rules = ldm.sd1_rules(family.unet, family.vae)
     rows = plan(rules, shapes_of(file.tensors), param_shapes(networks), where=file.path)
+    names = ldm.average_names(file.tensors) if average else {}
+    _refuse_average(average and not names, file.path)
     with file.reader() as reader:
-        tensors = load(rows, reader)
+        tensors = load(rows, _Renamed(reader, names))
     for component, network in networks.items():
         own = {name.removeprefix(f"{component}."): t for name, t in tensors.items() if name.startswith(f"{component}.")}
         fill(network, own, f"{file.path}: {component}", device=device, dtype=dtype)
     tokenizer = Tokenizer.clip()  # a single file holds none
     _check_tokenizer(tokenizer, family, file.path)
     return _parts(family, networks, tokenizer, [file.path])
+
+
+@dataclass(frozen=True)
+class _Renamed:
+    """A file in which some names stand for the tensors of others."""
+
+    source: TensorSource
+    names: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.source[self.names.get(name, name)]
 
 
 def _load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Parts:
