@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
         code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     except Exception as error:

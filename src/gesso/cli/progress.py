@@ -4,6 +4,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from gesso.errors import GessoError
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -39,6 +41,7 @@ class Bar:
         """A line for the user on stderr, above the bar."""
         if self.quiet:
             return
+        text = GessoError(text).one_line  # it may repeat a prompt: no control character reaches the terminal
         if self._bar is not None and self._bar.console.is_terminal:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
