@@ -21,7 +21,14 @@ SMALL = replace(
     native_size=32,
     vae=replace(CPU.vae, channels=(8, 16), norm_groups=4),
     unet=replace(
-        CPU.unet, channels=(8, 16), attention=(0, 1), num_heads=(1, 2), context_dim=16, added_dim=16, norm_groups=4
+        CPU.unet,
+        channels=(8, 16),
+        attention=(0, 1),
+        num_heads=(1, 2),
+        context_dim=16,
+        added_dim=16,
+        draft_size=8,
+        norm_groups=4,
     ),
     text_dim=16,
     text_layers=1,

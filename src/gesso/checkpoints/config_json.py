@@ -29,6 +29,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "mlp_dim": (1, 65536),
     "context_dim": (1, 16384),
     "added_dim": (1, 16384),
+    "draft_size": (1, 4096),
     "vocab_size": (1, 2**20),
     "eos_id": (0, 2**20),
     "max_length": (3, 4096),

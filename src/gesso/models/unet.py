@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.nn.attention import SpatialTransformer
+from gesso.nn.attention import SpatialTransformer, TransformerBlock
 from gesso.nn.embedding import EmbeddingMLP, sinusoid
 from gesso.nn.resblock import ResBlock, Upsample
 
@@ -28,7 +28,32 @@ class UNetConfig:
     num_res_blocks: int  # per level on the way down; one more on the way up
     context_dim: int
     added_dim: int | None = None  # width of a vector added to the time embedding (SDXL: pooled text and sizes)
+    draft_size: int | None = None  # rows and columns of a first guess from the text that joins the input; None: without
     norm_groups: int = 32
+
+
+class Draft(nn.Module):
+    """A first guess at the latents from the text alone: a query for each patch of places asks the tokens.
+
+    context [B, L, D] -> [B, C, size, size]. No release of Stable Diffusion has it; docs/decisions/default-model.md says
+    what it is for.
+    """
+
+    PATCH = 2  # rows and columns that one query answers for
+
+    def __init__(self, channels: int, size: int, context_dim: int, num_heads: int) -> None:
+        super().__init__()
+        if size % self.PATCH:
+            raise ValueError(f"draft_size {size}: expected a multiple of {self.PATCH}")
+        self.side = size // self.PATCH
+        self.queries = nn.Parameter(torch.randn(self.side**2, context_dim))
+        self.block = TransformerBlock(context_dim, num_heads, context_dim)
+        self.norm = nn.LayerNorm(context_dim)
+        self.out = nn.Linear(context_dim, channels * self.PATCH**2)
+
+    def forward(self, context: Tensor) -> Tensor:
+        patches = self.out(self.norm(self.block(self.queries.expand(len(context), -1, -1), context)))
+        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (self.side, self.side)), self.PATCH)
 
 
 class DownLevel(nn.Module):
@@ -132,7 +157,13 @@ class UNet(nn.Module):
         first, levels = config.channels[0], range(len(config.channels))
         self.time_embed = EmbeddingMLP(first, 4 * first)
         self.added_embed = EmbeddingMLP(config.added_dim, 4 * first) if config.added_dim else None
-        self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
+        if config.draft_size is None:
+            self.draft = None
+            channels_in = config.in_channels
+        else:
+            self.draft = Draft(config.out_channels, config.draft_size, config.context_dim, config.num_heads[-1])
+            channels_in = config.in_channels + config.out_channels
+        self.conv_in = nn.Conv2d(channels_in, first, 3, padding=1)
         self.down = nn.ModuleList(DownLevel(config, level) for level in levels)
         self.mid = Middle(config)
         self.up = nn.ModuleList(UpLevel(config, level) for level in reversed(levels))  # in the order they run
@@ -151,6 +182,11 @@ class UNet(nn.Module):
         emb = self.time_embed(sinusoid(timestep, self.config.channels[0]).to(x.dtype))
         if self.added_embed is not None:
             emb = emb + self.added_embed(added)
+        if self.draft is not None:
+            guess = self.draft(context)
+            if guess.shape[-2:] != x.shape[-2:]:  # another size than the native one
+                guess = F.interpolate(guess, size=x.shape[-2:], mode="bilinear")
+            x = torch.cat([x, guess], dim=1)
         x = self.conv_in(x)
         skips = [x]
         for down in self.down:

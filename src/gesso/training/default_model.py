@@ -32,6 +32,7 @@ from gesso.training.recipes import FIRST_MIX, FULL_MIX, Mix, Recipe, Stage
 from gesso.training.upscaling import UpscalingTask
 
 M = TypeVar("M", bound=nn.Module)
+GROUNDING_PASSES = 16  # a step is so cheap that encoding pictures would be most of it
 OnLog = Callable[[dict[str, float]], None]
 
 
@@ -65,9 +66,7 @@ class DefaultModel:
                 decoder_noise=recipe.vae_decoder_noise,
             )
         elif stage == "grounding":
-            text = CLIPTextModel(recipe.family(self.tokenizer, self.objects, 1.0).text)
-            initialise_text(text)
-            task = GroundingTask(self._place(text), self.tokenizer, Captioner(self.objects), self.pictures(FULL_MIX))
+            task = self._grounding()
         elif stage == "denoising":
             task = self._denoising()
         else:
@@ -107,11 +106,33 @@ class DefaultModel:
         )
         return family
 
+    def _grounding(self) -> GroundingTask:
+        family, recipe = self.family(), self.recipe
+        text, draft = CLIPTextModel(family.text), UNet(family.unet).draft
+        initialise_text(text)
+        if draft is None:
+            raise ValueError("the default model's UNet has a draft; draft_size is None")
+        side = family.native_size // family.vae.downscale
+        phases = [(0, self.pictures(FULL_MIX))]
+        return GroundingTask(
+            self._place(text),
+            self._place(draft),
+            self.tokenizer,
+            Captioner(self.objects),
+            LatentPool(
+                self._trained_vae(), phases, size=2 * recipe.pool_size, passes=GROUNDING_PASSES, device=recipe.device
+            ),
+            (family.vae.latent_channels, side, side),
+        )
+
     def _denoising(self) -> DenoisingTask:
         family, recipe = self.family(), self.recipe
         unet, text = UNet(family.unet), CLIPTextModel(family.text)
         initialise_unet(unet)
-        text.load_state_dict(self._average("grounding")["text"])
+        grounded = self._average("grounding")
+        text.load_state_dict(grounded["text"])
+        assert unet.draft is not None
+        unet.draft.load_state_dict(grounded["draft"])
         vae = self._trained_vae()
         phases = [(recipe.first_samples, self.pictures(FIRST_MIX)), (0, self.pictures(FULL_MIX))]
         pool = LatentPool(vae, phases, size=recipe.pool_size, passes=recipe.pool_passes, device=recipe.device)

@@ -113,6 +113,7 @@ CPU = Recipe(
         num_res_blocks=1,
         context_dim=192,
         added_dim=192,
+        draft_size=16,
         norm_groups=16,
     ),
     text_dim=192,
