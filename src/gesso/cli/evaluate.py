@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+EVERY_OBJECT_FROM = 500  # prompts; with fewer, a quick look, not every object has its turn
 JUDGE_FOLDER = Path("~/.cache/gesso/judge")
 
 FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font; the system's where left out.")]
@@ -32,7 +33,12 @@ def composition(
         str,
         typer.Option("--model", "-m", metavar="MODEL", help="gesso-mini, a model file or a diffusers folder."),
     ] = "gesso-mini",
-    prompts: Annotated[int, typer.Option("--prompts", min=7, max=100_000, help="How many, or a few more.")] = 560,
+    prompts: Annotated[
+        int,
+        typer.Option(
+            "--prompts", min=7, max=100_000, help="How many, or some more; from 500 on all objects have their turn."
+        ),
+    ] = 560,
     seed: Annotated[int, typer.Option("--seed", "-S", min=0, max=2**32 - 1, help="Of prompts and pictures.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.")] = None,
     guidance: Annotated[
@@ -90,6 +96,7 @@ def composition(
             num_prompts=prompts,
             seed=seed,
             batch_size=batch,
+            every_object=prompts >= EVERY_OBJECT_FROM,
             judge_pictures=judge_pictures,
             settings={
                 "model": pipeline.model.name,

@@ -25,6 +25,9 @@ from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS, Thing
 Generate = Callable[[list[str], list[int]], np.ndarray]
 """(prompts, one seed each) -> uint8 [B, H, H, 3], H >= 64"""
 
+About = Callable[[tuple[object, ...]], bool]
+"""Whether a combination (object and colour, two objects, object and number) is one to ask for."""
+
 CATEGORIES: tuple[Category, ...] = ("single", "background", "colours", "two", "counting", "position", "attribution")
 TITLES: dict[str, str] = {
     "single": "single object",
@@ -71,33 +74,39 @@ class Prompt:
         return self.scene.background != "white" or "white" in self.text.replace(",", " ").split()
 
 
-def is_new(scene: Scene, things: tuple[Thing, ...]) -> bool:
+def held_out_from_generators(combination: tuple[object, ...]) -> bool:
+    return held_out(*combination)
+
+
+def is_new(scene: Scene, things: tuple[Thing, ...], about: About = held_out_from_generators) -> bool:
     """Whether training never showed the combination that the scene's category is about (single objects have none)."""
     names = [things[item.thing].name for item in scene.items]
     tinted = [(name, item.tint) for name, item in zip(names, scene.items, strict=True)]
     match scene.category:
         case "background":
-            return held_out(names[0], "on", scene.background)
+            return about((names[0], "on", scene.background))
         case "colours":
-            return held_out(*tinted[0])
+            return about(tinted[0])
         case "counting":
-            return held_out(names[0], len(names))
+            return about((names[0], len(names)))
         case "two" | "position":
-            return held_out(*names)
+            return about(tuple(names))
         case "attribution":
-            return any(held_out(*pair) for pair in tinted)
+            return any(map(about, tinted))
         case _:
             return True
 
 
-def new_scenes(category: Category, things: tuple[Thing, ...], rng: np.random.Generator) -> Iterator[Scene]:
+def new_scenes(
+    category: Category, things: tuple[Thing, ...], rng: np.random.Generator, about: About = held_out_from_generators
+) -> Iterator[Scene]:
     """Scenes of a category about held-out combinations, without end. Raises ValueError where there seem to be none."""
     sampler = SceneSampler(things, {category: 1.0}, "any")
     tries = 0
     while tries < 5000:  # one in ten is held out
         scene = sampler(rng)
         tries += 1
-        if is_new(scene, things):
+        if is_new(scene, things, about):
             tries = 0
             yield scene
     raise ValueError(f"no {category} combination of these {len(things)} objects is held out; use a larger table")
@@ -261,16 +270,18 @@ def judge_figures(
     per_category: int = 200,
     seed: int = 0,
     size: int = 64,
+    about: About = held_out_from_generators,
     roughen: Callable[[np.ndarray], np.ndarray] = lambda images: images,
 ) -> dict[str, JudgeFigures]:
     """Measure the judge on pictures that the compositor draws, true ones and spoiled ones of the same prompts.
 
-    size: of the pictures, before the judge shrinks them. roughen: uint8 [B, H, H, 3] -> the same, applied to all.
+    size: of the pictures, before the judge shrinks them. about: which combinations. roughen: uint8 [B, H, H, 3] -> the
+    same, applied to all.
     """
     figures: dict[str, JudgeFigures] = {}
     for index, category in enumerate(CATEGORIES):
         rng = np.random.default_rng((seed, 10**6 + index))  # away from the prompt sets
-        captioner, scenes = Captioner(things), new_scenes(category, things, rng)
+        captioner, scenes = Captioner(things), new_scenes(category, things, rng, about)
         truths = [scene for scene, _ in zip(scenes, range(per_category), strict=False)]
         prompts = [Prompt(captioner(scene, rng), scene) for scene in truths]
         lies = [spoiled(scene, things, rng) for scene in truths]

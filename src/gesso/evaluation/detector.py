@@ -204,11 +204,17 @@ def table_hash(things: Sequence[Thing]) -> str:
 
 
 def save_detector(
-    path: Path, detector: Detector, things: Sequence[Thing], accuracy: Mapping[str, float], notes: Mapping[str, str]
+    path: Path,
+    detector: Detector,
+    things: Sequence[Thing],
+    accuracy: Mapping[str, float],
+    accuracy_unseen: Mapping[str, float],
+    notes: Mapping[str, str],
 ) -> None:
     """Write a detector in half precision, whole or not at all; counters of the batch norms are left out.
 
-    accuracy: share of fresh composed pictures judged right, by category. notes: further ModelSpec keys.
+    accuracy: share of fresh composed pictures judged right, by category; accuracy_unseen: the same on combinations that
+    its training never showed. notes: further ModelSpec keys.
     """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in _weights(detector).items()}
     about = {
@@ -217,6 +223,7 @@ def save_detector(
         "config": asdict(detector.config),
         "things": table_hash(things),
         "accuracy": dict(accuracy),
+        "accuracy_unseen": dict(accuracy_unseen),
     }
     metadata = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -241,6 +248,7 @@ class DetectorFile:
 
     detector: Detector
     accuracy: Mapping[str, float]  # by category, on fresh composed pictures, when it was made
+    accuracy_unseen: Mapping[str, float]  # the same on combinations that its training never showed
 
 
 def load_detector(things: Sequence[Thing], path: Path | None = None) -> DetectorFile:
@@ -252,7 +260,7 @@ def load_detector(things: Sequence[Thing], path: Path | None = None) -> Detector
         with resources.as_file(resources.files("gesso") / "data" / EMBEDDED) as carried:
             return load_detector(things, carried)
     file = open_safetensors(path)
-    config, accuracy = _about(path, file.metadata, things)
+    config, accuracy, unseen = _about(path, file.metadata, things)
     with torch.device("meta"):
         skeleton = _weights(Detector(config))  # shapes are compared before memory is taken
     if set(skeleton) != set(file.tensors):
@@ -269,13 +277,15 @@ def load_detector(things: Sequence[Thing], path: Path | None = None) -> Detector
             tensor.copy_(reader[name])
             if not bool(tensor.isfinite().all()):
                 raise ModelFileError("nonfinite", path, f"{name} holds numbers that are not finite. {REMAKE}")
-    return DetectorFile(channels_last(detector).eval().requires_grad_(False), accuracy)
+    return DetectorFile(channels_last(detector).eval().requires_grad_(False), accuracy, unseen)
 
 
 REMAKE = "Make another with: gesso evaluate train-judge"
 
 
-def _about(path: Path, metadata: Mapping[str, str], things: Sequence[Thing]) -> tuple[DetectorConfig, dict[str, float]]:
+def _about(
+    path: Path, metadata: Mapping[str, str], things: Sequence[Thing]
+) -> tuple[DetectorConfig, dict[str, float], dict[str, float]]:
     if FORMAT not in metadata:
         raise ModelFileError("architecture_mismatch", path, f"not a detector: its metadata lack {FORMAT!r}. {REMAKE}")
     try:
@@ -287,7 +297,9 @@ def _about(path: Path, metadata: Mapping[str, str], things: Sequence[Thing]) -> 
             num_blocks=_counts(about["config"]["num_blocks"], 3),
             head_channels=_count(about["config"]["head_channels"], 4096),
         )
-        accuracy = {str(key): float(value) for key, value in about["accuracy"].items()}
+        accuracy, unseen = (
+            {str(key): float(value) for key, value in about[name].items()} for name in ("accuracy", "accuracy_unseen")
+        )
         table = str(about["things"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelFileError("config", path, f"the metadata {FORMAT!r} are damaged. {REMAKE}") from None
@@ -299,7 +311,7 @@ def _about(path: Path, metadata: Mapping[str, str], things: Sequence[Thing]) -> 
             f"{path}: the judge knows another object table ({config.num_things} objects, {table[:8]}) than the one in "
             f"use ({len(things)} objects, {table_hash(things)[:8]}). {REMAKE}"
         )
-    return config, accuracy
+    return config, accuracy, unseen
 
 
 def _count(value: object, limit: int) -> int:
