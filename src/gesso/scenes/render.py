@@ -10,18 +10,27 @@ from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def tinted(glyph: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Repaint a glyph along a ramp from a dark shade over the colour to a light one, by its own light and dark.
+def lightness(glyph: np.ndarray) -> np.ndarray:
+    """How light each point of a glyph is among the glyph's own: 0 darkest, 0.5 its median, 1 lightest.
 
-    glyph uint8 [H, W, 4], premultiplied -> the same. The ramp is stretched over the glyph's own range of lightness
-    (5th to 95th percentile) and bent so that its median comes out as the colour itself: a red skull is red, not pink.
+    glyph uint8 [H, W, 4], premultiplied -> float32 [H, W, 1]. Stretched over the 5th to 95th percentile of the ink.
     """
     alpha = glyph[..., 3:].astype(np.float32) / 255
     ink = alpha[..., 0] > 0.5
     luma = (glyph[..., :3].astype(np.float32) @ LUMA) / np.maximum(alpha[..., 0], 1e-3)
     low, high = np.percentile(luma[ink], (5, 95))
     share = np.clip((luma - low) / max(high - low, 40.0), 0, 1)[..., None]  # 40: a flat glyph keeps one flat colour
-    share = share ** (np.log(0.5) / np.log(np.clip(np.median(share[ink]), 0.1, 0.9)))
+    return share ** (np.log(0.5) / np.log(np.clip(np.median(share[ink]), 0.1, 0.9)))
+
+
+def tinted(glyph: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Repaint a glyph along a ramp from a dark shade over the colour to a light one, by its own light and dark.
+
+    glyph uint8 [H, W, 4], premultiplied -> the same. The median of its lightness comes out as the colour itself: a red
+    skull is red, not pink.
+    """
+    alpha = glyph[..., 3:].astype(np.float32) / 255
+    share = lightness(glyph)
     middle = np.array(colour, dtype=np.float32)
     dark, light = middle * 0.4, middle + 0.45 * (255 - middle)
     rgb = np.where(share < 0.5, dark + (middle - dark) * share * 2, middle + (light - middle) * (share * 2 - 1))

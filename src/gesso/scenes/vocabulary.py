@@ -20,7 +20,15 @@ class Thing:
     synonyms: tuple[str, ...]  # other singular words for it
 
 
-ALWAYS_PLURAL = ("glasses", "spectacles", "scissors", "grapes")
+# fmt: off
+ALWAYS_PLURAL = (
+    "glasses", "spectacles", "scissors", "grapes",
+    # words of the full table alone: what a small model was trained with stays as it was
+    "pants", "trousers", "fries", "chips", "shades", "trunks", "eyes", "hands", "horns", "nails", "twins", "masks",
+    "beads", "goggles", "headphones", "fireworks", "chopsticks", "jeans", "shorts", "briefs", "lungs", "scales", "sparkles",
+    "fingers", "piano keys", "swords",
+)
+# fmt: on
 
 
 def plural_of(noun: str) -> str:
@@ -44,7 +52,8 @@ def article_of(noun: str) -> str:
 
 def parse_things(text: str, source: str) -> tuple[Thing, ...]:
     """Read a table of `glyph | name[/plural] | synonym, ...` lines. Raises GessoError naming the line."""
-    things, seen = [], {}
+    things: list[Thing] = []
+    seen: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -61,11 +70,20 @@ def parse_things(text: str, source: str) -> tuple[Thing, ...]:
     return tuple(things)
 
 
+TABLES = {"default": "objects.txt", "full": "objects_full.txt"}
+
+
 @cache
-def things() -> tuple[Thing, ...]:
-    """The objects of the table that ships with the package."""
-    table = resources.files("gesso.scenes").joinpath("objects.txt").read_text(encoding="utf-8")
-    return parse_things(table, "objects.txt")
+def things(table: str = "default") -> tuple[Thing, ...]:
+    """The objects of a table that ships with the package.
+
+    "default" is what a few hours of a CPU can teach; "full" begins with the same objects and goes on with all that a
+    training on a GPU learns. Raises ValueError for another name.
+    """
+    if table not in TABLES:
+        raise ValueError(f"table {table!r}, expected one of {', '.join(TABLES)}")
+    text = resources.files("gesso.scenes").joinpath(TABLES[table]).read_text(encoding="utf-8")
+    return parse_things(text, TABLES[table])
 
 
 COLOURS: dict[str, tuple[int, int, int]] = {
