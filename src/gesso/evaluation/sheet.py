@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gesso.evaluation.composition import CATEGORIES, THUMBNAIL, TITLES, Judged, Report
 
 COLUMNS, MARGIN, LINE, FONT_SIZE = 8, 8, 13, 11
-TEXT_LINES, CHARACTERS = 5, 25
+TEXT_LINES, CHARACTERS = 6, 21  # as many fit below a picture
 CELL_WIDTH, CELL_HEIGHT, HEAD_HEIGHT = THUMBNAIL + MARGIN, THUMBNAIL + 3 + LINE * TEXT_LINES + MARGIN, 24
 RIGHT, WRONG, INK = (40, 140, 60), (200, 30, 30), (30, 30, 30)
 
