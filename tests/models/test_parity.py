@@ -2,8 +2,9 @@
 
 Two programs that sum the same products in different order differ by float32 rounding, 6e-8 of the numbers on the way,
 which grows by layers. Measured, for outputs with a standard deviation of 0.3 to 1, at these sizes and at the real
-ones: UNet 1e-6 to 2e-6; VAE 0 for the encoder and 3e-6 to 6e-6 for the decoder (whose input we multiply by the scaling
-factor and divide by it again); text 0. Allowed: 1e-5 at these sizes, 1e-4 at the real ones. pytest -s prints them.
+ones: UNet 1e-6 to 2e-6; VAE 0; text 0. With the real scaling factor the VAE's pixels differ by 3e-6 to 9e-6, since we
+multiply by 0.18215 and divide by it again; a power of two is exact, so the small test takes one. Allowed: 1e-5 at these
+sizes, 1e-4 at the real ones. pytest -s prints them.
 """
 
 import warnings
@@ -127,7 +128,7 @@ def test_unet_as_stable_diffusion_2() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 64), (40, 72)])
 def test_vae(size: tuple[int, int]) -> None:
-    compare_vae(TINY_SD, size, TINY_TOLERANCE)
+    compare_vae(replace(TINY_SD, vae=replace(TINY_SD.vae, scaling_factor=0.25)), size, TINY_TOLERANCE)
 
 
 @torch.no_grad()
