@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "gesso"
 
 CORE = {"gesso", "torch", "numpy", "safetensors", "tokenizers", "PIL"} | sys.stdlib_module_names
-# The edges may have more. `emoji` names the font's glyphs when training pictures are composed.
-MORE = {"cli": {"typer", "click", "rich"}, "training": {"emoji"}}
+# The edges may have more.
+MORE = {"cli": {"typer", "click", "rich"}}
 
 
 def imports_of(path: Path) -> set[str]:
