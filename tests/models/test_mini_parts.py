@@ -1,0 +1,97 @@
+"""What gesso-mini's networks have beyond Stable Diffusion's: a draft in the UNet, an upscaler, patches in the VAE."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gesso.models.unet import UNet, UNetConfig
+from gesso.models.upscaler import Upscaler, UpscalerConfig
+from gesso.models.vae import AutoencoderKL, VAEConfig
+
+CONFIG = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    channels=(8, 16),
+    attention=(0, 1),
+    mid_attention=1,
+    num_heads=(1, 2),
+    num_res_blocks=1,
+    context_dim=16,
+    draft_size=8,
+    norm_groups=4,
+)
+
+
+def inputs(height=8, width=8):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((2, 4, height, width), generator=generator)
+    return x, torch.tensor([999, 10]), torch.randn((2, 5, 16), generator=generator)
+
+
+@torch.no_grad()
+def test_the_draft_enters_as_further_input_channels():
+    torch.manual_seed(0)
+    unet = UNet(CONFIG)
+    plain = UNet(replace(CONFIG, in_channels=8, draft_size=None))
+    plain.load_state_dict({name: p for name, p in unet.state_dict().items() if not name.startswith("draft.")})
+    x, time, context = inputs()
+    expected = plain(torch.cat([x, unet.draft(context)], dim=1), time, context)
+    assert torch.equal(unet(x, time, context), expected)
+
+
+@torch.no_grad()
+def test_the_draft_stretches_to_other_sizes():
+    unet = UNet(CONFIG)
+    assert unet(*inputs(12, 6)).shape == (2, 4, 12, 6)
+
+
+def test_a_draft_of_odd_size_is_refused():
+    with pytest.raises(ValueError, match="multiple of 2"):
+        UNet(replace(CONFIG, draft_size=7))
+
+
+@torch.no_grad()
+def test_an_upscaler_without_detail_interpolates():
+    upscaler = Upscaler(UpscalerConfig(scale=4, channels=8, num_blocks=2, patch_size=2))
+    for parameter in upscaler.conv_out.parameters():
+        parameter.zero_()
+    pixels = torch.rand(1, 3, 8, 6)
+    expected = F.interpolate(pixels, size=(32, 24), mode="bilinear")
+    torch.testing.assert_close(upscaler(pixels), expected)
+
+
+@torch.no_grad()
+def test_an_upscaler_keeps_places():
+    """A change at one place shows within the reach of its convolutions and nowhere else."""
+    upscaler = Upscaler(UpscalerConfig(scale=2, channels=8, num_blocks=1, patch_size=2))
+    pixels = torch.rand(1, 3, 32, 32)
+    changed = pixels.clone()
+    changed[..., 1, 1] += 0.5
+    moved = (upscaler(pixels) != upscaler(changed)).any(dim=1)[0]
+    reach = 2 * (2 * 4 + 2)  # four 3x3 convolutions on patches of 2, and the patch itself, twice as large
+    assert moved[:reach, :reach].any()
+    assert not moved[reach:].any() and not moved[:, reach:].any()
+
+
+def test_an_upscaler_refuses_half_a_patch():
+    with pytest.raises(ValueError, match="multiples of 2"):
+        Upscaler(UpscalerConfig(scale=2, channels=8, num_blocks=1, patch_size=2))(torch.rand(1, 3, 8, 7))
+
+
+@torch.no_grad()
+def test_patches_of_the_autoencoder_are_folded_pixels():
+    """With patches of 2 it is the plain autoencoder of 12 channels on folded pixels."""
+    torch.manual_seed(0)
+    config = VAEConfig(
+        channels=(8, 16), num_res_blocks=1, latent_channels=4, scaling_factor=0.5, patch_size=2, norm_groups=4
+    )
+    vae = AutoencoderKL(config)
+    plain = AutoencoderKL(replace(config, patch_size=1, image_channels=12))
+    plain.load_state_dict(vae.state_dict())
+    pixels = torch.rand(1, 3, 16, 16)
+    assert vae.config.downscale == 4
+    assert torch.equal(vae.encode(pixels).mean, plain.encode(F.pixel_unshuffle(pixels, 2)).mean)
+    latents = torch.randn(1, 4, 4, 4)
+    assert torch.equal(vae.decode(latents), F.pixel_shuffle(plain.decode(latents), 2))
