@@ -1,7 +1,7 @@
 """`gesso train`: make the default model, or go on making it."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +12,26 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 FOLDER = Path("~/.cache/gesso/default-model")
 STAGES = ("autoencoder", "grounding", "denoising", "upscaling")
 
-RecipeOption = Annotated[str, typer.Option(help="cpu (hours on two cores) or gpu (minutes on one large GPU).")]
+RecipeOption = Annotated[
+    str, typer.Option(help="cpu (hours on two cores, 64 px) or gpu (25 minutes on one large GPU, 128 px).")
+]
 FolderOption = Annotated[Path, typer.Option(help="Where the training keeps its states and logs.")]
 FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font; the system's where not given.")]
+AtlasOption = Annotated[
+    Path | None, typer.Option(help="Glyphs from a file of `gesso train atlas`, in place of the font.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the recipe's where not given.")]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where and from what a training runs; a value that other processes get."""
+
+    font: Path | None = None
+    atlas: Path | None = None
+    device: str | None = None
+    minutes: float | None = None  # by when a stage shall end
+    rehearsal: bool = False
 
 
 @app.command("default-model")
@@ -24,10 +41,20 @@ def default_model(
     folder: FolderOption = FOLDER,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this long; run again to go on.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Pictures to train on, in place of the recipe's.")] = None,
+    finish_in: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Minutes that the stage takes in all, its learning rate's fall included."),
+    ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes of one thread each that train together.")
+        int, typer.Option(min=1, max=64, help="Processes of one thread each that train together on a CPU.")
     ] = 1,
     font: FontOption = None,
+    atlas: AtlasOption = None,
+    device: DeviceOption = None,
+    rehearsal: Annotated[
+        bool,
+        typer.Option("--rehearsal", help="A few steps of a few pictures, into FOLDER/rehearsal, to see that it runs."),
+    ] = False,
 ) -> None:
     """Train the default model from scratch on composed pictures, or go on from the last state in the folder."""
     from gesso.errors import GessoError
@@ -35,11 +62,21 @@ def default_model(
 
     if stage is not None and stage not in STAGES:
         raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}.")
-    if samples is not None and stage is None:
-        raise GessoError("--samples counts the pictures of one stage: name it with --stage.")
+    for name, value in (("--samples", samples), ("--finish-in", finish_in)):
+        if value is not None and stage is None:
+            raise GessoError(f"{name} is about one stage: name it with --stage.")
+    if samples is not None and finish_in is not None:
+        raise GessoError("--samples and --finish-in both say how long the stage is: give one of them.")
+    found = _recipe(recipe, device, rehearsal)
+    if processes > 1 and not found.device.startswith("cpu"):
+        raise GessoError(
+            f"--processes {processes} train together on a CPU; {found.device!r} is trained on by one process."
+        )
     seconds = float("inf") if minutes is None else 60 * minutes
+    source = Source(font=font, atlas=atlas, device=device, minutes=finish_in, rehearsal=rehearsal)
+    place = folder.expanduser() / "rehearsal" if rehearsal else folder.expanduser()
     for name in STAGES if stage is None else (stage,):
-        run_group(processes, _train, recipe, str(folder.expanduser()), name, samples, seconds, font)
+        run_group(processes, _train, recipe, str(place), name, samples, seconds, font, source)
 
 
 @app.command("export")
@@ -48,45 +85,82 @@ def export(
     recipe: RecipeOption = "cpu",
     folder: FolderOption = FOLDER,
     font: FontOption = None,
+    atlas: AtlasOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Write a trained default model as one file, in half precision."""
-    family = _making(recipe, str(folder.expanduser()), font).export(
+    making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
+    family = making.export(
         output,
         {
             "title": f"gesso-mini ({recipe})",
             "author": "the gesso authors",
-            "description": f"Draws {len(_objects())} objects; trained by gesso on pictures composed of emoji.",
+            "description": f"Draws {len(making.objects)} objects; trained by gesso on pictures composed of emoji.",
             "license": "Apache-2.0",
         },
     )
     typer.echo(f"{output} objects={len(family.objects)} size={family.output_size}")
 
 
-def _objects() -> tuple[Any, ...]:
+@app.command("atlas")
+def atlas(
+    output: Annotated[Path, typer.Argument(help="The PNG to write.")],
+    recipe: RecipeOption = "gpu",
+    font: FontOption = None,
+) -> None:
+    """Write the glyphs that a recipe's pictures are composed of as one file, for a machine without the font."""
+    from gesso.scenes.glyphs import render_glyphs, save_atlas
     from gesso.scenes.vocabulary import things
 
-    return things()
+    objects = things(_recipe(recipe).objects)
+    save_atlas(output, render_glyphs([thing.glyph for thing in objects], font), objects)
+    typer.echo(f"{output} objects={len(objects)} bytes={output.stat().st_size}")
 
 
-def _making(recipe: str, folder: str, font: Path | None) -> Any:
+def _recipe(name: str, device: str | None = None, rehearse: bool = False) -> Any:
     from gesso.errors import GessoError
-    from gesso.scenes.glyphs import render_glyphs
+    from gesso.training.recipes import RECIPES, on_device, rehearsal
+
+    if name not in RECIPES:
+        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}.")
+    recipe = RECIPES[name] if device is None else on_device(RECIPES[name], device)
+    return rehearsal(recipe) if rehearse else recipe
+
+
+def _making(name: str, folder: str, source: Source) -> Any:
+    from gesso.errors import GessoError
+    from gesso.scenes.glyphs import load_atlas, render_glyphs
+    from gesso.scenes.vocabulary import things
     from gesso.training.default_model import DefaultModel
-    from gesso.training.recipes import RECIPES
 
-    if recipe not in RECIPES:
-        raise GessoError(f"--recipe {recipe}: expected one of {', '.join(RECIPES)}.")
-    objects = _objects()
-    glyphs = render_glyphs([thing.glyph for thing in objects], font)
-    return DefaultModel(RECIPES[recipe], Path(folder), objects, glyphs)
+    if source.atlas is not None and source.font is not None:
+        raise GessoError("--atlas and --font both name the glyphs: give one of them.")
+    recipe = _recipe(name, source.device, source.rehearsal)
+    objects = things(recipe.objects)
+    if source.atlas is None:
+        glyphs = render_glyphs([thing.glyph for thing in objects], source.font)
+    else:
+        glyphs = load_atlas(source.atlas, objects)
+    return DefaultModel(recipe, Path(folder), objects, glyphs)
 
 
-def _train(recipe: str, folder: str, stage: str, samples: int | None, seconds: float, font: Path | None) -> None:
+def _train(
+    recipe: str,
+    folder: str,
+    stage: str,
+    samples: int | None,
+    seconds: float,
+    font: Path | None,
+    source: Source | None = None,
+) -> None:
     """One stage in one process; importable, since other processes start here."""
-    making = _making(recipe, folder, font)
+    source = source or Source(font=font)
+    making = _making(recipe, folder, source)
     plan = getattr(making.recipe, stage)
     if samples is not None:
-        plan = replace(plan, total_samples=samples)
+        plan = replace(plan, total_samples=samples, minutes=None)
+    elif source.minutes is not None:
+        plan = replace(plan, minutes=source.minutes)
     making.train(stage, plan, stop_after=seconds, on_log=_print)
 
 

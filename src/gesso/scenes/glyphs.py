@@ -4,13 +4,20 @@ The font (Noto Color Emoji, SIL Open Font License) is read where the system has 
 136 x 128 at 109 pixels per em, so they are drawn at exactly that size and scaled afterwards.
 """
 
+import hashlib
+import json
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from gesso.errors import GessoError
+from gesso.scenes.vocabulary import Thing
 
 FONT_PLACES = (
     Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"),  # Debian, Ubuntu: fonts-noto-color-emoji
@@ -20,6 +27,8 @@ FONT_PLACES = (
 )
 STRIKE = 109  # the only size that the font's bitmaps have
 GLYPH_SIZE = 128
+ATLAS_KEY, ATLAS_VERSION = "gesso-atlas", 1
+ATLAS_COLUMNS = 32
 
 
 def find_font(path: Path | None = None) -> Path:
@@ -59,3 +68,80 @@ def _render(glyph: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     square = Image.new("RGBa", (GLYPH_SIZE, GLYPH_SIZE))
     square.paste(ink, ((GLYPH_SIZE - ink.width) // 2, (GLYPH_SIZE - ink.height) // 2))
     return np.asarray(square)
+
+
+def save_atlas(path: Path, glyphs: np.ndarray, objects: Sequence[Thing]) -> None:
+    """Write the glyphs of an object table as one PNG, so that a machine without the font can train.
+
+    glyphs: uint8 [number of objects, 128, 128, 4], premultiplied RGBA, stored as they are: other programs show their
+    edges too dark. The file names its table by a hash. Writes whole or not at all; raises GessoError if it cannot.
+    """
+    width, height = _atlas_size(len(objects))
+    sheet = np.zeros((height // GLYPH_SIZE, ATLAS_COLUMNS, GLYPH_SIZE, GLYPH_SIZE, 4), dtype=np.uint8)
+    sheet.reshape(-1, GLYPH_SIZE, GLYPH_SIZE, 4)[: len(glyphs)] = glyphs
+    picture = Image.fromarray(np.ascontiguousarray(sheet.swapaxes(1, 2)).reshape(height, width, 4), "RGBA")
+    note = PngInfo()
+    note.add_text(ATLAS_KEY, json.dumps(_atlas_note(objects)))
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            picture.save(file, "PNG", pnginfo=note)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise GessoError(f"{path}: the atlas cannot be written ({error}).") from error
+
+
+def load_atlas(path: Path, objects: Sequence[Thing]) -> np.ndarray:
+    """The glyphs of an object table from a file of `save_atlas`.
+
+    -> uint8 [number of objects, 128, 128, 4], premultiplied RGBA, as `render_glyphs` draws them. Raises GessoError for
+    a file that is missing, damaged or of another table; a picture of a foreign size is not unpacked.
+    """
+    remedy = "Make it with `gesso train atlas`, for the same recipe."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(path, formats=("PNG",)) as picture:
+                note, wanted = picture.info.get(ATLAS_KEY), _atlas_note(objects)
+                if (found := _read_note(note)) is None:
+                    raise GessoError(f"{path}: a PNG, but no atlas of glyphs. {remedy}")
+                if found != wanted:
+                    raise GessoError(
+                        f"{path}: an atlas of {found.get('objects')!r} objects, hash {str(found.get('hash'))[:12]}, "
+                        f"expected {wanted['objects']} objects, hash {wanted['hash'][:12]}. {remedy}"
+                    )
+                width, height = _atlas_size(len(objects))
+                if picture.size != (width, height) or picture.mode != "RGBA":
+                    raise GessoError(
+                        f"{path}: {picture.mode} of {picture.size[0]} x {picture.size[1]}, expected RGBA of "
+                        f"{width} x {height}. {remedy}"
+                    )
+                sheet = np.asarray(picture)
+    except GessoError:
+        raise
+    except Exception as error:  # a hostile file makes Pillow raise many kinds
+        raise GessoError(f"{path}: the atlas cannot be read ({error}). {remedy}") from error
+    tiles = sheet.reshape(-1, GLYPH_SIZE, ATLAS_COLUMNS, GLYPH_SIZE, 4).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles.reshape(-1, GLYPH_SIZE, GLYPH_SIZE, 4)[: len(objects)])
+
+
+def _atlas_size(count: int) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return ATLAS_COLUMNS * GLYPH_SIZE, -(-count // ATLAS_COLUMNS) * GLYPH_SIZE
+
+
+def _atlas_note(objects: Sequence[Thing]) -> dict[str, Any]:
+    table = "\n".join(f"{thing.glyph}|{thing.name}" for thing in objects)
+    digest = hashlib.sha256(table.encode()).hexdigest()
+    return {"version": ATLAS_VERSION, "objects": len(objects), "hash": digest, "glyph_size": GLYPH_SIZE}
+
+
+def _read_note(note: object) -> dict[str, Any] | None:
+    try:
+        found = json.loads(note) if isinstance(note, str) else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

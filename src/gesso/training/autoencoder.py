@@ -1,7 +1,7 @@
 """Training of the KL autoencoder on composed pictures."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gesso.models.vae import AutoencoderKL
-from gesso.training.loop import generator_for
+from gesso.training.loop import Figures, generator_for
 from gesso.training.pictures import Pictures
+from gesso.training.precision import Enter
 
 
 def gradient_gap(a: Tensor, b: Tensor) -> Tensor:
@@ -40,33 +41,38 @@ class AutoencoderTask:
         *,
         kl_weight: float,
         decoder_noise: float,
-        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        report_pictures: int = 128,
     ) -> None:
         self.vae, self.pictures, self.kl_weight, self.decoder_noise = vae, pictures, kl_weight, decoder_noise
-        self.precision = precision  # entered around the forward pass: autocast, or nothing
+        self.report_pictures = report_pictures
+        self.precision: Enter = nullcontext
         self.modules: Mapping[str, nn.Module] = {"vae": vae}
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         return [{"params": list(self.vae.parameters()), "lr": learning_rate}]
 
-    def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, dict[str, float]]:
-        pixels = self.pictures.pixels(self.pictures.scenes(batch_size, seed, step))
-        generator = generator_for(seed, step)
+    def networks(self) -> list[nn.Module]:
+        return [self.vae.encoder, self.vae.decoder]
+
+    def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
+        pixels = self.pictures.pixels(self.pictures.at(step, batch_size, seed))
+        device = pixels.device
+        generator = generator_for(seed, step, device=device)
         with self.precision():
             mean, logvar = self.vae.moments(pixels)
             mean, logvar = mean.float(), logvar.float()
             kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / pixels.numel()
-            z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
-            share = self.decoder_noise * torch.rand((len(z), 1, 1, 1), generator=generator)
-            z = z + share * z.detach().std() * torch.randn(z.shape, generator=generator)
+            z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator, device=device)
+            share = self.decoder_noise * torch.rand((len(z), 1, 1, 1), generator=generator, device=device)
+            z = z + share * z.detach().std() * torch.randn(z.shape, generator=generator, device=device)
             scale = self.vae.config.scaling_factor
             out = self.vae.decode(z * scale).float()
         loss = (out - pixels).abs().mean() + 0.5 * gradient_gap(out, pixels) + 2 * F.mse_loss(out, pixels)
-        nats = float(kl.detach()) * pixels.numel() / mean.numel()
-        return loss + self.kl_weight * kl, {"loss": float(loss.detach()), "nats": nats, "std": float(z.detach().std())}
+        nats = kl.detach() * (pixels.numel() / mean.numel())
+        return loss + self.kl_weight * kl, {"loss": loss.detach(), "nats": nats, "std": z.detach().std()}
 
     def report(self, modules: Mapping[str, nn.Module]) -> dict[str, float]:
-        pixels = self.pictures.pixels(self.pictures.scenes(128, 10**9))
+        pixels = self.pictures.pixels(self.pictures.scenes(self.report_pictures, 10**9))
         latents = torch.cat([self.vae.encode(part).mean for part in pixels.split(32)])
         decoded = torch.cat([self.vae.decode(part) for part in latents.split(32)])
         return {"psnr": psnr(decoded, pixels), "latent_std": float(latents.std())}

@@ -1,7 +1,9 @@
 """The trainings of the default model, one after the other, and the file that they end in."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,10 +26,12 @@ from gesso.scenes.scene import SceneSampler
 from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer, learn_vocabulary
 from gesso.training.autoencoder import AutoencoderTask
-from gesso.training.denoising import DenoisingTask, LatentPool, initialise_text, initialise_unet
+from gesso.training.compositor import Compositor
+from gesso.training.denoising import DenoisingTask, initialise_text, initialise_unet
 from gesso.training.grounding import GroundingTask
 from gesso.training.loop import Plan, Task, fit, load_state
 from gesso.training.pictures import Pictures
+from gesso.training.pools import Captions, LatentPool, Pool, PreparedPool
 from gesso.training.recipes import FIRST_MIX, FULL_MIX, Mix, Recipe, Stage
 from gesso.training.upscaling import UpscalingTask
 
@@ -39,19 +43,28 @@ OnLog = Callable[[dict[str, float]], None]
 class DefaultModel:
     """One making of the default model in one folder, which holds a folder a stage.
 
-    glyphs: uint8 [number of objects, 128, 128, 4], or None to draw them from the system's font.
+    glyphs: uint8 [number of objects, 128, 128, 4], or None to draw them from the system's font. Raises GessoError where
+    torch does not find the recipe's device.
     """
 
     def __init__(
         self, recipe: Recipe, folder: Path, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None
     ) -> None:
         self.recipe, self.folder, self.objects = recipe, folder, objects
+        self.device = _device(recipe)
         self.tokenizer: Tokenizer = learn_vocabulary(all_words(objects), 4096, length=recipe.text_length)
-        self.renderer = Renderer(render_glyphs([thing.glyph for thing in objects]) if glyphs is None else glyphs)
+        self.captions = Captions(Captioner(objects), self.tokenizer)
+        self.glyphs = render_glyphs([thing.glyph for thing in objects]) if glyphs is None else glyphs
+
+    @cached_property
+    def renderer(self) -> Renderer | Compositor:
+        """What draws the pictures."""
+        return Compositor(self.glyphs, self.device) if self.recipe.prepared else Renderer(self.glyphs)
 
     def pictures(self, mix: Mix) -> Pictures:
         """Pictures of a mix of categories that never show what is held out."""
-        return Pictures(SceneSampler(self.objects, mix), self.renderer, self.recipe.native_size)
+        sampler, recipe = SceneSampler(self.objects, mix), self.recipe
+        return Pictures(sampler, self.renderer, recipe.native_size, device=self.device, workers=recipe.workers)
 
     def train(self, stage: Stage, plan: Plan | None = None, *, stop_after: float, on_log: OnLog) -> None:
         """Run one stage, or go on with it. plan replaces the recipe's. Raises GessoError if an earlier stage lacks."""
@@ -64,6 +77,7 @@ class DefaultModel:
                 self.pictures(FULL_MIX),
                 kl_weight=recipe.vae_kl_weight,
                 decoder_noise=recipe.vae_decoder_noise,
+                **self._report,
             )
         elif stage == "grounding":
             task = self._grounding()
@@ -79,15 +93,28 @@ class DefaultModel:
                 self.pictures(FULL_MIX),
                 decoder_noise=recipe.vae_decoder_noise,
                 crop=recipe.crop,
+                **self._report,
             )
-        fit(task, plan or getattr(recipe, stage), self.folder / stage, stop_after=stop_after, on_log=on_log)
+        with _fast(self.device):
+            fit(
+                task,
+                plan or getattr(recipe, stage),
+                self.folder / stage,
+                device=self.device,
+                precision=recipe.precision,
+                compiled=recipe.compile,
+                save_every=recipe.save_every,
+                report_every=recipe.report_every,
+                stop_after=stop_after,
+                on_log=on_log,
+            )
 
     def family(self) -> Family:
         """The model as far as its first stage decides it: the scaling factor makes latents of unit deviation."""
         vae = self._autoencoder_average()
         pictures = self.pictures(FULL_MIX)
         with torch.no_grad():
-            latents = vae.encode(pictures.pixels(pictures.scenes(512, 10**9)).to(self.recipe.device)).mean
+            latents = vae.encode(pictures.pixels(pictures.scenes(self.recipe.scaling_pictures, 10**9))).mean
         return self.recipe.family(self.tokenizer, self.objects, round(1 / float(latents.std()), 5))
 
     def export(self, path: Path, modelspec: dict[str, str]) -> Family:
@@ -117,12 +144,9 @@ class DefaultModel:
         return GroundingTask(
             self._place(text),
             self._place(draft),
-            self.tokenizer,
-            Captioner(self.objects),
-            LatentPool(
-                self._trained_vae(), phases, size=2 * recipe.pool_size, passes=GROUNDING_PASSES, device=recipe.device
-            ),
+            self._pool(self._trained_vae(), phases, size=2 * recipe.pool_size, passes=GROUNDING_PASSES),
             (family.vae.latent_channels, side, side),
+            **self._report,
         )
 
     def _denoising(self) -> DenoisingTask:
@@ -135,16 +159,33 @@ class DefaultModel:
         unet.draft.load_state_dict(grounded["draft"])
         vae = self._trained_vae()
         phases = [(recipe.first_samples, self.pictures(FIRST_MIX)), (0, self.pictures(FULL_MIX))]
-        pool = LatentPool(vae, phases, size=recipe.pool_size, passes=recipe.pool_passes, device=recipe.device)
+        pool = self._pool(vae, phases, size=recipe.pool_size, passes=recipe.pool_passes)
         return DenoisingTask(
             self._place(unet),
             self._place(text),
-            self.tokenizer,
-            Captioner(self.objects),
             pool,
             family.schedule.build(),
             family.prediction,
+            **self._report,
         )
+
+    def _pool(self, vae: AutoencoderKL, phases: list[tuple[int, Pictures]], *, size: int, passes: int) -> Pool:
+        if self.recipe.prepared:
+            return PreparedPool(
+                vae,
+                self.captions,
+                phases,
+                size=size,
+                passes=passes,
+                workers=self.recipe.workers,
+                device=self.device,
+            )
+        return LatentPool(vae, self.captions, phases, size=size, passes=passes, device=self.device)
+
+    @property
+    def _report(self) -> dict[str, int]:
+        count = self.recipe.report_pictures
+        return {} if count is None else {"report_pictures": count}
 
     def _autoencoder_average(self) -> AutoencoderKL:
         vae = AutoencoderKL(self.recipe.vae)
@@ -165,4 +206,21 @@ class DefaultModel:
         return average
 
     def _place(self, module: M) -> M:
-        return module.to(self.recipe.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _device(recipe: Recipe) -> torch.device:
+    device = torch.device(recipe.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise GessoError(
+            f"The recipe {recipe.name!r} trains on {recipe.device!r}, and torch {torch.__version__} finds no GPU here. "
+            "Install a torch with CUDA, name another --device, or take --recipe cpu."
+        )
+    return device
+
+
+def _fast(device: torch.device) -> AbstractContextManager[object]:
+    """Let cuDNN try its algorithms once for each size; sizes stay the same in a training."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True)

@@ -39,6 +39,14 @@ class Group:
         dist.broadcast(told, 0)
         return bool(told.item())
 
+    def tell(self, value: float) -> float:
+        """The first process's value."""
+        if self.size == 1:
+            return value
+        told = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(told, 0)
+        return float(told.item())
+
 
 def _member(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

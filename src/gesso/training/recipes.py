@@ -1,7 +1,7 @@
 """How gesso's default model is made: its sizes and the plans of its trainings, for a CPU and for one GPU."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from gesso.families.base import Defaults, Family, ScheduleConfig
 from gesso.models.clip import CLIPTextConfig
@@ -12,10 +12,12 @@ from gesso.scenes.scene import Category
 from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.loop import Plan
+from gesso.training.precision import Precision
 
 Stage = Literal["autoencoder", "grounding", "denoising", "upscaling"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Mix = dict[Category, float]
+LATENTS = 8  # channels of the GPU's latents
 
 # Objects first, at both sizes that they come in (alone, and as one of several); then how they stand together.
 FIRST_MIX: Mix = {
@@ -64,9 +66,17 @@ class Recipe:
     first_samples: int  # of the denoising, that see FIRST_MIX
     pool_size: int
     pool_passes: int
-    workers: int  # processes that compose pictures; 0: the training process itself
-    compile: bool
     defaults: Defaults
+    objects: str = "default"  # table of what it draws, see scenes.vocabulary.things
+    precision: Precision | Literal["auto"] = "auto"
+    compile: bool = False
+    # Pictures drawn many at a time on the device and captions made ahead, for a device that would wait for a CPU.
+    prepared: bool = False
+    workers: int = 0  # processes that lay out pictures and word captions ahead, where prepared; 0: the training process
+    scaling_pictures: int = 512  # that the scaling factor of the latents is measured on
+    report_pictures: int | None = None  # of each report; None: as many as each task sees fit
+    save_every: float = 120.0  # seconds, as is the next
+    report_every: float = 300.0
 
     def family(self, tokenizer: Tokenizer, objects: tuple[Thing, ...], scaling_factor: float) -> Family:
         """The model that comes out."""
@@ -157,8 +167,105 @@ CPU = Recipe(
     first_samples=60_000,
     pool_size=4096,
     pool_passes=3,
-    workers=0,
-    compile=False,
     defaults=Defaults(num_steps=20, guidance_scale=3.0, sampler="dpmpp_2m", schedule="sgm_uniform"),
 )
-RECIPES = {recipe.name: recipe for recipe in (CPU,)}
+
+# Sizes: what 60 MB of half precision hold, and what some 20 million pictures can teach in a quarter of an hour.
+# - The autoencoder goes from 128 pixels a side to 16 as the CPU's goes from 64 to 16: patches of 2 fold the finest
+#   level away, whose large, thin feature maps cost the most time and memory traffic of all.
+# - Each head of an attention has 32 channels; the text is 224 wide so that the draft's heads divide it as well.
+GPU = Recipe(
+    name="gpu",
+    device="cuda",
+    objects="full",
+    native_size=128,
+    vae=VAEConfig(channels=(64, 128, 192), num_res_blocks=1, latent_channels=LATENTS, scaling_factor=1.0, patch_size=2),
+    vae_kl_weight=0.05,
+    vae_decoder_noise=0.3,
+    unet=UNetConfig(
+        in_channels=LATENTS,
+        out_channels=LATENTS,
+        channels=(64, 128, 224),
+        attention=(1, 1, 1),
+        mid_attention=1,
+        num_heads=(2, 4, 7),
+        num_res_blocks=1,
+        context_dim=224,
+        added_dim=224,
+        draft_size=16,
+    ),
+    text_dim=224,
+    text_layers=3,
+    text_heads=7,
+    text_length=32,
+    upscaler=UpscalerConfig(scale=2, channels=80, num_blocks=5, patch_size=2),
+    crop=64,
+    autoencoder=Plan(
+        batch_size=64,
+        minutes=5,
+        learning_rate=1e-3,
+        warmup_samples=20_000,
+        decay_share=0.35,
+        ema_decay=0.999,
+    ),
+    grounding=Plan(
+        batch_size=1024,
+        minutes=1.5,
+        learning_rate=1e-3,
+        warmup_samples=100_000,
+        decay_share=0.3,
+        ema_decay=0.998,
+    ),
+    denoising=Plan(
+        batch_size=1024,
+        minutes=13,
+        learning_rate=1e-3,
+        warmup_samples=300_000,
+        decay_share=0.25,
+        ema_decay=0.9995,
+    ),
+    upscaling=Plan(
+        batch_size=64,
+        minutes=3,
+        learning_rate=1e-3,
+        warmup_samples=5_000,
+        decay_share=0.3,
+        ema_decay=0.998,
+    ),
+    first_samples=2_000_000,
+    pool_size=131_072,
+    pool_passes=4,
+    precision="bfloat16",
+    compile=True,
+    prepared=True,
+    workers=12,
+    save_every=60.0,
+    report_every=60.0,
+    defaults=CPU.defaults,
+)
+RECIPES = {recipe.name: recipe for recipe in (CPU, GPU)}
+
+
+def on_device(recipe: Recipe, device: str) -> Recipe:
+    """The same training on another device. A CPU computes in the precision that is faster there, uncompiled."""
+    if device == recipe.device:
+        return recipe
+    if device.startswith("cpu"):
+        return replace(recipe, device=device, compile=False, precision="auto")
+    return replace(recipe, device=device)
+
+
+def rehearsal(recipe: Recipe, steps: int = 3, batch_size: int = 4) -> Recipe:
+    """The same networks on the same path for a few steps of a few pictures: whether a machine can run it at all."""
+    plans: dict[str, Any] = {
+        stage: replace(
+            getattr(recipe, stage),
+            batch_size=batch_size,
+            total_samples=steps * batch_size,
+            minutes=None,
+            warmup_samples=1,
+        )
+        for stage in STAGES
+    }
+    small: dict[str, Any] = {"pool_size": 2 * batch_size, "pool_passes": 1, "first_samples": 2 * batch_size}
+    return replace(recipe, **plans, **small, scaling_pictures=batch_size, report_pictures=batch_size)
