@@ -40,6 +40,7 @@ def toy(recipe: Recipe) -> Recipe:
         scaling_pictures=32,
         report_pictures=4,
         first_samples=16,
+        full_samples=8,
         **{
             stage: replace(
                 getattr(recipe, stage), batch_size=4, total_samples=32, minutes=None, warmup_samples=4, ema_decay=0.9

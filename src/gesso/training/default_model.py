@@ -1,7 +1,7 @@
 """The trainings of the default model, one after the other, and the file that they end in."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from gesso.training.grounding import GroundingTask
 from gesso.training.loop import Plan, Task, fit, load_state
 from gesso.training.pictures import Pictures
 from gesso.training.pools import Captions, LatentPool, Pool, PreparedPool
-from gesso.training.recipes import FIRST_MIX, FULL_MIX, Mix, Recipe, Stage
+from gesso.training.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, Recipe, Stage
 from gesso.training.upscaling import UpscalingTask
 
 M = TypeVar("M", bound=nn.Module)
@@ -158,7 +158,11 @@ class DefaultModel:
         assert unet.draft is not None
         unet.draft.load_state_dict(grounded["draft"])
         vae = self._trained_vae()
-        phases = [(recipe.first_samples, self.pictures(FIRST_MIX)), (0, self.pictures(FULL_MIX))]
+        phases = [
+            (recipe.first_samples, self.pictures(FIRST_MIX)),
+            (recipe.full_samples, self.pictures(FULL_MIX)),
+            (0, self.pictures(LAST_MIX)),
+        ]
         pool = self._pool(vae, phases, size=recipe.pool_size, passes=recipe.pool_passes)
         return DenoisingTask(
             self._place(unet),
@@ -219,8 +223,12 @@ def _device(recipe: Recipe) -> torch.device:
     return device
 
 
-def _fast(device: torch.device) -> AbstractContextManager[object]:
+@contextmanager
+def _fast(device: torch.device) -> Iterator[None]:
     """Let cuDNN try its algorithms once for each size; sizes stay the same in a training."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
