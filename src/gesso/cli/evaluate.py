@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 EVERY_OBJECT_FROM = 500  # prompts; with fewer, a quick look, not every object has its turn
 JUDGE_FOLDER = Path("~/.cache/gesso/judge")
 
+ObjectsOption = Annotated[str | None, typer.Option("--objects", help="Table of objects: default or full.")]
 FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font; the system's where left out.")]
 
 
@@ -54,6 +56,7 @@ def composition(
     judge_pictures: Annotated[
         int, typer.Option("--judge-pictures", min=20, help="Composed pictures a category to measure the judge on.")
     ] = 200,
+    objects: ObjectsOption = None,
     font: FontOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Report as JSON, every picture in it.")] = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet (PNG), failures first.")] = None,
@@ -73,20 +76,16 @@ def composition(
         from gesso.evaluation.detector import load_detector
         from gesso.evaluation.model_pictures import pictures_of
         from gesso.pipelines.request import TextToImageRequest
-        from gesso.scenes.vocabulary import things
 
         request = TextToImageRequest(
             prompt="-", num_steps=steps, guidance_scale=guidance, sampler=sampler, schedule=schedule, seed=seed
         )
         check_names(request)
-        table = things()
-        detector = load_detector(table, judge)
-        renderer = _renderer(table, font, bar)
         bar.stage(f"loading {Path(model).name}")
         pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads)
-        known = pipeline.model.family.objects
-        if missing := [thing.name for thing in table if thing.name not in known]:
-            bar.note(f"note: {len(missing)} of {len(table)} objects are none that the model names: {missing[0]}, ...")
+        table = _table_of(pipeline.model.family.objects, objects, bar)
+        detector = load_detector(table, judge)
+        renderer = _renderer(table, font, bar)
         generate, resolved = pictures_of(pipeline.engine, pipeline.model, request)
         report = evaluate_composition(
             generate,
@@ -121,6 +120,7 @@ def composition(
 def train_judge(
     output: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     folder: Annotated[Path, typer.Option("--folder", help="Keeps the state of the training.")] = JUDGE_FOLDER,
+    objects: ObjectsOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=64, help="Pictures to train on.")] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after so long; run again to go on.")
@@ -132,9 +132,8 @@ def train_judge(
     _check_free(output, overwrite)
     from gesso.evaluation.judge_training import JudgePlan, make_judge
     from gesso.scenes.glyphs import render_glyphs
-    from gesso.scenes.vocabulary import things
 
-    table = things()
+    table = _table(objects or "default")
     glyphs = render_glyphs([thing.glyph for thing in table], font)
     figures = make_judge(
         table,
@@ -151,6 +150,30 @@ def train_judge(
     for category, figure in figures.items():
         print(f"{category} right={figure.accuracy:.3f} fooled={figure.fooled / figure.total:.3f}")
     print(output)
+
+
+def _table(name: str) -> "tuple[Thing, ...]":
+    from gesso.scenes.vocabulary import TABLES, things
+
+    if name not in TABLES:
+        raise GessoError(f"--objects {name[:40]}: expected one of {', '.join(TABLES)}")
+    return things(name)
+
+
+def _table_of(known: Mapping[str, object], name: str | None, bar: Bar) -> "tuple[Thing, ...]":
+    """The table that was asked for, else the one that the model was trained on, else the default one.
+
+    A notice where the model does not name all of its objects.
+    """
+    from gesso.scenes.vocabulary import TABLES
+
+    names = list(TABLES) if name is None else [name]
+    table = next((found for found in map(_table, names) if {thing.name for thing in found} == set(known)), None)
+    if table is None:
+        table = _table(names[0])
+        missing = [thing.name for thing in table if thing.name not in known]
+        bar.note(f"note: the model does not name {len(missing)} of the {len(table)} objects that are asked for")
+    return table
 
 
 def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar) -> "Renderer | None":

@@ -42,11 +42,11 @@ from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS, Thing
 MIX: dict[Category, float] = {
     "single": 1.0,
     "background": 1.5,
-    "colours": 3.0,
+    "colours": 4.0,
     "counting": 2.0,
     "two": 1.5,
     "position": 1.5,
-    "attribution": 3.0,
+    "attribution": 4.0,
 }
 SHARE_SCATTERED = 0.3
 SHARE_LARGE = 0.15  # drawn at twice the size and shrunk, as the pictures of a larger model are
@@ -287,7 +287,7 @@ def detector_loss(scores: Scores, targets: Targets) -> tuple[Tensor, dict[str, f
     thing = _cross_entropy(scores.thing, targets.thing, targets.weight)
     tint = _cross_entropy(scores.tint, targets.tint, targets.tint_weight)
     figures = {"middle": middle, "thing": thing, "tint": tint}
-    return middle + thing + 0.5 * tint, {name: float(value.detach()) for name, value in figures.items()}
+    return middle + thing + 1.5 * tint, {name: float(value.detach()) for name, value in figures.items()}
 
 
 def _cross_entropy(scores: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
@@ -378,35 +378,48 @@ def make_judge(
     per_category: int = 1000,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict[str, JudgeFigures] | None:
-    """Train a detector, measure it as it is stored, write its file. None where stop_after seconds were not enough.
+    """Train a detector, measure it, write its file. None where stop_after seconds were not enough.
 
-    The figures are taken on fresh composed pictures of combinations held out from generators, per_category true and as
-    many false ones; a fifth as many on combinations that the judge itself never saw go into the file beside them.
+    The figures are those of `measure_and_save`.
     """
     detector = train_detector(things, glyphs, folder, plan, stop_after=stop_after, on_log=on_log)
     if detector is None:
         return None
+    training = f"{plan.total_samples} pictures"
+    return measure_and_save(detector, things, glyphs, output, training=training, per_category=per_category)
+
+
+def measure_and_save(
+    detector: Detector,
+    things: tuple[Thing, ...],
+    glyphs: np.ndarray,
+    output: Path,
+    *,
+    training: str,
+    per_category: int = 1000,
+    seed: int = 1,
+) -> dict[str, JudgeFigures]:
+    """Round a detector to what its file holds, measure it, write it.
+
+    The figures are taken on fresh composed pictures of combinations held out from generators, per_category true and as
+    many false ones; a fifth as many on combinations that the judge itself never saw go into the file beside them.
+    """
     with torch.no_grad():
         for tensor in detector.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.half())
-    renderer = Renderer(glyphs)
-    figures = judge_figures(detector, things, renderer, per_category=per_category, seed=plan.seed + 1)
-    unseen = judge_figures(
-        detector,
-        things,
-        renderer,
-        per_category=max(1, per_category // 5),
-        seed=plan.seed + 2,
-        about=unseen_by_judge,
-    )
+    renderer, fewer = Renderer(glyphs), max(1, per_category // 5)
+    figures = judge_figures(detector, things, renderer, per_category=per_category, seed=seed)
+    unseen = judge_figures(detector, things, renderer, per_category=fewer, seed=seed + 1, about=unseen_by_judge)
+    accuracy, accuracy_unseen = ({name: one.accuracy for name, one in found.items()} for found in (figures, unseen))
+    fooled = max(one.fooled / one.total for one in figures.values())
     notes = {
         "author": "the gesso authors",
         "license": "Apache-2.0",
-        "description": f"Trained on {plan.total_samples} pictures composed of {len(things)} emoji; "
-        f"accuracy on {per_category} fresh ones of held-out combinations a category.",
+        "description": f"Trained on {training} composed of {len(things)} emoji. Accuracy on {per_category} fresh ones "
+        f"of held-out combinations a category, and on {fewer} of combinations that its training never showed; of as "
+        f"many wrong pictures it took at most {fooled:.3f} of a category for right.",
     }
-    accuracy, accuracy_unseen = ({name: one.accuracy for name, one in found.items()} for found in (figures, unseen))
     save_detector(output, detector, things, accuracy, accuracy_unseen, notes)
     return figures
 
