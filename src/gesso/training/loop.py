@@ -249,9 +249,9 @@ def fit(
         if step % log_every == 0:
             settle()
             now = time.monotonic()
+            fixed = fixed or plan.falls(samples)
             if not fixed:
                 plan = by_time(plan, samples, first_done, now, seconds_before + now - started, measure_after, group)
-                fixed = plan.falls(samples)
             row = {"step": step, "samples": samples, "seconds": seconds_before + now - started}
             row["samples_per_second"] = (samples - window_samples) / (now - window_started)
             row["factor"] = plan.factor(samples)

@@ -1,0 +1,161 @@
+"""Plans by time, the choice of the precision, and what a state keeps of both."""
+
+import itertools
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from gesso.errors import GessoError
+from gesso.training import loop
+from gesso.training.loop import OPEN_END, Plan, fit, generator_for, load_state
+from gesso.training.precision import context_of, faster_precision
+
+
+class Line:
+    """Fits a line; counts what it is asked, and in which precision."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.modules = {"line": nn.Linear(3, 1)}
+        self.precision = nullcontext
+        self.seen = []
+
+    def networks(self):
+        return [self.modules["line"]]
+
+    def parameter_groups(self, learning_rate):
+        return [{"params": list(self.modules["line"].parameters()), "lr": learning_rate}]
+
+    def loss(self, step, batch_size, seed):
+        self.seen.append(step)
+        x = torch.randn((batch_size, 3), generator=generator_for(seed, step))
+        with self.precision():
+            out = self.modules["line"](x)
+        self.dtype = out.dtype
+        loss = (out.float()[:, 0] - x @ torch.tensor([1.0, -2.0, 3.0])).square().mean()
+        return loss, {"loss": loss.detach()}
+
+    def report(self, modules):
+        return {}
+
+
+PLAN = Plan(batch_size=8, total_samples=400, learning_rate=0.05, warmup_samples=80, decay_share=0.25, ema_decay=0.9)
+TIMED = Plan(batch_size=8, minutes=1, learning_rate=0.05, warmup_samples=80, decay_share=0.25, ema_decay=0.9)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by 20 ms a reading."""
+    ticks = itertools.count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(ticks) / 50)
+
+
+def test_a_plan_by_time_ends_on_time_with_its_fall(tmp_path, clock):
+    rows = []
+    fit(Line(), TIMED, tmp_path, measure_after=2, save_every=1e9, report_every=1e9, on_log=rows.append)
+    logged = [row for row in rows if "factor" in row]
+    total = load_state(tmp_path / "last.pt")["total_samples"]
+    assert logged[-1]["seconds"] == pytest.approx(60, rel=0.05)
+    assert logged[-1]["samples"] == pytest.approx(total, abs=50 * 8)
+    assert logged[-1]["factor"] <= 50 * 8 / (0.25 * total) + 0.01  # less than a window of the log from the end
+    assert "total_samples" not in logged[0]
+    falling = [row["total_samples"] for row in logged if row["factor"] < 1 and row["samples"] > 80]
+    assert len(falling) > 3
+    assert len(set(falling)) == 1, "the length stays once the learning rate falls"
+
+
+def test_a_plan_by_time_goes_on_with_its_length(tmp_path, clock):
+    """A run that was cut off while its learning rate fell ends where it was to end."""
+    options = {"measure_after": 2, "save_every": 1e9, "report_every": 1e9}
+    fit(Line(), TIMED, tmp_path, stop_after=55, **options)
+    cut = load_state(tmp_path / "last.pt")
+    assert cut["samples"] < cut["total_samples"] < OPEN_END
+    fit(Line(), TIMED, tmp_path, **options)
+    end = load_state(tmp_path / "last.pt")
+    assert end["total_samples"] == cut["total_samples"]
+    assert end["samples"] == pytest.approx(end["total_samples"], abs=8)
+
+
+def test_a_plan_by_samples_overrides_the_length_of_a_state(tmp_path, clock):
+    fit(Line(), TIMED, tmp_path, measure_after=2, stop_after=20, save_every=1e9, report_every=1e9)
+    fit(Line(), PLAN, tmp_path, save_every=1e9, report_every=1e9)
+    assert load_state(tmp_path / "last.pt")["samples"] >= 400
+    assert "total_samples" not in load_state(tmp_path / "last.pt")
+
+
+def test_the_precision_of_a_run_stays(tmp_path):
+    task = Line()
+    fit(task, PLAN, tmp_path, precision="bfloat16", stop_after=0.05)
+    assert task.dtype == torch.bfloat16
+    assert load_state(tmp_path / "last.pt")["precision"] == "bfloat16"
+    again = Line()
+    fit(again, PLAN, tmp_path, precision="float32")
+    assert again.dtype == torch.bfloat16
+
+
+def test_a_state_without_a_precision_is_of_float32(tmp_path):
+    """Such states are older than the choice."""
+    fit(Line(), Plan(**{**vars(PLAN), "total_samples": 80}), tmp_path)
+    state = load_state(tmp_path / "last.pt")
+    del state["precision"]
+    torch.save(state, tmp_path / "last.pt")
+    task = Line()
+    fit(task, PLAN, tmp_path, precision="auto")
+    assert task.dtype == torch.float32
+    assert load_state(tmp_path / "last.pt")["precision"] == "float32"
+
+
+@pytest.mark.parametrize("slow", ["float32", "bfloat16"])
+def test_the_faster_precision_is_taken(tmp_path, monkeypatch, slow):
+    task, now = Line(), [0.0]
+    monkeypatch.setattr("gesso.training.precision.time.perf_counter", lambda: now[0])
+    loss = task.loss
+
+    def timed(step, batch_size, seed):
+        result = loss(step, batch_size, seed)
+        now[0] += 2.0 if str(task.dtype).endswith(slow) else 1.0
+        return result
+
+    task.loss = timed
+    chosen, seconds = faster_precision(task, 8, 0, torch.device("cpu"))
+    assert chosen != slow
+    assert seconds[f"seconds_{slow}"] == 2 * seconds[f"seconds_{chosen}"]
+    assert all(p.grad is None for p in task.modules["line"].parameters())
+
+
+def test_choosing_changes_nothing_else(tmp_path):
+    """A run whose precision was tried out is the run that was told it."""
+    rows = []
+    chosen = fit(Line(), PLAN, tmp_path / "auto", precision="auto", on_log=rows.append)
+    assert rows[0]["bfloat16"] in (0.0, 1.0)
+    assert {"seconds_float32", "seconds_bfloat16"} <= rows[0].keys()
+    told = fit(Line(), PLAN, tmp_path / "told", precision="bfloat16" if rows[0]["bfloat16"] else "float32")
+    for name, value in told["line"].items():
+        assert torch.equal(chosen["line"][name], value)
+
+
+def test_bfloat16_is_autocast():
+    with context_of("bfloat16", torch.device("cpu"))():
+        assert torch.is_autocast_enabled("cpu")
+    assert context_of("float32", torch.device("cpu")) is nullcontext
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
+    """The check comes before the step on a CPU, and before every state everywhere."""
+    fit(Line(), Plan(**{**vars(PLAN), "total_samples": 80}), tmp_path)
+    before = load_state(tmp_path / "last.pt")
+    task = Line()
+    loss = task.loss
+    task.loss = lambda step, *rest: (loss(step, *rest)[0] * (float("inf") if step == 13 else 1.0), {})
+    with pytest.raises(GessoError, match="step 13: the gradient is not finite"):
+        fit(task, PLAN, tmp_path)
+    assert load_state(tmp_path / "last.pt")["step"] == before["step"]
+
+
+def test_a_finished_run_is_only_reported(tmp_path):
+    fit(Line(), PLAN, tmp_path)
+    task = Line()
+    fit(task, PLAN, tmp_path)
+    assert task.seen == []
