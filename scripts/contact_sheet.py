@@ -1,6 +1,6 @@
 """Draw every prompt of a file with `gesso generate`, and put the pictures on one sheet with their prompts below.
 
-    python scripts/contact_sheet.py docs/contact-sheet.txt docs/contact-sheet.png [options of gesso generate]
+python scripts/contact_sheet.py docs/contact-sheet.txt docs/contact-sheet.png [options of gesso generate]
 """
 
 import subprocess
