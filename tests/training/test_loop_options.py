@@ -2,6 +2,7 @@
 
 import itertools
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,8 @@ class Line:
 
 PLAN = Plan(batch_size=8, total_samples=400, learning_rate=0.05, warmup_samples=80, decay_share=0.25, ema_decay=0.9)
 TIMED = Plan(batch_size=8, minutes=1, learning_rate=0.05, warmup_samples=80, decay_share=0.25, ema_decay=0.9)
+
+SHORT = replace(PLAN, total_samples=80)
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def test_a_plan_by_samples_overrides_the_length_of_a_state(tmp_path, clock):
 
 def test_the_precision_of_a_run_stays(tmp_path):
     task = Line()
-    fit(task, PLAN, tmp_path, precision="bfloat16", stop_after=0.05)
+    fit(task, SHORT, tmp_path, precision="bfloat16")
     assert task.dtype == torch.bfloat16
     assert load_state(tmp_path / "last.pt")["precision"] == "bfloat16"
     again = Line()
@@ -97,7 +100,7 @@ def test_the_precision_of_a_run_stays(tmp_path):
 
 def test_a_state_without_a_precision_is_of_float32(tmp_path):
     """Such states are older than the choice."""
-    fit(Line(), Plan(**{**vars(PLAN), "total_samples": 80}), tmp_path)
+    fit(Line(), SHORT, tmp_path)
     state = load_state(tmp_path / "last.pt")
     del state["precision"]
     torch.save(state, tmp_path / "last.pt")
@@ -144,7 +147,7 @@ def test_bfloat16_is_autocast():
 
 def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path):
     """The check comes before the step on a CPU, and before every state everywhere."""
-    fit(Line(), Plan(**{**vars(PLAN), "total_samples": 80}), tmp_path)
+    fit(Line(), SHORT, tmp_path)
     before = load_state(tmp_path / "last.pt")
     task = Line()
     loss = task.loss
