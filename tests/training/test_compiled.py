@@ -23,14 +23,12 @@ def trained(recipe, folder):
     return {stage: load_state(folder / stage / "last.pt")["modules"] for stage in STAGES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend",
     [
         "aot_eager",  # traces forward and backward, generates no code
-        pytest.param(
-            "inductor",  # minutes of a CPU
-            marks=[pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")],
-        ),
+        pytest.param("inductor", marks=pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, while it traces

@@ -61,7 +61,10 @@ def test_a_stage_that_was_cut_off_ends_with_the_same_bits(made, tmp_path, stage)
     assert [first.factor(samples) for samples in (0, 4, 8)] == [plan.factor(samples) for samples in (0, 4, 8)]
     making.train(stage, first, stop_after=60, on_log=quiet)
     assert load_state(tmp_path / stage / "last.pt")["samples"] == 12
-    another(made, tmp_path).train(stage, stop_after=60, on_log=quiet)
+    going_on = another(made, tmp_path)
+    if going_on.recipe.prepared and stage == "denoising":  # who prepares the pictures makes no difference either
+        going_on.recipe = replace(going_on.recipe, workers=1)
+    going_on.train(stage, stop_after=60, on_log=quiet)
     whole, parts = made[0]._average(stage), making._average(stage)
     for module, weights in whole.items():
         for name, value in weights.items():

@@ -32,6 +32,7 @@ class Source:
     device: str | None = None
     minutes: float | None = None  # by when a stage shall end
     rehearsal: bool = False
+    compile: bool | None = None  # None: as the recipe says
 
 
 @app.command("default-model")
@@ -51,6 +52,9 @@ def default_model(
     font: FontOption = None,
     atlas: AtlasOption = None,
     device: DeviceOption = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile, or not.")
+    ] = None,
     rehearsal: Annotated[
         bool,
         typer.Option("--rehearsal", help="A few steps of a few pictures, into FOLDER/rehearsal, to see that it runs."),
@@ -67,13 +71,13 @@ def default_model(
             raise GessoError(f"{name} is about one stage: name it with --stage.")
     if samples is not None and finish_in is not None:
         raise GessoError("--samples and --finish-in both say how long the stage is: give one of them.")
-    found = _recipe(recipe, device, rehearsal)
+    found = _recipe(recipe, device)
     if processes > 1 and not found.device.startswith("cpu"):
         raise GessoError(
             f"--processes {processes} train together on a CPU; {found.device!r} is trained on by one process."
         )
     seconds = float("inf") if minutes is None else 60 * minutes
-    source = Source(font=font, atlas=atlas, device=device, minutes=finish_in, rehearsal=rehearsal)
+    source = Source(font, atlas, device, finish_in, rehearsal, compile)
     place = folder.expanduser() / "rehearsal" if rehearsal else folder.expanduser()
     for name in STAGES if stage is None else (stage,):
         run_group(processes, _train, recipe, str(place), name, samples, seconds, font, source)
@@ -117,14 +121,13 @@ def atlas(
     typer.echo(f"{output} objects={len(objects)} bytes={output.stat().st_size}")
 
 
-def _recipe(name: str, device: str | None = None, rehearse: bool = False) -> Any:
+def _recipe(name: str, device: str | None = None) -> Any:
     from gesso.errors import GessoError
-    from gesso.training.recipes import RECIPES, on_device, rehearsal
+    from gesso.training.recipes import RECIPES, on_device
 
     if name not in RECIPES:
         raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}.")
-    recipe = RECIPES[name] if device is None else on_device(RECIPES[name], device)
-    return rehearsal(recipe) if rehearse else recipe
+    return RECIPES[name] if device is None else on_device(RECIPES[name], device)
 
 
 def _making(name: str, folder: str, source: Source) -> Any:
@@ -132,10 +135,15 @@ def _making(name: str, folder: str, source: Source) -> Any:
     from gesso.scenes.glyphs import load_atlas, render_glyphs
     from gesso.scenes.vocabulary import things
     from gesso.training.default_model import DefaultModel
+    from gesso.training.recipes import rehearsal
 
     if source.atlas is not None and source.font is not None:
         raise GessoError("--atlas and --font both name the glyphs: give one of them.")
-    recipe = _recipe(name, source.device, source.rehearsal)
+    recipe = _recipe(name, source.device)
+    if source.rehearsal:
+        recipe = rehearsal(recipe)
+    if source.compile is not None:
+        recipe = replace(recipe, compile=source.compile)
     objects = things(recipe.objects)
     if source.atlas is None:
         glyphs = render_glyphs([thing.glyph for thing in objects], source.font)

@@ -217,7 +217,7 @@ GPU = Recipe(
     crop=64,
     autoencoder=Plan(
         batch_size=64,
-        minutes=5,
+        minutes=4.5,
         learning_rate=1e-3,
         warmup_samples=20_000,
         decay_share=0.35,
@@ -225,7 +225,7 @@ GPU = Recipe(
     ),
     grounding=Plan(
         batch_size=1024,
-        minutes=1.5,
+        minutes=1,
         learning_rate=1e-3,
         warmup_samples=100_000,
         decay_share=0.3,
@@ -233,7 +233,7 @@ GPU = Recipe(
     ),
     denoising=Plan(
         batch_size=1024,
-        minutes=13,
+        minutes=12,
         learning_rate=1e-3,
         warmup_samples=300_000,
         decay_share=0.25,
@@ -241,7 +241,7 @@ GPU = Recipe(
     ),
     upscaling=Plan(
         batch_size=64,
-        minutes=3,
+        minutes=2.5,
         learning_rate=1e-3,
         warmup_samples=5_000,
         decay_share=0.3,
