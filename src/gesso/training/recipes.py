@@ -183,7 +183,7 @@ CPU = Recipe(
     defaults=Defaults(num_steps=20, guidance_scale=3.5, sampler="dpmpp_2m", schedule="sgm_uniform"),
 )
 
-# Sizes: what 60 MB of half precision hold, and what some 20 million pictures can teach in a quarter of an hour.
+# Sizes: what 60 MB of half precision hold, and what some 10 million pictures can teach in a quarter of an hour.
 # - The autoencoder goes from 128 pixels a side to 16 as the CPU's goes from 64 to 16: patches of 2 fold the finest
 #   level away, whose large, thin feature maps cost the most time and memory traffic of all.
 # - 8 channels of latents: of composed pictures, a linear code of 8 numbers for 8 x 8 pixels keeps 23.8 dB and one of 4
@@ -248,7 +248,7 @@ GPU = Recipe(
         ema_decay=0.998,
     ),
     first_samples=2_000_000,
-    full_samples=7_000_000,
+    full_samples=5_500_000,
     pool_size=131_072,
     pool_passes=4,
     precision="bfloat16",
