@@ -118,29 +118,28 @@ foggy; fork and knife with plate; framed picture; front-facing baby chick; globe
 Asia-Australia; globe with meridians; growing heart; guide dog; hammer and pick; hamsa; health worker; heart
 decoration; heart exclamation; heart hands; heart suit; heart with ribbon; high-speed train; horizontal traffic light;
 hot springs; hourglass not done; house with garden; houses; hundred points; identification card; inbox tray; incoming
-envelope; index pointing at the viewer; index pointing up; infinity; information; kaaba; latin cross; leaf fluttering
-in wind; ledger; left luggage; left speech bubble; level slider; light rail; linked paperclips; locked with key;
-locked with pen; loudspeaker; love hotel; magnifying glass tilted right; mahjong red dragon; map of Japan; mending
-heart; merman; merperson; metro; middle finger; minibus; minus; mobile phone off; monkey; monorail; moon viewing
-ceremony; motor boat; mountain cableway; mountain railway; mouse; Mrs. Claus; multiply; musical notes; muted speaker;
-name badge; night with stars; notebook with decorative cover; oden; office building; office worker; om; oncoming
-automobile; oncoming bus; oncoming police car; oncoming taxi; open file folder; open hands; optical disk; orthodox
-cross; outbox tray; page facing up; page with curl; pager; passenger ship; passport control; pen; pig; pine
-decoration; place of worship; plus; post office; potable water; pouring liquid; prohibited; rabbit; railway car;
-rescue worker’s helmet; restroom; revolving hearts; right anger bubble; rolled-up newspaper; rolling on the floor
-laughing; rosette; round pushpin; running shirt; sari; selfie; service dog; shamrock; sheaf of rice; singer; small
-airplane; snow-capped mountain; snowman; softball; sparkle; speaker low volume; speaker medium volume; speaking head;
-sport utility vehicle; star and crescent; star of David; station; sun behind large cloud; sun behind rain cloud; sun
-behind small cloud; sunrise over mountains; sunset; suspension railway; tanabata tree; tear-off calendar;
-technologist; tiger; train; tram; tram car; trolleybus; two hearts; umbrella on ground; umbrella with rain drops;
-unlocked; vibration mode; water closet; whale; wheel of dharma; ZZZ
+envelope; index pointing at the viewer; index pointing up; infinity; information; Japanese dolls; kaaba; latin cross;
+leaf fluttering in wind; ledger; left luggage; left speech bubble; level slider; light rail; linked paperclips; locked
+with key; locked with pen; loudspeaker; love hotel; magnifying glass tilted right; mahjong red dragon; map of Japan;
+mending heart; merman; merperson; metro; middle finger; minibus; minus; mobile phone off; monkey; monorail; moon
+viewing ceremony; motor boat; mountain cableway; mountain railway; mouse; Mrs. Claus; multiply; musical notes; muted
+speaker; name badge; night with stars; notebook with decorative cover; oden; office building; office worker; om;
+oncoming automobile; oncoming bus; oncoming police car; oncoming taxi; open file folder; open hands; optical disk;
+orthodox cross; outbox tray; page facing up; page with curl; pager; passenger ship; passport control; pen; people with
+bunny ears; pig; pine decoration; place of worship; plus; post office; potable water; pouring liquid; prohibited;
+rabbit; railway car; rescue worker’s helmet; restroom; revolving hearts; right anger bubble; rolled-up newspaper;
+rolling on the floor laughing; rosette; round pushpin; running shirt; sari; selfie; service dog; shamrock; sheaf of
+rice; singer; small airplane; snow-capped mountain; snowman; softball; sparkle; speaker low volume; speaker medium
+volume; speaking head; sport utility vehicle; star and crescent; star of David; station; sun behind large cloud; sun
+behind rain cloud; sun behind small cloud; sunrise over mountains; sunset; suspension railway; tanabata tree; tear-off
+calendar; technologist; tiger; train; tram; tram car; trolleybus; two hearts; umbrella on ground; umbrella with rain
+drops; unlocked; vibration mode; water closet; whale; wheel of dharma; ZZZ
 """
 # CLDR name = our name[/plural] | synonyms. All others keep their CLDR name. A name here stays, whatever LEFT_OUT says.
 RENAMED = """
 stop sign = stop sign
 Christmas tree = christmas tree | xmas tree
 Japanese castle = japanese castle
-Japanese dolls = japanese doll
 Japanese post office = post office
 OK hand = ok hand | ok sign
 Santa Claus = santa | santa claus, father christmas
@@ -191,7 +190,7 @@ brick = brick wall | brick
 bridge at night = bridge | suspension bridge
 briefs = briefs/briefs | underpants, underwear
 bubble tea = bubble tea | boba tea, milk tea
-bubbles = bubble | soap bubble
+bubbles = bubbles/bubbles | soap bubbles
 bug = caterpillar
 building construction = crane | building crane, construction site
 bullseye = dartboard | bullseye, archery target
@@ -286,7 +285,7 @@ flying disc = frisbee | flying disc
 flying saucer = ufo | flying saucer
 folded hands = folded hands/folded hands | praying hands, prayer
 fondue = fondue | fondue pot
-footprints = footprint | pair of footprints
+footprints = footprints/footprints | pair of footprints
 fork and knife = fork and knife/forks and knives | knife and fork, cutlery
 french fries = french fries/french fries | fries, chips
 fried shrimp = fried shrimp/fried shrimp | tempura
@@ -401,7 +400,6 @@ paperclip = paper clip | paperclip
 paw prints = paw print | pawprint
 peanuts = peanut
 performing arts = theater masks/theater masks | theatre masks
-people with bunny ears = bunny dancer | dancing twins
 person biking = cyclist | person biking
 person climbing = climber | rock climber
 person fencing = fencer
@@ -475,7 +473,7 @@ shaved ice = shaved ice/cups of shaved ice | snow cone
 shinto shrine = shinto shrine | torii gate
 ship = ship | steamship, ocean liner
 shooting star = shooting star | falling star
-shopping bags = shopping bag
+shopping bags = shopping bags/shopping bags | pair of shopping bags
 shopping cart = shopping cart | shopping trolley
 shortcake = slice of cake | shortcake
 shorts = shorts/shorts | swim trunks

@@ -26,7 +26,7 @@ ALWAYS_PLURAL = (
     # words of the full table alone: what a small model was trained with stays as it was
     "pants", "trousers", "fries", "chips", "shades", "trunks", "eyes", "hands", "horns", "nails", "twins", "masks",
     "beads", "goggles", "headphones", "fireworks", "chopsticks", "jeans", "shorts", "briefs", "lungs", "scales",
-    "sparkles", "fingers", "piano keys", "swords",
+    "sparkles", "fingers", "piano keys", "swords", "bubbles",
 )
 # fmt: on
 
