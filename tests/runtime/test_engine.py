@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from gesso.errors import GessoError
+from gesso.families.encoding import EncodedPrompt
 from gesso.families.saving import save_diffusers
 from gesso.runtime import engine as engine_module
-from gesso.runtime.engine import Conditioning, Engine, find_model
+from gesso.runtime.conditioning import Conditioning
+from gesso.runtime.engine import Engine, find_model
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, usable_threads
 from tiny_models import save_tiny_mini
 from tiny_sd import tiny_parts
@@ -109,20 +111,23 @@ def test_clip_skip_takes_an_earlier_layer_through_the_last_norm():
     model = engine_module.LoadedModel(
         name="x", files=(), parts=parts, device=CPU, precision=choose_precision("float32", CPU)
     )
-    ids = parts.tokenizer.encode(["a cat"])
-    encoding = parts.text(ids)
-    assert torch.equal(model.encode_text(ids, 1).context, encoding.last)
-    assert torch.equal(model.encode_text(ids, 2).context, parts.text.norm(encoding.hidden[-2]))
-    assert model.encode_text(ids, 1).added is None
+    encoding = parts.text(parts.tokenizer.encode(["a cat"]))
+
+    def encoded(clip_skip: int) -> EncodedPrompt:
+        return model.encode_prompt("a cat", clip_skip=clip_skip, width=64, height=64)
+
+    assert torch.equal(encoded(1).context, encoding.last)
+    assert torch.equal(encoded(2).context, parts.text.norm(encoding.hidden[-2]))
+    assert encoded(1).added is None
 
 
 def test_conditioning_repeats_and_joins():
-    one = Conditioning(torch.ones(1, 2, 3), torch.ones(1, 4))
+    one = Conditioning(context=torch.ones(1, 2, 3), added=torch.ones(1, 4))
     three = Conditioning.cat(one, one.repeat(2))
     assert three.context.shape == (3, 2, 3)
     assert three.added is not None
     assert three.added.shape == (3, 4)
-    assert Conditioning.cat(Conditioning(one.context, None), Conditioning(one.context, None)).added is None
+    assert Conditioning.cat(Conditioning(context=one.context), Conditioning(context=one.context)).added is None
 
 
 def test_wrong_arguments_from_code():

@@ -18,7 +18,8 @@ from gesso.diffusion.schedule import SCHEDULES
 from gesso.evaluation.composition import Generate
 from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
 from gesso.pipelines.text_to_image import TextToImage, check_finite, decode, encode_prompt
-from gesso.runtime.engine import Conditioning, Engine, LoadedModel
+from gesso.runtime.conditioning import Conditioning
+from gesso.runtime.engine import Engine, LoadedModel
 
 
 def pictures_of(engine: Engine, model: LoadedModel, request: TextToImageRequest) -> tuple[Generate, ResolvedRequest]:
@@ -62,4 +63,4 @@ def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str],
 
 def _together(rows: list[Conditioning]) -> Conditioning:
     added = [row.added for row in rows if row.added is not None]
-    return Conditioning(torch.cat([row.context for row in rows]), torch.cat(added) if added else None)
+    return Conditioning(context=torch.cat([row.context for row in rows]), added=torch.cat(added) if added else None)

@@ -25,7 +25,8 @@ from gesso.pipelines.picture_file import encode_png, pixels_sha256
 from gesso.pipelines.recipe import Recipe, WeightFile
 from gesso.pipelines.request import Defaults, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.vocabulary import vocabulary_notices
-from gesso.runtime.engine import Conditioning, Engine, LoadedModel
+from gesso.runtime.conditioning import Conditioning
+from gesso.runtime.engine import Engine, LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +161,10 @@ class EncodedPrompt:
 
 def encode_prompt(model: LoadedModel, request: ResolvedRequest) -> EncodedPrompt:
     """Prompt and negative prompt to conditioning of one row each. Raises GessoError for numbers that are not finite."""
-    cond, notices = _encode(model, request.prompt, "prompt", request.clip_skip)
+    cond, notices = _encode(model, request, request.prompt, "prompt")
     if request.guidance_scale == 1:
         return EncodedPrompt(cond, None, notices)
-    uncond, more = _encode(model, request.negative_prompt, "negative prompt", request.clip_skip)
+    uncond, more = _encode(model, request, request.negative_prompt, "negative prompt")
     return EncodedPrompt(cond, uncond, notices + more)
 
 
@@ -244,20 +245,23 @@ def check_finite(x: Tensor, part: str, model: LoadedModel) -> None:
         raise GessoError(f"{model.name}: {part} gave numbers that are not finite ({model.precision.name}). {hint}")
 
 
-def _encode(model: LoadedModel, text: str, field: str, clip_skip: int) -> tuple[Conditioning, tuple[str, ...]]:
+def _encode(
+    model: LoadedModel, request: ResolvedRequest, text: str, field: str
+) -> tuple[Conditioning, tuple[str, ...]]:
     tokenizer = model.tokenizer
     notices = vocabulary_notices(tokenizer, text, field=field, objects=model.family.objects, model=model.name)
-    report = tokenizer.encode_with_report([tokenizer.known_text(text)])
-    if cut := report.cut[0]:
-        fit, shown = tokenizer.length - 2, cut if len(cut) <= 80 else f"{cut[:77]}..."
-        found = report.num_tokens[0]
-        notices += (f"the {field} has {found} tokens, {fit} fit: left out from '{shown}' on",)
     with torch.inference_mode():
-        conditioning = model.encode_text(report.ids, clip_skip)
-    for tensor in (conditioning.context, conditioning.added):
+        encoded = model.encode_prompt(
+            tokenizer.known_text(text), clip_skip=request.clip_skip, width=request.width, height=request.height
+        )
+    if cut := encoded.report.cut[0]:
+        fit, shown = tokenizer.length - 2, cut if len(cut) <= 80 else f"{cut[:77]}..."
+        found = encoded.report.num_tokens[0]
+        notices += (f"the {field} has {found} tokens, {fit} fit: left out from '{shown}' on",)
+    for tensor in (encoded.context, encoded.added):
         if tensor is not None:
             check_finite(tensor, "text", model)
-    return conditioning, notices
+    return Conditioning(context=encoded.context, added=encoded.added), notices
 
 
 def _default_eta(name: str) -> float:

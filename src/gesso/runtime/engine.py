@@ -2,7 +2,7 @@
 
 import platform
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 import gesso
 from gesso.errors import GessoError
 from gesso.families.base import Family
+from gesso.families.encoding import EncodedPrompt, encode_prompt
 from gesso.families.loading import load_parts
 from gesso.families.parts import Parts
+from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.environment import Environment
 from gesso.runtime.precision import Precision, choose_device, choose_precision, describe_device
 from gesso.text.tokenizer import Tokenizer
@@ -22,27 +24,6 @@ from gesso.text.tokenizer import Tokenizer
 # Models that the package carries: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What a prompt became.  context [B, L, D], added [B, A] or None for a UNet that takes none"""
-
-    context: Tensor
-    added: Tensor | None
-
-    def repeat(self, rows: int) -> "Conditioning":
-        """One row -> as many equal ones."""
-        added = None if self.added is None else self.added.repeat(rows, 1)
-        return Conditioning(self.context.repeat(rows, 1, 1), added)
-
-    @staticmethod
-    def cat(first: "Conditioning", second: "Conditioning") -> "Conditioning":
-        """Two batches, one after the other."""
-        context = torch.cat([first.context, second.context])
-        if first.added is None or second.added is None:
-            return Conditioning(context, None)
-        return Conditioning(context, torch.cat([first.added, second.added]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +48,12 @@ class LoadedModel:
     def has_upscaler(self) -> bool:
         return self.parts.upscaler is not None
 
-    def encode_text(self, ids: Tensor, clip_skip: int) -> Conditioning:
-        """Token ids int64 [B, L] -> conditioning of B rows.
-
-        clip_skip as A1111 counts: 1 is the last layer; n > 1 is the n-th from the end, with the last norm after it.
-        """
-        encoding = self.parts.text(ids.to(self.device))
-        context = encoding.last if clip_skip == 1 else self.parts.text.norm(encoding.hidden[-clip_skip])
+    def encode_prompt(self, text: str, *, clip_skip: int, width: int, height: int) -> EncodedPrompt:
+        """A prompt to one row of what the UNet is told, in its number format; see `families.encoding.encode_prompt`."""
+        encoded = encode_prompt(self.parts, text, clip_skip=clip_skip, width=width, height=height)
         dtype = self.precision.unet
-        pooled = encoding.pooled.to(dtype) if self.family.unet.added_dim else None
-        return Conditioning(context.to(dtype), pooled)
+        added = None if encoded.added is None else encoded.added.to(dtype)
+        return replace(encoded, context=encoded.context.to(dtype), added=added)
 
     def predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]"""

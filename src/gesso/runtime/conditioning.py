@@ -1,0 +1,43 @@
+"""What a network call is told besides the noisy latents: text, added vector, pictures, a noise level."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conditioning:
+    """One row a picture. A part that the family's UNet does not take is None.
+
+    context  text, [B, L, D]
+    added    vector that joins the time embedding, [B, A]: pooled text (gesso-mini), with sizes (SDXL)
+    concat   channels beside the latents, [B, C, h, w]: mask and masked picture (inpainting), picture (InstructPix2Pix,
+             x4 upscaler)
+    level    int64 [B], noise level of the picture that is enlarged (x4 upscaler)
+    """
+
+    context: Tensor
+    added: Tensor | None = None
+    concat: Tensor | None = None
+    level: Tensor | None = None
+
+    def repeat(self, rows: int) -> "Conditioning":
+        """One row -> as many equal ones."""
+        return Conditioning(**{name: part.repeat_interleave(rows, 0) for name, part in self._parts().items()})
+
+    def with_picture(self, concat: Tensor, level: Tensor | None = None) -> "Conditioning":
+        """The same text about a picture."""
+        return replace(self, concat=concat, level=level)
+
+    @staticmethod
+    def cat(first: "Conditioning", second: "Conditioning") -> "Conditioning":
+        """Two batches, one after the other. Raises ValueError where one has a part that the other lacks."""
+        ours, theirs = first._parts(), second._parts()
+        if ours.keys() != theirs.keys():
+            raise ValueError(f"conditioning of {', '.join(ours)} does not join one of {', '.join(theirs)}")
+        return Conditioning(**{name: torch.cat([part, theirs[name]]) for name, part in ours.items()})
+
+    def _parts(self) -> dict[str, Tensor]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in found.items() if part is not None}
