@@ -132,8 +132,12 @@ class FileDescription:
 
     path: Path
     nbytes: int
-    sha256: str
     metadata: Mapping[str, str]
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file, which is read for it the first time."""
+        return sha256_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ _PREFIXES = {
 
 
 def describe(path: str | Path) -> Description:
-    """Describes a safetensors file of any kind, or a diffusers folder. Reads headers, and each file once to hash it.
+    """Describes a safetensors file of any kind, or a diffusers folder. Reads headers alone.
 
     Raises ModelFileError for what is neither.
     """
@@ -201,4 +205,4 @@ def _part(name: str, infos: Iterable[TensorInfo]) -> PartDescription:
 
 
 def _file(file: SafetensorsFile) -> FileDescription:
-    return FileDescription(file.path, file.nbytes, sha256_of(file.path), file.metadata)
+    return FileDescription(file.path, file.nbytes, file.metadata)
