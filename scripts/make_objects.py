@@ -3,7 +3,7 @@
 
     scripts/make_objects.py /usr/share/unicode/cldr/common/annotations/en.xml [--font NotoColorEmoji.ttf] [--near 25]
 
-The annotations are in Debian's package unicode-cldr-core (Unicode License v3), the emoji package is on PyPI. Every
+The annotations are in Debian's package unicode-cldr-core (Unicode-DFS-2016), the emoji package is on PyPI. Every
 fully qualified emoji that CLDR names is taken, under that name, unless a rule below leaves it out, renames it or gives
 it other words. What is in objects.txt comes first, as it is there. The result is a file of the project: this script
 tells how it was made and makes it anew for a later Unicode; it is no step of the installation.
@@ -29,7 +29,7 @@ TARGET = Path(__file__).parents[1] / "src/gesso/scenes/objects_full.txt"
 HEADER = """\
 # What gesso-mini can draw after its training on a GPU, in the format of objects.txt, whose objects come first.
 # Made by scripts/make_objects.py from the emoji package and the English annotations of Unicode CLDR 41, chosen and
-# renamed by hand. Copyright 1991-2022 Unicode, Inc.; Unicode License v3, see NOTICE.
+# renamed by hand. Copyright 1991-2022 Unicode, Inc.; Unicode-DFS-2016, see NOTICE.
 """
 TOO_NEAR = 0.085  # below this distance two glyphs count as one object
 

@@ -76,15 +76,15 @@ def combinations(scene: Scene, things: tuple[Thing, ...]) -> Iterable[tuple[obje
 class SceneSampler:
     """Draws scenes of given categories.
 
-    mix: category -> share. split: "train" never shows a held-out combination; "held-out" makes sure that the
-    combination that a category is about is held out; "any" does not look.
+    mix: category -> share. split: "train" never shows a held-out combination; "any" does not look. Scenes about held-out
+    combinations come from `evaluation.composition.new_scenes`.
     """
 
     def __init__(
         self,
         things: tuple[Thing, ...],
         mix: dict[Category, float],
-        split: Literal["train", "held-out", "any"] = "train",
+        split: Literal["train", "any"] = "train",
     ) -> None:
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ValueError(f"shares of the categories must be positive, found {mix}")
@@ -98,12 +98,8 @@ class SceneSampler:
         category = self.categories[rng.choice(len(self.categories), p=self.shares)]
         while True:
             scene = self._draw(category, rng)
-            found = [held_out(*combination) for combination in combinations(scene, self.things)]
-            if self.split == "train" and any(found):
-                continue
-            if self.split == "held-out" and found and not any(found):
-                continue
-            return scene
+            if self.split == "any" or not any(held_out(*one) for one in combinations(scene, self.things)):
+                return scene
 
     def _draw(self, category: Category, rng: np.random.Generator) -> Scene:
         background = "white"
