@@ -76,8 +76,8 @@ def combinations(scene: Scene, things: tuple[Thing, ...]) -> Iterable[tuple[obje
 class SceneSampler:
     """Draws scenes of given categories.
 
-    mix: category -> share. split: "train" never shows a held-out combination; "any" does not look. Scenes about held-out
-    combinations come from `evaluation.composition.new_scenes`.
+    mix: category -> share. split: "train" never shows a held-out combination; "any" does not look. Scenes about
+    held-out combinations come from `evaluation.composition.new_scenes`.
     """
 
     def __init__(

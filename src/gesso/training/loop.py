@@ -148,131 +148,182 @@ def fit(
     on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. Times
     are in seconds. -> the moving average of the weights by module and name.
     """
-    group, device = Group(), torch.device(device)
     folder.mkdir(parents=True, exist_ok=True)
-    last, log = folder / "last.pt", folder / "log.jsonl"
-    optimizer = torch.optim.AdamW(
-        task.parameter_groups(plan.learning_rate), betas=plan.betas, weight_decay=plan.weight_decay, fused=True
-    )
-    average = MovingAverage(task.modules, plan.ema_decay)
-    bases = [rates["lr"] for rates in optimizer.param_groups]
-    step = samples = 0
-    seconds_before = 0.0
-    fixed = plan.minutes is None  # the length of the run
-    state: dict[str, Any] | None = load_state(last) if last.exists() else None
-    if state is not None:
-        for name, module in task.modules.items():
-            module.load_state_dict(state["modules"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        average.load(state["average"])
-        step, samples, seconds_before = state["step"], state["samples"], state["seconds"]
-        if not fixed:
-            plan = replace(plan, total_samples=state.get("total_samples", OPEN_END))
-            fixed = plan.falls(samples)
-    parameters = [p for rates in optimizer.param_groups for p in rates["params"]]
-    seed = plan.seed + 1_000_003 * group.rank  # every process sees pictures of its own
-    started = time.monotonic()
-
-    def write(row: dict[str, float]) -> None:
-        if group.rank > 0:
-            return
-        on_log(row)
-        with log.open("a") as file:
-            file.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
-
+    run = _Run(task, plan, folder, torch.device(device), on_log)
     if compiled:
         for network in task.networks():
             network.compile(dynamic=False)
-    if state is not None:
-        chosen: Precision = state.get("precision", "float32")  # states from before there was a choice
-    elif precision == "auto":
-        with eager():
-            chosen, timings = faster_precision(task, plan.batch_size, seed, device)
-        chosen = "bfloat16" if group.agree(chosen == "bfloat16") else "float32"
-        write({"step": 0, "samples": 0, "bfloat16": float(chosen == "bfloat16")} | timings)
-    else:
-        chosen = precision
-    task.precision = context_of(chosen, device)
+    run.choose_precision(precision)
+    saved = reported = time.monotonic()
+    run.open_window()
+    while not run.finished and run.group.agree(run.running < stop_after):
+        run.take_step()
+        if run.step % log_every == 0:
+            run.log(measure_after)
+        if time.monotonic() - reported > report_every:
+            run.report()
+            reported = time.monotonic()
+        if time.monotonic() - saved > save_every:
+            run.save()
+            saved = time.monotonic()
+    run.save()
+    run.report()
+    return run.average.weights
 
-    def save() -> None:
-        settle()
-        if group.rank > 0:
-            return
-        save_atomically(
-            {
-                "modules": {name: module.state_dict() for name, module in task.modules.items()},
-                "optimizer": optimizer.state_dict(),
-                "average": average.weights,
-                "step": step,
-                "samples": samples,
-                "seconds": seconds_before + time.monotonic() - started,
-                "precision": chosen,
-            }
-            | ({} if plan.minutes is None else {"total_samples": plan.total_samples}),
-            last,
+
+class _Run:
+    """A training between its first step and its last: what `last.pt` keeps, and the figures since the last log row."""
+
+    def __init__(
+        self,
+        task: Task,
+        plan: Plan,
+        folder: Path,
+        device: torch.device,
+        on_log: Callable[[dict[str, float]], None],
+    ) -> None:
+        self.task, self.plan, self.device, self.on_log = task, plan, device, on_log
+        self.group = Group()
+        self.last, self.log_file = folder / "last.pt", folder / "log.jsonl"
+        self.optimizer = torch.optim.AdamW(
+            task.parameter_groups(plan.learning_rate), betas=plan.betas, weight_decay=plan.weight_decay, fused=True
         )
+        self.bases = [rates["lr"] for rates in self.optimizer.param_groups]
+        self.parameters = [p for rates in self.optimizer.param_groups for p in rates["params"]]
+        self.average = MovingAverage(task.modules, plan.ema_decay)
+        self.seed = plan.seed + 1_000_003 * self.group.rank  # every process sees pictures of its own
+        self.step = self.samples = 0
+        self.seconds_before = 0.0  # that earlier parts of the run took
+        self.precision: Precision | None = None
+        self.fixed = plan.minutes is None  # the length of the run
+        if self.last.exists():
+            self._go_on(load_state(self.last))
+        self.started = time.monotonic()
+        self.first_done: tuple[float, int] | None = None  # when, and after how many samples: before it is preparation
+        self.waiting: list[tuple[int, Figures]] = []
+        self.sums: dict[str, float] = {}
+        self.summed = 0  # steps in the sums
 
-    sums: dict[str, float] = {}
-    waiting: list[tuple[int, Figures]] = []
+    def _go_on(self, state: dict[str, Any]) -> None:
+        for name, module in self.task.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load(state["average"])
+        self.step, self.samples, self.seconds_before = state["step"], state["samples"], state["seconds"]
+        self.precision = state.get("precision", "float32")  # states from before there was a choice
+        if not self.fixed:
+            self.plan = replace(self.plan, total_samples=state.get("total_samples", OPEN_END))
+            self.fixed = self.plan.falls(self.samples)
 
-    def settle() -> None:
+    @property
+    def running(self) -> float:
+        """Seconds since this part of the run began."""
+        return time.monotonic() - self.started
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run has taken, earlier parts included."""
+        return self.seconds_before + self.running
+
+    @property
+    def finished(self) -> bool:
+        return self.samples >= self.plan.total_samples
+
+    def choose_precision(self, wanted: Precision | Literal["auto"]) -> None:
+        """A run that goes on keeps its own."""
+        if self.precision is None and wanted == "auto":
+            with eager():
+                faster, timings = faster_precision(self.task, self.plan.batch_size, self.seed, self.device)
+            self.precision = "bfloat16" if self.group.agree(faster == "bfloat16") else "float32"
+            self._write({"step": 0, "samples": 0, "bfloat16": float(self.precision == "bfloat16")} | timings)
+        elif self.precision is None and wanted != "auto":
+            self.precision = wanted
+        assert self.precision is not None
+        self.task.precision = context_of(self.precision, self.device)
+
+    def take_step(self) -> None:
+        """One batch: gradients, clipped, into the weights and their average."""
+        for rates, base in zip(self.optimizer.param_groups, self.bases, strict=True):
+            rates["lr"] = base * self.plan.factor(self.samples)
+        loss, figures = self.task.loss(self.step, self.plan.batch_size, self.seed)
+        loss.backward()
+        self.group.average([p.grad for p in self.parameters if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+        self.waiting.append((self.step, {**figures, "norm": norm}))
+        if self.device.type == "cpu":
+            self._settle()  # before the step that a gradient which is not finite would spoil
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step, self.samples = self.step + 1, self.samples + self.plan.batch_size * self.group.size
+        self.average.update(self.task.modules, self.step)
+        if self.first_done is None:
+            self._settle()
+            self.first_done = time.monotonic(), self.samples
+
+    def open_window(self) -> None:
+        """Pictures a second are counted from here."""
+        self.window_started, self.window_samples = time.monotonic(), self.samples
+
+    def log(self, measure_after: float) -> None:
+        """A row of mean figures since the last one; a plan by time gets its length from the speed."""
+        self._settle()
+        now = time.monotonic()
+        self.fixed = self.fixed or self.plan.falls(self.samples)
+        if not self.fixed:
+            assert self.first_done is not None
+            self.plan = by_time(self.plan, self.samples, self.first_done, now, self.seconds, measure_after, self.group)
+        row = {"step": self.step, "samples": self.samples, "seconds": self.seconds}
+        row["samples_per_second"] = (self.samples - self.window_samples) / (now - self.window_started)
+        row["factor"] = self.plan.factor(self.samples)
+        if self.plan.minutes is not None and self.plan.total_samples < OPEN_END:
+            row["total_samples"] = self.plan.total_samples
+        self._write(row | {key: value / self.summed for key, value in self.sums.items()})
+        self.sums.clear()
+        self.summed = 0
+        self.open_window()
+
+    def report(self) -> None:
+        """The task's slower figures."""
+        self._settle()
+        if self.group.rank == 0:
+            report_now(self.task, self.average, self._write, self.step, self.samples)
+        self.open_window()
+
+    def save(self) -> None:
+        self._settle()
+        if self.group.rank > 0:
+            return
+        state = {
+            "modules": {name: module.state_dict() for name, module in self.task.modules.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.weights,
+            "step": self.step,
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "precision": self.precision,
+        }
+        if self.plan.minutes is not None:
+            state["total_samples"] = self.plan.total_samples
+        save_atomically(state, self.last)
+
+    def _settle(self) -> None:
         """Read the figures of the steps since the last time. A GPU is waited for here and nowhere else."""
-        for at, figures in waiting:
+        for at, figures in self.waiting:
             for key, value in figures.items():
-                sums[key] = sums.get(key, 0.0) + float(value)
+                self.sums[key] = self.sums.get(key, 0.0) + float(value)
             if not math.isfinite(float(figures["norm"])):
                 raise GessoError(
-                    f"step {at}: the gradient is not finite. Lower the learning rate, or go on from {last}."
+                    f"step {at}: the gradient is not finite. Lower the learning rate, or go on from {self.last}."
                 )
-        waiting.clear()
+        self.summed += len(self.waiting)
+        self.waiting.clear()
 
-    saved = reported = window_started = time.monotonic()
-    window_samples = samples
-    first_done: tuple[float, int] | None = None  # when, and after how many samples: what comes before is preparation
-    while samples < plan.total_samples and group.agree(time.monotonic() - started < stop_after):
-        for rates, base in zip(optimizer.param_groups, bases, strict=True):
-            rates["lr"] = base * plan.factor(samples)
-        loss, figures = task.loss(step, plan.batch_size, seed)
-        loss.backward()
-        group.average([p.grad for p in parameters if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(parameters, plan.clip)
-        waiting.append((step, {**figures, "norm": norm}))
-        if device.type == "cpu":
-            settle()  # before the step that a gradient which is not finite would spoil
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step, samples = step + 1, samples + plan.batch_size * group.size
-        average.update(task.modules, step)
-        if first_done is None:
-            settle()
-            first_done = time.monotonic(), samples
-        if step % log_every == 0:
-            settle()
-            now = time.monotonic()
-            fixed = fixed or plan.falls(samples)
-            if not fixed:
-                plan = by_time(plan, samples, first_done, now, seconds_before + now - started, measure_after, group)
-            row = {"step": step, "samples": samples, "seconds": seconds_before + now - started}
-            row["samples_per_second"] = (samples - window_samples) / (now - window_started)
-            row["factor"] = plan.factor(samples)
-            if plan.minutes is not None and plan.total_samples < OPEN_END:
-                row["total_samples"] = plan.total_samples
-            write(row | {key: value / log_every for key, value in sums.items()})
-            window_started, window_samples = now, samples
-            sums.clear()
-        if time.monotonic() - reported > report_every:
-            settle()
-            if group.rank == 0:
-                report_now(task, average, write, step, samples)
-            reported = window_started = time.monotonic()
-            window_samples = samples
-        if time.monotonic() - saved > save_every:
-            save()
-            saved = time.monotonic()
-    save()
-    if group.rank == 0:
-        report_now(task, average, write, step, samples)
-    return average.weights
+    def _write(self, row: dict[str, float]) -> None:
+        if self.group.rank > 0:
+            return
+        self.on_log(row)
+        with self.log_file.open("a") as file:
+            file.write(json.dumps({key: round(value, 5) for key, value in row.items()}) + "\n")
 
 
 def by_time(
