@@ -26,12 +26,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gesso.checkpoints.errors import ModelFileError, Reason, shown
+from gesso.checkpoints.safetensors_layout import (
+    MAX_DIMS,
+    MAX_HEADER,
+    MAX_NAME,
+    MAX_SIDE,
+    MAX_TENSORS,
+    header_bytes,
+    library_order,
+)
 
-MAX_HEADER = 16 * 2**20  # bytes; SDXL needs 0.3 MB
-MAX_TENSORS = 20_000  # SDXL has 2,515
-MAX_DIMS = 8
-MAX_SIDE = 2**31
-MAX_NAME = 512  # characters
 MAX_METADATA = 2**20  # bytes of all keys and values together
 
 DTYPES: dict[str, torch.dtype] = {
@@ -303,39 +307,23 @@ def write_safetensors(
     format does not know.
     """
     path = Path(path)
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, _RANK.get(item[1].dtype, 0), item[0]))
-    entries: dict[str, Any] = {}
-    end = 0
-    for name, tensor in ordered:
+    for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPE_NAMES:
             raise ValueError(f"{name} is {tensor.dtype}, which safetensors cannot hold")
-        begin, end = end, end + tensor.numel() * tensor.dtype.itemsize
-        entries[name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    metadata = dict(sorted(metadata.items()))
+    dtypes = {name: _DTYPE_NAMES[tensor.dtype] for name, tensor in tensors.items()}
+    ordered = {name: tensors[name] for name in library_order(dtypes)}
+    metadata = dict(metadata)
     if hash_key is not None:
         digest = hashlib.sha256()
-        for _, tensor in ordered:
+        for tensor in ordered.values():
             digest.update(_bytes_of(tensor))
         metadata[hash_key] = f"0x{digest.hexdigest()}"
-    head = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    header = json.dumps({**head, **entries}, ensure_ascii=False, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > MAX_HEADER or len(entries) > MAX_TENSORS:
-        raise ValueError(f"a header of {len(header)} bytes for {len(entries)} tensors is more than gesso reads")
+    header = header_bytes({name: (dtypes[name], tensor.shape) for name, tensor in ordered.items()}, metadata)
 
     with atomic_file(path) as handle:
-        handle.write(len(header).to_bytes(8, "little") + header)
-        for _, tensor in ordered:
+        handle.write(header)
+        for tensor in ordered.values():
             handle.write(_bytes_of(tensor))
-
-
-# Order of the dtypes of one size in the library's enumeration, the largest first.
-_LIBRARY_ORDER = ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "I16", "F16", "BF16", "I32", "F32", "F64", "I64")
-_RANK = {DTYPES[name]: -rank for rank, name in enumerate(_LIBRARY_ORDER)}
 
 
 def _bytes_of(tensor: Tensor) -> Any:  # a buffer of bytes
