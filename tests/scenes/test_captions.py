@@ -122,3 +122,13 @@ def test_a_scene_of_one_colour_word():
     assert "a purple owl on an orange background" in captions
     assert any("violet owl" in caption for caption in captions)
     assert not any(" a orange" in caption or "a owl" in caption for caption in captions)
+
+
+def test_a_plural_has_no_article():
+    number = next(i for i, thing in enumerate(things()) if thing.name == "scissors")
+    scene = Scene("colours", "white", (Item(number, 0.5, 0.5, 0.7, "red"),))
+    captioner = Captioner(things())
+    found = {captioner(scene, np.random.default_rng(seed)) for seed in range(100)}
+    assert {"red scissors", "the red scissors"} < found
+    assert "a red pair of scissors" in found
+    assert not any(text.startswith("a red scissors") for text in found)

@@ -14,6 +14,7 @@ from gesso.scenes.vocabulary import (
     STYLES,
     Thing,
     article_of,
+    is_plural,
     plural_of,
     things,
 )
@@ -79,7 +80,9 @@ class Captioner:
             words = f"{_pick(rng, SIZES[size_word])} {words}"
         if bare if bare is not None else rng.random() < 0.25:
             return words
-        return f"the {words}" if rng.random() < 0.1 else f"{article_of(words)} {words}"
+        if rng.random() < 0.1:
+            return f"the {words}"
+        return words if is_plural(words) else f"{article_of(words)} {words}"  # "scissors", not "a scissors"
 
     def _noun(self, item: Item, rng: np.random.Generator) -> str:
         thing = self.objects[item.thing]

@@ -36,13 +36,18 @@ def plural_of(noun: str) -> str:
     if " of " in noun:
         head, rest = noun.split(" of ", 1)
         return f"{plural_of(head)} of {rest}"
-    if noun.endswith(ALWAYS_PLURAL):
+    if is_plural(noun):
         return noun
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     if noun.endswith(("s", "x", "ch", "sh")) or noun in {"tomato"}:
         return noun + "es"
     return noun + "s"
+
+
+def is_plural(noun: str) -> bool:
+    """Whether the name of one thing is a plural: "scissors" and "red jeans" are, "pair of jeans" is not."""
+    return noun.split(" of ")[0].endswith(ALWAYS_PLURAL)
 
 
 def article_of(noun: str) -> str:
