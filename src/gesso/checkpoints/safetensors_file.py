@@ -132,7 +132,7 @@ class TensorReader:
 def open_safetensors(path: str | Path) -> SafetensorsFile:
     """Reads and checks the header; touches no weights. Raises ModelFileError."""
     path = Path(path)
-    with _open_regular(path) as (handle, nbytes):
+    with open_regular(path) as (handle, nbytes):
         start = handle.read(8)
         if not start:
             raise ModelFileError("truncated", path, "the file is empty; fetch it again")
@@ -151,13 +151,13 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
             )
         handle.seek(8)
         header = handle.read(length)
-    metadata, tensors = _parse_header(path, header, nbytes - 8 - length)
+    metadata, tensors = parse_header(path, header, nbytes - 8 - length)
     return SafetensorsFile(path=path, nbytes=nbytes, header_nbytes=8 + length, metadata=metadata, tensors=tensors)
 
 
 def read_small_file(path: Path, limit: int) -> bytes:
     """A whole file of at most `limit` bytes. Raises ModelFileError."""
-    with _open_regular(path) as (handle, _):
+    with open_regular(path) as (handle, _):
         data = handle.read(limit + 1)
     if len(data) > limit:
         raise ModelFileError("overflow", path, f"is larger than {limit:,} bytes")
@@ -165,8 +165,8 @@ def read_small_file(path: Path, limit: int) -> bytes:
 
 
 @contextmanager
-def _open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """Opens a regular file, never a pipe or a device that would block or never end."""
+def open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """A regular file and its size; never a pipe or a device that would block or never end. Raises ModelFileError."""
     try:
         # O_NONBLOCK: opening a named pipe returns at once, and the check below refuses it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -194,7 +194,12 @@ def _refuse_foreign(path: Path, start: bytes) -> None:
         raise ModelFileError("not_safetensors", path, f"not a safetensors file: it looks like {what}")
 
 
-def _parse_header(path: Path, header: bytes, data_nbytes: int) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """The JSON of a header -> metadata and tensors. data_nbytes: what follows it, None where that is not at hand.
+
+    Raises ModelFileError.
+    """
+
     def refuse(reason: Reason, message: str) -> NoReturn:
         raise ModelFileError(reason, path, message)
 
@@ -222,6 +227,8 @@ def _parse_header(path: Path, header: bytes, data_nbytes: int) -> tuple[dict[str
         if begin != end_before:
             refuse("offsets", f"damaged: the data of {shown(name)} begins at {begin}, expected {end_before}")
         end_before = end
+    if data_nbytes is None:
+        return metadata, tensors
     if end_before > data_nbytes:
         refuse("truncated", f"the data ends after {data_nbytes:,} bytes, expected {end_before:,}; fetch it again")
     if end_before < data_nbytes:
@@ -372,20 +379,20 @@ def _sync_folder(folder: Path) -> None:
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a whole file, 64 hexadecimal digits. Remembered as long as path, size and time of change stay."""
     path = Path(path)
-    with _open_regular(path) as (handle, nbytes):
+    with open_regular(path) as (handle, nbytes):
         status = os.fstat(handle.fileno())
         return _sha256(str(path.absolute()), nbytes, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=256)
 def _sha256(path: str, nbytes: int, mtime_ns: int, inode: int) -> str:
-    with _open_regular(Path(path)) as (handle, _):
+    with open_regular(Path(path)) as (handle, _):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def tensor_data_sha256(file: SafetensorsFile) -> str:
     """SHA-256 of the numbers alone, without the header: what ModelSpec and trainers of adapters call the model hash."""
-    with _open_regular(file.path) as (handle, _):
+    with open_regular(file.path) as (handle, _):
         handle.seek(file.header_nbytes)
         digest = hashlib.sha256()
         while block := handle.read(2**20):
