@@ -27,6 +27,19 @@ class GoldenNoise(NoiseSource):
     def _draw_row(self, row, shape):
         return torch.from_numpy(np.random.RandomState(1000 + self.draws[row]).standard_normal(shape))
 
+    def brownian(self, levels):
+        return Independent(self)
+
+
+class Independent:
+    """In place of a Brownian path: each question is answered by the next draw."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def increment(self, shape, a, b):
+        return self.noise.draw(shape)
+
 
 def two_hills(x, sigma):
     """The best denoiser for 0.3 N(-1, 0.25^2) + 0.7 N(0.5, 0.25^2), element by element."""

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesso.diffusion.schedule import SCHEDULES, NoiseSchedule, scaled_linear
+from gesso.diffusion.beta_distribution import beta_cdf, beta_quantile
+from gesso.diffusion.names import resolve
+from gesso.diffusion.schedule import SCHEDULES, NoiseSchedule, own_sigmas, scaled_linear
+from gesso.diffusion.spacing import karras, polyexponential
+from gesso.errors import GessoError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/samplers.json").read_text())
 SD15 = scaled_linear()
@@ -35,19 +39,120 @@ def test_float32_tables_of_other_tools_are_as_far_away_as_the_docstring_says():
 @pytest.mark.parametrize("num_steps", [10, 20])
 def test_sigmas_are_those_of_other_tools(name, num_steps):
     ours = SCHEDULES[name](SD15, num_steps)
-    saved = torch.tensor(GOLDEN["sigma_tables"][str(num_steps)][name], dtype=torch.float64)
     assert ours.dtype == torch.float64
+    if name == "linear_quadratic":  # no numbers saved: see the test below
+        return
+    saved = torch.tensor(GOLDEN["sigma_tables"][str(num_steps)][name], dtype=torch.float64)
     torch.testing.assert_close(ours, saved, rtol=0, atol=TWELVE_DIGITS)
+
+
+@pytest.mark.parametrize("num_steps", [10, 20])
+def test_polyexponential_with_another_power(num_steps):
+    saved = torch.tensor(GOLDEN["sigma_tables"][str(num_steps)]["polyexponential rho=2"], dtype=torch.float64)
+    torch.testing.assert_close(polyexponential(SD15, num_steps, rho=2.0), saved, rtol=0, atol=TWELVE_DIGITS)
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 10, 21])
+def test_linear_quadratic_is_that_of_diffusers(num_steps):
+    """Its Mochi pipeline has the same table for flow models, from 1 to 0; float64 rounding."""
+    from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
+
+    theirs = [*linear_quadratic_schedule(num_steps, 0.025), 0.0]
+    ours = SCHEDULES["linear_quadratic"](SD15, num_steps) / SD15.sigma_max
+    torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 50, 999, 1000])
 def test_every_spacing_falls_from_sigma_max_to_zero(name, num_steps):
-    sigmas = SCHEDULES[name](SD15, num_steps)
-    assert sigmas.shape == (num_steps + 1,)
-    assert sigmas[0].item() == pytest.approx(SD15.sigma_max, rel=1e-12)
-    assert sigmas[-1] == 0
+    spacing = SCHEDULES[name]
+    sigmas = spacing(SD15, num_steps)
+    if spacing.exact_steps:
+        assert sigmas.shape == (num_steps + 1,)
+    if name != "ddim_uniform":
+        assert sigmas[0].item() == pytest.approx(SD15.sigma_max, rel=5e-5)  # align_your_steps rounds to 14.615
+    assert sigmas[-1] == 0 if spacing.ends_in_zero else sigmas[-1] == pytest.approx(SD15.sigma_min, rel=1e-12)
     assert (sigmas.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", ["simple", "turbo", "ddim_uniform"])
+def test_more_steps_than_timesteps_are_refused(name):
+    with pytest.raises(ValueError, match="num_steps is 1001"):
+        SCHEDULES[name](SD15, 1001)
+
+
+def test_fifteen_steps_of_ddim_are_sixteen():
+    """1000 // 15 = 66, and 1000 / 66 is above 15: a quirk that A1111 and ComfyUI share."""
+    assert len(SCHEDULES["ddim_uniform"](SD15, 15)) == 17
+    assert len(SCHEDULES["ddim_uniform"](SD15, 20)) == 21
+
+
+def test_karras_between_other_ends():
+    sigmas = karras(SD15, 5, sigma_min=0.1, sigma_max=10.0)
+    assert (sigmas[0].item(), sigmas[-2].item()) == (pytest.approx(10, rel=1e-12), pytest.approx(0.1, rel=1e-12))
+    with pytest.raises(ValueError, match="sigma_min < sigma_max"):
+        karras(SD15, 5, sigma_min=10.0, sigma_max=0.1)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.6, 0.6), (0.5, 0.7), (2.0, 5.0), (0.1, 10.0)])
+def test_quantiles_of_the_beta_distribution(a, b):
+    """mpmath, which torch brings along, has the function itself; 1e-12 is what float64 leaves of 1 - p near 1."""
+    mpmath = pytest.importorskip("mpmath")
+    for p in (1e-9, 1e-3, 0.1, 0.3, 0.5, 0.7, 0.95, 0.999):
+        x = beta_quantile(p, a, b)
+        assert float(mpmath.betainc(a, b, 0, x, regularized=True)) == pytest.approx(p, rel=1e-12)
+        assert beta_cdf(x, a, b) == pytest.approx(p, rel=1e-12)
+
+
+def test_closed_forms_of_the_beta_distribution():
+    assert [beta_quantile(p, 1.0, 1.0) for p in (0.0, 0.25, 1.0)] == pytest.approx([0, 0.25, 1], abs=1e-15)
+    assert beta_quantile(0.25, 2.0, 1.0) == pytest.approx(0.5, rel=1e-14)  # I_x(2, 1) = x^2
+    assert beta_quantile(1 / 3, 0.5, 0.5) == pytest.approx(0.25, rel=1e-14)  # sin^2(pi p / 2)
+    with pytest.raises(ValueError, match="p, a, b"):
+        beta_quantile(1.5, 1.0, 1.0)
+
+
+def test_own_sigmas_are_checked():
+    assert own_sigmas([3, 1, 0]).tolist() == [3.0, 1.0, 0.0]
+    for values, reason in (
+        ([], "0 given"),
+        ([1.0], "1 given"),
+        ([1.0, float("nan")], "number 2 is nan"),
+        ([float("inf"), 1.0], "number 1 is inf"),
+        ([1.0, -1.0], "number 2 is -1.0"),
+        ([2.0, 1.0, 1.0, 0.0], "number 3 is 1.0 after 1.0"),
+    ):
+        with pytest.raises(GessoError, match=reason):
+            own_sigmas(values)
+
+
+def test_schedules_are_found_by_any_name():
+    for name, said in (
+        ("uniform", "Normal"),
+        ("karras", "Karras"),
+        ("sgm_uniform", "SGM Uniform"),
+        ("ddim_uniform", "DDIM"),
+        ("align_your_steps", "Align Your Steps"),
+        ("kl_optimal", "KL Optimal"),
+        ("beta_comfyui", "beta_comfyui"),
+    ):
+        assert resolve(said, SCHEDULES) == name
+    assert resolve("nonsense", SCHEDULES) is None
+    said = [text.lower() for row in SCHEDULES.values() for text in (row.label, *row.aliases)]
+    assert len(set(said)) == len(said)
+
+
+@pytest.mark.parametrize(("table", "tolerance"), [("rounded", 4e-5), ("float32", 4e-5)])
+def test_tables_of_other_tools(table, tolerance):
+    theirs = scaled_linear(table=table)
+    saved = GOLDEN["sd15_schedule"]
+    assert 1e-7 < (theirs.sigmas / SD15.sigmas - 1).abs().max() < tolerance
+    assert torch.equal(theirs.alphas_cumprod, theirs.alphas_cumprod.float().double())
+    if table == "float32":
+        assert theirs.sigma_min == pytest.approx(saved["sigma_min_fp32"], rel=2e-7)  # of float32, in sigma
+        assert theirs.sigma_max == pytest.approx(saved["sigma_max_fp32"], rel=2e-7)
+    with pytest.raises(ValueError, match="table is 'half'"):
+        scaled_linear(table="half")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -92,11 +92,18 @@ class Denoiser:
 
     network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]. It sees z in the type of x and casts to its
     own; its output is cast back. Timesteps may be fractional, as in k-diffusion.
+    whole_timesteps: round them to the nearest, as A1111 does with its option "quantization" and diffusers in its
+    DPM-Solver, UniPC, DEIS and SA-Solver schedulers on Karras sigmas.
+    consistency: the network was made by latent consistency distillation (Luo et al. 2023, arXiv:2310.04378): what it
+    says is mixed with z by the boundary weights of equation 9, as diffusers and A1111 do (ComfyUI does not; the
+    weight of z is below 1e-5 from timestep 16 on).
     """
 
     network: Network
     schedule: NoiseSchedule
     prediction: Prediction
+    whole_timesteps: bool = False
+    consistency: bool = False
 
     def __post_init__(self) -> None:
         if self.prediction not in get_args(Prediction):
@@ -104,5 +111,37 @@ class Denoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x [B, ...], sigma > 0 a scalar or [B] -> x0 [B, ...]. One call of the network."""
-        timestep = self.schedule.timestep_of(per_row(sigma, x).flatten()).to(x.device, torch.float32)
-        return to_x0(self.prediction, x, sigma, self.network(scale_input(x, sigma), timestep))
+        timestep = self._timestep(x, sigma)
+        output = self.network(scale_input(x, sigma), timestep.to(torch.float32))
+        return self._x0(x, sigma, timestep, output)
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x [B, ...], sigma > 0 -> [2, B, ...]: x0, and x0 as it is without the prompt. One call of the network.
+
+        Raises ValueError for a network that cannot tell them apart, which is one without a method `with_uncond`.
+        """
+        both: Network | None = getattr(self.network, "with_uncond", None)
+        if both is None:
+            raise ValueError("the prediction without a prompt is asked for: the network must be a GuidedNetwork")
+        timestep = self._timestep(x, sigma)
+        outputs = both(scale_input(x, sigma), timestep.to(torch.float32))
+        return torch.stack([self._x0(x, sigma, timestep, output) for output in outputs])
+
+    def _timestep(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        timestep = self.schedule.timestep_of(per_row(sigma, x).flatten())
+        return (timestep.round() if self.whole_timesteps else timestep).to(x.device)
+
+    def _x0(self, x: Tensor, sigma: Tensor | float, timestep: Tensor, output: Tensor) -> Tensor:
+        x0 = to_x0(self.prediction, x, sigma, output)
+        return boundary(x, x0, sigma, timestep) if self.consistency else x0
+
+
+def boundary(x: Tensor, x0: Tensor, sigma: Tensor | float, timestep: Tensor) -> Tensor:
+    """The consistency function c_skip z + c_out x0 (arXiv:2310.04378, section 4.1; numbers of its published models).
+
+    x, x0 [B, ...], timestep [B] -> [B, ...]. With s = 10 timestep and 0.5 for the data's deviation:
+    c_skip = 0.25 / (s^2 + 0.25), c_out = s / sqrt(s^2 + 0.25).
+    """
+    s = per_row(timestep * 10, x)
+    skip, out = 0.25 / (s**2 + 0.25), s / (s**2 + 0.25).sqrt()
+    return x0 * out.to(x) + scale_input(x, sigma) * skip.to(x)

@@ -65,9 +65,19 @@ class GuidedNetwork(Generic[C]):
         """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on B or 2B rows."""
         if not self.is_guided:
             return self.network(z, timestep, self.cond).to(z.dtype)
+        return self.with_uncond(z, timestep)[0]
+
+    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """As `__call__`, and beside it what the network says without the prompt (for CFG++): [2, B, ...].
+
+        One call of the network on 2B rows, even where scale is 1. Raises ValueError where uncond is missing.
+        """
+        if self.uncond is None:
+            raise ValueError("the prediction without a prompt is asked for, which needs uncond")
         output = self.network(torch.cat([z, z]), torch.cat([timestep, timestep]), self._both)
         uncond, cond = output.to(z.dtype).chunk(2)
-        return guide(cond, uncond, self.scale, rescale=self.rescale if self._is_rescaled else None)
+        guided = guide(cond, uncond, self.scale, rescale=self.rescale if self._is_rescaled else None)
+        return torch.stack([guided, uncond])
 
 
 def guide(cond: Tensor, uncond: Tensor, scale: Tensor | float, *, rescale: Tensor | float | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where random numbers come from: counter-based Philox noise, and two sources that repeat other tools' numbers.
+"""Where random numbers come from: Philox noise, Brownian paths, and two sources that repeat other tools' numbers.
 
 A picture depends on its seed and on its index in the run, never on the device, on its place in a batch or on its
 neighbours. So every row of a batch owns its numbers and counts its own draws, and all of them are made on the CPU.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 _LOW_HALF = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_PATH_OCTAVES = 16  # a Brownian path goes from sigma 2^-16 to 2^16
 
 
 def philox4x32(counter: Sequence[NDArray[np.unsignedinteger[Any]] | int], key: tuple[int, int]) -> NDArray[np.uint32]:
@@ -44,27 +46,28 @@ def philox4x32(counter: Sequence[NDArray[np.unsignedinteger[Any]] | int], key: t
     return np.stack([c0, c1, c2, c3]).astype(np.uint32)
 
 
-def philox_normal(shape: Sequence[int], *, seed: int, picture: int = 0, draw: int = 0) -> Tensor:
-    """Standard normal numbers that depend on (seed, picture, draw) and on nothing else.
+def philox_normal(shape: Sequence[int], *, seed: int, picture: int = 0, draw: int = 0, stream: int = 0) -> Tensor:
+    """Standard normal numbers that depend on (seed, picture, draw, stream) and on nothing else.
 
     shape of one picture, without the batch -> float32 on the CPU; at most 6.8 in size (u below is at least 2^-33).
     The layout, which never changes, since every saved recipe relies on it:
 
         key     = (seed mod 2^32, seed div 2^32)
-        counter = (block, draw, picture, 0)
+        counter = (block, draw, picture, stream); stream 0: plain draws, 1: `BrownianPath`
         block b gives the numbers 4b .. 4b+3 of the picture in C order; from its words w0 w1 w2 w3:
         u = (w + 0.5) / 2^32,  number 4b   = sqrt(-2 ln u0) cos(2 pi u1),  4b+1 = sqrt(-2 ln u0) sin(2 pi u1),
                                number 4b+2 = sqrt(-2 ln u2) cos(2 pi u3),  4b+3 = sqrt(-2 ln u2) sin(2 pi u3)
 
     All in float64, rounded to float32 at the end. Logarithm, sine and cosine are made of + - * / and sqrt alone, which
     IEEE 754 fixes to the last bit, since those of numpy and of the C library change with the processor.
-    Raises ValueError unless 0 <= seed < 2^64 and 0 <= picture, draw < 2^32.
+    Raises ValueError unless 0 <= seed < 2^64 and 0 <= picture, draw, stream < 2^32.
     """
     _check_word("picture", picture, 32)
     _check_word("draw", draw, 32)
+    _check_word("stream", stream, 32)
     count = math.prod(shape)
     blocks = np.arange(-(-count // 4), dtype=np.uint64)
-    u0, u1, u2, u3 = (philox4x32((blocks, draw, picture, 0), _key(seed)) + 0.5) * 2.0**-32
+    u0, u1, u2, u3 = (philox4x32((blocks, draw, picture, stream), _key(seed)) + 0.5) * 2.0**-32
     numbers = np.empty((len(blocks), 4), dtype=np.float64)
     for lane, radius_from, turns in ((0, u0, u1), (2, u2, u3)):
         radius = np.sqrt(-2.0 * _ln(radius_from))
@@ -112,15 +115,112 @@ class NoiseSource(ABC):
             _check_word("picture", picture, 32)
             _check_word("draw", draw, 32)
 
-    def draw(self, shape: Sequence[int]) -> Tensor:
-        """The next numbers of every row. shape of one row -> float32 [B, *shape] on the CPU."""
-        rows = [self._draw_row(row, tuple(shape)) for row in range(len(self.seeds))]
-        self.draws = [count + 1 for count in self.draws]
-        return torch.stack(rows) if rows else torch.empty(0, *shape)
+    def draw(self, shape: Sequence[int], *, rows: Sequence[bool] | None = None) -> Tensor:
+        """The next numbers of every row. shape of one row -> float32 [B, *shape] on the CPU.
+
+        rows: which rows draw; the others get zeros, and their count stays. None: all.
+        """
+        chosen = list(rows) if rows is not None else [True] * len(self.seeds)
+        drawn = [self._draw_row(row, tuple(shape)) if chosen[row] else None for row in range(len(self.seeds))]
+        self.draws = [count + wanted for count, wanted in zip(self.draws, chosen, strict=True)]
+        like = next((numbers for numbers in drawn if numbers is not None), torch.empty(0))
+        if not drawn:
+            return torch.empty(0, *shape)
+        return torch.stack([numbers if numbers is not None else like.new_zeros(tuple(shape)) for numbers in drawn])
+
+    def brownian(self, levels: Sequence[float]) -> Brownian:
+        """One Brownian path in sigma a row, for samplers that ask for noise between two sigmas.
+
+        levels: the sigmas of the run, which set how finely the path is looked at. The path itself depends on seed and
+        picture alone and counts no draws, so it is the same for 20 steps and for 30.
+        """
+        return BrownianPath(self.seeds, self.pictures, levels)
 
     @abstractmethod
     def _draw_row(self, row: int, shape: tuple[int, ...]) -> Tensor:
         """Draw number self.draws[row] of that row."""
+
+
+class Brownian(Protocol):
+    """Noise between two sigmas."""
+
+    def increment(self, shape: Sequence[int], a: float, b: float) -> Tensor:
+        """(W(a) - W(b)) / sqrt(a - b), standard normal. shape of one row, a > b > 0 -> [B, *shape] on the CPU."""
+
+
+class BrownianPath:
+    """A Brownian path W(sigma) a row, from a counter-based tree: any two points may be asked for, in any order.
+
+    Nested and neighbouring intervals fit together: W(a) - W(b) = (W(a) - W(m)) + (W(m) - W(b)). Nothing depends on the
+    order of the questions, on the batch or on the device.
+
+    The tree covers 2^-16 .. 2^16. Each node halves its interval in ln(sigma), at sqrt(low * high), and bridges there
+    (Levy's construction): the mean of the ends, weighted, plus sqrt((high - mid)(mid - low) / (high - low)) times the
+    node's own normal numbers. Node j of depth d draws `philox_normal` with counter (block, 2^d + j, picture, 1), whose
+    last word sets it apart from ordinary draws; the root interval is node 0. Square roots alone, which IEEE 754 fixes.
+
+    A sigma is moved to the nearest point of the grid, whose spacing in ln(sigma) is at most 1/16 of the closest two of
+    `levels` (and at least 2^-24 * ln 2): so the cost is less than one draw for each point and level of the tree. An increment is scaled by the moved ends, so its variance is exactly 1.
+    A1111 takes torchsde's BrownianTree instead, another path with the same law: its pictures are not reproduced.
+
+    Raises ValueError for levels with no two different sigmas above 0, and for sigmas outside the tree.
+    """
+
+    def __init__(self, seeds: Sequence[int], pictures: Sequence[int], levels: Sequence[float]) -> None:
+        positive = sorted({level for level in levels if level > 0})
+        if len(positive) < 2:
+            raise ValueError(f"a path needs two different sigmas above 0, found {list(levels)}")
+        closest = min(math.log(high / low) for low, high in pairwise(positive))
+        fineness = math.ceil(math.log2(_PATH_OCTAVES * 2 * math.log(2.0) * 16 / closest))
+        self.depth = min(max(fineness, 1), 29)
+        self._seeds, self._pictures = tuple(seeds), tuple(pictures)
+        self._shape: tuple[int, ...] = ()
+        self._known: dict[int, Tensor] = {}
+
+    def increment(self, shape: Sequence[int], a: float, b: float) -> Tensor:
+        """(W(a) - W(b)) / sqrt(a - b), float32. Raises ValueError unless 2^16 > a > b > 2^-16, far enough apart."""
+        if self._shape != tuple(shape):
+            self._shape, self._known = tuple(shape), {}
+        (high, at_high), (low, at_low) = self._point(a), self._point(b)
+        if not high > low:
+            raise ValueError(f"no noise between sigma {a} and {b}: they must fall, and not be nearer than the levels")
+        return ((at_high - at_low) / math.sqrt(high - low)).to(torch.float32)
+
+    def _point(self, sigma: float) -> tuple[float, Tensor]:
+        """The grid point nearest to sigma and W there, float64 [B, *shape]."""
+        low, high = 2.0**-_PATH_OCTAVES, 2.0**_PATH_OCTAVES
+        if not low < sigma < high:
+            raise ValueError(f"sigma is {sigma}, a Brownian path goes from {low} to {high}")
+        at_low, at_high, node = torch.zeros((), dtype=torch.float64), self._root(low, high), 1
+        for _ in range(self.depth):
+            mid = math.sqrt(low * high)
+            at_mid = self._bridge(node, low, mid, high, at_low, at_high)
+            if sigma >= mid:
+                low, at_low, node = mid, at_mid, 2 * node + 1
+            else:
+                high, at_high, node = mid, at_mid, 2 * node
+        near_high = sigma * sigma >= low * high  # nearer in ln(sigma)
+        rows = torch.zeros((len(self._seeds), *self._shape), dtype=torch.float64)
+        return (high, at_high + rows) if near_high else (low, at_low + rows)
+
+    def _root(self, low: float, high: float) -> Tensor:
+        if 0 not in self._known:
+            self._known[0] = self._numbers(0) * math.sqrt(high - low)
+        return self._known[0]
+
+    def _bridge(self, node: int, low: float, mid: float, high: float, at_low: Tensor, at_high: Tensor) -> Tensor:
+        if node not in self._known:
+            share = (mid - low) / (high - low)
+            spread = math.sqrt((high - mid) * share)
+            self._known[node] = at_low + (at_high - at_low) * share + self._numbers(node) * spread
+        return self._known[node]
+
+    def _numbers(self, node: int) -> Tensor:
+        rows = [
+            philox_normal(self._shape, seed=seed, picture=picture, draw=node, stream=1)
+            for seed, picture in zip(self._seeds, self._pictures, strict=True)
+        ]
+        return torch.stack(rows).to(torch.float64)
 
 
 class PhiloxNoise(NoiseSource):

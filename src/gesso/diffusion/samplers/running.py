@@ -1,0 +1,60 @@
+"""Running one sampler to its end, one call after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gesso.diffusion.denoiser import Denoise
+from gesso.diffusion.noise import NoiseSource
+from gesso.diffusion.samplers.seam import ModelCall, OnStep, Sampling, ignore
+
+
+@torch.no_grad()
+def sample(
+    sampler: Callable[..., Sampling],
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    on_step: OnStep = ignore,
+    **options: Any,
+) -> Tensor:
+    """Run one sampler to its end, without gradients.
+
+    sampler: a row of SAMPLERS or a sampler function. denoise is called with sigma as float64 [B] on the CPU; samplers
+    that ask for the prediction without the prompt (CFG++) need one with a method `with_uncond`, such as `Denoiser`.
+    x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1]. Raises ValueError for sigmas that do not
+    fall, for a missing noise source and for options that the sampler lacks.
+    """
+    sampling = sampler(x, sigmas, noise, **options)
+    call = next(sampling)
+    while True:
+        reply = answer(denoise, call)
+        x0 = reply[0] if call.uncond else reply
+        try:
+            following = sampling.send(reply)
+        except StopIteration as end:
+            final: Tensor = end.value
+            on_step(call.step, final, x0)
+            return final
+        if following.step != call.step:
+            on_step(call.step, following.x, x0)
+        call = following
+
+
+def answer(denoise: Denoise, call: ModelCall) -> Tensor:
+    """What a sampler wants to be sent: x0 [B, ...], or [2, B, ...] where it asks for the one without a prompt too.
+
+    Raises ValueError for a denoiser that cannot tell the two apart.
+    """
+    if not call.uncond:
+        return denoise(call.x, call.sigma_of_rows())
+    with_uncond: Denoise | None = getattr(denoise, "with_uncond", None)
+    if with_uncond is None:
+        raise ValueError("this sampler asks for the prediction without the prompt: it needs a guided Denoiser")
+    return with_uncond(call.x, call.sigma_of_rows())
