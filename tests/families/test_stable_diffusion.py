@@ -72,7 +72,7 @@ def test_single_file_round_trip(single_file: Path, tmp_path: Path) -> None:
 def test_folder_round_trip(folder: Path, tmp_path: Path) -> None:
     parts = load_parts(folder)
     assert parts.family == TINY_SD  # its sizes come from its configs
-    assert [file.name for file, _ in parts.files] == [
+    assert [file.name for file in parts.files] == [
         "diffusion_pytorch_model.safetensors",
         "model.safetensors",
         "diffusion_pytorch_model.safetensors",

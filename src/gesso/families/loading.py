@@ -12,7 +12,7 @@ from gesso.checkpoints import diffusers, ldm, native
 from gesso.checkpoints.detect import require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
-from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, sha256_of
+from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import read_family
 from gesso.families.gesso_mini import family_from_config
@@ -24,28 +24,31 @@ from gesso.text.tokenizer import Tokenizer
 def load_parts(
     path: str | Path,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     *,
     family: Family | None = None,
     average: bool = False,
+    check: bool = True,
 ) -> Parts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
     family   what a file of LDM names holds, SD 1.5 where None; the other layouts say it themselves
     average  the UNet's moving average from a file of LDM names that holds both; few do
-    Reads every number once to refuse NaN and infinity. Tensors that need no change stay views of the mapped file, so
-    the file must not change while they are used. Raises ModelFileError.
+    dtype    of the networks; None: each tensor as it is stored, mapped and not read
+    check    read every number once to refuse NaN and infinity; False leaves that to the caller
+    Tensors that need no change stay views of the mapped file, so the file must not change while they are used.
+    Raises ModelFileError.
     """
     path = Path(path)
     if path.is_dir():
         _refuse_average(average, path)
-        return _load_folder(path, device, dtype)
+        return _load_folder(path, device, dtype, check=check)
     file = open_safetensors(path)
     kind = require_model(file)
     if kind.layout == "native":
         _refuse_average(average, path)
-        return _load_native(file, device, dtype)
-    return _load_ldm(file, device, dtype, family or SD15, average=average)
+        return _load_native(file, device, dtype, check=check)
+    return _load_ldm(file, device, dtype, family or SD15, average=average, check=check)
 
 
 def _refuse_average(average: bool, path: Path) -> None:
@@ -53,7 +56,7 @@ def _refuse_average(average: bool, path: Path) -> None:
         raise ModelFileError("missing_key", path, "holds one set of weights, without a moving average beside it")
 
 
-def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype) -> Parts:
+def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype | None, *, check: bool) -> Parts:
     opened = native.load_native(file)
     family = family_from_config(opened.config, file.path)
     networks = empty_networks(family, file.path)
@@ -63,12 +66,18 @@ def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch
     tokenizer = Tokenizer.from_json(opened.tokenizer, name=f"{file.path}: {native.TOKENIZER_KEY}")
     _check_tokenizer(tokenizer, family, file.path)
     for component, network in networks.items():
-        fill(network, opened.load(component), f"{file.path}: {component}", device=device, dtype=dtype)
+        fill(network, opened.load(component), f"{file.path}: {component}", device=device, dtype=dtype, check=check)
     return _parts(family, networks, tokenizer, [file.path])
 
 
 def _load_ldm(
-    file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype, family: Family, *, average: bool
+    file: SafetensorsFile,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    family: Family,
+    *,
+    average: bool,
+    check: bool,
 ) -> Parts:
     networks = empty_networks(family, file.path)
     rules = ldm.sd1_rules(family.unet, family.vae)
@@ -79,7 +88,7 @@ def _load_ldm(
         tensors = load(rows, _Renamed(reader, names))
     for component, network in networks.items():
         own = {name.removeprefix(f"{component}."): t for name, t in tensors.items() if name.startswith(f"{component}.")}
-        fill(network, own, f"{file.path}: {component}", device=device, dtype=dtype)
+        fill(network, own, f"{file.path}: {component}", device=device, dtype=dtype, check=check)
     tokenizer = Tokenizer.clip()  # a single file holds none
     _check_tokenizer(tokenizer, family, file.path)
     return _parts(family, networks, tokenizer, [file.path])
@@ -96,7 +105,7 @@ class _Renamed:
         return self.source[self.names.get(name, name)]
 
 
-def _load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Parts:
+def _load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype | None, *, check: bool) -> Parts:
     paths = diffusers.weight_files(folder)
     family = read_family(folder)
     networks = empty_networks(family, folder)
@@ -105,7 +114,7 @@ def _load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype) -
         file = open_safetensors(paths[part])
         rows = plan(rules[part], shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
         with file.reader() as reader:
-            fill(network, load(rows, reader), file.path, device=device, dtype=dtype)
+            fill(network, load(rows, reader), file.path, device=device, dtype=dtype, check=check)
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     _check_tokenizer(tokenizer, family, folder)
     return _parts(family, networks, tokenizer, list(paths.values()))
@@ -134,5 +143,5 @@ def _parts(family: Family, networks: dict[str, Any], tokenizer: Tokenizer, files
         text=networks["text"],
         upscaler=networks.get("upscaler"),
         tokenizer=tokenizer,
-        files=tuple((file, sha256_of(file)) for file in files),
+        files=tuple(files),
     )

@@ -1,7 +1,7 @@
 """A whole model in memory: its family, its networks, its tokenizer, and the files it came from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from gesso.text.tokenizer import Tokenizer
 class Parts:
     """What `load_parts` gives. The networks are in evaluation mode and ask for no gradients.
 
-    files: each weight file that was read, with its SHA-256, in a fixed order.
+    files                each weight file that was read, in a fixed order, the UNet's first
+    text_2, tokenizer_2  SDXL's second text tower
+    scalars              numbers that a single file holds beside the weights and that nothing reads, by their names
+                         there, such as logit_scale: kept so that saving gives the same file
     """
 
     family: Family
@@ -32,7 +35,16 @@ class Parts:
     text: CLIPTextModel
     tokenizer: Tokenizer
     upscaler: Upscaler | None
-    files: tuple[tuple[Path, str], ...]
+    files: tuple[Path, ...]
+    text_2: CLIPTextModel | None = None
+    tokenizer_2: Tokenizer | None = None
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by component: unet, text, vae, and text_2 and upscaler where there are such."""
+        found = {"unet": self.unet, "text": self.text, "text_2": self.text_2, "vae": self.vae, "upscaler": self.upscaler}
+        return {name: network for name, network in found.items() if network is not None}
 
 
 class _WithoutInitialisation(TorchFunctionMode):
@@ -62,6 +74,8 @@ def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
                 "text": CLIPTextModel(family.text),
                 "vae": AutoencoderKL(family.vae),
             }
+            if family.text_2 is not None:
+                networks["text_2"] = CLIPTextModel(family.text_2)
             if family.upscaler is not None:
                 networks["upscaler"] = Upscaler(family.upscaler)
     except (ValueError, IndexError, RuntimeError) as error:
@@ -82,12 +96,15 @@ def fill(
     where: str | Path,
     *,
     device: str | torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
+    check: bool = True,
 ) -> None:
     """Gives a network its numbers. Where dtype and device agree with the tensors these become the parameters, uncopied.
 
-    Raises ModelFileError for a missing or further name, another shape, and numbers that are not finite, in the file
-    or in `dtype`.
+    dtype  None: each tensor keeps the format that it is stored in
+    check  reads every number to refuse NaN and infinity; False leaves that to who copies them (`runtime.residency`)
+    Raises ModelFileError for a missing or further name, another shape, and with `check` numbers that are not finite,
+    in the file or in `dtype`.
     """
     expected = shapes_of(network.state_dict())
     if missing := [name for name in expected if name not in tensors]:
@@ -102,16 +119,24 @@ def fill(
         if not tensor.is_floating_point():
             raise ModelFileError("dtype", where, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
         placed[name] = tensor.to(device=device, dtype=dtype)
-        _check_finite(name, tensor, placed[name], where)
+        if check:
+            refuse_nonfinite(name, tensor, placed[name], where)
     network.load_state_dict(placed, strict=True, assign=True)
     network.requires_grad_(False).eval()
 
 
-def _check_finite(name: str, stored: Tensor, placed: Tensor, where: str | Path) -> None:
-    """aminmax reads the numbers once and writes nothing; NaN and infinity show in its result."""
-    if placed.numel() == 0 or bool(torch.stack(placed.aminmax()).isfinite().all()):
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite. aminmax reads the numbers once and writes nothing; both show in it."""
+    if tensor.dtype.itemsize == 1:  # torch compares no 8-bit floats
+        tensor = tensor.float()
+    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Path) -> None:
+    """Raises ModelFileError where `placed`, made from `stored`, holds NaN or infinity."""
+    if is_finite(placed):
         return
-    if bool(stored.float().isfinite().all()):
+    if is_finite(stored.float()):
         message = f"{shown(name)} does not fit into {placed.dtype}. Load the model as float32 or bfloat16"
         raise ModelFileError("overflow", where, message)
     raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged or badly made")

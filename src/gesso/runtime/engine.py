@@ -2,7 +2,9 @@
 
 import platform
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import gesso
+from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import EncodedPrompt, encode_prompt
@@ -26,15 +29,43 @@ EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
 
 
+@dataclass(frozen=True)
+class WeightFile:
+    """A file that weights were read from, as it was then."""
+
+    name: str  # without the path to the model
+    path: Path
+    stamp: tuple[int, ...]
+
+    def sha256(self, hash_file: Callable[[Path], str]) -> str:
+        """Raises GessoError where the file has changed or gone."""
+        try:
+            same = _stamp(self.path) == self.stamp
+        except OSError:
+            same = False
+        if not same:
+            raise GessoError(f"{self.path}: changed or gone since it was loaded; load the model again")
+        return hash_file(self.path)
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """The networks of one model on one device, ready to run. Made by `Engine.load`."""
 
     name: str  # "gesso-mini", or the name of the file or folder, without the path to it
-    files: tuple[tuple[str, str], ...]  # name and SHA-256 of each weight file; the UNet's first
     parts: Parts
     device: torch.device
     precision: Precision
+    weights: tuple[WeightFile, ...] = ()  # the UNet's first
+    hash_file: Callable[[Path], str] = sha256_of  # a cache of hashes may stand in
+
+    @cached_property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Name and SHA-256 of each weight file, the UNet first. Reads them when first asked: seconds for large ones.
+
+        Raises GessoError where a file is no longer the one that was loaded.
+        """
+        return tuple((file.name, file.sha256(self.hash_file)) for file in self.weights)
 
     @property
     def family(self) -> Family:
@@ -83,11 +114,18 @@ class Engine:
                    size of the batch: at the CPU sizes of gesso-mini, 20 steps, 2 to 6 together were 1.5 to 1.8 times
                    as quick and moved 0.005 % of the colour values by one level of 255, none by more.
     max_models     how many models stay loaded; the one used longest ago goes first
+    hash_file      SHA-256 of a weight file, for recipes; a library that has hashed its files can say it at once
     Raises GessoError for a device that is not there and for a dtype that it cannot use.
     """
 
     def __init__(
-        self, device: str = "auto", dtype: str = "auto", *, rows_per_call: int = 1, max_models: int = 1
+        self,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        rows_per_call: int = 1,
+        max_models: int = 1,
+        hash_file: Callable[[Path], str] = sha256_of,
     ) -> None:
         if rows_per_call < 1 or max_models < 1:
             raise ValueError(f"rows_per_call {rows_per_call}, max_models {max_models}: expected 1 or more")
@@ -95,6 +133,7 @@ class Engine:
         self.precision = choose_precision(dtype, self.device)
         self.rows_per_call = rows_per_call
         self.max_models = max_models
+        self.hash_file = hash_file
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
 
     def load(self, model: str | Path = DEFAULT_MODEL) -> LoadedModel:
@@ -121,8 +160,15 @@ class Engine:
         _settle(parts.vae, precision.vae)
         if parts.upscaler is not None:
             _settle(parts.upscaler, precision.vae)
-        files = tuple((_short_name(file, path), digest) for file, digest in parts.files)
-        return LoadedModel(name=name, files=files, parts=parts, device=self.device, precision=precision)
+        weights = tuple(WeightFile(_short_name(file, path), file, _stamp(file)) for file in parts.files)
+        return LoadedModel(
+            name=name,
+            parts=parts,
+            device=self.device,
+            precision=precision,
+            weights=weights,
+            hash_file=self.hash_file,
+        )
 
     def environment(self) -> Environment:
         """What else can change the last bits of a picture."""
@@ -171,7 +217,7 @@ def find_model(model: str | Path) -> Path:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of change of the file, or of every file of a folder: a changed model is loaded again."""
+    """Size and time of change of the file, or of every file of a folder, since a changed model is loaded again."""
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     return tuple(number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns))
 
