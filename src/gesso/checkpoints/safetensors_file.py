@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gesso.checkpoints.errors import ModelFileError, Reason, shown
+from gesso.checkpoints.foreign import START, looks_like
 from gesso.checkpoints.safetensors_layout import (
     MAX_DIMS,
     MAX_HEADER,
@@ -54,24 +55,6 @@ DTYPES: dict[str, torch.dtype] = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-# First bytes of what people hand in instead.
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a zip archive or a PyTorch file (.ckpt, .pt, .bin); convert it to safetensors first"),
-    (b"\x80\x02", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
-    (b"\x80\x03", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
-    (b"\x80\x04", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
-    (b"\x80\x05", "a Python pickle; gesso never opens pickles, convert it to safetensors first"),
-    (b"GGUF", "a GGUF file, which gesso does not read"),
-    (b"version https://git-lfs", "a git-lfs pointer: the weights were never downloaded, run `git lfs pull`"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x93NUMPY", "a NumPy file"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"\x7fELF", "a program"),
-    (b"%PDF", "a PDF document"),
-)
-
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -97,6 +80,11 @@ class SafetensorsFile:
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]  # in the order of the header
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the weights come from."""
+        return (self.path,)
+
     @contextmanager
     def reader(self) -> Iterator["TensorReader"]:
         """Maps the file. The tensors read stay valid afterwards.
@@ -109,7 +97,7 @@ class SafetensorsFile:
             raise ModelFileError("unreadable", self.path, f"cannot be read any more ({type(error).__name__})") from None
         with opened as handle:
             if set(handle.keys()) != set(self.tensors):
-                raise ModelFileError("unreadable", self.path, "the file changed while it was read; try again")
+                raise ModelFileError("changed", self.path, "the file changed while it was read; try again")
             yield TensorReader(self, handle)
 
 
@@ -125,7 +113,7 @@ class TensorReader:
         tensor: Tensor = self._handle.get_tensor(name)
         info = self.file.tensors[name]
         if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
-            raise ModelFileError("unreadable", self.file.path, "the file changed while it was read; try again")
+            raise ModelFileError("changed", self.file.path, "the file changed while it was read; try again")
         return tensor
 
 
@@ -136,7 +124,7 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
         start = handle.read(8)
         if not start:
             raise ModelFileError("truncated", path, "the file is empty; fetch it again")
-        _refuse_foreign(path, start + handle.read(504))
+        _refuse_foreign(path, start + handle.read(START - 8))
         if len(start) < 8:
             raise ModelFileError("truncated", path, f"ends after {len(start)} bytes; fetch it again")
         length = int.from_bytes(start, "little")
@@ -185,12 +173,7 @@ def open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
 
 
 def _refuse_foreign(path: Path, start: bytes) -> None:
-    for magic, what in _FOREIGN:
-        if start.startswith(magic):
-            raise ModelFileError("not_safetensors", path, f"not a safetensors file: it looks like {what}")
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        what = "a web page, perhaps of a log-in or an error; fetch the file itself"
+    if what := looks_like(start):
         raise ModelFileError("not_safetensors", path, f"not a safetensors file: it looks like {what}")
 
 

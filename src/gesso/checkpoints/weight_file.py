@@ -1,0 +1,126 @@
+"""One way into every file of weights: told apart by content, read through one interface.
+
+    file = open_weights("model.ckpt")
+    with file.reader() as tensors:
+        tensors[name]
+
+safetensors, an index of several of them, GGUF, and PyTorch's own files by way of a converted copy.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.foreign import START, container_of
+from gesso.checkpoints.gguf_file import open_gguf
+from gesso.checkpoints.keymap import TensorSource
+from gesso.checkpoints.pickle_file import SOURCE_KEY, Limits, convert_pickle, list_pickle
+from gesso.checkpoints.safetensors_file import TensorInfo, open_regular, open_safetensors, sha256_of
+from gesso.checkpoints.sharded import open_sharded
+
+
+class WeightFile(Protocol):
+    """A file whose header was checked; SafetensorsFile, ShardedFile, GgufFile and PickleFile are such."""
+
+    @property
+    def path(self) -> Path:
+        """What was opened."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the weights come from, for hashes."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says about itself; written by anyone."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, dtypes and shapes."""
+
+    def reader(self) -> AbstractContextManager[TensorSource]:
+        """Opens the numbers; the tensors read stay valid afterwards. Raises ModelFileError."""
+
+
+@dataclass(frozen=True, eq=False)
+class PickleFile:
+    """A PyTorch file. Its header was listed by the child process; its numbers are converted when they are asked for.
+
+    The converted copy lasts as long as the reader. Where a folder for copies is at hand, `open_weights` makes a lasting
+    copy instead, and this class is not used.
+    """
+
+    path: Path
+    nbytes: int
+    tensors: Mapping[str, TensorInfo]
+    dropped: tuple[str, ...]  # what was no tensor, in words
+    limits: Limits
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the weights come from."""
+        return (self.path,)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Nothing: a pickle has no place for it."""
+        return {}
+
+    @contextmanager
+    def reader(self) -> Iterator[TensorSource]:
+        """Converts into a temporary file of the same size, and maps that. The tensors read stay valid afterwards."""
+        with tempfile.TemporaryDirectory(prefix="gesso-", ignore_cleanup_errors=True) as folder:
+            target = Path(folder) / "converted.safetensors"
+            convert_pickle(self.path, target, limits=self.limits)
+            converted = open_safetensors(target)
+            if dict(converted.tensors) != dict(self.tensors):
+                raise ModelFileError("changed", self.path, "the file changed while it was read; try again")
+            with converted.reader() as reader:
+                yield reader
+
+
+def open_weights(path: str | Path, *, converted: Path | None = None, limits: Limits | None = None) -> WeightFile:
+    """Opens any file of weights, whatever its name; touches no weights.
+
+    converted  folder for safetensors copies of PyTorch files, under the SHA-256 of the original: made once, used from
+               then on. None: a temporary copy whenever the numbers are read
+    limits     what reading a PyTorch file may take
+    Raises ModelFileError, which says what a wrong file looks like.
+    """
+    path = Path(path)
+    with open_regular(path) as (handle, nbytes):
+        container = container_of(handle.read(START))
+    if container == "gguf":
+        return open_gguf(path)
+    if container == "index":
+        return open_sharded(path)
+    if container == "other":
+        return open_safetensors(path)
+    if converted is not None:
+        return open_safetensors(converted_copy(path, converted, limits=limits))
+    listing = list_pickle(path, limits=limits)
+    return PickleFile(path, nbytes, listing.tensors, listing.dropped, limits or Limits())
+
+
+def converted_copy(path: Path, folder: Path, *, limits: Limits | None = None) -> Path:
+    """The safetensors copy of a PyTorch file in this folder, made now where there is none. Raises ModelFileError.
+
+    Two processes may make the same copy at once: each writes its own and the last to end replaces an equal file.
+    """
+    digest = sha256_of(path)
+    copy = folder / f"{digest}.safetensors"
+    if not copy.exists() or open_safetensors(copy).metadata.get(SOURCE_KEY) != digest:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelFileError("unwritable", folder, f"cannot be made: {error.strerror}") from None
+        convert_pickle(path, copy, limits=limits)
+    return copy
