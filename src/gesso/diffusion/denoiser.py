@@ -92,8 +92,8 @@ class Denoiser:
 
     network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]. It sees z in the type of x and casts to its
     own; its output is cast back. Timesteps may be fractional, as in k-diffusion.
-    whole_timesteps: round them to the nearest, as A1111 does with its option "quantization" and diffusers in its
-    DPM-Solver, UniPC, DEIS and SA-Solver schedulers on Karras sigmas.
+    timestep_of: another rule for what timestep the network is told, float64 sigma [B] -> float64 timestep [B]; see
+    `conventions.whole_timesteps` and `diffusers_steps`. None: `schedule.timestep_of`.
     consistency: the network was made by latent consistency distillation (Luo et al. 2023, arXiv:2310.04378): what it
     says is mixed with z by the boundary weights of equation 9, as diffusers and A1111 do (ComfyUI does not; the
     weight of z is below 1e-5 from timestep 16 on).
@@ -102,7 +102,7 @@ class Denoiser:
     network: Network
     schedule: NoiseSchedule
     prediction: Prediction
-    whole_timesteps: bool = False
+    timestep_of: Callable[[Tensor], Tensor] | None = None
     consistency: bool = False
 
     def __post_init__(self) -> None:
@@ -128,8 +128,8 @@ class Denoiser:
         return torch.stack([self._x0(x, sigma, timestep, output) for output in outputs])
 
     def _timestep(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        timestep = self.schedule.timestep_of(per_row(sigma, x).flatten())
-        return (timestep.round() if self.whole_timesteps else timestep).to(x.device)
+        timestep_of = self.timestep_of or self.schedule.timestep_of
+        return timestep_of(per_row(sigma, x).flatten()).to(x.device)
 
     def _x0(self, x: Tensor, sigma: Tensor | float, timestep: Tensor, output: Tensor) -> Tensor:
         x0 = to_x0(self.prediction, x, sigma, output)

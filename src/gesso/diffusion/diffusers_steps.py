@@ -1,0 +1,281 @@
+"""The steps that diffusers' schedulers make: sigmas, timesteps for the network, scale of the first noise.
+
+A folder in diffusers' layout says in scheduler/scheduler_config.json how its pictures are made. Each scheduler class
+has its own rule for the spacing of timesteps, for their rounding and for the end; what they share is here once. Their
+solvers are our samplers (`DiffusersScheduler.sampler`). Written after the behaviour of diffusers 0.42, and held to it
+by tests; sigmas are rounded to float32, as theirs are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gesso.diffusion.beta_distribution import beta_quantile
+from gesso.diffusion.noise_schedule import NoiseSchedule
+from gesso.errors import GessoError
+
+TimestepSpacing = Literal["leading", "linspace", "trailing"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Steps:
+    """What a run needs to know about its steps.
+
+    sigmas: float64 [n + 1], falling. timesteps: float64 [n], what the network is told at the first call of each step.
+    initial_scale: x = n * initial_scale begins. final_scale: the VAE gets x * final_scale.
+    options: for the sampler. timestep_of: for `Denoiser.timestep_of`.
+    """
+
+    sigmas: Tensor
+    timesteps: Tensor
+    initial_scale: float
+    final_scale: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timestep_of: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One scheduler class. sampler: the name in SAMPLERS.
+
+    points: how timesteps are spaced. "n": num_steps of them, fractions allowed; "n whole": rounded; "n + 1": one more,
+    rounded, the last dropped. jumps: a step leads T // n timesteps down instead of to the next one of the list.
+    in_z: works on z of unit variance, so noise is not scaled. end: where final_sigmas_type does not say: "zero",
+    "sigma_min", or "alpha" (set_alpha_to_one).
+    """
+
+    sampler: str
+    points: Literal["n", "n whole", "n + 1"]
+    default_spacing: TimestepSpacing
+    in_z: bool
+    jumps: bool = False
+    end: Literal["zero", "sigma_min", "alpha"] = "zero"
+    final_sigmas_type: bool = False  # whether it has that setting
+
+
+_MULTISTEP: dict[str, Any] = {"points": "n + 1", "default_spacing": "linspace", "in_z": True}
+_KINDS = {
+    "DDIMScheduler": _Kind("ddim", "n whole", "leading", in_z=True, jumps=True, end="alpha"),
+    "DDPMScheduler": _Kind("ddpm", "n whole", "leading", in_z=True, jumps=True),
+    "PNDMScheduler": _Kind("plms", "n whole", "leading", in_z=True, jumps=True, end="alpha"),
+    "EulerDiscreteScheduler": _Kind("euler", "n", "linspace", in_z=False, final_sigmas_type=True),
+    "EulerAncestralDiscreteScheduler": _Kind("euler_ancestral", "n", "linspace", in_z=False),
+    "HeunDiscreteScheduler": _Kind("heun", "n", "linspace", in_z=False),
+    "LMSDiscreteScheduler": _Kind("lms", "n", "linspace", in_z=False),
+    "KDPM2DiscreteScheduler": _Kind("dpm_2", "n", "linspace", in_z=False),
+    "KDPM2AncestralDiscreteScheduler": _Kind("dpm_2_ancestral", "n", "linspace", in_z=False),
+    "DPMSolverMultistepScheduler": _Kind("dpmpp_2m", **_MULTISTEP, final_sigmas_type=True),
+    "UniPCMultistepScheduler": _Kind("unipc", **_MULTISTEP, final_sigmas_type=True),
+    "DEISMultistepScheduler": _Kind("deis", **_MULTISTEP, end="sigma_min"),
+    "SASolverScheduler": _Kind("sa_solver", **_MULTISTEP, end="sigma_min"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersScheduler:
+    """What a scheduler_config.json says, as far as it changes pictures and we can do it. Build it with `of_config`.
+
+    name: the class. The rest: its settings, by diffusers' names; None where the class's own default holds.
+    """
+
+    name: str
+    timestep_spacing: TimestepSpacing | None = None
+    steps_offset: int = 0
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    set_alpha_to_one: bool = True
+    final_sigmas_type: Literal["zero", "sigma_min"] | None = None
+    skip_prk_steps: bool = False
+    solver_order: int | None = None
+    solver_type: str | None = None
+    algorithm_type: str | None = None
+    variance_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in _KINDS:
+            raise GessoError(f"scheduler '{self.name}' is not known here. Known: {', '.join(_KINDS)}")
+        if self.timestep_spacing not in (None, *get_args(TimestepSpacing)):
+            raise GessoError(f"{self.name}: timestep_spacing is {self.timestep_spacing!r}")
+        if sum((self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas)) > 1:
+            raise GessoError(f"{self.name}: only one of Karras, exponential and beta sigmas can be used")
+        self._check_solver()
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> DiffusersScheduler:
+        """From a scheduler_config.json. Raises GessoError for a class or a setting that we cannot do as it does."""
+        name = str(config.get("_class_name", ""))
+        for setting, off in _MUST_BE_OFF.items():
+            if config.get(setting, off) not in (off, None):
+                raise GessoError(f"{name}: {setting} is {config[setting]!r}, which is not known here")
+        known = {f.name for f in fields(cls)} - {"name"}
+        return cls(name=name, **{key: value for key, value in config.items() if key in known})
+
+    @property
+    def sampler(self) -> str:
+        """The name in SAMPLERS."""
+        if self.name == "DPMSolverMultistepScheduler" and self.algorithm_type == "sde-dpmsolver++":
+            return "dpmpp_2m_sde"
+        if self.name == "PNDMScheduler" and not self.skip_prk_steps:
+            return "pndm"
+        return _KINDS[self.name].sampler
+
+    def steps(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
+        """The steps of a run. schedule: best that of `scaled_linear(table="float32")`, which is diffusers' own.
+
+        Raises ValueError unless 1 <= num_steps <= T, and where no step is left (DEIS and SA-Solver, Karras, one step).
+        """
+        if not 1 <= num_steps <= schedule.num_timesteps:
+            raise ValueError(f"num_steps is {num_steps}, expected 1 .. {schedule.num_timesteps}")
+        kind = _KINDS[self.name]
+        timesteps = self._timesteps(schedule.num_timesteps, num_steps)
+        table = _float32_sigmas(schedule)
+        sigmas, timesteps = self._respaced(table, _interpolate(table, timesteps), timesteps)
+        last = self._last_sigma(schedule, sigmas)
+        listed = torch.cat([sigmas, sigmas.new_tensor([last])])
+        if not kind.in_z or kind.points == "n + 1":
+            listed = listed.float().double()
+        first = float(listed[0])
+        spacing = self.timestep_spacing or kind.default_spacing
+        scaled = kind.in_z or spacing == "leading"
+        falling = listed[:-1][listed.diff() < 0]  # DEIS and SA-Solver end on the same respaced sigma twice: no step
+        if len(falling) == 0:
+            raise ValueError(f"{self.name} makes no step of {num_steps}: it would go from {first} to {last}")
+        return Steps(
+            sigmas=torch.cat([falling, listed[-1:]]),
+            timesteps=timesteps[: len(falling)],
+            initial_scale=math.hypot(1, first) if scaled else first,
+            final_scale=1 / math.hypot(1, last) if kind.in_z else 1.0,
+            options=self._options(schedule, num_steps, timesteps),
+            timestep_of=_listed(schedule, listed[:-1], timesteps),
+        )
+
+    def _timesteps(self, total: int, num_steps: int) -> Tensor:
+        kind = _KINDS[self.name]
+        spacing = self.timestep_spacing or kind.default_spacing
+        if spacing == "trailing":
+            # numpy's arange: first, first + step, ...; the count is rounded up
+            count = math.ceil(total / (total / num_steps))
+            back = torch.arange(count, dtype=torch.float64)
+            return (total - back * (total / num_steps)).round() - 1
+        points = num_steps + (kind.points == "n + 1")
+        if spacing == "leading":
+            timesteps = torch.arange(points, dtype=torch.float64) * (total // points) + self.steps_offset
+        else:
+            # numpy's rounding, which decides where a timestep lies half way
+            timesteps = torch.from_numpy(np.linspace(0, total - 1, points))
+            timesteps = timesteps.float().double() if kind.points == "n" else timesteps.round()
+        return timesteps.flip(0)[:num_steps]
+
+    def _respaced(self, table: Tensor, sigmas: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Karras, exponential or beta sigmas between the ends of the whole table, or of the spaced sigmas."""
+        if not self._respaces:
+            return sigmas, timesteps
+        multistep = _KINDS[self.name].points == "n + 1"
+        low, high = (float(table[0]), float(table[-1])) if multistep else (float(sigmas[-1]), float(sigmas[0]))
+        line = torch.linspace(0, 1, len(sigmas), dtype=torch.float64)
+        if self.use_karras_sigmas:
+            sigmas = (high ** (1 / 7) + line * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        elif self.use_exponential_sigmas:
+            sigmas = (math.log(high) + line * math.log(low / high)).exp()
+        else:
+            shares = [beta_quantile(1 - share, 0.6, 0.6) for share in line.tolist()]
+            sigmas = low + torch.tensor(shares, dtype=torch.float64) * (high - low)
+        timesteps = _timestep_of(table, sigmas)
+        if self.use_karras_sigmas and (multistep or self.name == "KDPM2DiscreteScheduler"):
+            timesteps = timesteps.round()
+        elif multistep:  # a cast to whole numbers cuts off: often 998 for sigma_max, by the rounding of a logarithm
+            timesteps = timesteps.floor()
+        return sigmas, timesteps
+
+    @property
+    def _respaces(self) -> bool:
+        return self.use_karras_sigmas or self.use_exponential_sigmas or self.use_beta_sigmas
+
+    def _last_sigma(self, schedule: NoiseSchedule, sigmas: Tensor) -> float:
+        kind = _KINDS[self.name]
+        end: str = kind.end
+        if kind.final_sigmas_type:
+            end = self.final_sigmas_type or "zero"
+        if end == "alpha":
+            end = "zero" if self.set_alpha_to_one else "sigma_min"
+        if end == "zero":
+            return 0.0
+        if self._respaces and self.name != "EulerDiscreteScheduler" and self.name != "DPMSolverMultistepScheduler":
+            return float(sigmas[-1])
+        return schedule.sigma_min
+
+    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor) -> dict[str, Any]:
+        kind = _KINDS[self.name]
+        options: dict[str, Any] = {}
+        if kind.jumps and self.sampler in ("ddim", "ddpm"):
+            down = timesteps - schedule.num_timesteps // num_steps
+            if not torch.equal(down[:-1], timesteps[1:]):
+                last = self._last_sigma(schedule, timesteps)
+                landings = [float(schedule.sigmas[int(t)]) if t >= 0 else last for t in down]
+                options["landings"] = landings
+        if self.name == "DDPMScheduler" and self.variance_type == "fixed_large":
+            options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
+        if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler") and self.solver_order is not None:
+            options["max_order"] = self.solver_order
+        if self.name == "UniPCMultistepScheduler":
+            options["bh1"] = float(self.solver_type == "bh1")
+        if self.sampler in ("pndm", "sa_solver"):
+            options["schedule"] = schedule
+        return options
+
+    def _check_solver(self) -> None:
+        if self.name == "DPMSolverMultistepScheduler":
+            if self.algorithm_type not in (None, "dpmsolver++", "sde-dpmsolver++"):
+                raise GessoError(f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not known here")
+            if self.solver_order not in (None, 2) or self.solver_type not in (None, "midpoint"):
+                raise GessoError(f"{self.name}: order 2 in its midpoint form is what we have, found {self}")
+
+
+# Settings of diffusers' schedulers that we do not follow: a config that uses them is refused, not bent.
+_MUST_BE_OFF = {
+    "thresholding": False,
+    "use_lu_lambdas": False,
+    "euler_at_final": False,
+    "use_flow_sigmas": False,
+    "interpolation_type": "linear",
+    "timestep_type": "discrete",
+    "lower_order_final": True,
+}
+
+
+def _float32_sigmas(schedule: NoiseSchedule) -> Tensor:
+    """The table as diffusers computes it, in float32; float64 [T]."""
+    alphas_cumprod = schedule.alphas_cumprod.float()
+    return (((1 - alphas_cumprod) / alphas_cumprod) ** 0.5).double()
+
+
+def _timestep_of(table: Tensor, sigmas: Tensor) -> Tensor:
+    """Fractional timesteps, straight lines between logarithms in float32."""
+    logs, wanted = table.float().log().double(), sigmas.log()
+    low = (torch.searchsorted(logs, wanted, right=True) - 1).clamp(0, len(table) - 2)
+    return low + ((wanted - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)
+
+
+def _interpolate(table: Tensor, timesteps: Tensor) -> Tensor:
+    """Straight lines in sigma itself, unlike `NoiseSchedule.sigma_of`."""
+    low = timesteps.floor().long().clamp(0, len(table) - 2)
+    return torch.lerp(table[low], table[low + 1], (timesteps - low).clamp(0, 1))
+
+
+def _listed(schedule: NoiseSchedule, sigmas: Tensor, timesteps: Tensor) -> Callable[[Tensor], Tensor]:
+    """A rule sigma -> timestep: the listed one for a listed sigma, the noise schedule's for any other."""
+
+    def timestep_of(sigma: Tensor) -> Tensor:
+        gap, place = (sigma.flatten()[:, None].double() / sigmas.to(sigma.device) - 1).abs().min(dim=1)
+        listed = timesteps.to(sigma.device)[place].reshape(sigma.shape)
+        return torch.where(gap.reshape(sigma.shape) < 1e-9, listed, schedule.timestep_of(sigma))
+
+    return timestep_of
