@@ -41,7 +41,7 @@ def parse_attention(text: str | Traced) -> tuple[Piece, ...]:
 
 def write_attention(pieces: Iterable[Piece]) -> str:
     """Pieces to a text that `parse_attention` reads as the same pieces, but for their places."""
-    parts = []
+    parts: list[str] = []
     after_break = False
     for piece in pieces:
         if isinstance(piece, Break):
@@ -103,7 +103,7 @@ class _Reader:
 
     def read(self) -> None:
         position = 0
-        for sign in iter(lambda: _SIGN.search(self.text, position), None):
+        while sign := _SIGN.search(self.text, position):
             self.add_plain(position, sign.start())
             position = self.take_sign(sign.start())
         self.add_plain(position, len(self.text))

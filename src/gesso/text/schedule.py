@@ -157,6 +157,8 @@ class PromptSchedule:
 def parse_schedule(text: str | Traced) -> PromptSchedule:
     """Marks the schedules of a text. Raises PromptError for more than MAX_SCHEDULES; all else is a schedule or text."""
     traced = Traced.whole(text) if isinstance(text, str) else text
+    if "[" not in traced.text:
+        return PromptSchedule(traced, ())
     marks: list[_Mark] = []
     groups: list[_Group] = []
     num_schedules = 0
@@ -190,6 +192,8 @@ _PAIRS = {"[": "]", "(": ")"}
 
 class _Group:
     """A bracket that is open, with the bare colons and bars seen in it."""
+
+    __slots__ = ("bars", "opener", "place", "separators")
 
     def __init__(self, opener: str, place: int) -> None:
         self.opener = opener

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from gesso.text import words as learned
 from gesso.text.byte_pairs import CONTROL_ROLES, BytePairs, Merge, parse_object
 from gesso.text.words import split_words
 
-__all__ = ["EncodedTexts", "Tokenizer", "learn_vocabulary", "split_words"]
+__all__ = ["EncodedTexts", "Token", "Tokenizer", "learn_vocabulary", "split_words"]
 
 FORMAT = "gesso-tokenizer"
 VERSION = 1
@@ -46,6 +46,13 @@ class EncodedTexts:
     num_tokens: tuple[int, ...]
     cut: tuple[str, ...]
     unknown: tuple[tuple[str, ...], ...]
+
+
+class Token(NamedTuple):
+    """One token of a text.  word: where the word that it is of starts"""
+
+    id: int
+    word: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -214,6 +221,21 @@ class Tokenizer:
             cut=tuple(text[end:].strip() for text, end in parts),
             unknown=tuple(tuple(self.unknown_words(text[:end])) for text, end in parts),
         )
+
+    def tokens(self, text: str) -> list["Token"]:
+        """All tokens of a text, however many, without control tokens.
+
+        Raises ValueError unless text is a str, GessoError for half a surrogate pair.
+        """
+        _check_texts([text])
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        tokens: list[Token] = []
+        last, start = None, 0
+        for index, (place, _), word in zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True):
+            if word != last:
+                last, start = word, place
+            tokens.append(Token(index, start))
+        return tokens
 
     def unknown_words(self, text: str) -> list[str]:
         """Words, numbers and emoji of a text that are no whole word of the learned vocabulary, each once, normalised.

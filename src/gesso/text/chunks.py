@@ -1,0 +1,267 @@
+"""Weighted pieces of a prompt become chunks of token ids, as long prompts are read in A1111.
+
+A text model takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
+beginning, end and padding; each is encoded alone, and what comes out is laid one after the other. Each piece is
+tokenised alone, so that a weight begins and ends with a token. BREAK ends a chunk. Where a chunk is full and a comma
+stands among its last tokens, the words behind that comma move on to the next one.
+
+Shapes: N chunks, L token ids a chunk.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedText, check_prompt, shown
+from gesso.text.tokenizer import Tokenizer
+
+BACKTRACK = 20  # tokens; A1111's comma_padding_backtrack
+MAX_CHUNKS = 512  # 32,000 characters of one token each fill 427
+
+
+@dataclass(frozen=True)
+class LearnedWord:
+    """A word whose vectors were learned (textual inversion); they take the place of its ids.
+
+    ids          of the word as a prompt spells it; at least one
+    num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    num_vectors: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A learned word in a chunk: its vectors replace the embeddings at [chunk, position : position + num_vectors]."""
+
+    name: str
+    chunk: int
+    position: int
+    num_vectors: int
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """What a user should know about a prompt that was chunked.
+
+    num_tokens  per chunk, the tokens of the prompt in it, without beginning, end and padding
+    cut         the text from the first word on that found no room in `max_chunks`; "" where all of it did
+    unknown     words that the vocabulary does not know (`Tokenizer.unknown_words`) in what found room
+    clamped     pieces whose weight was changed: (text, asked for, taken)
+    """
+
+    num_tokens: tuple[int, ...]
+    cut: str = ""
+    unknown: tuple[str, ...] = ()
+    clamped: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def total_tokens(self) -> int:
+        return sum(self.num_tokens)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """A line for each weight that was changed, and one for what was cut. Unknown words are the caller's to name."""
+        changed = tuple(
+            f"the weight {asked:g} of {shown(text.strip())} was changed to {taken:g}"
+            for text, asked, taken in self.clamped[:8]
+        )
+        room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
+        return changed + ((f"no room in {room}: left out from {shown(self.cut)} on",) if self.cut else ())
+
+
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """A prompt as a text model takes it.
+
+    ids      int64 [N, L], N at least 1
+    weights  float32 [N, L], finite, from -MAX_WEIGHT to MAX_WEIGHT; 1 for beginning, end and padding
+    pieces   int64 [N, L], the index of the piece that a token is from; -1 for beginning, end and padding
+    placements  where learned words stand
+    """
+
+    ids: Tensor
+    weights: Tensor
+    pieces: Tensor
+    report: ChunkReport
+    placements: tuple[Placement, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all weights are 1."""
+        return bool((self.weights == 1).all())
+
+
+def chunk(
+    pieces: Iterable[Piece],
+    tokenizer: Tokenizer,
+    *,
+    backtrack: int = BACKTRACK,
+    max_chunks: int = MAX_CHUNKS,
+    words: Sequence[LearnedWord] = (),
+) -> Chunks:
+    """Pieces to chunks of the tokenizer's length.
+
+    Text without weights and breaks that fits one chunk has the ids of `Tokenizer.encode`. backtrack: tokens that may
+    move on behind a comma; 0 parts chunks wherever they are full. max_chunks: 1 cuts what a single chunk does not hold.
+    The learned words that match the most ids win. Raises PromptError for text that `check_prompt` refuses and for more
+    breaks than max_chunks allows, unless that is 1; ValueError for arguments that make no sense.
+    """
+    if backtrack < 0 or not 1 <= max_chunks <= MAX_CHUNKS:
+        raise ValueError(f"backtrack {backtrack}, max_chunks {max_chunks}: expected 0 or more, 1 to {MAX_CHUNKS}")
+    pieces = tuple(pieces)
+    for piece in pieces:
+        if isinstance(piece, WeightedText):
+            check_prompt(piece.text)
+    filler = _Filler(tokenizer, backtrack if max_chunks > 1 else 0, words)
+    clamped = filler.fill(pieces)
+    if len(filler.rows) > max_chunks > 1:
+        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are read.")
+    kept, left = filler.rows[:max_chunks], filler.rows[max_chunks:]
+    read, cut = _divide(pieces, next((row.tokens[0] for row in left if row.tokens), None))
+    return Chunks(
+        ids=torch.tensor([_padded_ids(row, tokenizer) for row in kept], dtype=torch.int64),
+        weights=torch.tensor([_padded(row, tokenizer.length, "weight", 1.0) for row in kept], dtype=torch.float32),
+        pieces=torch.tensor([_padded(row, tokenizer.length, "piece", -1) for row in kept], dtype=torch.int64),
+        report=ChunkReport(
+            num_tokens=tuple(len(row.tokens) for row in kept),
+            cut=cut,
+            unknown=tuple(dict.fromkeys(word for text in read for word in tokenizer.unknown_words(text))),
+            clamped=clamped,
+        ),
+        placements=tuple(
+            Placement(word.name, index, position + 1, word.num_vectors)
+            for index, row in enumerate(kept)
+            for position, word in row.words
+        ),
+    )
+
+
+def _padded_ids(row: "_Row", tokenizer: Tokenizer) -> list[int]:
+    ids = [tokenizer.bos, *(token.id for token in row.tokens), tokenizer.eos]
+    return ids + [tokenizer.pad] * (tokenizer.length - len(ids))
+
+
+def _padded(row: "_Row", length: int, name: str, filler: float) -> list[float]:
+    """One value a token, and the filler for beginning, end and padding."""
+    values = [filler, *(getattr(token, name) for token in row.tokens)]
+    return values + [filler] * (length - len(values))
+
+
+def _divide(pieces: Sequence[Piece], first: "_Token | None") -> tuple[list[str], str]:
+    """The texts that were read, and as one text what was cut, from the word of the token `first` on."""
+    texts = [piece.text if isinstance(piece, WeightedText) else " BREAK " for piece in pieces]
+    read = [text for text, piece in zip(texts, pieces, strict=True) if isinstance(piece, WeightedText)]
+    if first is None:
+        return read, ""
+    text = texts[first.piece]
+    cut = text[first.word :] + "".join(texts[first.piece + 1 :])
+    before = [old for old, piece in zip(texts[: first.piece], pieces, strict=False) if isinstance(piece, WeightedText)]
+    return [*before, text[: first.word]], cut.strip()
+
+
+class _Token(NamedTuple):
+    """id, weight; piece: index of the piece it is from; word: where the word that it is of starts in that piece"""
+
+    id: int
+    weight: float
+    piece: int
+    word: int
+
+
+@dataclass
+class _Row:
+    """A chunk being filled.  words: learned words with the position of their first token"""
+
+    tokens: list[_Token] = field(default_factory=list)
+    words: list[tuple[int, LearnedWord]] = field(default_factory=list)
+
+
+class _Filler:
+    """Puts tokens into rows, one after the other."""
+
+    NO_COMMA = -(10**9)  # far from every place
+
+    def __init__(self, tokenizer: Tokenizer, backtrack: int, words: Sequence[LearnedWord]) -> None:
+        self.tokenizer = tokenizer
+        self.room = tokenizer.length - 2
+        self.backtrack = backtrack
+        comma = tokenizer.tokens(",")
+        self.comma = comma[0].id if len(comma) == 1 else -1
+        self.words = _by_first_id(words, self.room)
+        self.rows: list[_Row] = []
+        self.row = _Row()
+        self.last_comma = self.NO_COMMA
+
+    def fill(self, pieces: Sequence[Piece]) -> tuple[tuple[str, float, float], ...]:
+        """Fills the rows; gives the pieces whose weight was changed."""
+        clamped = []
+        for index, piece in enumerate(pieces):
+            if isinstance(piece, Break):
+                self.close()
+                continue
+            # Written so that NaN, which no grammar gives, becomes a number as well.
+            weight = min(MAX_WEIGHT, max(-MAX_WEIGHT, piece.weight)) if piece.weight == piece.weight else 1.0
+            if weight != piece.weight:
+                clamped.append((piece.text, piece.weight, weight))
+            found = [_Token(token.id, weight, index, token.word) for token in self.tokenizer.tokens(piece.text)]
+            self.add(found)
+        if self.row.tokens or not self.rows:
+            self.close()
+        return tuple(clamped)
+
+    def add(self, tokens: list[_Token]) -> None:
+        position = 0
+        while position < len(tokens):
+            token = tokens[position]
+            if token.id == self.comma:
+                self.last_comma = len(self.row.tokens)
+            elif len(self.row.tokens) == self.room and self.room - self.last_comma <= self.backtrack:
+                self.move_on()
+            if len(self.row.tokens) == self.room:
+                self.close()
+            word = self.word_at(tokens, position)
+            if word is None:
+                self.row.tokens.append(token)
+                position += 1
+                continue
+            if len(self.row.tokens) + word.num_vectors > self.room:
+                self.close()
+            self.row.words.append((len(self.row.tokens), word))
+            self.row.tokens += [token._replace(id=self.tokenizer.pad)] * word.num_vectors
+            position += len(word.ids)
+
+    def move_on(self) -> None:
+        """Closes the row behind its last comma; what stood there begins the next."""
+        first, old = self.last_comma + 1, self.row
+        moved = _Row(old.tokens[first:], [(place - first, word) for place, word in old.words if place >= first])
+        self.row = _Row(old.tokens[:first], [(place, word) for place, word in old.words if place < first])
+        self.close()
+        self.row = moved
+
+    def close(self) -> None:
+        self.rows.append(self.row)
+        self.row = _Row()
+        self.last_comma = self.NO_COMMA
+
+    def word_at(self, tokens: Sequence[_Token], position: int) -> LearnedWord | None:
+        for word in self.words.get(tokens[position].id, ()):
+            stretch = tokens[position : position + len(word.ids)]
+            if tuple(token.id for token in stretch) == word.ids:
+                return word
+        return None
+
+
+def _by_first_id(words: Sequence[LearnedWord], room: int) -> dict[int, list[LearnedWord]]:
+    """Words by the id they begin with, those of most ids first. Raises ValueError for one that fits no chunk."""
+    found: dict[int, list[LearnedWord]] = {}
+    for word in sorted(words, key=lambda word: -len(word.ids)):
+        if not word.ids or not 1 <= word.num_vectors <= room:
+            raise ValueError(f"learned word {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
+        found.setdefault(word.ids[0], []).append(word)
+    return found

@@ -1,0 +1,233 @@
+"""A whole prompt in the grammar of A1111, stage by stage in its order.
+
+    # to the end of the line     a comment
+    <type:arguments>             an extra network, such as <lora:name:0.8>; taken out of the text
+    a AND b :0.5 AND c           subprompts, each with a weight, drawn together; AND parts even inside brackets
+    [from:to:when], [a|b]        schedules (`gesso.text.schedule`)
+    (text:1.2), BREAK            emphasis, chunks (`gesso.text.attention`)
+
+A backslash before # or < makes it text; one inside a word (A\\ND) keeps the word from being read as a sign. In one
+place this differs from the reference on purpose: the number behind a last colon is a weight only where there is an AND,
+so that "a clock at 12:30" is no prompt of weight 30.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gesso.text.attention import escape
+from gesso.text.prompt import MAX_WEIGHT, PromptError, Traced, check_prompt, number_text, shown
+from gesso.text.schedule import PromptSchedule, parse_schedule
+
+MAX_SUBPROMPTS = 32
+MAX_BREAKS = 128
+MAX_NETWORKS = 16
+MAX_NAME = 128  # characters of a network's name
+LORA_KINDS = ("lora", "lyco")
+
+_COMMENT = re.compile(r"\\.|#[^\n]*", re.DOTALL)
+_TAG = re.compile(r"\\.|<(?=(\w+):)", re.DOTALL)
+_AND = re.compile(r"\bAND\b")
+_BREAK = re.compile(r"\bBREAK\b")
+_WEIGHT = re.compile(r"[-+]?(?:[0-9]+\.?|[0-9]*\.[0-9]+)")
+_FORBIDDEN_IN_NAME = frozenset('/\\:*?"<>|')
+_LORA_ARGUMENTS = ("te", "unet", "dyn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraNetwork:
+    """<kind:name:argument:key=argument> as it was typed; start, end: its place in the source."""
+
+    kind: str
+    name: str
+    arguments: tuple[str, ...]
+    named: Mapping[str, str] = field(default_factory=dict, hash=False)
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraTag:
+    """<lora:name:text_weight:unet_weight:rank>, also typed as <lyco:...>.
+
+    name  looked up among the adapters that are known, never a path
+    rank  the rank to cut it to; None: its own
+    """
+
+    name: str
+    text_weight: float
+    unet_weight: float
+    rank: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubPrompt:
+    """One of the prompts that AND joins: x0 = uncond + sum of weight * guidance_scale * (cond - uncond)."""
+
+    schedule: PromptSchedule
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedPrompt:
+    """What was typed, taken apart.
+
+    subprompts  at least one
+    networks    every tag, in its order; `loras` reads those that are LoRA
+    notices     what the user should know: comments left out, weights changed
+    """
+
+    source: str
+    subprompts: tuple[SubPrompt, ...]
+    networks: tuple[ExtraNetwork, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether one text holds for all steps: no AND, no schedule."""
+        return len(self.subprompts) == 1 and self.subprompts[0].schedule.is_constant
+
+    @property
+    def loras(self) -> tuple[LoraTag, ...]:
+        """The LoRA of the prompt. Raises PromptError for a weight that is none, or a name that cannot be one."""
+        return tuple(lora_of(network) for network in self.networks if network.kind in LORA_KINDS)
+
+
+def parse_prompt(text: str) -> ParsedPrompt:
+    """A prompt as it was typed, to its parts. Time is linear in its length.
+
+    Raises PromptError for a text that `check_prompt` refuses and for more parts of a kind than the limits above;
+    everything else means something, if need be itself.
+    """
+    check_prompt(text)
+    notices: list[str] = []
+    comments = list(_comments(text))
+    notices += [f"left out as a comment: {shown(text[start:end].strip())}" for start, end in comments[:3]]
+    uncommented = Traced.whole(text).without(comments)
+    networks = list(_networks(uncommented))
+    traced = uncommented.without((tag.start, tag.end) for tag in networks)
+    others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
+    notices += [f"left out: <{shown(kind)[1:-1]}:...>, which is no extra network that is known" for kind in others]
+    _check_count("extra networks such as <lora:name:1>", len(networks), MAX_NETWORKS)
+    _check_count("times BREAK", sum(1 for _ in _BREAK.finditer(traced.text)), MAX_BREAKS)
+    subprompts = tuple(_subprompts(traced, notices))
+    tags = tuple(_placed(tag, uncommented) for tag in networks)
+    return ParsedPrompt(source=text, subprompts=subprompts, networks=tags, notices=tuple(notices))
+
+
+def escape_prompt(text: str) -> str:
+    """A text that `parse_prompt` reads as one piece of exactly this text.
+
+    A1111 reads it as the same too, unless it holds a comment or a tag: there no sign escapes those.
+    """
+    return re.sub(r"([#<])", r"\\\1", _AND.sub(r"A\\ND", escape(text)))
+
+
+def write_subprompts(subprompts: Sequence[tuple[str, float]]) -> str:
+    """Texts in the grammar, with weights, joined by AND, as `parse_prompt` reads them.
+
+    Raises ValueError for a single text of another weight than 1: that is a matter of the guidance scale.
+    """
+    if len(subprompts) == 1:
+        if subprompts[0][1] != 1:
+            raise ValueError(f"a single prompt of weight {subprompts[0][1]:g}; change the guidance scale instead")
+        return subprompts[0][0]
+    return " AND ".join(f"{text} :{number_text(weight)}" for text, weight in subprompts)
+
+
+def lora_of(network: ExtraNetwork) -> LoraTag:
+    """The meaning of a <lora:...> tag: te is 1 where it is not said, unet the same as te. Raises PromptError."""
+    name = network.name
+    if not name or len(name) > MAX_NAME or not name.isprintable() or _FORBIDDEN_IN_NAME & set(name) or ".." in name:
+        raise PromptError(
+            "network_tag",
+            f"prompt: {shown(name)} is no name of a LoRA. Give the name of its file, without folder and ending.",
+        )
+    if unknown := sorted(set(network.named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
+        what = f"the argument {shown(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
+        raise PromptError(
+            "network_tag", f"prompt: <{network.kind}:{shown(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
+        )
+    given = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | dict(network.named)
+    text_weight = _number(given["te"], name) if "te" in given else 1.0
+    unet_weight = _number(given["unet"], name) if "unet" in given else text_weight
+    rank = int(_number(given["dyn"], name)) if "dyn" in given else None
+    if rank is not None and rank < 1:
+        raise PromptError("number", f"prompt: the LoRA {shown(name)} is cut to rank {rank}, expected 1 or more.")
+    return LoraTag(name=name, text_weight=text_weight, unet_weight=unet_weight, rank=rank)
+
+
+def _comments(text: str) -> Iterator[tuple[int, int]]:
+    return (found.span() for found in _COMMENT.finditer(text) if found[0][0] == "#")
+
+
+def _networks(traced: Traced) -> Iterator[ExtraNetwork]:
+    """The tags of a text, with their places in it."""
+    text, position = traced.text, 0
+    while found := _TAG.search(text, position):
+        position = found.end()
+        if found[1] is None:  # an escape
+            continue
+        first = found.end() + len(found[1]) + 1
+        end = text.find(">", first)
+        if end < 0:
+            return
+        if end == first:  # <lora:> is text
+            continue
+        name, *arguments = text[first:end].split(":")
+        pairs = [argument.partition("=") for argument in arguments]
+        yield ExtraNetwork(
+            kind=found[1],
+            name=name,
+            arguments=tuple(key for key, equals, _ in pairs if not equals),
+            named={key: value for key, equals, value in pairs if equals},
+            start=found.start(),
+            end=end + 1,
+        )
+        position = end + 1
+
+
+def _placed(tag: ExtraNetwork, traced: Traced) -> ExtraNetwork:
+    start, end = traced.span(tag.start, tag.end)
+    return ExtraNetwork(kind=tag.kind, name=tag.name, arguments=tag.arguments, named=tag.named, start=start, end=end)
+
+
+def _subprompts(traced: Traced, notices: list[str]) -> Iterator[SubPrompt]:
+    joints = [found.span() for found in _AND.finditer(traced.text)]
+    _check_count("prompts joined by AND", len(joints) + 1, MAX_SUBPROMPTS)
+    if not joints:
+        yield SubPrompt(schedule=parse_schedule(traced))
+        return
+    starts = [0, *(end for _, end in joints)]
+    ends = [*(start for start, _ in joints), len(traced.text)]
+    for start, end in zip(starts, ends, strict=True):
+        end, asked = _split_weight(traced.text, start, end)
+        weight = max(-MAX_WEIGHT, min(MAX_WEIGHT, asked))
+        if weight != asked:
+            notices.append(f"the weight {asked:g} of {shown(traced.text[start:end].strip())} was changed to {weight:g}")
+        yield SubPrompt(schedule=parse_schedule(traced.cut([(start, end)])), weight=weight)
+
+
+def _split_weight(text: str, start: int, end: int) -> tuple[int, float]:
+    """Where the text of a subprompt ends, without white space behind it, and its weight: 1 where none is given."""
+    whole = start + len(text[start:end].rstrip())
+    colon = text.rfind(":", start, whole)
+    if colon >= 0 and _WEIGHT.fullmatch(number := text[colon + 1 : whole].strip()):
+        return start + len(text[start:colon].rstrip()), float(number)
+    return whole, 1.0
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise PromptError("number", f"prompt: the LoRA {shown(name)} has the weight {shown(text)}, expected a number.")
+    return value
+
+
+def _check_count(what: str, found: int, most: int) -> None:
+    if found > most:
+        raise PromptError("prompt_limit", f"prompt: {found} {what}, at most {most} are read. Take some out.")
