@@ -1,40 +1,412 @@
-"""`gesso models info MODEL`: what a file is and what is in it."""
+"""`gesso models ...`: what models there are, and taking them in, converting, checking and removing them."""
 
 import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.model_option import OfflineOption, is_offline, open_library
+from gesso.cli.progress import Bar
+from gesso.errors import GessoError
+
 if TYPE_CHECKING:
-    from gesso.checkpoints.detect import Description
+    from gesso.library import Entry, Library
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 MAX_VALUE = 300  # characters of a metadata value; some hold whole pictures
+MAX_CELL = 44  # of a cell of the table, where the terminal is narrow
+
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")]
+KindOption = Annotated[
+    str | None, typer.Option("--kind", help="Kind: checkpoint, vae, lora, embedding, controlnet, taesd, upscaler, ...")
+]
 
 
 @app.callback()
 def models() -> None:
-    """Look into model files."""
+    """The models that you have: list, import, look into, convert, check and remove them.
+
+    They are kept in $GESSO_HOME/models, by default in the folder where this system keeps the data of programs. Folders
+    of A1111, Forge and ComfyUI are used where they are.
+    """
+
+
+# ---- list ------------------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_models(
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORDS", help="Only models with these words.")] = None,
+    kind: KindOption = None,
+    family: Annotated[str | None, typer.Option("--family", help="Family: sd15, gesso-mini, ...")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Whole paths in the table.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every model that can be named: carried, imported, and in registered folders."""
+    from gesso.library.entry import KINDS
+
+    _check_choice("--kind", kind, KINDS)
+    library = open_library()
+    listing = library.listing()
+    entries = [
+        entry
+        for entry in listing.entries
+        if kind in (None, entry.kind) and family in (None, entry.family) and _has(entry, words or ())
+    ]
+    for note in listing.notes:
+        print(f"note: {_printable(note)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps([entry.to_dict() for entry in entries], ensure_ascii=False))
+        return
+    if entries:
+        print("\n".join(_table(entries, paths=paths)))
+    elif len(listing.entries) > 1:
+        print("no model fits")
+    folders = [f"{folder.path} ({folder.layout})" for folder in library.folders()]
+    print()
+    print(_printable(f"library: {library.root}{'' if library.exists else ' (nothing there yet)'}"))
+    if folders:
+        print(_printable(f"folders: {', '.join(folders)}"))
+
+
+def _has(entry: "Entry", words: Iterable[str]) -> bool:
+    text = f"{entry.name} {entry.path} {entry.family} {entry.kind} {entry.what}".casefold()
+    return all(word.casefold() in text for word in words)
+
+
+def _table(entries: Sequence["Entry"], *, paths: bool) -> list[str]:
+    rows = [
+        ("NAME", "KIND", "FAMILY", "SIZE", "NUMBERS", "HASH", "WHERE"),
+        *(_cells(entry, paths) for entry in entries),
+    ]
+    clean = [[_printable(cell) for cell in row] for row in rows]
+    if not paths:
+        clean = [[*(_cut(cell, MAX_CELL) for cell in row[:-1]), row[-1]] for row in clean]
+    widths = [max(len(row[column]) for row in clean) for column in range(len(rows[0]) - 1)]
+    lines = []
+    for row in clean:
+        cells = [c.rjust(w) if i == 3 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return lines
+
+
+def _cells(entry: "Entry", paths: bool) -> tuple[str, ...]:
+    return (
+        entry.name,
+        entry.kind,
+        entry.family or "-",
+        _size(entry.nbytes),
+        "+".join(entry.dtypes) or "-",
+        entry.model_hash or "-",
+        f"{entry.path if paths else _where(entry)}{_remark(entry)}",
+    )
+
+
+def _where(entry: "Entry") -> str:
+    if entry.origin == "folder" and entry.folder is not None:
+        below = entry.path.relative_to(entry.folder) if entry.path.is_relative_to(entry.folder) else entry.path
+        return str(Path(entry.folder.name) / below)
+    if entry.origin == "in place":
+        return str(entry.path)
+    if entry.origin == "linked":
+        return f"link to {entry.source}"
+    return str(entry.source) if entry.origin == "hub" else entry.origin
+
+
+def _remark(entry: "Entry") -> str:
+    if entry.problem:
+        return f"  ({entry.problem})"
+    if entry.layout == "pickle":
+        return "  (PyTorch file: import it once to use it)"
+    loads = entry.family is not None or entry.kind != "checkpoint"
+    return "" if loads else f"  ({entry.what}: not loaded by this gesso)"
+
+
+# ---- import, add-folder, remove --------------------------------------------------------------------------------------
+
+
+@app.command("import")
+def import_models(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="FILE_OR_FOLDER", help="Model files, diffusers folders, or hf:org/name.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call it; by default what the file is called.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy it into the library (the default).")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Keep a symbolic link in the library.")] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Leave it where it is, and know it.")] = False,
+    kind: KindOption = None,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Take weights with NaN or infinity as well.")
+    ] = False,
+    update: Annotated[bool, typer.Option("--update", help="hf: names: look for a newer commit.")] = False,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take models into the library: checked, hashed, and from then on known by name.
+
+    Nothing is registered that was not read whole: damaged files, and weights with NaN or infinity, stay outside.
+    """
+    from gesso.library.entry import KINDS
+    from gesso.library.importing import import_model
+
+    _check_choice("--kind", kind, KINDS)
+    if copy + link + in_place > 1:
+        raise GessoError("--copy, --link and --in-place: give one of them")
+    if name is not None and len(sources) > 1:
+        raise GessoError(f"--name: is for one model, {len(sources)} were given")
+    way = "link" if link else "in-place" if in_place else "copy"
+    library = open_library()
+    with Bar(quiet=quiet, keep=False) as bar:
+        for source in sources:
+            bar.stage(f"looking at {_printable(Path(source).name)}")
+            if source.startswith("hf:"):
+                from gesso.library.hub import fetch
+
+                progress = _reporter(bar, source)
+                fetched = fetch(
+                    library, source, offline=is_offline(offline), update=update, on_progress=progress, name=name
+                )
+                entry, new = fetched, True
+            else:
+                done = import_model(
+                    library,
+                    source,
+                    name=name,
+                    way=way,
+                    kind=kind,
+                    allow_nonfinite=allow_nonfinite,
+                    on_progress=_reporter(bar, Path(source).name),
+                )
+                entry, new = done.entry, done.new
+            if as_json:
+                bar.result(json.dumps({**entry.to_dict(), "new": new}, ensure_ascii=False))
+            else:
+                bar.result(_printable(_imported_line(entry, new)))
+
+
+def _imported_line(entry: "Entry", new: bool) -> str:
+    what = f"{entry.name}: {entry.what}, {_size(entry.nbytes)}, hash {entry.model_hash}"
+    return what if new else f"{what} (was in the library already)"
+
+
+@app.command("add-folder")
+def add_folder(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of A1111, Forge, ComfyUI, or of models.")],
+    layout: Annotated[str, typer.Option("--layout", help="a1111, comfyui, plain (any folder), or auto.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Use the models of another tool where they lie, those that come later too; nothing is copied or changed."""
+    from gesso.library.folders import LAYOUTS
+
+    _check_choice("--layout", layout, LAYOUTS)
+    library = open_library()
+    folder = library.add_folder(path.expanduser(), layout)
+    listing = library.listing()
+    found = [entry for entry in listing.entries if entry.folder == folder.path]
+    for note in listing.notes:
+        print(f"note: {_printable(note)}", file=sys.stderr)
+    if as_json:
+        models = [entry.to_dict() for entry in found]
+        print(json.dumps({"folder": str(folder.path), "layout": folder.layout, "models": models}, ensure_ascii=False))
+        return
+    kinds = [entry.kind for entry in found]
+    counts = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
+    print(_printable(f"{folder.path}: layout {folder.layout}, {', '.join(counts) or 'no models yet'}"))
+
+
+@app.command()
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, or registered folders.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Remove models from the library. Files in the library are deleted; what is used in place is only forgotten."""
+    from gesso.library.importing import remove as remove_entry
+
+    library = open_library()
+    for name in names:
+        folder = next((f for f in library.folders() if f.path == Path(os.path.abspath(name))), None)
+        if folder is not None:
+            _confirm(f"Forget the folder {folder.path}? Its files stay.", yes)
+            count = library.forget_folder(folder.path)
+            print(_printable(f"{folder.path}: forgotten, with {count} models; the files are where they were"))
+            continue
+        entry = _known_entry(name, library, own=True)
+        deletes = entry.origin == "library"
+        question = (
+            f"Delete {entry.path} ({_size(entry.nbytes)})?" if deletes else f"Forget {entry.name}? Its file stays."
+        )
+        if entry.origin not in ("folder", "carried"):
+            _confirm(question, yes)
+        remove_entry(library, entry)
+        if not quiet:
+            print(_printable(f"{entry.name}: {'deleted' if deletes else 'forgotten; the file is where it was'}"))
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise GessoError(f"{question} Add --yes, since nobody is here to ask")
+    typer.confirm(_printable(question), abort=True, err=True)
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Models; all of them where left out.")
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Take the files as they are now as the right ones.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Read the files of models again and compare them with the SHA-256 of their import.
+
+    Ends with 0 where all are as they were, with 2 where one is changed, damaged or gone. Models of registered folders
+    are recorded the first time.
+    """
+    from gesso.library.checking import verify as verify_entry
+
+    library = open_library()
+    entries = [_known_entry(name, library) for name in names] if names else list(library.entries())
+    bad = 0
+    results = []
+    with Bar(quiet=quiet, keep=False) as bar:
+        for number, entry in enumerate(entries, 1):
+            report = _reporter(bar, entry.name, prefix=f"{number}/{len(entries)} " if len(entries) > 1 else "")
+            done, total = 0, entry.nbytes
+
+            def on_bytes(count: int, report: Callable[[str, int, int], object] = report, total: int = total) -> None:
+                nonlocal done
+                done += count
+                report("reading", done, total)
+
+            for file in verify_entry(library, entry, accept=accept, on_bytes=on_bytes):
+                bad += not file.good
+                label = entry.name if len(entry.files) == 1 else f"{entry.name}/{file.name}"
+                line = f"{file.status:<9}{label}{': ' + file.detail if file.detail else ''}"
+                if as_json:
+                    results.append(
+                        {
+                            "name": entry.name,
+                            "file": file.name,
+                            "path": str(file.path),
+                            "status": file.status,
+                            "sha256": file.sha256,
+                            "detail": file.detail,
+                        }
+                    )
+                else:
+                    bar.result(_printable(line))
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False))
+    if bad:
+        print(f"error: {bad} of the files {'is' if bad == 1 else 'are'} not what was imported", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+# ---- convert ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name, file or folder of a model.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="File to write, or a folder for --to diffusers.")],
+    to: Annotated[str, typer.Option("--to", help="ldm, diffusers, native, or safetensors (names stay).")],
+    dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16 or fp32; as it is where left out.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Title to write into the file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a target that is there already.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a model in another layout or number format; what is not asked to change stays, bit by bit."""
+    from gesso.library.converting import DTYPES, LAYOUTS
+    from gesso.library.converting import convert as convert_model
+
+    _check_choice("--to", to, LAYOUTS)
+    given, dtype = dtype, _short_dtype(dtype)
+    _check_choice("--dtype", dtype if dtype in DTYPES else given, tuple(DTYPES))
+    with Bar(quiet=quiet, keep=False) as bar:
+        bar.stage(f"converting {_printable(Path(source).name)}")
+        done = convert_model(
+            _path_of(source, open_library(), kinds=None), target, to, dtype=dtype, overwrite=overwrite, title=title
+        )
+        for note in done.notes:
+            bar.note(f"note: {note}")
+        if as_json:
+            bar.result(
+                json.dumps(
+                    {
+                        "path": str(done.path),
+                        "layout": done.layout,
+                        "dtypes": list(done.dtypes),
+                        "bytes": done.nbytes,
+                        "notes": list(done.notes),
+                    },
+                    ensure_ascii=False,
+                )
+            )
+        else:
+            bar.result(_printable(f"{done.path}: {done.layout}, {'+'.join(done.dtypes)}, {_size(done.nbytes)}"))
+
+
+def _short_dtype(name: str | None) -> str | None:
+    """Both spellings are in use."""
+    return {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32"}.get(name or "", name)
+
+
+# ---- info ------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="gesso-mini, a .safetensors file of any kind, or a diffusers folder.")
+        str, typer.Argument(metavar="MODEL", help="Name, file or folder of a model, adapter or part; or its hash.")
     ] = "gesso-mini",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say what a file is: layout, family, parts, sizes, hash, metadata, and what it can draw where it knows."""
+    """Say what a file is: layout, family, parts, sizes, hashes, metadata, and what it can draw where it knows."""
+    library = open_library()
+    path = _path_of(model, library, kinds=None)
+    entry = _entry_of(path, library)
+    found = _describe(path, entry)
+    print(json.dumps(_info_table(found, entry), ensure_ascii=False) if as_json else "\n".join(_lines(found, entry)))
+
+
+def _entry_of(path: Path, library: "Library") -> "Entry":
+    """The model as the library knows it, or looked at for this once; with its hashes."""
+    from gesso.library.entry import USED
+    from gesso.library.library import make_entry
+
+    entries = library.entries()
+    known = next((entry for entry in entries if entry.path == Path(os.path.abspath(path))), None)
+    return library.hashed(known or make_entry(path, None, USED))
+
+
+def _describe(path: Path, entry: "Entry") -> Any:
     from gesso.checkpoints.detect import describe
-    from gesso.runtime.engine import find_model
 
-    found = describe(find_model(model))
-    print(json.dumps(_table(found), ensure_ascii=False) if as_json else "\n".join(_lines(found)))
+    return describe(path)
 
 
-def _table(found: "Description") -> dict[str, Any]:
+def _info_table(found: Any, entry: "Entry") -> dict[str, Any]:
+    from gesso.library.entry import file_to_dict
+
+    metadata = {file.path: file.metadata for file in found.files}
     return {
+        **entry.to_dict(),
         "path": str(found.path),
         "layout": found.layout,
         "what": found.kind.what,
@@ -47,18 +419,20 @@ def _table(found: "Description") -> dict[str, Any]:
             for part in found.parts
         },
         "files": [
-            {"path": str(file.path), "bytes": file.nbytes, "sha256": file.sha256, "metadata": _plain(file.metadata)}
-            for file in found.files
+            {**file_to_dict(file), "path": str(file.path), "metadata": _plain(metadata.get(file.path, {}))}
+            for file in entry.files
         ],
         "objects": _objects(found),
     }
 
 
-def _lines(found: "Description") -> list[str]:
+def _lines(found: Any, entry: "Entry") -> list[str]:
     loads = found.family or f"none that gesso loads: {found.kind.advice}"
     lines = [
+        f"name        {entry.name}",
         f"path        {found.path}",
         f"looks like  {found.kind.what}",
+        f"kind        {entry.kind}",
         f"layout      {found.layout}",
         f"family      {loads}",
         f"tensors     {found.num_tensors:,}",
@@ -69,10 +443,14 @@ def _lines(found: "Description") -> list[str]:
         f"  {part.name:<10}{part.num_params:>14,} parameters in {part.num_tensors:,} tensors, {', '.join(part.dtypes)}"
         for part in found.parts
     ]
-    for file in found.files:
-        name = f"{file.path.name}: " if len(found.files) > 1 else ""
+    if entry.source:
+        lines.append(f"came from   {entry.source}")
+    if entry.added and entry.origin != "carried" and entry.source:
+        lines.append(f"added       {entry.added}")
+    for file in entry.files:
+        name = f"{file.name}: " if len(entry.files) > 1 else ""
         lines.append(f"sha256      {name}{file.sha256}")
-        lines.append(f"model hash  {name}{file.sha256[:10]}")
+        lines.append(f"model hash  {name}{file.autov2} (AutoV2), {file.autov1} (AutoV1), {file.autov3 or '-'} (AutoV3)")
     for file in found.files:
         lines += [f"{key}: {value}" for key, value in sorted(_plain(file.metadata).items())]
     if objects := _objects(found):
@@ -80,7 +458,7 @@ def _lines(found: "Description") -> list[str]:
     return [_printable(line) for line in lines]
 
 
-def _plain(metadata: Any) -> dict[str, str]:
+def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata that people read, cut to a length that they can; our own configuration is shown in other lines."""
     return {
         key: value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}... ({len(value)} characters)"
@@ -89,7 +467,7 @@ def _plain(metadata: Any) -> dict[str, str]:
     }
 
 
-def _objects(found: "Description") -> list[str]:
+def _objects(found: Any) -> list[str]:
     """What a model with a vocabulary of its own can draw; empty for others."""
     from gesso.checkpoints.native import load_native
     from gesso.families.gesso_mini import family_from_config
@@ -99,6 +477,72 @@ def _objects(found: "Description") -> list[str]:
     return list(family_from_config(load_native(found.path).config, found.path).objects)
 
 
+# ---- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _path_of(name: str, library: "Library", kinds: Sequence[str] | None) -> Path:
+    """The path of what the user named: a path of any kind of file first, as elsewhere."""
+    from gesso.library.resolving import is_path
+
+    if "\0" not in name and name and not name.startswith("hf:") and is_path(name):
+        return Path(name)
+    entry = _entry(name, library)
+    if entry is not None:
+        return entry.path
+    from gesso.library import resolve
+
+    return Path(resolve(name, library, offline=True))
+
+
+def _entry(name: str, library: "Library", *, own: bool = False) -> "Entry | None":
+    """The one entry of that name, path or hash. own: where several are called that, those of registered folders give
+    way."""
+    from gesso.library.resolving import find
+
+    by_path = Path(os.path.abspath(name)) if "\0" not in name else None
+    entries = library.entries()
+    for entry in entries:
+        if entry.path == by_path:
+            return entry
+    if own and (found := find(name, [entry for entry in entries if entry.origin != "folder"], kinds=None)):
+        return found
+    return find(name, entries, kinds=None)
+
+
+def _known_entry(name: str, library: "Library", *, own: bool = False) -> "Entry":
+    entry = _entry(name, library, own=own)
+    if entry is None:
+        raise GessoError(f"{name}: is not in the library; `gesso models list` shows what is")
+    return entry
+
+
+def _check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
+    if value is not None and value not in known:
+        raise GessoError(f"{option} {value[:40]}: unknown. Known: {', '.join(known)}")
+
+
+def _reporter(bar: Bar, label: str, prefix: str = "") -> Callable[[str, int, int], object]:
+    """Bytes as steps of the bar, in MB: whole numbers that people can read."""
+
+    def report(what: str, done: int, total: int) -> None:
+        bar.step(f"{prefix}{what} {_cut(_printable(label), 40)} (MB)", done // 10**6, max(1, total // 10**6))
+
+    return report
+
+
+def _size(nbytes: int) -> str:
+    value = float(nbytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.{0 if unit == 'B' or value >= 100 else 1}f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def _printable(line: str) -> str:
-    """Metadata come from strangers: control characters must not reach the terminal."""
+    """Names and metadata come from strangers: control and direction characters must not reach the terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

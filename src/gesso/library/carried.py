@@ -1,0 +1,51 @@
+"""The models inside the package, as entries. Standard library only; the files are our own, so they are trusted."""
+
+import json
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from gesso.library.entry import CARRIED, Entry, ModelFile
+
+CARRIED_MODELS = {"gesso-mini": "gesso-mini.safetensors"}  # as `runtime.engine.EMBEDDED`; a test compares them
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+
+
+@cache
+def carried_entries() -> tuple[Entry, ...]:
+    """One entry a model; those whose file this installation lacks are left out."""
+    data = resources.files("gesso") / "data"
+    found = (_entry(name, Path(str(data / file))) for name, file in CARRIED_MODELS.items())
+    return tuple(entry for entry in found if entry is not None)
+
+
+def _entry(name: str, path: Path) -> Entry | None:
+    try:
+        status = path.stat()
+        with open(path, "rb") as handle:
+            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+    except (OSError, ValueError):
+        return None
+    metadata = header.pop("__metadata__", {})
+    counts = [_product(entry["shape"]) for entry in header.values()]
+    return Entry(
+        name=name,
+        path=path,
+        kind="checkpoint",
+        family="gesso-mini",
+        layout="native",
+        what="a gesso model",
+        dtypes=tuple(sorted({_DTYPES.get(entry["dtype"], entry["dtype"].lower()) for entry in header.values()})),
+        num_tensors=len(counts),
+        num_params=sum(counts),
+        files=(ModelFile(name=path.name, path=path, nbytes=status.st_size, mtime_ns=status.st_mtime_ns),),
+        metadata={key: value for key, value in metadata.items() if not key.startswith("gesso.")},
+        origin=CARRIED,
+    )
+
+
+def _product(shape: list[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

@@ -1,0 +1,76 @@
+"""Verifying: whether the files of a model are still those that were taken in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.library.entry import CARRIED, Entry
+from gesso.library.hashing import OnBytes, hash_file
+from gesso.library.library import Library, now
+
+GOOD = ("ok", "recorded")
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What became of one file.
+
+    status  "ok": as recorded; "recorded": hashed for the first time, from now on this is what it has to be;
+            "changed": readable, but other bytes; "damaged": not a file that can be read; "missing"
+    detail  in words; "" where there is nothing to add
+    """
+
+    name: str
+    path: Path
+    status: str
+    sha256: str | None
+    detail: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the file may be used."""
+        return self.status in GOOD
+
+
+def verify(
+    library: Library, entry: Entry, *, accept: bool = False, on_bytes: OnBytes = lambda count: None
+) -> list[FileReport]:
+    """Reads every file of a model again: its header, and all its bytes against the SHA-256 that was recorded.
+
+    accept  record what the files are now
+    """
+    reports = []
+    for file in entry.files:
+        if not file.path.exists():
+            reports.append(FileReport(file.name, file.path, "missing", None, "not there any more"))
+            continue
+        expected = library.index.recorded(file.path)
+        try:
+            found = hash_file(file.path, on_bytes)
+            _check_header(file.path, entry)
+        except GessoError as error:
+            detail = error.one_line.removeprefix(f"{file.path}: ")
+            reports.append(FileReport(file.name, file.path, "damaged", None, detail))
+            continue
+        if entry.origin == CARRIED:
+            stated = entry.metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
+            same = found.autov3 is not None and stated.startswith(found.autov3)
+            detail = "" if same else "is not what this version of gesso carries; install it again"
+            reports.append(FileReport(file.name, file.path, "ok" if same else "changed", found.sha256, detail))
+        elif expected in (None, found.sha256) or accept:
+            if library.index.path.exists():
+                library.index.remember(file.path, found, at=now(), record=accept)
+            status = "ok" if expected == found.sha256 else "recorded"
+            reports.append(FileReport(file.name, file.path, status, found.sha256))
+        else:
+            detail = f"sha256 is {found.sha256[:16]}..., recorded was {str(expected)[:16]}..."
+            reports.append(FileReport(file.name, file.path, "changed", found.sha256, detail))
+    return reports
+
+
+def _check_header(path: Path, entry: Entry) -> None:
+    if entry.layout in ("pickle", "gguf") or not path.name.lower().endswith((".safetensors", ".sft")):
+        return
+    from gesso.checkpoints.safetensors_file import open_safetensors
+
+    open_safetensors(path)

@@ -1,0 +1,291 @@
+"""Converting: the same weights in another layout or number format, as files that other tools read.
+
+A single file gets ModelSpec 1.0.1 metadata; a diffusers folder says the same in its configurations.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gesso.errors import GessoError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gesso.checkpoints.detect import Description
+    from gesso.families.parts import Parts
+
+LAYOUTS = ("ldm", "diffusers", "native", "safetensors")
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+SPEC = "modelspec."
+
+# Family -> architecture as ModelSpec names it. A family that is not listed goes by its own name.
+ARCHITECTURES: Mapping[str, str] = {
+    "sd15": "stable-diffusion-v1",
+    "sd15-lcm": "stable-diffusion-v1",
+    "sd15-inpaint": "stable-diffusion-v1-inpainting",
+    "instruct-pix2pix": "stable-diffusion-v1-edit",
+    "sd20": "stable-diffusion-v2-512",
+    "sd21-base": "stable-diffusion-v2-512",
+    "sd-turbo": "stable-diffusion-v2-512",
+    "sd21": "stable-diffusion-v2-768-v",
+    "sd2-inpaint": "stable-diffusion-v2-inpainting",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl-lcm": "stable-diffusion-xl-v1-base",
+    "sdxl-lightning": "stable-diffusion-xl-v1-base",
+    "sdxl-turbo": "stable-diffusion-xl-turbo-v1",
+    "sdxl-inpaint": "stable-diffusion-xl-v1-inpainting",
+    "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
+}
+_PREDICTIONS = {"eps": "epsilon", "v": "v", "x0": "x0"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written. notes: what did not come along, for the user to read."""
+
+    path: Path
+    layout: str
+    dtypes: tuple[str, ...]
+    nbytes: int
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    to: str,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    title: str | None = None,
+    date: str | None = None,
+) -> Converted:
+    """Writes a model in another layout, whole or not at all.
+
+    to         "ldm": one file with the names of the first releases; "diffusers": a folder; "native": gesso's own file;
+               "safetensors": the same names in one safetensors file, for adapters and parts as well
+    dtype      one of DTYPES; None keeps the numbers as they are
+    title      of the ModelSpec metadata; that of the source, or the name of the target, where None
+    date       of the ModelSpec metadata, ISO 8601; now where None
+    Raises GessoError: for a source that cannot be read, a layout that its family does not have, numbers that do not fit
+    the format, a target that is there already.
+    """
+    if to not in LAYOUTS or (dtype is not None and dtype not in DTYPES):
+        raise ValueError(f"to {to!r}, dtype {dtype!r}: expected one of {', '.join(LAYOUTS)}; {', '.join(DTYPES)}")
+    source, target = Path(source), Path(os.path.abspath(target))
+    _check_target(source, target, to, overwrite)
+    from gesso.checkpoints.detect import describe
+
+    found = describe(source)
+    spec = {"title": title, "date": date or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if to == "safetensors":
+        return _same_names(found, target, dtype, spec)
+    return _other_names(found, target, to, dtype, spec, overwrite)
+
+
+def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
+    if to != "diffusers" and target.suffix.lower() != ".safetensors":
+        raise GessoError(f"{target}: a file of this layout ends in .safetensors; give it such a name")
+    if to == "diffusers" and target.suffix.lower() == ".safetensors":
+        raise GessoError(f"{target}: --to diffusers makes a folder; give the name of one")
+    if not os.path.lexists(target):
+        if not target.parent.is_dir():
+            raise GessoError(f"{target.parent}: no such folder")
+        return
+    same = target.resolve() == source.resolve()
+    if same or not overwrite:
+        what = "is the source itself" if same else "is there already and stays as it is"
+        raise GessoError(f"{target} {what}. Choose another name{'' if same else ', or add --overwrite'}")
+    if target.is_dir() != (to == "diffusers"):
+        raise GessoError(f"{target}: is a {'folder' if target.is_dir() else 'file'}, which this layout is not")
+    if target.is_dir() and not (target / "model_index.json").is_file():
+        raise GessoError(f"{target}: is a folder with something else in it; gesso does not replace it")
+
+
+# ---- names stay ------------------------------------------------------------------------------------------------------
+
+
+def _same_names(found: "Description", target: Path, dtype: str | None, spec: Mapping[str, str | None]) -> Converted:
+    import torch
+
+    from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
+
+    if len(found.files) != 1:
+        raise GessoError(f"{found.path}: is a folder of several files. Give one of them, or --to ldm or diffusers")
+    wanted = getattr(torch, DTYPES[dtype]) if dtype else None
+    file = open_safetensors(found.files[0].path)
+    metadata = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
+    if found.layout == "native" or any(key.startswith(SPEC) for key in metadata):
+        metadata[f"{SPEC}date"] = str(spec["date"])
+    if spec["title"]:
+        metadata[f"{SPEC}title"] = str(spec["title"])
+    with file.reader() as reader:
+        tensors = {name: _cast(reader[name], wanted, f"{file.path}: {name}") for name in file.tensors}
+        write_safetensors(target, tensors, metadata, hash_key=f"{SPEC}hash_sha256")
+    kept = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
+    return Converted(target, "safetensors", kept, target.stat().st_size)
+
+
+def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor":
+    """Floating-point numbers in another format. Raises GessoError for those that do not fit."""
+    if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    cast = tensor.to(dtype)
+    if not bool(cast.isfinite().all()) and bool(tensor.float().isfinite().all()):
+        raise GessoError(f"{where} has numbers that do not fit into {dtype}. Convert to bf16 or fp32")
+    return cast
+
+
+# ---- names change ----------------------------------------------------------------------------------------------------
+
+
+def _other_names(
+    found: "Description",
+    target: Path,
+    to: str,
+    dtype: str | None,
+    spec: Mapping[str, str | None],
+    overwrite: bool,
+) -> Converted:
+    if found.family is None:
+        raise GessoError(
+            f"{found.path}: looks like {found.kind.what}, which has no other layout; --to safetensors keeps its names"
+        )
+    from gesso.families.saving import save_diffusers, save_ldm
+
+    parts = _load(found, dtype)
+    notes = _left_behind(found, to)
+    try:
+        if to == "ldm":
+            _save_with_metadata(target, model_spec(parts, found, target, spec), lambda path: save_ldm(path, parts))
+        elif to == "native":
+            _save_native(target, parts, found, spec)
+        else:
+            _replace_folder(target, overwrite, lambda folder: save_diffusers(folder, parts))
+    except ValueError as error:  # a family without that layout
+        raise GessoError(f"{found.path}: {error}") from None
+    nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) if target.is_dir() else 0
+    return Converted(target, to, _dtypes_of(parts), nbytes or target.stat().st_size, notes)
+
+
+def _load(found: "Description", dtype: str | None) -> "Parts":
+    """All parts in the format that was asked for, or each in its own."""
+    import torch
+
+    from gesso.families.loading import load_parts
+
+    if dtype is not None:
+        return load_parts(found.path, dtype=getattr(torch, DTYPES[dtype]))
+    own = {part.name: _widest(part.dtypes) for part in found.parts if part.name != "other"}
+    if len(set(own.values())) == 1:
+        return load_parts(found.path, dtype=next(iter(own.values())))
+    parts = load_parts(found.path)  # float32 holds them all exactly, so the way back is exact too
+    for name, kept in own.items():
+        network = getattr(parts, name, None)
+        if network is not None:
+            network.to(kept)
+    return parts
+
+
+def _widest(names: tuple[str, ...]) -> "torch.dtype":
+    """The one that holds all of them exactly; 8-bit floats become float16, which holds both of their formats."""
+    import torch
+
+    formats = {getattr(torch, name) for name in names}
+    formats = {f for f in formats if f.is_floating_point}
+    if len(formats) == 1 and (only := next(iter(formats))) in (torch.float32, torch.float16, torch.bfloat16):
+        return only
+    return torch.float16 if formats and all(f.itemsize == 1 for f in formats) else torch.float32
+
+
+def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
+    networks = [parts.unet, parts.vae, parts.text]
+    return tuple(sorted({str(p.dtype).removeprefix("torch.") for net in networks for p in net.parameters()}))
+
+
+def _left_behind(found: "Description", to: str) -> tuple[str, ...]:
+    notes = []
+    if found.layout == "diffusers" and to == "ldm":
+        notes.append("a single file has no room for a tokenizer: readers use CLIP's own")
+    if found.layout == "ldm":
+        from gesso.checkpoints.safetensors_file import open_safetensors
+
+        average = sum(name.startswith("model_ema.") for name in open_safetensors(found.path).tensors)
+        if average:
+            notes.append(f"{average} tensors of the training's moving average are left out")
+    return tuple(notes)
+
+
+def model_spec(parts: "Parts", found: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
+    """ModelSpec 1.0.1 without its hash: what the source said about author and licence, and what is true of the file."""
+    family = parts.family
+    side = family.output_size
+    kept: dict[str, str] = {}
+    for file in found.files:
+        kept |= {key: value for key, value in file.metadata.items() if key.startswith(SPEC)}
+    for key in ("hash_sha256", "sai_model_spec", "unet_dtype", "vae_dtype"):
+        kept.pop(f"{SPEC}{key}", None)
+    title = spec["title"] or kept.get(f"{SPEC}title") or target.stem
+    own = {
+        "sai_model_spec": "1.0.1",
+        "architecture": ARCHITECTURES.get(family.name, family.name),
+        "implementation": "gesso" if family.name == "gesso-mini" else "sgm",
+        "title": title,
+        "resolution": f"{side}x{side}",
+        "date": str(spec["date"]),
+        "prediction_type": _PREDICTIONS.get(family.prediction, str(family.prediction)),
+    }
+    return {**kept, **{f"{SPEC}{key}": value for key, value in own.items()}}
+
+
+def _save_native(target: Path, parts: "Parts", found: "Description", spec: Mapping[str, str | None]) -> None:
+    from gesso.checkpoints.native import save_native
+    from gesso.families.gesso_mini import NAME, config_of
+
+    if parts.family.name != NAME:
+        raise ValueError(f"a model of family {parts.family.name!r} has no layout of gesso's own; --to ldm or diffusers")
+    networks: dict[str, Any] = {"unet": parts.unet, "text": parts.text, "vae": parts.vae}
+    if parts.upscaler is not None:
+        networks["upscaler"] = parts.upscaler
+    keys = model_spec(parts, found, target, spec)
+    named = {key.removeprefix(SPEC): value for key, value in keys.items()}
+    dtype = next(parts.unet.parameters()).dtype
+    save_native(target, networks, config_of(parts.family), parts.tokenizer.to_json(), named, dtype)
+
+
+def _save_with_metadata(target: Path, metadata: Mapping[str, str], save: Callable[[Path], object]) -> None:
+    """What `save` writes, with more metadata and the hash of its data; under its name only when it is whole."""
+    from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
+
+    plain = target.with_name(f".{target.name}.{secrets.token_hex(4)}.plain")
+    try:
+        save(plain)
+        file = open_safetensors(plain)
+        with file.reader() as reader:
+            tensors = {name: reader[name] for name in file.tensors}
+            write_safetensors(target, tensors, {**file.metadata, **metadata}, hash_key=f"{SPEC}hash_sha256")
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _replace_folder(target: Path, overwrite: bool, save: Callable[[Path], object]) -> None:
+    """The new folder is written whole before an old one gives way."""
+    if not target.exists():
+        save(target)
+        return
+    assert overwrite
+    fresh = target.with_name(f".{target.name}.new")
+    old = target.with_name(f".{target.name}.old")
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    save(fresh)
+    os.rename(target, old)
+    os.rename(fresh, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,169 @@
+"""What a file or a diffusers folder is, from its header: the facts that the index keeps. Reads no weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gesso.errors import GessoError
+from gesso.library.entry import ModelFile
+from gesso.library.folders import MODEL_INDEX
+
+if TYPE_CHECKING:
+    from gesso.checkpoints.detect import Description
+
+MAX_METADATA = 64 * 1024  # characters that the index keeps of one file
+_LAYOUTS_OF_MODELS = ("native", "ldm", "diffusers")
+# Words of `detect.Kind.what` -> kind, the first that fits.
+_WORDS: tuple[tuple[str, str], ...] = (
+    ("ControlNet", "controlnet"),
+    ("Control-LoRA", "controlnet"),
+    ("T2I-Adapter", "t2i_adapter"),
+    ("IP-Adapter", "ip_adapter"),
+    ("LoRA", "lora"),
+    ("LyCORIS", "lora"),
+    ("embedding", "embedding"),
+    ("TAESD", "taesd"),
+    ("tiny autoencoder", "taesd"),
+    ("VAE alone", "vae"),
+    ("UNet of a diffusers folder", "unet"),
+    ("UNet without", "unet"),
+    ("text encoder alone", "text_encoder"),
+    ("upscaler of", "checkpoint"),  # SD x4 is a whole model
+)
+# What a header can hardly tell apart is believed from the folder.
+_BY_FOLDER = ("upscaler", "taesd", "clip_vision", "hypernetwork")
+UNKNOWN = "no model that gesso knows"  # in `detect.Kind.what`; a test compares them
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The fields of the same names in `Entry`."""
+
+    kind: str
+    family: str | None
+    layout: str
+    what: str
+    dtypes: tuple[str, ...]
+    num_tensors: int
+    num_params: int
+    metadata: Mapping[str, str]
+    problem: str | None
+
+
+def files_of(path: Path) -> tuple[ModelFile, ...]:
+    """The weight files of a model as they are now, without hashes; of a folder that lacks some, its index instead.
+
+    Raises GessoError where they cannot be read.
+    """
+    if path.is_dir():
+        from gesso.checkpoints.diffusers import weight_files
+
+        try:
+            listed = {file.relative_to(path).as_posix(): file for file in weight_files(path).values()}
+        except GessoError:
+            listed = {MODEL_INDEX: path / MODEL_INDEX}
+    else:
+        listed = {path.name: path}
+    try:
+        return tuple(_stamped(name, file) for name, file in listed.items())
+    except OSError as error:
+        raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _stamped(name: str, path: Path) -> ModelFile:
+    status = path.stat()
+    return ModelFile(name=name, path=path, nbytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def is_unchanged(files: tuple[ModelFile, ...]) -> bool:
+    """Whether all files have the size and the time of change that they had. Looks at them, no more."""
+    try:
+        return bool(files) and all(file == _same(file) for file in files)
+    except OSError:
+        return False
+
+
+def _same(file: ModelFile) -> ModelFile:
+    status = file.path.stat()
+    return replace(file, nbytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def examine(path: Path, hint: str | None) -> Facts:
+    """The facts of a model. What cannot be read has a `problem`; nothing is raised for it.
+
+    hint  kind by the folder that it lies in
+    """
+    if path.suffix.lower() in _PICKLES and not path.is_dir():
+        return _unread(hint, "a PyTorch file", "pickle", None)
+    if path.suffix.lower() == ".gguf":
+        return _unread(hint or "unet", "a GGUF file", "gguf", None)
+    from gesso.checkpoints.detect import describe
+
+    try:
+        return facts_of(describe(path), hint)
+    except GessoError as error:
+        text = error.one_line.removeprefix(f"{path}: ").removeprefix(f"{path}/")
+        layout = "diffusers" if (path / MODEL_INDEX).is_file() else "other"
+        return _unread(hint or ("checkpoint" if layout == "diffusers" else "other"), "unreadable", layout, text)
+
+
+def _unread(hint: str | None, what: str, layout: str, problem: str | None) -> Facts:
+    return Facts(
+        kind=hint or "other",
+        family=None,
+        layout=layout,
+        what=what,
+        dtypes=(),
+        num_tensors=0,
+        num_params=0,
+        metadata={},
+        problem=problem,
+    )
+
+
+def facts_of(found: "Description", hint: str | None) -> Facts:
+    """From a description to what the index keeps."""
+    kind = kind_of(found.kind.what, found.layout, found.family, hint)
+    metadata: dict[str, str] = {}
+    for file in found.files:
+        metadata |= {key: value for key, value in file.metadata.items() if not key.startswith("gesso.")}
+    return Facts(
+        kind=kind,
+        family=found.family if kind == "checkpoint" else None,
+        layout=found.layout,
+        what=f"unknown, taken for {kind}" if kind == hint and found.kind.what == UNKNOWN else found.kind.what,
+        dtypes=tuple(sorted({dtype for part in found.parts if part.name != "other" for dtype in part.dtypes}))
+        or tuple(sorted({dtype for part in found.parts for dtype in part.dtypes})),
+        num_tensors=found.num_tensors,
+        num_params=found.num_params,
+        metadata=_short(metadata),
+        problem=None,
+    )
+
+
+def kind_of(what: str, layout: str, family: str | None, hint: str | None) -> str:
+    """One of entry.KINDS: by what the header shows, by the folder where that tells nothing."""
+    if family is not None:
+        return "checkpoint"
+    if hint in _BY_FOLDER:
+        return str(hint)
+    for words, kind in _WORDS:
+        if words in what:
+            return kind
+    if layout in _LAYOUTS_OF_MODELS:
+        return "checkpoint"
+    return hint or "other"
+
+
+def _short(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The shortest values first, as many as there is room for: a table of tags may be a megabyte long."""
+    kept: dict[str, str] = {}
+    room = MAX_METADATA
+    for key, value in sorted(metadata.items(), key=lambda item: (len(item[1]), item[0])):
+        room -= len(key) + len(value)
+        if room < 0:
+            break
+        kept[key] = value
+    return dict(sorted(kept.items()))

@@ -1,0 +1,180 @@
+"""Folders of models that other tools made: which subfolder holds what, and which files in it are models.
+
+Names as A1111 (and Forge) and ComfyUI use them. Standard library only.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.library.entry import KIND_FOLDERS
+
+LAYOUTS = ("auto", "a1111", "comfyui", "plain")
+
+ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+MODEL_INDEX = "model_index.json"
+EXTRA_PATHS = "extra_model_paths.yaml"
+MAX_DEPTH = 8
+MAX_FILES = 100_000  # files and folders looked at in one place
+
+# Subfolder -> kind of what lies in it. Both tools tell kinds by folder alone.
+A1111: Mapping[str, str] = {
+    "models/Stable-diffusion": "checkpoint",
+    "models/diffusers": "checkpoint",
+    "models/VAE": "vae",
+    "models/VAE-approx": "taesd",
+    "models/Lora": "lora",
+    "models/LyCORIS": "lora",
+    "embeddings": "embedding",
+    "models/embeddings": "embedding",
+    "models/ControlNet": "controlnet",
+    "extensions/sd-webui-controlnet/models": "controlnet",
+    "models/ESRGAN": "upscaler",
+    "models/RealESRGAN": "upscaler",
+    "models/SwinIR": "upscaler",
+    "models/DAT": "upscaler",
+    "models/hypernetworks": "hypernetwork",
+    "models/text_encoder": "text_encoder",
+    "models/unet": "unet",
+}
+COMFYUI_TYPES: Mapping[str, str] = {
+    "checkpoints": "checkpoint",
+    "diffusers": "checkpoint",
+    "vae": "vae",
+    "vae_approx": "taesd",
+    "loras": "lora",
+    "embeddings": "embedding",
+    "controlnet": "controlnet",
+    "t2i_adapter": "t2i_adapter",
+    "ipadapter": "ip_adapter",
+    "upscale_models": "upscaler",
+    "diffusion_models": "unet",
+    "unet": "unet",
+    "text_encoders": "text_encoder",
+    "clip": "text_encoder",
+    "clip_vision": "clip_vision",
+    "hypernetworks": "hypernetwork",
+}
+COMFYUI: Mapping[str, str] = {f"models/{name}": kind for name, kind in COMFYUI_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to look into. kind: of what lies there, by the folder's name; None: the files have to tell."""
+
+    path: Path
+    kind: str | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight file, or a diffusers folder, that lies in a place."""
+
+    path: Path
+    kind: str | None
+
+
+def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
+    """The folder that the layout counts from, and the layout. "plain": any folder, searched as a whole.
+
+    Raises GessoError for what is no folder, and where a named layout does not fit.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise GessoError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
+    # People give the installation or its folder "models".
+    bases = [folder, folder.parent] if folder.name == "models" else [folder]
+    tests: dict[str, Callable[[Path], bool]] = {
+        "a1111": lambda base: (base / "models/Stable-diffusion").is_dir(),
+        "comfyui": lambda base: (base / "models/checkpoints").is_dir() or (base / EXTRA_PATHS).is_file(),
+    }
+    for name, test in tests.items():
+        if layout in ("auto", name):
+            for base in bases:
+                if test(base):
+                    return base, name
+    if layout == "a1111":
+        raise GessoError(f"{folder}: has no models/Stable-diffusion, so it is no folder of A1111 or Forge")
+    if layout == "comfyui":
+        raise GessoError(f"{folder}: has neither models/checkpoints nor {EXTRA_PATHS}, so it is no folder of ComfyUI")
+    return folder, "plain"
+
+
+def places(base: Path, layout: str) -> list[Place]:
+    """Where models lie in a registered folder; those that are there now. Raises GessoError for a bad list of paths."""
+    if layout == "plain":
+        return [Place(base, None)]
+    table = A1111 if layout == "a1111" else COMFYUI
+    found = [Place(base / name, kind) for name, kind in table.items()]
+    if layout == "comfyui" and (base / EXTRA_PATHS).is_file():
+        from gesso.library.extra_paths import read_extra_paths
+
+        extra = read_extra_paths(base / EXTRA_PATHS)
+        found = [*(p.place for p in extra if p.default), *found, *(p.place for p in extra if not p.default)]
+    return _distinct(place for place in found if place.path.is_dir())
+
+
+def own_places(root: Path) -> list[Place]:
+    """Where models lie in the library itself."""
+    found = (Place(root / name, kind) for kind, name in KIND_FOLDERS.items())
+    return [place for place in found if place.path.is_dir()]
+
+
+def candidates(place: Place) -> Iterator[Candidate]:
+    """Weight files and diffusers folders below a place, sorted by name. Links are followed, circles are not.
+
+    A folder of diffusers is one model. Hidden files and names that are no Unicode are left out. Raises GessoError for
+    a place with more files than MAX_FILES.
+    """
+    seen: set[tuple[int, int]] = set()
+    looked_at = 0
+
+    def walk(folder: Path, depth: int) -> Iterator[Candidate]:
+        nonlocal looked_at
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            return  # not readable, or gone meanwhile: nothing to offer there
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        looked_at += len(entries)
+        if looked_at > MAX_FILES:
+            raise GessoError(f"{place.path}: more than {MAX_FILES:,} files; register the folders of models below it")
+        if any(entry.name == MODEL_INDEX for entry in entries):
+            yield Candidate(folder, place.kind)
+            return
+        for entry in entries:
+            if entry.name.startswith(".") or not _is_text(entry.name):
+                continue
+            if entry.is_dir():
+                if depth < MAX_DEPTH:
+                    yield from walk(Path(entry.path), depth + 1)
+            elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
+                # The VAE that belongs to a checkpoint lies beside it under this name.
+                own = "vae" if ".vae." in entry.name.lower() and place.kind == "checkpoint" else place.kind
+                yield Candidate(Path(entry.path), own)
+
+    yield from walk(place.path, 0)
+
+
+def _distinct(found: Iterable[Place]) -> list[Place]:
+    """Each folder once: some file systems do not tell VAE from vae, and lists repeat themselves."""
+    kept: dict[str, Place] = {}
+    for place in found:
+        kept.setdefault(os.path.realpath(place.path), place)
+    return list(kept.values())
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,66 @@
+"""The hashes by which people and other tools name model files. Standard library only.
+
+AutoV1  first 8 digits of the SHA-256 of 64 KiB from offset 1 MiB on: short files can share it, or have that of nothing
+AutoV2  first 10 digits of the SHA-256 of the whole file
+AutoV3  first 12 digits of the SHA-256 of a safetensors file's data, without its header
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gesso.checkpoints.errors import ModelFileError
+
+OnBytes = Callable[[int], object]  # told how many more bytes are done
+BLOCK = 2**22
+_V1_START, _V1_LENGTH = 0x100000, 0x10000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hashes:
+    """sha256 has 64 digits, autov1 8, autov3 12; autov3 is None for a file that is not safetensors."""
+
+    nbytes: int
+    mtime_ns: int
+    sha256: str
+    autov1: str
+    autov3: str | None
+
+
+def hash_file(path: Path, on_bytes: OnBytes = lambda count: None) -> Hashes:
+    """Reads the file once. Raises ModelFileError where it cannot be read, or changes meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb", buffering=0) as handle:
+            before = os.fstat(handle.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise ModelFileError("unreadable", path, "is not a regular file")
+            whole, data = hashlib.sha256(), hashlib.sha256()
+            start = handle.read(8)
+            skip = 8 + int.from_bytes(start, "little") if len(start) == 8 else 0
+            has_data = 8 < skip <= before.st_size and handle.read(1) == b"{"
+            handle.seek(_V1_START)
+            autov1 = hashlib.sha256(handle.read(_V1_LENGTH)).hexdigest()[:8]
+            handle.seek(0)
+            done = 0
+            while block := handle.read(BLOCK):
+                whole.update(block)
+                if has_data and done + len(block) > skip:
+                    data.update(memoryview(block)[max(0, skip - done) :])
+                done += len(block)
+                on_bytes(len(block))
+            after = os.fstat(handle.fileno())
+    except OSError as error:
+        raise ModelFileError("unreadable", path, f"cannot be read: {error.strerror or error}") from None
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or done != before.st_size:
+        raise ModelFileError("unreadable", path, "the file changed while it was read; try again")
+    return Hashes(
+        nbytes=before.st_size,
+        mtime_ns=before.st_mtime_ns,
+        sha256=whole.hexdigest(),
+        autov1=autov1,
+        autov3=data.hexdigest()[:12] if has_data else None,
+    )

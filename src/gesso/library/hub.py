@@ -1,0 +1,227 @@
+"""Models by their names on the Hugging Face hub: hf:organisation/name[@revision][:file].
+
+Behind the extra "hub". Fetched are weights as safetensors, configurations and vocabularies, nothing that could be run,
+into the cache that the hub's own client keeps, which other tools share. A name is pinned: what it stood for at the
+first time is what it stands for later, without asking the network, until it is fetched again with update=True.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gesso.checkpoints.errors import ModelFileError
+from gesso.errors import GessoError
+from gesso.library.entry import HUB, Entry
+from gesso.library.folders import MODEL_INDEX
+from gesso.library.hashing import hash_file
+from gesso.library.importing import check_finite, require_readable
+from gesso.library.index import Pin
+from gesso.library.library import Library, make_entry, now
+
+OnProgress = Callable[[str, int, int], object]
+
+ALLOWED = (".safetensors", ".json", ".txt")
+MAX_FILES = 2_000  # that a repository may list
+MAX_SMALL = 32 * 2**20  # bytes of a configuration or a vocabulary
+UNUSED_FOLDERS = ("safety_checker", "feature_extractor", "image_encoder", "image_processor")
+_NAME = re.compile(r"hf:(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,128}))?(?::(?P<file>.{1,400}))?")
+# Files of a part's weights: "model", "diffusion_pytorch_model", sharded or not, with a variant such as ".fp16" or not.
+_WEIGHTS = re.compile(r"(?:\w+_)?model(?P<variant>\.\w+)?(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+@dataclass(frozen=True)
+class HubName:
+    """What "hf:..." says. file: "" stands for the whole model of the repository."""
+
+    repo: str
+    revision: str
+    file: str
+
+    @classmethod
+    def parse(cls, text: str) -> "HubName":
+        """Raises GessoError."""
+        match = _NAME.fullmatch(text)
+        if match is None or ".." in text:
+            raise GessoError(f"{text[:200]}: expected hf:organisation/name, hf:organisation/name@revision or ...:file")
+        file = match["file"] or ""
+        if file and (not file.endswith(".safetensors") or not _is_plain(file)):
+            raise GessoError(f"{text[:200]}: from a hub gesso takes .safetensors files and diffusers folders alone")
+        return cls(match["repo"], match["revision"] or "main", file)
+
+    def at(self, commit: str) -> str:
+        """The name of exactly these bytes."""
+        return f"hf:{self.repo}@{commit}{f':{self.file}' if self.file else ''}"
+
+
+def fetch(
+    library: Library,
+    text: str,
+    *,
+    offline: bool = False,
+    update: bool = False,
+    name: str | None = None,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Entry:
+    """The model of a hub's name: from the cache where it was fetched before, from the network otherwise.
+
+    offline  touch no network
+    update   ask the network what the name stands for today
+    Every file is compared with the SHA-256 that the hub states for it, and checked as at an import. Raises GessoError.
+    """
+    wanted = HubName.parse(text)
+    pin = library.index.pin(wanted.repo, wanted.revision, wanted.file)
+    if pin is not None and not update:
+        for entry in library.entries():
+            if entry.path == pin.path and entry.problem is None:
+                return entry
+    if offline:
+        raise GessoError(f"{text}: was not fetched before, and fetching is switched off (offline)")
+    hub = _client()
+    with _explained(text):
+        info = hub.HfApi().model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
+        listed = {str(file.rfilename): file for file in info.siblings or ()}
+        if len(listed) > MAX_FILES:
+            raise GessoError(f"{text}: lists {len(listed):,} files, more than {MAX_FILES:,}")
+        names = choose_files(text, wanted.file, list(listed))
+        commit = str(info.sha)
+        paths = _download(hub, wanted, commit, {name: listed[name] for name in names}, on_progress)
+    _compare(paths, listed, on_progress)
+    path = paths[MODEL_INDEX].parent if MODEL_INDEX in paths else paths[names[0]]
+    entry = make_entry(path, None, HUB, name=name or _short_name(wanted, path), source=wanted.at(commit))
+    require_readable(entry, path, None)
+    check_finite(entry, on_progress)
+    library.index.put([entry])
+    for file in entry.files:
+        library.index.remember(file.path, hash_file(file.path), at=now(), record=True)
+    for revision in (wanted.revision, commit):
+        library.index.put_pin(wanted.repo, revision, wanted.file, Pin(commit, path))
+    return next(known for known in library.index.models() if known.path == path)
+
+
+def choose_files(text: str, file: str, listed: Sequence[str]) -> list[str]:
+    """Which files of a repository a model needs. Raises GessoError where there is none, or where there are several."""
+    plain = [name for name in listed if _is_plain(name) and name.lower().endswith(ALLOWED)]
+    if file:
+        if file not in plain:
+            raise GessoError(f"{text}: the repository has no {file}; it has {_some(_weights(plain))}")
+        return [file]
+    if MODEL_INDEX in plain:
+        return _folder_files(plain)
+    single = [name for name in _weights(plain) if "/" not in name] or _weights(plain)
+    if len(single) != 1:
+        has = f"{len(single)} .safetensors files: {_some(single)}. Say which one: {text}:FILE" if single else "none"
+        raise GessoError(f"{text}: a repository without {MODEL_INDEX} should have one .safetensors file; it has {has}")
+    return single
+
+
+def _folder_files(plain: Sequence[str]) -> list[str]:
+    """Of a diffusers folder: configurations, and each part's weights once: full precision where there is a choice."""
+    chosen = [MODEL_INDEX]
+    folders = sorted({name.split("/")[0] for name in plain if name.count("/") == 1} - set(UNUSED_FOLDERS))
+    for folder in folders:
+        inside = [name for name in plain if name.startswith(f"{folder}/") and name.count("/") == 1]
+        variants: dict[str, list[str]] = {}
+        for name in inside:
+            if (match := _WEIGHTS.fullmatch(name.partition("/")[2])) is not None:
+                variants.setdefault(match["variant"] or "", []).append(name)
+        best = next((variant for variant in ("", ".fp16") if variant in variants), None)
+        chosen += variants.get(best, []) if best is not None else []
+        chosen += [name for name in inside if name.endswith((".json", ".txt"))]
+    return chosen
+
+
+def _weights(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.endswith(".safetensors")]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "no .safetensors file") + more
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name from the network is a plain relative path."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and name.isprintable() and "\\" not in name and not name.startswith("/") and ".." not in parts
+
+
+def _short_name(wanted: HubName, path: Path) -> str:
+    return path.stem if wanted.file else wanted.repo
+
+
+def _download(
+    hub: Any, wanted: HubName, commit: str, files: Mapping[str, Any], on_progress: OnProgress
+) -> dict[str, Path]:
+    sizes = {name: int(file.size or 0) for name, file in files.items()}
+    for name, size in sizes.items():
+        if size > MAX_SMALL and not name.endswith(".safetensors"):
+            raise GessoError(f"{wanted.repo}: {name} has {size:,} bytes, more than a configuration may have")
+    total, done, received = sum(sizes.values()), 0, 0
+
+    class Silent(hub.utils.tqdm):  # type: ignore[misc]
+        """The client's progress bar without a bar."""
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **{**settings, "disable": True})
+
+        def update(self, count: float | None = 1) -> None:
+            nonlocal received
+            received += int(count or 0)
+            on_progress("fetching", min(done + received, total), total)
+
+    paths = {}
+    for name, size in sizes.items():
+        received = 0
+        local = hub.hf_hub_download(wanted.repo, name, revision=commit, tqdm_class=Silent)
+        done += size
+        on_progress("fetching", done, total)
+        paths[name] = Path(local)
+    return paths
+
+
+def _compare(paths: Mapping[str, Path], listed: Mapping[str, Any], on_progress: OnProgress) -> None:
+    """The bytes that came against the hashes that the hub states for large files."""
+    for name, path in paths.items():
+        stated = getattr(listed[name], "lfs", None)
+        if stated is None:
+            continue
+        on_progress("checking", 0, 1)
+        if hash_file(path).sha256 != str(stated["sha256"]):
+            raise ModelFileError(
+                "truncated", path, f"is not the file that the hub lists as {name}; delete it, try again"
+            )
+
+
+def _client() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise GessoError("names of a hub need its client. Install it with: pip install 'gesso[hub]'") from None
+    return huggingface_hub
+
+
+@contextmanager
+def _explained(text: str) -> Iterator[None]:
+    """What the client raises, in a line that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise GessoError(f"{text}: needs its licence accepted on the hub's page, and a token (HF_TOKEN)") from None
+    except errors.RepositoryNotFoundError:
+        raise GessoError(f"{text}: no such repository, or a private one that needs a token (HF_TOKEN)") from None
+    except errors.RevisionNotFoundError:
+        raise GessoError(f"{text}: the repository has no such revision") from None
+    except errors.EntryNotFoundError as error:
+        raise GessoError(f"{text}: a file could not be fetched ({type(error).__name__})") from None
+    except errors.OfflineModeIsEnabled:
+        raise GessoError(f"{text}: was not fetched before, and fetching is switched off (offline)") from None
+    except errors.HFValidationError:
+        raise GessoError(f"{text}: is not a name that the hub knows") from None
+    except OSError as error:  # no network, no room, a broken connection, an answer with an error's number
+        said = GessoError(str(error)).one_line[:200]
+        raise GessoError(f"{text}: cannot be fetched ({type(error).__name__}: {said})") from None

@@ -1,0 +1,333 @@
+"""Importing: a file or a diffusers folder into the library, checked before it has a name there.
+
+What is copied goes into a quarantine first, is read and hashed there, and takes its place in one step. So a run that is
+stopped leaves nothing half-done, and nothing unchecked is ever found by name.
+"""
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gesso.checkpoints.errors import ModelFileError, examples
+from gesso.errors import GessoError
+from gesso.library.carried import CARRIED_MODELS
+from gesso.library.entry import FOUND, KIND_FOLDERS, KINDS, LINKED, OWNED, USED, Entry
+from gesso.library.folders import MODEL_INDEX
+from gesso.library.hashing import BLOCK, Hashes, hash_file
+from gesso.library.library import Library, make_entry, model_name, now
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WAYS = ("copy", "link", "in-place")
+QUARANTINE = ".quarantine"
+STALE = 24 * 3600.0  # seconds after which what a killed run left in quarantine is cleared away
+ROOM = 64 * 2**20  # bytes that stay free on the disk
+COPIED = (".safetensors", ".json", ".txt", ".model")  # of a diffusers folder; what else lies there stays there
+MAX_NAME_BYTES = 200
+
+OnProgress = Callable[[str, int, int], object]  # what is being done, bytes done, bytes in all
+
+
+@dataclass(frozen=True)
+class Imported:
+    """entry: the model in the library. new: False where the same bytes were there already."""
+
+    entry: Entry
+    new: bool
+
+
+def import_model(
+    library: Library,
+    source: str | Path,
+    *,
+    name: str | None = None,
+    way: str = "copy",
+    kind: str | None = None,
+    allow_nonfinite: bool = False,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Imported:
+    """Takes a model into the library.
+
+    source           a safetensors file of any kind, or a diffusers folder
+    name             what to call it; the file's name without its ending where None
+    way              copy, link (a symbolic link in the library) or in-place (known by its path alone)
+    kind             one of KINDS, for a file that does not show what it is
+    allow_nonfinite  take weights with NaN or infinity as well
+    Reads all weights once or twice. Raises GessoError: what was wrong, and nothing is changed then.
+    """
+    if way not in WAYS or (kind is not None and kind not in KINDS):
+        raise ValueError(f"way {way!r}, kind {kind!r}: expected one of {', '.join(WAYS)}; {', '.join(KINDS)}")
+    source = Path(os.path.abspath(source))
+    _require_model(source)
+    first = make_entry(source, kind, USED)
+    require_readable(first, source, kind)
+    name = check_name(name or model_name(source))
+    _require_free(library, name, source)
+    if way == "copy":
+        return _copy(library, first, name, kind, allow_nonfinite=allow_nonfinite, on_progress=on_progress)
+    if not allow_nonfinite:
+        check_finite(first, on_progress)
+    hashes = _hash(first, on_progress)
+    if (same := _same_bytes(library, hashes)) is not None:
+        return Imported(same, new=False)
+    entry = first
+    if way == "link":
+        target = _target(library, entry, name)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source, target_is_directory=source.is_dir())
+        except OSError as error:
+            raise GessoError(f"{target}: no link can be made there ({error.strerror}). Try --in-place") from None
+        files = tuple(replace(file, path=target / file.name if source.is_dir() else target) for file in entry.files)
+        entry = replace(entry, path=target, files=files, origin=LINKED)
+    return _register(library, replace(entry, name=name, source=str(source)), hashes)
+
+
+def check_name(name: str) -> str:
+    """A name that every file system takes and that cannot be mistaken for a path or an option. Raises GessoError."""
+    name = name.strip()
+    bad = [char for char in name if not char.isprintable() or char in '/\\:*?"<>|']
+    reserved = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
+    if (
+        not name
+        or bad
+        or name.startswith((".", "-"))
+        or name.endswith(".")
+        or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES
+        or name.partition(".")[0].casefold() in reserved
+    ):
+        raise GessoError(f"{name[:80]!r} cannot be the name of a model. Give another one with --name")
+    if name in CARRIED_MODELS:
+        raise GessoError(f"{name!r} is the model that gesso carries. Give another name with --name")
+    return name
+
+
+def remove(library: Library, entry: Entry) -> None:
+    """Takes a model out of the library. Files of the library are deleted; what is used in place is only forgotten.
+
+    Raises GessoError for models of registered folders, which are the other tool's, and for the carried ones.
+    """
+    if entry.origin == FOUND:
+        raise GessoError(
+            f"{entry.path}: lies in the registered folder {entry.folder}, whose files gesso leaves alone. Delete the "
+            f"file yourself, or forget the folder with: gesso models remove {entry.folder}"
+        )
+    if entry.origin == OWNED:
+        _delete(library, entry.path)
+    elif entry.origin == LINKED:
+        entry.path.unlink(missing_ok=True)
+    elif entry.name in CARRIED_MODELS:
+        raise GessoError(f"{entry.name}: is part of gesso and stays")
+    library.index.put([], [entry.path])
+    library.index.forget_files([file.path for file in entry.files])
+    library.index.forget_pins(entry.path)
+
+
+def _delete(library: Library, path: Path) -> None:
+    """The name goes in one step, the bytes after it."""
+    with _quarantine(library) as room:
+        try:
+            os.replace(path, room / path.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise GessoError(f"{path}: cannot be deleted ({error.strerror})") from None
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _require_model(source: Path) -> None:
+    if not source.exists():
+        raise ModelFileError("missing", source, "no such file or folder")
+    if source.is_dir() and not (source / MODEL_INDEX).is_file():
+        raise GessoError(
+            f"{source}: has no {MODEL_INDEX}, so it is no model. To use a folder with many models where it lies: "
+            f"gesso models add-folder {source}"
+        )
+
+
+def require_readable(entry: Entry, source: Path, kind: str | None) -> None:
+    """Raises GessoError for what cannot be read, and for what is no model unless its kind was given."""
+    if entry.problem is not None:
+        from gesso.checkpoints.detect import describe
+
+        describe(source)  # raises what is wrong
+        raise GessoError(f"{source}: {entry.problem}")
+    if entry.kind == "other" and kind is None:
+        raise GessoError(
+            f"{source}: looks like {entry.what}. If it is a model all the same, say of which kind with --kind: "
+            f"{', '.join(KINDS)}"
+        )
+
+
+def _require_free(library: Library, name: str, source: Path) -> None:
+    for entry in library.index.models():
+        if entry.origin != FOUND and entry.name.casefold() == name.casefold() and entry.path != source:
+            if entry.source == str(source):
+                continue  # the same again: told by its bytes later
+            raise GessoError(f"{name}: there is a model of this name already ({entry.path}). Give another with --name")
+
+
+def _same_bytes(library: Library, hashes: list[Hashes]) -> Entry | None:
+    digests = {found.sha256 for found in hashes}
+    for other in library.index.models():
+        if other.origin != FOUND and other.path.exists() and {file.sha256 for file in other.files} == digests:
+            return other
+    return None
+
+
+def check_finite(entry: Entry, on_progress: OnProgress) -> None:
+    """Reads all weights. Raises ModelFileError with the reason "nonfinite"."""
+    from gesso.checkpoints.safetensors_file import open_safetensors
+
+    total, done = entry.nbytes, 0
+    for model_file in entry.files:
+        file = open_safetensors(model_file.path)
+        bad: list[str] = []
+        with file.reader() as reader:
+            for name, info in file.tensors.items():
+                if info.dtype.is_floating_point and not _is_finite(reader[name]):
+                    bad.append(name)
+                done += info.nbytes
+                on_progress("checking", done, total)
+        if bad:
+            message = f"{len(bad)} tensors hold NaN or infinity: {examples(bad)}. Add --allow-nonfinite to take it"
+            raise ModelFileError("nonfinite", model_file.path, message)
+
+
+def _is_finite(tensor: "Tensor") -> bool:
+    """Without a copy where torch has minima for the format, in pieces otherwise."""
+    flat = tensor.reshape(-1)
+    if flat.numel() == 0:
+        return True
+    if flat.dtype.itemsize == 1:  # 8-bit floats: no arithmetic on them
+        return all(bool(piece.float().isfinite().all()) for piece in flat.split(2**22))
+    low, high = flat.aminmax()
+    return bool(low.isfinite()) and bool(high.isfinite())
+
+
+# ---- the way in ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _quarantine(library: Library) -> Iterator[Path]:
+    """A folder of its own for one import, on the library's disk; gone afterwards with all that is left in it."""
+    parent = library.root / QUARANTINE
+    room = parent / secrets.token_hex(8)
+    try:
+        room.mkdir(parents=True)
+    except OSError as error:
+        raise GessoError(f"{library.root}: nothing can be written there ({error.strerror})") from None
+    try:
+        for other in parent.iterdir():
+            if other != room and time.time() - other.stat().st_mtime > STALE:
+                shutil.rmtree(other, ignore_errors=True)
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _copy(
+    library: Library, first: Entry, name: str, kind: str | None, *, allow_nonfinite: bool, on_progress: OnProgress
+) -> Imported:
+    source = first.path
+    with _quarantine(library) as room:
+        inside = room / (name if source.is_dir() else f"{name}.safetensors")
+        try:
+            _copy_bytes(source, inside, on_progress)
+            entry = make_entry(inside, kind, OWNED)
+            require_readable(entry, inside, kind)
+            if not allow_nonfinite:
+                check_finite(entry, on_progress)
+        except ModelFileError as error:  # people know the file by its own place
+            raise ModelFileError(error.reason, source, error.message.partition(": ")[2]) from None
+        hashes = _hash(entry, on_progress)
+        if (same := _same_bytes(library, hashes)) is not None:
+            return Imported(same, new=False)
+        target = _target(library, entry, name)
+        _place(inside, target)
+    return _register(library, make_entry(target, kind, OWNED, name=name, source=str(source)), hashes)
+
+
+def _target(library: Library, entry: Entry, name: str) -> Path:
+    return library.root / KIND_FOLDERS[entry.kind] / (name if entry.path.is_dir() else f"{name}.safetensors")
+
+
+def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:
+    """A file, or the files of a diffusers folder. The copies are safe on the disk before this returns."""
+    if source.is_dir():
+        names = [file.relative_to(source) for file in sorted(source.rglob("*")) if file.suffix.lower() in COPIED]
+        pairs = [(source / name, target / name) for name in names if (source / name).is_file()]
+    else:
+        pairs = [(source, target)]
+    total = sum(path.stat().st_size for path, _ in pairs)
+    if shutil.disk_usage(target.parent).free < total + ROOM:
+        raise GessoError(
+            f"{source}: {total / 1e9:.1f} GB do not fit on the library's disk ({target.parents[1]}). Use it where it "
+            "lies with --in-place"
+        )
+    done = 0
+    try:
+        for path, copy in pairs:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "rb") as reading, open(copy, "xb") as writing:
+                while block := reading.read(BLOCK):
+                    writing.write(block)
+                    done += len(block)
+                    on_progress("copying", done, total)
+                writing.flush()
+                os.fsync(writing.fileno())
+    except OSError as error:
+        raise GessoError(f"{source}: cannot be copied into the library ({error.strerror or error})") from None
+
+
+def _place(inside: Path, target: Path) -> None:
+    """From the quarantine to its name in one step, replacing nothing. Raises GessoError where the name is taken."""
+    taken = GessoError(f"{target}: there is a model of this name already. Give another with --name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if inside.is_dir():
+            if target.exists():
+                raise taken
+            os.rename(inside, target)
+            return
+        try:
+            os.link(inside, target)  # unlike a rename it fails where the name is taken
+        except FileExistsError:
+            raise taken from None
+        except OSError:  # a file system without hard links
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            os.replace(inside, target)
+    except FileExistsError:
+        raise taken from None
+    except OSError as error:
+        raise GessoError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def _hash(entry: Entry, on_progress: OnProgress) -> list[Hashes]:
+    """Of each file, in their order."""
+    total, done = entry.nbytes, 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress("hashing", done, total)
+
+    return [hash_file(file.path, on_bytes) for file in entry.files]
+
+
+def _register(library: Library, entry: Entry, hashes: list[Hashes]) -> Imported:
+    """The row is last: a model without one is found again by its place, one with a row is whole."""
+    library.index.put([entry])
+    for file, found in zip(entry.files, hashes, strict=True):
+        library.index.remember(file.path, found, at=now(), record=True)
+    known = next(other for other in library.index.models() if other.path == entry.path)
+    return Imported(known, new=True)

@@ -1,0 +1,239 @@
+"""The library: a folder of models, and what the user registered elsewhere.
+
+    <root>/checkpoints/, loras/, vae/, ...   models that were imported; also what the user puts there by hand
+    <root>/.quarantine/                      what is being imported and is not yet checked
+    <root>/index.sqlite3                     a memory of all that, see `index`
+
+Nothing is made before something is imported or registered. A Library holds no open file and no lock between calls.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.library.carried import carried_entries
+from gesso.library.entry import CARRIED, FOUND, HUB, LINKED, OWNED, USED, Entry, ModelFile
+from gesso.library.examine import examine, files_of, is_unchanged
+from gesso.library.folders import Candidate, candidates, find_layout, own_places, places
+from gesso.library.hashing import OnBytes, hash_file
+from gesso.library.index import FILE_NAME, Folder, Index
+
+
+@dataclass(frozen=True)
+class Listing:
+    """entries: all models, the carried ones first. notes: what could not be looked at, for the user to read."""
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Sighting:
+    """A candidate, and why it belongs to the library."""
+
+    candidate: Candidate
+    origin: str
+    folder: Path | None
+
+
+class Library:
+    """The models of one user.
+
+    root  the library's folder; need not be there yet
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.index = Index(self.root / FILE_NAME)
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was imported or registered so far, or the user made the folder."""
+        return self.root.is_dir()
+
+    def listing(self) -> Listing:
+        """All models as they are now.
+
+        Looks at every folder again, but into those files alone that are new or changed: their headers are read and
+        kept in the index. Raises GessoError where the index cannot be used.
+        """
+        known = {entry.path: entry for entry in self.index.models()}
+        sightings, unseen, notes = self._look_around()
+        fresh: list[Entry] = []
+        kept: list[Entry] = []
+        for path, sighting in sightings.items():
+            old = known.pop(path, None)
+            if old is not None and _fits(old, sighting) and is_unchanged(old.files):
+                kept.append(old)
+            else:
+                fresh.append(_meet(sighting, old))
+        gone: list[Path] = []
+        for entry in known.values():
+            if entry.origin in (USED, HUB) or entry.folder in unseen:
+                again = _look_again(entry)
+                (fresh if again != entry and again.problem != MISSING else kept).append(again)
+            else:
+                gone.append(entry.path)
+        if fresh or gone:
+            try:
+                self.index.put(fresh, gone)
+                fresh = [entry for entry in self.index.models() if entry.path in {new.path for new in fresh}]
+            except GessoError as error:  # a medium that cannot be written: what was found out is shown all the same
+                notes.append(error.one_line)
+        entries = sorted([*kept, *fresh], key=lambda entry: (entry.name.casefold(), str(entry.path)))
+        return Listing((*carried_entries(), *entries), tuple(notes))
+
+    def entries(self) -> tuple[Entry, ...]:
+        """`listing` without its notes."""
+        return self.listing().entries
+
+    def folders(self) -> list[Folder]:
+        """Those that were registered."""
+        return self.index.folders()
+
+    def add_folder(self, path: str | Path, layout: str = "auto") -> Folder:
+        """Registers a folder whose models are used where they lie, those that come later too.
+
+        layout  "a1111" (Forge as well), "comfyui" (with its extra_model_paths.yaml), "plain": any folder, searched as
+                a whole; "auto" tells which
+        Raises GessoError for what is no such folder.
+        """
+        base, layout = find_layout(Path(path), layout)
+        if base == self.root or self.root in base.parents:
+            raise GessoError(f"{base}: belongs to the library already")
+        places(base, layout)  # a list of paths that cannot be read is told now
+        folder = Folder(base, layout, now())
+        self.index.put_folder(folder)
+        return folder
+
+    def forget_folder(self, path: Path) -> int:
+        """Takes a registered folder out; its files stay. Returns how many models were known there."""
+        return self.index.forget_folder(path)
+
+    def hashed(self, entry: Entry, on_bytes: OnBytes = lambda count: None) -> Entry:
+        """The entry with the hashes of all its files; reads those that were not hashed before, or changed.
+
+        Raises ModelFileError where one cannot be read.
+        """
+        files: list[ModelFile] = []
+        for file in entry.files:
+            if file.sha256 is None or not is_unchanged((file,)):
+                found = hash_file(file.path, on_bytes)
+                file = replace(
+                    file,
+                    nbytes=found.nbytes,
+                    mtime_ns=found.mtime_ns,
+                    sha256=found.sha256,
+                    autov1=found.autov1,
+                    autov3=found.autov3,
+                )
+                if entry.origin != CARRIED and self.index.path.exists():
+                    self.index.remember(file.path, found, at=now(), record=False)
+            files.append(file)
+        return replace(entry, files=tuple(files))
+
+    def _look_around(self) -> tuple[dict[Path, _Sighting], set[Path | None], list[str]]:
+        """What lies in the library and in the registered folders; folders that cannot be looked into now; notes."""
+        sightings: dict[Path, _Sighting] = {}
+        taken: set[str] = set()  # the same file by another way is the same model
+        unseen: set[Path | None] = set()
+        notes: list[str] = []
+
+        def see(found: Iterator[Candidate], folder: Path | None) -> None:
+            for candidate in found:
+                real = os.path.realpath(candidate.path)
+                if real in taken:
+                    continue
+                taken.add(real)
+                origin = FOUND if folder else LINKED if candidate.path.is_symlink() else OWNED
+                sightings[candidate.path] = _Sighting(candidate, origin, folder)
+
+        for place in own_places(self.root):
+            see(candidates(place), None)
+        for folder in self.folders():
+            if not folder.path.is_dir():
+                unseen.add(folder.path)
+                notes.append(f"{folder.path}: not there now; `gesso models remove {folder.path}` forgets it")
+                continue
+            try:
+                for place in places(folder.path, folder.layout):
+                    see(candidates(place), folder.path)
+            except GessoError as error:
+                unseen.add(folder.path)
+                notes.append(error.one_line)
+        return sightings, unseen, notes
+
+
+MISSING = "not there any more"
+
+
+def now() -> str:
+    """Date and time of day, ISO 8601, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def model_name(path: Path) -> str:
+    """The name of a model from that of its file or folder."""
+    return path.name if path.is_dir() else path.stem
+
+
+def make_entry(
+    path: Path,
+    hint: str | None,
+    origin: str,
+    *,
+    folder: Path | None = None,
+    name: str | None = None,
+    source: str | None = None,
+    added: str | None = None,
+) -> Entry:
+    """Looks at a model and says what is known of it now.
+
+    Raises GessoError where its files cannot be found.
+    """
+    facts = examine(path, hint)
+    return Entry(
+        name=name or model_name(path),
+        path=path,
+        kind=facts.kind,
+        family=facts.family,
+        layout=facts.layout,
+        what=facts.what,
+        dtypes=facts.dtypes,
+        num_tensors=facts.num_tensors,
+        num_params=facts.num_params,
+        files=files_of(path),
+        metadata=facts.metadata,
+        problem=facts.problem,
+        origin=origin,
+        source=source,
+        folder=folder,
+        added=added or now(),
+    )
+
+
+def _fits(old: Entry, sighting: _Sighting) -> bool:
+    return (old.origin, old.folder) == (sighting.origin, sighting.folder)
+
+
+def _meet(sighting: _Sighting, old: Entry | None) -> Entry:
+    candidate = sighting.candidate
+    source, added = (old.source, old.added) if old is not None else (None, None)
+    return make_entry(
+        candidate.path, candidate.kind, sighting.origin, folder=sighting.folder, source=source, added=added
+    )
+
+
+def _look_again(entry: Entry) -> Entry:
+    """A registered model as it is now."""
+    if not entry.path.exists():
+        return replace(entry, problem=MISSING)
+    if is_unchanged(entry.files):
+        return entry
+    hint = None if entry.problem else entry.kind
+    return make_entry(
+        entry.path, hint, entry.origin, folder=entry.folder, name=entry.name, source=entry.source, added=entry.added
+    )

@@ -1,0 +1,182 @@
+"""From what the user typed to a model: a name, a path, part of a hash, or a hub's name."""
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.library.carried import CARRIED_MODELS, carried_entries
+from gesso.library.entry import Entry
+from gesso.library.folders import ENDINGS, MODEL_INDEX
+from gesso.library.library import MISSING, Library
+
+HUB_PREFIX = "hf:"
+MIN_HASH = 8  # hexadecimal digits
+_HASH = re.compile(rf"[0-9a-fA-F]{{{MIN_HASH},64}}")
+_SHOWN = 6  # close matches and candidates in a message
+
+
+def resolve(
+    name: str | Path,
+    library: Library | None = None,
+    *,
+    kinds: Collection[str] = ("checkpoint",),
+    offline: bool = False,
+) -> str | Path:
+    """The carried name or the path that `Engine.load` takes, for what was given as a model.
+
+    In this order: a name that gesso carries; a path; a name in the library; the name of a file, with or without its
+    ending, or of one below a registered folder; at least eight digits of a SHA-256 or of an AutoV3; a hub's name such
+    as "hf:organisation/name". Letters' case decides only between names that differ in nothing else.
+
+    kinds    what will do; a path is taken as it is
+    offline  a hub's name must have been fetched before
+    Raises GessoError with close matches where nothing fits, and with all of them where several do.
+    """
+    text = str(name)
+    if text in CARRIED_MODELS:
+        return text
+    if "\0" in text or not text.strip():
+        raise GessoError("the model's name is empty or has a NUL character; give a name, a file or a folder")
+    if text.startswith(HUB_PREFIX):
+        if library is None:
+            raise GessoError(f"{text}: names of a hub need a library to be kept in")
+        from gesso.library.hub import fetch
+
+        return fetch(library, text, offline=offline).path
+    if is_path(text):
+        return Path(text)
+    entry = find(text, library.entries(), kinds) if library is not None else None
+    if entry is None:
+        raise GessoError(_unknown(text, library, kinds))
+    return _usable(entry)
+
+
+def is_path(text: str) -> bool:
+    """Whether this is a file, or a folder that holds a model. Raises GessoError where that cannot be told."""
+    path = Path(text)
+    try:
+        return path.is_file() or (path / MODEL_INDEX).is_file() or (path.exists() and not path.is_dir())
+    except OSError as error:
+        raise GessoError(f"{text[:200]}: cannot be read ({error.strerror})") from error
+
+
+def find(text: str, entries: Sequence[Entry], kinds: Collection[str] | None = ("checkpoint",)) -> Entry | None:
+    """The one model that is called that; None where there is none. kinds: None stands for all.
+
+    Raises GessoError where several are, and where the only ones are of another kind.
+    """
+    found = _named(text, entries) or _hashed(text, entries)
+    wanted = [entry for entry in found if kinds is None or _is_of(entry, kinds)]
+    if found and not wanted:
+        kind = found[0].kind
+        raise GessoError(f"{text}: is of kind {kind} ({found[0].what}); here a model of kind {_or(kinds)} is needed")
+    if len(wanted) > 1 and not _same(wanted):
+        lines = "; ".join(_label(entry) for entry in wanted[:_SHOWN])
+        more = f" and {len(wanted) - _SHOWN} more" if len(wanted) > _SHOWN else ""
+        raise GessoError(f"{text}: {len(wanted)} models are called that: {lines}{more}. Give a path or a hash")
+    return wanted[0] if wanted else None
+
+
+def find_by_hashes(digests: Iterable[str], library: Library, name: str = "", limit: int = 4) -> Entry | None:
+    """The model whose files have these SHA-256 digests, or begin with these digits, for a recipe whose file is gone.
+
+    Only hashes that are known count; besides, models of that name are hashed, `limit` of them at most.
+    """
+    wanted = [digest.lower() for digest in digests]
+    if not wanted or any(not _HASH.fullmatch(digest) for digest in wanted):
+        return None
+
+    def fits(entry: Entry) -> bool:
+        return all(any((file.sha256 or "").startswith(digest) for file in entry.files) for digest in wanted)
+
+    entries = [entry for entry in library.entries() if entry.problem is None]
+    likely = [entry for entry in entries if name and name in (entry.name, entry.path.name) and _unhashed(entry)]
+    return next(filter(fits, entries), None) or next(filter(fits, map(library.hashed, likely[:limit])), None)
+
+
+def _unhashed(entry: Entry) -> bool:
+    return any(file.sha256 is None for file in entry.files)
+
+
+def _named(text: str, entries: Iterable[Entry]) -> list[Entry]:
+    """Those of that name; where case alone tells them apart, the ones with the given case."""
+    folded = _key(text)
+    loose = [entry for entry in entries if any(_is_called(entry, name, folded) for name in _names(entry))]
+    exact = [entry for entry in loose if any(name == text or name.endswith(f"/{text}") for name in _names(entry))]
+    return exact or loose
+
+
+def _names(entry: Entry) -> tuple[str, ...]:
+    """What people call it: the name, and the path with and without its ending."""
+    return (entry.name, entry.path.as_posix(), entry.path.with_suffix("").as_posix())
+
+
+def _is_called(entry: Entry, name: str, folded: str) -> bool:
+    """Of a path, any number of last parts will do: "tiny", "sub/tiny.safetensors"."""
+    return _key(name) == folded or (name != entry.name and _key(name).endswith(f"/{folded}"))
+
+
+def _key(name: str) -> str:
+    return name.casefold().replace("\\", "/")
+
+
+def _hashed(text: str, entries: Iterable[Entry]) -> list[Entry]:
+    if not _HASH.fullmatch(text):
+        return []
+    digits = text.lower()
+    return [
+        entry
+        for entry in entries
+        if any(
+            (file.sha256 or "").startswith(digits) or (file.autov3 is not None and file.autov3 == digits[:12] == digits)
+            for file in entry.files
+        )
+    ]
+
+
+def _is_of(entry: Entry, kinds: Collection[str]) -> bool:
+    # A PyTorch file in a folder of everything does not show what it is.
+    return entry.kind in kinds or (entry.kind == "other" and entry.layout in ("pickle", "gguf"))
+
+
+def _same(entries: list[Entry]) -> bool:
+    """Copies of the same bytes: any of them will do."""
+    hashes = {tuple(file.sha256 for file in entry.files) for entry in entries}
+    return len(hashes) == 1 and None not in next(iter(hashes))
+
+
+def _usable(entry: Entry) -> Path | str:
+    if entry.problem == MISSING:
+        raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?")
+    return entry.name if entry.name in CARRIED_MODELS else entry.path
+
+
+def _label(entry: Entry) -> str:
+    digits = f", hash {entry.model_hash}" if entry.model_hash else ""
+    return f"{entry.path} ({entry.kind}{digits})"
+
+
+def _or(kinds: Collection[str] | None) -> str:
+    return " or ".join(kinds or ())
+
+
+def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
+    path = Path(text)
+    if path.is_dir():
+        return (
+            f"{text}: is a folder without {MODEL_INDEX}, so it is no model. To use the models in it: "
+            f"gesso models add-folder {text}"
+        )
+    entries = carried_entries() if library is None else library.entries()
+    names = {name for entry in entries if _is_of(entry, kinds) for name in (entry.name, entry.path.name)}
+    close = difflib.get_close_matches(text, names, n=_SHOWN, cutoff=0.6)
+    if len(text) >= 3:
+        close += sorted(name for name in names - set(close) if text.casefold() in name.casefold())[:_SHOWN]
+    meant = f" Did you mean {', '.join(repr(name) for name in close[:_SHOWN])}?" if close else ""
+    what = "no such file or folder" if text.lower().endswith(ENDINGS) or "/" in text else "no model of that name"
+    return (
+        f"{text[:200]}: {what}, and no such file, folder or hash is known.{meant} "
+        "`gesso models list` shows what is there; otherwise give a .safetensors file or a diffusers folder"
+    )
