@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.detect import describe, detect, require_model
+from gesso.checkpoints.detect import describe, detect, named_family, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import open_safetensors, sha256_of, write_safetensors
 from gesso.families.saving import save_diffusers, save_ldm
 from tiny_models import save_tiny_mini
-from tiny_sd import TINY_SD, tiny_parts
+from tiny_sd import TINY_FAMILIES, TINY_SD, save_tiny_folder, tiny_parts
 
 
 def tensors(*names: str, shape: tuple[int, ...] = (2, 2)) -> dict[str, Tensor]:
@@ -20,18 +20,36 @@ UNET, VAE = "model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.
 CLIP = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 ONE_LORA = "lora_unet_down_blocks_0_attentions_0_proj_in"
 
+
+def model(*names: str, channels: int) -> dict[str, Tensor]:
+    """A whole model whose UNet takes so many channels."""
+    return {**tensors(VAE, *names), **tensors(UNET, shape=(320, channels, 3, 3))}
+
+
+XL = "conditioner.embedders.1.model.ln_final.bias"
+OPENCLIP = "cond_stage_model.model.ln_final.bias"
+# What can be loaded: name of the family -> in words, and its tensors.
+MODELS: dict[str, tuple[str, dict[str, Tensor]]] = {
+    "sdxl": ("Stable Diffusion XL", model("conditioner.embedders.0.x", XL, channels=4)),
+    "sdxl-inpaint": ("Stable Diffusion XL for inpainting (9 input channels)", model(XL, channels=9)),
+    "sdxl-refiner": (
+        "the refiner of Stable Diffusion XL",
+        model("conditioner.embedders.0.model.ln_final.bias", channels=4),
+    ),
+    "sd21": ("Stable Diffusion 2", model(OPENCLIP, channels=4)),
+    "sd2-inpaint": ("Stable Diffusion 2 for inpainting (9 input channels)", model(OPENCLIP, channels=9)),
+    "x4-upscaler": ("the x4 upscaler of Stable Diffusion 2 (7 input channels)", model(OPENCLIP, channels=7)),
+    "sd15": ("Stable Diffusion 1", model(CLIP, channels=4)),
+    "sd15-inpaint": ("Stable Diffusion 1 for inpainting (9 input channels)", model(CLIP, channels=9)),
+    "instruct-pix2pix": ("InstructPix2Pix (8 input channels)", model(CLIP, channels=8)),
+}
 # What it is -> its tensors, as far as they tell.
 FILES: dict[str, dict[str, Tensor]] = {
-    "Stable Diffusion XL": tensors(
-        UNET, VAE, "conditioner.embedders.0.x", "conditioner.embedders.1.model.ln_final.bias"
-    ),
-    "the refiner of Stable Diffusion XL": tensors(UNET, VAE, "conditioner.embedders.0.model.ln_final.bias"),
-    "Stable Diffusion 2": tensors(UNET, VAE, "cond_stage_model.model.ln_final.bias"),
-    "Stable Diffusion 1 for inpainting (9 input channels)": {
-        **tensors(VAE, CLIP),
-        **tensors(UNET, shape=(320, 9, 3, 3)),
-    },
-    "InstructPix2Pix (8 input channels)": {**tensors(VAE, CLIP), **tensors(UNET, shape=(320, 8, 3, 3))},
+    "Stable Diffusion XL that edits pictures (8 input channels)": model(XL, channels=8),
+    "Stable Diffusion 2 with a depth map (5 input channels)": model(OPENCLIP, channels=5),
+    "Stable Diffusion 2 unCLIP": model(OPENCLIP, "model.diffusion_model.label_emb.0.0.weight", channels=4),
+    "a TAESD (tiny autoencoder for previews)": tensors("encoder.layers.0.weight", "decoder.layers.0.weight"),
+    "half of a TAESD (tiny autoencoder for previews)": tensors("0.weight", "1.conv.0.weight", shape=(4, 4, 3, 3)),
     "Stable Diffusion 3": tensors("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"),
     "FLUX": tensors("double_blocks.0.img_attn.qkv.weight"),
     "a UNet without its text encoder or VAE": tensors(UNET),
@@ -47,6 +65,31 @@ FILES: dict[str, dict[str, Tensor]] = {
     "a textual inversion embedding": tensors("emb_params", shape=(4, 768)),
     "no model that gesso knows": tensors(*(f"transformer.h.{i}.mlp.weight" for i in range(9))),
 }
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_family_of_a_model_shows_in_its_header(tmp_path: Path, family: str) -> None:
+    what, found = MODELS[family]
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, found, {"modelspec.architecture": "stable-diffusion-v1"})  # decides nothing
+    kind = require_model(open_safetensors(path))
+    assert (kind.layout, kind.what, kind.family) == ("ldm", what, family)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "named"),
+    [
+        ("sd_xl_turbo_1.0_fp16.safetensors", "sdxl", "sdxl-turbo"),
+        ("sd_turbo.safetensors", "sd21", "sd-turbo"),
+        ("juggernautXL_v9Rdphoto2Lightning.safetensors", "sdxl", "sdxl-lightning"),
+        ("Dreamshaper_LCM.safetensors", "sd15", "sd15-lcm"),
+        ("turbo.safetensors", "sd15", None),  # no such release
+        ("sd_xl_base_1.0.safetensors", "sdxl", None),
+        ("lcm.safetensors", None, None),
+    ],
+)
+def test_a_name_is_a_hint(name: str, family: str | None, named: str | None) -> None:
+    assert named_family(Path("models") / name, family) == named
 
 
 @pytest.mark.parametrize("what", FILES)
@@ -77,6 +120,13 @@ def test_a_single_file_is_described(tmp_path: Path) -> None:
     assert found.num_tensors == weights + 12 + 1  # the tables of the schedule, and position_ids
     assert found.nbytes == path.stat().st_size
     assert [(file.path, file.sha256) for file in found.files] == [(path, sha256_of(path))]
+
+
+@pytest.mark.parametrize("family", [name for name in TINY_FAMILIES if name != "sd21-base"])
+def test_the_family_of_a_folder(tmp_path: Path, family: str) -> None:
+    found = describe(save_tiny_folder(tmp_path / "tiny", TINY_FAMILIES[family]))
+    assert (found.layout, found.family) == ("diffusers", family)
+    assert ("text_2" in [part.name for part in found.parts]) == (family in ("sdxl", "sdxl-inpaint"))
 
 
 def test_a_folder_is_described(tmp_path: Path) -> None:

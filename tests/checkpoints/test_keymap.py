@@ -206,7 +206,7 @@ def test_every_table_is_exact_both_ways(name: str) -> None:
 
 def test_no_weight_meets_a_dropped_row() -> None:
     """Each tensor of a file meets exactly one row: a row that drops must not cover one that is used."""
-    rules = ldm.sd1_rules(TINY_SD.unet, TINY_SD.vae)
+    rules = ldm.file_rules("sd1", TINY_SD.unet, TINY_SD.vae)
     params = [f"{part}.{name}" for part, network in NETWORKS.items() for name in network.state_dict()]
     used = {row.file: () for row in expand(rules, params)}
     dropping = [rule for rule in rules if not rule.natives]

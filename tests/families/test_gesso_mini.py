@@ -73,7 +73,7 @@ def test_sizes_of_pictures() -> None:
         ("schedule.num_timesteps", 10**9, "whole number"),
         ("prediction", "noise", "one of eps, v, x0"),
         ("native_size", 30, "native_size 30 is not a multiple of 4"),
-        ("defaults.sampler", "ddpm", "sampler 'ddpm' is unknown; update gesso"),
+        ("defaults.sampler", "magic", "sampler 'magic' is unknown; update gesso"),
         ("defaults.schedule", "cubic", "schedule 'cubic' is unknown; update gesso"),
         ("defaults.num_steps", 0, "whole number from 1 to 1000"),
         ("clip_skip", 0, "whole number"),

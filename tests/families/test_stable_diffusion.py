@@ -57,8 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_registry() -> None:
-    assert FAMILIES == {"sd15": SD15}
+    assert FAMILIES["sd15"] is SD15
     assert (SD15.output_scale, SD15.output_size, SD15.size_multiple) == (1, 512, 8)
+    assert all(name == family.name for name, family in FAMILIES.items())
 
 
 def test_single_file_round_trip(single_file: Path, tmp_path: Path) -> None:
@@ -330,7 +331,6 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("model_index.json", {"_class_name": ["x"]}, "expected a StableDiffusionPipeline"),
         ("model_index.json", {"unet": ["evil.module", "Attack"]}, "unet is .*, expected UNet2DConditionModel"),
         ("model_index.json", {"vae": None}, "vae is None, expected AutoencoderKL"),
-        ("unet/config.json", {"use_linear_projection": True}, "use_linear_projection is True"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is timestep, a setting that gesso"),
         ("unet/config.json", {"act_fn": "gelu"}, "act_fn is gelu, gesso computes with silu"),
         ("unet/config.json", {"block_out_channels": "x"}, "block_out_channels is x, expected a list"),
@@ -341,7 +341,10 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("unet/config.json", {"attention_head_dim": 7}, "does not divide into 7 heads"),
         ("unet/config.json", {"down_block_types": ["DownBlock2D"] * 4}, "not those of Stable Diffusion"),
         ("unet/config.json", {"sample_size": 10**9}, "sample_size is 1000000000"),
-        ("unet/config.json", {"in_channels": 9}, "its UNet takes"),
+        ("unet/config.json", {"in_channels": 5}, "its UNet takes 5 channels and gives 4; no release does"),
+        ("unet/config.json", {"in_channels": 9}, r"is \[32, 4, 3, 3\], the model"),
+        ("unet/config.json", {"addition_embed_type": "text"}, "addition_embed_type is text, gesso knows text_time"),
+        ("unet/config.json", {"only_cross_attention": True}, "only_cross_attention is True"),
         ("vae/config.json", {"shift_factor": 0.1}, "shift_factor is 0.1, a setting"),
         ("vae/config.json", {"use_quant_conv": False}, "use_quant_conv is False"),
         ("vae/config.json", {"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "not DownEncoderBlock2D throughout"),

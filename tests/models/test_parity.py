@@ -42,7 +42,7 @@ def assert_close(what: str, found: Tensor, expected: Tensor, tolerance: float) -
 
 def theirs(part: str, family: Family, **changes: Any) -> nn.Module:
     """Their network with random weights; what starts at 0 or 1 is made random too, so that it counts."""
-    config = folder_configs(family)[f"{layout.FOLDERS[part]}/config.json"] | changes
+    config = folder_configs(family)[f"{layout.folders_of(family.layout)[part]}/config.json"] | changes
     make: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
         "unet": UNet2DConditionModel.from_config,
         "vae": AutoencoderKL.from_config,

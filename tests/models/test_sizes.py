@@ -27,9 +27,9 @@ def test_parameter_counts(part: str, count: int) -> None:
 def test_the_single_file_has_every_published_name_and_shape() -> None:
     """All but the bookkeeping of a training that we did not run: its moving average's decay and count."""
     params = {f"{part}.{name}": p for part, net in NETWORKS.items() for name, p in net.state_dict().items()}
-    made = shapes_of(save(ldm.sd1_rules(SD15.unet, SD15.vae), params))
+    made = shapes_of(save(ldm.file_rules("sd1", SD15.unet, SD15.vae), params))
     made |= shapes_of(ldm.schedule_buffers(SD15.schedule.build().alphas_cumprod))
-    made[f"{ldm.TEXT}text_model.embeddings.position_ids"] = (1, 77)  # written by save_ldm
+    made[f"cond_stage_model.transformer.text_model.embeddings.position_ids"] = (1, 77)  # written by save_ldm
     expected = published("ldm")
     assert len(expected) == 1145
     assert {name for name in expected if name.startswith(ldm.EMA)} == {"model_ema.decay", "model_ema.num_updates"}
@@ -37,7 +37,7 @@ def test_the_single_file_has_every_published_name_and_shape() -> None:
 
 
 def test_the_published_single_file_loads() -> None:
-    rules = ldm.sd1_rules(SD15.unet, SD15.vae)
+    rules = ldm.file_rules("sd1", SD15.unet, SD15.vae)
     rows = plan(rules, published("ldm"), param_shapes(NETWORKS), where="published")
     assert len(rows) == 686 + 248 + 196
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gesso.checkpoints import ldm
-from gesso.checkpoints.diffusers import weight_files
+from gesso.checkpoints.config_json import read_object
+from gesso.checkpoints.diffusers import INDEX, layout_of, weight_files
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.native import COMPONENTS, is_native
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors, sha256_of
@@ -65,6 +66,15 @@ def _is_embedding(tensors: Tensors) -> bool:
 
 _LORA_ENDS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight")
 _LYCORIS_ENDS = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".dora_scale", ".diff")
+_XL, _REFINER = _starts("conditioner.embedders.1."), _starts("conditioner.embedders.0.model.")
+_SD2 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.model."))
+_SD1 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.transformer."))
+_UNET_ALONE = "give a model with text encoder and VAE, whose UNet it may replace"
+
+
+def _model(what: str, family: str) -> Kind:
+    return Kind("ldm", what, family=family)
+
 
 _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_ADAPTER)),
@@ -75,30 +85,116 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (_ends(*_LYCORIS_ENDS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
     (_starts(f"{ldm.UNET}double_blocks.", "double_blocks."), Kind("other", "FLUX", advice=_LATER)),
     (_starts(f"{ldm.UNET}joint_blocks.", "joint_blocks."), Kind("other", "Stable Diffusion 3", advice=_LATER)),
-    (_starts("conditioner.embedders.1."), Kind("ldm", "Stable Diffusion XL", advice=_LATER)),
-    (_starts("conditioner.embedders.0.model."), Kind("ldm", "the refiner of Stable Diffusion XL", advice=_LATER)),
-    (_all_of(_starts(ldm.UNET), _starts("cond_stage_model.model.")), Kind("ldm", "Stable Diffusion 2", advice=_LATER)),
     (
-        _all_of(_starts(ldm.TEXT), _channels_in(9)),
-        Kind("ldm", "Stable Diffusion 1 for inpainting (9 input channels)", advice=_LATER),
+        _all_of(_XL, _channels_in(9)),
+        _model("Stable Diffusion XL for inpainting (9 input channels)", "sdxl-inpaint"),
     ),
-    (_all_of(_starts(ldm.TEXT), _channels_in(8)), Kind("ldm", "InstructPix2Pix (8 input channels)", advice=_LATER)),
     (
-        _all_of(_starts(ldm.UNET), _starts(ldm.VAE), _starts(ldm.TEXT)),
-        Kind("ldm", "Stable Diffusion 1", family="sd15"),
+        _all_of(_XL, _channels_in(8)),
+        Kind("ldm", "Stable Diffusion XL that edits pictures (8 input channels)", advice=_LATER),
     ),
-    (_starts(ldm.UNET), Kind("ldm", "a UNet without its text encoder or VAE", advice=_ONE_PART)),
-    (_starts(ldm.VAE, "encoder.down.0.", "encoder.down_blocks.0."), Kind("other", "a VAE alone", advice=_ONE_PART)),
+    (_XL, _model("Stable Diffusion XL", "sdxl")),
+    (_REFINER, _model("the refiner of Stable Diffusion XL", "sdxl-refiner")),
+    (
+        _all_of(_SD2, _channels_in(7)),
+        _model("the x4 upscaler of Stable Diffusion 2 (7 input channels)", "x4-upscaler"),
+    ),
+    (
+        _all_of(_SD2, _channels_in(9)),
+        _model("Stable Diffusion 2 for inpainting (9 input channels)", "sd2-inpaint"),
+    ),
+    (
+        _all_of(_SD2, _channels_in(5)),
+        Kind("ldm", "Stable Diffusion 2 with a depth map (5 input channels)", advice=_LATER),
+    ),
+    (
+        _all_of(_SD2, _starts(f"{ldm.UNET}label_emb.")),
+        Kind("ldm", "Stable Diffusion 2 unCLIP", advice=_LATER),
+    ),
+    (_SD2, _model("Stable Diffusion 2", "sd21")),
+    (
+        _all_of(_SD1, _channels_in(9)),
+        _model("Stable Diffusion 1 for inpainting (9 input channels)", "sd15-inpaint"),
+    ),
+    (_all_of(_SD1, _channels_in(8)), _model("InstructPix2Pix (8 input channels)", "instruct-pix2pix")),
+    (_SD1, _model("Stable Diffusion 1", "sd15")),
+    (
+        _starts(ldm.UNET, "input_blocks.0.0."),
+        Kind("ldm", "a UNet without its text encoder or VAE", advice=_ONE_PART),
+    ),
+    (
+        _starts("encoder.layers.0.", "decoder.layers.0.", "taesd_decoder.", "taesd_encoder."),
+        Kind("other", "a TAESD (tiny autoencoder for previews)", advice="give a whole model; this decodes previews"),
+    ),
+    (
+        lambda tensors: "1.conv.0.weight" in tensors or "3.conv.0.weight" in tensors,
+        Kind(
+            "other",
+            "half of a TAESD (tiny autoencoder for previews)",
+            advice="give a whole model; this is for previews",
+        ),
+    ),
+    (
+        _starts(ldm.VAE, "encoder.down.0.", "encoder.down_blocks.0."),
+        Kind("other", "a VAE alone", advice=f"{_ONE_PART}, and this file with --vae"),
+    ),
     (_starts("down_blocks.0."), Kind("other", "the UNet of a diffusers folder", advice="give the folder above it")),
     (
-        _starts("text_model.encoder.", "cond_stage_model."),
+        _starts("text_model.encoder.", "cond_stage_model.", "transformer.resblocks.", "conditioner."),
         Kind("other", "a text encoder alone", advice=_ONE_PART),
     ),
     (_is_embedding, Kind("other", "a textual inversion embedding", advice=_ADAPTER)),
 )
-_UNKNOWN = Kind("other", "no model that gesso knows", advice="expected Stable Diffusion 1.x or a gesso model")
+_UNKNOWN = Kind("other", "no model that gesso knows", advice="expected Stable Diffusion 1, 2 or XL, or a gesso model")
 NATIVE = Kind("native", "a gesso model", family="gesso-mini")
-DIFFUSERS = Kind("diffusers", "a diffusers folder", family="sd15")
+
+# The families of folders: layout, and channels of the UNet's input beside those of its output.
+_FOLDER_FAMILIES: Mapping[tuple[str, int], str] = {
+    ("sd1", 0): "sd15",
+    ("sd1", 5): "sd15-inpaint",
+    ("sd1", 4): "instruct-pix2pix",
+    ("sd2", 0): "sd21",
+    ("sd2", 5): "sd2-inpaint",
+    ("sd2", 3): "x4-upscaler",
+    ("sdxl", 0): "sdxl",
+    ("sdxl", 5): "sdxl-inpaint",
+    ("refiner", 0): "sdxl-refiner",
+}
+
+
+def detect_folder(folder: Path, unet: Tensors) -> Kind:
+    """The kind of a diffusers folder, from its index and the header of its UNet. Raises ModelFileError."""
+
+    def shape(*endings: str) -> tuple[int, ...]:
+        return next((info.shape for name, info in unet.items() if name.endswith(endings)), ())
+
+    layout = layout_of(read_object(folder / INDEX))
+    if layout == "sd1" and len(shape("attentions.0.proj_in.weight")) == 2:  # linear in SD 2, a convolution in SD 1
+        layout = "sd2"
+    into, out = shape("conv_in.weight"), shape("conv_out.weight")
+    beside = into[1] - out[0] if len(into) == len(out) == 4 else -1
+    return Kind("diffusers", "a diffusers folder", family=_FOLDER_FAMILIES.get((layout, beside)))
+
+
+# What distilled models are called: part of the file's name -> ending of the family's.
+_FEW_STEP_NAMES = ("turbo", "lightning", "lcm")
+_FEW_STEP_BASES: Mapping[str, Mapping[str, str]] = {
+    "turbo": {"sd21": "sd-turbo", "sdxl": "sdxl-turbo"},
+    "lightning": {"sdxl": "sdxl-lightning"},
+    "lcm": {"sd15": "sd15-lcm", "sdxl": "sdxl-lcm"},
+}
+
+
+def named_family(path: str | Path, family: str | None) -> str | None:
+    """The few-step family that a model's name speaks of, where its header says `family`; a hint and no more.
+
+    A distilled model looks like the one that it was made from, and wants other settings.
+    """
+    name = Path(path).name.lower()
+    for word in _FEW_STEP_NAMES:
+        if word in name and family in _FEW_STEP_BASES[word]:
+            return _FEW_STEP_BASES[word][family]
+    return None
 
 
 def detect(file: SafetensorsFile) -> Kind:
@@ -174,9 +270,13 @@ _PREFIXES = {
     ldm.UNET: "unet",
     ldm.VAE: "vae",
     "cond_stage_model.": "text",
+    "conditioner.embedders.1.": "text_2",
     "conditioner.": "text",
-    **{f"{component}.": component for component in COMPONENTS},
+    **{f"{component}.": component for component in COMPONENTS},  # of gesso's own layout
 }
+
+
+_PARTS = ("unet", "text", "text_2", "vae", "upscaler")
 
 
 def describe(path: str | Path) -> Description:
@@ -188,13 +288,15 @@ def describe(path: str | Path) -> Description:
     if path.is_dir():
         opened = {part: open_safetensors(file) for part, file in weight_files(path).items()}
         parts = [_part(part, file.tensors.values()) for part, file in opened.items()]
-        return Description(path, DIFFUSERS, tuple(parts), tuple(map(_file, opened.values())))
+        return Description(
+            path, detect_folder(path, opened["unet"].tensors), tuple(parts), tuple(map(_file, opened.values()))
+        )
     file = open_safetensors(path)
     groups: dict[str, list[TensorInfo]] = {}
     for name, info in file.tensors.items():
         part = next((part for prefix, part in _PREFIXES.items() if name.startswith(prefix)), "other")
         groups.setdefault(part, []).append(info)
-    parts = [_part(part, groups[part]) for part in (*COMPONENTS, "other") if part in groups]
+    parts = [_part(part, groups[part]) for part in (*_PARTS, "other") if part in groups]
     return Description(path, detect(file), tuple(parts), (_file(file),))
 
 

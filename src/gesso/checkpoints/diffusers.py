@@ -1,28 +1,73 @@
 """The folder layout of the diffusers library: one safetensors file a part, in its names."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import LINEAR, Rule, nest
 from gesso.checkpoints.shared import clip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
 
-# Part -> folder of that part, and the stem of the file with its weights.
-FOLDERS = {"unet": "unet", "text": "text_encoder", "vae": "vae"}
-STEMS = {"unet": "diffusion_pytorch_model", "text": "model", "vae": "diffusion_pytorch_model"}
 INDEX = "model_index.json"
+# Part -> the stem of the file with its weights.
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "text": "model",
+    "text_2": "model",
+    "vae": "diffusion_pytorch_model",
+}
+
+
+def folders_of(layout: str) -> dict[str, str]:
+    """Part -> folder of that part, for a layout of `ldm.TOWERS`. The refiner's only text tower stands second."""
+    text = {"sdxl": {"text": "text_encoder", "text_2": "text_encoder_2"}, "refiner": {"text": "text_encoder_2"}}
+    return {"unet": "unet", **text.get(layout, {"text": "text_encoder"}), "vae": "vae"}
+
+
+def tokenizers_of(layout: str) -> dict[str, str]:
+    """Part -> folder of the tokenizer that goes with it."""
+    folders = folders_of(layout)
+    return {part: folder.replace("text_encoder", "tokenizer") for part, folder in folders.items() if part in _TEXTS}
+
+
+_TEXTS = ("text", "text_2")
+
+
+def names_class(index: Mapping[str, Any], part: str) -> str | None:
+    """The class that a model_index.json names for a part; None where the part is absent or switched off."""
+    named = index.get(part)
+    return named[1] if isinstance(named, list) and len(named) == 2 and isinstance(named[1], str) else None
+
+
+def layout_of(index: Mapping[str, Any]) -> str:
+    """sdxl or refiner; sd1 where there is one text tower, which SD 2 has too."""
+    if names_class(index, "text_encoder_2") is None:
+        return "sd1"
+    return "refiner" if names_class(index, "text_encoder") is None else "sdxl"
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """The weight file of each part: unet, text, vae. Raises ModelFileError where the folder lacks one."""
+    """The weight file of each part: unet, text, text_2 where there is one, vae; or the index of its shards.
+
+    Raises ModelFileError where the folder lacks one.
+    """
     if not (folder / INDEX).is_file():
         raise ModelFileError("missing", folder, f"has no {INDEX}, so it is no diffusers folder; give a model file")
-    return {part: _weight_file(folder / name, STEMS[part]) for part, name in FOLDERS.items()}
+    folders = folders_of(layout_of(read_object(folder / INDEX)))
+    return {part: weight_file(folder / name, STEMS[part]) for part, name in folders.items()}
 
 
-def _weight_file(folder: Path, stem: str) -> Path:
-    """Full precision where there is a choice."""
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
+def weight_file(folder: Path, stem: str) -> Path:
+    """The weights of one part, or the index of its shards. Full precision where there is a choice."""
+    for name in (
+        f"{stem}.safetensors",
+        f"{stem}.safetensors.index.json",
+        f"{stem}.fp16.safetensors",
+        f"{stem}.safetensors.index.fp16.json",
+        f"{stem}.fp16.safetensors.index.json",
+    ):
         if (folder / name).exists():
             return folder / name
     if any(folder.glob("*.bin")):
@@ -64,6 +109,8 @@ def unet_rules(config: UNetConfig, *, linear: bool = False) -> list[Rule]:
     if config.added_dim:
         rules.append(Rule("add_embedding.linear_1.{p}", "added_embed.linear1.{p}"))
         rules.append(Rule("add_embedding.linear_2.{p}", "added_embed.linear2.{p}"))
+    if config.noise_levels:
+        rules.append(Rule("class_embedding.weight", "level_embed.weight"))
     return rules
 
 
@@ -112,4 +159,4 @@ def vae_rules() -> list[Rule]:
 
 def text_rules() -> list[Rule]:
     """text_encoder/: with the prefix "text_model." in files, without it in state dicts of transformers 5."""
-    return clip_rules()
+    return [*clip_rules(), Rule("text_projection.weight", "projection.weight")]

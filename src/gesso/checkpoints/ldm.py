@@ -1,10 +1,11 @@
-"""The single-file layout of Stable Diffusion 1, with the names of CompVis' latent-diffusion ("LDM").
+"""The single-file layouts of Stable Diffusion 1, 2 and XL, with the names of CompVis' latent-diffusion ("LDM").
 
 Blocks of the UNet are numbered in the order they run; which number holds what follows from the config, so that part of
 the table is computed.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +13,33 @@ from torch import Tensor
 
 from gesso.checkpoints.keymap import CONV1X1, Rule, nest
 from gesso.checkpoints.safetensors_file import TensorInfo
-from gesso.checkpoints.shared import clip_rules, transformer_rules
+from gesso.checkpoints.shared import clip_rules, openclip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
 from gesso.models.vae import VAEConfig
 
-UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
 EMA = "model_ema."
+LOW_SCALE = "low_scale_model."  # x4 upscaler: the schedule of the noise on the small picture
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Where a file has a text tower: component text or text_2, prefix, and whose names follow."""
+
+    component: str
+    prefix: str
+    openclip: bool
+
+
+_CLIP_L = Tower("text", "cond_stage_model.transformer.", openclip=False)
+_CLIP_L_XL = Tower("text", "conditioner.embedders.0.transformer.", openclip=False)
+# Layout -> towers. "sd2" is for every release of SD 2, "refiner" for that of SDXL.
+TOWERS: Mapping[str, tuple[Tower, ...]] = {
+    "sd1": (_CLIP_L,),
+    "sd2": (Tower("text", "cond_stage_model.model.", openclip=True),),
+    "sdxl": (_CLIP_L_XL, Tower("text_2", "conditioner.embedders.1.model.", openclip=True)),
+    "refiner": (Tower("text", "conditioner.embedders.0.model.", openclip=True),),
+}
 
 _RESNET = [
     Rule("in_layers.0.{p}", "norm1.{p}"),
@@ -46,6 +68,8 @@ def unet_rules(config: UNetConfig, *, linear: bool = False) -> list[Rule]:
     if config.added_dim:
         rules.append(Rule("label_emb.0.0.{p}", "added_embed.linear1.{p}"))
         rules.append(Rule("label_emb.0.2.{p}", "added_embed.linear2.{p}"))
+    if config.noise_levels:
+        rules.append(Rule("label_emb.weight", "level_embed.weight"))
     number = 1  # 0 is the first convolution
     for level in range(levels):
         for block in range(count):
@@ -128,21 +152,50 @@ _SCHEDULE_NAMES = (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 )
+_LOW_SCALE_NAMES = tuple(name for name in _SCHEDULE_NAMES if not name.startswith("posterior"))
+V_PREDICTION, ZERO_TERMINAL_SNR = "v_pred", "ztsnr"  # marks that some SDXL files carry: tensors that are only there
 DROPPED = [
     *(Rule(name, None) for name in _SCHEDULE_NAMES),  # they follow from the family's schedule
+    *(Rule(LOW_SCALE + name, None) for name in _LOW_SCALE_NAMES),
+    Rule("lvlb_weights", None),  # weights of the loss, and a learned one
+    Rule("logvar", None),
+    Rule("scale_factor", None),
+    Rule("denoiser.sigmas", None),  # SDXL's schedule
+    Rule(V_PREDICTION, None),
+    Rule(ZERO_TERMINAL_SNR, None),
     Rule("model_ema.{name}", None),  # the moving average of the training, and its decay and num_updates
     Rule("first_stage_model.loss.{rest*}", None),  # the discriminator and the perceptual loss of the VAE's training
+    Rule("first_stage_model.model_ema.{name}", None),
+    # Left over in merged files: the temperature and the projection of CLIP, which SD reads from no tower but SDXL's
+    # second.
+    *(
+        Rule(f"{prefix}{name}", None)
+        for prefix in ("cond_stage_model.", "conditioner.embedders.0.", _CLIP_L.prefix, _CLIP_L_XL.prefix)
+        for name in ("logit_scale", "text_projection", "text_projection.weight")
+    ),
 ]
 
 
-def sd1_rules(unet: UNetConfig, vae: VAEConfig) -> list[Rule]:
-    """The whole single file: parameters are named "unet.", "vae." and "text." and the native name."""
-    return [
-        *nest(unet_rules(unet), UNET, "unet."),
+def file_rules(layout: str, unet: UNetConfig, vae: VAEConfig) -> list[Rule]:
+    """The whole single file of a layout of TOWERS; parameters are named "unet.", "vae.", "text.", "text_2." and on."""
+    rules = [
+        *nest(unet_rules(unet, linear=layout != "sd1"), UNET, "unet."),
         *nest(vae_rules(vae), VAE, "vae."),
-        *nest(clip_rules(), TEXT, "text."),
-        *DROPPED,
     ]
+    for tower in TOWERS[layout]:
+        rules += nest(openclip_rules() if tower.openclip else clip_rules(), tower.prefix, f"{tower.component}.")
+    return [*rules, *DROPPED]
+
+
+def position_ids(layout: str) -> list[str]:
+    """Where a file of this layout has 0, 1, 2, ... written down: its reader looks for them."""
+    towers = (tower for tower in TOWERS[layout] if not tower.openclip)
+    return [f"{tower.prefix}text_model.embeddings.position_ids" for tower in towers]
+
+
+def logit_scales(layout: str) -> list[str]:
+    """Where a file of this layout has the temperature of CLIP's training."""
+    return [f"{tower.prefix}logit_scale" for tower in TOWERS[layout] if tower.openclip]
 
 
 def average_names(files: Mapping[str, TensorInfo]) -> dict[str, str]:
@@ -157,10 +210,11 @@ def average_names(files: Mapping[str, TensorInfo]) -> dict[str, str]:
     return pairs if whole else {}
 
 
-def schedule_buffers(alphas_cumprod: Tensor) -> dict[str, Tensor]:
+def schedule_buffers(alphas_cumprod: Tensor, *, low_scale: bool = False) -> dict[str, Tensor]:
     """The twelve float32 tables of a single file, computed as latent-diffusion does: in float64, rounded at the end.
 
-    alphas_cumprod float64 [T] -> each [T].
+    alphas_cumprod float64 [T] -> each [T]. low_scale: also the eight of the noise on a picture to enlarge, which has
+    the same schedule.
     """
     cumprod = alphas_cumprod.to("cpu", torch.float64).numpy()
     previous = np.append(1.0, cumprod[:-1])
@@ -180,4 +234,5 @@ def schedule_buffers(alphas_cumprod: Tensor) -> dict[str, Tensor]:
         "posterior_mean_coef1": betas * np.sqrt(previous) / (1 - cumprod),
         "posterior_mean_coef2": (1 - previous) * np.sqrt(1 - betas) / (1 - cumprod),
     }
-    return {name: torch.from_numpy(table.astype(np.float32)) for name, table in tables.items()}
+    found = {name: torch.from_numpy(table.astype(np.float32)) for name, table in tables.items()}
+    return found | ({LOW_SCALE + name: found[name] for name in _LOW_SCALE_NAMES} if low_scale else {})

@@ -1,6 +1,6 @@
 """Names that several file layouts have in common, each the table of one block."""
 
-from gesso.checkpoints.keymap import CONV1X1, LINEAR, Rule, nest
+from gesso.checkpoints.keymap import CONV1X1, LINEAR, STACKED_QKV, TRANSPOSE, Rule, nest
 
 
 def transformer_rules(*, linear: bool) -> list[Rule]:
@@ -59,4 +59,31 @@ def clip_rules() -> list[Rule]:
         Rule("text_model.embeddings.position_ids", None),
         *without,
         Rule("embeddings.position_ids", None),
+    ]
+
+
+def _qkv(kind: str) -> tuple[str, ...]:
+    return tuple(f"layers.{{i}}.attention.to_{name}.{kind}" for name in "qkv")
+
+
+def openclip_rules() -> list[Rule]:
+    """OpenCLIP's text transformer, as the single files of SD 2 and SDXL name it.
+
+    text_projection is used as `x @ P` there and as a linear layer here: it is turned over. That of bigG is square, so
+    nothing but the numbers would show it if it were not.
+    """
+    return [
+        Rule("token_embedding.weight", "token_embedding.weight"),
+        Rule("positional_embedding", "position_embedding.weight"),
+        Rule("transformer.resblocks.{i}.ln_1.{p}", "layers.{i}.norm1.{p}"),
+        Rule("transformer.resblocks.{i}.attn.in_proj_weight", _qkv("weight"), STACKED_QKV),
+        Rule("transformer.resblocks.{i}.attn.in_proj_bias", _qkv("bias"), STACKED_QKV),
+        Rule("transformer.resblocks.{i}.attn.out_proj.{p}", "layers.{i}.attention.to_out.{p}"),
+        Rule("transformer.resblocks.{i}.ln_2.{p}", "layers.{i}.norm2.{p}"),
+        Rule("transformer.resblocks.{i}.mlp.c_fc.{p}", "layers.{i}.fc1.{p}"),
+        Rule("transformer.resblocks.{i}.mlp.c_proj.{p}", "layers.{i}.fc2.{p}"),
+        Rule("ln_final.{p}", "norm.{p}"),
+        Rule("text_projection", "projection.weight", TRANSPOSE),
+        Rule("logit_scale", None),  # the temperature of CLIP's own training
+        Rule("attn_mask", None),  # what causal attention is, written out
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gesso.diffusion.denoiser import Prediction
 from gesso.diffusion.schedule import NoiseSchedule, scaled_linear
@@ -41,26 +42,82 @@ class Defaults:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """How the diffusers library walks through the schedule unless told otherwise; for the preset of that name.
+
+    name is a class of that library: text that is compared and written, never imported.
+    """
+
+    name: str
+    timestep_spacing: Literal["leading", "linspace", "trailing"]
+    steps_offset: int
+    set_alpha_to_one: bool = False  # what follows the last step: sigma 0, or the schedule's least sigma
+    skip_prk_steps: bool = True  # PNDM: no Runge-Kutta steps at the start
+    use_karras_sigmas: bool = False
+
+
+# Where the tensors of a single file stand, and how its text is read; see checkpoints/ldm.py and families/encoding.py.
+Layout = Literal["sd1", "sd2", "sdxl", "refiner"]
+# Channels beside the latents: mask and masked picture, a picture to edit, a small picture to enlarge.
+Concat = Literal["none", "inpaint", "edit", "upscale"]
+
+# Numbers that join the pooled text in the added vector: original size, crop, then target size or an aesthetic score.
+_SIZE_VALUES: Mapping[Layout, int] = {"sd1": 0, "sd2": 0, "sdxl": 6, "refiner": 5}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One release.
 
+    layout       names of a single file, and what the added vector is made of
+    text_2       the second text tower of SDXL; its states stand beside those of the first
+    text_layer   which states of the text towers the UNet reads: 1 the last layer's, 2 those of the one before
+    text_norm    whether the tower's last norm follows
+    concat       what the UNet sees beside the latents
+    max_level    the highest noise level of a picture to enlarge that the UNet was trained with (x4 upscaler)
+    zero_empty_negative  an empty negative prompt is told as zeros instead of its encoding, as SDXL was trained
     upscaler     the network that draws the VAE's picture larger, where the model has one
     native_size  pixels a side that the VAE makes at the size of the training
-    clip_skip    1: the text model's last layer, 2: the one before
+    clip_skip    what a request gets where it says nothing; 1: as trained, 2: a layer earlier
+    scheduler    how a diffusers folder walks through the schedule; None: no release of that layout
     objects      what a model with a vocabulary of its own can draw: name -> other words for it; empty: not known
     """
 
     name: str
+    layout: Layout = "sd1"
     unet: UNetConfig
     vae: VAEConfig
     text: CLIPTextConfig
+    text_2: CLIPTextConfig | None = None
+    text_layer: int = 1
+    text_norm: bool = True
+    concat: Concat = "none"
+    max_level: int | None = None
+    zero_empty_negative: bool = False
     upscaler: UpscalerConfig | None = None
     prediction: Prediction
     schedule: ScheduleConfig
     native_size: int
     clip_skip: int = 1
     defaults: Defaults
+    scheduler: SchedulerConfig | None = None
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether the model finishes what another of its kind began."""
+        return self.layout == "refiner"
+
+    @property
+    def num_sizes(self) -> int:
+        """Numbers beside the pooled text in the added vector: 0, 6 (SDXL) or 5 (its refiner)."""
+        return _SIZE_VALUES[self.layout]
+
+    @property
+    def size_dim(self) -> int:
+        """Width of the embedding of each of these numbers: 256 in every release. 0 without them."""
+        pooled = (self.text_2 or self.text).projection_dim or 0
+        return ((self.unet.added_dim or 0) - pooled) // self.num_sizes if self.num_sizes else 0
 
     @property
     def output_scale(self) -> int:

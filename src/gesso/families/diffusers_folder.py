@@ -11,15 +11,29 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, read_object
-from gesso.checkpoints.diffusers import FOLDERS, INDEX
+from gesso.checkpoints.diffusers import INDEX, folders_of, layout_of, names_class, tokenizers_of
 from gesso.checkpoints.errors import ModelFileError, shown
-from gesso.families.base import Family, ScheduleConfig
+from gesso.diffusion.denoiser import Prediction
+from gesso.families.base import Concat, Family, Layout, ScheduleConfig, SchedulerConfig
+from gesso.families.registry import release_like
 from gesso.families.sd15 import SD15
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
 from gesso.models.vae import VAEConfig
 
-PIPELINE = "StableDiffusionPipeline"
+# What a folder is written as: (has two towers, or is their refiner; what stands beside the latents) -> class.
+_PIPELINES: Mapping[tuple[bool, Concat], str] = {
+    (False, "none"): "StableDiffusionPipeline",
+    (False, "inpaint"): "StableDiffusionInpaintPipeline",
+    (False, "edit"): "StableDiffusionInstructPix2PixPipeline",
+    (False, "upscale"): "StableDiffusionUpscalePipeline",
+    (True, "none"): "StableDiffusionXLPipeline",
+    (True, "inpaint"): "StableDiffusionXLInpaintPipeline",
+}
+_REFINER_PIPELINE = "StableDiffusionXLImg2ImgPipeline"
+# What a folder may call itself besides; the parts are the same.
+_ALSO = {False: ("StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"), True: (_REFINER_PIPELINE,)}
+_CONCATS: Mapping[int, Concat] = {0: "none", 5: "inpaint", 4: "edit", 3: "upscale"}  # channels beside the latents
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 # Settings with the only value that gesso computes with, which is the library's default, too.
@@ -40,7 +54,6 @@ _UNET_FIXED: Mapping[str, Any] = {
     "resnet_out_scale_factor": 1.0,
     "resnet_time_scale_shift": "default",
     "time_embedding_type": "positional",
-    "use_linear_projection": False,  # True is how SD 2 and SDXL look
 }
 _UNET_READ = (
     "in_channels",
@@ -55,9 +68,16 @@ _UNET_READ = (
     "num_attention_heads",
     "norm_num_groups",
     "sample_size",
+    "use_linear_projection",
+    "upcast_attention",
+    "only_cross_attention",
+    "num_class_embeds",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
 )
-# Without effect on what is computed here: precision of intermediate results, dropout, widths of absent embeddings.
-_UNET_IDLE = ("upcast_attention", "dropout", "addition_embed_type_num_heads")
+# Without effect on what is computed here: dropout, widths of absent embeddings.
+_UNET_IDLE = ("dropout", "addition_embed_type_num_heads")
 
 _VAE_FIXED: Mapping[str, Any] = {
     "_class_name": "AutoencoderKL",
@@ -79,47 +99,120 @@ _VAE_READ = (
 )
 _VAE_IDLE = ("sample_size", "force_upcast")
 
-_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+_PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
-def read_family(folder: Path) -> Family:
-    """The family that a folder describes: Stable Diffusion 1 at the sizes of its configs. Raises ModelFileError."""
-    _check_index(folder)
-    unet, sample_size = _unet(folder / FOLDERS["unet"] / "config.json")
-    vae = _vae(folder / FOLDERS["vae"] / "config.json")
-    text = _text(folder / FOLDERS["text"] / "config.json")
-    if text.dim != unet.context_dim or vae.latent_channels != unet.in_channels:
-        found = f"{text.dim} wide text and {vae.latent_channels} latent channels"
-        expected = f"its UNet takes {unet.context_dim} and {unet.in_channels}"
-        raise ModelFileError("architecture_mismatch", folder, f"has {found}, {expected}")
-    schedule, prediction = _schedule(folder / "scheduler" / "scheduler_config.json")
-    return replace(
+def read_family(folder: Path, release: Family | None = None) -> Family:
+    """The family that a folder describes, at the sizes of its configs.
+
+    release: what gives its name and default settings, which a folder does not say; the one that its parts look like
+    where None. Raises ModelFileError.
+    """
+    index = read_object(folder / INDEX)
+    layout: Layout = _layout(folder, index)
+    folders = folders_of(layout)
+    settings = _Settings(folder / folders["unet"] / "config.json", _UNET_FIXED, _UNET_READ, _UNET_IDLE)
+    unet, sample_size = _unet(settings)
+    vae = _vae(folder / folders["vae"] / "config.json")
+    texts = {
+        part: _text(folder / name / "config.json", projected=_projected(index, name))
+        for part, name in folders.items()
+        if part.startswith("text")
+    }
+    if layout == "sd1" and settings.found.get("use_linear_projection", False):
+        layout = "sd2"
+    schedule, prediction, scheduler = _schedule(folder / "scheduler" / "scheduler_config.json")
+    concat = _concat(folder, unet, vae)
+    family = replace(
         SD15,
+        layout=layout,
         unet=unet,
         vae=vae,
-        text=text,
+        text=texts["text"],
+        text_2=texts.get("text_2"),
+        text_layer=1 if layout in ("sd1", "sd2") else 2,  # a folder of SD 2 lacks the layer that is not read
+        text_norm=layout in ("sd1", "sd2"),
+        concat=concat,
         schedule=schedule,
         prediction=prediction,
+        scheduler=scheduler,
         native_size=sample_size * vae.downscale,
+    )
+    _check_widths(folder, family)
+    try:
+        like = release or release_like(family)
+    except ValueError as error:
+        raise ModelFileError("architecture_mismatch", folder, str(error)) from None
+    return replace(
+        family,
+        name=like.name,
+        max_level=_max_level(folder, index) if concat == "upscale" else None,
+        zero_empty_negative=layout == "sdxl" and index.get("force_zeros_for_empty_prompt", True) is not False,
+        clip_skip=like.clip_skip,
+        defaults=like.defaults,
     )
 
 
-def _check_index(folder: Path) -> None:
-    index = read_object(folder / INDEX)
-    if index.get("_class_name") != PIPELINE:
+def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
+    """sd1 (or 2), sdxl or refiner, and whether the classes that the index names are theirs."""
+    layout: Any = layout_of(index)
+    is_xl = layout != "sd1"
+    known = [name for (xl, _), name in _PIPELINES.items() if xl == is_xl] + list(_ALSO[is_xl])
+    if index.get("_class_name") not in known:
         found = shown(str(index.get("_class_name")))
-        raise ModelFileError("architecture_mismatch", folder, f"is a {found}, expected a {PIPELINE}")
+        raise ModelFileError("architecture_mismatch", folder, f"is a {found}, expected a {known[0]}")
+    folders = folders_of(layout)
     expected = {
         "unet": ("UNet2DConditionModel",),
         "vae": ("AutoencoderKL",),
-        "text_encoder": ("CLIPTextModel",),
-        "tokenizer": _TOKENIZERS,
+        **{folders[part]: _text_classes(folders[part]) for part in folders if part.startswith("text")},
+        **dict.fromkeys(tokenizers_of(layout).values(), _TOKENIZERS),
     }
     for part, classes in expected.items():
-        named = index.get(part)
-        if not isinstance(named, list) or len(named) != 2 or named[1] not in classes:
-            message = f"{INDEX}: {part} is {shown(str(named))}, expected {classes[0]}"
+        if names_class(index, part) not in classes:
+            message = f"{INDEX}: {part} is {shown(str(index.get(part)))}, expected {classes[0]}"
             raise ModelFileError("architecture_mismatch", folder, message)
+    return layout  # type: ignore[no-any-return]
+
+
+def _text_classes(folder: str) -> tuple[str, ...]:
+    return (_TOWER_2,) if folder.endswith("_2") else ("CLIPTextModel",)
+
+
+_TOWER_2 = "CLIPTextModelWithProjection"
+
+
+def _projected(index: Mapping[str, Any], folder: str) -> bool:
+    return names_class(index, folder) == _TOWER_2
+
+
+def _concat(folder: Path, unet: UNetConfig, vae: VAEConfig) -> Concat:
+    beside = unet.in_channels - vae.latent_channels
+    if unet.out_channels != vae.latent_channels or beside not in _CONCATS:
+        found = f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}"
+        raise ModelFileError(
+            "architecture_mismatch", folder, f"has {vae.latent_channels} latent channels, {found}; no release does"
+        )
+    return _CONCATS[beside]
+
+
+def _check_widths(folder: Path, family: Family) -> None:
+    wide = family.text.dim + (family.text_2.dim if family.text_2 else 0)
+    if wide != family.unet.context_dim:
+        message = f"has {wide} wide text, its UNet takes {family.unet.context_dim}"
+        raise ModelFileError("architecture_mismatch", folder, message)
+    pooled = (family.text_2 or family.text).projection_dim or 0
+    sizes = (family.unet.added_dim or 0) - pooled if family.num_sizes else 0
+    if bool(family.unet.added_dim) != bool(family.num_sizes) or sizes != family.size_dim * family.num_sizes:
+        message = f"the vector added to the time is {family.unet.added_dim} wide, its pooled text {pooled}"
+        raise ModelFileError("architecture_mismatch", folder, message)
+
+
+def _max_level(folder: Path, index: Mapping[str, Any]) -> int:
+    found = index.get("max_noise_level", 350)
+    if type(found) is not int or not 0 <= found < 1000:
+        raise ModelFileError("config", folder / INDEX, f"max_noise_level is {shown(str(found))}, expected 0 to 999")
+    return found
 
 
 class _Settings:
@@ -148,8 +241,7 @@ class _Settings:
         return value
 
 
-def _unet(path: Path) -> tuple[UNetConfig, int]:
-    settings = _Settings(path, _UNET_FIXED, _UNET_READ, _UNET_IDLE)
+def _unet(settings: _Settings) -> tuple[UNetConfig, int]:
     found = settings.found
     channels = settings.list_of("block_out_channels")
     levels = len(channels)
@@ -168,16 +260,37 @@ def _unet(path: Path) -> tuple[UNetConfig, int]:
         "channels": channels,
         "attention": [depth if text else 0 for depth, text in zip(depths, with_text, strict=True)],
         "mid_attention": depths[-1],
+        "cross_only": _cross_only(settings, levels),
+        "noise_levels": found.get("num_class_embeds"),
+        "upcast_attention": found.get("upcast_attention") or False,
+        "added_dim": _added_dim(settings),
         "num_heads": settings.list_of(heads_key, levels, 8),
         "num_res_blocks": found.get("layers_per_block", 2),
         "context_dim": found.get("cross_attention_dim"),
         "norm_groups": found.get("norm_num_groups", 32),
     }
-    unet = from_json(UNetConfig, config, path, "the UNet")
+    unet = from_json(UNetConfig, config, settings.path, "the UNet")
     sample_size = found.get("sample_size") or 64
     if type(sample_size) is not int or not 1 <= sample_size <= 1024:
         settings.refuse(f"sample_size is {shown(str(sample_size))}, expected 1 to 1024")
     return unet, sample_size
+
+
+def _cross_only(settings: _Settings, levels: int) -> list[bool] | None:
+    found = settings.found.get("only_cross_attention")
+    if found in (None, False):
+        return None
+    if not isinstance(found, list) or len(found) != levels or not all(type(value) is bool for value in found):
+        settings.refuse(f"only_cross_attention is {shown(str(found))}, expected a list of {levels}")
+    return found if any(found) else None
+
+
+def _added_dim(settings: _Settings) -> Any:
+    """Width of the vector of pooled text and sizes: None, or as SDXL has it."""
+    kind = settings.found.get("addition_embed_type")
+    if kind not in (None, "text_time"):
+        settings.refuse(f"addition_embed_type is {shown(str(kind))}, gesso knows text_time")
+    return settings.found.get("projection_class_embeddings_input_dim") if kind else None
 
 
 def _vae(path: Path) -> VAEConfig:
@@ -197,7 +310,7 @@ def _vae(path: Path) -> VAEConfig:
     return from_json(VAEConfig, config, path, "the VAE")
 
 
-def _text(path: Path) -> CLIPTextConfig:
+def _text(path: Path, *, projected: bool) -> CLIPTextConfig:
     found = read_object(path)
     if found.get("layer_norm_eps", 1e-5) != 1e-5:
         raise ModelFileError("config", path, "layer_norm_eps is not 1e-5, which gesso computes with")
@@ -217,13 +330,23 @@ def _text(path: Path) -> CLIPTextConfig:
         "mlp_dim": found.get("intermediate_size", 2048),
         "activation": found.get("hidden_act", "quick_gelu"),
         "eos_id": eos,
+        "projection_dim": found.get("projection_dim", 512) if projected else None,
     }
     return from_json(CLIPTextConfig, config, path, "the text encoder")
 
 
-def _schedule(path: Path) -> tuple[ScheduleConfig, Any]:
+# What a scheduler of the library does where its config does not say: timestep_spacing, steps_offset, set_alpha_to_one.
+_SCHEDULER_DEFAULTS: Mapping[str, tuple[str, int, bool]] = {
+    "PNDMScheduler": ("leading", 0, False),
+    "DDIMScheduler": ("leading", 0, True),
+    "LCMScheduler": ("leading", 0, True),
+}
+_OTHER_SCHEDULER = ("linspace", 0, False)
+
+
+def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig | None]:
     if not path.exists():
-        return SD15.schedule, SD15.prediction
+        return SD15.schedule, SD15.prediction, SD15.scheduler
     found = read_object(path)
     if found.get("beta_schedule", "linear") != "scaled_linear" or found.get("trained_betas") is not None:
         raise ModelFileError("config", path, "the betas are not scaled_linear, which gesso computes with")
@@ -241,10 +364,35 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Any]:
         schedule.build()
     except ValueError as error:
         raise ModelFileError("config", path, str(error)) from None
-    return schedule, _PREDICTIONS[prediction]
+    return schedule, _PREDICTIONS[prediction], _scheduler(path, found)
+
+
+def _scheduler(path: Path, found: Mapping[str, Any]) -> SchedulerConfig:
+    name = found.get("_class_name", "PNDMScheduler")
+    spacing, offset, alpha_to_one = _SCHEDULER_DEFAULTS.get(str(name), _OTHER_SCHEDULER)
+    config = {
+        "name": name,
+        "timestep_spacing": found.get("timestep_spacing", spacing),
+        "steps_offset": found.get("steps_offset", offset),
+    }
+    # Settings that a scheduler does not have keep one value here, whatever the file says.
+    if name in _SCHEDULER_DEFAULTS:
+        config["set_alpha_to_one"] = found.get("set_alpha_to_one", alpha_to_one)
+    else:
+        config["use_karras_sigmas"] = found.get("use_karras_sigmas") or False
+    if name == "PNDMScheduler":
+        config["skip_prk_steps"] = found.get("skip_prk_steps", False)
+    return from_json(SchedulerConfig, config, path, "the scheduler")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def folder_text(family: Family) -> CLIPTextConfig:
+    """The first text tower as a folder has it: of SD 2 without the layer and the projection that are not read."""
+    if family.layout != "sd2":
+        return family.text
+    return replace(family.text, num_layers=family.text.num_layers + 1 - family.text_layer, projection_dim=None)
 
 
 def folder_configs(family: Family) -> dict[str, dict[str, Any]]:
@@ -252,25 +400,14 @@ def folder_configs(family: Family) -> dict[str, dict[str, Any]]:
 
     Raises ValueError for a family that the library has no classes for.
     """
-    unet, vae, text = family.unet, family.vae, family.text
-    depths = {depth for depth in unet.attention if depth} | {unet.mid_attention}
-    if unet.added_dim or vae.patch_size != 1 or family.upscaler or vae.image_channels != 3 or len(depths) != 1:
+    vae = family.vae
+    if family.scheduler is None or vae.patch_size != 1 or family.upscaler or vae.image_channels != 3:
         raise ValueError(f"a model of family {family.name!r} has no diffusers layout; save it as a native file")
-    return {
-        INDEX: {
-            "_class_name": PIPELINE,
-            "_diffusers_version": "0.6.0",
-            "feature_extractor": [None, None],
-            "requires_safety_checker": False,
-            "safety_checker": [None, None],
-            "scheduler": ["diffusers", "PNDMScheduler" if _is_plain(family) else "DDIMScheduler"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        },
-        f"{FOLDERS['unet']}/config.json": _unet_json(unet, depths.pop(), family.native_size // vae.downscale),
-        f"{FOLDERS['vae']}/config.json": {
+    folders = folders_of(family.layout)
+    configs = {
+        INDEX: _index(family),
+        f"{folders['unet']}/config.json": _unet_json(family),
+        f"{folders['vae']}/config.json": {
             "_class_name": "AutoencoderKL",
             "act_fn": "silu",
             "block_out_channels": list(vae.channels),
@@ -283,28 +420,87 @@ def folder_configs(family: Family) -> dict[str, dict[str, Any]]:
             "sample_size": family.native_size,
             "scaling_factor": vae.scaling_factor,
             "up_block_types": ["UpDecoderBlock2D"] * len(vae.channels),
+            **({"force_upcast": True} if family.num_sizes else {}),
         },
-        f"{FOLDERS['text']}/config.json": {
-            "architectures": ["CLIPTextModel"],
-            "bos_token_id": text.eos_id - 1,
-            "eos_token_id": text.eos_id,
-            "hidden_act": text.activation,
-            "hidden_size": text.dim,
-            "intermediate_size": text.mlp_dim,
-            "layer_norm_eps": 1e-5,
-            "max_position_embeddings": text.max_length,
-            "model_type": "clip_text_model",
-            "num_attention_heads": text.num_heads,
-            "num_hidden_layers": text.num_layers,
-            "pad_token_id": 1,
-            "projection_dim": text.dim,
-            "vocab_size": text.vocab_size,
-        },
-        "scheduler/scheduler_config.json": _scheduler_json(family),
+        "scheduler/scheduler_config.json": _scheduler_json(family, family.scheduler),
+    }
+    for part, text in (("text", folder_text(family)), ("text_2", family.text_2)):
+        if text is not None:
+            configs[f"{folders[part]}/config.json"] = _text_json(text)
+    if family.concat == "upscale":
+        low = replace(family, prediction="eps")
+        configs["low_res_scheduler/scheduler_config.json"] = _scheduler_json(low, _LOW_RES)
+    return configs
+
+
+_LOW_RES = SchedulerConfig(name="DDPMScheduler", timestep_spacing="leading", steps_offset=0)
+
+
+def _index(family: Family) -> dict[str, Any]:
+    is_xl = family.layout in ("sdxl", "refiner")
+    name = _REFINER_PIPELINE if family.is_refiner else _PIPELINES.get((is_xl, family.concat))
+    if name is None or family.scheduler is None:
+        raise ValueError(f"a model of family {family.name!r} has no diffusers layout; save it as a native file")
+    folders, tokenizers = folders_of(family.layout), tokenizers_of(family.layout)
+    parts: dict[str, Any] = {
+        "scheduler": ["diffusers", family.scheduler.name],
+        **{name: ["transformers", "CLIPTokenizer"] for name in tokenizers.values()},
+        **{folders[part]: ["transformers", _text_classes(folders[part])[0]] for part in tokenizers},
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    if family.is_refiner:
+        parts |= {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
+    if is_xl:
+        parts |= {"force_zeros_for_empty_prompt": family.zero_empty_negative}
+    else:
+        parts |= {"feature_extractor": [None, None], "safety_checker": [None, None]}
+    if family.concat == "upscale":
+        parts |= {"low_res_scheduler": ["diffusers", _LOW_RES.name], "watermarker": [None, None]}
+        parts |= {"max_noise_level": family.max_level}
+    elif not is_xl:
+        parts |= {"requires_safety_checker": False}
+    return {"_class_name": name, "_diffusers_version": "0.6.0", **dict(sorted(parts.items()))}
+
+
+def _text_json(text: CLIPTextConfig) -> dict[str, Any]:
+    return {
+        "architectures": [_TOWER_2 if text.projection_dim else "CLIPTextModel"],
+        "bos_token_id": text.eos_id - 1,
+        "eos_token_id": text.eos_id,
+        "hidden_act": text.activation,
+        "hidden_size": text.dim,
+        "intermediate_size": text.mlp_dim,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": text.max_length,
+        "model_type": "clip_text_model",
+        "num_attention_heads": text.num_heads,
+        "num_hidden_layers": text.num_layers,
+        "pad_token_id": 1,
+        "projection_dim": text.projection_dim or text.dim,
+        "vocab_size": text.vocab_size,
     }
 
 
-def _unet_json(unet: UNetConfig, depth: int, sample_size: int) -> dict[str, Any]:
+def _unet_json(family: Family) -> dict[str, Any]:
+    unet = family.unet
+    # A level that does not look at the text has a depth all the same; that of the last is the middle's.
+    depths = [depth or 1 for depth in unet.attention[:-1]] + [unet.attention[-1] or unet.mid_attention]
+    if depths[-1] != unet.mid_attention or unet.draft_size is not None:
+        raise ValueError(f"a model of family {family.name!r} has no diffusers layout; save it as a native file")
+    more: dict[str, Any] = {}
+    if family.layout != "sd1":
+        more["use_linear_projection"] = True
+    if unet.upcast_attention:
+        more["upcast_attention"] = True
+    if unet.cross_only is not None:
+        more["only_cross_attention"] = list(unet.cross_only)
+    if unet.noise_levels is not None:
+        more["num_class_embeds"] = unet.noise_levels
+    if unet.added_dim is not None:
+        more["addition_embed_type"] = "text_time"
+        more["addition_time_embed_dim"] = family.size_dim
+        more["projection_class_embeddings_input_dim"] = unet.added_dim
     return {
         "_class_name": "UNet2DConditionModel",
         "act_fn": "silu",
@@ -321,30 +517,34 @@ def _unet_json(unet: UNetConfig, depth: int, sample_size: int) -> dict[str, Any]
         "norm_eps": 1e-5,
         "norm_num_groups": unet.norm_groups,
         "out_channels": unet.out_channels,
-        "sample_size": sample_size,
-        "transformer_layers_per_block": depth,
+        "sample_size": family.native_size // family.vae.downscale,
+        "transformer_layers_per_block": depths[0] if len(set(depths)) == 1 else depths,
         "up_block_types": ["CrossAttnUpBlock2D" if deep else "UpBlock2D" for deep in reversed(unet.attention)],
+        **more,
     }
 
 
-def _is_plain(family: Family) -> bool:
-    return family.prediction == "eps" and not family.schedule.zero_terminal_snr
-
-
-def _scheduler_json(family: Family) -> dict[str, Any]:
+def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any]:
     schedule = family.schedule
-    common = {
+    found: dict[str, Any] = {
+        "_class_name": scheduler.name,
         "beta_end": schedule.beta_end,
         "beta_schedule": "scaled_linear",
         "beta_start": schedule.beta_start,
-        "clip_sample": False,
         "num_train_timesteps": schedule.num_timesteps,
         "prediction_type": next(name for name, own in _PREDICTIONS.items() if own == family.prediction),
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
+        "steps_offset": scheduler.steps_offset,
+        "timestep_spacing": scheduler.timestep_spacing,
         "trained_betas": None,
     }
-    if _is_plain(family):
-        return {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **common}
-    own = {"rescale_betas_zero_snr": schedule.zero_terminal_snr, "timestep_spacing": "trailing"}
-    return {"_class_name": "DDIMScheduler", **common, **own}
+    if scheduler.name in _SCHEDULER_DEFAULTS:
+        found["set_alpha_to_one"] = scheduler.set_alpha_to_one
+    elif scheduler.name != _LOW_RES.name:
+        found["use_karras_sigmas"] = scheduler.use_karras_sigmas
+    if scheduler.name == "PNDMScheduler":
+        found["skip_prk_steps"] = scheduler.skip_prk_steps
+    else:
+        found["clip_sample"] = False
+    if schedule.zero_terminal_snr:
+        found["rescale_betas_zero_snr"] = True
+    return found

@@ -52,6 +52,11 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
         "unet.added_dim and text.dim": (unet.added_dim or text.dim, text.dim),
         "the numbers of unet.attention and unet.channels": (len(unet.attention), len(unet.channels)),
         "the numbers of unet.num_heads and unet.channels": (len(unet.num_heads), len(unet.channels)),
+        "layout and gesso-mini's": (family.layout, "sd1"),
+        "the number of text towers and gesso-mini's": (1 + (family.text_2 is not None), 1),
+        "concat and gesso-mini's": (family.concat, "none"),
+        "text_layer and gesso-mini's": (family.text_layer, 1),
+        "unet.noise_levels and gesso-mini's": (unet.noise_levels, None),
         "vae.image_channels and a picture's": (vae.image_channels, 3),
         "upscaler.image_channels and a picture's": (family.upscaler.image_channels if family.upscaler else 3, 3),
     }

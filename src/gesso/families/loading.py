@@ -1,23 +1,29 @@
 """Files to a whole model: `load_parts`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gesso.checkpoints import diffusers, ldm, native
-from gesso.checkpoints.detect import require_model
+from gesso.checkpoints.detect import Kind, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors
+from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Family
-from gesso.families.diffusers_folder import read_family
+from gesso.families.diffusers_folder import folder_text, read_family
 from gesso.families.gesso_mini import family_from_config
 from gesso.families.parts import Parts, empty_networks, fill, param_shapes
-from gesso.families.sd15 import SD15
+from gesso.families.prediction import probe_prediction, told_prediction
+from gesso.families.registry import family_named, release_like
+from gesso.families.saving import folder_rules
+from gesso.families.separate_vae import load_vae
+from gesso.models.clip import CLIPTextConfig
+from gesso.models.unet import UNet
 from gesso.text.tokenizer import Tokenizer
 
 
@@ -26,29 +32,52 @@ def load_parts(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = torch.float32,
     *,
-    family: Family | None = None,
+    family: Family | str | None = None,
+    prediction: Prediction | None = None,
+    vae: str | Path | None = None,
     average: bool = False,
     check: bool = True,
 ) -> Parts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
-    family   what a file of LDM names holds, SD 1.5 where None; the other layouts say it themselves
-    average  the UNet's moving average from a file of LDM names that holds both; few do
-    dtype    of the networks; None: each tensor as it is stored, mapped and not read
-    check    read every number once to refuse NaN and infinity; False leaves that to the caller
+    family      what the model is, by name or as a value; told from the header where None. A name is for what looks like
+                another, such as "sdxl-turbo"
+    prediction  what its UNet predicts, where gesso would tell it wrongly; see `families.prediction`
+    vae         a file or folder with another autoencoder
+    average     the UNet's moving average from a file of LDM names that holds both; few do
+    dtype       of the networks; None: each tensor as it is stored, mapped and not read
+    check       read every number once to refuse NaN and infinity; False leaves that to the caller
     Tensors that need no change stay views of the mapped file, so the file must not change while they are used.
-    Raises ModelFileError.
+    Raises ModelFileError, and GessoError for an unknown name of a family.
     """
     path = Path(path)
+    named = family_named(family) if isinstance(family, str) else family
+    how = _How(device, dtype, named, prediction, None if vae is None else Path(vae), average, check)
     if path.is_dir():
         _refuse_average(average, path)
-        return _load_folder(path, device, dtype, check=check)
+        return _load_folder(path, how)
     file = open_safetensors(path)
     kind = require_model(file)
     if kind.layout == "native":
         _refuse_average(average, path)
-        return _load_native(file, device, dtype, check=check)
-    return _load_ldm(file, device, dtype, family or SD15, average=average, check=check)
+        return _load_native(file, how)
+    return _load_ldm(file, kind, how)
+
+
+@dataclass(frozen=True)
+class _How:
+    """The arguments of `load_parts`."""
+
+    device: str | torch.device
+    dtype: torch.dtype | None
+    family: Family | None
+    prediction: Prediction | None
+    vae: Path | None
+    average: bool
+    check: bool
+
+    def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+        fill(network, tensors, where, device=self.device, dtype=self.dtype, check=self.check)
 
 
 def _refuse_average(average: bool, path: Path) -> None:
@@ -56,7 +85,10 @@ def _refuse_average(average: bool, path: Path) -> None:
         raise ModelFileError("missing_key", path, "holds one set of weights, without a moving average beside it")
 
 
-def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch.dtype | None, *, check: bool) -> Parts:
+def _load_native(file: SafetensorsFile, how: _How) -> Parts:
+    if how.family is not None or how.prediction is not None or how.vae is not None:
+        message = "says itself what it is and holds all its parts; leave out --family, --prediction and --vae"
+        raise ModelFileError("architecture_mismatch", file.path, message)
     opened = native.load_native(file)
     family = family_from_config(opened.config, file.path)
     networks = empty_networks(family, file.path)
@@ -64,34 +96,93 @@ def _load_native(file: SafetensorsFile, device: str | torch.device, dtype: torch
         message = f"has tensors of {', '.join(opened.components)}, its configuration of {', '.join(networks)}"
         raise ModelFileError("missing_key", file.path, message)
     tokenizer = Tokenizer.from_json(opened.tokenizer, name=f"{file.path}: {native.TOKENIZER_KEY}")
-    _check_tokenizer(tokenizer, family, file.path)
+    _check_tokenizer(tokenizer, family.text, file.path)
     for component, network in networks.items():
-        fill(network, opened.load(component), f"{file.path}: {component}", device=device, dtype=dtype, check=check)
-    return _parts(family, networks, tokenizer, [file.path])
+        how.fill(network, opened.load(component), f"{file.path}: {component}")
+    return _parts(family, networks, {"text": tokenizer}, [file.path])
 
 
-def _load_ldm(
-    file: SafetensorsFile,
-    device: str | torch.device,
-    dtype: torch.dtype | None,
-    family: Family,
-    *,
-    average: bool,
-    check: bool,
-) -> Parts:
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _load_ldm(file: SafetensorsFile, kind: Kind, how: _How) -> Parts:
+    family = _as_stored(_ldm_family(file, kind, how), file)
     networks = empty_networks(family, file.path)
-    rules = ldm.sd1_rules(family.unet, family.vae)
-    rows = plan(rules, shapes_of(file.tensors), param_shapes(networks), where=file.path)
-    names = ldm.average_names(file.tensors) if average else {}
-    _refuse_average(average and not names, file.path)
+    rules = ldm.file_rules(family.layout, family.unet, family.vae)
+    names = shapes_of(file.tensors)
+    if how.vae is not None:
+        del networks["vae"]
+        names = {name: shape for name, shape in names.items() if not name.startswith(ldm.VAE)}
+    elif not any(name.startswith(ldm.VAE) for name in names):
+        raise ModelFileError("missing_key", file.path, "has no VAE in it; give the file of one with --vae")
+    rows = plan(rules, names, param_shapes(networks), where=file.path)
+    averages = ldm.average_names(file.tensors) if how.average else {}
+    _refuse_average(how.average and not averages, file.path)
     with file.reader() as reader:
-        tensors = load(rows, _Renamed(reader, names))
+        tensors = load(rows, _Renamed(reader, averages))
+        # Of the file, not of the table: these are dropped there.
+        scalars = {name: reader[name] for name, info in file.tensors.items() if info.shape == () and name in _SCALARS}
     for component, network in networks.items():
         own = {name.removeprefix(f"{component}."): t for name, t in tensors.items() if name.startswith(f"{component}.")}
-        fill(network, own, f"{file.path}: {component}", device=device, dtype=dtype, check=check)
-    tokenizer = Tokenizer.clip()  # a single file holds none
-    _check_tokenizer(tokenizer, family, file.path)
-    return _parts(family, networks, tokenizer, [file.path])
+        how.fill(network, own, f"{file.path}: {component}")
+    files = [file.path, *_other_vae(family, networks, how)]
+    family = _with_prediction(family, networks["unet"], file, how)
+    tokenizers = {tower.component: _clip_tokenizer(openclip=tower.openclip) for tower in ldm.TOWERS[family.layout]}
+    return _parts(family, networks, tokenizers, files, scalars)
+
+
+# Tensors without dimensions that are nothing of a model's, and that saving writes again as they were.
+_SCALARS = (
+    "model_ema.decay",
+    "model_ema.num_updates",
+    ldm.V_PREDICTION,
+    ldm.ZERO_TERMINAL_SNR,
+    *(name for layout in ldm.TOWERS for name in ldm.logit_scales(layout)),
+)
+
+
+def _ldm_family(file: SafetensorsFile, kind: Kind, how: _How) -> Family:
+    """The family asked for, else the one that the header shows."""
+    found = family_named(str(kind.family))
+    if how.family is None:
+        return found
+    wanted = how.family
+    if (wanted.layout, wanted.concat) != (found.layout, found.concat):
+        message = f"looks like {kind.what}, not like {wanted.name!r}. Try: --family {found.name}"
+        raise ModelFileError("architecture_mismatch", file.path, message)
+    return wanted
+
+
+def _as_stored(family: Family, file: SafetensorsFile) -> Family:
+    """SD 2 as converted from a diffusers folder lacks the text layer that is not read, and perhaps the projection."""
+    if family.layout != "sd2":
+        return family
+    prefix = f"{ldm.TOWERS['sd2'][0].prefix}"
+    missing = f"{prefix}transformer.resblocks.{family.text.num_layers - 1}.ln_1.weight" not in file.tensors
+    layers = folder_text(family).num_layers if missing else family.text.num_layers
+    width = family.text.projection_dim if f"{prefix}text_projection" in file.tensors else None
+    text = replace(family.text, num_layers=layers, projection_dim=width)
+    return replace(family, text=text, text_layer=family.text_layer - (family.text.num_layers - layers))
+
+
+def _with_prediction(family: Family, unet: nn.Module, file: SafetensorsFile, how: _How) -> Family:
+    """What the UNet predicts, as far as anything tells; SD 2 of 512 and of 768 pixels part here."""
+    is_open = how.family is None and (family.layout, family.concat) == ("sd2", "none")
+    told = how.prediction
+    if told is None and (is_open or family.layout != "sd2"):
+        told = told_prediction(file.path, file.tensors, file.metadata)
+    if told is None and is_open:
+        assert isinstance(unet, UNet)
+        told = probe_prediction(unet)
+    if ldm.ZERO_TERMINAL_SNR in file.tensors:
+        family = replace(family, schedule=replace(family.schedule, zero_terminal_snr=True))
+    if told is None or told == family.prediction:
+        return family
+    family = replace(family, prediction=told)
+    if is_open:
+        like = release_like(family)
+        return replace(family, name=like.name, native_size=like.native_size, scheduler=like.scheduler)
+    return family
 
 
 @dataclass(frozen=True)
@@ -105,23 +196,43 @@ class _Renamed:
         return self.source[self.names.get(name, name)]
 
 
-def _load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype | None, *, check: bool) -> Parts:
+def _clip_tokenizer(*, openclip: bool) -> Tokenizer:
+    """A single file holds none. OpenCLIP pads with 0, OpenAI's CLIP with the end."""
+    return Tokenizer.clip(pad=0 if openclip else None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _load_folder(folder: Path, how: _How) -> Parts:
     paths = diffusers.weight_files(folder)
-    family = read_family(folder)
+    family = read_family(folder, how.family)
+    if how.prediction is not None:
+        family = replace(family, prediction=how.prediction)
     networks = empty_networks(family, folder)
-    rules = {"unet": diffusers.unet_rules(family.unet), "vae": diffusers.vae_rules(), "text": diffusers.text_rules()}
+    rules = folder_rules(family)
+    if how.vae is not None:
+        del networks["vae"], paths["vae"]
     for part, network in networks.items():
         file = open_safetensors(paths[part])
         rows = plan(rules[part], shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
         with file.reader() as reader:
-            fill(network, load(rows, reader), file.path, device=device, dtype=dtype, check=check)
-    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    _check_tokenizer(tokenizer, family, folder)
-    return _parts(family, networks, tokenizer, list(paths.values()))
+            how.fill(network, load(rows, reader), file.path)
+    files = [*paths.values(), *_other_vae(family, networks, how)]
+    names = diffusers.tokenizers_of(family.layout)
+    tokenizers = {part: Tokenizer.from_folder(folder / name) for part, name in names.items()}
+    return _parts(family, networks, tokenizers, files)
 
 
-def _check_tokenizer(tokenizer: Tokenizer, family: Family, where: Path) -> None:
-    text = family.text
+def _other_vae(family: Family, networks: dict[str, nn.Module], how: _How) -> list[Path]:
+    """Puts the VAE of a file of its own among the networks, where one is asked for -> that file."""
+    if how.vae is None:
+        return []
+    networks["vae"], file = load_vae(how.vae, family.vae, how.device, how.dtype, check=how.check)
+    return [file]
+
+
+def _check_tokenizer(tokenizer: Tokenizer, text: CLIPTextConfig, where: Path) -> None:
     if tokenizer.size > text.vocab_size:
         message = f"its tokenizer has {tokenizer.size} token ids, its text model knows {text.vocab_size}"
         raise ModelFileError("architecture_mismatch", where, message)
@@ -135,13 +246,25 @@ def _check_tokenizer(tokenizer: Tokenizer, family: Family, where: Path) -> None:
             raise ModelFileError("architecture_mismatch", where, message)
 
 
-def _parts(family: Family, networks: dict[str, Any], tokenizer: Tokenizer, files: list[Path]) -> Parts:
+def _parts(
+    family: Family,
+    networks: dict[str, Any],
+    tokenizers: Mapping[str, Tokenizer],
+    files: list[Path],
+    scalars: Mapping[str, Tensor] | None = None,
+) -> Parts:
+    """Raises ModelFileError where a tokenizer and its text model do not belong together."""
+    for part, tokenizer in tokenizers.items():
+        _check_tokenizer(tokenizer, networks[part].config, files[0])
     return Parts(
         family=family,
         unet=networks["unet"],
         vae=networks["vae"],
         text=networks["text"],
+        text_2=networks.get("text_2"),
         upscaler=networks.get("upscaler"),
-        tokenizer=tokenizer,
+        tokenizer=tokenizers["text"],
+        tokenizer_2=tokenizers.get("text_2"),
         files=tuple(files),
+        scalars=scalars or {},
     )

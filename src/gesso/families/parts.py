@@ -15,7 +15,7 @@ from gesso.families.base import Family
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
-from gesso.models.vae import AutoencoderKL
+from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.text.tokenizer import Tokenizer
 
 
@@ -43,7 +43,13 @@ class Parts:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks by component: unet, text, vae, and text_2 and upscaler where there are such."""
-        found = {"unet": self.unet, "text": self.text, "text_2": self.text_2, "vae": self.vae, "upscaler": self.upscaler}
+        found = {
+            "unet": self.unet,
+            "text": self.text,
+            "text_2": self.text_2,
+            "vae": self.vae,
+            "upscaler": self.upscaler,
+        }
         return {name: network for name, network in found.items() if network is not None}
 
 
@@ -81,6 +87,15 @@ def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
     except (ValueError, IndexError, RuntimeError) as error:
         raise ModelFileError("config", where, f"sizes that make no model: {shown(str(error))}") from None
     return networks
+
+
+def empty_vae(config: VAEConfig, where: str | Path) -> AutoencoderKL:
+    """An autoencoder without memory for its numbers. Raises ModelFileError for sizes that make none."""
+    try:
+        with torch.device("meta"), _WithoutInitialisation():
+            return AutoencoderKL(config)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise ModelFileError("config", where, f"sizes that make no VAE: {shown(str(error))}") from None
 
 
 def param_shapes(networks: Mapping[str, nn.Module]) -> dict[str, Shape]:

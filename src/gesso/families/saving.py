@@ -1,59 +1,91 @@
 """A whole model to files: one file of LDM names, or a diffusers folder. gesso's own layout: `checkpoints.native`."""
 
 import json
+import math
 import os
 import secrets
 import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gesso.checkpoints import diffusers, keymap, ldm
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.keymap import Rule
 from gesso.checkpoints.safetensors_file import write_safetensors
-from gesso.families.diffusers_folder import folder_configs
+from gesso.families.base import Family
+from gesso.families.diffusers_folder import folder_configs, folder_text
 from gesso.families.parts import Parts
 
 _FORMAT = {"format": "pt"}  # what other loaders look for
+_LOGIT_SCALE = math.log(100)  # where the temperature of CLIP's training was held
 
 
 def save_ldm(path: str | Path, parts: Parts) -> None:
-    """One safetensors file with the names of latent-diffusion, as the SD 1.x releases are.
+    """One safetensors file with the names of latent-diffusion, as the releases of SD 1, SD 2 and SDXL are.
 
     Loading it again gives the same bits; so does saving what was loaded. The numbers keep their dtype; the tables of
-    the schedule and position_ids are written too, since older tools look for them. Tokenizers have no place in this
-    layout. Raises ValueError for a family that has no LDM names, ModelFileError where the file cannot be written.
+    the schedule, position_ids and logit_scale are written too, since older tools look for them. Tokenizers have no
+    place in this layout. Raises ValueError for a family that has no LDM names, ModelFileError where the file cannot be
+    written.
     """
     family = parts.family
-    if family.unet.added_dim or family.vae.patch_size != 1 or family.upscaler:
+    if family.scheduler is None or family.vae.patch_size != 1 or family.upscaler:
         raise ValueError(f"a model of family {family.name!r} has no LDM layout; save it as a native file")
-    tensors = keymap.save(ldm.sd1_rules(family.unet, family.vae), _parameters(parts))
-    tensors |= ldm.schedule_buffers(family.schedule.build().alphas_cumprod)
-    tensors[f"{ldm.TEXT}text_model.embeddings.position_ids"] = torch.arange(family.text.max_length)[None]
-    write_safetensors(path, tensors, _FORMAT)
+    params = {
+        f"{part}.{name}": tensor
+        for part, network in parts.networks.items()
+        for name, tensor in network.state_dict().items()
+    }
+    tensors = keymap.save(ldm.file_rules(family.layout, family.unet, family.vae), params)
+    write_safetensors(path, tensors | _beside(parts) | dict(parts.scalars), _FORMAT)
+
+
+def _beside(parts: Parts) -> dict[str, Tensor]:
+    """What a single file holds beside the weights."""
+    family = parts.family
+    found: dict[str, Tensor] = {}
+    if family.num_sizes == 0:  # the files of SDXL have no tables
+        cumprod = family.schedule.build().alphas_cumprod
+        found |= ldm.schedule_buffers(cumprod, low_scale=family.concat == "upscale")
+    for name in ldm.position_ids(family.layout):
+        found[name] = torch.arange(family.text.max_length)[None]
+    for name in ldm.logit_scales(family.layout):
+        found[name] = torch.tensor(_LOGIT_SCALE, dtype=parts.text.norm.weight.dtype)
+    if family.num_sizes and family.prediction == "v":
+        found[ldm.V_PREDICTION] = torch.zeros(())
+        if family.schedule.zero_terminal_snr:
+            found[ldm.ZERO_TERMINAL_SNR] = torch.zeros(())
+    return found
 
 
 def save_diffusers(folder: str | Path, parts: Parts) -> None:
     """A folder that the diffusers library loads. The folder appears whole or not at all; it may not exist before.
 
+    Of SD 2 it holds the text tower without its last layer, which nothing reads: that library has no place for it.
     Raises ValueError for a family that the library has no classes for, ModelFileError where it cannot be written.
     """
     folder = Path(folder)
-    configs = folder_configs(parts.family)
+    family = parts.family
+    configs = folder_configs(family)
     if folder.exists():
         raise ModelFileError("unwritable", folder, "exists already; give the name of a new folder")
-    unet = diffusers.unet_rules(parts.family.unet)
-    rules = {"unet": unet, "vae": diffusers.vae_rules(), "text": diffusers.text_rules()}
+    rules = folder_rules(family)
+    tokenizers = {"text": parts.tokenizer, "text_2": parts.tokenizer_2 or parts.tokenizer}
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         for name, content in configs.items():
             _write_text(temporary / name, json.dumps(content, indent=2) + "\n")
-        for name, text in parts.tokenizer.folder_files().items():
-            _write_text(temporary / "tokenizer" / name, text)
-        for part, network in _networks(parts).items():
-            file = temporary / diffusers.FOLDERS[part] / f"{diffusers.STEMS[part]}.safetensors"
-            write_safetensors(file, keymap.save(rules[part], network.state_dict()), _FORMAT)
+        for part, place in diffusers.tokenizers_of(family.layout).items():
+            for name, text in tokenizers[part].folder_files().items():
+                _write_text(temporary / place / name, text)
+        for part, place in diffusers.folders_of(family.layout).items():
+            params = parts.networks[part].state_dict()
+            if part == "text":
+                params = folder_params(family, params)
+            file = temporary / place / f"{diffusers.STEMS[part]}.safetensors"
+            write_safetensors(file, keymap.save(rules[part], params), _FORMAT)
         os.replace(temporary, folder)
     except OSError as error:
         raise ModelFileError("unwritable", folder, f"cannot be written: {error.strerror or error}") from None
@@ -61,18 +93,22 @@ def save_diffusers(folder: str | Path, parts: Parts) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def folder_rules(family: Family) -> dict[str, list[Rule]]:
+    """The table of each part of a diffusers folder."""
+    text = diffusers.text_rules()
+    unet = diffusers.unet_rules(family.unet, linear=family.layout != "sd1")
+    return {"unet": unet, "text": text, "text_2": text, "vae": diffusers.vae_rules()}
+
+
+def folder_params(family: Family, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the first text tower's parameters those that a folder holds."""
+    kept = folder_text(family)
+    if kept == family.text:
+        return params
+    last = [f"layers.{layer}." for layer in range(kept.num_layers, family.text.num_layers)]
+    return {name: p for name, p in params.items() if not name.startswith((*last, "projection."))}
+
+
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _networks(parts: Parts) -> dict[str, nn.Module]:
-    return {"unet": parts.unet, "vae": parts.vae, "text": parts.text}
-
-
-def _parameters(parts: Parts) -> dict[str, Tensor]:
-    return {
-        f"{part}.{name}": tensor
-        for part, network in _networks(parts).items()
-        for name, tensor in network.state_dict().items()
-    }

@@ -1,5 +1,8 @@
 """CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), as Stable Diffusion uses it.
 
+OpenAI's ViT-L/14 (SD 1, SDXL) and OpenCLIP's ViT-H/14 (SD 2) and ViT-bigG/14 (SDXL; Cherti et al. 2022,
+arXiv:2212.07143) are the same network at other sizes.
+
 Shapes: B batch, L tokens, D width.
 """
 
@@ -23,6 +26,7 @@ class CLIPTextConfig:
     mlp_dim: int
     activation: Literal["quick_gelu", "gelu"]  # OpenAI's CLIP: quick_gelu; OpenCLIP: gelu
     eos_id: int  # the pooled vector is read at the first of these
+    projection_dim: int | None = None  # width of the space shared with pictures; None: the model has no projection
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -54,6 +58,7 @@ class TextEncoding:
     hidden: tuple[Tensor, ...]  # the embedding, then each layer's output, before the last norm: each [B, L, D]
     last: Tensor  # [B, L, D] the last layer's output after the norm
     pooled: Tensor  # [B, D] `last` at the end-of-text token
+    projected: Tensor | None = None  # [B, projection_dim] `pooled` in the space shared with pictures
 
 
 class CLIPTextModel(nn.Module):
@@ -66,6 +71,8 @@ class CLIPTextModel(nn.Module):
         self.position_embedding = nn.Embedding(config.max_length, config.dim)
         self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.dim)
+        width = config.projection_dim
+        self.projection = nn.Linear(config.dim, width, bias=False) if width else None
 
     def forward(self, ids: Tensor) -> TextEncoding:
         """ids [B, L] int64, L at most `max_length` -> TextEncoding. Raises ValueError for a longer L."""
@@ -79,4 +86,5 @@ class CLIPTextModel(nn.Module):
         last = self.norm(x)
         end = (ids == self.config.eos_id).int().argmax(dim=1)  # argmax gives the first of equals
         pooled = last[torch.arange(len(ids), device=ids.device), end]
-        return TextEncoding(hidden=tuple(hidden), last=last, pooled=pooled)
+        projected = None if self.projection is None else self.projection(pooled)
+        return TextEncoding(hidden=tuple(hidden), last=last, pooled=pooled, projected=projected)

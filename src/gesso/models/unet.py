@@ -30,6 +30,30 @@ class UNetConfig:
     added_dim: int | None = None  # width of a vector added to the time embedding (SDXL: pooled text and sizes)
     draft_size: int | None = None  # rows and columns of a first guess from the text that joins the input; None: without
     norm_groups: int = 32
+    cross_only: tuple[bool, ...] | None = None  # levels whose self-attention looks at the text, too; None: no level
+    noise_levels: int | None = None  # noise levels of a picture beside the latents that a table embeds (x4 upscaler)
+    upcast_attention: bool = False  # attention scores in float32 (SD 2.1)
+
+
+def _transformer(config: UNetConfig, level: int, depth: int, *, cross_only: bool) -> SpatialTransformer:
+    return SpatialTransformer(
+        config.channels[level],
+        config.num_heads[level],
+        config.context_dim,
+        depth,
+        config.norm_groups,
+        cross_only=cross_only,
+        upcast=config.upcast_attention,
+    )
+
+
+def _level_transformers(config: UNetConfig, level: int, count: int) -> nn.ModuleList:
+    """One after each of `count` residual blocks of a level; none where the level does not look at the text."""
+    depth = config.attention[level]
+    cross_only = config.cross_only is not None and config.cross_only[level]
+    return nn.ModuleList(
+        _transformer(config, level, depth, cross_only=cross_only) for _ in range(count if depth else 0)
+    )
 
 
 class Draft(nn.Module):
@@ -61,7 +85,7 @@ class DownLevel(nn.Module):
 
     def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
-        channels, depth = config.channels[level], config.attention[level]
+        channels = config.channels[level]
         before = config.channels[max(level - 1, 0)]
         self.blocks = nn.ModuleList(
             ResBlock(
@@ -73,10 +97,7 @@ class DownLevel(nn.Module):
             )
             for i in range(config.num_res_blocks)
         )
-        self.attentions = nn.ModuleList(
-            SpatialTransformer(channels, config.num_heads[level], config.context_dim, depth, config.norm_groups)
-            for _ in range(config.num_res_blocks if depth else 0)
-        )
+        self.attentions = _level_transformers(config, level, config.num_res_blocks)
         if level < len(config.channels) - 1:
             self.downsample: nn.Module | None = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         else:
@@ -102,9 +123,7 @@ class Middle(nn.Module):
         super().__init__()
         channels, emb_dim, groups = config.channels[-1], 4 * config.channels[0], config.norm_groups
         self.block1 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
-        self.attention = SpatialTransformer(
-            channels, config.num_heads[-1], config.context_dim, config.mid_attention, groups
-        )
+        self.attention = _transformer(config, -1, config.mid_attention, cross_only=False)
         self.block2 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
@@ -116,7 +135,7 @@ class UpLevel(nn.Module):
 
     def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
-        channels, depth = config.channels[level], config.attention[level]
+        channels = config.channels[level]
         below = config.channels[min(level + 1, len(config.channels) - 1)]
         # What the way down left behind, last first: num_res_blocks outputs of this level, then one of the level above.
         skips = [channels] * config.num_res_blocks + [config.channels[max(level - 1, 0)]]
@@ -130,10 +149,7 @@ class UpLevel(nn.Module):
             )
             for i, skip in enumerate(skips)
         )
-        self.attentions = nn.ModuleList(
-            SpatialTransformer(channels, config.num_heads[level], config.context_dim, depth, config.norm_groups)
-            for _ in range(config.num_res_blocks + 1 if depth else 0)
-        )
+        self.attentions = _level_transformers(config, level, config.num_res_blocks + 1)
         self.upsample = Upsample(channels) if level > 0 else None
 
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
@@ -157,6 +173,7 @@ class UNet(nn.Module):
         first, levels = config.channels[0], range(len(config.channels))
         self.time_embed = EmbeddingMLP(first, 4 * first)
         self.added_embed = EmbeddingMLP(config.added_dim, 4 * first) if config.added_dim else None
+        self.level_embed = nn.Embedding(config.noise_levels, 4 * first) if config.noise_levels else None
         if config.draft_size is None:
             self.draft = None
             channels_in = config.in_channels
@@ -170,18 +187,31 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(config.norm_groups, first, eps=EPS)
         self.conv_out = nn.Conv2d(first, config.out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, added: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        added: Tensor | None = None,
+        level: Tensor | None = None,
+    ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
-        Raises ValueError where `added` is given to a model without it, or missing in a model with it.
+        level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
+        Raises ValueError where `added` or `level` is given to a model without it, or missing in a model with it.
         """
         if (added is None) != (self.added_embed is None):
             raise ValueError(
                 f"added vector {'missing' if added is None else 'given'}, added_dim {self.config.added_dim}"
             )
+        if (level is None) != (self.level_embed is None):
+            found = "missing" if level is None else "given"
+            raise ValueError(f"noise level {found}, noise_levels {self.config.noise_levels}")
         emb = self.time_embed(sinusoid(timestep, self.config.channels[0]).to(x.dtype))
         if self.added_embed is not None:
             emb = emb + self.added_embed(added)
+        if self.level_embed is not None:
+            emb = emb + self.level_embed(level)
         if self.draft is not None:
             guess = self.draft(context)
             if guess.shape[-2:] != x.shape[-2:]:  # another size than the native one

@@ -11,13 +11,23 @@ class Attention(nn.Module):
     """Multi-head attention; the output projection has a bias, the inputs' have one on request.
 
     x [B, N, D], context [B, L, context_dim] (x itself where None) -> [B, N, D]
+    upcast: the scores are computed in float32 whatever the number format: those of SD 2.1 leave the range of float16.
     """
 
-    def __init__(self, dim: int, num_heads: int, context_dim: int | None = None, *, bias: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        context_dim: int | None = None,
+        *,
+        bias: bool = False,
+        upcast: bool = False,
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"attention of width {dim} does not divide into {num_heads} heads")
         self.num_heads = num_heads
+        self.upcast = upcast
         self.to_q = nn.Linear(dim, dim, bias=bias)
         self.to_k = nn.Linear(context_dim or dim, dim, bias=bias)
         self.to_v = nn.Linear(context_dim or dim, dim, bias=bias)
@@ -26,7 +36,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, *, causal: bool = False) -> Tensor:
         context = x if context is None else context
         q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        if self.upcast:
+            wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal)
+            mixed = wide.to(q.dtype)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -47,19 +61,25 @@ class GEGLU(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, feed-forward, each around a skip.  x [B, N, D] -> [B, N, D]"""
+    """Self-attention, attention to the text, feed-forward, each around a skip.  x [B, N, D] -> [B, N, D]
 
-    def __init__(self, dim: int, num_heads: int, context_dim: int) -> None:
+    cross_only: what stands at the place of the self-attention looks at the text, too (the x4 upscaler).
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, context_dim: int, *, cross_only: bool = False, upcast: bool = False
+    ) -> None:
         super().__init__()
+        self.cross_only = cross_only
         self.norm1 = nn.LayerNorm(dim)
-        self.self_attention = Attention(dim, num_heads)
+        self.self_attention = Attention(dim, num_heads, context_dim if cross_only else None, upcast=upcast)
         self.norm2 = nn.LayerNorm(dim)
-        self.cross_attention = Attention(dim, num_heads, context_dim)
+        self.cross_attention = Attention(dim, num_heads, context_dim, upcast=upcast)
         self.norm3 = nn.LayerNorm(dim)
         self.feed_forward = GEGLU(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.self_attention(self.norm1(x))
+        x = x + self.self_attention(self.norm1(x), context if self.cross_only else None)
         x = x + self.cross_attention(self.norm2(x), context)
         return x + self.feed_forward(self.norm3(x))
 
@@ -71,11 +91,24 @@ class SpatialTransformer(nn.Module):
     convolutions (SD 1) or linear layers (SD 2, SDXL); the numbers are the same, here they are linear.
     """
 
-    def __init__(self, channels: int, num_heads: int, context_dim: int, depth: int, norm_groups: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        context_dim: int,
+        depth: int,
+        norm_groups: int,
+        *,
+        cross_only: bool = False,
+        upcast: bool = False,
+    ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)  # 1e-6 here, 1e-5 in the residual blocks
         self.proj_in = nn.Linear(channels, channels)
-        self.blocks = nn.ModuleList(TransformerBlock(channels, num_heads, context_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, num_heads, context_dim, cross_only=cross_only, upcast=upcast)
+            for _ in range(depth)
+        )
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

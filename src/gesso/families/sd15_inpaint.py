@@ -1,0 +1,10 @@
+"""Stable Diffusion 1.5 for inpainting: the UNet sees the mask and the masked picture beside the latents.
+
+Rombach et al. 2022, arXiv:2112.10752, section 4.5; sizes are those of Runway's v1-inpainting-inference.yaml.
+"""
+
+from dataclasses import replace
+
+from gesso.families.sd15 import SD15
+
+SD15_INPAINT = replace(SD15, name="sd15-inpaint", unet=replace(SD15.unet, in_channels=9), concat="inpaint")
