@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -80,15 +81,31 @@ def euler_ancestral(
 
 
 def ddim(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, eta: float = 0.0, s_noise: float = 1.0
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    landings: Sequence[float] | None = None,
 ) -> Sampling:
     """Song et al. 2020 (arXiv:2010.02502), equations 12 and 16; first order.
 
     Divided by sqrt(alphas_cumprod), equation 12 reads x0 + sqrt(b^2 - up^2) d + up n with up = eta b/a sqrt(a^2 - b^2):
     the ancestral step of Euler, and Euler itself for eta 0. What sets the DDIM of other tools apart is their choice of
     timesteps and of the last sigma, and both come in with `sigmas`. Calls and draws as in `euler_ancestral`.
+    landings: where each step ends instead of at the next sigma; the model is then asked as if it had ended there. That
+    is diffusers' DDIM where its timesteps are not T // num_steps apart ("linspace"; "trailing" with 15 steps).
     """
-    return euler_ancestral(x, sigmas, noise, eta=eta, s_noise=s_noise)
+    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
+        x0 = yield ModelCall(x, a, step)
+        b, following = (b, b) if landings is None else (landings[step], b)
+        down, up = ancestral(a, b, eta)
+        x = x0 + (x - x0) * (down / a)
+        if up > 0:
+            x = x + draw(noise, x) * (up * s_noise)
+        x = _moved(x, b, following)
+    return x
 
 
 def ddim_cfgpp(
@@ -109,21 +126,34 @@ def ddim_cfgpp(
 
 
 def ddpm(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, large: float = 0.0, noisy_end: float = 0.0
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    large: float = 0.0,
+    noisy_end: float = 0.0,
+    landings: Sequence[float] | None = None,
 ) -> Sampling:
     """Ho et al. 2020 (arXiv:2006.11239), equation 7: the posterior given x0, between any two noise levels.
 
     large 0: the posterior's own variance ("fixed_small", the ancestral step of Euler); 1: beta ("fixed_large").
     noisy_end 1 with large 1 draws in a step to 0 too, as diffusers does whose last timestep is 1 with steps_offset 1:
-    that leaves noise of sigma / sqrt(1 + sigma^2), 0.041 for timestep 1, in the picture.
+    that leaves noise of sigma / sqrt(1 + sigma^2), 0.041 for timestep 1, in the picture. landings: as in `ddim`.
     One call a step, one draw a step but for a last one that ends in 0.
     """
     for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
         x0 = yield ModelCall(x, a, step)
+        b, following = (b, b) if landings is None else (landings[step], b)
         down, up = ancestral(a, b, 1.0)
         x = x0 + (x - x0) * (down / a)
         if large:
             up = math.sqrt((1 + b * b) * (a * a - b * b) / (1 + a * a)) if b > 0 or noisy_end else 0.0
         if up > 0:
             x = x + draw(noise, x) * up
+        x = _moved(x, b, following)
     return x
+
+
+def _moved(x: Tensor, found: float, taken: float) -> Tensor:
+    """x holding noise of one sigma, as the x of another that looks the same to the network, z = x / sqrt(1 + s^2)."""
+    return x if found == taken else x * (math.hypot(1, taken) / math.hypot(1, found))

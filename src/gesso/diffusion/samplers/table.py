@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gesso.diffusion.samplers.dpm_solver import dpm_2, dpm_2_ancestral, dpm_adaptive, dpm_fast
 from gesso.diffusion.samplers.dpmpp import (
     dpmpp_2m,
     dpmpp_2m_sde,
@@ -11,10 +12,28 @@ from gesso.diffusion.samplers.dpmpp import (
     dpmpp_sde,
 )
 from gesso.diffusion.samplers.euler import ddim, ddim_cfgpp, ddpm, euler, euler_ancestral, heun
+from gesso.diffusion.samplers.few_step import lcm, tcd
+from gesso.diffusion.samplers.multistep import deis, ipndm, lms, plms, pndm
 from gesso.diffusion.samplers.registry import Sampler
+from gesso.diffusion.samplers.restart import num_restarts, restart
+from gesso.diffusion.samplers.stochastic import er_sde, sa_solver
+from gesso.diffusion.samplers.unipc import unipc, unipc_bh1
 
 _CHURN = frozenset({"s_churn", "s_tmin", "s_tmax", "s_noise"})
 _ETA = frozenset({"eta", "s_noise"})
+
+
+def _plms_calls(num_steps: int) -> int:
+    return num_steps + (num_steps > 1)
+
+
+def _pndm_calls(num_steps: int) -> int:
+    return num_steps + 3 * min(num_steps - 1, 3)
+
+
+def _restart_calls(num_steps: int) -> int:
+    return 2 * num_steps - 1  # one step ends in 0, however often it goes back up
+
 
 # A new sampler is one function and one row here; the tests find it by themselves and ask for its goldens.
 SAMPLERS: dict[str, Sampler] = {
@@ -45,7 +64,7 @@ SAMPLERS: dict[str, Sampler] = {
         ddim,
         order=1,
         stochastic=False,
-        options=_ETA,
+        options=_ETA | {"landings"},
         schedule="ddim_uniform",
         aliases=("DDIMScheduler",),
     ),
@@ -64,7 +83,7 @@ SAMPLERS: dict[str, Sampler] = {
         ddpm,
         order=1,
         stochastic=True,
-        options=frozenset({"large", "noisy_end"}),
+        options=frozenset({"large", "noisy_end", "landings"}),
         draws_per_step=1,
         uses_ensd=True,
         aliases=("DDPMScheduler",),
@@ -130,5 +149,160 @@ SAMPLERS: dict[str, Sampler] = {
         brownian=True,
         discards_penultimate=True,
         aliases=("k_dpmpp_3m_sde", "dpmpp_3m_sde_gpu"),
+    ),
+    "lms": Sampler(
+        "LMS",
+        lms,
+        order=4,
+        stochastic=False,
+        options=frozenset({"max_order"}),
+        aliases=("k_lms", "LMSDiscreteScheduler"),
+    ),
+    "dpm_2": Sampler(
+        "DPM2",
+        dpm_2,
+        order=2,
+        stochastic=False,
+        calls_per_step=2,
+        options=_CHURN,
+        schedule="karras",
+        discards_penultimate=True,
+        aliases=("k_dpm_2", "KDPM2DiscreteScheduler"),
+    ),
+    "dpm_2_ancestral": Sampler(
+        "DPM2 a",
+        dpm_2_ancestral,
+        order=2,
+        stochastic=True,
+        calls_per_step=2,
+        options=_ETA,
+        schedule="karras",
+        draws_per_step=1,
+        discards_penultimate=True,
+        uses_ensd=True,
+        aliases=("k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"),
+    ),
+    "dpm_fast": Sampler(
+        "DPM fast",
+        dpm_fast,
+        order=2,
+        stochastic=False,
+        options=_ETA,
+        ignores_sigmas=True,
+        uses_ensd=True,
+        aliases=("k_dpm_fast",),
+    ),
+    "dpm_adaptive": Sampler(
+        "DPM adaptive",
+        dpm_adaptive,
+        order=3,
+        stochastic=False,
+        options=_ETA | {"rtol", "atol", "h_init", "order"},
+        ignores_sigmas=True,
+        row_steps=True,
+        uses_ensd=True,
+        counted=lambda num_steps: None,
+        aliases=("k_dpm_ad", "k_dpm_adaptive"),
+    ),
+    "plms": Sampler(
+        "PLMS",
+        plms,
+        order=2,
+        stochastic=False,
+        schedule="ddim_uniform",
+        counted=_plms_calls,
+        aliases=("k_plms",),
+    ),
+    "pndm": Sampler(
+        "PNDM",
+        pndm,
+        order=2,
+        stochastic=False,
+        options=frozenset({"schedule"}),
+        schedule="ddim_uniform",
+        counted=_pndm_calls,
+        aliases=("PNDMScheduler",),
+    ),
+    "ipndm": Sampler(
+        "IPNDM",
+        ipndm,
+        order=2,
+        stochastic=False,
+        options=frozenset({"max_order"}),
+        aliases=("IPNDMScheduler",),
+    ),
+    "deis": Sampler(
+        "DEIS",
+        deis,
+        order=3,
+        stochastic=False,
+        options=frozenset({"max_order", "lower_final"}),
+        aliases=("DEISMultistepScheduler",),
+    ),
+    "unipc": Sampler(
+        "UniPC bh2",
+        unipc,
+        order=3,
+        stochastic=False,
+        options=frozenset({"max_order", "bh1", "corrector"}),
+        aliases=("uni_pc_bh2", "UniPCMultistepScheduler"),
+    ),
+    "unipc_bh1": Sampler(
+        "UniPC",
+        unipc_bh1,
+        order=4,
+        stochastic=False,
+        options=frozenset({"max_order", "corrector"}),
+        schedule="ddim_uniform",
+        aliases=("uni_pc", "uni_pc_bh1"),
+    ),
+    "lcm": Sampler(
+        "LCM",
+        lcm,
+        order=1,
+        stochastic=True,
+        options=frozenset({"s_noise"}),
+        schedule="sgm_uniform",
+        draws_per_step=1,
+        aliases=("k_lcm", "LCMScheduler"),
+    ),
+    "tcd": Sampler(
+        "TCD",
+        tcd,
+        order=1,
+        stochastic=True,
+        options=frozenset({"gamma", "schedule"}),
+        schedule="sgm_uniform",
+        draws_per_step=1,
+        aliases=("TCDScheduler",),
+    ),
+    "restart": Sampler(
+        "Restart",
+        restart,
+        order=2,
+        stochastic=True,
+        options=frozenset({"s_noise"}),
+        schedule="karras",
+        ignores_sigmas=True,
+        counted=_restart_calls,
+        aliases=("k_restart",),
+    ),
+    "er_sde": Sampler(
+        "ER-SDE",
+        er_sde,
+        order=3,
+        stochastic=True,
+        options=frozenset({"s_noise", "max_order"}),
+        draws_per_step=1,
+        aliases=("ersde",),
+    ),
+    "sa_solver": Sampler(
+        "SA-Solver",
+        sa_solver,
+        order=3,
+        stochastic=True,
+        options=frozenset({"tau", "tau_from", "tau_to", "s_noise", "schedule"}),
+        draws_per_step=1,
+        aliases=("SASolverScheduler",),
     ),
 }
