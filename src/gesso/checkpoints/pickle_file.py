@@ -188,7 +188,7 @@ def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
     """The child's last words, checked like anything else that comes from outside."""
     try:
         report: Any = json.loads(text.rstrip().rpartition(b"\n")[2])
-    except ValueError:
+    except (ValueError, RecursionError):
         report = None
     if code == 0 and isinstance(report, dict):
         dropped, confined = report.get("dropped"), report.get("confined")
