@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gesso.pipelines.presets import PRESETS
 from gesso.pipelines.recipe import Recipe, WeightFile
 from gesso.pipelines.request import ResolvedRequest
 from gesso.runtime.environment import Environment
@@ -22,6 +23,8 @@ def make_recipe(**values: Any) -> Recipe:
         "seed": 5,
         "noise": "philox",
         "clip_skip": 1,
+        "preset": "gesso",
+        **PRESETS["gesso"],
     }
     return Recipe(
         request=ResolvedRequest(**(request | values)),

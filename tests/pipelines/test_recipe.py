@@ -96,7 +96,7 @@ def break_it(path: str, value: Any) -> str:
     ("path", "value"),
     [
         ("schema", "other"),
-        ("version", 2),
+        ("version", 3),
         ("version", True),
         ("extra", 1),
         ("request", []),

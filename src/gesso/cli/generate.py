@@ -5,14 +5,15 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gesso.cli.progress import Bar
-from gesso.cli.session import check_names, load_pipeline
+from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
-from gesso.pipelines.request import TextToImageRequest
+from gesso.pipelines.presets import PRESETS
+from gesso.pipelines.request import TextToImageRequest, check_known
 
 if TYPE_CHECKING:
     from gesso.pipelines.text_to_image import Picture, Progress
@@ -52,10 +53,59 @@ def command(
     clip_skip: Annotated[
         int | None, typer.Option("--clip-skip", help="Layer of the text encoder, from the end: 1 is the last.")
     ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option("--strength", "--denoise", help="How much of the picture is drawn again, 0 to 1."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="Grey picture; where it is white is drawn again.")
+    ] = None,
+    mask_blur: Annotated[
+        float | None, typer.Option("--mask-blur", help="Pixels by which the mask's edge is softened.")
+    ] = None,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option("--image-guidance", help="How strongly the picture leads, for models that edit by instruction."),
+    ] = None,
+    noise_level: Annotated[
+        int | None, typer.Option("--noise-level", help="Noise on the picture, for models that enlarge.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="Whose conventions to follow where they differ: gesso, a1111, diffusers."),
+    ] = None,
+    sigmas: Annotated[
+        str | None,
+        typer.Option("--sigmas", metavar="LIST", help="Own noise levels such as 14.6,7,3,1,0, in place of a schedule."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="One convention apart from the preset, such as levels=truncate; again."
+        ),
+    ] = None,
+    refiner: Annotated[
+        str | None, typer.Option("--refiner", metavar="MODEL", help="Model that finishes what the first began.")
+    ] = None,
+    refiner_switch_at: Annotated[
+        float | None, typer.Option("--refiner-switch-at", help="Share of the steps before the refiner, 0 to 1.")
+    ] = None,
     model: Annotated[
         str,
         typer.Option("--model", "-m", metavar="MODEL", help="gesso-mini, a .safetensors file or a diffusers folder."),
     ] = "gesso-mini",
+    vae: Annotated[
+        str | None, typer.Option("--vae", metavar="MODEL", help="Autoencoder from another file than the model's.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="What the file is, where it cannot tell by itself: sd21, sdxl, ...")
+    ] = None,
+    prediction: Annotated[
+        str | None, typer.Option("--prediction", help="What the network predicts, where it is known better: eps, v.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
@@ -83,6 +133,7 @@ def command(
         raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
     width, height = _size(size, width, height)
     request = TextToImageRequest(
+        **parse_settings(settings or []),
         prompt=text,
         negative_prompt=negative_prompt,
         width=width,
@@ -98,6 +149,13 @@ def command(
         first_index=index,
         noise=noise,
         clip_skip=clip_skip,
+        strength=strength,
+        mask_blur=mask_blur,
+        image_guidance_scale=image_guidance,
+        noise_level=noise_level,
+        preset=preset,
+        sigmas=parse_sigmas(sigmas) if sigmas is not None else None,
+        refiner_switch_at=refiner_switch_at,
     )
     from gesso.pipelines.output_names import plan
 
@@ -108,12 +166,23 @@ def command(
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
         check_names(request)
+        pictures = read_pictures(image, mask)
         bar.stage(f"loading {Path(model).name}")
-        pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads, batch=batch)
-        resolved = pipeline.resolve(request)
+        pipeline = load_pipeline(
+            model,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            batch=batch,
+            refiner=refiner,
+            vae=vae,
+            family=family,
+            prediction=prediction,
+        )
+        resolved = pipeline.resolve(request, **pictures)
         last = time.perf_counter()
         startup = last - begin
-        for picture in pipeline(resolved, lambda state: bar.step(*_step(state))):
+        for picture in pipeline(resolved, lambda state: bar.step(*_step(state)), **pictures):
             for notice in dict.fromkeys(picture.notices):
                 if notice not in shown:
                     bar.note(f"note: {notice}")
@@ -136,6 +205,42 @@ def _size(size: str | None, width: int | None, height: int | None) -> tuple[int 
     if not match:
         raise GessoError(f"--size {size[:40]}: expected WIDTHxHEIGHT in pixels, such as 512x768, or one number")
     return int(match[1]), int(match[2] or match[1])
+
+
+def parse_sigmas(text: str) -> tuple[float, ...]:
+    """ "14.6, 7, 1, 0" or the same with spaces alone. Raises GessoError."""
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise GessoError(f"--sigmas {text[:60]}: expected numbers such as 14.6,7,3,1,0") from None
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """NAME=VALUE for the conventions of a preset; the request checks the values. Raises GessoError."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign:
+            raise GessoError(f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate")
+        check_known("setting", name, PRESETS["gesso"].keys())
+        found[name] = _value(PRESETS["gesso"][name], text.strip(), setting)
+    return found
+
+
+def _value(like: object, text: str, setting: str) -> object:
+    """The text as the type that the setting has."""
+    if isinstance(like, bool):
+        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        if text.lower() not in words:
+            raise GessoError(f"--set {setting[:60]}: expected true or false")
+        return words[text.lower()]
+    if isinstance(like, int | float):
+        try:
+            return type(like)(text)
+        except ValueError:
+            raise GessoError(f"--set {setting[:60]}: expected a number") from None
+    return text
 
 
 def _step(state: "Progress") -> tuple[str, int, int]:

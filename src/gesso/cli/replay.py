@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.progress import Bar
-from gesso.cli.session import load_pipeline
+from gesso.cli.session import load_pipeline, read_pictures
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -20,6 +20,20 @@ def command(
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Where the model is; by default looked for by its name."),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "--init-image", "-i", metavar="FILE", help="The picture that it was drawn from."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="The mask that it was drawn with.")
+    ] = None,
+    refiner: Annotated[
+        str | None,
+        typer.Option("--refiner", metavar="MODEL", help="Where the refiner is; by default looked for by its name."),
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option("--vae", metavar="MODEL", help="The separate autoencoder that was used.")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="By default that of the recipe.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="By default that of the recipe.")] = None,
@@ -44,14 +58,20 @@ def command(
     from gesso.pipelines.picture_file import read_picture
 
     original, recipe = read_picture(picture)
+    _check_given(picture, "image", recipe.request.image, image)
+    _check_given(picture, "mask", recipe.request.mask, mask)
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
+        pictures = read_pictures(image, mask)
         pipeline = load_pipeline(
-            model or _find(recipe, picture),
+            model or _find(recipe.model, recipe.model_hash, picture, "--model"),
             device=(chosen := device or _device(recipe)),
             dtype=dtype or _dtype(recipe, chosen),
             threads=threads or min(recipe.environment.threads, os.cpu_count() or 1),
+            refiner=refiner
+            or (_find(recipe.refiner, recipe.refiner_hash, picture, "--refiner") if recipe.refiner else None),
+            vae=vae,
         )
         from gesso.pipelines.replay import replay
 
@@ -61,6 +81,7 @@ def command(
             recipe,
             tolerance=tolerance,
             on_progress=lambda state: bar.step("drawing", state.step, state.num_steps),
+            **pictures,
         )
         path = names.save(again.to_png(), again.recipe) if names else None
         if as_json:
@@ -89,14 +110,23 @@ def command(
         raise typer.Exit(1)
 
 
-def _find(recipe: "Recipe", picture: Path) -> str:
+def _check_given(picture: Path, name: str, digest: str | None, given: Path | None) -> None:
+    """A picture that was drawn from another one needs that very one; its pixels are compared later."""
+    if digest is not None and given is None:
+        raise GessoError(
+            f"{picture}: drawn from the {name} {digest[:10]}..., which is not in it. Give it with --{name}"
+        )
+    if digest is None and given is not None:
+        raise GessoError(f"{picture}: drawn without a {'mask' if name == 'mask' else 'picture'}; leave --{name} out")
+
+
+def _find(name: str, digest: str, picture: Path, option: str) -> str:
     """The model that a recipe names: carried by the package, or a file beside the picture or in this folder.
 
     The recipe may come from anyone, so its name is never taken as a path.
     """
     from gesso.runtime.engine import EMBEDDED
 
-    name = recipe.model
     if name in EMBEDDED:
         return name
     if name and name not in (".", "..") and not any(mark in name for mark in ("/", "\\", "\0")):
@@ -104,8 +134,7 @@ def _find(recipe: "Recipe", picture: Path) -> str:
             if (folder / name).exists():
                 return str(folder / name)
     raise GessoError(
-        f"{picture}: drawn with {name[:100]!r} (sha256 {recipe.model_hash}...), which is not here. "
-        "Say where it is with --model"
+        f"{picture}: drawn with {name[:100]!r} (sha256 {digest}...), which is not here. Say where it is with {option}"
     )
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from gesso.pipelines.request import check_known
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from gesso.pipelines.request import TextToImageRequest
     from gesso.pipelines.text_to_image import TextToImage
 
@@ -13,20 +15,39 @@ if TYPE_CHECKING:
 def check_names(request: "TextToImageRequest") -> None:
     """Names of sampler, schedule and noise, before a model is loaded for nothing. Raises RequestError."""
     from gesso.diffusion.noise import NOISE_SOURCES
-    from gesso.diffusion.samplers import SAMPLERS
-    from gesso.diffusion.schedule import SCHEDULES
+    from gesso.pipelines.names import with_canonical_names
 
-    for field, value, known in (
-        ("sampler", request.sampler, SAMPLERS),
-        ("schedule", request.schedule, SCHEDULES),
-        ("noise", request.noise, NOISE_SOURCES),
-    ):
-        if value is not None:
-            check_known(field, value, known.keys())
+    with_canonical_names(request)
+    if request.noise is not None:
+        check_known("noise", request.noise, NOISE_SOURCES.keys())
 
 
-def load_pipeline(model: str | Path, *, device: str, dtype: str, threads: int | None, batch: int = 1) -> "TextToImage":
-    """The text-to-image pipeline of a model. Raises GessoError."""
+def read_pictures(image: Path | None, mask: Path | None) -> "dict[str, Image | None]":
+    """The pictures to start from, as the arguments of a pipeline. Raises GessoError for a file that is none."""
+    from gesso.pipelines.source_images import read_image, read_mask
+
+    return {
+        "image": read_image(image) if image is not None else None,
+        "mask": read_mask(mask) if mask is not None else None,
+    }
+
+
+def load_pipeline(
+    model: str | Path,
+    *,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    batch: int = 1,
+    refiner: str | Path | None = None,
+    vae: str | Path | None = None,
+    family: str | None = None,
+    prediction: str | None = None,
+) -> "TextToImage":
+    """The pipeline of a model, and of a refiner if any. Raises GessoError.
+
+    vae, family, prediction: of the first model; see `Engine.load`.
+    """
     import torch
 
     from gesso.pipelines.text_to_image import TextToImage
@@ -34,5 +55,7 @@ def load_pipeline(model: str | Path, *, device: str, dtype: str, threads: int | 
     from gesso.runtime.precision import usable_threads
 
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_threads()))
-    engine = Engine(device, dtype, rows_per_call=batch)
-    return TextToImage(engine, engine.load(model))
+    engine = Engine(device, dtype, rows_per_call=batch, max_models=2 if refiner is not None else 1)
+    given = {"vae": vae, "family": family, "prediction": prediction}
+    base = engine.load(model, **{name: value for name, value in given.items() if value is not None})
+    return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None)

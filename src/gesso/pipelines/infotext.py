@@ -21,14 +21,21 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         ("Sampler", sampler_label),
         ("Schedule type", schedule_label),
         ("CFG scale", f"{request.guidance_scale:g}"),
+        *([("Image CFG scale", f"{request.image_guidance_scale:g}")] if request.image_guidance_scale is not None else []),
         ("Seed", str(_seed(recipe))),
         ("Size", f"{request.width}x{request.height}"),
     ]
     if recipe.model_hash:
         pairs.append(("Model hash", recipe.model_hash))
     pairs.append(("Model", _stem(recipe.model)))
+    if request.strength is not None:
+        pairs.append(("Denoising strength", f"{request.strength:g}"))
     if request.clip_skip > 1:
         pairs.append(("Clip skip", str(request.clip_skip)))
+    if request.ensd:
+        pairs.append(("ENSD", str(request.ensd)))
+    if request.image is not None:
+        pairs.append(("Init image hash", request.image[:10]))
     if request.noise in ("cpu", "nv"):
         pairs.append(("RNG", request.noise.upper()))
     else:  # our own numbers: a tool that does not know them must not take another source for them
@@ -38,12 +45,35 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         pairs.append(("Eta", f"{request.eta:g}"))
     if request.guidance_rescale:
         pairs.append(("CFG rescale", f"{request.guidance_rescale:g}"))
+    pairs += _conventions(recipe)
     pairs.append(("Version", f"gesso {recipe.environment.gesso}"))
     lines = [_prompt(request.prompt)]
     if request.negative_prompt:
         lines.append(f"{_NEGATIVE} {_prompt(request.negative_prompt)}")
     lines.append(", ".join(f"{key}: {_quote(value)}" for key, value in pairs))
     return "\n".join(lines)
+
+
+def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
+    """What A1111 calls options; its own names where it has them, and only where they are not as it leaves them."""
+    request = recipe.request
+    pairs = []
+    if request.mask is not None and request.mask_blur:
+        pairs.append(("Mask blur", f"{request.mask_blur:g}"))
+    if request.refiner_switch_at is not None:
+        pairs.append(("Refiner", f"{_stem(recipe.refiner)} [{recipe.refiner_hash}]"))
+        pairs.append(("Refiner switch at", f"{request.refiner_switch_at:g}"))
+    if request.noise_level is not None:
+        pairs.append(("Noise level", str(request.noise_level)))
+    if request.discard_penultimate_sigma:
+        pairs.append(("Discard penultimate sigma", "True"))
+    if request.initial_noise == "variance":
+        pairs.append(("SGM noise multiplier", "True"))
+    if request.sigmas is not None:
+        pairs.append(("Sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))
+    if request.preset != "gesso":
+        pairs.append(("Preset", request.preset))
+    return pairs
 
 
 def _seed(recipe: Recipe) -> int:

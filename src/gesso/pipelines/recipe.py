@@ -13,7 +13,7 @@ from gesso.pipelines.request import RequestError, ResolvedRequest, parse_json_ob
 from gesso.runtime.environment import Environment
 
 SCHEMA = "gesso.recipe"
-VERSION = 1
+VERSION = 2  # 1 had no refiner and knew text to image alone
 
 MAX_FILES = 64
 MAX_NOTICES = 64
@@ -37,6 +37,8 @@ class Recipe:
     family: str
     files: tuple[WeightFile, ...]
     environment: Environment
+    refiner: str = ""  # name of the model that finished the picture; "" where none did
+    refiner_files: tuple[WeightFile, ...] = ()
     notices: tuple[str, ...] = ()
     pixels_sha256: str = ""  # of height, width and the RGB bytes; tells whether the picture was edited afterwards
 
@@ -44,6 +46,11 @@ class Recipe:
     def model_hash(self) -> str:
         """A1111's model hash: the first ten digits of the SHA-256 of the first weight file; "" without files."""
         return self.files[0].sha256[:10] if self.files else ""
+
+    @property
+    def refiner_hash(self) -> str:
+        """The same of the refiner."""
+        return self.refiner_files[0].sha256[:10] if self.refiner_files else ""
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives an equal recipe."""
@@ -54,13 +61,16 @@ class Recipe:
     def from_json(cls, text: str) -> "Recipe":
         """What `to_json` wrote. Raises RequestError for unknown, missing or ill-typed fields."""
         found = parse_json_object(text, "recipe")
-        if found.get("schema") != SCHEMA or found.get("version") != VERSION or isinstance(found["version"], bool):
+        version = found.get("version")
+        if found.get("schema") != SCHEMA or version not in (1, VERSION) or isinstance(version, bool):
             raise RequestError(
                 "recipe",
-                f"recipe of schema {_short(found.get('schema'))}, version {_short(found.get('version'))}; "
-                f"expected {SCHEMA!r}, version {VERSION}. A newer gesso may be able to read it",
+                f"recipe of schema {_short(found.get('schema'))}, version {_short(version)}; "
+                f"expected {SCHEMA!r}, version {VERSION} or 1. A newer gesso may be able to read it",
             )
         values = {key: value for key, value in found.items() if key not in ("schema", "version")}
+        if version == 1:
+            values = {"refiner": "", "refiner_files": []} | values
         _check_keys("recipe", values, cls)
         request = ResolvedRequest.from_dict(_object("request", values["request"]))
         if request.num_images != 1:
@@ -71,6 +81,8 @@ class Recipe:
             family=_text("family", values["family"]),
             files=tuple(_weight_file(file) for file in _list("files", values["files"], MAX_FILES)),
             environment=_environment(_object("environment", values["environment"])),
+            refiner=_text("refiner", values["refiner"]),
+            refiner_files=tuple(_weight_file(file) for file in _list("files", values["refiner_files"], MAX_FILES)),
             notices=tuple(_text("notices", notice) for notice in _list("notices", values["notices"], MAX_NOTICES)),
             pixels_sha256=_digest("pixels_sha256", values["pixels_sha256"]),
         )
@@ -79,7 +91,7 @@ class Recipe:
 def changes(before: Recipe, after: Recipe) -> list[str]:
     """What is not the same in two recipes, one line each, the likeliest cause of a different picture first."""
     lines = []
-    old, new = {f.name: f.sha256 for f in before.files}, {f.name: f.sha256 for f in after.files}
+    old, new = ({f.name: f.sha256 for f in (*one.files, *one.refiner_files)} for one in (before, after))
     if sorted(old.values()) != sorted(new.values()):  # another name for the same bytes is no change
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         lines += [f"weights {name}: {_hash(old.get(name))} -> {_hash(new.get(name))}" for name in names]

@@ -45,9 +45,14 @@ def replay(
     *,
     tolerance: int = TOLERANCE,
     on_progress: OnProgress | None = None,
+    image: Image.Image | None = None,
+    mask: Image.Image | None = None,
 ) -> tuple[Verdict, Picture]:
-    """Draw the recipe once more and compare with the original. Raises GessoError as `TextToImage` does."""
-    (picture,) = pipeline(recipe.request, on_progress)
+    """Draw the recipe once more and compare with the original. Raises GessoError as `TextToImage` does.
+
+    image, mask: those that the original was drawn from, where the recipe names any; others are refused.
+    """
+    (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask)
     edited = bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
     return compare(original, picture.image, tolerance, tuple(changes(recipe, picture.recipe)), edited=edited), picture
 

@@ -1,4 +1,7 @@
-"""A request becomes pictures: text, noise, sampler, decoder, pixels.
+"""A request becomes pictures: text, pictures that go in, noise, sampler, decoder, pixels.
+
+One way for every job: text to image, image to image, inpainting, editing and enlarging differ in where the sampler
+starts (`steps`), in what the network is shown beside the text (`inputs`) and in what stands around it (`networks`).
 
 The picture of a row is the same alone or in a batch, bit by bit, because by default the networks see one picture at a
 time (its guided and its unguided half together); see `Engine.rows_per_call`.
@@ -6,14 +9,17 @@ time (its guided and its unguided half together); see `Engine.rows_per_call`.
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from gesso.diffusion.conventions import CFGPP_SCALE, EnsdNoise
 from gesso.diffusion.denoiser import Denoiser
+from gesso.diffusion.diffusers_steps import DiffusersScheduler
 from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NOISE_SOURCES, NoiseSource
 from gesso.diffusion.samplers import SAMPLERS, sample
@@ -21,9 +27,29 @@ from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.pipelines.infotext import infotext
+from gesso.pipelines.inputs import SourcePictures, Start, prepare
+from gesso.pipelines.names import with_canonical_names
+from gesso.pipelines.networks import (
+    Denoising,
+    EditNetwork,
+    HandOver,
+    IndependentNoise,
+    MaskedInput,
+    MaskedPrediction,
+)
 from gesso.pipelines.picture_file import encode_png, pixels_sha256
+from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.recipe import Recipe, WeightFile
-from gesso.pipelines.request import Defaults, ResolvedRequest, TextToImageRequest
+from gesso.pipelines.request import OWN_SCHEDULE, Defaults, RequestError, ResolvedRequest, TextToImageRequest
+from gesso.pipelines.source_images import drawable_size, mask_digest, paste_back, picture_digest
+from gesso.pipelines.steps import (
+    A1111_OWN_SPACING,
+    DIFFUSERS_IN_SIGMA,
+    DIFFUSERS_SCHEDULERS,
+    Steps,
+    default_spacing,
+    plan_steps,
+)
 from gesso.pipelines.vocabulary import vocabulary_notices
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
@@ -72,35 +98,78 @@ class Picture:
         parameters = infotext(
             self.recipe,
             sampler_label=SAMPLERS[request.sampler].label,
-            schedule_label=SCHEDULES[request.schedule].label,
+            schedule_label="Own" if request.schedule == OWN_SCHEDULE else SCHEDULES[request.schedule].label,
         )
         return encode_png(self.image, self.recipe, parameters)
 
 
 class TextToImage:
-    """Pictures from one model on one engine. Holds no state between calls."""
+    """Pictures from one model on one engine, and a refiner that may finish them. Holds no state between calls."""
 
-    def __init__(self, engine: Engine, model: LoadedModel) -> None:
-        self.engine, self.model = engine, model
+    def __init__(self, engine: Engine, model: LoadedModel, *, refiner: LoadedModel | None = None) -> None:
+        self.engine, self.model, self.refiner = engine, model, refiner
 
-    def resolve(self, request: TextToImageRequest) -> ResolvedRequest:
-        """The request with this model's defaults in place of everything left open. Raises RequestError."""
-        return request.resolve(defaults_of(self.model.family))
+    def resolve(
+        self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
+    ) -> ResolvedRequest:
+        """The request with this model's defaults in place of everything left open. Raises RequestError.
 
-    def __call__(self, request: TextToImageRequest, on_progress: OnProgress | None = None) -> Iterator[Picture]:
+        image and mask are the pictures that the request speaks of. Where it names none, theirs are filled in; where it
+        names others, it is refused.
+        """
+        request = with_canonical_names(request)
+        request = _with_digest(request, "image", picture_digest(image) if image is not None else None)
+        request = _with_digest(request, "mask", mask_digest(mask) if mask is not None else None)
+        request = _with_size(request, self.model.family, image)
+        return request.resolve(defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
+
+    def __call__(
+        self,
+        request: TextToImageRequest,
+        on_progress: OnProgress | None = None,
+        *,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+    ) -> Iterator[Picture]:
         """Pictures, each as soon as it is finished.
 
-        The request is checked at once, the work is done as the iterator is read. Raises RequestError (a GessoError) for
-        a request that the model cannot serve, GessoError where a network gives numbers that are not finite.
+        image: the picture to start from; mask: grey, white is drawn again. The request is checked at once, the work is
+        done as the iterator is read. Raises RequestError (a GessoError) for a request that the model cannot serve,
+        GessoError where a network gives numbers that are not finite.
         """
-        return self._run(self.resolve(request), on_progress or (lambda progress: None))
+        job = self._job(request, image, mask)
+        return self._run(job, on_progress or (lambda progress: None))
 
-    def _run(self, request: ResolvedRequest, on_progress: OnProgress) -> Iterator[Picture]:
-        prompt = encode_prompt(self.model, request)
+    def pixels(
+        self,
+        request: TextToImageRequest,
+        *,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+    ) -> Tensor:
+        """The pictures as the networks leave them, before 256 levels are made and anything is pasted: for measurements.
+
+        -> float32 [num_images, 3, H, W] in about [-1, 1]. Raises as a call does.
+        """
+        job = self._job(request, image, mask)
+        rows = [self._draw(job, offset, 1, lambda step, latents: None) for offset in range(job.request.num_images)]
+        return torch.cat(rows).float()
+
+    def _job(self, request: TextToImageRequest, image: Image.Image | None, mask: Image.Image | None) -> "_Job":
+        resolved = self.resolve(request, image=image, mask=mask)
+        for name, given in (("image", image), ("mask", mask)):
+            if (digest := getattr(resolved, name)) is not None and given is None:
+                raise RequestError(name, f"the request starts from the {name} {digest[:10]}..., which was not given")
+        return _Job(
+            request=resolved,
+            pictures=SourcePictures.of(resolved, self.model.family, image, mask),
+            steps=plan_steps(resolved, self.model.family),
+        )
+
+    def _run(self, job: "_Job", on_progress: OnProgress) -> Iterator[Picture]:
+        request, pictures = job.request, job.pictures
         for start in range(0, request.num_images, self.engine.rows_per_call):
             count = min(self.engine.rows_per_call, request.num_images - start)
-            first = request.first_index + start
-            noise = NOISE_SOURCES[request.noise]([request.seed] * count, range(first, first + count))
 
             def report(step: int, latents: Tensor | None, start: int = start, count: int = count) -> None:
                 on_progress(
@@ -109,45 +178,142 @@ class TextToImage:
                         count=count,
                         num_images=request.num_images,
                         step=step,
-                        num_steps=request.num_steps,
+                        num_steps=job.steps.num_steps,
                         latents=latents,
                     )
                 )
 
             report(0, None)
-            latents = draw_latents(self.model, request, prompt, noise, report)
-            for row, image in enumerate(decode(self.model, latents)):
-                yield Picture(image=image, recipe=self._recipe(request.picture(start + row), prompt.notices, image))
+            pixels = self._draw(job, start, count, report)
+            notices = self._prompts(job)[0].notices
+            for row, drawn in enumerate(to_images(pixels, request.levels)):
+                image = drawn
+                if request.paste_back and pictures.mask is not None and pictures.image is not None:
+                    image = paste_back(drawn, pictures.image, pictures.mask)
+                yield Picture(image=image, recipe=self._recipe(request.picture(start + row), notices, image))
+
+    def _draw(self, job: "_Job", start: int, count: int, report: Callable[[int, Tensor | None], None]) -> Tensor:
+        """Pixels [count, 3, H, W] of the pictures from offset `start` on."""
+        request, first = job.request, job.request.first_index + start
+        prompt, refined = self._prompts(job)
+        noise = noise_source(request, range(first, first + count))
+        begin = prepare(self.model, request, job.steps, job.pictures, noise, count)
+        latents = draw_latents(self.model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
+        return decode(self.model, latents)
+
+    def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
+        """The text for the model and for the refiner, encoded once a run."""
+        if job.prompts is None:
+            refined = encode_prompt(self.refiner, job.request) if self.refiner is not None else None
+            job.prompts = encode_prompt(self.model, job.request), refined
+        return job.prompts
 
     def _recipe(self, request: ResolvedRequest, notices: tuple[str, ...], image: Image.Image) -> Recipe:
+        refiner = self.refiner
         return Recipe(
             request=request,
             model=self.model.name,
             family=self.model.family.name,
             files=tuple(WeightFile(name=name, sha256=digest) for name, digest in self.model.files),
+            refiner=refiner.name if refiner is not None else "",
+            refiner_files=tuple(WeightFile(name=name, sha256=digest) for name, digest in refiner.files)
+            if refiner is not None
+            else (),
             environment=self.engine.environment(),
             notices=notices,
             pixels_sha256=pixels_sha256(image),
         )
 
 
-def defaults_of(family: Family) -> Defaults:
-    """What a model fills into a request and what it accepts, from its family."""
+@dataclass(eq=False, kw_only=True)
+class _Job:
+    """One call: the request, the pictures that go in, the steps, and the text once it is encoded."""
+
+    request: ResolvedRequest
+    pictures: SourcePictures
+    steps: Steps
+    prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
+
+
+def _with_digest(request: TextToImageRequest, name: str, digest: str | None) -> TextToImageRequest:
+    """The request that names the picture which is given beside it."""
+    named = getattr(request, name)
+    if digest is None or named == digest:
+        return request
+    if named is not None:
+        raise RequestError(
+            name, f"the request starts from the {name} {named[:10]}..., given is {digest[:10]}.... Give that very one"
+        )
+    return replace(request, **{name: digest})
+
+
+def _with_size(request: TextToImageRequest, family: Family, image: Image.Image | None) -> TextToImageRequest:
+    """A picture that goes in decides the size where the request says nothing; one that is enlarged decides it alone."""
+    if image is None:
+        return request
+    width, height = drawable_size(image, family.size_multiple)
+    if family.concat == "upscale":
+        scale = family.vae.downscale
+        width, height = image.width * scale, image.height * scale
+        for name, side, own in (("width", width, request.width), ("height", height, request.height)):
+            if own not in (None, side):
+                raise RequestError(name, f"{name} {own}: this model makes {side} of the picture's {side // scale}")
+    elif request.width is not None or request.height is not None:
+        return request
+    return replace(request, width=width, height=height)
+
+
+def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bool = False) -> Defaults:
+    """What a model and a preset fill into a request and what they accept.
+
+    Where a preset's conventions depend on the sampler, they are those of the sampler that the request will have.
+    """
+    preset = request.preset or "gesso"
+    sampler, schedule, conventions = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
+    if preset == "diffusers":
+        if sampler is None and family.scheduler is not None:
+            sampler = DiffusersScheduler(
+                name=family.scheduler.name, skip_prk_steps=family.scheduler.skip_prk_steps
+            ).sampler
+        schedule = "karras" if family.scheduler is not None and family.scheduler.use_karras_sigmas else "uniform"
+    sampler = sampler or family.defaults.sampler
+    row = SAMPLERS.get(sampler)
+    if preset == "a1111" and row is not None:
+        schedule = row.schedule if request.sampler is not None else schedule
+        conventions["discard_penultimate_sigma"] = row.discards_penultimate
+        if sampler in A1111_OWN_SPACING and request.schedule is None:
+            conventions |= {"timestep_spacing": "a1111", "initial_noise": "variance"}
+    if preset == "diffusers":
+        conventions |= _diffusers_spacing(request, sampler, family)
     return Defaults(
         width=family.output_size,
         height=family.output_size,
         num_steps=family.defaults.num_steps,
         guidance_scale=family.defaults.guidance_scale,
-        sampler=family.defaults.sampler,
-        schedule=family.defaults.schedule,
+        sampler=sampler,
+        schedule=schedule,
+        noise=PRESET_DEFAULTS[preset]["noise"],
         clip_skip=family.clip_skip,
+        conventions={"preset": preset, **conventions},
+        strength=PRESET_DEFAULTS[preset]["strength"],
+        kind=family.concat,
+        has_refiner=has_refiner,
         multiple=family.size_multiple,
         max_clip_skip=family.text.num_layers,
         samplers=SAMPLERS.keys(),
         schedules=SCHEDULES.keys(),
         noises=NOISE_SOURCES.keys(),
-        etas={name: _default_eta(name) for name, sampler in SAMPLERS.items() if "eta" in sampler.options},
+        etas={name: _default_eta(name) for name, row in SAMPLERS.items() if "eta" in row.options},
     )
+
+
+def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family) -> dict[str, str]:
+    """Timestep spacing and first noise as diffusers has them for a sampler; ours for one that it lacks."""
+    if sampler not in DIFFUSERS_SCHEDULERS:
+        return {"timestep_spacing": "schedule", "initial_noise": "variance"}
+    spacing = request.timestep_spacing or default_spacing(sampler, family)
+    scaled = sampler in DIFFUSERS_IN_SIGMA and spacing != "leading"
+    return {"timestep_spacing": spacing, "initial_noise": "sigma" if scaled else "variance"}
 
 
 @dataclass(frozen=True)
@@ -162,79 +328,142 @@ class EncodedPrompt:
 def encode_prompt(model: LoadedModel, request: ResolvedRequest) -> EncodedPrompt:
     """Prompt and negative prompt to conditioning of one row each. Raises GessoError for numbers that are not finite."""
     cond, notices = _encode(model, request, request.prompt, "prompt")
-    if request.guidance_scale == 1:
+    if request.guidance_scale == 1 and request.image_guidance_scale is None:
         return EncodedPrompt(cond, None, notices)
     uncond, more = _encode(model, request, request.negative_prompt, "negative prompt")
     return EncodedPrompt(cond, uncond, notices + more)
+
+
+def noise_source(request: ResolvedRequest, pictures: range) -> NoiseSource:
+    """The numbers of the pictures with these indices."""
+    source = NOISE_SOURCES[request.noise]([request.seed] * len(pictures), pictures)
+    if request.ensd:
+        source = EnsdNoise(source, request.ensd)
+    return IndependentNoise(source) if request.sde_noise == "independent" else source
 
 
 def draw_latents(
     model: LoadedModel,
     request: ResolvedRequest,
     prompt: EncodedPrompt,
+    steps: Steps,
+    start: Start,
     noise: NoiseSource,
     report: Callable[[int, Tensor | None], None],
-    *,
-    sigmas: Tensor | None = None,
-    start: Tensor | None = None,
+    refiner: LoadedModel | None = None,
+    refined: EncodedPrompt | None = None,
 ) -> Tensor:
-    """Noise to clean latents [B, C, h, w] in float32, for the rows of the noise source.
-
-    sigmas and start ([B, C, h, w], of unit variance) replace what request and noise would give: for parity with tools
-    that space their steps or draw their noise in another way.
-    """
-    family = model.family
-    schedule = family.schedule.build()
-    if sigmas is None:
-        sigmas = SCHEDULES[request.schedule](schedule, request.num_steps)
-    if start is None:
-        scale = family.vae.downscale * family.output_scale
-        shape = (family.vae.latent_channels, request.height // scale, request.width // scale)
-        start = noise.draw(shape)
-    rows = len(start)
-    cond = prompt.cond.repeat(rows)
-    network = GuidedNetwork(
-        network=model.predict,
-        cond=cond,
-        uncond=prompt.uncond.repeat(rows) if prompt.uncond is not None else None,
-        scale=request.guidance_scale,
-        cat=Conditioning.cat,
-        rescale=request.guidance_rescale,
-    )
-    options = {"eta": request.eta} if "eta" in SAMPLERS[request.sampler].options else {}
+    """From where a run starts to clean latents [B, C, h, w] in float32, for the rows of the noise source."""
+    if steps.num_steps == 0:
+        assert start.latents is not None
+        return start.latents
+    denoise: Denoising = _denoiser(model, request, prompt, steps, start)
+    x, done = start.x, 0
+    runs = [(denoise, steps.sigmas)]
+    if refiner is not None and refined is not None and request.refiner_switch_at is not None:
+        second: Denoising = _denoiser(refiner, request, refined, steps, start)
+        if request.refiner_rule == "timesteps":
+            switch = steps.switch_of(request.refiner_switch_at)
+            runs = [(denoise, steps.sigmas[: switch + 1]), (second, steps.sigmas[switch:])]
+        else:
+            calls = SAMPLERS[request.sampler].num_calls(steps.num_steps) or steps.num_steps
+            runs = [(HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls), steps.sigmas)]
     with torch.inference_mode():
-        latents = sample(
-            SAMPLERS[request.sampler],
-            Denoiser(network, schedule, family.prediction),
-            start.to(model.device) * float(sigmas[0]),
-            sigmas,
-            noise,
-            on_step=lambda step, x, x0: report(step + 1, x0),
-            **options,
-        )
+        for inner, sigmas in runs:
+            if len(sigmas) < 2:
+                continue
+            offset = done
+            x = sample(
+                SAMPLERS[request.sampler],
+                _masked(inner, request, start, model.family),
+                x,
+                sigmas,
+                noise,
+                on_step=lambda step, x, x0, offset=offset: report(offset + step + 1, x0),
+                **_options(request, steps),
+            )
+            done += len(sigmas) - 1
+        latents = x / steps.final_scale
+        if start.mask is not None and start.latents is not None and _blends(request, model.family):
+            latents = torch.where(start.mask > 0, latents, start.latents)
     check_finite(latents, "unet", model)
     return latents
 
 
-def decode(model: LoadedModel, latents: Tensor) -> list[Image.Image]:
-    """Clean latents [B, C, h, w] to pictures, through the model's own upscaler where it has one."""
+def _denoiser(
+    model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start
+) -> Denoiser:
+    """One model with its text, guidance and what it sees beside the latents."""
+    rows, scale = len(start.x), request.guidance_scale
+    if request.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
+        scale *= CFGPP_SCALE
+    cond = prompt.cond.repeat(rows)
+    uncond = prompt.uncond.repeat(rows) if prompt.uncond is not None else None
+    if start.concat is not None:
+        cond = cond.with_picture(start.concat, start.level)
+        uncond = uncond.with_picture(start.concat, start.level) if uncond is not None else None
+    if request.image_guidance_scale is not None and uncond is not None and start.concat is not None:
+        network: GuidedNetwork[Conditioning] | EditNetwork = EditNetwork(
+            network=model.predict,
+            cond=cond,
+            uncond=uncond,
+            neither=uncond.with_picture(torch.zeros_like(start.concat)),
+            scale=scale,
+            image_scale=request.image_guidance_scale,
+        )
+    else:
+        network = GuidedNetwork(
+            network=model.predict,
+            cond=cond,
+            uncond=uncond,
+            scale=scale,
+            cat=Conditioning.cat,
+            rescale=request.guidance_rescale,
+        )
+    return Denoiser(network, steps.schedule, model.family.prediction, timestep_of=steps.timestep_of)
+
+
+def _blends(request: ResolvedRequest, family: Family) -> bool:
+    """Whether what is not masked is put under the latents; diffusers leaves that to a model that knows the mask."""
+    return request.mask is not None and not (request.mask_blend == "x" and family.concat == "inpaint")
+
+
+def _masked(inner: Denoising, request: ResolvedRequest, start: Start, family: Family) -> Denoising:
+    if not _blends(request, family) or start.mask is None or start.latents is None:
+        return inner
+    if request.mask_blend == "x":
+        return MaskedInput(inner, start.mask, start.latents, start.noise)
+    return MaskedPrediction(inner, start.mask, start.latents)
+
+
+def _options(request: ResolvedRequest, steps: Steps) -> dict[str, Any]:
+    """What the sampler is told besides its steps; what diffusers sets for its schedulers is among it."""
+    own = SAMPLERS[request.sampler].options
+    options = {"eta": request.eta} if "eta" in own else {}
+    schedule = {"schedule": steps.schedule} if "schedule" in own else {}
+    return schedule | dict(steps.options) | options
+
+
+def decode(model: LoadedModel, latents: Tensor) -> Tensor:
+    """Clean latents [B, C, h, w] -> pixels [B, 3, H, W], through the model's own upscaler where it has one."""
     with torch.inference_mode():
         pixels = model.decode(latents)
         check_finite(pixels, "vae", model)
         if model.has_upscaler:
             pixels = model.upscale(pixels)
             check_finite(pixels, "upscaler", model)
-    return to_images(pixels)
+    return pixels
 
 
-def to_images(pixels: Tensor) -> list[Image.Image]:
+def to_images(pixels: Tensor, levels: str = "round") -> list[Image.Image]:
     """float [B, 3, H, W] in [-1, 1] -> B pictures of 8 bits.
 
-    Values outside are clamped; the 256 levels are rounded to the nearest, as in diffusers (A1111 cuts off, which makes
-    its pictures half a level darker on average).
+    Values outside are clamped. levels: round to the nearest of 256, as in diffusers, or truncate, as in A1111, which
+    makes its pictures half a level darker on average.
     """
-    levels = ((pixels.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-    arrays: list[np.ndarray] = [row.permute(1, 2, 0).contiguous().cpu().numpy() for row in levels]
+    exact = ((pixels.float() + 1) * 127.5).clamp(0, 255)
+    whole = (exact.round() if levels == "round" else exact).to(torch.uint8)
+    arrays: list[np.ndarray] = [row.permute(1, 2, 0).contiguous().cpu().numpy() for row in whole]
     return [Image.fromarray(array) for array in arrays]
 
 

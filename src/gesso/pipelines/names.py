@@ -1,0 +1,53 @@
+"""Samplers and schedules by whatever name a user brings: ours, A1111's, ComfyUI's, or both in one."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from gesso.diffusion.names import resolve
+from gesso.diffusion.samplers import SAMPLERS
+from gesso.diffusion.schedule import SCHEDULES
+from gesso.pipelines.request import OWN_SCHEDULE, TextToImageRequest, check_known
+
+AUTOMATIC = "automatic"  # A1111: the schedule that goes with the sampler
+
+R = TypeVar("R", bound=TextToImageRequest)
+
+
+def with_canonical_names(request: R) -> R:
+    """The same request with names from SAMPLERS and SCHEDULES.
+
+    "DPM++ 2M Karras" is sampler and schedule in one, as A1111 wrote them before its version 1.9. Raises RequestError
+    for names that nobody knows.
+    """
+    sampler, schedule = request.sampler, request.schedule
+    if sampler is not None and (found := resolve(sampler, SAMPLERS)) is not None:
+        sampler = found
+    elif sampler is not None:
+        sampler, implied = _split(sampler)
+        schedule = schedule if schedule is not None else implied
+    if schedule is not None and schedule.lower() == AUTOMATIC:
+        schedule = SAMPLERS[sampler].schedule if sampler is not None else None
+    elif schedule is not None and not (schedule == OWN_SCHEDULE and request.sigmas is not None):
+        schedule = _schedule(schedule)
+    if (sampler, schedule) == (request.sampler, request.schedule):
+        return request
+    return replace(request, sampler=sampler, schedule=schedule)
+
+
+def _schedule(name: str) -> str:
+    found = resolve(name, SCHEDULES)
+    if found is None:
+        check_known("schedule", name, SCHEDULES.keys())
+    assert found is not None
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Sampler and schedule of a name that is both."""
+    for end in range(len(name) - 1, 0, -1):
+        if name[end] in " _" and (schedule := resolve(name[end + 1 :], SCHEDULES)) is not None:
+            sampler = resolve(name[:end], SAMPLERS)
+            if sampler is not None:
+                return sampler, schedule
+    check_known("sampler", name, SAMPLERS.keys())
+    raise AssertionError(name)

@@ -1,0 +1,133 @@
+"""What stands between the sampler and the networks of a job: masks, a refiner, guidance by text and picture.
+
+Each keeps the seam of `gesso.diffusion.denoiser`: denoise(x, sigma) -> x0, with_uncond(x, sigma) -> [2, B, ...].
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gesso.diffusion.denoiser import add_noise
+from gesso.diffusion.noise import NoiseSource
+from gesso.runtime.conditioning import Conditioning
+
+
+class Denoising(Protocol):
+    """What samplers call; `Denoiser` is one."""
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x [B, ...], sigma > 0 a scalar or [B] -> x0 [B, ...]."""
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """The same, and beside it x0 without the prompt: [2, B, ...]."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedPrediction:
+    """Puts the picture that came in into every prediction where the mask is 0 (A1111's way of inpainting).
+
+    mask [1, 1, h, w], 1 is drawn again; latents [B, C, h, w] of the picture that came in.
+    """
+
+    inner: Denoising
+    mask: Tensor
+    latents: Tensor
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return torch.where(self.mask > 0, self.inner(x, sigma), self.latents)
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return torch.where(self.mask > 0, self.inner.with_uncond(x, sigma), self.latents)
+
+
+class MaskedInput:
+    """Puts the picture that came in, made noisy, under every call but the first where the mask is 0 (diffusers' way).
+
+    It changes x in place: x is the sampler's own state, so the sampler goes on from what the network saw.
+    noise [B, C, h, w] is the one noise of the start, the same for every level.
+    """
+
+    def __init__(self, inner: Denoising, mask: Tensor, latents: Tensor, noise: Tensor) -> None:
+        self.inner, self.mask, self.latents, self.noise = inner, mask, latents, noise
+        self._is_first = True
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self._blend(x, sigma)
+        return self.inner(x, sigma)
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self._blend(x, sigma)
+        return self.inner.with_uncond(x, sigma)
+
+    def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
+        if not self._is_first:
+            x.copy_(torch.where(self.mask > 0, x, add_noise(self.latents, self.noise, sigma)))
+        self._is_first = False
+
+
+class HandOver:
+    """The base model first, the refiner after a share of the calls (A1111's rule: tested before each call)."""
+
+    def __init__(self, base: Denoising, refiner: Denoising, *, at: float, num_calls: int) -> None:
+        self.base, self.refiner, self.at, self.num_calls = base, refiner, at, num_calls
+        self._calls = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self._next()(x, sigma)
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self._next().with_uncond(x, sigma)
+
+    def _next(self) -> Denoising:
+        refining = self._calls / self.num_calls >= self.at
+        self._calls += 1
+        return self.refiner if refining else self.base
+
+
+@dataclass(frozen=True, eq=False)
+class EditNetwork:
+    """Guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3), three rows in one call.
+
+    cond: text and picture; uncond: negative text and picture; neither: negative text and a picture of zeros.
+    """
+
+    network: Callable[[Tensor, Tensor, Conditioning], Tensor]
+    cond: Conditioning
+    uncond: Conditioning
+    neither: Conditioning
+    scale: float
+    image_scale: float
+
+    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on 3B rows."""
+        return self.with_uncond(z, timestep)[0]
+
+    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """The same, and beside it what the network says without text: [2, B, ...]."""
+        all_three = Conditioning.cat(Conditioning.cat(self.cond, self.uncond), self.neither)
+        output = self.network(torch.cat([z] * 3), torch.cat([timestep] * 3), all_three)
+        cond, uncond, neither = output.to(z.dtype).chunk(3)
+        guided = neither + self.scale * (cond - uncond) + self.image_scale * (uncond - neither)
+        return torch.stack([guided, uncond])
+
+
+class IndependentNoise(NoiseSource):
+    """A source whose noise between two sigmas is a fresh draw each time, as diffusers takes it for its SDE samplers."""
+
+    def __init__(self, source: NoiseSource) -> None:
+        super().__init__(source.seeds, source.pictures, draws=source.draws)
+        self._source = source
+
+    def brownian(self, levels: Sequence[float]) -> "IndependentNoise":
+        """Itself; levels do not matter."""
+        return self
+
+    def increment(self, shape: Sequence[int], a: float, b: float) -> Tensor:
+        """The next draw, float32 [B, *shape], whatever a and b are."""
+        return self.draw(shape)
+
+    def _draw_row(self, row: int, shape: tuple[int, ...]) -> Tensor:
+        return self._source.draw(shape, rows=[other == row for other in range(len(self.seeds))])[row]

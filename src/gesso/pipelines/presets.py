@@ -1,0 +1,121 @@
+"""The conventions in which tools differ, each a named setting, and the presets that are made of them.
+
+A preset gives every setting a value; what a request names itself wins over it, and the recipe records each value beside
+the name of the preset. Imports no torch.
+
+initial_noise      how strong the first noise is. sigma: n * sigma_0 (k-diffusion). variance: n * sqrt(1 + sigma_0^2),
+                   the variance that the network was trained with at a signal of one (DDIM, SDXL, most of diffusers);
+                   noise that is left at the end is then scaled back the same way. comfyui: variance from the top of
+                   the noise table, else sigma
+timestep_spacing   schedule: the schedule alone says where the steps are. leading, linspace, trailing: diffusers' ways
+                   to choose timesteps, from which the schedule's sigmas are made. a1111: the timesteps that A1111
+                   chooses for DDIM, PLMS and UniPC; its scale of DDIM CFG++ (1/12.5 of the user's) goes with them
+round_timesteps    the network is told whole timesteps
+discard_penultimate_sigma  one step more is planned and the last level before zero left out
+sigma_table        how the noise table is computed: exact (float64), rounded to float32 at the end (k-diffusion, A1111), or
+                   in float32 throughout (diffusers)
+strength_rule      which steps an image to image run takes. share: the nearest whole number of steps, num_steps *
+                   strength. diffusers: that number rounded down; inpainting at strength 1 starts from noise alone.
+                   a1111: one step more, and never all the way up to strength 1
+vae_encode         mean: what the encoder holds most likely; sample: drawn from its distribution, before any other noise
+mask_blend         x0: what is not masked is put into every prediction (A1111), the mask shrunk by averaging and rounded.
+                   x: into the noisy latents before every call but the first (diffusers), the mask shrunk by picking
+mask_blur          pixels by which the edge of the mask is softened before anything else
+paste_back         what is not masked is copied from the picture that came in, bit by bit
+refiner_rule       calls: the refiner takes over after a share of the network calls (A1111). timesteps: below the same
+                   share of the timesteps, with a fresh start of the sampler (diffusers)
+levels             how 256 levels are made: round, or truncate, which is half a level darker
+noise              where random numbers come from
+sde_noise          brownian: samplers of the SDE family take their noise from one path in sigma, which does not change
+                   with the number of steps. independent: from fresh draws (diffusers)
+ensd               "eta noise seed delta": joins the seed for every draw but the first
+strength           share of the schedule that is drawn again where a request with a picture says nothing
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+# Values of the settings that are words. A schedule, a sampler and a source of noise have registries of their own.
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "initial_noise": ("sigma", "variance", "comfyui"),
+        "timestep_spacing": ("schedule", "leading", "linspace", "trailing", "a1111"),
+        "sigma_table": ("exact", "rounded", "float32"),
+        "strength_rule": ("share", "a1111", "diffusers"),
+        "vae_encode": ("mean", "sample"),
+        "mask_blend": ("x0", "x"),
+        "mask_content": ("original",),
+        "refiner_rule": ("calls", "timesteps"),
+        "sde_noise": ("brownian", "independent"),
+        "levels": ("round", "truncate"),
+    }
+)
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "gesso": MappingProxyType(
+            {
+                "initial_noise": "sigma",
+                "timestep_spacing": "schedule",
+                "round_timesteps": False,
+                "discard_penultimate_sigma": False,
+                "sigma_table": "exact",
+                "strength_rule": "share",
+                "vae_encode": "mean",
+                "mask_blend": "x0",
+                "mask_blur": 0.0,
+                "paste_back": True,
+                "refiner_rule": "calls",
+                "sde_noise": "brownian",
+                "levels": "round",
+                "ensd": 0,
+            }
+        ),
+        "a1111": MappingProxyType(
+            {
+                "initial_noise": "sigma",
+                "timestep_spacing": "schedule",
+                "round_timesteps": False,
+                "discard_penultimate_sigma": False,
+                "sigma_table": "rounded",
+                "strength_rule": "a1111",
+                "vae_encode": "mean",  # theirs is a sample from the global generator, which nobody can repeat
+                "mask_blend": "x0",
+                "mask_blur": 4.0,
+                "paste_back": True,
+                "refiner_rule": "calls",
+                "sde_noise": "brownian",
+                "levels": "truncate",
+                "ensd": 0,
+            }
+        ),
+        "diffusers": MappingProxyType(
+            {
+                "initial_noise": "variance",
+                "timestep_spacing": "linspace",
+                "round_timesteps": False,
+                "discard_penultimate_sigma": False,
+                "sigma_table": "float32",
+                "strength_rule": "diffusers",
+                "vae_encode": "sample",
+                "mask_blend": "x",
+                "mask_blur": 0.0,
+                "paste_back": False,
+                "refiner_rule": "timesteps",
+                "sde_noise": "independent",
+                "levels": "round",
+                "ensd": 0,
+            }
+        ),
+    }
+)
+
+# What a preset fills in besides its conventions.
+PRESET_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "gesso": MappingProxyType({"noise": "philox", "strength": 0.75}),
+        "a1111": MappingProxyType({"noise": "nv", "strength": 0.75}),  # their GPU source, to the last bit or two
+        "diffusers": MappingProxyType({"noise": "cpu", "strength": 0.8}),
+    }
+)

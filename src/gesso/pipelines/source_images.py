@@ -1,0 +1,144 @@
+"""Pictures that go in: read without trusting the file, named by a hash, sized, softened, and put back where not masked.
+
+Inside, pixels are float32 [1, 3, H, W] in [-1, 1]; a mask is a grey picture whose white is drawn again.
+"""
+
+import hashlib
+import io
+import math
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from gesso.errors import GessoError
+from gesso.pipelines.picture_file import MAX_FILE_BYTES, pixels_sha256
+from gesso.pipelines.request import MAX_PIXELS
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
+
+
+def read_image(path: Path) -> Image.Image:
+    """A picture from a file as RGB, turned as its EXIF says; what is transparent lies on white, as in A1111.
+
+    Raises GessoError for anything that is no picture, or too large a one.
+    """
+    image = _open(path)
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(flat, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
+    return _open(path).convert("L")
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        if not path.is_file():
+            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise GessoError(f"{path}: cannot be read ({error})") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_INPUT_PIXELS:
+                    raise GessoError(f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels are read")
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except GessoError:
+        raise
+    except Exception as error:  # decoders of strangers' files raise whatever they like
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise GessoError(f"{path}: no picture that can be read ({reason}). Known: {', '.join(FORMATS)}") from error
+
+
+def picture_digest(image: Image.Image) -> str:
+    """How a request names a picture: SHA-256 over height, width and RGB bytes, so that a copied file stays the same."""
+    return pixels_sha256(image)
+
+
+def mask_digest(mask: Image.Image) -> str:
+    """The same for a mask, over its grey levels."""
+    grey = mask.convert("L")
+    return hashlib.sha256(struct.pack(">II", grey.height, grey.width) + grey.tobytes()).hexdigest()
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture at the size that is drawn, stretched where it must be (Lanczos, as A1111 and diffusers do)."""
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB of 8 bits -> float32 [1, 3, H, W] in [-1, 1]."""
+    levels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))
+    return (levels / 255 * 2 - 1).permute(2, 0, 1)[None].contiguous()
+
+
+def soften(mask: Image.Image, radius: float) -> Image.Image:
+    """A Gaussian over the edges of a mask, of 2 * int(2.5 * radius + 0.5) + 1 points and that standard deviation.
+
+    Those are the points that A1111 takes. radius 0: only black and white are left, parted at the middle.
+    """
+    grey = np.asarray(mask.convert("L"), dtype=np.float64)
+    if radius == 0:
+        return Image.fromarray(np.where(grey >= 128, 255, 0).astype(np.uint8))
+    reach = int(2.5 * radius + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
+    for axis in (0, 1):
+        grey = _convolve(grey, weights / weights.sum(), axis)
+    return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+
+
+def _convolve(grey: NDArray[np.float64], weights: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    reach = len(weights) // 2
+    around = np.pad(grey, [(reach, reach) if at == axis else (0, 0) for at in (0, 1)], mode="symmetric")
+    size = grey.shape[axis]
+    shifted = (np.take(around, range(start, start + size), axis) for start in range(len(weights)))
+    return np.sum([weight * part for weight, part in zip(weights, shifted, strict=True)], axis=0)
+
+
+def mask_pixels(mask: Image.Image) -> Tensor:
+    """0 or 1 a pixel, float32 [1, 1, H, W]; 1 is drawn again."""
+    grey = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))
+    return (grey >= 127.5).float()[None, None]
+
+
+def latent_mask(mask: Image.Image, rows: int, columns: int, blend: str) -> Tensor:
+    """The mask at the size of the latents, 0 or 1, float32 [1, 1, rows, columns]; 1 is drawn again.
+
+    blend x0: shrunk by PIL's bicubic filter and rounded, as A1111 does. blend x: nearest pixel, as diffusers and the
+    inpainting models do.
+    """
+    if blend == "x":
+        return F.interpolate(mask_pixels(mask), size=(rows, columns))
+    small = mask.convert("L").resize((columns, rows), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).round()[None, None]
+
+
+def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
+    """What is drawn where the mask is white, the original bit by bit where it is black, mixed in between."""
+    weight = np.asarray(mask.convert("L"), dtype=np.int32)[..., None]
+    new, old = (np.asarray(image.convert("RGB"), dtype=np.int32) for image in (drawn, original))
+    return Image.fromarray(((new * weight + old * (255 - weight) + 127) // 255).astype(np.uint8))
+
+
+def drawable_size(image: Image.Image, multiple: int) -> tuple[int, int]:
+    """Width and height of a picture cut down to multiples of what the model draws; made smaller where it is huge."""
+    shrink = min(1.0, math.sqrt(MAX_PIXELS / (image.width * image.height)))
+    width, height = (max(multiple, int(side * shrink) // multiple * multiple) for side in image.size)
+    return width, height

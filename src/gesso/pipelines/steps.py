@@ -1,0 +1,218 @@
+"""Where a run's steps are: noise levels, what the network is told of them, and which of them an image to image run takes."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gesso.diffusion.conventions import (
+    ImageStart,
+    InitialNoise,
+    a1111_image_start,
+    a1111_timestep_sigmas,
+    a1111_timesteps_image_start,
+    a1111_unipc_sigmas,
+    diffusers_image_start,
+    discard_penultimate,
+    initial_scale,
+    whole_timesteps,
+)
+from gesso.diffusion.diffusers_steps import DiffusersScheduler
+from gesso.diffusion.noise_schedule import (
+    DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD,
+    ZERO_SNR_LAST_ALPHA_CUMPROD,
+    NoiseSchedule,
+    Table,
+    scaled_linear,
+)
+from gesso.diffusion.schedule import SCHEDULES
+from gesso.families.base import Family
+from gesso.pipelines.request import RequestError, ResolvedRequest
+
+# The samplers for which A1111 chooses timesteps instead of sigmas; UniPC in a way of its own.
+A1111_TIMESTEP_SAMPLERS = frozenset({"ddim", "ddim_cfgpp", "plms"})
+A1111_OWN_SPACING = A1111_TIMESTEP_SAMPLERS | {"unipc"}
+
+# Our name of a sampler -> the scheduler of diffusers that is the same solver, with the settings that make it so.
+DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "sa_solver": ("SASolverScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
+}
+# Those of them that space their steps "leading" where nobody says anything; the others "linspace".
+DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "plms", "pndm"})
+# Those of them whose first noise is n * sigma_0 unless the spacing is "leading".
+DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
+_RESPACED = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True}}
+_RESPACED["beta"] = {"use_beta_sigmas": True}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Steps:
+    """The steps of one run.
+
+    schedule      timesteps and sigmas of the model, computed as the request asks for
+    sigmas        float64 [num_steps + 1], falling: those that this run takes
+    first         how many steps of the whole schedule an image to image run leaves out
+    noise_scale   what unit noise is multiplied with where a run starts from noise alone
+    image_sigma   how much noise the picture gets that an image to image run starts from
+    image_scale   what is done to the noisy picture then; 1 but for A1111's DDIM and PLMS
+    final_scale   what the last x is divided by: 1 unless noise is left and the variance is what is kept
+    timestep_of   what the network is told for a sigma; None: what the schedule says
+    options       for the sampler
+    """
+
+    schedule: NoiseSchedule
+    sigmas: Tensor
+    first: int = 0
+    noise_scale: float
+    image_sigma: float
+    image_scale: float = 1.0
+    final_scale: float
+    timestep_of: Callable[[Tensor], Tensor] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that are taken; 0 where the strength leaves none."""
+        return max(len(self.sigmas) - 1, 0)
+
+    def switch_of(self, share: float) -> int:
+        """How many of the steps lie before a share of the timesteps is done (diffusers' denoising_end)."""
+        last = self.schedule.num_timesteps
+        cutoff = round(last - share * last)
+        timesteps = (self.timestep_of or self.schedule.timestep_of)(self.sigmas[:-1])
+        return int((timesteps >= cutoff).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """Sigmas of the whole schedule, with what belongs to their spacing."""
+
+    sigmas: Tensor
+    timestep_of: Callable[[Tensor], Tensor] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan_steps(request: ResolvedRequest, family: Family) -> Steps:
+    """The steps that a request asks for. Raises RequestError for settings that do not go together."""
+    schedule = noise_table(request, family)
+    try:
+        planned = _planned(request, schedule, family)
+        start = _image_start(request, schedule, len(planned.sigmas) - 1)
+    except ValueError as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError("num_steps", f"{request.num_steps} steps of {request.sampler}: {error}") from error
+    sigmas = planned.sigmas
+    variance = request.initial_noise == "variance"
+    timestep_of = planned.timestep_of
+    if timestep_of is None and request.round_timesteps:
+        timestep_of = whole_timesteps(schedule)
+    return Steps(
+        schedule=schedule,
+        sigmas=sigmas[start.first :],
+        first=start.first,
+        noise_scale=initial_scale(cast(InitialNoise, request.initial_noise), sigmas, schedule),
+        image_sigma=float(sigmas[start.noisy]),
+        image_scale=start.scale(sigmas),
+        final_scale=math.hypot(1.0, float(sigmas[-1])) if variance else 1.0,
+        timestep_of=timestep_of,
+        options=planned.options,
+    )
+
+
+def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:
+    """The model's timesteps and sigmas, computed as the request asks for."""
+    config, table = family.schedule, cast(Table, request.sigma_table)
+    return scaled_linear(
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        num_timesteps=config.num_timesteps,
+        zero_terminal_snr=config.zero_terminal_snr,
+        last_alpha_cumprod=DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD if table == "float32" else ZERO_SNR_LAST_ALPHA_CUMPROD,
+        table=table,
+    )
+
+
+def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family: Family) -> DiffusersScheduler:
+    """The scheduler of diffusers for a request; spacing None: as a user of diffusers gets it for this model.
+
+    Raises RequestError for a sampler or a schedule that diffusers lacks.
+    """
+    if sampler not in DIFFUSERS_SCHEDULERS:
+        known = ", ".join(sorted(DIFFUSERS_SCHEDULERS))
+        raise RequestError("timestep_spacing", f"{spacing}: diffusers has no sampler {sampler}. It has {known}")
+    if schedule not in _RESPACED:
+        raise RequestError("schedule", f"{schedule}: diffusers has {', '.join(_RESPACED)} with its timestep spacings")
+    name, settings = DIFFUSERS_SCHEDULERS[sampler]
+    own = family.scheduler
+    return DiffusersScheduler(
+        name=name,
+        timestep_spacing=cast(Any, spacing or default_spacing(sampler, family)),
+        steps_offset=own.steps_offset if own is not None else 1,
+        set_alpha_to_one=own.set_alpha_to_one if own is not None else False,
+        **_RESPACED[schedule],
+        **settings,
+    )
+
+
+def default_spacing(sampler: str, family: Family) -> str:
+    """The timestep spacing that a user of diffusers gets: the class's own unless the model's file says another.
+
+    A file says another where it departs from the default of the class that it names, as SDXL's does.
+    """
+    own = family.scheduler
+    if own is not None:
+        leading = DiffusersScheduler(name=own.name, skip_prk_steps=own.skip_prk_steps).sampler in DIFFUSERS_LEADING
+        if own.timestep_spacing != ("leading" if leading else "linspace"):
+            return own.timestep_spacing
+    return "leading" if sampler in DIFFUSERS_LEADING else "linspace"
+
+
+def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) -> _Planned:
+    if request.sigmas is not None:
+        return _Planned(torch.tensor(request.sigmas, dtype=torch.float64))
+    if request.timestep_spacing == "schedule":
+        build = SCHEDULES[request.schedule]
+        if request.discard_penultimate_sigma:
+            return _Planned(discard_penultimate(build(schedule, request.num_steps + 1)))
+        return _Planned(build(schedule, request.num_steps))
+    if request.timestep_spacing == "a1111":
+        if request.sampler not in A1111_OWN_SPACING:
+            raise RequestError("timestep_spacing", f"a1111: {request.sampler} has no timesteps of its own in A1111")
+        make = a1111_timestep_sigmas if request.sampler in A1111_TIMESTEP_SAMPLERS else a1111_unipc_sigmas
+        return _Planned(make(schedule, request.num_steps))
+    scheduler = diffusers_scheduler(request.sampler, request.schedule, request.timestep_spacing, family)
+    steps = scheduler.steps(schedule, request.num_steps)
+    return _Planned(steps.sigmas, steps.timestep_of, steps.options)
+
+
+def _image_start(request: ResolvedRequest, schedule: NoiseSchedule, num_sigmas: int) -> ImageStart:
+    """Where an image to image run begins; at the start of the schedule without a picture."""
+    strength, steps = request.strength, request.num_steps
+    if strength is None:
+        return ImageStart(steps, 0, 0)
+    if request.strength_rule == "a1111":
+        if request.timestep_spacing == "a1111" and request.sampler in A1111_TIMESTEP_SAMPLERS:
+            return a1111_timesteps_image_start(schedule, steps, strength)
+        return a1111_image_start(steps, strength)
+    if request.strength_rule == "diffusers":
+        return diffusers_image_start(steps, strength)
+    taken = max(math.floor(num_sigmas * strength + 0.5), 1 if strength > 0 else 0)
+    return ImageStart(num_sigmas, num_sigmas - taken, num_sigmas - taken)
