@@ -108,9 +108,7 @@ def test_the_embedded_model_is_found_by_name_or_missed_by_name(monkeypatch: pyte
 
 def test_clip_skip_takes_an_earlier_layer_through_the_last_norm():
     parts = tiny_parts()
-    model = engine_module.LoadedModel(
-        name="x", parts=parts, device=CPU, precision=choose_precision("float32", CPU)
-    )
+    model = engine_module.LoadedModel(name="x", parts=parts, device=CPU, precision=choose_precision("float32", CPU))
     encoding = parts.text(parts.tokenizer.encode(["a cat"]))
 
     def encoded(clip_skip: int) -> EncodedPrompt:

@@ -30,6 +30,16 @@ class Conditioning:
         """The same text about a picture."""
         return replace(self, concat=concat, level=level)
 
+    def rows(self, which: slice) -> "Conditioning":
+        """Some of the rows."""
+        return Conditioning(**{name: part[which] for name, part in self._parts().items()})
+
+    def to(self, dtype: torch.dtype) -> "Conditioning":
+        """The same in another number format; the noise level stays an integer."""
+        return Conditioning(
+            **{name: part.to(dtype) if part.is_floating_point() else part for name, part in self._parts().items()}
+        )
+
     @staticmethod
     def cat(first: "Conditioning", second: "Conditioning") -> "Conditioning":
         """Two batches, one after the other. Raises ValueError where one has a part that the other lacks."""

@@ -24,6 +24,10 @@ class Precision:
         """float32, bfloat16 or float16: that of the UNet."""
         return str(self.unet).removeprefix("torch.")
 
+    def of(self, network: str) -> torch.dtype:
+        """The format of a component by its name: unet, text, text_2, vae, upscaler."""
+        return self.unet if network == "unet" else self.text if network.startswith("text") else self.vae
+
 
 def choose_device(name: str) -> torch.device:
     """auto, cpu, cuda, cuda:N or mps. auto: the first CUDA device, else the CPU. Raises GessoError."""
@@ -85,3 +89,40 @@ def usable_threads() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no such limit
         return cores
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes that this process holds on a device: on the CPU what the system counts as resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    return _field("/proc/self/status", "VmRSS") or 0
+
+
+def memory_free(device: torch.device) -> int:
+    """Bytes that this process may hold in all, as it looks now: what it has and what is free, a container's limit
+    included, less a tenth. Raises GessoError where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int((free + torch.cuda.memory_reserved(device)) * 0.9)
+    available = _field("/proc/meminfo", "MemAvailable")
+    if available is None:
+        raise GessoError("--memory auto: this system does not say how much is free. Give a size, such as 6GiB")
+    found = available + memory_used(device)
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            found = min(found, int(file.read()))
+    except (OSError, ValueError):  # no such limit
+        pass
+    return int(found * 0.9)
+
+
+def _field(path: str, name: str) -> int | None:
+    """Bytes of a line such as "VmRSS:   1234 kB"."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith(f"{name}:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,77 @@
+"""How much memory a network's activations take, found without running it.
+
+The network runs once on the meta device, where tensors have shapes and no numbers, while every storage that comes and
+goes is counted. So the figure follows the code: what a module keeps alive, it pays for. Attention is taken as torch's
+fused kernels compute it, block by block, unless told that the scores are written down.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of the storages that are alive, now and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._count(leaf, 0)  # a parameter, or given by the caller: not this network's to hold
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf, leaf.untyped_storage().nbytes())
+        return result
+
+    def _count(self, tensor: Tensor, nbytes: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._seen:
+            self._seen.add(key)
+            self.now += nbytes
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key, nbytes)
+
+    def _forget(self, key: int, nbytes: int) -> None:
+        self._seen.discard(key)
+        self.now -= nbytes
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as one operation. scores: whether the table of all scores is written down."""
+
+    def __init__(self, *, scores: bool) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query, key, value = args[:3]
+            table = query.new_empty(*query.shape[:-1], key.shape[-2]) if self.scores else None
+            result = query.new_empty(*query.shape[:-1], value.shape[-1])
+            del table
+            return result
+        return func(*args, **(kwargs or {}))
+
+
+def peak_nbytes(call: Callable[[], object], *, scores: bool = False) -> int:
+    """The most bytes that tensors made by `call` take at once. All that it uses must be on the meta device."""
+    with torch.no_grad(), _Live() as live, _FusedAttention(scores=scores):
+        call()
+    return live.peak

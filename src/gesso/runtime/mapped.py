@@ -1,0 +1,121 @@
+"""Memory below the tensors: files that are mapped, and large blocks for what is copied out of them.
+
+What the system does not offer (madvise is Linux) is left out: the numbers are the same, only memory or time are not.
+"""
+
+import ctypes
+import mmap
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_POPULATE_READ = 22  # of Linux 5.14; mmap does not name it
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+
+
+@dataclass(frozen=True)
+class MappedFiles:
+    """Address ranges of this process that show a file.
+
+    Only there may pages be given back: elsewhere they hold the only copy of the numbers.
+    """
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def now(cls) -> "MappedFiles":
+        """Those of this moment; none where the system does not list them."""
+        starts, ends = [], []
+        try:
+            lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            addresses, _mode, _offset, _device, inode, *path = line.split(maxsplit=5)
+            # /dev/zero is how shared anonymous memory looks; it comes back as zeros.
+            if inode != "0" and path and not path[0].startswith("/dev/"):
+                start, end = (int(number, 16) for number in addresses.split("-"))
+                starts.append(start)
+                ends.append(end)
+        return cls(tuple(starts), tuple(ends))
+
+    def shows(self, tensor: Tensor) -> bool:
+        """Whether the numbers of a tensor are those of a mapped file."""
+        if tensor.device.type != "cpu":
+            return False
+        begin, end = _span(tensor)
+        place = bisect_right(self.starts, begin) - 1
+        return place >= 0 and end <= self.ends[place]
+
+    def fetch(self, tensor: Tensor) -> None:
+        """Reads the pages of a tensor in one go; touching them one by one costs more."""
+        if self.shows(tensor):
+            begin, end = _span(tensor)
+            _advise(begin // mmap.PAGESIZE * mmap.PAGESIZE, end, _POPULATE_READ)
+
+    def release(self, tensor: Tensor) -> None:
+        """Gives the pages of a tensor back; touched again they are read from the file again.
+
+        Pages shared with a neighbour stay. Where the mapped numbers were written to, the change is lost.
+        """
+        if self.shows(tensor):
+            begin, end = _span(tensor)
+            begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            end = end // mmap.PAGESIZE * mmap.PAGESIZE
+            if begin < end:
+                _advise(begin, end, getattr(mmap, "MADV_DONTNEED", 4))
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte and the byte after the last; a transposed tensor lies within."""
+    last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return begin, begin + (last + 1) * tensor.itemsize if tensor.numel() else begin
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _advise(begin: int, end: int, advice: int) -> None:
+    """madvise; a refusal (an older kernel) changes nothing that counts."""
+    if (libc := _libc()) is not None:
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+
+
+class Block:
+    """One piece of memory for many tensors, in huge pages where the system has them: the first touch costs half.
+
+    It goes back to the system when the last tensor in it is gone.
+    """
+
+    def __init__(self, tensors: Iterable[tuple[int, torch.dtype]]) -> None:
+        """tensors: count and number format of each, in the order in which they will be taken."""
+        nbytes = sum(_padded(count * dtype.itemsize) for count, dtype in tensors)
+        self._at = 0
+        self._memory: Any = None
+        if nbytes and hasattr(mmap, "MAP_PRIVATE"):
+            self._memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
+
+    def take(self, count: int, dtype: torch.dtype) -> Tensor:
+        """The next `count` numbers, flat; not yet written."""
+        if self._memory is None or not count:
+            return torch.empty(count, dtype=dtype)
+        taken = torch.frombuffer(self._memory, dtype=dtype, count=count, offset=self._at)
+        self._at += _padded(count * dtype.itemsize)
+        return taken
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

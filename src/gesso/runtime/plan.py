@@ -1,0 +1,356 @@
+"""What a request needs of memory, found before it runs, and the way to run it within a budget.
+
+A request passes through phases: text, encode (image to image), unet, decode, upscale. Each needs the weights that are
+in memory then, and its own activations; the plan is the quickest way whose largest phase fits. The measures, in the
+order in which they are tried:
+
+    fewer rows a call     pictures, and the guided and the unguided half, go through the networks one after the other
+    turns                 a network's weights are in memory only while it works; then they are read again from the file
+    sliced attention      where the scores are written down (not with torch's fused kernels on CPU and CUDA)
+    tiles                 the autoencoder works on overlapping tiles: pictures change by what docs/decisions says
+    stream                the UNet's weights come and go layer by layer, in every step
+
+All but the tiles compute the same numbers, up to the order of sums in another batch size.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gesso.errors import GessoError
+from gesso.families.base import Family
+from gesso.families.parts import empty_networks
+from gesso.models.unet import UNet
+from gesso.models.upscaler import Upscaler
+from gesso.models.vae import AutoencoderKL
+from gesso.runtime.footprint import peak_nbytes
+from gesso.runtime.residency import Residency, Stay
+from gesso.runtime.tiling import MIN_TILE, decode_front, decode_tail, encode_front, encode_tail
+
+MIB, GIB = 2**20, 2**30
+# What activations really take for each byte that the count says: convolutions' scratch space, and what the allocator
+# keeps. Measured, see benchmarks/README.md.
+OVERHEAD = 1.25
+SLACK = 48 * MIB  # kernels and tables that the first call of each kind loads
+_TILES = (96, 64, 48, 32, 24, MIN_TILE)  # latents a side
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """ "6GiB", "6 GB", "800M", "6442450944" -> bytes. Raises GessoError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]i?)?b?)", text.strip().lower())
+    nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if not 0 < nbytes < 2**50:
+        raise GessoError(f"--memory {text[:40]}: expected a size such as 6GiB, 800MB or auto")
+    return nbytes
+
+
+def size_text(nbytes: int) -> str:
+    """ "5.93 GiB", "212 MiB" """
+    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / MIB:.0f} MiB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a request asks of the networks, as far as memory depends on it.
+
+    width, height  of the finished pictures, in pixels
+    rows           pictures that go through the networks together
+    guided         whether each step asks for a guided and an unguided half
+    tokens         length of the context; the text model's where None
+    encodes        whether pictures are encoded first (image to image, inpainting)
+    """
+
+    width: int
+    height: int
+    rows: int = 1
+    guided: bool = True
+    tokens: int | None = None
+    encodes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One part of the way: bytes of the weights in memory then, and of everything that is computed."""
+
+    name: str
+    weights: int
+    activations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """How a request runs, and what it takes.
+
+    budget        bytes that it may take in all; None: no limit was stated
+    base          bytes that the process has before (torch itself, and what else lives there)
+    stay          resident, turns or stream; see `runtime.residency`
+    unet_rows     rows of one call of the UNet, of the 2 for each guided picture
+    vae_rows      pictures that the autoencoder takes at a time
+    tile          latents a side of the autoencoder's tiles; None: whole pictures
+    query_rows    places whose scores are computed together; None: all
+    """
+
+    budget: int | None
+    base: int
+    stay: Stay
+    unet_rows: int
+    vae_rows: int
+    tile: int | None
+    query_rows: int | None
+    phases: tuple[Phase, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes that the largest phase takes, with everything."""
+        return self.base + SLACK + max(phase.weights + phase.activations for phase in self.phases)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the budget is kept."""
+        return self.budget is None or self.peak <= self.budget
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a recipe should say, since it changes the picture."""
+        return (f"the autoencoder worked in tiles of {self.tile} latents to save memory",) if self.tile else ()
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is done to save memory, one line each; none where everything stays in memory."""
+        found = []
+        if self.stay != "resident":
+            found.append("networks take turns in memory: text, UNet, autoencoder")
+        if self.stay == "stream":
+            found.append("the UNet's layers are read from the file in every step (slow)")
+        found.append(f"the UNet takes {self.unet_rows} row{'s' if self.unet_rows > 1 else ''} a call")
+        if self.query_rows:
+            found.append(f"attention looks from {self.query_rows} places at a time")
+        if self.tile:
+            found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return asdict(self) | {"peak": self.peak, "fits": self.fits, "measures": self.measures}
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(self.to_dict())
+
+    def table(self) -> str:
+        """For people: a row a phase, then what is done."""
+        rows = [("phase", "weights", "activations", "all together")]
+        for phase in self.phases:
+            together = self.base + SLACK + phase.weights + phase.activations
+            rows.append((phase.name, size_text(phase.weights), size_text(phase.activations), size_text(together)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        budget = "no budget stated" if self.budget is None else f"budget {size_text(self.budget)}"
+        lines.append(f"largest {size_text(self.peak)}, of it the process {size_text(self.base + SLACK)}; {budget}")
+        return "\n".join(lines + [f"- {measure}" for measure in self.measures])
+
+
+class Footprint:
+    """What the networks of a family take, by phase. Counts on the meta device and remembers."""
+
+    def __init__(self, family: Family, residency: Residency, *, scores: bool) -> None:
+        """scores: whether attention writes its scores down on the device."""
+        self.family, self.residency, self.scores = family, residency, scores
+        self._networks: dict[str, nn.Module] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
+
+    def phases(self, work: Workload, plan: MemoryPlan) -> tuple[Phase, ...]:
+        """The phases of a workload under a plan's measures."""
+        names: dict[str, tuple[str, ...]] = {"text": self._texts()}
+        if work.encodes:
+            names["encode"] = ("vae",)
+        names |= {"unet": ("unet",), "decode": ("vae",)}
+        if self.family.upscaler is not None:
+            names["upscale"] = ("upscaler",)
+        found = self._activations(work, plan)
+        return tuple(
+            Phase(name=name, weights=self._weights(parts, plan), activations=found[name])
+            for name, parts in names.items()
+        )
+
+    def _texts(self) -> tuple[str, ...]:
+        return tuple(name for name in self.residency.components if name.startswith("text"))
+
+    def _weights(self, parts: tuple[str, ...], plan: MemoryPlan) -> int:
+        components = self.residency.components
+        if plan.stay == "resident":
+            parts = tuple(components)
+        total = 0
+        for name in parts:
+            dtype = self.residency.dtype(name)
+            if plan.stay == "stream" and name == "unet":
+                total += components[name].largest_layer_nbytes(dtype)
+            else:
+                total += components[name].settled_nbytes(dtype)
+        return total
+
+    def _activations(self, work: Workload, plan: MemoryPlan) -> dict[str, int]:
+        family, scale = self.family, self.family.output_scale
+        f = family.vae.downscale
+        height, width = work.height // scale // f, work.width // scale // f
+        pixels = 3 * work.height * work.width * 4  # float32
+        latents = family.vae.latent_channels * height * width * 4
+        found = {
+            "text": 64 * MIB
+            if max(component.stored_nbytes for component in self._text_components()) > GIB
+            else 16 * MIB,
+            "unet": self._unet(plan.unet_rows, height, width, work.tokens, plan.query_rows) + 12 * work.rows * latents,
+            "decode": self._decode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels // scale**2,
+        }
+        if work.encodes:
+            found["encode"] = self._encode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels
+        if family.upscaler is not None:
+            found["upscale"] = self._upscale(work.rows, height * f, width * f) + 2 * work.rows * pixels
+        return {name: int(nbytes * OVERHEAD) if name != "text" else nbytes for name, nbytes in found.items()}
+
+    def _text_components(self) -> Iterator[Any]:
+        return (self.residency.components[name] for name in self._texts())
+
+    def _unet(self, rows: int, height: int, width: int, tokens: int | None, query_rows: int | None) -> int:
+        config, tokens = self.family.unet, tokens or self.family.text.max_length
+        dtype = self.residency.dtype("unet")
+
+        def call() -> object:
+            network = self._network("unet")
+            assert isinstance(network, UNet)
+            level = torch.empty(rows, dtype=torch.int64, device="meta") if config.noise_levels else None
+            arguments: list[Tensor | None] = [
+                _meta(dtype, rows, config.in_channels, height, width),
+                torch.empty(rows, device="meta"),
+                _meta(dtype, rows, tokens, config.context_dim),
+                _meta(dtype, rows, config.added_dim) if config.added_dim else None,
+            ]
+            return network(*arguments) if level is None else network(*arguments, level)
+
+        whole = self._count(("unet", rows, height, width, tokens, dtype), call, scores=False)
+        if not self.scores:
+            return whole
+        places = height * width
+        heads = max(config.num_heads)
+        return whole + rows * heads * min(query_rows or places, places) * places * dtype.itemsize
+
+    def _decode(self, rows: int, height: int, width: int, tile: int | None) -> int:
+        config, dtype = self.family.vae, self.residency.dtype("vae")
+        vae = self._network("vae")
+        assert isinstance(vae, AutoencoderKL)
+        latents = _meta(dtype, rows, config.latent_channels, height, width)
+        if tile is None or max(height, width) <= tile:
+            return self._count(("decode", rows, height, width, dtype), lambda: vae.decode(latents))
+        front = self._count(("front", rows, height, width, dtype), lambda: decode_front(vae, latents))
+        held = rows * config.channels[-1] * height * width * dtype.itemsize
+        part = _meta(dtype, rows, config.channels[-1], min(tile, height), min(tile, width))
+        tail = self._count(("tail", rows, *part.shape, dtype), lambda: decode_tail(vae, part))
+        picture = rows * 3 * height * width * config.downscale**2 * 4
+        # The statistics are computed in float32 from the largest activation of a tile.
+        largest = rows * config.channels[0] * 2 * part.shape[-1] * part.shape[-2] * config.downscale**2 * 4
+        return max(front, held + tail + largest + 2 * picture)
+
+    def _encode(self, rows: int, height: int, width: int, tile: int | None) -> int:
+        config, dtype = self.family.vae, self.residency.dtype("vae")
+        f = config.downscale
+        vae = self._network("vae")
+        assert isinstance(vae, AutoencoderKL)
+        pixels = _meta(dtype, rows, 3, height * f, width * f)
+        if tile is None or max(height, width) <= tile:
+            return self._count(("encode", rows, height, width, dtype), lambda: vae.encode(pixels))
+        part = _meta(dtype, rows, 3, min(tile, height) * f, min(tile, width) * f)
+        front = self._count(("encode front", rows, *part.shape, dtype), lambda: encode_front(vae, part))
+        features = _meta(dtype, rows, config.channels[-1], height, width)
+        tail = self._count(("encode tail", rows, height, width, dtype), lambda: encode_tail(vae, features))
+        largest = rows * config.channels[0] * 2 * part.shape[-1] * part.shape[-2] * 4
+        return max(front + largest, tail) + 2 * rows * config.channels[-1] * height * width * 4
+
+    def _upscale(self, rows: int, height: int, width: int) -> int:
+        upscaler = self._network("upscaler")
+        assert isinstance(upscaler, Upscaler)
+        pixels = _meta(self.residency.dtype("upscaler"), rows, 3, height, width)
+        return self._count(("upscale", *pixels.shape, pixels.dtype), lambda: upscaler(pixels))
+
+    def _network(self, name: str) -> nn.Module:
+        """On the meta device, in the number format of the real one."""
+        if not self._networks:
+            self._networks = empty_networks(self.family, self.family.name)
+        return self._networks[name].to(self.residency.dtype(name))
+
+    def _count(self, key: tuple[Any, ...], call: Any, *, scores: bool = False) -> int:
+        if key not in self._known:
+            self._known[key] = peak_nbytes(call, scores=scores)
+        return self._known[key]
+
+
+def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base: int) -> MemoryPlan:
+    """The quickest plan that keeps the budget. Raises GessoError, saying the least that is possible."""
+    rows = work.rows * (2 if work.guided else 1)
+
+    def counted(plan: MemoryPlan) -> MemoryPlan:
+        return replace(plan, phases=footprint.phases(work, plan))
+
+    plan = counted(
+        MemoryPlan(
+            budget=budget,
+            base=base,
+            stay="resident",
+            unet_rows=rows,
+            vae_rows=work.rows,
+            tile=None,
+            query_rows=None,
+            phases=(Phase(name="none", weights=0, activations=0),),
+        )
+    )
+    while not plan.fits:
+        smaller = next((counted(step) for step in _steps(plan, footprint, work)), None)
+        if smaller is None:
+            raise _too_small(plan, footprint.family, work)
+        plan = smaller
+    return plan
+
+
+def _too_small(plan: MemoryPlan, family: Family, work: Workload) -> GessoError:
+    phase = _largest(plan)
+    return GessoError(
+        f"--memory {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} takes at least "
+        f"{size_text(plan.peak)} ({phase.name}: weights {size_text(phase.weights)}, activations "
+        f"{size_text(phase.activations)}, process {size_text(plan.base + SLACK)}). "
+        "Allow more memory, or ask for a smaller picture"
+    )
+
+
+def _largest(plan: MemoryPlan) -> Phase:
+    return max(plan.phases, key=lambda phase: phase.weights + phase.activations)
+
+
+def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[MemoryPlan]:
+    """What helps the largest phase, the cheapest first."""
+    name = _largest(plan).name
+    vae = name in ("encode", "decode")
+    if vae and plan.vae_rows > 1:
+        yield replace(plan, vae_rows=1)
+    if name == "unet" and plan.unet_rows > 1:
+        yield replace(plan, unet_rows=(plan.unet_rows + 1) // 2)
+    if plan.stay == "resident":
+        yield replace(plan, stay="turns")
+    if name == "unet" and footprint.scores and plan.query_rows is None:
+        yield replace(plan, query_rows=1024)
+    if vae:
+        side = max(work.width, work.height) // footprint.family.size_multiple
+        now = plan.tile or side
+        yield from (replace(plan, tile=tile) for tile in _TILES if tile < now)
+    if name == "unet" and plan.stay == "turns":
+        yield replace(plan, stay="stream")
+
+
+def _meta(dtype: torch.dtype, *shape: int) -> Tensor:
+    made = torch.empty(*shape, dtype=dtype, device="meta")
+    return made.to(memory_format=torch.channels_last) if made.ndim == 4 else made
