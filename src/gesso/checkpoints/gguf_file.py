@@ -258,8 +258,10 @@ class _Parser:
         names: set[str] = set()
         for _ in range(count):
             name = self.text(MAX_NAME)
-            if not name or name in names:
-                self.refuse("duplicate_key", f"has a tensor without a name, or {shown(name)!r} twice")
+            if not name:
+                self.refuse("gguf_string", "has a tensor without a name")
+            if name in names:
+                self.refuse("duplicate_key", f"has the tensor {shown(name)!r} twice")
             names.add(name)
             num_dims = self.number("I")
             if num_dims > MAX_DIMS:

@@ -43,6 +43,7 @@ class _Entry:
 
     name: bytes
     flags: int
+    method: int
     crc: int
     nbytes: int
     header: int  # where the member's own header begins
@@ -109,6 +110,8 @@ class _Archive:
     def members(self) -> dict[str, Member]:
         entries, directory = self._entries()
         names = self._names(entries)
+        for entry in entries:
+            self._check_method(entry)
         found: dict[str, Member] = {}
         at = 0
         ordered = sorted(zip(entries, names, strict=True), key=lambda pair: pair[0].header)
@@ -182,20 +185,19 @@ class _Archive:
         if end > len(data) or n_comment or disk not in (0, 0xFFFF) or not 0 < n_name <= _NAME:
             self.refuse("zip_damaged", "the archive's directory makes no sense")
         name = data[at + 46 : at + 46 + n_name]
-        self._check_method(name, flags, method)
         extra = data[at + 46 + n_name : end]
         nbytes, packed, header = self._widen(extra, nbytes, packed, header)
-        if packed != nbytes:
+        if packed != nbytes and not method:
             self.refuse("zip_damaged", "a member that is not compressed has two sizes")
-        return _Entry(name, flags, crc, nbytes, header), end
+        return _Entry(name, flags, method, crc, nbytes, header), end
 
-    def _check_method(self, name: bytes, flags: int, method: int) -> None:
-        label = shown(name.decode("utf-8", "replace"))
-        if flags & ~(_UTF8 | _DESCRIPTOR):
-            reason: Reason = "zip_encrypted" if flags & 0x2041 else "zip_damaged"
-            what = "is encrypted" if reason == "zip_encrypted" else f"has flags 0x{flags:x}"
-            self.refuse(reason, f"{label} {what}, which weights never are")
-        if method:
+    def _check_method(self, entry: _Entry) -> None:
+        label = shown(entry.name.decode("utf-8", "replace"))
+        if entry.flags & 0x2041:
+            self.refuse("zip_encrypted", f"{label} is encrypted, which weights never are")
+        if entry.flags & ~(_UTF8 | _DESCRIPTOR):
+            self.refuse("zip_damaged", f"{label} has flags 0x{entry.flags:x}, which weights never have")
+        if entry.method:
             self.refuse("zip_compressed", f"{label} is compressed, which weights never are; perhaps a zip bomb")
 
     def _widen(self, extra: bytes, *values: int) -> list[int]:
