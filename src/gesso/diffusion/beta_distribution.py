@@ -11,8 +11,9 @@ _EPSILON = 2.0**-52
 def beta_quantile(p: float, a: float, b: float) -> float:
     """The x with I_x(a, b) = p, the inverse of the regularised incomplete beta function.
 
-    p in 0..1, a and b above 0 -> 0..1, to a few units in the last place of float64 for a and b between 0.1 and 10. Newton's method on the
-    continued fraction, kept inside a bracket that shrinks. Raises ValueError for arguments outside.
+    p in 0..1, a and b above 0 -> 0..1, to a few units in the last place of float64 for a and b between 0.1 and 10.
+    Newton's method on the continued fraction, kept inside a bracket that shrinks. Raises ValueError for arguments
+    outside.
     """
     if not (0 <= p <= 1 and a > 0 and b > 0):
         raise ValueError(f"p, a, b are {p}, {a}, {b}, expected 0 <= p <= 1 and a, b > 0")

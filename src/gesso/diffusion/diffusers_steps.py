@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.beta_distribution import beta_quantile
-from gesso.diffusion.noise_schedule import NoiseSchedule
+from gesso.diffusion.noise_schedule import DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD, NoiseSchedule, scaled_linear
 from gesso.errors import GessoError
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
@@ -30,7 +30,7 @@ class Steps:
 
     sigmas: float64 [n + 1], falling. timesteps: float64 [n], what the network is told at the first call of each step.
     initial_scale: x = n * initial_scale begins. final_scale: the VAE gets x * final_scale.
-    options: for the sampler. timestep_of: for `Denoiser.timestep_of`.
+    options: for the sampler. timestep_of, consistency: for `Denoiser`.
     """
 
     sigmas: Tensor
@@ -39,6 +39,7 @@ class Steps:
     final_scale: float
     options: Mapping[str, Any] = field(default_factory=dict)
     timestep_of: Callable[[Tensor], Tensor]
+    consistency: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ class _Kind:
     """One scheduler class. sampler: the name in SAMPLERS.
 
     points: how timesteps are spaced. "n": num_steps of them, fractions allowed; "n whole": rounded; "n + 1": one more,
-    rounded, the last dropped. jumps: a step leads T // n timesteps down instead of to the next one of the list.
+    rounded, the last dropped; "n of a list": some of those that a consistency model was distilled with. jumps: a step
+    leads T // n timesteps down instead of to the next one of the list.
     in_z: works on z of unit variance, so noise is not scaled. end: where final_sigmas_type does not say: "zero",
     "sigma_min", or "alpha" (set_alpha_to_one).
     """
 
     sampler: str
-    points: Literal["n", "n whole", "n + 1"]
+    points: Literal["n", "n whole", "n + 1", "n of a list"]
     default_spacing: TimestepSpacing
     in_z: bool
     jumps: bool = False
@@ -75,6 +77,8 @@ _KINDS = {
     "UniPCMultistepScheduler": _Kind("unipc", **_MULTISTEP, final_sigmas_type=True),
     "DEISMultistepScheduler": _Kind("deis", **_MULTISTEP, end="sigma_min"),
     "SASolverScheduler": _Kind("sa_solver", **_MULTISTEP, end="sigma_min"),
+    "LCMScheduler": _Kind("lcm", "n of a list", "leading", in_z=True),
+    "TCDScheduler": _Kind("tcd", "n of a list", "leading", in_z=True, end="sigma_min"),
 }
 
 
@@ -94,6 +98,7 @@ class DiffusersScheduler:
     set_alpha_to_one: bool = True
     final_sigmas_type: Literal["zero", "sigma_min"] | None = None
     skip_prk_steps: bool = False
+    original_inference_steps: int = 50
     solver_order: int | None = None
     solver_type: str | None = None
     algorithm_type: str | None = None
@@ -104,6 +109,10 @@ class DiffusersScheduler:
             raise GessoError(f"scheduler '{self.name}' is not known here. Known: {', '.join(_KINDS)}")
         if self.timestep_spacing not in (None, *get_args(TimestepSpacing)):
             raise GessoError(f"{self.name}: timestep_spacing is {self.timestep_spacing!r}")
+        if self.final_sigmas_type not in (None, "zero", "sigma_min"):
+            raise GessoError(f"{self.name}: final_sigmas_type is {self.final_sigmas_type!r}")
+        if self.original_inference_steps < 1:
+            raise GessoError(f"{self.name}: original_inference_steps is {self.original_inference_steps}")
         if sum((self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas)) > 1:
             raise GessoError(f"{self.name}: only one of Karras, exponential and beta sigmas can be used")
         self._check_solver()
@@ -116,7 +125,12 @@ class DiffusersScheduler:
             if config.get(setting, off) not in (off, None):
                 raise GessoError(f"{name}: {setting} is {config[setting]!r}, which is not known here")
         known = {f.name for f in fields(cls)} - {"name"}
-        return cls(name=name, **{key: value for key, value in config.items() if key in known})
+        settings = {key: value for key, value in config.items() if key in known and value is not None}
+        for key, value in settings.items():
+            expected: type = type(_EXAMPLES[key])
+            if type(value) is not expected:
+                raise GessoError(f"{name}: {key} is {value!r}, expected a value of type {expected.__name__}")
+        return cls(name=name, **settings)
 
     @property
     def sampler(self) -> str:
@@ -155,10 +169,19 @@ class DiffusersScheduler:
             final_scale=1 / math.hypot(1, last) if kind.in_z else 1.0,
             options=self._options(schedule, num_steps, timesteps),
             timestep_of=_listed(schedule, listed[:-1], timesteps),
+            consistency=self.name == "LCMScheduler",
         )
 
     def _timesteps(self, total: int, num_steps: int) -> Tensor:
         kind = _KINDS[self.name]
+        if kind.points == "n of a list":
+            # TCD leaves its own original_inference_steps alone unless it is called with them.
+            count = total if self.name == "TCDScheduler" else self.original_inference_steps
+            if num_steps > count:
+                raise ValueError(f"num_steps is {num_steps}, {self.name} has {count} at most")
+            listed = torch.arange(count, 0, -1) * (total // count) - 1
+            place = np.floor(np.linspace(0, count, num_steps, endpoint=False)).astype(np.int64)  # numpy's rounding
+            return listed[torch.from_numpy(place)].double()
         spacing = self.timestep_spacing or kind.default_spacing
         if spacing == "trailing":
             # numpy's arange: first, first + step, ...; the count is rounded up
@@ -223,11 +246,11 @@ class DiffusersScheduler:
                 options["landings"] = landings
         if self.name == "DDPMScheduler" and self.variance_type == "fixed_large":
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
-        if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler") and self.solver_order is not None:
-            options["max_order"] = self.solver_order
+        if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
+            options["max_order"] = self.solver_order or 2
         if self.name == "UniPCMultistepScheduler":
             options["bh1"] = float(self.solver_type == "bh1")
-        if self.sampler in ("pndm", "sa_solver"):
+        if self.sampler in ("pndm", "sa_solver", "tcd"):
             options["schedule"] = schedule
         return options
 
@@ -238,6 +261,37 @@ class DiffusersScheduler:
             if self.solver_order not in (None, 2) or self.solver_type not in (None, "midpoint"):
                 raise GessoError(f"{self.name}: order 2 in its midpoint form is what we have, found {self}")
 
+
+def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule of a scheduler_config.json, in diffusers' float32.
+
+    With rescale_betas_zero_snr the last alphas_cumprod is 2^-24, which its Euler and DPM-Solver schedulers put there;
+    its DDIM leaves 0, which moves pictures by 1e-5. Raises GessoError for betas that are none of Stable Diffusion's
+    kind.
+    """
+    kind, trained = config.get("beta_schedule", "linear"), config.get("trained_betas")
+    if kind != "scaled_linear" or trained is not None:
+        raise GessoError(f"scheduler: beta_schedule is {kind!r}, 'scaled_linear' without trained_betas is known here")
+    try:
+        return scaled_linear(
+            beta_start=float(config.get("beta_start", 0.0001)),
+            beta_end=float(config.get("beta_end", 0.02)),
+            num_timesteps=int(config.get("num_train_timesteps", 1000)),
+            zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
+            last_alpha_cumprod=DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD,
+            table="float32",
+        )
+    except (TypeError, ValueError) as error:
+        raise GessoError(f"scheduler: {error}") from None
+
+
+# One value of the type that each setting has in a config.
+_EXAMPLES: dict[str, object] = {
+    **dict.fromkeys(("timestep_spacing", "final_sigmas_type", "solver_type", "algorithm_type", "variance_type"), ""),
+    **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False),
+    **dict.fromkeys(("set_alpha_to_one", "skip_prk_steps"), False),
+    **dict.fromkeys(("steps_offset", "solver_order", "original_inference_steps"), 1),
+}
 
 # Settings of diffusers' schedulers that we do not follow: a config that uses them is refused, not bent.
 _MUST_BE_OFF = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -33,23 +34,23 @@ def restart(x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, s_no
     return x
 
 
-def num_restarts(num_steps: int) -> int:
+def _num_restarts(num_steps: int) -> int:
     """How often a run of so many steps goes back up."""
     return 0 if num_steps < 20 else 1 if num_steps < 36 else 2
 
 
 def _steps(levels: list[float]) -> list[tuple[float, float]]:
     num_steps = len(levels) - 1
-    times = num_restarts(num_steps)
+    times = _num_restarts(num_steps)
     if times == 0:
-        return list(zip(levels[:-1], levels[1:], strict=True))
+        return list(pairwise(levels))
     each = 9 if times == 1 else num_steps // 4
     low, high = min(level for level in levels if level > 0), levels[0]
     main = [*_karras(low, high, num_steps - each * times), 0.0]
     turn, top = _nearest(main, 0.1), _nearest(main, 2.0)
     again = _karras(main[turn], main[top], each + 1)
-    steps = list(zip(main[:-1], main[1:], strict=True))
-    return [*steps[:turn], *list(zip(again[:-1], again[1:], strict=True)) * times, *steps[turn:]]
+    steps = list(pairwise(main))
+    return [*steps[:turn], *list(pairwise(again)) * times, *steps[turn:]]
 
 
 def _nearest(levels: list[float], wanted: float) -> int:

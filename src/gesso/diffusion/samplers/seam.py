@@ -51,7 +51,7 @@ def ignore(step: int, x: Tensor, x0: Tensor) -> None:
 
 
 def check_levels(sigmas: Tensor) -> list[float]:
-    """sigmas as Python's floats. Raises ValueError unless they are two or more finite numbers that fall to 0 or above."""
+    """sigmas as Python's floats. Raises ValueError unless two or more finite numbers fall and end at 0 or above."""
     levels: list[float] = sigmas.to(torch.float64).tolist() if sigmas.ndim == 1 else []
     falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or not falling or not math.isfinite(levels[0]) or not levels[-1] >= 0:

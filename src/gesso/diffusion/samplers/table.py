@@ -15,7 +15,7 @@ from gesso.diffusion.samplers.euler import ddim, ddim_cfgpp, ddpm, euler, euler_
 from gesso.diffusion.samplers.few_step import lcm, tcd
 from gesso.diffusion.samplers.multistep import deis, ipndm, lms, plms, pndm
 from gesso.diffusion.samplers.registry import Sampler
-from gesso.diffusion.samplers.restart import num_restarts, restart
+from gesso.diffusion.samplers.restart import restart
 from gesso.diffusion.samplers.stochastic import er_sde, sa_solver
 from gesso.diffusion.samplers.unipc import unipc, unipc_bh1
 
