@@ -3,8 +3,12 @@
 Which states: SD 1 the last layer's, with the last norm; SD 2 those of the layer before, with the norm; SDXL those of
 the layer before, without a norm, of both towers side by side (768 and 1280 wide). The vector of SDXL is the second
 tower's pooled text, projected, beside sinusoids of sizes (Podell et al. 2023, arXiv:2307.01952, section 2.2).
+
+A prompt with weights, or too long for the text model, comes as pieces (`gesso.text.grammar`): each chunk of it is
+encoded alone, weighted, and laid behind the one before. The vector is told the first chunk only, without weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,10 +18,15 @@ from gesso.families.base import Family
 from gesso.families.parts import Parts
 from gesso.models.clip import CLIPTextModel, TextEncoding
 from gesso.nn.embedding import sinusoid
-from gesso.text.tokenizer import EncodedTexts
+from gesso.text import emphasis
+from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, chunk
+from gesso.text.emphasis import NEEDS_EMPTY, Emphasis
+from gesso.text.prompt import Piece, PromptError, WeightedText
+from gesso.text.tokenizer import EncodedTexts, Tokenizer
 
 # What Stability AI's refiner was asked for and away from.
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+MAX_DOWNWEIGHTED = 32  # pieces of weight below 1 that Compel's rule encodes without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +46,42 @@ class Sizes:
         return (*self.original, *self.crop, *last) if family.num_sizes else ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the pieces of a prompt become states. Each of these settings changes pictures.
+
+    emphasis    the rule of `gesso.text.emphasis`
+    backtrack   tokens that may move on to the next chunk behind a comma; 0: none
+    whole_words chunks end between words, as in ComfyUI; there is no moving on then
+    max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
+    """
+
+    emphasis: Emphasis = "original"
+    backtrack: int = BACKTRACK
+    whole_words: bool = False
+    max_chunks: int | None = None
+
+
+PLAIN = Reading(max_chunks=1)
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """One prompt.  context [1, L, D], added [1, A] or None for a UNet that takes none
+    """One prompt.  context [1, N * L, D] of N chunks, added [1, A] or None for a UNet that takes none
 
     report: what the tokenizer found: how many tokens, what was cut off, which words it does not know.
+    chunks: the same chunk by chunk, and the weights that were changed.
     """
 
     context: Tensor
     added: Tensor | None
     report: EncodedTexts
+    chunks: ChunkReport
 
 
 def encode_prompt(
     parts: Parts,
-    text: str,
+    text: str | Sequence[Piece],
     *,
     clip_skip: int,
     width: int,
@@ -59,9 +89,11 @@ def encode_prompt(
     negative: bool = False,
     sizes: Sizes | None = None,
     skip_everywhere: bool = False,
+    reading: Reading | None = None,
 ) -> EncodedPrompt:
     """A prompt through the text models of a family, on the device of its first.
 
+    text             a str is plain text, and what does not fit one chunk is cut off; pieces are read as `reading` says
     clip_skip        as A1111 counts: 1 is the layer that the model was trained with, n > 1 is n - 1 layers earlier
     skip_everywhere  it moves the layer of SD 2 and SDXL, too, as the diffusers library does; A1111 leaves them alone
     width, height    of the finished picture, in pixels; families with size conditioning are told
@@ -71,23 +103,23 @@ def encode_prompt(
     """
     family = parts.family
     skip = clip_skip - 1 if skip_everywhere or family.layout == "sd1" else 0
-    report = parts.tokenizer.encode_with_report([text])
-    first = _encode(parts.text, report.ids)
-    context = _states(family, parts.text, first, skip)
-    if parts.text_2 is None:
-        last = first
-    else:
-        tokenizer = parts.tokenizer_2 or parts.tokenizer
-        last = _encode(parts.text_2, tokenizer.encode([text]))
-        context = torch.cat([context, _states(family, parts.text_2, last, skip).to(context)], dim=-1)
+    pieces: Sequence[Piece] = (WeightedText(text),) if isinstance(text, str) else text
+    if reading is None or isinstance(text, str):
+        reading = PLAIN if isinstance(text, str) else Reading()
+    first = _read(family, parts.text, parts.tokenizer, pieces, reading, skip)
+    context, last, chunks = first.states, first, first.chunks.report
+    if parts.text_2 is not None:
+        last = _read(family, parts.text_2, parts.tokenizer_2 or parts.tokenizer, pieces, reading, skip)
+        context = torch.cat([context, last.states.to(context)], dim=-1)
+    report = EncodedTexts(first.chunks.ids, (chunks.total_tokens,), (chunks.cut,), (chunks.unknown,))
     if not family.unet.added_dim:
-        return EncodedPrompt(context, None, report)
+        return EncodedPrompt(context, None, report, chunks)
     if not family.num_sizes:  # gesso-mini is told its pooled text
-        return EncodedPrompt(context, last.pooled, report)
+        return EncodedPrompt(context, last.encoding.pooled[:1], report, chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
         sizes = Sizes(original=(height, width), target=(height, width), aesthetic_score=score)
-    return EncodedPrompt(context, _added(family, last, sizes), report)
+    return EncodedPrompt(context, _added(family, last.encoding, sizes), report, chunks)
 
 
 def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
@@ -103,8 +135,87 @@ def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
     return replace(encoded, context=context, added=added)
 
 
-def _encode(model: CLIPTextModel, ids: Tensor) -> TextEncoding:
-    encoding: TextEncoding = model(ids.to(model.position_embedding.weight.device))
+def pad_chunks(encoded: EncodedPrompt, empty: EncodedPrompt, length: int) -> EncodedPrompt:
+    """The prompt with the chunk of an empty one behind it, as often as a context of `length` rows needs.
+
+    For guidance in one network call, where a prompt has more chunks than its negative (pad_cond_uncond in A1111).
+    Raises ValueError where chunks of `empty` do not give the length.
+    """
+    missing, size = length - encoded.context.shape[1], empty.context.shape[1]
+    if missing < 0 or missing % size:
+        raise ValueError(f"a context of {encoded.context.shape[1]} does not become {length} by chunks of {size}")
+    return replace(encoded, context=torch.cat([encoded.context, *[empty.context] * (missing // size)], dim=1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tower:
+    """What one text model gave.  states [1, N * L, D], weighted"""
+
+    states: Tensor
+    encoding: TextEncoding
+    chunks: Chunks
+
+
+def _read(
+    family: Family, model: CLIPTextModel, tokenizer: Tokenizer, pieces: Sequence[Piece], reading: Reading, skip: int
+) -> _Tower:
+    """Pieces through one text model: chunks, states, weights."""
+    most = reading.max_chunks or (1 if tokenizer.kind == "words" else MAX_CHUNKS)
+    chunks = chunk(pieces, tokenizer, backtrack=reading.backtrack, whole_words=reading.whole_words, max_chunks=most)
+    encoding = _encode(model, chunks.ids)
+    states = _states(family, model, encoding, skip)
+    if not chunks.is_plain:
+        states = _weigh(family, model, tokenizer, chunks, states, reading.emphasis, skip)
+    return _Tower(states.flatten(0, 1)[None], encoding, chunks)
+
+
+def _weigh(
+    family: Family,
+    model: CLIPTextModel,
+    tokenizer: Tokenizer,
+    chunks: Chunks,
+    states: Tensor,
+    rule: Emphasis,
+    skip: int,
+) -> Tensor:
+    """States [N, L, D] by a rule of emphasis; each tower is weighted alone."""
+    weights = chunks.weights.to(states.device)
+    if rule == "ignore":
+        return emphasis.ignore(states, weights)
+    if rule == "original":
+        return emphasis.original(states, weights)
+    if rule == "no_norm":
+        return emphasis.no_norm(states, weights)
+    assert rule in NEEDS_EMPTY
+    empty = _states(family, model, _encode(model, tokenizer.encode([""])), skip)
+    if rule == "comfyui":
+        return emphasis.from_empty(states, weights, empty)
+    without = []
+    for weight, hidden in _downweighted(chunks):
+        encoding = _encode(model, chunks.ids, ~hidden)
+        without.append((_states(family, model, encoding, skip), weight))
+    return emphasis.compel(states, weights, empty, without)
+
+
+def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
+    """The pieces of weight below 1, each with where its tokens are: bool [N, L]."""
+    found = []
+    below = chunks.pieces[chunks.weights < 1].unique()
+    if len(below) > MAX_DOWNWEIGHTED:
+        raise PromptError(
+            "prompt_limit",
+            f"prompt: {len(below)} pieces of weight below 1, at most {MAX_DOWNWEIGHTED} with Compel's emphasis, which "
+            "encodes the prompt once more for each. Take some out, or choose another emphasis.",
+        )
+    for piece in below.tolist():
+        tokens = chunks.pieces == piece
+        found.append((float(chunks.weights[tokens][0]), tokens))
+    return found
+
+
+def _encode(model: CLIPTextModel, ids: Tensor, visible: Tensor | None = None) -> TextEncoding:
+    device = model.position_embedding.weight.device
+    encoding: TextEncoding = model(ids.to(device), None if visible is None else visible.to(device))
     return encoding
 
 
@@ -121,4 +232,4 @@ def _added(family: Family, encoding: TextEncoding, sizes: Sizes) -> Tensor:
         raise ValueError(f"the text model of {family.name!r} has no projection, which its UNet is told")
     values = torch.tensor(sizes.values(family), device=encoding.pooled.device)
     told = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
-    return torch.cat([encoding.projected, told.to(encoding.projected)], dim=1)
+    return torch.cat([encoding.projected[:1], told.to(encoding.projected)], dim=1)

@@ -46,8 +46,8 @@ class CLIPLayer(nn.Module):
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
         self.activation = quick_gelu if config.activation == "quick_gelu" else F.gelu
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x), causal=True)  # padding is attended to, as in training
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), causal=True, visible=visible)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
@@ -74,14 +74,17 @@ class CLIPTextModel(nn.Module):
         width = config.projection_dim
         self.projection = nn.Linear(config.dim, width, bias=False) if width else None
 
-    def forward(self, ids: Tensor) -> TextEncoding:
-        """ids [B, L] int64, L at most `max_length` -> TextEncoding. Raises ValueError for a longer L."""
+    def forward(self, ids: Tensor, visible: Tensor | None = None) -> TextEncoding:
+        """ids [B, L] int64, L at most `max_length` -> TextEncoding. Raises ValueError for a longer L.
+
+        visible: bool [B, L], tokens that others may look at; None: all, padding among them, as in training.
+        """
         if ids.shape[1] > self.config.max_length:
             raise ValueError(f"{ids.shape[1]} tokens, the text model takes at most {self.config.max_length}")
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
         hidden = [x]
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, visible)
             hidden.append(x)
         last = self.norm(x)
         end = (ids == self.config.eos_id).int().argmax(dim=1)  # argmax gives the first of equals

@@ -3,6 +3,7 @@
 Shapes: B batch, N queries, L keys, D width of the queries, C channels, H W rows and columns.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,6 +12,7 @@ class Attention(nn.Module):
     """Multi-head attention; the output projection has a bias, the inputs' have one on request.
 
     x [B, N, D], context [B, L, context_dim] (x itself where None) -> [B, N, D]
+    causal: a query sees keys up to its own place. visible: bool [B, L], keys that may be seen; None: all.
     upcast: the scores are computed in float32 whatever the number format: those of SD 2.1 leave the range of float16.
     """
 
@@ -33,14 +35,22 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim or dim, dim, bias=bias)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, *, causal: bool = False, visible: Tensor | None = None
+    ) -> Tensor:
         context = x if context is None else context
         q, k, v = (self._split(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        mask = None
+        if visible is not None:  # the fused kernels take a mask or a flag, not both
+            mask = visible[:, None, None, :]
+            if causal:
+                mask = mask & torch.ones(x.shape[1], context.shape[1], dtype=torch.bool, device=x.device).tril()
+            causal = False
         if self.upcast:
-            wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal)
+            wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal)
             mixed = wide.to(q.dtype)
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Shapes: N chunks, L token ids a chunk.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedTex
 from gesso.text.tokenizer import Tokenizer
 
 BACKTRACK = 20  # tokens; A1111's comma_padding_backtrack
+LONG_WORD = 8  # tokens from which ComfyUI lets a chunk end inside a word
 MAX_CHUNKS = 512  # 32,000 characters of one token each fill 427
 
 
@@ -102,14 +103,16 @@ def chunk(
     tokenizer: Tokenizer,
     *,
     backtrack: int = BACKTRACK,
+    whole_words: bool = False,
     max_chunks: int = MAX_CHUNKS,
     words: Sequence[LearnedWord] = (),
 ) -> Chunks:
     """Pieces to chunks of the tokenizer's length.
 
     Text without weights and breaks that fits one chunk has the ids of `Tokenizer.encode`. backtrack: tokens that may
-    move on behind a comma; 0 parts chunks wherever they are full. max_chunks: 1 cuts what a single chunk does not hold.
-    The learned words that match the most ids win. Raises PromptError for text that `check_prompt` refuses and for more
+    move on behind a comma; 0 parts chunks wherever they are full. whole_words: the rule of ComfyUI instead, by which
+    what stands between two spaces stays together if it has fewer than 8 tokens. max_chunks: 1 cuts what a single chunk
+    does not hold. Of learned words the one that matches the most ids wins. Raises PromptError for text that `check_prompt` refuses and for more
     breaks than max_chunks allows, unless that is 1; ValueError for arguments that make no sense.
     """
     if backtrack < 0 or not 1 <= max_chunks <= MAX_CHUNKS:
@@ -118,7 +121,8 @@ def chunk(
     for piece in pieces:
         if isinstance(piece, WeightedText):
             check_prompt(piece.text)
-    filler = _Filler(tokenizer, backtrack if max_chunks > 1 else 0, words)
+    filler = _Filler(tokenizer, 0 if whole_words or max_chunks == 1 else backtrack, words)
+    filler.whole_words = whole_words and max_chunks > 1
     clamped = filler.fill(pieces)
     if len(filler.rows) > max_chunks > 1:
         raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are read.")
@@ -139,6 +143,13 @@ def chunk(
             for index, row in enumerate(kept)
             for position, word in row.words
         ),
+    )
+
+
+def known_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer) -> tuple[Piece, ...]:
+    """The pieces without the words that a learned vocabulary does not know; unchanged for byte pairs."""
+    return tuple(
+        piece if isinstance(piece, Break) else replace(piece, text=tokenizer.known_text(piece.text)) for piece in pieces
     )
 
 
@@ -194,6 +205,7 @@ class _Filler:
         comma = tokenizer.tokens(",")
         self.comma = comma[0].id if len(comma) == 1 else -1
         self.words = _by_first_id(words, self.room)
+        self.whole_words = False
         self.rows: list[_Row] = []
         self.row = _Row()
         self.last_comma = self.NO_COMMA
@@ -210,7 +222,10 @@ class _Filler:
             if weight != piece.weight:
                 clamped.append((piece.text, piece.weight, weight))
             found = [_Token(token.id, weight, index, token.word) for token in self.tokenizer.tokens(piece.text)]
-            self.add(found)
+            for group in _groups(found, piece.text) if self.whole_words else [found]:
+                if self.whole_words and len(group) < LONG_WORD and len(self.row.tokens) + len(group) > self.room:
+                    self.close()
+                self.add(group)
         if self.row.tokens or not self.rows:
             self.close()
         return tuple(clamped)
@@ -255,6 +270,18 @@ class _Filler:
             if tuple(token.id for token in stretch) == word.ids:
                 return word
         return None
+
+
+def _groups(tokens: Sequence[_Token], text: str) -> list[list[_Token]]:
+    """The tokens of a text, those between two spaces or line ends together."""
+    groups: list[list[_Token]] = []
+    last = -1  # where the token before starts
+    for token in tokens:
+        if not groups or any(text.find(space, last, token.word) >= 0 for space in " \n"):
+            groups.append([])
+        groups[-1].append(token)
+        last = token.word
+    return groups
 
 
 def _by_first_id(words: Sequence[LearnedWord], room: int) -> dict[int, list[LearnedWord]]:
