@@ -1,8 +1,9 @@
 """Weights that anyone can make again: each tensor is random, seeded by its own name in the file.
 
 RandomState(crc32(name)) gives standard normal numbers n of the tensor's shape, in float64; then the first line that
-fits: no dimensions: 0; one dimension: 1 + 0.1 n for a weight, 0.05 n for a bias; an embedding: 0.5 n; any other:
-n / sqrt(fan-in). The golden numbers in golden/models.safetensors were made with them, by other programs.
+fits: no dimensions: 0; one dimension: 1 + 0.1 n for a weight, 0.05 n for a bias; an embedding: 0.5 n; OpenCLIP's
+text_projection and any other: n / sqrt(fan-in). The golden numbers in golden/models.safetensors were made with them, by
+other programs.
 """
 
 import math
@@ -30,6 +31,8 @@ def hashed(name: str, shape: Sequence[int]) -> Tensor:
         n = 1 + 0.1 * n if name.endswith("weight") else 0.05 * n
     elif "embedding" in name:
         n = 0.5 * n
+    elif name.endswith("text_projection"):  # used as x @ weight
+        n /= math.sqrt(shape[0])
     else:
         n /= math.sqrt(math.prod(shape[1:]))
     return torch.from_numpy(n.astype(np.float32))

@@ -4,9 +4,9 @@ The weights are those of tests/hashed_weights.py under the names of the original
 key maps: a tensor in the wrong place gives other numbers.
 """
 
-import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gesso.checkpoints import keymap, ldm
+from gesso.checkpoints import keymap, ldm, taesd
 from gesso.checkpoints.keymap import Rule
-from gesso.checkpoints.shared import clip_rules
+from gesso.checkpoints.shared import clip_rules, openclip_rules
 from gesso.families.parts import empty_networks, fill
 from gesso.families.sd15 import SD15
 from gesso.models.clip import CLIPTextConfig, CLIPTextModel
+from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet, UNetConfig
 from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.nn.embedding import sinusoid
@@ -108,23 +109,60 @@ def test_vae() -> None:
     assert_golden(vae.decode(config.scaling_factor * normal("z", (1, 4, 8, 8))), "vae_decode")
 
 
+CLIP = CLIPTextConfig(
+    vocab_size=49408,
+    max_length=77,
+    dim=64,
+    num_layers=4,
+    num_heads=4,
+    mlp_dim=256,
+    activation="quick_gelu",
+    eos_id=49407,
+)
+
+
 @torch.no_grad()
 def test_clip() -> None:
-    config = CLIPTextConfig(
-        vocab_size=49408,
-        max_length=77,
-        dim=64,
-        num_layers=4,
-        num_heads=4,
-        mlp_dim=256,
-        activation="quick_gelu",
-        eos_id=49407,
-    )
-    text = filled(meta(CLIPTextModel, config), clip_rules())
+    text = filled(meta(CLIPTextModel, CLIP), clip_rules())
     encoding = text(SAVED["clip_ids"])
     assert_golden(encoding.last, "clip_last")
     assert_golden(encoding.hidden[-2], "clip_penultimate")
     assert_golden(encoding.pooled, "clip_pooled")
+
+
+@torch.no_grad()
+def test_clip_skip_is_an_earlier_layer_with_the_last_norm() -> None:
+    text = filled(meta(CLIPTextModel, CLIP), clip_rules())
+    assert_golden(text.norm(text(SAVED["clip_ids"]).hidden[-2]), "clip_skip_2")
+
+
+@torch.no_grad()
+def test_openclip() -> None:
+    """Stacked projections of the attention, and a text_projection that is turned over."""
+    config = replace(CLIP, activation="gelu", projection_dim=48)
+    text = filled(meta(CLIPTextModel, config), openclip_rules())
+    encoding = text(SAVED["openclip_ids"])
+    assert_golden(encoding.hidden[-2], "openclip_penultimate")
+    assert_golden(text.norm(encoding.hidden[-2]), "openclip_penultimate_norm")
+    assert_golden(encoding.projected, "openclip_pooled")
+
+
+@torch.no_grad()
+def test_taesd() -> None:
+    """Theirs has pictures in [0, 1]."""
+    config = TAESDConfig()
+    model = meta(TAESD, config)
+    filled(model.encoder, taesd.encoder_rules(config), "encoder/")
+    filled(model.decoder, taesd.decoder_rules(config), "decoder/")
+    image = (0.5 * normal("image", (1, 3, 64, 64))).clamp(0, 1)
+    assert_golden(model.encode(image * 2 - 1).mean, "taesd_encode")
+    assert_golden(model.decode(normal("z", (1, 4, 8, 8))) / 2 + 0.5, "taesd_decode")
+
+
+def test_sizes_that_sdxl_is_told() -> None:
+    """Two numbers of 256 each; angles up to 1024 rad, so the tolerance is that of test_sinusoid."""
+    gap = (sinusoid(torch.tensor([1024.0, 768.0]), 256).flatten() - SAVED["size_embedding_1024_768"]).abs().max().item()
+    assert gap < 1024 * 2**-24
 
 
 def test_sinusoid() -> None:
@@ -137,7 +175,7 @@ def test_sinusoid() -> None:
 @torch.no_grad()
 def test_full_size() -> None:
     """The real sizes, 860 million hashed weights: statistics of the outputs of the original programs."""
-    saved = json.loads(gzip.decompress((GOLDEN / "sd15.json.gz").read_bytes()))["full_size"]
+    saved = json.loads((GOLDEN / "full_size_sd15.json").read_text())
     networks = empty_networks(SD15, "golden")
     unet = filled(networks["unet"], ldm.unet_rules(SD15.unet), ldm.UNET)
     out = unet(normal("x.full", (1, 4, 16, 16)), torch.tensor([981]), normal("context.full", (1, 77, 768)))

@@ -1,6 +1,7 @@
 """A whole model in memory: its family, its networks, its tokenizer, and the files it came from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,20 @@ class _WithoutInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Networks made in here have no memory for their numbers, and take no time."""
+    with torch.device("meta"), _WithoutInitialisation():
+        yield
+
+
 def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
     """The networks of a family by component, without memory for their numbers (on the meta device).
 
     Raises ModelFileError where the sizes of the config do not fit each other.
     """
     try:
-        with torch.device("meta"), _WithoutInitialisation():
+        with on_meta():
             networks: dict[str, nn.Module] = {
                 "unet": UNet(family.unet),
                 "text": CLIPTextModel(family.text),
@@ -92,7 +100,7 @@ def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
 def empty_vae(config: VAEConfig, where: str | Path) -> AutoencoderKL:
     """An autoencoder without memory for its numbers. Raises ModelFileError for sizes that make none."""
     try:
-        with torch.device("meta"), _WithoutInitialisation():
+        with on_meta():
             return AutoencoderKL(config)
     except (ValueError, IndexError, RuntimeError) as error:
         raise ModelFileError("config", where, f"sizes that make no VAE: {shown(str(error))}") from None

@@ -30,6 +30,11 @@ def save_ldm(path: str | Path, parts: Parts) -> None:
     place in this layout. Raises ValueError for a family that has no LDM names, ModelFileError where the file cannot be
     written.
     """
+    write_safetensors(path, ldm_tensors(parts), _FORMAT)
+
+
+def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
+    """What `save_ldm` writes, by the names there. Raises ValueError for a family that has no LDM names."""
     family = parts.family
     if family.scheduler is None or family.vae.patch_size != 1 or family.upscaler:
         raise ValueError(f"a model of family {family.name!r} has no LDM layout; save it as a native file")
@@ -39,7 +44,7 @@ def save_ldm(path: str | Path, parts: Parts) -> None:
         for name, tensor in network.state_dict().items()
     }
     tensors = keymap.save(ldm.file_rules(family.layout, family.unet, family.vae), params)
-    write_safetensors(path, tensors | _beside(parts) | dict(parts.scalars), _FORMAT)
+    return tensors | _beside(parts) | dict(parts.scalars)
 
 
 def _beside(parts: Parts) -> dict[str, Tensor]:
@@ -71,7 +76,6 @@ def save_diffusers(folder: str | Path, parts: Parts) -> None:
     configs = folder_configs(family)
     if folder.exists():
         raise ModelFileError("unwritable", folder, "exists already; give the name of a new folder")
-    rules = folder_rules(family)
     tokenizers = {"text": parts.tokenizer, "text_2": parts.tokenizer_2 or parts.tokenizer}
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
@@ -81,11 +85,8 @@ def save_diffusers(folder: str | Path, parts: Parts) -> None:
             for name, text in tokenizers[part].folder_files().items():
                 _write_text(temporary / place / name, text)
         for part, place in diffusers.folders_of(family.layout).items():
-            params = parts.networks[part].state_dict()
-            if part == "text":
-                params = folder_params(family, params)
             file = temporary / place / f"{diffusers.STEMS[part]}.safetensors"
-            write_safetensors(file, keymap.save(rules[part], params), _FORMAT)
+            write_safetensors(file, folder_tensors(parts, part), _FORMAT)
         os.replace(temporary, folder)
     except OSError as error:
         raise ModelFileError("unwritable", folder, f"cannot be written: {error.strerror or error}") from None
@@ -100,13 +101,14 @@ def folder_rules(family: Family) -> dict[str, list[Rule]]:
     return {"unet": unet, "text": text, "text_2": text, "vae": diffusers.vae_rules()}
 
 
-def folder_params(family: Family, params: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of the first text tower's parameters those that a folder holds."""
-    kept = folder_text(family)
-    if kept == family.text:
-        return params
-    last = [f"layers.{layer}." for layer in range(kept.num_layers, family.text.num_layers)]
-    return {name: p for name, p in params.items() if not name.startswith((*last, "projection."))}
+def folder_tensors(parts: Parts, part: str) -> dict[str, Tensor]:
+    """What `save_diffusers` writes of one part, by the names there."""
+    family, params = parts.family, parts.networks[part].state_dict()
+    if part == "text" and folder_text(family) != family.text:
+        left_out = range(folder_text(family).num_layers, family.text.num_layers)
+        dropped = (*(f"layers.{layer}." for layer in left_out), "projection.")
+        params = {name: tensor for name, tensor in params.items() if not name.startswith(dropped)}
+    return keymap.save(folder_rules(family)[part], params)
 
 
 def _write_text(path: Path, text: str) -> None:

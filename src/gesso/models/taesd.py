@@ -119,15 +119,17 @@ class TAESD(nn.Module):
     def __init__(self, config: TAESDConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder: Encoder | None = Encoder(config)  # None: only the decoder was there
         self.decoder = Decoder(config)
 
     def encode(self, pixels: Tensor) -> Posterior:
         """Pixels to latents; there is no spread, every sample is the mean.
 
         pixels [B, 3, H, W] in [-1, 1] -> Posterior of [B, C, H/8, W/8]. Raises ValueError unless H and W are multiples
-        of 8.
+        of 8, and for a model without an encoder.
         """
+        if self.encoder is None:
+            raise ValueError("this TAESD has a decoder only")
         if pixels.shape[-2] % self.config.downscale or pixels.shape[-1] % self.config.downscale:
             raise ValueError(f"pixels {list(pixels.shape)}: sides must be multiples of {self.config.downscale}")
         mean = self.encoder(pixels / 2 + 0.5)

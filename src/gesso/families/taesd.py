@@ -1,0 +1,96 @@
+"""TAESD, the tiny autoencoder: sizes of its releases, and the reading of its files.
+
+One for the latents of SD 1 and SD 2 (taesd), another for those of SDXL (taesdxl); their files look alike.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gesso.checkpoints import diffusers
+from gesso.checkpoints import taesd as names
+from gesso.checkpoints.detect import detect
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.keymap import Rule, load, nest, plan, save, shapes_of
+from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
+from gesso.families.parts import fill, on_meta
+from gesso.models.taesd import TAESD, TAESDConfig
+
+TAESD_CONFIG = TAESDConfig()
+_PREFIXES = {"encoder": ("taesd_encoder.", ""), "decoder": ("taesd_decoder.", "")}
+_DROPPED = [Rule("vae_scale", None), Rule("vae_shift", None)]  # ComfyUI's
+_OTHER = {"encoder": "decoder", "decoder": "encoder"}
+
+
+def load_taesd(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    *,
+    config: TAESDConfig = TAESD_CONFIG,
+) -> TAESD:
+    """The tiny autoencoder of a file or a folder; without an encoder where only the decoder is there.
+
+    path: a file or folder of the diffusers library, or one of the author's two files, beside which the other is looked
+    for ("taesd_decoder.safetensors", "taesd_encoder.safetensors"). Raises ModelFileError.
+    """
+    file = open_safetensors(_file_in(Path(path)))
+    with on_meta():
+        model = TAESD(config)
+    tensors = _whole(file, model, config) if "encoder.layers.0.weight" in file.tensors else _halves(file, model, config)
+    if not any(name.startswith("encoder.") for name in tensors):
+        model.encoder = None
+    fill(model, tensors, file.path, device=device, dtype=dtype)
+    return model
+
+
+def save_taesd(path: str | Path, model: TAESD) -> None:
+    """One file with the names of the diffusers library. Raises ValueError for a model without an encoder."""
+    if model.encoder is None:
+        raise ValueError("this TAESD has no encoder; the file holds both halves")
+    write_safetensors(path, save(names.diffusers_rules(model.config), model.state_dict()), {"format": "pt"})
+
+
+def _file_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    decoder = path / "taesd_decoder.safetensors"
+    return decoder if decoder.is_file() else diffusers.weight_file(path, diffusers.STEMS["vae"])
+
+
+def _whole(file: SafetensorsFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+    rows = plan(names.diffusers_rules(config), shapes_of(file.tensors), shapes_of(model.state_dict()), where=file.path)
+    with file.reader() as reader:
+        return load(rows, reader)
+
+
+def _halves(file: SafetensorsFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+    """The author's files: what this one holds, and what the other beside it does."""
+    found = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
+    if not found:
+        message = f"looks like {detect(file).what}, expected a TAESD (tiny autoencoder)"
+        raise ModelFileError("architecture_mismatch", file.path, message)
+    for half, other in _OTHER.items():
+        beside = file.path.with_name(file.path.name.replace(other, half))
+        if half not in found and beside != file.path and beside.is_file():
+            found[half] = open_safetensors(beside)
+    if "decoder" not in found:
+        message = "is the encoder of a TAESD, and taesd_decoder.safetensors is not beside it; give both"
+        raise ModelFileError("missing", file.path, message)
+    tensors: dict[str, Tensor] = {}
+    for half, source in found.items():
+        rules = names.encoder_rules(config) if half == "encoder" else names.decoder_rules(config)
+        prefix = _half_prefix(source, half) or ""
+        given = {name: shape for name, shape in shapes_of(source.tensors).items() if name.startswith(prefix)}
+        params = {n: shape for n, shape in shapes_of(model.state_dict()).items() if n.startswith(f"{half}.")}
+        rows = plan([*nest(rules, prefix, f"{half}."), *_DROPPED], given, params, where=source.path)
+        with source.reader() as reader:
+            tensors |= load(rows, reader)
+    return tensors
+
+
+def _half_prefix(file: SafetensorsFile, half: str) -> str | None:
+    """The prefix under which a file has a half; None where it has it not. The encoder's first number is 0."""
+    first = "0.weight" if half == "encoder" else "1.weight"
+    return next((prefix for prefix in _PREFIXES[half] if f"{prefix}{first}" in file.tensors), None)
