@@ -37,8 +37,8 @@ def number(value: int) -> bytes:
     """BININT, or LONG1 for what does not fit."""
     if -(2**31) <= value < 2**31:
         return b"J" + struct.pack("<i", value)
-    raw = value.to_bytes(8, "little", signed=True)
-    return b"\x8a\x08" + raw
+    width = max(8, value.bit_length() // 8 + 1)
+    return b"\x8a" + bytes([width]) + value.to_bytes(width, "little", signed=True)
 
 
 def items(*parts: bytes) -> bytes:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -121,24 +121,27 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
     """Reads and checks the header; touches no weights. Raises ModelFileError."""
     path = Path(path)
     with open_regular(path) as (handle, nbytes):
-        start = handle.read(8)
-        if not start:
-            raise ModelFileError("truncated", path, "the file is empty; fetch it again")
-        _refuse_foreign(path, start + handle.read(START - 8))
-        if len(start) < 8:
-            raise ModelFileError("truncated", path, f"ends after {len(start)} bytes; fetch it again")
-        length = int.from_bytes(start, "little")
-        if length > MAX_HEADER:
-            limit = f"expected at most {MAX_HEADER:,}"
-            raise ModelFileError("header_length", path, f"not safetensors: a header of {length:,} bytes, {limit}")
-        if length < 2:
-            raise ModelFileError("header_length", path, f"not safetensors: a header of {length} bytes")
-        if 8 + length > nbytes:
-            raise ModelFileError(
-                "truncated", path, f"has {nbytes:,} bytes, its header alone takes {8 + length:,}; fetch it again"
-            )
-        handle.seek(8)
-        header = handle.read(length)
+        return check_header(path, handle, nbytes)
+
+
+def check_header(path: Path, handle: BinaryIO, nbytes: int) -> SafetensorsFile:
+    """The same of an open file of nbytes, which is at its beginning."""
+    start = handle.read(START)
+    if not start:
+        raise ModelFileError("truncated", path, "the file is empty; fetch it again")
+    _refuse_foreign(path, start)
+    if len(start) < 8:
+        raise ModelFileError("truncated", path, f"ends after {len(start)} bytes; fetch it again")
+    length = int.from_bytes(start[:8], "little")
+    if length > MAX_HEADER:
+        limit = f"expected at most {MAX_HEADER:,}"
+        raise ModelFileError("header_length", path, f"not safetensors: a header of {length:,} bytes, {limit}")
+    if length < 2:
+        raise ModelFileError("header_length", path, f"not safetensors: a header of {length} bytes")
+    if 8 + length > nbytes:
+        message = f"has {nbytes:,} bytes, its header alone takes {8 + length:,}; fetch it again"
+        raise ModelFileError("truncated", path, message)
+    header = start[8 : 8 + length] + handle.read(max(0, 8 + length - START))
     metadata, tensors = parse_header(path, header, nbytes - 8 - length)
     return SafetensorsFile(path=path, nbytes=nbytes, header_nbytes=8 + length, metadata=metadata, tensors=tensors)
 
