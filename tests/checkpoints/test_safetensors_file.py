@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gesso.checkpoints import safetensors_file
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.keymap import Rule, plan, shapes_of
 from gesso.checkpoints.safetensors_file import (
     DTYPES,
     SafetensorsFile,
@@ -108,6 +109,11 @@ BAD: dict[str, tuple[bytes, str, str]] = {
         "metadata",
         "metadata",
     ),
+    "50 MB of metadata": (
+        raw({"__metadata__": {"a": "b" * 50_000_000}, "x": entry()}, b"\0" * 8),
+        "header_length",
+        "at most",
+    ),
     "200,000 tensors": (
         raw({f"t{i}": entry(shape=(0,), offsets=(0, 0)) for i in range(20_001)}),
         "header_json",
@@ -150,6 +156,50 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError) as caught:
             open_safetensors(path)
         assert caught.value.reason == "truncated", length
+
+
+STRANGE_NAMES = ("../../etc/passwd", "a\0b", "\u202egnp.exe", "<img src=x onerror=alert(1)>", "\x1b[31m", "__class__")
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_a_strange_name_has_no_place_in_a_model(tmp_path: Path, name: str) -> None:
+    """Row S7. A name is only ever looked up in the model's own table; what is shown of it is harmless."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw({name: entry(), "known": entry(offsets=(8, 16))}, b"\0" * 16))
+    file = open_safetensors(path)
+    with pytest.raises(ModelFileError) as caught:
+        plan([Rule("known", "known")], shapes_of(file.tensors), {"known": (2,)}, where=path)
+    assert caught.value.reason == "unknown_key"
+    assert caught.value.one_line.isprintable()
+
+
+def test_metadata_is_text_and_no_more(tmp_path: Path) -> None:
+    """Row S10. Pages, false claims and tables stay the strings that they are."""
+    claims = {"modelspec.architecture": "<script>alert(1)</script>", "ss_tag_frequency": '{"a":' * 1000, "": "\u202e"}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw({"__metadata__": claims, "x": entry()}, b"\0" * 8))
+    assert open_safetensors(path).metadata == claims
+
+
+def test_eight_bit_floats_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = {"a": entry("F8_E4M3", (4,), (0, 4)), "b": entry("F8_E5M2", (4,), (4, 8))}
+    path.write_bytes(raw(header, bytes([0x38, 0xB8, 0x00, 0x7E, 0x3C, 0xBC, 0x00, 0x7B])))
+    with open_safetensors(path).reader() as reader:
+        assert reader["a"].float().tolist() == [1, -1, 0, 448]  # 448 and 57344: the largest numbers of the formats
+        assert reader["b"].float().tolist() == [1, -1, 0, 57344]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a mapped file cannot be replaced")
+def test_a_file_that_is_replaced_while_it_is_mapped_stays_what_it_was(tmp_path: Path) -> None:
+    """Row F2, as `write_safetensors` and careful tools replace files: the old one lives as long as its mapping."""
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, {"w": torch.ones(100_000)}, {})
+    with open_safetensors(path).reader() as reader:
+        write_safetensors(path, {"w": torch.zeros(3)}, {})
+        tensor = reader["w"]
+    path.unlink()
+    assert torch.equal(tensor, torch.ones(100_000))
 
 
 def test_other_things_than_files_are_refused(tmp_path: Path) -> None:
