@@ -158,6 +158,18 @@ def test_a_learned_vocabulary_fills_chunks_of_its_own_length(words):
     assert [len(row) for row in rows("a red cat on a blue mat, two dogs", words, backtrack=0)] == [6, 4]
 
 
+def test_whole_words_stay_in_one_chunk_as_in_comfyui(clip):
+    word = "antidisestablishmentarianism"
+    size = len(clip.tokens(word))
+    assert 2 < size < 7
+    text = "cat " * 73 + word
+    assert chunks(text, clip).report.num_tokens == (75, size - 2)
+    assert chunks(text, clip, whole_words=True).report.num_tokens == (73, size)
+    assert chunks(f"{text},", clip, whole_words=True).report.num_tokens == (73, size + 1)  # up to the space
+    assert chunks(f"{text}{',a' * 8}", clip, whole_words=True).report.num_tokens == (75, size + 14)  # long words break
+    assert chunks("cat, " * 40, clip, whole_words=True).report.num_tokens == (74, 6)
+
+
 def test_learned_words_take_up_their_vectors_and_stay_in_one_chunk(clip):
     style = LearnedWord("my-style", tuple(token.id for token in clip.tokens("my style")), 8)
     longer = LearnedWord("my-style-cat", tuple(token.id for token in clip.tokens("my style cat")), 2)
@@ -182,7 +194,7 @@ def test_control_tokens_are_text(clip):
 
 def test_arguments_that_make_no_sense(clip):
     for options in ({"backtrack": -1}, {"max_chunks": 0}, {"words": [LearnedWord("x", (1,), 76)]}):
-        with pytest.raises(ValueError, match="expected|vectors"):
+        with pytest.raises(ValueError, match=r"expected|vectors"):
             chunks("a", clip, **options)
     with pytest.raises(PromptError, match="chunks"):
         chunks("BREAK " * 10 + "a", clip, max_chunks=5)

@@ -79,7 +79,7 @@ def test_blend():
     torch.testing.assert_close(emphasis.blend([CONTEXT, CONTEXT + 4], [3, 1]), CONTEXT + 1)
     torch.testing.assert_close(emphasis.blend([CONTEXT, CONTEXT], [1, -0.5], normalize=False), CONTEXT * 0.5)
     for contexts, weights in (([], []), ([CONTEXT], [1, 2]), ([CONTEXT, CONTEXT], [1, -1])):
-        with pytest.raises(ValueError, match="contexts|sum to 0"):
+        with pytest.raises(ValueError, match=r"contexts|sum to 0"):
             emphasis.blend(contexts, weights)
 
 

@@ -112,8 +112,9 @@ def chunk(
     Text without weights and breaks that fits one chunk has the ids of `Tokenizer.encode`. backtrack: tokens that may
     move on behind a comma; 0 parts chunks wherever they are full. whole_words: the rule of ComfyUI instead, by which
     what stands between two spaces stays together if it has fewer than 8 tokens. max_chunks: 1 cuts what a single chunk
-    does not hold. Of learned words the one that matches the most ids wins. Raises PromptError for text that `check_prompt` refuses and for more
-    breaks than max_chunks allows, unless that is 1; ValueError for arguments that make no sense.
+    does not hold. Of learned words the one that matches the most ids wins. Raises PromptError for text that
+    `check_prompt` refuses and for more chunks than max_chunks, unless that is 1; ValueError for arguments that make no
+    sense.
     """
     if backtrack < 0 or not 1 <= max_chunks <= MAX_CHUNKS:
         raise ValueError(f"backtrack {backtrack}, max_chunks {max_chunks}: expected 0 or more, 1 to {MAX_CHUNKS}")

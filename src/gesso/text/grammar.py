@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gesso.text.attention import escape
 from gesso.text.prompt import MAX_WEIGHT, PromptError, Traced, check_prompt, number_text, shown
@@ -61,9 +62,12 @@ class LoraTag:
     rank: int | None = None
 
 
+Joined = Literal["guidance", "blend", "sum", "chain"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SubPrompt:
-    """One of the prompts that AND joins: x0 = uncond + sum of weight * guidance_scale * (cond - uncond)."""
+    """One of the prompts that make up a whole; `ParsedPrompt.joined` says how."""
 
     schedule: PromptSchedule
     weight: float = 1.0
@@ -74,12 +78,16 @@ class ParsedPrompt:
     """What was typed, taken apart.
 
     subprompts  at least one
+    joined      how they become one: "guidance" draws with all of them, x0 = uncond + sum of weight * guidance_scale *
+                (cond - uncond); "blend" draws with the mean of their states, shared out by the weights, "sum" with
+                their sum; "chain" lays their states one behind the other, each moved from the empty prompt's by weight
     networks    every tag, in its order; `loras` reads those that are LoRA
     notices     what the user should know: comments left out, weights changed
     """
 
     source: str
     subprompts: tuple[SubPrompt, ...]
+    joined: Joined = "guidance"
     networks: tuple[ExtraNetwork, ...] = ()
     notices: tuple[str, ...] = ()
 

@@ -14,7 +14,7 @@ something starts, gives way or ends, and evaluating is one pass over the marks.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,7 +78,8 @@ class PromptSchedule:
     """The texts of one prompt over the steps. Made by `parse_schedule`."""
 
     _traced: Traced
-    _marks: tuple[_Mark, ...]
+    _marks: tuple[_Mark, ...] = ()
+    _read: Callable[[Traced], tuple[Piece, ...]] = parse_attention
 
     @property
     def is_constant(self) -> bool:
@@ -97,7 +98,7 @@ class PromptSchedule:
         if not 0 <= step < num_steps:
             raise ValueError(f"step {step}, expected 0 to {num_steps - 1}")
         number = max(step, 1) if late else step + 1
-        return parse_attention(self._text_at(number, self._last_steps(num_steps, base_steps, rule)))
+        return self._read(self._text_at(number, self._last_steps(num_steps, base_steps, rule)))
 
     def plan(self, num_steps: int, *, base_steps: int = 0, rule: WhenRule = "point") -> tuple[ScheduledText, ...]:
         """All texts in their order, each with the last step that has it; neighbours differ. The last ends the steps.
@@ -116,7 +117,7 @@ class PromptSchedule:
             if plan and plan[-1][1].text == traced.text:
                 plan.pop()
             plan.append((number, traced))
-        return tuple(ScheduledText(number, traced.text, parse_attention(traced)) for number, traced in plan)
+        return tuple(ScheduledText(number, traced.text, self._read(traced)) for number, traced in plan)
 
     def _last_steps(self, num_steps: int, base_steps: int, rule: WhenRule) -> dict[int, int]:
         """Index of the mark that starts it -> last step of a schedule's first part."""
@@ -152,6 +153,11 @@ class PromptSchedule:
             hidden += groups[-1][0] != groups[-1][1]
         slices.append((position, len(self._traced.text)))
         return self._traced.cut(slices)
+
+
+def constant(text: str, read: Callable[[Traced], tuple[Piece, ...]]) -> PromptSchedule:
+    """The schedule of a text without any, whose pieces another grammar reads."""
+    return PromptSchedule(Traced.whole(text), (), read)
 
 
 def parse_schedule(text: str | Traced) -> PromptSchedule:

@@ -1,0 +1,57 @@
+"""The grammars of prompts by name, each with the rule of emphasis that its own tool goes with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gesso.text.comfyui import parse_comfyui
+from gesso.text.compel import parse_compel
+from gesso.text.emphasis import Emphasis
+from gesso.text.grammar import ParsedPrompt, SubPrompt, parse_prompt
+from gesso.text.prompt import Piece, PromptError, Traced, WeightedText, check_prompt
+from gesso.text.schedule import constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """One way to write a prompt.
+
+    parse        text to its parts; raises PromptError
+    emphasis     what weights do, unless a request says something else
+    whole_words  chunks end between words, rather than behind a near comma
+    """
+
+    name: str
+    parse: Callable[[str], ParsedPrompt]
+    emphasis: Emphasis
+    whole_words: bool = False
+
+
+def _plain(text: str) -> ParsedPrompt:
+    return _constant(text, lambda traced: (WeightedText(traced.text, 1.0, *traced.span(0, len(traced.text))),))
+
+
+def _comfyui(text: str) -> ParsedPrompt:
+    return _constant(text, parse_comfyui)
+
+
+def _constant(text: str, read: Callable[[Traced], tuple[Piece, ...]]) -> ParsedPrompt:
+    check_prompt(text)
+    return ParsedPrompt(source=text, subprompts=(SubPrompt(schedule=constant(text, read)),))
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect(name="a1111", parse=parse_prompt, emphasis="original"),
+        Dialect(name="comfyui", parse=_comfyui, emphasis="comfyui", whole_words=True),
+        Dialect(name="compel", parse=parse_compel, emphasis="compel"),
+        Dialect(name="plain", parse=_plain, emphasis="ignore"),  # every sign is text
+    )
+}
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect of a name. Raises PromptError, which names all of them, for any other."""
+    if name not in DIALECTS:
+        raise PromptError("dialect", f"unknown prompt dialect {name[:32]!r}. Known: {', '.join(DIALECTS)}.")
+    return DIALECTS[name]
