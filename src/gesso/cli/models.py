@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -326,6 +326,12 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="File to write, or a folder for --to diffusers.")],
     to: Annotated[str, typer.Option("--to", help="ldm, diffusers, native, or safetensors (names stay).")],
     dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16 or fp32; as it is where left out.")] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="What the model is, where gesso would tell it wrongly.")
+    ] = None,
+    prediction: Annotated[
+        str | None, typer.Option("--prediction", help="What its UNet predicts: eps, v or x0.")
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Title to write into the file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a target that is there already.")] = False,
     as_json: JsonOption = False,
@@ -336,12 +342,20 @@ def convert(
     from gesso.library.converting import convert as convert_model
 
     _check_choice("--to", to, LAYOUTS)
+    _check_choice("--prediction", prediction, ("eps", "v", "x0"))
     given, dtype = dtype, _short_dtype(dtype)
     _check_choice("--dtype", dtype if dtype in DTYPES else given, tuple(DTYPES))
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage(f"converting {_printable(Path(source).name)}")
         done = convert_model(
-            _path_of(source, open_library(), kinds=None), target, to, dtype=dtype, overwrite=overwrite, title=title
+            _path_of(source, open_library()),
+            target,
+            to,
+            dtype=dtype,
+            overwrite=overwrite,
+            title=title,
+            family=family,
+            prediction=cast(Any, prediction),
         )
         for note in done.notes:
             bar.note(f"note: {note}")
@@ -378,10 +392,17 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a file is: layout, family, parts, sizes, hashes, metadata, and what it can draw where it knows."""
+    from dataclasses import replace
+
+    from gesso.library.containers import describe_any
+    from gesso.library.examine import facts_of
+
     library = open_library()
-    path = _path_of(model, library, kinds=None)
+    path = _path_of(model, library)
+    found = describe_any(path)
     entry = _entry_of(path, library)
-    found = _describe(path, entry)
+    if entry.kind == "other":  # a PyTorch file was opened for this once
+        entry = replace(entry, kind=facts_of(found, None).kind)
     print(json.dumps(_info_table(found, entry), ensure_ascii=False) if as_json else "\n".join(_lines(found, entry)))
 
 
@@ -393,12 +414,6 @@ def _entry_of(path: Path, library: "Library") -> "Entry":
     entries = library.entries()
     known = next((entry for entry in entries if entry.path == Path(os.path.abspath(path))), None)
     return library.hashed(known or make_entry(path, None, USED))
-
-
-def _describe(path: Path, entry: "Entry") -> Any:
-    from gesso.checkpoints.detect import describe
-
-    return describe(path)
 
 
 def _info_table(found: Any, entry: "Entry") -> dict[str, Any]:
@@ -451,8 +466,8 @@ def _lines(found: Any, entry: "Entry") -> list[str]:
         name = f"{file.name}: " if len(entry.files) > 1 else ""
         lines.append(f"sha256      {name}{file.sha256}")
         lines.append(f"model hash  {name}{file.autov2} (AutoV2), {file.autov1} (AutoV1), {file.autov3 or '-'} (AutoV3)")
-    for file in found.files:
-        lines += [f"{key}: {value}" for key, value in sorted(_plain(file.metadata).items())]
+    said = [f"{key}: {value}" for file in found.files for key, value in sorted(_plain(file.metadata).items())]
+    lines += dict.fromkeys(said)
     if objects := _objects(found):
         lines.append(f"draws {len(objects)} objects: {', '.join(objects)}")
     return [_printable(line) for line in lines]
@@ -480,7 +495,7 @@ def _objects(found: Any) -> list[str]:
 # ---- shared ----------------------------------------------------------------------------------------------------------
 
 
-def _path_of(name: str, library: "Library", kinds: Sequence[str] | None) -> Path:
+def _path_of(name: str, library: "Library") -> Path:
     """The path of what the user named: a path of any kind of file first, as elsewhere."""
     from gesso.library.resolving import is_path
 

@@ -6,19 +6,23 @@ A single file gets ModelSpec 1.0.1 metadata; a diffusers folder says the same in
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
+from gesso.library.containers import PYTORCH, container, describe_any, to_safetensors
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from gesso.checkpoints.detect import Description
+    from gesso.diffusion.denoiser import Prediction
+    from gesso.families.base import Family
     from gesso.families.parts import Parts
 
 LAYOUTS = ("ldm", "diffusers", "native", "safetensors")
@@ -64,6 +68,8 @@ def convert(
     *,
     dtype: str | None = None,
     overwrite: bool = False,
+    family: "Family | str | None" = None,
+    prediction: "Prediction | None" = None,
     title: str | None = None,
     date: str | None = None,
 ) -> Converted:
@@ -72,6 +78,8 @@ def convert(
     to         "ldm": one file with the names of the first releases; "diffusers": a folder; "native": gesso's own file;
                "safetensors": the same names in one safetensors file, for adapters and parts as well
     dtype      one of DTYPES; None keeps the numbers as they are
+    family     what the model is, and
+    prediction what its UNet predicts, where gesso would tell it wrongly; see `families.loading.load_parts`
     title      of the ModelSpec metadata; that of the source, or the name of the target, where None
     date       of the ModelSpec metadata, ISO 8601; now where None
     Raises GessoError: for a source that cannot be read, a layout that its family does not have, numbers that do not fit
@@ -81,13 +89,39 @@ def convert(
         raise ValueError(f"to {to!r}, dtype {dtype!r}: expected one of {', '.join(LAYOUTS)}; {', '.join(DTYPES)}")
     source, target = Path(source), Path(os.path.abspath(target))
     _check_target(source, target, to, overwrite)
-    from gesso.checkpoints.detect import describe
-
-    found = describe(source)
     spec = {"title": title, "date": date or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    if to == "safetensors":
-        return _same_names(found, target, dtype, spec)
-    return _other_names(found, target, to, dtype, spec, overwrite)
+    import torch
+
+    with _safetensors(source, target) as plain:
+        found = describe_any(plain)
+        if to == "safetensors":
+            return _same_names(found, target, dtype, spec)
+        if found.family is None:
+            raise GessoError(
+                f"{source}: looks like {found.kind.what}, which has no other layout; --to safetensors keeps its names"
+            )
+        from gesso.families.loading import load_parts
+
+        wanted = getattr(torch, DTYPES[dtype]) if dtype else None
+        parts = load_parts(plain, dtype=wanted, family=family, prediction=prediction)
+        try:
+            return _other_names(parts, found, target, to, spec, overwrite)
+        except ValueError as error:  # a family without that layout
+            raise GessoError(f"{source}: {error}") from None
+
+
+@contextmanager
+def _safetensors(source: Path, target: Path) -> Iterator[Path]:
+    """The source, or for the while a safetensors copy of a PyTorch file beside the target."""
+    if container(source) not in PYTORCH:
+        yield source
+        return
+    copy = target.with_name(f".{target.name}.{secrets.token_hex(4)}.copy")
+    try:
+        to_safetensors(source, copy)
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
@@ -115,12 +149,13 @@ def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
 def _same_names(found: "Description", target: Path, dtype: str | None, spec: Mapping[str, str | None]) -> Converted:
     import torch
 
-    from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
+    from gesso.checkpoints.safetensors_file import write_safetensors
+    from gesso.checkpoints.weight_file import open_weights
 
     if len(found.files) != 1:
         raise GessoError(f"{found.path}: is a folder of several files. Give one of them, or --to ldm or diffusers")
     wanted = getattr(torch, DTYPES[dtype]) if dtype else None
-    file = open_safetensors(found.files[0].path)
+    file = open_weights(found.files[0].path)
     metadata = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
     if found.layout == "native" or any(key.startswith(SPEC) for key in metadata):
         metadata[f"{SPEC}date"] = str(spec["date"])
@@ -147,67 +182,26 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
 
 
 def _other_names(
-    found: "Description",
-    target: Path,
-    to: str,
-    dtype: str | None,
-    spec: Mapping[str, str | None],
-    overwrite: bool,
+    parts: "Parts", found: "Description", target: Path, to: str, spec: Mapping[str, str | None], overwrite: bool
 ) -> Converted:
-    if found.family is None:
-        raise GessoError(
-            f"{found.path}: looks like {found.kind.what}, which has no other layout; --to safetensors keeps its names"
-        )
+    """Raises ValueError for a layout that the family does not have."""
     from gesso.families.saving import save_diffusers, save_ldm
 
-    parts = _load(found, dtype)
-    notes = _left_behind(found, to)
-    try:
-        if to == "ldm":
-            _save_with_metadata(target, model_spec(parts, found, target, spec), lambda path: save_ldm(path, parts))
-        elif to == "native":
-            _save_native(target, parts, found, spec)
-        else:
-            _replace_folder(target, overwrite, lambda folder: save_diffusers(folder, parts))
-    except ValueError as error:  # a family without that layout
-        raise GessoError(f"{found.path}: {error}") from None
-    nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) if target.is_dir() else 0
-    return Converted(target, to, _dtypes_of(parts), nbytes or target.stat().st_size, notes)
-
-
-def _load(found: "Description", dtype: str | None) -> "Parts":
-    """All parts in the format that was asked for, or each in its own."""
-    import torch
-
-    from gesso.families.loading import load_parts
-
-    if dtype is not None:
-        return load_parts(found.path, dtype=getattr(torch, DTYPES[dtype]))
-    own = {part.name: _widest(part.dtypes) for part in found.parts if part.name != "other"}
-    if len(set(own.values())) == 1:
-        return load_parts(found.path, dtype=next(iter(own.values())))
-    parts = load_parts(found.path)  # float32 holds them all exactly, so the way back is exact too
-    for name, kept in own.items():
-        network = getattr(parts, name, None)
-        if network is not None:
-            network.to(kept)
-    return parts
-
-
-def _widest(names: tuple[str, ...]) -> "torch.dtype":
-    """The one that holds all of them exactly; 8-bit floats become float16, which holds both of their formats."""
-    import torch
-
-    formats = {getattr(torch, name) for name in names}
-    formats = {f for f in formats if f.is_floating_point}
-    if len(formats) == 1 and (only := next(iter(formats))) in (torch.float32, torch.float16, torch.bfloat16):
-        return only
-    return torch.float16 if formats and all(f.itemsize == 1 for f in formats) else torch.float32
+    if to == "ldm":
+        metadata = model_spec(parts, found, target, spec)
+        _save_with_metadata(target, metadata, lambda path: save_ldm(path, parts))
+    elif to == "native":
+        _save_native(target, parts, found, spec)
+    else:
+        _replace_folder(target, overwrite, lambda folder: save_diffusers(folder, parts))
+    files = [file for file in target.rglob("*") if file.is_file()] if target.is_dir() else [target]
+    nbytes = sum(file.stat().st_size for file in files)
+    return Converted(target, to, _dtypes_of(parts), nbytes, _left_behind(found, to))
 
 
 def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
-    networks = [parts.unet, parts.vae, parts.text]
-    return tuple(sorted({str(p.dtype).removeprefix("torch.") for net in networks for p in net.parameters()}))
+    params = (param for network in parts.networks.values() for param in network.parameters())
+    return tuple(sorted({str(param.dtype).removeprefix("torch.") for param in params}))
 
 
 def _left_behind(found: "Description", to: str) -> tuple[str, ...]:
@@ -251,13 +245,10 @@ def _save_native(target: Path, parts: "Parts", found: "Description", spec: Mappi
 
     if parts.family.name != NAME:
         raise ValueError(f"a model of family {parts.family.name!r} has no layout of gesso's own; --to ldm or diffusers")
-    networks: dict[str, Any] = {"unet": parts.unet, "text": parts.text, "vae": parts.vae}
-    if parts.upscaler is not None:
-        networks["upscaler"] = parts.upscaler
     keys = model_spec(parts, found, target, spec)
     named = {key.removeprefix(SPEC): value for key, value in keys.items()}
     dtype = next(parts.unet.parameters()).dtype
-    save_native(target, networks, config_of(parts.family), parts.tokenizer.to_json(), named, dtype)
+    save_native(target, dict(parts.networks), config_of(parts.family), parts.tokenizer.to_json(), named, dtype)
 
 
 def _save_with_metadata(target: Path, metadata: Mapping[str, str], save: Callable[[Path], object]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
+from gesso.library.containers import PYTORCH, container, describe_any
 from gesso.library.entry import ModelFile
 from gesso.library.folders import MODEL_INDEX
 
@@ -34,7 +35,6 @@ _WORDS: tuple[tuple[str, str], ...] = (
 # What a header can hardly tell apart is believed from the folder.
 _BY_FOLDER = ("upscaler", "taesd", "clip_vision", "hypernetwork")
 UNKNOWN = "no model that gesso knows"  # in `detect.Kind.what`; a test compares them
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +94,15 @@ def examine(path: Path, hint: str | None) -> Facts:
     """The facts of a model. What cannot be read has a `problem`; nothing is raised for it.
 
     hint  kind by the folder that it lies in
+    A PyTorch file stays closed: what is in it is told when it is imported.
     """
-    if path.suffix.lower() in _PICKLES and not path.is_dir():
-        return _unread(hint, "a PyTorch file", "pickle", None)
-    if path.suffix.lower() == ".gguf":
-        return _unread(hint or "unet", "a GGUF file", "gguf", None)
-    from gesso.checkpoints.detect import describe
-
+    packed = container(path)
+    if packed in PYTORCH:
+        guess = "checkpoint" if path.suffix.lower() == ".ckpt" else None
+        return _unread(hint or guess, "a PyTorch file", "pickle", None)
     try:
-        return facts_of(describe(path), hint)
+        facts = facts_of(describe_any(path), hint)
+        return replace(facts, layout="gguf") if packed == "gguf" else facts
     except GessoError as error:
         text = error.one_line.removeprefix(f"{path}: ").removeprefix(f"{path}/")
         layout = "diffusers" if (path / MODEL_INDEX).is_file() else "other"

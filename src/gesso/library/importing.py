@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.errors import GessoError
 from gesso.library.carried import CARRIED_MODELS
+from gesso.library.containers import describe_any, to_safetensors
 from gesso.library.entry import FOUND, KIND_FOLDERS, KINDS, LINKED, OWNED, USED, Entry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.hashing import BLOCK, Hashes, hash_file
@@ -55,7 +56,8 @@ def import_model(
 ) -> Imported:
     """Takes a model into the library.
 
-    source           a safetensors file of any kind, or a diffusers folder
+    source           a safetensors, GGUF or PyTorch file of any kind, or a diffusers folder; a PyTorch file becomes a
+                     safetensors file on the way
     name             what to call it; the file's name without its ending where None
     way              copy, link (a symbolic link in the library) or in-place (known by its path alone)
     kind             one of KINDS, for a file that does not show what it is
@@ -67,7 +69,10 @@ def import_model(
     source = Path(os.path.abspath(source))
     _require_model(source)
     first = make_entry(source, kind, USED)
-    require_readable(first, source, kind)
+    if first.layout != "pickle":
+        require_readable(first, source, kind)
+    elif way != "copy":
+        raise GessoError(f"{source}: is a PyTorch file, which gesso turns into safetensors. Import it as a copy")
     name = check_name(name or model_name(source))
     _require_free(library, name, source)
     if way == "copy":
@@ -157,9 +162,7 @@ def _require_model(source: Path) -> None:
 def require_readable(entry: Entry, source: Path, kind: str | None) -> None:
     """Raises GessoError for what cannot be read, and for what is no model unless its kind was given."""
     if entry.problem is not None:
-        from gesso.checkpoints.detect import describe
-
-        describe(source)  # raises what is wrong
+        describe_any(source)  # raises what is wrong
         raise GessoError(f"{source}: {entry.problem}")
     if entry.kind == "other" and kind is None:
         raise GessoError(
@@ -185,7 +188,9 @@ def _same_bytes(library: Library, hashes: list[Hashes]) -> Entry | None:
 
 
 def check_finite(entry: Entry, on_progress: OnProgress) -> None:
-    """Reads all weights. Raises ModelFileError with the reason "nonfinite"."""
+    """Reads all weights but those of GGUF. Raises ModelFileError with the reason "nonfinite"."""
+    if entry.layout == "gguf":
+        return
     from gesso.checkpoints.safetensors_file import open_safetensors
 
     total, done = entry.nbytes, 0
@@ -240,9 +245,13 @@ def _copy(
 ) -> Imported:
     source = first.path
     with _quarantine(library) as room:
-        inside = room / (name if source.is_dir() else f"{name}.safetensors")
+        inside = room / _file_name(first, name)
         try:
-            _copy_bytes(source, inside, on_progress)
+            if first.layout == "pickle":
+                on_progress("converting", 0, first.nbytes)
+                to_safetensors(source, inside)
+            else:
+                _copy_bytes(source, inside, on_progress)
             entry = make_entry(inside, kind, OWNED)
             require_readable(entry, inside, kind)
             if not allow_nonfinite:
@@ -258,7 +267,11 @@ def _copy(
 
 
 def _target(library: Library, entry: Entry, name: str) -> Path:
-    return library.root / KIND_FOLDERS[entry.kind] / (name if entry.path.is_dir() else f"{name}.safetensors")
+    return library.root / KIND_FOLDERS[entry.kind] / _file_name(entry, name)
+
+
+def _file_name(entry: Entry, name: str) -> str:
+    return name if entry.path.is_dir() else f"{name}{'.gguf' if entry.layout == 'gguf' else '.safetensors'}"
 
 
 def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:

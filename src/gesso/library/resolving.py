@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gesso.errors import GessoError
 from gesso.library.carried import CARRIED_MODELS, carried_entries
+from gesso.library.containers import PYTORCH, container, usable_copy
 from gesso.library.entry import Entry
 from gesso.library.folders import ENDINGS, MODEL_INDEX
 from gesso.library.library import MISSING, Library
@@ -32,6 +33,7 @@ def resolve(
 
     kinds    what will do; a path is taken as it is
     offline  a hub's name must have been fetched before
+    A PyTorch file is converted to safetensors, once, and the copy is what is returned.
     Raises GessoError with close matches where nothing fits, and with all of them where several do.
     """
     text = str(name)
@@ -46,11 +48,23 @@ def resolve(
 
         return fetch(library, text, offline=offline).path
     if is_path(text):
-        return Path(text)
+        return _openable(Path(text), library)
     entry = find(text, library.entries(), kinds) if library is not None else None
     if entry is None:
         raise GessoError(_unknown(text, library, kinds))
-    return _usable(entry)
+    if entry.name in CARRIED_MODELS:
+        return entry.name
+    if entry.problem == MISSING:
+        raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?")
+    return _openable(entry.path, library, entry)
+
+
+def _openable(path: Path, library: Library | None, entry: Entry | None = None) -> Path:
+    """The path; of a PyTorch file its safetensors copy, where there is a library to keep it in."""
+    if library is None or container(path) not in PYTORCH:
+        return path
+    known = library.hashed(entry).files[0].sha256 if entry is not None else None
+    return usable_copy(library.root, path, known)
 
 
 def is_path(text: str) -> bool:
@@ -145,12 +159,6 @@ def _same(entries: list[Entry]) -> bool:
     """Copies of the same bytes: any of them will do."""
     hashes = {tuple(file.sha256 for file in entry.files) for entry in entries}
     return len(hashes) == 1 and None not in next(iter(hashes))
-
-
-def _usable(entry: Entry) -> Path | str:
-    if entry.problem == MISSING:
-        raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?")
-    return entry.name if entry.name in CARRIED_MODELS else entry.path
 
 
 def _label(entry: Entry) -> str:
