@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gesso.families.base import Family
-from gesso.families.encoding import MAX_DOWNWEIGHTED, EncodedPrompt, Reading, encode_prompt, pad_chunks
+from gesso.families.encoding import MAX_DOWNWEIGHTED, EncodedPrompt, Reading, encode_prompt, join_prompts, pad_chunks
 from gesso.families.saving import save_diffusers
 from gesso.text.attention import parse_attention
 from gesso.text.chunks import chunk
@@ -153,6 +153,32 @@ def test_a_short_negative_is_padded_with_empty_chunks():
     for length in (77, 100):
         with pytest.raises(ValueError, match="chunks"):
             pad_chunks(long, empty, length)
+
+
+def test_prompts_that_guide_together_get_one_length():
+    long, short, empty = encode(TINY_SD, parse_attention(LONG)), encode(TINY_SD, "blurry"), encode(TINY_SD, "")
+    (first, one), (second, half) = join_prompts([long, short], [1.0, 0.5], "guidance", empty)
+    assert (one, half) == (1, 0.5)
+    assert torch.equal(first.context, long.context)
+    assert torch.equal(second.context[:, :77], short.context)
+    assert torch.equal(second.context[:, 77:], short.context[:, -1:].expand(1, 77, 32))
+
+
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+def test_prompts_become_one(family):
+    cat, dog, empty = (encode(family, text) for text in ("a cat", "a dog", ""))
+    ((blended, _),) = join_prompts([cat, dog], [3, 1], "blend", empty)
+    torch.testing.assert_close(blended.context, (3 * cat.context + dog.context) / 4)
+    ((summed, _),) = join_prompts([cat, dog], [1, -1], "sum", empty)
+    torch.testing.assert_close(summed.context, cat.context - dog.context)
+    ((chained, _),) = join_prompts([cat, dog], [1, 0.5], "chain", empty)
+    moved = (dog.context + empty.context) / 2
+    torch.testing.assert_close(chained.context, torch.cat([cat.context, moved], dim=1))
+    if cat.added is not None and dog.added is not None:
+        torch.testing.assert_close(blended.added, (3 * cat.added + dog.added) / 4)
+        assert torch.equal(summed.added, cat.added) and torch.equal(chained.added, cat.added)
+    with pytest.raises(ValueError, match="weights"):
+        join_prompts([cat], [1, 2], "blend", empty)
 
 
 def test_weights_that_are_too_large_give_numbers_still():

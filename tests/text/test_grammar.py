@@ -46,6 +46,19 @@ def test_subprompts(text, expected):
     assert texts(text) == expected
 
 
+def test_a_plan_of_all_subprompts():
+    planned = parse_prompt("[a:b:2] AND [c|d] :0.5 AND e").plan(4)
+    assert [(entry.last_step, "".join(prompt.text.strip() for prompt in entry.prompts)) for entry in planned] == [
+        (1, "ace"),
+        (2, "ade"),
+        (3, "bce"),
+        (4, "bde"),
+    ]
+    assert [prompt.weight for prompt in planned[0].prompts] == [1, 0.5, 1]
+    (only,) = parse_prompt("a cat").plan(20)
+    assert only.last_step == 20 and only.prompts[0].pieces[0].text == "a cat"
+
+
 def test_a_weight_that_is_too_large_is_changed_and_told():
     parsed = parse_prompt("a AND b :1000 AND c :-99")
     assert [subprompt.weight for subprompt in parsed.subprompts] == [1, MAX_WEIGHT, -MAX_WEIGHT]
@@ -146,7 +159,7 @@ def test_limits(text, reason):
 
 
 HOSTILE = [
-    *(sign * (MAX_CHARS // len(sign)) for sign in ("(", "[", ")", "]", "\\", ":", "|", "#", "<", "<a:", "([", "(:", " ")),
+    *(sign * (MAX_CHARS // len(sign)) for sign in ("(", "[", ")", "]", "\\", ":", "|", "#", "<", "<a:", "([", " ")),
     "(" * 100, "((a:1.2)", "a)", r"\(", "(:1.2)", "(a:)", "(a:1e999)", "(a:nan)", "(a:-5)",
     "[|", "[a|]", "[a:b:1e9]", "[::]", "[a:b:-1]",
     "a\x01\x7f\x85b", "\ufeffa", "\u202egnp.exe", "👩‍🚀" * 100, "e" + "\u0301" * 10_000, "ｆｕｌｌ", "é", "e\u0301",

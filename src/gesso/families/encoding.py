@@ -21,6 +21,7 @@ from gesso.nn.embedding import sinusoid
 from gesso.text import emphasis
 from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, chunk
 from gesso.text.emphasis import NEEDS_EMPTY, Emphasis
+from gesso.text.grammar import Joined
 from gesso.text.prompt import Piece, PromptError, WeightedText
 from gesso.text.tokenizer import EncodedTexts, Tokenizer
 
@@ -145,6 +146,39 @@ def pad_chunks(encoded: EncodedPrompt, empty: EncodedPrompt, length: int) -> Enc
     if missing < 0 or missing % size:
         raise ValueError(f"a context of {encoded.context.shape[1]} does not become {length} by chunks of {size}")
     return replace(encoded, context=torch.cat([encoded.context, *[empty.context] * (missing // size)], dim=1))
+
+
+def join_prompts(
+    encoded: Sequence[EncodedPrompt], weights: Sequence[float], joined: Joined, empty: EncodedPrompt
+) -> list[tuple[EncodedPrompt, float]]:
+    """The prompts of one text, as `ParsedPrompt.joined` says: what to draw with, each with its share of the guidance.
+
+    "guidance" keeps them apart, at one length: shorter ones repeat their last vector, as in A1111. All others make one
+    of them, shorter ones padded with chunks of `empty`; the vector is that of the first, or the mean of all for "blend". Raises ValueError for no prompt or other counts.
+    """
+    if not encoded or len(encoded) != len(weights):
+        raise ValueError(f"{len(encoded)} prompts, {len(weights)} weights")
+    length = max(prompt.context.shape[1] for prompt in encoded)
+    if joined == "guidance":
+        apart = [replace(prompt, context=_repeat_last(prompt.context, length)) for prompt in encoded]
+        return list(zip(apart, weights, strict=True))
+    if joined == "chain":
+        moved = []
+        for prompt, weight in zip(encoded, weights, strict=True):
+            behind = pad_chunks(empty, empty, prompt.context.shape[1]).context
+            moved.append(emphasis.from_empty(prompt.context, torch.full(prompt.context.shape[:2], weight), behind))
+        return [(replace(encoded[0], context=torch.cat(moved, dim=1)), 1.0)]
+    contexts = [pad_chunks(prompt, empty, length).context for prompt in encoded]
+    context = emphasis.blend(contexts, weights, normalize=joined == "blend")
+    vectors = [prompt.added for prompt in encoded if prompt.added is not None]
+    # A sum would scale the sizes in the vector, too; a mean leaves them.
+    added = emphasis.blend(vectors, weights) if vectors and joined == "blend" else encoded[0].added
+    return [(replace(encoded[0], context=context, added=added), 1.0)]
+
+
+def _repeat_last(context: Tensor, length: int) -> Tensor:
+    missing = length - context.shape[1]
+    return torch.cat([context, context[:, -1:].expand(-1, missing, -1)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gesso.text.attention import escape
-from gesso.text.prompt import MAX_WEIGHT, PromptError, Traced, check_prompt, number_text, shown
-from gesso.text.schedule import PromptSchedule, parse_schedule
+from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, shown
+from gesso.text.schedule import PromptSchedule, WhenRule, parse_schedule
 
 MAX_SUBPROMPTS = 32
 MAX_BREAKS = 128
@@ -73,6 +73,23 @@ class SubPrompt:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class WeightedPrompt:
+    """One subprompt as it is at some steps."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class PlannedPrompt:
+    """What all subprompts say up to and including a step, counted from 1."""
+
+    last_step: int
+    prompts: tuple[WeightedPrompt, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParsedPrompt:
     """What was typed, taken apart.
@@ -95,6 +112,24 @@ class ParsedPrompt:
     def is_constant(self) -> bool:
         """Whether one text holds for all steps: no AND, no schedule."""
         return len(self.subprompts) == 1 and self.subprompts[0].schedule.is_constant
+
+    def plan(self, num_steps: int, *, base_steps: int = 0, rule: WhenRule = "point") -> tuple[PlannedPrompt, ...]:
+        """What is drawn from step to step; each entry differs from its neighbours, and the last ends the steps.
+
+        Arguments as `PromptSchedule.plan` takes them. Equal texts are equal objects: encode each pieces once.
+        """
+        plans = [entry.schedule.plan(num_steps, base_steps=base_steps, rule=rule) for entry in self.subprompts]
+        steps = sorted({entry.last_step for plan in plans for entry in plan})
+        places = [0] * len(plans)
+        planned = []
+        for step in steps:
+            prompts = []
+            for index, plan in enumerate(plans):
+                places[index] += plan[places[index]].last_step < step
+                entry = plan[places[index]]
+                prompts.append(WeightedPrompt(entry.text, entry.pieces, self.subprompts[index].weight))
+            planned.append(PlannedPrompt(step, tuple(prompts)))
+        return tuple(planned)
 
     @property
     def loras(self) -> tuple[LoraTag, ...]:
