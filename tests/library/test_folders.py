@@ -1,0 +1,160 @@
+"""Folders of other tools, used where they lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gesso.errors import GessoError
+from gesso.library import Library
+from gesso.library.extra_paths import MAX_BYTES, read_extra_paths
+from gesso.library.folders import candidates, find_layout, own_places, places
+from library import shelf
+
+
+def listed(library: Library) -> dict[str, str]:
+    return {entry.name: entry.kind for entry in library.entries() if entry.origin == "folder"}
+
+
+def a1111(root: Path) -> Path:
+    shelf.checkpoint(root / "models/Stable-diffusion/sub folder/dream.safetensors")
+    shelf.embedding(root / "embeddings/hands.safetensors")
+    shelf.lora(root / "models/Lora/style.safetensors")
+    shelf.upscaler(root / "models/ESRGAN/x4.safetensors")
+    (root / "models/Stable-diffusion/old.ckpt").write_bytes(b"PK\x03\x04 and so on")
+    (root / "models/Stable-diffusion/Put checkpoints here.txt").write_text("", encoding="utf-8")
+    return root
+
+
+def test_a_folder_of_a1111(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    root = a1111(tmp_path / "webui")
+    before = shelf.tree(root)
+    folder = library.add_folder(root / "models")  # the installation, or its folder "models"
+    assert (folder.path, folder.layout) == (root, "a1111")
+    found = {"dream": "checkpoint", "hands": "embedding", "style": "lora", "x4": "upscaler", "old": "checkpoint"}
+    assert listed(library) == found
+    assert next(entry for entry in library.entries() if entry.name == "old").layout == "pickle"
+    assert shelf.tree(root) == before
+    shelf.embedding(root / "embeddings/later.safetensors")
+    assert listed(library) == {**found, "later": "embedding"}
+    root.rename(tmp_path / "elsewhere")  # a disk that is not there today
+    listing = library.listing()
+    assert "not there now" in listing.notes[0]
+    assert {entry.problem for entry in listing.entries if entry.origin == "folder"} == {"not there any more"}
+    (tmp_path / "elsewhere").rename(root)
+    assert {entry.problem for entry in library.entries()} == {None}
+    assert library.forget_folder(root) == 6
+    assert listed(library) == {}
+    assert library.folders() == []
+
+
+def test_a_folder_of_comfyui_with_extra_paths(tmp_path: Path):
+    pytest.importorskip("yaml")
+    root = tmp_path / "comfy"
+    shelf.checkpoint(root / "models/checkpoints/a.safetensors")
+    shelf.lora(root / "models/loras/b.safetensors")
+    a1111(tmp_path / "webui")
+    shelf.embedding(tmp_path / "more/e.safetensors")
+    text = """
+    a111:
+        base_path: ../webui/
+        is_default: true
+        checkpoints: models/Stable-diffusion
+        loras: |
+            models/Lora
+            models/LyCORIS
+        hypernetworks: models/hypernetworks
+        something_else: models/x
+    other:
+        embeddings: ../more
+    # nothing:
+    empty:
+    """
+    (root / "extra_model_paths.yaml").write_text(text, encoding="utf-8")
+    library = shelf.library_at(tmp_path)
+    assert library.add_folder(root).layout == "comfyui"
+    assert listed(library) == {
+        "a": "checkpoint",
+        "b": "lora",
+        "dream": "checkpoint",
+        "old": "checkpoint",
+        "style": "lora",
+        "e": "embedding",
+    }
+    first = places(root, "comfyui")[0]  # is_default comes first
+    assert (first.kind, first.path) == ("checkpoint", tmp_path / "webui/models/Stable-diffusion")
+    assert [extra.default for extra in read_extra_paths(root / "extra_model_paths.yaml")].count(True) == 4
+
+
+BAD_YAML = {
+    "a: [1, 2": "line 1",
+    "- a\n- b": "table of sections",
+    "a: 3": "not a section",
+    "a:\n  loras: [x]": "expected the name of a folder",
+    "a:\n  base_path: 3": "base_path",
+    "a: &x\n  loras: y\nb: *x": "anchor",
+    "a: !!python/object/apply:os.system ['true']": "not YAML",
+    "a: {b: {c: {d: {e: f}}}}": "too deep",
+    "a:\n  loras: |\n" + "".join(f"    f{number}\n" for number in range(600)): "500 folders",
+    "# " + "x" * MAX_BYTES: "larger than",
+    "\xff\xfe\x80": "not YAML",
+}
+
+
+@pytest.mark.parametrize("text", BAD_YAML, ids=[str(words) for words in BAD_YAML.values()])
+def test_a_list_of_paths_that_is_none(tmp_path: Path, text: str):
+    pytest.importorskip("yaml")
+    path = tmp_path / "extra_model_paths.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(GessoError, match=BAD_YAML[text]):
+        read_extra_paths(path)
+
+
+def test_a_bad_list_hides_nothing_else(tmp_path: Path):
+    pytest.importorskip("yaml")
+    library = shelf.library_at(tmp_path)
+    shelf.embedding(tmp_path / "comfy/models/checkpoints/a.safetensors")
+    library.add_folder(tmp_path / "comfy")
+    assert listed(library) == {"a": "embedding"}  # the header knows better than the folder
+    (tmp_path / "comfy/extra_model_paths.yaml").write_text("a: 3", encoding="utf-8")
+    listing = library.listing()
+    assert "not a section" in listing.notes[0]
+    assert "a" in {entry.name for entry in listing.entries}
+    with pytest.raises(GessoError, match="not a section"):
+        library.add_folder(tmp_path / "comfy")
+
+
+def test_any_folder_links_circles_and_duplicates(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    root = tmp_path / "things"
+    shelf.embedding(root / "deep/er/a.sft")
+    (root / ".hidden").mkdir()
+    shelf.embedding(root / ".hidden/no.safetensors")
+    (root / "round").symlink_to(root, target_is_directory=True)
+    (root / "again.safetensors").symlink_to(root / "deep/er/a.sft")
+    assert library.add_folder(root).layout == "plain"
+    assert len(listed(library)) == 1  # one file, however many ways lead to it
+    os.mkfifo(root / "pipe.safetensors")
+    assert len(listed(library)) == 1
+    with pytest.raises(GessoError, match="no such folder"):
+        library.add_folder(tmp_path / "nothing")
+    with pytest.raises(GessoError, match="expected a folder"):
+        library.add_folder(root / "deep/er/a.sft")
+    with pytest.raises(GessoError, match="no folder of A1111"):
+        find_layout(root, "a1111")
+    with pytest.raises(GessoError, match="no folder of ComfyUI"):
+        find_layout(root, "comfyui")
+    with pytest.raises(ValueError, match="layout"):
+        find_layout(root, "invoke")
+
+
+def test_what_the_user_puts_into_the_library_is_found(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    assert own_places(library.root) == []
+    shelf.lora(library.root / "loras/mine.safetensors")
+    (place,) = own_places(library.root)
+    assert [candidate.path.name for candidate in candidates(place)] == ["mine.safetensors"]
+    assert {entry.name: entry.origin for entry in library.entries()}["mine"] == "library"
+    with pytest.raises(GessoError, match="already"):
+        library.add_folder(library.root)

@@ -1,0 +1,129 @@
+"""From what people type to a model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gesso.errors import GessoError
+from gesso.library import Library, find_by_hashes, resolve
+from gesso.library.importing import import_model
+from library import shelf
+
+
+@pytest.fixture(scope="module")
+def shelves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Path]:
+    """A library with "one", and a folder with "Two", "sub/two", "three", an adapter and a link's twin of "one"."""
+    folder = tmp_path_factory.mktemp("shelves")
+    library = shelf.library_at(folder)
+    import_model(library, shelf.checkpoint(folder / "one.safetensors"))
+    root = folder / "webui"
+    shelf.checkpoint(root / "models/Stable-diffusion/Two.safetensors", seed=1)
+    shelf.checkpoint(root / "models/Stable-diffusion/sub/two.safetensors", seed=2)
+    shelf.checkpoint(root / "models/Stable-diffusion/three.safetensors", seed=3)
+    shelf.checkpoint(root / "models/Stable-diffusion/one.safetensors")
+    shelf.lora(root / "models/Lora/style.safetensors")
+    library.add_folder(root)
+    library.entries()
+    return library, root / "models/Stable-diffusion"
+
+
+def test_names_in_their_order(shelves: tuple[Library, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    library, folder = shelves
+    monkeypatch.chdir(tmp_path)
+    assert resolve("gesso-mini", library) == "gesso-mini"
+    for name in ("three", "three.safetensors", "THREE", "Stable-diffusion/three", str(folder / "three.safetensors")):
+        assert resolve(name, library) == folder / "three.safetensors", name
+    assert resolve("sub/two", library) == folder / "sub/two.safetensors"
+    assert resolve("two", library) == folder / "sub/two.safetensors"  # case decides between the two
+    assert resolve("Two", library) == folder / "Two.safetensors"
+    shelf.checkpoint(tmp_path / "three", seed=9)
+    assert resolve("three", library) == Path("three")  # a file that is there goes first
+    (tmp_path / "Two").mkdir()
+    assert resolve("Two", library) == folder / "Two.safetensors"  # an empty folder is no model
+    assert resolve(Path("three")) == Path("three")
+
+
+def test_hashes_are_names_too(shelves: tuple[Library, Path]):
+    library, _ = shelves
+    entry = next(entry for entry in library.entries() if entry.name == "one" and entry.origin == "library")
+    file = entry.files[0]
+    assert file.sha256 and file.autov3
+    for digits in (file.sha256[:8], file.sha256[:10].upper(), file.sha256, file.autov3):
+        assert resolve(digits, library) == entry.path
+    with pytest.raises(GessoError, match="no model of that name"):
+        resolve(file.sha256[:7], library)
+    with pytest.raises(GessoError, match="no model of that name"):
+        resolve("0" * 10, library)
+
+
+def test_several_of_one_name_are_told_with_their_places(shelves: tuple[Library, Path]):
+    library, folder = shelves
+    with pytest.raises(GessoError, match="2 models are called that") as caught:
+        resolve("TWO", library)
+    assert str(folder / "Two.safetensors") in caught.value.message
+    assert str(folder / "sub/two.safetensors") in caught.value.message
+    with pytest.raises(GessoError, match="2 models"):
+        resolve("one", library)
+    for entry in library.entries():
+        if entry.name == "one":
+            library.hashed(entry)
+    assert Path(resolve("one", library)).name == "one.safetensors"  # the same bytes twice: either will do
+
+
+def test_wrong_names_get_advice(shelves: tuple[Library, Path], tmp_path: Path):
+    library, _ = shelves
+    for name, words in {
+        "thre": "Did you mean 'three'",
+        "styl": "no model of that name",
+        "style": "is of kind lora",
+        "missing.safetensors": "no such file or folder",
+        str(tmp_path): "add-folder",
+        "": "empty",
+        "a\0b": "NUL",
+        "x" * 5000: "cannot be read",
+    }.items():
+        with pytest.raises(GessoError, match=words):
+            resolve(name, library)
+    with pytest.raises(GessoError, match="no model of that name"):
+        resolve("three")
+    assert Path(resolve("style", library, kinds=("lora",))).name == "style.safetensors"
+
+
+def test_a_recipe_finds_its_model_by_its_bytes(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    entry = import_model(library, shelf.checkpoint(tmp_path / "a.safetensors"), name="renamed").entry
+    digest = str(entry.files[0].sha256)
+    assert find_by_hashes([digest], library) == entry
+    assert find_by_hashes([digest[:10]], library) == entry
+    for wrong in ([], [digest[:7]], ["../a"], ["0" * 64], [digest, "0" * 64]):
+        assert find_by_hashes(wrong, library) is None
+    other = shelf.checkpoint(tmp_path / "folder/b.safetensors", seed=1)
+    library.add_folder(other.parent)
+    digest = str(library.hashed(next(e for e in library.entries() if e.name == "b")).files[0].sha256)
+    library.index.forget_files([other])
+    assert find_by_hashes([digest], library) is None  # nobody hashes a whole disk for it
+    found = find_by_hashes([digest], library, name="b.safetensors")
+    assert found is not None and found.path == other
+
+
+def test_a_pytorch_file_is_used_through_its_copy(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    (tmp_path / "folder").mkdir()
+    torch.save({"emb_params": torch.ones(1, 8)}, tmp_path / "folder/old.ckpt")
+    library.add_folder(tmp_path / "folder")
+    path = Path(resolve("old", library))
+    assert path.parent == library.root / "converted" and path.suffix == ".safetensors"
+    stamp = path.stat().st_mtime_ns
+    assert resolve(tmp_path / "folder/old.ckpt", library) == path
+    assert path.stat().st_mtime_ns == stamp
+    assert resolve(tmp_path / "folder/old.ckpt") == tmp_path / "folder/old.ckpt"  # nowhere to keep a copy
+
+
+def test_a_model_whose_disk_is_gone(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    source = shelf.checkpoint(tmp_path / "a.safetensors")
+    import_model(library, source, way="in-place")
+    source.unlink()
+    with pytest.raises(GessoError, match="not there any more"):
+        resolve("a", library)
