@@ -74,7 +74,7 @@ _KINDS = {
     "KDPM2DiscreteScheduler": _Kind("dpm_2", "n", "linspace", in_z=False),
     "KDPM2AncestralDiscreteScheduler": _Kind("dpm_2_ancestral", "n", "linspace", in_z=False),
     "DPMSolverMultistepScheduler": _Kind("dpmpp_2m", **_MULTISTEP, final_sigmas_type=True),
-    "UniPCMultistepScheduler": _Kind("unipc", **_MULTISTEP, final_sigmas_type=True),
+    "UniPCMultistepScheduler": _Kind("unipc_bh2", **_MULTISTEP, final_sigmas_type=True),
     "DEISMultistepScheduler": _Kind("deis", **_MULTISTEP, end="sigma_min"),
     "SASolverScheduler": _Kind("sa_solver", **_MULTISTEP, end="sigma_min"),
     "LCMScheduler": _Kind("lcm", "n of a list", "leading", in_z=True),
@@ -137,6 +137,8 @@ class DiffusersScheduler:
         """The name in SAMPLERS."""
         if self.name == "DPMSolverMultistepScheduler" and self.algorithm_type == "sde-dpmsolver++":
             return "dpmpp_2m_sde"
+        if self.name == "UniPCMultistepScheduler" and self.solver_type == "bh1":
+            return "unipc"
         if self.name == "PNDMScheduler" and not self.skip_prk_steps:
             return "pndm"
         return _KINDS[self.name].sampler
@@ -248,8 +250,6 @@ class DiffusersScheduler:
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
             options["max_order"] = self.solver_order or 2
-        if self.name == "UniPCMultistepScheduler":
-            options["bh1"] = float(self.solver_type == "bh1")
         if self.sampler in ("pndm", "sa_solver", "tcd"):
             options["schedule"] = schedule
         return options
@@ -259,7 +259,14 @@ class DiffusersScheduler:
             if self.algorithm_type not in (None, "dpmsolver++", "sde-dpmsolver++"):
                 raise GessoError(f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not known here")
             if self.solver_order not in (None, 2) or self.solver_type not in (None, "midpoint"):
-                raise GessoError(f"{self.name}: order 2 in its midpoint form is what we have, found {self}")
+                found = f"order {self.solver_order or 2} and {self.solver_type or 'midpoint'!r}"
+                raise GessoError(f"{self.name}: only order 2 in its 'midpoint' form is known here, found {found}")
+        if self.name == "UniPCMultistepScheduler" and self.solver_type not in (None, "bh1", "bh2"):
+            raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'bh1' or 'bh2'")
+        if self.name == "DEISMultistepScheduler" and self.solver_type not in (None, "logrho", "midpoint", "heun"):
+            raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, 'logrho' is known here")
+        if self.solver_order not in (None, 1, 2, 3):
+            raise GessoError(f"{self.name}: solver_order is {self.solver_order}, expected 1, 2 or 3")
 
 
 def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:

@@ -74,13 +74,16 @@ def dpm_fast(
 ) -> Sampling:
     """DPM-Solver-fast: steps of order 3, then 2 and 1, equal in ln(sigma), num_steps calls in all.
 
-    Of sigmas only the first, the last above 0 and their number count; ends AT that last one, so its noise is left.
+    Of sigmas only the first, the last above 0 and their number count; ends AT that last one, so its noise is left. (Of
+    one sigma and 0 it makes x0.)
     A "step" is one call. With eta, k-diffusion's ancestral noise after each solver step but a last one that would go
     beyond the end. (k-diffusion asks its noise source once more, for an amount of zero.)
     """
     levels = check_levels(sigmas)
     calls = len(levels) - 1
     first, last = levels[0], min(level for level in levels if level > 0)
+    if first == last:
+        return (yield ModelCall(x, first, 0))
     orders = _fast_orders(calls)
     times = [-math.log(first) + i * math.log(first / last) / len(orders) for i in range(len(orders) + 1)]
     times[-1] = -math.log(last)
@@ -109,8 +112,9 @@ def dpm_adaptive(
 ) -> Sampling:
     """DPM-Solver-12 or -23 with steps chosen by the error (arXiv:2206.00927, appendix C; k-diffusion's controller).
 
-    Of sigmas only the first and the last above 0 count; ends AT that last one, so its noise is left. `order` calls an
-    attempt (3, or 2), as many attempts as the picture needs; `step` goes by the share of ln(sigma) that is done.
+    Of sigmas only the first and the last above 0 count; ends AT that last one, so its noise is left (of one sigma and 0
+    it makes x0). `order` calls an attempt (3, or 2), as many attempts as the picture needs; `step` goes by the share of
+    ln(sigma) that is done.
     Every row has its own steps and its own error, so a picture does not change with its neighbours: in A1111 and
     k-diffusion the error is that of the whole batch. A finished row waits for the others. eta: as in `dpm_fast`; A1111
     passes 1, k-diffusion's default is 0. A row with numbers that are not finite ends at once.
@@ -119,6 +123,8 @@ def dpm_adaptive(
         raise ValueError(f"order is {order}, expected 2 or 3")
     levels = check_levels(sigmas)
     begin, end = -math.log(levels[0]), -math.log(min(level for level in levels if level > 0))
+    if begin == end:
+        return (yield ModelCall(x, levels[0], 0))
     rows = [_Row(begin, abs(h_init)) for _ in range(len(x))]
     power = 1 / (1.5 if eta else order)
     previous = x

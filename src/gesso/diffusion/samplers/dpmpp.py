@@ -138,8 +138,8 @@ def dpmpp_3m_sde(
 ) -> Sampling:
     """DPM-Solver++(3M) for the reverse SDE, from the x0 of three steps (k-diffusion's sample_dpmpp_3m_sde).
 
-    One call a step; noise from a Brownian path, none in a step that ends in 0. Third order for the ODE (eta 0) where
-    steps change smoothly; the first step is of first, the second of second order.
+    One call a step; noise from a Brownian path, none in a step that ends in 0. Of second order in spite of its name:
+    the last term is half of what the Taylor series asks for (as in the paper's own code), kept for the known picture.
     """
     levels = check_levels(sigmas)
     between = brownian(noise, x, levels)

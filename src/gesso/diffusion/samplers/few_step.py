@@ -47,17 +47,15 @@ def tcd(
         if b == 0:
             x = x0
             continue
-        # A timestep that was made a sigma and back is whole to within 1e-9.
-        below = b if gamma == 0 else min(b, float(schedule.sigma_of(_floor((1 - gamma) * _timestep(schedule, b)))))
+        below = b if gamma == 0 else _below(schedule, b, gamma)
         x = x0 + (x - x0) * (below / a)
         if below < b:
             x = x + draw(noise, x) * math.sqrt(b * b - below * below)
     return x
 
 
-def _timestep(schedule: NoiseSchedule, sigma: float) -> float:
-    return float(schedule.timestep_of(sigma))
-
-
-def _floor(timestep: float) -> float:
-    return float(math.floor(timestep + 1e-6))
+def _below(schedule: NoiseSchedule, sigma: float, gamma: float) -> float:
+    """sigma at (1 - gamma) of its timestep, rounded down. What was a whole timestep is one to within 1e-6 here."""
+    wanted = (1 - gamma) * float(schedule.timestep_of(sigma))
+    below = float(schedule.sigma_of(math.floor(wanted + 1e-6)))
+    return sigma if below > sigma * (1 - 1e-9) else below

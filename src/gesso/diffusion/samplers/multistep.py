@@ -29,7 +29,7 @@ def lms(x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, max_orde
         x0 = yield ModelCall(x, a, step)
         slopes = [(x - x0) / a, *slopes][: int(max_order)]
         nodes = [levels[step - i] for i in range(len(slopes))]
-        x = x + _weighted(slopes, lagrange_integrals(nodes, a, b))
+        x = x0 + (x - x0) * (b / a) if len(slopes) == 1 else x + _weighted(slopes, lagrange_integrals(nodes, a, b))
     return x
 
 
@@ -59,7 +59,7 @@ def pndm(
 
     Four calls in each of the first three steps, one in each later one, one in a step that ends in 0. No random numbers.
     schedule: tells which sigma lies half way between two timesteps; Stable Diffusion's if left out. diffusers' PNDM
-    with skip_prk_steps=False.
+    with skip_prk_steps=False. Not for zero terminal SNR, whose first step is too long for Runge-Kutta.
     """
     schedule = schedule or scaled_linear()
     slopes: list[Tensor] = []

@@ -17,7 +17,8 @@ class Sampler:
     """One row of the registry: a generator function and what callers want to know about it.
 
     label: what A1111 calls it in its infotext (where A1111 lacks it, what its users would call it).
-    order: of convergence, for the ODE. stochastic: draws random numbers at its defaults.
+    order: of convergence, for the ODE; 0: does not converge (LCM). Where the first and last steps are of lower order,
+    it shows once these are small. stochastic: draws random numbers at its defaults.
     calls_per_step: calls of the model in a step that does not end in 0. options: the keyword arguments that it takes:
     numbers, and `schedule`, the NoiseSchedule, for those whose rule speaks of timesteps (Stable Diffusion's if left
     out).

@@ -26,7 +26,8 @@ def er_sde(
 
     One call a step, one draw a step but for a last one that ends in 0. Noise scale function phi(s) =
     s (exp(s^0.3) + 10), the authors' fifth. Its integrals are exact to 1e-10; the authors' code, and ComfyUI's, sums
-    200 rectangles, which changes the correction terms by about a part in 200.
+    200 rectangles, which changes the correction terms by about a part in 200. The third form adds the curvature but
+    leaves the slope one-sided, as published: it converges with order 2 like the second, with a smaller error.
     s_noise 0: without random numbers; then it is no ODE solver, but follows the mean of each step.
     """
     levels = check_levels(sigmas)
@@ -64,7 +65,7 @@ def _er_integrals(a: float, b: float) -> tuple[float, float]:
     points, weights = np.polynomial.legendre.leggauss(24)
     middle, half = (math.log(a) + math.log(b)) / 2, math.log(a / b) / 2
     s = np.exp(middle + points * half)
-    density = weights * half / (np.exp(s**0.3) + 10)  # ds / phi(s) = d ln(s) / (exp(s^0.3) + 10)
+    density = weights * half * np.array([level / _phi(level) for level in s.tolist()])  # ds / phi = s / phi d ln(s)
     return float(density.sum()), float((density * (s - a)).sum())
 
 

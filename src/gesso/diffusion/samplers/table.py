@@ -17,7 +17,7 @@ from gesso.diffusion.samplers.multistep import deis, ipndm, lms, plms, pndm
 from gesso.diffusion.samplers.registry import Sampler
 from gesso.diffusion.samplers.restart import restart
 from gesso.diffusion.samplers.stochastic import er_sde, sa_solver
-from gesso.diffusion.samplers.unipc import unipc, unipc_bh1
+from gesso.diffusion.samplers.unipc import unipc, unipc_bh2
 
 _CHURN = frozenset({"s_churn", "s_tmin", "s_tmax", "s_noise"})
 _ETA = frozenset({"eta", "s_noise"})
@@ -142,7 +142,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_3m_sde": Sampler(
         "DPM++ 3M SDE",
         dpmpp_3m_sde,
-        order=3,
+        order=2,
         stochastic=True,
         options=_ETA,
         schedule="exponential",
@@ -240,26 +240,25 @@ SAMPLERS: dict[str, Sampler] = {
         aliases=("DEISMultistepScheduler",),
     ),
     "unipc": Sampler(
-        "UniPC bh2",
-        unipc,
-        order=3,
-        stochastic=False,
-        options=frozenset({"max_order", "bh1", "corrector"}),
-        aliases=("uni_pc_bh2", "UniPCMultistepScheduler"),
-    ),
-    "unipc_bh1": Sampler(
         "UniPC",
-        unipc_bh1,
+        unipc,
         order=4,
         stochastic=False,
         options=frozenset({"max_order", "corrector"}),
-        schedule="ddim_uniform",
         aliases=("uni_pc", "uni_pc_bh1"),
+    ),
+    "unipc_bh2": Sampler(
+        "UniPC bh2",
+        unipc_bh2,
+        order=3,
+        stochastic=False,
+        options=frozenset({"max_order", "corrector"}),
+        aliases=("uni_pc_bh2", "UniPCMultistepScheduler"),
     ),
     "lcm": Sampler(
         "LCM",
         lcm,
-        order=1,
+        order=0,
         stochastic=True,
         options=frozenset({"s_noise"}),
         schedule="sgm_uniform",
@@ -290,7 +289,7 @@ SAMPLERS: dict[str, Sampler] = {
     "er_sde": Sampler(
         "ER-SDE",
         er_sde,
-        order=3,
+        order=2,
         stochastic=True,
         options=frozenset({"s_noise", "max_order"}),
         draws_per_step=1,
@@ -299,7 +298,7 @@ SAMPLERS: dict[str, Sampler] = {
     "sa_solver": Sampler(
         "SA-Solver",
         sa_solver,
-        order=3,
+        order=2,
         stochastic=True,
         options=frozenset({"tau", "tau_from", "tau_to", "s_noise", "schedule"}),
         draws_per_step=1,

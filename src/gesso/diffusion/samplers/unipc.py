@@ -13,21 +13,26 @@ from gesso.diffusion.samplers.seam import ModelCall, Sampling, check_levels
 
 
 def unipc(
-    x: Tensor,
-    sigmas: Tensor,
-    noise: NoiseSource | None = None,
-    *,
-    max_order: float = 2,
-    bh1: float = 0.0,
-    corrector: float = 1.0,
+    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, max_order: float = 3, corrector: float = 1.0
 ) -> Sampling:
-    """UniPC: a predictor, and a corrector that uses the model's value at the predicted point again.
+    """UniPC: a predictor, and a corrector that uses the model's value at the predicted point again; with B(h) = h.
 
-    One call a step, no random numbers. max_order 1 .. 3, of the predictor; the corrector adds one. bh1 1 takes
-    B(h) = h instead of e^h - 1 (of data prediction, h below 0). The order rises in the first steps and falls in the
-    last ones, to 1 in the last; there is no corrector after it, which would cost a call. A step to 0 gives x0, for
-    either B(h): diffusers' bh1 gives nan there.
+    One call a step, no random numbers. max_order 1 .. 3, of the predictor; the corrector adds one. The order rises in
+    the first steps and falls in the last ones, to 1 in the last; there is no corrector after it, which would cost a
+    call. (h is -ln(a / b), for data prediction.) This is "UniPC" of A1111 and "uni_pc" of ComfyUI. A step to 0 gives
+    x0; diffusers' bh1 gives nan there.
     """
+    return _unipc(x, sigmas, int(max_order), bool(corrector), bh1=True)
+
+
+def unipc_bh2(
+    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, max_order: float = 2, corrector: float = 1.0
+) -> Sampling:
+    """`unipc` with B(h) = e^h - 1 and order 2, the default of the authors and of diffusers; ComfyUI's "uni_pc_bh2"."""
+    return _unipc(x, sigmas, int(max_order), bool(corrector), bh1=False)
+
+
+def _unipc(x: Tensor, sigmas: Tensor, max_order: int, corrector: bool, *, bh1: bool) -> Sampling:
     levels = check_levels(sigmas)
     num_steps = len(levels) - 1
     past: list[tuple[Tensor, float]] = []  # (x0, -ln sigma), newest first
@@ -35,19 +40,12 @@ def unipc(
     for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
         if corrector and step > 0:
-            x = _step(begun, past, levels[step - 1], a, order, bool(bh1), arrived=x0)
-        past = [(x0, -math.log(a)), *past][: int(max_order)]
-        order = min(int(max_order), num_steps - step, len(past))
+            x = _step(begun, past, levels[step - 1], a, order, bh1, arrived=x0)
+        past = [(x0, -math.log(a)), *past][:max_order]
+        order = min(max_order, num_steps - step, len(past))
         begun = x
-        x = x0 if b == 0 else _step(x, past, a, b, order, bool(bh1), arrived=None)
+        x = x0 if b == 0 else _step(x, past, a, b, order, bh1, arrived=None)
     return x
-
-
-def unipc_bh1(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, max_order: float = 3, corrector: float = 1.0
-) -> Sampling:
-    """`unipc` with B(h) = h and order 3, as A1111 and ComfyUI ("uni_pc") have it by default."""
-    return unipc(x, sigmas, noise, max_order=max_order, bh1=1.0, corrector=corrector)
 
 
 def _step(
