@@ -11,6 +11,7 @@ import torch
 
 import gesso
 from gesso.checkpoints.safetensors_file import sha256_of
+from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
 from gesso.families.loading import load_parts
 from gesso.runtime.environment import Environment
@@ -63,24 +64,37 @@ class Engine:
         self.hash_file = hash_file
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
 
-    def load(self, model: str | Path = DEFAULT_MODEL) -> LoadedModel:
+    def load(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        family: str | None = None,
+        prediction: Prediction | None = None,
+        vae: str | Path | None = None,
+    ) -> LoadedModel:
         """A model by its name ("gesso-mini") or from a file or a diffusers folder, from memory where it is loaded.
 
+        family, prediction, vae: where the file does not tell, or something else is wanted; see `load_parts`.
         Raises GessoError where there is none, or the file is not a model that gesso can use.
         """
         path = find_model(model)
-        key = (str(path.resolve()), *stamp(path))
+        separate = None if vae is None else find_model(vae)
+        others = (str(separate.resolve()), *stamp(separate)) if separate is not None else ()
+        key = (str(path.resolve()), *stamp(path), family, prediction, *others)
         if key in self._resident:
             self._resident.move_to_end(key)
             return self._resident[key]
         while len(self._resident) >= self.max_models:
             self._resident.popitem(last=False)
-        loaded = self._load(path, str(model) if str(model) in EMBEDDED else path.name or path.resolve().name)
+        name = str(model) if str(model) in EMBEDDED else path.name or path.resolve().name
+        loaded = self._load(path, name, family=family, prediction=prediction, vae=separate)
         self._resident[key] = loaded
         return loaded
 
-    def _load(self, path: Path, name: str) -> LoadedModel:
-        parts = load_parts(path, dtype=None, check=False)
+    def _load(
+        self, path: Path, name: str, *, family: str | None, prediction: Prediction | None, vae: Path | None
+    ) -> LoadedModel:
+        parts = load_parts(path, dtype=None, check=False, family=family, prediction=prediction, vae=vae)
         weights = tuple(WeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
         model = LoadedModel(
             name=name,

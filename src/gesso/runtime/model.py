@@ -1,6 +1,6 @@
 """A model that is ready to run: its networks by the jobs that pipelines give them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,13 +12,14 @@ from torch import Tensor
 from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.errors import GessoError
 from gesso.families.base import Family
-from gesso.families.encoding import EncodedPrompt, Sizes, encode_prompt
+from gesso.families.encoding import EncodedPrompt, Reading, Sizes, encode_prompt
 from gesso.families.parts import Parts
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import Residency
 from gesso.runtime.tiling import decode_tiled, encode_tiled
+from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
 
 
@@ -117,7 +118,7 @@ class LoadedModel:
 
     def encode_prompt(
         self,
-        text: str,
+        text: str | Sequence[Piece],
         *,
         clip_skip: int,
         width: int,
@@ -125,6 +126,7 @@ class LoadedModel:
         negative: bool = False,
         sizes: Sizes | None = None,
         skip_everywhere: bool = False,
+        reading: Reading | None = None,
     ) -> EncodedPrompt:
         """A prompt to one row of what the UNet is told, in its number format; see `families.encoding.encode_prompt`."""
         self.residency.use(*(name for name in self.parts.networks if name.startswith("text")))
@@ -137,6 +139,7 @@ class LoadedModel:
             negative=negative,
             sizes=sizes,
             skip_everywhere=skip_everywhere,
+            reading=reading,
         )
         dtype = self.precision.unet
         added = None if encoded.added is None else encoded.added.to(dtype)
