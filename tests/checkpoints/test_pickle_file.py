@@ -1,5 +1,7 @@
 """PyTorch files end to end, through the child process: rows P1 and P5, and files of real tools."""
 
+import argparse
+import datetime
 import hashlib
 import os
 import pickle
@@ -9,7 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,11 @@ def test_settings_and_numbers_of_numpy_beside_the_weights(tmp_path: Path) -> Non
         "rng": np.arange(3),
         "dtype": torch.float16,
         "size": torch.Size([1, 2]),
+        "version": torch.__version__,
+        "counter": Counter([1, 1, 2]),
+        "flags": defaultdict(list, a=[1]),
+        "options": argparse.Namespace(a=1, kind=int),
+        "when": datetime.timedelta(1),
     }
     assert convert_pickle(write(tmp_path, saved(value)), tmp_path / "m.safetensors").names == ("w",)
 

@@ -39,7 +39,7 @@ class Limits:
     """What reading one file may take. The child ends when it takes more."""
 
     pickle: PickleLimits = field(default_factory=PickleLimits)
-    memory: int = 2 * 2**30  # bytes of address space; reading a whole SDXL checkpoint takes 60 MB
+    memory: int = 2 * 2**30  # bytes of address space; 64 MB do for tensors that are contiguous
     cpu_seconds: int = 600
     wall_seconds: float = 3600
 

@@ -120,14 +120,14 @@ _DTYPES = {
     "torch.bool": "BOOL",
 }
 
+# Types that carry no more than themselves, by their names of Python 3 and of Python 2, which protocol 2 writes.
+_BUILTINS = ("set", "frozenset", "list", "tuple", "str", "unicode", "bytes", "int", "long", "float", "bool", "complex")
+_BUILTINS += ("slice", "range", "xrange", "object")
+
 # Classes that training tools leave beside the weights: counters, settings, callbacks. Placeholders take their place.
 _INERT = frozenset(
     {
-        *(
-            f"{module}.{name}"
-            for module in ("builtins", "__builtin__")
-            for name in ("set", "frozenset", "slice", "range")
-        ),
+        *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS),
         "argparse.Namespace",
         "collections.deque",
         "datetime.datetime",
@@ -140,6 +140,8 @@ _INERT = frozenset(
         "omegaconf.listconfig.ListConfig",
         "omegaconf.nodes.AnyNode",
         "pathlib.Path",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
         "pathlib.PosixPath",
         "pathlib.PurePosixPath",
         "pathlib.WindowsPath",
@@ -158,6 +160,7 @@ _INERT = frozenset(
         "torch.device",
         "torch.nn.modules.container.ParameterDict",
         "torch.nn.parameter.Parameter",
+        "torch.torch_version.TorchVersion",
         "typing.Any",
     }
 )
@@ -170,7 +173,9 @@ _INERT_CALLS = frozenset(
 )
 
 PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
-_DICTS = frozenset({"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"})
+_DICTS = frozenset(
+    {"collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
+)
 _CALLS = frozenset(
     {
         "torch._utils._rebuild_tensor",
