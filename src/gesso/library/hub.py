@@ -191,7 +191,7 @@ def _compare(paths: Mapping[str, Path], listed: Mapping[str, Any], on_progress: 
         on_progress("checking", 0, 1)
         if hash_file(path).sha256 != str(stated["sha256"]):
             raise ModelFileError(
-                "truncated", path, f"is not the file that the hub lists as {name}; delete it, try again"
+                "truncated", path, f"is not the file that the hub lists as {name}; delete it and try again"
             )
 
 
