@@ -43,7 +43,8 @@ class AllLostError(Exception):
 class Rescued:
     """What a network gave, finite in every row.
 
-    rows    the rows that were computed again in float32
+    value   in float32 where rows were computed again
+    rows    these rows
     notice  what the user should know about these; None where there are none
     """
 
@@ -98,7 +99,7 @@ def rescued(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> Rescu
             raise _error(model, part, run)
     rows = tuple(int(row) for row in lost.nonzero())
     if value is not None:
-        again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again.to(value.dtype), value)
+        again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again, value.to(again.dtype))
     notice = f"{SAID[part]} left the range of {_name(before)}; computed again in float32"
     return Rescued(again, rows, notice)
 

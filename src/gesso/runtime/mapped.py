@@ -1,4 +1,4 @@
-"""Memory below the tensors: files that are mapped, and large blocks for what is copied out of them.
+"""Memory below the tensors: files that are mapped, and blocks for what is copied out of them.
 
 What the system does not offer (madvise is Linux) is left out: the numbers are the same, only memory or time are not.
 """
@@ -93,10 +93,7 @@ def _advise(begin: int, end: int, advice: int) -> None:
 
 
 class Block:
-    """One piece of memory for many tensors, in huge pages where the system has them: the first touch costs half.
-
-    It goes back to the system when the last tensor in it is gone.
-    """
+    """One piece of memory for many tensors; it goes back to the system when the last tensor in it is gone."""
 
     def __init__(self, tensors: Iterable[tuple[int, torch.dtype]]) -> None:
         """tensors: count and number format of each, in the order in which they will be taken."""
@@ -104,9 +101,8 @@ class Block:
         self._at = 0
         self._memory: Any = None
         if nbytes and hasattr(mmap, "MAP_PRIVATE"):
+            # No huge pages: on a machine whose memory is full of cached files, making them took seconds a GiB.
             self._memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                self._memory.madvise(mmap.MADV_HUGEPAGE)
 
     def take(self, count: int, dtype: torch.dtype) -> Tensor:
         """The next `count` numbers, flat; not yet written."""

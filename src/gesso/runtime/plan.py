@@ -7,10 +7,11 @@ order in which they are tried:
     fewer rows a call     pictures, and the guided and the unguided half, go through the networks one after the other
     turns                 a network's weights are in memory only while it works; then they are read again from the file
     sliced attention      where the scores are written down (not with torch's fused kernels on CPU and CUDA)
-    tiles                 the autoencoder works on overlapping tiles: pictures change by what docs/decisions says
+    tiles                 the autoencoder works in tiles, see `runtime.tiling`; takes four to six times as long
     stream                the UNet's weights come and go layer by layer, in every step
 
-All but the tiles compute the same numbers, up to the order of sums in another batch size.
+All compute the same numbers, up to the order of sums: a picture may differ by a level here and there, as it does with
+another size of batch.
 """
 
 import json
@@ -30,7 +31,7 @@ from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.footprint import peak_nbytes
 from gesso.runtime.residency import Residency, Stay
-from gesso.runtime.tiling import MIN_TILE, decode_front, decode_tail, encode_front, encode_tail
+from gesso.runtime.tiling import MIN_TILE, Stage, decode_front, decoder_stages, encode_tail, encoder_stages
 
 MIB, GIB = 2**20, 2**30
 # What activations really take for each byte that the count says: convolutions' scratch space, and what the allocator
@@ -117,11 +118,6 @@ class MemoryPlan:
         return self.budget is None or self.peak <= self.budget
 
     @property
-    def notices(self) -> tuple[str, ...]:
-        """What a recipe should say, since it changes the picture."""
-        return (f"the autoencoder worked in tiles of {self.tile} latents to save memory",) if self.tile else ()
-
-    @property
     def measures(self) -> tuple[str, ...]:
         """What is done to save memory, one line each; none where everything stays in memory."""
         found = []
@@ -133,7 +129,7 @@ class MemoryPlan:
         if self.query_rows:
             found.append(f"attention looks from {self.query_rows} places at a time")
         if self.tile:
-            found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents")
+            found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents (slow)")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -249,13 +245,23 @@ class Footprint:
         if tile is None or max(height, width) <= tile:
             return self._count(("decode", rows, height, width, dtype), lambda: vae.decode(latents))
         front = self._count(("front", rows, height, width, dtype), lambda: decode_front(vae, latents))
-        held = rows * config.channels[-1] * height * width * dtype.itemsize
-        part = _meta(dtype, rows, config.channels[-1], min(tile, height), min(tile, width))
-        tail = self._count(("tail", rows, *part.shape, dtype), lambda: decode_tail(vae, part))
-        picture = rows * 3 * height * width * config.downscale**2 * 4
-        # The statistics are computed in float32 from the largest activation of a tile.
-        largest = rows * config.channels[0] * 2 * part.shape[-1] * part.shape[-2] * config.downscale**2 * 4
-        return max(front, held + tail + largest + 2 * picture)
+        x = _meta(dtype, rows, config.channels[-1], height, width)
+        return max(front, self._staged("decode", decoder_stages(vae), x, tile))
+
+    def _staged(self, name: str, stages: list[Stage], x: Tensor, tile: int) -> int:
+        """The most that any stage takes: what comes in and what goes out whole, and one tile with its rim."""
+        found = 0
+        for i, stage in enumerate(stages):
+            height, width = (min(tile + 2 * stage.rim, side) for side in x.shape[-2:])
+            part = _meta(x.dtype, len(x), x.shape[1], height, width)
+            run = self._count((name, i, *part.shape, x.dtype), lambda stage=stage, part=part: stage.run(part))
+            with torch.no_grad():
+                channels = stage.run(part).shape[1]
+            out = _meta(x.dtype, len(x), channels, *(side * stage.up // stage.down for side in x.shape[-2:]))
+            # Sums for the statistics are of float32 copies, at most of the widest activation of a tile.
+            found = max(found, x.nbytes + out.nbytes + run + run // 2)
+            x, tile = out, tile * stage.up // stage.down
+        return found
 
     def _encode(self, rows: int, height: int, width: int, tile: int | None) -> int:
         config, dtype = self.family.vae, self.residency.dtype("vae")
@@ -265,12 +271,12 @@ class Footprint:
         pixels = _meta(dtype, rows, 3, height * f, width * f)
         if tile is None or max(height, width) <= tile:
             return self._count(("encode", rows, height, width, dtype), lambda: vae.encode(pixels))
-        part = _meta(dtype, rows, 3, min(tile, height) * f, min(tile, width) * f)
-        front = self._count(("encode front", rows, *part.shape, dtype), lambda: encode_front(vae, part))
+        folded = _meta(
+            dtype, rows, 3 * config.patch_size**2, *(side * f // config.patch_size for side in (height, width))
+        )
         features = _meta(dtype, rows, config.channels[-1], height, width)
         tail = self._count(("encode tail", rows, height, width, dtype), lambda: encode_tail(vae, features))
-        largest = rows * config.channels[0] * 2 * part.shape[-1] * part.shape[-2] * 4
-        return max(front + largest, tail) + 2 * rows * config.channels[-1] * height * width * 4
+        return max(self._staged("encode", encoder_stages(vae), folded, tile * f // config.patch_size), tail)
 
     def _upscale(self, rows: int, height: int, width: int) -> int:
         upscaler = self._network("upscaler")

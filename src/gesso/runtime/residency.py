@@ -141,6 +141,11 @@ class Residency:
         found = (component for component in self.components.values() if component.is_settled)
         return sum(component.settled_nbytes(component.dtype or torch.float32) for component in found)
 
+    def rest_all(self) -> None:
+        """Gives all memory back; what is used next settles again."""
+        for component in self.components.values():
+            component.rest()
+
     def use(self, *names: str) -> None:
         """Makes components ready to compute, together. Raises ModelFileError as `Component.settle`."""
         if self.stay != "resident":

@@ -1,0 +1,135 @@
+"""Numbers that leave half precision are computed again; what cannot be saved is an error with a name."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from gesso.errors import GessoError
+from gesso.families.parts import Parts
+from gesso.runtime.finite import AllLostError, NotFiniteError, lost_rows, rescued, stop_when_all_lost
+from gesso.runtime.model import LoadedModel
+from gesso.runtime.precision import Precision
+from tiny_sd import tiny_parts
+
+CPU = torch.device("cpu")
+F32, F16 = torch.float32, torch.float16
+
+
+def own_parts() -> Parts:
+    parts = tiny_parts()
+    return replace(parts, unet=copy.deepcopy(parts.unet), vae=copy.deepcopy(parts.vae), text=copy.deepcopy(parts.text))
+
+
+def model_of(parts: Parts, *, vae: torch.dtype = F32, unet: torch.dtype = F32) -> LoadedModel:
+    return LoadedModel(name="x", parts=parts, device=CPU, precision=Precision(unet=unet, text=F32, vae=vae))
+
+
+@pytest.fixture
+def loud() -> Parts:
+    """Its decoder's first convolution gives about 1e6 times what it should; the group norm after it takes that back."""
+    parts = own_parts()
+    parts.vae.decoder.conv_in.weight.mul_(1e4)
+    parts.vae.decoder.conv_in.bias.mul_(1e4)
+    return parts
+
+
+def latents(rows: int = 1) -> Tensor:
+    return torch.randn(rows, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def test_a_decoder_that_overflows_half_precision_is_asked_again_in_float32(loud: Parts):
+    plain, model = model_of(copy.deepcopy(loud)), model_of(loud, vae=F16)
+    with torch.inference_mode():
+        expected = plain.decode(latents())
+        assert not bool(model.decode(latents()).isfinite().all())  # otherwise this test tests nothing
+        found = rescued(model, "vae", lambda: model.decode(latents()))
+    assert found.rows == (0,)
+    assert found.notice == "the autoencoder left the range of float16; computed again in float32"
+    assert found.notices(0) == (found.notice,)
+    assert found.value.dtype == F32
+    gap = (found.value - expected).abs().max().item()
+    assert gap < 0.05, gap  # the latents went through float32 both times; 5e-2 allows for channels last
+    assert model.residency.dtype("vae") == F16  # the next picture starts as this one did
+
+
+def test_only_rows_that_are_lost_are_computed_again(loud: Parts):
+    model = model_of(loud, vae=F16)
+    both = torch.cat([latents() * 1e-4, latents()])
+    with torch.inference_mode():
+        alone = model.decode(both[:1])
+        found = rescued(model, "vae", lambda: model.decode(both))
+    assert found.rows == (1,)
+    assert found.notices(0) == ()
+    assert bool(found.value.isfinite().all())
+    # Half precision kept: float32 would be some 1e-3 away. Batch sizes may differ by a rounding of float16.
+    assert (found.value[:1] - alone.float()).abs().max().item() < 5e-3
+
+
+def test_what_is_finite_is_left_alone():
+    model = model_of(own_parts())
+    calls = []
+
+    def run() -> Tensor:
+        calls.append(1)
+        return model.decode(latents())
+
+    with torch.inference_mode():
+        found = rescued(model, "vae", run)
+    assert (found.rows, found.notice, len(calls)) == ((), None, 1)
+
+
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_an_error_names_the_part_and_the_first_module_that_gave_them(dtype: torch.dtype):
+    parts = own_parts()
+    parts.vae.decoder.levels[1].blocks[0].conv2.bias[3] = float("inf")
+    model = model_of(parts)
+    model.residency.components["vae"].dtype = dtype  # as if settled: the check of the weights would find it first
+    model.residency._dtypes["vae"] = dtype
+    parts.vae.to(dtype)
+    if dtype == F16:  # the second try settles, and there the weights are looked at
+        with pytest.raises(GessoError, match="NaN or infinity"), torch.inference_mode():
+            rescued(model, "vae", lambda: model.decode(latents()))
+        return
+    match = "vae gave numbers that are not finite in float32"
+    with pytest.raises(NotFiniteError, match=match) as found, torch.inference_mode():
+        rescued(model, "vae", lambda: model.decode(latents()))
+    assert found.value.part == "vae"
+    assert found.value.module == "decoder.levels.1.blocks.0.conv2"
+
+
+def test_a_sampler_stops_when_every_row_is_lost_and_starts_again_in_float32():
+    model = model_of(own_parts(), unet=torch.bfloat16)
+    formats: list[torch.dtype] = []
+
+    def run() -> Tensor:
+        dtype = model.residency.dtype("unet")
+        formats.append(dtype)
+        x = torch.full((2, 4, 8, 8), float("nan") if dtype != F32 else 1.0)
+        stop_when_all_lost(x)
+        return x
+
+    found = rescued(model, "unet", run)
+    assert formats == [torch.bfloat16, F32]
+    assert found.rows == (0, 1)
+    assert found.notice is not None
+    assert "the UNet left the range of bfloat16" in found.notice
+    half = torch.full((2, 1), 1.0)
+    half[1] = float("nan")
+    stop_when_all_lost(half)  # a row that is left goes on
+    assert lost_rows(half).tolist() == [False, True]
+    with pytest.raises(AllLostError):
+        stop_when_all_lost(half[1:])
+
+
+def test_lost_for_good_is_an_error_whatever_stopped_it():
+    model = model_of(own_parts(), unet=torch.bfloat16)
+
+    def run() -> Tensor:
+        stop_when_all_lost(torch.full((1, 1), float("nan")))
+        raise AssertionError
+
+    with pytest.raises(NotFiniteError, match="unet gave numbers that are not finite in float32"):
+        rescued(model, "unet", run)
