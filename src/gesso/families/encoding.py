@@ -154,7 +154,8 @@ def join_prompts(
     """The prompts of one text, as `ParsedPrompt.joined` says: what to draw with, each with its share of the guidance.
 
     "guidance" keeps them apart, at one length: shorter ones repeat their last vector, as in A1111. All others make one
-    of them, shorter ones padded with chunks of `empty`; the vector is that of the first, or the mean of all for "blend". Raises ValueError for no prompt or other counts.
+    of them, shorter ones padded with chunks of `empty`; the vector is that of the first, or the mean of all for
+    "blend". Raises ValueError for no prompt or other counts.
     """
     if not encoded or len(encoded) != len(weights):
         raise ValueError(f"{len(encoded)} prompts, {len(weights)} weights")
