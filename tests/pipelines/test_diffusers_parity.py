@@ -1,5 +1,6 @@
-"""gesso with its preset "diffusers" beside the pipelines of diffusers: same weights, same seed, float image against float
-image. The run measures every row of docs/parity.md; GESSO_WRITE_PARITY=1 writes that page anew.
+"""gesso with its preset "diffusers" beside the pipelines of diffusers: same weights, same seed, float image by float image.
+
+The run measures every row of docs/parity.md; GESSO_WRITE_PARITY=1 writes that page anew.
 """
 
 import os
@@ -40,7 +41,7 @@ class Case:
     scheduler: str
     options: dict[str, Any] = field(default_factory=dict)
     schedule: str = "uniform"
-    note: str = ""
+    not_in: tuple[str, ...] = ()  # jobs and models in which diffusers itself goes astray; TAIL says how
 
     @property
     def label(self) -> str:
@@ -53,17 +54,20 @@ CASES = [
     Case("euler", "EulerDiscreteScheduler"),
     Case("euler_ancestral", "EulerAncestralDiscreteScheduler"),
     Case("heun", "HeunDiscreteScheduler"),
-    Case("lms", "LMSDiscreteScheduler"),
     Case("dpmpp_2m", "DPMSolverMultistepScheduler"),
     Case("dpmpp_2m", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "karras"),
     Case("dpmpp_2m_sde", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     Case("ddim", "DDIMScheduler"),
-    Case("plms", "PNDMScheduler"),
-    Case("unipc", "UniPCMultistepScheduler"),
+    Case("plms", "PNDMScheduler", {"skip_prk_steps": True}, not_in=("SD 2.1", "image to image", "inpainting")),
+    Case("unipc_bh2", "UniPCMultistepScheduler"),
     Case("deis", "DEISMultistepScheduler"),
-    Case("dpm_2", "KDPM2DiscreteScheduler"),
+    Case("lcm", "LCMScheduler"),
+    Case("dpm_2", "KDPM2DiscreteScheduler", not_in=("inpainting",)),
 ]
-CASES = [case for case in CASES if case.sampler in SAMPLERS]
+
+RUNS = [(model, job, case) for model in MODELS for job in JOBS for case in CASES if not {model, job} & set(case.not_in)]
+
+REFINED = [case for case in CASES if SAMPLERS[case.sampler].calls_per_step == 1 and case.sampler != "plms"]
 
 measured: dict[tuple[str, str, str], float] = {}
 
@@ -121,10 +125,12 @@ def theirs(diffusers: Any, folder: Callable[[str], Path]) -> Callable[[str, str]
     def build(model: str, job: str) -> Any:
         xl = "XL" if model in ("SDXL", "refiner") else ""
         kind = {"text to image": "", "image to image": "Img2Img", "inpainting": "Inpaint"}[job]
-        settings = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
+        settings: dict[str, Any] = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
+        parts = components(model)
         if model == "refiner":
             settings["requires_aesthetics_score"] = True
-        pipe = getattr(diffusers, f"StableDiffusion{xl}{kind}Pipeline")(**components(model), **settings)
+            parts = parts | {"vae": components("SDXL")["vae"]}  # the same one in the releases, here each is random
+        pipe = getattr(diffusers, f"StableDiffusion{xl}{kind}Pipeline")(**parts, **settings)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -138,9 +144,7 @@ def ours(folder: Callable[[str], Path]) -> Callable[[str], TextToImage]:
     @cache
     def build(model: str) -> TextToImage:
         base, _, refiner = model.partition(" + ")
-        return TextToImage(
-            engine, engine.load(folder(base)), refiner=engine.load(folder(refiner)) if refiner else None
-        )
+        return TextToImage(engine, engine.load(folder(base)), refiner=engine.load(folder(refiner)) if refiner else None)
 
     return build
 
@@ -148,9 +152,10 @@ def ours(folder: Callable[[str], Path]) -> Callable[[str], TextToImage]:
 def scheduler(diffusers: Any, pipe: Any, case: Case) -> Any:
     """As a user of diffusers changes the sampler of a model.
 
-    The published files of SD 1 and 2 name no spacing, so that each scheduler takes its own; those of SDXL name one.
+    The published files of SD 1 and 2 name no spacing, so that each scheduler takes its own; those of SDXL name one. All
+    of them say set_alpha_to_one and clip_sample for DDIM, whatever scheduler they name.
     """
-    config = dict(pipe.scheduler.config)
+    config = dict(pipe.scheduler.config) | {"set_alpha_to_one": False, "clip_sample": False}
     if "XL" not in type(pipe).__name__:
         del config["timestep_spacing"]
     return getattr(diffusers, case.scheduler).from_config(config, **case.options)
@@ -180,12 +185,11 @@ def check(row: tuple[str, str, str], found: torch.Tensor, expected: np.ndarray) 
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about themselves
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
-@pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("model", MODELS)
-def test_same_picture_as_diffusers(
-    diffusers: Any, theirs: Any, ours: Any, model: str, job: str, case: Case
-) -> None:
+@pytest.mark.parametrize(
+    ("model", "job", "case"),
+    [pytest.param(*row, id=f"{row[0]}-{row[1]}-{row[2].label}") for row in RUNS],
+)
+def test_same_picture_as_diffusers(diffusers: Any, theirs: Any, ours: Any, model: str, job: str, case: Case) -> None:
     pipe = theirs(model, job)
     pipe.scheduler = scheduler(diffusers, pipe, case)
     pictures: dict[str, Any] = {}
@@ -209,7 +213,7 @@ def test_same_picture_as_diffusers(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+@pytest.mark.parametrize("case", REFINED, ids=lambda case: case.label)
 def test_same_picture_as_diffusers_with_a_refiner(diffusers: Any, theirs: Any, ours: Any, case: Case) -> None:
     """The base makes the first 60 % of the timesteps, the refiner the rest; one generator for both."""
     generator = torch.Generator().manual_seed(SEED)
@@ -226,8 +230,9 @@ def test_same_picture_as_diffusers_with_a_refiner(diffusers: Any, theirs: Any, o
 
 
 def rows() -> list[tuple[str, str, str]]:
-    plain = [(model, job, case.label) for model in MODELS for job in JOBS for case in CASES]
-    return plain + [("SDXL + refiner", "text to image", case.label) for case in CASES]
+    return [(model, job, case.label) for model, job, case in RUNS] + [
+        ("SDXL + refiner", "text to image", case.label) for case in REFINED
+    ]
 
 
 def render() -> str:
@@ -235,12 +240,15 @@ def render() -> str:
     import diffusers
 
     columns = [(model, job) for model in MODELS for job in JOBS] + [("SDXL + refiner", "text to image")]
-    lines = [HEAD.format(version=diffusers.__version__, steps=STEPS, median=f"{statistics.median(measured.values()):.0e}")]
+    lines = [
+        HEAD.format(version=diffusers.__version__, steps=STEPS, median=f"{statistics.median(measured.values()):.0e}")
+    ]
     for model in (*MODELS, "SDXL + refiner"):
         jobs = [job for name, job in columns if name == model]
         lines += [f"\n## {model}\n", "| sampler | " + " | ".join(jobs) + " |", "| --- |" + " ---: |" * len(jobs)]
         for case in CASES:
-            gaps = [f"{measured[model, job, case.label]:.0e}" for job in jobs]
+            row = [measured.get((model, job, case.label)) for job in jobs]
+            gaps = ["-" if gap is None else f"{gap:.0e}" for gap in row]
             lines.append(f"| {case.label} | " + " | ".join(gaps) + " |")
     return "\n".join(lines) + "\n" + TAIL
 
@@ -250,8 +258,8 @@ HEAD = """# Parity with diffusers
 Written by `GESSO_WRITE_PARITY=1 pytest tests/pipelines/test_diffusers_parity.py`; do not edit.
 
 Tiny random models with every part of the real ones, saved in the diffusers layout, drawn by the pipelines of diffusers
-{version} and by gesso with `--preset diffusers` from the same seed: {steps} steps, guidance 5, float32 on a CPU. The number is the
-largest difference of any colour value, where black is 0 and white is 1; a level of an 8-bit picture is 4e-03. The
+{version} and by gesso with `--preset diffusers` from the same seed: {steps} steps, guidance 5, float32 on a CPU. The number is
+the largest difference of any colour value, where black is 0 and white is 1; a level of an 8-bit picture is 4e-03. The
 median of all rows is {median}. What is left is the order of float32 sums.
 """
 
@@ -266,10 +274,16 @@ With the preset `diffusers`, gesso departs with it; with the preset `gesso` it d
   network was trained on the second.
 - DPM-Solver++, UniPC, DEIS: timesteps are rounded to whole numbers, also for Karras sigmas, so the network is told
   another time than the sigma that it sees. Steps are cut from one point more than there are steps.
-- KDPM2 tells the network the timestep of a table for the half step.
+- KDPM2 blends the picture under a mask with the noise of a whole step where its latents stand at half a step, so its
+  inpainting is left out above.
+- PNDM lists its second timestep twice, and image to image counts from that list: it starts a step too early and then
+  takes latents for less noisy than they are, and so does a refiner. For SD 2.1 it adds up velocities of different noise
+  levels. Left out, too.
 - Inpainting at strength 1 starts from noise alone; below 1 from the noisy picture.
 - A refiner begins its sampler anew: samplers with a memory (DPM++ 2M, LMS, UniPC, DEIS, PNDM) make its first step at
   first order.
+- Samplers with two calls a step hand over to a refiner in the middle of a step, which it begins again from latents of
+  the next level. Left out above.
 - The noise table is a product in float32; it differs from the exact one by 1.3e-05.
 """
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gesso.errors import GessoError
 from gesso.pipelines.request import (
     FIELDS,
-    MAY_STAY_OPEN,
     MAX_PROMPT_CHARS,
     MAX_SEED,
+    MAY_STAY_OPEN,
     Defaults,
     RequestError,
     ResolvedRequest,

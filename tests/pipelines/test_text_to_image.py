@@ -120,7 +120,7 @@ def test_notices_travel_with_the_picture(pipeline: TextToImage):
 
 def test_text_that_does_not_fit_is_named(pipeline: TextToImage):
     (picture,) = draw(pipeline, prompt="cat " * 14 + "turtle")
-    assert picture.notices == ("the prompt has 15 tokens, 14 fit: left out from 'turtle' on",)
+    assert picture.notices == ("of the prompt 14 tokens fit: left out from 'turtle' on",)
 
 
 def test_progress_counts_every_step_of_every_picture(pipeline: TextToImage):

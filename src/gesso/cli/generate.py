@@ -231,7 +231,16 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
 def _value(like: object, text: str, setting: str) -> object:
     """The text as the type that the setting has."""
     if isinstance(like, bool):
-        words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        words = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
         if text.lower() not in words:
             raise GessoError(f"--set {setting[:60]}: expected true or false")
         return words[text.lower()]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.model_option import model_of_recipe
 from gesso.cli.progress import Bar
 from gesso.cli.session import load_pipeline, read_pictures
 from gesso.errors import GessoError
@@ -19,7 +20,9 @@ def command(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that gesso wrote.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Where the model is; by default looked for by its name."),
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Where the model is; by default looked for by its name and hash."
+        ),
     ] = None,
     image: Annotated[
         Path | None,
@@ -30,7 +33,9 @@ def command(
     ] = None,
     refiner: Annotated[
         str | None,
-        typer.Option("--refiner", metavar="MODEL", help="Where the refiner is; by default looked for by its name."),
+        typer.Option(
+            "--refiner", metavar="MODEL", help="Where the refiner is; by default looked for by its name and hash."
+        ),
     ] = None,
     vae: Annotated[
         str | None, typer.Option("--vae", metavar="MODEL", help="The separate autoencoder that was used.")
@@ -121,18 +126,10 @@ def _check_given(picture: Path, name: str, digest: str | None, given: Path | Non
 
 
 def _find(name: str, digest: str, picture: Path, option: str) -> str:
-    """The model that a recipe names: carried by the package, or a file beside the picture or in this folder.
-
-    The recipe may come from anyone, so its name is never taken as a path.
-    """
-    from gesso.runtime.engine import EMBEDDED
-
-    if name in EMBEDDED:
-        return name
-    if name and name not in (".", "..") and not any(mark in name for mark in ("/", "\\", "\0")):
-        for folder in (Path(), picture.parent):
-            if (folder / name).exists():
-                return str(folder / name)
+    """The model that a recipe names, wherever it is now. Raises GessoError where it is not here."""
+    found = model_of_recipe(name, [digest], picture.parent)
+    if found is not None:
+        return found
     raise GessoError(
         f"{picture}: drawn with {name[:100]!r} (sha256 {digest}...), which is not here. Say where it is with {option}"
     )

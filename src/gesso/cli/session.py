@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gesso.cli.model_option import resolve_model
 from gesso.pipelines.request import check_known
 
 if TYPE_CHECKING:
@@ -43,11 +44,17 @@ def load_pipeline(
     vae: str | Path | None = None,
     family: str | None = None,
     prediction: str | None = None,
+    offline: bool = False,
 ) -> "TextToImage":
     """The pipeline of a model, and of a refiner if any. Raises GessoError.
 
-    vae, family, prediction: of the first model; see `Engine.load`.
+    model, refiner, vae  names, files, folders or parts of hashes, as `gesso.library.resolve` understands them
+    vae, family, prediction  of the first model; see `Engine.load`
+    offline  fetch nothing for a hub's name
     """
+    model = resolve_model(str(model), offline=offline)
+    refiner = None if refiner is None else resolve_model(str(refiner), offline=offline)
+    vae = None if vae is None else resolve_model(str(vae), kinds=("vae", "taesd", "checkpoint"), offline=offline)
     import torch
 
     from gesso.pipelines.text_to_image import TextToImage

@@ -90,10 +90,12 @@ def prepare(
         if kind == "inpaint":
             concat = _masked_picture(model, request, pictures, noise, rows, shape)
         elif kind == "edit" and pictures.image is not None:
-            mean, _ = _moments(model, _at_scale(pictures.image, family))
+            mean = _encode(model, _at_scale(pictures.image, family), None)
             concat = mean.expand(rows, -1, -1, -1) / family.vae.scaling_factor  # this family saw them unscaled
         start = _first_x(request, steps, unit, latents)
-    return Start(x=start, noise=unit, latents=latents, mask=mask, concat=_there(concat, model), level=_there(level, model))
+    return Start(
+        x=start, noise=unit, latents=latents, mask=mask, concat=_there(concat, model), level=_there(level, model)
+    )
 
 
 def _first_x(request: ResolvedRequest, steps: Steps, unit: Tensor, latents: Tensor | None) -> Tensor:
@@ -103,23 +105,20 @@ def _first_x(request: ResolvedRequest, steps: Steps, unit: Tensor, latents: Tens
     return unit * steps.noise_scale if from_noise else add_noise(latents, unit, steps.image_sigma) * steps.image_scale
 
 
-def encode(
-    model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: NoiseSource, rows: int
-) -> Tensor:
+def encode(model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: NoiseSource, rows: int) -> Tensor:
     """Pixels [1, 3, H, W] -> latents [rows, C, h, w] in float32: the mean, or a sample with noise of its own a row."""
-    mean, std = _moments(model, pixels)
     if request.vae_encode == "mean":
-        return mean.expand(rows, -1, -1, -1)
-    return mean + std * noise.draw(mean.shape[1:]).to(mean)
+        return _encode(model, pixels, None).expand(rows, -1, -1, -1)
+    f = model.family.vae.downscale
+    shape = (model.family.vae.latent_channels, pixels.shape[-2] // f, pixels.shape[-1] // f)
+    return _encode(model, pixels.expand(rows, -1, -1, -1), noise.draw(shape))
 
 
-def _moments(model: LoadedModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents, float32, scaled."""
-    posterior = model.parts.vae.encode(pixels.to(model.device, model.precision.vae))
-    mean, std = posterior.mean.float(), posterior.std.float()
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+def _encode(model: LoadedModel, pixels: Tensor, noise: Tensor | None) -> Tensor:
+    latents = model.encode_image(pixels, noise)
+    if not bool(torch.isfinite(latents).all()):
         raise GessoError(f"{model.name}: vae gave numbers that are not finite for the picture. Try --dtype float32")
-    return mean, std
+    return latents
 
 
 def _at_scale(image: Image.Image, family: Family) -> Tensor:

@@ -12,18 +12,24 @@ timestep_spacing   schedule: the schedule alone says where the steps are. leadin
                    chooses for DDIM, PLMS and UniPC; its scale of DDIM CFG++ (1/12.5 of the user's) goes with them
 round_timesteps    the network is told whole timesteps
 discard_penultimate_sigma  one step more is planned and the last level before zero left out
-sigma_table        how the noise table is computed: exact (float64), rounded to float32 at the end (k-diffusion, A1111), or
-                   in float32 throughout (diffusers)
+sigma_table        how the noise table is computed: exact (float64), rounded to float32 at the end (k-diffusion, A1111),
+                   or float32 throughout (diffusers)
 strength_rule      which steps an image to image run takes. share: the nearest whole number of steps, num_steps *
                    strength. diffusers: that number rounded down; inpainting at strength 1 starts from noise alone.
                    a1111: one step more, and never all the way up to strength 1
 vae_encode         mean: what the encoder holds most likely; sample: drawn from its distribution, before any other noise
-mask_blend         x0: what is not masked is put into every prediction (A1111), the mask shrunk by averaging and rounded.
+mask_blend         x0: what is not masked is put into every prediction (A1111), the mask made small and rounded.
                    x: into the noisy latents before every call but the first (diffusers), the mask shrunk by picking
 mask_blur          pixels by which the edge of the mask is softened before anything else
 paste_back         what is not masked is copied from the picture that came in, bit by bit
 refiner_rule       calls: the refiner takes over after a share of the network calls (A1111). timesteps: below the same
                    share of the timesteps, with a fresh start of the sampler (diffusers)
+syntax             how a prompt is read: a1111 with its (weights:1.2), comfyui, compel, or plain: every sign is text
+emphasis           what weights do: original restores the mean of the states (A1111), no_norm does not; comfyui, compel;
+                   ignore
+chunks             all: a long prompt is read in chunks of the text model's length; first: what does not fit is left out
+empty_negative     as_trained: SDXL is told zeros in place of an empty negative prompt; encoded: its encoding
+clip_skip_everywhere  clip_skip moves the layer of SD 2 and SDXL, too (diffusers, whose clip_skip is one less)
 levels             how 256 levels are made: round, or truncate, which is half a level darker
 noise              where random numbers come from
 sde_noise          brownian: samplers of the SDE family take their noise from one path in sigma, which does not change
@@ -48,6 +54,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mask_content": ("original",),
         "refiner_rule": ("calls", "timesteps"),
         "sde_noise": ("brownian", "independent"),
+        "syntax": ("a1111", "comfyui", "compel", "plain"),
+        "emphasis": ("original", "no_norm", "ignore", "comfyui", "compel"),
+        "chunks": ("all", "first"),
+        "empty_negative": ("as_trained", "encoded"),
         "levels": ("round", "truncate"),
     }
 )
@@ -68,6 +78,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "paste_back": True,
                 "refiner_rule": "calls",
                 "sde_noise": "brownian",
+                "syntax": "a1111",
+                "emphasis": "no_norm",
+                "chunks": "all",
+                "empty_negative": "as_trained",
+                "clip_skip_everywhere": False,
                 "levels": "round",
                 "ensd": 0,
             }
@@ -86,6 +101,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "paste_back": True,
                 "refiner_rule": "calls",
                 "sde_noise": "brownian",
+                "syntax": "a1111",
+                "emphasis": "original",
+                "chunks": "all",
+                "empty_negative": "as_trained",
+                "clip_skip_everywhere": False,
                 "levels": "truncate",
                 "ensd": 0,
             }
@@ -104,6 +124,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "paste_back": False,
                 "refiner_rule": "timesteps",
                 "sde_noise": "independent",
+                "syntax": "plain",
+                "emphasis": "ignore",
+                "chunks": "first",
+                "empty_negative": "as_trained",
+                "clip_skip_everywhere": True,
                 "levels": "round",
                 "ensd": 0,
             }

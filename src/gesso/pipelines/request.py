@@ -96,6 +96,11 @@ class TextToImageRequest:
     paste_back: bool | None = None
     refiner_rule: str | None = None
     sde_noise: str | None = None
+    syntax: str | None = None
+    emphasis: str | None = None
+    chunks: str | None = None
+    empty_negative: str | None = None
+    clip_skip_everywhere: bool | None = None
     levels: str | None = None
     ensd: int | None = None  # joins the seed for every draw after the first one
 
@@ -128,7 +133,7 @@ class TextToImageRequest:
         _check_float("refiner_switch_at", self.refiner_switch_at, 0.0, 1.0)
         _check_float("mask_blur", self.mask_blur, 0.0, MAX_MASK_BLUR)
         _check_int("ensd", self.ensd, -(2**32), 2**32)
-        for name in ("round_timesteps", "discard_penultimate_sigma", "paste_back"):
+        for name in ("round_timesteps", "discard_penultimate_sigma", "paste_back", "clip_skip_everywhere"):
             _check_bool(name, getattr(self, name))
         if self.preset is not None:
             check_known("preset", self.preset, PRESETS)
@@ -245,6 +250,11 @@ class ResolvedRequest(TextToImageRequest):
     paste_back: bool
     refiner_rule: str
     sde_noise: str
+    syntax: str
+    emphasis: str
+    chunks: str
+    empty_negative: str
+    clip_skip_everywhere: bool
     levels: str
     ensd: int
 
@@ -256,7 +266,7 @@ class ResolvedRequest(TextToImageRequest):
 
     @classmethod
     def _version_1(cls) -> dict[str, Any]:
-        return {"preset": "gesso", **PRESETS["gesso"]}
+        return {"preset": "gesso", **PRESETS["gesso"], "syntax": "plain", "emphasis": "ignore", "chunks": "first"}
 
     def picture(self, offset: int) -> "ResolvedRequest":
         """The request for the picture at `offset` alone: same index, so the same picture."""

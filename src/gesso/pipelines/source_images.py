@@ -57,7 +57,9 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_INPUT_PIXELS:
-                    raise GessoError(f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels are read")
+                    raise GessoError(
+                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels are read"
+                    )
                 image.load()
                 return ImageOps.exif_transpose(image)
     except GessoError:

@@ -1,4 +1,4 @@
-"""Where a run's steps are: noise levels, what the network is told of them, and which of them an image to image run takes."""
+"""Where a run's steps are: noise levels, what the network is told of them, and which an image to image run takes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -46,16 +46,18 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
+    "unipc_bh2": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
     "sa_solver": ("SASolverScheduler", {}),
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
 }
 # Those of them that space their steps "leading" where nobody says anything; the others "linspace".
-DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "plms", "pndm"})
+DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "lcm", "tcd", "plms", "pndm"})
 # Those of them whose first noise is n * sigma_0 unless the spacing is "leading".
 DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
 _RESPACED = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True}}
@@ -91,6 +93,11 @@ class Steps:
     def num_steps(self) -> int:
         """Steps that are taken; 0 where the strength leaves none."""
         return max(len(self.sigmas) - 1, 0)
+
+    @property
+    def num_planned(self) -> int:
+        """Steps of the whole schedule."""
+        return self.first + self.num_steps
 
     def switch_of(self, share: float) -> int:
         """How many of the steps lie before a share of the timesteps is done (diffusers' denoising_end)."""

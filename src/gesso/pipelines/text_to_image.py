@@ -24,7 +24,6 @@ from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NOISE_SOURCES, NoiseSource
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.diffusion.schedule import SCHEDULES
-from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.pipelines.infotext import infotext
 from gesso.pipelines.inputs import SourcePictures, Start, prepare
@@ -36,9 +35,11 @@ from gesso.pipelines.networks import (
     IndependentNoise,
     MaskedInput,
     MaskedPrediction,
+    sample_until,
 )
 from gesso.pipelines.picture_file import encode_png, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
+from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.recipe import Recipe, WeightFile
 from gesso.pipelines.request import OWN_SCHEDULE, Defaults, RequestError, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import drawable_size, mask_digest, paste_back, picture_digest
@@ -50,9 +51,9 @@ from gesso.pipelines.steps import (
     default_spacing,
     plan_steps,
 )
-from gesso.pipelines.vocabulary import vocabulary_notices
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
+from gesso.runtime.finite import rescued, stop_when_all_lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+DEIS_SHORT_RUN = 15  # steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,7 @@ class TextToImage:
         -> float32 [num_images, 3, H, W] in about [-1, 1]. Raises as a call does.
         """
         job = self._job(request, image, mask)
-        rows = [self._draw(job, offset, 1, lambda step, latents: None) for offset in range(job.request.num_images)]
+        rows = [self._draw(job, row, 1, lambda step, latents: None).pixels for row in range(job.request.num_images)]
         return torch.cat(rows).float()
 
     def _job(self, request: TextToImageRequest, image: Image.Image | None, mask: Image.Image | None) -> "_Job":
@@ -184,28 +187,40 @@ class TextToImage:
                 )
 
             report(0, None)
-            pixels = self._draw(job, start, count, report)
-            notices = self._prompts(job)[0].notices
-            for row, drawn in enumerate(to_images(pixels, request.levels)):
+            found = self._draw(job, start, count, report)
+            for row, drawn in enumerate(to_images(found.pixels, request.levels)):
+                notices = self._prompts(job)[0].notices + found.notices[row]
                 image = drawn
                 if request.paste_back and pictures.mask is not None and pictures.image is not None:
                     image = paste_back(drawn, pictures.image, pictures.mask)
                 yield Picture(image=image, recipe=self._recipe(request.picture(start + row), notices, image))
 
-    def _draw(self, job: "_Job", start: int, count: int, report: Callable[[int, Tensor | None], None]) -> Tensor:
-        """Pixels [count, 3, H, W] of the pictures from offset `start` on."""
-        request, first = job.request, job.request.first_index + start
+    def _draw(self, job: "_Job", start: int, count: int, report: Callable[[int, Tensor | None], None]) -> "_Drawn":
+        """The pictures from offset `start` on, as pixels [count, 3, H, W].
+
+        Numbers that are not finite are computed once more in float32, see `runtime.finite`.
+        """
+        request, first, model = job.request, job.request.first_index + start, self.model
         prompt, refined = self._prompts(job)
-        noise = noise_source(request, range(first, first + count))
-        begin = prepare(self.model, request, job.steps, job.pictures, noise, count)
-        latents = draw_latents(self.model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
-        return decode(self.model, latents)
+
+        def draw() -> Tensor:
+            noise = noise_source(request, range(first, first + count))
+            begin = prepare(model, request, job.steps, job.pictures, noise, count)
+            return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
+
+        with torch.inference_mode():
+            found = [rescued(model, "unet", draw)]
+            found.append(rescued(model, "vae", lambda: model.decode(found[0].value)))
+            if model.has_upscaler:
+                found.append(rescued(model, "upscaler", lambda: model.upscale(found[1].value)))
+        notices = tuple(tuple(line for part in found for line in part.notices(row)) for row in range(count))
+        return _Drawn(found[-1].value, notices)
 
     def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
         """The text for the model and for the refiner, encoded once a run."""
         if job.prompts is None:
-            refined = encode_prompt(self.refiner, job.request) if self.refiner is not None else None
-            job.prompts = encode_prompt(self.model, job.request), refined
+            refined = encode_prompts(self.refiner, job.request) if self.refiner is not None else None
+            job.prompts = encode_prompts(self.model, job.request), refined
         return job.prompts
 
     def _recipe(self, request: ResolvedRequest, notices: tuple[str, ...], image: Image.Image) -> Recipe:
@@ -223,6 +238,14 @@ class TextToImage:
             notices=notices,
             pixels_sha256=pixels_sha256(image),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """pixels [B, 3, H, W], and for each row what the user should know about it."""
+
+    pixels: Tensor
+    notices: tuple[tuple[str, ...], ...]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -316,24 +339,6 @@ def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family
     return {"timestep_spacing": spacing, "initial_noise": "sigma" if scaled else "variance"}
 
 
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt and its negative as the network wants them, one row each, with what the user should know about them."""
-
-    cond: Conditioning
-    uncond: Conditioning | None  # None where guidance is off
-    notices: tuple[str, ...]
-
-
-def encode_prompt(model: LoadedModel, request: ResolvedRequest) -> EncodedPrompt:
-    """Prompt and negative prompt to conditioning of one row each. Raises GessoError for numbers that are not finite."""
-    cond, notices = _encode(model, request, request.prompt, "prompt")
-    if request.guidance_scale == 1 and request.image_guidance_scale is None:
-        return EncodedPrompt(cond, None, notices)
-    uncond, more = _encode(model, request, request.negative_prompt, "negative prompt")
-    return EncodedPrompt(cond, uncond, notices + more)
-
-
 def noise_source(request: ResolvedRequest, pictures: range) -> NoiseSource:
     """The numbers of the pictures with these indices."""
     source = NOISE_SOURCES[request.noise]([request.seed] * len(pictures), pictures)
@@ -353,40 +358,55 @@ def draw_latents(
     refiner: LoadedModel | None = None,
     refined: EncodedPrompt | None = None,
 ) -> Tensor:
-    """From where a run starts to clean latents [B, C, h, w] in float32, for the rows of the noise source."""
+    """From where a run starts to clean latents [B, C, h, w] in float32, for the rows of the noise source.
+
+    For `runtime.finite.rescued`, which sees to numbers that are not finite.
+    """
     if steps.num_steps == 0:
         assert start.latents is not None
         return start.latents
+    sampler = SAMPLERS[request.sampler]
     denoise: Denoising = _denoiser(model, request, prompt, steps, start)
-    x, done = start.x, 0
-    runs = [(denoise, steps.sigmas)]
+    switch = steps.num_steps  # the step before which the sampler begins anew, with the refiner
+    second = None
     if refiner is not None and refined is not None and request.refiner_switch_at is not None:
-        second: Denoising = _denoiser(refiner, request, refined, steps, start)
+        second = _denoiser(refiner, request, refined, steps, start)
         if request.refiner_rule == "timesteps":
             switch = steps.switch_of(request.refiner_switch_at)
-            runs = [(denoise, steps.sigmas[: switch + 1]), (second, steps.sigmas[switch:])]
         else:
-            calls = SAMPLERS[request.sampler].num_calls(steps.num_steps) or steps.num_steps
-            runs = [(HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls), steps.sigmas)]
+            calls = sampler.num_calls(steps.num_steps) or steps.num_steps
+            denoise = HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls)
+
+    def told(step: int, x0: Tensor) -> None:
+        stop_when_all_lost(x0)
+        report(step, x0)
+
+    x = start.x
     with torch.inference_mode():
-        for inner, sigmas in runs:
-            if len(sigmas) < 2:
-                continue
-            offset = done
-            x = sample(
-                SAMPLERS[request.sampler],
-                _masked(inner, request, start, model.family),
+        if switch > 0:
+            x = sample_until(
+                switch,
+                sampler,
+                _masked(denoise, request, start, model.family),
                 x,
-                sigmas,
+                steps.sigmas,
                 noise,
-                on_step=lambda step, x, x0, offset=offset: report(offset + step + 1, x0),
+                on_step=lambda step, x, x0: told(step + 1, x0),
                 **_options(request, steps),
             )
-            done += len(sigmas) - 1
+        if switch < steps.num_steps and second is not None:
+            x = sample(
+                sampler,
+                _masked(second, request, start, model.family),
+                x,
+                steps.sigmas[switch:],
+                noise,
+                on_step=lambda step, x, x0: told(switch + step + 1, x0),
+                **_options(request, steps),
+            )
         latents = x / steps.final_scale
         if start.mask is not None and start.latents is not None and _blends(request, model.family):
             latents = torch.where(start.mask > 0, latents, start.latents)
-    check_finite(latents, "unet", model)
     return latents
 
 
@@ -420,7 +440,13 @@ def _denoiser(
             cat=Conditioning.cat,
             rescale=request.guidance_rescale,
         )
-    return Denoiser(network, steps.schedule, model.family.prediction, timestep_of=steps.timestep_of)
+    return Denoiser(
+        network,
+        steps.schedule,
+        model.family.prediction,
+        timestep_of=steps.timestep_of,
+        consistency=request.sampler == "lcm",
+    )
 
 
 def _blends(request: ResolvedRequest, family: Family) -> bool:
@@ -441,18 +467,9 @@ def _options(request: ResolvedRequest, steps: Steps) -> dict[str, Any]:
     own = SAMPLERS[request.sampler].options
     options = {"eta": request.eta} if "eta" in own else {}
     schedule = {"schedule": steps.schedule} if "schedule" in own else {}
-    return schedule | dict(steps.options) | options
-
-
-def decode(model: LoadedModel, latents: Tensor) -> Tensor:
-    """Clean latents [B, C, h, w] -> pixels [B, 3, H, W], through the model's own upscaler where it has one."""
-    with torch.inference_mode():
-        pixels = model.decode(latents)
-        check_finite(pixels, "vae", model)
-        if model.has_upscaler:
-            pixels = model.upscale(pixels)
-            check_finite(pixels, "upscaler", model)
-    return pixels
+    # diffusers lets the order fall at the end of short runs, and a refiner's part is short even where the run is not.
+    whole = {"lower_final": 0.0} if "lower_final" in own and steps.num_planned >= DEIS_SHORT_RUN else {}
+    return schedule | whole | dict(steps.options) | options
 
 
 def to_images(pixels: Tensor, levels: str = "round") -> list[Image.Image]:
@@ -465,32 +482,6 @@ def to_images(pixels: Tensor, levels: str = "round") -> list[Image.Image]:
     whole = (exact.round() if levels == "round" else exact).to(torch.uint8)
     arrays: list[np.ndarray] = [row.permute(1, 2, 0).contiguous().cpu().numpy() for row in whole]
     return [Image.fromarray(array) for array in arrays]
-
-
-def check_finite(x: Tensor, part: str, model: LoadedModel) -> None:
-    """Raises GessoError that names the network, unless every number is finite: a black picture is no result."""
-    if not bool(torch.isfinite(x).all()):
-        hint = "Try --dtype float32" if model.precision.name != "float32" else "The file may be damaged"
-        raise GessoError(f"{model.name}: {part} gave numbers that are not finite ({model.precision.name}). {hint}")
-
-
-def _encode(
-    model: LoadedModel, request: ResolvedRequest, text: str, field: str
-) -> tuple[Conditioning, tuple[str, ...]]:
-    tokenizer = model.tokenizer
-    notices = vocabulary_notices(tokenizer, text, field=field, objects=model.family.objects, model=model.name)
-    with torch.inference_mode():
-        encoded = model.encode_prompt(
-            tokenizer.known_text(text), clip_skip=request.clip_skip, width=request.width, height=request.height
-        )
-    if cut := encoded.report.cut[0]:
-        fit, shown = tokenizer.length - 2, cut if len(cut) <= 80 else f"{cut[:77]}..."
-        found = encoded.report.num_tokens[0]
-        notices += (f"the {field} has {found} tokens, {fit} fit: left out from '{shown}' on",)
-    for tensor in (encoded.context, encoded.added):
-        if tensor is not None:
-            check_finite(tensor, "text", model)
-    return Conditioning(context=encoded.context, added=encoded.added), notices
 
 
 def _default_eta(name: str) -> float:
