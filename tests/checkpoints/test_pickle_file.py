@@ -367,6 +367,31 @@ def test_a_confined_process_can_only_read_write_and_end(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model.ckpt"]
 
 
+def verdict(program: bytes, arch: int, number: int) -> int:
+    """What the kernel's filter answers to a call: the three operations of the program, as bpf(4) defines them."""
+    steps = list(struct.iter_unpack("HBBI", program))
+    at, value = 0, 0
+    while True:
+        code, yes, no, operand = steps[at]
+        if code == 0x06:
+            return operand
+        if code == 0x20:
+            value = {0: number, 4: arch}[operand]
+            at += 1
+        else:
+            assert code == 0x15
+            at += 1 + (yes if value == operand else no)
+
+
+@pytest.mark.parametrize("machine", sandbox._CALLS)
+def test_the_filter_allows_its_list_and_nothing_else(machine: str) -> None:
+    arch, allowed = sandbox._CALLS[machine]
+    program = b"".join(sandbox._program(arch, allowed))
+    for number_of in [*range(600), 0x40000000, 0x40000001, 2**32 - 1]:  # from 0x40000000 on: x32, a second numbering
+        assert verdict(program, arch, number_of) == (0x7FFF0000 if number_of in allowed else 0x00050001)
+    assert verdict(program, 0x40000003, allowed[0]) == 0x80000000  # 32-bit calls on a 64-bit kernel
+
+
 def run_child(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> ModelFileError:
     """The parent with another child than ours: one that a stranger has taken over."""
     path = write(tmp_path, torch_zip().build())

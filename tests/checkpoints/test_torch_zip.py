@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load
 
 from foreign_files import FLOATS, Zip, ZipMember, pickled, saved, table, tensor, torch_zip
 from gesso.checkpoints.errors import ModelFileError
@@ -163,6 +166,24 @@ def test_any_changed_byte_is_refused_or_changes_nothing() -> None:
         except ModelFileError:
             pass
     assert free < len(data) / 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_window_onto_a_storage_is_gathered_as_torch_sees_it(data: st.DataObject) -> None:
+    """Shapes, strides and offsets as they come, also windows whose numbers overlap."""
+    dtype = data.draw(st.sampled_from([torch.uint8, torch.float16, torch.float32, torch.int64]))
+    shape = data.draw(st.lists(st.integers(0, 4), max_size=4))
+    stride = data.draw(st.lists(st.integers(0, 9), min_size=len(shape), max_size=len(shape)))
+    offset = data.draw(st.integers(0, 5))
+    base = torch.arange(1000).to(dtype)  # holds 5 + 4 * 3 * 9 numbers, and is no quarter of any window
+    window = torch.as_strided(base, shape, stride, offset)
+    source, target = saved({"w": window, "base": base}), io.BytesIO()
+    found = open_torch(io.BytesIO(source), len(source), where="x")
+    write_as_safetensors(found, io.BytesIO(source), target, {}, where="x")
+    loaded = load(target.getvalue())
+    assert loaded["w"].shape == window.shape and torch.equal(loaded["w"], window)
+    assert torch.equal(loaded["base"], base)
 
 
 def test_padding_hides_no_more_than_a_block() -> None:

@@ -135,7 +135,9 @@ class GgufReader:
             flat = torch.frombuffer(self._mapped, dtype=info.dtype, count=info.count, offset=span.begin)
             return flat.reshape(info.shape)
         raw = np.frombuffer(self._mapped, dtype=np.uint8, count=span.nbytes, offset=span.begin)
-        numbers = self._quants.dequantize(raw.reshape(span.rows, -1), self._quants.GGMLQuantizationType(span.kind))
+        kind = self._quants.GGMLQuantizationType(span.kind)
+        with np.errstate(all="ignore"):  # damaged scales become NaN, which who loads weights looks for
+            numbers = self._quants.dequantize(raw.reshape(span.rows, -1), kind)
         return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.float32)).reshape(info.shape)
 
 
