@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gesso.cli.model_option import ModelOption, resolve_model
+from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline
 from gesso.errors import GessoError
@@ -80,7 +80,7 @@ def composition(
         )
         check_names(request)
         bar.stage(f"loading {Path(model).name}")
-        pipeline = load_pipeline(resolve_model(model), device=device, dtype=dtype, threads=threads)
+        pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads)
         table = _table_of(pipeline.model.family.objects, objects, bar)
         detector = load_detector(table, judge)
         renderer = _renderer(table, font, bar)
