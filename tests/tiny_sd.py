@@ -51,7 +51,7 @@ TINY_EDIT = _tiny_sd1(INSTRUCT_PIX2PIX)
 def _tiny_sd2(family: Family) -> Family:
     return replace(
         family,
-        unet=replace(family.unet, channels=(32, 64, 32, 32), num_heads=(2, 4, 2, 2), context_dim=32),
+        unet=replace(family.unet, channels=(32, 64, 64, 64), num_heads=(2, 4, 4, 4), context_dim=32),
         vae=replace(family.vae, channels=_VAE["channels"][: len(family.vae.channels)]),
         text=replace(family.text, dim=32, num_layers=3, num_heads=4, mlp_dim=64, projection_dim=24),
         native_size=64,

@@ -32,7 +32,7 @@ def test_pieces_without_weights_are_plain_text(family):
     plain, pieces = encode(family, "a red cat"), encode(family, parse_attention("a red cat"))
     assert torch.equal(plain.context, pieces.context)
     assert plain.added is None or torch.equal(plain.added, pieces.added)
-    assert pieces.chunks.num_tokens == (3,) and pieces.report.num_tokens == (3,)
+    assert pieces.chunks.num_tokens == (3,)
 
 
 @pytest.mark.parametrize("family", STABLE, ids=lambda family: family.name)
@@ -77,9 +77,9 @@ def test_chunks_stand_one_behind_the_other(family):
 def test_a_long_prompt_is_read_to_its_end():
     found = encode(TINY_SD, parse_attention(LONG))
     assert found.context.shape == (1, 2 * 77, 32)
-    assert found.report.cut == ("",) and found.report.num_tokens == (93,)
+    assert found.chunks.cut == "" and found.chunks.num_tokens == (75, 18)
     cut = encode(TINY_SD, "a cat, " * 30 + "a red dog")
-    assert cut.context.shape == (1, 77, 32) and cut.report.cut[0].endswith("a red dog")
+    assert cut.context.shape == (1, 77, 32) and cut.chunks.cut.endswith("a red dog")
 
 
 def test_a_learned_vocabulary_keeps_one_chunk():
@@ -91,7 +91,7 @@ def test_a_learned_vocabulary_keeps_one_chunk():
         width=64,
         height=64,
     )
-    assert found.context.shape[1] == 8 and found.report.cut[0]
+    assert found.context.shape[1] == 8 and found.chunks.cut
 
 
 def test_comfyui_moves_from_the_empty_prompt():

@@ -12,7 +12,8 @@ from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.diffusers import INDEX, layout_of, weight_files
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.native import COMPONENTS, is_native
-from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors, sha256_of
+from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, sha256_of
+from gesso.checkpoints.weight_file import WeightFile, open_weights
 
 Tensors = Mapping[str, TensorInfo]
 FIRST_CONVOLUTION = f"{ldm.UNET}input_blocks.0.0.weight"
@@ -192,19 +193,19 @@ def named_family(path: str | Path, family: str | None) -> str | None:
     """
     name = Path(path).name.lower()
     for word in _FEW_STEP_NAMES:
-        if word in name and family in _FEW_STEP_BASES[word]:
+        if family is not None and word in name and family in _FEW_STEP_BASES[word]:
             return _FEW_STEP_BASES[word][family]
     return None
 
 
-def detect(file: SafetensorsFile) -> Kind:
+def detect(file: WeightFile) -> Kind:
     """What a file looks like. Its metadata decide nothing but whether it claims to be gesso's own layout."""
-    if is_native(file):
+    if isinstance(file, SafetensorsFile) and is_native(file):
         return NATIVE
     return next((kind for test, kind in _KINDS if test(file.tensors)), _UNKNOWN)
 
 
-def require_model(file: SafetensorsFile) -> Kind:
+def require_model(file: WeightFile) -> Kind:
     """The kind of a file that is a whole model of a family that gesso loads. Raises ModelFileError for any other."""
     kind = detect(file)
     if kind.family is None:
@@ -280,24 +281,22 @@ _PARTS = ("unet", "text", "text_2", "vae", "upscaler")
 
 
 def describe(path: str | Path) -> Description:
-    """Describes a safetensors file of any kind, or a diffusers folder. Reads headers alone.
+    """Describes a file of weights of any kind and container, or a diffusers folder. Reads headers alone.
 
     Raises ModelFileError for what is neither.
     """
     path = Path(path)
     if path.is_dir():
-        opened = {part: open_safetensors(file) for part, file in weight_files(path).items()}
+        opened = {part: open_weights(file) for part, file in weight_files(path).items()}
         parts = [_part(part, file.tensors.values()) for part, file in opened.items()]
-        return Description(
-            path, detect_folder(path, opened["unet"].tensors), tuple(parts), tuple(map(_file, opened.values()))
-        )
-    file = open_safetensors(path)
+        return Description(path, detect_folder(path, opened["unet"].tensors), tuple(parts), _files(*opened.values()))
+    file = open_weights(path)
     groups: dict[str, list[TensorInfo]] = {}
     for name, info in file.tensors.items():
         part = next((part for prefix, part in _PREFIXES.items() if name.startswith(prefix)), "other")
         groups.setdefault(part, []).append(info)
     parts = [_part(part, groups[part]) for part in (*_PARTS, "other") if part in groups]
-    return Description(path, detect(file), tuple(parts), (_file(file),))
+    return Description(path, detect(file), tuple(parts), _files(file))
 
 
 def _part(name: str, infos: Iterable[TensorInfo]) -> PartDescription:
@@ -306,5 +305,6 @@ def _part(name: str, infos: Iterable[TensorInfo]) -> PartDescription:
     return PartDescription(name, len(infos), sum(info.count for info in infos), tuple(dtypes))
 
 
-def _file(file: SafetensorsFile) -> FileDescription:
-    return FileDescription(file.path, file.nbytes, file.metadata)
+def _files(*files: WeightFile) -> tuple[FileDescription, ...]:
+    """Each file on disk: a part may lie in several."""
+    return tuple(FileDescription(path, path.stat().st_size, file.metadata) for file in files for path in file.files)

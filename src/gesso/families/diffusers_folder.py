@@ -140,9 +140,14 @@ def read_family(folder: Path, release: Family | None = None) -> Family:
     )
     _check_widths(folder, family)
     try:
-        like = release or release_like(family)
+        like = release_like(family)
     except ValueError as error:
         raise ModelFileError("architecture_mismatch", folder, str(error)) from None
+    if release is not None:
+        if (release.layout, release.concat) != (family.layout, family.concat):
+            message = f"looks like {like.name!r}, not like {release.name!r}. Try: --family {like.name}"
+            raise ModelFileError("architecture_mismatch", folder, message)
+        like = release
     return replace(
         family,
         name=like.name,
@@ -172,7 +177,7 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
         if names_class(index, part) not in classes:
             message = f"{INDEX}: {part} is {shown(str(index.get(part)))}, expected {classes[0]}"
             raise ModelFileError("architecture_mismatch", folder, message)
-    return layout  # type: ignore[no-any-return]
+    return layout
 
 
 def _text_classes(folder: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, chunk
 from gesso.text.emphasis import NEEDS_EMPTY, Emphasis
 from gesso.text.grammar import Joined
 from gesso.text.prompt import Piece, PromptError, WeightedText
-from gesso.text.tokenizer import EncodedTexts, Tokenizer
+from gesso.text.tokenizer import Tokenizer
 
 # What Stability AI's refiner was asked for and away from.
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -70,13 +70,11 @@ PLAIN = Reading(max_chunks=1)
 class EncodedPrompt:
     """One prompt.  context [1, N * L, D] of N chunks, added [1, A] or None for a UNet that takes none
 
-    report: what the tokenizer found: how many tokens, what was cut off, which words it does not know.
-    chunks: the same chunk by chunk, and the weights that were changed.
+    chunks: what a user should know: tokens a chunk, what was cut off, unknown words, weights that were changed.
     """
 
     context: Tensor
     added: Tensor | None
-    report: EncodedTexts
     chunks: ChunkReport
 
 
@@ -112,15 +110,14 @@ def encode_prompt(
     if parts.text_2 is not None:
         last = _read(family, parts.text_2, parts.tokenizer_2 or parts.tokenizer, pieces, reading, skip)
         context = torch.cat([context, last.states.to(context)], dim=-1)
-    report = EncodedTexts(first.chunks.ids, (chunks.total_tokens,), (chunks.cut,), (chunks.unknown,))
     if not family.unet.added_dim:
-        return EncodedPrompt(context, None, report, chunks)
+        return EncodedPrompt(context, None, chunks)
     if not family.num_sizes:  # gesso-mini is told its pooled text
-        return EncodedPrompt(context, last.encoding.pooled[:1], report, chunks)
+        return EncodedPrompt(context, last.encoding.pooled[:1], chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
         sizes = Sizes(original=(height, width), target=(height, width), aesthetic_score=score)
-    return EncodedPrompt(context, _added(family, last.encoding, sizes), report, chunks)
+    return EncodedPrompt(context, _added(family, last.encoding, sizes), chunks)
 
 
 def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:

@@ -12,7 +12,8 @@ from gesso.checkpoints import diffusers, ldm, native
 from gesso.checkpoints.detect import Kind, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
-from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors
+from gesso.checkpoints.safetensors_file import SafetensorsFile
+from gesso.checkpoints.weight_file import WeightFile, open_weights
 from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_text, read_family
@@ -37,6 +38,7 @@ def load_parts(
     vae: str | Path | None = None,
     average: bool = False,
     check: bool = True,
+    converted: str | Path | None = None,
 ) -> Parts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
@@ -47,6 +49,7 @@ def load_parts(
     average     the UNet's moving average from a file of LDM names that holds both; few do
     dtype       of the networks; None: each tensor as it is stored, mapped and not read
     check       read every number once to refuse NaN and infinity; False leaves that to the caller
+    converted   folder for safetensors copies of PyTorch files (.ckpt); None: a copy that lasts while it is read
     Tensors that need no change stay views of the mapped file, so the file must not change while they are used.
     Raises ModelFileError, and GessoError for an unknown name of a family.
     """
@@ -56,9 +59,10 @@ def load_parts(
     if path.is_dir():
         _refuse_average(average, path)
         return _load_folder(path, how)
-    file = open_safetensors(path)
+    file = open_weights(path, converted=None if converted is None else Path(converted))
     kind = require_model(file)
     if kind.layout == "native":
+        assert isinstance(file, SafetensorsFile)
         _refuse_average(average, path)
         return _load_native(file, how)
     return _load_ldm(file, kind, how)
@@ -105,7 +109,7 @@ def _load_native(file: SafetensorsFile, how: _How) -> Parts:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load_ldm(file: SafetensorsFile, kind: Kind, how: _How) -> Parts:
+def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
     family = _as_stored(_ldm_family(file, kind, how), file)
     networks = empty_networks(family, file.path)
     rules = ldm.file_rules(family.layout, family.unet, family.vae)
@@ -125,7 +129,7 @@ def _load_ldm(file: SafetensorsFile, kind: Kind, how: _How) -> Parts:
     for component, network in networks.items():
         own = {name.removeprefix(f"{component}."): t for name, t in tensors.items() if name.startswith(f"{component}.")}
         how.fill(network, own, f"{file.path}: {component}")
-    files = [file.path, *_other_vae(family, networks, how)]
+    files = [*file.files, *_other_vae(family, networks, how)]
     family = _with_prediction(family, networks["unet"], file, how)
     tokenizers = {tower.component: _clip_tokenizer(openclip=tower.openclip) for tower in ldm.TOWERS[family.layout]}
     return _parts(family, networks, tokenizers, files, scalars)
@@ -141,7 +145,7 @@ _SCALARS = (
 )
 
 
-def _ldm_family(file: SafetensorsFile, kind: Kind, how: _How) -> Family:
+def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
     """The family asked for, else the one that the header shows."""
     found = family_named(str(kind.family))
     if how.family is None:
@@ -153,7 +157,7 @@ def _ldm_family(file: SafetensorsFile, kind: Kind, how: _How) -> Family:
     return wanted
 
 
-def _as_stored(family: Family, file: SafetensorsFile) -> Family:
+def _as_stored(family: Family, file: WeightFile) -> Family:
     """SD 2 as converted from a diffusers folder lacks the text layer that is not read, and perhaps the projection."""
     if family.layout != "sd2":
         return family
@@ -165,7 +169,7 @@ def _as_stored(family: Family, file: SafetensorsFile) -> Family:
     return replace(family, text=text, text_layer=family.text_layer - (family.text.num_layers - layers))
 
 
-def _with_prediction(family: Family, unet: nn.Module, file: SafetensorsFile, how: _How) -> Family:
+def _with_prediction(family: Family, unet: nn.Module, file: WeightFile, how: _How) -> Family:
     """What the UNet predicts, as far as anything tells; SD 2 of 512 and of 768 pixels part here."""
     is_open = how.family is None and (family.layout, family.concat) == ("sd2", "none")
     told = how.prediction
@@ -211,25 +215,27 @@ def _load_folder(folder: Path, how: _How) -> Parts:
         family = replace(family, prediction=how.prediction)
     networks = empty_networks(family, folder)
     rules = folder_rules(family)
+    files: list[Path] = []
     if how.vae is not None:
         del networks["vae"], paths["vae"]
     for part, network in networks.items():
-        file = open_safetensors(paths[part])
+        file = open_weights(paths[part])
         rows = plan(rules[part], shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
         with file.reader() as reader:
             how.fill(network, load(rows, reader), file.path)
-    files = [*paths.values(), *_other_vae(family, networks, how)]
+        files.extend(file.files)
+    files += _other_vae(family, networks, how)
     names = diffusers.tokenizers_of(family.layout)
     tokenizers = {part: Tokenizer.from_folder(folder / name) for part, name in names.items()}
     return _parts(family, networks, tokenizers, files)
 
 
 def _other_vae(family: Family, networks: dict[str, nn.Module], how: _How) -> list[Path]:
-    """Puts the VAE of a file of its own among the networks, where one is asked for -> that file."""
+    """Puts the VAE of a file of its own among the networks, where one is asked for -> its files."""
     if how.vae is None:
         return []
-    networks["vae"], file = load_vae(how.vae, family.vae, how.device, how.dtype, check=how.check)
-    return [file]
+    networks["vae"], files = load_vae(how.vae, family.vae, how.device, how.dtype, check=how.check)
+    return list(files)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, text: CLIPTextConfig, where: Path) -> None:

@@ -159,7 +159,7 @@ def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Pat
     """Raises ModelFileError where `placed`, made from `stored`, holds NaN or infinity."""
     if is_finite(placed):
         return
-    if is_finite(stored.float()):
+    if is_finite(stored):
         message = f"{shown(name)} does not fit into {placed.dtype}. Load the model as float32 or bfloat16"
         raise ModelFileError("overflow", where, message)
     raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged or badly made")

@@ -8,7 +8,7 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, shapes_of
-from gesso.checkpoints.safetensors_file import open_safetensors
+from gesso.checkpoints.weight_file import open_weights
 from gesso.families.parts import empty_vae, fill
 from gesso.models.vae import AutoencoderKL, VAEConfig
 
@@ -23,14 +23,14 @@ def load_vae(
     dtype: torch.dtype | None = torch.float32,
     *,
     check: bool = True,
-) -> tuple[AutoencoderKL, Path]:
-    """An autoencoder, and the file that it was read from.
+) -> tuple[AutoencoderKL, tuple[Path, ...]]:
+    """An autoencoder, and the files that it was read from.
 
     path: a file with the names of latent-diffusion, with the prefix that they have in a whole model or without it, or
     with those of the diffusers library; a whole model; a folder of the diffusers library. config: sizes and scale of
     the latents that the UNet was trained with. Other arguments: as for `load_parts`. Raises ModelFileError.
     """
-    file = open_safetensors(_file_in(Path(path)))
+    file = open_weights(_file_in(Path(path)))
     names = shapes_of(file.tensors)
     if any(name.startswith(ldm.VAE) for name in names):  # a whole model, or a VAE that kept its prefix
         names = {name: shape for name, shape in names.items() if name.startswith(ldm.VAE)}
@@ -46,7 +46,7 @@ def load_vae(
     rows = plan(rules, names, shapes_of(vae.state_dict()), where=file.path)
     with file.reader() as reader:
         fill(vae, load(rows, reader), file.path, device=device, dtype=dtype, check=check)
-    return vae, file.path
+    return vae, file.files
 
 
 def _file_in(path: Path) -> Path:

@@ -13,7 +13,8 @@ from gesso.checkpoints import taesd as names
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, save, shapes_of
-from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
+from gesso.checkpoints.safetensors_file import write_safetensors
+from gesso.checkpoints.weight_file import WeightFile, open_weights
 from gesso.families.parts import fill, on_meta
 from gesso.models.taesd import TAESD, TAESDConfig
 
@@ -35,7 +36,7 @@ def load_taesd(
     path: a file or folder of the diffusers library, or one of the author's two files, beside which the other is looked
     for ("taesd_decoder.safetensors", "taesd_encoder.safetensors"). Raises ModelFileError.
     """
-    file = open_safetensors(_file_in(Path(path)))
+    file = open_weights(_file_in(Path(path)))
     with on_meta():
         model = TAESD(config)
     tensors = _whole(file, model, config) if "encoder.layers.0.weight" in file.tensors else _halves(file, model, config)
@@ -55,17 +56,19 @@ def save_taesd(path: str | Path, model: TAESD) -> None:
 def _file_in(path: Path) -> Path:
     if not path.is_dir():
         return path
-    decoder = path / "taesd_decoder.safetensors"
-    return decoder if decoder.is_file() else diffusers.weight_file(path, diffusers.STEMS["vae"])
+    halves = (path / f"taesd_decoder{end}" for end in (".safetensors", ".pth"))
+    return next((half for half in halves if half.is_file()), None) or diffusers.weight_file(
+        path, diffusers.STEMS["vae"]
+    )
 
 
-def _whole(file: SafetensorsFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _whole(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     rows = plan(names.diffusers_rules(config), shapes_of(file.tensors), shapes_of(model.state_dict()), where=file.path)
     with file.reader() as reader:
         return load(rows, reader)
 
 
-def _halves(file: SafetensorsFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _halves(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     """The author's files: what this one holds, and what the other beside it does."""
     found = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
     if not found:
@@ -74,7 +77,7 @@ def _halves(file: SafetensorsFile, model: TAESD, config: TAESDConfig) -> dict[st
     for half, other in _OTHER.items():
         beside = file.path.with_name(file.path.name.replace(other, half))
         if half not in found and beside != file.path and beside.is_file():
-            found[half] = open_safetensors(beside)
+            found[half] = open_weights(beside)
     if "decoder" not in found:
         message = "is the encoder of a TAESD, and taesd_decoder.safetensors is not beside it; give both"
         raise ModelFileError("missing", file.path, message)
@@ -90,7 +93,7 @@ def _halves(file: SafetensorsFile, model: TAESD, config: TAESDConfig) -> dict[st
     return tensors
 
 
-def _half_prefix(file: SafetensorsFile, half: str) -> str | None:
+def _half_prefix(file: WeightFile, half: str) -> str | None:
     """The prefix under which a file has a half; None where it has it not. The encoder's first number is 0."""
     first = "0.weight" if half == "encoder" else "1.weight"
     return next((prefix for prefix in _PREFIXES[half] if f"{prefix}{first}" in file.tensors), None)
