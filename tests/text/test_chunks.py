@@ -186,6 +186,15 @@ def test_learned_words_take_up_their_vectors_and_stay_in_one_chunk(clip):
     assert [(place.chunk, place.position) for place in moved.placements] == [(1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("é", "e\u0301"), ("A CAT", "a cat"), ("a\u3000cat\n\tdog", "a cat dog"), ("\ufeff", "\ufeff"), ("Å", "\u212b")],
+)
+def test_forms_of_the_same_text(clip, text, same):
+    """Composed and decomposed letters are one; what is not seen is a character like any other."""
+    assert rows(text, clip) == rows(same, clip)
+
+
 def test_control_tokens_are_text(clip):
     for text in ("<|startoftext|> a", "a <|endoftext|>", "<pad>"):
         (row,) = rows(text, clip)

@@ -66,7 +66,8 @@ def test_links_stand_first():
     "text",
     [
         "a --foo 1", "a --ar 3/2", "a --ar 0:1", "a --ar 1:17", "a --ar 3", "a --ar", "a --seed -1",
-        "a --seed 4294967296",         "a --seed 1.5", "a --seed x", "a --seed", "a --chaos 101", "a --q 9", "a --q nan", "a --q 1e3", "a --repeat 1",
+        "a --seed 4294967296", "a --seed 1.5", "a --seed x", "a --seed", "a --chaos 101", "a --q 9", "a --q nan",
+        "a --q 1e3", "a --repeat 1",
         "a --no", "a --no ,", "a --tile dog", "a --style cute", "a --sref --ar 2:3", "a --ar 1:1 --aspect 1:1",
         "a --seed " + "9" * 5000, "a::1 b::-1", "a::99 b", "a::1 " * 40, "a --\x1b[31m", "a --x" + "y" * 5000,
     ],

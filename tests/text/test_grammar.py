@@ -46,6 +46,12 @@ def test_subprompts(text, expected):
     assert texts(text) == expected
 
 
+def test_a_negative_prompt_knows_neither_and_nor_tags():
+    parsed = parse_prompt("a AND b <lora:x:1> [c:d:3] # e", negative=True)
+    (subprompt,) = parsed.subprompts
+    assert not parsed.networks and subprompt.schedule.plan(9)[1].text.strip() == "a AND b <lora:x:1> d"
+
+
 def test_a_plan_of_all_subprompts():
     planned = parse_prompt("[a:b:2] AND [c|d] :0.5 AND e").plan(4)
     assert [(entry.last_step, "".join(prompt.text.strip() for prompt in entry.prompts)) for entry in planned] == [

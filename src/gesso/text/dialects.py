@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from gesso.text.comfyui import parse_comfyui
 from gesso.text.compel import parse_compel
@@ -16,12 +17,14 @@ class Dialect:
     """One way to write a prompt.
 
     parse        text to its parts; raises PromptError
+    parse_negative  the same for a negative prompt
     emphasis     what weights do, unless a request says something else
     whole_words  chunks end between words, rather than behind a near comma
     """
 
     name: str
     parse: Callable[[str], ParsedPrompt]
+    parse_negative: Callable[[str], ParsedPrompt]
     emphasis: Emphasis
     whole_words: bool = False
 
@@ -42,10 +45,15 @@ def _constant(text: str, read: Callable[[Traced], tuple[Piece, ...]]) -> ParsedP
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
-        Dialect(name="a1111", parse=parse_prompt, emphasis="original"),
-        Dialect(name="comfyui", parse=_comfyui, emphasis="comfyui", whole_words=True),
-        Dialect(name="compel", parse=parse_compel, emphasis="compel"),
-        Dialect(name="plain", parse=_plain, emphasis="ignore"),  # every sign is text
+        Dialect(
+            name="a1111",
+            parse=parse_prompt,
+            parse_negative=partial(parse_prompt, negative=True),
+            emphasis="original",
+        ),
+        Dialect(name="comfyui", parse=_comfyui, parse_negative=_comfyui, emphasis="comfyui", whole_words=True),
+        Dialect(name="compel", parse=parse_compel, parse_negative=parse_compel, emphasis="compel"),
+        Dialect(name="plain", parse=_plain, parse_negative=_plain, emphasis="ignore"),  # every sign is text
     )
 }
 

@@ -137,9 +137,10 @@ class ParsedPrompt:
         return tuple(lora_of(network) for network in self.networks if network.kind in LORA_KINDS)
 
 
-def parse_prompt(text: str) -> ParsedPrompt:
+def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     """A prompt as it was typed, to its parts. Time is linear in its length.
 
+    negative: as A1111 reads negative prompts, in which AND and tags of extra networks are text.
     Raises PromptError for a text that `check_prompt` refuses and for more parts of a kind than the limits above;
     everything else means something, if need be itself.
     """
@@ -148,13 +149,13 @@ def parse_prompt(text: str) -> ParsedPrompt:
     comments = list(_comments(text))
     notices += [f"left out as a comment: {shown(text[start:end].strip())}" for start, end in comments[:3]]
     uncommented = Traced.whole(text).without(comments)
-    networks = list(_networks(uncommented))
+    networks = [] if negative else list(_networks(uncommented))
     traced = uncommented.without((tag.start, tag.end) for tag in networks)
     others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
     notices += [f"left out: <{shown(kind)[1:-1]}:...>, which is no extra network that is known" for kind in others]
     _check_count("extra networks such as <lora:name:1>", len(networks), MAX_NETWORKS)
     _check_count("times BREAK", sum(1 for _ in _BREAK.finditer(traced.text)), MAX_BREAKS)
-    subprompts = tuple(_subprompts(traced, notices))
+    subprompts = (SubPrompt(schedule=parse_schedule(traced)),) if negative else tuple(_subprompts(traced, notices))
     tags = tuple(_placed(tag, uncommented) for tag in networks)
     return ParsedPrompt(source=text, subprompts=subprompts, networks=tags, notices=tuple(notices))
 
