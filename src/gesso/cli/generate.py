@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
@@ -93,10 +94,8 @@ def command(
     refiner_switch_at: Annotated[
         float | None, typer.Option("--refiner-switch-at", help="Share of the steps before the refiner, 0 to 1.")
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", metavar="MODEL", help="gesso-mini, a .safetensors file or a diffusers folder."),
-    ] = "gesso-mini",
+    model: ModelOption = "gesso-mini",
+    offline: OfflineOption = False,
     vae: Annotated[
         str | None, typer.Option("--vae", metavar="MODEL", help="Autoencoder from another file than the model's.")
     ] = None,
@@ -112,6 +111,12 @@ def command(
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=256, help="Pictures at a time; above 1 the last bits may differ.")
     ] = 1,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to take, such as 6GiB, or auto.")
+    ] = None,
+    explain_memory: Annotated[
+        bool, typer.Option("--explain-memory", help="Say what it takes of memory and how it would run, then stop.")
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -176,9 +181,16 @@ def command(
             batch=batch,
             refiner=refiner,
             vae=vae,
+            offline=offline,
             family=family,
             prediction=prediction,
+            memory=memory,
         )
+        if explain_memory:
+            plans = pipeline.plans(request, **pictures)
+            for name, found in plans.items():
+                bar.result(found.to_json() if as_json else "\n".join([f"{name}:", found.table()]))
+            return
         resolved = pipeline.resolve(request, **pictures)
         last = time.perf_counter()
         startup = last - begin
@@ -231,19 +243,10 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
 def _value(like: object, text: str, setting: str) -> object:
     """The text as the type that the setting has."""
     if isinstance(like, bool):
-        words = {
-            "true": True,
-            "yes": True,
-            "on": True,
-            "1": True,
-            "false": False,
-            "no": False,
-            "off": False,
-            "0": False,
-        }
-        if text.lower() not in words:
+        yes, no = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+        if text.lower() not in (*yes, *no):
             raise GessoError(f"--set {setting[:60]}: expected true or false")
-        return words[text.lower()]
+        return text.lower() in yes
     if isinstance(like, int | float):
         try:
             return type(like)(text)

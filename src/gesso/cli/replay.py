@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,8 @@ def command(
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
         pictures = read_pictures(image, mask)
-        pipeline = load_pipeline(
+        load = partial(
+            load_pipeline,
             model or _find(recipe.model, recipe.model_hash, picture, "--model"),
             device=(chosen := device or _device(recipe)),
             dtype=dtype or _dtype(recipe, chosen),
@@ -78,6 +80,9 @@ def command(
             or (_find(recipe.refiner, recipe.refiner_hash, picture, "--refiner") if recipe.refiner else None),
             vae=vae,
         )
+        pipeline = load()
+        if recipe.prediction and pipeline.model.family.prediction != recipe.prediction:
+            pipeline = load(prediction=recipe.prediction)
         from gesso.pipelines.replay import replay
 
         verdict, again = replay(

@@ -1,7 +1,7 @@
 """From the options that several commands share to a pipeline that is ready to run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from gesso.cli.model_option import resolve_model
 from gesso.pipelines.request import check_known
@@ -45,24 +45,28 @@ def load_pipeline(
     family: str | None = None,
     prediction: str | None = None,
     offline: bool = False,
+    memory: str | None = None,
 ) -> "TextToImage":
     """The pipeline of a model, and of a refiner if any. Raises GessoError.
 
     model, refiner, vae  names, files, folders or parts of hashes, as `gesso.library.resolve` understands them
     vae, family, prediction  of the first model; see `Engine.load`
     offline  fetch nothing for a hub's name
+    memory   what may be taken in all, such as 6GiB, or auto; None: as much as it takes
     """
     model = resolve_model(str(model), offline=offline)
     refiner = None if refiner is None else resolve_model(str(refiner), offline=offline)
     vae = None if vae is None else resolve_model(str(vae), kinds=("vae", "taesd", "checkpoint"), offline=offline)
     import torch
 
+    from gesso.diffusion.denoiser import Prediction
     from gesso.pipelines.text_to_image import TextToImage
     from gesso.runtime.engine import Engine
     from gesso.runtime.precision import usable_threads
 
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_threads()))
-    engine = Engine(device, dtype, rows_per_call=batch, max_models=2 if refiner is not None else 1)
-    given = {"vae": vae, "family": family, "prediction": prediction}
-    base = engine.load(model, **{name: value for name, value in given.items() if value is not None})
+    engine = Engine(device, dtype, rows_per_call=batch, max_models=2 if refiner is not None else 1, memory=memory)
+    if prediction is not None:
+        check_known("prediction", prediction, get_args(Prediction))
+    base = engine.load(model, vae=vae, family=family, prediction=cast("Prediction | None", prediction))
     return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None)

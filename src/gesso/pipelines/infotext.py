@@ -21,11 +21,6 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         ("Sampler", sampler_label),
         ("Schedule type", schedule_label),
         ("CFG scale", f"{request.guidance_scale:g}"),
-        *(
-            [("Image CFG scale", f"{request.image_guidance_scale:g}")]
-            if request.image_guidance_scale is not None
-            else []
-        ),
         ("Seed", str(_seed(recipe))),
         ("Size", f"{request.width}x{request.height}"),
     ]

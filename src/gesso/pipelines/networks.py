@@ -73,9 +73,11 @@ class MaskedInput:
 class HandOver:
     """The base model first, the refiner after a share of the calls (A1111's rule: tested before each call)."""
 
-    def __init__(self, base: Denoising, refiner: Denoising, *, at: float, num_calls: int) -> None:
-        self.base, self.refiner, self.at, self.num_calls = base, refiner, at, num_calls
-        self._calls = 0
+    def __init__(
+        self, base: Denoising, refiner: Denoising, *, at: float, num_calls: int, on_switch: Callable[[], None]
+    ) -> None:
+        self.base, self.refiner, self.at, self.num_calls, self.on_switch = base, refiner, at, num_calls, on_switch
+        self._calls, self._refining = 0, False
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         return self._next()(x, sigma)
@@ -84,9 +86,11 @@ class HandOver:
         return self._next().with_uncond(x, sigma)
 
     def _next(self) -> Denoising:
-        refining = self._calls / self.num_calls >= self.at
+        if not self._refining and self._calls / self.num_calls >= self.at:
+            self._refining = True
+            self.on_switch()
         self._calls += 1
-        return self.refiner if refining else self.base
+        return self.refiner if self._refining else self.base
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from gesso.pipelines.request import RequestError, ResolvedRequest, parse_json_ob
 from gesso.runtime.environment import Environment
 
 SCHEMA = "gesso.recipe"
-VERSION = 2  # 1 had no refiner and knew text to image alone
+VERSION = 2  # 1 knew text to image alone
 
 MAX_FILES = 64
 MAX_NOTICES = 64
@@ -37,6 +37,7 @@ class Recipe:
     family: str
     files: tuple[WeightFile, ...]
     environment: Environment
+    prediction: str = ""  # what the network was taken to predict: eps, v, x0; "" in version 1
     refiner: str = ""  # name of the model that finished the picture; "" where none did
     refiner_files: tuple[WeightFile, ...] = ()
     notices: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class Recipe:
             )
         values = {key: value for key, value in found.items() if key not in ("schema", "version")}
         if version == 1:
-            values = {"refiner": "", "refiner_files": []} | values
+            values = {"prediction": "", "refiner": "", "refiner_files": []} | values
         _check_keys("recipe", values, cls)
         request = ResolvedRequest.from_dict(_object("request", values["request"]))
         if request.num_images != 1:
@@ -81,6 +82,7 @@ class Recipe:
             family=_text("family", values["family"]),
             files=tuple(_weight_file(file) for file in _list("files", values["files"], MAX_FILES)),
             environment=_environment(_object("environment", values["environment"])),
+            prediction=_text("prediction", values["prediction"]),
             refiner=_text("refiner", values["refiner"]),
             refiner_files=tuple(_weight_file(file) for file in _list("files", values["refiner_files"], MAX_FILES)),
             notices=tuple(_text("notices", notice) for notice in _list("notices", values["notices"], MAX_NOTICES)),
@@ -95,6 +97,8 @@ def changes(before: Recipe, after: Recipe) -> list[str]:
     if sorted(old.values()) != sorted(new.values()):  # another name for the same bytes is no change
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         lines += [f"weights {name}: {_hash(old.get(name))} -> {_hash(new.get(name))}" for name in names]
+    if before.prediction and before.prediction != after.prediction:
+        lines.append(f"prediction: {_short(before.prediction)} -> {after.prediction}")
     for name, value in before.request.to_dict().items():
         if value != (now := after.request.to_dict()[name]):
             lines.append(f"{name}: {_short(value)} -> {_short(now)}")

@@ -122,8 +122,6 @@ class TextToImageRequest:
         _check_int("num_images", self.num_images, 1, MAX_IMAGES, optional=False)
         _check_int("first_index", self.first_index, 0, MAX_INDEX - self.num_images, optional=False)
         _check_int("clip_skip", self.clip_skip, 1, MAX_CLIP_SKIP)
-        if isinstance(self.sigmas, list):  # as JSON brings them
-            object.__setattr__(self, "sigmas", tuple(self.sigmas))
         _check_sigmas(self.sigmas)
         _check_digest("image", self.image)
         _check_digest("mask", self.mask)
@@ -212,6 +210,8 @@ class TextToImageRequest:
             )
         if version == 1:
             values = cls._version_1() | values
+        if isinstance(sigmas := values.get("sigmas"), list):
+            values["sigmas"] = tuple(sigmas)
         if missing := sorted(name for name in _required(cls) if name not in values):
             raise RequestError(missing[0], f"request: field {missing[0]!r} is missing")
         return cls(**values)

@@ -60,8 +60,12 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "lcm", "tcd", "plms", "pndm"})
 # Those of them whose first noise is n * sigma_0 unless the spacing is "leading".
 DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
-_RESPACED = {"uniform": {}, "karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True}}
-_RESPACED["beta"] = {"use_beta_sigmas": True}
+_RESPACED: Mapping[str, Mapping[str, Any]] = {
+    "uniform": {},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,6 +9,7 @@ time (its guided and its unguided half together); see `Engine.rows_per_call`.
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +55,7 @@ from gesso.pipelines.steps import (
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.finite import rescued, stop_when_all_lost
+from gesso.runtime.plan import MemoryPlan, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,20 +203,49 @@ class TextToImage:
         Numbers that are not finite are computed once more in float32, see `runtime.finite`.
         """
         request, first, model = job.request, job.request.first_index + start, self.model
-        prompt, refined = self._prompts(job)
 
         def draw() -> Tensor:
             noise = noise_source(request, range(first, first + count))
             begin = prepare(model, request, job.steps, job.pictures, noise, count)
             return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._within_memory(request):
+            prompt, refined = self._prompts(job)
             found = [rescued(model, "unet", draw)]
             found.append(rescued(model, "vae", lambda: model.decode(found[0].value)))
             if model.has_upscaler:
                 found.append(rescued(model, "upscaler", lambda: model.upscale(found[1].value)))
         notices = tuple(tuple(line for part in found for line in part.notices(row)) for row in range(count))
         return _Drawn(found[-1].value, notices)
+
+    def plans(self, request: TextToImageRequest, **pictures: Image.Image | None) -> dict[str, MemoryPlan]:
+        """What the request takes of memory and how it runs within the engine's, by the names of the models.
+
+        pictures: image and mask, as a call takes them. Raises GessoError where the engine's memory cannot be kept.
+        """
+        resolved = self.resolve(request, **pictures)
+        return {model.name: self._plan(model, resolved) for model in self._models()}
+
+    def _models(self) -> list[LoadedModel]:
+        return [self.model] if self.refiner is None else [self.model, self.refiner]
+
+    def _plan(self, model: LoadedModel, request: ResolvedRequest) -> MemoryPlan:
+        work = Workload(
+            width=request.width,
+            height=request.height,
+            rows=min(self.engine.rows_per_call, request.num_images),
+            guided=request.guidance_scale != 1,
+            encodes=request.image is not None or model.family.concat == "inpaint",
+        )
+        return self.engine.plan(model, work)
+
+    @contextmanager
+    def _within_memory(self, request: ResolvedRequest) -> Iterator[None]:
+        """Follows plans where the engine has a limit."""
+        with ExitStack() as stack:
+            for model in self._models() if self.engine.memory is not None else []:
+                stack.enter_context(model.under(self._plan(model, request)))
+            yield
 
     def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
         """The text for the model and for the refiner, encoded once a run."""
@@ -230,6 +261,7 @@ class TextToImage:
             model=self.model.name,
             family=self.model.family.name,
             files=tuple(WeightFile(name=name, sha256=digest) for name, digest in self.model.files),
+            prediction=self.model.family.prediction,
             refiner=refiner.name if refiner is not None else "",
             refiner_files=tuple(WeightFile(name=name, sha256=digest) for name, digest in refiner.files)
             if refiner is not None
@@ -267,7 +299,7 @@ def _with_digest(request: TextToImageRequest, name: str, digest: str | None) -> 
         raise RequestError(
             name, f"the request starts from the {name} {named[:10]}..., given is {digest[:10]}.... Give that very one"
         )
-    return replace(request, **{name: digest})
+    return replace(request, image=digest) if name == "image" else replace(request, mask=digest)
 
 
 def _with_size(request: TextToImageRequest, family: Family, image: Image.Image | None) -> TextToImageRequest:
@@ -369,13 +401,18 @@ def draw_latents(
     denoise: Denoising = _denoiser(model, request, prompt, steps, start)
     switch = steps.num_steps  # the step before which the sampler begins anew, with the refiner
     second = None
+
+    def rest() -> None:
+        if model.plan is not None:  # memory is limited: two UNets at once may be too much
+            model.residency.rest_all()
+
     if refiner is not None and refined is not None and request.refiner_switch_at is not None:
         second = _denoiser(refiner, request, refined, steps, start)
         if request.refiner_rule == "timesteps":
             switch = steps.switch_of(request.refiner_switch_at)
         else:
             calls = sampler.num_calls(steps.num_steps) or steps.num_steps
-            denoise = HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls)
+            denoise = HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls, on_switch=rest)
 
     def told(step: int, x0: Tensor) -> None:
         stop_when_all_lost(x0)
@@ -395,6 +432,7 @@ def draw_latents(
                 **_options(request, steps),
             )
         if switch < steps.num_steps and second is not None:
+            rest()
             x = sample(
                 sampler,
                 _masked(second, request, start, model.family),

@@ -1,0 +1,156 @@
+"""`gesso generate` and `gesso replay` with pictures that go in, presets, a refiner and a memory limit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gesso.cli.main import run
+from gesso.pipelines.picture_file import read_picture
+from tiny_models import save_tiny_mini
+from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, save_tiny_folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    base = tmp_path_factory.mktemp("models")
+    found = {"mini": save_tiny_mini(base / "tiny.safetensors")}
+    for name, family in (("sd", TINY_SD), ("xl", TINY_SDXL), ("refiner", TINY_REFINER)):
+        found[name] = save_tiny_folder(base / name, family)
+    return {name: str(path) for name, path in found.items()}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GESSO_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GESSO_DEBUG", raising=False)
+    levels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(levels).save("photo.png")
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[:, :32] = 255
+    Image.fromarray(mask).save("mask.png")
+    Path("text.png").write_text("no picture")
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = run(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_inpainting_keeps_what_is_not_masked_and_replays(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    code, out, err = said(
+        capsys,
+        *("generate", "a red cat", "--image", "photo.png", "--mask", "mask.png", "--strength", "0.6", "--seed", "3"),
+        *("--preset", "a1111", "--sampler", "Euler a", "--set", "mask-blur=0", "--set", "levels=round"),
+        *("-m", models["mini"], "-o", "x.png", "-q"),
+    )
+    assert (code, err) == (0, "")
+    image, recipe = read_picture(Path("x.png"))
+    request = recipe.request
+    assert (request.preset, request.noise, request.strength, request.levels) == ("a1111", "nv", 0.6, "round")
+    assert (np.asarray(image)[:, 32:] == np.asarray(Image.open("photo.png"))[:, 32:]).all()
+    text = Image.open("x.png").info["parameters"]
+    for pair in ("Sampler: Euler a", "Denoising strength: 0.6", "Init image hash: ", "RNG: NV", "Preset: a1111"):
+        assert pair in text
+    code, out, _ = said(
+        capsys, "replay", "x.png", "-m", models["mini"], "--image", "photo.png", "--mask", "mask.png", "-q"
+    )
+    assert (code, out) == (0, "identical\n")
+    code, _, err = said(capsys, "replay", "x.png", "-m", models["mini"], "-q")
+    assert code == 2
+    assert "drawn from the image" in err
+    code, _, err = said(
+        capsys, "replay", "x.png", "-m", models["mini"], "--image", "mask.png", "--mask", "mask.png", "-q"
+    )
+    assert code == 2
+    assert "Give that very one" in err
+
+
+def test_a_refiner_finishes_what_the_base_began(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    argv = ("generate", "a cat", "--seed", "1", "--steps", "4", "-m", models["xl"], "-q", "--size", "64")
+    code, _, err = said(
+        capsys, *argv, "--refiner", models["refiner"], "--refiner-switch-at", "0.5", "-o", "refined.png"
+    )
+    assert (code, err) == (0, "")
+    recipe = read_picture(Path("refined.png"))[1]
+    assert (recipe.refiner, recipe.request.refiner_switch_at) == ("refiner", 0.5)
+    text = Image.open("refined.png").info["parameters"]
+    assert f"Refiner: refiner [{recipe.refiner_hash}], Refiner switch at: 0.5" in text
+    assert said(capsys, *argv, "-o", "alone.png")[0] == 0
+    assert Image.open("alone.png").tobytes() != Image.open("refined.png").tobytes()
+    code, out, _ = said(capsys, "replay", "refined.png", "-m", models["xl"], "--refiner", models["refiner"], "-q")
+    assert (code, out) == (0, "identical\n")
+
+
+def test_memory_is_explained_and_kept(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    code, out, _ = said(capsys, "generate", "a cat", "-m", models["sd"], "--size", "64", "--explain-memory", "-q")
+    assert code == 0
+    assert "sd:" in out
+    assert not list(Path().glob("outputs/*"))
+    argv = ("generate", "a cat", "-m", models["sd"], "--size", "64", "--steps", "2", "--seed", "1", "-q")
+    assert said(capsys, *argv, "-o", "free.png")[0] == 0
+    assert said(capsys, *argv, "-o", "bound.png", "--memory", "8GiB")[0] == 0
+    assert Image.open("free.png").tobytes() == Image.open("bound.png").tobytes()
+    code, _, err = said(capsys, *argv, "-o", "none.png", "--memory", "1MiB")
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_a_prediction_that_was_forced_is_replayed(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    argv = ("generate", "a cat", "-m", models["sd"], "--size", "64", "--steps", "2", "--seed", "1", "-q")
+    assert said(capsys, *argv, "-o", "x.png", "--prediction", "v")[0] == 0
+    assert read_picture(Path("x.png"))[1].prediction == "v"
+    code, out, _ = said(capsys, "replay", "x.png", "-m", models["sd"], "-q")
+    assert (code, out) == (0, "identical\n")
+
+
+WRONG: list[tuple[list[str], str]] = [
+    (["--image", "missing.png"], "no such file"),
+    (["--image", "text.png"], "no picture that can be read"),
+    (["--mask", "mask.png"], "needs a picture"),
+    (["--strength", "0.5"], "needs a picture"),
+    (["--image", "photo.png", "--strength", "2"], "strength is 2"),
+    (["--preset", "comfy"], "Known: a1111"),
+    (["--sigmas", "1,2,x"], "expected numbers"),
+    (["--sigmas", "1,2"], "must fall"),
+    (["--sigmas", "2,1", "--steps", "5"], "are 1 steps"),
+    (["--set", "levels"], "NAME=VALUE"),
+    (["--set", "level=round"], "did you mean 'levels'"),
+    (["--set", "levels=up"], "Known: round, truncate"),
+    (["--set", "paste_back=maybe"], "true or false"),
+    (["--set", "ensd=x"], "expected a number"),
+    (["--refiner-switch-at", "0.5"], "needs a refiner"),
+    (["--noise-level", "20"], "enlarges"),
+    (["--image-guidance", "2"], "edits"),
+    (["--prediction", "velocity"], "Known: eps"),
+    (["--memory", "much"], "6GiB"),
+    (["--sampler", "DPM++ 9M Karras"], "unknown sampler"),
+    (["--preset", "diffusers", "--set", "timestep_spacing=trailing", "--sampler", "restart"], "diffusers has no"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_wrong_input_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], models: dict[str, str], argv: list[str], words: str
+):
+    code, out, err = said(capsys, "generate", "cat", "-m", models["mini"], *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not Path("outputs").exists() or not list(Path("outputs").iterdir())
+
+
+def test_own_sigmas_and_json(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    code, out, _ = said(
+        capsys, "generate", "a cat", "--sigmas", "10 3,1, 0", "-m", models["mini"], "--json", "-q", "--seed", "2"
+    )
+    assert code == 0
+    line: dict[str, Any] = json.loads(out)
+    request = read_picture(Path(line["path"]))[1].request
+    assert (request.sigmas, request.schedule, request.num_steps) == ((10.0, 3.0, 1.0, 0.0), "own", 3)
