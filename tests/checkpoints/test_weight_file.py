@@ -77,6 +77,8 @@ def test_a_copy_of_another_file_is_made_again(tmp_path: Path) -> None:
     copy = open_weights(path, converted=tmp_path / "copies").path
     write_safetensors(copy, {"w": torch.zeros(9)}, {})
     assert open_weights(path, converted=tmp_path / "copies").tensors["w"].shape == (2, 2)
+    copy.write_bytes(b"damaged since")
+    assert open_weights(path, converted=tmp_path / "copies").tensors["w"].shape == (2, 2)
 
 
 # ---- what is no weights at all ---------------------------------------------------------------------------------------

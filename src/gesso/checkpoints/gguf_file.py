@@ -83,7 +83,10 @@ class _Span:
 
 @dataclass(frozen=True, eq=False)
 class GgufFile:
-    """A checked header. Tensors in blocks are float32 to who reads them, the others what they are in the file."""
+    """A checked header. Tensors in blocks are float16 to who reads them, the others what they are in the file.
+
+    float16 takes half the memory of float32 and adds an error of 0.05 %, a tenth of that of the finest blocks.
+    """
 
     path: Path
     nbytes: int
@@ -127,7 +130,7 @@ class GgufReader:
     _quants: Any
 
     def __getitem__(self, name: str) -> Tensor:
-        """A view of the mapped file, or, of a tensor in blocks, its numbers as float32 in memory of their own."""
+        """A view of the mapped file, or, of a tensor in blocks, its numbers in memory of their own."""
         info, span = self.file.tensors[name], self.file.spans[name]
         if span.kind in _PLAIN:
             if not info.count:
@@ -137,8 +140,8 @@ class GgufReader:
         raw = np.frombuffer(self._mapped, dtype=np.uint8, count=span.nbytes, offset=span.begin)
         kind = self._quants.GGMLQuantizationType(span.kind)
         with np.errstate(all="ignore"):  # damaged scales become NaN, which who loads weights looks for
-            numbers = self._quants.dequantize(raw.reshape(span.rows, -1), kind)
-        return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.float32)).reshape(info.shape)
+            numbers = self._quants.dequantize(raw.reshape(span.rows, -1), kind).astype(np.float16)
+        return torch.from_numpy(numbers).reshape(info.shape)
 
 
 def _quants(path: Path) -> Any:
@@ -306,7 +309,7 @@ class _Parser:
             label, numbers, nbytes = BLOCKS[kind]
             if not shape or shape[-1] % numbers:
                 self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, {label} takes rows of {numbers}")
-            dtype = torch.float32
+            dtype = torch.float16
             span = _Span(kind, begin, count // numbers * nbytes, count // shape[-1])
         else:
             self.refuse("gguf_type", f"{shown(name)} is of type {kind}, which gesso does not know")

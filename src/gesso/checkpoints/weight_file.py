@@ -110,6 +110,13 @@ def open_weights(path: str | Path, *, converted: Path | None = None, limits: Lim
     return PickleFile(path, nbytes, listing.tensors, listing.dropped, limits or Limits())
 
 
+def _is_copy(copy: Path, digest: str) -> bool:
+    try:
+        return open_safetensors(copy).metadata.get(SOURCE_KEY) == digest
+    except ModelFileError:  # not there, or damaged since
+        return False
+
+
 def converted_copy(path: Path, folder: Path, *, limits: Limits | None = None) -> Path:
     """The safetensors copy of a PyTorch file in this folder, made now where there is none. Raises ModelFileError.
 
@@ -117,7 +124,7 @@ def converted_copy(path: Path, folder: Path, *, limits: Limits | None = None) ->
     """
     digest = sha256_of(path)
     copy = folder / f"{digest}.safetensors"
-    if not copy.exists() or open_safetensors(copy).metadata.get(SOURCE_KEY) != digest:
+    if not _is_copy(copy, digest):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
