@@ -215,3 +215,15 @@ def test_a_model_by_name_and_a_recipe_by_its_bytes(capsys: Capture, home: Path):
     assert model_of_recipe("m.safetensors", [digest], near) == str(path)
     assert model_of_recipe("../m.safetensors", ["0" * 64], near) is None
     assert model_of_recipe("gesso-mini", [], near) == "gesso-mini"
+
+
+def test_drawing_with_a_model_of_the_library(capsys: Capture):
+    shelf.checkpoint(Path("webui/models/Stable-diffusion/cats.safetensors"))
+    models(capsys, "add-folder", "webui")
+    assert run(["generate", "a cat", "-m", "Cats", "--steps", "1", "-o", "x.png", "-q"]) == 0
+    assert run(["generate", "a cat", "-m", "cat", "-o", "y.png", "-q"]) == 2
+    assert "Did you mean 'cats'" in capsys.readouterr().err
+    models(capsys, "import", "webui/models/Stable-diffusion/cats.safetensors", "--name", "another name", "-q")
+    models(capsys, "remove", "webui", "--yes")
+    assert run(["replay", "x.png", "--json", "-q"]) == 0  # found by its bytes, whatever it is called now
+    assert json.loads(capsys.readouterr().out)["verdict"] == "identical"
