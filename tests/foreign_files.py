@@ -90,6 +90,7 @@ class ZipMember:
     data: bytes
     method: int = 0
     flags: int = 0x800
+    version: int = 20  # that a reader needs
     crc: int | None = None
     size: int | None = None
     packed: int | None = None
@@ -129,13 +130,13 @@ class Zip:
             local = (member.name if member.local_name is None else member.local_name).encode()
             local_crc = crc if member.local_crc is None else member.local_crc
             local_size = size if member.local_size is None else member.local_size
-            out.write(b"PK\x03\x04" + struct.pack("<5H", 20, member.flags, member.method, 0, 0))
+            out.write(b"PK\x03\x04" + struct.pack("<5H", member.version, member.flags, member.method, 0, 0))
             out.write(
                 struct.pack("<3I2H", local_crc, packed if member.method else local_size, local_size, len(local), 0)
             )
             out.write(local + stored + member.gap)
             full = member.name.encode()
-            rows += b"PK\x01\x02" + struct.pack("<6H", 20, 20, member.flags, member.method, 0, 0)
+            rows += b"PK\x01\x02" + struct.pack("<6H", 20, member.version, member.flags, member.method, 0, 0)
             rows += struct.pack("<3I5H2I", crc, packed, size, len(full), len(member.extra), 0, 0, 0, 0, header)
             rows += full + member.extra
         out.write(self.before_directory)

@@ -95,6 +95,16 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "bytes against shape": (raw({"x": entry(shape=(3,))}, b"\0" * 8), "offsets", "bytes"),
     "reversed offsets": (raw({"x": entry(offsets=(8, 0))}, b"\0" * 8), "offsets", "data_offsets"),
     "negative offsets": (raw({"x": entry(offsets=(-8, 0))}, b"\0" * 8), "offsets", "data_offsets"),
+    "minus zero as an offset": (
+        raw(b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}', b"\0" * 8),
+        "offsets",
+        "data_offsets",
+    ),
+    "minus zero as a side": (
+        raw(b'{"x":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'),
+        "overflow",
+        "shape",
+    ),
     "three offsets": (raw({"x": entry(offsets=(0, 4, 8))}, b"\0" * 8), "offsets", "data_offsets"),
     "overlap": (raw({"x": entry(), "y": entry(offsets=(4, 12))}, b"\0" * 12), "offsets", "expected 8"),
     "the same bytes twice": (raw({"x": entry(), "y": entry()}, b"\0" * 8), "offsets", "expected 8"),

@@ -73,6 +73,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "a size beyond the file": (lambda: with_member(2, size=2**31, local_size=2**31), "zip_overlap"),
     "a size in two values": (lambda: with_member(2, packed=15), "zip_damaged"),
     "a hole behind a member": (lambda: with_member(2, gap=b"PK" * 20), "zip_overlap"),
+    "a version of the future": (lambda: with_member(2, version=100), "zip_damaged"),
     "two members on one header": (
         lambda: extra(4, header=0, name="archive/data/1", data=PICKLE, local_name="archive/data.pkl"),
         "zip_overlap",

@@ -195,7 +195,12 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
         refuse("header_json", "not a safetensors file: the header is not a JSON object")
     try:
         # Decoded here: the parser would guess UTF-16 from the first bytes.
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        entries = json.loads(
+            header.decode("utf-8"),
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constants,
+            parse_int=_count,
+        )
     except _DuplicateNameError as error:
         refuse("duplicate_key", f"the header names {shown(str(error))!r} twice")
     except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, NaN, a number of thousands of digits
@@ -232,6 +237,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         raise _DuplicateNameError(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
     return found
+
+
+def _count(text: str) -> int:
+    """A whole number; -1 for all below zero and for -0, which the library refuses as well."""
+    return -1 if text.startswith("-") else int(text)
 
 
 def _no_constants(text: str) -> NoReturn:

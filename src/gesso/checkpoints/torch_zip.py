@@ -21,6 +21,7 @@ _NAME = 512
 _BLOCK = 4 * 2**20
 
 _UTF8, _DESCRIPTOR = 0x800, 0x8
+_ZIP64 = 45  # version of the format that large members need
 _WEIGHTS = re.compile(
     r"data\.pkl|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9A-Za-z_.-]{1,64}"
 )
@@ -178,11 +179,11 @@ class _Archive:
     def _entry(self, data: bytes, at: int) -> tuple[_Entry, int]:
         if len(data) - at < 46 or data[at : at + 4] != b"PK\x01\x02":
             self.refuse("zip_damaged", "the archive's directory makes no sense")
-        (_, _, flags, method, crc, packed, nbytes, n_name, n_extra, n_comment, disk, _, _, header) = struct.unpack_from(
-            "<4x4H4x3L5H2L", data, at
+        (_, version, flags, method, crc, packed, nbytes, n_name, n_extra, n_comment, disk, _, _, header) = (
+            struct.unpack_from("<4x4H4x3L5H2L", data, at)
         )
         end = at + 46 + n_name + n_extra + n_comment
-        if end > len(data) or n_comment or disk not in (0, 0xFFFF) or not 0 < n_name <= _NAME:
+        if version > _ZIP64 or end > len(data) or n_comment or disk not in (0, 0xFFFF) or not 0 < n_name <= _NAME:
             self.refuse("zip_damaged", "the archive's directory makes no sense")
         name = data[at + 46 : at + 46 + n_name]
         extra = data[at + 46 + n_name : end]
@@ -263,9 +264,9 @@ class _Archive:
         head = self.read(entry.header, 30)
         if not head.startswith(b"PK\x03\x04"):
             self.refuse("zip_damaged", f"{shown(name)} is not where the directory says")
-        _, flags, method, crc, packed, nbytes, n_name, n_extra = struct.unpack("<4x3H4x3L2H", head)
+        version, flags, method, crc, packed, nbytes, n_name, n_extra = struct.unpack("<4x3H4x3L2H", head)
         rest = self.read(entry.header + 30, n_name + n_extra)
-        if rest[:n_name] != entry.name or flags != entry.flags or method:
+        if rest[:n_name] != entry.name or flags != entry.flags or method or version > _ZIP64:
             self.refuse(
                 "zip_damaged", f"{shown(name)} has another name or kind in its own header than in the directory"
             )
