@@ -1,9 +1,12 @@
 """The seam `denoise(x, sigma) -> x0`: three ways to predict, one answer."""
 
+import math
+
 import pytest
 import torch
 
-from gesso.diffusion.denoiser import Denoiser, add_noise, per_row, scale_input, target, to_x0
+from gesso.diffusion.conventions import whole_timesteps
+from gesso.diffusion.denoiser import Denoiser, add_noise, boundary, per_row, scale_input, target, to_x0
 from gesso.diffusion.schedule import scaled_linear
 
 SCHEDULE = scaled_linear()
@@ -112,3 +115,33 @@ def test_wrong_arguments_are_refused():
     for sigma in (torch.ones(2), torch.ones(3, 1)):
         with pytest.raises(ValueError, match="one a row"):
             scale_input(x, sigma)
+
+
+def test_the_network_may_be_told_other_timesteps():
+    told = []
+
+    def network(z, timestep):
+        told.append(timestep)
+        return z
+
+    sigma = SCHEDULE.sigma_of(torch.tensor([41.4, 700.6]))
+    Denoiser(network, SCHEDULE, "eps")(torch.ones(2, 3), sigma)
+    Denoiser(network, SCHEDULE, "eps", timestep_of=whole_timesteps(SCHEDULE))(torch.ones(2, 3), sigma)
+    torch.testing.assert_close(told[0], torch.tensor([41.4, 700.6]), rtol=0, atol=1e-4)
+    assert told[1].tolist() == [41.0, 701.0]
+
+
+def test_boundary_of_a_consistency_model():
+    """c_skip(0) = 1 and c_out(0) = 0 make it the identity at timestep 0; from timestep 100 on it says x0 to 1e-6."""
+    x, x0, sigma = torch.full((2, 3), 2.0), torch.full((2, 3), -1.0), torch.tensor([SCHEDULE.sigma_min, 3.0])
+    out = boundary(x, x0, sigma, torch.tensor([0.0, 100.0]))
+    torch.testing.assert_close(out[0], x[0] / math.hypot(1, SCHEDULE.sigma_min))
+    torch.testing.assert_close(out[1], x0[1], rtol=0, atol=1e-6)
+    denoiser = Denoiser(lambda z, timestep: z * 0, SCHEDULE, "x0", consistency=True)
+    expected = boundary(x, x0 * 0, sigma, SCHEDULE.timestep_of(sigma))
+    torch.testing.assert_close(denoiser(x, sigma), expected)
+
+
+def test_a_network_that_cannot_go_without_a_prompt_is_refused():
+    with pytest.raises(ValueError, match="GuidedNetwork"):
+        Denoiser(lambda z, timestep: z, SCHEDULE, "eps").with_uncond(torch.ones(1, 2), 1.0)

@@ -122,3 +122,28 @@ def test_wrong_arguments_are_refused():
             GuidedNetwork(Network(), words(1.0), words(0.0), 7.5, cat, phi)
     with pytest.raises(ValueError, match="one a row"):
         guide(normal(2, 4, 3, 3), normal(2, 4, 3, 3), torch.ones(3))
+
+
+def test_both_predictions_come_from_one_call():
+    """For CFG++: guided, and without the prompt; at scale 1 too, where __call__ would save that half."""
+    calls = []
+
+    def network(z, timestep, context):
+        calls.append(len(z))
+        return z + context
+
+    for scale in (1.0, 3.0):
+        halves = {"cond": torch.full((2, 1), 1.0), "uncond": torch.full((2, 1), -1.0)}
+        guided = GuidedNetwork(network, scale=scale, cat=lambda first, second: torch.cat([first, second]), **halves)
+        both = guided.with_uncond(torch.zeros(2, 3), torch.zeros(2))
+        assert torch.equal(both[0], guided(torch.zeros(2, 3), torch.zeros(2)))
+        assert torch.equal(both[1], torch.full((2, 3), -1.0))
+    assert calls == [4, 2, 4, 4]
+
+
+def test_without_uncond_there_is_no_second_prediction():
+    alone = GuidedNetwork(
+        lambda z, timestep, context: z, cond=torch.ones(1, 1), uncond=None, scale=1.0, cat=lambda a, b: a
+    )
+    with pytest.raises(ValueError, match="needs uncond"):
+        alone.with_uncond(torch.zeros(1, 2), torch.zeros(1))

@@ -177,8 +177,7 @@ class DiffusersScheduler:
     def _timesteps(self, total: int, num_steps: int) -> Tensor:
         kind = _KINDS[self.name]
         if kind.points == "n of a list":
-            # TCD leaves its own original_inference_steps alone unless it is called with them.
-            count = total if self.name == "TCDScheduler" else self.original_inference_steps
+            count = self.original_inference_steps
             if num_steps > count:
                 raise ValueError(f"num_steps is {num_steps}, {self.name} has {count} at most")
             listed = torch.arange(count, 0, -1) * (total // count) - 1
@@ -214,7 +213,7 @@ class DiffusersScheduler:
             shares = [beta_quantile(1 - share, 0.6, 0.6) for share in line.tolist()]
             sigmas = low + torch.tensor(shares, dtype=torch.float64) * (high - low)
         timesteps = _timestep_of(table, sigmas)
-        if self.use_karras_sigmas and (multistep or self.name == "KDPM2DiscreteScheduler"):
+        if self.use_karras_sigmas and (multistep or self.name.startswith("KDPM2")):
             timesteps = timesteps.round()
         elif multistep:  # a cast to whole numbers cuts off: often 998 for sigma_max, by the rounding of a logarithm
             timesteps = timesteps.floor()
