@@ -10,6 +10,7 @@ import json
 import random
 import resource
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def fuzz(target: Target, count: int, *, seed: int = 0, first: int = 0) -> Outcom
 def _resident() -> int:
     """The most memory that this process ever held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class HangError(Exception):
