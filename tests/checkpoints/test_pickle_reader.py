@@ -277,6 +277,11 @@ def test_sets_and_ordered_dictionaries(protocol: int) -> None:
     assert isinstance(read_pickle(pickle.dumps(frozenset({1}), protocol), where="x")[0], Inert)
 
 
+def test_strings_of_python_2_are_text_or_bytes() -> None:
+    assert read(b"U\x03abc") == "abc"
+    assert read(b"T\x02\x00\x00\x00\xff\x00") == b"\xff\x00"
+
+
 def test_attributes_of_a_state_dict_are_let_go() -> None:
     body = call("collections.OrderedDict") + table(_metadata=b"}") + b"b"
     assert read(body) == {}

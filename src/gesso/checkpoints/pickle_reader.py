@@ -279,6 +279,10 @@ class _Machine:
         except UnicodeDecodeError:
             self.refuse("pickle_damaged", "the pickle has a text that is not UTF-8")
 
+    def old_text(self, raw: bytes) -> str | bytes:
+        """Python 2's str, which is text or bytes."""
+        return raw.decode("ascii") if raw.isascii() else raw
+
     def line(self) -> str:
         end = self.data.find(b"\n", self.at, self.at + MAX_NAME)
         if end < 0:
@@ -565,8 +569,8 @@ _HANDLERS: dict[int, Callable[[_Machine], None]] = {
     0x8C: lambda m: m.push(m.text(m.string(1))),
     ord("X"): lambda m: m.push(m.text(m.string(4))),
     0x8D: lambda m: m.push(m.text(m.string(8))),
-    ord("U"): lambda m: m.push(m.text(m.string(1))),  # Python 2's str
-    ord("T"): lambda m: m.push(m.text(m.string(4))),
+    ord("U"): lambda m: m.push(m.old_text(m.string(1))),
+    ord("T"): lambda m: m.push(m.old_text(m.string(4))),
     ord("C"): lambda m: m.push(m.string(1)),
     ord("B"): lambda m: m.push(m.string(4)),
     0x8E: lambda m: m.push(m.string(8)),
