@@ -126,6 +126,9 @@ def test_links_and_files_in_place_stay_where_they_are(library: Library, tmp_path
         "first": "linked",
         "two": "in place",
     }
+    library.add_folder(tmp_path, "plain")
+    assert by_name(library)["two"].origin == "in place"  # a registration of its own lasts
+    library.forget_folder(tmp_path)
     for entry in (linked, placed):
         remove(library, entry)
     assert one.exists() and two.exists()

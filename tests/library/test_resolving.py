@@ -13,7 +13,7 @@ from library import shelf
 
 @pytest.fixture(scope="module")
 def shelves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Path]:
-    """A library with "one", and a folder with "Two", "sub/two", "three", an adapter and a link's twin of "one"."""
+    """A library with "one", and a folder with "Two", "sub/two", "three", another "one", twins and an adapter."""
     folder = tmp_path_factory.mktemp("shelves")
     library = shelf.library_at(folder)
     import_model(library, shelf.checkpoint(folder / "one.safetensors"))
@@ -21,7 +21,8 @@ def shelves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Path]:
     shelf.checkpoint(root / "models/Stable-diffusion/Two.safetensors", seed=1)
     shelf.checkpoint(root / "models/Stable-diffusion/sub/two.safetensors", seed=2)
     shelf.checkpoint(root / "models/Stable-diffusion/three.safetensors", seed=3)
-    shelf.checkpoint(root / "models/Stable-diffusion/one.safetensors")
+    for name in ("one", "a/twin", "b/twin"):
+        shelf.checkpoint(root / f"models/Stable-diffusion/{name}.safetensors", seed=4)
     shelf.lora(root / "models/Lora/style.safetensors")
     library.add_folder(root)
     library.entries()
@@ -64,11 +65,12 @@ def test_several_of_one_name_are_told_with_their_places(shelves: tuple[Library, 
     assert str(folder / "Two.safetensors") in caught.value.message
     assert str(folder / "sub/two.safetensors") in caught.value.message
     with pytest.raises(GessoError, match="2 models"):
-        resolve("one", library)
+        resolve("twin", library)
     for entry in library.entries():
-        if entry.name == "one":
+        if entry.name == "twin":
             library.hashed(entry)
-    assert Path(resolve("one", library)).name == "one.safetensors"  # the same bytes twice: either will do
+    assert Path(resolve("twin", library)).name == "twin.safetensors"  # the same bytes twice: either will do
+    assert Path(resolve("one", library)).is_relative_to(library.root)  # before those of a folder
 
 
 def test_wrong_names_get_advice(shelves: tuple[Library, Path], tmp_path: Path):

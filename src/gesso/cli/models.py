@@ -240,7 +240,7 @@ def remove(
             count = library.forget_folder(folder.path)
             print(_printable(f"{folder.path}: forgotten, with {count} models; the files are where they were"))
             continue
-        entry = _known_entry(name, library, own=True)
+        entry = _known_entry(name, library)
         deletes = entry.origin == "library"
         question = (
             f"Delete {entry.path} ({_size(entry.nbytes)})?" if deletes else f"Forget {entry.name}? Its file stays."
@@ -509,23 +509,17 @@ def _path_of(name: str, library: "Library") -> Path:
     return Path(resolve(name, library, offline=True))
 
 
-def _entry(name: str, library: "Library", *, own: bool = False) -> "Entry | None":
-    """The one entry of that name, path or hash. own: where several are called that, those of registered folders give
-    way."""
+def _entry(name: str, library: "Library") -> "Entry | None":
+    """The one entry of that name, path or hash."""
     from gesso.library.resolving import find
 
     by_path = Path(os.path.abspath(name)) if "\0" not in name else None
     entries = library.entries()
-    for entry in entries:
-        if entry.path == by_path:
-            return entry
-    if own and (found := find(name, [entry for entry in entries if entry.origin != "folder"], kinds=None)):
-        return found
-    return find(name, entries, kinds=None)
+    return next((entry for entry in entries if entry.path == by_path), None) or find(name, entries, kinds=None)
 
 
-def _known_entry(name: str, library: "Library", *, own: bool = False) -> "Entry":
-    entry = _entry(name, library, own=own)
+def _known_entry(name: str, library: "Library") -> "Entry":
+    entry = _entry(name, library)
     if entry is None:
         raise GessoError(f"{name}: is not in the library; `gesso models list` shows what is")
     return entry

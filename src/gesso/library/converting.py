@@ -157,15 +157,26 @@ def _same_names(found: "Description", target: Path, dtype: str | None, spec: Map
     wanted = getattr(torch, DTYPES[dtype]) if dtype else None
     file = open_weights(found.files[0].path)
     metadata = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
-    if found.layout == "native" or any(key.startswith(SPEC) for key in metadata):
-        metadata[f"{SPEC}date"] = str(spec["date"])
-    if spec["title"]:
-        metadata[f"{SPEC}title"] = str(spec["title"])
+    told = _spec_of_names(found, target, spec)
     with file.reader() as reader:
         tensors = {name: _cast(reader[name], wanted, f"{file.path}: {name}") for name in file.tensors}
-        write_safetensors(target, tensors, metadata, hash_key=f"{SPEC}hash_sha256")
+        hash_key = f"{SPEC}hash_sha256" if told else None
+        write_safetensors(target, tensors, {**metadata, **told}, hash_key=hash_key)
     kept = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
     return Converted(target, "safetensors", kept, target.stat().st_size)
+
+
+def _spec_of_names(found: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
+    """What ModelSpec can say without loading the model: nothing new of adapters and parts, nor of SD 2, whose names do
+    not tell what it predicts."""
+    from gesso.families.registry import FAMILIES
+
+    family = FAMILIES.get(found.family or "")
+    if found.layout == "ldm" and family is not None and family.layout != "sd2":
+        return model_spec(family, found, target, spec)
+    said = any(key.startswith(SPEC) for file in found.files for key in file.metadata)
+    told = {f"{SPEC}date": str(spec["date"])} if said else {}
+    return told | ({f"{SPEC}title": str(spec["title"])} if spec["title"] else {})
 
 
 def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor":
@@ -188,7 +199,7 @@ def _other_names(
     from gesso.families.saving import save_diffusers, save_ldm
 
     if to == "ldm":
-        metadata = model_spec(parts, found, target, spec)
+        metadata = model_spec(parts.family, found, target, spec)
         _save_with_metadata(target, metadata, lambda path: save_ldm(path, parts))
     elif to == "native":
         _save_native(target, parts, found, spec)
@@ -217,9 +228,8 @@ def _left_behind(found: "Description", to: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def model_spec(parts: "Parts", found: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
+def model_spec(family: "Family", found: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
     """ModelSpec 1.0.1 without its hash: what the source said about author and licence, and what is true of the file."""
-    family = parts.family
     side = family.output_size
     kept: dict[str, str] = {}
     for file in found.files:
@@ -245,7 +255,7 @@ def _save_native(target: Path, parts: "Parts", found: "Description", spec: Mappi
 
     if parts.family.name != NAME:
         raise ValueError(f"a model of family {parts.family.name!r} has no layout of gesso's own; --to ldm or diffusers")
-    keys = model_spec(parts, found, target, spec)
+    keys = model_spec(parts.family, found, target, spec)
     named = {key.removeprefix(SPEC): value for key, value in keys.items()}
     dtype = next(parts.unet.parameters()).dtype
     save_native(target, dict(parts.networks), config_of(parts.family), parts.tokenizer.to_json(), named, dtype)

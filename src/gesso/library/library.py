@@ -65,7 +65,9 @@ class Library:
         fresh: list[Entry] = []
         kept: list[Entry] = []
         for path, sighting in sightings.items():
-            old = known.pop(path, None)
+            if (old := known.get(path)) is not None and old.origin in (USED, HUB):
+                continue  # registered by itself, under its own name
+            known.pop(path, None)
             if old is not None and _fits(old, sighting) and is_unchanged(old.files):
                 kept.append(old)
             else:

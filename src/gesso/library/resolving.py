@@ -8,7 +8,7 @@ from pathlib import Path
 from gesso.errors import GessoError
 from gesso.library.carried import CARRIED_MODELS, carried_entries
 from gesso.library.containers import PYTORCH, container, usable_copy
-from gesso.library.entry import Entry
+from gesso.library.entry import FOUND, Entry
 from gesso.library.folders import ENDINGS, MODEL_INDEX
 from gesso.library.library import MISSING, Library
 
@@ -27,9 +27,10 @@ def resolve(
 ) -> str | Path:
     """The carried name or the path that `Engine.load` takes, for what was given as a model.
 
-    In this order: a name that gesso carries; a path; a name in the library; the name of a file, with or without its
-    ending, or of one below a registered folder; at least eight digits of a SHA-256 or of an AutoV3; a hub's name such
-    as "hf:organisation/name". Letters' case decides only between names that differ in nothing else.
+    In this order: a name that gesso carries; a path; a name in the library; a name in the registered folders, which is
+    that of a file with or without its ending and with as many folders above it as tell it apart; at least eight digits
+    of a SHA-256, or an AutoV3. A hub's name begins with "hf:". Letters' case decides only between names that differ in
+    nothing else.
 
     kinds    what will do; a path is taken as it is
     offline  a hub's name must have been fetched before
@@ -81,7 +82,8 @@ def find(text: str, entries: Sequence[Entry], kinds: Collection[str] | None = ("
 
     Raises GessoError where several are, and where the only ones are of another kind.
     """
-    found = _named(text, entries) or _hashed(text, entries)
+    own = [entry for entry in entries if entry.origin != FOUND]
+    found = _named(text, own) or _named(text, entries) or _hashed(text, entries)
     wanted = [entry for entry in found if kinds is None or _is_of(entry, kinds)]
     if found and not wanted:
         kind = found[0].kind
