@@ -30,7 +30,7 @@ KindOption = Annotated[
 
 @app.callback()
 def models() -> None:
-    """The models that you have: list, import, look into, convert, check and remove them.
+    """List, import, convert and check models.
 
     They are kept in $GESSO_HOME/models, by default in the folder where this system keeps the data of programs. Folders
     of A1111, Forge and ComfyUI are used where they are.
@@ -48,7 +48,10 @@ def list_models(
     paths: Annotated[bool, typer.Option("--paths", help="Whole paths in the table.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every model that can be named: carried, imported, and in registered folders."""
+    """Show every model that can be named.
+
+    That is the carried one, those imported, and those in registered folders.
+    """
     from gesso.library.entry import KINDS
 
     _check_choice("--kind", kind, KINDS)
@@ -151,7 +154,7 @@ def import_models(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Take models into the library: checked, hashed, and from then on known by name.
+    """Take models into the library, checked and hashed.
 
     Nothing is registered that was not read whole: damaged files, and weights with NaN or infinity, stay outside.
     """
@@ -204,7 +207,10 @@ def add_folder(
     layout: Annotated[str, typer.Option("--layout", help="a1111, comfyui, plain (any folder), or auto.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Use the models of another tool where they lie, those that come later too; nothing is copied or changed."""
+    """Use the models of another tool where they lie.
+
+    Those that come later too; nothing is copied or changed.
+    """
     from gesso.library.folders import LAYOUTS
 
     _check_choice("--layout", layout, LAYOUTS)
@@ -229,7 +235,10 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Remove models from the library. Files in the library are deleted; what is used in place is only forgotten."""
+    """Remove models from the library.
+
+    Files in the library are deleted; what is used in place is only forgotten.
+    """
     from gesso.library.importing import remove as remove_entry
 
     library = open_library()
@@ -272,9 +281,9 @@ def verify(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Read the files of models again and compare them with the SHA-256 of their import.
+    """Compare the files of models with their recorded hashes.
 
-    Ends with 0 where all are as they were, with 2 where one is changed, damaged or gone. Models of registered folders
+    Every byte is read again. Ends with 0 where all are as they were, with 2 where one is changed, damaged or gone. Models of registered folders
     are recorded the first time.
     """
     from gesso.library.checking import verify as verify_entry
@@ -337,7 +346,10 @@ def convert(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a model in another layout or number format; what is not asked to change stays, bit by bit."""
+    """Write a model in another layout or number format.
+
+    What is not asked to change stays, bit by bit.
+    """
     from gesso.library.converting import DTYPES, LAYOUTS
     from gesso.library.converting import convert as convert_model
 
@@ -391,7 +403,10 @@ def info(
     ] = "gesso-mini",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a file is: layout, family, parts, sizes, hashes, metadata, and what it can draw where it knows."""
+    """Say what a file is and what is in it.
+
+    Layout, family, parts, sizes, hashes, metadata, and what it can draw where it knows.
+    """
     from dataclasses import replace
 
     from gesso.library.containers import describe_any
