@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from gesso.text.attention import LIMIT, escape, parse_attention, write_attention
 from gesso.text.prompt import Break, WeightedText
+from linear_time import assert_linear
 
 # (text, [(piece, weight)]): results of A1111's own parser, recorded once; None as a piece is BREAK.
 RECORDED = [
@@ -103,18 +103,8 @@ def test_no_weight_is_infinite(text):
 
 
 @pytest.mark.parametrize("sign", ["(", "[", ")", "\\", ":", "([", "(a:", "BREAK ", "(:1.1)", " " * 50 + ":", "(a"])
-def test_a_million_signs_take_linear_time(sign):
-    """Linear: four times the text, about four times the time; quadratic would be sixteen. No recursion either."""
-
-    def seconds(length: int) -> float:
-        text = sign * (length // len(sign))
-        start = time.process_time()
-        parse_attention(text)
-        return time.process_time() - start
-
-    seconds(1000)
-    short = min(seconds(20_000) for _ in range(3))
-    assert seconds(80_000) < 10 * short + 0.05  # 50 ms: clocks and collectors on a busy machine
+def test_reading_takes_linear_time(sign):
+    assert_linear(parse_attention, sign)
 
 
 @pytest.mark.parametrize("sign", ["(", "["])

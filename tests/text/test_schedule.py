@@ -1,13 +1,12 @@
 """Prompts that change over the steps: every example that was run against A1111, and what no text may do."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gesso.text.prompt import PromptError
 from gesso.text.schedule import MAX_SCHEDULES, parse_schedule
+from linear_time import assert_linear
 
 A, B = [(10, "a")], [(10, "b")]
 HALF = [(5, "a"), (10, "b")]
@@ -144,17 +143,7 @@ def test_too_many_schedules():
 
 @pytest.mark.parametrize("sign", ["[", "(", "[a:", "[a|", "[[a]:", "]", "|", "\\", "[(])"])
 def test_reading_takes_linear_time(sign):
-    """Four times the text, about four times the time; quadratic would be sixteen."""
-
-    def seconds(length: int) -> float:
-        text = sign * (length // len(sign))
-        start = time.process_time()
-        parse_schedule(text).plan(3)
-        return time.process_time() - start
-
-    seconds(1000)
-    short = min(seconds(20_000) for _ in range(3))
-    assert seconds(80_000) < 10 * short + 0.05  # 50 ms: clocks and collectors on a busy machine
+    assert_linear(lambda text: parse_schedule(text).plan(3), sign)
 
 
 def test_deep_nesting_needs_no_recursion():
