@@ -8,7 +8,7 @@ choose is in `diffusers_steps`; the tables of the noise schedule are `scaled_lin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -50,6 +50,12 @@ def final_scale(sigmas: Tensor) -> float:
     (set_alpha_to_one=False) at timestep 0: 0.9991 and 0.9996.
     """
     return 1 / math.hypot(1, float(sigmas[-1]))
+
+
+# --- options
+
+# A1111 passes its eta for ancestral samplers, 1, to every sampler of k-diffusion that takes one; these have 0 else.
+A1111_OPTIONS: Mapping[str, Mapping[str, float]] = {"dpm_fast": {"eta": 1.0}, "dpm_adaptive": {"eta": 1.0}}
 
 
 # --- which sigmas

@@ -177,12 +177,16 @@ class BrownianPath:
         self._seeds, self._pictures = tuple(seeds), tuple(pictures)
         self._shape: tuple[int, ...] = ()
         self._known: dict[int, Tensor] = {}
+        self._seen: set[int] = set()
 
     def increment(self, shape: Sequence[int], a: float, b: float) -> Tensor:
         """(W(a) - W(b)) / sqrt(a - b), float32. Raises ValueError unless 2^16 > a > b > 2^-16, far enough apart."""
         if self._shape != tuple(shape):
             self._shape, self._known = tuple(shape), {}
+        self._seen = set()
         (high, at_high), (low, at_low) = self._point(a), self._point(b)
+        # What is near the root is on the way to most points, what is deep on that to the next question at most.
+        self._known = {node: known for node, known in self._known.items() if node < 64 or node in self._seen}
         if not high > low:
             raise ValueError(f"no noise between sigma {a} and {b}: they must fall, and not be nearer than the levels")
         return ((at_high - at_low) / math.sqrt(high - low)).to(torch.float32)
@@ -210,6 +214,7 @@ class BrownianPath:
         return self._known[0]
 
     def _bridge(self, node: int, low: float, mid: float, high: float, at_low: Tensor, at_high: Tensor) -> Tensor:
+        self._seen.add(node)
         if node not in self._known:
             share = (mid - low) / (high - low)
             spread = math.sqrt((high - mid) * share)

@@ -139,7 +139,7 @@ def dpmpp_3m_sde(
     """DPM-Solver++(3M) for the reverse SDE, from the x0 of three steps (k-diffusion's sample_dpmpp_3m_sde).
 
     One call a step; noise from a Brownian path, none in a step that ends in 0. Of second order in spite of its name:
-    the last term is half of what the Taylor series asks for (as in the paper's own code), kept for the known picture.
+    the last term is half of what the Taylor series asks for (as in diffusers), kept for the known picture.
     """
     levels = check_levels(sigmas)
     between = brownian(noise, x, levels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +28,7 @@ class Sampler:
     ignores_sigmas: only the first sigma, the last above 0 and their number count; what is left at the end is noise of
     the last sigma above 0. row_steps: chooses its own steps for every row.
     discards_penultimate: A1111 makes one step more and leaves out the last sigma above 0 (`discard_penultimate`).
-    uses_ensd: A1111's ENSD changes its noise. asks_uncond: asks for the prediction without the prompt as well.
+    asks_uncond: asks for the prediction without the prompt as well.
     counted: number of calls where calls_per_step does not tell it; None there: it depends on the picture.
     """
 
@@ -37,7 +37,7 @@ class Sampler:
     order: int
     stochastic: bool
     calls_per_step: int = 1
-    options: frozenset[str] = field(default_factory=frozenset)
+    options: frozenset[str] = frozenset()
     aliases: tuple[str, ...] = ()
     schedule: str = "uniform"
     draws_per_step: int = 0
@@ -45,7 +45,6 @@ class Sampler:
     ignores_sigmas: bool = False
     row_steps: bool = False
     discards_penultimate: bool = False
-    uses_ensd: bool = False
     asks_uncond: bool = False
     counted: Callable[[int], int | None] | None = None
 

@@ -47,7 +47,6 @@ SAMPLERS: dict[str, Sampler] = {
         stochastic=True,
         options=_ETA,
         draws_per_step=1,
-        uses_ensd=True,
         aliases=("k_euler_a", "k_euler_ancestral", "EulerAncestralDiscreteScheduler"),
     ),
     "heun": Sampler(
@@ -85,7 +84,6 @@ SAMPLERS: dict[str, Sampler] = {
         stochastic=True,
         options=frozenset({"large", "noisy_end", "landings"}),
         draws_per_step=1,
-        uses_ensd=True,
         aliases=("DDPMScheduler",),
     ),
     "dpmpp_2s_ancestral": Sampler(
@@ -97,7 +95,6 @@ SAMPLERS: dict[str, Sampler] = {
         options=_ETA,
         schedule="karras",
         draws_per_step=1,
-        uses_ensd=True,
         aliases=("k_dpmpp_2s_a", "k_dpmpp_2s_ancestral"),
     ),
     "dpmpp_2m": Sampler(
@@ -179,7 +176,6 @@ SAMPLERS: dict[str, Sampler] = {
         schedule="karras",
         draws_per_step=1,
         discards_penultimate=True,
-        uses_ensd=True,
         aliases=("k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"),
     ),
     "dpm_fast": Sampler(
@@ -189,7 +185,6 @@ SAMPLERS: dict[str, Sampler] = {
         stochastic=False,
         options=_ETA,
         ignores_sigmas=True,
-        uses_ensd=True,
         aliases=("k_dpm_fast",),
     ),
     "dpm_adaptive": Sampler(
@@ -200,7 +195,6 @@ SAMPLERS: dict[str, Sampler] = {
         options=_ETA | {"rtol", "atol", "h_init", "order"},
         ignores_sigmas=True,
         row_steps=True,
-        uses_ensd=True,
         counted=lambda num_steps: None,
         aliases=("k_dpm_ad", "k_dpm_adaptive"),
     ),
