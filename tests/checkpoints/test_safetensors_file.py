@@ -4,6 +4,7 @@ import os
 import stat
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,29 @@ def test_a_strange_name_has_no_place_in_a_model(tmp_path: Path, name: str) -> No
         plan([Rule("known", "known")], shapes_of(file.tensors), {"known": (2,)}, where=path)
     assert caught.value.reason == "unknown_key"
     assert caught.value.one_line.isprintable()
+
+
+@pytest.mark.parametrize("part", [b'"name":0,', b'"text",', b"[],", b"9,", b'{"":[]},'])
+def test_a_header_of_many_small_parts_takes_no_memory(tmp_path: Path, part: bytes) -> None:
+    """12 MB of them would be a gigabyte of objects. The header itself is in memory twice."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw(b'{"a":[' + part * (12 * 2**20 // len(part)) + b"0]}"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="which no model needs") as caught:
+            open_safetensors(path)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert caught.value.reason == "header_json"
+
+
+def test_metadata_that_quotes_much_is_read(tmp_path: Path) -> None:
+    """Tables of tags as trainers write them: JSON inside a string, a quote in every third byte."""
+    table = json.dumps({f"tag {i}": i for i in range(40_000)})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw({"__metadata__": {"ss_tag_frequency": table}, "x": entry()}, b"\0" * 8))
+    assert open_safetensors(path).metadata["ss_tag_frequency"] == table
 
 
 def test_metadata_is_text_and_no_more(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "an empty name": (weight_map(**{"": FIRST}), "shard_index"),
     "a long name": (weight_map(**{"x" * 513: FIRST}), "shard_index"),
     "20,001 tensors": ({"weight_map": {f"t{i}": FIRST for i in range(20_001)}}, "shard_index"),
+    "a million texts": (json.dumps({"x": [str(i) for i in range(400_000)]}), "shard_index"),
     "1,001 files": ({"weight_map": {f"t{i}": f"m{i}.safetensors" for i in range(1001)}}, "shard_index"),
     "a name twice": (f'{{"weight_map": {{"b": "{FIRST}", "b": "{SECOND}"}}}}', "duplicate_key"),
     "a path upwards": (weight_map(b=f"../{FIRST}"), "shard_name"),

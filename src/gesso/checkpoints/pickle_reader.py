@@ -121,8 +121,10 @@ _DTYPES = {
 }
 
 # Types that carry no more than themselves, by their names of Python 3 and of Python 2, which protocol 2 writes.
-_BUILTINS = ("set", "frozenset", "list", "tuple", "str", "unicode", "bytes", "int", "long", "float", "bool", "complex")
-_BUILTINS += ("slice", "range", "xrange", "object")
+_BUILTINS = (
+    *("set", "frozenset", "list", "tuple", "str", "unicode", "bytes", "int", "long", "float", "bool", "complex"),
+    *("slice", "range", "xrange", "object"),
+)
 
 # Classes that training tools leave beside the weights: counters, settings, callbacks. Placeholders take their place.
 _INERT = frozenset(

@@ -38,6 +38,7 @@ from gesso.checkpoints.safetensors_layout import (
 )
 
 MAX_METADATA = 2**20  # bytes of all keys and values together
+_MAX_PARTS = 16 * MAX_TENSORS + MAX_METADATA // 2  # texts or numbers in a header, also where metadata quote JSON
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -189,8 +190,11 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
     def refuse(reason: Reason, message: str) -> NoReturn:
         raise ModelFileError(reason, path, message)
 
-    if header.count(b'"data_offsets"') > MAX_TENSORS:  # before the parser spends memory on them
+    # Before the parser spends memory on them: a hundred bytes for each text and each number.
+    if header.count(b'"data_offsets"') > MAX_TENSORS:
         refuse("header_json", f"more than {MAX_TENSORS:,} tensors")
+    if max(header.count(b","), header.count(b'"') // 2) > _MAX_PARTS:
+        refuse("header_json", f"more than {_MAX_PARTS:,} texts or numbers in the header, which no model needs")
     if not header.startswith(b"{"):
         refuse("header_json", "not a safetensors file: the header is not a JSON object")
     try:

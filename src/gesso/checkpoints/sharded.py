@@ -93,8 +93,11 @@ def open_sharded(path: str | Path) -> ShardedFile:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor -> name of the file beside the index."""
+    text = read_small_file(path, MAX_HEADER)
+    if max(text.count(b","), text.count(b'"') // 2) > 8 * MAX_TENSORS:  # before the parser spends memory on them
+        raise ModelFileError("shard_index", path, "has far more entries than a model has tensors")
     try:
-        found = json.loads(read_small_file(path, MAX_HEADER).decode("utf-8"), object_pairs_hook=_no_duplicates)
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except _TwiceError as error:
         raise ModelFileError("duplicate_key", path, f"names {shown(str(error))!r} twice") from None
     except (ValueError, RecursionError):
