@@ -36,6 +36,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("text.png").write_text("no picture")
 
 
+def opened(path: str) -> tuple[bytes, str]:
+    """Pixels, and A1111's text."""
+    with Image.open(path) as image:
+        return image.convert("RGB").tobytes(), str(image.info.get("parameters", ""))
+
+
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     code = run(list(argv))
     out, err = capsys.readouterr()
@@ -53,8 +59,9 @@ def test_inpainting_keeps_what_is_not_masked_and_replays(capsys: pytest.CaptureF
     image, recipe = read_picture(Path("x.png"))
     request = recipe.request
     assert (request.preset, request.noise, request.strength, request.levels) == ("a1111", "nv", 0.6, "round")
-    assert (np.asarray(image)[:, 32:] == np.asarray(Image.open("photo.png"))[:, 32:]).all()
-    text = Image.open("x.png").info["parameters"]
+    before = np.frombuffer(opened("photo.png")[0], np.uint8).reshape(64, 64, 3)
+    assert (np.asarray(image)[:, 32:] == before[:, 32:]).all()
+    text = opened("x.png")[1]
     for pair in ("Sampler: Euler a", "Denoising strength: 0.6", "Init image hash: ", "RNG: NV", "Preset: a1111"):
         assert pair in text
     code, out, _ = said(
@@ -79,10 +86,10 @@ def test_a_refiner_finishes_what_the_base_began(capsys: pytest.CaptureFixture[st
     assert (code, err) == (0, "")
     recipe = read_picture(Path("refined.png"))[1]
     assert (recipe.refiner, recipe.request.refiner_switch_at) == ("refiner", 0.5)
-    text = Image.open("refined.png").info["parameters"]
+    text = opened("refined.png")[1]
     assert f"Refiner: refiner [{recipe.refiner_hash}], Refiner switch at: 0.5" in text
     assert said(capsys, *argv, "-o", "alone.png")[0] == 0
-    assert Image.open("alone.png").tobytes() != Image.open("refined.png").tobytes()
+    assert opened("alone.png")[0] != opened("refined.png")[0]
     code, out, _ = said(capsys, "replay", "refined.png", "-m", models["xl"], "--refiner", models["refiner"], "-q")
     assert (code, out) == (0, "identical\n")
 
@@ -95,8 +102,8 @@ def test_memory_is_explained_and_kept(capsys: pytest.CaptureFixture[str], models
     argv = ("generate", "a cat", "-m", models["sd"], "--size", "64", "--steps", "2", "--seed", "1", "-q")
     assert said(capsys, *argv, "-o", "free.png")[0] == 0
     assert said(capsys, *argv, "-o", "bound.png", "--memory", "8GiB")[0] == 0
-    assert Image.open("free.png").tobytes() == Image.open("bound.png").tobytes()
-    code, _, err = said(capsys, *argv, "-o", "none.png", "--memory", "1MiB")
+    assert opened("free.png")[0] == opened("bound.png")[0]
+    code, _, err = said(capsys, "generate", "a cat", "-m", models["mini"], "--memory", "1MiB", "-q")
     assert code == 2
     assert err.count("\n") == 1
 
@@ -107,6 +114,15 @@ def test_a_prediction_that_was_forced_is_replayed(capsys: pytest.CaptureFixture[
     assert read_picture(Path("x.png"))[1].prediction == "v"
     code, out, _ = said(capsys, "replay", "x.png", "-m", models["sd"], "-q")
     assert (code, out) == (0, "identical\n")
+
+
+def test_a_preview_shows_the_picture_while_it_is_drawn(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    argv = ("generate", "a cat", "-m", models["sd"], "--size", "64", "--steps", "2", "--seed", "1", "-q")
+    assert said(capsys, *argv, "-o", "x.png", "--preview", "now.png")[0] == 0
+    # After the last step, what the network took for the clean picture is the picture.
+    gap = np.frombuffer(opened("now.png")[0], np.uint8).astype(int) - np.frombuffer(opened("x.png")[0], np.uint8)
+    assert abs(gap).max() <= 1
+    assert said(capsys, *argv, "-o", "y.png", "--preview", "now.jpg")[0] == 2
 
 
 WRONG: list[tuple[list[str], str]] = [

@@ -132,7 +132,7 @@ WRONG = [
     (["generate"], "PROMPT"),
     (["generate", "  "], "prompt is empty"),
     (["generate", "cat", "--sampler", "eulr"], "did you mean 'euler'"),
-    (["generate", "cat", "--schedule", "x"], "Known: karras"),
+    (["generate", "cat", "--schedule", "x"], "Known: align_your_steps"),
     (["generate", "cat", "--noise", "x"], "Known: cpu"),
     (["generate", "cat", "--size", "65"], "Try 64 or 72"),
     (["generate", "cat", "--size", "4096x4096"], "pixels in all"),

@@ -11,7 +11,7 @@ import typer
 
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
-from gesso.cli.session import check_names, load_pipeline, read_pictures
+from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
 from gesso.errors import GessoError
 from gesso.pipelines.presets import PRESETS
 from gesso.pipelines.request import TextToImageRequest, check_known
@@ -111,6 +111,14 @@ def command(
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=256, help="Pictures at a time; above 1 the last bits may differ.")
     ] = 1,
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="FILE", help="A PNG that shows the picture while it is drawn."),
+    ] = None,
+    preview_model: Annotated[
+        str | None,
+        typer.Option("--preview-model", metavar="MODEL", help="TAESD for it; else the model's own, which is slower."),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to take, such as 6GiB, or auto.")
     ] = None,
@@ -137,8 +145,11 @@ def command(
     if not text.strip():
         raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
     width, height = _size(size, width, height)
+    conventions = parse_settings(settings or [])
+    if mask_blur is not None:
+        conventions["mask_blur"] = mask_blur
     request = TextToImageRequest(
-        **parse_settings(settings or []),
+        **conventions,
         prompt=text,
         negative_prompt=negative_prompt,
         width=width,
@@ -155,7 +166,6 @@ def command(
         noise=noise,
         clip_skip=clip_skip,
         strength=strength,
-        mask_blur=mask_blur,
         image_guidance_scale=image_guidance,
         noise_level=noise_level,
         preset=preset,
@@ -192,9 +202,16 @@ def command(
                 bar.result(found.to_json() if as_json else "\n".join([f"{name}:", found.table()]))
             return
         resolved = pipeline.resolve(request, **pictures)
+        show = load_preview(pipeline, preview, preview_model, offline=offline) if preview is not None else None
+
+        def progress(state: "Progress") -> None:
+            bar.step(*_step(state))
+            if show is not None:
+                show(state)
+
         last = time.perf_counter()
         startup = last - begin
-        for picture in pipeline(resolved, lambda state: bar.step(*_step(state)), **pictures):
+        for picture in pipeline(resolved, progress, **pictures):
             for notice in dict.fromkeys(picture.notices):
                 if notice not in shown:
                     bar.note(f"note: {notice}")

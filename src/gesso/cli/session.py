@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from gesso.pipelines.request import TextToImageRequest
-    from gesso.pipelines.text_to_image import TextToImage
+    from gesso.pipelines.text_to_image import OnProgress, TextToImage
 
 
 def check_names(request: "TextToImageRequest") -> None:
@@ -70,3 +70,19 @@ def load_pipeline(
         check_known("prediction", prediction, get_args(Prediction))
     base = engine.load(model, vae=vae, family=family, prediction=cast("Prediction | None", prediction))
     return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None)
+
+
+def load_preview(pipeline: "TextToImage", path: Path, model: str | None, *, offline: bool = False) -> "OnProgress":
+    """What writes a PNG of the picture while it is drawn, through TAESD or the model's own autoencoder.
+
+    Raises GessoError where the model is no TAESD, or the file cannot be written.
+    """
+    from gesso.pipelines.preview import Preview
+
+    decode = None
+    if model is not None:
+        from gesso.families.taesd import load_taesd
+
+        taesd = load_taesd(resolve_model(model, kinds=("taesd",), offline=offline), pipeline.engine.device)
+        decode = taesd.decode
+    return Preview(path, decode or pipeline.model.decode)

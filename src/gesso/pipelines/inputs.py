@@ -76,7 +76,10 @@ def prepare(
     shape = (family.vae.latent_channels, request.height // scale, request.width // scale)
     with torch.inference_mode():
         latents = None
-        if request.strength is not None and pictures.image is not None:
+        unseen = (
+            kind == "inpaint" and request.mask_blend == "x" and _from_noise(request)
+        )  # the concat shows enough of it
+        if request.strength is not None and pictures.image is not None and not unseen:
             latents = encode(model, _at_scale(pictures.image, family), request, noise, rows)
         concat, level = None, None
         if kind == "upscale" and pictures.image is not None and request.noise_level is not None:
@@ -101,8 +104,14 @@ def prepare(
 def _first_x(request: ResolvedRequest, steps: Steps, unit: Tensor, latents: Tensor | None) -> Tensor:
     if latents is None or steps.num_steps == 0:
         return unit * steps.noise_scale
-    from_noise = request.strength_rule == "diffusers" and request.mask is not None and request.strength == 1
-    return unit * steps.noise_scale if from_noise else add_noise(latents, unit, steps.image_sigma) * steps.image_scale
+    if _from_noise(request):
+        return unit * steps.noise_scale
+    return add_noise(latents, unit, steps.image_sigma) * steps.image_scale
+
+
+def _from_noise(request: ResolvedRequest) -> bool:
+    """Whether an inpainting run starts without the picture."""
+    return request.strength_rule == "diffusers" and request.mask is not None and request.strength == 1
 
 
 def encode(model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: NoiseSource, rows: int) -> Tensor:

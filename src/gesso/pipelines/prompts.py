@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gesso.families.encoding import EncodedPrompt as EncodedText
-from gesso.families.encoding import Reading, pad_chunks, zeros_like
+from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
 from gesso.pipelines.request import RequestError, ResolvedRequest
 from gesso.pipelines.vocabulary import vocabulary_notices
 from gesso.runtime.conditioning import Conditioning
@@ -16,6 +16,7 @@ from gesso.runtime.finite import rescued
 from gesso.text.chunks import known_pieces
 from gesso.text.dialects import find_dialect
 from gesso.text.emphasis import Emphasis
+from gesso.text.grammar import ParsedPrompt
 from gesso.text.prompt import Piece, WeightedText
 
 MAX_CUT = 80  # characters of what was left out that a notice shows
@@ -52,28 +53,37 @@ def _conditioning(encoded: EncodedText) -> Conditioning:
 
 def _encode(model: LoadedModel, request: ResolvedRequest, field: str) -> tuple[EncodedText, tuple[str, ...]]:
     text, negative, said = getattr(request, field), field == "negative_prompt", field.replace("_", " ")
-    pieces, notices = _pieces(request, text, field)
-    words = "".join(piece.text if isinstance(piece, WeightedText) else " " for piece in pieces)
+    parsed, notices = _parse(request, text, field)
+    prompts = parsed.plan(request.num_steps)[0].prompts
+    words = " ".join(_words(prompt.pieces) for prompt in prompts)
     notices += vocabulary_notices(model.tokenizer, words, field=said, objects=model.family.objects, model=model.name)
-    encoded = _text(model, request, known_pieces(pieces, model.tokenizer), negative=negative)
+    known = [known_pieces(prompt.pieces, model.tokenizer) for prompt in prompts]
+    texts = [_text(model, request, pieces, negative=negative) for pieces in known]
+    encoded = texts[0]
+    if len(texts) > 1:
+        empty = _plain(model, request, "", negative=negative)
+        ((encoded, _),) = join_prompts(texts, [prompt.weight for prompt in prompts], parsed.joined, empty)
     if negative and not text and request.empty_negative == "as_trained" and model.family.zero_empty_negative:
         encoded = zeros_like(model.family, encoded)
-    return encoded, notices + _cut(encoded, said)
+    return encoded, notices + tuple(notice for text in texts for notice in _cut(text, said))
 
 
-def _pieces(request: ResolvedRequest, text: str, field: str) -> tuple[tuple[Piece, ...], tuple[str, ...]]:
-    """The text by its syntax. Raises RequestError for prompts that change from step to step, and for joined ones."""
-    parsed = find_dialect(request.syntax).parse(text)
+def _words(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text if isinstance(piece, WeightedText) else " " for piece in pieces)
+
+
+def _parse(request: ResolvedRequest, text: str, field: str) -> tuple[ParsedPrompt, tuple[str, ...]]:
+    """The text by its syntax. Raises RequestError for prompts that change from step to step, and for AND."""
+    dialect = find_dialect(request.syntax)
+    parsed = dialect.parse_negative(text) if field == "negative_prompt" else dialect.parse(text)
     if not parsed.is_constant:
         raise RequestError(
             field,
             "the prompt changes between steps ([a:b:0.5], [a|b]) or joins several (AND), which is not drawn yet. "
             "Write \\[ for a bracket that is text, or read every sign as text with --set syntax=plain",
         )
-    (planned,) = parsed.plan(request.num_steps)
-    pieces: Sequence[Piece] = planned.prompts[0].pieces
     loras = tuple(f"left out: <{tag.kind}:{tag.name[:MAX_CUT]}>, which is not attached yet" for tag in parsed.networks)
-    return tuple(pieces), parsed.notices + loras
+    return parsed, parsed.notices + loras
 
 
 def _plain(model: LoadedModel, request: ResolvedRequest, text: str, *, negative: bool) -> EncodedText:
