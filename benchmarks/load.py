@@ -7,11 +7,13 @@ each in a process of its own that has its imports behind it:
 
     plain      safetensors.torch.load_file, then every byte is looked at once
     copy       the same, and each tensor copied into memory of its own
-    stored     gesso, all numbers checked to be finite, left in the file's format in the mapped file
+    mapped     gesso, names and shapes checked, numbers left in the mapped file and not yet read
+    stored     the same, all numbers read and checked to be finite
     bfloat16   gesso's engine: checked, converted, convolutions channels last, ready to compute
     float32    the same in float32, twice the size of the file
     diffusers-float16, -bfloat16, -float32
-               from_single_file with that torch_dtype (no check, no channels last); the configuration is local
+               from_single_file with that torch_dtype (no check, no channels last; float16 is only mapped, too); the
+               configuration is local
 
 A line of JSON for each: seconds (wall, and CPU of all threads), peak resident memory over that before loading, and both
 by the file's and the loaded weights' size. --cold asks the system to forget the file before each turn. On a shared
@@ -33,6 +35,7 @@ from typing import Any
 WAYS = (
     "plain",
     "copy",
+    "mapped",
     "stored",
     "bfloat16",
     "float32",
@@ -107,11 +110,11 @@ def one(way: str, family_name: str, path: Path, config: Path) -> dict[str, Any]:
                 str(path), config=str(config), torch_dtype=dtype, local_files_only=True, **extra
             )
 
-    elif way == "stored":
+    elif way in ("mapped", "stored"):
         from gesso.families.loading import load_parts
 
         def load() -> Any:
-            return load_parts(path, dtype=None)
+            return load_parts(path, dtype=None, check=way == "stored")
 
     else:
         from gesso.runtime.engine import Engine

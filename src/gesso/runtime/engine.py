@@ -2,7 +2,8 @@
 
 import platform
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,22 @@ class Engine:
     def plan(self, model: LoadedModel, work: Workload) -> MemoryPlan:
         """How a request of this size runs within the engine's memory, and what it takes. Follow it by `model.under`.
 
-        Costs up to a second or two for a new size of a large model. Raises GessoError where the memory cannot be kept,
-        saying the least that is possible.
+        Costs a second or two the first time, when torch imports what counting needs, and some 80 MiB. Raises GessoError
+        where the memory cannot be kept, saying the least that is possible.
         """
+        make_plan(model.footprint, work, budget=None, base=0)  # before the process is measured: it remembers the counts
         base = memory_used(self.device) - model.residency.settled_nbytes()
         return make_plan(model.footprint, work, budget=self.memory, base=max(base, 0))
+
+    @contextmanager
+    def within_memory(self, model: LoadedModel, work: Workload) -> Iterator[MemoryPlan | None]:
+        """Within the block the model runs as its plan says; None where the engine has no limit. Raises as `plan`."""
+        if self.memory is None:
+            yield None
+            return
+        plan = self.plan(model, work)
+        with model.under(plan):
+            yield plan
 
     def environment(self) -> Environment:
         """What else can change the last bits of a picture."""

@@ -218,9 +218,10 @@ class Footprint:
         config, tokens = self.family.unet, tokens or self.family.text.max_length
         dtype = self.residency.dtype("unet")
 
+        network = self._network("unet")
+        assert isinstance(network, UNet)
+
         def call() -> object:
-            network = self._network("unet")
-            assert isinstance(network, UNet)
             level = torch.empty(rows, dtype=torch.int64, device="meta") if config.noise_levels else None
             arguments: list[Tensor | None] = [
                 _meta(dtype, rows, config.in_channels, height, width),
