@@ -10,6 +10,7 @@ sizes, 1e-4 at the real ones. pytest -s prints them.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from gesso.checkpoints import diffusers as layout
+from gesso.checkpoints import taesd
 from gesso.checkpoints.keymap import Rule, load, plan, shapes_of
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_configs
+from gesso.families.encoding import encode_prompt, zeros_like
+from gesso.families.loading import load_parts
 from gesso.families.parts import empty_networks, fill
+from gesso.families.saving import folder_rules
 from gesso.families.sd15 import SD15
-from gesso.models.unet import UNetConfig
-from tiny_sd import TINY_SD
+from gesso.models.taesd import TAESD, TAESDConfig
+from gesso.nn.embedding import sinusoid
+from tiny_sd import TINY_FAMILIES, TINY_REFINER, TINY_SD, TINY_SDXL, save_tiny_folder
 
 with warnings.catch_warnings():  # theirs, not ours
     warnings.simplefilter("ignore")
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 TINY_TOLERANCE = 1e-5
 FULL_TOLERANCE = 1e-4
@@ -47,8 +53,11 @@ def theirs(part: str, family: Family, **changes: Any) -> nn.Module:
         "unet": UNet2DConditionModel.from_config,
         "vae": AutoencoderKL.from_config,
         "text": lambda config: CLIPTextModel(CLIPTextConfig(**config)),
+        "projected": lambda config: CLIPTextModelWithProjection(CLIPTextConfig(**config)),
     }
     torch.manual_seed(0)
+    if layout.folders_of(family.layout)[part] == "text_encoder_2":
+        part = "projected"
     network = make[part](config).eval().requires_grad_(False)
     for param in network.parameters():
         if param.ndim == 1:
@@ -65,17 +74,24 @@ def ours(part: str, family: Family, rules: Sequence[Rule], source: nn.Module) ->
     return network
 
 
-def compare_unet(
-    family: Family, size: tuple[int, int], tolerance: float, *, batch: int = 2, length: int = 77, **changes: Any
-) -> None:
-    reference = theirs("unet", family, **changes)
-    linear = changes.get("use_linear_projection", False)
-    unet = ours("unet", family, layout.unet_rules(family.unet, linear=linear), reference)
+def compare_unet(family: Family, size: tuple[int, int], tolerance: float, *, batch: int = 2, length: int = 77) -> None:
+    reference = theirs("unet", family)
+    unet = ours("unet", family, folder_rules(family)["unet"], reference)
     x = torch.randn(batch, family.unet.in_channels, *size)
     timestep = torch.linspace(999.0, 0.5, batch)  # fractions occur between the steps of some samplers
     context = torch.randn(batch, length, family.unet.context_dim)
-    expected = reference(x, timestep, context).sample
-    assert_close(f"unet {size} {list(family.unet.channels)}", unet(x, timestep, context), expected, tolerance)
+    added = level = None
+    told: dict[str, Any] = {}
+    if family.num_sizes:  # their network makes the vector itself
+        pooled = torch.randn(batch, family.unet.added_dim - family.num_sizes * family.size_dim)
+        sizes = torch.randint(0, 1025, (batch, family.num_sizes)).float()
+        told["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
+        added = torch.cat([pooled, sinusoid(sizes.flatten(), family.size_dim).reshape(batch, -1)], dim=1)
+    if family.unet.noise_levels is not None:
+        level = told["class_labels"] = torch.randint(0, family.unet.noise_levels, (batch,))
+    expected = reference(x, timestep, context, **told).sample
+    found = unet(x, timestep, context, added, level)
+    assert_close(f"unet {family.name} {size} {list(family.unet.channels)}", found, expected, tolerance)
 
 
 def compare_vae(family: Family, size: tuple[int, int], tolerance: float) -> None:
@@ -119,10 +135,11 @@ def test_unet_with_a_long_context() -> None:
 
 
 @torch.no_grad()
-def test_unet_as_stable_diffusion_2() -> None:
-    """Linear projections, heads of one width."""
-    unet: UNetConfig = replace(TINY_SD.unet, num_heads=(2, 4, 4, 4))
-    compare_unet(replace(TINY_SD, unet=unet), (8, 8), TINY_TOLERANCE, use_linear_projection=True)
+@pytest.mark.parametrize("name", sorted(TINY_FAMILIES.keys() - {"sd15", "sd21-base", "sdxl-inpaint"}))
+def test_unet_of_every_release(name: str) -> None:
+    """Linear projections, heads of one width, depths, sizes beside the time, noise levels, channels beside the latents;
+    at a size that halves to odd numbers."""
+    compare_unet(TINY_FAMILIES[name], (12, 20), TINY_TOLERANCE)
 
 
 @torch.no_grad()
@@ -135,6 +152,73 @@ def test_vae(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_text(activation: Any) -> None:
     compare_text(replace(TINY_SD, text=replace(TINY_SD.text, activation=activation)), TINY_TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "part"), [(TINY_SDXL, "text_2"), (TINY_REFINER, "text")])
+def test_text_with_a_projection(family: Family, part: str) -> None:
+    """Published configs say 2 and mean that the end is the greatest id; theirs takes ours, which says it."""
+    reference = theirs(part, family)
+    text = ours(part, family, layout.text_rules(), reference)
+    ids = torch.tensor([[49406, 320, 1125, 49407, *[0] * 73]])  # padded with 0, as OpenCLIP is
+    expected = reference(ids, output_hidden_states=True)
+    encoding = text(ids)
+    assert_close("text hidden -2", encoding.hidden[-2], expected.hidden_states[-2], TINY_TOLERANCE)
+    assert encoding.projected is not None
+    assert_close("text projected", encoding.projected, expected.text_embeds, TINY_TOLERANCE)
+
+
+@torch.no_grad()
+def test_taesd() -> None:
+    """Their decoder gives [-1, 1], too."""
+    torch.manual_seed(0)
+    reference = AutoencoderTiny().eval()
+    model = TAESD(TAESDConfig())
+    tensors = reference.state_dict()
+    rows = plan(taesd.diffusers_rules(model.config), shapes_of(tensors), shapes_of(model.state_dict()), where="test")
+    fill(model, load(rows, tensors), "test", device="cpu", dtype=torch.float32)
+    pixels = torch.rand(1, 3, 64, 48) * 2 - 1
+    latents = model.encode(pixels).mean
+    assert_close("taesd latents", latents, reference.encode(pixels).latents, TINY_TOLERANCE)
+    assert_close("taesd pixels", model.decode(latents * 9), reference.decode(latents * 9).sample, TINY_TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("repeats", [1, 10])  # of which one fits, the other is cut off
+def test_what_sdxl_is_told(tmp_path: Path, repeats: int) -> None:
+    """The whole way from the prompt: two tokenizers with their own padding, two towers, sizes."""
+    with warnings.catch_warnings():  # theirs, not ours
+        warnings.simplefilter("ignore")
+        from diffusers import StableDiffusionXLPipeline
+
+        reference = StableDiffusionXLPipeline.from_pretrained(
+            save_tiny_folder(tmp_path / "xl", TINY_SDXL), local_files_only=True, add_watermarker=False
+        )
+    parts = load_parts(tmp_path / "xl")
+    prompt = "a red cat, très bien " * repeats
+    encoded = encode_prompt(parts, prompt, clip_skip=1, width=832, height=1216)
+    context, _, pooled, _ = reference.encode_prompt(prompt, do_classifier_free_guidance=False)
+    assert_close("sdxl context", encoded.context, context, TINY_TOLERANCE)
+    sizes = reference._get_add_time_ids(
+        (1216, 832), (0, 0), (1216, 832), torch.float32, text_encoder_projection_dim=pooled.shape[1]
+    )
+    told = torch.cat([pooled, sinusoid(sizes.flatten(), TINY_SDXL.size_dim).reshape(1, -1)], dim=1)
+    assert encoded.added is not None
+    assert_close("sdxl added", encoded.added, told, TINY_TOLERANCE)
+    earlier = encode_prompt(parts, prompt, clip_skip=2, width=832, height=1216, skip_everywhere=True)
+    context, *_ = reference.encode_prompt(prompt, do_classifier_free_guidance=False, clip_skip=1)
+    assert_close("sdxl context, clip skip", earlier.context, context, TINY_TOLERANCE)
+    ignored = encode_prompt(parts, prompt, clip_skip=2, width=832, height=1216)
+    assert torch.equal(ignored.context, encoded.context)
+    # An empty negative prompt that nobody gave: zeros, by their index file and ours.
+    assert reference.config.force_zeros_for_empty_prompt
+    assert parts.family.zero_empty_negative
+    _, zeros, _, pooled_zeros = reference.encode_prompt(prompt)
+    emptied = zeros_like(parts.family, encoded)
+    assert torch.equal(emptied.context, zeros)
+    assert emptied.added is not None
+    assert torch.equal(emptied.added[:, : pooled_zeros.shape[1]], pooled_zeros)
+    assert torch.equal(emptied.added[:, pooled_zeros.shape[1] :], encoded.added[:, pooled_zeros.shape[1] :])
 
 
 @pytest.mark.slow
