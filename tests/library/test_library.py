@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from gesso.library import library as library_module
 from gesso.library.carried import CARRIED_MODELS, carried_entries
 from gesso.library.checking import verify
 from gesso.library.entry import KIND_FOLDERS, KINDS
-from gesso.library.examine import UNKNOWN, kind_of
+from gesso.library.examine import UNKNOWN, examine, kind_of
 from gesso.library.hashing import hash_file
 from gesso.library.importing import QUARANTINE, check_name, import_model, remove
 from gesso.runtime.engine import EMBEDDED
@@ -87,6 +88,26 @@ def test_every_kind_of_file_has_a_kind_here():
     assert kind_of("a VAE alone", "other", None, "checkpoint") == "vae"
     assert kind_of(UNKNOWN, "other", None, "upscaler") == "upscaler"
     assert kind_of("a T2I-Adapter", "other", None, "upscaler") == "upscaler"  # both have "body."
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "family"),
+    [
+        ({"lora_unet_x_attn2_to_k.lora_down.weight": (4, 768)}, {}, "sd15"),
+        ({"lora_unet_x_attn2_to_v.lora_down.weight": (4, 1024)}, {}, "sd21"),
+        ({"unet.x.attn2.to_k.lora_A.weight": (4, 2048)}, {"ss_base_model_version": "sd_v1"}, "sdxl"),
+        ({"lora_te2_x.lora_down.weight": (4, 1280)}, {}, "sdxl"),
+        ({"lora_unet_x_ff.lora_down.weight": (4, 320)}, {"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+        ({"lora_unet_x_ff.lora_down.weight": (4, 320)}, {"ss_base_model_version": "flux1"}, None),
+        ({"lora_unet_x_ff.lora_down.weight": (4, 320)}, {}, None),
+        ({"emb_params": (3, 1024)}, {}, "sd21"),
+        ({"clip_g": (1, 1280), "clip_l": (1, 768)}, {}, "sdxl"),
+    ],
+)
+def test_what_an_adapter_is_made_for(tmp_path: Path, tensors: dict[str, Any], metadata: dict[str, str], family: str):
+    path = tmp_path / "x.safetensors"
+    shelf.save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path, metadata)
+    assert examine(path, None).family == family
 
 
 # ---- import ----------------------------------------------------------------------------------------------------------
@@ -265,7 +286,6 @@ def test_a_damaged_index_says_what_to_do(library: Library, tmp_path: Path):
 
 def test_only_new_and_changed_files_are_looked_into(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     looked: list[str] = []
-    examine = library_module.examine
     monkeypatch.setattr(library_module, "examine", lambda path, hint: looked.append(path.name) or examine(path, hint))
     shelf.embedding(tmp_path / "models" / "a.safetensors")
     shelf.embedding(tmp_path / "models" / "b.safetensors")

@@ -283,8 +283,8 @@ def verify(
 ) -> None:
     """Compare the files of models with their recorded hashes.
 
-    Every byte is read again. Ends with 0 where all are as they were, with 2 where one is changed, damaged or gone. Models of registered folders
-    are recorded the first time.
+    Every byte is read again. Ends with 0 where all are as they were, with 2 where one is changed, damaged or gone.
+    Models of registered folders are recorded the first time.
     """
     from gesso.library.checking import verify as verify_entry
 

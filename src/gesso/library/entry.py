@@ -62,7 +62,8 @@ class Entry:
     """One model: a file, or a folder in the layout of diffusers.
 
     what       what it looks like, in words
-    family     name of the family that loads it; None where gesso does not load it as a whole model
+    family     of a checkpoint: the family that loads it; of a part or an adapter: the one that it fits. None where
+               gesso cannot tell, or does not load it
     problem    why it cannot be read, or None
     metadata   what its author wrote: to be shown as text, not to be trusted
     origin     one of the constants above

@@ -1,5 +1,6 @@
 """What a file or a diffusers folder is, from its header: the facts that the index keeps. Reads no weights."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,12 +127,13 @@ def _unread(hint: str | None, what: str, layout: str, problem: str | None) -> Fa
 def facts_of(found: "Description", hint: str | None) -> Facts:
     """From a description to what the index keeps."""
     kind = kind_of(found.kind.what, found.layout, found.family, hint)
+    family = found.family if kind == "checkpoint" else _made_for(found)
     metadata: dict[str, str] = {}
     for file in found.files:
         metadata |= {key: value for key, value in file.metadata.items() if not key.startswith("gesso.")}
     return Facts(
         kind=kind,
-        family=found.family if kind == "checkpoint" else None,
+        family=family,
         layout=found.layout,
         what=f"unknown, taken for {kind}" if kind == hint and found.kind.what == UNKNOWN else found.kind.what,
         dtypes=tuple(sorted({dtype for part in found.parts if part.name != "other" for dtype in part.dtypes}))
@@ -155,6 +157,30 @@ def kind_of(what: str, layout: str, family: str | None, hint: str | None) -> str
     if layout in _LAYOUTS_OF_MODELS:
         return "checkpoint"
     return hint or "other"
+
+
+# Width of the text that the UNet's attention reads -> family; the vectors of an embedding have it as well.
+_WIDTHS: Mapping[int, str] = {768: "sd15", 1024: "sd21", 2048: "sdxl", 1280: "sdxl-refiner"}
+_READS_TEXT = re.compile(
+    r"attn2[._]to_[kv]\b.*(?:lora_down|lora_A|lora\.down|hada_w1_b)|attn2\.to_[kv]\.weight$|to_k_ip\."
+)
+_TRAINERS: tuple[tuple[str, str], ...] = (("sdxl", "sdxl"), ("sd_v1", "sd15"), ("sd_v2", "sd21"))
+
+
+def _made_for(found: "Description") -> str | None:
+    """The family that a part or an adapter fits, where its shapes or else its trainer's words tell."""
+    from gesso.checkpoints.safetensors_file import open_safetensors
+
+    if len(found.files) != 1 or container(found.path) != "other":
+        return None
+    tensors = open_safetensors(found.path).tensors
+    if "clip_g" in tensors or any(name.startswith("lora_te2_") for name in tensors):
+        return "sdxl"
+    for name, info in tensors.items():
+        if len(info.shape) >= 2 and (_READS_TEXT.search(name) or name in ("emb_params", "*")):
+            return _WIDTHS.get(info.shape[1])
+    said = found.files[0].metadata.get("ss_base_model_version", "")
+    return next((family for start, family in _TRAINERS if said.startswith(start)), None)
 
 
 def _short(metadata: Mapping[str, str]) -> dict[str, str]:

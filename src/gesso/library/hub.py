@@ -222,6 +222,7 @@ def _explained(text: str) -> Iterator[None]:
         raise GessoError(f"{text}: was not fetched before, and fetching is switched off (offline)") from None
     except errors.HFValidationError:
         raise GessoError(f"{text}: is not a name that the hub knows") from None
-    except OSError as error:  # no network, no room, a broken connection, an answer with an error's number
+    # No network, no room, a broken connection, an answer with an error's number.
+    except (OSError, getattr(errors, "HTTPError", OSError)) as error:
         said = GessoError(str(error)).one_line[:200]
         raise GessoError(f"{text}: cannot be fetched ({type(error).__name__}: {said})") from None
