@@ -110,8 +110,9 @@ class ParsedPrompt:
 
     @property
     def is_constant(self) -> bool:
-        """Whether one text holds for all steps: no AND, no schedule."""
-        return len(self.subprompts) == 1 and self.subprompts[0].schedule.is_constant
+        """Whether one context holds for all steps and all of the guidance: no schedule, no AND."""
+        apart = len(self.subprompts) > 1 and self.joined == "guidance"
+        return not apart and all(subprompt.schedule.is_constant for subprompt in self.subprompts)
 
     def plan(self, num_steps: int, *, base_steps: int = 0, rule: WhenRule = "point") -> tuple[PlannedPrompt, ...]:
         """What is drawn from step to step; each entry differs from its neighbours, and the last ends the steps.
