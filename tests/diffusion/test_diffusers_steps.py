@@ -105,11 +105,7 @@ def test_ddim_lands_between_timesteps_that_do_not_follow_each_other():
     ("config", "sampler", "options"),
     [
         ({"_class_name": "DPMSolverMultistepScheduler"}, "dpmpp_2m", {}),
-        (
-            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
-            "dpmpp_2m_sde",
-            {},
-        ),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde", {}),
         ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "plms", {}),
         ({"_class_name": "PNDMScheduler"}, "pndm", {"schedule"}),
         ({"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"}, "unipc", {"max_order"}),
@@ -139,7 +135,13 @@ def test_a_config_chooses_sampler_and_options(config, sampler, options):
             {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True, "use_beta_sigmas": True},
             "only one of Karras",
         ),
-        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "order 2 .* found order 3"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}, "solver_order is 4"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "bh1"}, "expected 'midpoint' or 'heun'"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 1},
+            "solver_order 1 of the SDE is not known",
+        ),
+        ({"_class_name": "UniPCMultistepScheduler", "lower_order_final": False}, "lower_order_final is False"),
         ({"_class_name": "UniPCMultistepScheduler", "solver_type": "bh3"}, "expected 'bh1' or 'bh2'"),
         ({"_class_name": "DEISMultistepScheduler", "solver_order": 4}, "expected 1, 2 or 3"),
         ({"_class_name": "LCMScheduler", "original_inference_steps": 0}, "original_inference_steps is 0"),

@@ -95,7 +95,10 @@ class DiffusersScheduler:
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
+    use_lu_lambdas: bool = False
     set_alpha_to_one: bool = True
+    lower_order_final: bool = True
+    euler_at_final: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] | None = None
     skip_prk_steps: bool = False
     original_inference_steps: int = 50
@@ -113,8 +116,11 @@ class DiffusersScheduler:
             raise GessoError(f"{self.name}: final_sigmas_type is {self.final_sigmas_type!r}")
         if self.original_inference_steps < 1:
             raise GessoError(f"{self.name}: original_inference_steps is {self.original_inference_steps}")
-        if sum((self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas)) > 1:
-            raise GessoError(f"{self.name}: only one of Karras, exponential and beta sigmas can be used")
+        ways = (self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas, self.use_lu_lambdas)
+        if sum(ways) > 1:
+            raise GessoError(f"{self.name}: only one of Karras, exponential, beta and Lu's sigmas can be used")
+        if not self.lower_order_final and self.name in ("UniPCMultistepScheduler", "SASolverScheduler"):
+            raise GessoError(f"{self.name}: lower_order_final is False, which is not known here")
         self._check_solver()
 
     @classmethod
@@ -136,7 +142,7 @@ class DiffusersScheduler:
     def sampler(self) -> str:
         """The name in SAMPLERS."""
         if self.name == "DPMSolverMultistepScheduler" and self.algorithm_type == "sde-dpmsolver++":
-            return "dpmpp_2m_sde"
+            return "dpmpp_2m_sde_heun" if self.solver_type == "heun" else "dpmpp_2m_sde"
         if self.name == "UniPCMultistepScheduler" and self.solver_type == "bh1":
             return "unipc"
         if self.name == "PNDMScheduler" and not self.skip_prk_steps:
@@ -207,13 +213,13 @@ class DiffusersScheduler:
         line = torch.linspace(0, 1, len(sigmas), dtype=torch.float64)
         if self.use_karras_sigmas:
             sigmas = (high ** (1 / 7) + line * (low ** (1 / 7) - high ** (1 / 7))) ** 7
-        elif self.use_exponential_sigmas:
+        elif self.use_exponential_sigmas or self.use_lu_lambdas:
             sigmas = (math.log(high) + line * math.log(low / high)).exp()
         else:
             shares = [beta_quantile(1 - share, 0.6, 0.6) for share in line.tolist()]
             sigmas = low + torch.tensor(shares, dtype=torch.float64) * (high - low)
         timesteps = _timestep_of(table, sigmas)
-        if self.use_karras_sigmas and (multistep or self.name.startswith("KDPM2")):
+        if (self.use_karras_sigmas or self.use_lu_lambdas) and (multistep or self.name.startswith("KDPM2")):
             timesteps = timesteps.round()
         elif multistep:  # a cast to whole numbers cuts off: often 998 for sigma_max, by the rounding of a logarithm
             timesteps = timesteps.floor()
@@ -221,7 +227,7 @@ class DiffusersScheduler:
 
     @property
     def _respaces(self) -> bool:
-        return self.use_karras_sigmas or self.use_exponential_sigmas or self.use_beta_sigmas
+        return self.use_karras_sigmas or self.use_exponential_sigmas or self.use_beta_sigmas or self.use_lu_lambdas
 
     def _last_sigma(self, schedule: NoiseSchedule, sigmas: Tensor) -> float:
         kind = _KINDS[self.name]
@@ -249,6 +255,12 @@ class DiffusersScheduler:
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
             options["max_order"] = self.solver_order or 2
+        if self.name == "DPMSolverMultistepScheduler":
+            options |= {"lower_final": float(self.lower_order_final), "euler_final": float(self.euler_at_final)}
+            if self.sampler == "dpmpp_2m":
+                options |= {"max_order": self.solver_order or 2, "heun": float(self.solver_type == "heun")}
+        if self.sampler == "deis":
+            options["lower_final"] = float(self.lower_order_final)
         if self.sampler in ("pndm", "sa_solver", "tcd"):
             options["schedule"] = schedule
         return options
@@ -257,9 +269,11 @@ class DiffusersScheduler:
         if self.name == "DPMSolverMultistepScheduler":
             if self.algorithm_type not in (None, "dpmsolver++", "sde-dpmsolver++"):
                 raise GessoError(f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not known here")
-            if self.solver_order not in (None, 2) or self.solver_type not in (None, "midpoint"):
-                found = f"order {self.solver_order or 2} and {self.solver_type or 'midpoint'!r}"
-                raise GessoError(f"{self.name}: only order 2 in its 'midpoint' form is known here, found {found}")
+            if self.solver_type not in (None, "midpoint", "heun"):
+                raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'midpoint' or 'heun'")
+            # Order 3: its weight of the curvature ends in - 0.5 where the series has + 0.5, so it goes to -1, not to 0.
+            if self.algorithm_type == "sde-dpmsolver++" and self.solver_order not in (None, 2):
+                raise GessoError(f"{self.name}: solver_order {self.solver_order} of the SDE is not known here, 2 is")
         if self.name == "UniPCMultistepScheduler" and self.solver_type not in (None, "bh1", "bh2"):
             raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'bh1' or 'bh2'")
         if self.name == "DEISMultistepScheduler" and self.solver_type not in (None, "logrho", "midpoint", "heun"):
@@ -295,6 +309,7 @@ def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
 _EXAMPLES: dict[str, object] = {
     **dict.fromkeys(("timestep_spacing", "final_sigmas_type", "solver_type", "algorithm_type", "variance_type"), ""),
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False),
+    **dict.fromkeys(("use_lu_lambdas", "lower_order_final", "euler_at_final"), False),
     **dict.fromkeys(("set_alpha_to_one", "skip_prk_steps"), False),
     **dict.fromkeys(("steps_offset", "solver_order", "original_inference_steps"), 1),
 }
@@ -302,12 +317,9 @@ _EXAMPLES: dict[str, object] = {
 # Settings of diffusers' schedulers that we do not follow: a config that uses them is refused, not bent.
 _MUST_BE_OFF = {
     "thresholding": False,
-    "use_lu_lambdas": False,
-    "euler_at_final": False,
     "use_flow_sigmas": False,
     "interpolation_type": "linear",
     "timestep_type": "discrete",
-    "lower_order_final": True,
 }
 
 

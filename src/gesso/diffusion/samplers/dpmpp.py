@@ -11,23 +11,25 @@ from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.samplers.seam import ModelCall, Sampling, ancestral, brownian, check_levels, draw
 
 
-def dpmpp_2m(x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None) -> Sampling:
+def dpmpp_2m(
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    max_order: float = 2,
+    heun: float = 0,
+    lower_final: float = 0,
+    euler_final: float = 0,
+) -> Sampling:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order, from the x0 of two steps.
 
     One call a step, no random numbers. First order in the first step and in one that ends in 0, as in k-diffusion.
+    The options are those of diffusers: max_order 1 is Euler, 3 the deterministic `dpmpp_3m_sde`; heun 1 takes the other
+    of the two forms of second order; lower_final lets the order fall to 1 in the last of fewer than 15 steps, and
+    euler_final in the last step whatever their number, also where they end above 0.
     """
-    last: tuple[Tensor, float] | None = None
-    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
-        x0 = yield ModelCall(x, a, step)
-        best = x0
-        if b > 0:
-            h = math.log(a / b)
-            if last is not None:
-                last_x0, last_h = last
-                best = x0 + (x0 - last_x0) * (h / (2 * last_h))
-            last = x0, h
-        x = x * (b / a) + best * (1 - b / a)
-    return x
+    final = lower_final, euler_final
+    return _multistep(x, sigmas, None, 0.0, 1.0, int(max_order), heun=bool(heun), final=final)
 
 
 def dpmpp_2s_ancestral(
@@ -88,60 +90,73 @@ def dpmpp_sde(
 
 
 def dpmpp_2m_sde(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    lower_final: float = 0,
+    euler_final: float = 0,
 ) -> Sampling:
     """DPM-Solver++(2M) for the reverse SDE, midpoint form (Lu et al. 2022; k-diffusion's sample_dpmpp_2m_sde).
 
     One call a step; noise from a Brownian path, none in a step that ends in 0. With eta 0 it is `dpmpp_2m`.
+    lower_final, euler_final: as there.
     """
-    return _multistep_sde(x, sigmas, noise, eta, s_noise, heun=False)
+    return _multistep(x, sigmas, noise, eta, s_noise, 2, heun=False, final=(lower_final, euler_final))
 
 
 def dpmpp_2m_sde_heun(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    lower_final: float = 0,
+    euler_final: float = 0,
 ) -> Sampling:
     """As `dpmpp_2m_sde`, with the other of the two correction terms that agree to second order (its "heun" form).
 
     One call a step; noise from a Brownian path, none in a step that ends in 0.
     """
-    return _multistep_sde(x, sigmas, noise, eta, s_noise, heun=True)
-
-
-def _multistep_sde(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None, eta: float, s_noise: float, *, heun: bool
-) -> Sampling:
-    levels = check_levels(sigmas)
-    between = brownian(noise, x, levels)
-    last: tuple[Tensor, float] | None = None
-    for step, (a, b) in enumerate(pairwise(levels)):
-        x0 = yield ModelCall(x, a, step)
-        if b == 0:
-            x = x0
-            continue
-        h = math.log(a / b)
-        grown = h * (1 + eta)
-        keep = math.exp(-grown)  # of x; the rest comes from x0
-        best = x * keep + x0 * (1 - keep)
-        if last is not None:
-            last_x0, last_h = last
-            weight = 1 - (1 - keep) / grown if heun else (1 - keep) / 2
-            best = best + (x0 - last_x0) * (weight * h / last_h)
-        x = best
-        if eta > 0:
-            x = x + between(a, b) * (b * math.sqrt(-math.expm1(-2 * eta * h)) * s_noise)
-        last = x0, h
-    return x
+    return _multistep(x, sigmas, noise, eta, s_noise, 2, heun=True, final=(lower_final, euler_final))
 
 
 def dpmpp_3m_sde(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    lower_final: float = 0,
+    euler_final: float = 0,
 ) -> Sampling:
     """DPM-Solver++(3M) for the reverse SDE, from the x0 of three steps (k-diffusion's sample_dpmpp_3m_sde).
 
     One call a step; noise from a Brownian path, none in a step that ends in 0. Of second order in spite of its name:
-    the last term is half of what the Taylor series asks for (as in diffusers), kept for the known picture.
+    the last term is half of what the Taylor series asks for (as in diffusers), kept for the known picture. Its second
+    step is that of `dpmpp_2m_sde_heun`.
     """
+    return _multistep(x, sigmas, noise, eta, s_noise, 3, heun=True, final=(lower_final, euler_final))
+
+
+def _multistep(
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None,
+    eta: float,
+    s_noise: float,
+    max_order: int,
+    *,
+    heun: bool,
+    final: tuple[float, float],
+) -> Sampling:
+    """All of them: x decays to x0, which is corrected by the slope and the curvature of its last values."""
     levels = check_levels(sigmas)
+    num_steps = len(levels) - 1
     between = brownian(noise, x, levels)
     past: list[tuple[Tensor, float]] = []  # (x0, h) of the last steps, newest first
     for step, (a, b) in enumerate(pairwise(levels)):
@@ -151,19 +166,32 @@ def dpmpp_3m_sde(
             continue
         h = math.log(a / b)
         grown = h * (1 + eta)
-        x = x * math.exp(-grown) + x0 * -math.expm1(-grown)
-        phi2 = math.expm1(-grown) / grown + 1
-        if len(past) == 2:
-            (x0_1, h_1), (x0_2, h_2) = past
-            r0, r1 = h_1 / h, h_2 / h
-            u0, u1 = (x0 - x0_1) / r0, (x0_1 - x0_2) / r1
-            phi3 = phi2 / grown - 0.5
-            curve = (u0 - u1) / (r0 + r1)
-            x = x + (u0 + curve * r0) * phi2 - curve * phi3
-        elif past:
-            x0_1, h_1 = past[0]
-            x = x + (x0 - x0_1) * (phi2 * h / h_1)
+        keep = b / a * math.exp(-eta * h)  # of x; the rest comes from x0
+        x = x * keep + x0 * (1 - keep)
+        order = min(max_order, len(past) + 1, _allowed(step, num_steps, *final))
+        if order > 1:
+            x = x + _correction(x0, past[: order - 1], h, grown, heun or order == 3)
         if eta > 0:
             x = x + between(a, b) * (b * math.sqrt(-math.expm1(-2 * eta * h)) * s_noise)
         past = [(x0, h), *past[:1]]
     return x
+
+
+def _allowed(step: int, num_steps: int, lower_final: float, euler_final: float) -> int:
+    left = num_steps - step
+    if euler_final and left == 1:
+        return 1
+    return left if lower_final and num_steps < 15 else 3
+
+
+def _correction(x0: Tensor, past: list[tuple[Tensor, float]], h: float, grown: float, heun: bool) -> Tensor:
+    """What the slope of x0 over the last steps adds, and its curvature where two of them are given."""
+    x0_1, h_1 = past[0]
+    phi2 = math.expm1(-grown) / grown + 1
+    slope = (x0 - x0_1) * (h / h_1)
+    if len(past) == 1:
+        return slope * (phi2 if heun else -math.expm1(-grown) / 2)
+    x0_2, h_2 = past[1]
+    r0, r1 = h_1 / h, h_2 / h
+    curve = (slope - (x0_1 - x0_2) / r1) / (r0 + r1)
+    return (slope + curve * r0) * phi2 - curve * (phi2 / grown - 0.5)

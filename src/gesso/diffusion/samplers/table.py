@@ -21,6 +21,7 @@ from gesso.diffusion.samplers.unipc import unipc, unipc_bh2
 
 _CHURN = frozenset({"s_churn", "s_tmin", "s_tmax", "s_noise"})
 _ETA = frozenset({"eta", "s_noise"})
+_FINAL = frozenset({"lower_final", "euler_final"})
 
 
 def _plms_calls(num_steps: int) -> int:
@@ -102,6 +103,7 @@ SAMPLERS: dict[str, Sampler] = {
         dpmpp_2m,
         order=2,
         stochastic=False,
+        options=_FINAL | {"max_order", "heun"},
         schedule="karras",
         aliases=("k_dpmpp_2m", "DPMSolverMultistepScheduler"),
     ),
@@ -121,7 +123,7 @@ SAMPLERS: dict[str, Sampler] = {
         dpmpp_2m_sde,
         order=2,
         stochastic=True,
-        options=_ETA,
+        options=_ETA | _FINAL,
         schedule="exponential",
         brownian=True,
         aliases=("k_dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
@@ -131,7 +133,7 @@ SAMPLERS: dict[str, Sampler] = {
         dpmpp_2m_sde_heun,
         order=2,
         stochastic=True,
-        options=_ETA,
+        options=_ETA | _FINAL,
         schedule="exponential",
         brownian=True,
         aliases=("k_dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
@@ -141,7 +143,7 @@ SAMPLERS: dict[str, Sampler] = {
         dpmpp_3m_sde,
         order=2,
         stochastic=True,
-        options=_ETA,
+        options=_ETA | _FINAL,
         schedule="exponential",
         brownian=True,
         discards_penultimate=True,
