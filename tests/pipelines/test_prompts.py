@@ -1,7 +1,6 @@
 """The text of a request to conditioning: dialects, joined prompts, chunks of both halves of the guidance."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch

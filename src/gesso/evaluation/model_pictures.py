@@ -5,21 +5,21 @@ Here hundreds of different prompts are drawn and only what they show matters, so
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gesso.diffusion.denoiser import Denoiser
-from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NOISE_SOURCES
-from gesso.diffusion.samplers import SAMPLERS, sample
-from gesso.diffusion.schedule import SCHEDULES
 from gesso.evaluation.composition import Generate
+from gesso.pipelines.inputs import SourcePictures, prepare
+from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
-from gesso.pipelines.text_to_image import TextToImage, check_finite, decode, encode_prompt
+from gesso.pipelines.steps import plan_steps
+from gesso.pipelines.text_to_image import TextToImage, draw_latents, to_images
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
+from gesso.runtime.finite import rescued
 
 
 def pictures_of(engine: Engine, model: LoadedModel, request: TextToImageRequest) -> tuple[Generate, ResolvedRequest]:
@@ -37,28 +37,22 @@ def pictures_of(engine: Engine, model: LoadedModel, request: TextToImageRequest)
 
 def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str], seeds: list[int]) -> np.ndarray:
     """One picture for each prompt and seed, all in one batch.  -> uint8 [B, H, W, 3]"""
-    encoded = [encode_prompt(model, replace(request, prompt=prompt)) for prompt in prompts]
-    noise = NOISE_SOURCES[request.noise](seeds, [0] * len(seeds))
-    family, sampler = model.family, SAMPLERS[request.sampler]
-    schedule = family.schedule.build()
-    sigmas = SCHEDULES[request.schedule](schedule, request.num_steps)
-    scale = family.size_multiple
-    start = noise.draw((family.vae.latent_channels, request.height // scale, request.width // scale))
+    encoded = [encode_prompts(model, replace(request, prompt=prompt)) for prompt in prompts]
     guided = [one.uncond for one in encoded if one.uncond is not None]
-    network = GuidedNetwork(
-        network=model.predict,
-        cond=_together([one.cond for one in encoded]),
-        uncond=_together(guided) if guided else None,
-        scale=request.guidance_scale,
-        cat=Conditioning.cat,
-        rescale=request.guidance_rescale,
-    )
-    options: dict[str, Any] = {"eta": request.eta} if "eta" in sampler.options else {}
+    together = EncodedPrompt(_together([one.cond for one in encoded]), _together(guided) if guided else None, ())
+    steps = plan_steps(request, model.family)
+
+    def draw() -> Tensor:
+        noise = NOISE_SOURCES[request.noise](seeds, [0] * len(seeds))
+        start = prepare(model, request, steps, SourcePictures(), noise, len(seeds))
+        return draw_latents(model, request, together, steps, start, noise, lambda step, x0: None)
+
     with torch.inference_mode():
-        denoiser = Denoiser(network, schedule, family.prediction)
-        latents = sample(sampler, denoiser, start.to(model.device) * float(sigmas[0]), sigmas, noise, **options)
-    check_finite(latents, "unet", model)
-    return np.stack([np.asarray(image) for image in decode(model, latents)])
+        latents = rescued(model, "unet", draw).value
+        pixels = rescued(model, "vae", lambda: model.decode(latents)).value
+        if model.has_upscaler:
+            pixels = rescued(model, "upscaler", lambda small=pixels: model.upscale(small)).value
+    return np.stack([np.asarray(image) for image in to_images(pixels, request.levels)])
 
 
 def _together(rows: list[Conditioning]) -> Conditioning:

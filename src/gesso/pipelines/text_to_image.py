@@ -392,6 +392,7 @@ def draw_latents(
 ) -> Tensor:
     """From where a run starts to clean latents [B, C, h, w] in float32, for the rows of the noise source.
 
+    prompt, refined: of one row, which all share, or of B.
     For `runtime.finite.rescued`, which sees to numbers that are not finite.
     """
     if steps.num_steps == 0:
@@ -455,8 +456,9 @@ def _denoiser(
     rows, scale = len(start.x), request.guidance_scale
     if request.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE
-    cond = prompt.cond.repeat(rows)
-    uncond = prompt.uncond.repeat(rows) if prompt.uncond is not None else None
+    times = rows // len(prompt.cond.context)  # one text for all rows, or one for each
+    cond = prompt.cond.repeat(times)
+    uncond = prompt.uncond.repeat(times) if prompt.uncond is not None else None
     if start.concat is not None:
         cond = cond.with_picture(start.concat, start.level)
         uncond = uncond.with_picture(start.concat, start.level) if uncond is not None else None
