@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from gesso.families.base import Family
-from gesso.families.encoding import MAX_DOWNWEIGHTED, EncodedPrompt, Reading, encode_prompt, join_prompts, pad_chunks
+from gesso.families.encoding import (
+    CHUNKS_AT_ONCE,
+    MAX_DOWNWEIGHTED,
+    EncodedPrompt,
+    Reading,
+    encode_prompt,
+    join_prompts,
+    pad_chunks,
+)
 from gesso.families.saving import save_diffusers
 from gesso.text.attention import parse_attention
 from gesso.text.chunks import chunk
@@ -80,6 +88,21 @@ def test_a_long_prompt_is_read_to_its_end():
     assert found.chunks.cut == "" and found.chunks.num_tokens == (75, 18)
     cut = encode(TINY_SD, "a cat, " * 30 + "a red dog")
     assert cut.context.shape == (1, 77, 32) and cut.chunks.cut.endswith("a red dog")
+
+
+@pytest.mark.parametrize("rule", ["no_norm", "compel"])
+def test_many_chunks_are_encoded_a_few_at_once(rule):
+    """More than go through the model together; each is what it would be alone."""
+    text = "a [cat] BREAK " * (CHUNKS_AT_ONCE + 2) + "a dog"
+    found = encode(TINY_SDXL, parse_attention(text), reading=Reading(emphasis=rule))
+    assert found.context.shape[1] == (CHUNKS_AT_ONCE + 3) * 77
+    first = encode(TINY_SDXL, parse_attention("a [cat]"), reading=Reading(emphasis=rule))
+    last = encode(TINY_SDXL, parse_attention("a dog"))
+    # 1e-5: another number of rows may be summed in another order
+    torch.testing.assert_close(found.context[:, -77:], last.context, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.added, first.added, atol=1e-5, rtol=0)
+    if rule == "no_norm":
+        torch.testing.assert_close(found.context[:, :77], first.context, atol=1e-5, rtol=0)
 
 
 def test_a_learned_vocabulary_keeps_one_chunk():

@@ -27,6 +27,7 @@ from gesso.text.tokenizer import Tokenizer
 
 # What Stability AI's refiner was asked for and away from.
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+CHUNKS_AT_ONCE = 16  # all layers of OpenCLIP bigG for as many take 0.2 GB
 MAX_DOWNWEIGHTED = 32  # pieces of weight below 1 that Compel's rule encodes without
 
 
@@ -113,11 +114,11 @@ def encode_prompt(
     if not family.unet.added_dim:
         return EncodedPrompt(context, None, chunks)
     if not family.num_sizes:  # gesso-mini is told its pooled text
-        return EncodedPrompt(context, last.encoding.pooled[:1], chunks)
+        return EncodedPrompt(context, last.pooled, chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
         sizes = Sizes(original=(height, width), target=(height, width), aesthetic_score=score)
-    return EncodedPrompt(context, _added(family, last.encoding, sizes), chunks)
+    return EncodedPrompt(context, _added(family, last, sizes), chunks)
 
 
 def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
@@ -181,10 +182,14 @@ def _repeat_last(context: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tower:
-    """What one text model gave.  states [1, N * L, D], weighted"""
+    """What one text model gave.
+
+    states [1, N * L, D], weighted; pooled [1, D] and projected [1, P], where the model projects, of the first chunk
+    """
 
     states: Tensor
-    encoding: TextEncoding
+    pooled: Tensor
+    projected: Tensor | None
     chunks: Chunks
 
 
@@ -194,11 +199,11 @@ def _read(
     """Pieces through one text model: chunks, states, weights."""
     most = reading.max_chunks or (1 if tokenizer.kind == "words" else MAX_CHUNKS)
     chunks = chunk(pieces, tokenizer, backtrack=reading.backtrack, whole_words=reading.whole_words, max_chunks=most)
-    encoding = _encode(model, chunks.ids)
-    states = _states(family, model, encoding, skip)
+    states, first = _encode(family, model, chunks.ids, skip)
     if not chunks.is_plain:
         states = _weigh(family, model, tokenizer, chunks, states, reading.emphasis, skip)
-    return _Tower(states.flatten(0, 1)[None], encoding, chunks)
+    projected = None if first.projected is None else first.projected[:1]
+    return _Tower(states.flatten(0, 1)[None], first.pooled[:1], projected, chunks)
 
 
 def _weigh(
@@ -219,13 +224,12 @@ def _weigh(
     if rule == "no_norm":
         return emphasis.no_norm(states, weights)
     assert rule in NEEDS_EMPTY
-    empty = _states(family, model, _encode(model, tokenizer.encode([""])), skip)
+    empty, _ = _encode(family, model, tokenizer.encode([""]), skip)
     if rule == "comfyui":
         return emphasis.from_empty(states, weights, empty)
     without = []
     for weight, hidden in _downweighted(chunks):
-        encoding = _encode(model, chunks.ids, ~hidden)
-        without.append((_states(family, model, encoding, skip), weight))
+        without.append((_encode(family, model, chunks.ids, skip, ~hidden)[0], weight))
     return emphasis.compel(states, weights, empty, without)
 
 
@@ -245,10 +249,19 @@ def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
     return found
 
 
-def _encode(model: CLIPTextModel, ids: Tensor, visible: Tensor | None = None) -> TextEncoding:
+def _encode(
+    family: Family, model: CLIPTextModel, ids: Tensor, skip: int, visible: Tensor | None = None
+) -> tuple[Tensor, TextEncoding]:
+    """Ids [N, L] to states [N, L, D], and the encoding of the first chunks."""
     device = model.position_embedding.weight.device
-    encoding: TextEncoding = model(ids.to(device), None if visible is None else visible.to(device))
-    return encoding
+    encodings: list[TextEncoding] = []
+    states = []
+    for start in range(0, len(ids), CHUNKS_AT_ONCE):
+        rows = slice(start, start + CHUNKS_AT_ONCE)
+        encoding: TextEncoding = model(ids[rows].to(device), None if visible is None else visible[rows].to(device))
+        states.append(_states(family, model, encoding, skip))
+        encodings = encodings or [encoding]
+    return torch.cat(states) if len(states) > 1 else states[0], encodings[0]
 
 
 def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: int) -> Tensor:
@@ -259,9 +272,9 @@ def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: 
     return model.norm(hidden) if family.text_norm else hidden
 
 
-def _added(family: Family, encoding: TextEncoding, sizes: Sizes) -> Tensor:
-    if encoding.projected is None:
+def _added(family: Family, tower: _Tower, sizes: Sizes) -> Tensor:
+    if tower.projected is None:
         raise ValueError(f"the text model of {family.name!r} has no projection, which its UNet is told")
-    values = torch.tensor(sizes.values(family), device=encoding.pooled.device)
+    values = torch.tensor(sizes.values(family), device=tower.pooled.device)
     told = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
-    return torch.cat([encoding.projected[:1], told.to(encoding.projected)], dim=1)
+    return torch.cat([tower.projected, told.to(tower.projected)], dim=1)

@@ -20,7 +20,7 @@ from gesso.text.tokenizer import Tokenizer
 
 BACKTRACK = 20  # tokens; A1111's comma_padding_backtrack
 LONG_WORD = 8  # tokens from which ComfyUI lets a chunk end inside a word
-MAX_CHUNKS = 512  # 32,000 characters of one token each fill 427
+MAX_CHUNKS = 128  # 32,000 characters of English prose fill about 100; each costs as much as a whole prompt
 
 
 @dataclass(frozen=True)
