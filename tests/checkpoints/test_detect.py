@@ -2,11 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gesso.checkpoints.detect import describe, detect, named_family, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import open_safetensors, sha256_of, write_safetensors
+from gesso.families.loading import load_parts
 from gesso.families.saving import save_diffusers, save_ldm
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_FAMILIES, TINY_SD, save_tiny_folder, tiny_parts
@@ -154,11 +156,20 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
         describe(tmp_path)
 
 
-def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    save_diffusers(folder, tiny_parts(TINY_SD))
-    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ModelFileError, match="pickles that gesso never opens") as caught:
+def test_a_folder_with_pytorch_files(tmp_path: Path) -> None:
+    """Read through the closed reader, in a process of its own; safetensors are preferred."""
+    folder = save_tiny_folder(tmp_path / "lcm-tiny", TINY_SD)
+    for part, name in (("vae", "diffusion_pytorch_model"), ("text_encoder", "pytorch_model")):
+        weights = next((folder / part).glob("*.safetensors"))
+        torch.save(load_file(weights), folder / part / f"{name}.bin")
+        weights.unlink()
+    found = describe(folder)
+    assert [file.path.suffix for file in found.files] == [".safetensors", ".bin", ".bin"]
+    assert (found.family, found.named_family) == ("sd15", "sd15-lcm")
+    parts = load_parts(folder)
+    assert torch.equal(parts.vae.quant_conv.weight, tiny_parts(TINY_SD).vae.quant_conv.weight)
+    assert torch.equal(parts.text.norm.bias, tiny_parts(TINY_SD).text.norm.bias)
+    (folder / "vae" / "diffusion_pytorch_model.bin").unlink()
+    with pytest.raises(ModelFileError, match=r"has no diffusion_pytorch_model\.safetensors; fetch it") as caught:
         describe(folder)
     assert caught.value.reason == "missing"

@@ -27,6 +27,7 @@ from gesso.families.taesd import load_taesd, save_taesd
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
 from gesso.text.tokenizer import Tokenizer
+from tiny_models import save_tiny_mini
 from tiny_sd import (
     TINY_FAMILIES,
     TINY_REFINER,
@@ -210,6 +211,13 @@ def test_names_of_families() -> None:
             family.text,
             family.text_2,
         )
+
+
+def test_a_native_file_says_itself_what_it_is(tmp_path: Path) -> None:
+    path = save_tiny_mini(tmp_path / "mini.safetensors")
+    for options in ({"family": "sdxl"}, {"prediction": "eps"}, {"vae": path}):
+        with pytest.raises(ModelFileError, match="leave out --family, --prediction and --vae"):
+            load_parts(path, **options)
 
 
 @pytest.mark.usefixtures("no_vocabularies")

@@ -255,6 +255,11 @@ class Description:
         return self.kind.family
 
     @property
+    def named_family(self) -> str | None:
+        """The few-step family that the name of the file or folder speaks of: a hint for --family."""
+        return named_family(self.path, self.family)
+
+    @property
     def num_tensors(self) -> int:
         return sum(part.num_tensors for part in self.parts)
 

@@ -60,21 +60,26 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 
 def weight_file(folder: Path, stem: str) -> Path:
-    """The weights of one part, or the index of its shards. Full precision where there is a choice."""
-    for name in (
+    """The weights of one part, or the index of its shards. Full precision where there is a choice, PyTorch files last.
+
+    Raises ModelFileError where there are none.
+    """
+    pickled = {"model": "pytorch_model"}.get(stem, stem)
+    names = (
         f"{stem}.safetensors",
         f"{stem}.safetensors.index.json",
         f"{stem}.fp16.safetensors",
         f"{stem}.safetensors.index.fp16.json",
         f"{stem}.fp16.safetensors.index.json",
-    ):
+        f"{pickled}.bin",
+        f"{pickled}.fp16.bin",
+    )
+    for name in names:
         if (folder / name).exists():
             return folder / name
-    if any(folder.glob("*.bin")):
-        advice = "it has .bin files, which are pickles that gesso never opens; convert them to safetensors"
-    else:
-        advice = "fetch it, or give the whole model as a single file"
-    raise ModelFileError("missing", folder, f"has no {stem}.safetensors; {advice}")
+    raise ModelFileError(
+        "missing", folder, f"has no {stem}.safetensors; fetch it, or give the whole model as a single file"
+    )
 
 
 _RESNET = [

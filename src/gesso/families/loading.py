@@ -55,17 +55,21 @@ def load_parts(
     """
     path = Path(path)
     named = family_named(family) if isinstance(family, str) else family
-    how = _How(device, dtype, named, prediction, None if vae is None else Path(vae), average, check)
+    how = _How(device, dtype, named, prediction, _path(vae), average, check, _path(converted))
     if path.is_dir():
         _refuse_average(average, path)
         return _load_folder(path, how)
-    file = open_weights(path, converted=None if converted is None else Path(converted))
+    file = open_weights(path, converted=how.converted)
     kind = require_model(file)
     if kind.layout == "native":
         assert isinstance(file, SafetensorsFile)
         _refuse_average(average, path)
         return _load_native(file, how)
     return _load_ldm(file, kind, how)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class _How:
     vae: Path | None
     average: bool
     check: bool
+    converted: Path | None
 
     def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
         fill(network, tensors, where, device=self.device, dtype=self.dtype, check=self.check)
@@ -219,7 +224,7 @@ def _load_folder(folder: Path, how: _How) -> Parts:
     if how.vae is not None:
         del networks["vae"], paths["vae"]
     for part, network in networks.items():
-        file = open_weights(paths[part])
+        file = open_weights(paths[part], converted=how.converted)
         rows = plan(rules[part], shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
         with file.reader() as reader:
             how.fill(network, load(rows, reader), file.path)
@@ -234,7 +239,9 @@ def _other_vae(family: Family, networks: dict[str, nn.Module], how: _How) -> lis
     """Puts the VAE of a file of its own among the networks, where one is asked for -> its files."""
     if how.vae is None:
         return []
-    networks["vae"], files = load_vae(how.vae, family.vae, how.device, how.dtype, check=how.check)
+    networks["vae"], files = load_vae(
+        how.vae, family.vae, how.device, how.dtype, check=how.check, converted=how.converted
+    )
     return list(files)
 
 

@@ -23,6 +23,7 @@ def load_vae(
     dtype: torch.dtype | None = torch.float32,
     *,
     check: bool = True,
+    converted: Path | None = None,
 ) -> tuple[AutoencoderKL, tuple[Path, ...]]:
     """An autoencoder, and the files that it was read from.
 
@@ -30,7 +31,7 @@ def load_vae(
     with those of the diffusers library; a whole model; a folder of the diffusers library. config: sizes and scale of
     the latents that the UNet was trained with. Other arguments: as for `load_parts`. Raises ModelFileError.
     """
-    file = open_weights(_file_in(Path(path)))
+    file = open_weights(_file_in(Path(path)), converted=converted)
     names = shapes_of(file.tensors)
     if any(name.startswith(ldm.VAE) for name in names):  # a whole model, or a VAE that kept its prefix
         names = {name: shape for name, shape in names.items() if name.startswith(ldm.VAE)}
