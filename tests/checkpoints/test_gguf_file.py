@@ -156,6 +156,16 @@ def test_numbers_as_they_are(tmp_path: Path, version: int) -> None:
     assert path.read_bytes() == before
 
 
+def test_long_arrays_are_passed_over(tmp_path: Path) -> None:
+    """Vocabularies of language models: read past, not kept."""
+    words = b"".join(gguf_text(f"word {i}") for i in range(5000))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf(values={**ONE, "words": array(8, 5000, words), "scores": array(6, 5000, bytes(20_000))}))
+    file = open_gguf(path)
+    assert file.metadata == {"general.architecture": "sd1"}
+    assert file.files == (path,)
+
+
 def quants() -> Any:
     pytest.importorskip("gguf", reason="the extra gguf is not installed")
     from gguf import quants

@@ -152,6 +152,27 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a text beyond the end": (b"X\xff\xff\x00\x00abc", "pickle_damaged"),
     "a frame beyond the end": (b"\x95" + struct.pack("<Q", 2**60), "pickle_damaged"),
     "protocol 6": (b"\x80\x06N", "pickle_damaged"),
+    "a dictionary from a number": (call("collections.OrderedDict", number(1)), "pickle_damaged"),
+    "a dictionary from no pairs": (call("collections.OrderedDict", items(number(1))), "pickle_damaged"),
+    "a dictionary from two lists": (call("collections.OrderedDict", b"]", b"]"), "pickle_damaged"),
+    "a size of nothing": (call("torch.Size"), "pickle_damaged"),
+    "a size of texts": (call("torch.Size", items(text("a"))), "tensor_bounds"),
+    "bytes from a number": (call("_codecs.encode", number(1)), "pickle_damaged"),
+    "bytes through another codec": (call("_codecs.encode", text("a"), text("zlib")), "pickle_damaged"),
+    "bytes that do not fit": (call("_codecs.encode", text("\u20ac")), "pickle_damaged"),
+    "items of a set that is a list": (b"](N\x90", "pickle_damaged"),
+    "a dtype of another name": (tensor(make="torch._utils._rebuild_tensor_v3"), "dtype"),
+    "another dtype than the storage's": (
+        call(
+            "torch._utils._rebuild_tensor_v3",
+            *(storage(), number(0), items(number(2)), items(number(1)), b"\x89", b"}", name("torch.int32")),
+        ),
+        "pickle_damaged",
+    ),
+    "a storage of no class": (
+        items(text("storage"), text("x"), text("0"), text("cpu"), number(4)) + b"Q",
+        "pickle_damaged",
+    ),
     # P3
     "LONG4 of 2 GB": (b"\x8b\xff\xff\xff\x7f", "pickle_limit"),
     "LONG1 of 9 bytes": (b"\x8a\x09" + b"1" * 9, "pickle_limit"),
@@ -280,6 +301,25 @@ def test_sets_and_ordered_dictionaries(protocol: int) -> None:
 def test_strings_of_python_2_are_text_or_bytes() -> None:
     assert read(b"U\x03abc") == "abc"
     assert read(b"T\x02\x00\x00\x00\xff\x00") == b"\xff\x00"
+
+
+def test_dictionaries_from_pairs_and_sizes() -> None:
+    pairs = items(items(text("a"), number(1)), b"](" + text("b") + number(2) + b"e")
+    assert read(call("collections.OrderedDict", pairs)) == {"a": 1, "b": 2}
+    assert read(call("collections.Counter", table(a=number(3)))) == {"a": 3}
+    assert read(call("collections.defaultdict", name("builtins.list"))) == {}
+    assert read(call("torch.Size", items(number(2), number(3)))) == (2, 3)
+    assert read(call("_codecs.encode", text("\xff"), text("latin1"))) == b"\xff"
+    assert isinstance(read(b"(N\x91"), Inert)
+    assert isinstance(read(b"\x8f(N\x90"), Inert)
+
+
+def test_a_tensor_of_bytes_tells_its_dtype() -> None:
+    of = storage(kind="torch.storage.UntypedStorage", count=8)
+    args = (of, number(1), items(number(3)), items(number(2)), b"\x89", b"}", name("torch.float8_e5m2"))
+    found = read(call("torch._utils._rebuild_tensor_v3", *args))
+    assert isinstance(found, TensorRef)
+    assert (found.dtype, found.storage.nbytes, found.offset) == ("F8_E5M2", 8, 1)
 
 
 def test_attributes_of_a_state_dict_are_let_go() -> None:

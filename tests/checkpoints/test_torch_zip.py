@@ -187,6 +187,14 @@ def test_any_window_onto_a_storage_is_gathered_as_torch_sees_it(data: st.DataObj
     assert torch.equal(loaded["base"], base)
 
 
+def test_a_scattered_tensor_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesso.checkpoints.torch_file.MAX_STRIDED", 20)
+    assert convert(saved({"w": torch.ones(2, 2).t()}))
+    with pytest.raises(ModelFileError) as caught:
+        convert(saved({"w": torch.ones(2, 3).t()}))
+    assert caught.value.reason == "pickle_limit"
+
+
 def test_padding_hides_no_more_than_a_block() -> None:
     """torch pads members to multiples of 64 bytes with an extra field; it is part of the header, not a hole."""
     data = saved({f"t{i}": torch.ones(i) for i in range(1, 30)})
