@@ -1,87 +1,89 @@
-"""The text of a request to conditioning: dialects, joined prompts, chunks of both halves of the guidance."""
+"""Prompts as people type them, on their way to the network."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from gesso.families.saving import save_diffusers
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.request import RequestError, TextToImageRequest
-from gesso.pipelines.text_to_image import TextToImage
-from gesso.runtime.engine import Engine
-from tiny_sd import TINY_SDXL, tiny_parts
+from gesso.pipelines.text_to_image import defaults_for
+from gesso.runtime.engine import Engine, LoadedModel
+from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
 
-LONG = "a cat, " * 30 + "a dog"
+REQUEST = TextToImageRequest(prompt="a cat", seed=1)
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
-    path = tmp_path_factory.mktemp("sdxl") / "tiny"
-    save_diffusers(path, tiny_parts(TINY_SDXL))
-    engine = Engine("cpu")
-    model = engine.load(path)
-    # The header of a tiny model tells the releases' sizes wrong; what is tested is how it is told its text.
-    return TextToImage(engine, replace(model, parts=tiny_parts(TINY_SDXL)))
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+    engine, base = Engine("cpu", max_models=2), Path(tmp_path_factory.mktemp("models"))
+    families = {"sd": TINY_SD, "xl": TINY_SDXL}
+    return {name: engine.load(save_tiny_folder(base / name, family)) for name, family in families.items()}
 
 
-def encode(pipeline: TextToImage, prompt: str, **values: object) -> EncodedPrompt:
-    request = TextToImageRequest(prompt=prompt, seed=1, num_steps=4, **values)
-    return encode_prompts(pipeline.model, pipeline.resolve(request))
+def encode(model: LoadedModel, **values: object) -> EncodedPrompt:
+    request = replace(REQUEST, **values)
+    return encode_prompts(model, request.resolve(defaults_for(request, model.family)))
 
 
-@pytest.mark.parametrize("syntax", ["a1111", "comfyui", "compel", "plain"])
-def test_a_plain_prompt_is_the_same_in_every_syntax(pipeline: TextToImage, syntax: str):
-    found = encode(pipeline, "a red cat", syntax=syntax)
-    assert torch.equal(found.cond.context, encode(pipeline, "a red cat").cond.context)
-    assert found.notices == ()
+def test_a_prompt_without_signs_is_the_same_in_every_syntax(models: dict[str, LoadedModel]):
+    base = encode(models["sd"], syntax="plain").cond.context
+    for syntax in ("a1111", "comfyui", "compel"):
+        assert torch.equal(encode(models["sd"], syntax=syntax).cond.context, base)
 
 
-def test_each_syntax_reads_its_own_weights(pipeline: TextToImage):
-    plain = encode(pipeline, "a red cat").cond.context
+def test_weights_move_the_states_by_the_rule_of_emphasis(models: dict[str, LoadedModel]):
+    plain = encode(models["sd"]).cond.context
     found = {
-        syntax: encode(pipeline, text, syntax=syntax, emphasis="no_norm").cond.context
-        for syntax, text in (("a1111", "a (red:1.5) cat"), ("comfyui", "a (red:1.5) cat"), ("compel", "a (red)1.5 cat"))
+        rule: encode(models["sd"], prompt="a (cat:1.3)", emphasis=rule).cond.context for rule in ("original", "no_norm")
     }
-    assert not torch.equal(found["a1111"], plain)
-    assert torch.equal(found["a1111"], found["comfyui"]) and torch.equal(found["a1111"], found["compel"])
-    literal = encode(pipeline, "a (red:1.5) cat", syntax="plain").cond.context
-    assert not torch.equal(literal, found["a1111"]) and not torch.equal(literal, plain)
+    assert torch.equal(encode(models["sd"], prompt="a (cat:1.3)", emphasis="ignore").cond.context, plain)
+    cat = 2  # beginning, a, cat
+    assert torch.allclose(found["no_norm"][0, cat], plain[0, cat] * 1.3)
+    assert found["original"].mean() == pytest.approx(float(plain.mean()), rel=1e-4)  # float32
+    text = encode(models["sd"], prompt="a (cat:1.3)", syntax="plain").cond.context
+    assert not torch.equal(text, plain)
 
 
-def test_a_long_prompt_and_its_short_negative_get_one_length(pipeline: TextToImage):
-    found = encode(pipeline, LONG, negative_prompt="blurry")
-    assert found.uncond is not None
-    assert found.cond.context.shape == found.uncond.context.shape == (1, 2 * 77, 32 + 48)
-    cut = encode(pipeline, LONG, chunks="first")
-    assert cut.cond.context.shape[1] == 77 and "left out" in cut.notices[0]
+def test_long_prompts_come_in_chunks_and_the_negative_keeps_up(models: dict[str, LoadedModel]):
+    long = "cat " * 100
+    for name in ("sd", "xl"):
+        found = encode(models[name], prompt=long, negative_prompt="blurry")
+        assert found.cond.context.shape[1] == 2 * 77
+        assert found.uncond is not None
+        assert found.uncond.context.shape == found.cond.context.shape
+        assert found.notices == ()
+    first = encode(models["sd"], prompt=long, chunks="first")
+    assert first.cond.context.shape[1] == 77
+    assert "left out from" in first.notices[0]
 
 
-def test_blended_and_chained_prompts(pipeline: TextToImage):
-    cat, dog = (encode(pipeline, text, syntax="compel").cond.context for text in ("a cat", "a dog"))
-    blended = encode(pipeline, '("a cat", "a dog").blend(3, 1)', syntax="compel").cond.context
-    torch.testing.assert_close(blended, (3 * cat + dog) / 4)
-    chained = encode(pipeline, '("a cat", "a dog").and()', syntax="compel").cond.context
-    torch.testing.assert_close(chained, torch.cat([cat, dog], dim=1))
+def test_an_empty_negative_is_zeros_for_sdxl_as_it_was_trained(models: dict[str, LoadedModel]):
+    zeros, encoded = encode(models["xl"]).uncond, encode(models["xl"], empty_negative="encoded").uncond
+    assert zeros is not None
+    assert encoded is not None
+    assert not zeros.context.any()
+    assert encoded.context.any()
+    sd = encode(models["sd"]).uncond
+    assert sd is not None
+    assert sd.context.any()
 
 
-def test_and_is_text_in_a_negative_prompt(pipeline: TextToImage):
-    found = encode(pipeline, "a cat", negative_prompt="rain AND <lora:x:1>")
-    plain = encode(pipeline, "a cat", negative_prompt="rain AND <lora:x:1>", syntax="plain")
-    assert found.uncond is not None and plain.uncond is not None
-    assert torch.equal(found.uncond.context, plain.uncond.context)
+def test_clip_skip_moves_sdxl_only_where_a_preset_says_so(models: dict[str, LoadedModel]):
+    base = encode(models["xl"]).cond.context
+    assert torch.equal(encode(models["xl"], clip_skip=2).cond.context, base)
+    assert not torch.equal(encode(models["xl"], clip_skip=2, preset="diffusers").cond.context, base)
 
 
-@pytest.mark.parametrize("text", ["a AND b", "[a:b:0.5]", "[a|b] cat"])
-def test_what_is_not_drawn_yet_is_refused(pipeline: TextToImage, text: str):
+@pytest.mark.parametrize("prompt", ["a [cat:dog:0.5]", "a [cat|dog]", "a cat AND a dog"])
+def test_what_is_not_drawn_yet_is_said(models: dict[str, LoadedModel], prompt: str):
     with pytest.raises(RequestError, match="not drawn yet"):
-        encode(pipeline, text)
+        encode(models["sd"], prompt=prompt)
+    encode(models["sd"], prompt=prompt, syntax="plain")
 
 
-def test_what_happened_to_the_prompt_is_told(pipeline: TextToImage):
-    found = encode(pipeline, "a (cat:99) <lora:style:1> # at night")
-    assert [notice.split("'")[0].strip() for notice in found.notices] == [
-        "left out as a comment:",
-        "left out: <lora:style>, which is not attached yet",
-        "the weight 99 of",
-    ]
+def test_tags_that_attach_nothing_are_named(models: dict[str, LoadedModel]):
+    found = encode(models["sd"], prompt="a cat <lora:style:0.8>")
+    assert any("<lora:style>" in notice for notice in found.notices)
+    assert torch.equal(found.cond.context, encode(models["sd"]).cond.context)

@@ -56,6 +56,38 @@ def test_infotext_names_the_seed_that_gives_this_picture_in_other_tools():
     assert "RNG" not in pairs
 
 
+def test_infotext_says_what_a_picture_came_from_in_the_names_of_other_tools():
+    recipe = replace(
+        make_recipe(
+            image="ab" * 32,
+            mask="cd" * 32,
+            mask_content="original",
+            strength=0.6,
+            mask_blur=4.0,
+            ensd=31337,
+            noise="nv",
+            preset="a1111",
+            discard_penultimate_sigma=True,
+            initial_noise="variance",
+            refiner_switch_at=0.8,
+        ),
+        refiner="finish.safetensors",
+        refiner_files=(WeightFile(name="finish.safetensors", sha256="ef" * 32),),
+    )
+    assert write(recipe).splitlines()[-1] == (
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 4, Seed: 5, Size: 64x64, "
+        "Model hash: 0123456789, Model: gesso-mini, Denoising strength: 0.6, ENSD: 31337, Init image hash: ababababab, "
+        "RNG: NV, Mask blur: 4, Refiner: finish [efefefefef], Refiner switch at: 0.8, Discard penultimate sigma: True, "
+        "SGM noise multiplier: True, Preset: a1111, Version: gesso 0.1.0"
+    )
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    edit = make_recipe(image="ab" * 32, image_guidance_scale=1.5, sigmas=(3.0, 1.0, 0.0), schedule="own", num_steps=2)
+    pairs = read_infotext(write(edit))[2]
+    assert (pairs["Image CFG scale"], pairs["Sigmas"]) == ("1.5", "3 1 0")
+    assert list(pairs).index("Image CFG scale") == list(pairs).index("CFG scale") + 1
+    assert Recipe.from_json(edit.to_json()) == edit
+
+
 @given(prompt=TEXT, negative=TEXT)
 def test_no_prompt_reaches_the_other_fields_of_the_infotext(prompt: str, negative: str):
     for one in (prompt, f"{prompt}\nNegative prompt: x\nSteps: 1, Sampler: DDIM, Seed: 9, Size: 8x8"):

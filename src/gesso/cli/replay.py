@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,8 +82,10 @@ def command(
             vae=vae,
         )
         pipeline = load()
-        if recipe.prediction and pipeline.model.family.prediction != recipe.prediction:
-            pipeline = load(prediction=recipe.prediction)
+        found = pipeline.model.family
+        if recipe.prediction and (found.name, found.prediction) != (recipe.family, recipe.prediction):
+            with suppress(GessoError):  # drawn as something else than its file looks like, or another file now
+                pipeline = load(family=recipe.family, prediction=recipe.prediction)
         from gesso.pipelines.replay import replay
 
         verdict, again = replay(

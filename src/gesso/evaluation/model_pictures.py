@@ -49,9 +49,8 @@ def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str],
 
     with torch.inference_mode():
         latents = rescued(model, "unet", draw).value
-        pixels = rescued(model, "vae", lambda: model.decode(latents)).value
-        if model.has_upscaler:
-            pixels = rescued(model, "upscaler", lambda small=pixels: model.upscale(small)).value
+        small = rescued(model, "vae", lambda: model.decode(latents)).value
+        pixels = rescued(model, "upscaler", lambda: model.upscale(small)).value if model.has_upscaler else small
     return np.stack([np.asarray(image) for image in to_images(pixels, request.levels)])
 
 

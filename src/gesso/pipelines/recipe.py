@@ -97,6 +97,8 @@ def changes(before: Recipe, after: Recipe) -> list[str]:
     if sorted(old.values()) != sorted(new.values()):  # another name for the same bytes is no change
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         lines += [f"weights {name}: {_hash(old.get(name))} -> {_hash(new.get(name))}" for name in names]
+    if before.family != after.family:
+        lines.append(f"family: {_short(before.family)} -> {after.family}")
     if before.prediction and before.prediction != after.prediction:
         lines.append(f"prediction: {_short(before.prediction)} -> {after.prediction}")
     for name, value in before.request.to_dict().items():

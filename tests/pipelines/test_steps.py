@@ -1,0 +1,179 @@
+"""Where the steps of a run are, preset by preset."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gesso.diffusion.noise import NOISE_SOURCES
+from gesso.diffusion.samplers import SAMPLERS, sample
+from gesso.families.base import Family
+from gesso.families.registry import FAMILIES
+from gesso.pipelines.names import with_canonical_names
+from gesso.pipelines.networks import HandOver, IndependentNoise, sample_until
+from gesso.pipelines.request import RequestError, TextToImageRequest
+from gesso.pipelines.steps import Steps, noise_table, plan_steps
+from gesso.pipelines.text_to_image import defaults_for, noise_source
+
+
+def planned(family: str | Family = "sd15", **values: Any) -> Steps:
+    found = FAMILIES[family] if isinstance(family, str) else family
+    request = with_canonical_names(TextToImageRequest(**({"prompt": "a cat", "seed": 1} | values)))
+    return plan_steps(request.resolve(defaults_for(request, found)), found)
+
+
+def told(steps: Steps) -> list[float]:
+    """The timesteps that the network is told at the start of each step."""
+    found: list[float] = (steps.timestep_of or steps.schedule.timestep_of)(steps.sigmas[:-1]).tolist()
+    return found
+
+
+def test_gesso_takes_the_schedule_as_it_is():
+    steps = planned(sampler="euler", schedule="uniform", num_steps=4)
+    assert told(steps) == pytest.approx([999, 666, 333, 0], abs=1e-6)
+    assert steps.noise_scale == float(steps.sigmas[0]) == pytest.approx(steps.schedule.sigma_max)
+    assert (steps.final_scale, steps.options) == (1.0, {})
+
+
+def test_a1111_chooses_timesteps_for_ddim():
+    """Nine calls at 901 .. 101 for ten steps, and noise of timestep 1 is left (samplers.md, section 4)."""
+    steps = planned(preset="a1111", sampler="DDIM", num_steps=10)
+    assert told(steps) == pytest.approx(list(range(901, 100, -100)), abs=1e-4)
+    assert steps.noise_scale == pytest.approx(math.hypot(1, float(steps.sigmas[0])))
+    assert steps.final_scale == pytest.approx(math.hypot(1, float(steps.sigmas[-1])))
+    assert steps.final_scale > 1
+    with_picture = planned(preset="a1111", sampler="DDIM", num_steps=10, image="0" * 64, strength=0.5)
+    assert with_picture.image_scale != 1
+
+
+def test_a1111_discards_the_penultimate_sigma_where_its_samplers_do():
+    plain = planned(preset="a1111", sampler="DPM++ 2M", num_steps=10)
+    assert plain.num_steps == 10
+    assert float(plain.sigmas[-2]) == pytest.approx(plain.schedule.sigma_min)
+    discarded = planned(preset="a1111", sampler="DPM2", num_steps=10)
+    assert discarded.num_steps == 10
+    assert float(discarded.sigmas[-2]) > 2 * plain.schedule.sigma_min
+
+
+def test_diffusers_spaces_by_scheduler_and_by_file():
+    linspace = planned(preset="diffusers", sampler="euler", num_steps=5)
+    assert told(linspace) == pytest.approx([999, 749.25, 499.5, 249.75, 0])
+    assert linspace.noise_scale == float(linspace.sigmas[0])
+    leading = planned("sdxl", preset="diffusers", sampler="euler", num_steps=5)
+    assert told(leading) == [801, 601, 401, 201, 1]  # SDXL's file says so
+    assert leading.noise_scale == pytest.approx(math.hypot(1, float(leading.sigmas[0])))
+    rounded = planned(preset="diffusers", sampler="DPM++ 2M Karras", num_steps=5)
+    assert all(t == round(t) for t in told(rounded))
+    trailing = planned(preset="diffusers", sampler="euler", num_steps=4, timestep_spacing="trailing")
+    assert told(trailing) == [999, 749, 499, 249]
+
+
+@pytest.mark.parametrize(
+    ("family", "timesteps"),
+    [
+        ("sd15-lcm", [999, 759, 499, 259]),  # parity notes: 4 of the 50 that LCM was distilled with
+        ("sdxl-turbo", [999]),
+    ],
+)
+def test_few_step_models_walk_as_diffusers_does_by_themselves(family: str, timesteps: list[float]):
+    steps = planned(family, preset="diffusers")
+    assert told(steps) == timesteps
+    assert planned(family).num_steps == len(timesteps)
+
+
+def test_own_sigmas_stand_in_for_everything():
+    steps = planned(preset="diffusers", sigmas=(5.0, 2.0, 0.0))
+    assert steps.sigmas.tolist() == [5, 2, 0]
+    assert steps.timestep_of is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"preset": "diffusers", "sampler": "euler", "schedule": "kl_optimal"}, "diffusers has uniform"),
+        ({"timestep_spacing": "trailing", "sampler": "restart"}, "diffusers has no sampler restart"),
+        ({"timestep_spacing": "a1111", "sampler": "euler"}, "no timesteps of its own"),
+        ({"preset": "a1111", "sampler": "ddim", "num_steps": 1}, "2 is the least"),
+    ],
+)
+def test_settings_that_do_not_go_together(values: dict[str, Any], words: str):
+    with pytest.raises(RequestError, match=words):
+        planned(**values)
+
+
+def test_tables_differ_as_the_tools_round_them():
+    """Largest relative differences of sigma: 3e-8 rounded, 1.3e-5 in float32 (samplers.md, section 1)."""
+    request = TextToImageRequest(prompt="", seed=0)
+    family = FAMILIES["sd15"]
+    resolved = request.resolve(defaults_for(request, family))
+    exact = noise_table(resolved, family).sigmas
+    gaps = {
+        table: float((noise_table(replace(resolved, sigma_table=table), family).sigmas / exact - 1).abs().max())
+        for table in ("rounded", "float32")
+    }
+    assert 0 < gaps["rounded"] < 3e-5
+    assert 1e-6 < gaps["float32"] < 3e-5
+
+
+class Saying:
+    """A denoiser that always predicts one number."""
+
+    def __init__(self, value: float) -> None:
+        self.value, self.calls = value, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self.calls += 1
+        return torch.full_like(x, self.value)
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return torch.stack([self(x, sigma)] * 2)
+
+
+@pytest.mark.parametrize(("sampler", "calls", "base"), [("euler", 5, 4), ("heun", 9, 8)])
+def test_the_refiner_takes_over_after_a_share_of_the_calls(sampler: str, calls: int, base: int):
+    """0.8 of 5 calls are 4; of 9 calls, 8 come before 8 / 9 is at least 0.8. Said once."""
+    first, second, switched = Saying(0), Saying(1), []
+    denoise = HandOver(first, second, at=0.8, num_calls=calls, on_switch=lambda: switched.append(1))
+    sigmas = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.0], dtype=torch.float64)
+    sample(SAMPLERS[sampler], denoise, torch.zeros(1, 1, 2, 2), sigmas)
+    assert (first.calls, second.calls, switched) == (base, calls - base, [1])
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "unipc_bh2", "deis"])
+def test_stopping_early_is_the_beginning_of_the_whole(sampler: str):
+    sigmas = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.0], dtype=torch.float64)
+    x = torch.full((1, 1, 2, 2), 9.0)
+    seen: dict[int, Tensor] = {}
+    noise = NOISE_SOURCES["philox"]([0])
+
+    class Half(Saying):
+        def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return x / 2
+
+    def keep(step: int, x: Tensor, x0: Tensor) -> None:
+        seen[step] = x
+
+    whole = sample(SAMPLERS[sampler], Half(0), x, sigmas, noise, on_step=keep)
+    nothing = lambda step, x, x0: None  # noqa: E731
+    for stop in (1, 3):
+        found = sample_until(stop, SAMPLERS[sampler], Half(0), x, sigmas, noise, on_step=nothing)
+        assert torch.equal(found, seen[stop - 1])
+    assert torch.equal(sample_until(5, SAMPLERS[sampler], Half(0), x, sigmas, noise, on_step=nothing), whole)
+
+
+def test_noise_of_diffusers_sde_samplers_is_drawn_afresh():
+    source, plain = IndependentNoise(NOISE_SOURCES["cpu"]([3])), NOISE_SOURCES["cpu"]([3])
+    path = source.brownian([3.0, 1.0, 0.1])
+    assert torch.equal(source.draw((4, 4, 4)), plain.draw((4, 4, 4)))
+    assert torch.equal(path.increment((4, 4, 4), 3.0, 1.0), plain.draw((4, 4, 4)))
+
+
+def test_ensd_moves_every_draw_but_the_first():
+    request = TextToImageRequest(prompt="", seed=5, noise="nv", ensd=31337)
+    source = noise_source(request.resolve(defaults_for(request, FAMILIES["sd15"])), range(2))
+    plain, moved = (NOISE_SOURCES["nv"]([seed] * 2, range(2)) for seed in (5, 5 + 31337))
+    assert torch.equal(source.draw((4, 4, 4)), plain.draw((4, 4, 4)))
+    assert torch.equal(source.draw((4, 4, 4)), moved.draw((4, 4, 4)))
