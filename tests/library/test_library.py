@@ -1,7 +1,9 @@
 """The index, registered folders, importing, verifying and removing."""
 
 import hashlib
+import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,11 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import tiny_sd
 from gesso.checkpoints import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import open_safetensors, tensor_data_sha256
 from gesso.errors import GessoError
+from gesso.families.saving import save_diffusers
 from gesso.library import Entry, Library
 from gesso.library import library as library_module
 from gesso.library.carried import CARRIED_MODELS, carried_entries
@@ -158,9 +163,6 @@ def test_links_and_files_in_place_stay_where_they_are(library: Library, tmp_path
 
 
 def test_a_folder_of_diffusers_is_one_model(library: Library, tmp_path: Path):
-    import tiny_sd
-    from gesso.families.saving import save_diffusers
-
     save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
     (tmp_path / "sd" / "notes.exe").write_bytes(b"MZ")
     entry = import_model(library, tmp_path / "sd", name="small").entry
@@ -173,6 +175,39 @@ def test_a_folder_of_diffusers_is_one_model(library: Library, tmp_path: Path):
     assert "no diffusion_pytorch_model.safetensors" in str(by_name(library)["small"].problem)
     with pytest.raises(GessoError, match="add-folder"):
         import_model(library, tmp_path)
+
+
+def test_a_folder_of_diffusers_with_pytorch_files_and_shards(library: Library, tmp_path: Path):
+    """As the releases of 2022 are, and the large ones of today."""
+    save_diffusers(tmp_path / "plain", tiny_sd.tiny_parts())
+    folder = tmp_path / "sd"
+    shutil.copytree(tmp_path / "plain", folder)
+    text = folder / "text_encoder" / "model.safetensors"
+    torch.save(load_file(text), folder / "text_encoder" / "pytorch_model.bin")
+    text.unlink()
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(unet)
+    names = sorted(tensors)
+    shards = {f"shard-{n}.safetensors": names[n::2] for n in (0, 1)}
+    for name, part in shards.items():
+        shelf.save_file({key: tensors[key] for key in part}, unet.with_name(name))
+    weight_map = {key: name for name, part in shards.items() for key in part}
+    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(index, encoding="utf-8")
+    unet.unlink()
+    entry = import_model(library, folder).entry
+    assert [file.name for file in entry.files] == [
+        "unet/shard-0.safetensors",
+        "unet/shard-1.safetensors",
+        "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    whole = load_file(tmp_path / "plain" / "text_encoder" / "model.safetensors")
+    copy = load_file(entry.path / "text_encoder" / "model.safetensors")
+    assert copy.keys() == whole.keys() and all(torch.equal(copy[name], whole[name]) for name in whole)
+    assert not list(entry.path.rglob("*.bin"))
+    assert {report.status for report in verify(library, entry)} == {"ok"}
+    assert import_model(library, folder, way="in-place", name="other").entry.kind == "checkpoint"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])

@@ -409,12 +409,12 @@ def info(
     """
     from dataclasses import replace
 
-    from gesso.library.containers import describe_any
+    from gesso.checkpoints.detect import describe
     from gesso.library.examine import facts_of
 
     library = open_library()
     path = _path_of(model, library)
-    found = describe_any(path)
+    found = describe(path)
     entry = _entry_of(path, library)
     if entry.kind == "other":  # a PyTorch file was opened for this once
         entry = replace(entry, kind=facts_of(found, None).kind)

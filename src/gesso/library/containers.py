@@ -1,4 +1,4 @@
-"""Weights that are not packed as safetensors: told by content, described, and PyTorch files turned into safetensors.
+"""Weights that are not packed as safetensors: told by content, and PyTorch files turned into safetensors.
 
 PyTorch files are read by a closed reader in a process of its own, see `checkpoints.pickle_file`; what gesso loads is
 the safetensors file that comes out of it.
@@ -6,14 +6,10 @@ the safetensors file that comes out of it.
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.foreign import START, container_of
 from gesso.library.hashing import hash_file
-
-if TYPE_CHECKING:
-    from gesso.checkpoints.detect import Description
 
 PYTORCH = ("zip", "stacked", "pickle")
 CONVERTED = "converted"  # folder in the library for the copies of PyTorch files that are used where they lie
@@ -30,30 +26,6 @@ def container(path: Path) -> str:
             return container_of(handle.read(START))
     except OSError:
         return "other"
-
-
-def describe_any(path: Path) -> "Description":
-    """As `detect.describe`, for every container. Raises ModelFileError.
-
-    A PyTorch file is listed by the process that would convert it; that takes a moment.
-    """
-    from gesso.checkpoints import detect
-
-    if container(path) in ("folder", "other"):
-        return detect.describe(path)
-    from gesso.checkpoints.weight_file import open_weights
-
-    file = open_weights(path)
-    infos = file.tensors.values()
-    part = detect.PartDescription(
-        "other",
-        len(infos),
-        sum(info.count for info in infos),
-        tuple(sorted({str(info.dtype).removeprefix("torch.") for info in infos})),
-    )
-    kind = detect.detect(file)  # type: ignore[arg-type]  # names, shapes and metadata are all it looks at
-    described = detect.FileDescription(path, file.nbytes, file.metadata)
-    return detect.Description(path, kind, (part,), (described,))
 
 
 def to_safetensors(source: Path, target: Path) -> None:

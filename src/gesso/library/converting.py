@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
-from gesso.library.containers import PYTORCH, container, describe_any, to_safetensors
+from gesso.library.containers import PYTORCH, container, to_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +92,10 @@ def convert(
     spec = {"title": title, "date": date or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
     import torch
 
+    from gesso.checkpoints.detect import describe
+
     with _safetensors(source, target) as plain:
-        found = describe_any(plain)
+        found = describe(plain)
         if to == "safetensors":
             return _same_names(found, target, dtype, spec)
         if found.family is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
-from gesso.library.containers import PYTORCH, container, describe_any
+from gesso.library.containers import PYTORCH, container
 from gesso.library.entry import ModelFile
 from gesso.library.folders import MODEL_INDEX
 
@@ -62,7 +62,8 @@ def files_of(path: Path) -> tuple[ModelFile, ...]:
         from gesso.checkpoints.diffusers import weight_files
 
         try:
-            listed = {file.relative_to(path).as_posix(): file for file in weight_files(path).values()}
+            parts = [file for part in weight_files(path).values() for file in _shards(part)]
+            listed = {file.relative_to(path).as_posix(): file for file in parts}
         except GessoError:
             listed = {MODEL_INDEX: path / MODEL_INDEX}
     else:
@@ -71,6 +72,15 @@ def files_of(path: Path) -> tuple[ModelFile, ...]:
         return tuple(_stamped(name, file) for name, file in listed.items())
     except OSError as error:
         raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _shards(path: Path) -> tuple[Path, ...]:
+    """The files of an index of several, or the file itself. Raises ModelFileError."""
+    if path.suffix != ".json":
+        return (path,)
+    from gesso.checkpoints.weight_file import open_weights
+
+    return open_weights(path).files
 
 
 def _stamped(name: str, path: Path) -> ModelFile:
@@ -101,8 +111,10 @@ def examine(path: Path, hint: str | None) -> Facts:
     if packed in PYTORCH:
         guess = "checkpoint" if path.suffix.lower() == ".ckpt" else None
         return _unread(hint or guess, "a PyTorch file", "pickle", None)
+    from gesso.checkpoints.detect import describe
+
     try:
-        facts = facts_of(describe_any(path), hint)
+        facts = facts_of(describe(path), hint)
         return replace(facts, layout="gguf") if packed == "gguf" else facts
     except GessoError as error:
         text = error.one_line.removeprefix(f"{path}: ").removeprefix(f"{path}/")

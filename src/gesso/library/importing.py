@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.errors import GessoError
 from gesso.library.carried import CARRIED_MODELS
-from gesso.library.containers import describe_any, to_safetensors
+from gesso.library.containers import PYTORCH, container, to_safetensors
 from gesso.library.entry import FOUND, KIND_FOLDERS, KINDS, LINKED, OWNED, USED, Entry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.hashing import BLOCK, Hashes, hash_file
@@ -162,7 +162,9 @@ def _require_model(source: Path) -> None:
 def require_readable(entry: Entry, source: Path, kind: str | None) -> None:
     """Raises GessoError for what cannot be read, and for what is no model unless its kind was given."""
     if entry.problem is not None:
-        describe_any(source)  # raises what is wrong
+        from gesso.checkpoints.detect import describe
+
+        describe(source)  # raises what is wrong
         raise GessoError(f"{source}: {entry.problem}")
     if entry.kind == "other" and kind is None:
         raise GessoError(
@@ -191,11 +193,11 @@ def check_finite(entry: Entry, on_progress: OnProgress) -> None:
     """Reads all weights but those of GGUF. Raises ModelFileError with the reason "nonfinite"."""
     if entry.layout == "gguf":
         return
-    from gesso.checkpoints.safetensors_file import open_safetensors
+    from gesso.checkpoints.weight_file import open_weights
 
     total, done = entry.nbytes, 0
     for model_file in entry.files:
-        file = open_safetensors(model_file.path)
+        file = open_weights(model_file.path)
         bad: list[str] = []
         with file.reader() as reader:
             for name, info in file.tensors.items():
@@ -252,6 +254,7 @@ def _copy(
                 to_safetensors(source, inside)
             else:
                 _copy_bytes(source, inside, on_progress)
+                _convert_parts(first, inside, on_progress)
             entry = make_entry(inside, kind, OWNED)
             require_readable(entry, inside, kind)
             if not allow_nonfinite:
@@ -300,6 +303,15 @@ def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:
                 os.fsync(writing.fileno())
     except OSError as error:
         raise GessoError(f"{source}: cannot be copied into the library ({error.strerror or error})") from None
+
+
+def _convert_parts(entry: Entry, inside: Path, on_progress: OnProgress) -> None:
+    """The parts of a diffusers folder that are PyTorch files, as safetensors under the names that these have."""
+    for file in entry.files:
+        if container(file.path) in PYTORCH:
+            on_progress("converting", 0, file.nbytes)
+            name = file.path.stem.removeprefix("pytorch_")  # as transformers calls its files
+            to_safetensors(file.path, inside / Path(file.name).with_name(f"{name}.safetensors"))
 
 
 def _place(inside: Path, target: Path) -> None:
