@@ -15,7 +15,7 @@ from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine
 from gesso.runtime.footprint import peak_nbytes
 from gesso.runtime.model import LoadedModel
-from gesso.runtime.plan import GIB, MIB, MemoryPlan, Phase, Workload, make_plan, parse_size, size_text
+from gesso.runtime.plan import GIB, MIB, SLACK, MemoryPlan, Phase, Workload, make_plan, parse_size, size_text
 from gesso.runtime.precision import choose_precision, memory_free, memory_used
 from tiny_models import save_tiny_mini
 from tiny_sd import tiny_parts
@@ -126,13 +126,13 @@ def test_measures_come_in_turn_as_the_budget_shrinks():
             break
         assert found.peak <= budget
         seen.append((found.stay, found.unet_rows, found.vae_rows, found.tile))
-        budget = int(found.peak * 0.97)
+        budget = int(found.peak * 0.85)
     assert seen[0] == ("resident", 4, 2, None)
     assert seen[-1][2] == 1
     assert seen[-1][3] == 16
     assert any(tile is None and vae_rows == 1 for _, _, vae_rows, tile in seen)  # rows before tiles
     assert "takes at least" in message
-    assert "process 1" in message  # and says what of it is not the networks'
+    assert f"process {size_text(100 * MIB + SLACK)}" in message  # and says what of it is not the networks'
 
 
 def test_a_plan_is_shown_to_people_and_to_programs():
@@ -244,23 +244,21 @@ from tiny_sd import tiny_parts
 cpu = torch.device("cpu")
 model = LoadedModel(name="x", parts=tiny_parts(), device=cpu, precision=choose_precision("float32", cpu))
 work = Workload(width=512, height=512)
-Engine("cpu").plan(model, work)  # what counting needs is imported
-engine = Engine("cpu", memory=memory_used(cpu) + SLACK + 110 * MIB)
+whole = Engine("cpu").plan(model, work)  # what counting needs is imported
+engine = Engine("cpu", memory=memory_used(cpu) + SLACK + 150 * MIB)
 with torch.inference_mode():
     with engine.within_memory(model, work) as plan:
         model.decode(torch.zeros(1, 4, 64, 64))
-    within = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    model.decode(torch.zeros(1, 4, 64, 64))
-print(engine.memory, plan.tile or 0, within, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(engine.memory, plan.tile or 0, whole.peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in other units elsewhere")
 def test_a_budget_is_kept():
-    """Decoding 512 x 512 where whole pictures take 200 MiB of tensors, in a process that may take 110 for them."""
+    """Decoding 512 x 512 where whole pictures take 200 MiB of tensors, in a process that may take 150 and the slack."""
     command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1])]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
-    budget, tile, within, whole = (int(number) for number in child.stdout.split())
+    budget, tile, whole, within = (int(number) for number in child.stdout.split())
     assert tile, "the budget was so large that no tiles were needed"
     assert within <= budget
-    assert whole > budget  # the test can fail: without tiles the process grows beyond it
+    assert whole > budget  # so the tiles are what keeps it

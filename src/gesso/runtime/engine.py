@@ -16,6 +16,7 @@ from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
 from gesso.families.loading import load_parts
 from gesso.runtime.environment import Environment
+from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import WeightFile, stamp
 from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
@@ -62,6 +63,8 @@ class Engine:
         if isinstance(memory, str):
             memory = memory_free(self.device) if memory == "auto" else parse_size(memory)
         self.memory = memory
+        if memory is not None:
+            return_memory_promptly()
         self.hash_file = hash_file
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
 
