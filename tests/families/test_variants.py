@@ -15,6 +15,8 @@ from gesso.checkpoints import keymap, ldm
 from gesso.checkpoints import taesd as names
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import write_safetensors
+from gesso.diffusion.samplers import SAMPLERS
+from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError
 from gesso.families import loading
 from gesso.families.base import Family
@@ -210,6 +212,24 @@ def test_names_of_families() -> None:
             family.unet,
             family.text,
             family.text_2,
+        )
+
+
+def test_defaults_are_there() -> None:
+    for family in FAMILIES.values():
+        assert family.defaults.sampler in SAMPLERS, family.name
+        assert family.defaults.schedule in SCHEDULES, family.name
+
+
+def test_every_family_is_in_the_documentation() -> None:
+    """docs/families.md has one row each, with what a request gets."""
+    rows = (Path(__file__).parents[2] / "docs" / "families.md").read_text().splitlines()
+    for family in FAMILIES.values():
+        settings = family.defaults
+        wanted = f"{settings.sampler}, {settings.schedule}, {settings.num_steps} steps, {settings.guidance_scale:g}"
+        row = next((row for row in rows if row.startswith(f"| `{family.name}` |")), "")
+        assert all(words in row for words in (wanted, f"{family.native_size} |", f"| {family.prediction} |")), (
+            family.name
         )
 
 
