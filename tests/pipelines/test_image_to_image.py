@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from gesso.diffusion.samplers import SAMPLERS
-from gesso.families.saving import save_diffusers
 from gesso.pipelines.picture_file import read_picture
 from gesso.pipelines.replay import replay
 from gesso.pipelines.request import RequestError, TextToImageRequest
@@ -18,7 +17,7 @@ from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage
 from gesso.runtime.engine import Engine
 from tiny_models import save_tiny_mini
-from tiny_sd import TINY_SD, tiny_parts
+from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_X4, save_tiny_folder
 
 REQUEST = TextToImageRequest(prompt="a red cat", seed=7)
 
@@ -248,18 +247,10 @@ def test_a_recipe_of_version_1_draws_the_same(pipeline: TextToImage):
 @pytest.fixture(scope="module")
 def special(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImage]:
     """Stable Diffusion with other channels beside the latents: inpainting (9) and editing (8)."""
-    found = {}
-    for name, channels, concat in (("inpaint", 9, "inpaint"), ("edit", 8, "edit")):
-        family = replace(TINY_SD, concat=concat, unet=replace(TINY_SD.unet, in_channels=channels))
-        parts = tiny_parts(family)
-        found[name] = TextToImage(engine, replace(sd_model(engine, tmp_path_factory), name=name, parts=parts))
-    return found
-
-
-def sd_model(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("sd") / "tiny-sd"
-    save_diffusers(path, tiny_parts())
-    return engine.load(path)
+    base = tmp_path_factory.mktemp("special")
+    families = {"inpaint": TINY_INPAINT, "edit": TINY_EDIT}
+    folders = {name: save_tiny_folder(base / name, family) for name, family in families.items()}
+    return {name: TextToImage(engine, engine.load(folder)) for name, folder in folders.items()}
 
 
 def test_an_inpainting_model_sees_mask_and_masked_picture(special: dict[str, TextToImage]):
@@ -288,6 +279,20 @@ def test_an_editing_model_is_led_by_text_and_by_picture(special: dict[str, TextT
         draw(pipeline)
     with pytest.raises(RequestError, match="takes no strength"):
         draw(pipeline, image, strength=0.5)
+
+
+def test_an_upscaler_makes_four_of_each_pixel(engine: Engine, tmp_path: Path):
+    pipeline = TextToImage(engine, engine.load(save_tiny_folder(tmp_path / "x4", TINY_X4)))
+    base = draw(pipeline, source(16, 8), num_steps=2)
+    assert base.image.size == (64, 32)
+    assert base.recipe.request.noise_level == 20
+    assert gap(draw(pipeline, source(16, 8), num_steps=2, noise_level=200).image, base.image) > 0
+    with pytest.raises(RequestError, match="trained up to 350"):
+        draw(pipeline, source(16, 8), noise_level=351)
+    with pytest.raises(RequestError, match="makes 64"):
+        draw(pipeline, source(16, 8), width=128)
+    with pytest.raises(RequestError, match="enlarges a picture"):
+        draw(pipeline)
 
 
 def test_guidance_by_picture_is_equation_3():

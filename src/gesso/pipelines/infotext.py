@@ -68,7 +68,7 @@ def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
         pairs.append(("Noise level", str(request.noise_level)))
     if request.discard_penultimate_sigma:
         pairs.append(("Discard penultimate sigma", "True"))
-    if request.initial_noise == "variance":
+    if request.initial_noise == "variance" and request.timestep_spacing != "a1111":
         pairs.append(("SGM noise multiplier", "True"))
     if request.sigmas is not None:
         pairs.append(("Sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))

@@ -289,7 +289,8 @@ class Defaults:
 
     conventions: a value for each named setting in which tools differ, as preset, sampler and model have it
     kind: what the model takes besides text: none, inpaint (mask and masked picture), edit (picture), upscale (picture)
-    has_image, has_mask, has_refiner: what is given beside the request
+    max_noise_level: the noisiest picture that a model which enlarges was trained with
+    has_refiner: whether one is given beside the request
     """
 
     width: int
@@ -305,6 +306,7 @@ class Defaults:
     strength: float = 0.75
     image_guidance_scale: float = 1.5
     noise_level: int = 20
+    max_noise_level: int = MAX_NOISE_LEVEL
     refiner_switch_at: float = 0.8
     kind: str = "none"
     has_refiner: bool = False
@@ -360,6 +362,9 @@ def _check_jobs(values: dict[str, Any], defaults: "Defaults") -> None:
             values[name] = getattr(defaults, name)
         elif values[name] is not None and not has:
             raise RequestError(name, f"{name} is for a model that {what}; leave it out")
+    if enlarging and values["noise_level"] > defaults.max_noise_level:
+        found, most = values["noise_level"], defaults.max_noise_level
+        raise RequestError("noise_level", f"noise_level is {found}, this model was trained up to {most}")
     if defaults.has_refiner and values["refiner_switch_at"] is None:
         values["refiner_switch_at"] = defaults.refiner_switch_at
     elif values["refiner_switch_at"] is not None and not defaults.has_refiner:

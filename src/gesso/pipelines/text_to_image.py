@@ -42,7 +42,14 @@ from gesso.pipelines.picture_file import encode_png, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.recipe import Recipe, WeightFile
-from gesso.pipelines.request import OWN_SCHEDULE, Defaults, RequestError, ResolvedRequest, TextToImageRequest
+from gesso.pipelines.request import (
+    MAX_NOISE_LEVEL,
+    OWN_SCHEDULE,
+    Defaults,
+    RequestError,
+    ResolvedRequest,
+    TextToImageRequest,
+)
 from gesso.pipelines.source_images import drawable_size, mask_digest, paste_back, picture_digest
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
@@ -352,6 +359,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         conventions={"preset": preset, **conventions},
         strength=PRESET_DEFAULTS[preset]["strength"],
         kind=family.concat,
+        max_noise_level=family.max_level if family.max_level is not None else MAX_NOISE_LEVEL,
         has_refiner=has_refiner,
         multiple=family.size_multiple,
         max_clip_skip=family.text.num_layers,
