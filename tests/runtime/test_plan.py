@@ -164,9 +164,7 @@ def test_a_plan_changes_how_the_networks_run_and_not_what_they_say(file: Path):
     free, tight = Engine("cpu").load(file), Engine("cpu", memory="8GiB").load(file)
     base = Engine("cpu").plan(free, Workload(width=128, height=128, rows=2))
     phases = (Phase(name="unet", weights=0, activations=0),)
-    told = MemoryPlan(
-        budget=None, base=base.base, stay="stream", unet_rows=1, vae_rows=1, tile=16, query_rows=None, phases=phases
-    )
+    told = MemoryPlan(budget=None, base=base.base, stay="stream", unet_rows=1, vae_rows=1, tile=16, phases=phases)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 4, 24, 24, generator=generator)
     with torch.inference_mode():

@@ -6,7 +6,6 @@ order in which they are tried:
 
     fewer rows a call     pictures, and the guided and the unguided half, go through the networks one after the other
     turns                 a network's weights are in memory only while it works; then they are read again from the file
-    sliced attention      where the scores are written down (not with torch's fused kernels on CPU and CUDA)
     tiles                 the autoencoder works in tiles, see `runtime.tiling`; takes four to six times as long
     stream                the UNet's weights come and go layer by layer, in every step
 
@@ -95,7 +94,6 @@ class MemoryPlan:
     unet_rows     rows of one call of the UNet, of the 2 for each guided picture
     vae_rows      pictures that the autoencoder takes at a time
     tile          latents a side of the autoencoder's tiles; None: whole pictures
-    query_rows    places whose scores are computed together; None: all
     """
 
     budget: int | None
@@ -104,7 +102,6 @@ class MemoryPlan:
     unet_rows: int
     vae_rows: int
     tile: int | None
-    query_rows: int | None
     phases: tuple[Phase, ...]
 
     @property
@@ -126,8 +123,6 @@ class MemoryPlan:
         if self.stay == "stream":
             found.append("the UNet's layers are read from the file in every step (slow)")
         found.append(f"the UNet takes {self.unet_rows} row{'s' if self.unet_rows > 1 else ''} a call")
-        if self.query_rows:
-            found.append(f"attention looks from {self.query_rows} places at a time")
         if self.tile:
             found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents (slow)")
         return tuple(found)
@@ -202,7 +197,7 @@ class Footprint:
             "text": 64 * MIB
             if max(component.stored_nbytes for component in self._text_components()) > GIB
             else 16 * MIB,
-            "unet": self._unet(plan.unet_rows, height, width, work.tokens, plan.query_rows) + 12 * work.rows * latents,
+            "unet": self._unet(plan.unet_rows, height, width, work.tokens) + 12 * work.rows * latents,
             "decode": self._decode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels // scale**2,
         }
         if work.encodes:
@@ -214,7 +209,7 @@ class Footprint:
     def _text_components(self) -> Iterator[Any]:
         return (self.residency.components[name] for name in self._texts())
 
-    def _unet(self, rows: int, height: int, width: int, tokens: int | None, query_rows: int | None) -> int:
+    def _unet(self, rows: int, height: int, width: int, tokens: int | None) -> int:
         config, tokens = self.family.unet, tokens or self.family.text.max_length
         dtype = self.residency.dtype("unet")
 
@@ -236,7 +231,7 @@ class Footprint:
             return whole
         places = height * width
         heads = max(config.num_heads)
-        return whole + rows * heads * min(query_rows or places, places) * places * dtype.itemsize
+        return whole + rows * heads * places * places * dtype.itemsize
 
     def _decode(self, rows: int, height: int, width: int, tile: int | None) -> int:
         config, dtype = self.family.vae, self.residency.dtype("vae")
@@ -312,7 +307,6 @@ def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base:
             unet_rows=rows,
             vae_rows=work.rows,
             tile=None,
-            query_rows=None,
             phases=(Phase(name="none", weights=0, activations=0),),
         )
     )
@@ -348,8 +342,6 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
         yield replace(plan, unet_rows=(plan.unet_rows + 1) // 2)
     if plan.stay == "resident":
         yield replace(plan, stay="turns")
-    if name == "unet" and footprint.scores and plan.query_rows is None:
-        yield replace(plan, query_rows=1024)
     if vae:
         side = max(work.width, work.height) // footprint.family.size_multiple
         now = plan.tile or side

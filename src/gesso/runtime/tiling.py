@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.models.vae import AutoencoderKL, Posterior
+from gesso.models.vae import AutoencoderKL, DecoderLevel, EncoderLevel, Posterior
 
 MIN_TILE = 16  # latents a side
 
@@ -42,15 +42,15 @@ class Stage:
 def decoder_stages(vae: AutoencoderKL) -> list[Stage]:
     """What follows `decode_front`, cut where the picture is smallest: before each enlargement."""
     decoder, stages = vae.decoder, []
-    levels = list(decoder.levels)
+    levels = [level for level in decoder.levels if isinstance(level, DecoderLevel)]
     for i, level in enumerate(levels):
-        before = levels[i - 1].upsample if i else None
+        before: nn.Module | None = levels[i - 1].upsample if i else None
         last = (decoder.norm_out,) if i == len(levels) - 1 else ()
         up = 2 if before is not None else 1
         sight = 2 * len(level.blocks) + (before is not None) + bool(last)
 
         def run(
-            x: Tensor, level: nn.Module = level, before: nn.Module | None = before, *, ends: bool = bool(last)
+            x: Tensor, level: DecoderLevel = level, before: nn.Module | None = before, *, ends: bool = bool(last)
         ) -> Tensor:
             x = x if before is None else before(x)
             for block in level.blocks:
@@ -66,6 +66,7 @@ def encoder_stages(vae: AutoencoderKL) -> list[Stage]:
     """What comes before `encode_tail`; the first takes pixels that are folded already."""
     encoder, stages = vae.encoder, []
     for i, level in enumerate(encoder.levels):
+        assert isinstance(level, EncoderLevel)
         halves = i < len(encoder.levels) - 1
         rim = 2 * len(level.blocks) + (i == 0) + 2 * halves
 
