@@ -52,14 +52,17 @@ def test_polyexponential_with_another_power(num_steps):
     torch.testing.assert_close(polyexponential(SD15, num_steps, rho=2.0), saved, rtol=0, atol=TWELVE_DIGITS)
 
 
-@pytest.mark.parametrize("num_steps", [2, 3, 10, 21])
-def test_linear_quadratic_is_that_of_diffusers(num_steps):
-    """Its Mochi pipeline has the same table for flow models, from 1 to 0; float64 rounding."""
-    from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
-
-    theirs = [*linear_quadratic_schedule(num_steps, 0.025), 0.0]
-    ours = SCHEDULES["linear_quadratic"](SD15, num_steps) / SD15.sigma_max
-    torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-14)
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        [1.0, 0.975, 0.71875, 0.0],
+        [1, 0.995, 0.99, 0.985, 0.98, 0.975, 0.932, 0.813, 0.618, 0.347, 0],
+    ],
+)
+def test_linear_quadratic_is_that_of_diffusers(theirs):
+    """linear_quadratic_schedule(num_steps, 0.025) of its Mochi pipeline (0.42.1) and a 0; the flow's sigmas end at 1."""
+    ours = SCHEDULES["linear_quadratic"](SD15, len(theirs) - 1) / SD15.sigma_max
+    torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
