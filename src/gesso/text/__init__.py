@@ -1,1 +1,1 @@
-"""Text: tokenizers that turn a prompt into token ids, and the learning of a small vocabulary."""
+"""Text: what people type becomes pieces with weights, chunks of token ids, and the rules by which weights act."""
