@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_noise_schedule
-from gesso.diffusion.samplers import SAMPLERS
+from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.errors import GessoError
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -99,6 +99,29 @@ def test_ddim_lands_between_timesteps_that_do_not_follow_each_other():
     assert steps.sigmas[1].item() == pytest.approx(schedule.sigmas[888].item(), rel=1e-6)
     assert "landings" in SAMPLERS[ours.sampler].options
     assert "landings" not in theirs_and_ours("DDIMScheduler", 10)[1].options
+
+
+@pytest.mark.parametrize(("num_steps", "falls"), [(14, 1.0), (15, 0.0)])
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "DPMSolverMultistepScheduler"])
+def test_the_order_falls_at_the_end_of_runs_that_are_short_as_a_whole(name, num_steps, falls):
+    steps = DiffusersScheduler(name=name).steps(diffusers_noise_schedule(BETAS), num_steps)
+    assert steps.options["lower_final"] == falls
+
+
+def test_a_run_that_begins_in_the_middle_lands_where_the_whole_one_does():
+    _, steps, _ = theirs_and_ours("DDIMScheduler", 10, timestep_spacing="linspace", set_alpha_to_one=False)
+    xs = []
+    x = torch.linspace(-20, 20, 5)[None]
+    whole = sample(
+        SAMPLERS["ddim"],
+        lambda x, sigma: x * 0.1,
+        x,
+        steps.sigmas,
+        on_step=lambda step, x, x0: xs.append(x),
+        **steps.options,
+    )
+    rest = sample(SAMPLERS["ddim"], lambda x, sigma: x * 0.1, xs[3], steps.sigmas[4:], **steps.options)
+    assert torch.equal(rest, whole)
 
 
 @pytest.mark.parametrize(

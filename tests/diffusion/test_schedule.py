@@ -60,7 +60,7 @@ def test_polyexponential_with_another_power(num_steps):
     ],
 )
 def test_linear_quadratic_is_that_of_diffusers(theirs):
-    """linear_quadratic_schedule(num_steps, 0.025) of its Mochi pipeline (0.42.1) and a 0; the flow's sigmas end at 1."""
+    """linear_quadratic_schedule(num_steps, 0.025) of its Mochi pipeline (0.42.1), and a 0; it begins at 1."""
     ours = SCHEDULES["linear_quadratic"](SD15, len(theirs) - 1) / SD15.sigma_max
     torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
 

@@ -256,11 +256,12 @@ class DiffusersScheduler:
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
             options["max_order"] = self.solver_order or 2
         if self.name == "DPMSolverMultistepScheduler":
-            options |= {"lower_final": float(self.lower_order_final), "euler_final": float(self.euler_at_final)}
+            options["euler_final"] = float(self.euler_at_final)
             if self.sampler == "dpmpp_2m":
                 options |= {"max_order": self.solver_order or 2, "heun": float(self.solver_type == "heun")}
-        if self.sampler == "deis":
-            options["lower_final"] = float(self.lower_order_final)
+        if self.name in ("DPMSolverMultistepScheduler", "DEISMultistepScheduler"):
+            # By the steps of the whole run: one that begins in the middle of many steps has few, but is not short.
+            options["lower_final"] = float(self.lower_order_final and num_steps < 15)
         if self.sampler in ("pndm", "sa_solver", "tcd"):
             options["schedule"] = schedule
         return options

@@ -95,11 +95,14 @@ def ddim(
     the ancestral step of Euler, and Euler itself for eta 0. What sets the DDIM of other tools apart is their choice of
     timesteps and of the last sigma, and both come in with `sigmas`. Calls and draws as in `euler_ancestral`.
     landings: where each step ends instead of at the next sigma; the model is then asked as if it had ended there. That
-    is diffusers' DDIM where its timesteps are not T // num_steps apart ("linspace"; "trailing" with 15 steps).
+    is diffusers' DDIM where its timesteps are not T // num_steps apart ("linspace"; "trailing" with 15 steps). There may
+    be more of them than steps: those of the last steps count, so a run may begin in the middle.
     """
-    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
+    levels = check_levels(sigmas)
+    num_steps = len(levels) - 1
+    for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
-        b, following = (b, b) if landings is None else (landings[step], b)
+        b, following = (b, b) if landings is None else (landings[step - num_steps], b)
         down, up = ancestral(a, b, eta)
         x = x0 + (x - x0) * (down / a)
         if up > 0:
@@ -141,9 +144,11 @@ def ddpm(
     that leaves noise of sigma / sqrt(1 + sigma^2), 0.041 for timestep 1, in the picture. landings: as in `ddim`.
     One call a step, one draw a step but for a last one that ends in 0.
     """
-    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
+    levels = check_levels(sigmas)
+    num_steps = len(levels) - 1
+    for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
-        b, following = (b, b) if landings is None else (landings[step], b)
+        b, following = (b, b) if landings is None else (landings[step - num_steps], b)
         down, up = ancestral(a, b, 1.0)
         x = x0 + (x - x0) * (down / a)
         if large:
