@@ -161,6 +161,13 @@ def test_blending_the_noisy_latents_reaches_the_samplers_own_state(sampler: str)
     assert len(wrong.seen) >= 3
 
 
+def test_cfgpp_asks_for_the_unguided_half_without_guidance_too(pipeline: TextToImage):
+    assert draw(pipeline, sampler="ddim_cfgpp", guidance_scale=1.0, num_steps=2).image.size == (64, 64)
+    tenth = draw(pipeline, sampler="ddim_cfgpp", preset="a1111", guidance_scale=7.5, num_steps=3)
+    whole = draw(pipeline, sampler="ddim_cfgpp", preset="a1111", guidance_scale=1.0, num_steps=3)
+    assert gap(tenth.image, whole.image) > 0
+
+
 def test_own_sigmas(pipeline: TextToImage):
     sigmas = (10.0, 3.0, 1.0, 0.0)
     picture = draw(pipeline, sigmas=sigmas)

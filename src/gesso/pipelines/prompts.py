@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import EncodedPrompt as EncodedText
 from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
 from gesso.pipelines.request import RequestError, ResolvedRequest
@@ -38,7 +39,8 @@ def encode_prompts(model: LoadedModel, request: ResolvedRequest) -> EncodedPromp
     for numbers that are not finite.
     """
     cond, notices = _encode(model, request, "prompt")
-    if request.guidance_scale == 1 and request.image_guidance_scale is None:
+    unguided = request.guidance_scale == 1 and request.image_guidance_scale is None
+    if unguided and not SAMPLERS[request.sampler].asks_uncond:
         return EncodedPrompt(_conditioning(cond), None, notices)
     uncond, more = _encode(model, request, "negative_prompt")
     if cond.context.shape != uncond.context.shape:  # one call for both: the shorter one gets chunks of the empty text
