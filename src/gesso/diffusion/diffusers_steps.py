@@ -175,7 +175,7 @@ class DiffusersScheduler:
             timesteps=timesteps[: len(falling)],
             initial_scale=math.hypot(1, first) if scaled else first,
             final_scale=1 / math.hypot(1, last) if kind.in_z else 1.0,
-            options=self._options(schedule, num_steps, timesteps),
+            options=self._options(schedule, num_steps, timesteps, len(falling)),
             timestep_of=_listed(schedule, listed[:-1], timesteps),
             consistency=self.name == "LCMScheduler",
         )
@@ -242,7 +242,7 @@ class DiffusersScheduler:
             return float(sigmas[-1])
         return schedule.sigma_min
 
-    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor) -> dict[str, Any]:
+    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, made: int) -> dict[str, Any]:
         kind = _KINDS[self.name]
         options: dict[str, Any] = {}
         if kind.jumps and self.sampler in ("ddim", "ddpm"):
@@ -250,7 +250,7 @@ class DiffusersScheduler:
             if not torch.equal(down[:-1], timesteps[1:]):
                 last = self._last_sigma(schedule, timesteps)
                 landings = [float(schedule.sigmas[int(t)]) if t >= 0 else last for t in down]
-                options["landings"] = landings
+                options["landings"] = landings[:made]
         if self.name == "DDPMScheduler" and self.variance_type == "fixed_large":
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):

@@ -95,8 +95,8 @@ def ddim(
     the ancestral step of Euler, and Euler itself for eta 0. What sets the DDIM of other tools apart is their choice of
     timesteps and of the last sigma, and both come in with `sigmas`. Calls and draws as in `euler_ancestral`.
     landings: where each step ends instead of at the next sigma; the model is then asked as if it had ended there. That
-    is diffusers' DDIM where its timesteps are not T // num_steps apart ("linspace"; "trailing" with 15 steps). There may
-    be more of them than steps: those of the last steps count, so a run may begin in the middle.
+    is diffusers' DDIM where its timesteps are not T // num_steps apart ("linspace"; "trailing" with 15 steps). There
+    may be more of them than steps: those of the last steps count, so a run may begin in the middle.
     """
     levels = check_levels(sigmas)
     num_steps = len(levels) - 1
