@@ -36,7 +36,7 @@ MIB, GIB = 2**20, 2**30
 # What activations really take for each byte that the count says: convolutions' scratch space, and what the allocator
 # keeps. Measured, see benchmarks/README.md.
 OVERHEAD = 1.4
-SLACK = 96 * MIB  # kernels and tables that the first call of each kind loads
+SLACK = 128 * MIB  # kernels and tables that the first call of each kind loads
 _TILES = (96, 64, 48, 32, 24, MIN_TILE)  # latents a side
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
