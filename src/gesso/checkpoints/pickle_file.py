@@ -191,10 +191,12 @@ def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
     except (ValueError, RecursionError):
         report = None
     if code == 0 and isinstance(report, dict):
-        dropped, confined = report.get("dropped"), report.get("confined")
+        dropped: Any = report.get("dropped")
+        confined: Any = report.get("confined")
         if _strings(dropped) and _strings(confined):
             return _Report(tuple(shown(word) for word in dropped), tuple(shown(word) for word in confined))
-        reason, message = report.get("reason"), report.get("message")
+        reason: Any = report.get("reason")
+        message: Any = report.get("message")
         if reason in get_args(Reason) and isinstance(message, str):
             raise ModelFileError(reason, where, message[:1000])
     if code < 0 and -code == getattr(signal, "SIGXCPU", None):

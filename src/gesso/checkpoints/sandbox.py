@@ -12,11 +12,13 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+resource: Any  # typed freely: which limits there are differs from system to system
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None
 
 SECCOMP, LIMITS = "seccomp", "limits"
 

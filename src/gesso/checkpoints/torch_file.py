@@ -149,8 +149,8 @@ def write_as_safetensors(
         tensor = found.tensors[name]
         block = found.blocks[tensor.storage.key]
         if not tensor.is_contiguous:
-            for part in _gathered(tensor, block, file, where):
-                target.write(part)
+            for numbers in _gathered(tensor, block, file, where):
+                target.write(numbers)
             continue
         size = ITEM_SIZES[tensor.dtype]
         crc = 0
