@@ -15,9 +15,9 @@ each in a process of its own that has its imports behind it:
                from_single_file with that torch_dtype (no check, no channels last; float16 is only mapped, too); the
                configuration is local
 
-A line of JSON for each: seconds (wall, and CPU of all threads), peak resident memory over that before loading, and both
-by the file's and the loaded weights' size. --cold asks the system to forget the file before each turn. On a shared
-machine read the CPU seconds and the ratios.
+A line of JSON for each: seconds (wall, and CPU of all threads), peak resident memory over that before loading, and that
+by the size of the weights as they lie in memory then. --cold asks the system to forget the file before each turn. On a
+shared machine read the CPU seconds and the ratios.
 """
 
 import argparse
@@ -134,6 +134,8 @@ def one(way: str, family_name: str, path: Path, config: Path) -> dict[str, Any]:
         "peak": status("VmHWM") - before,
         "maxrss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+    if way in ("bfloat16", "float32"):
+        found["weights"] = kept.residency.settled_nbytes()  # the text models are float32 in both
     del kept
     return found
 
@@ -209,7 +211,7 @@ def report(arguments: argparse.Namespace, found: dict[str, list[dict[str, float]
         s = statistics.median(turn["s"] for turn in turns)
         cpu = statistics.median(turn["cpu_s"] for turn in turns)
         peak = max(turn["peak"] for turn in turns)
-        weights = nbytes * (2 if way.endswith("float32") else 1)
+        weights = turns[0].get("weights") or nbytes * (2 if way.endswith("float32") else 1)
         cache = "cold" if arguments.cold else "warm"
         line = {
             "what": f"load {arguments.family} float16, {nbytes / 2**30:.2f} GiB, {cache}",

@@ -18,7 +18,6 @@ from gesso.families.parts import Parts, is_finite, refuse_nonfinite
 from gesso.runtime.mapped import Block, MappedFiles
 
 Stay = Literal["resident", "turns", "stream"]
-_WAITING = 2**26  # bytes of the file that may stay mapped after they have been copied
 _STEP = 2**18  # numbers that are converted and looked at while they are in the processor's cache
 
 
@@ -177,15 +176,15 @@ def _settled(
     """Name and settled tensor, in the order of the file, each number read once and looked at."""
     ordered = sorted(stored.items(), key=lambda item: item[1].data_ptr())
     if device.type == "cpu":
-        counts = [tensor.numel() for _, tensor in ordered if not _is_ready(tensor, dtype)]
-        block = Block((count, dtype) for count in counts)
-    copied, waiting = [], 0
+        copied = [tensor.numel() for _, tensor in ordered if not _is_ready(tensor, dtype)]
+        block = Block((count, dtype) for count in copied)
     for name, tensor in ordered:
         files.fetch(tensor)
         if device.type != "cpu":
             layout = torch.channels_last if _is_convolution(tensor) else torch.preserve_format
             placed = tensor.to(device, dtype, memory_format=layout)
             refuse_nonfinite(name, tensor, placed, where)
+            files.release(tensor)
         elif _is_ready(tensor, dtype):
             placed = tensor
             refuse_nonfinite(name, tensor, placed, where)
@@ -193,22 +192,8 @@ def _settled(
             placed = _shaped(block.take(tensor.numel(), dtype), tensor)
             if not _copy_checked(placed, tensor):
                 refuse_nonfinite(name, tensor, placed, where)
-        if placed is not tensor:
-            copied.append(tensor)
-            waiting += tensor.nbytes
-        if waiting > _WAITING:
-            waiting = _released(copied, files)
+            files.release(tensor)
         yield name, placed
-    _released(copied, files)
-
-
-def _released(tensors: list[Tensor], files: MappedFiles) -> int:
-    """Gives their pages back, all together: the system maps up to 2 MiB around what is read, so reading a tensor brings
-    pages of the one before back in."""
-    for tensor in tensors:
-        files.release(tensor)
-    tensors.clear()
-    return 0
 
 
 def _is_convolution(tensor: Tensor) -> bool:
