@@ -229,7 +229,13 @@ def test_too_little_memory_is_told_with_a_way_out(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_leaves_whole_pictures_only(model: str, number: int, code: int):
     command = [sys.executable, "-m", "gesso.cli.main", "generate", "a red cat", "-n", "1000", "-m", model, "-o", "out/"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    ) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         first = running.stdout.readline()

@@ -117,13 +117,14 @@ def _is_copy(copy: Path, digest: str) -> bool:
         return False
 
 
-def converted_copy(path: Path, folder: Path, *, limits: Limits | None = None) -> Path:
+def converted_copy(path: Path, folder: Path, *, limits: Limits | None = None, sha256: str | None = None) -> Path:
     """The safetensors copy of a PyTorch file in this folder, made now where there is none. Raises ModelFileError.
 
+    sha256  of the file, where it is known. The copy's name has its start; the copy itself says the whole of it.
     Two processes may make the same copy at once: each writes its own and the last to end replaces an equal file.
     """
-    digest = sha256_of(path)
-    copy = folder / f"{digest}.safetensors"
+    digest = sha256 or sha256_of(path)
+    copy = folder / f"{path.stem}.{digest[:10]}.safetensors"
     if not _is_copy(copy, digest):
         try:
             folder.mkdir(parents=True, exist_ok=True)

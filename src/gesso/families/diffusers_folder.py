@@ -539,9 +539,12 @@ def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any
         "num_train_timesteps": schedule.num_timesteps,
         "prediction_type": next(name for name, own in _PREDICTIONS.items() if own == family.prediction),
         "steps_offset": scheduler.steps_offset,
-        "timestep_spacing": scheduler.timestep_spacing,
         "trained_betas": None,
     }
+    # Where it goes without saying it is not said, as in the published files: a user of the library who takes another
+    # scheduler for the folder then gets that one's own spacing.
+    if scheduler.timestep_spacing != _SCHEDULER_DEFAULTS.get(scheduler.name, _OTHER_SCHEDULER)[0]:
+        found["timestep_spacing"] = scheduler.timestep_spacing
     if scheduler.name in _SCHEDULER_DEFAULTS:
         found["set_alpha_to_one"] = scheduler.set_alpha_to_one
     elif scheduler.name != _LOW_RES.name:

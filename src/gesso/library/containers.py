@@ -4,12 +4,9 @@ PyTorch files are read by a closed reader in a process of its own, see `checkpoi
 the safetensors file that comes out of it.
 """
 
-import os
 from pathlib import Path
 
-from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.foreign import START, container_of
-from gesso.library.hashing import hash_file
 
 PYTORCH = ("zip", "stacked", "pickle")
 CONVERTED = "converted"  # folder in the library for the copies of PyTorch files that are used where they lie
@@ -40,12 +37,6 @@ def usable_copy(root: Path, path: Path, sha256: str | None = None) -> Path:
 
     sha256  of the file, where it is known
     """
-    digest = sha256 or hash_file(path).sha256
-    copy = root / CONVERTED / f"{path.stem}.{digest[:10]}.safetensors"
-    if not copy.exists():
-        try:
-            os.makedirs(copy.parent, exist_ok=True)
-        except OSError as error:
-            raise ModelFileError("unwritable", copy.parent, f"cannot be made: {error.strerror}") from None
-        to_safetensors(path, copy)
-    return copy
+    from gesso.checkpoints.weight_file import converted_copy
+
+    return converted_copy(path, root / CONVERTED, sha256=sha256)
