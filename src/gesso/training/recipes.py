@@ -19,7 +19,8 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Mix = dict[Category, float]
 
 # Objects first, at both sizes that they come in (alone, and as one of several); then how they stand together; at last,
-# while the learning rate falls, again mostly one object, whose details are the larger part of what can be seen.
+# while the learning rate falls, again mostly one object, whose details are the larger part of what can be seen, and
+# tinted ones above all: every object in every colour is the most that there is to learn.
 FIRST_MIX: Mix = {
     "single": 0.28,
     "background": 0.25,
@@ -41,13 +42,13 @@ FULL_MIX: Mix = {
     "style": 0.02,
 }
 LAST_MIX: Mix = {
-    "single": 0.18,
-    "background": 0.24,
-    "colours": 0.24,
-    "counting": 0.08,
-    "two": 0.07,
-    "position": 0.06,
-    "attribution": 0.11,
+    "single": 0.14,
+    "background": 0.22,
+    "colours": 0.34,
+    "counting": 0.07,
+    "two": 0.06,
+    "position": 0.05,
+    "attribution": 0.10,
     "size": 0.01,
     "style": 0.01,
 }
@@ -162,10 +163,10 @@ CPU = Recipe(
     ),
     denoising=Plan(
         batch_size=16,
-        total_samples=320_000,
+        total_samples=380_000,
         learning_rate=1e-3,
         warmup_samples=5000,
-        decay_share=0.25,
+        decay_share=0.35,
         ema_decay=0.999,
     ),
     upscaling=Plan(
@@ -177,7 +178,7 @@ CPU = Recipe(
         ema_decay=0.998,
     ),
     first_samples=60_000,
-    full_samples=180_000,
+    full_samples=130_000,
     pool_size=4096,
     pool_passes=3,
     defaults=Defaults(num_steps=20, guidance_scale=3.5, sampler="dpmpp_2m", schedule="sgm_uniform"),
