@@ -29,11 +29,14 @@ class LearnedWord:
 
     ids          of the word as a prompt spells it; at least one
     num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
+    first_id     the id, above the vocabulary, that the text model was taught for the first vector, the others following;
+                 None: padding stands there, and `Chunks.placements` says where
     """
 
     name: str
     ids: tuple[int, ...]
     num_vectors: int
+    first_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,9 @@ class _Filler:
             if len(self.row.tokens) + word.num_vectors > self.room:
                 self.close()
             self.row.words.append((len(self.row.tokens), word))
-            self.row.tokens += [token._replace(id=self.tokenizer.pad)] * word.num_vectors
+            places = range(word.num_vectors)
+            ids = (self.tokenizer.pad if word.first_id is None else word.first_id + place for place in places)
+            self.row.tokens += [token._replace(id=index) for index in ids]
             position += len(word.ids)
 
     def move_on(self) -> None:

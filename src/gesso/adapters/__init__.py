@@ -1,0 +1,1 @@
+"""What changes a model for the length of a request: LoRA and its relatives, textual inversion."""

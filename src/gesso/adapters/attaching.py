@@ -1,0 +1,283 @@
+"""Adapters on networks: `attach`, at run time or merged into the weights. Detaching restores every bit.
+
+At run time the weights stay as they are: a hook adds what the adapter says to a layer's output, so nothing is copied,
+the networks may rest in their file, be streamed or settle again meanwhile, and strength may change from call to call.
+Merged, the layers that change get new weights beside the old ones, which come back afterwards; this costs the memory of
+those layers, nothing a step, and asks that the networks stay settled. Both give the same pictures up to rounding.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gesso.adapters.changes import LowRank
+from gesso.adapters.lora import Lora, ModuleChange
+from gesso.checkpoints.errors import ModelFileError
+
+MAX_STRENGTH = 1000.0
+
+# A number, or what gives one whenever a layer runs: strength that changes over the steps.
+Strength = float | Callable[[], float]
+
+
+def attach(
+    networks: Mapping[str, nn.Module], loras: Sequence[tuple[Lora, Strength, Strength]], *, merged: bool = False
+) -> "Attachment":
+    """Puts adapters on networks until `detach`, or to the end of a `with` block.
+
+    networks  those of the `Target` that the adapters were read for: unet, text, text_2
+    loras     each with its strength for the UNet and that for the text models; 0 switches a part off
+    merged    into the weights. A strength that changes is read now, and again by `update`
+    The order of several does not matter. Raises ValueError for a strength that is no number of at most 1000,
+    ModelFileError where merged weights leave the range of their number format.
+    """
+    attachment = Attachment(networks, merged)
+    for lora, unet, text in loras:
+        for strength in (unet, text):
+            if not callable(strength):
+                _checked(strength)
+        for name, change in lora.changes.items():
+            strength = unet if name.startswith("unet.") else text
+            if callable(strength) or strength != 0:
+                attachment._add(name, change, strength, lora)
+    try:
+        attachment._begin()
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
+
+
+def _checked(strength: float) -> float:
+    if not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
+        raise ValueError(f"strength {strength}: expected a number of at most {MAX_STRENGTH:g}")
+    return strength
+
+
+def _now(strength: Strength) -> float:
+    return _checked(strength()) if callable(strength) else strength
+
+
+class Attachment:
+    """Adapters that are on. A context manager; `detach` may be called more than once."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], merged: bool) -> None:
+        self._networks, self._merged = networks, merged
+        self._layers: dict[str, _Layer] = {}
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that are changed."""
+        return len(self._layers)
+
+    def update(self) -> None:
+        """Merges anew with the strengths of now, from the untouched weights. Does nothing at run time."""
+        for layer in self._layers.values():
+            layer.update()
+
+    def detach(self) -> None:
+        """The networks as they were, bit by bit."""
+        for layer in self._layers.values():
+            layer.detach()
+        self._layers.clear()
+
+    def _add(self, name: str, change: ModuleChange, strength: Strength, lora: Lora) -> None:
+        component, _, module = name.partition(".")
+        if name not in self._layers:
+            self._layers[name] = _Layer(self._networks[component].get_submodule(module), name, self._merged)
+        self._layers[name].parts.append(_Part(change, strength, lora))
+
+    def _begin(self) -> None:
+        for layer in self._layers.values():
+            layer.begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+class _Part:
+    """One adapter's share in a layer, with its numbers where and as the layer computes."""
+
+    def __init__(self, change: ModuleChange, strength: Strength, lora: Lora) -> None:
+        self.change, self.strength, self.lora = change, strength, lora
+        self._placed: tuple[Any, ...] = ()
+        self._for: tuple[torch.device, torch.dtype] | None = None
+
+    def placed(self, module: nn.Module, output: Tensor, *, with_weight: bool) -> tuple[Any, ...]:
+        """(factors, whole delta, bias), made once for the device and number format that the layer computes in."""
+        wanted = (output.device, output.dtype)
+        if self._for != wanted:
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self._placed = self._place(module, *wanted, with_weight=with_weight)
+            self._for = wanted
+        return self._placed
+
+    def _place(self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, with_weight: bool) -> Any:
+        weight, bias = self.change.weight, self.change.bias
+        factors = whole = None
+        if with_weight and isinstance(weight, LowRank) and isinstance(module, nn.Linear | nn.Conv2d):
+            shapes = (-1, -1) if isinstance(module, nn.Linear) else (-1, -1, 1, 1)
+            down = weight.down
+            if weight.mid is not None or isinstance(module, nn.Linear) or down.ndim == 2:
+                down = down.flatten(1).reshape(*down.shape[:2], *shapes[2:])
+            up = weight.up.flatten(1).reshape(*weight.up.shape[:2], *shapes[2:])
+            tensors = (down, weight.mid, up)
+            factors = tuple(None if t is None else t.to(device, torch.float32).to(dtype) for t in tensors)
+        elif with_weight and weight is not None:
+            stored: Tensor = module.weight  # type: ignore[assignment]
+            whole = weight.delta(stored.detach().to(device, torch.float32)).to(dtype)
+        return factors, whole, None if bias is None else bias.to(device, torch.float32).to(dtype)
+
+    def gain(self, module: nn.Module, x: Tensor, output: Tensor, *, with_weight: bool) -> Tensor | None:
+        """What the layer's output gains, times strength."""
+        strength = _now(self.strength)
+        if strength == 0:
+            return None
+        factors, whole, bias = self.placed(module, output, with_weight=with_weight)
+        if factors is not None:
+            weight = self.change.weight
+            assert isinstance(weight, LowRank)
+            gain = _low_rank(module, x, *factors) * (strength * weight.scale)
+        elif whole is not None:
+            gain = _call(module, x, whole, None) * strength
+        else:
+            gain = None
+        if bias is not None:
+            bias = bias * strength
+            if isinstance(module, nn.GroupNorm | nn.Conv2d):
+                bias = bias[:, None, None] if x.ndim == 4 else bias[:, None]
+            gain = bias if gain is None else gain + bias
+        return gain
+
+
+def _low_rank(module: nn.Module, x: Tensor, down: Tensor, mid: Tensor | None, up: Tensor) -> Tensor:
+    if isinstance(module, nn.Linear):
+        return F.linear(F.linear(x, down), up)
+    assert isinstance(module, nn.Conv2d)
+    if mid is None:
+        return F.conv2d(_convolve(module, x, down, None), up)
+    return F.conv2d(_convolve(module, F.conv2d(x, down), mid, None), up)
+
+
+def _convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, module.stride, module.padding, module.dilation)
+
+
+def _call(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer with other numbers. All of these are linear in them."""
+    if isinstance(module, nn.Linear):
+        return F.linear(x, weight, bias)
+    if isinstance(module, nn.Conv2d):
+        return _convolve(module, x, weight, bias)
+    if isinstance(module, nn.GroupNorm):
+        return F.group_norm(x, module.num_groups, weight, bias, module.eps)
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+    assert isinstance(module, nn.Embedding)
+    return F.embedding(x, weight)
+
+
+class _Layer:
+    """A layer and the adapters on it."""
+
+    def __init__(self, module: nn.Module, name: str, merged: bool) -> None:
+        self.module, self.name = module, name
+        # Positions are read, not called: no hook would see them.
+        self.merged = merged or name.endswith("position_embedding")
+        self.parts: list[_Part] = []
+        self._hook: Any = None
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}  # parameter -> original, merged
+
+    def begin(self) -> None:
+        if not self.merged:
+            self._hook = self.module.register_forward_hook(self._add_all)
+            return
+        if getattr(self.module, "bias", None) is None and any(part.change.bias is not None for part in self.parts):
+            self._hook = self.module.register_forward_hook(self._add_bias)  # there is none to merge into
+        self._merge()
+
+    def update(self) -> None:
+        if self.merged:
+            self._restore()
+            self._merge()
+
+    def detach(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        self._restore()
+        for part in self.parts:
+            part._placed, part._for = (), None
+
+    def _add_all(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self._added(module, args[0], output, with_weight=True)
+
+    def _add_bias(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self._added(module, args[0], output, with_weight=False)
+
+    def _added(self, module: nn.Module, x: Tensor, output: Tensor, *, with_weight: bool) -> Tensor:
+        for part in self.parts:
+            if (gain := part.gain(module, x, output, with_weight=with_weight)) is not None:
+                output = output + gain
+        return output
+
+    @torch.no_grad()
+    def _merge(self) -> None:
+        strengths = [_now(part.strength) for part in self.parts]
+        with torch.inference_mode(mode=False):  # what is made within could not be changed outside
+            weight = _sum(
+                self.module.weight,
+                [(part.change.weight, strength) for part, strength in zip(self.parts, strengths, strict=True)],
+            )
+            self._put("weight", weight)
+            bias = getattr(self.module, "bias", None)
+            if bias is None:
+                return
+            found = [
+                (p.change.bias, s) for p, s in zip(self.parts, strengths, strict=True) if p.change.bias is not None
+            ]
+            if found:
+                wide = bias.detach().float()
+                for change, strength in found:
+                    wide = wide + strength * change.to(wide)
+                self._put("bias", torch.empty_like(bias).copy_(wide))
+
+    def _put(self, name: str, made: Tensor | None) -> None:
+        if made is None:
+            return
+        if not bool(made.isfinite().all()):
+            where, message = self.parts[0].lora.where, f"{self.name} leaves the range of {made.dtype} when merged"
+            raise ModelFileError("overflow", where, f"{message}; apply it at run time, or take a smaller strength")
+        param = getattr(self.module, name)
+        self._kept[name] = (param.data, made)
+        param.data = made
+
+    def _restore(self) -> None:
+        for name, (original, made) in self._kept.items():
+            param = getattr(self.module, name)
+            if param.data_ptr() == made.data_ptr():  # otherwise the network settled anew, without the adapter
+                param.data = original
+        self._kept.clear()
+
+
+def _sum(stored: Any, changes: Sequence[tuple[Any, float]]) -> Tensor | None:
+    """The weight with all changes, computed in float32 and rounded once; None where nothing changes."""
+    active = [(change, strength) for change, strength in changes if change is not None and strength != 0]
+    if not active:
+        return None
+    base = stored.detach().float()
+    total = base.clone()
+    for change, strength in active:
+        total += strength * change.delta(base)
+    made: Tensor = torch.empty_like(stored.detach()).copy_(total)
+    return made

@@ -1,0 +1,63 @@
+"""Names of an adapter's tensors -> module and part, for each spelling that is out there.
+
+kohya          lora_unet_down_blocks_0_..._to_q.lora_down.weight; LyCORIS and OFT: the same stem, other parts
+PEFT           unet.down_blocks.0....to_q.lora_A.weight; raw saves: base_model.model. before, an adapter's name within
+diffusers old  ....to_q.lora.down.weight, ....processor.to_q_lora.down.weight, ....q_proj.lora_linear_layer.up.weight
+"""
+
+import re
+from dataclasses import dataclass
+
+from gesso.adapters.kinds import PARTS
+from gesso.adapters.names import Place, Target
+
+BUNDLED = "bundle_emb."
+_RAW_PREFIX = "base_model.model."
+_PARTS = {
+    "lora_A": "lora_down.weight",
+    "lora_B": "lora_up.weight",
+    "lora.down": "lora_down.weight",
+    "lora.up": "lora_up.weight",
+    "lora_linear_layer.down": "lora_down.weight",
+    "lora_linear_layer.up": "lora_up.weight",
+    "lora_magnitude_vector": "magnitude",
+}
+_PEFT = re.compile(
+    r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, _PARTS)) + r")(?:\.(?!weight$)[^.]+)?(?P<end>\.weight)?"
+)
+_OLD = re.compile(r"(?P<base>.+)\.to_(?P<which>q|k|v|out)_lora\.(?P<way>down|up)\.weight")
+
+
+@dataclass(frozen=True)
+class Named:
+    """One tensor's name, taken apart.  module: as the file spells it"""
+
+    dialect: str
+    module: str
+    part: str
+    place: Place | None
+
+
+def take_apart(name: str, target: Target) -> Named | None:
+    """None for a name that no dialect has. A place of None: the target has no such module."""
+    stem, _, part = name.partition(".")
+    if part in PARTS and stem.startswith(("lora_", "oft_", "lycoris_")):
+        return Named("kohya", stem, part, target.stems.get(stem))
+    plain = name.removeprefix(_RAW_PREFIX)
+    if found := _OLD.fullmatch(plain):
+        way = "lora_down.weight" if found["way"] == "down" else "lora_up.weight"
+        base = found["base"].removesuffix(".processor")
+        q, out = (f"to_{found['which']}", "to_out.0") if base != found["base"] else ("", "")
+        names = [f"{base}.{out if found['which'] == 'out' else q}"] if q else []
+        names.append(f"{base}.{'out' if found['which'] == 'out' else found['which']}_proj")
+        place = next((target.dotted[each] for each in names if each in target.dotted), None)
+        return Named("diffusers (2023)", names[0], way, place)
+    if found := _PEFT.fullmatch(plain):
+        dialect = "PEFT" if found["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
+        return Named(dialect, found["module"], _PARTS[found["part"]], target.dotted.get(found["module"]))
+    for split in (1, 2):
+        words = plain.rsplit(".", split)
+        part = ".".join(words[1:])
+        if len(words) == split + 1 and part in PARTS and words[0] in target.dotted:
+            return Named("dotted", words[0], part, target.dotted[words[0]])
+    return None

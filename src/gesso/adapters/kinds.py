@@ -1,0 +1,221 @@
+"""The parts that a module has in a file -> the change they stand for: one row a kind.
+
+Part names are those of kohya's trainer and of LyCORIS; what PEFT and diffusers call otherwise is renamed before
+(`dialects`). Everything is checked by header where possible: a rank without a bound, an alpha that is no number.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from gesso.adapters.changes import (
+    Difference,
+    Generalized,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Normed,
+    Rotation,
+    Scaling,
+    WeightChange,
+)
+from gesso.checkpoints.errors import ModelFileError, shape_text, shown
+
+MAX_RANK = 4096
+MAX_ALPHA = 1e6  # trainers write 1 to a few hundred
+
+Parts = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """needed: parts by which the kind is known; allowed: further parts; build: a scale for the rank -> the change"""
+
+    name: str
+    needed: tuple[str, ...]
+    allowed: tuple[str, ...]
+    build: Callable[[Parts, "Reader"], WeightChange]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What building a change needs beside its parts.  alpha: what the metadata say, where they do"""
+
+    where: Path
+    module: str
+    weight_shape: tuple[int, ...]
+    alpha: float | None = None
+    by_root: bool = False  # rank-stabilised: alpha / sqrt(rank)
+
+    def refuse(self, message: str) -> ModelFileError:
+        return ModelFileError("shape", self.where, f"{shown(self.module)}: {message}")
+
+    def scale(self, parts: Parts, rank: int) -> float:
+        """What multiplies the product: alpha / rank, 1 where there is no alpha, or 0 is written for none."""
+        if not 1 <= rank <= MAX_RANK:
+            raise self.refuse(f"rank {rank}, expected 1 to {MAX_RANK}")
+        if "scale" in parts:
+            return self.number(parts, "scale")
+        alpha = self.number(parts, "alpha") if "alpha" in parts else self.alpha
+        if not alpha:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.by_root else rank)
+
+    def number(self, parts: Parts, name: str) -> float:
+        if parts[name].numel() != 1:
+            raise self.refuse(f"{name} is {shape_text(parts[name].shape)}, expected one number")
+        value = float(parts[name].flatten()[0])
+        if not math.isfinite(value) or abs(value) > MAX_ALPHA:
+            raise self.refuse(f"{name} is {value:g}, expected a number of at most {MAX_ALPHA:g}")
+        return value
+
+
+def _lora(parts: Parts, reader: Reader) -> WeightChange:
+    down = parts["lora_down.weight"]
+    scale = reader.scale(parts, down.shape[0])
+    return LowRank(parts["lora_up.weight"], down, scale, parts.get("lora_mid.weight"))
+
+
+def _loha(parts: Parts, reader: Reader) -> WeightChange:
+    return Hadamard(
+        a1=parts["hada_w1_a"],
+        b1=parts["hada_w1_b"],
+        a2=parts["hada_w2_a"],
+        b2=parts["hada_w2_b"],
+        scale=reader.scale(parts, parts["hada_w1_b"].shape[0]),
+        t1=parts.get("hada_t1"),
+        t2=parts.get("hada_t2"),
+    )
+
+
+def _lokr(parts: Parts, reader: Reader) -> WeightChange:
+    names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
+    found = {name: parts.get(f"lokr_{name}") for name in names}
+    for half in ("w1", "w2"):
+        if found[half] is None and (found[f"{half}_a"] is None or found[f"{half}_b"] is None):
+            raise reader.refuse(f"lacks lokr_{half}")
+    factor = next((found[name] for name in ("w1_b", "w2_b") if found[name] is not None), None)
+    scale = 1.0 if factor is None else reader.scale(parts, factor.shape[0])  # two whole matrices know no alpha
+    return Kronecker(scale=scale, t2=parts.get("lokr_t2"), **found)
+
+
+def _glora(parts: Parts, reader: Reader) -> WeightChange:
+    """LyCORIS turned the numbers of the four around; which file is which, the shapes tell."""
+    a1, a2, b1, b2 = (parts[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+    out, into = reader.weight_shape[:2]
+    if b1.shape[0] == out and a1.shape[0] == into and b1.shape[1] == b2.shape[0]:
+        a_in, a_out, b_up, b_down = a1, a2, b1, b2
+    elif b2.shape[0] == out and a2.shape[0] == into and b2.shape[1] == b1.shape[0]:
+        a_in, a_out, b_up, b_down = a2, a1, b2, b1
+    else:
+        raise reader.refuse(f"GLoRA of shapes that fit no weight of {shape_text(reader.weight_shape)}")
+    return Generalized(a_in, a_out, b_up, b_down, reader.scale(parts, b_down.shape[0]), parts.get("bm.weight"))
+
+
+def _ia3(parts: Parts, reader: Reader) -> WeightChange:
+    return Scaling(parts["weight"], bool(reader.number(parts, "on_input")) if "on_input" in parts else False)
+
+
+def _oft(parts: Parts, reader: Reader) -> WeightChange:
+    blocks = parts["oft_blocks"]
+    if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
+        raise reader.refuse(f"oft_blocks is {shape_text(blocks.shape)}, expected [N, S, S] or [M, N, S, S]")
+    out = reader.weight_shape[0]
+    if blocks.shape[-3] * blocks.shape[-1] != out:
+        raise reader.refuse(f"oft_blocks is {shape_text(blocks.shape)}, the weight has {out} outputs")
+    constraint = reader.number(parts, "alpha") * out if "alpha" in parts else 0.0
+    return Rotation(blocks, constraint, parts.get("rescale"))
+
+
+def _difference(parts: Parts, reader: Reader) -> WeightChange:
+    return Difference(parts["diff"])
+
+
+def _norm(parts: Parts, reader: Reader) -> WeightChange:
+    return Difference(parts["w_norm"])
+
+
+_SCALES = ("alpha", "scale")
+_LOKR = tuple(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
+KINDS = (
+    Kind("LoRA", ("lora_up.weight", "lora_down.weight"), ("lora_mid.weight", *_SCALES), _lora),
+    Kind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2", *_SCALES), _loha),
+    Kind("LoKr", (), (*_LOKR, *_SCALES), _lokr),
+    Kind("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight"), ("bm.weight", *_SCALES), _glora),
+    Kind("OFT", ("oft_blocks",), ("rescale", "alpha"), _oft),
+    Kind("full difference", ("diff",), ("alpha",), _difference),
+    Kind("norm", ("w_norm",), ("alpha",), _norm),
+    Kind("IA3", ("weight",), ("on_input", "alpha"), _ia3),
+)
+# Parts that any kind may have.
+BIASES = ("diff_b", "b_norm")
+_MAGNITUDES = ("dora_scale", "magnitude")
+COMMON = (*BIASES, *_MAGNITUDES, "scalar")
+PARTS = frozenset(part for kind in KINDS for part in (*kind.needed, *kind.allowed)) | frozenset(COMMON)
+
+
+def kind_of(parts: Parts) -> Kind | None:
+    """The kind of a module's parts; None where there is a bias alone, or nothing that is known."""
+    for kind in KINDS:
+        if kind.name == "LoKr":
+            if any(part in parts for part in _LOKR):
+                return kind
+        elif all(part in parts for part in kind.needed):
+            return kind
+    return None
+
+
+def label_of(kind: Kind, parts: Parts) -> str:
+    """The kind's name as people know it: LoCon, DoRA, BOFT."""
+    name = kind.name
+    if kind.name == "LoRA" and parts["lora_down.weight"].ndim == 4 and parts["lora_down.weight"].shape[2:] != (1, 1):
+        name = "LoCon"
+    if kind.name == "LoRA" and "lora_mid.weight" in parts:
+        name = "LoCon (Tucker)"
+    if kind.name == "OFT" and parts["oft_blocks"].ndim == 4:
+        name = "BOFT"
+    return f"DoRA ({name})" if any(part in parts for part in _MAGNITUDES) else name
+
+
+def build(parts: Parts, reader: Reader) -> WeightChange | None:
+    """The change of a module's weight; None where the parts change its bias alone. Raises ModelFileError."""
+    kind = kind_of(parts)
+    if kind is None:
+        if any(part in parts for part in BIASES):
+            return None
+        raise reader.refuse(f"parts that make no adapter: {', '.join(sorted(map(shown, parts))[:5])}")
+    if unknown := sorted(set(parts) - set(kind.needed) - set(kind.allowed) - set(COMMON)):
+        raise reader.refuse(f"{kind.name} with parts that it does not have: {', '.join(map(shown, unknown[:5]))}")
+    try:
+        change = kind.build(parts, reader)
+    except (IndexError, RuntimeError) as error:
+        raise reader.refuse(f"{kind.name} of shapes that make none ({type(error).__name__})") from None
+    if "scalar" in parts:
+        change = _times(change, reader.number(parts, "scalar"))
+    magnitude = next((parts[part] for part in _MAGNITUDES if part in parts), None)
+    if magnitude is not None:
+        change = Normed(change, magnitude, _is_per_input(parts, magnitude, reader))
+    return change
+
+
+def _times(change: WeightChange, factor: float) -> WeightChange:
+    if isinstance(change, LowRank | Hadamard | Kronecker | Generalized | Difference):
+        return replace(change, scale=change.scale * factor)
+    return change
+
+
+def _is_per_input(parts: Parts, magnitude: Tensor, reader: Reader) -> bool:
+    """PEFT's vector is per output. LyCORIS' is [O, 1, ...], in older files [1, I, ...]: the shape tells."""
+    out, into = reader.weight_shape[:2]
+    if "magnitude" in parts or magnitude.ndim < 2:
+        per_input = False
+    else:
+        per_input = magnitude.shape[0] == 1 and magnitude.shape[1] == into and (out != 1)
+    if magnitude.numel() != (into if per_input else out):
+        raise reader.refuse(
+            f"DoRA's lengths are {shape_text(magnitude.shape)}, the weight is {shape_text(reader.weight_shape)}"
+        )
+    return per_input

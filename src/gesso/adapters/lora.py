@@ -1,0 +1,313 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) and its relatives, read from any file: `read_lora`.
+
+lora = read_lora(open_weights("style.safetensors"), Target("sd15", "sd1", networks))
+with attach(networks, [(lora, 0.8, 1.0)]):
+    ...
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gesso.adapters.architecture import architecture_of, told_base
+from gesso.adapters.changes import LowRank, WeightChange, third
+from gesso.adapters.dialects import BUNDLED, Named, take_apart
+from gesso.adapters.kinds import MAX_RANK, Reader, build, kind_of, label_of
+from gesso.adapters.names import Place, Target
+from gesso.adapters.textual_inversion import Embedding, embedding_from
+from gesso.checkpoints.config_json import read_object
+from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
+from gesso.checkpoints.weight_file import WeightFile
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleChange:
+    """What happens to one of our modules.  weight, bias: None where it stays as it is; bias [O]"""
+
+    weight: WeightChange | None
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """How much of a file found its place.
+
+    matched    modules of the file that the model has
+    unmatched  names in the file that have no place
+    """
+
+    matched: int
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def notice(self) -> str | None:
+        """A line for the user where something had no place."""
+        if not self.unmatched:
+            return None
+        names = examples(self.unmatched, EXAMPLES)
+        return f"{self.matched} modules fit, {len(self.unmatched)} names have no place in the model: {names}"
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """An adapter that was read for a model.
+
+    changes     "<component>.<module>" by our names -> what happens to it
+    kinds       what the file holds and how many modules of it, such as {"LoRA": 192}
+    ranks       the same of ranks
+    embeddings  learned words that came in the same file
+    metadata    what the file says of itself: to be shown as text, not to be trusted
+    """
+
+    name: str
+    where: Path
+    dialects: tuple[str, ...]
+    changes: Mapping[str, ModuleChange]
+    kinds: Mapping[str, int]
+    ranks: Mapping[int, int]
+    match: Match
+    embeddings: tuple[Embedding, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The networks that it changes."""
+        return tuple(dict.fromkeys(name.partition(".")[0] for name in self.changes))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers of matrices and vectors, as the file holds them."""
+        return sum(t.nbytes for change in self.changes.values() for t in _tensors(change))
+
+
+def _tensors(change: object) -> Iterable[Tensor]:
+    for value in vars(change).values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, WeightChange):
+            yield from _tensors(value)
+
+
+def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> Lora:
+    """Reads an adapter for a model. Touches every number once.
+
+    name: what to call it; the file's stem where None. Raises ModelFileError: architecture_mismatch where nothing fits,
+    or what fits by name has other sizes, naming both; shape, nonfinite and duplicate_key for what makes no sense.
+    """
+    named, bundled, unmatched = _sorted_names(file.tensors, target)
+    names: dict[Place, dict[str, str]] = {}
+    spelled: dict[Place, str] = {}
+    for tensor_name, found in named.items():
+        assert found.place is not None
+        parts_of = names.setdefault(found.place, {})
+        if found.part in parts_of:
+            message = f"{shown(parts_of[found.part])} and {shown(tensor_name)} change the same module"
+            raise ModelFileError("duplicate_key", file.path, message)
+        parts_of[found.part] = tensor_name
+        spelled[found.place] = found.module
+    if not names and not bundled:
+        raise _mismatch(file, target, "none of its names is in the model")
+    told = _Told.of(file)
+    changes: dict[str, ModuleChange] = {}
+    kinds: Counter[str] = Counter()
+    ranks: Counter[int] = Counter()
+    with file.reader() as reader:
+        for place, parts_named in names.items():
+            parts = {part: reader[tensor_name] for part, tensor_name in parts_named.items()}
+            for part, tensor in parts.items():
+                if part not in ("alpha", "on_input"):
+                    _refuse_nonfinite(parts_named[part], tensor, file)
+            module = spelled[place]
+            made = _changes(parts, place, module, file, target, told)
+            for changed, change in made.items():
+                if changed in changes:
+                    message = f"{shown(module)} changes a module that another name changed already"
+                    raise ModelFileError("duplicate_key", file.path, message)
+                changes[changed] = change
+            kind = kind_of(parts)
+            kinds[label_of(kind, parts) if kind else "bias"] += 1
+            if "lora_down.weight" in parts:
+                ranks[parts["lora_down.weight"].shape[0]] += 1
+        groups = _bundled_groups(bundled)
+        embeddings = tuple(
+            embedding_from({part: reader[full] for part, full in tensors.items()}, file.path, name=word)
+            for word, tensors in groups.items()
+        )
+    return Lora(
+        name=name or file.path.stem,
+        where=file.path,
+        dialects=tuple(dict.fromkeys(found.dialect for found in named.values())),
+        changes=changes,
+        kinds=dict(kinds),
+        ranks=dict(sorted(ranks.items())),
+        match=Match(len(names), tuple(unmatched)),
+        embeddings=embeddings,
+        metadata=dict(file.metadata),
+    )
+
+
+def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, Named], list[str], list[str]]:
+    """Names with a place, names of bundled words, and modules or names without a place."""
+    named: dict[str, Named] = {}
+    bundled: list[str] = []
+    unmatched: dict[str, None] = {}
+    for name in tensors:
+        if name.startswith(BUNDLED):
+            bundled.append(name)
+            continue
+        found = take_apart(name, target)
+        if found is None or found.place is None:
+            unmatched[name if found is None else found.module] = None
+        else:
+            named[name] = found
+    return named, bundled, list(unmatched)
+
+
+def _mismatch(file: WeightFile, target: Target, why: str) -> ModelFileError:
+    looks = architecture_of(file.tensors)
+    told = told_base(file.metadata)
+    said = f" (its metadata say {shown(told)})" if told else ""
+    message = (
+        f"is made for {looks}{said}, the model is {target.name!r}: {why}. "
+        "Take an adapter of the model's own kind, or the model that it was made for"
+    )
+    return ModelFileError("architecture_mismatch", file.path, message)
+
+
+def _changes(
+    parts: Mapping[str, Tensor], place: Place, module: str, file: WeightFile, target: Target, told: "_Told"
+) -> dict[str, ModuleChange]:
+    """The changes of one module of the file: one of our modules, or three that it stacks."""
+    network = target.networks[place.component]
+    owners = [network.get_submodule(name) for name in place.modules]
+    weight = getattr(owners[0], "weight", None)
+    if weight is None:
+        raise _mismatch(file, target, f"{shown(module)} is no layer there")
+    shape = tuple(weight.shape)
+    if len(owners) > 1:
+        shape = (len(owners) * shape[0], *shape[1:])
+    reader = Reader(file.path, module, shape, told.alpha_of(module), told.by_root)
+    change = build(parts, reader)
+    bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)
+    if bias is not None and bias.numel() != shape[0]:
+        raise _mismatch(file, target, f"the bias of {shown(module)} is {bias.numel()}, there {shape[0]}")
+    if change is not None:
+        _check_fit(change, shape, module, file, target)
+    if len(owners) == 1:
+        return {f"{place.component}.{place.modules[0]}": ModuleChange(change, bias)}
+    made = {}
+    for index, name in enumerate(place.modules):
+        try:
+            part = None if change is None else third(change, index)
+        except ValueError as error:
+            raise reader.refuse(f"changes three weights as one, which this kind cannot: {error}") from None
+        made[f"{place.component}.{name}"] = ModuleChange(part, None if bias is None else bias.chunk(3)[index])
+    return made
+
+
+def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: WeightFile, target: Target) -> None:
+    """Computes shapes alone, on the meta device."""
+    if isinstance(change, LowRank) and change.mid is None:
+        if _fits(change, shape):
+            return
+        found = f"[{change.up.shape[0]}, {', '.join(str(side) for side in change.down.shape[1:])}]"
+        raise _mismatch(file, target, f"{shown(module)} is {found} in it, {shape_text(shape)} there")
+    try:
+        made = change.to("meta").delta(torch.empty(shape, device="meta"))
+    except (RuntimeError, ValueError, IndexError):
+        raise _mismatch(file, target, f"{shown(module)} does not make {shape_text(shape)}, as it is there") from None
+    assert tuple(made.shape) == shape
+
+
+def _fits(change: LowRank, shape: tuple[int, ...]) -> bool:
+    def matrix(tensor: Tensor) -> bool:
+        return tensor.ndim == 2 or (tensor.ndim == 4 and tensor.shape[2:] == (1, 1))
+
+    up, down = change.up, change.down
+    if down.ndim not in (2, 4) or not matrix(up) or up.shape[1] != down.shape[0] or up.shape[0] != shape[0]:
+        return False
+    kernel = shape[2:] if shape[2:] != (1, 1) else ()
+    return down.shape[1] == shape[1] and (matrix(down) if not kernel else tuple(down.shape[2:]) == kernel)
+
+
+def _refuse_nonfinite(name: str, tensor: Tensor, file: WeightFile) -> None:
+    if not tensor.is_floating_point():
+        raise ModelFileError("dtype", file.path, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    if wide.numel() and not bool(torch.stack(wide.aminmax()).isfinite().all()):
+        raise ModelFileError("nonfinite", file.path, f"{shown(name)} holds NaN or infinity; the file is damaged")
+
+
+def _bundled_groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """bundle_emb.<word>.<tensor> -> word -> tensor -> whole name. A word may hold dots, a tensor's name none."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        rest = name.removeprefix(BUNDLED)
+        if ".string_to_param." in rest:
+            word, _, _ = rest.partition(".string_to_param.")
+            groups.setdefault(word, {})["emb_params"] = name
+        else:
+            word, _, part = rest.rpartition(".")
+            groups.setdefault(word or part, {})[part] = name
+    return groups
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What metadata say about the scale: PEFT's configuration, the trainer's arguments."""
+
+    alpha: float | None = None
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    components: Mapping[str, "_Told"] = field(default_factory=dict)
+    by_root: bool = False
+
+    @classmethod
+    def of(cls, file: WeightFile) -> "_Told":
+        beside = file.path.with_name("adapter_config.json")
+        if file.path.stem == "adapter_model" and beside.is_file():
+            return cls._from_config(read_object(beside), "")
+        try:
+            config: Any = json.loads(file.metadata.get("lora_adapter_metadata", "null"))
+            trained: Any = json.loads(file.metadata.get("ss_network_args", "null"))
+        except (ValueError, RecursionError):
+            return cls()
+        if isinstance(config, dict):
+            starts = {str(key).partition(".")[0] for key in config}
+            each = {start: cls._from_config(config, f"{start}.") for start in starts}
+            return cls(components=each, by_root=any(told.by_root for told in each.values()))
+        by_root = isinstance(trained, dict) and str(trained.get("rs_lora", "")).lower() in ("true", "1")
+        return cls(by_root=by_root)
+
+    @classmethod
+    def _from_config(cls, config: Mapping[str, Any], prefix: str) -> "_Told":
+        def number(value: Any) -> float | None:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return float(value) if is_number and math.isfinite(value) and abs(value) <= MAX_RANK * 256 else None
+
+        patterns = config.get(f"{prefix}alpha_pattern")
+        found = patterns.items() if isinstance(patterns, dict) else ()
+        numbers = {str(key): number(value) for key, value in found}
+        return cls(
+            alpha=number(config.get(f"{prefix}lora_alpha")),
+            patterns={key: value for key, value in numbers.items() if value is not None},
+            by_root=config.get(f"{prefix}use_rslora") is True,
+        )
+
+    def alpha_of(self, module: str) -> float | None:
+        """For a module as the file names it."""
+        start, _, rest = module.partition(".")
+        if start in self.components:
+            return self.components[start].alpha_of(rest)
+        for key, alpha in self.patterns.items():
+            if module == key or module.endswith(f".{key}"):
+                return alpha
+        return self.alpha

@@ -1,0 +1,200 @@
+"""Textual inversion (Gal et al. 2022, arXiv:2208.01618): learned vectors that stand for a word of the prompt.
+
+Files: A1111's .pt (its vectors come as "emb_params" out of the reader of PyTorch files) and their safetensors form,
+diffusers' learned_embeds ({"<token>": vectors}), SDXL's {"clip_l": ..., "clip_g": ...}, and those bundled with a LoRA.
+
+    with attach_embeddings({"text": text_model}, [embedding], tokenizer) as attached:
+        chunk(pieces, tokenizer, words=attached.words)  # ids that only the attached models know
+
+Shapes: N vectors, D width of the text model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from gesso.checkpoints.errors import ModelFileError, shape_text, shown
+from gesso.checkpoints.weight_file import WeightFile
+from gesso.models.clip import CLIPTextModel
+from gesso.text.chunks import LearnedWord
+from gesso.text.tokenizer import Tokenizer
+
+MAX_VECTORS = 75  # a chunk holds no more
+_WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text model", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
+# Names that say which text model a tensor is for, in SDXL's files and in those of SD 3.
+_TOWERS = {"clip_l": "text", "clip_g": "text_2"}
+_IGNORED = ("t5xxl",)
+_ANONYMOUS = ("*", "emb_params")  # what stands for "the word that the file is called by"
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """One learned word.
+
+    name      what a prompt spells
+    token     the placeholder of its training ("<cat-toy>"), where the file names one
+    vectors   [N, D] for a text model: "text" and "text_2" in SDXL; "" where the file does not say for which
+    """
+
+    name: str
+    vectors: Mapping[str, Tensor]
+    where: Path
+    token: str | None = None
+
+    @property
+    def num_vectors(self) -> int:
+        return len(next(iter(self.vectors.values())))
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What a prompt may call it: A1111's way, ComfyUI's, and the placeholder of diffusers."""
+        others = () if self.token is None or self.token == self.name else (self.token,)
+        return (self.name, f"embedding:{self.name}", *others)
+
+
+def read_embedding(file: WeightFile, *, name: str | None = None) -> Embedding:
+    """A textual inversion of any form. name: what a prompt calls it; the file's stem where None.
+
+    Raises ModelFileError for a file that is none.
+    """
+    with file.reader() as reader:
+        return embedding_from({key: reader[key] for key in file.tensors}, file.path, name=name or file.path.stem)
+
+
+def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> Embedding:
+    """The same from tensors at hand. Raises ModelFileError."""
+    found = {key: tensor for key, tensor in tensors.items() if key not in _IGNORED}
+    if set(found) & set(_TOWERS):
+        found = {key: tensor for key, tensor in found.items() if key in _TOWERS}
+        vectors = {_TOWERS[key]: _vectors(key, tensor, where) for key, tensor in found.items()}
+        token = None
+    elif len(found) == 1:
+        key, tensor = next(iter(found.items()))
+        vectors, token = {"": _vectors(key, tensor, where)}, None if key in _ANONYMOUS else key
+    else:
+        message = f"{len(found)} tensors that make no textual inversion: {', '.join(map(shown, list(found)[:5]))}"
+        raise ModelFileError("unknown_key", where, message)
+    if len({len(each) for each in vectors.values()}) != 1:
+        raise ModelFileError("shape", where, "another number of vectors for each text model, expected the same")
+    return Embedding(name, vectors, where, token)
+
+
+def _vectors(name: str, tensor: Tensor, where: Path) -> Tensor:
+    made = tensor[None] if tensor.ndim == 1 else tensor
+    if made.ndim != 2 or not 1 <= len(made) <= MAX_VECTORS or made.shape[1] < 1:
+        message = f"{shown(name)} is {shape_text(tensor.shape)}, expected 1 to {MAX_VECTORS} vectors"
+        raise ModelFileError("shape", where, message)
+    if not made.is_floating_point():
+        raise ModelFileError("dtype", where, f"{shown(name)} is {made.dtype}, expected floating-point numbers")
+    made = made.to(torch.float32, copy=True)
+    if not bool(made.isfinite().all()):
+        raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged")
+    return made
+
+
+def attach_embeddings(
+    models: Mapping[str, CLIPTextModel], embeddings: Sequence[Embedding], tokenizer: Tokenizer
+) -> "AttachedEmbeddings":
+    """Teaches text models new words until `detach`, or to the end of a `with` block.
+
+    models     text and, in SDXL, text_2
+    tokenizer  of the text models, which in SDXL split text alike
+    Their weights are not touched. Two of one name: the last counts. Raises ModelFileError (architecture_mismatch) for
+    vectors of another width than the model's, or missing for one of the models.
+    """
+    by_name = {embedding.name: embedding for embedding in embeddings}
+    first = max(model.config.vocab_size for model in models.values())
+    tables: dict[str, list[Tensor]] = {part: [] for part in models}
+    words: dict[tuple[int, ...], LearnedWord] = {}
+    for embedding in by_name.values():
+        for part, vectors in _placed(embedding, models).items():
+            tables[part].append(vectors)
+        for spelling in embedding.spellings:
+            ids = tuple(token.id for token in tokenizer.tokens(spelling))
+            if ids:
+                words[ids] = LearnedWord(embedding.name, ids, embedding.num_vectors, first)
+        first += embedding.num_vectors
+    return AttachedEmbeddings(models, {part: torch.cat(each) for part, each in tables.items() if each}, words)
+
+
+def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[str, Tensor]:
+    """The vectors for each text model."""
+    vectors = embedding.vectors
+    if "" in vectors and len(models) == 1:
+        vectors = {next(iter(models)): vectors[""]}
+    elif len(models) == 1 and len(vectors) > 1 and "text_2" in vectors and "text" in models:
+        width = models["text"].config.dim  # the refiner has the second model alone
+        vectors = {"text": next((each for each in vectors.values() if each.shape[1] == width), vectors["text_2"])}
+    for part, model in models.items():
+        width = model.config.dim
+        if part not in vectors or vectors[part].shape[1] != width:
+            given = ", ".join(str(each.shape[1]) for each in vectors.values())
+            looks = " and ".join(_WIDTHS.get(each.shape[1], "no model known") for each in vectors.values())
+            wanted = ", ".join(str(model.config.dim) for model in models.values())
+            message = f"its vectors are {given} wide ({looks}), the text models of this model {wanted}"
+            raise ModelFileError("architecture_mismatch", embedding.where, message)
+    return {part: vectors[part] for part in models}
+
+
+class AttachedEmbeddings:
+    """Words that are known now.  words: for `gesso.text.chunks.chunk`"""
+
+    def __init__(
+        self,
+        models: Mapping[str, CLIPTextModel],
+        vectors: Mapping[str, Tensor],
+        words: Mapping[tuple[int, ...], LearnedWord],
+    ) -> None:
+        self.words = tuple(words.values())
+        self._hooks: list[Any] = []
+        for part, table in vectors.items():
+            model = models[part]
+            base = max(each.config.vocab_size for each in models.values())
+            lookup = _Lookup(base, table)
+            embedding = model.token_embedding
+            self._hooks += [
+                embedding.register_forward_pre_hook(lookup.before),
+                embedding.register_forward_hook(lookup.after),
+            ]
+
+    def detach(self) -> None:
+        """The text models as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+
+class _Lookup:
+    """Ids from `base` on are rows of a second table."""
+
+    def __init__(self, base: int, table: Tensor) -> None:
+        self.base, self.table = base, table
+        self._ids: Tensor | None = None
+
+    def before(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        ids = args[0]
+        self._ids = ids if bool((ids >= self.base).any()) else None
+        return None if self._ids is None else (ids.masked_fill(ids >= self.base, 0),)
+
+    def after(self, _module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        ids, self._ids = self._ids, None
+        if ids is None:
+            return None
+        learned = ids >= self.base
+        rows = self.table.to(output)[ids[learned] - self.base]
+        mixed = output.clone()
+        mixed[learned] = rows
+        return mixed
