@@ -145,7 +145,7 @@ def test_alpha_from_metadata(tmp_path: Path) -> None:
     assert next(iter(lora.changes.values())).weight.scale == 1
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -236,7 +236,7 @@ def test_two_spellings_of_one_module(tmp_path: Path) -> None:
         read(tmp_path / "a", tensors, target)
 
 
-# ---- strength ---------------------------------------------------------------------------------------------------------
+# ---- strength --------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -301,6 +301,6 @@ def test_merging_beyond_half_precision_is_refused_and_undone(tmp_path: Path) -> 
     target = Toy("toy", "sd1", {"unet": network})
     tensors = {"lora_unet_layer.diff": torch.full((4, 4), 1e5)}
     lora = read(tmp_path / "a", tensors, target)
-    with pytest.raises(ModelFileError, match="leaves the range of torch.float16"):
+    with pytest.raises(ModelFileError, match=r"leaves the range of torch\.float16"):
         attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
     assert torch.equal(network.layer.weight, before)
