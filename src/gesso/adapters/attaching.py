@@ -132,11 +132,11 @@ class _Part:
                 down = down.flatten(1).reshape(*down.shape[:2], *shapes[2:])
             up = weight.up.flatten(1).reshape(*weight.up.shape[:2], *shapes[2:])
             tensors = (down, weight.mid, up)
-            factors = tuple(None if t is None else t.to(device, torch.float32).to(dtype) for t in tensors)
+            factors = tuple(None if t is None else t.to(device, dtype) for t in tensors)
         elif with_weight and weight is not None:
             stored: Tensor = module.weight  # type: ignore[assignment]
             whole = weight.delta(stored.detach().to(device, torch.float32)).to(dtype)
-        return factors, whole, None if bias is None else bias.to(device, torch.float32).to(dtype)
+        return factors, whole, None if bias is None else bias.to(device, dtype)
 
     def gain(self, module: nn.Module, x: Tensor, output: Tensor, *, with_weight: bool) -> Tensor | None:
         """What the layer's output gains, times strength."""

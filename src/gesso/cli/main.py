@@ -36,6 +36,7 @@ COMMANDS = (
     Command("generate", "gesso.cli.generate", "Draw pictures from a prompt."),
     Command("replay", "gesso.cli.replay", "Make a picture again from the recipe inside it, and compare."),
     Command("models", "gesso.cli.models", "List, import, convert and check models."),
+    Command("lora", "gesso.cli.lora", "Look into LoRA files, convert, merge, extract and resize them."),
     Command("train", "gesso.cli.train", "Train the default model, or write a trained one as a file."),
     Command("evaluate", "gesso.cli.evaluate", "Score how well a model draws what it is told."),
 )

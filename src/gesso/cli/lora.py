@@ -1,0 +1,409 @@
+"""`gesso lora ...`: what an adapter is, and making one from others or from two models."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gesso.cli.model_option import OfflineOption, open_library, resolve_model
+from gesso.errors import GessoError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gesso.adapters.lora import Lora, ModuleChange
+    from gesso.adapters.names import Target
+    from gesso.checkpoints.weight_file import WeightFile
+    from gesso.families.parts import Parts
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+MAX_WORDS, MAX_WORD = 20, 60
+# What `architecture_of` says -> a family of that kind; sizes decide nothing more here.
+_FAMILIES = {
+    "Stable Diffusion 1": "sd15",
+    "Stable Diffusion 2": "sd21",
+    "Stable Diffusion XL": "sdxl",
+    "the refiner of Stable Diffusion XL": "sdxl-refiner",
+}
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="File, or name in the library.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="File to write, ending in .safetensors.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="Model that it is for, where the file does not tell."),
+]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Numbers of the new file: fp32, fp16 or bf16.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it is there already.")]
+RankOption = Annotated[int | None, typer.Option("--rank", min=1, max=4096, help="Rank to cut to.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@app.callback()
+def lora() -> None:
+    """Look into LoRA files, convert, merge, extract and resize them."""
+
+
+# ---- info ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = False) -> None:
+    """Say what an adapter is.
+
+    Dialect, kinds, ranks, what it changes, the model it is for, and what its metadata say: base model, trigger words.
+    """
+    opened = _open(file)
+    target = _target(opened, model)
+    found = _read(opened, target)
+    table = _table(found, opened, target)
+    print(json.dumps(table, ensure_ascii=False) if as_json else "\n".join(_lines(table)))
+
+
+def _table(found: "Lora", file: "WeightFile", target: "Target") -> dict[str, Any]:
+    from gesso.adapters.architecture import architecture_of, told_base
+    from gesso.checkpoints.safetensors_file import SafetensorsFile, sha256_of, tensor_data_sha256
+
+    changed = {part: sum(name.startswith(f"{part}.") for name in found.changes) for part in found.components}
+    return {
+        "name": found.name,
+        "path": str(file.path),
+        "sha256": sha256_of(file.path),
+        "autov3": tensor_data_sha256(file)[:12] if isinstance(file, SafetensorsFile) else None,
+        "made_for": architecture_of(file.tensors),
+        "metadata_say": told_base(file.metadata),
+        "family": target.name,
+        "dialects": list(found.dialects),
+        "kinds": dict(found.kinds),
+        "ranks": {str(rank): count for rank, count in found.ranks.items()},
+        "alpha": file.metadata.get("ss_network_alpha"),
+        "changes": changed,
+        "unmatched": list(found.match.unmatched),
+        "embeddings": [word.name for word in found.embeddings],
+        "title": file.metadata.get("modelspec.title") or file.metadata.get("ss_output_name"),
+        "words": trigger_words(file.metadata),
+    }
+
+
+def _lines(table: Mapping[str, Any]) -> list[str]:
+    def counted(found: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} ({count})" for name, count in found.items()) or "none"
+
+    told = f"; its metadata say {table['metadata_say']}" if table["metadata_say"] else ""
+    lines = [
+        f"name        {table['name']}",
+        f"path        {table['path']}",
+        f"made for    {table['made_for']}{told}",
+        f"dialect     {', '.join(table['dialects']) or 'none'}",
+        f"kinds       {counted(table['kinds'])}",
+        f"ranks       {counted(table['ranks'])}",
+        f"changes     {counted(table['changes'])}",
+        f"sha256      {table['sha256']}",
+    ]
+    if table["autov3"]:
+        lines.append(f"autov3      {table['autov3']}")
+    if table["alpha"]:
+        lines.append(f"alpha       {table['alpha']}")
+    if table["embeddings"]:
+        lines.append(f"words in it {', '.join(table['embeddings'])}")
+    if table["title"]:
+        lines.append(f"title       {table['title']}")
+    if table["words"]:
+        lines.append(f"trigger     {', '.join(table['words'])}")
+    return [_printable(line)[:1000] for line in lines]
+
+
+def trigger_words(metadata: Mapping[str, str]) -> list[str]:
+    """What brings the adapter out, as its author says it: the phrase, else the most frequent tags of its training."""
+    if phrase := metadata.get("modelspec.trigger_phrase"):
+        return [phrase[: MAX_WORDS * MAX_WORD]]
+    try:
+        folders: Any = json.loads(metadata.get("ss_tag_frequency", "{}"))
+    except (ValueError, RecursionError):
+        return []
+    counts: dict[str, int] = {}
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int) and tag.strip():
+                counts[tag.strip()[:MAX_WORD]] = counts.get(tag.strip()[:MAX_WORD], 0) + count
+    return sorted(counts, key=lambda tag: (-counts[tag], tag))[:MAX_WORDS]
+
+
+# ---- convert and resize ----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(
+    file: FileArgument,
+    out: OutArgument,
+    to: Annotated[str, typer.Option("--to", help="kohya (most tools) or peft (diffusers).")],
+    model: BaseOption = None,
+    dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write an adapter in another dialect; what it does stays the same."""
+    opened = _open(file)
+    target = _target(opened, model)
+    found = _read(opened, target)
+    if found.embeddings:
+        print(f"note: left behind: {len(found.embeddings)} learned words", file=sys.stderr)
+    _write(found.changes, target, out, to, dtype, overwrite, found.metadata, opened.path)
+
+
+@app.command()
+def resize(
+    file: FileArgument,
+    out: OutArgument,
+    rank: RankOption = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Share of the energy to keep, such as 0.95, layer by layer.")
+    ] = None,
+    model: BaseOption = None,
+    dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Cut an adapter to a smaller rank, by the singular values of each layer."""
+    from gesso.adapters.rewriting import resized
+
+    if (rank is None) == (energy is None):
+        raise GessoError("--rank, --energy: give one of the two")
+    if energy is not None and not 0 < energy <= 1:
+        raise GessoError(f"--energy {energy:g}: expected a share above 0, up to 1")
+    opened = _open(file)
+    target = _target(opened, model)
+    found = _read(opened, target)
+    smaller = resized(found.changes, rank=rank, energy=energy)
+    _write(smaller, target, out, "kohya", dtype, overwrite, found.metadata, opened.path)
+
+
+# ---- merge -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def merge(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILES", help="Adapters, each with :STRENGTH or :UNET:TEXT behind it.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, ending in .safetensors.")],
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="MODEL", help="Merge into this model and write it whole.")
+    ] = None,
+    rank: RankOption = None,
+    model: BaseOption = None,
+    dtype: DtypeOption = None,
+    overwrite: OverwriteOption = False,
+    offline: OfflineOption = False,
+) -> None:
+    """Make one adapter of several, or merge them into a model.
+
+    Without --rank nothing is lost: ranks add up.
+    """
+    from gesso.adapters.rewriting import merged_loras
+
+    given = [_with_strengths(text) for text in files]
+    opened = [(_open(name), unet, text) for name, unet, text in given]
+    if into is not None:
+        if rank is not None:
+            raise GessoError("--rank: for adapters; leave it out with --into")
+        _merge_into(opened, into, out, dtype, overwrite, offline)
+        return
+    target = _target(opened[0][0], model)
+    loras = [(_read(file, target), unet, text) for file, unet, text in opened]
+    sources = [file.path for file, _, _ in opened]
+    told = {"ss_training_comment": "merged: " + ", ".join(path.name for path in sources)}
+    kept = {key: value for key, value in opened[0][0].metadata.items() if key.startswith(("ss_base", "ss_v2"))}
+    _write(merged_loras(loras, target, rank=rank), target, out, "kohya", dtype, overwrite, kept | told, *sources)
+
+
+def _with_strengths(text: str) -> tuple[str, float, float]:
+    """ "style.safetensors:0.8:0.5" -> file, strength for the UNet and for the text models."""
+    numbers: list[float] = []
+    name = text
+    while len(numbers) < 2:
+        before, colon, last = name.rpartition(":")
+        try:
+            number = float(last)
+        except ValueError:
+            break
+        if not colon or not before or os.path.exists(name):
+            break
+        if not math.isfinite(number) or abs(number) > 1000:
+            raise GessoError(f"{text[:200]}: strength {last}, expected a number of at most 1000")
+        numbers.insert(0, number)
+        name = before
+    unet = numbers[0] if numbers else 1.0
+    return name, unet, numbers[-1] if numbers else 1.0
+
+
+def _merge_into(
+    opened: Sequence[tuple["WeightFile", float, float]],
+    into: str,
+    out: Path,
+    dtype: str | None,
+    overwrite: bool,
+    offline: bool,
+) -> None:
+    import torch
+
+    from gesso.adapters.attaching import attach
+    from gesso.families.loading import load_parts
+
+    path = Path(resolve_model(into, offline=offline))
+    _check_out(out, overwrite, path, *(file.path for file, _, _ in opened))
+    wanted = None if _dtype(dtype) is None else getattr(torch, str(_dtype(dtype)))
+    parts = load_parts(path, dtype=wanted)
+    target = _target_of(parts)
+    loras = [(_read(file, target), unet, text) for file, unet, text in opened]
+    with attach(target.networks, loras, merged=True) as attached:
+        _save_whole(out, parts, path)
+        count = attached.num_layers
+    print(_printable(f"{out}: {path.name} with {len(loras)} adapters in {count} layers, {out.stat().st_size:,} bytes"))
+
+
+def _save_whole(out: Path, parts: "Parts", source: Path) -> None:
+    from gesso.checkpoints.native import save_native
+    from gesso.families.gesso_mini import NAME, config_of
+    from gesso.families.saving import save_ldm
+
+    if parts.family.name != NAME:
+        save_ldm(out, parts)
+        return
+    size = parts.family.output_size
+    told = {"title": out.stem, "resolution": f"{size}x{size}", "merged_from": source.stem}
+    dtype = next(parts.unet.parameters()).dtype
+    save_native(out, dict(parts.networks), config_of(parts.family), parts.tokenizer.to_json(), told, dtype)
+
+
+# ---- extract ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Model that the adapter will be for.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Model that was trained from it.")],
+    out: OutArgument,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of each layer.")] = 32,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="Also what changed in the text models.")] = True,
+    dtype: DtypeOption = "fp16",
+    overwrite: OverwriteOption = False,
+    offline: OfflineOption = False,
+) -> None:
+    """Draw an adapter out of the difference between two models."""
+    from gesso.adapters.rewriting import extracted
+    from gesso.families.loading import load_parts
+
+    paths = [Path(resolve_model(name, offline=offline)) for name in (base, tuned)]
+    _check_out(out, overwrite, *paths)
+    one, other = (load_parts(path, dtype=None) for path in paths)
+    changes = extracted(one.networks, other.networks, rank=rank, text=text)
+    told = {
+        "ss_training_comment": f"extracted: {paths[1].name} less {paths[0].name}",
+        "ss_sd_model_name": paths[0].name,
+    }
+    _write(changes, _target_of(one), out, "kohya", dtype, overwrite, told, *paths)
+
+
+# ---- what the commands share -----------------------------------------------------------------------------------------
+
+
+def _open(name: str) -> "WeightFile":
+    """A file by its path, else by its name in the library."""
+    from gesso.checkpoints.weight_file import open_weights
+    from gesso.library import resolve
+
+    path = Path(name)
+    if "\0" in name or not path.is_file():
+        path = Path(resolve(name, open_library(), kinds=("lora",), offline=True))
+    return open_weights(path)
+
+
+def _target(file: "WeightFile", model: str | None) -> "Target":
+    """The model that an adapter is for, without its numbers unless the user names one."""
+    from gesso.adapters.architecture import architecture_of
+    from gesso.adapters.names import Target
+    from gesso.families.loading import load_parts
+    from gesso.families.parts import empty_networks
+    from gesso.families.registry import family_named
+
+    if model is not None:
+        return _target_of(load_parts(Path(resolve_model(model)), dtype=None, check=False))
+    looks = architecture_of(file.tensors)
+    if looks not in _FAMILIES:
+        raise GessoError(
+            f"{file.path}: is made for {looks}; gesso knows adapters of {', '.join(_FAMILIES)}. "
+            "For another model of these kinds, name it with --model"
+        )
+    family = family_named(_FAMILIES[looks])
+    return Target(family.name, family.layout, empty_networks(family, file.path))
+
+
+def _target_of(parts: "Parts") -> "Target":
+    from gesso.adapters.names import Target
+
+    networks: dict[str, nn.Module] = parts.networks
+    return Target(parts.family.name, parts.family.layout, networks)
+
+
+def _read(file: "WeightFile", target: "Target") -> "Lora":
+    from gesso.adapters.lora import read_lora
+
+    found = read_lora(file, target)
+    if found.match.notice:
+        print(_printable(f"note: {file.path}: {found.match.notice}"), file=sys.stderr)
+    return found
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is not None and name not in DTYPES:
+        raise GessoError(f"--dtype {name[:40]}: expected one of {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
+
+
+def _check_out(out: Path, overwrite: bool, *sources: Path) -> None:
+    if out.suffix.lower() != ".safetensors":
+        raise GessoError(f"{out}: the new file ends in .safetensors; give it such a name")
+    if any(out.resolve() == source.resolve() for source in sources):
+        raise GessoError(f"{out}: is the source itself. Choose another name")
+    if out.exists() and (not overwrite or not out.is_file()):
+        raise GessoError(f"{out}: is there already and stays as it is. Choose another name, or add --overwrite")
+    if not out.parent.is_dir():
+        raise GessoError(f"{out.parent}: no such folder")
+
+
+def _write(
+    changes: Mapping[str, "ModuleChange"],
+    target: "Target",
+    out: Path,
+    dialect: str,
+    dtype: str | None,
+    overwrite: bool,
+    kept: Mapping[str, str],
+    *sources: Path,
+) -> None:
+    import torch
+
+    from gesso.adapters.rewriting import DIALECTS, file_metadata, file_tensors
+    from gesso.checkpoints.safetensors_file import write_safetensors
+
+    if dialect not in DIALECTS:
+        raise GessoError(f"--to {dialect[:40]}: expected one of {', '.join(DIALECTS)}")
+    _check_out(out, overwrite, *sources)
+    wanted = _dtype(dtype)
+    tensors = file_tensors(changes, target, dialect, None if wanted is None else getattr(torch, wanted))
+    for name, tensor in tensors.items():
+        if not bool(tensor.float().isfinite().all()):
+            raise GessoError(f"{name}: does not fit into {wanted}. Take --dtype bf16 or fp32")
+    hashed = "modelspec.hash_sha256" if dialect == "kohya" else None
+    write_safetensors(out, tensors, file_metadata(target, changes, dialect, kept), hash_key=hashed)
+    print(_printable(f"{out}: {dialect}, {len(changes)} layers, {out.stat().st_size:,} bytes"))
+
+
+def _printable(text: str) -> str:
+    """Names and metadata come from outside and must not reach the terminal as escape sequences."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

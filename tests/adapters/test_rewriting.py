@@ -1,0 +1,137 @@
+"""Files made from files do the same, or the nearest that their rank allows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters.files import kohya, lora_parts, randn, read, target_of
+from gesso.adapters.lora import Lora
+from gesso.adapters.rewriting import extracted, file_tensors, merged_loras, resized
+from gesso.errors import GessoError
+from tiny_sd import TINY_SD, TINY_SDXL, tiny_parts
+
+
+def deltas(lora: Lora, target) -> dict[str, Tensor]:
+    """What the adapter adds to every weight."""
+    found = {}
+    for name, change in lora.changes.items():
+        component, _, module = name.partition(".")
+        found[name] = change.weight.delta(target.networks[component].get_submodule(module).weight)
+    return found
+
+
+def assert_same(found: Lora, expected: Lora, target) -> None:
+    one, other = deltas(found, target), deltas(expected, target)
+    assert set(one) == set(other)
+    for name, delta in other.items():
+        torch.testing.assert_close(one[name], delta, atol=1e-5, rtol=1e-5, msg=name)  # float32 products regrouped
+
+
+def dora_parts(module: nn.Module) -> dict[str, Tensor]:
+    lengths = 1 + torch.rand(module.weight.shape[0], *[1] * (module.weight.ndim - 1))
+    return lora_parts(module) | {"dora_scale": lengths}
+
+
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+@pytest.mark.parametrize("make", [lora_parts, dora_parts])
+@pytest.mark.parametrize("dialect", ["kohya", "peft"])
+def test_converting_and_back(family, make, dialect: str, tmp_path: Path) -> None:
+    target = target_of(family)
+    tensors = kohya(target, make)
+    lora = read(tmp_path / "a", tensors, target)
+    written = file_tensors(lora.changes, target, dialect)
+    again = read(tmp_path / "b", written, target)
+    assert again.match.unmatched == ()
+    assert_same(again, lora, target)
+    if dialect == "kohya":  # the same file, tensor by tensor
+        assert {n: t.shape for n, t in written.items()} == {n: t.shape for n, t in tensors.items()}
+        assert all(torch.equal(written[name], tensor) for name, tensor in tensors.items() if "lora" in name[-20:])
+
+
+STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+OTHERS = {
+    "LoHa": {"hada_w1_a": (32, 2), "hada_w1_b": (2, 32), "hada_w2_a": (32, 2), "hada_w2_b": (2, 32)},
+    "LoKr": {"lokr_w1": (4, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 8)},
+    "GLoRA": {"a1.weight": (32, 2), "a2.weight": (2, 32), "b1.weight": (32, 2), "b2.weight": (2, 32)},
+    "IA3": {"weight": (32, 1)},
+    "OFT": {"oft_blocks": (4, 8, 8), "rescale": (32, 1)},
+    "full difference": {"diff": (32, 32), "diff_b": (32,)},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds_keep_what_they_do(kind: str, tmp_path: Path) -> None:
+    target = target_of(TINY_SD)
+    lora = read(tmp_path / "a", {f"{STEM}.{part}": randn(*shape) for part, shape in OTHERS[kind].items()}, target)
+    assert lora.kinds == {kind: 1}
+    assert_same(read(tmp_path / "b", file_tensors(lora.changes, target, "kohya"), target), lora, target)
+    with pytest.raises(GessoError, match="PEFT's files hold LoRA and DoRA alone"):
+        file_tensors(lora.changes, target, "peft")
+
+
+def test_merging_several(tmp_path: Path) -> None:
+    target = target_of(TINY_SD)
+    one, two = (read(tmp_path / f"{i}", kohya(target, lora_parts), target) for i in range(2))
+    merged = merged_loras([(one, 0.5, 1.0), (two, -1.0, 0.25)], target)
+    both = read(tmp_path / "both", file_tensors(merged, target, "kohya"), target)
+    found, first, second = deltas(both, target), deltas(one, target), deltas(two, target)
+    for name, delta in found.items():
+        a, b = (0.5, -1.0) if name.startswith("unet.") else (1.0, 0.25)
+        torch.testing.assert_close(delta, a * first[name] + b * second[name], atol=1e-5, rtol=1e-5)
+    assert both.ranks == {6: len(found)}
+    loha = read(tmp_path / "l", {f"{STEM}.{p}": randn(*shape) for p, shape in OTHERS["LoHa"].items()}, target)
+    (name,) = loha.changes
+    mixed = merged_loras([(one, 1.0, 1.0), (loha, 2.0, 0.0)], target)[name].weight.delta(torch.zeros(32, 32))
+    torch.testing.assert_close(mixed, first[name] + 2 * deltas(loha, target)[name])
+    ia3 = read(tmp_path / "i", {f"{STEM}.weight": randn(32, 1)}, target)
+    with pytest.raises(GessoError, match="depends on the model's own weights"):
+        merged_loras([(one, 1.0, 1.0), (ia3, 1.0, 0.0)], target)
+
+
+def test_resizing_gives_the_nearest_of_its_rank(tmp_path: Path) -> None:
+    """The error is the root of the sum of squares of the singular values left out (Eckart and Young)."""
+    target = target_of(TINY_SD)
+    lora = read(tmp_path / "a", kohya(target, lora_parts), target)
+    smaller = resized(lora.changes, rank=2)
+    for name, delta in deltas(lora, target).items():
+        left_out = torch.linalg.svdvals(delta.flatten(1))[2:]
+        gap = smaller[name].weight.delta(delta) - delta
+        torch.testing.assert_close(gap.norm(), left_out.norm(), atol=1e-5, rtol=1e-3)
+        assert smaller[name].weight.rank <= 2
+    whole = resized(lora.changes, energy=1.0)
+    for name, delta in deltas(lora, target).items():
+        torch.testing.assert_close(whole[name].weight.delta(delta), delta, atol=1e-5, rtol=1e-4)
+        assert whole[name].weight.rank == min(3, *delta.flatten(1).shape)
+    for share in (0.3, 0.8):
+        for name, change in resized(lora.changes, energy=share).items():
+            singular = torch.linalg.svdvals(deltas(lora, target)[name].flatten(1)) if name.endswith("conv_in") else None
+            if singular is not None:
+                kept = (singular**2).cumsum(0) / (singular**2).sum()
+                assert change.weight.rank == int((kept < share).sum()) + 1
+    for arguments in ({}, {"rank": 0}, {"energy": 1.5}, {"rank": 1, "energy": 0.5}):
+        with pytest.raises(ValueError, match="rank"):
+            resized(lora.changes, **arguments)
+
+
+def test_extracting_what_was_added(tmp_path: Path) -> None:
+    """A model with a LoRA of rank 3 merged, less the model, is that LoRA."""
+    from gesso.adapters.attaching import attach
+
+    target = target_of(TINY_SD)
+    lora = read(tmp_path / "a", kohya(target, lora_parts), target)
+    base = tiny_parts(TINY_SD).networks
+    plain = {part: dict(net.state_dict()) for part, net in base.items()}
+    tuned = dict(tiny_parts.__wrapped__(TINY_SD, 0).networks)
+    for part, net in tuned.items():
+        assert all(torch.equal(t, plain[part][n]) for n, t in net.state_dict().items())
+    with pytest.raises(GessoError, match="nothing to extract"):
+        extracted(base, tuned, rank=3)
+    with attach(tuned, [(lora, 1.0, 1.0)], merged=True):
+        found = extracted(base, tuned, rank=3)
+        only_unet = extracted(base, tuned, rank=3, text=False)
+    expected = deltas(lora, target)
+    assert set(found) == set(expected) and set(only_unet) == {name for name in found if name.startswith("unet.")}
+    for name, delta in expected.items():
+        torch.testing.assert_close(found[name].weight.delta(delta), delta, atol=1e-5, rtol=1e-3)
