@@ -10,6 +10,7 @@ from adapters.files import kohya, lora_parts, randn, read, saved, target_of
 from gesso.adapters.textual_inversion import Embedding, attach_embeddings, read_embedding
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.weight_file import open_weights
+from gesso.families.encoding import Reading, encode_prompt
 from gesso.text.chunks import Chunks, chunk
 from gesso.text.prompt import WeightedText
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, clip_tokenizer, tiny_parts
@@ -135,6 +136,23 @@ def test_two_text_models_share_the_words() -> None:
     with attach_embeddings({"text": refiner}, [word], clip_tokenizer()) as attached:
         found = refiner(ids).hidden[0] - refiner.position_embedding.weight
         torch.testing.assert_close(found[0, 1:4], word.vectors["text_2"])
+
+
+@torch.no_grad()
+def test_a_prompt_of_a_whole_model_finds_the_words() -> None:
+    """Through `encode_prompt`, weights and all; SDXL's two models each take their own vectors."""
+    parts = tiny_parts(TINY_SDXL)
+    models = {"text": parts.text, "text_2": parts.text_2}
+    word = embedding("mycat", VECTORS, text_2=randn(3, 48))
+    said = {"clip_skip": 1, "width": 64, "height": 64}
+    pieces = [WeightedText("a photo of "), WeightedText("mycat", 1.2)]
+    before = encode_prompt(parts, pieces, **said)
+    with attach_embeddings(models, [word], clip_tokenizer()) as attached:
+        found = encode_prompt(parts, pieces, **said, reading=Reading(words=attached.words))
+        assert found.chunks.num_tokens == (6,) and before.chunks.num_tokens == (5,)
+        assert (found.context - before.context).abs().max() > 1e-3
+        assert torch.equal(encode_prompt(parts, pieces, **said).context, before.context)
+    assert torch.equal(encode_prompt(parts, pieces, **said).context, before.context)
 
 
 def test_another_width_is_named() -> None:

@@ -19,7 +19,7 @@ from gesso.families.parts import Parts
 from gesso.models.clip import CLIPTextModel, TextEncoding
 from gesso.nn.embedding import sinusoid
 from gesso.text import emphasis
-from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, chunk
+from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, LearnedWord, chunk
 from gesso.text.emphasis import NEEDS_EMPTY, Emphasis
 from gesso.text.grammar import Joined
 from gesso.text.prompt import Piece, PromptError, WeightedText
@@ -56,12 +56,14 @@ class Reading:
     backtrack   tokens that may move on to the next chunk behind a comma; 0: none
     whole_words chunks end between words, as in ComfyUI; there is no moving on then
     max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
+    words       learned words that the text models were taught (`adapters.textual_inversion`)
     """
 
     emphasis: Emphasis = "original"
     backtrack: int = BACKTRACK
     whole_words: bool = False
     max_chunks: int | None = None
+    words: tuple[LearnedWord, ...] = ()
 
 
 PLAIN = Reading(max_chunks=1)
@@ -198,7 +200,14 @@ def _read(
 ) -> _Tower:
     """Pieces through one text model: chunks, states, weights."""
     most = reading.max_chunks or (1 if tokenizer.kind == "words" else MAX_CHUNKS)
-    chunks = chunk(pieces, tokenizer, backtrack=reading.backtrack, whole_words=reading.whole_words, max_chunks=most)
+    chunks = chunk(
+        pieces,
+        tokenizer,
+        backtrack=reading.backtrack,
+        whole_words=reading.whole_words,
+        max_chunks=most,
+        words=reading.words,
+    )
     states, first = _encode(family, model, chunks.ids, skip)
     if not chunks.is_plain:
         states = _weigh(family, model, tokenizer, chunks, states, reading.emphasis, skip)
