@@ -29,7 +29,7 @@ class LearnedWord:
 
     ids          of the word as a prompt spells it; at least one
     num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
-    first_id     the id, above the vocabulary, that the text model was taught for the first vector, the others following;
+    first_id     the id, above the vocabulary, that the text model was taught for the first vector; the others follow.
                  None: padding stands there, and `Chunks.placements` says where
     """
 
