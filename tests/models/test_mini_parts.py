@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from gesso.models.unet import UNet, UNetConfig
-from gesso.models.upscaler import Upscaler, UpscalerConfig
+from gesso.models.upscaler import Upscaler, UpscalerConfig, mix
 from gesso.models.vae import AutoencoderKL, VAEConfig
 
 CONFIG = UNetConfig(
@@ -52,32 +52,53 @@ def test_a_draft_of_odd_size_is_refused():
         UNet(replace(CONFIG, draft_size=7))
 
 
+SMALL_UPSCALER = UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), num_colours=3, sharpness=2.0)
+
+
 @torch.no_grad()
-def test_an_upscaler_without_detail_interpolates():
-    upscaler = Upscaler(UpscalerConfig(scale=4, channels=8, num_blocks=2, patch_size=2))
-    for parameter in upscaler.conv_out.parameters():
+def test_an_upscaler_that_knows_nothing_blurs():
+    """Colours equal, none likelier: what is left is the mean of each neighbourhood, enlarged."""
+    upscaler = Upscaler(SMALL_UPSCALER)
+    for parameter in upscaler.palette.colours.parameters():
         parameter.zero_()
     pixels = torch.rand(1, 3, 8, 6)
-    expected = F.interpolate(pixels, size=(32, 24), mode="bilinear")
+    expected = F.interpolate(F.avg_pool2d(pixels, 2), size=(16, 12), mode="bilinear")
     torch.testing.assert_close(upscaler(pixels), expected)
+
+
+def test_the_likelier_colour_is_taken():
+    """One colour left of an edge, the other right of it: the sharper the choice, the narrower the way between them."""
+    logits = torch.stack([-torch.linspace(-3, 3, 13), torch.linspace(-3, 3, 13)])[None, :, None]  # [1, 2, 1, 13]
+    colours = torch.tensor([-1.0, 1.0])[None, :, None, None, None].expand(1, 2, 3, 1, 13)
+    for sharpness in (1.0, 4.0):
+        expected = torch.tanh(sharpness * torch.linspace(-3, 3, 13))
+        torch.testing.assert_close(mix(logits, colours, sharpness)[0, 0, 0], expected)
 
 
 @torch.no_grad()
 def test_an_upscaler_keeps_places():
     """A change at one place shows within the reach of its convolutions and nowhere else."""
-    upscaler = Upscaler(UpscalerConfig(scale=2, channels=8, num_blocks=1, patch_size=2))
+    upscaler = Upscaler(SMALL_UPSCALER)
     pixels = torch.rand(1, 3, 32, 32)
     changed = pixels.clone()
     changed[..., 1, 1] += 0.5
     moved = (upscaler(pixels) != upscaler(changed)).any(dim=1)[0]
-    reach = 2 * (2 * 4 + 2)  # four 3x3 convolutions on patches of 2, and the patch itself, twice as large
+    # Four 3x3 convolutions and the interpolation on patches of 2, and the patch itself, twice as large; the way over
+    # the fine level, three convolutions of each level, ends before that.
+    reach = 2 * 2 * (1 + 4 + 1)
     assert moved[:reach, :reach].any()
     assert not moved[reach:].any() and not moved[:, reach:].any()
 
 
 def test_an_upscaler_refuses_half_a_patch():
     with pytest.raises(ValueError, match="multiples of 2"):
-        Upscaler(UpscalerConfig(scale=2, channels=8, num_blocks=1, patch_size=2))(torch.rand(1, 3, 8, 7))
+        Upscaler(SMALL_UPSCALER)(torch.rand(1, 3, 8, 7))
+
+
+@pytest.mark.parametrize("channels", [(8,), (8, 8, 8)])
+def test_levels_of_an_upscaler_agree(channels):
+    with pytest.raises(ValueError, match="two levels or more"):
+        replace(SMALL_UPSCALER, channels=channels, num_blocks=(1, 1) if len(channels) > 2 else (1,))
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def test_compiled_training_is_plain_training(tmp_path, monkeypatch, backend):
 
     monkeypatch.setattr(nn.Module, "compile", compiled)
     found = trained(replace(PREPARED, **short, compile=True), tmp_path / "compiled")
-    assert {"UNet", "CLIPTextModel", "Draft", "Encoder", "Decoder", "Upscaler"} <= set(calls)
+    assert {"UNet", "CLIPTextModel", "Draft", "Encoder", "Decoder", "Palette"} <= set(calls)
     for stage, modules in plain.items():
         for module, weights in modules.items():
             assert found[stage][module].keys() == weights.keys()  # no _orig_mod.

@@ -68,6 +68,7 @@ def test_each_network_is_one_graph():
     tokenizer = learn_vocabulary(all_words(OBJECTS), 4096, length=32)
     family = PREPARED.family(tokenizer, OBJECTS, 1.0)
     unet, text, vae = UNet(family.unet), CLIPTextModel(family.text), AutoencoderKL(family.vae)
+    palette = Upscaler(family.upscaler).palette
     ids, latents = tokenizer.encode(["a cat", ""]), torch.randn(2, family.vae.latent_channels, 8, 8)
     with torch.no_grad():
         encoding = text(ids)
@@ -77,6 +78,7 @@ def test_each_network_is_one_graph():
             (unet.draft, (encoding.last,), lambda out: out),
             (vae.encoder, (torch.zeros(2, 3, 32, 32),), lambda out: out),
             (vae.decoder, (latents,), lambda out: out),
+            (palette, (torch.zeros(2, 3, 32, 32),), lambda out: out),
         ]
         torch._dynamo.reset()
         for network, arguments, read in calls:

@@ -63,8 +63,8 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
     for what, (found, expected) in agreements.items():
         if found != expected:
             refuse(f"{what} differ: {found} and {expected}")
-    if family.upscaler and vae.downscale % family.upscaler.patch_size:
-        refuse(f"the upscaler's patches of {family.upscaler.patch_size} do not divide the VAE's {vae.downscale} pixels")
+    if family.upscaler and vae.downscale % family.upscaler.multiple:
+        refuse(f"the upscaler's {family.upscaler.multiple} pixels do not divide the VAE's {vae.downscale}")
     if family.output_size % family.size_multiple:
         refuse(f"native_size {family.native_size} is not a multiple of {family.size_multiple // family.output_scale}")
     try:

@@ -33,7 +33,7 @@ from gesso.training.loop import Plan, Task, fit, load_state
 from gesso.training.pictures import Pictures
 from gesso.training.pools import Captions, LatentPool, Pool, PreparedPool
 from gesso.training.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, Recipe, Stage
-from gesso.training.upscaling import UpscalingTask
+from gesso.training.upscaling import UpscalingTask, initialise_upscaler
 
 M = TypeVar("M", bound=nn.Module)
 GROUNDING_PASSES = 16  # a step is so cheap that encoding pictures would be most of it
@@ -86,13 +86,13 @@ class DefaultModel:
         else:
             vae = self._trained_vae()
             upscaler = Upscaler(recipe.upscaler)
-            nn.init.zeros_(upscaler.conv_out.weight)
+            initialise_upscaler(upscaler)
             task = UpscalingTask(
                 vae,
                 self._place(upscaler),
                 self.pictures(FULL_MIX),
                 decoder_noise=recipe.vae_decoder_noise,
-                crop=recipe.crop,
+                decoder_smear=recipe.decoder_smear,
                 **self._report,
             )
         with _fast(self.device):

@@ -70,7 +70,7 @@ class Recipe:
     text_heads: int
     text_length: int
     upscaler: UpscalerConfig
-    crop: int
+    decoder_smear: float  # of the latents, in the training of the upscaler
     autoencoder: Plan
     grounding: Plan
     denoising: Plan
@@ -143,8 +143,10 @@ CPU = Recipe(
     text_layers=2,
     text_heads=6,
     text_length=24,
-    upscaler=UpscalerConfig(scale=4, channels=80, num_blocks=5, patch_size=2),
-    crop=32,
+    upscaler=UpscalerConfig(
+        scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), num_colours=4, sharpness=2.0, patch_size=1
+    ),
+    decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=16,
         total_samples=30_000,
@@ -170,8 +172,8 @@ CPU = Recipe(
         ema_decay=0.999,
     ),
     upscaling=Plan(
-        batch_size=8,
-        total_samples=60_000,
+        batch_size=4,
+        total_samples=40_000,
         learning_rate=1e-3,
         warmup_samples=500,
         decay_share=0.3,
@@ -214,8 +216,10 @@ GPU = Recipe(
     text_layers=3,
     text_heads=7,
     text_length=32,
-    upscaler=UpscalerConfig(scale=2, channels=80, num_blocks=5, patch_size=2),
-    crop=64,
+    upscaler=UpscalerConfig(
+        scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), num_colours=4, sharpness=2.0, patch_size=2
+    ),
+    decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=64,
         minutes=4.5,
