@@ -32,7 +32,7 @@ def toy(recipe: Recipe) -> Recipe:
         text_dim=16,
         text_layers=1,
         text_heads=2,
-        upscaler=replace(recipe.upscaler, channels=(8, 8, 8), num_blocks=(1, 1, 1)),
+        upscaler=replace(recipe.upscaler, channels=(8, 8), num_blocks=(1, 1)),
         pool_size=16,
         pool_passes=2,
         workers=0,
