@@ -45,6 +45,8 @@ def test_all_stages_end_in_a_file_that_loads(made, tmp_path):
     trained = making._average("upscaling")["decoder"]["conv_in.weight"]
     torch.testing.assert_close(parts.vae.decoder.conv_in.weight, trained, atol=1e-3, rtol=1e-3)  # half precision
     for name, value in making._average("autoencoder")["vae"].items():  # the last stage trains the decoder, no more
+        if name.endswith("to_k.bias"):
+            continue  # the softmax does not feel it: its gradient is rounding
         trained_last = name.startswith(("decoder.", "post_quant_conv."))
         assert torch.equal(parts.vae.state_dict()[name].half(), value.half()) != trained_last, name
     assert {"psnr", "right_999", "psnr_large"} <= {key for row in rows for key in row}

@@ -60,6 +60,8 @@ def steepness(pixels: Tensor) -> float:
 class UpscalingTask:
     """The decoded picture at its own size: L1, slopes and MSE; the larger one: its palette's likelihood and L1.
 
+    The decoder learns from the first only: what it draws is a picture, no message to the upscaler.
+
     Latents get noise of up to decoder_noise of their spread and are smeared, by up to decoder_smear, into their
     neighbours: what samplers leave behind is grainy where they stop early and vague where the UNet did not know.
     """
@@ -107,7 +109,7 @@ class UpscalingTask:
             z = self.disturb(mean.float(), generator_for(seed, step, device=pixels.device))
         with self.precision():
             decoded = self.vae.decode(z)
-            logits, colours = self.upscaler.palette(decoded)
+            logits, colours = self.upscaler.palette(decoded.detach())
         decoded, logits, colours = decoded.float(), logits.float(), colours.float()
         drawn = mix(logits, colours, self.upscaler.config.sharpness)
         small_loss = F.l1_loss(decoded, pixels) + 0.5 * gradient_gap(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
