@@ -63,9 +63,7 @@ def tiny_family(*, upscale: bool = True) -> Family:
             activation="gelu",
             eos_id=tokenizer.eos,
         ),
-        upscaler=UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), num_colours=2, sharpness=2.0)
-        if upscale
-        else None,
+        upscaler=UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0) if upscale else None,
         prediction="v",
         schedule=ScheduleConfig(beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=True),
         native_size=32,

@@ -67,7 +67,7 @@ def test_sizes_of_pictures() -> None:
         ("vae.patch_size", 0, "whole number from 1 to 16"),
         ("upscaler.patch_size", 4, "the upscaler's 8 pixels do not divide the VAE's 4"),
         ("upscaler.channels", [8], "two levels or more"),
-        ("upscaler.num_colours", 0, "whole number from 1 to 16"),
+        ("upscaler.sharpness", 0, "a number from 0.01 to 100"),
         ("upscaler.scale", 1000, "whole number from 1 to 8"),
         ("text.num_layers", 10**9, "whole number"),
         ("text.activation", "relu", "one of quick_gelu, gelu"),

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from gesso.models.unet import UNet, UNetConfig
-from gesso.models.upscaler import Upscaler, UpscalerConfig, mix
+from gesso.models.upscaler import AROUND, Upscaler, UpscalerConfig, mix
 from gesso.models.vae import AutoencoderKL, VAEConfig
 
 CONFIG = UNetConfig(
@@ -52,18 +52,38 @@ def test_a_draft_of_odd_size_is_refused():
         UNet(replace(CONFIG, draft_size=7))
 
 
-SMALL_UPSCALER = UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), num_colours=3, sharpness=2.0)
+SMALL_UPSCALER = UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0)
 
 
 @torch.no_grad()
 def test_an_upscaler_that_knows_nothing_blurs():
-    """Colours equal, none likelier: what is left is the mean of each neighbourhood, enlarged."""
+    """No colour corrected, none likelier: the mean of a pixel and its neighbours two pixels away, enlarged."""
     upscaler = Upscaler(SMALL_UPSCALER)
-    for parameter in upscaler.palette.colours.parameters():
-        parameter.zero_()
+    for part in (upscaler.palette.corrections, upscaler.palette.likely, upscaler.palette.likely_detail):
+        for parameter in part.parameters():
+            parameter.zero_()
     pixels = torch.rand(1, 3, 8, 6)
-    expected = F.interpolate(F.avg_pool2d(pixels, 2), size=(16, 12), mode="bilinear")
-    torch.testing.assert_close(upscaler(pixels), expected)
+    cross = torch.zeros(3, 1, 5, 5)
+    cross[..., 2, ::2] = cross[..., ::2, 2] = 1 / 5
+    mean = F.conv2d(F.pad(pixels, (2, 2, 2, 2), mode="replicate"), cross, groups=3)
+    torch.testing.assert_close(upscaler(pixels), F.interpolate(mean, size=(16, 12), mode="bilinear"))
+
+
+@torch.no_grad()
+def test_an_upscaler_that_knows_the_side_takes_its_colour():
+    """Right of an edge the colour on the right is likely, left of it the one on the left: nothing between is left."""
+    upscaler = Upscaler(SMALL_UPSCALER)
+    left, right = AROUND.index((0, -2)), AROUND.index((0, 2))
+    sure = torch.full((1, len(AROUND), 16, 16), -100.0)
+    sure[:, left, :, :8] = sure[:, right, :, 8:] = 100.0
+    soft = torch.tensor([-1.0, -1, -1, -0.5, 0.5, 1, 1, 1]).expand(1, 3, 8, 8)
+    for part in (upscaler.palette.corrections, upscaler.palette.likely, upscaler.palette.likely_detail):
+        for parameter in part.parameters():
+            parameter.zero_()
+    _, colours = upscaler.palette(soft)
+    drawn = mix(sure, colours, 2.0)
+    assert (drawn[..., :7] == -1).all() and (drawn[..., 9:] == 1).all()
+    assert (drawn[..., 7] < -0.8).all() and (drawn[..., 8] > 0.8).all()
 
 
 def test_the_likelier_colour_is_taken():
@@ -83,9 +103,9 @@ def test_an_upscaler_keeps_places():
     changed = pixels.clone()
     changed[..., 1, 1] += 0.5
     moved = (upscaler(pixels) != upscaler(changed)).any(dim=1)[0]
-    # Four 3x3 convolutions and the interpolation on patches of 2, and the patch itself, twice as large; the way over
+    # Four 3x3 convolutions and two interpolations on patches of 2, and the patch itself, twice as large; the way over
     # the fine level, three convolutions of each level, ends before that.
-    reach = 2 * 2 * (1 + 4 + 1)
+    reach = 2 * 2 * (1 + 4 + 2)
     assert moved[:reach, :reach].any()
     assert not moved[reach:].any() and not moved[:, reach:].any()
 

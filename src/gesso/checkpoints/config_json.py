@@ -46,7 +46,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "native_size": (8, 4096),
     "scale": (1, 8),
     "num_blocks": (0, 64),
-    "num_colours": (1, 16),
     "sharpness": (0.01, 100),
     "image_channels": (1, 16),
     "in_channels": (1, 256),

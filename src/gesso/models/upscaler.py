@@ -1,18 +1,24 @@
 """Draws a picture larger: each point of the larger picture is given one of a few colours found around it.
 
 An average of what could be there is blurred; a choice between colours is not. So the network does not say what colour
-a point has. It says which few colours there are in a neighbourhood (they change slowly from place to place), and how
-likely each of them is at a point (a smooth field that passes from one colour to the next within a pixel or two).
+a point has. It says how likely it has that of each of its neighbours in the small picture, a little to the left, to the
+right, above or below: on both sides of an edge the colours are right, and only where one ends is not known. Those
+colours may be corrected, slowly from place to place. How likely they are is a smooth field that passes from one to the
+next within a pixel or two.
 Levels run from coarse, where a wide network sees what is shown, to fine, where a slim one places the edges.
 Sub-pixel convolution: Shi et al. 2016, arXiv:1609.05158; residual blocks without normalisation: Lim et al. 2017,
 arXiv:1707.02921.
-Shapes: B batch, C channels, H W rows and columns of the input, h w of a level, s = scale, K = num_colours.
+Shapes: B batch, C channels, H W rows and columns of the input, h w of a level, s = scale, K = colours to choose from.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+AROUND = ((0, 0), (0, -2), (0, 2), (-2, 0), (2, 0))  # rows and columns of the input: where the colours come from
+REACH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +26,6 @@ class UpscalerConfig:
     scale: int  # sides grow by this
     channels: tuple[int, ...]  # per level, finest first; at least two
     num_blocks: tuple[int, ...]  # per level
-    num_colours: int  # that a point chooses from
     sharpness: float  # of the choice: 1 mixes colours by how likely they are, more takes rather the likeliest
     patch_size: int = 1  # pixels a side of the input that are one place of the finest level
     image_channels: int = 3
@@ -74,12 +79,12 @@ class Level(nn.Module):
 
 
 class Palette(nn.Module):
-    """Which colours there are around each point of the larger picture, and how likely each is there."""
+    """The colours around each point of the larger picture, and how likely each is there."""
 
     def __init__(self, config: UpscalerConfig) -> None:
         super().__init__()
         self.config = config
-        channels, count = config.channels[::-1], config.num_colours
+        channels, count = config.channels[::-1], len(AROUND)
         folds = [config.patch_size * 2**i for i in reversed(range(len(channels)))]
         self.levels = nn.ModuleList(
             Level(config.image_channels, fold, before, after, num_blocks)
@@ -87,7 +92,7 @@ class Palette(nn.Module):
                 folds, (None, *channels[:-1]), channels, config.num_blocks[::-1], strict=True
             )
         )
-        self.colours = nn.Conv2d(channels[-2], config.image_channels * count, 3, padding=1)
+        self.corrections = nn.Conv2d(channels[-2], config.image_channels * count, 3, padding=1)
         self.likely = nn.Conv2d(channels[-1], count, 3, padding=1)
         self.likely_detail = nn.Conv2d(channels[-1], count * (config.patch_size * config.scale) ** 2, 3, padding=1)
 
@@ -99,9 +104,9 @@ class Palette(nn.Module):
         assert x is not None and before is not None  # two levels or more
         fine, size = F.silu(x), self.config.patch_size * self.config.scale
         logits = enlarge(self.likely(fine), size) + F.pixel_shuffle(self.likely_detail(fine), size).float()
-        blurred = F.avg_pool2d(pixels, 2 * self.config.patch_size).repeat(1, self.config.num_colours, 1, 1)
-        colours = enlarge(self.colours(F.silu(before)) + blurred, 2 * size)
-        return logits, colours.unflatten(1, (self.config.num_colours, self.config.image_channels))
+        corrections = enlarge(self.corrections(F.silu(before)), 2 * self.config.patch_size)
+        colours = enlarge(neighbours(pixels) + corrections, self.config.scale)
+        return logits, colours.unflatten(1, (len(AROUND), self.config.image_channels))
 
 
 class Upscaler(nn.Module):
@@ -128,6 +133,15 @@ def mix(logits: Tensor, colours: Tensor, sharpness: float) -> Tensor:
     """logits [B, K, H, W], colours [B, K, 3, H, W] -> [B, 3, H, W]"""
     shares = (sharpness * logits).softmax(dim=1)
     return (shares[:, :, None] * colours).sum(dim=1)
+
+
+def neighbours(pixels: Tensor) -> Tensor:
+    """The picture moved so that each pixel lies where its neighbours were.  [B, 3, H, W] -> [B, K * 3, H, W]"""
+    height, width = pixels.shape[-2:]
+    padded = F.pad(pixels, (REACH, REACH, REACH, REACH), mode="replicate")
+    return torch.cat(
+        [padded[..., REACH + y : REACH + y + height, REACH + x : REACH + x + width] for y, x in AROUND], dim=1
+    )
 
 
 def enlarge(x: Tensor, scale: int) -> Tensor:

@@ -23,15 +23,12 @@ FAINT = 2.0  # levels a pixel: slopes below are shading, not edges
 
 
 def initialise_upscaler(upscaler: Upscaler) -> None:
-    """Start values: the colours apart, so that choosing one matters from the first step; blocks nearly pass through."""
-    palette, config = upscaler.palette, upscaler.config
+    """Start values: the colours of the small picture as they are, the choice among them nearly open."""
     with torch.no_grad():
-        apart = torch.linspace(-0.8, 0.8, config.num_colours).repeat_interleave(config.image_channels)
-        palette.colours.bias.copy_(apart)  # type: ignore[union-attr]  # it has one
-        for name, parameter in palette.named_parameters():
-            if name.endswith("conv2.bias"):
+        for name, parameter in upscaler.palette.named_parameters():
+            if name.startswith("corrections.") or name.endswith("conv2.bias"):
                 parameter.zero_()
-            elif name.endswith(("conv2.weight", "colours.weight", "likely_detail.weight")):
+            elif name.endswith(("conv2.weight", "likely_detail.weight")):
                 parameter.mul_(0.5)
 
 
