@@ -57,15 +57,15 @@ SMALL_UPSCALER = UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sha
 
 @torch.no_grad()
 def test_an_upscaler_that_knows_nothing_blurs():
-    """No colour corrected, none likelier: the mean of a pixel and its neighbours two pixels away, enlarged."""
+    """No colour corrected, none likelier: the mean of a pixel and its neighbours two and four pixels away, enlarged."""
     upscaler = Upscaler(SMALL_UPSCALER)
     for part in (upscaler.palette.corrections, upscaler.palette.likely, upscaler.palette.likely_detail):
         for parameter in part.parameters():
             parameter.zero_()
     pixels = torch.rand(1, 3, 8, 6)
-    cross = torch.zeros(3, 1, 5, 5)
-    cross[..., 2, ::2] = cross[..., ::2, 2] = 1 / 5
-    mean = F.conv2d(F.pad(pixels, (2, 2, 2, 2), mode="replicate"), cross, groups=3)
+    cross = torch.zeros(3, 1, 9, 9)
+    cross[..., 4, ::2] = cross[..., ::2, 4] = 1 / 9
+    mean = F.conv2d(F.pad(pixels, (4, 4, 4, 4), mode="replicate"), cross, groups=3)
     torch.testing.assert_close(upscaler(pixels), F.interpolate(mean, size=(16, 12), mode="bilinear"))
 
 

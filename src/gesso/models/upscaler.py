@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-AROUND = ((0, 0), (0, -2), (0, 2), (-2, 0), (2, 0))  # rows and columns of the input: where the colours come from
-REACH = 2
+# Where the colours come from, in rows and columns of the input: the place itself and two rings around it. The near one
+# serves small details, the far one what a sampler has left vague.
+AROUND = ((0, 0), (0, -2), (0, 2), (-2, 0), (2, 0), (0, -4), (0, 4), (-4, 0), (4, 0))
+REACH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
