@@ -19,6 +19,7 @@ from gesso.training.pictures import Pictures
 from gesso.training.precision import Enter
 
 TOLERANCE = 0.06  # scale of the Laplace distribution around each colour of the palette, 8 levels of 255
+STRIDE = 2  # the loss looks at one point in so many squared, others each step: its points are most of a step's memory
 FAINT = 2.0  # levels a pixel: slopes below are shading, not edges
 
 
@@ -107,7 +108,9 @@ class UpscalingTask:
         with self.precision():
             decoded = self.vae.decode(z)
             logits, colours = self.upscaler.palette(decoded.detach())
-        decoded, logits, colours = decoded.float(), logits.float(), colours.float()
+        decoded = decoded.float()
+        top, left = torch.randint(STRIDE, (2,), generator=generator_for(seed, step, 1)).tolist()
+        logits, colours, large = (x[..., top::STRIDE, left::STRIDE].float() for x in (logits, colours, large))
         drawn = mix(logits, colours, self.upscaler.config.sharpness)
         small_loss = F.l1_loss(decoded, pixels) + 0.5 * gradient_gap(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
         gap, large_loss = choice_gap(logits, colours, large), F.l1_loss(drawn, large)
