@@ -143,7 +143,7 @@ CPU = Recipe(
     text_layers=2,
     text_heads=6,
     text_length=24,
-    upscaler=UpscalerConfig(scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=2.0, patch_size=1),
+    upscaler=UpscalerConfig(scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=1),
     decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=16,
@@ -214,7 +214,7 @@ GPU = Recipe(
     text_layers=3,
     text_heads=7,
     text_length=32,
-    upscaler=UpscalerConfig(scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=2.0, patch_size=2),
+    upscaler=UpscalerConfig(scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=2),
     decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=64,
