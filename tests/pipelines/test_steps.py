@@ -13,7 +13,7 @@ from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.families.base import Family
 from gesso.families.registry import FAMILIES
 from gesso.pipelines.names import with_canonical_names
-from gesso.pipelines.networks import HandOver, IndependentNoise, sample_until
+from gesso.pipelines.networks import HandOver, IndependentNoise
 from gesso.pipelines.request import RequestError, TextToImageRequest
 from gesso.pipelines.steps import Steps, noise_table, plan_steps
 from gesso.pipelines.text_to_image import defaults_for, noise_source
@@ -157,11 +157,10 @@ def test_stopping_early_is_the_beginning_of_the_whole(sampler: str):
         seen[step] = x
 
     whole = sample(SAMPLERS[sampler], Half(0), x, sigmas, noise, on_step=keep)
-    nothing = lambda step, x, x0: None  # noqa: E731
     for stop in (1, 3):
-        found = sample_until(stop, SAMPLERS[sampler], Half(0), x, sigmas, noise, on_step=nothing)
+        found = sample(SAMPLERS[sampler], Half(0), x, sigmas, noise, stop=stop)
         assert torch.equal(found, seen[stop - 1])
-    assert torch.equal(sample_until(5, SAMPLERS[sampler], Half(0), x, sigmas, noise, on_step=nothing), whole)
+    assert torch.equal(sample(SAMPLERS[sampler], Half(0), x, sigmas, noise, stop=5), whole)
 
 
 def test_noise_of_diffusers_sde_samplers_is_drawn_afresh():

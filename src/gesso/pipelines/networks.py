@@ -5,15 +5,13 @@ Each keeps the seam of `gesso.diffusion.denoiser`: denoise(x, sigma) -> x0, with
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gesso.diffusion.denoiser import add_noise
 from gesso.diffusion.noise import NoiseSource
-from gesso.diffusion.samplers.running import answer
-from gesso.diffusion.samplers.seam import OnStep, Sampling
 from gesso.runtime.conditioning import Conditioning
 
 
@@ -118,40 +116,6 @@ class EditNetwork:
         cond, uncond, neither = output.to(z.dtype).chunk(3)
         guided = neither + self.scale * (cond - uncond) + self.image_scale * (uncond - neither)
         return torch.stack([guided, uncond])
-
-
-@torch.no_grad()
-def sample_until(
-    stop: int,
-    sampler: Callable[..., Sampling],
-    denoise: Denoising,
-    x: Tensor,
-    sigmas: Tensor,
-    noise: NoiseSource,
-    *,
-    on_step: OnStep,
-    **options: Any,
-) -> Tensor:
-    """`gesso.diffusion.samplers.sample`, but only the steps before `stop`; the sampler knows of those that follow.
-
-    -> x holding noise of sigmas[stop]. For samplers that call twice a step: the x of the first call of that step.
-    """
-    sampling = sampler(x, sigmas, noise, **options)
-    call = next(sampling)
-    while True:
-        reply = answer(denoise, call)
-        x0 = reply[0] if call.uncond else reply
-        try:
-            following = sampling.send(reply)
-        except StopIteration as end:
-            final: Tensor = end.value
-            on_step(call.step, final, x0)
-            return final
-        if following.step != call.step:
-            on_step(call.step, following.x, x0)
-        if following.step >= stop:
-            return following.x
-        call = following
 
 
 class IndependentNoise(NoiseSource):

@@ -36,7 +36,6 @@ from gesso.pipelines.networks import (
     IndependentNoise,
     MaskedInput,
     MaskedPrediction,
-    sample_until,
 )
 from gesso.pipelines.picture_file import encode_png, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
@@ -430,14 +429,14 @@ def draw_latents(
     x = start.x
     with torch.inference_mode():
         if switch > 0:
-            x = sample_until(
-                switch,
+            x = sample(
                 sampler,
                 _masked(denoise, request, start, model.family),
                 x,
                 steps.sigmas,
                 noise,
                 on_step=lambda step, x, x0: told(step + 1, x0),
+                stop=switch,
                 **_options(request, steps),
             )
         if switch < steps.num_steps and second is not None:

@@ -22,13 +22,16 @@ def sample(
     noise: NoiseSource | None = None,
     *,
     on_step: OnStep = ignore,
+    stop: int | None = None,
     **options: Any,
 ) -> Tensor:
     """Run one sampler to its end, without gradients.
 
     sampler: a row of SAMPLERS or a sampler function. denoise is called with sigma as float64 [B] on the CPU; samplers
     that ask for the prediction without the prompt (CFG++) need one with a method `with_uncond`, such as `Denoiser`.
-    x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1]. Raises ValueError for sigmas that do not
+    stop: only the steps before this one are taken, while the sampler knows of those that follow.
+    x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1], or of sigmas[stop]; of a sampler that calls
+    twice a step, the x of that step's first call. Raises ValueError for sigmas that do not
     fall, for a missing noise source and for options that the sampler lacks.
     """
     sampling = sampler(x, sigmas, noise, **options)
@@ -44,6 +47,8 @@ def sample(
             return final
         if following.step != call.step:
             on_step(call.step, following.x, x0)
+        if stop is not None and following.step >= stop:
+            return following.x
         call = following
 
 
