@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from gesso.diffusion.samplers import SAMPLERS
+from gesso.pipelines.checks import RequestError
 from gesso.pipelines.picture_file import read_picture
 from gesso.pipelines.replay import replay
-from gesso.pipelines.request import RequestError, TextToImageRequest
+from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage
 from gesso.runtime.engine import Engine

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gesso.pipelines.checks import RequestError
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
-from gesso.pipelines.request import RequestError, TextToImageRequest
+from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import defaults_for
 from gesso.runtime.engine import Engine, LoadedModel
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gesso.pipelines.checks import RequestError
 from gesso.pipelines.infotext import infotext
 from gesso.pipelines.recipe import Recipe, WeightFile, changes
-from gesso.pipelines.request import RequestError
 from pipelines.recipes import make_recipe
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
@@ -128,7 +128,7 @@ def break_it(path: str, value: Any) -> str:
     ("path", "value"),
     [
         ("schema", "other"),
-        ("version", 3),
+        ("version", 4),
         ("version", True),
         ("extra", 1),
         ("request", []),

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gesso.errors import GessoError
+from gesso.pipelines.checks import MAX_PROMPT_CHARS, RequestError, parse_json_object
 from gesso.pipelines.request import (
     FIELDS,
-    MAX_PROMPT_CHARS,
+    FIELDS_OF_VERSION,
     MAX_SEED,
     MAY_STAY_OPEN,
     Defaults,
-    RequestError,
     ResolvedRequest,
     TextToImageRequest,
-    parse_json_object,
 )
+from gesso.pipelines.request_parts import ControlUse, HiresPass, LoraUse
 
 DEFAULTS = Defaults(
     width=64,
@@ -151,7 +151,7 @@ def test_a_resolved_request_survives_json_and_may_leave_nothing_open():
     "change",
     [
         {"sampelr": "euler"},
-        {"version": 3},
+        {"version": 4},
         {"version": True},
         {"schema": "other"},
         {"width": "64"},
@@ -176,3 +176,51 @@ def test_the_request_of_one_picture_keeps_its_index():
     assert run.picture(2) == replace(run, num_images=1, first_index=12)
     with pytest.raises(ValueError, match="offset 3"):
         run.picture(3)
+
+
+PARTS = TextToImageRequest(
+    prompt="a cat",
+    outpaint=(0, 8, 16, 0),
+    hires=HiresPass(scale=2.0, prompt="a cat, close"),
+    loras=(LoraUse(name="ink", weight=0.5, points=((0.0, 1.0), (0.5, 0.0))), LoraUse(name="old", text_weight=0.0)),
+    controls=(ControlUse(model="edges", image="0" * 64, end=0.7, mode="prompt"),),
+)
+
+
+def test_adapters_and_a_second_pass_survive_json():
+    assert TextToImageRequest.from_json(PARTS.to_json()) == PARTS
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("loras", {}, "expected a list"),
+        ("loras", [{}], "'name' is missing"),
+        ("loras", [{"name": "ink", "wieght": 1}], "did you mean 'weight'"),
+        ("loras", [{"name": "a\nb"}], "no name of a file"),
+        ("loras", [{"name": "ink", "weight": float("inf")}], "expected a number"),
+        ("loras", [{"name": "ink", "weight": None}], "missing"),
+        ("loras", [{"name": "ink", "points": [[0.5, 1], [0.5, 0]]}], "must rise"),
+        ("loras", [{"name": "ink", "points": [[[0.5, 1]]]}], "too deep"),
+        ("loras", [{"name": str(i)} for i in range(33)], "at most 32"),
+        ("controls", [{"model": "edges", "image": "0"}], "64 digits"),
+        ("controls", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "after its end"),
+        ("controls", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
+        ("hires", [], "expected an object"),
+        ("hires", {"scale": 0.5}, "1 to 16"),
+        ("outpaint", [1, 2, 3], "left, above, right and below"),
+        ("outpaint", [1, 2, 3, -1], "0 to"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused_by_name(field: str, value: Any, words: str):
+    with pytest.raises(RequestError, match=words) as caught:
+        TextToImageRequest.from_dict(TextToImageRequest(prompt="a cat").to_dict() | {field: value})
+    assert caught.value.field == field
+
+
+def test_version_2_is_read_as_it_was():
+    old = {name: value for name, value in resolved().to_dict().items() if name in FIELDS_OF_VERSION[2]}
+    found = ResolvedRequest.from_dict(old | {"schema": "gesso.text-to-image", "version": 2})
+    assert found == resolved()
+    with pytest.raises(RequestError, match="unknown field 'loras'"):
+        ResolvedRequest.from_dict(old | {"schema": "gesso.text-to-image", "version": 2, "loras": []})

@@ -12,9 +12,10 @@ from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.families.base import Family
 from gesso.families.registry import FAMILIES
+from gesso.pipelines.checks import RequestError
 from gesso.pipelines.names import with_canonical_names
 from gesso.pipelines.networks import HandOver, IndependentNoise
-from gesso.pipelines.request import RequestError, TextToImageRequest
+from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.steps import Steps, noise_table, plan_steps
 from gesso.pipelines.text_to_image import defaults_for, noise_source
 

@@ -13,8 +13,9 @@ from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
 from gesso.errors import GessoError
+from gesso.pipelines.checks import check_known
 from gesso.pipelines.presets import PRESETS
-from gesso.pipelines.request import TextToImageRequest, check_known
+from gesso.pipelines.request import TextToImageRequest
 
 if TYPE_CHECKING:
     from gesso.pipelines.text_to_image import Picture, Progress

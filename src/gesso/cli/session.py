@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from gesso.cli.model_option import resolve_model
-from gesso.pipelines.request import check_known
+from gesso.pipelines.checks import check_known
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,8 @@ from typing import TypeVar
 from gesso.diffusion.names import resolve
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
-from gesso.pipelines.request import OWN_SCHEDULE, TextToImageRequest, check_known
+from gesso.pipelines.checks import check_known
+from gesso.pipelines.request import OWN_SCHEDULE, TextToImageRequest
 
 AUTOMATIC = "automatic"  # A1111: the schedule that goes with the sampler
 

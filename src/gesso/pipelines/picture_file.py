@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from gesso.errors import GessoError
+from gesso.pipelines.checks import MAX_SIDE
 from gesso.pipelines.recipe import Recipe
-from gesso.pipelines.request import MAX_SIDE
 
 RECIPE_KEYWORD = "gesso"
 MAX_FILE_BYTES = 256 * 2**20

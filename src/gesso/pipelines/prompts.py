@@ -9,7 +9,8 @@ from torch import Tensor
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import EncodedPrompt as EncodedText
 from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
-from gesso.pipelines.request import RequestError, ResolvedRequest
+from gesso.pipelines.checks import RequestError
+from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.vocabulary import vocabulary_notices
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import LoadedModel

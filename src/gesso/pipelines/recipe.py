@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gesso.pipelines.request import RequestError, ResolvedRequest, parse_json_object
+from gesso.pipelines.checks import RequestError, parse_json_object
+from gesso.pipelines.request import ResolvedRequest
 from gesso.runtime.environment import Environment
 
 SCHEMA = "gesso.recipe"
-VERSION = 2  # 1 knew text to image alone
+VERSION = 3  # 1 knew text to image alone, 2 no files besides the models'
 
 MAX_FILES = 64
 MAX_NOTICES = 64
@@ -29,6 +30,15 @@ class WeightFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtraFile:
+    """A file besides the models': a LoRA, a learned word, a control network, an upscaler."""
+
+    kind: str
+    name: str  # by which the request or its prompt names it
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How one picture was made. `request.num_images` is 1."""
 
@@ -40,6 +50,7 @@ class Recipe:
     prediction: str = ""  # what the network was taken to predict: eps, v, x0; "" in version 1
     refiner: str = ""  # name of the model that finished the picture; "" where none did
     refiner_files: tuple[WeightFile, ...] = ()
+    extras: tuple[ExtraFile, ...] = ()
     notices: tuple[str, ...] = ()
     pixels_sha256: str = ""  # of height, width and the RGB bytes; tells whether the picture was edited afterwards
 
@@ -63,15 +74,17 @@ class Recipe:
         """What `to_json` wrote. Raises RequestError for unknown, missing or ill-typed fields."""
         found = parse_json_object(text, "recipe")
         version = found.get("version")
-        if found.get("schema") != SCHEMA or version not in (1, VERSION) or isinstance(version, bool):
+        if found.get("schema") != SCHEMA or version not in (1, 2, VERSION) or isinstance(version, bool):
             raise RequestError(
                 "recipe",
                 f"recipe of schema {_short(found.get('schema'))}, version {_short(version)}; "
-                f"expected {SCHEMA!r}, version {VERSION} or 1. A newer gesso may be able to read it",
+                f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
             )
         values = {key: value for key, value in found.items() if key not in ("schema", "version")}
         if version == 1:
             values = {"prediction": "", "refiner": "", "refiner_files": []} | values
+        if version in (1, 2):
+            values = {"extras": []} | values
         _check_keys("recipe", values, cls)
         request = ResolvedRequest.from_dict(_object("request", values["request"]))
         if request.num_images != 1:
@@ -85,6 +98,7 @@ class Recipe:
             prediction=_text("prediction", values["prediction"]),
             refiner=_text("refiner", values["refiner"]),
             refiner_files=tuple(_weight_file(file) for file in _list("files", values["refiner_files"], MAX_FILES)),
+            extras=tuple(_extra_file(file) for file in _list("extras", values["extras"], MAX_FILES)),
             notices=tuple(_text("notices", notice) for notice in _list("notices", values["notices"], MAX_NOTICES)),
             pixels_sha256=_digest("pixels_sha256", values["pixels_sha256"]),
         )
@@ -97,6 +111,10 @@ def changes(before: Recipe, after: Recipe) -> list[str]:
     if sorted(old.values()) != sorted(new.values()):  # another name for the same bytes is no change
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         lines += [f"weights {name}: {_hash(old.get(name))} -> {_hash(new.get(name))}" for name in names]
+    was, present = ({(f.kind, f.name): f.sha256 for f in one.extras} for one in (before, after))
+    for kind, name in sorted(was.keys() | present.keys()):
+        if was.get((kind, name)) != present.get((kind, name)):
+            lines.append(f"{kind} {name}: {_hash(was.get((kind, name)))} -> {_hash(present.get((kind, name)))}")
     if before.family != after.family:
         lines.append(f"family: {_short(before.family)} -> {after.family}")
     if before.prediction and before.prediction != after.prediction:
@@ -114,6 +132,13 @@ def _weight_file(found: object) -> WeightFile:
     values = _object("files", found)
     _check_keys("files", values, WeightFile)
     return WeightFile(name=_text("files", values["name"]), sha256=_digest("files", values["sha256"], empty=False))
+
+
+def _extra_file(found: object) -> ExtraFile:
+    values = _object("extras", found)
+    _check_keys("extras", values, ExtraFile)
+    kind, name = _text("extras", values["kind"]), _text("extras", values["name"])
+    return ExtraFile(kind=kind, name=name, sha256=_digest("extras", values["sha256"], empty=False))
 
 
 def _environment(values: Mapping[str, Any]) -> Environment:

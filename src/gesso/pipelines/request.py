@@ -8,44 +8,52 @@ model runs.
 """
 
 import json
-import math
 import secrets
-import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from difflib import get_close_matches
-from itertools import pairwise
 from typing import Any, Self
 
-from gesso.errors import GessoError
+from gesso.pipelines.checks import (
+    MAX_SIDE,
+    MAX_STEPS,
+    RequestError,
+    check_bool,
+    check_digest,
+    check_float,
+    check_int,
+    check_known,
+    check_multiple,
+    check_name,
+    check_sigmas,
+    check_text,
+    nearest,
+    parse_json_object,
+    short,
+)
 from gesso.pipelines.presets import CHOICES, PRESETS
+from gesso.pipelines.request_parts import (
+    PARTS,
+    ControlUse,
+    HiresPass,
+    LoraUse,
+    check_parts,
+    parts_from_json,
+    parts_to_json,
+)
 
 SCHEMA = "gesso.text-to-image"
-VERSION = 2
+VERSION = 3
 
-MAX_PROMPT_CHARS = 32_000  # what the OpenAI surface accepts; tokenizers take milliseconds for it
-MAX_SIDE = 4096
 MAX_PIXELS = 2048 * 2048  # decoding takes about 10 GiB at this size in float32 at the widths of Stable Diffusion
-MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_INDEX = 2**31 - 1
 MAX_SEED = 2**64 - 1  # the key of the noise has 64 bits
 DRAWN_SEED_BITS = 32  # a seed that is drawn is one that other tools accept and people can copy
 MAX_CLIP_SKIP = 32  # layers of the largest text tower
-MAX_SIGMA = 1e6
 MAX_MASK_BLUR = 256.0  # pixels
 MAX_NOISE_LEVEL = 999
 OWN_SCHEDULE = "own"  # the schedule of a request that brings its own sigmas
-MAX_JSON_CHARS = 1_000_000
-
-
-class RequestError(GessoError, ValueError):
-    """A value of the request that cannot be; `field` names it. A GessoError to the user, a ValueError to code."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,39 +112,69 @@ class TextToImageRequest:
     levels: str | None = None
     ensd: int | None = None  # joins the seed for every draw after the first one
 
+    # Noise besides the seed's.
+    variation_seed: int | None = None  # of a second noise that is mixed into the first
+    variation_strength: float | None = None  # 0..1: how much of it
+    seed_width: int | None = None  # size whose noise is laid into the middle of this picture's
+    seed_height: int | None = None
+    tiling: str | None = None  # x, y, xy: sides that continue each other
+
+    # How pictures that go in are brought to size, and what of them is drawn.
+    resize: str | None = None  # stretch, crop, fill
+    outpaint: tuple[int, int, int, int] | None = None  # pixels added left, above, right, below, and drawn
+    mask_area: str | None = None  # whole: the picture; masked: what is masked alone, at the size that is drawn
+    mask_padding: int | None = None  # pixels around what is masked that are seen, too
+
+    hires: HiresPass | None = None
+    tile: int | None = None  # pixels a side of the tiles in which a large picture is denoised
+    tile_overlap: int | None = None
+
+    loras: tuple[LoraUse, ...] = ()
+    controls: tuple[ControlUse, ...] = ()
+
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _check_text("negative_prompt", self.negative_prompt)
-        _check_int("width", self.width, 8, MAX_SIDE)
-        _check_int("height", self.height, 8, MAX_SIDE)
+        check_text("prompt", self.prompt)
+        check_text("negative_prompt", self.negative_prompt)
+        check_int("width", self.width, 8, MAX_SIDE)
+        check_int("height", self.height, 8, MAX_SIDE)
         if self.width is not None and self.height is not None and self.width * self.height > MAX_PIXELS:
             raise RequestError("width", f"size {self.width}x{self.height}: at most {MAX_PIXELS} pixels in all")
-        _check_int("num_steps", self.num_steps, 1, MAX_STEPS)
-        _check_float("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
-        _check_float("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
-        _check_name("sampler", self.sampler)
-        _check_name("schedule", self.schedule)
-        _check_float("eta", self.eta, 0.0, 1.0)
-        _check_int("seed", self.seed, 0, MAX_SEED)
-        _check_name("noise", self.noise)
-        _check_int("num_images", self.num_images, 1, MAX_IMAGES, optional=False)
-        _check_int("first_index", self.first_index, 0, MAX_INDEX - self.num_images, optional=False)
-        _check_int("clip_skip", self.clip_skip, 1, MAX_CLIP_SKIP)
-        _check_sigmas(self.sigmas)
-        _check_digest("image", self.image)
-        _check_digest("mask", self.mask)
-        _check_float("strength", self.strength, 0.0, 1.0)
-        _check_float("image_guidance_scale", self.image_guidance_scale, 0.0, MAX_GUIDANCE)
-        _check_int("noise_level", self.noise_level, 0, MAX_NOISE_LEVEL)
-        _check_float("refiner_switch_at", self.refiner_switch_at, 0.0, 1.0)
-        _check_float("mask_blur", self.mask_blur, 0.0, MAX_MASK_BLUR)
-        _check_int("ensd", self.ensd, -(2**32), 2**32)
+        check_int("num_steps", self.num_steps, 1, MAX_STEPS)
+        check_float("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
+        check_float("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        check_name("sampler", self.sampler)
+        check_name("schedule", self.schedule)
+        check_float("eta", self.eta, 0.0, 1.0)
+        check_int("seed", self.seed, 0, MAX_SEED)
+        check_name("noise", self.noise)
+        check_int("num_images", self.num_images, 1, MAX_IMAGES, optional=False)
+        check_int("first_index", self.first_index, 0, MAX_INDEX - self.num_images, optional=False)
+        check_int("clip_skip", self.clip_skip, 1, MAX_CLIP_SKIP)
+        check_sigmas(self.sigmas)
+        check_digest("image", self.image)
+        check_digest("mask", self.mask)
+        check_float("strength", self.strength, 0.0, 1.0)
+        check_float("image_guidance_scale", self.image_guidance_scale, 0.0, MAX_GUIDANCE)
+        check_int("noise_level", self.noise_level, 0, MAX_NOISE_LEVEL)
+        check_float("refiner_switch_at", self.refiner_switch_at, 0.0, 1.0)
+        check_float("mask_blur", self.mask_blur, 0.0, MAX_MASK_BLUR)
+        check_int("ensd", self.ensd, -(2**32), 2**32)
         for name in ("round_timesteps", "discard_penultimate_sigma", "paste_back", "clip_skip_everywhere"):
-            _check_bool(name, getattr(self, name))
+            check_bool(name, getattr(self, name))
+        check_int("variation_seed", self.variation_seed, 0, MAX_SEED)
+        check_float("variation_strength", self.variation_strength, 0.0, 1.0)
+        check_int("seed_width", self.seed_width, 8, MAX_SIDE)
+        check_int("seed_height", self.seed_height, 8, MAX_SIDE)
+        _check_outpaint(self.outpaint)
+        check_int("mask_padding", self.mask_padding, 0, MAX_SIDE)
+        check_int("tile", self.tile, 8, MAX_SIDE)
+        check_int("tile_overlap", self.tile_overlap, 0, MAX_SIDE)
+        for name in PARTS:
+            check_parts(name, getattr(self, name))
         if self.preset is not None:
             check_known("preset", self.preset, PRESETS)
         for name, choices in CHOICES.items():
-            _check_name(name, getattr(self, name))
+            check_name(name, getattr(self, name))
             if getattr(self, name) is not None:
                 check_known(name, getattr(self, name), choices)
 
@@ -158,7 +196,7 @@ class TextToImageRequest:
             check_known("schedule", values["schedule"], defaults.schedules)
         check_known("noise", values["noise"], defaults.noises)
         for side in ("width", "height"):
-            _check_multiple(side, values[side], defaults.multiple)
+            check_multiple(side, values[side], defaults.multiple)
         if values["clip_skip"] > defaults.max_clip_skip:
             raise RequestError(
                 "clip_skip", f"clip_skip {values['clip_skip']}: the model's text encoder has {defaults.max_clip_skip}"
@@ -171,6 +209,7 @@ class TextToImageRequest:
         if self.eta is None:
             values["eta"] = own_eta or 0.0
         _check_jobs(values, defaults)
+        _check_drawn(values)
         return ResolvedRequest(**values)
 
     def to_json(self) -> str:
@@ -180,8 +219,11 @@ class TextToImageRequest:
     def to_dict(self) -> dict[str, Any]:
         """Schema, version and every field."""
         values = {name: getattr(self, name) for name in FIELDS}
-        if self.sigmas is not None:
-            values["sigmas"] = list(self.sigmas)
+        for name in ("sigmas", "outpaint"):
+            if values[name] is not None:
+                values[name] = list(values[name])
+        for name in PARTS:
+            values[name] = parts_to_json(values[name])
         return {"schema": SCHEMA, "version": VERSION} | values
 
     @classmethod
@@ -193,25 +235,30 @@ class TextToImageRequest:
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
         """What `to_dict` gave; fields that have a default may be missing. Raises RequestError.
 
-        Version 1 knew text to image alone; its fields are read as they are, see ResolvedRequest for the others.
+        Version 1 knew text to image alone, version 2 neither adapters nor a second pass; their fields are read as they
+        are, see ResolvedRequest for the others.
         """
         version = found.get("version")
-        if found.get("schema") != SCHEMA or version not in (1, VERSION) or isinstance(version, bool):
+        if found.get("schema") != SCHEMA or version not in (1, 2, VERSION) or isinstance(version, bool):
             raise RequestError(
                 "schema",
-                f"request of schema {_short(found.get('schema'))}, version {_short(version)}; "
-                f"expected {SCHEMA!r}, version {VERSION} or 1. A newer gesso may be able to read it",
+                f"request of schema {short(found.get('schema'))}, version {short(version)}; "
+                f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
             )
         values = {key: value for key, value in found.items() if key not in ("schema", "version")}
-        known = FIELDS if version == VERSION else FIELDS_OF_VERSION_1
+        known = FIELDS_OF_VERSION.get(version, FIELDS)
         if unknown := sorted(values.keys() - set(known)):
             raise RequestError(
-                str(unknown[0])[:64], f"request: unknown field {_short(unknown[0])}{_nearest(unknown[0], known)}"
+                str(unknown[0])[:64], f"request: unknown field {short(unknown[0])}{nearest(unknown[0], known)}"
             )
         if version == 1:
             values = cls._version_1() | values
-        if isinstance(sigmas := values.get("sigmas"), list):
-            values["sigmas"] = tuple(sigmas)
+        for name in ("sigmas", "outpaint"):
+            if isinstance(numbers := values.get(name), list):
+                values[name] = tuple(numbers)
+        for name in PARTS:
+            if name in values:
+                values[name] = parts_from_json(name, values[name])
         if missing := sorted(name for name in _required(cls) if name not in values):
             raise RequestError(missing[0], f"request: field {missing[0]!r} is missing")
         return cls(**values)
@@ -276,10 +323,12 @@ class ResolvedRequest(TextToImageRequest):
 
 
 FIELDS = tuple(field.name for field in fields(TextToImageRequest))
-FIELDS_OF_VERSION_1 = FIELDS[: FIELDS.index("clip_skip") + 1]
+FIELDS_OF_VERSION = {1: FIELDS[: FIELDS.index("clip_skip") + 1], 2: FIELDS[: FIELDS.index("ensd") + 1]}
 # What a picture may do without: None in a resolved request says that the request has no such part.
 MAY_STAY_OPEN = frozenset(
     {"sigmas", "image", "strength", "mask", "mask_content", "image_guidance_scale", "noise_level", "refiner_switch_at"}
+    | {"variation_seed", "variation_strength", "seed_width", "seed_height", "tiling", "resize", "outpaint"}
+    | {"mask_area", "mask_padding", "hires", "tile", "tile_overlap"}
 )
 
 
@@ -371,116 +420,27 @@ def _check_jobs(values: dict[str, Any], defaults: "Defaults") -> None:
         raise RequestError("refiner_switch_at", "refiner_switch_at needs a refiner: give one with --refiner")
 
 
-def check_known(field: str, value: str, known: Collection[str]) -> None:
-    """Raises RequestError, naming the nearest and all known, unless `value` is among `known`."""
-    if value not in known:
-        raise RequestError(
-            field, f"unknown {field} {_short(value)}{_nearest(value, known)}. Known: {', '.join(sorted(known))}"
-        )
-
-
-def parse_json_object(text: str, what: str) -> dict[str, Any]:
-    """A JSON object, read strictly: no key twice, no NaN or infinity, bounded size. Raises RequestError."""
-    if len(text) > MAX_JSON_CHARS:
-        raise RequestError(what, f"{what}: {len(text)} characters of JSON, at most {MAX_JSON_CHARS} are read")
-    try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(what, f"{what}: not valid JSON ({str(error)[:200] or 'nested too deeply'})") from error
-    if not isinstance(found, dict):
-        raise RequestError(what, f"{what}: a JSON {type(found).__name__}, expected an object")
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key comes twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
 def _required(cls: type[TextToImageRequest]) -> list[str]:
     return [field.name for field in fields(cls) if field.default is MISSING]
 
 
-def _check_text(field: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise RequestError(field, f"{field} is a {type(value).__name__}, expected text")
-    if len(value) > MAX_PROMPT_CHARS:
-        raise RequestError(field, f"{field} has {len(value)} characters, at most {MAX_PROMPT_CHARS} are read")
-    if "\0" in value:
-        raise RequestError(field, f"{field} contains a NUL character; remove it")
-    if any(unicodedata.category(char) == "Cs" for char in value):
-        raise RequestError(field, f"{field} is not valid Unicode text (a broken UTF-8 byte or a lone surrogate)")
-
-
-def _check_int(field: str, value: object, low: int, high: int, *, optional: bool = True) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(field, f"{field} is {_short(value)}, expected a whole number")
-    if not low <= value <= high:
-        raise RequestError(field, f"{field} is {_short(value)}, expected {low} to {high}")
-
-
-def _check_float(field: str, value: object, low: float, high: float) -> None:
+def _check_outpaint(value: object) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestError(field, f"{field} is {_short(value)}, expected a number")
-    if not low <= value <= high:
-        raise RequestError(field, f"{field} is {_short(value)}, expected {low:g} to {high:g}")
+    if not isinstance(value, tuple) or len(value) != 4:
+        raise RequestError("outpaint", f"outpaint is {short(value)}, expected pixels left, above, right and below")
+    for pixels in value:
+        check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
 
 
-def _check_bool(field: str, value: object) -> None:
-    if value is not None and not isinstance(value, bool):
-        raise RequestError(field, f"{field} is {_short(value)}, expected true or false")
+_NOT_DRAWN = (
+    *("variation_seed", "variation_strength", "seed_width", "seed_height", "tiling", "resize", "outpaint"),
+    *("mask_area", "mask_padding", "hires", "tile", "tile_overlap", "loras", "controls"),
+)
 
 
-def _check_digest(field: str, value: object) -> None:
-    if value is None:
-        return
-    if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
-        raise RequestError(field, f"{field} is {_short(value)}, expected the 64 digits of a SHA-256")
-
-
-def _check_sigmas(value: object) -> None:
-    """Two or more finite numbers that fall and end at 0 or above."""
-    if value is None:
-        return
-    if not isinstance(value, tuple) or not 2 <= len(value) <= MAX_STEPS + 1:
-        raise RequestError("sigmas", f"sigmas are {_short(value)}, expected a list of 2 to {MAX_STEPS + 1} numbers")
-    for sigma in value:
-        _check_float("sigmas", sigma, 0.0, MAX_SIGMA)
-        if sigma is None:
-            raise RequestError("sigmas", "sigmas: a number is missing")
-    if not all(a > b for a, b in pairwise(value)):
-        raise RequestError("sigmas", "sigmas must fall from the noisiest to the last, which is usually 0")
-
-
-def _check_name(field: str, value: object) -> None:
-    if value is not None and not (isinstance(value, str) and 0 < len(value) <= 64):
-        raise RequestError(field, f"{field} is {_short(value)}, expected a short name")
-
-
-def _check_multiple(side: str, value: int, multiple: int) -> None:
-    if value % multiple:
-        below = value // multiple * multiple
-        near = [size for size in (below, below + multiple) if multiple <= size <= MAX_SIDE]
-        raise RequestError(
-            side, f"{side} {value}: this model draws multiples of {multiple}. Try {' or '.join(map(str, near))}"
-        )
-
-
-def _nearest(value: object, known: Collection[str]) -> str:
-    near = get_close_matches(str(value).lower()[:64], known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 64 else f"{text[:60]}..."
+def _check_drawn(values: Mapping[str, Any]) -> None:
+    """Raises RequestError for fields that the pipeline does not know yet."""
+    for name in _NOT_DRAWN:
+        if values[name] not in (None, ()):
+            raise RequestError(name, f"{name}: not drawn yet; leave it out")

@@ -26,6 +26,9 @@ from gesso.diffusion.noise import NOISE_SOURCES, NoiseSource
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
+from gesso.pipelines.checks import RequestError
+from gesso.pipelines.clock import Clock
+from gesso.pipelines.finder import Finder, NamedFiles
 from gesso.pipelines.infotext import infotext
 from gesso.pipelines.inputs import SourcePictures, Start, prepare
 from gesso.pipelines.names import with_canonical_names
@@ -41,14 +44,7 @@ from gesso.pipelines.picture_file import encode_png, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.recipe import Recipe, WeightFile
-from gesso.pipelines.request import (
-    MAX_NOISE_LEVEL,
-    OWN_SCHEDULE,
-    Defaults,
-    RequestError,
-    ResolvedRequest,
-    TextToImageRequest,
-)
+from gesso.pipelines.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import drawable_size, mask_digest, paste_back, picture_digest
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
@@ -115,10 +111,21 @@ class Picture:
 
 
 class TextToImage:
-    """Pictures from one model on one engine, and a refiner that may finish them. Holds no state between calls."""
+    """Pictures from one model on one engine, and a refiner that may finish them. Holds no state between calls.
 
-    def __init__(self, engine: Engine, model: LoadedModel, *, refiner: LoadedModel | None = None) -> None:
+    finder: where the files are that a request names besides the model: adapters, control networks, upscalers
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: LoadedModel,
+        *,
+        refiner: LoadedModel | None = None,
+        finder: Finder | None = None,
+    ) -> None:
         self.engine, self.model, self.refiner = engine, model, refiner
+        self.finder = finder or NamedFiles()
 
     def resolve(
         self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
@@ -405,6 +412,7 @@ def draw_latents(
     if steps.num_steps == 0:
         assert start.latents is not None
         return start.latents
+    clock = Clock(steps.num_planned, steps.first)
     sampler = SAMPLERS[request.sampler]
     denoise: Denoising = _denoiser(model, request, prompt, steps, start)
     switch = steps.num_steps  # the step before which the sampler begins anew, with the refiner
@@ -423,6 +431,7 @@ def draw_latents(
             denoise = HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls, on_switch=rest)
 
     def told(step: int, x0: Tensor) -> None:
+        clock.step = min(steps.first + step, clock.num_steps - 1)
         stop_when_all_lost(x0)
         report(step, x0)
 

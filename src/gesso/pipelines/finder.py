@@ -1,0 +1,44 @@
+"""Names of files in a request become files: LoRA, learned words, control networks, upscalers."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from gesso.errors import GessoError
+from gesso.pipelines.checks import nearest, short
+
+Kind = Literal["lora", "embedding", "control", "upscaler"]
+
+
+class Finder(Protocol):
+    """What a pipeline asks for files. A name comes from a request, which a stranger may have written: it is looked up
+    among names that are known, and is never a path.
+    """
+
+    def find(self, kind: Kind, name: str) -> Path:
+        """The file of that name. Raises GessoError, which names what is close, where there is none."""
+        ...
+
+    def names(self, kind: Kind) -> Collection[str]:
+        """All names of a kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """A finder of the files that it was given: kind -> name -> path."""
+
+    files: Mapping[Kind, Mapping[str, Path]] = field(default_factory=dict)
+
+    def find(self, kind: Kind, name: str) -> Path:
+        """The file of that name. Raises GessoError where there is none."""
+        known = self.files.get(kind, {})
+        if name not in known:
+            there = f"Known: {', '.join(sorted(known))}" if known else "None was given"
+            raise GessoError(f"no {kind} is called {short(name)}{nearest(name, known)}. {there}")
+        return known[name]
+
+    def names(self, kind: Kind) -> Collection[str]:
+        """All names of a kind."""
+        return self.files.get(kind, {}).keys()
