@@ -9,6 +9,7 @@ import torch
 from gesso.checkpoints import ldm
 from gesso.families.base import Family
 from gesso.families.instruct_pix2pix import INSTRUCT_PIX2PIX
+from gesso.families.lcm import SD15_LCM_FULL, SDXL_LCM_FULL
 from gesso.families.parts import Parts
 from gesso.families.saving import save_diffusers
 from gesso.families.sd2_inpaint import SD2_INPAINT
@@ -97,6 +98,15 @@ TINY_REFINER = replace(
     native_size=64,
 )
 
+
+def _tiny_lcm(family: Family, tiny: Family) -> Family:
+    """A family that is told its guidance, at the sizes of another."""
+    unet = replace(tiny.unet, guidance_dim=16)
+    return replace(tiny, name=family.name, unet=unet, defaults=family.defaults, scheduler=family.scheduler)
+
+
+TINY_LCM, TINY_SDXL_LCM = _tiny_lcm(SD15_LCM_FULL, TINY_SD), _tiny_lcm(SDXL_LCM_FULL, TINY_SDXL)
+
 TINY_FAMILIES = {
     family.name: family
     for family in (
@@ -110,6 +120,8 @@ TINY_FAMILIES = {
         TINY_SDXL,
         TINY_SDXL_INPAINT,
         TINY_REFINER,
+        TINY_LCM,
+        TINY_SDXL_LCM,
     )
 }
 

@@ -128,7 +128,7 @@ def test_a_single_file_is_described(tmp_path: Path) -> None:
 def test_the_family_of_a_folder(tmp_path: Path, family: str) -> None:
     found = describe(save_tiny_folder(tmp_path / "tiny", TINY_FAMILIES[family]))
     assert (found.layout, found.family) == ("diffusers", family)
-    assert ("text_2" in [part.name for part in found.parts]) == (family in ("sdxl", "sdxl-inpaint"))
+    assert ("text_2" in [part.name for part in found.parts]) == (TINY_FAMILIES[family].layout == "sdxl")
 
 
 def test_a_folder_is_described(tmp_path: Path) -> None:

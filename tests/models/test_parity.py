@@ -33,7 +33,7 @@ from tiny_sd import TINY_FAMILIES, TINY_REFINER, TINY_SD, TINY_SDXL, save_tiny_f
 
 with warnings.catch_warnings():  # theirs, not ours
     warnings.simplefilter("ignore")
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, LatentConsistencyModelPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 TINY_TOLERANCE = 1e-5
@@ -80,7 +80,7 @@ def compare_unet(family: Family, size: tuple[int, int], tolerance: float, *, bat
     x = torch.randn(batch, family.unet.in_channels, *size)
     timestep = torch.linspace(999.0, 0.5, batch)  # fractions occur between the steps of some samplers
     context = torch.randn(batch, length, family.unet.context_dim)
-    added = level = None
+    added = level = guidance = None
     told: dict[str, Any] = {}
     if family.num_sizes:  # their network makes the vector itself
         pooled = torch.randn(batch, family.unet.added_dim - family.num_sizes * family.size_dim)
@@ -89,8 +89,12 @@ def compare_unet(family: Family, size: tuple[int, int], tolerance: float, *, bat
         added = torch.cat([pooled, sinusoid(sizes.flatten(), family.size_dim).reshape(batch, -1)], dim=1)
     if family.unet.noise_levels is not None:
         level = told["class_labels"] = torch.randint(0, family.unet.noise_levels, (batch,))
+    if family.unet.guidance_dim is not None:  # their pipeline makes the embedding
+        guidance = torch.linspace(1.0, 8.5, batch)
+        embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+        told["timestep_cond"] = embed(None, guidance - 1, family.unet.guidance_dim)
     expected = reference(x, timestep, context, **told).sample
-    found = unet(x, timestep, context, added, level)
+    found = unet(x, timestep, context, added, level, guidance)
     assert_close(f"unet {family.name} {size} {list(family.unet.channels)}", found, expected, tolerance)
 
 

@@ -32,6 +32,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "projection_dim": (1, 16384),
     "text_layer": (1, 64),
     "noise_levels": (1, 100_000),
+    "guidance_dim": (4, 16_384),
     "max_level": (0, 100_000),
     "draft_size": (1, 4096),
     "vocab_size": (1, 2**20),

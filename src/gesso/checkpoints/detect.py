@@ -70,6 +70,7 @@ _LYCORIS_ENDS = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".dora_s
 _XL, _REFINER = _starts("conditioner.embedders.1."), _starts("conditioner.embedders.0.model.")
 _SD2 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.model."))
 _SD1 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.transformer."))
+_GUIDED = _starts(f"{ldm.UNET}{ldm.GUIDANCE}")
 _UNET_ALONE = "give a model with text encoder and VAE, whose UNet it may replace"
 
 
@@ -94,6 +95,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
         _all_of(_XL, _channels_in(8)),
         Kind("ldm", "Stable Diffusion XL that edits pictures (8 input channels)", advice=_LATER),
     ),
+    (_all_of(_XL, _GUIDED), _model("Stable Diffusion XL distilled to a few steps (LCM)", "sdxl-lcm-full")),
     (_XL, _model("Stable Diffusion XL", "sdxl")),
     (_REFINER, _model("the refiner of Stable Diffusion XL", "sdxl-refiner")),
     (
@@ -118,6 +120,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
         _model("Stable Diffusion 1 for inpainting (9 input channels)", "sd15-inpaint"),
     ),
     (_all_of(_SD1, _channels_in(8)), _model("InstructPix2Pix (8 input channels)", "instruct-pix2pix")),
+    (_all_of(_SD1, _GUIDED), _model("Stable Diffusion 1 distilled to a few steps (LCM)", "sd15-lcm-full")),
     (_SD1, _model("Stable Diffusion 1", "sd15")),
     (
         _starts(ldm.UNET, "input_blocks.0.0."),
@@ -163,6 +166,9 @@ _FOLDER_FAMILIES: Mapping[tuple[str, int], str] = {
 }
 
 
+_GUIDED_FAMILIES = {"sd15": "sd15-lcm-full", "sdxl": "sdxl-lcm-full"}
+
+
 def detect_folder(folder: Path, unet: Tensors) -> Kind:
     """The kind of a diffusers folder, from its index and the header of its UNet. Raises ModelFileError."""
 
@@ -174,7 +180,10 @@ def detect_folder(folder: Path, unet: Tensors) -> Kind:
         layout = "sd2"
     into, out = shape("conv_in.weight"), shape("conv_out.weight")
     beside = into[1] - out[0] if len(into) == len(out) == 4 else -1
-    return Kind("diffusers", "a diffusers folder", family=_FOLDER_FAMILIES.get((layout, beside)))
+    family = _FOLDER_FAMILIES.get((layout, beside))
+    if shape(ldm.GUIDANCE):
+        family = _GUIDED_FAMILIES.get(family or "")
+    return Kind("diffusers", "a diffusers folder", family=family)
 
 
 # What distilled models are called: part of the file's name -> ending of the family's.

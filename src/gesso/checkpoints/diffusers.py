@@ -116,6 +116,8 @@ def unet_rules(config: UNetConfig, *, linear: bool = False) -> list[Rule]:
         rules.append(Rule("add_embedding.linear_2.{p}", "added_embed.linear2.{p}"))
     if config.noise_levels:
         rules.append(Rule("class_embedding.weight", "level_embed.weight"))
+    if config.guidance_dim:
+        rules.append(Rule("time_embedding.cond_proj.weight", "guidance_embed.weight"))
     return rules
 
 

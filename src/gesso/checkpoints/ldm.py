@@ -41,6 +41,10 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "refiner": (Tower("text", "conditioner.embedders.0.model.", openclip=True),),
 }
 
+# The guidance that a distilled model is told. latent-diffusion has no such tensor; files of distilled models keep the
+# name that it has in diffusers.
+GUIDANCE = "time_embedding.cond_proj.weight"
+
 _RESNET = [
     Rule("in_layers.0.{p}", "norm1.{p}"),
     Rule("in_layers.2.{p}", "conv1.{p}"),
@@ -70,6 +74,8 @@ def unet_rules(config: UNetConfig, *, linear: bool = False) -> list[Rule]:
         rules.append(Rule("label_emb.0.2.{p}", "added_embed.linear2.{p}"))
     if config.noise_levels:
         rules.append(Rule("label_emb.weight", "level_embed.weight"))
+    if config.guidance_dim:
+        rules.append(Rule(GUIDANCE, "guidance_embed.weight"))
     number = 1  # 0 is the first convolution
     for level in range(levels):
         for block in range(count):

@@ -109,6 +109,11 @@ class Family:
         return self.layout == "refiner"
 
     @property
+    def is_told_guidance(self) -> bool:
+        """Whether the UNet was distilled from guided calls and is told the scale, instead of being called twice."""
+        return self.unet.guidance_dim is not None
+
+    @property
     def num_sizes(self) -> int:
         """Numbers beside the pooled text in the added vector: 0, 6 (SDXL) or 5 (its refiner)."""
         return _SIZE_VALUES[self.layout]

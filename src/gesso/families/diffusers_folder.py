@@ -72,6 +72,7 @@ _UNET_READ = (
     "upcast_attention",
     "only_cross_attention",
     "num_class_embeds",
+    "time_cond_proj_dim",
     "addition_embed_type",
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
@@ -144,7 +145,8 @@ def read_family(folder: Path, release: Family | None = None) -> Family:
     except ValueError as error:
         raise ModelFileError("architecture_mismatch", folder, str(error)) from None
     if release is not None:
-        if (release.layout, release.concat) != (family.layout, family.concat):
+        both = [(one.layout, one.concat, one.is_told_guidance) for one in (release, family)]
+        if both[0] != both[1]:
             message = f"looks like {like.name!r}, not like {release.name!r}. Try: --family {like.name}"
             raise ModelFileError("architecture_mismatch", folder, message)
         like = release
@@ -267,6 +269,7 @@ def _unet(settings: _Settings) -> tuple[UNetConfig, int]:
         "mid_attention": depths[-1],
         "cross_only": _cross_only(settings, levels),
         "noise_levels": found.get("num_class_embeds"),
+        "guidance_dim": found.get("time_cond_proj_dim"),
         "upcast_attention": found.get("upcast_attention") or False,
         "added_dim": _added_dim(settings),
         "num_heads": settings.list_of(heads_key, levels, 8),
@@ -502,6 +505,8 @@ def _unet_json(family: Family) -> dict[str, Any]:
         more["only_cross_attention"] = list(unet.cross_only)
     if unet.noise_levels is not None:
         more["num_class_embeds"] = unet.noise_levels
+    if unet.guidance_dim is not None:
+        more["time_cond_proj_dim"] = unet.guidance_dim
     if unet.added_dim is not None:
         more["addition_embed_type"] = "text_time"
         more["addition_time_embed_dim"] = family.size_dim

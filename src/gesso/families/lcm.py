@@ -1,6 +1,7 @@
 """Latent consistency models: SD 1.5 and SDXL distilled to 2 to 8 steps (Luo et al. 2023, arXiv:2310.04378).
 
-A file with an LCM-LoRA merged in cannot be told from its base, so the name has to be given.
+A file with an LCM-LoRA merged in cannot be told from its base, so the name has to be given. A model that was distilled
+as a whole has a layer more, by which its UNet is told the guidance: one call a step, and no negative prompt.
 """
 
 from dataclasses import replace
@@ -14,3 +15,13 @@ _SCHEDULER = SchedulerConfig(name="LCMScheduler", timestep_spacing="leading", st
 
 SD15_LCM = replace(SD15, name="sd15-lcm", defaults=_DEFAULTS, scheduler=_SCHEDULER)
 SDXL_LCM = replace(SDXL, name="sdxl-lcm", defaults=_DEFAULTS, scheduler=_SCHEDULER)
+
+_GUIDED = replace(_DEFAULTS, guidance_scale=8.5)  # of the published examples
+_GUIDANCE_DIM = 256
+
+SD15_LCM_FULL = replace(
+    SD15_LCM, name="sd15-lcm-full", unet=replace(SD15.unet, guidance_dim=_GUIDANCE_DIM), defaults=_GUIDED
+)
+SDXL_LCM_FULL = replace(
+    SDXL_LCM, name="sdxl-lcm-full", unet=replace(SDXL.unet, guidance_dim=_GUIDANCE_DIM), defaults=_GUIDED
+)

@@ -156,7 +156,7 @@ def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
     if how.family is None:
         return found
     wanted = how.family
-    if (wanted.layout, wanted.concat) != (found.layout, found.concat):
+    if (wanted.layout, wanted.concat, wanted.is_told_guidance) != (found.layout, found.concat, found.is_told_guidance):
         message = f"looks like {kind.what}, not like {wanted.name!r}. Try: --family {found.name}"
         raise ModelFileError("architecture_mismatch", file.path, message)
     return wanted

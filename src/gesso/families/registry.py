@@ -3,7 +3,7 @@
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.instruct_pix2pix import INSTRUCT_PIX2PIX
-from gesso.families.lcm import SD15_LCM, SDXL_LCM
+from gesso.families.lcm import SD15_LCM, SD15_LCM_FULL, SDXL_LCM, SDXL_LCM_FULL
 from gesso.families.sd2_inpaint import SD2_INPAINT
 from gesso.families.sd15 import SD15
 from gesso.families.sd15_inpaint import SD15_INPAINT
@@ -29,6 +29,8 @@ _RELEASES = (
     SDXL,
     SDXL_INPAINT,
     SDXL_REFINER,
+    SD15_LCM_FULL,
+    SDXL_LCM_FULL,
 )
 # Those that look like one of them, and want other settings.
 _FEW_STEPS = (SD_TURBO, SDXL_TURBO, SDXL_LIGHTNING, SD15_LCM, SDXL_LCM)
@@ -50,8 +52,10 @@ def release_like(family: Family) -> Family:
     """
     for release in _RELEASES:
         same = (release.layout, release.concat) == (family.layout, family.concat)
+        same = same and bool(release.unet.guidance_dim) == bool(family.unet.guidance_dim)
         if same and (family.layout != "sd2" or family.concat != "none" or release.prediction == family.prediction):
             return release
     if family.layout == "sd2":  # predicts x0, as no release does
         return SD21_BASE
-    raise ValueError(f"no release has the layout {family.layout!r} with {family.concat!r} beside its latents")
+    told = " and the guidance told to it" if family.unet.guidance_dim else ""
+    raise ValueError(f"no release has the layout {family.layout!r} with {family.concat!r} beside its latents{told}")

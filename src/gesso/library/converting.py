@@ -33,6 +33,7 @@ SPEC = "modelspec."
 ARCHITECTURES: Mapping[str, str] = {
     "sd15": "stable-diffusion-v1",
     "sd15-lcm": "stable-diffusion-v1",
+    "sd15-lcm-full": "stable-diffusion-v1",
     "sd15-inpaint": "stable-diffusion-v1-inpainting",
     "instruct-pix2pix": "stable-diffusion-v1-edit",
     "sd20": "stable-diffusion-v2-512",
@@ -42,6 +43,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "sd2-inpaint": "stable-diffusion-v2-inpainting",
     "sdxl": "stable-diffusion-xl-v1-base",
     "sdxl-lcm": "stable-diffusion-xl-v1-base",
+    "sdxl-lcm-full": "stable-diffusion-xl-v1-base",
     "sdxl-lightning": "stable-diffusion-xl-v1-base",
     "sdxl-turbo": "stable-diffusion-xl-turbo-v1",
     "sdxl-inpaint": "stable-diffusion-xl-v1-inpainting",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gesso.nn.attention import SpatialTransformer, TransformerBlock
-from gesso.nn.embedding import EmbeddingMLP, sinusoid
+from gesso.nn.embedding import EmbeddingMLP, guidance_sinusoid, sinusoid
 from gesso.nn.resblock import ResBlock, Upsample
 
 EPS = 1e-5
@@ -32,6 +32,7 @@ class UNetConfig:
     norm_groups: int = 32
     cross_only: tuple[bool, ...] | None = None  # levels whose self-attention looks at the text, too; None: no level
     noise_levels: int | None = None  # noise levels of a picture beside the latents that a table embeds (x4 upscaler)
+    guidance_dim: int | None = None  # width of the embedding of the guidance that a distilled model is told (LCM)
     upcast_attention: bool = False  # attention scores in float32 (SD 2.1)
 
 
@@ -174,6 +175,7 @@ class UNet(nn.Module):
         self.time_embed = EmbeddingMLP(first, 4 * first)
         self.added_embed = EmbeddingMLP(config.added_dim, 4 * first) if config.added_dim else None
         self.level_embed = nn.Embedding(config.noise_levels, 4 * first) if config.noise_levels else None
+        self.guidance_embed = nn.Linear(config.guidance_dim, first, bias=False) if config.guidance_dim else None
         if config.draft_size is None:
             self.draft = None
             channels_in = config.in_channels
@@ -194,11 +196,13 @@ class UNet(nn.Module):
         context: Tensor,
         added: Tensor | None = None,
         level: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
         level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
-        Raises ValueError where `added` or `level` is given to a model without it, or missing in a model with it.
+        guidance [B]: the scale, for a model with `guidance_dim`, which was distilled from guided calls.
+        Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.
         """
         if (added is None) != (self.added_embed is None):
             raise ValueError(
@@ -207,7 +211,13 @@ class UNet(nn.Module):
         if (level is None) != (self.level_embed is None):
             found = "missing" if level is None else "given"
             raise ValueError(f"noise level {found}, noise_levels {self.config.noise_levels}")
-        emb = self.time_embed(sinusoid(timestep, self.config.channels[0]).to(x.dtype))
+        if (guidance is None) != (self.guidance_embed is None):
+            found = "missing" if guidance is None else "given"
+            raise ValueError(f"guidance {found}, guidance_dim {self.config.guidance_dim}")
+        time = sinusoid(timestep, self.config.channels[0]).to(x.dtype)
+        if self.guidance_embed is not None and guidance is not None:
+            time = time + self.guidance_embed(guidance_sinusoid(guidance, self.guidance_embed.in_features).to(x.dtype))
+        emb = self.time_embed(time)
         if self.added_embed is not None:
             emb = emb + self.added_embed(added)
         if self.level_embed is not None:

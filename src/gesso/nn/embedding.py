@@ -18,6 +18,18 @@ def sinusoid(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def guidance_sinusoid(scale: Tensor, dim: int) -> Tensor:
+    """Guidance as a distilled model is told it (Luo et al. 2023, arXiv:2310.04378; numbers of its published models).
+
+    scale [B], 1 is no guidance; dim even -> [B, dim] float32: sines, then cosines, of 1000 (scale - 1).
+    Other frequencies than `sinusoid`: they fall to 1 / 10000 at the last, not beyond it.
+    """
+    half = dim // 2
+    freqs = torch.exp(-math.log(10_000.0) / (half - 1) * torch.arange(half, dtype=torch.float32, device=scale.device))
+    angles = (scale.float()[:, None] - 1) * 1000 * freqs
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 class EmbeddingMLP(nn.Module):
     """Two linear layers around a SiLU.  x [B, dim_in] -> [B, dim_out]"""
 

@@ -40,6 +40,9 @@ def encode_prompts(model: LoadedModel, request: ResolvedRequest) -> EncodedPromp
     for numbers that are not finite.
     """
     cond, notices = _encode(model, request, "prompt")
+    if model.family.is_told_guidance:
+        left_out = ("left out: the negative prompt; the model is told its guidance and draws without",)
+        return EncodedPrompt(_conditioning(cond), None, notices + (left_out if request.negative_prompt else ()))
     unguided = request.guidance_scale == 1 and request.image_guidance_scale is None
     if unguided and not SAMPLERS[request.sampler].asks_uncond:
         return EncodedPrompt(_conditioning(cond), None, notices)

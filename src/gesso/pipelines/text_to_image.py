@@ -247,7 +247,7 @@ class TextToImage:
             width=request.width,
             height=request.height,
             rows=min(self.engine.rows_per_call, request.num_images),
-            guided=request.guidance_scale != 1,
+            guided=request.guidance_scale != 1 and not model.family.is_told_guidance,
             encodes=request.image is not None or model.family.concat == "inpaint",
         )
         return self.engine.plan(model, work)
@@ -369,7 +369,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         has_refiner=has_refiner,
         multiple=family.size_multiple,
         max_clip_skip=family.text.num_layers,
-        samplers=SAMPLERS.keys(),
+        samplers=[name for name, row in SAMPLERS.items() if not (family.is_told_guidance and row.asks_uncond)],
         schedules=SCHEDULES.keys(),
         noises=NOISE_SOURCES.keys(),
         etas={name: _default_eta(name) for name, row in SAMPLERS.items() if "eta" in row.options},
@@ -475,6 +475,8 @@ def _denoiser(
     times = rows // len(prompt.cond.context)  # one text for all rows, or one for each
     cond = prompt.cond.repeat(times)
     uncond = prompt.uncond.repeat(times) if prompt.uncond is not None else None
+    if model.family.is_told_guidance:
+        cond, scale = replace(cond, guidance=torch.full((rows,), scale, device=cond.context.device)), 1.0
     if start.concat is not None:
         cond = cond.with_picture(start.concat, start.level)
         uncond = uncond.with_picture(start.concat, start.level) if uncond is not None else None

@@ -15,12 +15,14 @@ class Conditioning:
     concat   channels beside the latents, [B, C, h, w]: mask and masked picture (inpainting), picture (InstructPix2Pix,
              x4 upscaler)
     level    int64 [B], noise level of the picture that is enlarged (x4 upscaler)
+    guidance [B], the scale that a distilled UNet is told (LCM)
     """
 
     context: Tensor
     added: Tensor | None = None
     concat: Tensor | None = None
     level: Tensor | None = None
+    guidance: Tensor | None = None
 
     def repeat(self, rows: int) -> "Conditioning":
         """One row -> as many equal ones."""

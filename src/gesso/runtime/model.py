@@ -163,7 +163,7 @@ class LoadedModel:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
-        output: Tensor = self.parts.unet(z, timestep, told.context, told.added, told.level)
+        output: Tensor = self.parts.unet(z, timestep, told.context, told.added, told.level, told.guidance)
         return output
 
     def decode(self, latents: Tensor) -> Tensor:
