@@ -19,7 +19,12 @@ SOURCE = ROOT / "src" / "gesso"
 
 CORE = {"gesso", "torch", "numpy", "safetensors", "tokenizers", "PIL"} | sys.stdlib_module_names
 # The edges may have more.
-MORE = {"checkpoints": {"gguf"}, "cli": {"typer", "click", "rich"}, "library": {"yaml", "huggingface_hub"}}
+MORE = {
+    "checkpoints": {"gguf"},
+    "cli": {"typer", "click", "rich"},
+    "hints": {"cv2"},
+    "library": {"yaml", "huggingface_hub"},
+}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -47,6 +47,18 @@ def test_reading_flattens_transparency_onto_white_and_turns_as_exif_says(tmp_pat
     assert read_mask(tmp_path / "x.png").mode == "L"
 
 
+def test_sixteen_bits_become_the_nearest_of_eight(tmp_path: Path):
+    """Pillow's own conversion would give white above 255: a depth map would be lost."""
+    levels = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
+    for name in ("x.png", "x.tiff"):
+        Image.fromarray(levels).save(tmp_path / name)
+        assert np.array(read_mask(tmp_path / name)).tolist() == [[0, 0, 1, 1, 128, 255]]
+        assert np.array(read_image(tmp_path / name))[..., 1].tolist() == [[0, 0, 1, 1, 128, 255]]
+    Image.fromarray(levels.astype(np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(GessoError, match="32 bits, expected 8 or 16"):
+        read_image(tmp_path / "f.tiff")
+
+
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\nxxxx", b"<svg/>"])
 def test_what_is_no_picture_is_an_error_in_one_line(tmp_path: Path, content: bytes):
     path = tmp_path / "x.png"

@@ -1,7 +1,6 @@
 """`gesso generate PROMPT`: parse, build one request, draw, write."""
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
+from gesso.cli.sizes import parse_size
 from gesso.errors import GessoError
 from gesso.pipelines.checks import check_known
 from gesso.pipelines.presets import PRESETS
@@ -231,10 +231,7 @@ def _size(size: str | None, width: int | None, height: int | None) -> tuple[int 
         return width, height
     if width is not None or height is not None:
         raise GessoError("--size and --width or --height: give one or the other")
-    match = re.fullmatch(r"(\d{1,6})(?:\s*[x×*,:]\s*(\d{1,6}))?", size.strip().lower())
-    if not match:
-        raise GessoError(f"--size {size[:40]}: expected WIDTHxHEIGHT in pixels, such as 512x768, or one number")
-    return int(match[1]), int(match[2] or match[1])
+    return parse_size(size, "--size")
 
 
 def parse_sigmas(text: str) -> tuple[float, ...]:

@@ -61,12 +61,22 @@ def _open(path: Path) -> Image.Image:
                         f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels are read"
                     )
                 image.load()
-                return ImageOps.exif_transpose(image)
+                return _eight_bits(path, ImageOps.exif_transpose(image))
     except GessoError:
         raise
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise GessoError(f"{path}: no picture that can be read ({reason}). Known: {', '.join(FORMATS)}") from error
+
+
+def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
+    """Grey levels of 16 bits as the nearest of 8: Pillow would cut all above 255 to white, a depth map with it."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image)
+    if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+        raise GessoError(f"{path}: levels of 32 bits, expected 8 or 16 a channel")
+    return Image.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8))
 
 
 def picture_digest(image: Image.Image) -> str:

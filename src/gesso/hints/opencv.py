@@ -1,0 +1,16 @@
+"""OpenCV, which comes with the extra `hints`."""
+
+from types import ModuleType
+
+from gesso.errors import GessoError
+
+
+def opencv(what: str) -> ModuleType:
+    """The module cv2. Raises GessoError, which says how to install it, where it is missing; `what` needs it."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise GessoError(
+            f"{what} needs OpenCV, which cannot be loaded ({error}). Try: pip install 'gesso[hints]'"
+        ) from error
+    return cv2
