@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS, sample
+from gesso.diffusion.torchsde_tree import TorchsdeTree
 from gesso.families.base import Family
 from gesso.families.registry import FAMILIES
 from gesso.pipelines.checks import RequestError
@@ -171,9 +172,26 @@ def test_noise_of_diffusers_sde_samplers_is_drawn_afresh():
     assert torch.equal(path.increment((4, 4, 4), 3.0, 1.0), plain.draw((4, 4, 4)))
 
 
+def test_the_preset_a1111_draws_between_sigmas_from_the_tree_of_the_whole_schedule():
+    """Also where a run begins in the middle, and whatever the delta of later draws is."""
+    request = TextToImageRequest(
+        prompt="", seed=5, preset="a1111", noise="cpu", ensd=31337, sampler="dpmpp_2m_sde", image="0" * 64, num_steps=9
+    )
+    family = FAMILIES["sd15"]
+    resolved = request.resolve(defaults_for(request, family))
+    steps = plan_steps(resolved, family)
+    whole = plan_steps(replace(resolved, image=None, strength=None), family).sigmas
+    assert len(steps.sigmas) < len(whole)
+    assert steps.ends == (float(whole[-2]), float(whole[0]))
+    found = noise_source(resolved, range(1, 3), steps).brownian(steps.sigmas.tolist()).increment((4, 8, 8), 2.0, 1.0)
+    tree = TorchsdeTree([6, 7], *steps.ends, lambda seed, shape: NOISE_SOURCES["cpu"]([seed]).draw(shape)[0])
+    assert torch.equal(found, tree.increment((4, 8, 8), 2.0, 1.0))
+
+
 def test_ensd_moves_every_draw_but_the_first():
     request = TextToImageRequest(prompt="", seed=5, noise="nv", ensd=31337)
-    source = noise_source(request.resolve(defaults_for(request, FAMILIES["sd15"])), range(2))
+    resolved = request.resolve(defaults_for(request, FAMILIES["sd15"]))
+    source = noise_source(resolved, range(2), plan_steps(resolved, FAMILIES["sd15"]))
     plain, moved = (NOISE_SOURCES["nv"]([seed] * 2, range(2)) for seed in (5, 5 + 31337))
     assert torch.equal(source.draw((4, 4, 4)), plain.draw((4, 4, 4)))
     assert torch.equal(source.draw((4, 4, 4)), moved.draw((4, 4, 4)))

@@ -162,7 +162,7 @@ class BrownianPath:
     A sigma is moved to the nearest point of the grid, whose spacing in ln(sigma) is at most 1/16 of the closest two of
     `levels` (and at least 2^-24 ln 2), so the cost is less than one draw for each point and level of the tree. An
     increment is scaled by the moved ends: its variance is exactly 1.
-    A1111 takes torchsde's BrownianTree instead, another path with the same law: its pictures are not reproduced.
+    A1111 takes torchsde's BrownianTree instead, another path with the same law: `torchsde_tree`.
 
     Raises ValueError for levels with no two different sigmas above 0, and for sigmas outside the tree.
     """

@@ -33,7 +33,8 @@ clip_skip_everywhere  clip_skip moves the layer of SD 2 and SDXL, too (diffusers
 levels             how 256 levels are made: round, or truncate, which is half a level darker
 noise              where random numbers come from
 sde_noise          brownian: samplers of the SDE family take their noise from one path in sigma, which does not change
-                   with the number of steps. independent: from fresh draws (diffusers)
+                   with the number of steps. independent: from fresh draws (diffusers). torchsde: from the tree of that
+                   package between the ends of the schedule (A1111, ComfyUI)
 ensd               "eta noise seed delta": joins the seed for every draw but the first
 strength           share of the schedule that is drawn again where a request with a picture says nothing
 """
@@ -56,7 +57,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "resize": ("stretch", "crop", "fill"),
         "tiling": ("x", "y", "xy"),
         "refiner_rule": ("calls", "timesteps"),
-        "sde_noise": ("brownian", "independent"),
+        "sde_noise": ("brownian", "independent", "torchsde"),
         "syntax": ("a1111", "comfyui", "compel", "plain"),
         "emphasis": ("original", "no_norm", "ignore", "comfyui", "compel"),
         "chunks": ("all", "first"),
@@ -103,7 +104,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "mask_blur": 4.0,
                 "paste_back": True,
                 "refiner_rule": "calls",
-                "sde_noise": "brownian",
+                "sde_noise": "torchsde",
                 "syntax": "a1111",
                 "emphasis": "original",
                 "chunks": "all",

@@ -75,6 +75,7 @@ class Steps:
 
     schedule      timesteps and sigmas of the model, computed as the request asks for
     sigmas        float64 [num_steps + 1], falling: those that this run takes
+    ends          the least sigma above 0 and the greatest of the whole schedule
     first         how many steps of the whole schedule an image to image run leaves out
     noise_scale   what unit noise is multiplied with where a run starts from noise alone
     image_sigma   how much noise the picture gets that an image to image run starts from
@@ -86,6 +87,7 @@ class Steps:
 
     schedule: NoiseSchedule
     sigmas: Tensor
+    ends: tuple[float, float]
     first: int = 0
     noise_scale: float
     image_sigma: float
@@ -139,6 +141,7 @@ def plan_steps(request: ResolvedRequest, family: Family) -> Steps:
     return Steps(
         schedule=schedule,
         sigmas=sigmas[start.first :],
+        ends=(float(sigmas[sigmas > 0].min()), float(sigmas.max())),
         first=start.first,
         noise_scale=initial_scale(cast(InitialNoise, request.initial_noise), sigmas, schedule),
         image_sigma=float(sigmas[start.noisy]),

@@ -25,6 +25,7 @@ from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NOISE_SOURCES, NoiseSource
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.diffusion.schedule import SCHEDULES
+from gesso.diffusion.torchsde_tree import TreeNoise
 from gesso.families.base import Family
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
@@ -218,7 +219,7 @@ class TextToImage:
         request, first, model = job.request, job.request.first_index + start, self.model
 
         def draw() -> Tensor:
-            noise = noise_source(request, range(first, first + count))
+            noise = noise_source(request, range(first, first + count), job.steps)
             begin = prepare(model, request, job.steps, job.pictures, noise, count)
             return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
 
@@ -385,11 +386,14 @@ def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family
     return {"timestep_spacing": spacing, "initial_noise": "sigma" if scaled else "variance"}
 
 
-def noise_source(request: ResolvedRequest, pictures: range) -> NoiseSource:
+def noise_source(request: ResolvedRequest, pictures: range, steps: Steps) -> NoiseSource:
     """The numbers of the pictures with these indices."""
-    source = NOISE_SOURCES[request.noise]([request.seed] * len(pictures), pictures)
+    kind = NOISE_SOURCES[request.noise]
+    source = kind([request.seed] * len(pictures), pictures)
     if request.ensd:
         source = EnsdNoise(source, request.ensd)
+    if request.sde_noise == "torchsde":
+        return TreeNoise(source, *steps.ends, lambda seed, shape: kind([seed]).draw(shape)[0])
     return IndependentNoise(source) if request.sde_noise == "independent" else source
 
 
