@@ -2,26 +2,42 @@
 
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gesso.cli.sizes import parse_size
 from gesso.errors import GessoError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+POSE = "openpose"  # the one that reads keypoints in place of a picture
+MAX_POSE_BYTES = 4_000_000
+
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="canny, softedge, lineart, scribble, ...; --list shows all.")
+        str | None, typer.Argument(metavar="NAME", help="canny, softedge, lineart, openpose, ...; --list shows all.")
     ] = None,
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The picture.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The picture; for openpose the JSON of its keypoints.")
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="PNG to write. Where left out: FILE's name and NAME."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="PNG to write; for openpose also JSON. Where left out: FILE's name and NAME.",
+        ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option("--size", metavar="WxH", help="Size of the hint; where left out, that of the picture."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="For inpaint: grey picture, white is the hole.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -31,10 +47,6 @@ def command(
     listed: Annotated[bool, typer.Option("--list", help="Say what there is and what can be set, then stop.")] = False,
 ) -> None:
     """Make the hint of a picture and write it as a PNG; no model is needed."""
-    from gesso.hints.registry import canonical, preprocess
-    from gesso.pipelines.picture_file import write_new
-    from gesso.pipelines.source_images import read_image
-
     if listed:
         print("\n".join(describe()))
         return
@@ -42,16 +54,60 @@ def command(
         raise GessoError(
             "NAME and FILE are missing. Try: gesso preprocess canny picture.png, or gesso preprocess --list"
         )
-    name = canonical(name)
+    name = name.lower()
     output = output or Path(f"{file.stem}-{name}.png")
-    if output.suffix.lower() != ".png":
-        raise GessoError(f"{output}: a hint is written as PNG; let the name end in .png")
+    endings = (".png", ".json") if name == POSE else (".png",)
+    if output.suffix.lower() not in endings:
+        raise GessoError(f"{output}: let the name end in {' or '.join(endings)}")
     wanted = parse_size(size, "--size") if size is not None else None
-    hint = preprocess(name, read_image(file), wanted, parse_parameters(settings or []))
-    buffer = io.BytesIO()
-    hint.save(buffer, format="PNG")
+    if name != POSE:
+        _write(output, _png(_hint(name, file, wanted, mask, settings or [])), overwrite)
+    elif mask is not None or settings:
+        raise GessoError(f"{POSE}: takes neither --mask nor --set")
+    else:
+        _write(output, _pose(file, wanted, as_json=output.suffix.lower() == ".json"), overwrite)
+
+
+def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
+    from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
+    from gesso.pipelines.source_images import read_image, read_map, read_mask
+
+    name, parameters = canonical(name), parse_parameters(settings)
+    read = read_map if PREPROCESSORS[name].takes_map else read_image
+    return preprocess(name, read(file), size, parameters, None if mask is None else read_mask(mask))
+
+
+def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
+    """Keypoints as a picture, or as JSON again: 18 points a body, in pixels of the canvas of that size."""
+    from gesso.hints.poses import read_poses, resized, write_poses
+    from gesso.hints.skeleton import draw_poses
+
     try:
-        write_new(output, buffer.getvalue(), overwrite=overwrite)
+        if file.stat().st_size > MAX_POSE_BYTES:
+            raise GessoError(f"{file}: {file.stat().st_size} bytes, at most {MAX_POSE_BYTES} are read")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise GessoError(f"{file}: cannot be read ({error})") from error
+    try:
+        poses = read_poses(text, size)
+    except GessoError as error:
+        raise GessoError(f"{file}: {error.message}") from error
+    if as_json:
+        return write_poses(resized(poses, size or (poses.width, poses.height))).encode()
+    return _png(draw_poses(poses, size))
+
+
+def _png(image: "Image.Image") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write(output: Path, data: bytes, overwrite: bool) -> None:
+    from gesso.pipelines.picture_file import write_new
+
+    try:
+        write_new(output, data, overwrite=overwrite)
     except FileExistsError:
         raise GessoError(f"{output}: is there already. Choose another --output, or --overwrite") from None
     print(output)
@@ -67,6 +123,7 @@ def describe() -> list[str]:
         for key, parameter in row.parameters.items():
             values = f"{parameter.default:g}, {parameter.low:g} to {parameter.high:g}"
             lines.append(f"  {key:12}{parameter.help} ({values})")
+    lines.append(f"{POSE:14}Skeletons of OpenPose's keypoints, from JSON.")
     return lines
 
 

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from PIL import Image
 
 from gesso.errors import GessoError
+from gesso.hints import sizing
 from gesso.hints.edges import canny, line_art, scribble, soft_edge
+from gesso.hints.maps import depth, segmentation
+from gesso.hints.rearranging import colour, inpaint, invert, shuffle, tile
+from gesso.hints.sizing import Size
 
-MAX_SIDE = 8192
-MAX_PIXELS = 4096 * 4096  # filters keep some float32 copies of the picture: about 1 GiB at this size
+MASKED = 128  # level of a mask from which a pixel is in the hole
 
 Settings = Mapping[str, float]
 
@@ -31,15 +34,24 @@ class Parameter:
 class Preprocessor:
     """One way from a picture to a hint.
 
-    make        (RGB picture at the size of the hint, every parameter) -> hint of that size
+    make        (picture at the size of the hint, every parameter) -> hint of that size
     help        one line
     aliases     what other tools call it
+    bring       how the picture is brought to that size
+    needs_mask  it takes a mask, too: the picture is then RGBA, clear where the mask is white
     """
 
     make: Callable[[Image.Image, Settings], Image.Image]
     help: str
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    bring: Callable[[Image.Image, Size], Image.Image] = sizing.smooth
+    needs_mask: bool = False
+
+    @property
+    def takes_map(self) -> bool:
+        """Whether grey levels of 16 bits say more to it than 8."""
+        return self.bring is sizing.deep
 
 
 PREPROCESSORS: Mapping[str, Preprocessor] = {
@@ -78,36 +90,90 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
         },
         ("scribble_xdog",),
     ),
+    "tile": Preprocessor(
+        tile,
+        "The picture without its details, to draw them anew.",
+        {"factor": Parameter(1, 1, 64, "how many times smaller what is kept is; 1: the picture as it is")},
+        ("tile_resample",),
+    ),
+    "colour": Preprocessor(
+        colour,
+        "A grid of the picture's colours.",
+        {"block": Parameter(64, 1, 1024, "pixels a square", whole=True)},
+        ("color", "t2ia_color_grid"),
+    ),
+    "inpaint": Preprocessor(
+        inpaint,
+        "The picture with a hole where the mask is white.",
+        aliases=("inpaint_only",),
+        needs_mask=True,
+    ),
+    "depth": Preprocessor(
+        depth,
+        "A depth map that is there already, of 8 or 16 bits; near is white.",
+        {
+            "invert": Parameter(0, 0, 1, "1: near is black in the picture", whole=True),
+            "stretch": Parameter(0, 0, 1, "1: from the nearest, white, to the farthest, black", whole=True),
+        },
+        bring=sizing.deep,
+    ),
+    "segmentation": Preprocessor(
+        segmentation,
+        "A map of what is where in the colours of ADE20K that is there already.",
+        {
+            "snap": Parameter(0, 0, 1, "1: other colours become the nearest of ADE20K", whole=True),
+            "any": Parameter(0, 0, 1, "1: other colours pass", whole=True),
+        },
+        ("seg",),
+        bring=sizing.nearest,
+    ),
+    "shuffle": Preprocessor(
+        shuffle,
+        "The picture's colours and textures, moved about.",
+        {
+            "seed": Parameter(0, 0, 2**32 - 1, "of where they go", whole=True),
+            "waves": Parameter(256, 4, 4096, "pixels from one bend to the next", whole=True),
+        },
+    ),
+    "invert": Preprocessor(invert, "Black on white becomes white on black."),
 }
 
 
 def preprocess(
-    name: str, image: Image.Image, size: tuple[int, int] | None = None, parameters: Settings | None = None
+    name: str,
+    image: Image.Image,
+    size: Size | None = None,
+    parameters: Settings | None = None,
+    mask: Image.Image | None = None,
 ) -> Image.Image:
     """The hint that a picture gives.
 
     name        key or alias in PREPROCESSORS
+    image       any mode; grey levels of 16 bits count
     size        width and height of the hint, in pixels: the picture is brought to it before, so that lines are sharp
                 and one pixel wide there. None: that of the picture
     parameters  what differs from the defaults
-    -> RGB, 8 bits. The same for the same input; draws no random numbers.
+    mask        white is the hole, for those that need one
+    -> RGB, 8 bits; RGBA that is clear in the hole where a mask is needed. The same for the same input.
 
     Raises GessoError for an unknown name or parameter, a value or a size out of range, a picture that the preprocessor
-    does not take, a package that is missing.
+    does not take, a mask too many or missing, a package that is missing.
     """
     name = canonical(name)
     row = PREPROCESSORS[name]
     settings = _settings(name, row.parameters, parameters or {})
-    width, height = size or image.size
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
-        raise GessoError(
-            f"a hint of {width}x{height}: sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all. "
-            "Ask for the size of the picture that it steers"
-        )
-    rgb = image.convert("RGB")
-    if rgb.size != (width, height):
-        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
-    return row.make(rgb, settings)
+    size = size or image.size
+    sizing.check_size(size)
+    if row.needs_mask != (mask is not None):
+        raise GessoError(f"{name}: a mask is {'missing' if row.needs_mask else 'given, but not used'}")
+    try:
+        brought = row.bring(image, size)
+    except ValueError as error:
+        raise GessoError(f"{name}: {error}") from error
+    if mask is not None:
+        hole = sizing.smooth(mask, size).convert("L").point(lambda level: 0 if level >= MASKED else 255)
+        brought.putalpha(hole)
+    return row.make(brought, settings)
 
 
 def canonical(name: str) -> str:
@@ -115,6 +181,11 @@ def canonical(name: str) -> str:
     for key, row in PREPROCESSORS.items():
         if name.lower() in (key, *row.aliases):
             return key
+    if "pose" in name.lower():
+        raise GessoError(
+            f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. What gesso preprocess openpose "
+            "POSE.json gives is a hint already, and needs no preprocessor"
+        )
     close = get_close_matches(name, PREPROCESSORS, n=1)
     meant = f", did you mean {close[0]!r}?" if close else ""
     raise GessoError(f"unknown preprocessor {name[:64]!r}{meant} Known: {', '.join(PREPROCESSORS)}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gesso.errors import GessoError
+from gesso.hints.levels import eight_bits, is_deep
 from gesso.pipelines.picture_file import MAX_FILE_BYTES, pixels_sha256
 from gesso.pipelines.request import MAX_PIXELS
 
@@ -30,7 +31,22 @@ def read_image(path: Path) -> Image.Image:
 
     Raises GessoError for anything that is no picture, or too large a one.
     """
+    return _flat(_eight_bits(path))
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
+    return _eight_bits(path).convert("L")
+
+
+def read_map(path: Path) -> Image.Image:
+    """A map from a file: grey levels of 16 bits stay as they are, anything else comes as `read_image` gives it."""
     image = _open(path)
+    return image if is_deep(image) else _flat(image)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent lies on white."""
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         flat = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -38,9 +54,11 @@ def read_image(path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask(path: Path) -> Image.Image:
-    """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
-    return _open(path).convert("L")
+def _eight_bits(path: Path) -> Image.Image:
+    try:
+        return eight_bits(_open(path))
+    except ValueError as error:
+        raise GessoError(f"{path}: {error}") from error
 
 
 def _open(path: Path) -> Image.Image:
@@ -61,22 +79,12 @@ def _open(path: Path) -> Image.Image:
                         f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels are read"
                     )
                 image.load()
-                return _eight_bits(path, ImageOps.exif_transpose(image))
+                return ImageOps.exif_transpose(image)
     except GessoError:
         raise
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise GessoError(f"{path}: no picture that can be read ({reason}). Known: {', '.join(FORMATS)}") from error
-
-
-def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
-    """Grey levels of 16 bits as the nearest of 8: Pillow would cut all above 255 to white, a depth map with it."""
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    levels = np.asarray(image)
-    if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-        raise GessoError(f"{path}: levels of 32 bits, expected 8 or 16 a channel")
-    return Image.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8))
 
 
 def picture_digest(image: Image.Image) -> str:
