@@ -236,7 +236,7 @@ def test_every_family_is_in_the_documentation() -> None:
 def test_a_native_file_says_itself_what_it_is(tmp_path: Path) -> None:
     path = save_tiny_mini(tmp_path / "mini.safetensors")
     for options in ({"family": "sdxl"}, {"prediction": "eps"}, {"vae": path}):
-        with pytest.raises(ModelFileError, match="leave out --family, --prediction and --vae"):
+        with pytest.raises(ModelFileError, match="leave out --family, --prediction, --vae and --unet"):
             load_parts(path, **options)
 
 

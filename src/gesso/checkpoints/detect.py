@@ -124,7 +124,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (_SD1, _model("Stable Diffusion 1", "sd15")),
     (
         _starts(ldm.UNET, "input_blocks.0.0."),
-        Kind("ldm", "a UNet without its text encoder or VAE", advice=_ONE_PART),
+        Kind("ldm", "a UNet without its text encoder or VAE", advice=f"{_ONE_PART}, and this file with --unet"),
     ),
     (
         _starts("encoder.layers.0.", "decoder.layers.0.", "taesd_decoder.", "taesd_encoder."),
@@ -142,7 +142,14 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
         _starts(ldm.VAE, "encoder.down.0.", "encoder.down_blocks.0."),
         Kind("other", "a VAE alone", advice=f"{_ONE_PART}, and this file with --vae"),
     ),
-    (_starts("down_blocks.0."), Kind("other", "the UNet of a diffusers folder", advice="give the folder above it")),
+    (
+        _starts("down_blocks.0."),
+        Kind(
+            "other",
+            "the UNet of a diffusers folder",
+            advice="give the folder above it, or a model, and this with --unet",
+        ),
+    ),
     (
         _starts("text_model.encoder.", "cond_stage_model.", "transformer.resblocks.", "conditioner."),
         Kind("other", "a text encoder alone", advice=_ONE_PART),

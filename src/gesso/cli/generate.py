@@ -97,6 +97,9 @@ def command(
     ] = None,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
+    unet: Annotated[
+        str | None, typer.Option("--unet", metavar="MODEL", help="UNet from another file than the model's.")
+    ] = None,
     vae: Annotated[
         str | None, typer.Option("--vae", metavar="MODEL", help="Autoencoder from another file than the model's.")
     ] = None,
@@ -191,6 +194,7 @@ def command(
             threads=threads,
             batch=batch,
             refiner=refiner,
+            unet=unet,
             vae=vae,
             offline=offline,
             family=family,

@@ -39,6 +39,9 @@ def command(
             "--refiner", metavar="MODEL", help="Where the refiner is; by default looked for by its name and hash."
         ),
     ] = None,
+    unet: Annotated[
+        str | None, typer.Option("--unet", metavar="MODEL", help="The separate UNet that was used.")
+    ] = None,
     vae: Annotated[
         str | None, typer.Option("--vae", metavar="MODEL", help="The separate autoencoder that was used.")
     ] = None,
@@ -79,6 +82,7 @@ def command(
             threads=threads or min(recipe.environment.threads, os.cpu_count() or 1),
             refiner=refiner
             or (_find(recipe.refiner, recipe.refiner_hash, picture, "--refiner") if recipe.refiner else None),
+            unet=unet,
             vae=vae,
         )
         pipeline = load()

@@ -42,6 +42,7 @@ def load_pipeline(
     batch: int = 1,
     refiner: str | Path | None = None,
     vae: str | Path | None = None,
+    unet: str | Path | None = None,
     family: str | None = None,
     prediction: str | None = None,
     offline: bool = False,
@@ -49,14 +50,15 @@ def load_pipeline(
 ) -> "TextToImage":
     """The pipeline of a model, and of a refiner if any. Raises GessoError.
 
-    model, refiner, vae  names, files, folders or parts of hashes, as `gesso.library.resolve` understands them
-    vae, family, prediction  of the first model; see `Engine.load`
+    model, refiner, vae, unet  names, files, folders or parts of hashes, as `gesso.library.resolve` understands them
+    vae, unet, family, prediction  of the first model; see `Engine.load`
     offline  fetch nothing for a hub's name
     memory   what may be taken in all, such as 6GiB, or auto; None: as much as it takes
     """
     model = resolve_model(str(model), offline=offline)
     refiner = None if refiner is None else resolve_model(str(refiner), offline=offline)
     vae = None if vae is None else resolve_model(str(vae), kinds=("vae", "taesd", "checkpoint"), offline=offline)
+    unet = None if unet is None else resolve_model(str(unet), kinds=("unet", "checkpoint"), offline=offline)
     import torch
 
     from gesso.diffusion.denoiser import Prediction
@@ -68,7 +70,7 @@ def load_pipeline(
     engine = Engine(device, dtype, rows_per_call=batch, max_models=2 if refiner is not None else 1, memory=memory)
     if prediction is not None:
         check_known("prediction", prediction, get_args(Prediction))
-    base = engine.load(model, vae=vae, family=family, prediction=cast("Prediction | None", prediction))
+    base = engine.load(model, vae=vae, unet=unet, family=family, prediction=cast("Prediction | None", prediction))
     return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None)
 
 

@@ -109,6 +109,11 @@ class Family:
         return self.layout == "refiner"
 
     @property
+    def architecture(self) -> tuple[Layout, Concat, bool]:
+        """What a name given by the user must agree with."""
+        return self.layout, self.concat, self.is_told_guidance
+
+    @property
     def is_told_guidance(self) -> bool:
         """Whether the UNet was distilled from guided calls and is told the scale, instead of being called twice."""
         return self.unet.guidance_dim is not None

@@ -145,8 +145,7 @@ def read_family(folder: Path, release: Family | None = None) -> Family:
     except ValueError as error:
         raise ModelFileError("architecture_mismatch", folder, str(error)) from None
     if release is not None:
-        both = [(one.layout, one.concat, one.is_told_guidance) for one in (release, family)]
-        if both[0] != both[1]:
+        if release.architecture != family.architecture:
             message = f"looks like {like.name!r}, not like {release.name!r}. Try: --family {like.name}"
             raise ModelFileError("architecture_mismatch", folder, message)
         like = release

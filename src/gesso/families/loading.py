@@ -22,6 +22,7 @@ from gesso.families.parts import Parts, empty_networks, fill, param_shapes
 from gesso.families.prediction import probe_prediction, told_prediction
 from gesso.families.registry import family_named, release_like
 from gesso.families.saving import folder_rules
+from gesso.families.separate_unet import SeparateUNet
 from gesso.families.separate_vae import load_vae
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNet
@@ -36,6 +37,7 @@ def load_parts(
     family: Family | str | None = None,
     prediction: Prediction | None = None,
     vae: str | Path | None = None,
+    unet: str | Path | None = None,
     average: bool = False,
     check: bool = True,
     converted: str | Path | None = None,
@@ -46,6 +48,7 @@ def load_parts(
                 another, such as "sdxl-turbo"
     prediction  what its UNet predicts, where gesso would tell it wrongly; see `families.prediction`
     vae         a file or folder with another autoencoder
+    unet        a file or folder with another UNet, which may see more beside the latents or be told its guidance
     average     the UNet's moving average from a file of LDM names that holds both; few do
     dtype       of the networks; None: each tensor as it is stored, mapped and not read
     check       read every number once to refuse NaN and infinity; False leaves that to the caller
@@ -55,7 +58,8 @@ def load_parts(
     """
     path = Path(path)
     named = family_named(family) if isinstance(family, str) else family
-    how = _How(device, dtype, named, prediction, _path(vae), average, check, _path(converted))
+    separate = None if unet is None else SeparateUNet.open(unet, converted=_path(converted))
+    how = _How(device, dtype, named, prediction, _path(vae), separate, average, check, _path(converted))
     if path.is_dir():
         _refuse_average(average, path)
         return _load_folder(path, how)
@@ -81,6 +85,7 @@ class _How:
     family: Family | None
     prediction: Prediction | None
     vae: Path | None
+    unet: SeparateUNet | None
     average: bool
     check: bool
     converted: Path | None
@@ -95,8 +100,8 @@ def _refuse_average(average: bool, path: Path) -> None:
 
 
 def _load_native(file: SafetensorsFile, how: _How) -> Parts:
-    if how.family is not None or how.prediction is not None or how.vae is not None:
-        message = "says itself what it is and holds all its parts; leave out --family, --prediction and --vae"
+    if any(value is not None for value in (how.family, how.prediction, how.vae, how.unet)):
+        message = "says itself what it is and holds all its parts; leave out --family, --prediction, --vae and --unet"
         raise ModelFileError("architecture_mismatch", file.path, message)
     opened = native.load_native(file)
     family = family_from_config(opened.config, file.path)
@@ -124,6 +129,9 @@ def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
         names = {name: shape for name, shape in names.items() if not name.startswith(ldm.VAE)}
     elif not any(name.startswith(ldm.VAE) for name in names):
         raise ModelFileError("missing_key", file.path, "has no VAE in it; give the file of one with --vae")
+    if how.unet is not None:
+        del networks["unet"]
+        names = {name: shape for name, shape in names.items() if not name.startswith((ldm.UNET, "model_ema."))}
     rows = plan(rules, names, param_shapes(networks), where=file.path)
     averages = ldm.average_names(file.tensors) if how.average else {}
     _refuse_average(how.average and not averages, file.path)
@@ -134,8 +142,8 @@ def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
     for component, network in networks.items():
         own = {name.removeprefix(f"{component}."): t for name, t in tensors.items() if name.startswith(f"{component}.")}
         how.fill(network, own, f"{file.path}: {component}")
-    files = [*file.files, *_other_vae(family, networks, how)]
-    family = _with_prediction(family, networks["unet"], file, how)
+    files = [*file.files, *_other_unet(family, networks, how), *_other_vae(family, networks, how)]
+    family = _with_prediction(family, networks["unet"], how.unet.file if how.unet else file, how)
     tokenizers = {tower.component: _clip_tokenizer(openclip=tower.openclip) for tower in ldm.TOWERS[family.layout]}
     return _parts(family, networks, tokenizers, files, scalars)
 
@@ -153,10 +161,12 @@ _SCALARS = (
 def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
     """The family asked for, else the one that the header shows."""
     found = family_named(str(kind.family))
+    if how.unet is not None:
+        found = how.unet.family(found)
     if how.family is None:
         return found
     wanted = how.family
-    if (wanted.layout, wanted.concat, wanted.is_told_guidance) != (found.layout, found.concat, found.is_told_guidance):
+    if wanted.architecture != found.architecture:
         message = f"looks like {kind.what}, not like {wanted.name!r}. Try: --family {found.name}"
         raise ModelFileError("architecture_mismatch", file.path, message)
     return wanted
@@ -215,7 +225,7 @@ def _clip_tokenizer(*, openclip: bool) -> Tokenizer:
 
 def _load_folder(folder: Path, how: _How) -> Parts:
     paths = diffusers.weight_files(folder)
-    family = read_family(folder, how.family)
+    family = read_family(folder, how.family) if how.unet is None else _with_unet(read_family(folder), how.unet, how)
     if how.prediction is not None:
         family = replace(family, prediction=how.prediction)
     networks = empty_networks(family, folder)
@@ -223,8 +233,11 @@ def _load_folder(folder: Path, how: _How) -> Parts:
     files: list[Path] = []
     if how.vae is not None:
         del networks["vae"], paths["vae"]
-    for part, network in networks.items():
-        file = open_weights(paths[part], converted=how.converted)
+    if how.unet is not None:
+        del networks["unet"], paths["unet"]
+    files += _other_unet(family, networks, how)
+    for part, path in paths.items():
+        network, file = networks[part], open_weights(path, converted=how.converted)
         rows = plan(rules[part], shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
         with file.reader() as reader:
             how.fill(network, load(rows, reader), file.path)
@@ -233,6 +246,25 @@ def _load_folder(folder: Path, how: _How) -> Parts:
     names = diffusers.tokenizers_of(family.layout)
     tokenizers = {part: Tokenizer.from_folder(folder / name) for part, name in names.items()}
     return _parts(family, networks, tokenizers, files)
+
+
+def _with_unet(family: Family, unet: SeparateUNet, how: _How) -> Family:
+    """The family of a folder whose UNet comes from elsewhere, under the name that was asked for."""
+    joined, wanted = unet.family(family), how.family
+    if wanted is None:
+        return joined
+    if wanted.architecture != joined.architecture:
+        message = f"makes a {joined.name!r} of this model, not a {wanted.name!r}. Try: --family {joined.name}"
+        raise ModelFileError("architecture_mismatch", unet.file.path, message)
+    return replace(joined, name=wanted.name, defaults=wanted.defaults)
+
+
+def _other_unet(family: Family, networks: dict[str, nn.Module], how: _How) -> list[Path]:
+    """Puts the UNet of a file of its own among the networks, where one is asked for -> its files."""
+    if how.unet is None:
+        return []
+    networks["unet"], files = how.unet.load(family, how.device, how.dtype, check=how.check)
+    return list(files)
 
 
 def _other_vae(family: Family, networks: dict[str, nn.Module], how: _How) -> list[Path]:

@@ -24,7 +24,7 @@ from gesso.text.tokenizer import Tokenizer
 class Parts:
     """What `load_parts` gives. The networks are in evaluation mode and ask for no gradients.
 
-    files                each weight file that was read, in a fixed order, the UNet's first
+    files                each weight file that was read, in a fixed order, the model's own first
     text_2, tokenizer_2  SDXL's second text tower
     scalars              numbers that a single file holds beside the weights and that nothing reads, by their names
                          there, such as logit_scale: kept so that saving gives the same file

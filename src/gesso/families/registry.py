@@ -51,8 +51,7 @@ def release_like(family: Family) -> Family:
     Raises ValueError where there is none.
     """
     for release in _RELEASES:
-        same = (release.layout, release.concat) == (family.layout, family.concat)
-        same = same and bool(release.unet.guidance_dim) == bool(family.unet.guidance_dim)
+        same = release.architecture == family.architecture
         if same and (family.layout != "sd2" or family.concat != "none" or release.prediction == family.prediction):
             return release
     if family.layout == "sd2":  # predicts x0, as no release does

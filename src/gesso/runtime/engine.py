@@ -15,6 +15,7 @@ from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
 from gesso.families.loading import load_parts
+from gesso.families.parts import Parts
 from gesso.runtime.environment import Environment
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
@@ -75,15 +76,16 @@ class Engine:
         family: str | None = None,
         prediction: Prediction | None = None,
         vae: str | Path | None = None,
+        unet: str | Path | None = None,
     ) -> LoadedModel:
         """A model by its name ("gesso-mini") or from a file or a diffusers folder, from memory where it is loaded.
 
-        family, prediction, vae: where the file does not tell, or something else is wanted; see `load_parts`.
+        family, prediction, vae, unet: where the file does not tell, or something else is wanted; see `load_parts`.
         Raises GessoError where there is none, or the file is not a model that gesso can use.
         """
         path = find_model(model)
-        separate = None if vae is None else find_model(vae)
-        others = (str(separate.resolve()), *stamp(separate)) if separate is not None else ()
+        vae, unet = (None if other is None else find_model(other) for other in (vae, unet))
+        others = tuple(other and (str(other.resolve()), *stamp(other)) for other in (vae, unet))
         key = (str(path.resolve()), *stamp(path), family, prediction, *others)
         if key in self._resident:
             self._resident.move_to_end(key)
@@ -91,14 +93,12 @@ class Engine:
         while len(self._resident) >= self.max_models:
             self._resident.popitem(last=False)
         name = str(model) if str(model) in EMBEDDED else path.name or path.resolve().name
-        loaded = self._load(path, name, family=family, prediction=prediction, vae=separate)
+        parts = load_parts(path, dtype=None, check=False, family=family, prediction=prediction, vae=vae, unet=unet)
+        loaded = self._load(path, name, parts)
         self._resident[key] = loaded
         return loaded
 
-    def _load(
-        self, path: Path, name: str, *, family: str | None, prediction: Prediction | None, vae: Path | None
-    ) -> LoadedModel:
-        parts = load_parts(path, dtype=None, check=False, family=family, prediction=prediction, vae=vae)
+    def _load(self, path: Path, name: str, parts: Parts) -> LoadedModel:
         weights = tuple(WeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
         model = LoadedModel(
             name=name,
