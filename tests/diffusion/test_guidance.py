@@ -147,3 +147,36 @@ def test_without_uncond_there_is_no_second_prediction():
     )
     with pytest.raises(ValueError, match="needs uncond"):
         alone.with_uncond(torch.zeros(1, 2), torch.zeros(1))
+
+
+def test_prompts_that_guide_together_add_up_by_their_weights():
+    """Liu et al. 2022: uncond + scale * sum of weight * (prompt - uncond), in one call."""
+    network, z, t = Network(), normal(2, 4, 3, 3), torch.tensor([10.0, 900.0])
+    cond = words(1.0, 2.0, 4.0, -3.0)  # both rows of the first prompt, then those of the second
+    guided = GuidedNetwork(network, cond, words(0.5, -1.0), 7.5, cat, weights=(1.0, -0.5))
+    told = torch.tensor([0.5 + 7.5 * (0.5 - 0.5 * 3.5), -1.0 + 7.5 * (3.0 + 0.5 * 2.0)])
+    expected = z + (t / 1000 + told).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(guided(z, t), expected, rtol=0, atol=1e-5)  # float32: 7.5 times 1e-7 of 6
+    assert network.rows == [6]
+    both = guided.with_uncond(z, t)
+    uncond = z + (t / 1000 + torch.tensor([0.5, -1.0])).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(both, torch.stack([expected, uncond]), rtol=0, atol=1e-5)
+
+
+def test_the_weights_of_prompts_hold_at_scale_one_too():
+    network, z, t = Network(), normal(1, 4, 3, 3), torch.tensor([10.0])
+    guided = GuidedNetwork(network, words(1.0, 3.0), words(0.0), 1.0, cat, weights=(0.5, 0.5))
+    torch.testing.assert_close(guided(z, t), Network()(z, t, words(2.0)), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="needs uncond"):
+        GuidedNetwork(network, words(1.0, 3.0), None, 1.0, cat, weights=(0.5, 0.5))
+
+
+def test_rescale_measures_against_what_the_prompts_say_together():
+    z, t = normal(2, 4, 8, 8), torch.tensor([10.0, 900.0])
+
+    def network(z, timestep, told):
+        return z * told.context.reshape(-1, 1, 1, 1)
+
+    guided = GuidedNetwork(network, words(1.0, 1.0, 3.0, 2.0), words(0.5, 0.5), 7.5, cat, 1.0, (1.0, 1.0))
+    together = torch.tensor([0.5 + 0.5 + 2.5, 0.5 + 0.5 + 1.5])  # uncond + both differences
+    torch.testing.assert_close(guided(z, t).std(dim=(1, 2, 3)), (z.std(dim=(1, 2, 3)) * together), rtol=1e-5, atol=0)

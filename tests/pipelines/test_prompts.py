@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from gesso.pipelines.checks import RequestError
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import defaults_for
@@ -75,13 +74,6 @@ def test_clip_skip_moves_sdxl_only_where_a_preset_says_so(models: dict[str, Load
     base = encode(models["xl"]).cond.context
     assert torch.equal(encode(models["xl"], clip_skip=2).cond.context, base)
     assert not torch.equal(encode(models["xl"], clip_skip=2, preset="diffusers").cond.context, base)
-
-
-@pytest.mark.parametrize("prompt", ["a [cat:dog:0.5]", "a [cat|dog]", "a cat AND a dog"])
-def test_what_is_not_drawn_yet_is_said(models: dict[str, LoadedModel], prompt: str):
-    with pytest.raises(RequestError, match="not drawn yet"):
-        encode(models["sd"], prompt=prompt)
-    encode(models["sd"], prompt=prompt, syntax="plain")
 
 
 def test_tags_that_attach_nothing_are_named(models: dict[str, LoadedModel]):

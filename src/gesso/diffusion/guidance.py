@@ -7,7 +7,7 @@ opaque here: any type C with a function that stacks two batches of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -25,8 +25,9 @@ class GuidedNetwork(Generic[C]):
     """network: (z [B, ...], timestep [B], conditioning of B rows) -> eps, v or x0 [B, ...].
 
     cond, uncond: conditioning of B rows each; uncond may be None where no row is guided.
+    weights: of several prompts that guide together (see `joined`); cond has B rows for each, one prompt after another.
     scale: w in uncond + w * (cond - uncond), a number or [B]. 1 switches it off, for that row bit by bit; where it is 1
-    for all rows the network is called on B rows instead of 2B.
+    for all rows and a single prompt the network is called on B rows instead of 2B.
     cat: stacks (uncond, cond) along the batch. It is called once, not once a step.
     rescale: phi of arXiv:2305.08891, section 3.4, a number or [B] in 0..1: that share of the result gets the standard
     deviation of cond (over all but the batch). 0 switches it off; with zero terminal SNR 0.7 is common.
@@ -39,18 +40,19 @@ class GuidedNetwork(Generic[C]):
     scale: Tensor | float
     cat: Callable[[C, C], C]
     rescale: Tensor | float = 0.0
+    weights: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         phi = torch.as_tensor(self.rescale, dtype=torch.float64)
         if not bool(((phi >= 0) & (phi <= 1)).all()):
             raise ValueError(f"rescale is {self.rescale}, expected 0..1")
         if self.is_guided and self.uncond is None:
-            raise ValueError(f"scale is {self.scale}, which needs uncond; only scale 1 goes without")
+            raise ValueError(f"scale is {self.scale}, which needs uncond; only one prompt at scale 1 goes without")
 
     @cached_property
     def is_guided(self) -> bool:
-        """Whether any row needs the second half of the batch."""
-        return bool((torch.as_tensor(self.scale, dtype=torch.float64) != 1).any())
+        """Whether any row needs the prediction without a prompt."""
+        return self.weights != (1.0,) or bool((torch.as_tensor(self.scale, dtype=torch.float64) != 1).any())
 
     @cached_property
     def _is_rescaled(self) -> bool:
@@ -70,14 +72,27 @@ class GuidedNetwork(Generic[C]):
     def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
         """As `__call__`, and beside it what the network says without the prompt (for CFG++): [2, B, ...].
 
-        One call of the network on 2B rows, even where scale is 1. Raises ValueError where uncond is missing.
+        One call of the network on 2B rows or more, even where scale is 1. Raises ValueError where uncond is missing.
         """
         if self.uncond is None:
             raise ValueError("the prediction without a prompt is asked for, which needs uncond")
-        output = self.network(torch.cat([z, z]), torch.cat([timestep, timestep]), self._both)
-        uncond, cond = output.to(z.dtype).chunk(2)
+        times = 1 + len(self.weights)
+        output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), self._both)
+        uncond, *prompts = output.to(z.dtype).chunk(times)
+        cond = joined(prompts, uncond, self.weights)
         guided = guide(cond, uncond, self.scale, rescale=self.rescale if self._is_rescaled else None)
         return torch.stack([guided, uncond])
+
+
+def joined(prompts: Sequence[Tensor], uncond: Tensor, weights: Sequence[float]) -> Tensor:
+    """What several prompts say together: uncond + sum of weight * (prompt - uncond) (Liu et al. 2022, arXiv:2206.01714,
+    equation 11).
+
+    prompts: [B, ...] each -> [B, ...]. A single prompt of weight 1 stays as it is, bit by bit.
+    """
+    if tuple(weights) == (1.0,):
+        return prompts[0]
+    return uncond + torch.stack([w * (x - uncond) for x, w in zip(prompts, weights, strict=True)]).sum(0)
 
 
 def guide(cond: Tensor, uncond: Tensor, scale: Tensor | float, *, rescale: Tensor | float | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.evaluation.composition import Generate
 from gesso.pipelines.inputs import SourcePictures, prepare
-from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
+from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
 from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import TextToImage, draw_latents, to_images
@@ -39,7 +39,9 @@ def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str],
     """One picture for each prompt and seed, all in one batch.  -> uint8 [B, H, W, 3]"""
     encoded = [encode_prompts(model, replace(request, prompt=prompt)) for prompt in prompts]
     guided = [one.uncond for one in encoded if one.uncond is not None]
-    together = EncodedPrompt(_together([one.cond for one in encoded]), _together(guided) if guided else None, ())
+    together = EncodedPrompt.constant(
+        Told(_together([one.cond for one in encoded]), _together(guided) if guided else None)
+    )
     steps = plan_steps(request, model.family)
 
     def draw() -> Tensor:

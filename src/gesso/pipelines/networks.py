@@ -1,8 +1,10 @@
-"""What stands between the sampler and the networks of a job: masks, a refiner, guidance by text and picture.
+"""What stands between the sampler and the networks of a job: masks, a refiner, guidance by text and picture, text that
+changes over the steps.
 
 Each keeps the seam of `gesso.diffusion.denoiser`: denoise(x, sigma) -> x0, with_uncond(x, sigma) -> [2, B, ...].
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.denoiser import add_noise
+from gesso.diffusion.guidance import joined
 from gesso.diffusion.noise import NoiseSource
+from gesso.pipelines.clock import Clock
 from gesso.runtime.conditioning import Conditioning
 
 
@@ -93,9 +97,10 @@ class HandOver:
 
 @dataclass(frozen=True, eq=False)
 class EditNetwork:
-    """Guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3), three rows in one call.
+    """Guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3), all in one call.
 
     cond: text and picture; uncond: negative text and picture; neither: negative text and a picture of zeros.
+    weights: of several prompts that guide together, as `GuidedNetwork` has them
     """
 
     network: Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -104,18 +109,56 @@ class EditNetwork:
     neither: Conditioning
     scale: float
     image_scale: float
+    weights: tuple[float, ...] = (1.0,)
 
     def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on 3B rows."""
+        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on 3B rows or more."""
         return self.with_uncond(z, timestep)[0]
 
     def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
         """The same, and beside it what the network says without text: [2, B, ...]."""
-        all_three = Conditioning.cat(Conditioning.cat(self.cond, self.uncond), self.neither)
-        output = self.network(torch.cat([z] * 3), torch.cat([timestep] * 3), all_three)
-        cond, uncond, neither = output.to(z.dtype).chunk(3)
+        together = Conditioning.cat(Conditioning.cat(self.cond, self.uncond), self.neither)
+        times = 2 + len(self.weights)
+        output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), together)
+        *prompts, uncond, neither = output.to(z.dtype).chunk(times)
+        cond = joined(prompts, uncond, self.weights)
         guided = neither + self.scale * (cond - uncond) + self.image_scale * (uncond - neither)
         return torch.stack([guided, uncond])
+
+
+class TextNetwork(Protocol):
+    """A network that knows its text: `GuidedNetwork` and `EditNetwork` are such."""
+
+    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """z [B, ...], timestep [B] -> [B, ...]"""
+
+    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """The same, and beside it what the network says without text: [2, B, ...]."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChangingText:
+    """A network whose text changes over the steps.
+
+    moments: last step, counted from 1, and the network up to it, rising; the last holds to the end
+    shift: what is added to the clock's step before it is looked up: 1 where a change after n steps comes after n steps
+    """
+
+    clock: Clock
+    moments: Sequence[tuple[int, TextNetwork]]
+    shift: int = 1
+
+    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """z [B, ...], timestep [B] -> [B, ...]"""
+        return self._now()(z, timestep)
+
+    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
+        """The same, and beside it what the network says without text: [2, B, ...]."""
+        return self._now().with_uncond(z, timestep)
+
+    def _now(self) -> TextNetwork:
+        place = bisect_left([last for last, _ in self.moments], self.clock.step + self.shift)
+        return self.moments[min(place, len(self.moments) - 1)][1]
 
 
 class IndependentNoise(NoiseSource):

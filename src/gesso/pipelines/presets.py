@@ -28,6 +28,8 @@ syntax             how a prompt is read: a1111 with its (weights:1.2), comfyui, 
 emphasis           what weights do: original restores the mean of the states (A1111), no_norm does not; comfyui, compel;
                    ignore
 chunks             all: a long prompt is read in chunks of the text model's length; first: what does not fit is left out
+prompt_timing      when a prompt changes. steps: [a:b:5] has a for 5 steps of the whole schedule, an image to image run
+                   leaves some of them out. a1111: a step later, counted from where the run begins
 empty_negative     as_trained: SDXL is told zeros in place of an empty negative prompt; encoded: its encoding
 clip_skip_everywhere  clip_skip moves the layer of SD 2 and SDXL, too (diffusers, whose clip_skip is one less)
 levels             how 256 levels are made: round, or truncate, which is half a level darker
@@ -62,6 +64,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "emphasis": ("original", "no_norm", "ignore", "comfyui", "compel"),
         "chunks": ("all", "first"),
         "empty_negative": ("as_trained", "encoded"),
+        "prompt_timing": ("steps", "a1111"),
         "levels": ("round", "truncate"),
     }
 )
@@ -86,6 +89,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "emphasis": "no_norm",
                 "chunks": "all",
                 "empty_negative": "as_trained",
+                "prompt_timing": "steps",
                 "clip_skip_everywhere": False,
                 "levels": "round",
                 "ensd": 0,
@@ -109,6 +113,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "emphasis": "original",
                 "chunks": "all",
                 "empty_negative": "as_trained",
+                "prompt_timing": "a1111",
                 "clip_skip_everywhere": False,
                 "levels": "truncate",
                 "ensd": 0,
@@ -132,6 +137,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "emphasis": "ignore",
                 "chunks": "first",
                 "empty_negative": "as_trained",
+                "prompt_timing": "steps",
                 "clip_skip_everywhere": True,
                 "levels": "round",
                 "ensd": 0,

@@ -1,6 +1,10 @@
-"""The text of a request becomes conditioning: read by its syntax, encoded, told about in notices."""
+"""The text of a request becomes conditioning: read by its syntax, encoded, told about in notices.
 
-from collections.abc import Sequence
+A prompt may change over the steps, and several may guide together (AND). Each text is encoded once, whatever the number
+of steps that have it; which one counts, the run's clock says (`networks.ChangingText`).
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,115 +22,242 @@ from gesso.runtime.finite import rescued
 from gesso.text.chunks import known_pieces
 from gesso.text.dialects import find_dialect
 from gesso.text.emphasis import Emphasis
-from gesso.text.grammar import ParsedPrompt
-from gesso.text.prompt import Piece, WeightedText
+from gesso.text.grammar import ParsedPrompt, PlannedPrompt
+from gesso.text.prompt import Piece, PromptError, WeightedText
 
 MAX_CUT = 80  # characters of what was left out that a notice shows
+MAX_TEXT_NOTICES = 16  # of one text
+MAX_ENCODED_CHUNKS = 512  # of all texts over the steps; 0.3 GB for SDXL
 
 
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt and its negative as the network wants them, one row each, with what the user should know about them."""
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the network is told at some steps.
+
+    cond     [n, ...]: one row for each prompt that guides
+    uncond   [1, ...]; None where guidance is off
+    weights  of the n prompts
+    In place of one row there may be as many as pictures are drawn together, then n is 1.
+    """
 
     cond: Conditioning
-    uncond: Conditioning | None  # None where guidance is off
+    uncond: Conditioning | None
+    weights: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """A prompt and its negative as the network wants them, with what the user should know about them.
+
+    moments: last step, counted from 1, and what is told up to it, rising; the last holds to the end
+    """
+
+    moments: tuple[tuple[int, Told], ...]
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def constant(cls, told: Told, notices: tuple[str, ...] = ()) -> "EncodedPrompt":
+        """The same at every step."""
+        return cls(((1, told),), notices)
+
+    @property
+    def cond(self) -> Conditioning:
+        """That of the first step."""
+        return self.moments[0][1].cond
+
+    @property
+    def uncond(self) -> Conditioning | None:
+        """That of the first step."""
+        return self.moments[0][1].uncond
+
+
+def encode_prompts(model: LoadedModel, request: ResolvedRequest, *, num_steps: int | None = None) -> EncodedPrompt:
+    """Prompt and negative prompt to conditioning.
+
+    num_steps: of the whole schedule; by default those of the request. Raises RequestError for text that the model
+    cannot be told, PromptError for a prompt beyond the limits, NotFiniteError for numbers that are not finite.
+    """
+    texts = _Texts(model, request, num_steps or request.num_steps)
+    prompt = texts.read("prompt")
+    if model.family.is_told_guidance:
+        if any(len(planned.prompts) > 1 for planned in prompt.plan):
+            raise RequestError(
+                "prompt", "AND needs guidance, which this model is told and draws without. Leave AND out"
+            )
+        left_out = ("left out: the negative prompt; the model is told its guidance and draws without",)
+        notices = prompt.notices + (left_out if request.negative_prompt else ())
+        return texts.together(prompt, None, notices)
+    unguided = request.guidance_scale == 1 and request.image_guidance_scale is None and not prompt.is_joined
+    if unguided and not SAMPLERS[request.sampler].asks_uncond:
+        return texts.together(prompt, None, prompt.notices)
+    negative = texts.read("negative_prompt")
+    return texts.together(prompt, negative, prompt.notices + negative.notices)
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """One field of the request, read.  plan: what it says from step to step"""
+
+    field: str
+    parsed: ParsedPrompt
+    plan: tuple[PlannedPrompt, ...]
     notices: tuple[str, ...]
 
-
-def encode_prompts(model: LoadedModel, request: ResolvedRequest) -> EncodedPrompt:
-    """Prompt and negative prompt to conditioning of one row each.
-
-    Raises RequestError for a syntax that cannot be drawn, PromptError for a prompt beyond the limits, NotFiniteError
-    for numbers that are not finite.
-    """
-    cond, notices = _encode(model, request, "prompt")
-    if model.family.is_told_guidance:
-        left_out = ("left out: the negative prompt; the model is told its guidance and draws without",)
-        return EncodedPrompt(_conditioning(cond), None, notices + (left_out if request.negative_prompt else ()))
-    unguided = request.guidance_scale == 1 and request.image_guidance_scale is None
-    if unguided and not SAMPLERS[request.sampler].asks_uncond:
-        return EncodedPrompt(_conditioning(cond), None, notices)
-    uncond, more = _encode(model, request, "negative_prompt")
-    if cond.context.shape != uncond.context.shape:  # one call for both: the shorter one gets chunks of the empty text
-        empty, length = _plain(model, request, "", negative=True), max(cond.context.shape[1], uncond.context.shape[1])
-        cond, uncond = pad_chunks(cond, empty, length), pad_chunks(uncond, empty, length)
-    return EncodedPrompt(_conditioning(cond), _conditioning(uncond), notices + more)
+    @property
+    def is_joined(self) -> bool:
+        """Whether several prompts guide together."""
+        return self.parsed.joined == "guidance" and len(self.parsed.subprompts) > 1
 
 
-def _conditioning(encoded: EncodedText) -> Conditioning:
-    return Conditioning(context=encoded.context, added=encoded.added)
+_Key = tuple[tuple[str, ...], bool]  # texts of the prompts, negative
 
 
-def _encode(model: LoadedModel, request: ResolvedRequest, field: str) -> tuple[EncodedText, tuple[str, ...]]:
-    text, negative, said = getattr(request, field), field == "negative_prompt", field.replace("_", " ")
-    parsed, notices = _parse(request, text, field)
-    prompts = parsed.plan(request.num_steps)[0].prompts
-    words = " ".join(_words(prompt.pieces) for prompt in prompts)
-    notices += vocabulary_notices(model.tokenizer, words, field=said, objects=model.family.objects, model=model.name)
-    known = [known_pieces(prompt.pieces, model.tokenizer) for prompt in prompts]
-    texts = [_text(model, request, pieces, negative=negative) for pieces in known]
-    encoded = texts[0]
-    if len(texts) > 1:
-        empty = _plain(model, request, "", negative=negative)
-        ((encoded, _),) = join_prompts(texts, [prompt.weight for prompt in prompts], parsed.joined, empty)
-    if negative and not text and request.empty_negative == "as_trained" and model.family.zero_empty_negative:
-        encoded = zeros_like(model.family, encoded)
-    return encoded, notices + tuple(notice for text in texts for notice in _cut(text, said))
+class _Texts:
+    """Reads the texts of a request and encodes each once."""
+
+    def __init__(self, model: LoadedModel, request: ResolvedRequest, num_steps: int) -> None:
+        self.model, self.request, self.num_steps = model, request, num_steps
+        self.dialect = find_dialect(request.syntax)
+        self._encoded: dict[tuple[str, bool], EncodedText] = {}
+        self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
+        self._told: dict[tuple[_Key, _Key | None], Told] = {}
+        self._num_chunks = 0
+
+    def read(self, field: str) -> _Text:
+        """A field of the request to its texts over the steps, each encoded."""
+        text, negative, said = getattr(self.request, field), field == "negative_prompt", field.replace("_", " ")
+        parsed = self.dialect.parse_negative(text) if negative else self.dialect.parse(text)
+        plan = parsed.plan(self.num_steps)
+        notices = list(parsed.notices)
+        notices += [
+            f"left out: <{tag.kind}:{tag.name[:MAX_CUT]}>, which is not attached yet" for tag in parsed.networks
+        ]
+        texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
+        words, model = " ".join(map(_words, texts.values())), self.model
+        notices += vocabulary_notices(
+            model.tokenizer, words, field=said, objects=model.family.objects, model=model.name
+        )
+        for each, pieces in texts.items():
+            notices += _cut(self._text(each, pieces, negative=negative), said)
+        return _Text(field, parsed, plan, _few(notices))
+
+    def together(self, prompt: _Text, negative: _Text | None, notices: tuple[str, ...]) -> EncodedPrompt:
+        """What the network is told from step to step; equal moments are one object."""
+        plans = [text.plan for text in (prompt, negative) if text is not None]
+        moments = []
+        for last in sorted({planned.last_step for plan in plans for planned in plan}):
+            conds = self._join(prompt, _at(prompt.plan, last))
+            unconds = None if negative is None else self._join(negative, _at(negative.plan, last))
+            moments.append((last, self._tell(conds, unconds)))
+        return EncodedPrompt(tuple(moments), notices)
+
+    def _tell(self, cond: _Key, uncond: _Key | None) -> Told:
+        if (cond, uncond) not in self._told:
+            prompts, weights = map(list, zip(*self._joined[cond], strict=True))
+            parts = [*prompts]
+            if uncond is not None:
+                parts.append(self._joined[uncond][0][0])
+                # One call for all: the shorter ones get chunks of the empty text.
+                empty = self._empty()
+                length = max(part.context.shape[1] for part in parts)
+                parts = [pad_chunks(part, empty, length) if part.context.shape[1] < length else part for part in parts]
+            self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._told else 0)
+            last = None if uncond is None else _conditioning([parts.pop()])
+            self._told[cond, uncond] = Told(_conditioning(parts), last, tuple(weights))
+        return self._told[cond, uncond]
+
+    def _join(self, text: _Text, planned: PlannedPrompt) -> _Key:
+        """The prompts of one moment, as their syntax joins them, by a name under which they are kept."""
+        negative = text.field == "negative_prompt"
+        key = tuple(prompt.text for prompt in planned.prompts), negative
+        if key not in self._joined:
+            encoded = [self._text(prompt.text, prompt.pieces, negative=negative) for prompt in planned.prompts]
+            if len(encoded) > 1:
+                weights = [prompt.weight for prompt in planned.prompts]
+                self._joined[key] = join_prompts(encoded, weights, text.parsed.joined, self._empty())
+            else:
+                zeros = self.request.empty_negative == "as_trained" and self.model.family.zero_empty_negative
+                if zeros and negative and not self.request.negative_prompt:
+                    encoded = [zeros_like(self.model.family, encoded[0])]
+                self._joined[key] = [(encoded[0], 1.0)]
+        return key
+
+    def _empty(self) -> EncodedText:
+        return self._text("", (WeightedText(""),), negative=True)
+
+    def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> EncodedText:
+        key = text.strip(), negative
+        if key not in self._encoded:
+            encoded = self._encode(known_pieces(pieces, self.model.tokenizer), negative=negative)
+            self._count(len(encoded.chunks.num_tokens))
+            self._encoded[key] = encoded
+        return self._encoded[key]
+
+    def _count(self, num_chunks: int) -> None:
+        self._num_chunks += num_chunks
+        if self._num_chunks > MAX_ENCODED_CHUNKS:
+            raise PromptError(
+                "prompt_limit",
+                f"prompt: its texts over {self.num_steps} steps fill more than {MAX_ENCODED_CHUNKS} chunks. "
+                "Shorten it, or take schedules such as [a|b] out.",
+            )
+
+    def _encode(self, pieces: Sequence[Piece], *, negative: bool) -> EncodedText:
+        model, request = self.model, self.request
+        emphasis: Emphasis = request.emphasis  # type: ignore[assignment]  # checked by the request
+        most = 1 if request.chunks == "first" else None
+        reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
+        found: list[EncodedText] = []
+
+        def run() -> Tensor:
+            found.append(
+                model.encode_prompt(
+                    pieces,
+                    clip_skip=request.clip_skip,
+                    width=request.width,
+                    height=request.height,
+                    negative=negative,
+                    skip_everywhere=request.clip_skip_everywhere,
+                    reading=reading,
+                )
+            )
+            added = found[-1].added
+            return found[-1].context if added is None else torch.cat([found[-1].context.flatten(1), added], dim=1)
+
+        with torch.inference_mode():
+            rescued(model, "text", run)
+        return found[-1]
+
+
+def _at(plan: Sequence[PlannedPrompt], step: int) -> PlannedPrompt:
+    """What is said at a step, counted from 1."""
+    return next(planned for planned in plan if step <= planned.last_step)
+
+
+def _conditioning(prompts: Sequence[EncodedText]) -> Conditioning:
+    """One row a prompt."""
+    added = [prompt.added for prompt in prompts if prompt.added is not None]
+    return Conditioning(
+        context=torch.cat([prompt.context for prompt in prompts]), added=torch.cat(added) if added else None
+    )
 
 
 def _words(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text if isinstance(piece, WeightedText) else " " for piece in pieces)
 
 
-def _parse(request: ResolvedRequest, text: str, field: str) -> tuple[ParsedPrompt, tuple[str, ...]]:
-    """The text by its syntax. Raises RequestError for prompts that change from step to step, and for AND."""
-    dialect = find_dialect(request.syntax)
-    parsed = dialect.parse_negative(text) if field == "negative_prompt" else dialect.parse(text)
-    if not parsed.is_constant:
-        raise RequestError(
-            field,
-            "the prompt changes between steps ([a:b:0.5], [a|b]) or joins several (AND), which is not drawn yet. "
-            "Write \\[ for a bracket that is text, or read every sign as text with --set syntax=plain",
-        )
-    loras = tuple(f"left out: <{tag.kind}:{tag.name[:MAX_CUT]}>, which is not attached yet" for tag in parsed.networks)
-    return parsed, parsed.notices + loras
-
-
-def _plain(model: LoadedModel, request: ResolvedRequest, text: str, *, negative: bool) -> EncodedText:
-    return _text(model, request, (WeightedText(text),), negative=negative)
-
-
-def _text(model: LoadedModel, request: ResolvedRequest, pieces: tuple[Piece, ...], *, negative: bool) -> EncodedText:
-    dialect = find_dialect(request.syntax)
-    emphasis: Emphasis = request.emphasis  # type: ignore[assignment]  # checked by the request
-    most = 1 if request.chunks == "first" else None
-    reading = Reading(emphasis=emphasis, whole_words=dialect.whole_words, max_chunks=most)
-    found: list[EncodedText] = []
-
-    def run() -> Tensor:
-        found.append(
-            model.encode_prompt(
-                pieces,
-                clip_skip=request.clip_skip,
-                width=request.width,
-                height=request.height,
-                negative=negative,
-                skip_everywhere=request.clip_skip_everywhere,
-                reading=reading,
-            )
-        )
-        added = found[-1].added
-        return found[-1].context if added is None else torch.cat([found[-1].context.flatten(1), added], dim=1)
-
-    with torch.inference_mode():
-        rescued(model, "text", run)
-    return found[-1]
-
-
-def _cut(encoded: EncodedText, said: str) -> tuple[str, ...]:
+def _cut(encoded: EncodedText, said: str) -> Iterator[str]:
     """Notices about text that found no room and weights that were changed."""
     report = encoded.chunks
-    if not report.cut:
-        return report.notices
-    shown = report.cut if len(report.cut) <= MAX_CUT else f"{report.cut[: MAX_CUT - 3]}..."
-    return (*report.notices[:-1], f"of the {said} {report.total_tokens} tokens fit: left out from '{shown}' on")
+    yield from report.notices[: -1 if report.cut else None]
+    if report.cut:
+        shown = report.cut if len(report.cut) <= MAX_CUT else f"{report.cut[: MAX_CUT - 3]}..."
+        yield f"of the {said} {report.total_tokens} tokens fit: left out from '{shown}' on"
+
+
+def _few(notices: Sequence[str]) -> tuple[str, ...]:
+    """Each once, and not too many."""
+    found = tuple(dict.fromkeys(notices))
+    if len(found) <= MAX_TEXT_NOTICES:
+        return found
+    return (*found[: MAX_TEXT_NOTICES - 1], f"and {len(found) - MAX_TEXT_NOTICES + 1} notices more of that kind")

@@ -132,6 +132,8 @@ class TextToImageRequest:
     loras: tuple[LoraUse, ...] = ()
     controls: tuple[ControlUse, ...] = ()
 
+    prompt_timing: str | None = None  # one convention more
+
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
         check_text("negative_prompt", self.negative_prompt)
@@ -304,6 +306,7 @@ class ResolvedRequest(TextToImageRequest):
     clip_skip_everywhere: bool
     levels: str
     ensd: int
+    prompt_timing: str = "steps"  # versions 1 and 2 had no prompts that change
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,16 +34,18 @@ from gesso.pipelines.infotext import infotext
 from gesso.pipelines.inputs import SourcePictures, Start, prepare
 from gesso.pipelines.names import with_canonical_names
 from gesso.pipelines.networks import (
+    ChangingText,
     Denoising,
     EditNetwork,
     HandOver,
     IndependentNoise,
     MaskedInput,
     MaskedPrediction,
+    TextNetwork,
 )
 from gesso.pipelines.picture_file import encode_png, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
-from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
+from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
 from gesso.pipelines.recipe import Recipe, WeightFile
 from gesso.pipelines.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import drawable_size, mask_digest, paste_back, picture_digest
@@ -264,8 +266,10 @@ class TextToImage:
     def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
         """The text for the model and for the refiner, encoded once a run."""
         if job.prompts is None:
-            refined = encode_prompts(self.refiner, job.request) if self.refiner is not None else None
-            job.prompts = encode_prompts(self.model, job.request), refined
+            base, *rest = (
+                encode_prompts(model, job.request, num_steps=job.steps.num_planned) for model in self._models()
+            )
+            job.prompts = base, rest[0] if rest else None
         return job.prompts
 
     def _recipe(self, request: ResolvedRequest, notices: tuple[str, ...], image: Image.Image) -> Recipe:
@@ -418,7 +422,7 @@ def draw_latents(
         return start.latents
     clock = Clock(steps.num_planned, steps.first)
     sampler = SAMPLERS[request.sampler]
-    denoise: Denoising = _denoiser(model, request, prompt, steps, start)
+    denoise: Denoising = _denoiser(model, request, prompt, steps, start, clock)
     switch = steps.num_steps  # the step before which the sampler begins anew, with the refiner
     second = None
 
@@ -427,7 +431,7 @@ def draw_latents(
             model.residency.rest_all()
 
     if refiner is not None and refined is not None and request.refiner_switch_at is not None:
-        second = _denoiser(refiner, request, refined, steps, start)
+        second = _denoiser(refiner, request, refined, steps, start, clock)
         if request.refiner_rule == "timesteps":
             switch = steps.switch_of(request.refiner_switch_at)
         else:
@@ -470,44 +474,56 @@ def draw_latents(
 
 
 def _denoiser(
-    model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start
+    model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start, clock: Clock
 ) -> Denoiser:
     """One model with its text, guidance and what it sees beside the latents."""
-    rows, scale = len(start.x), request.guidance_scale
+    scale = request.guidance_scale
     if request.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE
-    times = rows // len(prompt.cond.context)  # one text for all rows, or one for each
-    cond = prompt.cond.repeat(times)
-    uncond = prompt.uncond.repeat(times) if prompt.uncond is not None else None
-    if model.family.is_told_guidance:
-        cond, scale = replace(cond, guidance=torch.full((rows,), scale, device=cond.context.device)), 1.0
-    if start.concat is not None:
-        cond = cond.with_picture(start.concat, start.level)
-        uncond = uncond.with_picture(start.concat, start.level) if uncond is not None else None
-    if request.image_guidance_scale is not None and uncond is not None and start.concat is not None:
-        network: GuidedNetwork[Conditioning] | EditNetwork = EditNetwork(
-            network=model.predict,
-            cond=cond,
-            uncond=uncond,
-            neither=uncond.with_picture(torch.zeros_like(start.concat)),
-            scale=scale,
-            image_scale=request.image_guidance_scale,
-        )
-    else:
-        network = GuidedNetwork(
-            network=model.predict,
-            cond=cond,
-            uncond=uncond,
-            scale=scale,
-            cat=Conditioning.cat,
-            rescale=request.guidance_rescale,
-        )
+    made = {id(told): _guided(model, request, told, start, scale) for _, told in prompt.moments}
+    network: TextNetwork = made[id(prompt.moments[0][1])]
+    if len(made) > 1:
+        shift = -steps.first if request.prompt_timing == "a1111" else 1
+        network = ChangingText(clock, [(last, made[id(told)]) for last, told in prompt.moments], shift)
     return Denoiser(
         network,
         steps.schedule,
         model.family.prediction,
         timestep_of=steps.timestep_of,
         consistency=request.sampler == "lcm",
+    )
+
+
+def _guided(model: LoadedModel, request: ResolvedRequest, told: Told, start: Start, scale: float) -> TextNetwork:
+    """The network with one text, guidance and what it sees beside the latents."""
+    rows = len(start.x)
+    # One text for all rows, or one for each; of prompts that guide together all rows of one, then those of the next.
+    cond = told.cond.repeat(rows * len(told.weights) // len(told.cond.context))
+    uncond = told.uncond.repeat(rows // len(told.uncond.context)) if told.uncond is not None else None
+    if model.family.is_told_guidance:
+        cond, scale = replace(cond, guidance=torch.full((rows,), scale, device=cond.context.device)), 1.0
+    if start.concat is not None:
+        every, level = start.concat.repeat(len(told.weights), 1, 1, 1), start.level
+        cond = cond.with_picture(every, None if level is None else level.repeat(len(told.weights)))
+        uncond = uncond.with_picture(start.concat, level) if uncond is not None else None
+    if request.image_guidance_scale is not None and uncond is not None and start.concat is not None:
+        return EditNetwork(
+            network=model.predict,
+            cond=cond,
+            uncond=uncond,
+            neither=uncond.with_picture(torch.zeros_like(start.concat)),
+            scale=scale,
+            image_scale=request.image_guidance_scale,
+            weights=told.weights,
+        )
+    return GuidedNetwork(
+        network=model.predict,
+        cond=cond,
+        uncond=uncond,
+        scale=scale,
+        cat=Conditioning.cat,
+        rescale=request.guidance_rescale,
+        weights=told.weights,
     )
 
 

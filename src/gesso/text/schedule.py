@@ -22,6 +22,7 @@ from gesso.text.attention import parse_attention
 from gesso.text.prompt import Piece, PromptError, Traced, shown
 
 MAX_SCHEDULES = 256  # of one prompt
+MAX_PLANNED_CHARS = 320_000  # of the different texts that a prompt has over its steps
 _MAX_NUMBER = 32  # characters
 
 WhenRule = Literal["point", "share"]
@@ -103,7 +104,7 @@ class PromptSchedule:
     def plan(self, num_steps: int, *, base_steps: int = 0, rule: WhenRule = "point") -> tuple[ScheduledText, ...]:
         """All texts in their order, each with the last step that has it; neighbours differ. The last ends the steps.
 
-        Raises ValueError for fewer steps than one.
+        Raises ValueError for fewer steps than one, PromptError for more than MAX_PLANNED_CHARS.
         """
         if num_steps < 1:
             raise ValueError(f"num_steps {num_steps}, expected at least 1")
@@ -111,13 +112,24 @@ class PromptSchedule:
         changes = {num_steps, *(step for step in last_steps.values() if step >= 1)}
         if any(mark.op == "turn" for mark in self._marks):
             changes.update(range(1, num_steps + 1))
-        plan: list[tuple[int, Traced]] = []
+        plan: list[tuple[int, str]] = []
+        read: dict[str, tuple[Piece, ...]] = {}
+        num_chars = 0
         for number in sorted(changes):
             traced = self._text_at(number, last_steps)
-            if plan and plan[-1][1].text == traced.text:
+            if traced.text not in read:
+                num_chars += len(traced.text)
+                if num_chars > MAX_PLANNED_CHARS:
+                    raise PromptError(
+                        "prompt_limit",
+                        f"prompt: its texts over {num_steps} steps have more than {MAX_PLANNED_CHARS} characters. "
+                        "Shorten it, or take schedules such as [a|b] out.",
+                    )
+                read[traced.text] = self._read(traced)
+            if plan and plan[-1][1] == traced.text:
                 plan.pop()
-            plan.append((number, traced))
-        return tuple(ScheduledText(number, traced.text, self._read(traced)) for number, traced in plan)
+            plan.append((number, traced.text))
+        return tuple(ScheduledText(number, text, read[text]) for number, text in plan)
 
     def _last_steps(self, num_steps: int, base_steps: int, rule: WhenRule) -> dict[int, int]:
         """Index of the mark that starts it -> last step of a schedule's first part."""
