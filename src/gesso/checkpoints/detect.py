@@ -13,6 +13,7 @@ from gesso.checkpoints.diffusers import INDEX, layout_of, weight_files
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.native import COMPONENTS, is_native
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, sha256_of
+from gesso.checkpoints.upscalers import is_upscaler
 from gesso.checkpoints.weight_file import WeightFile, open_weights
 
 Tensors = Mapping[str, TensorInfo]
@@ -79,6 +80,7 @@ def _model(what: str, family: str) -> Kind:
 
 
 _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
+    (is_upscaler, Kind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale --model")),
     (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_ADAPTER)),
     (_starts("control_model.", "controlnet_", "input_hint_block."), Kind("other", "a ControlNet", advice=_ADAPTER)),
     (_starts("ip_adapter."), Kind("other", "an IP-Adapter", advice=_ADAPTER)),

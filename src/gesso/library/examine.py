@@ -31,6 +31,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("UNet of a diffusers folder", "unet"),
     ("UNet without", "unet"),
     ("text encoder alone", "text_encoder"),
+    ("upscaler network", "upscaler"),
     ("upscaler of", "checkpoint"),  # SD x4 is a whole model
 )
 # What a header can hardly tell apart is believed from the folder.

@@ -129,11 +129,7 @@ def _check(tile: int) -> None:
 
 def in_tiles(stage: Stage, x: Tensor, tile: int) -> Tensor:
     """A stage over x in tiles of `tile` places a side, each with a rim that is cut off."""
-    cells = [
-        _Cell(top, left, tile, stage.rim, x)
-        for top in range(0, x.shape[-2], tile)
-        for left in range(0, x.shape[-1], tile)
-    ]
+    cells = list(cells_of(x, tile, stage.rim))
     if len(cells) == 1:
         return stage.run(x)
     norms = [module for part in stage.parts for module in part.modules() if isinstance(module, nn.GroupNorm)]
@@ -157,7 +153,14 @@ def in_tiles(stage: Stage, x: Tensor, tile: int) -> Tensor:
     return whole
 
 
-class _Cell:
+def cells_of(x: Tensor, tile: int, rim: int) -> Iterator["Cell"]:
+    """The tiles of x [..., H, W], row by row; the last of a row and of a column may be smaller."""
+    for top in range(0, x.shape[-2], tile):
+        for left in range(0, x.shape[-1], tile):
+            yield Cell(top, left, tile, rim, x)
+
+
+class Cell:
     """A tile of x, and the part of x that is looked at for it."""
 
     def __init__(self, top: int, left: int, tile: int, rim: int, x: Tensor) -> None:
@@ -190,7 +193,7 @@ class _Statistics:
     """Mean and variance of each group at each group norm, over all tiles."""
 
     def __init__(self) -> None:
-        self.cell: _Cell | None = None
+        self.cell: Cell | None = None
         self._sums: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
         self._fixed: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 

@@ -1,0 +1,36 @@
+"""An upscaler network from a file of its own: ESRGAN, Real-ESRGAN, SRVGGNetCompact."""
+
+from pathlib import Path
+
+import torch
+
+from gesso.checkpoints.keymap import load, plan, shapes_of
+from gesso.checkpoints.upscalers import upscaler_layout
+from gesso.checkpoints.weight_file import open_weights
+from gesso.families.parts import fill, on_meta
+from gesso.models.rrdb import RRDBNet, RRDBNetConfig
+from gesso.models.srvgg import SRVGG
+
+
+def load_upscaler_network(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    *,
+    converted: Path | None = None,
+) -> tuple[RRDBNet | SRVGG, tuple[Path, ...]]:
+    """The network, and the files that it was read from. Its sizes and scale are told by the header.
+
+    path       safetensors or a PyTorch file (.pth)
+    converted  as for `open_weights`
+    Raises ModelFileError.
+    """
+    file = open_weights(path, converted=converted)
+    names = shapes_of(file.tensors)
+    config, rules = upscaler_layout(names, file.path)
+    with on_meta():
+        network = RRDBNet(config) if isinstance(config, RRDBNetConfig) else SRVGG(config)
+    rows = plan(rules, names, shapes_of(network.state_dict()), where=file.path)
+    with file.reader() as reader:
+        fill(network, load(rows, reader), file.path, device=device, dtype=dtype)
+    return network, file.files
