@@ -1,11 +1,23 @@
 """The trainings of the default model at toy size, on a few drawn shapes instead of the font's glyphs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from gesso.checkpoints.native import save_native
+from gesso.families.gesso_mini import config_of
+from gesso.families.loading import load_parts
+from gesso.models.clip import CLIPTextModel
+from gesso.models.unet import UNet
+from gesso.models.upscaler import Upscaler
+from gesso.models.vae import AutoencoderKL
+from gesso.scenes.caption import all_words
 from gesso.scenes.vocabulary import things
+from gesso.text.tokenizer import learn_vocabulary
 from gesso.training.recipes import CPU, GPU, STAGES, Recipe
+from gesso.training.trained_model import TrainedModel
 
 OBJECTS = things()[:6]
 
@@ -63,3 +75,24 @@ def glyphs() -> np.ndarray:
         colour = rng.integers(100, 256, 3) * (0.75 - y / 256)[..., None]
         glyph[inside] = np.concatenate([colour, np.full((128, 128, 1), 255)], axis=2)[inside].clip(0, 255)
     return drawn
+
+
+def model_file(path: Path) -> Path:
+    """A model of random weights with the sizes of SMALL that draws OBJECTS."""
+    torch.manual_seed(0)
+    tokenizer = learn_vocabulary(all_words(OBJECTS), 4096, length=SMALL.text_length)
+    family = SMALL.family(tokenizer, OBJECTS, 1.0)
+    assert family.upscaler is not None
+    networks = {
+        "unet": UNet(family.unet),
+        "text": CLIPTextModel(family.text),
+        "vae": AutoencoderKL(family.vae),
+        "upscaler": Upscaler(family.upscaler),
+    }
+    save_native(path, networks, config_of(family), tokenizer.to_json(), {"title": "toy", "resolution": "128x128"})
+    return path
+
+
+def trained_model(path: Path) -> TrainedModel:
+    """That model with what it was trained on."""
+    return TrainedModel(load_parts(model_file(path)), OBJECTS, glyphs())

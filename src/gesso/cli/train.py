@@ -1,4 +1,4 @@
-"""`gesso train`: make the default model, or go on making it."""
+"""`gesso train`: make the default model and what comes with it, or go on making them."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,9 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from gesso.cli.model_option import ModelOption, resolve_model
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 FOLDER = Path("~/.cache/gesso/default-model")
+ADDITIONS = Path("~/.cache/gesso")
+AUTHOR = {"author": "the gesso authors", "license": "Apache-2.0"}
 STAGES = ("autoencoder", "grounding", "denoising", "upscaling")
 
 RecipeOption = Annotated[
@@ -98,12 +102,43 @@ def export(
         output,
         {
             "title": f"gesso-mini ({recipe})",
-            "author": "the gesso authors",
             "description": f"Draws {len(making.objects)} objects; trained by gesso on pictures composed of emoji.",
-            "license": "Apache-2.0",
+            **AUTHOR,
         },
     )
     typer.echo(f"{output} objects={len(family.objects)} size={family.output_size}")
+
+
+@app.command("lora")
+def lora(
+    style: Annotated[str, typer.Argument(help="line-art or woodcut.")],
+    output: Annotated[Path, typer.Argument(help="The safetensors file to write when the training is at its end.")],
+    model: ModelOption = "gesso-mini",
+    folder: Annotated[
+        Path | None, typer.Option(help="Keeps the states and logs; ~/.cache/gesso/STYLE where not given.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop each of the two stages after this long; run again to go on.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Pictures for the LoRA, in place of the recipe's.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank, in place of the recipe's.")] = None,
+    font: FontOption = None,
+    atlas: AtlasOption = None,
+) -> None:
+    """Train a LoRA that makes the default model draw in a style, or go on with it."""
+    from gesso.training.style_lora import CPU_LORA, StyleLora
+
+    recipe = CPU_LORA if rank is None else replace(CPU_LORA, rank=rank)
+    if samples is not None:
+        recipe = replace(recipe, denoising=replace(recipe.denoising, total_samples=samples))
+    place = folder or ADDITIONS / style
+    making = StyleLora(_trained(model, font, atlas), style, place.expanduser(), recipe)
+    seconds = float("inf") if minutes is None else 60 * minutes
+    if not making.train(stop_after=seconds, on_log=_print):
+        typer.echo(f"stopped early; run again to go on from {place}", err=True)
+        return
+    making.export(output, {"title": f"{style} for gesso-mini", **AUTHOR})
+    typer.echo(f"{output} rank={recipe.rank} bytes={output.stat().st_size}")
 
 
 @app.command("atlas")
@@ -130,26 +165,43 @@ def _recipe(name: str, device: str | None = None) -> Any:
     return RECIPES[name] if device is None else on_device(RECIPES[name], device)
 
 
-def _making(name: str, folder: str, source: Source) -> Any:
+def _trained(model: str, font: Path | None, atlas: Path | None) -> Any:
+    """The finished model that a training adds to."""
+    from gesso.families.loading import load_parts
+    from gesso.runtime.engine import find_model
+    from gesso.scenes.vocabulary import TABLES, things
+    from gesso.training.trained_model import TrainedModel
+
+    parts = load_parts(find_model(resolve_model(model)))
+    names = list(parts.family.objects)
+    tables = [things(name) for name in TABLES]
+    objects = next((table for table in tables if [thing.name for thing in table] == names), tables[0])
+    return TrainedModel(parts, objects, _glyphs(objects, font, atlas))
+
+
+def _glyphs(objects: Any, font: Path | None, atlas: Path | None) -> Any:
     from gesso.errors import GessoError
     from gesso.scenes.glyphs import load_atlas, render_glyphs
+
+    if atlas is not None and font is not None:
+        raise GessoError("--atlas and --font both name the glyphs: give one of them.")
+    if atlas is not None:
+        return load_atlas(atlas, objects)
+    return render_glyphs([thing.glyph for thing in objects], font)
+
+
+def _making(name: str, folder: str, source: Source) -> Any:
     from gesso.scenes.vocabulary import things
     from gesso.training.default_model import DefaultModel
     from gesso.training.recipes import rehearsal
 
-    if source.atlas is not None and source.font is not None:
-        raise GessoError("--atlas and --font both name the glyphs: give one of them.")
     recipe = _recipe(name, source.device)
     if source.rehearsal:
         recipe = rehearsal(recipe)
     if source.compile is not None:
         recipe = replace(recipe, compile=source.compile)
     objects = things(recipe.objects)
-    if source.atlas is None:
-        glyphs = render_glyphs([thing.glyph for thing in objects], source.font)
-    else:
-        glyphs = load_atlas(source.atlas, objects)
-    return DefaultModel(recipe, Path(folder), objects, glyphs)
+    return DefaultModel(recipe, Path(folder), objects, _glyphs(objects, source.font, source.atlas))
 
 
 def _train(

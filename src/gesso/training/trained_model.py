@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +15,6 @@ from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import Captioner
-from gesso.scenes.glyphs import render_glyphs
 from gesso.scenes.vocabulary import Thing
 from gesso.training.pools import Captions
 
@@ -27,30 +25,22 @@ OnLog = Callable[[dict[str, float]], None]
 class TrainedModel:
     """A model of composed pictures with what its pictures were composed of.
 
-    parts: float32, on the CPU. glyphs: uint8 [number of objects, 128, 128, 4], or None to draw them from the system's
-    font. Raises GessoError where the model was trained on other objects than the table's.
+    parts: float32, on the CPU. glyphs: uint8 [number of objects, 128, 128, 4], those of the objects. Raises GessoError
+    where the model was trained on other objects.
     """
 
-    def __init__(self, parts: Parts, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None) -> None:
+    def __init__(self, parts: Parts, objects: tuple[Thing, ...], glyphs: np.ndarray) -> None:
         if [thing.name for thing in objects] != list(parts.family.objects):
             raise GessoError(
                 f"{parts.files[0] if parts.files else parts.family.name}: draws {len(parts.family.objects)} objects, "
                 f"not the {len(objects)} of the table asked for. Take a model that gesso trained, and its table."
             )
-        self.parts, self.objects = parts, objects
-        self._glyphs = glyphs
+        self.parts, self.objects, self.glyphs = parts, objects, glyphs
+        self.captions = Captions(Captioner(objects), parts.tokenizer)
 
     @property
     def family(self) -> Family:
         return self.parts.family
-
-    @cached_property
-    def glyphs(self) -> np.ndarray:
-        return render_glyphs([thing.glyph for thing in self.objects]) if self._glyphs is None else self._glyphs
-
-    @cached_property
-    def captions(self) -> Captions:
-        return Captions(Captioner(self.objects), self.parts.tokenizer)
 
     def unet(self) -> UNet:
         """A copy to train on, as are the next."""
