@@ -174,7 +174,7 @@ def test_the_same_prompt_twice_with_half_the_weight_is_the_prompt(
         pipeline = TextToImage(engine, models["sd"])
         plain = pipeline.pixels(request)
         halves = pipeline.pixels(replace(request, prompt="a cat :0.5 AND a cat :0.5"))
-        assert (halves - plain).abs().mean() < 1e-5  # float32 through a random network, 4 steps
+        assert (halves - plain).abs().mean() < 1e-4  # float32 through a random network, 4 steps
         other = pipeline.pixels(replace(request, prompt="a cat AND a dog"))
         assert (other - plain).abs().mean() > 1e-3
 
@@ -184,7 +184,7 @@ def test_a_weight_is_a_share_of_the_guidance(engine: Engine, models: dict[str, L
     pipeline = TextToImage(engine, models["sd"])
     expected = pipeline.pixels(replace(REQUEST, guidance_scale=6.0))
     found = pipeline.pixels(replace(REQUEST, guidance_scale=4.0, prompt="a cat :1.5 AND "))
-    assert (found - expected).abs().mean() < 1e-5
+    assert (found - expected).abs().mean() < 1e-4
 
 
 def test_prompts_of_other_lengths_join_and_sdxl_takes_them_too(engine: Engine, models: dict[str, LoadedModel]):
@@ -206,7 +206,7 @@ def test_joined_prompts_edit_a_picture(engine: Engine, models: dict[str, LoadedM
     request = replace(REQUEST, num_steps=4)
     plain = pipeline.pixels(request, image=image)
     halves = pipeline.pixels(replace(request, prompt="a cat :0.5 AND a cat :0.5"), image=image)
-    assert (halves - plain).abs().mean() < 1e-5
+    assert (halves - plain).abs().mean() < 1e-4
     changing = pipeline.pixels(replace(request, prompt="[a cat:a dog:0.5] AND a cat"), image=image)
     assert (changing - plain).abs().mean() > 1e-3
 
