@@ -174,9 +174,9 @@ def test_the_same_prompt_twice_with_half_the_weight_is_the_prompt(
         pipeline = TextToImage(engine, models["sd"])
         plain = pipeline.pixels(request)
         halves = pipeline.pixels(replace(request, prompt="a cat :0.5 AND a cat :0.5"))
-        assert (halves - plain).abs().mean() < 1e-4  # float32 through a random network, 4 steps
         other = pipeline.pixels(replace(request, prompt="a cat AND a dog"))
-        assert (other - plain).abs().mean() > 1e-3
+        gap, change = ((each - plain).abs().mean() for each in (halves, other))
+        assert gap < 0.1 * change  # what float32 makes of another order of sums, enlarged by a random network
 
 
 def test_a_weight_is_a_share_of_the_guidance(engine: Engine, models: dict[str, LoadedModel]):
