@@ -11,7 +11,6 @@ import torch
 from gesso.diffusion.conventions import (
     CFGPP_SCALE,
     EnsdNoise,
-    a1111_first_noise,
     a1111_image_start,
     a1111_sigmas,
     a1111_timestep_sigmas,
@@ -21,6 +20,7 @@ from gesso.diffusion.conventions import (
     diffusers_image_start,
     discard_penultimate,
     final_scale,
+    first_noise,
     initial_scale,
     paste_middle,
     slerp,
@@ -211,16 +211,16 @@ def test_noise_of_another_size_goes_into_the_middle(small, large, rows_in, rows_
 def test_first_noise_of_a1111():
     """One draw of the source whatever else is asked, so later draws stay where they are."""
     plain = NvNoise([9, 9], [0, 1])
-    assert torch.equal(a1111_first_noise(plain, SHAPE), NvNoise([9, 9], [0, 1]).draw(SHAPE))
+    assert torch.equal(first_noise(plain, SHAPE), NvNoise([9, 9], [0, 1]).draw(SHAPE))
     source, other = NvNoise([9, 9], [0, 0]), NvNoise([70, 70], [0, 1])
-    mixed = a1111_first_noise(source, SHAPE, variation=other, strength=0.4)
+    mixed = first_noise(source, SHAPE, variation=other, strength=0.4, mix=slerp_a1111)
     assert torch.equal(mixed, slerp_a1111(NvNoise([9, 9]).draw(SHAPE), NvNoise([70, 70], [0, 1]).draw(SHAPE), 0.4))
     source = EnsdNoise(NvNoise([9]), 31337)
-    resized = a1111_first_noise(source, SHAPE, resized_from=(4, 6))
+    resized = first_noise(source, SHAPE, resized_from=(4, 6))
     assert torch.equal(resized[0, :, 2:6, 1:7], nv_normal((4, 4, 6), seed=9))
     assert torch.equal(resized[0, :, :2], nv_normal(SHAPE, seed=9)[:, :2])
     assert torch.equal(source.draw(SHAPE)[0], nv_normal(SHAPE, seed=9 + 31337))
-    assert torch.equal(a1111_first_noise(NvNoise([9]), SHAPE, variation=other, strength=0.0), NvNoise([9]).draw(SHAPE))
+    assert torch.equal(first_noise(NvNoise([9]), SHAPE, variation=other, strength=0.0), NvNoise([9]).draw(SHAPE))
 
 
 def test_cfgpp_scale():

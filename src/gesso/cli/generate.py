@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.cli.model_option import ModelOption, OfflineOption
+from gesso.cli.picture_options import MaskInvertOption, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
 from gesso.cli.sizes import parse_size
@@ -52,6 +53,19 @@ def command(
     noise: Annotated[
         str | None, typer.Option("--noise", help="Source of the noise: philox, or cpu and nv as other tools have it.")
     ] = None,
+    variation_seed: Annotated[
+        int | None, typer.Option("--variation-seed", "--subseed", help="Seed of a second noise; random where left out.")
+    ] = None,
+    variation_strength: Annotated[
+        float | None,
+        typer.Option(
+            "--variation-strength", "--subseed-strength", help="How much of the second noise is mixed in, 0 to 1."
+        ),
+    ] = None,
+    seed_size: Annotated[
+        str | None,
+        typer.Option("--seed-size", metavar="WxH", help="Size of the picture whose noise is laid into the middle."),
+    ] = None,
     clip_skip: Annotated[
         int | None, typer.Option("--clip-skip", help="Layer of the text encoder, from the end: 1 is the last.")
     ] = None,
@@ -67,6 +81,37 @@ def command(
     ] = None,
     mask_blur: Annotated[
         float | None, typer.Option("--mask-blur", help="Pixels by which the mask's edge is softened.")
+    ] = None,
+    mask_invert: MaskInvertOption = False,
+    mask_content: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-content",
+            "--inpainting-fill",
+            help="What stands under the mask at the start: original, fill (blurred neighbours), noise, nothing.",
+        ),
+    ] = None,
+    mask_area: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-area",
+            help="whole: the picture is drawn; masked: what is masked alone, larger, and put back in its place.",
+        ),
+    ] = None,
+    mask_padding: Annotated[
+        int | None, typer.Option("--mask-padding", help="Pixels around what is masked that are seen, too; 32.")
+    ] = None,
+    resize_mode: Annotated[
+        str | None,
+        typer.Option("--resize-mode", help="How the picture comes to size: stretch, crop, or fill, which adds edges."),
+    ] = None,
+    outpaint: Annotated[
+        str | None,
+        typer.Option(
+            "--outpaint",
+            metavar="PIXELS",
+            help="Draw beyond the picture: 64 at each side, right=128, or left=32,top=64,right=0,bottom=8.",
+        ),
     ] = None,
     image_guidance: Annotated[
         float | None,
@@ -152,6 +197,7 @@ def command(
     conventions = parse_settings(settings or [])
     if mask_blur is not None:
         conventions["mask_blur"] = mask_blur
+    seed_width, seed_height = parse_size(seed_size, "--seed-size") if seed_size is not None else (None, None)
     request = TextToImageRequest(
         **conventions,
         prompt=text,
@@ -175,6 +221,15 @@ def command(
         preset=preset,
         sigmas=parse_sigmas(sigmas) if sigmas is not None else None,
         refiner_switch_at=refiner_switch_at,
+        variation_seed=None if variation_seed == -1 else variation_seed,
+        variation_strength=variation_strength,
+        seed_width=seed_width,
+        seed_height=seed_height,
+        mask_content=mask_content,
+        mask_area=mask_area,
+        mask_padding=mask_padding,
+        resize=resize_mode,
+        outpaint=parse_sides(outpaint) if outpaint is not None else None,
     )
     from gesso.pipelines.output_names import plan
 
@@ -185,7 +240,7 @@ def command(
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
         check_names(request)
-        pictures = read_pictures(image, mask)
+        pictures = read_pictures(image, mask, invert=mask_invert)
         bar.stage(f"loading {Path(model).name}")
         pipeline = load_pipeline(
             model,
@@ -285,7 +340,6 @@ def _step(state: "Progress") -> tuple[str, int, int]:
 
 
 def _line(path: Path, picture: "Picture", seconds: float, *, as_json: bool) -> str:
-    request = picture.recipe.request
     index = f" index={picture.index}" if picture.index else ""
     if not as_json:
         return f"{GessoError(str(path)).one_line} seed={picture.seed}{index} time={seconds:.1f}s"
@@ -295,8 +349,8 @@ def _line(path: Path, picture: "Picture", seconds: float, *, as_json: bool) -> s
             "seed": picture.seed,
             "index": picture.index,
             "seconds": round(seconds, 3),
-            "width": request.width,
-            "height": request.height,
+            "width": picture.image.width,
+            "height": picture.image.height,
             "model": picture.recipe.model,
             "notices": picture.notices,
         },

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.model_option import model_of_recipe
+from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import load_pipeline, read_pictures
 from gesso.errors import GessoError
@@ -33,6 +34,7 @@ def command(
     mask: Annotated[
         Path | None, typer.Option("--mask", metavar="FILE", help="The mask that it was drawn with.")
     ] = None,
+    mask_invert: MaskInvertOption = False,
     refiner: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +75,7 @@ def command(
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
-        pictures = read_pictures(image, mask)
+        pictures = read_pictures(image, mask, invert=mask_invert)
         load = partial(
             load_pipeline,
             model or _find(recipe.model, recipe.model_hash, picture, "--model"),

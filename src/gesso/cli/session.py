@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from gesso.cli.model_option import resolve_model
+from gesso.errors import GessoError
 from gesso.pipelines.checks import check_known
 
 if TYPE_CHECKING:
@@ -23,13 +24,21 @@ def check_names(request: "TextToImageRequest") -> None:
         check_known("noise", request.noise, NOISE_SOURCES.keys())
 
 
-def read_pictures(image: Path | None, mask: Path | None) -> "dict[str, Image | None]":
-    """The pictures to start from, as the arguments of a pipeline. Raises GessoError for a file that is none."""
+def read_pictures(image: Path | None, mask: Path | None, *, invert: bool = False) -> "dict[str, Image | None]":
+    """The pictures to start from, as the arguments of a pipeline. Raises GessoError for a file that is none.
+
+    invert  the mask is the other way round: black is drawn again
+    """
+    from PIL import ImageOps
+
     from gesso.pipelines.source_images import read_image, read_mask
 
+    if invert and mask is None:
+        raise GessoError("--mask-invert needs a mask: give one with --mask")
+    grey = read_mask(mask) if mask is not None else None
     return {
         "image": read_image(image) if image is not None else None,
-        "mask": read_mask(mask) if mask is not None else None,
+        "mask": ImageOps.invert(grey) if grey is not None and invert else grey,
     }
 
 

@@ -226,7 +226,12 @@ class EnsdNoise(NoiseSource):
         seeds = [(seed + delta) % 2**64 for seed in source.seeds] if delta else source.seeds
         # Without a delta the later draws go on where the first one stopped.
         draws = [0 if delta else 1] * len(seeds)
+        self.delta = delta
         self._first, self._later = source, type(source)(seeds, source.pictures, draws=draws)
+
+    def fresh(self) -> EnsdNoise:
+        """The same source as if nothing had been drawn."""
+        return EnsdNoise(self._first.fresh(), self.delta)
 
     def brownian(self, levels: Sequence[float]) -> Brownian:
         """The path of the source of the first draws."""
@@ -276,34 +281,28 @@ def paste_middle(small: Tensor, large: Tensor) -> Tensor:
     return out
 
 
-def a1111_first_noise(
+def first_noise(
     noise: NoiseSource,
     shape: tuple[int, int, int],
     *,
     variation: NoiseSource | None = None,
     strength: float = 0.0,
+    mix: Callable[[Tensor, Tensor, float], Tensor] = slerp,
     resized_from: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The noise that a picture of A1111 starts from: one draw of `noise`, mixed and pasted as its settings say.
+    """The noise that a picture starts from: one draw of `noise`, mixed and pasted as A1111 does it.
 
     shape [C, H, W] -> float32 [B, C, H, W], of unit variance (nearly, where mixed). variation: a source of the
     variation seeds; A1111 gives picture i the variation seed + i, and then the same seed to all pictures.
-    strength: of the variation, 0..1. resized_from: height and width in latents of the run whose composition is wanted:
-    its noise, drawn afresh from the same seeds, goes into the middle of the new one.
+    strength: of the variation, 0..1. mix: slerp or slerp_a1111. resized_from: height and width in latents of the run
+    whose composition is wanted: its noise, drawn afresh from the same seeds, goes into the middle of the new one.
     """
     drawn = shape if resized_from is None else (shape[0], *resized_from)
     first = noise.draw(shape)
-    inner = first if drawn == shape else _fresh(noise).draw(drawn)
+    inner = first if drawn == shape else noise.fresh().draw(drawn)
     if variation is not None and strength != 0:
-        inner = slerp_a1111(inner, _fresh(variation).draw(drawn), strength)
+        inner = mix(inner, variation.fresh().draw(drawn), strength)
     return inner if drawn == shape else paste_middle(inner, first)
-
-
-def _fresh(noise: NoiseSource) -> NoiseSource:
-    """The same source as if nothing had been drawn."""
-    if isinstance(noise, EnsdNoise):
-        return _fresh(noise._first)
-    return type(noise)(noise.seeds, noise.pictures)
 
 
 def _overlap(small: int, large: int) -> tuple[slice, slice]:

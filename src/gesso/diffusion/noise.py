@@ -128,6 +128,10 @@ class NoiseSource(ABC):
             return torch.empty(0, *shape)
         return torch.stack([numbers if numbers is not None else like.new_zeros(tuple(shape)) for numbers in drawn])
 
+    def fresh(self) -> NoiseSource:
+        """The same source as if nothing had been drawn."""
+        return type(self)(self.seeds, self.pictures)
+
     def brownian(self, levels: Sequence[float]) -> Brownian:
         """One Brownian path in sigma a row, for samplers that ask for noise between two sigmas.
 

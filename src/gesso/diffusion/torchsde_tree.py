@@ -82,6 +82,10 @@ class TreeNoise(NoiseSource):
         super().__init__(source.seeds, source.pictures, draws=source.draws)
         self._source, self._low, self._high, self._normal = source, low, high, normal
 
+    def fresh(self) -> TreeNoise:
+        """The same source as if nothing had been drawn."""
+        return TreeNoise(self._source.fresh(), self._low, self._high, self._normal)
+
     def brownian(self, levels: Sequence[float]) -> TorchsdeTree:
         """The tree; levels do not matter."""
         seeds = [(seed + picture) % 2**64 for seed, picture in zip(self.seeds, self.pictures, strict=True)]

@@ -7,39 +7,130 @@ noise on a picture that is enlarged; the first noise; the encoder's sample of th
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
+from gesso.diffusion.conventions import first_noise, slerp, slerp_a1111
 from gesso.diffusion.denoiser import add_noise, per_row
 from gesso.diffusion.noise import NoiseSource
 from gesso.errors import GessoError
 from gesso.families.base import Family
+from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
+from gesso.pipelines.masks import filled
 from gesso.pipelines.request import ResolvedRequest
-from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, soften, to_pixels
+from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_back, reach_of, soften, to_pixels
 from gesso.pipelines.steps import Steps
 from gesso.runtime.engine import LoadedModel
+
+NONE = (0, 0, 0, 0)
+FADE = 4  # times what is drawn shows more than a grey mask is light, where grey says when a place is freed
 
 
 @dataclass(frozen=True, eq=False)
 class SourcePictures:
-    """The pictures that go in, at the size that is drawn; the mask softened."""
+    """The pictures that go in, as they are drawn, and what the result is put into.
+
+    image    at the size that is drawn
+    content  the same as the run starts from it: something else may stand under the mask
+    mask     softened; grey, white is drawn again
+    around   where only a part is drawn: the whole picture with its mask, and which part
+    """
 
     image: Image.Image | None = None
+    content: Image.Image | None = None
     mask: Image.Image | None = None
+    around: "Around | None" = None
 
     @staticmethod
     def of(
         request: ResolvedRequest, family: Family, image: Image.Image | None, mask: Image.Image | None
     ) -> "SourcePictures":
-        """Pictures as they were given -> as the run needs them; a picture that is enlarged keeps its size."""
+        """Pictures as they were given -> as the run needs them; a picture that is enlarged keeps its size.
+
+        A mask of another size than the picture is stretched to it. Raises RequestError for a mask without white where
+        only what is masked is drawn, and for borders that leave no room for the picture.
+        """
         if image is None:
             return SourcePictures()
+        image = image.convert("RGB")
         if family.concat == "upscale":
-            return SourcePictures(image.convert("RGB"))
-        fitted = fit(image.convert("RGB"), request.width, request.height)
-        if mask is None:
-            return SourcePictures(fitted)
-        return SourcePictures(fitted, soften(fit(mask.convert("L"), request.width, request.height), request.mask_blur))
+            return SourcePictures(image, image)
+        if mask is not None and request.mask_area == "masked":
+            return _one_part(request, image, fit(mask.convert("L"), *image.size))
+        canvas, mode, sides = (request.width, request.height), request.resize or "stretch", request.outpaint or NONE
+        inside = inside_of(canvas, sides)
+        placement = Placement.of(image.size, inside, mode)
+        placed = extend(placement.place(image), sides)
+        if mask is None and not any(sides):
+            return SourcePictures(placed, placed)
+        drawn = Image.new("L", canvas)
+        if mask is not None:
+            whole = fit(mask.convert("L"), *image.size) if mode != "stretch" else mask.convert("L")
+            drawn.paste(placement.place(whole), sides[:2])
+        if any(sides):
+            drawn = ImageChops.lighter(drawn, border_mask(canvas, sides, reach_of(request.mask_blur)))
+        soft = _softened(drawn, request)
+        return SourcePictures(placed, _content(request, placed, soft), soft)
+
+    def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:
+        """The finished picture of what was drawn: in its place, what is not masked bit by bit as it was."""
+        if self.around is not None:
+            return self.around.finish(drawn, request)
+        return _pasted(drawn, self.image, self.mask, request)
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The picture that a part was taken out of.
+
+    image, mask  at the picture's own size; the mask softened
+    region       left, top, right, bottom of the part
+    placement    of the part on what is drawn
+    """
+
+    image: Image.Image
+    mask: Image.Image
+    region: Box
+    placement: Placement
+
+    def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:
+        """What was drawn back in its place."""
+        left, top, right, bottom = self.region
+        part = self.placement.back(drawn, (right - left, bottom - top))
+        part = _pasted(part, self.image.crop(self.region), self.mask.crop(self.region), request)
+        whole = self.image.copy()
+        whole.paste(part, (left, top))
+        return whole
+
+
+def _one_part(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> SourcePictures:
+    """What is masked and a little around it, at the size that is drawn."""
+    soft, canvas = _softened(mask, request), (request.width, request.height)
+    region = masked_region(soft, request.mask_padding or 0, canvas)
+    placement = Placement.of((region[2] - region[0], region[3] - region[1]), canvas, "fill")
+    placed, small = placement.place(image.crop(region)), placement.place(soft.crop(region))
+    return SourcePictures(placed, _content(request, placed, small), small, Around(image, soft, region, placement))
+
+
+def _softened(mask: Image.Image, request: ResolvedRequest) -> Image.Image:
+    """Grey levels that say when a place is freed are left as they are unless the request blurs them."""
+    if request.mask_blend == "differential" and request.mask_blur == 0:
+        return mask
+    return soften(mask, request.mask_blur)
+
+
+def _pasted(
+    drawn: Image.Image, image: Image.Image | None, mask: Image.Image | None, request: ResolvedRequest
+) -> Image.Image:
+    if not request.paste_back or image is None or mask is None:
+        return drawn
+    if request.mask_blend == "differential":  # a dark grey place is drawn, too, from the picture's own colours
+        mask = mask.point([min(FADE * level, 255) for level in range(256)])
+    return paste_back(drawn, image, mask)
+
+
+def _content(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> Image.Image:
+    return image if request.mask_content == "original" else filled(image, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +140,7 @@ class Start:
     x        [B, C, h, w] holding noise of the first sigma
     noise    [B, C, h, w] the unit noise in it
     latents  [B, C, h, w] the picture that came in, or None
-    mask     [1, 1, h, w] 0 or 1, or None; 1 is drawn again
+    mask     [1, 1, h, w] 0 or 1, or None; 1 is drawn again. In between: freed later, see `Differential`
     concat   [B, K, h, w] channels beside the latents, or None
     level    int64 [B] noise level of the picture that is enlarged, or None
     """
@@ -69,8 +160,12 @@ def prepare(
     pictures: SourcePictures,
     noise: NoiseSource,
     rows: int,
+    variation: NoiseSource | None = None,
 ) -> Start:
-    """The start of `rows` pictures. Raises GessoError where the encoder gives numbers that are not finite."""
+    """The start of `rows` pictures; variation: what is mixed into the first noise.
+
+    Raises GessoError where the encoder gives numbers that are not finite.
+    """
     family, kind = model.family, model.family.concat
     scale = family.vae.downscale * family.output_scale
     shape = (family.vae.latent_channels, request.height // scale, request.width // scale)
@@ -79,12 +174,12 @@ def prepare(
         unseen = (
             kind == "inpaint" and request.mask_blend == "x" and _from_noise(request)
         )  # the concat shows enough of it
-        if request.strength is not None and pictures.image is not None and not unseen:
-            latents = encode(model, _at_scale(pictures.image, family), request, noise, rows)
+        if request.strength is not None and pictures.content is not None and not unseen:
+            latents = encode(model, _at_scale(pictures.content, family), request, noise, rows)
         concat, level = None, None
         if kind == "upscale" and pictures.image is not None and request.noise_level is not None:
             concat, level = _noisy_picture(pictures.image, request.noise_level, steps, noise, rows)
-        unit = noise.draw(shape).to(model.device)
+        unit = _first_noise(request, noise, shape, variation, scale).to(model.device)
         if pictures.mask is not None and kind == "none" and (request.mask_blend, request.vae_encode) == ("x", "sample"):
             noise.draw(shape)  # diffusers encodes the masked picture for every model and uses it for some
         mask = None
@@ -95,9 +190,28 @@ def prepare(
         elif kind == "edit" and pictures.image is not None:
             mean = _encode(model, _at_scale(pictures.image, family), None)
             concat = mean.expand(rows, -1, -1, -1) / family.vae.scaling_factor  # this family saw them unscaled
-        start = _first_x(request, steps, unit, latents)
+        start = _first_x(request, steps, unit, _under(request, mask, latents, unit))
     return Start(
         x=start, noise=unit, latents=latents, mask=mask, concat=_there(concat, model), level=_there(level, model)
+    )
+
+
+def _first_noise(
+    request: ResolvedRequest,
+    noise: NoiseSource,
+    shape: tuple[int, int, int],
+    variation: NoiseSource | None,
+    scale: int,
+) -> Tensor:
+    """The next draw, with a variation mixed in and noise of another size in its middle, as the request asks."""
+    sizes = request.seed_height, request.seed_width
+    return first_noise(
+        noise,
+        shape,
+        variation=variation,
+        strength=request.variation_strength or 0.0,
+        mix=slerp_a1111 if request.preset == "a1111" else slerp,
+        resized_from=(sizes[0] // scale, sizes[1] // scale) if sizes[0] and sizes[1] else None,
     )
 
 
@@ -109,9 +223,17 @@ def _first_x(request: ResolvedRequest, steps: Steps, unit: Tensor, latents: Tens
     return add_noise(latents, unit, steps.image_sigma) * steps.image_scale
 
 
+def _under(request: ResolvedRequest, mask: Tensor | None, latents: Tensor | None, unit: Tensor) -> Tensor | None:
+    """The latents of the picture, with what the request asks for under the mask."""
+    if latents is None or mask is None or request.mask_content not in ("noise", "nothing"):
+        return latents
+    return torch.where(mask > 0, unit if request.mask_content == "noise" else torch.zeros_like(unit), latents)
+
+
 def _from_noise(request: ResolvedRequest) -> bool:
     """Whether an inpainting run starts without the picture."""
-    return request.strength_rule == "diffusers" and request.mask is not None and request.strength == 1
+    masked = request.mask is not None or request.outpaint is not None
+    return request.strength_rule == "diffusers" and masked and request.strength == 1
 
 
 def encode(model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: NoiseSource, rows: int) -> Tensor:

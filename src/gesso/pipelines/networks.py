@@ -72,6 +72,35 @@ class MaskedInput:
         self._is_first = False
 
 
+class Differential:
+    """Each place is freed at its own step (Levin & Fried 2023, arXiv:2306.00950, algorithm 1): until then the picture
+    that came in, made noisy, stands there.
+
+    mask [1, 1, h, w] in 0..1: a place of m is freed after a share 1 - m of the run's steps, one of 0 never.
+    It changes x in place, as `MaskedInput` does. clock: that of the run, whose first step is `first`.
+    """
+
+    def __init__(
+        self, inner: Denoising, mask: Tensor, latents: Tensor, noise: Tensor, clock: Clock, *, first: int
+    ) -> None:
+        self.inner, self.mask, self.latents, self.noise, self.clock = inner, mask, latents, noise, clock
+        self._first = first
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self._blend(x, sigma)
+        return self.inner(x, sigma)
+
+    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self._blend(x, sigma)
+        return self.inner.with_uncond(x, sigma)
+
+    def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
+        done = self.clock.step - self._first
+        steps = self.clock.num_steps - self._first
+        freed = self.mask * steps >= steps - done
+        x.copy_(torch.where(freed & (self.mask > 0), x, add_noise(self.latents, self.noise, sigma)))
+
+
 class HandOver:
     """The base model first, the refiner after a share of the calls (A1111's rule: tested before each call)."""
 
@@ -167,6 +196,10 @@ class IndependentNoise(NoiseSource):
     def __init__(self, source: NoiseSource) -> None:
         super().__init__(source.seeds, source.pictures, draws=source.draws)
         self._source = source
+
+    def fresh(self) -> "IndependentNoise":
+        """The same source as if nothing had been drawn."""
+        return IndependentNoise(self._source.fresh())
 
     def brownian(self, levels: Sequence[float]) -> "IndependentNoise":
         """Itself; levels do not matter."""

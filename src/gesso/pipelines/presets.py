@@ -19,7 +19,8 @@ strength_rule      which steps an image to image run takes. share: the nearest w
                    a1111: one step more, and never all the way up to strength 1
 vae_encode         mean: what the encoder holds most likely; sample: drawn from its distribution, before any other noise
 mask_blend         x0: what is not masked is put into every prediction (A1111), the mask made small and rounded.
-                   x: into the noisy latents before every call but the first (diffusers), the mask shrunk by picking
+                   x: into the noisy latents before every call but the first (diffusers), the mask shrunk by picking.
+                   differential: as x, but a grey mask: the lighter a place, the earlier it is freed
 mask_blur          pixels by which the edge of the mask is softened before anything else
 paste_back         what is not masked is copied from the picture that came in, bit by bit
 refiner_rule       calls: the refiner takes over after a share of the network calls (A1111). timesteps: below the same
@@ -53,8 +54,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sigma_table": ("exact", "rounded", "float32"),
         "strength_rule": ("share", "a1111", "diffusers"),
         "vae_encode": ("mean", "sample"),
-        "mask_blend": ("x0", "x"),
-        "mask_content": ("original",),
+        "mask_blend": ("x0", "x", "differential"),
+        "mask_content": ("original", "fill", "noise", "nothing"),
         "mask_area": ("whole", "masked"),
         "resize": ("stretch", "crop", "fill"),
         "tiling": ("x", "y", "xy"),

@@ -53,6 +53,8 @@ DRAWN_SEED_BITS = 32  # a seed that is drawn is one that other tools accept and 
 MAX_CLIP_SKIP = 32  # layers of the largest text tower
 MAX_MASK_BLUR = 256.0  # pixels
 MAX_NOISE_LEVEL = 999
+MASK_PADDING = 32  # pixels around what is masked, where that alone is drawn; as in A1111
+OUTPAINT_BLUR = 8.0  # pixels by which new borders run into the picture
 OWN_SCHEDULE = "own"  # the schedule of a request that brings its own sigmas
 
 
@@ -85,7 +87,7 @@ class TextToImageRequest:
     image: str | None = None  # SHA-256 of the pixels of the picture to start from
     strength: float | None = None  # 0..1: share of the schedule that is drawn again
     mask: str | None = None  # SHA-256 of the mask; white is drawn again
-    mask_content: str | None = None  # what stands under the mask at the start: original
+    mask_content: str | None = None  # what stands under the mask at the start: original, fill, noise, nothing
     image_guidance_scale: float | None = None  # how strongly the picture leads, for models that edit by instruction
     noise_level: int | None = None  # noise on the picture that is enlarged, for models that enlarge
     refiner_switch_at: float | None = None  # 0..1: share of the steps after which the refiner takes over
@@ -211,6 +213,8 @@ class TextToImageRequest:
         if self.eta is None:
             values["eta"] = own_eta or 0.0
         _check_jobs(values, defaults)
+        _check_pictures_in(values, defaults, self)
+        _check_noise(values, defaults, draw_seed)
         _check_drawn(values)
         return ResolvedRequest(**values)
 
@@ -395,17 +399,15 @@ def _check_jobs(values: dict[str, Any], defaults: "Defaults") -> None:
             raise RequestError("image", f"this model {verb} a picture: give it one with --image")
         if values["strength"] is not None:
             raise RequestError("strength", f"this model {verb} the whole picture and takes no strength; leave it out")
-        if values["mask"] is not None:
-            raise RequestError("mask", f"this model {verb} the whole picture and takes no mask; leave it out")
+        for name in ("mask", "outpaint"):
+            if values[name] is not None:
+                raise RequestError(name, f"this model {verb} the whole picture and takes no {name}; leave it out")
     elif with_image and values["strength"] is None:
-        values["strength"] = 1.0 if values["mask"] is not None and defaults.kind == "inpaint" else defaults.strength
-    for name in ("strength", "mask"):
+        masked = values["mask"] is not None or values["outpaint"] is not None
+        values["strength"] = 1.0 if masked and defaults.kind == "inpaint" else defaults.strength
+    for name in ("strength", "mask", "outpaint", "resize"):
         if values[name] is not None and not with_image:
             raise RequestError(name, f"{name} needs a picture to start from: give one with --image")
-    if values["mask"] is not None:
-        values["mask_content"] = values["mask_content"] or "original"
-    elif values["mask_content"] is not None:
-        raise RequestError("mask_content", "mask_content needs a mask: give one with --mask")
     for name, has, what in (
         ("image_guidance_scale", editing, "edits by instruction"),
         ("noise_level", enlarging, "enlarges"),
@@ -423,6 +425,45 @@ def _check_jobs(values: dict[str, Any], defaults: "Defaults") -> None:
         raise RequestError("refiner_switch_at", "refiner_switch_at needs a refiner: give one with --refiner")
 
 
+def _check_pictures_in(values: dict[str, Any], defaults: "Defaults", asked: TextToImageRequest) -> None:
+    """Fills in how a picture that goes in is brought to size and masked; refuses what has nothing to work on."""
+    masked = values["mask"] is not None or values["outpaint"] is not None
+    if defaults.kind == "upscale" and values["resize"] is not None:
+        raise RequestError("resize", "this model enlarges the picture as it is; leave resize out")
+    if masked:
+        values["mask_content"] = values["mask_content"] or "original"
+    elif values["mask_content"] is not None:
+        raise RequestError("mask_content", "mask_content needs a mask: give one with --mask")
+    if values["mask_area"] is not None and values["mask"] is None:
+        raise RequestError("mask_area", "mask_area needs a mask: give one with --mask")
+    one_part = values["mask_area"] == "masked"
+    if one_part and values["outpaint"] is not None:
+        raise RequestError("mask_area", "mask_area masked draws a part of the picture, outpaint more: leave one out")
+    if one_part and values["resize"] is not None:
+        raise RequestError("resize", "mask_area masked keeps the picture's size; leave resize out")
+    if one_part and values["mask_padding"] is None:
+        values["mask_padding"] = MASK_PADDING
+    elif values["mask_padding"] is not None and not one_part:
+        raise RequestError("mask_padding", "mask_padding goes with mask_area masked")
+    if values["outpaint"] is not None and not any(values["outpaint"]):
+        raise RequestError("outpaint", "outpaint adds 0 pixels at every side; say how many at which")
+    if values["outpaint"] is not None and asked.mask_blur is None:
+        values["mask_blur"] = max(values["mask_blur"], OUTPAINT_BLUR)
+
+
+def _check_noise(values: dict[str, Any], defaults: "Defaults", draw_seed: Callable[[], int] | None) -> None:
+    """Fills in the seed of a variation; refuses half of a size, and a seed that nothing is taken of."""
+    if values["variation_strength"] is None and values["variation_seed"] is not None:
+        raise RequestError("variation_seed", "variation_seed needs variation_strength: how much of it, 0 to 1")
+    if values["variation_strength"] is not None and values["variation_seed"] is None:
+        values["variation_seed"] = draw_seed() if draw_seed else secrets.randbits(DRAWN_SEED_BITS)
+    if (values["seed_width"] is None) != (values["seed_height"] is None):
+        raise RequestError("seed_width", "seed_width and seed_height go together")
+    for side in ("seed_width", "seed_height"):
+        if values[side] is not None:
+            check_multiple(side, values[side], defaults.multiple)
+
+
 def _required(cls: type[TextToImageRequest]) -> list[str]:
     return [field.name for field in fields(cls) if field.default is MISSING]
 
@@ -436,10 +477,7 @@ def _check_outpaint(value: object) -> None:
         check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
 
 
-_NOT_DRAWN = (
-    *("variation_seed", "variation_strength", "seed_width", "seed_height", "tiling", "resize", "outpaint"),
-    *("mask_area", "mask_padding", "hires", "tile", "tile_overlap", "loras", "controls"),
-)
+_NOT_DRAWN = ("tiling", "hires", "tile", "tile_overlap", "loras", "controls")
 
 
 def _check_drawn(values: Mapping[str, Any]) -> None:

@@ -114,22 +114,37 @@ def soften(mask: Image.Image, radius: float) -> Image.Image:
 
     Those are the points that A1111 takes. radius 0: only black and white are left, parted at the middle.
     """
-    grey = np.asarray(mask.convert("L"), dtype=np.float64)
+    levels = np.asarray(mask.convert("L"))
     if radius == 0:
-        return Image.fromarray(np.where(grey >= 128, 255, 0).astype(np.uint8))
-    reach = int(2.5 * radius + 0.5)
+        return Image.fromarray(np.where(levels >= 128, 255, 0).astype(np.uint8))
+    reach = reach_of(radius)
+    found = mask.convert("L").getbbox()
+    if found is None:
+        return mask.convert("L")
+    left, top, right, bottom = found  # beyond twice the reach all is black and stays so
+    box = np.s_[max(top - 2 * reach, 0) : bottom + 2 * reach, max(left - 2 * reach, 0) : right + 2 * reach]
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
+    grey = levels[box].astype(np.float64)
     for axis in (0, 1):
         grey = _convolve(grey, weights / weights.sum(), axis)
-    return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    soft = np.zeros_like(levels)
+    soft[box] = grey.round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(soft)
+
+
+def reach_of(radius: float) -> int:
+    """Pixels to which `soften` carries a level."""
+    return int(2.5 * radius + 0.5)
 
 
 def _convolve(grey: NDArray[np.float64], weights: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     reach = len(weights) // 2
     around = np.pad(grey, [(reach, reach) if at == axis else (0, 0) for at in (0, 1)], mode="symmetric")
     size = grey.shape[axis]
-    shifted = (np.take(around, range(start, start + size), axis) for start in range(len(weights)))
-    return np.sum([weight * part for weight, part in zip(weights, shifted, strict=True)], axis=0)
+    total = np.zeros_like(grey)
+    for start, weight in enumerate(weights):
+        total += weight * (around[start : start + size] if axis == 0 else around[:, start : start + size])
+    return total
 
 
 def mask_pixels(mask: Image.Image) -> Tensor:
@@ -142,8 +157,11 @@ def latent_mask(mask: Image.Image, rows: int, columns: int, blend: str) -> Tenso
     """The mask at the size of the latents, 0 or 1, float32 [1, 1, rows, columns]; 1 is drawn again.
 
     blend x0: shrunk by PIL's bicubic filter and rounded, as A1111 does. blend x: nearest pixel, as diffusers and the
-    inpainting models do.
+    inpainting models do. blend differential: shrunk by the mean, and not rounded: 0..1.
     """
+    if blend == "differential":
+        means = mask.convert("L").resize((columns, rows), Image.Resampling.BOX)
+        return torch.from_numpy(np.asarray(means, dtype=np.float32) / 255)[None, None]
     if blend == "x":
         return F.interpolate(mask_pixels(mask), size=(rows, columns))
     small = mask.convert("L").resize((columns, rows), Image.Resampling.BICUBIC)

@@ -30,12 +30,14 @@ from gesso.families.base import Family
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.finder import Finder, NamedFiles
+from gesso.pipelines.framing import with_size
 from gesso.pipelines.infotext import infotext
 from gesso.pipelines.inputs import SourcePictures, Start, prepare
 from gesso.pipelines.names import with_canonical_names
 from gesso.pipelines.networks import (
     ChangingText,
     Denoising,
+    Differential,
     EditNetwork,
     HandOver,
     IndependentNoise,
@@ -48,7 +50,7 @@ from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
 from gesso.pipelines.recipe import Recipe, WeightFile
 from gesso.pipelines.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
-from gesso.pipelines.source_images import drawable_size, mask_digest, paste_back, picture_digest
+from gesso.pipelines.source_images import mask_digest, picture_digest
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
     DIFFUSERS_IN_SIGMA,
@@ -141,7 +143,7 @@ class TextToImage:
         request = with_canonical_names(request)
         request = _with_digest(request, "image", picture_digest(image) if image is not None else None)
         request = _with_digest(request, "mask", mask_digest(mask) if mask is not None else None)
-        request = _with_size(request, self.model.family, image)
+        request = with_size(request, self.model.family, image)
         return request.resolve(defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
 
     def __call__(
@@ -208,9 +210,7 @@ class TextToImage:
             found = self._draw(job, start, count, report)
             for row, drawn in enumerate(to_images(found.pixels, request.levels)):
                 notices = self._prompts(job)[0].notices + found.notices[row]
-                image = drawn
-                if request.paste_back and pictures.mask is not None and pictures.image is not None:
-                    image = paste_back(drawn, pictures.image, pictures.mask)
+                image = pictures.finish(drawn, request)
                 yield Picture(image=image, recipe=self._recipe(request.picture(start + row), notices, image))
 
     def _draw(self, job: "_Job", start: int, count: int, report: Callable[[int, Tensor | None], None]) -> "_Drawn":
@@ -221,8 +221,10 @@ class TextToImage:
         request, first, model = job.request, job.request.first_index + start, self.model
 
         def draw() -> Tensor:
-            noise = noise_source(request, range(first, first + count), job.steps)
-            begin = prepare(model, request, job.steps, job.pictures, noise, count)
+            pictures = range(first, first + count)
+            noise = noise_source(request, pictures, job.steps)
+            variation = variation_source(request, pictures)
+            begin = prepare(model, request, job.steps, job.pictures, noise, count, variation)
             return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
 
         with torch.inference_mode(), self._within_memory(request):
@@ -320,22 +322,6 @@ def _with_digest(request: TextToImageRequest, name: str, digest: str | None) -> 
     return replace(request, image=digest) if name == "image" else replace(request, mask=digest)
 
 
-def _with_size(request: TextToImageRequest, family: Family, image: Image.Image | None) -> TextToImageRequest:
-    """A picture that goes in decides the size where the request says nothing; one that is enlarged decides it alone."""
-    if image is None:
-        return request
-    width, height = drawable_size(image, family.size_multiple)
-    if family.concat == "upscale":
-        scale = family.vae.downscale
-        width, height = image.width * scale, image.height * scale
-        for name, side, own in (("width", width, request.width), ("height", height, request.height)):
-            if own not in (None, side):
-                raise RequestError(name, f"{name} {own}: this model makes {side} of the picture's {side // scale}")
-    elif request.width is not None or request.height is not None:
-        return request
-    return replace(request, width=width, height=height)
-
-
 def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bool = False) -> Defaults:
     """What a model and a preset fill into a request and what they accept.
 
@@ -391,14 +377,22 @@ def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family
 
 
 def noise_source(request: ResolvedRequest, pictures: range, steps: Steps) -> NoiseSource:
-    """The numbers of the pictures with these indices."""
+    """The numbers of the pictures with these indices; variations are all of the run's first picture, index 0."""
     kind = NOISE_SOURCES[request.noise]
-    source = kind([request.seed] * len(pictures), pictures)
+    indices = [0] * len(pictures) if request.variation_strength else pictures
+    source = kind([request.seed] * len(pictures), indices)
     if request.ensd:
         source = EnsdNoise(source, request.ensd)
     if request.sde_noise == "torchsde":
         return TreeNoise(source, *steps.ends, lambda seed, shape: kind([seed]).draw(shape)[0])
     return IndependentNoise(source) if request.sde_noise == "independent" else source
+
+
+def variation_source(request: ResolvedRequest, pictures: range) -> NoiseSource | None:
+    """The numbers that are mixed into the first noise of the pictures with these indices."""
+    if not request.variation_strength or request.variation_seed is None:
+        return None
+    return NOISE_SOURCES[request.noise]([request.variation_seed] * len(pictures), pictures)
 
 
 def draw_latents(
@@ -448,7 +442,7 @@ def draw_latents(
         if switch > 0:
             x = sample(
                 sampler,
-                _masked(denoise, request, start, model.family),
+                _masked(denoise, request, start, model.family, clock, steps),
                 x,
                 steps.sigmas,
                 noise,
@@ -460,7 +454,7 @@ def draw_latents(
             rest()
             x = sample(
                 sampler,
-                _masked(second, request, start, model.family),
+                _masked(second, request, start, model.family, clock, steps),
                 x,
                 steps.sigmas[switch:],
                 noise,
@@ -529,12 +523,16 @@ def _guided(model: LoadedModel, request: ResolvedRequest, told: Told, start: Sta
 
 def _blends(request: ResolvedRequest, family: Family) -> bool:
     """Whether what is not masked is put under the latents; diffusers leaves that to a model that knows the mask."""
-    return request.mask is not None and not (request.mask_blend == "x" and family.concat == "inpaint")
+    return not (request.mask_blend == "x" and family.concat == "inpaint")
 
 
-def _masked(inner: Denoising, request: ResolvedRequest, start: Start, family: Family) -> Denoising:
+def _masked(
+    inner: Denoising, request: ResolvedRequest, start: Start, family: Family, clock: Clock, steps: Steps
+) -> Denoising:
     if not _blends(request, family) or start.mask is None or start.latents is None:
         return inner
+    if request.mask_blend == "differential":
+        return Differential(inner, start.mask, start.latents, start.noise, clock, first=steps.first)
     if request.mask_blend == "x":
         return MaskedInput(inner, start.mask, start.latents, start.noise)
     return MaskedPrediction(inner, start.mask, start.latents)
