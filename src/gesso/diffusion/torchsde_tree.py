@@ -82,7 +82,7 @@ class TreeNoise(NoiseSource):
         super().__init__(source.seeds, source.pictures, draws=source.draws)
         self._source, self._low, self._high, self._normal = source, low, high, normal
 
-    def fresh(self) -> TreeNoise:
+    def fresh(self) -> "TreeNoise":
         """The same source as if nothing had been drawn."""
         return TreeNoise(self._source.fresh(), self._low, self._high, self._normal)
 
