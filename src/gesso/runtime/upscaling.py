@@ -45,7 +45,8 @@ class Upscaler:
     def upscale(self, pixels: Tensor, tile: int | None = TILE, rim: int = RIM) -> Tensor:
         """Pixels to more pixels.
 
-        pixels [B, 3, H, W] in [-1, 1] -> float32 [B, 3, scale * H, scale * W], clamped to [-1, 1], on the same device
+        pixels [B, 3, H, W] in [-1, 1] -> float32 [B, 3, scale * H, scale * W], clamped to [-1, 1], on the same device;
+               or uint8, levels -> uint8, the nearest levels
         tile   pixels a side of what is computed at a time; None: the whole picture at once
         Raises ValueError for a tile below MIN_TILE or a rim below 0.
         """
@@ -54,7 +55,7 @@ class Upscaler:
     def bands(self, pixels: Tensor, tile: int | None = TILE, rim: int = RIM) -> Iterator[Tensor]:
         """The same from top to bottom in bands of a row of tiles each, for pictures that are too large as a whole.
 
-        -> float32 [B, 3, scale * (tile or less), scale * W] each
+        -> [B, 3, scale * (tile or less), scale * W] each, as in `upscale`
         """
         tile = max(pixels.shape[-2:]) if tile is None else tile
         if rim < 0 or (tile < MIN_TILE and tile < max(pixels.shape[-2:])):
@@ -72,9 +73,11 @@ class Upscaler:
 
     @torch.no_grad()
     def _tile(self, pixels: Tensor, cell: Cell) -> Tensor:
-        weight = self.network.conv_out.weight
-        made = self.network(cell.seen(pixels).to(weight.device, weight.dtype))
-        return cell.own(made, self.scale, 1).float().clamp(-1, 1).to(pixels.device)
+        weight, seen = self.network.conv_out.weight, cell.seen(pixels)
+        levels = pixels.dtype == torch.uint8
+        seen = seen.to(weight.device).float() / 127.5 - 1 if levels else seen.to(weight.device)
+        made = cell.own(self.network(seen.to(weight.dtype)), self.scale, 1).float().clamp(-1, 1)
+        return ((made + 1) * 127.5).round().byte().to(pixels.device) if levels else made.to(pixels.device)
 
 
 def load_upscaler(

@@ -1,0 +1,42 @@
+"""A PNG from rows that come one after the other, for pictures that do not fit into memory; Pillow needs them whole."""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_SIDE = 2**31 - 1  # of the format
+RGB, UP = 2, 2  # colour type; filter: each row as its difference from the one above
+LEVEL = 6  # of zlib
+
+
+def png_chunks(width: int, height: int, bands: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
+    """The bytes of a PNG, in parts.
+
+    bands  uint8 [rows, width, 3] each, from top to bottom, `height` rows in all
+    Raises ValueError for sides that the format does not have, and for bands of another size.
+    """
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise ValueError(f"a PNG of {width}x{height}")
+    yield SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0))
+    packer, left, above = zlib.compressobj(LEVEL), height, np.zeros((1, 3 * width), dtype=np.uint8)
+    for band in bands:
+        if band.shape[1:] != (width, 3) or len(band) > left:
+            raise ValueError(f"a band {list(band.shape)} of a picture {width} wide with {left} rows to come")
+        rows = band.reshape(len(band), 3 * width)
+        lines = np.empty((len(rows), 1 + 3 * width), dtype=np.uint8)
+        lines[:, 0] = UP
+        np.subtract(rows, np.concatenate([above, rows[:-1]]), out=lines[:, 1:])
+        above, left = rows[-1:].copy(), left - len(rows)
+        if packed := packer.compress(lines.tobytes()):
+            yield _chunk(b"IDAT", packed)
+    if left:
+        raise ValueError(f"{left} rows are missing")
+    yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))

@@ -1,0 +1,102 @@
+"""Pictures made larger without diffusion: by interpolation, or by an upscaler network and interpolation to the size.
+
+Everything goes from top to bottom in bands, so that a result need not fit into memory.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from gesso.runtime.upscaling import RIM, TILE, Upscaler
+
+RESAMPLERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+REACH = {"nearest": 1, "box": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # pixels that a filter looks to either side
+TO_SIZE = "lanczos"  # from what a network gives to the size that is asked for, as in A1111
+MAX_PASSES = 3  # of a network over its own result, as in A1111
+BAND = 256  # rows at a time
+
+Size = tuple[int, int]  # width, height
+Rows = NDArray[np.uint8]  # [H, W, 3]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a network goes over a picture; see `gesso.runtime.upscaling`."""
+
+    side: int = TILE
+    rim: int = RIM
+
+
+def enlarge(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Image.Image:
+    """The picture at another size, RGB.
+
+    upscaler  a network, or a name in RESAMPLERS. A network goes over the picture until it is large enough, three times
+              at most, and what it gives is brought to the size by Lanczos
+    Costs the memory of the result, and of a tile. Raises ValueError for a size below 1 and for an unknown name.
+    """
+    return Image.fromarray(np.concatenate(list(enlarged_rows(image, size, upscaler, tiles))))
+
+
+def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Iterator[Rows]:
+    """The same from top to bottom, some rows at a time, for results that are too large for memory."""
+    if min(size) < 1:
+        raise ValueError(f"size {size[0]}x{size[1]}: expected 1 or more")
+    image = image.convert("RGB")
+    if isinstance(upscaler, str):
+        if upscaler not in RESAMPLERS:
+            raise ValueError(f"upscaler {upscaler!r}, expected one of {', '.join(RESAMPLERS)}")
+        yield from _resized(iter([np.asarray(image)]), image.size, size, upscaler)
+        return
+    for _ in range(_passes(image.size, size, upscaler.scale) - 1):
+        image = Image.fromarray(np.concatenate(list(_bands(image, upscaler, tiles))))
+    made = (image.width * upscaler.scale, image.height * upscaler.scale)
+    yield from _resized(_bands(image, upscaler, tiles), made, size, TO_SIZE)
+
+
+def _passes(size: Size, wanted: Size, scale: int) -> int:
+    """How often a network goes over the picture: once at least, since people ask for its look, too."""
+    if scale == 1:
+        return 1
+    ratio = max(wanted[0] / size[0], wanted[1] / size[1])
+    return min(MAX_PASSES, max(1, math.ceil(math.log(ratio, scale) - 1e-9)))
+
+
+def _bands(image: Image.Image, upscaler: Upscaler, tiles: Tiles) -> Iterator[Rows]:
+    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    for band in upscaler.bands(levels, tiles.side, tiles.rim):
+        yield band[0].permute(1, 2, 0).numpy()
+
+
+def _resized(bands: Iterator[Rows], size: Size, wanted: Size, resampler: str) -> Iterator[Rows]:
+    """Bands of a picture of `size` -> bands of it at the size that is wanted.
+
+    Rows are kept only as long as a row to come looks at them.
+    """
+    if size == wanted:
+        yield from bands
+        return
+    ratio = size[1] / wanted[1]
+    reach = math.ceil(REACH[resampler] * max(1.0, ratio)) + 1
+    kept, first = np.empty((0, size[0], 3), dtype=np.uint8), 0  # rows of the source from `first` on
+    for top in range(0, wanted[1], BAND):
+        bottom = min(top + BAND, wanted[1])
+        begin, end = max(0, math.floor(top * ratio) - reach), min(size[1], math.ceil(bottom * ratio) + reach)
+        parts = [kept[max(0, begin - first) :]]
+        first = max(first, begin)
+        while first + sum(map(len, parts)) < end:
+            parts.append(next(bands))
+        kept = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        strip = Image.fromarray(kept[: end - first])
+        box = (0.0, top * ratio - first, float(size[0]), min(bottom * ratio - first, float(strip.height)))
+        yield np.asarray(strip.resize((wanted[0], bottom - top), RESAMPLERS[resampler], box=box))

@@ -1,0 +1,95 @@
+"""Pictures made larger: whole and in bands the same, by the network as often as it takes."""
+
+import io
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from gesso.pipelines.png_rows import png_chunks
+from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows
+from gesso.runtime.upscaling import Upscaler, load_upscaler
+from upscaler_files import compact_shapes, weights
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
+    path = tmp_path_factory.mktemp("upscaler") / "x.safetensors"
+    save_file(weights(compact_shapes(2)), path)
+    return load_upscaler(path)
+
+
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+@pytest.mark.parametrize("size", [(60, 1300), (33, 700), (50, 641), (20, 90), (1, 1)])
+def test_bands_are_pillows_own_result(resampler: str, size: tuple[int, int]):
+    image = noise(40, 641)
+    found = np.asarray(enlarge(image, size, resampler), dtype=int)
+    expected = np.asarray(image.resize(size, RESAMPLERS[resampler]), dtype=int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1  # a place as a float, counted from another row
+
+
+def test_a_network_gives_its_scale_untouched(twice: Upscaler):
+    image = noise(30, 21)
+    pixels = np.asarray(image, dtype=np.float32)
+    found = np.asarray(enlarge(image, (60, 42), twice))
+    whole = twice.upscale(torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None], tile=None)
+    expected = ((whole[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "passes"), [((30, 20), 1), ((40, 28), 1), ((60, 41), 2), ((81, 40), 3), ((900, 600), 3)]
+)
+def test_a_network_works_until_the_picture_is_large_enough(
+    twice: Upscaler, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], passes: int
+):
+    seen = []
+    bands = Upscaler.bands
+    monkeypatch.setattr(Upscaler, "bands", lambda *args: seen.append(args[1].shape[-1]) or bands(*args))
+    assert enlarge(noise(20, 14), size, twice).size == size
+    assert seen == [20 * 2**i for i in range(passes)]
+
+
+def test_a_large_result_is_never_whole(twice: Upscaler):
+    """8 million pixels in bands of a row of tiles: tracemalloc sees numpy's memory, which the bands are."""
+    tracemalloc.start()
+    rows = 0
+    for band in enlarged_rows(noise(500, 1000), (2000, 4000), "lanczos", Tiles(side=16, rim=4)):
+        rows += len(band)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == 4000
+    assert peak < 3 * 2000 * 4000 / 2
+    rows = sum(map(len, enlarged_rows(noise(64, 200), (100, 390), twice, Tiles(side=32, rim=4))))
+    assert rows == 390
+
+
+def test_a_png_in_parts_is_the_picture():
+    image = noise(37, 100)
+    levels = np.asarray(image)
+    data = b"".join(png_chunks(37, 100, [levels[:1], levels[1:64], levels[64:]]))
+    with Image.open(io.BytesIO(data)) as read:
+        assert (read.mode, read.size) == ("RGB", (37, 100))
+        assert read.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("bands", [[99], [101], [50, 51], []])
+def test_a_png_has_all_its_rows(bands: list[int]):
+    with pytest.raises(ValueError, match=r"rows are missing|rows to come"):
+        list(png_chunks(5, 100, [np.zeros((rows, 5, 3), dtype=np.uint8) for rows in bands]))
+
+
+def test_what_cannot_be(twice: Upscaler, tmp_path: Path):
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        enlarge(noise(4, 4), (0, 4), "lanczos")
+    with pytest.raises(ValueError, match="expected one of nearest"):
+        enlarge(noise(4, 4), (4, 4), "magic")
