@@ -262,6 +262,27 @@ def test_a_variation_without_a_seed_draws_one_and_the_recipe_tells(pipelines: di
     assert draw(pipelines["sd"], variation_strength=0.2, variation_seed=1).recipe.request.variation_seed == 1
 
 
+# --- sides that continue each other
+
+
+def test_a_seamless_picture_has_no_seam():
+    """Drawn by the shipped model: across the border neighbours differ no more than somewhere within the picture.
+
+    What `tests/runtime/test_seamless.py` proves of each network, seen in the picture.
+    """
+    pipeline = TextToImage(Engine("cpu"), Engine("cpu").load())
+
+    def jumps(axis: int, tiling: str | None) -> tuple[float, float]:
+        values: dict[str, Any] = {"prompt": "two cats and a ball on a green background", "seed": 5, "num_steps": 8}
+        levels = np.asarray(draw(pipeline, width=256, height=128, tiling=tiling, **values).image, dtype=np.float64)
+        inside = np.abs(np.diff(levels, axis=axis)).mean(axis=(1 - axis, 2))
+        return float(np.abs(np.take(levels, 0, axis) - np.take(levels, -1, axis)).mean()), float(inside.max())
+
+    for axis, tiling in ((1, "x"), (0, "y"), (0, "xy"), (1, "xy")):
+        border, inside = jumps(axis, tiling)
+        assert border <= inside
+
+
 # --- all of it in the recipe
 
 
@@ -271,6 +292,7 @@ def test_a_variation_without_a_seed_draws_one_and_the_recipe_tells(pipelines: di
         {"mask_content": "fill", "mask_area": "masked", "mask_padding": 4, "mask_blur": 1.0},
         {"mask_blend": "differential", "resize": "fill", "preset": "a1111"},
         {"outpaint": (0, 8, 16, 0), "width": None, "height": None},
+        {"tiling": "x"},
         {"variation_strength": 0.3, "seed_width": 32, "seed_height": 32, "num_images": 1, "first_index": 3},
     ],
 )

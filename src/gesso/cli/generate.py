@@ -66,6 +66,10 @@ def command(
         str | None,
         typer.Option("--seed-size", metavar="WxH", help="Size of the picture whose noise is laid into the middle."),
     ] = None,
+    tiling: Annotated[
+        str | None,
+        typer.Option("--tiling", metavar="AXES", help="Sides that continue each other, for patterns: x, y or xy."),
+    ] = None,
     clip_skip: Annotated[
         int | None, typer.Option("--clip-skip", help="Layer of the text encoder, from the end: 1 is the last.")
     ] = None,
@@ -225,6 +229,7 @@ def command(
         variation_strength=variation_strength,
         seed_width=seed_width,
         seed_height=seed_height,
+        tiling=tiling,
         mask_content=mask_content,
         mask_area=mask_area,
         mask_padding=mask_padding,

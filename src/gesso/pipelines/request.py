@@ -477,7 +477,7 @@ def _check_outpaint(value: object) -> None:
         check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
 
 
-_NOT_DRAWN = ("tiling", "hires", "tile", "tile_overlap", "loras", "controls")
+_NOT_DRAWN = ("hires", "tile", "tile_overlap", "loras", "controls")
 
 
 def _check_drawn(values: Mapping[str, Any]) -> None:

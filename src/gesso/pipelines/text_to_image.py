@@ -63,6 +63,7 @@ from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.finite import rescued, stop_when_all_lost
 from gesso.runtime.plan import MemoryPlan, Workload
+from gesso.runtime.seamless import seamless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +228,7 @@ class TextToImage:
             begin = prepare(model, request, job.steps, job.pictures, noise, count, variation)
             return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
 
-        with torch.inference_mode(), self._within_memory(request):
+        with torch.inference_mode(), self._within_memory(request), seamless(request.tiling):
             prompt, refined = self._prompts(job)
             found = [rescued(model, "unet", draw)]
             found.append(rescued(model, "vae", lambda: model.decode(found[0].value)))
@@ -254,6 +255,7 @@ class TextToImage:
             rows=min(self.engine.rows_per_call, request.num_images),
             guided=request.guidance_scale != 1 and not model.family.is_told_guidance,
             encodes=request.image is not None or model.family.concat == "inpaint",
+            seamless=request.tiling,
         )
         return self.engine.plan(model, work)
 

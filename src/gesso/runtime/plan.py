@@ -30,6 +30,7 @@ from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.footprint import peak_nbytes
 from gesso.runtime.residency import Residency, Stay
+from gesso.runtime.seamless import seamless
 from gesso.runtime.tiling import MIN_TILE, Stage, decode_front, decoder_stages, encode_tail, encoder_stages
 
 MIB, GIB = 2**20, 2**30
@@ -65,6 +66,7 @@ class Workload:
     guided         whether each step asks for a guided and an unguided half
     tokens         length of the context; the text model's where None
     encodes        whether pictures are encoded first (image to image, inpainting)
+    seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
     """
 
     width: int
@@ -73,6 +75,7 @@ class Workload:
     guided: bool = True
     tokens: int | None = None
     encodes: bool = False
+    seamless: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,7 @@ class Footprint:
         self.family, self.residency, self.scores = family, residency, scores
         self._networks: dict[str, nn.Module] = {}
         self._known: dict[tuple[Any, ...], int] = {}
+        self._axes: str | None = None  # of the workload that is being counted
 
     def phases(self, work: Workload, plan: MemoryPlan) -> tuple[Phase, ...]:
         """The phases of a workload under a plan's measures."""
@@ -165,7 +169,9 @@ class Footprint:
         names |= {"unet": ("unet",), "decode": ("vae",)}
         if self.family.upscaler is not None:
             names["upscale"] = ("upscaler",)
-        found = self._activations(work, plan)
+        self._axes = work.seamless
+        with seamless(work.seamless):
+            found = self._activations(work, plan)
         return tuple(
             Phase(name=name, weights=self._weights(parts, plan), activations=found[name])
             for name, parts in names.items()
@@ -287,6 +293,7 @@ class Footprint:
         return self._networks[name].to(self.residency.dtype(name))
 
     def _count(self, key: tuple[Any, ...], call: Any, *, scores: bool = False) -> int:
+        key = (*key, self._axes)
         if key not in self._known:
             self._known[key] = peak_nbytes(call, scores=scores)
         return self._known[key]
@@ -342,7 +349,7 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
         yield replace(plan, unet_rows=(plan.unet_rows + 1) // 2)
     if plan.stay == "resident":
         yield replace(plan, stay="turns")
-    if vae:
+    if vae and work.seamless is None:
         side = max(work.width, work.height) // footprint.family.size_multiple
         now = plan.tile or side
         yield from (replace(plan, tile=tile) for tile in _TILES if tile < now)
