@@ -35,6 +35,7 @@ class Command:
 COMMANDS = (
     Command("generate", "gesso.cli.generate", "Draw pictures from a prompt."),
     Command("replay", "gesso.cli.replay", "Make a picture again from the recipe inside it, and compare."),
+    Command("upscale", "gesso.cli.upscale", "Make pictures larger, without a prompt."),
     Command("preprocess", "gesso.cli.preprocess", "Make the hint of a picture that steers a ControlNet."),
     Command("models", "gesso.cli.models", "List, import, convert and check models."),
     Command("lora", "gesso.cli.lora", "Look into LoRA files, convert, merge, extract and resize them."),

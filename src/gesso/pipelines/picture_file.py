@@ -10,7 +10,7 @@ import secrets
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -44,8 +44,8 @@ def encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
     return buffer.getvalue()
 
 
-def write_new(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file that is there completely or not at all, whatever stops the program.
+def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = False) -> None:
+    """Write a file that is there completely or not at all, whatever stops the program. Data may come in parts.
 
     The bytes go to a hidden file beside it, reach the disk, and only then get their name. Makes the folder where it is
     missing. Raises FileExistsError where the name is taken (unless `overwrite`), GessoError where it cannot be written.
@@ -55,7 +55,7 @@ def write_new(path: Path, data: bytes, *, overwrite: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(hidden, "xb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             if overwrite:

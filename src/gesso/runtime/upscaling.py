@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gesso.errors import GessoError
 from gesso.families.upscaler_network import load_upscaler_network
 from gesso.models.rrdb import RRDBNet
 from gesso.models.srvgg import SRVGG
@@ -48,7 +49,7 @@ class Upscaler:
         pixels [B, 3, H, W] in [-1, 1] -> float32 [B, 3, scale * H, scale * W], clamped to [-1, 1], on the same device;
                or uint8, levels -> uint8, the nearest levels
         tile   pixels a side of what is computed at a time; None: the whole picture at once
-        Raises ValueError for a tile below MIN_TILE or a rim below 0.
+        Raises ValueError for a tile below MIN_TILE or a rim below 0, GessoError where numbers leave the format.
         """
         return torch.cat(list(self.bands(pixels, tile, rim)), dim=-2)
 
@@ -76,7 +77,10 @@ class Upscaler:
         weight, seen = self.network.conv_out.weight, cell.seen(pixels)
         levels = pixels.dtype == torch.uint8
         seen = seen.to(weight.device).float() / 127.5 - 1 if levels else seen.to(weight.device)
-        made = cell.own(self.network(seen.to(weight.dtype)), self.scale, 1).float().clamp(-1, 1)
+        made = cell.own(self.network(seen.to(weight.dtype)), self.scale, 1).float()
+        if not made.isfinite().all():
+            raise GessoError(f"the upscaler's numbers leave {weight.dtype}; load it as float32 (--dtype float32)")
+        made = made.clamp(-1, 1)
         return ((made + 1) * 127.5).round().byte().to(pixels.device) if levels else made.to(pixels.device)
 
 

@@ -1,0 +1,100 @@
+"""`gesso upscale` as people use it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from gesso.cli.main import run
+from upscaler_files import compact_shapes, rrdb_shapes, weights
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GESSO_HOME", str(tmp_path / "home"))
+    random = np.random.default_rng(0)
+    for name in ("x.png", "y.png"):
+        Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(name)
+    return tmp_path
+
+
+def size_of(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+        return image.size
+
+
+def test_without_a_network(capsys: Capture):
+    assert run(["upscale", "x.png"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("x-64x48.png size=64x48 time=")
+    with Image.open("x.png") as image, Image.open("x-64x48.png") as larger:
+        assert larger.tobytes() == image.resize((64, 48), Image.Resampling.LANCZOS).tobytes()
+    assert run(["upscale", "x.png", "-m", "nearest", "--scale", "1.5", "-o", "z.png", "-q"]) == 0
+    assert capsys.readouterr().err == "" and size_of("z.png") == (48, 36)
+
+
+def test_with_a_network_in_a_file_of_pytorch(capsys: Capture):
+    torch.save({"params": weights(compact_shapes(4))}, "realesr.pth")
+    assert run(["upscale", "x.png", "y.png", "-m", "realesr.pth", "-o", "large", "--tile", "16", "--rim", "5"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["size=128x96"] * 2
+    assert size_of("large/x-128x96.png") == size_of("large/y-128x96.png") == (128, 96)
+    assert run(["upscale", "x.png", "-m", "realesr.pth", "-o", "whole.png"]) == 0
+    with Image.open("large/x-128x96.png") as tiled, Image.open("whole.png") as whole:
+        gap = np.abs(np.asarray(tiled, dtype=int) - np.asarray(whole, dtype=int))
+    assert gap.max() <= 1  # the rim is what the network sees
+
+
+def test_a_network_by_its_name_in_the_folder_of_another_tool(capsys: Capture, folder: Path):
+    comfy = folder / "ComfyUI" / "models"
+    for name in ("checkpoints", "upscale_models"):
+        (comfy / name).mkdir(parents=True)
+    save_file(weights(rrdb_shapes("numbered", enlargements=1)), comfy / "upscale_models" / "2x_Sharp.safetensors")
+    assert run(["models", "add-folder", "ComfyUI"]) == 0
+    capsys.readouterr()
+    assert run(["upscale", "x.png", "-m", "2x_sharp"]) == 0
+    assert size_of("x-64x48.png") == (64, 48)
+    assert run(["upscale", "x.png", "-m", "2x_sharp", "--to", "100x75"]) == 0
+    assert size_of("x-100x75.png") == (100, 75)
+    assert run(["upscale", "x.png", "-m", "2x_shrp"]) == 2
+    err = capsys.readouterr().err
+    assert "2x_Sharp" in err and "Without a network: nearest" in err
+
+
+def test_stretching_is_told(capsys: Capture):
+    assert run(["upscale", "x.png", "--to", "64x64"]) == 0
+    assert "x.png: 32x24 is stretched to 64x64" in capsys.readouterr().err
+    assert size_of("x-64x64.png") == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--scale", "2", "--to", "64"], "one or the other"),
+        (["--scale", "0"], "expected above 0"),
+        (["--scale", "nan"], "expected above 0"),
+        (["--scale", "1000"], "at most 64"),
+        (["--to", "70000x10"], "sides are 1 to 65536"),
+        (["--to", "60000x60000"], "pixels in all"),
+        (["--to", "0x4"], "sides are 1 to"),
+        (["--to", "large"], "expected WIDTHxHEIGHT"),
+        (["-o", "z.jpg"], "written as PNG"),
+        (["-o", "x.png"], "is there already"),
+        (["--tile", "8"], "--tile"),
+        (["-m", "x.png"], "looks like a PNG picture"),
+        (["nothing.png"], "no such file"),
+    ],
+)
+def test_wrong_input_is_one_line(capsys: Capture, argv: list[str], said: str):
+    before = sorted(Path().iterdir())
+    assert run(["upscale", "x.png", *argv, "-q"]) == 2 or "nothing.png" in argv
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+    if "nothing.png" not in argv:
+        assert sorted(Path().iterdir()) == before
