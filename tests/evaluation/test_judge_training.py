@@ -20,6 +20,7 @@ from gesso.evaluation.judge_training import (
     unseen_by_judge,
 )
 from gesso.scenes.glyphs import GLYPH_SIZE
+from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Item, Scene, combinations, held_out
 from gesso.scenes.vocabulary import COLOURS, things
 
@@ -38,7 +39,7 @@ def glyphs() -> np.ndarray:
 
 
 def test_batches_follow_from_seed_and_step(glyphs):
-    first, second = JudgePictures(THINGS, glyphs), JudgePictures(THINGS, glyphs)
+    first, second = JudgePictures(THINGS, Renderer(glyphs)), JudgePictures(THINGS, Renderer(glyphs))
     second.batch(1, 4, 16)  # what was drawn before does not matter
     (pixels, targets), (again, same) = first.batch(1, 5, 16), second.batch(1, 5, 16)
     assert torch.equal(pixels, again)
@@ -49,12 +50,12 @@ def test_batches_follow_from_seed_and_step(glyphs):
 
 
 def test_some_pictures_show_none_of_the_table(glyphs):
-    pictures = JudgePictures(THINGS, glyphs)
+    pictures = JudgePictures(THINGS, Renderer(glyphs))
     assert (pictures.batch(0, 0, 60)[1].thing == len(THINGS)).any()
 
 
 def test_some_combinations_are_kept_from_the_judge(glyphs):
-    pictures, rng = JudgePictures(THINGS, glyphs), np.random.default_rng(0)
+    pictures, rng = JudgePictures(THINGS, Renderer(glyphs)), np.random.default_rng(0)
     scenes = [scattered(THINGS, rng) for _ in range(300)]
     assert {len(scene.items) for scene in scenes} == set(range(5))
     for scene in [*scenes, *(pictures.seen(rng) for _ in range(300))]:
@@ -128,12 +129,12 @@ def test_roughening_leaves_pictures_readable():
 
 
 def test_training_goes_on_exactly(glyphs, tmp_path, monkeypatch):
-    whole = train_detector(THINGS, glyphs, tmp_path / "whole", PLAN, config=TINY)
+    whole = train_detector(THINGS, Renderer(glyphs), tmp_path / "whole", PLAN, config=TINY)
     ticks = iter(range(10**6))
     monkeypatch.setattr("gesso.evaluation.judge_training.time.monotonic", lambda: float(next(ticks)))
     rounds, parts = 0, None
     while parts is None and rounds < 20:  # a clock that ticks at every look stops a run after a step or two
-        parts = train_detector(THINGS, glyphs, tmp_path / "parts", PLAN, config=TINY, stop_after=2)
+        parts = train_detector(THINGS, Renderer(glyphs), tmp_path / "parts", PLAN, config=TINY, stop_after=2)
         rounds += 1
     assert rounds > 1
     assert whole is not None
@@ -143,18 +144,18 @@ def test_training_goes_on_exactly(glyphs, tmp_path, monkeypatch):
 
 
 def test_a_foreign_state_is_refused(glyphs, tmp_path):
-    train_detector(THINGS, glyphs, tmp_path, JudgePlan(total_samples=4, batch_size=4), config=TINY)
+    train_detector(THINGS, Renderer(glyphs), tmp_path, JudgePlan(total_samples=4, batch_size=4), config=TINY)
     with pytest.raises(GessoError, match="another table of objects"):
-        train_detector(things()[:61], glyphs, tmp_path, PLAN)
+        train_detector(things()[:61], Renderer(glyphs), tmp_path, PLAN)
     (tmp_path / "judge.pt").write_bytes(b"nothing")
     with pytest.raises(GessoError, match="not a training state of the judge"):
-        train_detector(THINGS, glyphs, tmp_path, PLAN)
+        train_detector(THINGS, Renderer(glyphs), tmp_path, PLAN)
 
 
 def test_a_judge_is_made_measured_and_written(glyphs, tmp_path):
     plan = JudgePlan(total_samples=8, batch_size=4)
-    assert make_judge(THINGS, glyphs, tmp_path, tmp_path / "j.safetensors", plan, stop_after=0) is None
-    figures = make_judge(THINGS, glyphs, tmp_path, tmp_path / "j.safetensors", plan, per_category=2)
+    assert make_judge(THINGS, Renderer(glyphs), tmp_path, tmp_path / "j.safetensors", plan, stop_after=0) is None
+    figures = make_judge(THINGS, Renderer(glyphs), tmp_path, tmp_path / "j.safetensors", plan, per_category=2)
     assert set(figures) == set(CATEGORIES)
     loaded = load_detector(THINGS, tmp_path / "j.safetensors")
     assert loaded.accuracy == {name: one.accuracy for name, one in figures.items()}

@@ -39,6 +39,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "eos_id": (0, 2**20),
     "max_length": (3, 4096),
     "patch_size": (1, 16),
+    "hint_channels": (1, 8192),
+    "hint_patch": (1, 16),
     "norm_groups": (1, 1024),
     "scaling_factor": (1e-6, 1e6),
     "num_timesteps": (2, 100_000),

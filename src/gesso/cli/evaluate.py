@@ -27,6 +27,13 @@ EVERY_OBJECT_FROM = 500  # prompts; with fewer, a quick look, not every object h
 JUDGE_FOLDER = Path("~/.cache/gesso/judge")
 
 ObjectsOption = Annotated[str | None, typer.Option("--objects", help="Table of objects: default or full.")]
+LoraOption = Annotated[
+    str | None, typer.Option("--lora", metavar="LORA", help="LoRA to draw with: a file, or line-art or woodcut.")
+]
+StyleOption = Annotated[
+    str | None,
+    typer.Option("--style", help="Judge pictures in this style: line-art or woodcut. Needs its own --judge."),
+]
 FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font; the system's where left out.")]
 
 
@@ -54,6 +61,8 @@ def composition(
     judge_pictures: Annotated[
         int, typer.Option("--judge-pictures", min=20, help="Composed pictures a category to measure the judge on.")
     ] = 200,
+    lora: LoraOption = None,
+    style: StyleOption = None,
     objects: ObjectsOption = None,
     font: FontOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Report as JSON, every picture in it.")] = None,
@@ -72,7 +81,8 @@ def composition(
         bar.stage("starting")
         from gesso.evaluation.composition import evaluate_composition
         from gesso.evaluation.detector import load_detector
-        from gesso.evaluation.model_pictures import pictures_of
+        from gesso.evaluation.model_pictures import pictures_of, with_lora
+        from gesso.pipelines.finder import find_carried
         from gesso.pipelines.request import TextToImageRequest
 
         request = TextToImageRequest(
@@ -83,8 +93,10 @@ def composition(
         pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads)
         table = _table_of(pipeline.model.family.objects, objects, bar)
         detector = load_detector(table, judge)
-        renderer = _renderer(table, font, bar)
+        renderer = _renderer(table, font, bar, style)
         generate, resolved = pictures_of(pipeline.engine, pipeline.model, request)
+        if lora is not None:
+            generate = with_lora(generate, pipeline.model, find_carried("lora", lora))
         report = evaluate_composition(
             generate,
             detector,
@@ -98,6 +110,8 @@ def composition(
             settings={
                 "model": pipeline.model.name,
                 "model_sha256": dict(pipeline.model.files),
+                "lora": lora,
+                "style": style,
                 "num_steps": resolved.num_steps,
                 "guidance_scale": resolved.guidance_scale,
                 "sampler": resolved.sampler,
@@ -119,6 +133,10 @@ def train_judge(
     output: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     folder: Annotated[Path, typer.Option("--folder", help="Keeps the state of the training.")] = JUDGE_FOLDER,
     objects: ObjectsOption = None,
+    style: StyleOption = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="File of a judge to begin with; the carried one for a style.")
+    ] = None,
     samples: Annotated[int | None, typer.Option("--samples", min=64, help="Pictures to train on.")] = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after so long; run again to go on.")
@@ -128,17 +146,20 @@ def train_judge(
 ) -> None:
     """Train the judge of composed pictures on the object table in use: a quarter of an hour of one core or so."""
     _check_free(output, overwrite)
+    from gesso.evaluation.detector import load_detector
     from gesso.evaluation.judge_training import JudgePlan, make_judge
     from gesso.scenes.glyphs import render_glyphs
 
     table = _table(objects or "default")
     glyphs = render_glyphs([thing.glyph for thing in table], font)
+    begun = load_detector(table, start).detector if start is not None or style is not None else None
     figures = make_judge(
         table,
-        glyphs,
+        _drawing(glyphs, style, max_kept=40_000),
         folder.expanduser(),
         output,
         JudgePlan() if samples is None else JudgePlan(total_samples=samples),
+        start=begun,
         stop_after=float("inf") if minutes is None else 60 * minutes,
         on_log=lambda row: print(row, file=sys.stderr, flush=True),
     )
@@ -148,6 +169,18 @@ def train_judge(
     for category, figure in figures.items():
         print(f"{category} right={figure.accuracy:.3f} fooled={figure.fooled / figure.total:.3f}")
     print(output)
+
+
+def _drawing(glyphs: "np.ndarray", style: str | None, max_kept: int = 20_000) -> "Renderer":
+    """What draws composed pictures, in a style where one is named. Raises GessoError for an unknown one."""
+    from gesso.scenes.render import Renderer
+    from gesso.scenes.styles import STYLES, StyledRenderer
+
+    if style is None:
+        return Renderer(glyphs, max_kept)
+    if style not in STYLES:
+        raise GessoError(f"--style {style[:40]}: expected one of {', '.join(STYLES)}")
+    return StyledRenderer(glyphs, style, max_kept)
 
 
 def _table(name: str) -> "tuple[Thing, ...]":
@@ -174,10 +207,9 @@ def _table_of(known: Mapping[str, object], name: str | None, bar: Bar) -> "tuple
     return table
 
 
-def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar) -> "Renderer | None":
+def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar, style: str | None = None) -> "Renderer | None":
     """What measures the judge; None, with a notice, on a machine without the font. Raises GessoError for a bad font."""
     from gesso.scenes.glyphs import FONT_PLACES, render_glyphs
-    from gesso.scenes.render import Renderer
 
     if font is None and not any(place.is_file() for place in FONT_PLACES):
         bar.note(
@@ -185,8 +217,7 @@ def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar) -> "Rende
             "(Debian, Ubuntu: apt install fonts-noto-color-emoji)"
         )
         return None
-    glyphs: np.ndarray = render_glyphs([thing.glyph for thing in table], font)
-    return Renderer(glyphs)
+    return _drawing(render_glyphs([thing.glyph for thing in table], font), style)
 
 
 def _check_free(path: Path | None, overwrite: bool) -> None:

@@ -141,6 +141,28 @@ def lora(
     typer.echo(f"{output} rank={recipe.rank} bytes={output.stat().st_size}")
 
 
+@app.command("controlnet")
+def controlnet(
+    output: Annotated[Path, typer.Argument(help="The safetensors file to write when the training is at its end.")],
+    model: ModelOption = "gesso-mini",
+    folder: Annotated[Path, typer.Option(help="Keeps the state and the log.")] = ADDITIONS / "gesso-edges",
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this long; run again to go on.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Pictures, in place of the recipe's.")] = None,
+    font: FontOption = None,
+    atlas: AtlasOption = None,
+) -> None:
+    """Train a ControlNet that makes the default model follow an edge picture, or go on with it."""
+    from gesso.training.controlnet import CPU_CONTROL, EdgeControl
+
+    plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
+    making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
+    if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
+        typer.echo(f"stopped early; run again to go on from {folder}", err=True)
+        return
+    making.export(output, {"title": "edges for gesso-mini", **AUTHOR})
+    typer.echo(f"{output} bytes={output.stat().st_size}")
+
+
 @app.command("atlas")
 def atlas(
     output: Annotated[Path, typer.Argument(help="The PNG to write.")],

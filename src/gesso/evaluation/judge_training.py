@@ -158,8 +158,8 @@ def targets_of(scenes: Sequence[Scene], unknown: np.ndarray, num_things: int) ->
 class JudgePictures:
     """Batches of pictures with targets, the same for the same (seed, step)."""
 
-    def __init__(self, things: tuple[Thing, ...], glyphs: np.ndarray) -> None:
-        self.things, self.renderer = things, Renderer(glyphs, max_kept=40_000)
+    def __init__(self, things: tuple[Thing, ...], renderer: Renderer) -> None:
+        self.things, self.renderer = things, renderer
         self.sampler = SceneSampler(things, MIX, "any")
 
     def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Targets]:
@@ -299,11 +299,12 @@ def _cross_entropy(scores: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
 
 def train_detector(
     things: tuple[Thing, ...],
-    glyphs: np.ndarray,
+    renderer: Renderer,
     folder: Path,
     plan: JudgePlan,
     *,
     config: DetectorConfig | None = None,
+    start: Detector | None = None,
     stop_after: float = float("inf"),
     save_every: float = 60.0,
     log_every: int = 50,
@@ -311,20 +312,23 @@ def train_detector(
 ) -> Detector | None:
     """Train until the plan's samples are used up; goes on from `judge.pt` in the folder where there is one.
 
-    glyphs uint8 [N, 128, 128, 4] of the things -> the averaged detector in eval mode, or None where stop_after seconds
-    ended the run before its end. Everything random follows from (plan.seed, step). Raises GessoError where the state
-    in the folder belongs to another table of objects or cannot be read.
+    renderer: draws the things. start: a detector to begin with, in place of a new one of `config`. -> the averaged
+    detector in eval mode, or None where stop_after seconds ended the run before its end. Everything random follows from
+    (plan.seed, step). Raises GessoError where the state in the folder belongs to another table of objects or cannot be
+    read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "judge.pt"
-    config = config or DetectorConfig(num_things=len(things))
+    config = start.config if start is not None else config or DetectorConfig(num_things=len(things))
     torch.manual_seed(plan.seed)
     detector = channels_last(Detector(config))
+    if start is not None:
+        detector.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(
         detector.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
     average = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    pictures = JudgePictures(things, glyphs)
+    pictures = JudgePictures(things, renderer)
     step, seconds_before = 0, 0.0
     if last.exists():
         state = _load(last, things)
@@ -369,30 +373,31 @@ def train_detector(
 
 def make_judge(
     things: tuple[Thing, ...],
-    glyphs: np.ndarray,
+    renderer: Renderer,
     folder: Path,
     output: Path,
     plan: JudgePlan,
     *,
+    start: Detector | None = None,
     stop_after: float = float("inf"),
     per_category: int = 1000,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict[str, JudgeFigures] | None:
     """Train a detector, measure it, write its file. None where stop_after seconds were not enough.
 
-    The figures are those of `measure_and_save`.
+    renderer, start: as in `train_detector`. The figures are those of `measure_and_save`.
     """
-    detector = train_detector(things, glyphs, folder, plan, stop_after=stop_after, on_log=on_log)
+    detector = train_detector(things, renderer, folder, plan, start=start, stop_after=stop_after, on_log=on_log)
     if detector is None:
         return None
     training = f"{plan.total_samples} pictures"
-    return measure_and_save(detector, things, glyphs, output, training=training, per_category=per_category)
+    return measure_and_save(detector, things, renderer, output, training=training, per_category=per_category)
 
 
 def measure_and_save(
     detector: Detector,
     things: tuple[Thing, ...],
-    glyphs: np.ndarray,
+    renderer: Renderer,
     output: Path,
     *,
     training: str,
@@ -408,7 +413,7 @@ def measure_and_save(
         for tensor in detector.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.half())
-    renderer, fewer = Renderer(glyphs), max(1, per_category // 5)
+    fewer = max(1, per_category // 5)
     figures = judge_figures(detector, things, renderer, per_category=per_category, seed=seed)
     unseen = judge_figures(detector, things, renderer, per_category=fewer, seed=seed + 1, about=unseen_by_judge)
     accuracy, accuracy_unseen = ({name: one.accuracy for name, one in found.items()} for found in (figures, unseen))

@@ -5,11 +5,16 @@ Here hundreds of different prompts are drawn and only what they show matters, so
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gesso.adapters.attaching import attach
+from gesso.adapters.lora import read_lora
+from gesso.adapters.names import Target
+from gesso.checkpoints.weight_file import open_weights
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.evaluation.composition import Generate
 from gesso.pipelines.inputs import SourcePictures, prepare
@@ -33,6 +38,18 @@ def pictures_of(engine: Engine, model: LoadedModel, request: TextToImageRequest)
         return draw_batch(model, resolved, prompts, seeds)
 
     return generate, resolved
+
+
+def with_lora(generate: Generate, model: LoadedModel, path: Path, strength: float = 1.0) -> Generate:
+    """The same with an adapter on the model while it draws. Raises ModelFileError for one that does not fit."""
+    networks = {name: net for name, net in model.parts.networks.items() if name in ("unet", "text", "text_2")}
+    lora = read_lora(open_weights(path), Target(model.family.name, model.family.layout, networks))
+
+    def styled(prompts: list[str], seeds: list[int]) -> np.ndarray:
+        with attach(networks, [(lora, strength, strength)]):
+            return generate(prompts, seeds)
+
+    return styled
 
 
 def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str], seeds: list[int]) -> np.ndarray:

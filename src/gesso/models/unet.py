@@ -4,6 +4,7 @@ Shapes: B batch, C channels of the latents, H W rows and columns of the latents,
 A added_dim, E = 4 * channels[0].
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -197,11 +198,13 @@ class UNet(nn.Module):
         added: Tensor | None = None,
         level: Tensor | None = None,
         guidance: Tensor | None = None,
+        control: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
         level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
         guidance [B]: the scale, for a model with `guidance_dim`, which was distilled from guided calls.
+        control: what a ControlNet adds to each skip, and last to the middle.
         Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.
         """
         if (added is None) != (self.added_embed is None):
@@ -232,6 +235,9 @@ class UNet(nn.Module):
         for down in self.down:
             skips.extend(down(skips[-1], emb, context))
         x = self.mid(skips[-1], emb, context)
+        if control is not None:
+            skips = [skip + extra for skip, extra in zip(skips, control[:-1], strict=True)]
+            x = x + control[-1]
         for up in self.up:
             x = up(x, skips, emb, context)
         return self.conv_out(F.silu(self.norm_out(x)))

@@ -29,7 +29,7 @@ from gesso.training.autoencoder import AutoencoderTask
 from gesso.training.compositor import Compositor
 from gesso.training.denoising import DenoisingTask, initialise_text, initialise_unet
 from gesso.training.grounding import GroundingTask
-from gesso.training.loop import Plan, Task, fit, load_state
+from gesso.training.loop import Plan, Task, fit, load_average
 from gesso.training.pictures import Pictures
 from gesso.training.pools import Captions, LatentPool, Pool, PreparedPool
 from gesso.training.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, Recipe, Stage
@@ -203,11 +203,7 @@ class DefaultModel:
         return vae.requires_grad_(False)
 
     def _average(self, stage: Stage) -> dict[str, dict[str, torch.Tensor]]:
-        path = self.folder / stage / "last.pt"
-        if not path.exists():
-            raise GessoError(f"{path} is missing. Train the stage {stage!r} first.")
-        average: dict[str, dict[str, torch.Tensor]] = load_state(path)["average"]
-        return average
+        return load_average(self.folder / stage)
 
     def _place(self, module: M) -> M:
         return module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,7 +6,7 @@ transformer small, so that a token's identity survives the encoder; the pooled t
 lean to high noise, where the layout of the picture is decided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -84,26 +84,39 @@ class DenoisingTask:
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
         with self.precision():
             ids, latents = self.pool.batch(step, batch_size, seed)
-        device = latents.device
+        times, eps = self.draw(latents, step, seed)
+        losses = self.errors(latents, eps, times, ids)
+        return losses.mean(), {"loss": losses.detach().mean()}
+
+    def draw(self, latents: Tensor, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Times [B] and noise of the latents' shape for one step."""
+        batch_size, device = len(latents), latents.device
         generator = generator_for(seed, step, 2, device=device)
         # One time from each of batch_size equal parts of the range: the mean loss varies less than with free draws.
         part = torch.arange(batch_size, device=device)
         u = (part + torch.rand(batch_size, generator=generator, device=device)) / batch_size
         times = (u**TIME_BIAS * self.schedule.num_timesteps).long().clamp(max=self.schedule.num_timesteps - 1)
-        eps = torch.randn(latents.shape, generator=generator, device=device)
-        losses = self.errors(latents, eps, times, ids)
-        return losses.mean(), {"loss": losses.detach().mean()}
+        return times, torch.randn(latents.shape, generator=generator, device=device)
 
     def errors(self, latents: Tensor, eps: Tensor, times: Tensor, ids: Tensor) -> Tensor:
         """Mean squared error of the prediction for each row.
 
         latents, eps [B, C, h, w], times [B], token ids [B, L], all on the device -> [B]
         """
+
+        def predict(x: Tensor) -> Tensor:
+            encoding = self.text(ids)
+            output: Tensor = self.unet(x, times, encoding.last, encoding.pooled)
+            return output
+
+        return self.gaps(latents, eps, times, predict)
+
+    def gaps(self, latents: Tensor, eps: Tensor, times: Tensor, predict: Callable[[Tensor], Tensor]) -> Tensor:
+        """The same for any prediction from the noisy latents as the UNet takes them."""
         sigma = self.schedule.sigmas[times]
         x = scale_input(add_noise(latents, eps, sigma), sigma).contiguous(memory_format=torch.channels_last)
         with self.precision():
-            encoding = self.text(ids)
-            output = self.unet(x, times, encoding.last, encoding.pooled)
+            output = predict(x)
         gap = output.float() - target(self.prediction, latents, eps, sigma)
         return gap.square().mean(dim=(1, 2, 3))
 

@@ -126,6 +126,15 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_average(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The averaged weights of a training, by module and name. Raises GessoError where there is none yet."""
+    path = folder / "last.pt"
+    if not path.exists():
+        raise GessoError(f"{path} is missing. Train the stage {folder.name!r} first.")
+    average: dict[str, dict[str, Tensor]] = load_state(path)["average"]
+    return average
+
+
 def fit(
     task: Task,
     plan: Plan,

@@ -18,7 +18,7 @@ from gesso.models.vae import AutoencoderKL
 from gesso.scenes.scene import SceneSampler
 from gesso.scenes.styles import STYLES, StyledRenderer
 from gesso.training.encoding import EncoderTask
-from gesso.training.loop import Plan, Task, fit, load_state
+from gesso.training.loop import Plan, Task, fit, load_average, load_state
 from gesso.training.lora import LoraFactors, LoraTask, save_lora
 from gesso.training.pictures import Pictures
 from gesso.training.pools import LatentPool
@@ -93,7 +93,7 @@ class StyleLora:
         """Write the averaged factors. about: as in `save_lora`."""
         unet = self.base.unet()
         factors = LoraFactors({"unet": unet}, self.recipe.rank)
-        factors.load_state_dict(self._average("denoising")["factors"])
+        factors.load_state_dict(load_average(self.folder / "denoising")["factors"])
         family = self.base.family
         save_lora(path, factors.changes(), Target(family.name, family.layout, {"unet": unet}), about, base=family.name)
 
@@ -128,7 +128,7 @@ class StyleLora:
     def _vae(self) -> AutoencoderKL:
         """The base model's, with the encoder that looks for the style."""
         vae = self.base.vae()
-        for name, weights in self._average("encoding").items():
+        for name, weights in load_average(self.folder / "encoding").items():
             vae.get_submodule(name).load_state_dict(weights)
         return vae.requires_grad_(False)
 
@@ -137,10 +137,3 @@ class StyleLora:
         folder = self.folder / stage
         fit(task, plan, folder, precision=self.recipe.precision, stop_after=stop_after, on_log=on_log)
         return bool(load_state(folder / "last.pt")["samples"] >= plan.total_samples)
-
-    def _average(self, stage: str) -> dict[str, dict[str, torch.Tensor]]:
-        path = self.folder / stage / "last.pt"
-        if not path.exists():
-            raise GessoError(f"{path} is missing. Train the stage {stage!r} first.")
-        average: dict[str, dict[str, torch.Tensor]] = load_state(path)["average"]
-        return average
