@@ -29,11 +29,38 @@ from gesso.training.loop import Figures, Plan, fit, generator_for, load_average,
 from gesso.training.pictures import Pictures
 from gesso.training.pools import LatentPool
 from gesso.training.precision import Enter, Precision
-from gesso.training.recipes import FULL_MIX
+from gesso.training.recipes import FULL_MIX, Mix
 from gesso.training.trained_model import OnLog, TrainedModel
 
 EMPTY_SHARE = 0.5  # captions left out
+SHARE_MOVED = 0.5
+CONTROL_MIX: Mix = {category: share for category, share in FULL_MIX.items() if category != "size"}  # "large" moves
 HINTS = {"canny": 0.85, "softedge": 0.15}  # share of each preprocessor
+
+
+class MovingSampler(SceneSampler):
+    """Scenes of which half stand somewhere else and at another size than the model would draw them.
+
+    Where objects stand to each other stays, so captions stay true.
+    """
+
+    def __call__(self, rng: np.random.Generator) -> Scene:
+        scene = super().__call__(rng)
+        return moved(scene, rng) if rng.random() < SHARE_MOVED else scene
+
+
+def moved(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The whole scene, shrunk by up to a third, anywhere within the picture."""
+    at = np.array([(item.x, item.y) for item in scene.items])
+    half = np.array([[item.size / 2] for item in scene.items])
+    low, high = (at - half).min(axis=0), (at + half).max(axis=0)
+    scale = rng.uniform(2 / 3, 1) / max(1.0, float((high - low).max()))
+    places = (at - low) * scale + rng.uniform(0, 1 - scale * (high - low))
+    items = (
+        replace(item, x=float(x), y=float(y), size=scale * item.size)
+        for item, (x, y) in zip(scene.items, places, strict=True)
+    )
+    return replace(scene, items=tuple(items))
 
 
 class EdgeHints:
@@ -174,7 +201,7 @@ class EdgeControl:
         unet = base.unet()
         self.control.initialise_from(unet)
         self.control.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pictures = Pictures(SceneSampler(base.objects, FULL_MIX), renderer, family.native_size)
+        pictures = Pictures(MovingSampler(base.objects, CONTROL_MIX), renderer, family.native_size)
         return ControlTask(
             self.control,
             EdgeHints(renderer, family.native_size // family.vae.downscale * self.control.config.downscale),
