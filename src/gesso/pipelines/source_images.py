@@ -19,11 +19,13 @@ from torch.nn import functional as F
 
 from gesso.errors import GessoError
 from gesso.hints.levels import eight_bits, is_deep
+from gesso.pipelines.colour_profile import as_srgb
 from gesso.pipelines.picture_file import MAX_FILE_BYTES, pixels_sha256
 from gesso.pipelines.request import MAX_PIXELS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
+MAX_INPUT_SIDE = 16_384
 
 
 def read_image(path: Path) -> Image.Image:
@@ -31,27 +33,32 @@ def read_image(path: Path) -> Image.Image:
 
     Raises GessoError for anything that is no picture, or too large a one.
     """
-    return _flat(_eight_bits(path))
+    return _bare(_flat(_eight_bits(path)))
 
 
 def read_mask(path: Path) -> Image.Image:
     """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
-    return _eight_bits(path).convert("L")
+    return _bare(_eight_bits(path).convert("L"))
 
 
 def read_map(path: Path) -> Image.Image:
     """A map from a file: grey levels of 16 bits stay as they are, anything else comes as `read_image` gives it."""
     image = _open(path)
-    return image if is_deep(image) else _flat(image)
+    return _bare(image if is_deep(image) else _flat(image))
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """The pixels alone: where a picture was taken, its texts and its profile do not go along into new files."""
+    return Image.fromarray(np.asarray(image))
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent lies on white."""
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(flat, rgba).convert("RGB")
-    return image.convert("RGB")
+    """RGB in sRGB; what is transparent lies on white."""
+    image = as_srgb(image)
+    if image.mode == "RGBA":
+        flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(flat, image).convert("RGB")
+    return image
 
 
 def _eight_bits(path: Path) -> Image.Image:
@@ -72,11 +79,13 @@ def _open(path: Path) -> Image.Image:
         raise GessoError(f"{path}: cannot be read ({error})") from error
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of decoders about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_INPUT_PIXELS:
+                if image.width * image.height > MAX_INPUT_PIXELS or max(image.size) > MAX_INPUT_SIDE:
                     raise GessoError(
-                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels are read"
+                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels and "
+                        f"{MAX_INPUT_SIDE} a side are read"
                     )
                 image.load()
                 return ImageOps.exif_transpose(image)
