@@ -75,7 +75,7 @@ def test_a_pattern_that_cannot_be_is_refused_before_the_work(pattern: str):
         plan(pattern, num_images=1)
 
 
-@pytest.mark.parametrize("output", ["x.jpg", "", " ", "a\0b", "x.webp"])
+@pytest.mark.parametrize("output", ["x.gif", "", " ", "a\0b", "x.tiff"])
 def test_other_endings_are_refused(output: str):
     with pytest.raises(GessoError):
         plan(output, num_images=1)
@@ -117,3 +117,11 @@ def test_long_patterns_give_names_that_a_file_system_takes(text: str):
     path = next(planned.candidates(make_recipe(prompt=text.replace("\0", "").encode(errors="ignore").decode())))
     assert len(path.name.encode()) <= 255
     assert path.suffix == ".png"
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [(None, "PNG"), ("x.JPG", "JPEG"), ("a/{seed}.jpeg", "JPEG"), ("x.webp", "WEBP"), ("x.avif", "AVIF")],
+)
+def test_the_ending_says_the_format(output: str | None, kind: str):
+    assert plan(output, num_images=1).format == kind

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gesso.errors import GessoError
 from gesso.pipelines import picture_file
-from gesso.pipelines.picture_file import encode_png, pixels_sha256, read_picture, write_new
+from gesso.pipelines.picture_file import encode_picture, pixels_sha256, read_picture, write_new
 from pipelines.recipes import make_recipe
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -21,7 +21,7 @@ def picture() -> Image.Image:
 
 
 def png(parameters: str = "a cat\nSteps: 20") -> bytes:
-    return encode_png(picture(), make_recipe(), parameters)
+    return encode_picture(picture(), make_recipe(), parameters)
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -126,8 +126,8 @@ def test_a_changed_byte_is_refused_or_harmless(tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "not a PNG"),
-        (b"GIF89a", "not a PNG"),
+        (b"", "not a picture"),
+        (b"GIF89a", "not a picture"),
         (SIGNATURE, "cut off"),
         (SIGNATURE + chunk(b"IEND", b""), "header"),
         (without_recipe(png()), "A1111 parameters only"),

@@ -188,6 +188,9 @@ def command(
             "Where left out: outputs/gesso-<seed>.png, with _2, _3, ... where that is taken.",
         ),
     ] = None,
+    quality: Annotated[
+        int, typer.Option("--quality", min=1, max=100, help="Of a .jpg, .webp or .avif; a .png keeps every bit.")
+    ] = 90,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
@@ -281,7 +284,7 @@ def command(
                 if notice not in shown:
                     bar.note(f"note: {notice}")
                     shown.add(notice)
-            path = names.save(picture.to_png(), picture.recipe)
+            path = names.save(picture.encode(names.format, quality), picture.recipe)
             now = time.perf_counter()
             bar.result(_line(path, picture, now - last, as_json=as_json))
             last = now

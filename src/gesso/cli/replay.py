@@ -67,7 +67,7 @@ def command(
     first two, 1 for different, 2 where the file is no picture that gesso wrote.
     """
     from gesso.pipelines.output_names import plan
-    from gesso.pipelines.picture_file import read_picture
+    from gesso.pipelines.picture_file import is_lossless, read_picture
 
     original, recipe = read_picture(picture)
     _check_given(picture, "image", recipe.request.image, image)
@@ -99,10 +99,11 @@ def command(
             original,
             recipe,
             tolerance=tolerance,
+            lossy=not is_lossless(picture),
             on_progress=lambda state: bar.step("drawing", state.step, state.num_steps),
             **pictures,
         )
-        path = names.save(again.to_png(), again.recipe) if names else None
+        path = names.save(again.encode(names.format), again.recipe) if names else None
         if as_json:
             bar.result(
                 json.dumps(

@@ -1,16 +1,16 @@
 """The text that AUTOMATIC1111's web UI writes into a picture, which most other tools read.
 
 Grammar: prompt lines, then optionally lines from "Negative prompt: " on, then one last line of "key: value" pairs. A
-value with a comma, a colon or a line break is a JSON string. Prompts have no quoting there, so this text is for other
-tools and for people; the exact request stands in our own recipe.
+value with a comma, a colon or a line break is a JSON string. Prompts have no quoting there: one that this form cannot
+carry (a line that passes for the negative prompt, blanks at an end) is made harmless for other tools, and stands whole
+among the pairs, so that `read_infotext` gives back what was written.
 """
 
 import json
 import re
 
+from gesso.pipelines.infotext_reading import EXACT_NEGATIVE, EXACT_PROMPT, NEGATIVE, read_infotext
 from gesso.pipelines.recipe import Recipe
-
-_NEGATIVE = "Negative prompt:"
 
 
 def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
@@ -48,9 +48,23 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         pairs.append(("CFG rescale", f"{request.guidance_rescale:g}"))
     pairs += _conventions(recipe)
     pairs.append(("Version", f"gesso {recipe.environment.gesso}"))
-    lines = [_prompt(request.prompt)]
-    if request.negative_prompt:
-        lines.append(f"{_NEGATIVE} {_prompt(request.negative_prompt)}")
+    return write_infotext(request.prompt, request.negative_prompt, pairs)
+
+
+def write_infotext(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> str:
+    """The text of prompts and pairs, of which there are at least three; `read_infotext` gives them back."""
+    text = _joined(prompt, negative_prompt, pairs)
+    found = read_infotext(text)
+    exact = [(EXACT_PROMPT, prompt)] if found.prompt != prompt else []
+    if found.negative_prompt != negative_prompt:
+        exact.append((EXACT_NEGATIVE, negative_prompt))
+    return _joined(prompt, negative_prompt, [*pairs, *exact]) if exact else text
+
+
+def _joined(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> str:
+    lines = [_prompt(prompt)]
+    if negative_prompt:
+        lines.append(f"{NEGATIVE} {_prompt(negative_prompt)}")
     lines.append(", ".join(f"{key}: {_quote(value)}" for key, value in pairs))
     return "\n".join(lines)
 
@@ -92,7 +106,9 @@ def _prompt(text: str) -> str:
 
 
 def _quote(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if re.search(r"[,:\n]", value) else value
+    """As that tool does; also what begins like JSON, has blanks at its ends, or nothing in it."""
+    plain = value == value.strip() and value and not value.startswith(('"', "{", "["))
+    return value if plain and not re.search(r"[,:\n\r]", value) else json.dumps(value, ensure_ascii=False)
 
 
 def _stem(name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gesso.errors import GessoError
-from gesso.pipelines.picture_file import write_new
+from gesso.pipelines.picture_file import FORMATS, write_new
 from gesso.pipelines.recipe import Recipe
 
 DEFAULT_FOLDER = "outputs"
@@ -51,6 +51,11 @@ class OutputNames:
     exact: bool
     overwrite: bool = False
 
+    @property
+    def format(self) -> str:
+        """That of the files, by the ending of their names: PNG, JPEG, WEBP or AVIF."""
+        return FORMATS[Path(self.pattern).suffix.lower()]
+
     def save(self, data: bytes, recipe: Recipe) -> Path:
         """Write the bytes under the next free name (the exact one where one was asked for) and return the path.
 
@@ -81,8 +86,8 @@ def plan(output: str | None, *, num_images: int, first_index: int = 0, overwrite
     """Read `--output` and make sure, before any work, that it can be written.
 
     None: outputs/gesso-{seed}.png. An existing folder, a name that ends in / or one without an ending:
-    that folder. Otherwise a file name or pattern that ends in .png. Where a run has several pictures, or one that is
-    not the first, the index joins the name unless the pattern has it. Raises GessoError.
+    that folder. Otherwise a file name or pattern that ends in .png, .jpg, .webp or .avif. Where a run has several
+    pictures, or one that is not the first, the index joins the name unless the pattern has it. Raises GessoError.
     """
     several = num_images > 1 or first_index > 0
     default = "gesso-{seed}-{index}.png" if several else "gesso-{seed}.png"
@@ -94,8 +99,8 @@ def plan(output: str | None, *, num_images: int, first_index: int = 0, overwrite
         pattern, exact = os.path.join(output.replace("{", "{{").replace("}", "}}"), default), False
     elif output.endswith(("/", os.sep)) or not Path(output).suffix:
         pattern, exact = os.path.join(output, default), False
-    elif Path(output).suffix.lower() != ".png":
-        raise GessoError(f"{output}: pictures are written as PNG. Use a name that ends in .png, or a folder")
+    elif Path(output).suffix.lower() not in FORMATS:
+        raise GessoError(f"{output}: use a name that ends in {', '.join(FORMATS)}, or a folder")
     else:
         stem, ending = os.path.splitext(output)
         used = _fields_of(output)

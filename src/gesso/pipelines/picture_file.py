@@ -1,6 +1,7 @@
-"""Pictures on disk: PNG with the recipe inside, written whole or not at all, and read without trusting it.
+"""Pictures on disk with the recipe inside: PNG, JPEG, WebP, AVIF; written whole or not at all, read without trust.
 
-Text chunks: `parameters` is A1111's infotext, `gesso` is our recipe (iTXt, UTF-8, not compressed).
+In a PNG two text chunks: `parameters` is A1111's infotext, `gesso` is our recipe (iTXt, UTF-8, not compressed). In the
+other formats both stand in the EXIF, see `exif`. PNG keeps every bit of the pixels, the others do not.
 """
 
 import hashlib
@@ -10,22 +11,23 @@ import secrets
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
 from gesso.errors import GessoError
 from gesso.pipelines.checks import MAX_SIDE
+from gesso.pipelines.exif import encode_exif, recipe_of
+from gesso.pipelines.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, png_size
 from gesso.pipelines.recipe import Recipe
 
 RECIPE_KEYWORD = "gesso"
 MAX_FILE_BYTES = 256 * 2**20
 MAX_RECIPE_BYTES = 2**20
-MAX_CHUNKS = 100_000
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+DEFAULT_QUALITY = 90
+# Ending of a file's name -> format. JPEG has at most 65,535 pixels a side and WebP 16,383; we draw less.
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 
 
 def pixels_sha256(image: Image.Image) -> str:
@@ -34,8 +36,26 @@ def pixels_sha256(image: Image.Image) -> str:
     return hashlib.sha256(struct.pack(">II", rgb.height, rgb.width) + rgb.tobytes()).hexdigest()
 
 
-def encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
-    """The bytes of a PNG file: pixels, infotext and recipe; the same for the same input and Pillow."""
+def encode_picture(
+    image: Image.Image, recipe: Recipe, parameters: str, kind: str = "PNG", quality: int = DEFAULT_QUALITY
+) -> bytes:
+    """The bytes of a file of pixels, infotext and recipe; the same for the same input and Pillow.
+
+    kind     a value of FORMATS
+    quality  1 to 100, of all but PNG
+    Raises GessoError where the texts are too long for the format: JPEG holds 64 KiB.
+    """
+    if kind == "PNG":
+        return _encode_png(image, recipe, parameters)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, format=kind, quality=quality, exif=encode_exif(parameters, recipe.to_json()))
+    except (OSError, ValueError) as error:
+        raise GessoError(f"the picture cannot be written as {kind} ({error}). PNG takes any text") from error
+    return buffer.getvalue()
+
+
+def _encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", parameters)
     text.add_itxt(RECIPE_KEYWORD, recipe.to_json())
@@ -88,67 +108,61 @@ def _name_new(hidden: Path, path: Path) -> None:
 
 
 def read_picture(path: Path) -> tuple[Image.Image, Recipe]:
-    """Pixels (RGB) and recipe of a PNG that gesso wrote.
+    """Pixels (RGB) and recipe of a picture that gesso wrote.
 
-    The file may come from anyone: sizes are checked before anything is decoded, and only the chunks that hold pixels
-    reach the decoder. Raises GessoError for any other file, and for a recipe that is not exactly as it should be.
+    The file may come from anyone: sizes are checked before anything is decoded, and of a PNG only the chunks that hold
+    pixels reach the decoder. Raises GessoError for any other file, and for a recipe that is not as it should be.
     """
-    data = _read(path)
-    chunks = list(_chunks(path, data))
-    _check_size(path, chunks)
+    data = read_bytes(path)
+    if not data.startswith(SIGNATURE):
+        return _read_other(path, data)
+    chunks = list(png_chunks(path, data))
+    width, height = png_size(path, chunks)
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise GessoError(f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side")
     recipe = _recipe(path, chunks)
-    clean = _SIGNATURE + b"".join(_pack(kind, body) for kind, body in chunks if kind in _PIXEL_CHUNKS)
+    clean = join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
+    return _decode(path, clean, "PNG"), recipe
+
+
+def is_lossless(path: Path) -> bool:
+    """Whether the pixels of a picture that gesso wrote are those that were drawn, bit by bit: those of a PNG."""
+    return read_bytes(path).startswith(SIGNATURE)
+
+
+def _read_other(path: Path, data: bytes) -> tuple[Image.Image, Recipe]:
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP", "AVIF"]) as image:
+            kind, size, text = str(image.format), image.size, recipe_of(image.getexif())
+    except Exception as error:  # decoders of strangers' files raise whatever they like
+        raise GessoError(f"{path}: not a picture that gesso writes (PNG, JPEG, WebP, AVIF)") from error
+    if max(size) > MAX_SIDE:
+        raise GessoError(f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side")
+    if not text:
+        raise GessoError(f"{path}: no gesso recipe in this {kind} file. Replay needs the file as gesso wrote it")
+    return _decode(path, data, kind), _parsed(path, text)
+
+
+def _decode(path: Path, data: bytes, kind: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(io.BytesIO(clean), formats=["PNG"]) as image:
-                return image.convert("RGB"), recipe
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, zlib.error) as error:
-        raise GessoError(f"{path}: the pixels of this PNG are damaged ({error}). Take an undamaged copy") from error
+        raise GessoError(f"{path}: the pixels of this {kind} are damaged ({error}). Take an undamaged copy") from error
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The whole of a picture's file. Raises GessoError where there is none, or it is larger than MAX_FILE_BYTES."""
     try:
         if not path.is_file():
-            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a PNG from gesso")
+            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise GessoError(f"{path}: cannot be read ({error})") from error
-
-
-def _chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and body of each chunk up to the end mark; lengths and checksums are checked."""
-    if not data.startswith(_SIGNATURE):
-        raise GessoError(f"{path}: not a PNG file; replay reads the PNG files that gesso writes")
-    position = len(_SIGNATURE)
-    for _ in range(MAX_CHUNKS):
-        length = int.from_bytes(data[position : position + 4], "big")
-        end = position + 8 + length
-        if len(data) < end + 4:
-            raise GessoError(f"{path}: the PNG is cut off after {len(data)} bytes. Take a complete copy")
-        kind, body = data[position + 4 : position + 8], data[position + 8 : end]
-        if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
-            raise GessoError(f"{path}: a part of the PNG has a wrong checksum. Take an undamaged copy")
-        yield kind, body
-        if kind == b"IEND":
-            return
-        position = end + 4
-    raise GessoError(f"{path}: more than {MAX_CHUNKS} parts in one PNG")
-
-
-def _pack(kind: bytes, body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
-
-
-def _check_size(path: Path, chunks: list[tuple[bytes, bytes]]) -> None:
-    kind, body = chunks[0]
-    if kind != b"IHDR" or len(body) != 13:
-        raise GessoError(f"{path}: the PNG does not start with its header. Take an undamaged copy")
-    width, height = struct.unpack(">II", body[:8])
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise GessoError(f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side")
 
 
 def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
@@ -167,8 +181,13 @@ def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
     if len(found[0]) > MAX_RECIPE_BYTES or flags_and_text[:4] != b"\0\0\0\0":
         raise GessoError(f"{path}: the gesso recipe is not stored as gesso stores it (too long, or compressed)")
     try:
-        return Recipe.from_json(flags_and_text[4:].decode())
+        return _parsed(path, flags_and_text[4:].decode())
     except UnicodeDecodeError as error:
         raise GessoError(f"{path}: the gesso recipe is not UTF-8") from error
+
+
+def _parsed(path: Path, text: str) -> Recipe:
+    try:
+        return Recipe.from_json(text)
     except GessoError as error:
         raise GessoError(f"{path}: {error.message}") from error

@@ -1,6 +1,6 @@
 """Make a picture again from its recipe and say how close it comes, and what was not the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ class Verdict:
     share   of the pixels that differ at all, 0..1
     changed what was not the same, one line each
     edited  the pixels in the file are not those that gesso wrote
+    lossy   the file is of a format that changes pixels: kind is of the picture that was drawn, told by its hash, where
+            that is the same again; levels and share are of the file
     """
 
     kind: Literal["identical", "equal", "different"]
@@ -28,13 +30,16 @@ class Verdict:
     share: float
     changed: tuple[str, ...]
     edited: bool
+    lossy: bool = False
 
     @property
     def line(self) -> str:
         """The verdict in words."""
-        if self.kind == "identical":
+        if self.kind == "identical" and not (self.lossy and self.levels):
             return "identical"
         amount = f"{self.levels} level{'s' if self.levels > 1 else ''}, in {100 * self.share:.3g} % of the pixels"
+        if self.kind == "identical":
+            return f"identical as it was drawn (the file's own format changed up to {amount})"
         return f"equal within {amount}" if self.kind == "equal" else f"different: by up to {amount}"
 
 
@@ -45,16 +50,24 @@ def replay(
     *,
     tolerance: int = TOLERANCE,
     on_progress: OnProgress | None = None,
+    lossy: bool = False,
     image: Image.Image | None = None,
     mask: Image.Image | None = None,
 ) -> tuple[Verdict, Picture]:
     """Draw the recipe once more and compare with the original. Raises GessoError as `TextToImage` does.
 
+    lossy: the original comes from a file that does not keep every bit; the hash in its recipe tells what was drawn.
+
     image, mask: those that the original was drawn from, where the recipe names any; others are refused.
     """
     (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask)
-    edited = bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
-    return compare(original, picture.image, tolerance, tuple(changes(recipe, picture.recipe)), edited=edited), picture
+    edited = not lossy and bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
+    changed = tuple(changes(recipe, picture.recipe))
+    if lossy:
+        verdict = compare(original, picture.image, tolerance, changed)
+        same = recipe.pixels_sha256 == picture.recipe.pixels_sha256
+        return replace(verdict, kind="identical" if same else verdict.kind, lossy=True), picture
+    return compare(original, picture.image, tolerance, changed, edited=edited), picture
 
 
 def compare(

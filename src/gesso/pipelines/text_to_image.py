@@ -45,7 +45,7 @@ from gesso.pipelines.networks import (
     MaskedPrediction,
     TextNetwork,
 )
-from gesso.pipelines.picture_file import encode_png, pixels_sha256
+from gesso.pipelines.picture_file import DEFAULT_QUALITY, encode_picture, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
 from gesso.pipelines.recipe import Recipe, WeightFile
@@ -105,15 +105,22 @@ class Picture:
         """What the user should know: words ignored, text cut off."""
         return self.recipe.notices
 
-    def to_png(self) -> bytes:
-        """The picture as a PNG file with infotext and recipe inside."""
+    def encode(self, kind: str = "PNG", quality: int = DEFAULT_QUALITY) -> bytes:
+        """The picture as a file of a format (PNG, JPEG, WEBP, AVIF) with infotext and recipe inside.
+
+        quality: 1 to 100, of all but PNG. Raises GessoError where the texts are too long for the format.
+        """
         request = self.recipe.request
         parameters = infotext(
             self.recipe,
             sampler_label=SAMPLERS[request.sampler].label,
             schedule_label="Own" if request.schedule == OWN_SCHEDULE else SCHEDULES[request.schedule].label,
         )
-        return encode_png(self.image, self.recipe, parameters)
+        return encode_picture(self.image, self.recipe, parameters, kind, quality)
+
+    def to_png(self) -> bytes:
+        """The picture as a PNG file with infotext and recipe inside."""
+        return self.encode()
 
 
 class TextToImage:

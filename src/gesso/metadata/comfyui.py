@@ -1,0 +1,207 @@
+"""Settings from a graph of ComfyUI: the sampler that leads to the picture, and what its inputs are linked to.
+
+Links are followed by their names, a bounded number of times, and never in a circle. Nodes of plugins are passed through
+where they have an input of the name that is looked for.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gesso.errors import GessoError
+from gesso.metadata.found import Draft, Found, real, whole
+from gesso.pipelines.request_parts import HiresPass, LoraUse
+
+MAX_CHARS = 8 * 2**20
+MAX_NODES = 5000
+MAX_HOPS = 200  # links from one node to another that one question follows
+
+_SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
+_ENDS = ("SaveImage", "PreviewImage", "SaveImageWebsocket", "SaveAnimatedWEBP")
+_THROUGH_PICTURE = ("images", "image", "samples", "pixels", "latent_image", "latent", "upscale_model_output")
+_THROUGH_TEXT = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond", "text_encode")
+_VALUES = ("value", "text", "string", "int", "float", "number", "seed", "noise_seed")
+
+Node = Mapping[str, Any]
+
+
+def from_graph(text: str) -> Found:
+    """The settings of a graph in the form of the API (the text chunk "prompt").
+
+    Raises GessoError for what is no such graph, or one without a sampler.
+    """
+    graph = _Graph(text)
+    sampler = graph.last_sampler()
+    draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
+    first, second = graph.passes(sampler)
+    _sampling(draft, graph, first)
+    _texts(draft, graph, first)
+    _size(draft, graph, first)
+    model = _model(draft, graph, first)
+    if second is not None:
+        _second_pass(draft, graph, first, second)
+    said = {key: str(value)[:200] for key, value in _inputs(first).items() if not isinstance(value, list | dict)}
+    return draft.found("ComfyUI", pairs=said, model=model)
+
+
+class _Graph:
+    """Nodes by their numbers."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_CHARS:
+            raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are read")
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise GessoError(f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})") from error
+        if not isinstance(found, dict) or len(found) > MAX_NODES:
+            raise GessoError(f"the graph is no object of at most {MAX_NODES} nodes")
+        self.nodes: dict[str, Node] = {str(key): node for key, node in found.items() if isinstance(node, dict)}
+
+    def linked(self, node: Node, name: str) -> Node | None:
+        """The node that an input is linked to."""
+        link = _inputs(node).get(name)
+        return self.nodes.get(str(link[0])) if isinstance(link, list) and len(link) == 2 else None
+
+    def upstream(self, node: Node | None, names: tuple[str, ...], kinds: tuple[str, ...]) -> Node | None:
+        """The first node of one of these kinds, this one included, along inputs of these names."""
+        seen: set[int] = set()
+        while node is not None and id(node) not in seen and len(seen) < MAX_HOPS:
+            if _kind(node).startswith(kinds):
+                return node
+            seen.add(id(node))
+            node = next((other for name in names if (other := self.linked(node, name)) is not None), None)
+        return None
+
+    def value(self, node: Node | None, *names: str) -> Any:
+        """The value of an input, also where it comes from a node that only holds it."""
+        for _ in range(MAX_HOPS):
+            found = next((_inputs(node)[name] for name in names if node is not None and name in _inputs(node)), None)
+            if not isinstance(found, list):
+                return found
+            node = self.nodes.get(str(found[0])) if len(found) == 2 else None
+            names = (*names, *_VALUES)
+        return None
+
+    def last_sampler(self) -> Node:
+        """The sampler whose picture is kept."""
+        for node in self.nodes.values():
+            if _kind(node) in _ENDS and (found := self.upstream(node, _THROUGH_PICTURE, _SAMPLERS)) is not None:
+                return found
+        found = next((node for node in self.nodes.values() if _kind(node) in _SAMPLERS), None)
+        if found is None:
+            raise GessoError("the graph has no sampler that gesso knows (KSampler and its kin)")
+        return found
+
+    def passes(self, sampler: Node) -> tuple[Node, Node | None]:
+        """The first sampler, and the one that draws its enlarged picture again, if any."""
+        before = self.linked(sampler, "latent_image") or self.linked(sampler, "samples")
+        earlier = self.upstream(before, _THROUGH_PICTURE, _SAMPLERS)
+        return (sampler, None) if earlier is None or earlier is sampler else (earlier, sampler)
+
+
+def _sampling(draft: Draft, graph: _Graph, sampler: Node) -> None:
+    guider, steps = graph.linked(sampler, "guider"), graph.linked(sampler, "sigmas")
+    noise, chosen = graph.linked(sampler, "noise"), graph.linked(sampler, "sampler")
+    draft.set("seed", whole(graph.value(noise or sampler, "noise_seed", "seed")), "seed")
+    draft.set("num_steps", whole(graph.value(steps or sampler, "steps")), "steps")
+    draft.set("guidance_scale", real(graph.value(guider or sampler, "cfg")), "cfg")
+    name, schedule = graph.value(chosen or sampler, "sampler_name"), graph.value(steps or sampler, "scheduler")
+    draft.sampler(*(value if isinstance(value, str) else None for value in (name, schedule)))
+    denoise = real(graph.value(steps or sampler, "denoise"))
+    if denoise is not None and denoise < 1:
+        draft.set("strength", denoise, "denoise")
+
+
+def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
+    source = graph.linked(sampler, "guider") or sampler
+    for name, field in (("positive", "prompt"), ("negative", "negative_prompt")):
+        node = graph.linked(source, name)
+        if node is None and field == "prompt":
+            node = graph.linked(source, "conditioning")
+        text = graph.upstream(
+            node, _THROUGH_TEXT if field == "prompt" else ("negative", *_THROUGH_TEXT), ("CLIPTextEncode",)
+        )
+        found = graph.value(text, "text", "text_g", "text_l")
+        if isinstance(found, str):
+            draft.set(field, found, name)
+        elif node is not None and _kind(node) != "ConditioningZeroOut":
+            draft.note(f"left out: the {name} prompt, which comes from {_kind(node)[:60]}")
+        clip = graph.upstream(graph.linked(text, "clip") if text else None, ("clip",), ("CLIPSetLastLayer",))
+        skip = whole(graph.value(clip, "stop_at_clip_layer"))
+        if skip is not None and skip < 0:
+            draft.set("clip_skip", -skip, "stop_at_clip_layer")
+
+
+def _size(draft: Draft, graph: _Graph, sampler: Node) -> None:
+    start = graph.linked(sampler, "latent_image")
+    empty = graph.upstream(start, _THROUGH_PICTURE, ("EmptyLatentImage", "EmptySD3LatentImage"))
+    if empty is None and start is not None:
+        draft.note("drawn from a picture, which is not in the file")
+    for side in ("width", "height"):
+        draft.set(side, whole(graph.value(empty, side)), side)
+
+
+def _model(draft: Draft, graph: _Graph, sampler: Node) -> str:
+    """Name of the model; LoRA on the way there."""
+    node = graph.linked(graph.linked(sampler, "guider") or sampler, "model")
+    loras: list[LoraUse] = []
+    seen: set[int] = set()
+    while node is not None and id(node) not in seen and len(seen) < MAX_HOPS:
+        seen.add(id(node))
+        inputs = _inputs(node)
+        for key in ("ckpt_name", "unet_name"):
+            if isinstance(name := inputs.get(key), str):
+                draft.values["loras"] = tuple(reversed(loras))[:32]
+                return name
+        if isinstance(name := inputs.get("lora_name"), str):
+            use = draft.part(
+                LoraUse,
+                "lora",
+                name=_stem(name),
+                weight=real(graph.value(node, "strength_model")),
+                text_weight=real(graph.value(node, "strength_clip")),
+            )
+            loras += [use] if use is not None else []
+        node = graph.linked(node, "model")
+    draft.values["loras"] = tuple(reversed(loras))[:32]
+    return ""
+
+
+def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None:
+    own = Draft()
+    _sampling(own, graph, second)
+    for notice in own.notices:
+        draft.note(notice)
+    node = graph.linked(second, "latent_image")
+    scaled = graph.upstream(node, _THROUGH_PICTURE, ("LatentUpscale", "ImageScale", "ImageUpscaleWithModel"))
+    width, height = (whole(graph.value(scaled, side)) for side in ("width", "height"))
+    method = graph.value(scaled, "upscale_method")
+    latent = scaled is not None and _kind(scaled).startswith("Latent")
+    names = [method] if isinstance(method, str) else []
+    upscaler = " ".join((["latent"] if latent else []) + names) or None
+    own.values.setdefault("strength", 1.0)
+    draft.values["hires"] = draft.part(
+        HiresPass,
+        "second pass",
+        scale=real(graph.value(scaled, "scale_by")),
+        width=width,
+        height=height,
+        upscaler=upscaler,
+        **{key: own.values.get(key) for key in ("strength", "num_steps", "sampler", "schedule", "guidance_scale")},
+    )
+
+
+def _inputs(node: Node | None) -> Mapping[str, Any]:
+    found = node.get("inputs") if node is not None else None
+    return found if isinstance(found, dict) else {}
+
+
+def _kind(node: Node) -> str:
+    return str(node.get("class_type", ""))
+
+
+def _stem(name: str) -> str:
+    """The last part of a path, without its ending."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return last.rsplit(".", 1)[0] if "." in last else last

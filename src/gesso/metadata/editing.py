@@ -1,0 +1,136 @@
+"""Taking what a picture says of itself out of its file, and carrying it over to another. No pixel changes.
+
+A PNG keeps its chunks of pixels and colour; of a JPEG, WebP and AVIF the blocks are cut out or put in without decoding,
+so what is stored of the pixels stays the same, byte by byte.
+"""
+
+import struct
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.metadata.carriers import PictureTexts, read_texts
+from gesso.pipelines.exif import encode_exif
+from gesso.pipelines.picture_file import RECIPE_KEYWORD, read_bytes
+from gesso.pipelines.png_chunks import SIGNATURE, join_chunks, png_chunks, text_chunk
+
+# What decides colours stays; everything else that is no pixel goes: texts, EXIF, XMP, time, private chunks.
+_KEPT_CHUNKS = frozenset(
+    {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYs"}
+    | {b"acTL", b"fcTL", b"fdAT"}
+)
+_EXIF_HEAD = b"Exif\0\0"
+_SOI, _APP1, _COM, _SOS = 0xD8, 0xE1, 0xFE, 0xDA
+_APP2, _APP14, _APP0, _APP15 = 0xE2, 0xEE, 0xE0, 0xEF
+MAX_SEGMENT = 65533  # bytes of one block of a JPEG
+
+
+def without_metadata(path: Path) -> bytes:
+    """The file without anything but pixels and colour. Raises GessoError for formats that it cannot be cut out of."""
+    data = read_bytes(path)
+    read_texts(path)  # a picture, and of a format that is known
+    if data.startswith(SIGNATURE):
+        return join_chunks([chunk for chunk in png_chunks(path, data) if chunk[0] in _KEPT_CHUNKS])
+    if data.startswith(b"\xff\xd8"):
+        return _join_jpeg([segment for segment in _jpeg_segments(path, data) if not _is_comment(*segment)])
+    if data.startswith(b"RIFF"):
+        return _join_webp([chunk for chunk in _webp_chunks(path, data) if chunk[0] not in (b"EXIF", b"XMP ")])
+    raise GessoError(f"{path}: what an AVIF says of itself cannot be cut out of it; save it as PNG first")
+
+
+def with_metadata(path: Path, source: PictureTexts) -> bytes:
+    """The file at `path` with the texts of another in place of its own. Raises GessoError as `without_metadata`."""
+    plain = without_metadata(path)
+    if plain.startswith(SIGNATURE):
+        chunks = list(png_chunks(path, plain))
+        texts = [text_chunk(name, text) for name, text in source.texts.items()]
+        return join_chunks([chunks[0], *texts, *chunks[1:]])
+    parameters, recipe = source.texts.get("parameters", ""), source.texts.get(RECIPE_KEYWORD, "")
+    if left := sorted(source.texts.keys() - {"parameters", RECIPE_KEYWORD, "Software"}):
+        raise GessoError(f"{path}: a file of this format holds no {', '.join(left)[:100]}; copy it into a PNG")
+    exif = encode_exif(parameters, recipe)
+    if plain.startswith(b"\xff\xd8"):
+        body = exif if exif.startswith(_EXIF_HEAD) else _EXIF_HEAD + exif
+        if len(body) > MAX_SEGMENT:
+            raise GessoError(f"{path}: {len(body)} bytes of text, a JPEG holds {MAX_SEGMENT}; copy it into a PNG")
+        segments = _jpeg_segments(path, plain)
+        return _join_jpeg([segments[0], (_APP1, body), *segments[1:]])
+    return _join_webp([*_webp_chunks(path, plain), (b"EXIF", exif.removeprefix(_EXIF_HEAD))])
+
+
+def _is_comment(marker: int, body: bytes) -> bool:
+    """Blocks of applications but those that say colours: JFIF, ICC profile, Adobe's transform."""
+    if marker == _APP2:
+        return not body.startswith(b"ICC_PROFILE\0")
+    return marker == _COM or (_APP0 < marker <= _APP15 and marker != _APP14)
+
+
+def _jpeg_segments(path: Path, data: bytes) -> list[tuple[int, bytes]]:
+    """Marker and body of each block; the last is all from the first scan on."""
+    found: list[tuple[int, bytes]] = [(_SOI, b"")]
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == _SOS:
+            return [*found, (_SOS, data[at:])]
+        (length,) = struct.unpack(">H", data[at + 2 : at + 4])
+        if length < 2 or at + 2 + length > len(data):
+            break
+        found.append((marker, data[at + 4 : at + 2 + length]))
+        at += 2 + length
+    raise GessoError(f"{path}: the JPEG is damaged. Take an undamaged copy")
+
+
+def _join_jpeg(segments: list[tuple[int, bytes]]) -> bytes:
+    parts = []
+    for marker, body in segments:
+        if marker == _SOI:
+            parts.append(b"\xff\xd8")
+        elif marker == _SOS:
+            parts.append(body)
+        else:
+            parts.append(bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body)
+    return b"".join(parts)
+
+
+def _webp_chunks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    at = 12
+    while at + 8 <= len(data):
+        kind, (length,) = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])
+        if at + 8 + length > len(data):
+            raise GessoError(f"{path}: the WebP is cut off. Take a complete copy")
+        found.append((kind, data[at + 8 : at + 8 + length]))
+        at += 8 + length + length % 2
+    return found
+
+
+def _join_webp(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A WebP file; the flags of its extended header say what is in it."""
+    kinds = {kind for kind, _ in chunks}
+    if b"EXIF" in kinds and b"VP8X" not in kinds:
+        chunks = [(b"VP8X", _extended_header(chunks)), *chunks]
+    body = b"WEBP"
+    for kind, content in chunks:
+        if kind == b"VP8X":
+            flags = content[0] & ~0x0C | (0x08 if b"EXIF" in kinds else 0) | (0x04 if b"XMP " in kinds else 0)
+            content = bytes((flags,)) + content[1:]
+        body += kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _extended_header(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """The header that a file with EXIF needs: flags, then width and height less one, 24 bits each."""
+    kind, content = chunks[0]
+    if kind == b"VP8 ":
+        width, height = (value & 0x3FFF for value in struct.unpack("<HH", content[6:10]))
+        alpha = 0
+    else:  # VP8L: 14 bits each, then whether there is transparency
+        (bits,) = struct.unpack("<I", content[1:5])
+        width, height, alpha = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bits >> 28 & 1
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes((0x10 if alpha else 0, 0, 0, 0)) + sides

@@ -1,0 +1,124 @@
+"""What could be read of a picture's settings, as a request of ours, and what could not be carried over."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gesso.pipelines.checks import MAX_NAME, RequestError, short
+from gesso.pipelines.names import with_canonical_names
+from gesso.pipelines.recipe import Recipe
+from gesso.pipelines.request import TextToImageRequest
+
+MAX_NOTICES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The settings of a picture.
+
+    tool      that wrote them: gesso, A1111, ComfyUI, InvokeAI, NovelAI
+    request   with what could be read; what is not there is left open
+    model, model_hash  name and first digits of the SHA-256 of the model, where they are told
+    recipe    where gesso wrote it: all of it, exactly
+    notices   what is not the same here, one line each
+    pairs     everything that was said, as it stood there
+    """
+
+    tool: str
+    request: TextToImageRequest
+    model: str = ""
+    model_hash: str = ""
+    recipe: Recipe | None = None
+    notices: tuple[str, ...] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
+
+
+class Draft:
+    """Collects fields of a request from values that a stranger wrote: one that cannot be becomes a notice."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values: dict[str, Any] = {}
+        self.notices: list[str] = []
+        for name, value in values.items():
+            self.set(name, value, name)
+
+    def set(self, name: str, value: Any, said: str) -> None:
+        """A field of the request; `said`: what the file calls it. None is left open."""
+        if value is None:
+            return
+        try:
+            TextToImageRequest(**({"prompt": ""} | {name: value}))
+        except (RequestError, TypeError) as error:
+            self.note(f"left out: {said}: {getattr(error, 'message', error)}")
+        else:
+            self.values[name] = value
+
+    def part(self, cls: type[Any], said: str, **values: Any) -> Any:
+        """A part of the request, or None and a notice."""
+        try:
+            return cls(**{name: value for name, value in values.items() if value is not None})
+        except (RequestError, TypeError) as error:
+            self.note(f"left out: {said}: {getattr(error, 'message', error)}")
+            return None
+
+    def sampler(self, sampler: str | None, schedule: str | None) -> None:
+        """Names of another tool; the sampler's may say the schedule as well, as older ones do."""
+        for said, empty in (
+            (sampler, TextToImageRequest(prompt="", sampler=sampler) if _is_name(sampler) else None),
+            (schedule, TextToImageRequest(prompt="", schedule=schedule) if _is_name(schedule) else None),
+        ):
+            if not said:
+                continue
+            try:
+                found = with_canonical_names(empty) if empty is not None else None
+            except RequestError:
+                found = None
+            if found is None:
+                self.note(f"left out: {short(said)} is no sampler or schedule that gesso has")
+                continue
+            for name, value in (("sampler", found.sampler), ("schedule", found.schedule)):
+                if value is not None:
+                    self.values[name] = value
+
+    def note(self, line: str) -> None:
+        """What is not the same here."""
+        if len(self.notices) < MAX_NOTICES and line not in self.notices:
+            self.notices.append(line[:300])
+
+    def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> Found:
+        """The value that came together."""
+        values = {"prompt": ""} | self.values
+        try:
+            request = TextToImageRequest(**values)
+        except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
+            self.note(f"left out: {error.message}")
+            request = TextToImageRequest(
+                **{k: v for k, v in values.items() if k not in ("width", "height", error.field)}
+            )
+        return Found(
+            tool=tool, request=request, model=model, model_hash=model_hash, notices=tuple(self.notices), pairs=pairs
+        )
+
+
+def _is_name(text: Any) -> bool:
+    return isinstance(text, str) and 0 < len(text) <= MAX_NAME
+
+
+def whole(text: Any) -> int | None:
+    """A whole number from a file; None for anything else."""
+    number = real(text)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def real(text: Any) -> float | None:
+    """A finite number from a file; None for anything else."""
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        return None
+    if isinstance(text, str) and len(text) > 40:
+        return None
+    try:
+        number = float(text)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) < 2**63 else None

@@ -1,0 +1,68 @@
+"""Settings from the metadata of InvokeAI (the text chunk "invokeai_metadata")."""
+
+from typing import Any
+
+from gesso.metadata.found import Draft, Found, real, whole
+from gesso.pipelines.checks import parse_json_object
+from gesso.pipelines.request_parts import HiresPass, LoraUse
+
+_NOT_CARRIED = (
+    "controlnets",
+    "ipAdapters",
+    "t2iAdapters",
+    "vae",
+    "refiner_model",
+    "init_image",
+    "positive_style_prompt",
+)
+
+
+def from_invokeai(text: str) -> Found:
+    """The settings of a picture. Raises RequestError (a GessoError) for what is no JSON object."""
+    said = parse_json_object(text, "invokeai_metadata")
+    draft = Draft(preset="gesso", syntax="compel", emphasis="compel")
+    draft.set("prompt", said.get("positive_prompt"), "positive_prompt")
+    draft.set("negative_prompt", said.get("negative_prompt") or "", "negative_prompt")
+    for key, name, read in (
+        ("width", "width", whole),
+        ("height", "height", whole),
+        ("seed", "seed", whole),
+        ("steps", "num_steps", whole),
+        ("cfg_scale", "guidance_scale", real),
+        ("cfg_rescale_multiplier", "guidance_rescale", real),
+        ("strength", "strength", real),
+    ):
+        value: Any = read(said.get(key))
+        draft.set(name, value, key)
+    draft.set("noise", "nv" if said.get("rand_device") == "cuda" else "cpu", "rand_device")
+    scheduler = said.get("scheduler")
+    if isinstance(scheduler, str):  # dpmpp_2m_k: with the sigmas of Karras
+        karras = scheduler.endswith("_k")
+        draft.sampler(scheduler.removesuffix("_k"), "karras" if karras else None)
+    axes = "".join(axis for axis in "xy" if said.get(f"seamless_{axis}") is True)
+    draft.set("tiling", axes or None, "seamless")
+    if skip := whole(said.get("clip_skip")):
+        draft.set("clip_skip", skip + 1, "clip_skip")
+    _loras(draft, said.get("loras"))
+    if said.get("hrf_enabled") is True:
+        strength, method = real(said.get("hrf_strength")), said.get("hrf_method")
+        draft.values["hires"] = draft.part(
+            HiresPass, "hrf", scale=2.0, strength=strength, upscaler=method if isinstance(method, str) else None
+        )
+    for key in _NOT_CARRIED:
+        if said.get(key):
+            draft.note(f"not carried over: {key}")
+    model: Any = said.get("model")
+    called: Any = model.get("name") if isinstance(model, dict) else model
+    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}
+    return draft.found("InvokeAI", pairs=pairs, model=called if isinstance(called, str) else "")
+
+
+def _loras(draft: Draft, found: Any) -> None:
+    uses = []
+    for entry in found[:32] if isinstance(found, list) else []:
+        model: Any = entry.get("model", entry.get("lora")) if isinstance(entry, dict) else None
+        called: Any = model.get("name", model.get("model_name")) if isinstance(model, dict) else None
+        if isinstance(called, str):
+            uses.append(draft.part(LoraUse, "lora", name=called, weight=real(entry.get("weight"))))
+    draft.values["loras"] = tuple(use for use in uses if use is not None)

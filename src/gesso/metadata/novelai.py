@@ -1,0 +1,37 @@
+"""Settings from the text chunks of NovelAI: "Description" is the prompt, "Comment" a JSON object with the rest."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gesso.metadata.found import Draft, Found, real, whole
+from gesso.pipelines.checks import parse_json_object
+
+
+def from_novelai(texts: Mapping[str, str]) -> Found:
+    """The settings of a picture. Raises RequestError (a GessoError) where "Comment" is no JSON object."""
+    said = parse_json_object(texts.get("Comment", "{}"), "Comment")
+    draft = Draft(preset="a1111", ensd=31337, clip_skip=2, noise="cpu")  # how its first models are drawn elsewhere
+    prompt = said.get("prompt")
+    draft.set("prompt", prompt if isinstance(prompt, str) else texts.get("Description", ""), "prompt")
+    draft.set("negative_prompt", said.get("uc") or "", "uc")
+    for key, name, read in (
+        ("steps", "num_steps", whole),
+        ("scale", "guidance_scale", real),
+        ("cfg_rescale", "guidance_rescale", real),
+        ("seed", "seed", whole),
+        ("width", "width", whole),
+        ("height", "height", whole),
+        ("strength", "strength", real),
+    ):
+        value: Any = read(said.get(key))
+        draft.set(name, value, key)
+    sampler, schedule = said.get("sampler"), said.get("noise_schedule")
+    draft.sampler(
+        sampler.removeprefix("k_") if isinstance(sampler, str) else None,
+        schedule if isinstance(schedule, str) and schedule != "native" else None,
+    )
+    if any(sign in draft.values.get("prompt", "") for sign in "{}"):
+        draft.note("NovelAI's {braces} weigh 1.05 each; here they are text: write (text:1.05)")
+    draft.note(f"drawn by {texts.get('Source', 'a model of NovelAI')[:80]}, which is not public")
+    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}
+    return draft.found("NovelAI", pairs=pairs)

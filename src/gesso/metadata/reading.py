@@ -1,0 +1,59 @@
+"""From a picture of any tool to its settings: `read_settings`."""
+
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.metadata.a1111 import from_infotext
+from gesso.metadata.carriers import PictureTexts, read_texts
+from gesso.metadata.comfyui import from_graph
+from gesso.metadata.found import Found
+from gesso.metadata.invokeai import from_invokeai
+from gesso.metadata.novelai import from_novelai
+from gesso.pipelines.infotext_reading import read_infotext
+from gesso.pipelines.picture_file import RECIPE_KEYWORD
+from gesso.pipelines.recipe import Recipe
+
+
+def read_settings(path: Path) -> Found:
+    """The settings of a picture. Raises GessoError where it is none, or carries none that can be read."""
+    texts = read_texts(path)
+    found = settings_of(texts)
+    if found is None:
+        kinds = ", ".join(sorted(texts.texts)) or "nothing"
+        raise GessoError(
+            f"{path}: no settings that gesso reads (gesso, A1111, ComfyUI, InvokeAI, NovelAI); it carries {kinds[:200]}"
+        )
+    return found
+
+
+def settings_of(picture: PictureTexts) -> Found | None:
+    """The settings among the texts of a file; None where no tool's are there. Raises GessoError for damaged ones."""
+    texts = picture.texts
+    try:
+        if RECIPE_KEYWORD in texts:
+            return _from_recipe(Recipe.from_json(texts[RECIPE_KEYWORD]))
+        if "invokeai_metadata" in texts:
+            return from_invokeai(texts["invokeai_metadata"])
+        if texts.get("Software") == "NovelAI" and "Comment" in texts:
+            return from_novelai(texts)
+        if "parameters" in texts:
+            return from_infotext(read_infotext(texts["parameters"]))
+        if "prompt" in texts:
+            return from_graph(texts["prompt"])
+    except GessoError as error:
+        raise GessoError(f"{picture.path}: {error.message}") from error
+    if "workflow" in texts:
+        message = "carries ComfyUI's drawing of a graph without the graph itself (its text chunk 'prompt')"
+        raise GessoError(f"{picture.path}: {message}; save the picture from ComfyUI again")
+    return None
+
+
+def _from_recipe(recipe: Recipe) -> Found:
+    return Found(
+        tool="gesso",
+        request=recipe.request,
+        model=recipe.model,
+        model_hash=recipe.model_hash,
+        recipe=recipe,
+        notices=recipe.notices,
+    )

@@ -1,0 +1,129 @@
+"""The text that AUTOMATIC1111's web UI and its relatives leave in a picture, taken apart: `read_infotext`.
+
+By that tool's rules, except where they lose something: a value may be a JSON object or list as plugins write them
+(Hashes, Civitai resources), and everything is linear in the length of the text.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+NEGATIVE = "Negative prompt:"
+# Prompts that the lines above the last one cannot carry stand whole among the pairs; see `infotext`.
+EXACT_PROMPT, EXACT_NEGATIVE = "Exact prompt", "Exact negative prompt"
+MIN_PAIRS = 3  # fewer on the last line, and it belongs to the prompt
+_KEY_SIGNS = frozenset(" -/_")
+_CLOSING = {"{": "}", "[": "]"}
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """One text.  pairs: the last line, in its order; of a key that comes twice the last value"""
+
+    prompt: str
+    negative_prompt: str = ""
+    pairs: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_infotext(text: str) -> Infotext:
+    """Prompt, negative prompt and pairs of a text. Any text is one: without pairs it is all prompt."""
+    lines = text.strip().split("\n")
+    pairs = dict(read_pairs(lines[-1]))
+    if len(pairs) < MIN_PAIRS:
+        pairs = {}
+    else:
+        lines.pop()
+    prompts: tuple[list[str], list[str]] = ([], [])
+    negative = False
+    for line in lines:
+        line = line.strip()
+        if line.startswith(NEGATIVE):
+            negative, line = True, line.removeprefix(NEGATIVE).strip()
+        prompts[negative].append(line)
+    prompt = pairs.pop(EXACT_PROMPT, "\n".join(prompts[False]))
+    return Infotext(prompt, pairs.pop(EXACT_NEGATIVE, "\n".join(prompts[True])), pairs)
+
+
+def read_pairs(line: str) -> Iterator[tuple[str, str]]:
+    """ "key: value, key: value": a value ends at a comma unless it is a JSON string, object or list."""
+    at, brackets = 0, True  # one bracket without its partner, and those that follow are signs like others
+    while at < len(line):
+        comma, colon = line.find(",", at), line.find(":", at)
+        if colon < 0:
+            return
+        if 0 <= comma < colon:  # a word without a value
+            at = comma + 1
+            continue
+        key = _key(line, at, colon)
+        value, at, brackets = _value(line, colon + 1, brackets)
+        if len(key) >= 2:
+            yield key, value
+
+
+def _key(line: str, start: int, end: int) -> str:
+    """The letters, digits, blanks and - / before a colon."""
+    first = end
+    while first > start and (line[first - 1].isalnum() or line[first - 1] in _KEY_SIGNS):
+        first -= 1
+    return line[first:end].strip()
+
+
+def _value(line: str, at: int, brackets: bool) -> tuple[str, int, bool]:
+    """The value from a place on, where what follows begins, and whether brackets still have partners."""
+    while at < len(line) and line[at] == " ":
+        at += 1
+    comma = line.find(",", at)
+    plain_end = comma if comma >= 0 else len(line)
+    sign = line[at] if at < len(line) else ""
+    if sign == '"':
+        end = _string_end(line, at)
+        if end is not None:
+            try:
+                return str(json.loads(line[at:end])), _after(line, end), brackets
+            except ValueError:
+                return line[at:end], _after(line, end), brackets
+    elif sign in _CLOSING and brackets:
+        end = _bracket_end(line, at)
+        if end is not None:
+            return line[at:end], _after(line, end), True
+        brackets = False
+    return line[at:plain_end].strip(), plain_end + 1, brackets
+
+
+def _after(line: str, end: int) -> int:
+    comma = line.find(",", end)
+    return comma + 1 if comma >= 0 else len(line)
+
+
+def _string_end(line: str, at: int) -> int | None:
+    """Past the quote that ends a string; None where none does."""
+    at += 1
+    while at < len(line):
+        if line[at] == "\\":
+            at += 2
+        elif line[at] == '"':
+            return at + 1
+        else:
+            at += 1
+    return None
+
+
+def _bracket_end(line: str, at: int) -> int | None:
+    """Past the bracket that closes this one, counting all of them; None where none does."""
+    open_brackets: list[str] = []
+    while at < len(line):
+        sign = line[at]
+        if sign == '"':
+            end = _string_end(line, at)
+            if end is None:
+                return None
+            at = end
+            continue
+        if sign in _CLOSING:
+            open_brackets.append(_CLOSING[sign])
+        elif open_brackets and sign == open_brackets[-1]:
+            open_brackets.pop()
+            if not open_brackets:
+                return at + 1
+        at += 1
+    return None
