@@ -150,7 +150,7 @@ WRONG = [
     (["generate", "cat\udcff"], "Unicode"),
     (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "puts no noise back"),
     (["generate", "cat", "--clip-skip", "9"], "has 2"),
-    (["generate", "cat", "-o", "x.jpg"], "PNG"),
+    (["generate", "cat", "-o", "x.gif"], ".png"),
     (["generate", "cat", "-o", "{sed}.png"], "{seed}"),
     (["generate", "cat", "-o", "taken.png"], "taken.png is there already"),
     (["generate", "cat", "-o", "/proc/nothing/x.png"], "nothing can be written"),
@@ -164,7 +164,7 @@ WRONG = [
     (["replay"], "PICTURE"),
     (["replay", "missing.png"], "no such file"),
     (["replay", "taken.png"], "no gesso recipe"),
-    (["replay", "truncated.safetensors"], "not a PNG"),
+    (["replay", "truncated.safetensors"], "not a picture"),
     (["models", "info", "taken.png"], "taken.png"),
     (["models", "info", "a\x1b[31mb"], "no such file"),
 ]

@@ -37,7 +37,7 @@ COMMANDS = (
     Command("replay", "gesso.cli.replay", "Make a picture again from the recipe inside it, and compare."),
     Command("upscale", "gesso.cli.upscale", "Make pictures larger, without a prompt."),
     Command("preprocess", "gesso.cli.preprocess", "Make the hint of a picture that steers a ControlNet."),
-    Command("metadata", "gesso.cli.metadata", "Show, remove and copy the settings that pictures of any tool carry."),
+    Command("metadata", "gesso.cli.metadata", "Show, remove and copy the settings in pictures."),
     Command("models", "gesso.cli.models", "List, import, convert and check models."),
     Command("lora", "gesso.cli.lora", "Look into LoRA files, convert, merge, extract and resize them."),
     Command("train", "gesso.cli.train", "Train the default model, or write a trained one as a file."),

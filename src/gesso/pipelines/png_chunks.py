@@ -43,10 +43,11 @@ def png_size(path: Path, chunks: list[tuple[bytes, bytes]]) -> tuple[int, int]:
 
 def join_chunks(chunks: list[tuple[bytes, bytes]]) -> bytes:
     """A PNG file of these chunks."""
-    return SIGNATURE + b"".join(_pack(kind, body) for kind, body in chunks)
+    return SIGNATURE + b"".join(pack_chunk(kind, body) for kind, body in chunks)
 
 
-def _pack(kind: bytes, body: bytes) -> bytes:
+def pack_chunk(kind: bytes, body: bytes) -> bytes:
+    """One chunk as it stands in the file: length, kind, body, checksum."""
     return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from gesso.pipelines.png_chunks import SIGNATURE, pack_chunk
+
 MAX_SIDE = 2**31 - 1  # of the format
 RGB, UP = 2, 2  # colour type; filter: each row as its difference from the one above
 LEVEL = 6  # of zlib
@@ -21,7 +22,7 @@ def png_chunks(width: int, height: int, bands: Iterable[NDArray[np.uint8]]) -> I
     """
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise ValueError(f"a PNG of {width}x{height}")
-    yield SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0))
+    yield SIGNATURE + pack_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, RGB, 0, 0, 0))
     packer, left, above = zlib.compressobj(LEVEL), height, np.zeros((1, 3 * width), dtype=np.uint8)
     for band in bands:
         if band.shape[1:] != (width, 3) or len(band) > left:
@@ -32,11 +33,7 @@ def png_chunks(width: int, height: int, bands: Iterable[NDArray[np.uint8]]) -> I
         np.subtract(rows, np.concatenate([above, rows[:-1]]), out=lines[:, 1:])
         above, left = rows[-1:].copy(), left - len(rows)
         if packed := packer.compress(lines.tobytes()):
-            yield _chunk(b"IDAT", packed)
+            yield pack_chunk(b"IDAT", packed)
     if left:
         raise ValueError(f"{left} rows are missing")
-    yield _chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    yield pack_chunk(b"IDAT", packer.flush()) + pack_chunk(b"IEND", b"")
