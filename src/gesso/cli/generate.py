@@ -70,6 +70,13 @@ def command(
         str | None,
         typer.Option("--tiling", metavar="AXES", help="Sides that continue each other, for patterns: x, y or xy."),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", metavar="PIXELS", help="Denoise a large picture in overlapping tiles of this size."),
+    ] = None,
+    tile_overlap: Annotated[
+        int | None, typer.Option("--tile-overlap", metavar="PIXELS", help="What tiles have in common; a quarter.")
+    ] = None,
     clip_skip: Annotated[
         int | None, typer.Option("--clip-skip", help="Layer of the text encoder, from the end: 1 is the last.")
     ] = None,
@@ -233,6 +240,8 @@ def command(
         seed_width=seed_width,
         seed_height=seed_height,
         tiling=tiling,
+        tile=tile,
+        tile_overlap=tile_overlap,
         mask_content=mask_content,
         mask_area=mask_area,
         mask_padding=mask_padding,

@@ -4,7 +4,7 @@ The order of the draws from the noise source: the encoder's sample of the pictur
 noise on a picture that is enlarged; the first noise; the encoder's sample of the masked picture.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image, ImageChops
@@ -13,6 +13,7 @@ from torch import Tensor
 from gesso.diffusion.conventions import first_noise, slerp, slerp_a1111
 from gesso.diffusion.denoiser import add_noise, per_row
 from gesso.diffusion.noise import NoiseSource
+from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
@@ -151,6 +152,10 @@ class Start:
     mask: Tensor | None = None
     concat: Tensor | None = None
     level: Tensor | None = None
+
+    def part(self, tile: Tile) -> "Start":
+        """What a network that sees one tile alone is shown."""
+        return replace(self, x=tile.of(self.x), concat=None if self.concat is None else tile.of(self.concat))
 
 
 def prepare(

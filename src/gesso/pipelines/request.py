@@ -54,6 +54,7 @@ MAX_CLIP_SKIP = 32  # layers of the largest text tower
 MAX_MASK_BLUR = 256.0  # pixels
 MAX_NOISE_LEVEL = 999
 MASK_PADDING = 32  # pixels around what is masked, where that alone is drawn; as in A1111
+MIN_TILE = 8  # latents a side
 OUTPAINT_BLUR = 8.0  # pixels by which new borders run into the picture
 OWN_SCHEDULE = "own"  # the schedule of a request that brings its own sigmas
 
@@ -215,6 +216,7 @@ class TextToImageRequest:
         _check_jobs(values, defaults)
         _check_pictures_in(values, defaults, self)
         _check_noise(values, defaults, draw_seed)
+        _check_tiles(values, defaults)
         _check_drawn(values)
         return ResolvedRequest(**values)
 
@@ -464,6 +466,27 @@ def _check_noise(values: dict[str, Any], defaults: "Defaults", draw_seed: Callab
             check_multiple(side, values[side], defaults.multiple)
 
 
+def _check_tiles(values: dict[str, Any], defaults: "Defaults") -> None:
+    """Fills in how far tiles overlap; refuses tiles that the model cannot draw, and those that cost without end."""
+    tile, overlap = values["tile"], values["tile_overlap"]
+    if tile is None:
+        if overlap is not None:
+            raise RequestError("tile_overlap", "tile_overlap goes with tile: the size of the tiles")
+        return
+    if values["tiling"] is not None:
+        raise RequestError("tile", "tile draws in parts, which see their own edges; tiling wants none: leave one out")
+    if defaults.kind == "upscale":
+        raise RequestError("tile", "this model enlarges the picture at once; leave tile out")
+    check_multiple("tile", tile, defaults.multiple)
+    if tile < MIN_TILE * defaults.multiple:
+        raise RequestError("tile", f"tile {tile}: at least {MIN_TILE * defaults.multiple} for this model")
+    if overlap is None:
+        overlap = values["tile_overlap"] = tile // 4 // defaults.multiple * defaults.multiple
+    check_multiple("tile_overlap", overlap, defaults.multiple)
+    if overlap > tile // 2:
+        raise RequestError("tile_overlap", f"tile_overlap {overlap}: at most half of the tile, {tile // 2}")
+
+
 def _required(cls: type[TextToImageRequest]) -> list[str]:
     return [field.name for field in fields(cls) if field.default is MISSING]
 
@@ -477,7 +500,7 @@ def _check_outpaint(value: object) -> None:
         check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
 
 
-_NOT_DRAWN = ("hires", "tile", "tile_overlap", "loras", "controls")
+_NOT_DRAWN = ("hires", "loras", "controls")
 
 
 def _check_drawn(values: Mapping[str, Any]) -> None:

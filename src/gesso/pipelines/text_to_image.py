@@ -25,6 +25,7 @@ from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NOISE_SOURCES, NoiseSource
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.diffusion.schedule import SCHEDULES
+from gesso.diffusion.tiles import TiledDenoiser, tiles_of
 from gesso.diffusion.torchsde_tree import TreeNoise
 from gesso.families.base import Family
 from gesso.pipelines.checks import RequestError
@@ -263,6 +264,7 @@ class TextToImage:
             guided=request.guidance_scale != 1 and not model.family.is_told_guidance,
             encodes=request.image is not None or model.family.concat == "inpaint",
             seamless=request.tiling,
+            tile=request.tile,
         )
         return self.engine.plan(model, work)
 
@@ -478,8 +480,20 @@ def draw_latents(
 
 def _denoiser(
     model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start, clock: Clock
+) -> Denoising:
+    """One model with its text, guidance and what it sees beside the latents, for the whole or tile by tile."""
+    if request.tile is None or request.tile_overlap is None:
+        return _whole(model, request, prompt, steps, start, clock)
+    multiple = model.family.size_multiple
+    overlap = request.tile_overlap // multiple
+    tiles = tiles_of(start.x.shape[-2], start.x.shape[-1], request.tile // multiple, overlap)
+    parts = [(tile, _whole(model, request, prompt, steps, start.part(tile), clock)) for tile in tiles]
+    return TiledDenoiser(parts, overlap) if len(parts) > 1 else parts[0][1]
+
+
+def _whole(
+    model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start, clock: Clock
 ) -> Denoiser:
-    """One model with its text, guidance and what it sees beside the latents."""
     scale = request.guidance_scale
     if request.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE

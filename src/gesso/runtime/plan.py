@@ -66,6 +66,7 @@ class Workload:
     guided         whether each step asks for a guided and an unguided half
     tokens         length of the context; the text model's where None
     encodes        whether pictures are encoded first (image to image, inpainting)
+    tile           pixels a side of the tiles that the UNet sees one after the other; None: the whole at once
     seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
     """
 
@@ -76,6 +77,7 @@ class Workload:
     tokens: int | None = None
     encodes: bool = False
     seamless: str | None = None
+    tile: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +201,13 @@ class Footprint:
         height, width = work.height // scale // f, work.width // scale // f
         pixels = 3 * work.height * work.width * 4  # float32
         latents = family.vae.latent_channels * height * width * 4
+        most = work.tile // scale // f if work.tile else max(height, width)
+        seen = min(height, most), min(width, most)
         found = {
             "text": 64 * MIB
             if max(component.stored_nbytes for component in self._text_components()) > GIB
             else 16 * MIB,
-            "unet": self._unet(plan.unet_rows, height, width, work.tokens) + 12 * work.rows * latents,
+            "unet": self._unet(plan.unet_rows, seen, work.tokens) + 12 * work.rows * latents,
             "decode": self._decode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels // scale**2,
         }
         if work.encodes:
@@ -215,7 +219,8 @@ class Footprint:
     def _text_components(self) -> Iterator[Any]:
         return (self.residency.components[name] for name in self._texts())
 
-    def _unet(self, rows: int, height: int, width: int, tokens: int | None) -> int:
+    def _unet(self, rows: int, size: tuple[int, int], tokens: int | None) -> int:
+        height, width = size
         config, tokens = self.family.unet, tokens or self.family.text.max_length
         dtype = self.residency.dtype("unet")
 
