@@ -27,7 +27,7 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
         return "Stable Cascade"
     for name, info in tensors.items():
         if ("attn2_to_k." in name or "attn2.to_k." in name) and len(info.shape) in (2, 4) and name.endswith(_DOWN):
-            return _CONTEXTS.get(info.shape[1], f"a model whose text states are {info.shape[1]} wide")
+            return context_name(info.shape[1])
     if any(name.startswith(("lora_te2_", "lora_te1_", "text_encoder_2.")) for name in names):
         return "Stable Diffusion XL"
     if any("transformer_blocks_2_" in name or "transformer_blocks.2." in name for name in names):
@@ -38,6 +38,11 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
     if any("down_blocks" in name or "input_blocks" in name for name in names):
         return "a UNet of Stable Diffusion's kind"
     return UNKNOWN
+
+
+def context_name(width: int) -> str:
+    """The release whose UNet reads text states of this width, in words."""
+    return _CONTEXTS.get(width, f"a model whose text states are {width} wide")
 
 
 def told_base(metadata: Mapping[str, str]) -> str | None:

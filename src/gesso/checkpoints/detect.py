@@ -38,6 +38,7 @@ class Kind:
 
 _LATER = "gesso does not load these yet"
 _ADAPTER = "it changes a model and is none by itself; give a whole model"
+_CONTROL = "it steers a model and is none by itself; give a whole model, and this with --control"
 _ONE_PART = "give a file or a folder with UNet, text encoder and VAE"
 
 
@@ -82,7 +83,10 @@ def _model(what: str, family: str) -> Kind:
 _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (is_upscaler, Kind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale --model")),
     (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_ADAPTER)),
-    (_starts("control_model.", "controlnet_", "input_hint_block."), Kind("other", "a ControlNet", advice=_ADAPTER)),
+    (
+        _starts("control_model.", "controlnet_", "input_hint_block.", "zero_down."),
+        Kind("other", "a ControlNet", advice=_CONTROL),
+    ),
     (_starts("ip_adapter."), Kind("other", "an IP-Adapter", advice=_ADAPTER)),
     (_starts("adapter.body.", "body."), Kind("other", "a T2I-Adapter", advice=_ADAPTER)),
     (_ends(*_LORA_ENDS), Kind("other", "a LoRA", advice=_ADAPTER)),

@@ -1,0 +1,126 @@
+"""A ControlNet for a model, from any published form: cldm's single files, diffusers' files and folders, gesso's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gesso.adapters.architecture import context_name
+from gesso.checkpoints.config_json import read_object
+from gesso.checkpoints.controlnets import DIFFERENCE, ControlNetFile
+from gesso.checkpoints.detect import detect
+from gesso.checkpoints.diffusers import STEMS, weight_file
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.keymap import load, plan, shapes_of
+from gesso.checkpoints.safetensors_file import SafetensorsFile
+from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.families.base import Family
+from gesso.families.native_control import is_native_control, load_control
+from gesso.families.parts import fill, on_meta
+from gesso.models.controlnet import ControlNet, skip_widths
+from gesso.models.unet import UNetConfig
+
+CONFIG = "config.json"
+POOLED_NAME = "shuffle"  # what the published ControlNet that averages over the picture is called
+
+
+@dataclass(frozen=True, eq=False)
+class ControlParts:
+    """A ControlNet with its numbers as they are stored.
+
+    files         it was read from
+    pooled        its outputs are averaged over the picture: it steers colours and style, not places
+    swapped       it was trained on blue, green, red
+    preprocessor  by which its hints were made in training, where the file says it
+    """
+
+    network: ControlNet
+    files: tuple[Path, ...]
+    pooled: bool = False
+    swapped: bool = False
+    preprocessor: str | None = None
+
+
+def load_control_network(
+    path: str | Path, family: Family, unet: nn.Module | None = None, *, converted: Path | None = None
+) -> ControlParts:
+    """A ControlNet for models of a family; on the CPU, in the number format of the file, the numbers not looked at.
+
+    path       a file, or a folder of the diffusers library
+    unet       of the model: for a file that holds the difference to it
+    converted  as for `open_weights`
+    Raises ModelFileError for another kind of file, and for a ControlNet of another architecture, naming both.
+    """
+    path = Path(path)
+    told: Mapping[str, Any] = {}
+    if path.is_dir():
+        told = read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
+        path = weight_file(path, STEMS["unet"])
+    file = open_weights(path, converted=converted)
+    if isinstance(file, SafetensorsFile) and is_native_control(file):
+        return _native(file, family)
+    found = ControlNetFile.of(shapes_of(file.tensors))
+    if found is None:
+        message = f"looks like {detect(file).what}, expected a ControlNet"
+        raise ModelFileError("architecture_mismatch", path, message)
+    network = _network(found, file, family)
+    if DIFFERENCE in file.tensors:
+        _add_unet(network, unet, path)
+    pooled = told.get("global_pool_conditions", POOLED_NAME in path.stem.lower())
+    return ControlParts(
+        network=network,
+        files=file.files,
+        pooled=pooled is True,
+        swapped=told.get("controlnet_conditioning_channel_order") == "bgr",
+    )
+
+
+def control_unet(family: Family) -> UNetConfig:
+    """The sizes of the UNet that a ControlNet copies: it sees the latents alone and is not told the guidance."""
+    channels = family.vae.latent_channels
+    return replace(family.unet, in_channels=channels, draft_size=None, guidance_dim=None, noise_levels=None)
+
+
+def _network(found: ControlNetFile, file: WeightFile, family: Family) -> ControlNet:
+    unet = control_unet(family)
+    if found.context_dim not in (None, unet.context_dim):
+        made = context_name(found.context_dim or 0)
+        message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(unet.context_dim)})"
+        raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
+    config = found.config(unet, file.path)
+    with on_meta():
+        network = ControlNet(config)
+    rules = found.rules(config, linear=family.layout != "sd1")
+    rows = plan(rules, found.shapes, shapes_of(network.state_dict()), where=file.path)
+    with file.reader() as reader:
+        fill(network, load(rows, reader), file.path, device="cpu", dtype=None, check=False)
+    return network
+
+
+def _add_unet(network: ControlNet, unet: nn.Module | None, where: Path) -> None:
+    """Makes weights of differences (Akegarasu's "difference" files)."""
+    if unet is None:
+        raise ModelFileError("architecture_mismatch", where, "holds differences to a UNet, and there is none")
+    base: Mapping[str, Tensor] = unet.state_dict()
+    for name, param in network.named_parameters():
+        if name in base and base[name].shape == param.shape:
+            param.data = param.data.float() + base[name].to("cpu", param.data.float().dtype)
+
+
+def _native(file: SafetensorsFile, family: Family) -> ControlParts:
+    found = load_control(file.path)
+    wanted, has = control_unet(family), found.control.config.unet
+    if found.family != family.name:
+        message = f"is a ControlNet for {found.family!r}, the model is {family.name!r}. Take one that was made for it"
+        raise ModelFileError("architecture_mismatch", file.path, message)
+    same = (has.in_channels, has.context_dim, has.added_dim) == (
+        wanted.in_channels,
+        wanted.context_dim,
+        wanted.added_dim,
+    )
+    if not same or skip_widths(has) != skip_widths(wanted):
+        message = f"is a ControlNet for a {family.name!r} of other sizes: channels {list(has.channels)}"
+        raise ModelFileError("shape", file.path, f"{message}, the model has {list(wanted.channels)}")
+    return ControlParts(network=found.control, files=file.files, preprocessor=found.hint or None)

@@ -1,0 +1,262 @@
+"""ControlNets from every published form: names and shapes of real files, and their numbers beside diffusers."""
+
+import gzip
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gesso.checkpoints import keymap
+from gesso.checkpoints.controlnets import ControlNetFile
+from gesso.checkpoints.errors import ModelFileError
+from gesso.families.base import Family
+from gesso.families.control_network import control_unet, load_control_network
+from gesso.families.native_control import save_control
+from gesso.families.parts import on_meta
+from gesso.families.saving import folder_rules
+from gesso.families.sd15 import SD15
+from gesso.families.sd21 import SD21
+from gesso.families.sdxl import SDXL
+from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.nn.embedding import sinusoid
+from tiny_sd import TINY_INPAINT, TINY_SD, TINY_SD21, TINY_SDXL, tiny_parts
+
+with warnings.catch_warnings():  # theirs, not ours
+    warnings.simplefilter("ignore")
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+PUBLISHED = Path(__file__).parents[1] / "golden" / "published.json.gz"
+TOLERANCE = 1e-5  # float32 sums in another order, over some twenty layers
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("controlnet-v1.1-sd15.ldm", SD15),
+        ("controlnet-sd21.ldm", SD21),
+        ("diffusers.sd15.controlnet", SD15),
+        ("diffusers.sd21.controlnet", SD21),
+        ("diffusers.sdxl.controlnet", SDXL),
+    ],
+)
+def test_every_published_list_is_made_name_for_name_and_shape_for_shape(name: str, family: Family) -> None:
+    listed = json.loads(gzip.decompress(PUBLISHED.read_bytes()))["files"][name]
+    shapes = {key: tuple(shape) for key, (shape, _) in listed.items()}
+    found = ControlNetFile.of(shapes)
+    assert found is not None
+    config = found.config(control_unet(family), name)
+    with on_meta():
+        network = ControlNet(config)
+    rules = found.rules(config, linear=family.layout != "sd1")
+    keymap.plan(rules, shapes, keymap.shapes_of(network.state_dict()), where=name)
+    assert keymap.shapes_of(keymap.save(rules, network.state_dict())) == shapes
+
+
+def theirs(family: Family, **changes: Any) -> ControlNetModel:
+    """Their ControlNet of a family's sizes with random numbers; what starts at 0 or 1 is made random too."""
+    unet = family.unet
+    down = [("CrossAttn" if depth else "") + ("DownBlock2D") for depth in unet.attention]
+    torch.manual_seed(3)
+    network = ControlNetModel(
+        in_channels=4,
+        down_block_types=down,
+        block_out_channels=unet.channels,
+        layers_per_block=unet.num_res_blocks,
+        cross_attention_dim=unet.context_dim,
+        attention_head_dim=unet.num_heads,
+        transformer_layers_per_block=[depth or 1 for depth in unet.attention],
+        use_linear_projection=family.layout != "sd1",
+        norm_num_groups=unet.norm_groups,
+        conditioning_embedding_out_channels=(4, 8, 12, 16),
+        **(
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": family.size_dim,
+                "projection_class_embeddings_input_dim": unet.added_dim,
+            }
+            if family.num_sizes
+            else {}
+        ),
+        **changes,
+    )
+    network.eval().requires_grad_(False)
+    for name, param in network.named_parameters():
+        if param.ndim == 1 or name.startswith(("controlnet_", "controlnet_cond_embedding.conv_out")):
+            param.add_(0.1 * torch.randn_like(param))
+    return network
+
+
+def told(family: Family, batch: int = 2) -> tuple[dict[str, Any], Tensor | None]:
+    """What their SDXL is told, and our vector of it."""
+    if not family.num_sizes:
+        return {}, None
+    pooled = torch.randn(batch, family.unet.added_dim - family.num_sizes * family.size_dim)
+    sizes = torch.randint(0, 1025, (batch, family.num_sizes)).float()
+    added = torch.cat([pooled, sinusoid(sizes.flatten(), family.size_dim).reshape(batch, -1)], dim=1)
+    return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}, added
+
+
+def cldm_names(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The same numbers under the names of the ControlNet authors' program."""
+    shapes = keymap.shapes_of(tensors)
+    found = ControlNetFile.of(shapes)
+    assert found is not None
+    config = found.config(control_unet(family), "test")
+    with on_meta():
+        params = keymap.shapes_of(ControlNet(config).state_dict())
+    linear = family.layout != "sd1"
+    native = keymap.load(keymap.plan(found.rules(config, linear=linear), shapes, params, where="test"), tensors)
+    other = ControlNetFile({}, "control_model.", folder=False)
+    return keymap.save(other.rules(config, linear=linear), native)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
+@pytest.mark.parametrize("form", ["diffusers", "cldm", "cldm without prefix"])
+def test_network_beside_diffusers(family: Family, form: str, tmp_path: Path) -> None:
+    reference = theirs(family)
+    tensors = {name: tensor.contiguous() for name, tensor in reference.state_dict().items()}
+    if form != "diffusers":
+        tensors = {name: tensor.contiguous() for name, tensor in cldm_names(tensors, family).items()}
+    if form == "cldm without prefix":
+        tensors = {name.removeprefix("control_model."): tensor for name, tensor in tensors.items()}
+    save_file(tensors, tmp_path / "control.safetensors")
+    network = load_control_network(tmp_path / "control.safetensors", family).network
+    kwargs, added = told(family)
+    x, context = torch.randn(2, 4, 8, 12), torch.randn(2, 7, family.unet.context_dim)
+    timestep, hint = torch.tensor([999.0, 17.5]), torch.rand(1, 3, 64, 96)
+    down, mid = reference(x, timestep, context, hint.expand(2, -1, -1, -1), return_dict=False, **kwargs)
+    found = network(x, timestep, context, hint, added)
+    gaps = [(a - b).abs().max().item() for a, b in zip(found, [*down, mid], strict=True)]
+    print(f"{family.name} {form}: largest difference {max(gaps):.1e}, deviation {mid.std().item():.2f}")
+    assert max(gaps) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+def test_a_unet_that_is_steered_beside_diffusers(family: Family) -> None:
+    """Each output meets its own skip, the last one the middle."""
+    ours = tiny_parts(family).unet
+    from gesso.families.saving import folder_configs
+
+    config = folder_configs(family)["unet/config.json"]
+    reference = UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
+    reference.load_state_dict(keymap.save(folder_rules(family)["unet"], ours.state_dict()))
+    control = theirs(family)
+    kwargs, added = told(family)
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 7, family.unet.context_dim)
+    timestep, hint = torch.tensor([999.0, 17.5]), torch.rand(2, 3, 64, 64)
+    down, mid = control(x, timestep, context, hint, return_dict=False, **kwargs)
+    expected = reference(
+        x,
+        timestep,
+        context,
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=mid,
+        **kwargs,
+    ).sample
+    found = ours(x, timestep, context, added, control=[*down, mid])
+    gap = (found - expected).abs().max().item()
+    print(f"steered {family.name}: largest difference {gap:.1e}, deviation {expected.std().item():.2f}")
+    assert gap < TOLERANCE
+    assert (ours(x, timestep, context, added) - expected).abs().max().item() > 0.01
+
+
+def test_a_folder_says_how_it_is_used(tmp_path: Path) -> None:
+    theirs(TINY_SD, global_pool_conditions=True, controlnet_conditioning_channel_order="bgr").save_pretrained(tmp_path)
+    found = load_control_network(tmp_path, TINY_SD)
+    assert (found.pooled, found.swapped) == (True, True)
+
+
+@pytest.mark.parametrize(("name", "pooled"), [("control_v11e_sd15_shuffle", True), ("control_v11p_sd15_canny", False)])
+def test_the_shuffle_controlnet_is_known_by_its_name(tmp_path: Path, name: str, pooled: bool) -> None:
+    save_file(theirs(TINY_SD).state_dict(), tmp_path / f"{name}.safetensors")
+    assert load_control_network(tmp_path / f"{name}.safetensors", TINY_SD).pooled is pooled
+
+
+def test_a_model_that_sees_more_takes_the_controlnet_of_its_kind(tmp_path: Path) -> None:
+    save_file(theirs(TINY_SD).state_dict(), tmp_path / "c.safetensors")
+    assert load_control_network(tmp_path / "c.safetensors", TINY_INPAINT).network.conv_in.in_channels == 4
+
+
+def test_differences_are_added_to_the_unet(tmp_path: Path) -> None:
+    unet, whole = tiny_parts(TINY_SD).unet, theirs(TINY_SD)
+    save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+    wanted = load_control_network(tmp_path / "whole.safetensors", TINY_SD).network.state_dict()
+    base = unet.state_dict()
+    network = ControlNet(ControlNetConfig(unet=control_unet(TINY_SD), hint_channels=(4, 8, 12, 16)))
+    network.load_state_dict(
+        {n: t - base[n] if n in base and base[n].shape == t.shape else t for n, t in wanted.items()}
+    )
+    names = ControlNetFile({}, "control_model.", folder=False)
+    tensors = keymap.save(names.rules(network.config, linear=False), network.state_dict())
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()} | {"difference": torch.zeros(())},
+        tmp_path / "diff.safetensors",
+    )
+    found = load_control_network(tmp_path / "diff.safetensors", TINY_SD, unet).network.state_dict()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=name)
+    with pytest.raises(ModelFileError, match="holds differences to a UNet"):
+        load_control_network(tmp_path / "diff.safetensors", TINY_SD)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "cldm"])
+def test_another_architecture_is_refused_and_both_are_named(tmp_path: Path, form: str) -> None:
+    other = replace(
+        TINY_SD, unet=replace(TINY_SD.unet, context_dim=2048, channels=(32, 32, 32, 32))
+    )  # as wide as the text of SDXL
+    tensors = theirs(other).state_dict()
+    save_file(
+        {n: t.contiguous() for n, t in (tensors if form == "diffusers" else cldm_names(tensors, other)).items()},
+        tmp_path / "xl.safetensors",
+    )
+    with pytest.raises(ModelFileError, match=r"ControlNet for Stable Diffusion XL, the model is 'sd15'"):
+        load_control_network(tmp_path / "xl.safetensors", TINY_SD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"controlnet_mid_block.weight": None}, "missing_key"),
+        ({"controlnet_mid_block.weight": torch.zeros(3, 3, 1, 1)}, "shape"),
+        ({"controlnet_cond_embedding.conv_in.weight": torch.zeros(4)}, "shape"),
+        ({"controlnet_cond_embedding.conv_in.weight": torch.zeros(4, 1, 3, 3)}, "shape"),
+        ({"controlnet_down_blocks.99.weight": torch.zeros(1)}, "unknown_key"),
+        ({"down_blocks.0.attentions.0.transformer_blocks.700.norm1.weight": torch.zeros(1)}, "shape"),
+        ({"down_blocks.0.attentions.0.transformer_blocks.5.norm1.weight": torch.zeros(1)}, "missing_key"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, changes: dict[str, Tensor | None], reason: str) -> None:
+    tensors: dict[str, Tensor | None] = {**theirs(TINY_SD).state_dict(), **changes}
+    save_file({n: t.contiguous() for n, t in tensors.items() if t is not None}, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelFileError) as caught:
+        load_control_network(tmp_path / "bad.safetensors", TINY_SD)
+    assert caught.value.reason == reason
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    save_file({"a.lora_down.weight": torch.zeros(1, 1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ModelFileError, match="looks like a LoRA, expected a ControlNet"):
+        load_control_network(tmp_path / "lora.safetensors", TINY_SD)
+
+
+def test_gessos_own_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ControlNetConfig(unet=control_unet(TINY_SD), hint_channels=(4, 8, 12, 16))
+    network = ControlNet(config)
+    save_control(tmp_path / "own.safetensors", network, "sd15", "canny", {"title": "own"})
+    found = load_control_network(tmp_path / "own.safetensors", TINY_SD)
+    assert (found.network.config, found.preprocessor) == (config, "canny")
+    with pytest.raises(ModelFileError, match=r"ControlNet for 'sd15', the model is 'sdxl'"):
+        load_control_network(tmp_path / "own.safetensors", TINY_SDXL)
+    wider = replace(TINY_SD, unet=replace(TINY_SD.unet, channels=(64, 64, 64, 64)))
+    with pytest.raises(ModelFileError, match=r"of other sizes: channels \[32, 64, 32, 32\]"):
+        load_control_network(tmp_path / "own.safetensors", wider)
