@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import tiny_sd
 from gesso.checkpoints import detect
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import hash_file
 from gesso.checkpoints.safetensors_file import open_safetensors, tensor_data_sha256
 from gesso.errors import GessoError
 from gesso.families.saving import save_diffusers
@@ -27,7 +28,6 @@ from gesso.library.carried import CARRIED_MODELS, carried_entries
 from gesso.library.checking import verify
 from gesso.library.entry import KIND_FOLDERS, KINDS
 from gesso.library.examine import UNKNOWN, examine, kind_of
-from gesso.library.hashing import hash_file
 from gesso.library.importing import QUARANTINE, check_name, import_model, remove
 from gesso.runtime.engine import EMBEDDED
 from library import shelf

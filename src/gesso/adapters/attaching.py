@@ -30,7 +30,7 @@ def attach(
 ) -> "Attachment":
     """Puts adapters on networks until `detach`, or to the end of a `with` block.
 
-    networks  those of the `Target` that the adapters were read for: unet, text, text_2
+    networks  of those of the `Target` that the adapters were read for (unet, text, text_2) the ones to change
     loras     each with its strength for the UNet and that for the text models; 0 switches a part off
     merged    into the weights. A strength that changes is read now, and again by `update`
     The order of several does not matter. Raises ValueError for a strength that is no number of at most 1000,
@@ -42,8 +42,9 @@ def attach(
             if not callable(strength):
                 _checked(strength)
         for name, change in lora.changes.items():
-            strength = unet if name.startswith("unet.") else text
-            if callable(strength) or strength != 0:
+            component = name.partition(".")[0]
+            strength = unet if component == "unet" else text
+            if component in networks and (callable(strength) or strength != 0):
                 attachment._add(name, change, strength, lora)
     try:
         attachment._begin()

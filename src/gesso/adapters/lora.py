@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,17 @@ class Lora:
     def nbytes(self) -> int:
         """Bytes of the numbers of matrices and vectors, as the file holds them."""
         return sum(t.nbytes for change in self.changes.values() for t in _tensors(change))
+
+    def cut(self, rank: int) -> "Lora":
+        """The first `rank` columns of each low-rank product, as A1111's "dyn"; other kinds as they are."""
+
+        def shorter(change: ModuleChange) -> ModuleChange:
+            weight = change.weight
+            if not isinstance(weight, LowRank) or weight.mid is not None:
+                return change
+            return replace(change, weight=replace(weight, up=weight.up[:, :rank], down=weight.down[:rank]))
+
+        return replace(self, changes={name: shorter(change) for name, change in self.changes.items()})
 
 
 def _tensors(change: object) -> Iterable[Tensor]:

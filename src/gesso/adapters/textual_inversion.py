@@ -51,6 +51,10 @@ class Embedding:
         return len(next(iter(self.vectors.values())))
 
     @property
+    def nbytes(self) -> int:
+        return sum(vectors.nbytes for vectors in self.vectors.values())
+
+    @property
     def spellings(self) -> tuple[str, ...]:
         """What a prompt may call it: A1111's way, ComfyUI's, and the placeholder of diffusers."""
         others = () if self.token is None or self.token == self.name else (self.token,)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError
 from gesso.library.entry import CARRIED, Entry
-from gesso.library.hashing import OnBytes, hash_file
 from gesso.library.library import Library, now
 
 GOOD = ("ok", "recorded")

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import hash_file
 from gesso.errors import GessoError
 from gesso.library.entry import HUB, Entry
 from gesso.library.folders import MODEL_INDEX
-from gesso.library.hashing import hash_file
 from gesso.library.importing import check_finite, require_readable
 from gesso.library.index import Pin
 from gesso.library.library import Library, make_entry, now

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.checkpoints.errors import ModelFileError, examples
+from gesso.checkpoints.hashing import BLOCK, Hashes, hash_file
 from gesso.errors import GessoError
 from gesso.library.carried import CARRIED_MODELS
 from gesso.library.containers import PYTORCH, container, to_safetensors
 from gesso.library.entry import FOUND, KIND_FOLDERS, KINDS, LINKED, OWNED, USED, Entry
 from gesso.library.folders import MODEL_INDEX
-from gesso.library.hashing import BLOCK, Hashes, hash_file
 from gesso.library.library import Library, make_entry, model_name, now
 
 if TYPE_CHECKING:

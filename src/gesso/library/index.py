@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gesso.checkpoints.hashing import Hashes
 from gesso.errors import GessoError
 from gesso.library.entry import Entry, ModelFile
-from gesso.library.hashing import Hashes
 
 FILE_NAME = "index.sqlite3"
 VERSION = 1

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError
 from gesso.library.carried import carried_entries
 from gesso.library.entry import CARRIED, FOUND, HUB, LINKED, OWNED, USED, Entry, ModelFile
 from gesso.library.examine import examine, files_of, is_unchanged
 from gesso.library.folders import Candidate, candidates, find_layout, own_places, places
-from gesso.library.hashing import OnBytes, hash_file
 from gesso.library.index import FILE_NAME, Folder, Index
 
 

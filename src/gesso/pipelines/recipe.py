@@ -36,6 +36,7 @@ class ExtraFile:
     kind: str
     name: str  # by which the request or its prompt names it
     sha256: str
+    autov3: str = ""  # twelve digits of the hash of its data alone, by which A1111 knows a LoRA; "" where it has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,8 @@ def _extra_file(found: object) -> ExtraFile:
     values = _object("extras", found)
     _check_keys("extras", values, ExtraFile)
     kind, name = _text("extras", values["kind"]), _text("extras", values["name"])
-    return ExtraFile(kind=kind, name=name, sha256=_digest("extras", values["sha256"], empty=False))
+    autov3 = _text("extras", values["autov3"])
+    return ExtraFile(kind=kind, name=name, sha256=_digest("extras", values["sha256"], empty=False), autov3=autov3)
 
 
 def _environment(values: Mapping[str, Any]) -> Environment:

@@ -22,6 +22,7 @@ from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import WeightFile, stamp
 from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, memory_free, memory_used
+from gesso.runtime.shelf import AdapterShelf
 
 # Models that the package carries: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
@@ -67,6 +68,7 @@ class Engine:
         if memory is not None:
             return_memory_promptly()
         self.hash_file = hash_file
+        self.shelf = AdapterShelf()
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
 
     def load(

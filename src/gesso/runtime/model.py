@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gesso.adapters.names import Target
 from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.errors import GessoError
 from gesso.families.base import Family
@@ -77,6 +78,11 @@ class LoadedModel:
         dtypes = {name: precision.of(name) for name in self.parts.networks}
         where = self.parts.files[0] if self.parts.files else self.name
         return Residency(self.parts, self.device, dtypes, where)
+
+    @cached_property
+    def target(self) -> Target:
+        """What adapters are read for."""
+        return Target(self.family.name, self.family.layout, self.parts.networks)
 
     @cached_property
     def footprint(self) -> Footprint:

@@ -25,6 +25,7 @@ MAX_SUBPROMPTS = 32
 MAX_BREAKS = 128
 MAX_NETWORKS = 16
 MAX_NAME = 128  # characters of a network's name
+MAX_POINTS = 64  # of a LoRA's weight that changes over the steps
 LORA_KINDS = ("lora", "lyco")
 
 _COMMENT = re.compile(r"\\.|#[^\n]*", re.DOTALL)
@@ -52,14 +53,17 @@ class ExtraNetwork:
 class LoraTag:
     """<lora:name:text_weight:unet_weight:rank>, also typed as <lyco:...>.
 
-    name  looked up among the adapters that are known, never a path
-    rank  the rank to cut it to; None: its own
+    name    looked up among the adapters that are known, never a path
+    rank    the rank to cut it to; None: its own
+    points  of a weight such as 1@0,0.2@0.6, which changes over the steps: (share of the steps, factor of unet_weight);
+            the text models take the first point's, since they read the prompt once
     """
 
     name: str
     text_weight: float
     unet_weight: float
     rank: int | None = None
+    points: tuple[tuple[float, float], ...] = ()
 
 
 Joined = Literal["guidance", "blend", "sum", "chain"]
@@ -195,12 +199,39 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
             "network_tag", f"prompt: <{network.kind}:{shown(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
         )
     given = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | dict(network.named)
-    text_weight = _number(given["te"], name) if "te" in given else 1.0
-    unet_weight = _number(given["unet"], name) if "unet" in given else text_weight
+    text = read_points(given["te"], name) if "te" in given else ((0.0, 1.0),)
+    unet = read_points(given["unet"], name) if "unet" in given else text
     rank = int(_number(given["dyn"], name)) if "dyn" in given else None
     if rank is not None and rank < 1:
         raise PromptError("number", f"prompt: the LoRA {shown(name)} is cut to rank {rank}, expected 1 or more.")
-    return LoraTag(name=name, text_weight=text_weight, unet_weight=unet_weight, rank=rank)
+    points = unet if len(unet) > 1 else ()
+    return LoraTag(
+        name=name,
+        text_weight=text[0][1],
+        unet_weight=1.0 if points else unet[0][1],
+        rank=rank,
+        points=points,
+    )
+
+
+def read_points(text: str, name: str) -> tuple[tuple[float, float], ...]:
+    """ "0.8" or "1@0,0.2@0.6" as (share of the steps, weight), rising; one alone where the weight does not change.
+
+    name: of the LoRA, for messages. Raises PromptError.
+    """
+    points = []
+    for part in text.split(",", MAX_POINTS):
+        weight, sign, share = part.partition("@")
+        points.append((_number(share, name) if sign else 0.0, _number(weight, name)))
+    shares = [share for share, _ in points]
+    rises = shares == sorted(set(shares)) and min(shares) >= 0 and max(shares) <= 1
+    if len(points) > MAX_POINTS or not rises:
+        raise PromptError(
+            "number",
+            f"prompt: the LoRA {shown(name)} has the weight {shown(text)}, expected a number, or at most {MAX_POINTS} "
+            "of them at rising shares of the steps, such as 1@0,0.2@0.6.",
+        )
+    return tuple(points)
 
 
 def _comments(text: str) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,23 @@
+"""What the package carries besides its models: files that a request can name without anything being installed."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+# Kind, as a finder's -> name -> file in gesso/data.
+EMBEDDED_EXTRAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "lora": MappingProxyType({}),
+        "embedding": MappingProxyType({}),
+        "control": MappingProxyType({}),
+        "upscaler": MappingProxyType({}),
+    }
+)
+
+
+def embedded_extras(kind: str) -> dict[str, Path]:
+    """Name -> file of one kind; those that this installation lacks are left out."""
+    data = resources.files("gesso") / "data"
+    found = {name: Path(str(data / file)) for name, file in EMBEDDED_EXTRAS.get(kind, {}).items()}
+    return {name: path for name, path in found.items() if path.is_file()}
