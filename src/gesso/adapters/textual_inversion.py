@@ -132,8 +132,7 @@ def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[s
     if "" in vectors and len(models) == 1:
         vectors = {next(iter(models)): vectors[""]}
     elif len(models) == 1 and len(vectors) > 1 and "text_2" in vectors and "text" in models:
-        width = models["text"].config.dim  # the refiner has the second model alone
-        vectors = {"text": next((each for each in vectors.values() if each.shape[1] == width), vectors["text_2"])}
+        vectors = {"text": vectors["text_2"]}  # the refiner has the second model alone
     for part, model in models.items():
         width = model.config.dim
         if part not in vectors or vectors[part].shape[1] != width:

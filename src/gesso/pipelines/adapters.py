@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from gesso.adapters.attaching import Attachment, Strength, attach
+from gesso.adapters.changes import LowRank
 from gesso.adapters.lora import Lora
 from gesso.adapters.textual_inversion import Embedding, attach_embeddings
 from gesso.checkpoints.errors import ModelFileError
@@ -121,6 +122,21 @@ class Adapters:
     words: tuple[Embedding, ...] = ()
     notices: tuple[str, ...] = ()
     merged: bool = False
+
+    def nbytes(self, model: LoadedModel) -> int:
+        """Bytes that they take beside the model while they are on at run time."""
+        total = sum(word.nbytes for word in self.words)
+        for lora, _ in self.loras:
+            for name, change in lora.changes.items():
+                component, _, module = name.partition(".")
+                weight = change.weight
+                if isinstance(weight, LowRank):
+                    count = sum(part.numel() for part in (weight.up, weight.down, weight.mid) if part is not None)
+                else:
+                    layer = model.parts.networks[component].get_submodule(module)
+                    count = sum(param.numel() for param in layer.parameters(recurse=False))
+                total += count * model.residency.dtype(component).itemsize
+        return total
 
     @contextmanager
     def on_text(self, model: LoadedModel) -> Iterator[tuple[LearnedWord, ...]]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from gesso.errors import GessoError
 from gesso.pipelines.checks import nearest, short
+from gesso.runtime.embedded import embedded_extras
 
 Kind = Literal["lora", "embedding", "control", "upscaler"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Finder(Protocol):
@@ -25,6 +27,11 @@ class Finder(Protocol):
     def names(self, kind: Kind) -> Collection[str]:
         """All names of a kind."""
         ...
+
+
+def embedded_files() -> "NamedFiles":
+    """A finder of what gesso carries."""
+    return NamedFiles({kind: embedded_extras(kind) for kind in KINDS})
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ emphasis           what weights do: original restores the mean of the states (A1
 chunks             all: a long prompt is read in chunks of the text model's length; first: what does not fit is left out
 prompt_timing      when a prompt changes. steps: [a:b:5] has a for 5 steps of the whole schedule, an image to image run
                    leaves some of them out. a1111: a step later, counted from where the run begins
+lora_mode          run: a LoRA's share is added to what a layer says. merged: it is added to the weights of the UNet for
+                   each picture, rounded to their number format; a UNet that a memory plan moves about has run
 empty_negative     as_trained: SDXL is told zeros in place of an empty negative prompt; encoded: its encoding
 clip_skip_everywhere  clip_skip moves the layer of SD 2 and SDXL, too (diffusers, whose clip_skip is one less)
 levels             how 256 levels are made: round, or truncate, which is half a level darker
@@ -66,6 +68,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "chunks": ("all", "first"),
         "empty_negative": ("as_trained", "encoded"),
         "prompt_timing": ("steps", "a1111"),
+        "lora_mode": ("run", "merged"),
         "levels": ("round", "truncate"),
     }
 )
@@ -91,6 +94,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "chunks": "all",
                 "empty_negative": "as_trained",
                 "prompt_timing": "steps",
+                "lora_mode": "run",
                 "clip_skip_everywhere": False,
                 "levels": "round",
                 "ensd": 0,
@@ -115,6 +119,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "chunks": "all",
                 "empty_negative": "as_trained",
                 "prompt_timing": "a1111",
+                "lora_mode": "run",
                 "clip_skip_everywhere": False,
                 "levels": "truncate",
                 "ensd": 0,
@@ -139,6 +144,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "chunks": "first",
                 "empty_negative": "as_trained",
                 "prompt_timing": "steps",
+                "lora_mode": "run",
                 "clip_skip_everywhere": True,
                 "levels": "round",
                 "ensd": 0,

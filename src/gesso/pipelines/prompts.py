@@ -5,7 +5,7 @@ of steps that have it; which one counts, the run's clock says (`networks.Changin
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import EncodedPrompt as EncodedText
 from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
+from gesso.pipelines.adapters import Adapters
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.vocabulary import vocabulary_notices
@@ -28,6 +29,8 @@ from gesso.text.prompt import Piece, PromptError, WeightedText
 MAX_CUT = 80  # characters of what was left out that a notice shows
 MAX_TEXT_NOTICES = 16  # of one text
 MAX_ENCODED_CHUNKS = 512  # of all texts over the steps; 0.3 GB for SDXL
+
+NO_ADAPTERS = Adapters()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +53,12 @@ class EncodedPrompt:
     """A prompt and its negative as the network wants them, with what the user should know about them.
 
     moments: last step, counted from 1, and what is told up to it, rising; the last holds to the end
+    adapters: with which the text was encoded, and with which the picture is to be drawn
     """
 
     moments: tuple[tuple[int, Told], ...]
     notices: tuple[str, ...] = ()
+    adapters: Adapters = NO_ADAPTERS
 
     @classmethod
     def constant(cls, told: Told, notices: tuple[str, ...] = ()) -> "EncodedPrompt":
@@ -71,13 +76,26 @@ class EncodedPrompt:
         return self.moments[0][1].uncond
 
 
-def encode_prompts(model: LoadedModel, request: ResolvedRequest, *, num_steps: int | None = None) -> EncodedPrompt:
+def num_guiding(request: ResolvedRequest) -> int:
+    """How many prompts guide together. Raises PromptError."""
+    parsed = find_dialect(request.syntax).parse(request.prompt)
+    return len(parsed.subprompts) if parsed.joined == "guidance" else 1
+
+
+def encode_prompts(
+    model: LoadedModel,
+    request: ResolvedRequest,
+    *,
+    num_steps: int | None = None,
+    adapters: Adapters = NO_ADAPTERS,
+) -> EncodedPrompt:
     """Prompt and negative prompt to conditioning.
 
-    num_steps: of the whole schedule; by default those of the request. Raises RequestError for text that the model
-    cannot be told, PromptError for a prompt beyond the limits, NotFiniteError for numbers that are not finite.
+    num_steps: of the whole schedule; by default those of the request. adapters: on the text models meanwhile.
+    Raises RequestError for text that the model cannot be told, PromptError for a prompt beyond the limits,
+    NotFiniteError for numbers that are not finite.
     """
-    texts = _Texts(model, request, num_steps or request.num_steps)
+    texts = _Texts(model, request, num_steps or request.num_steps, adapters)
     prompt = texts.read("prompt")
     if model.family.is_told_guidance:
         if any(len(planned.prompts) > 1 for planned in prompt.plan):
@@ -115,8 +133,8 @@ _Key = tuple[tuple[str, ...], bool]  # texts of the prompts, negative
 class _Texts:
     """Reads the texts of a request and encodes each once."""
 
-    def __init__(self, model: LoadedModel, request: ResolvedRequest, num_steps: int) -> None:
-        self.model, self.request, self.num_steps = model, request, num_steps
+    def __init__(self, model: LoadedModel, request: ResolvedRequest, num_steps: int, adapters: Adapters) -> None:
+        self.model, self.request, self.num_steps, self.adapters = model, request, num_steps, adapters
         self.dialect = find_dialect(request.syntax)
         self._encoded: dict[tuple[str, bool], EncodedText] = {}
         self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
@@ -129,9 +147,6 @@ class _Texts:
         parsed = self.dialect.parse_negative(text) if negative else self.dialect.parse(text)
         plan = parsed.plan(self.num_steps)
         notices = list(parsed.notices)
-        notices += [
-            f"left out: <{tag.kind}:{tag.name[:MAX_CUT]}>, which is not attached yet" for tag in parsed.networks
-        ]
         texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
         words, model = " ".join(map(_words, texts.values())), self.model
         notices += vocabulary_notices(
@@ -149,7 +164,7 @@ class _Texts:
             conds = self._join(prompt, _at(prompt.plan, last))
             unconds = None if negative is None else self._join(negative, _at(negative.plan, last))
             moments.append((last, self._tell(conds, unconds)))
-        return EncodedPrompt(tuple(moments), notices)
+        return EncodedPrompt(tuple(moments), self.adapters.notices + notices, self.adapters)
 
     def _tell(self, cond: _Key, uncond: _Key | None) -> Told:
         if (cond, uncond) not in self._told:
@@ -210,17 +225,18 @@ class _Texts:
         found: list[EncodedText] = []
 
         def run() -> Tensor:
-            found.append(
-                model.encode_prompt(
-                    pieces,
-                    clip_skip=request.clip_skip,
-                    width=request.width,
-                    height=request.height,
-                    negative=negative,
-                    skip_everywhere=request.clip_skip_everywhere,
-                    reading=reading,
+            with self.adapters.on_text(model) as words:
+                found.append(
+                    model.encode_prompt(
+                        pieces,
+                        clip_skip=request.clip_skip,
+                        width=request.width,
+                        height=request.height,
+                        negative=negative,
+                        skip_everywhere=request.clip_skip_everywhere,
+                        reading=replace(reading, words=words),
+                    )
                 )
-            )
             added = found[-1].added
             return found[-1].context if added is None else torch.cat([found[-1].context.flatten(1), added], dim=1)
 

@@ -135,7 +135,8 @@ class TextToImageRequest:
     loras: tuple[LoraUse, ...] = ()
     controls: tuple[ControlUse, ...] = ()
 
-    prompt_timing: str | None = None  # one convention more
+    prompt_timing: str | None = None  # conventions that came with version 3
+    lora_mode: str | None = None
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
@@ -312,7 +313,8 @@ class ResolvedRequest(TextToImageRequest):
     clip_skip_everywhere: bool
     levels: str
     ensd: int
-    prompt_timing: str = "steps"  # versions 1 and 2 had no prompts that change
+    prompt_timing: str = "steps"  # versions 1 and 2 had no prompts that change,
+    lora_mode: str = "run"  # and no LoRA
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -500,7 +502,7 @@ def _check_outpaint(value: object) -> None:
         check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
 
 
-_NOT_DRAWN = ("hires", "loras", "controls")
+_NOT_DRAWN = ("hires", "controls")
 
 
 def _check_drawn(values: Mapping[str, Any]) -> None:

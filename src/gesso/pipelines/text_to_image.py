@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gesso.adapters.attaching import Attachment
 from gesso.diffusion.conventions import CFGPP_SCALE, EnsdNoise
 from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.diffusers_steps import DiffusersScheduler
@@ -28,9 +29,10 @@ from gesso.diffusion.schedule import SCHEDULES
 from gesso.diffusion.tiles import TiledDenoiser, tiles_of
 from gesso.diffusion.torchsde_tree import TreeNoise
 from gesso.families.base import Family
+from gesso.pipelines.adapters import Adapters, Wanted, find_adapters, read_adapters
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
-from gesso.pipelines.finder import Finder, NamedFiles
+from gesso.pipelines.finder import Finder, embedded_files
 from gesso.pipelines.framing import with_size
 from gesso.pipelines.infotext import infotext
 from gesso.pipelines.inputs import SourcePictures, Start, prepare
@@ -48,8 +50,8 @@ from gesso.pipelines.networks import (
 )
 from gesso.pipelines.picture_file import DEFAULT_QUALITY, encode_picture, pixels_sha256
 from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
-from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
-from gesso.pipelines.recipe import Recipe, WeightFile
+from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts, num_guiding
+from gesso.pipelines.recipe import ExtraFile, Recipe, WeightFile
 from gesso.pipelines.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import mask_digest, picture_digest
 from gesso.pipelines.steps import (
@@ -127,7 +129,8 @@ class Picture:
 class TextToImage:
     """Pictures from one model on one engine, and a refiner that may finish them. Holds no state between calls.
 
-    finder: where the files are that a request names besides the model: adapters, control networks, upscalers
+    finder: where the files are that a request names besides the model (adapters, control networks, upscalers); where
+            None, those alone that gesso carries
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class TextToImage:
         finder: Finder | None = None,
     ) -> None:
         self.engine, self.model, self.refiner = engine, model, refiner
-        self.finder = finder or NamedFiles()
+        self.finder = finder or embedded_files()
 
     def resolve(
         self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
@@ -196,6 +199,7 @@ class TextToImage:
             request=resolved,
             pictures=SourcePictures.of(resolved, self.model.family, image, mask),
             steps=plan_steps(resolved, self.model.family),
+            wanted=find_adapters(resolved, self.finder, self.model.tokenizer),
         )
 
     def _run(self, job: "_Job", on_progress: OnProgress) -> Iterator[Picture]:
@@ -220,7 +224,8 @@ class TextToImage:
             for row, drawn in enumerate(to_images(found.pixels, request.levels)):
                 notices = self._prompts(job)[0].notices + found.notices[row]
                 image = pictures.finish(drawn, request)
-                yield Picture(image=image, recipe=self._recipe(request.picture(start + row), notices, image))
+                extras = job.wanted.files(self.engine.shelf)
+                yield Picture(image=image, recipe=self._recipe(request.picture(start + row), extras, notices, image))
 
     def _draw(self, job: "_Job", start: int, count: int, report: Callable[[int, Tensor | None], None]) -> "_Drawn":
         """The pictures from offset `start` on, as pixels [count, 3, H, W].
@@ -236,7 +241,7 @@ class TextToImage:
             begin = prepare(model, request, job.steps, job.pictures, noise, count, variation)
             return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
 
-        with torch.inference_mode(), self._within_memory(request), seamless(request.tiling):
+        with torch.inference_mode(), self._within_memory(job), seamless(request.tiling):
             prompt, refined = self._prompts(job)
             found = [rescued(model, "unet", draw)]
             found.append(rescued(model, "vae", lambda: model.decode(found[0].value)))
@@ -251,12 +256,13 @@ class TextToImage:
         pictures: image and mask, as a call takes them. Raises GessoError where the engine's memory cannot be kept.
         """
         resolved = self.resolve(request, **pictures)
-        return {model.name: self._plan(model, resolved) for model in self._models()}
+        wanted = find_adapters(resolved, self.finder, self.model.tokenizer)
+        return {model.name: self._plan(model, resolved, wanted) for model in self._models()}
 
     def _models(self) -> list[LoadedModel]:
         return [self.model] if self.refiner is None else [self.model, self.refiner]
 
-    def _plan(self, model: LoadedModel, request: ResolvedRequest) -> MemoryPlan:
+    def _plan(self, model: LoadedModel, request: ResolvedRequest, wanted: Wanted) -> MemoryPlan:
         work = Workload(
             width=request.width,
             height=request.height,
@@ -265,27 +271,40 @@ class TextToImage:
             encodes=request.image is not None or model.family.concat == "inpaint",
             seamless=request.tiling,
             tile=request.tile,
+            prompts=num_guiding(request),
+            adapters=self._adapters(model, request, wanted).nbytes(model),
         )
         return self.engine.plan(model, work)
 
     @contextmanager
-    def _within_memory(self, request: ResolvedRequest) -> Iterator[None]:
+    def _within_memory(self, job: "_Job") -> Iterator[None]:
         """Follows plans where the engine has a limit."""
         with ExitStack() as stack:
             for model in self._models() if self.engine.memory is not None else []:
-                stack.enter_context(model.under(self._plan(model, request)))
+                stack.enter_context(model.under(self._plan(model, job.request, job.wanted)))
             yield
 
     def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
         """The text for the model and for the refiner, encoded once a run."""
         if job.prompts is None:
             base, *rest = (
-                encode_prompts(model, job.request, num_steps=job.steps.num_planned) for model in self._models()
+                encode_prompts(
+                    model,
+                    job.request,
+                    num_steps=job.steps.num_planned,
+                    adapters=self._adapters(model, job.request, job.wanted),
+                )
+                for model in self._models()
             )
             job.prompts = base, rest[0] if rest else None
         return job.prompts
 
-    def _recipe(self, request: ResolvedRequest, notices: tuple[str, ...], image: Image.Image) -> Recipe:
+    def _adapters(self, model: LoadedModel, request: ResolvedRequest, wanted: Wanted) -> Adapters:
+        return read_adapters(wanted, model, self.engine.shelf, merged=request.lora_mode == "merged")
+
+    def _recipe(
+        self, request: ResolvedRequest, extras: tuple[ExtraFile, ...], notices: tuple[str, ...], image: Image.Image
+    ) -> Recipe:
         refiner = self.refiner
         return Recipe(
             request=request,
@@ -297,6 +316,7 @@ class TextToImage:
             refiner_files=tuple(WeightFile(name=name, sha256=digest) for name, digest in refiner.files)
             if refiner is not None
             else (),
+            extras=extras,
             environment=self.engine.environment(),
             notices=notices,
             pixels_sha256=pixels_sha256(image),
@@ -318,6 +338,7 @@ class _Job:
     request: ResolvedRequest
     pictures: SourcePictures
     steps: Steps
+    wanted: Wanted
     prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
 
 
@@ -443,13 +464,22 @@ def draw_latents(
             calls = sampler.num_calls(steps.num_steps) or steps.num_steps
             denoise = HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls, on_switch=rest)
 
+    attached: list[Attachment] = []
+
     def told(step: int, x0: Tensor) -> None:
         clock.step = min(steps.first + step, clock.num_steps - 1)
+        for attachment in attached:
+            attachment.update()
         stop_when_all_lost(x0)
         report(step, x0)
 
     x = start.x
-    with torch.inference_mode():
+    with torch.inference_mode(), ExitStack() as stack:
+        attached += [
+            stack.enter_context(told.adapters.on_unet(one, clock))
+            for one, told in ((model, prompt), (refiner, refined))
+            if one is not None and told is not None
+        ]
         if switch > 0:
             x = sample(
                 sampler,

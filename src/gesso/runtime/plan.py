@@ -68,6 +68,8 @@ class Workload:
     encodes        whether pictures are encoded first (image to image, inpainting)
     tile           pixels a side of the tiles that the UNet sees one after the other; None: the whole at once
     seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
+    prompts        how many guide together, each with a row of its own a picture
+    adapters       bytes of what is put on the text models and the UNet
     """
 
     width: int
@@ -78,6 +80,8 @@ class Workload:
     encodes: bool = False
     seamless: str | None = None
     tile: int | None = None
+    prompts: int = 1
+    adapters: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +179,11 @@ class Footprint:
         with seamless(work.seamless):
             found = self._activations(work, plan)
         return tuple(
-            Phase(name=name, weights=self._weights(parts, plan), activations=found[name])
+            Phase(
+                name=name,
+                weights=self._weights(parts, plan) + (work.adapters if name in ("text", "unet") else 0),
+                activations=found[name],
+            )
             for name, parts in names.items()
         )
 
@@ -306,7 +314,7 @@ class Footprint:
 
 def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base: int) -> MemoryPlan:
     """The quickest plan that keeps the budget. Raises GessoError, saying the least that is possible."""
-    rows = work.rows * (2 if work.guided else 1)
+    rows = work.rows * (work.prompts + work.guided)
 
     def counted(plan: MemoryPlan) -> MemoryPlan:
         return replace(plan, phases=footprint.phases(work, plan))
