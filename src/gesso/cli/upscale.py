@@ -64,7 +64,7 @@ def command(
     from gesso.pipelines.picture_file import write_new
     from gesso.pipelines.png_rows import png_chunks
     from gesso.pipelines.source_images import read_image
-    from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
+    from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows, upscaler_name
 
     if scale is not None and to is not None:
         raise GessoError("--scale and --to: give one or the other")
@@ -74,6 +74,7 @@ def command(
         raise GessoError(f"{output}: pictures are written as PNG; let the name end in .png, or name a folder")
     defaults = Tiles()
     tiles = Tiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
+    model = upscaler_name(model)
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
         if model not in RESAMPLERS:
