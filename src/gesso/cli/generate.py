@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.adapter_options import (
+    EmbeddingOption,
+    Given,
+    LoraOption,
+    make_finder,
+    parse_embeddings,
+    parse_loras,
+)
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.picture_options import MaskInvertOption, parse_sides
 from gesso.cli.progress import Bar
@@ -151,6 +159,8 @@ def command(
     refiner_switch_at: Annotated[
         float | None, typer.Option("--refiner-switch-at", help="Share of the steps before the refiner, 0 to 1.")
     ] = None,
+    lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
     unet: Annotated[
@@ -212,6 +222,8 @@ def command(
     if mask_blur is not None:
         conventions["mask_blur"] = mask_blur
     seed_width, seed_height = parse_size(seed_size, "--seed-size") if seed_size is not None else (None, None)
+    loras, lora_files = parse_loras(lora or [])
+    given: Given = {"lora": lora_files, "embedding": parse_embeddings(embedding or [])}
     request = TextToImageRequest(
         **conventions,
         prompt=text,
@@ -247,6 +259,7 @@ def command(
         mask_padding=mask_padding,
         resize=resize_mode,
         outpaint=parse_sides(outpaint) if outpaint is not None else None,
+        loras=loras,
     )
     from gesso.pipelines.output_names import plan
 
@@ -272,6 +285,7 @@ def command(
             family=family,
             prediction=prediction,
             memory=memory,
+            finder=make_finder(given),
         )
         if explain_memory:
             plans = pipeline.plans(request, **pictures)

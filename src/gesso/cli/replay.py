@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.adapter_options import EmbeddingOption, Given, finder_of_recipe, parse_embeddings, parse_loras
 from gesso.cli.model_option import model_of_recipe
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
@@ -47,6 +48,11 @@ def command(
     vae: Annotated[
         str | None, typer.Option("--vae", metavar="MODEL", help="The separate autoencoder that was used.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="FILE", help="A LoRA that was used; else looked for by name and hash."),
+    ] = None,
+    embedding: EmbeddingOption = None,
     device: Annotated[str | None, typer.Option("--device", help="By default that of the recipe.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="By default that of the recipe.")] = None,
     threads: Annotated[
@@ -72,6 +78,7 @@ def command(
     original, recipe = read_picture(picture)
     _check_given(picture, "image", recipe.request.image, image)
     _check_given(picture, "mask", recipe.request.mask, mask)
+    given: Given = {"lora": parse_loras(lora or [])[1], "embedding": parse_embeddings(embedding or [])}
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
@@ -86,6 +93,7 @@ def command(
             or (_find(recipe.refiner, recipe.refiner_hash, picture, "--refiner") if recipe.refiner else None),
             unet=unet,
             vae=vae,
+            finder=finder_of_recipe(recipe, given, picture),
         )
         pipeline = load()
         found = pipeline.model.family

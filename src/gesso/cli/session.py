@@ -10,6 +10,7 @@ from gesso.pipelines.checks import check_known
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from gesso.pipelines.finder import Finder
     from gesso.pipelines.request import TextToImageRequest
     from gesso.pipelines.text_to_image import OnProgress, TextToImage
 
@@ -56,6 +57,7 @@ def load_pipeline(
     prediction: str | None = None,
     offline: bool = False,
     memory: str | None = None,
+    finder: "Finder | None" = None,
 ) -> "TextToImage":
     """The pipeline of a model, and of a refiner if any. Raises GessoError.
 
@@ -63,6 +65,7 @@ def load_pipeline(
     vae, unet, family, prediction  of the first model; see `Engine.load`
     offline  fetch nothing for a hub's name
     memory   what may be taken in all, such as 6GiB, or auto; None: as much as it takes
+    finder   of the files that a request names besides
     """
     model = resolve_model(str(model), offline=offline)
     refiner = None if refiner is None else resolve_model(str(refiner), offline=offline)
@@ -80,7 +83,7 @@ def load_pipeline(
     if prediction is not None:
         check_known("prediction", prediction, get_args(Prediction))
     base = engine.load(model, vae=vae, unet=unet, family=family, prediction=cast("Prediction | None", prediction))
-    return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None)
+    return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None, finder=finder)
 
 
 def load_preview(pipeline: "TextToImage", path: Path, model: str | None, *, offline: bool = False) -> "OnProgress":

@@ -47,8 +47,27 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
     if request.guidance_rescale:
         pairs.append(("CFG rescale", f"{request.guidance_rescale:g}"))
     pairs += _conventions(recipe)
+    pairs += _adapters(recipe)
     pairs.append(("Version", f"gesso {recipe.environment.gesso}"))
-    return write_infotext(request.prompt, request.negative_prompt, pairs)
+    return write_infotext(request.prompt + _tags(recipe), request.negative_prompt, pairs)
+
+
+def _adapters(recipe: Recipe) -> list[tuple[str, str]]:
+    """LoRA by the hash of their data, learned words by that of their file, twelve digits each."""
+    loras = [f"{file.name}: {file.autov3 or file.sha256[:12]}" for file in recipe.extras if file.kind == "lora"]
+    words = [f"{file.name}: {file.sha256[:12]}" for file in recipe.extras if file.kind == "embedding"]
+    found = (("Lora hashes", loras), ("TI hashes", words))
+    return [(key, ", ".join(values)) for key, values in found if values]
+
+
+def _tags(recipe: Recipe) -> str:
+    """The LoRA of the request, as other tools want them in the prompt; one whose strength changes by its first."""
+    tags = []
+    for use in recipe.request.loras:
+        weight = use.weight * (use.points[0][1] if use.points else 1.0)
+        text = use.weight if use.text_weight is None else use.text_weight
+        tags.append(f" <lora:{use.name}:{text:g}>" if text == weight else f" <lora:{use.name}:{text:g}:{weight:g}>")
+    return "".join(tags)
 
 
 def write_infotext(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> str:

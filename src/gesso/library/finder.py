@@ -1,0 +1,81 @@
+"""Names of a request's files, looked up among what was given, what gesso carries, and the library."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.library.entry import Entry
+from gesso.library.library import MISSING, Library
+from gesso.library.resolving import find, find_by_hashes
+from gesso.pipelines.checks import short
+from gesso.pipelines.finder import Kind
+from gesso.pipelines.recipe import ExtraFile
+from gesso.runtime.embedded import embedded_extras
+
+# A finder's kinds -> those of the library.
+LIBRARY_KINDS: Mapping[Kind, tuple[str, ...]] = {
+    "lora": ("lora",),
+    "embedding": ("embedding",),
+    "control": ("controlnet", "t2i_adapter", "ip_adapter"),
+    "upscaler": ("upscaler",),
+}
+_ALIAS = "ss_output_name"  # what kohya's trainer called a file, which A1111 takes for a second name
+_SHOWN = 6
+
+
+class LibraryFinder:
+    """A `pipelines.finder.Finder`. Names are file names without their ending; letters' case does not matter.
+
+    given  files by kind and name, which come before all others
+    The library is looked at once, when a name is first asked for.
+    """
+
+    def __init__(self, library: Library, given: Mapping[Kind, Mapping[str, Path]] | None = None) -> None:
+        self.library, self.given = library, given or {}
+
+    def find(self, kind: Kind, name: str) -> Path:
+        """The file of that name. Raises GessoError with close names where there is none, and where several are."""
+        for files in (self.given.get(kind, {}), embedded_extras(kind)):
+            folded = {own.casefold(): path for own, path in files.items()}
+            if (path := folded.get(name.casefold())) is not None:
+                return path
+        entry = find(name, self._entries, LIBRARY_KINDS[kind]) or self._by_alias(kind, name)
+        if entry is None:
+            known = sorted(self.names(kind))
+            close = difflib.get_close_matches(name[:64], known, n=_SHOWN) or known[:_SHOWN]
+            there = f"Close: {', '.join(map(short, close))}" if close else "None is known"
+            raise GessoError(f"no {kind} is called {short(name)}. {there}")
+        if entry.problem == MISSING:
+            raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?")
+        return entry.path
+
+    def names(self, kind: Kind) -> Collection[str]:
+        """All names of a kind."""
+        entries = (entry.path.stem for entry in self._entries if entry.kind in LIBRARY_KINDS[kind])
+        return {*self.given.get(kind, {}), *embedded_extras(kind), *entries}
+
+    def of_recipe(self, extra: ExtraFile) -> Path | None:
+        """The very file that a recipe names, wherever it lies now; else one of that name; None where neither is."""
+        kind = next((kind for kind in LIBRARY_KINDS if kind == extra.kind), None)
+        if kind is None:
+            return None
+        if extra.name not in self.given.get(kind, {}):
+            found = find_by_hashes([extra.sha256], self.library, extra.name)
+            if found is not None:
+                return found.path
+        try:
+            return self.find(kind, extra.name)
+        except GessoError:
+            return None
+
+    @cached_property
+    def _entries(self) -> tuple[Entry, ...]:
+        return self.library.entries()
+
+    def _by_alias(self, kind: Kind, name: str) -> Entry | None:
+        of_kind = (entry for entry in self._entries if entry.kind in LIBRARY_KINDS[kind])
+        return next(
+            (entry for entry in of_kind if entry.metadata.get(_ALIAS, "").casefold() == name.casefold() != ""), None
+        )

@@ -1,0 +1,98 @@
+"""`gesso generate --lora` and `gesso replay` of what it drew."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from adapters.files import kohya, lora_parts, saved, target_of
+from gesso.cli.adapter_options import parse_loras
+from gesso.cli.main import run
+from gesso.errors import GessoError
+from gesso.pipelines.picture_file import read_picture
+from gesso.pipelines.request_parts import LoraUse
+from tiny_sd import TINY_SD, save_tiny_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_folder(tmp_path_factory.mktemp("models") / "sd", TINY_SD))
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GESSO_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GESSO_DEBUG", raising=False)
+    torch.manual_seed(0)
+    saved(tmp_path / "ink.safetensors", kohya(target_of(TINY_SD), lora_parts))
+    saved(tmp_path / "mystyle.safetensors", {"emb_params": torch.randn(2, 32)})
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = run(list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_lora_and_a_learned_word_draw_and_replay(capsys: pytest.CaptureFixture[str], model: str):
+    draw = ("generate", "a cat, mystyle", "-s", "2", "--size", "64", "--seed", "1", "-m", model, "-q")
+    code, _, err = said(
+        capsys, *draw, "--lora", "ink.safetensors:0.4:0.2", "--embedding", "mystyle.safetensors", "-o", "a.png"
+    )
+    assert (code, err) == (0, "")
+    _, recipe = read_picture(Path("a.png"))
+    assert recipe.request.loras == (LoraUse(name="ink", weight=0.4, text_weight=0.2),)
+    assert [(extra.kind, extra.name) for extra in recipe.extras] == [("lora", "ink"), ("embedding", "mystyle")]
+    with Image.open("a.png") as image:
+        parameters = str(image.info["parameters"])
+    assert "<lora:ink:0.2:0.4>" in parameters
+    assert f'Lora hashes: "ink: {recipe.extras[0].autov3}"' in parameters
+    assert f'TI hashes: "mystyle: {recipe.extras[1].sha256[:12]}"' in parameters
+
+    # Neither file is in the library: both must be said.
+    code, _, err = said(capsys, "replay", "a.png", "-m", model, "-q")
+    assert code == 2
+    assert "'ink'" in err and "--lora" in err
+    given = ("--lora", "ink.safetensors", "--embedding", "mystyle.safetensors")
+    assert said(capsys, "replay", "a.png", "-m", model, "-q", *given)[:2] == (0, "identical\n")
+
+    saved(Path("ink.safetensors"), {name: 2 * t for name, t in kohya(target_of(TINY_SD), lora_parts).items()})
+    code, out, _ = said(capsys, "replay", "a.png", "-m", model, "-q", *given)
+    assert code == 1
+    assert f"changed: lora ink: {recipe.extras[0].sha256[:10]} -> " in out
+
+
+def test_the_library_knows_names(capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path):
+    folder = tmp_path / "home" / "models" / "loras"
+    folder.mkdir(parents=True)
+    (tmp_path / "ink.safetensors").rename(folder / "ink.safetensors")
+    draw = ("generate", "a cat <lora:INK:0.4>", "-s", "2", "--size", "64", "--seed", "1", "-m", model, "-q")
+    assert said(capsys, *draw, "-o", "a.png")[0] == 0
+    assert said(capsys, "replay", "a.png", "-m", model, "-q")[:2] == (0, "identical\n")
+    code, _, err = said(capsys, "generate", "a cat <lora:inc:1>", "-m", model, "-q")
+    assert code == 2
+    assert err == "error: no lora is called 'inc'. Close: 'ink'\n"
+    code, _, err = said(capsys, "generate", "a cat", "--lora", "ink", "--explain-memory", "-m", model, "-q")
+    assert code == 0
+
+
+def test_strengths_are_read(tmp_path: Path):
+    (tmp_path / "a:0.5.safetensors").write_bytes(b"")
+    uses, files = parse_loras(["ink.safetensors", "style:0.8", "a:b:-1:.5", "style:1@0,0.2@0.6", "a:0.5.safetensors:2"])
+    assert uses == (
+        LoraUse(name="ink", weight=1.0, text_weight=1.0),
+        LoraUse(name="style", weight=0.8, text_weight=0.8),
+        LoraUse(name="a:b", weight=-1.0, text_weight=0.5),
+        LoraUse(name="style", weight=1.0, text_weight=1.0, points=((0.0, 1.0), (0.6, 0.2))),
+        LoraUse(name="a:0.5", weight=2.0, text_weight=2.0),
+    )
+    assert set(files) == {"ink", "a:0.5"}
+    for wrong in ("style:1e999", "style:1@2", "style:0.5x", "style:1@0.5,2@0.1"):
+        with pytest.raises(GessoError):
+            parse_loras([wrong])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "ink.safetensors").write_bytes(b"")
+    with pytest.raises(GessoError, match="has the same name"):
+        parse_loras(["ink.safetensors", "other/ink.safetensors"])

@@ -1,0 +1,79 @@
+"""Names of a request's files among what was given, what gesso carries, and the library."""
+
+from pathlib import Path
+
+import pytest
+
+from gesso.checkpoints.hashing import hash_file
+from gesso.errors import GessoError
+from gesso.library.finder import LibraryFinder
+from gesso.pipelines.recipe import ExtraFile
+from library import shelf
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder in the manner of A1111."""
+    base = tmp_path / "webui"
+    shelf.checkpoint(base / "models" / "Stable-diffusion" / "base.safetensors")
+    shelf.lora(base / "models" / "Lora" / "styles" / "Ink Wash.safetensors", {"ss_output_name": "ink_v2"})
+    shelf.lora(base / "models" / "Lora" / "pixel.safetensors")
+    shelf.embedding(base / "embeddings" / "EasyNegative.safetensors")
+    return base
+
+
+@pytest.fixture
+def finder(tmp_path: Path, folder: Path) -> LibraryFinder:
+    library = shelf.library_at(tmp_path)
+    library.add_folder(folder)
+    return LibraryFinder(library)
+
+
+def test_names_are_those_of_files_in_any_case(finder: LibraryFinder, folder: Path):
+    path = folder / "models" / "Lora" / "styles" / "Ink Wash.safetensors"
+    for name in ("Ink Wash", "ink wash", "INK WASH", "styles/Ink Wash", "ink_v2"):
+        assert finder.find("lora", name) == path
+    assert finder.find("embedding", "easynegative") == folder / "embeddings" / "EasyNegative.safetensors"
+    assert {"Ink Wash", "pixel"} <= set(finder.names("lora"))
+    assert "EasyNegative" in finder.names("embedding")
+    assert set(finder.names("control")) == set()
+
+
+def test_what_is_given_comes_first(finder: LibraryFinder, tmp_path: Path):
+    own = LibraryFinder(finder.library, {"lora": {"Pixel": tmp_path / "mine.safetensors"}})
+    assert own.find("lora", "pixel") == tmp_path / "mine.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nosuch", "../../../etc/passwd", "/etc/passwd", "./pixel.safetensors", "C:\\x", "..", "a\0b", "", "%2e%2e/x", "*"],
+)
+def test_an_unknown_name_is_an_error_and_no_path_is_opened(
+    finder: LibraryFinder, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shelf.lora(tmp_path / "here" / "pixel.safetensors")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(GessoError, match="no lora is called"):
+        finder.find("lora", name)
+
+
+def test_a_close_name_is_named_and_one_of_another_kind_too(finder: LibraryFinder):
+    with pytest.raises(GessoError, match="Close: 'pixel'"):
+        finder.find("lora", "pixle")
+    with pytest.raises(GessoError, match="is of kind checkpoint"):
+        finder.find("lora", "base")
+
+
+def test_a_recipe_finds_the_very_file_wherever_it_lies(finder: LibraryFinder, folder: Path):
+    path = folder / "models" / "Lora" / "pixel.safetensors"
+    extra = ExtraFile(kind="lora", name="pixel", sha256=hash_file(path).sha256)
+    assert finder.of_recipe(extra) == path
+    for entry in finder.library.entries():
+        finder.library.hashed(entry)  # hashes are known from now on
+    moved = path.rename(path.with_name("renamed.safetensors"))
+    again = LibraryFinder(finder.library)
+    assert again.of_recipe(extra) in (moved, None)  # a renamed file counts as a new one, which nobody hashed
+    other = ExtraFile(kind="lora", name="Ink Wash", sha256="0" * 64)
+    assert again.of_recipe(other) is not None  # of that name, though not that very one: the verdict tells
+    assert again.of_recipe(ExtraFile(kind="lora", name="gone", sha256="0" * 64)) is None
+    assert again.of_recipe(ExtraFile(kind="of a newer version", name="pixel", sha256="0" * 64)) is None
