@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
 from gesso.cli.main import run
@@ -65,6 +65,23 @@ def test_a_network_by_its_name_in_the_folder_of_another_tool(capsys: Capture, fo
     assert run(["upscale", "x.png", "-m", "2x_shrp"]) == 2
     err = capsys.readouterr().err
     assert "2x_Sharp" in err and "Without a network: nearest" in err
+
+
+def test_settings_of_a_picture_go_along(capsys: Capture):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("parameters", "a cat\nSteps: 20, Sampler: Euler, Seed: 1")
+    texts.add_text("gesso", "{}")
+    with Image.open("x.png") as image:
+        image.save("made.png", pnginfo=texts)
+    assert run(["upscale", "made.png", "--scale", "3"]) == 0
+    with Image.open("made-96x72.png") as image:
+        assert image.text == {
+            "parameters": "a cat\nSteps: 20, Sampler: Euler, Seed: 1",
+            "postprocessing": "Postprocess upscale by: 3, Postprocess upscaler: lanczos",
+        }
+    assert run(["upscale", "x.png"]) == 0
+    with Image.open("x-64x48.png") as image:
+        assert image.text == {}
 
 
 def test_stretching_is_told(capsys: Capture):

@@ -107,6 +107,37 @@ def test_what_is_no_pose_is_told(text: str, said: str):
         read_poses(text)
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+numbers = st.sampled_from([54, 75, 63, 204, 210, 5]).flatmap(
+    lambda count: st.lists(st.floats(-1e7, 1e7) | st.integers(), min_size=count, max_size=count)
+)
+keys = ["pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "face_keypoints_2d"]
+people = st.lists(st.dictionaries(st.sampled_from(keys), numbers | json_values, max_size=3), max_size=2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=20),
+        json_values.map(json.dumps),
+        st.fixed_dictionaries(
+            {"people": people | json_values},
+            optional={"canvas_width": st.integers(-1, 10**6) | json_values, "canvas_height": st.integers(-1, 900)},
+        ).map(json.dumps),
+    )
+)
+def test_whatever_is_read_is_drawn_or_told(text: str):
+    try:
+        poses = read_poses(text, (64, 48))
+    except GessoError:
+        return
+    assert draw_poses(poses, (64, 48)).size == (64, 48)
+
+
 def test_a_limb_has_its_colour_in_six_tenths_and_joints_lie_above_it():
     poses = Poses((Person(body=body(p2=(100, 256), p3=(400, 256))),), 512, 512)
     canvas = np.array(draw_poses(poses))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from gesso.pipelines.png_rows import png_chunks
+from gesso.pipelines.png_rows import png_parts
 from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows, upscaler_name
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights
@@ -76,8 +76,10 @@ def test_a_large_result_is_never_whole(twice: Upscaler):
 def test_a_png_in_parts_is_the_picture():
     image = noise(37, 100)
     levels = np.asarray(image)
-    data = b"".join(png_chunks(37, 100, [levels[:1], levels[1:64], levels[64:]]))
+    texts = {"parameters": "a cat", "words": "猫"}
+    data = b"".join(png_parts(37, 100, [levels[:1], levels[1:64], levels[64:]], texts))
     with Image.open(io.BytesIO(data)) as read:
+        assert read.text == texts
         assert (read.mode, read.size) == ("RGB", (37, 100))
         assert read.tobytes() == image.tobytes()
 
@@ -85,7 +87,7 @@ def test_a_png_in_parts_is_the_picture():
 @pytest.mark.parametrize("bands", [[99], [101], [50, 51], []])
 def test_a_png_has_all_its_rows(bands: list[int]):
     with pytest.raises(ValueError, match=r"rows are missing|rows to come"):
-        list(png_chunks(5, 100, [np.zeros((rows, 5, 3), dtype=np.uint8) for rows in bands]))
+        list(png_parts(5, 100, [np.zeros((rows, 5, 3), dtype=np.uint8) for rows in bands]))
 
 
 def test_names_of_other_tools():

@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pipelines.picture_file import write_new
-    from gesso.pipelines.png_rows import png_chunks
+    from gesso.pipelines.png_rows import png_parts
     from gesso.pipelines.source_images import read_image
     from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows, upscaler_name
 
@@ -92,7 +92,7 @@ def command(
                 raise GessoError(f"{path}: is there already. Choose another --output, or --overwrite")
             rows = _counted(bar, file.name, size, enlarged_rows(image, size, upscaler, tiles))
             try:
-                write_new(path, png_chunks(*size, rows), overwrite=overwrite)
+                write_new(path, png_parts(*size, rows, _texts(file, image, size, model)), overwrite=overwrite)
             except FileExistsError:
                 raise GessoError(f"{path}: is there already. Choose another --output, or --overwrite") from None
             shown = GessoError(str(path)).one_line
@@ -137,6 +137,25 @@ def _check_size(file: Path, size: "Size") -> None:
 def _named(file: Path, size: "Size", output: Path | None, *, folder: bool) -> Path:
     own = f"{file.stem}-{size[0]}x{size[1]}.png"
     return Path(own) if output is None else output / own if folder else output
+
+
+def _texts(file: Path, image: "Image", size: "Size", model: str) -> dict[str, str]:
+    """A1111's settings of the picture, where it has some, and what was done to it since, as A1111 says it.
+
+    The recipe of gesso stays behind: it makes the picture before.
+    """
+    from gesso.metadata.carriers import read_texts
+
+    try:
+        found = read_texts(file).texts
+    except GessoError:  # of a format that carries none, or damaged beside the pixels
+        return {}
+    if "parameters" not in found:
+        return {}
+    done = f"Postprocess upscale to: {size[0]}x{size[1]}"
+    if size[0] * image.height == size[1] * image.width:
+        done = f"Postprocess upscale by: {size[0] / image.width:g}"
+    return {"parameters": found["parameters"], "postprocessing": f"{done}, Postprocess upscaler: {Path(model).stem}"}
 
 
 def _counted(bar: Bar, name: str, size: "Size", bands: "Iterator[Rows]") -> "Iterator[Rows]":
