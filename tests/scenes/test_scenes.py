@@ -1,5 +1,7 @@
 """Scenes: what training may show, where things stand, how they are drawn."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from gesso.errors import GessoError
 from gesso.scenes.glyphs import FONT_PLACES, GLYPH_SIZE, find_font, render_glyphs
 from gesso.scenes.render import Renderer, grey, silhouette, tinted
-from gesso.scenes.scene import PLACES, Category, Item, Scene, SceneSampler, combinations, held_out
+from gesso.scenes.scene import PLACES, Category, Item, Scene, SceneSampler, combinations, held_out, moved
 from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS, things
 
 CATEGORIES: list[Category] = [
@@ -232,3 +234,16 @@ def test_the_renderer_is_deterministic():
     first, second = Renderer(glyphs), Renderer(render_glyphs([thing.glyph for thing in things()]))
     for scene in scenes:
         assert np.array_equal(first(scene, 64), second(scene, 64))
+
+
+def test_moved_scenes_stay_whole_and_in_order():
+    rng = np.random.default_rng(0)
+    sampler = SceneSampler(things(), {"single": 1.0, "position": 1.0, "counting": 1.0})
+    for _ in range(200):
+        before = sampler(rng)
+        after = moved(before, rng)
+        assert all(item.size / 2 <= at <= 1 - item.size / 2 for item in after.items for at in (item.x, item.y))
+        assert [np.sign(a.x - b.x) for a, b in pairwise(after.items)] == [
+            np.sign(a.x - b.x) for a, b in pairwise(before.items)
+        ]
+        assert replace(after, items=()) == replace(before, items=())

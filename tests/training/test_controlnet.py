@@ -1,18 +1,15 @@
 """Training of a ControlNet at toy size, and that its file does what the training did."""
 
 from dataclasses import replace
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.families.native_control import load_control
-from gesso.scenes.scene import SceneSampler
-from gesso.training.controlnet import CPU_CONTROL, EdgeControl, moved
+from gesso.training.controlnet import CPU_CONTROL, EdgeControl
 from gesso.training.loop import load_average
-from toy_training import OBJECTS, model_file, trained_model
+from toy_training import model_file, trained_model
 
 pytest.importorskip("cv2")
 
@@ -119,16 +116,3 @@ def test_a_hint_of_another_size_is_refused(made, base):
 def test_another_file_is_refused(tmp_path):
     with pytest.raises(ModelFileError, match="not a ControlNet of gesso"):
         load_control(model_file(tmp_path / "model.safetensors"))
-
-
-def test_moved_scenes_stay_whole_and_in_order():
-    rng = np.random.default_rng(0)
-    sampler = SceneSampler(OBJECTS, {"single": 1.0, "position": 1.0, "counting": 1.0})
-    for _ in range(200):
-        before = sampler(rng)
-        after = moved(before, rng)
-        assert all(item.size / 2 <= at <= 1 - item.size / 2 for item in after.items for at in (item.x, item.y))
-        assert [np.sign(a.x - b.x) for a, b in pairwise(after.items)] == [
-            np.sign(a.x - b.x) for a, b in pairwise(before.items)
-        ]
-        assert replace(after, items=()) == replace(before, items=())

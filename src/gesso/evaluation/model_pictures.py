@@ -6,10 +6,11 @@ Here hundreds of different prompts are drawn and only what they show matters, so
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gesso.adapters.attaching import attach
 from gesso.adapters.lora import read_lora
@@ -17,6 +18,8 @@ from gesso.adapters.names import Target
 from gesso.checkpoints.weight_file import open_weights
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.evaluation.composition import Generate
+from gesso.evaluation.control import Steer
+from gesso.families.native_control import load_control
 from gesso.pipelines.inputs import SourcePictures, prepare
 from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
 from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
@@ -50,6 +53,31 @@ def with_lora(generate: Generate, model: LoadedModel, path: Path, strength: floa
             return generate(prompts, seeds)
 
     return styled
+
+
+def with_control(generate: Generate, model: LoadedModel, path: Path, weight: float = 1.0) -> Steer:
+    """A function that draws with a ControlNet that looks at a hint for each prompt. Raises ModelFileError.
+
+    In a call of the UNet the rows of a batch come one or more times, with and without the prompt.
+    """
+    control = load_control(path, model.device, torch.float32).control
+    unet = model.parts.unet
+
+    def steered(prompts: list[str], seeds: list[int], hints: np.ndarray) -> np.ndarray:
+        seen = torch.from_numpy(np.ascontiguousarray(hints)).to(model.device).permute(0, 3, 1, 2).float() / 255
+
+        def steer(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            x, timestep, context, added = (tensor.float() for tensor in args[:4])
+            extra = control(x, timestep, context, seen.repeat(len(x) // len(seen), 1, 1, 1), added)
+            return args, kwargs | {"control": [weight * residual.to(args[0].dtype) for residual in extra]}
+
+        hook = unet.register_forward_pre_hook(steer, with_kwargs=True)
+        try:
+            return generate(prompts, seeds)
+        finally:
+            hook.remove()
+
+    return steered
 
 
 def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str], seeds: list[int]) -> np.ndarray:

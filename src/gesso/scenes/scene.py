@@ -5,7 +5,7 @@ Coordinates are shares of the picture's side: x to the right, y down, (0.5, 0.5)
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -148,3 +148,17 @@ class SceneSampler:
             for thing, (x, y), colour in zip(chosen, places, tint, strict=True)
         )
         return Scene(category, background, items, relation, size_word)
+
+
+def moved(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The whole scene, shrunk by up to a third, anywhere within the picture."""
+    at = np.array([(item.x, item.y) for item in scene.items])
+    half = np.array([[item.size / 2] for item in scene.items])
+    low, high = (at - half).min(axis=0), (at + half).max(axis=0)
+    scale = rng.uniform(2 / 3, 1) / max(1.0, float((high - low).max()))
+    places = (at - low) * scale + rng.uniform(0, 1 - scale * (high - low))
+    items = (
+        replace(item, x=float(x), y=float(y), size=scale * item.size)
+        for item, (x, y) in zip(scene.items, places, strict=True)
+    )
+    return replace(scene, items=tuple(items))

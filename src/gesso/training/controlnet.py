@@ -23,7 +23,7 @@ from gesso.models.clip import CLIPTextModel
 from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.unet import UNet
 from gesso.scenes.render import Renderer
-from gesso.scenes.scene import Scene, SceneSampler
+from gesso.scenes.scene import Scene, SceneSampler, moved
 from gesso.training.denoising import DenoisingTask
 from gesso.training.loop import Figures, Plan, fit, generator_for, load_average, load_state
 from gesso.training.pictures import Pictures
@@ -47,20 +47,6 @@ class MovingSampler(SceneSampler):
     def __call__(self, rng: np.random.Generator) -> Scene:
         scene = super().__call__(rng)
         return moved(scene, rng) if rng.random() < SHARE_MOVED else scene
-
-
-def moved(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The whole scene, shrunk by up to a third, anywhere within the picture."""
-    at = np.array([(item.x, item.y) for item in scene.items])
-    half = np.array([[item.size / 2] for item in scene.items])
-    low, high = (at - half).min(axis=0), (at + half).max(axis=0)
-    scale = rng.uniform(2 / 3, 1) / max(1.0, float((high - low).max()))
-    places = (at - low) * scale + rng.uniform(0, 1 - scale * (high - low))
-    items = (
-        replace(item, x=float(x), y=float(y), size=scale * item.size)
-        for item, (x, y) in zip(scene.items, places, strict=True)
-    )
-    return replace(scene, items=tuple(items))
 
 
 class EdgeHints:
@@ -163,7 +149,7 @@ CPU_CONTROL = ControlRecipe(
     hint_patch=4,
     plan=Plan(
         batch_size=16,
-        total_samples=48_000,
+        total_samples=28_000,
         learning_rate=5e-4,
         warmup_samples=1_000,
         decay_share=0.4,
