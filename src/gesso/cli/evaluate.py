@@ -88,7 +88,7 @@ def composition(
         from gesso.evaluation.composition import evaluate_composition
         from gesso.evaluation.detector import load_detector
         from gesso.evaluation.model_pictures import pictures_of, with_lora
-        from gesso.pipelines.finder import find_carried
+        from gesso.pipelines.finder import find_file
         from gesso.pipelines.request import TextToImageRequest
 
         request = TextToImageRequest(
@@ -102,7 +102,7 @@ def composition(
         renderer = _renderer(table, font, bar, style)
         generate, resolved = pictures_of(pipeline.engine, pipeline.model, request)
         if lora is not None:
-            generate = with_lora(generate, pipeline.model, find_carried("lora", lora))
+            generate = with_lora(generate, pipeline.model, find_file("lora", lora))
         report = evaluate_composition(
             generate,
             detector,
@@ -158,12 +158,12 @@ def style(
         bar.stage("training the classifier")
         from gesso.evaluation.model_pictures import with_lora
         from gesso.evaluation.style import evaluate_style
-        from gesso.pipelines.finder import find_carried
+        from gesso.pipelines.finder import find_file
         from gesso.scenes.glyphs import render_glyphs
 
         loaded, generate, table, _ = _drawer(model, threads, bar)
         report = evaluate_style(
-            with_lora(generate, loaded, find_carried("lora", lora or style)),
+            with_lora(generate, loaded, find_file("lora", lora or style)),
             generate,
             style,
             things=table,
@@ -200,13 +200,13 @@ def control(
         bar.stage("starting")
         from gesso.evaluation.control import evaluate_control
         from gesso.evaluation.model_pictures import with_control
-        from gesso.pipelines.finder import find_carried
+        from gesso.pipelines.finder import find_file
         from gesso.scenes.glyphs import render_glyphs
         from gesso.scenes.render import Renderer
 
         loaded, generate, table, size = _drawer(model, threads, bar)
         report = evaluate_control(
-            with_control(generate, loaded, find_carried("control", control), weight),
+            with_control(generate, loaded, find_file("control", control), weight),
             generate,
             things=table,
             renderer=Renderer(render_glyphs([thing.glyph for thing in table], font)),

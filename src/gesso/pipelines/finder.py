@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -53,27 +51,9 @@ class NamedFiles:
         return self.files.get(kind, {}).keys()
 
 
-# Files that the package carries for gesso-mini: kind -> name -> file in gesso/data.
-CARRIED: Mapping[Kind, Mapping[str, str]] = {
-    "lora": {"line-art": "line-art.safetensors", "woodcut": "woodcut.safetensors"},
-    "control": {"gesso-edges": "gesso-edges.safetensors"},
-}
-
-
-@cache
-def carried_files() -> NamedFiles:
-    """The files inside the package by their names; those that this installation lacks are left out."""
-    data = resources.files("gesso") / "data"
-    found: dict[Kind, dict[str, Path]] = {}
-    for kind, files in CARRIED.items():
-        paths = {name: Path(str(data / file)) for name, file in files.items()}
-        found[kind] = {name: path for name, path in paths.items() if path.is_file()}
-    return NamedFiles(found)
-
-
-def find_carried(kind: Kind, name: str) -> Path:
-    """A file that the user named at the terminal: one that is there, else one that the package carries by that name.
+def find_file(kind: Kind, name: str) -> Path:
+    """A file that the user named at the terminal: one that is there, else one that gesso carries by that name.
 
     Raises GessoError where it is neither.
     """
-    return Path(name) if Path(name).is_file() else carried_files().find(kind, name)
+    return Path(name) if Path(name).is_file() else embedded_files().find(kind, name)
