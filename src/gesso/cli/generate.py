@@ -17,7 +17,7 @@ from gesso.cli.adapter_options import (
     parse_loras,
 )
 from gesso.cli.model_option import ModelOption, OfflineOption
-from gesso.cli.picture_options import MaskInvertOption, parse_sides
+from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
 from gesso.cli.sizes import parse_size
@@ -77,6 +77,35 @@ def command(
     tiling: Annotated[
         str | None,
         typer.Option("--tiling", metavar="AXES", help="Sides that continue each other, for patterns: x, y or xy."),
+    ] = None,
+    hires: Annotated[
+        str | None,
+        typer.Option(
+            "--hires",
+            "--hires-fix",
+            metavar="SIZE",
+            help="Draw small, enlarge, draw again: 2 for twice the size, 1024x768, or 1024x for a width alone.",
+        ),
+    ] = None,
+    hires_upscaler: Annotated[
+        str | None,
+        typer.Option(
+            "--hires-upscaler",
+            metavar="NAME",
+            help="How it is enlarged: lanczos, bicubic, nearest; latent_bilinear, latent_nearest_exact, ...; "
+            "or an upscaler network by its name.",
+        ),
+    ] = None,
+    hires_strength: Annotated[
+        float | None, typer.Option("--hires-strength", help="How much is drawn again, 0 to 1.")
+    ] = None,
+    hires_steps: Annotated[int | None, typer.Option("--hires-steps", help="Steps of the second pass.")] = None,
+    hires_sampler: Annotated[str | None, typer.Option("--hires-sampler", help="Its sampler.")] = None,
+    hires_schedule: Annotated[str | None, typer.Option("--hires-schedule", help="Its schedule.")] = None,
+    hires_guidance: Annotated[float | None, typer.Option("--hires-guidance", help="Its guidance.")] = None,
+    hires_prompt: Annotated[str | None, typer.Option("--hires-prompt", metavar="TEXT", help="Its prompt.")] = None,
+    hires_negative_prompt: Annotated[
+        str | None, typer.Option("--hires-negative-prompt", metavar="TEXT", help="What it leads away from.")
     ] = None,
     tile: Annotated[
         int | None,
@@ -251,6 +280,17 @@ def command(
         variation_strength=variation_strength,
         seed_width=seed_width,
         seed_height=seed_height,
+        hires=parse_hires(
+            hires,
+            upscaler=hires_upscaler,
+            strength=hires_strength,
+            num_steps=hires_steps,
+            sampler=hires_sampler,
+            schedule=hires_schedule,
+            guidance_scale=hires_guidance,
+            prompt=hires_prompt,
+            negative_prompt=hires_negative_prompt,
+        ),
         tiling=tiling,
         tile=tile,
         tile_overlap=tile_overlap,
@@ -261,6 +301,7 @@ def command(
         outpaint=parse_sides(outpaint) if outpaint is not None else None,
         loras=loras,
     )
+    from gesso.pipelines.framing import finished_size
     from gesso.pipelines.output_names import plan
 
     names = plan(output, num_images=number, first_index=index, overwrite=overwrite)
@@ -293,6 +334,9 @@ def command(
                 bar.result(found.to_json() if as_json else "\n".join([f"{name}:", found.table()]))
             return
         resolved = pipeline.resolve(request, **pictures)
+        finished = finished_size(resolved, pictures["image"])
+        if finished is not None:
+            bar.note(f"finished size: {finished[0]}x{finished[1]}")
         show = load_preview(pipeline, preview, preview_model, offline=offline) if preview is not None else None
 
         def progress(state: "Progress") -> None:

@@ -1,10 +1,12 @@
 """Options about pictures that go in, as people write them."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
 
 from gesso.errors import GessoError
+from gesso.pipelines.request_parts import HiresPass
 
 _SIDES = ("left", "top", "right", "bottom")
 
@@ -32,3 +34,24 @@ def parse_sides(text: str) -> tuple[int, int, int, int]:
         raise GessoError(
             f"--outpaint {text[:60]}: expected pixels, such as 64, right=128 or left=32,top=64,right=0,bottom=8"
         ) from None
+
+
+def parse_hires(text: str | None, **values: Any) -> HiresPass | None:
+    """ "2", "1024x768", "1024x" or "x768", and the other settings of a second pass. Raises GessoError.
+
+    None without a size, and then no setting may be given either.
+    """
+    if text is None:
+        given = next((name for name, value in values.items() if value is not None), None)
+        if given is not None:
+            option = {"num_steps": "steps", "guidance_scale": "guidance"}.get(given, given).replace("_", "-")
+            raise GessoError(f"--hires-{option} is for a second pass: say how large with --hires, such as --hires 2")
+        return None
+    plain = text.strip().lower()
+    size = re.fullmatch(r"(\d{1,6})?\s*[x\u00d7]\s*(\d{1,6})?", plain)
+    if size and (size[1] or size[2]):
+        width, height = (int(side) if side else None for side in size.groups())
+        return HiresPass(width=width, height=height, **values)
+    if re.fullmatch(r"\d{1,4}(\.\d{1,6})?", plain):
+        return HiresPass(scale=float(plain), **values)
+    raise GessoError(f"--hires {text[:40]}: expected a factor such as 2 or 1.5, or a size such as 1024x768 or 1024x")

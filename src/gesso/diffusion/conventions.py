@@ -175,14 +175,17 @@ def a1111_image_start(num_steps: int, strength: float, *, exact_steps: bool = Fa
     return ImageStart(steps, first, first)
 
 
-def a1111_timesteps_image_start(schedule: NoiseSchedule, num_steps: int, strength: float) -> ImageStart:
+def a1111_timesteps_image_start(
+    schedule: NoiseSchedule, num_steps: int, strength: float, *, exact_steps: bool = False
+) -> ImageStart:
     """A1111's rule for DDIM, DDIM CFG++ and PLMS, whose sigmas are `a1111_timestep_sigmas`.
 
     With kept = int(strength * num_steps): noise of timesteps[kept], but the first call at timesteps[kept - 1], so the
-    picture is taken for less noisy than it is. Raises ValueError where no call is left, and as `a1111_image_start`.
+    picture is taken for less noisy than it is. exact_steps: num_steps - 1 are kept, of a schedule that is longer.
+    Raises ValueError where no call is left, and as `a1111_image_start`.
     """
-    _check_strength(num_steps, strength)
-    kept = int(min(strength, 0.999) * num_steps)
+    whole = a1111_image_start(num_steps, strength, exact_steps=exact_steps)
+    num_steps, kept = whole.num_steps, whole.num_steps - 1 - whole.first
     if kept < 2:
         raise ValueError(f"strength {strength} of {num_steps} steps leaves no step: A1111 makes one fewer than {kept}")
     last = len(a1111_timesteps(schedule, num_steps)) - 1

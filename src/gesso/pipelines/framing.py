@@ -7,7 +7,7 @@ from PIL import Image
 
 from gesso.families.base import Family
 from gesso.pipelines.checks import MAX_SIDE, RequestError
-from gesso.pipelines.request import MAX_PIXELS, TextToImageRequest
+from gesso.pipelines.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import drawable_size, fit
 
 Size = tuple[int, int]  # width, height
@@ -151,6 +151,18 @@ def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image
         sides.append((whole, before, after))
     (width, left, right), (height, top, bottom) = sides
     return replace(request, width=width, height=height, outpaint=(left, top, right, bottom))
+
+
+def finished_size(request: ResolvedRequest, image: Image.Image | None) -> Size | None:
+    """Width and height of the finished picture where a second pass, borders or a part make it another than is drawn
+    first or was given; else None.
+    """
+    hires = request.hires
+    if hires is not None and hires.width is not None and hires.height is not None:
+        return hires.width, hires.height
+    if request.mask_area == "masked" and image is not None:
+        return image.size
+    return (request.width, request.height) if request.outpaint is not None else None
 
 
 def inside_of(canvas: Size, sides: Sides) -> Size:

@@ -166,8 +166,11 @@ def prepare(
     noise: NoiseSource,
     rows: int,
     variation: NoiseSource | None = None,
+    latents: Tensor | None = None,
 ) -> Start:
     """The start of `rows` pictures; variation: what is mixed into the first noise.
+
+    latents: [rows, C, h, w] to start from in place of the pictures
 
     Raises GessoError where the encoder gives numbers that are not finite.
     """
@@ -175,7 +178,6 @@ def prepare(
     scale = family.vae.downscale * family.output_scale
     shape = (family.vae.latent_channels, request.height // scale, request.width // scale)
     with torch.inference_mode():
-        latents = None
         unseen = (
             kind == "inpaint" and request.mask_blend == "x" and _from_noise(request)
         )  # the concat shows enough of it
@@ -248,6 +250,11 @@ def encode(model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: 
     f = model.family.vae.downscale
     shape = (model.family.vae.latent_channels, pixels.shape[-2] // f, pixels.shape[-1] // f)
     return _encode(model, pixels.expand(rows, -1, -1, -1), noise.draw(shape))
+
+
+def encode_mean(model: LoadedModel, image: Image.Image) -> Tensor:
+    """A finished picture -> latents [1, C, h, w] in float32, as the encoder holds most likely."""
+    return _encode(model, _at_scale(image, model.family), None)
 
 
 def _encode(model: LoadedModel, pixels: Tensor, noise: Tensor | None) -> Tensor:

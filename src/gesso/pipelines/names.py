@@ -20,7 +20,19 @@ def with_canonical_names(request: R) -> R:
     "DPM++ 2M Karras" is sampler and schedule in one, as A1111 wrote them before its version 1.9. Raises RequestError
     for names that nobody knows.
     """
-    sampler, schedule = request.sampler, request.schedule
+    own = request.schedule == OWN_SCHEDULE and request.sigmas is not None
+    sampler, schedule = _canonical(request.sampler, None if own else request.schedule)
+    schedule = OWN_SCHEDULE if own else schedule
+    hires = request.hires
+    if hires is not None:
+        again, spacing = _canonical(hires.sampler, hires.schedule)
+        hires = replace(hires, sampler=again, schedule=spacing)
+    if (sampler, schedule, hires) == (request.sampler, request.schedule, request.hires):
+        return request
+    return replace(request, sampler=sampler, schedule=schedule, hires=hires)
+
+
+def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
     if sampler is not None and (found := resolve(sampler, SAMPLERS)) is not None:
         sampler = found
     elif sampler is not None:
@@ -28,11 +40,9 @@ def with_canonical_names(request: R) -> R:
         schedule = schedule if schedule is not None else implied
     if schedule is not None and schedule.lower() == AUTOMATIC:
         schedule = SAMPLERS[sampler].schedule if sampler is not None else None
-    elif schedule is not None and not (schedule == OWN_SCHEDULE and request.sigmas is not None):
+    elif schedule is not None:
         schedule = _schedule(schedule)
-    if (sampler, schedule) == (request.sampler, request.schedule):
-        return request
-    return replace(request, sampler=sampler, schedule=schedule)
+    return sampler, schedule
 
 
 def _schedule(name: str) -> str:

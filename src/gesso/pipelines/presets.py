@@ -42,6 +42,7 @@ sde_noise          brownian: samplers of the SDE family take their noise from on
                    package between the ends of the schedule (A1111, ComfyUI)
 ensd               "eta noise seed delta": joins the seed for every draw but the first
 strength           share of the schedule that is drawn again where a request with a picture says nothing
+hires_upscaler, hires_strength   the same of a second pass, and how it enlarges
 """
 
 from collections.abc import Mapping
@@ -156,8 +157,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 # What a preset fills in besides its conventions.
 PRESET_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "gesso": MappingProxyType({"noise": "philox", "strength": 0.75}),
-        "a1111": MappingProxyType({"noise": "nv", "strength": 0.75}),  # their GPU source, to the last bit or two
-        "diffusers": MappingProxyType({"noise": "cpu", "strength": 0.8}),
+        "gesso": MappingProxyType(
+            {"noise": "philox", "strength": 0.75, "hires_upscaler": "lanczos", "hires_strength": 0.3}
+        ),
+        "a1111": MappingProxyType(
+            # nv: their GPU source, to the last bit or two
+            {"noise": "nv", "strength": 0.75, "hires_upscaler": "latent_bilinear", "hires_strength": 0.7}
+        ),
+        "diffusers": MappingProxyType(
+            {"noise": "cpu", "strength": 0.8, "hires_upscaler": "lanczos", "hires_strength": 0.3}
+        ),
     }
 )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Self
 
+from gesso.pipelines import hires
 from gesso.pipelines.checks import (
     MAX_SIDE,
     MAX_STEPS,
@@ -218,6 +219,7 @@ class TextToImageRequest:
         _check_pictures_in(values, defaults, self)
         _check_noise(values, defaults, draw_seed)
         _check_tiles(values, defaults)
+        _check_hires(values, defaults)
         _check_drawn(values)
         return ResolvedRequest(**values)
 
@@ -364,6 +366,8 @@ class Defaults:
     clip_skip: int = 1
     conventions: Mapping[str, Any] = field(default_factory=lambda: {"preset": "gesso", **PRESETS["gesso"]})
     strength: float = 0.75
+    hires_upscaler: str = "lanczos"
+    hires_strength: float = 0.3
     image_guidance_scale: float = 1.5
     noise_level: int = 20
     max_noise_level: int = MAX_NOISE_LEVEL
@@ -489,6 +493,30 @@ def _check_tiles(values: dict[str, Any], defaults: "Defaults") -> None:
         raise RequestError("tile_overlap", f"tile_overlap {overlap}: at most half of the tile, {tile // 2}")
 
 
+def _check_hires(values: dict[str, Any], defaults: "Defaults") -> None:
+    """Fills in the second pass; refuses one over a picture of which parts are kept."""
+    if values["hires"] is None:
+        return
+    for name in ("mask", "outpaint"):
+        if values[name] is not None:
+            raise RequestError("hires", f"hires draws the whole picture again and takes no {name}; leave one out")
+    if defaults.kind in ("edit", "upscale"):
+        raise RequestError("hires", "this model works on a picture as it is; leave hires out")
+    values["hires"] = hires.filled(
+        values["hires"],
+        values,
+        multiple=defaults.multiple,
+        max_pixels=MAX_PIXELS,
+        defaults={
+            "upscaler": defaults.hires_upscaler,
+            "strength": defaults.hires_strength,
+            "schedule": defaults.schedule,
+            "samplers": defaults.samplers,
+            "schedules": defaults.schedules,
+        },
+    )
+
+
 def _required(cls: type[TextToImageRequest]) -> list[str]:
     return [field.name for field in fields(cls) if field.default is MISSING]
 
@@ -502,7 +530,7 @@ def _check_outpaint(value: object) -> None:
         check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
 
 
-_NOT_DRAWN = ("hires", "controls")
+_NOT_DRAWN = ("controls",)
 
 
 def _check_drawn(values: Mapping[str, Any]) -> None:

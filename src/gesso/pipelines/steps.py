@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -30,7 +30,7 @@ from gesso.diffusion.noise_schedule import (
 )
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
-from gesso.pipelines.checks import RequestError
+from gesso.pipelines.checks import MAX_STEPS, RequestError
 from gesso.pipelines.request import ResolvedRequest
 
 # The samplers for which A1111 chooses timesteps instead of sigmas; UniPC in a way of its own.
@@ -123,12 +123,18 @@ class _Planned:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan_steps(request: ResolvedRequest, family: Family) -> Steps:
-    """The steps that a request asks for. Raises RequestError for settings that do not go together."""
+def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False) -> Steps:
+    """The steps that a request asks for. Raises RequestError for settings that do not go together.
+
+    again: of a second pass, in which A1111 takes as many steps as are asked for, however small the strength: a schedule
+    of num_steps / strength, and the end of it.
+    """
     schedule = noise_table(request, family)
     try:
-        planned = _planned(request, schedule, family)
-        start = _image_start(request, schedule, len(planned.sigmas) - 1)
+        exact = again and request.strength_rule == "a1111"
+        spaced = replace(request, num_steps=_exact_schedule(request)) if exact else request
+        planned = _planned(spaced, schedule, family)
+        start = _image_start(request, schedule, len(planned.sigmas) - 1, exact=exact)
     except ValueError as error:
         if isinstance(error, RequestError):
             raise
@@ -218,15 +224,28 @@ def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) 
     return _Planned(steps.sigmas, steps.timestep_of, steps.options)
 
 
-def _image_start(request: ResolvedRequest, schedule: NoiseSchedule, num_sigmas: int) -> ImageStart:
+def _exact_schedule(request: ResolvedRequest) -> int:
+    """Steps of a schedule of whose end a share of `strength` is num_steps. Raises RequestError for too many."""
+    assert request.strength is not None
+    found = a1111_image_start(request.num_steps, request.strength, exact_steps=True).num_steps
+    if found > MAX_STEPS:
+        raise RequestError(
+            "hires",
+            f"hires: {request.num_steps} steps at strength {request.strength:g} are the end of "
+            f"{found}, at most {MAX_STEPS} are spaced. Take fewer steps or more strength",
+        )
+    return found
+
+
+def _image_start(request: ResolvedRequest, schedule: NoiseSchedule, num_sigmas: int, *, exact: bool) -> ImageStart:
     """Where an image to image run begins; at the start of the schedule without a picture."""
     strength, steps = request.strength, request.num_steps
     if strength is None:
         return ImageStart(steps, 0, 0)
     if request.strength_rule == "a1111":
         if request.timestep_spacing == "a1111" and request.sampler in A1111_TIMESTEP_SAMPLERS:
-            return a1111_timesteps_image_start(schedule, steps, strength)
-        return a1111_image_start(steps, strength)
+            return a1111_timesteps_image_start(schedule, steps, strength, exact_steps=exact)
+        return a1111_image_start(steps, strength, exact_steps=exact)
     if request.strength_rule == "diffusers":
         return diffusers_image_start(steps, strength)
     taken = max(math.floor(num_sigmas * strength + 0.5), 1 if strength > 0 else 0)

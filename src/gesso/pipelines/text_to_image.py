@@ -8,7 +8,7 @@ time (its guided and its unguided half together); see `Engine.rows_per_call`.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,7 +35,7 @@ from gesso.pipelines.clock import Clock
 from gesso.pipelines.finder import Finder, embedded_files
 from gesso.pipelines.framing import with_size
 from gesso.pipelines.infotext import infotext
-from gesso.pipelines.inputs import SourcePictures, Start, prepare
+from gesso.pipelines.inputs import SourcePictures, Start, encode_mean, prepare
 from gesso.pipelines.names import with_canonical_names
 from gesso.pipelines.networks import (
     ChangingText,
@@ -53,6 +53,14 @@ from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts, num_guiding
 from gesso.pipelines.recipe import ExtraFile, Recipe, WeightFile
 from gesso.pipelines.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
+from gesso.pipelines.second_pass import (
+    UpscalerFile,
+    enlarged_latents,
+    enlarged_picture,
+    is_interpolation,
+    second_request,
+    works_on_latents,
+)
 from gesso.pipelines.source_images import mask_digest, picture_digest
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
@@ -64,9 +72,10 @@ from gesso.pipelines.steps import (
 )
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.finite import rescued, stop_when_all_lost
+from gesso.runtime.finite import Rescued, rescued, stop_when_all_lost
 from gesso.runtime.plan import MemoryPlan, Workload
 from gesso.runtime.seamless import seamless
+from gesso.runtime.shelf import AdapterShelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +204,30 @@ class TextToImage:
         for name, given in (("image", image), ("mask", mask)):
             if (digest := getattr(resolved, name)) is not None and given is None:
                 raise RequestError(name, f"the request starts from the {name} {digest[:10]}..., which was not given")
+        job = self._pass(resolved, SourcePictures.of(resolved, self.model.family, image, mask))
+        if (again := self._second(resolved)) is not None:
+            job.second = self._pass(again, SourcePictures(), again=True)
+            job.upscaler = self._upscaler(resolved)
+        return job
+
+    def _pass(self, request: ResolvedRequest, pictures: SourcePictures, *, again: bool = False) -> "_Job":
         return _Job(
-            request=resolved,
-            pictures=SourcePictures.of(resolved, self.model.family, image, mask),
-            steps=plan_steps(resolved, self.model.family),
-            wanted=find_adapters(resolved, self.finder, self.model.tokenizer),
+            request=request,
+            pictures=pictures,
+            steps=plan_steps(request, self.model.family, again=again),
+            wanted=find_adapters(request, self.finder, self.model.tokenizer),
         )
+
+    def _second(self, request: ResolvedRequest) -> ResolvedRequest | None:
+        return second_request(request, lambda asked: defaults_for(asked, self.model.family))
+
+    def _upscaler(self, request: ResolvedRequest) -> str | UpscalerFile:
+        """How the first pass's picture is enlarged. Raises GessoError for a network that is not there."""
+        assert request.hires is not None and request.hires.upscaler is not None
+        name = request.hires.upscaler
+        if works_on_latents(name) or is_interpolation(name):
+            return name
+        return UpscalerFile(name, self.finder.find("upscaler", name))
 
     def _run(self, job: "_Job", on_progress: OnProgress) -> Iterator[Picture]:
         request, pictures = job.request, job.pictures
@@ -214,7 +241,7 @@ class TextToImage:
                         count=count,
                         num_images=request.num_images,
                         step=step,
-                        num_steps=job.steps.num_steps,
+                        num_steps=job.num_steps,
                         latents=latents,
                     )
                 )
@@ -224,7 +251,7 @@ class TextToImage:
             for row, drawn in enumerate(to_images(found.pixels, request.levels)):
                 notices = self._prompts(job)[0].notices + found.notices[row]
                 image = pictures.finish(drawn, request)
-                extras = job.wanted.files(self.engine.shelf)
+                extras = job.files(self.engine.shelf)
                 yield Picture(image=image, recipe=self._recipe(request.picture(start + row), extras, notices, image))
 
     def _draw(self, job: "_Job", start: int, count: int, report: Callable[[int, Tensor | None], None]) -> "_Drawn":
@@ -232,23 +259,75 @@ class TextToImage:
 
         Numbers that are not finite are computed once more in float32, see `runtime.finite`.
         """
-        request, first, model = job.request, job.request.first_index + start, self.model
-
-        def draw() -> Tensor:
-            pictures = range(first, first + count)
-            noise = noise_source(request, pictures, job.steps)
-            variation = variation_source(request, pictures)
-            begin = prepare(model, request, job.steps, job.pictures, noise, count, variation)
-            return draw_latents(model, request, prompt, job.steps, begin, noise, report, self.refiner, refined)
-
+        request, pictures = job.request, job.indices(start, count)
         with torch.inference_mode(), self._within_memory(job), seamless(request.tiling):
-            prompt, refined = self._prompts(job)
-            found = [rescued(model, "unet", draw)]
-            found.append(rescued(model, "vae", lambda: model.decode(found[0].value)))
-            if model.has_upscaler:
-                found.append(rescued(model, "upscaler", lambda: model.upscale(found[1].value)))
+            found, spent = self._denoised(job, pictures, report, refine=job.second is None)
+            if job.second is None:
+                found += self._finished(found[-1].value)
+            else:
+                enlarged = self._enlarged(job, found[-1].value)
+                done = job.steps.num_steps
+                again, _ = self._denoised(
+                    job.second,
+                    pictures,
+                    lambda step, latents: report(done + step, latents),
+                    latents=enlarged[-1].value,
+                    draws=spent if request.noise == "philox" else None,  # the others begin anew, as in A1111
+                )
+                found = [*found, *enlarged, *again, *self._finished(again[-1].value)]
         notices = tuple(tuple(line for part in found for line in part.notices(row)) for row in range(count))
         return _Drawn(found[-1].value, notices)
+
+    def _denoised(
+        self,
+        job: "_Job",
+        pictures: range,
+        report: Callable[[int, Tensor | None], None],
+        *,
+        refine: bool = True,
+        latents: Tensor | None = None,
+        draws: Sequence[int] | None = None,
+    ) -> tuple[list[Rescued], list[int]]:
+        """One pass for the pictures of these indices: its latents, and how many draws of noise it took of each.
+
+        latents: what it starts from in place of the pictures that go in; draws: those that another pass took
+        """
+        request, model, spent = job.request, self.model, list[int]()
+        prompt, refined = self._prompts(job)
+
+        def draw() -> Tensor:
+            noise = noise_source(request, pictures, job.steps, draws)
+            variation = variation_source(request, pictures)
+            begin = prepare(model, request, job.steps, job.pictures, noise, len(pictures), variation, latents)
+            refiner = self.refiner if refine else None
+            drawn = draw_latents(model, request, prompt, job.steps, begin, noise, report, refiner, refined)
+            spent[:] = noise.draws
+            return drawn
+
+        return [rescued(model, "unet", draw)], spent
+
+    def _finished(self, latents: Tensor) -> list[Rescued]:
+        """Latents to pixels, enlarged where the model has an upscaler of its own."""
+        model = self.model
+        found = [rescued(model, "vae", lambda: model.decode(latents))]
+        if model.has_upscaler:
+            found.append(rescued(model, "upscaler", lambda: model.upscale(found[0].value)))
+        return found
+
+    def _enlarged(self, job: "_Job", latents: Tensor) -> list[Rescued]:
+        """What the first pass drew as latents of the second's size."""
+        assert job.second is not None and job.upscaler is not None
+        second, family, upscaler = job.second.request, self.model.family, job.upscaler
+        if isinstance(upscaler, str) and works_on_latents(upscaler):
+            rows, columns = (side // family.size_multiple for side in (second.height, second.width))
+            return [Rescued(enlarged_latents(latents, rows, columns, upscaler))]
+        found = self._finished(latents)
+        way = upscaler if isinstance(upscaler, str) else upscaler.load(self.engine)
+        images = [
+            enlarged_picture(drawn, second.width, second.height, way)
+            for drawn in to_images(found[-1].value, second.levels)
+        ]
+        return [*found, Rescued(torch.cat([encode_mean(self.model, image) for image in images]))]
 
     def plans(self, request: TextToImageRequest, **pictures: Image.Image | None) -> dict[str, MemoryPlan]:
         """What the request takes of memory and how it runs within the engine's, by the names of the models.
@@ -263,12 +342,16 @@ class TextToImage:
         return [self.model] if self.refiner is None else [self.model, self.refiner]
 
     def _plan(self, model: LoadedModel, request: ResolvedRequest, wanted: Wanted) -> MemoryPlan:
+        hires = request.hires
+        width, height = request.width, request.height
+        if hires is not None and hires.width is not None and hires.height is not None:
+            width, height = hires.width, hires.height
         work = Workload(
-            width=request.width,
-            height=request.height,
+            width=width,
+            height=height,
             rows=min(self.engine.rows_per_call, request.num_images),
             guided=request.guidance_scale != 1 and not model.family.is_told_guidance,
-            encodes=request.image is not None or model.family.concat == "inpaint",
+            encodes=request.image is not None or hires is not None or model.family.concat == "inpaint",
             seamless=request.tiling,
             tile=request.tile,
             prompts=num_guiding(request),
@@ -340,6 +423,26 @@ class _Job:
     steps: Steps
     wanted: Wanted
     prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
+    second: "_Job | None" = None
+    upscaler: "str | UpscalerFile | None" = None
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all passes."""
+        return self.steps.num_steps + (self.second.steps.num_steps if self.second is not None else 0)
+
+    def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
+        """The files besides the models' that the passes take, each once."""
+        found = self.wanted.files(shelf) + (self.second.wanted.files(shelf) if self.second is not None else ())
+        if isinstance(self.upscaler, UpscalerFile):
+            sha256 = shelf.hashes(self.upscaler.path).sha256
+            found += (ExtraFile(kind="upscaler", name=self.upscaler.name, sha256=sha256),)
+        return tuple(dict.fromkeys(found))
+
+    def indices(self, start: int, count: int) -> range:
+        """Which pictures those from offset `start` on are."""
+        first = self.request.first_index + start
+        return range(first, first + count)
 
 
 def _with_digest(request: TextToImageRequest, name: str, digest: str | None) -> TextToImageRequest:
@@ -387,6 +490,8 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         clip_skip=family.clip_skip,
         conventions={"preset": preset, **conventions},
         strength=PRESET_DEFAULTS[preset]["strength"],
+        hires_upscaler=PRESET_DEFAULTS[preset]["hires_upscaler"],
+        hires_strength=PRESET_DEFAULTS[preset]["hires_strength"],
         kind=family.concat,
         max_noise_level=family.max_level if family.max_level is not None else MAX_NOISE_LEVEL,
         has_refiner=has_refiner,
@@ -408,11 +513,16 @@ def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family
     return {"timestep_spacing": spacing, "initial_noise": "sigma" if scaled else "variance"}
 
 
-def noise_source(request: ResolvedRequest, pictures: range, steps: Steps) -> NoiseSource:
-    """The numbers of the pictures with these indices; variations are all of the run's first picture, index 0."""
+def noise_source(
+    request: ResolvedRequest, pictures: range, steps: Steps, draws: Sequence[int] | None = None
+) -> NoiseSource:
+    """The numbers of the pictures with these indices; variations are all of the run's first picture, index 0.
+
+    draws: how many each of them has drawn already
+    """
     kind = NOISE_SOURCES[request.noise]
     indices = [0] * len(pictures) if request.variation_strength else pictures
-    source = kind([request.seed] * len(pictures), indices)
+    source: NoiseSource = kind([request.seed] * len(pictures), indices, draws=draws)
     if request.ensd:
         source = EnsdNoise(source, request.ensd)
     if request.sde_noise == "torchsde":

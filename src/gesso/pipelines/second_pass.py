@@ -1,0 +1,95 @@
+"""The second pass of a run: what the first drew is enlarged, noise is added, and it is drawn again at its new size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from gesso.pipelines.framing import Placement
+from gesso.pipelines.hires import LATENT_UPSCALERS
+from gesso.pipelines.request import Defaults, ResolvedRequest, TextToImageRequest
+from gesso.pipelines.upscaling import RESAMPLERS, enlarge
+from gesso.runtime.engine import Engine
+from gesso.runtime.upscaling import Upscaler, load_upscaler
+
+# Conventions that a preset chooses by the sampler.
+_OF_SAMPLER = ("initial_noise", "timestep_spacing", "discard_penultimate_sigma")
+
+
+def second_request(
+    request: ResolvedRequest, defaults_of: Callable[[TextToImageRequest], Defaults]
+) -> ResolvedRequest | None:
+    """The second pass as a request of its own; None where there is none.
+
+    defaults_of: what a model and a preset fill into a request. Another sampler than the first pass's brings the
+    conventions that the preset has for it.
+    """
+    hires = request.hires
+    if hires is None:
+        return None
+    assert hires.width and hires.height and hires.sampler and hires.schedule and hires.num_steps is not None
+    assert hires.guidance_scale is not None
+    second = replace(
+        request,
+        hires=None,
+        image=None,
+        resize=None,
+        width=hires.width,
+        height=hires.height,
+        strength=hires.strength,
+        num_steps=hires.num_steps,
+        sampler=hires.sampler,
+        schedule=hires.schedule,
+        sigmas=None,
+        guidance_scale=hires.guidance_scale,
+        prompt=request.prompt if hires.prompt is None else hires.prompt,
+        negative_prompt=request.negative_prompt if hires.negative_prompt is None else hires.negative_prompt,
+    )
+    if second.preset != "a1111":  # there, noise of another size goes into the middle of the larger picture, too
+        second = replace(second, seed_width=None, seed_height=None)
+    if second.sampler == request.sampler and request.sigmas is None:
+        return second
+    own = None if second.schedule == request.schedule else second.schedule
+    defaults = defaults_of(TextToImageRequest(prompt="", preset=second.preset, sampler=second.sampler, schedule=own))
+    eta = second.eta if second.sampler == request.sampler else defaults.etas.get(second.sampler) or 0.0
+    return replace(second, eta=eta, **{name: defaults.conventions[name] for name in _OF_SAMPLER})
+
+
+@dataclass(frozen=True)
+class UpscalerFile:
+    """An upscaler network by name."""
+
+    name: str
+    path: Path
+
+    def load(self, engine: Engine) -> Upscaler:
+        """The network on the engine's device. Raises ModelFileError."""
+        return load_upscaler(self.path, device=engine.device, dtype=engine.precision.unet)
+
+
+def works_on_latents(upscaler: str) -> bool:
+    """Whether that way of enlarging takes latents; others take the picture."""
+    return upscaler in LATENT_UPSCALERS
+
+
+def enlarged_latents(latents: Tensor, rows: int, columns: int, upscaler: str) -> Tensor:
+    """Latents [B, C, h, w] -> [B, C, rows, columns]: interpolated until they cover it, then cut, as A1111 does."""
+    mode, antialias = LATENT_UPSCALERS[upscaler]
+    placement = Placement.of((latents.shape[-1], latents.shape[-2]), (columns, rows), "crop")
+    size = placement.size[1], placement.size[0]
+    larger = F.interpolate(latents.float(), size, mode=mode, antialias=antialias)
+    return larger[..., -placement.top :, -placement.left :][..., :rows, :columns]
+
+
+def enlarged_picture(image: Image.Image, width: int, height: int, upscaler: Upscaler | str) -> Image.Image:
+    """A picture until it covers width x height, then cut. upscaler: a network, or a way to interpolate."""
+    placement = Placement.of(image.size, (width, height), "crop")
+    return placement.place(enlarge(image, placement.size, upscaler))
+
+
+def is_interpolation(upscaler: str) -> bool:
+    """Whether the name is that of a way to interpolate pictures; other names are files'."""
+    return upscaler in RESAMPLERS
