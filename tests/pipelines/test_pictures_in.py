@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -389,11 +389,17 @@ FIELDS = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.dictionaries(st.sampled_from(FIELDS), HOSTILE, min_size=1, max_size=3))
-def test_any_value_from_outside_is_taken_or_refused_before_anything_is_made(values: dict[str, Any]):
+SECOND_PASS = ("scale", "width", "height", "upscaler", "strength", "num_steps", "sampler", "guidance_scale", "prompt")
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), HOSTILE, min_size=1, max_size=3),
+    st.none() | HOSTILE | st.dictionaries(st.sampled_from(SECOND_PASS), HOSTILE, max_size=3),
+)
+def test_any_value_from_outside_is_taken_or_refused_before_anything_is_made(values: dict[str, Any], hires: Any):
     """A stranger's JSON: what is built lies within the bounds, all else is a RequestError."""
-    found = REQUEST.to_dict() | values
+    found = REQUEST.to_dict() | values | {"hires": hires}
     try:
         request = TextToImageRequest.from_dict(found)
     except RequestError:
