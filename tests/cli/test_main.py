@@ -129,7 +129,7 @@ def test_a_seed_of_minus_one_is_a_random_one(capsys: pytest.CaptureFixture[str],
 
 
 WRONG = [
-    (["generate"], "PROMPT"),
+    (["generate"], "the prompt is empty"),
     (["generate", "  "], "prompt is empty"),
     (["generate", "cat", "--sampler", "eulr"], "did you mean 'euler'"),
     (["generate", "cat", "--schedule", "x"], "Known: align_your_steps"),

@@ -16,11 +16,12 @@ from gesso.cli.adapter_options import (
     parse_embeddings,
     parse_loras,
 )
-from gesso.cli.model_option import ModelOption, OfflineOption
+from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
 from gesso.cli.sizes import parse_size
+from gesso.cli.starting_point import StartingPoint, start_from
 from gesso.errors import GessoError
 from gesso.pipelines.checks import check_known
 from gesso.pipelines.presets import PRESETS
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; several words need no quotes.")],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; several words need no quotes.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="PICTURE", help="Start from the settings in a picture of any tool; options beside it win."
+        ),
+    ] = None,
     negative_prompt: Annotated[
         str, typer.Option("--negative-prompt", metavar="TEXT", help="What to lead away from.")
     ] = "",
@@ -190,7 +199,7 @@ def command(
     ] = None,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
-    model: ModelOption = "gesso-mini",
+    model: OptionalModel = None,
     offline: OfflineOption = False,
     unet: Annotated[
         str | None, typer.Option("--unet", metavar="MODEL", help="UNet from another file than the model's.")
@@ -243,8 +252,8 @@ def command(
 ) -> None:
     """Draw pictures from a prompt and print path, seed and time of each."""
     begin = time.perf_counter()
-    text = " ".join(prompt)
-    if not text.strip():
+    text = " ".join(prompt or [])
+    if not text.strip() and start is None:
         raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
     width, height = _size(size, width, height)
     conventions = parse_settings(settings or [])
@@ -301,12 +310,19 @@ def command(
         outpaint=parse_sides(outpaint) if outpaint is not None else None,
         loras=loras,
     )
+    begun = StartingPoint(request)
+    if start is not None:
+        begun = start_from(start, request, with_image=image is not None, with_model=model is not None)
+        request, number, index = begun.request, begun.request.num_images, begun.request.first_index
+    model = model or begun.model or "gesso-mini"
     from gesso.pipelines.framing import finished_size
     from gesso.pipelines.output_names import plan
 
     names = plan(output, num_images=number, first_index=index, overwrite=overwrite)
     shown: set[str] = set()
     with Bar(quiet=quiet, keep=number == 1 or not sys.stderr.isatty()) as bar:
+        for notice in begun.notices:
+            bar.note(f"note: {start}: {notice}")
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 

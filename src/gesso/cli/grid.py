@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.many import Drawing, with_settings
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline, read_pictures
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from gesso.pipelines.run_folder import RunFolder
-    from gesso.pipelines.text_to_image import TextToImage
 
 AXIS_HELP = "such as steps=4,8,20, guidance=2-8(+2), prompt=red,green or sampler=euler,ddim."
 
@@ -65,9 +65,7 @@ def command(
     Axes are any field of a request, and prompt (search and replace: the first value is what is looked for), size,
     model, lora:NAME. The single pictures stand beside the sheets.
     """
-    base = TextToImageRequest(prompt=" ".join(prompt))
-    for setting in settings or []:
-        base = _set(base, setting)
+    base = with_settings(TextToImageRequest(prompt=" ".join(prompt)), settings or [])
     axes = [parse_axis(text) if text is not None else Axis("", ("",), (lambda request: request,)) for text in (x, y, z)]
     if not any(axis.label for axis in axes):
         raise GessoError(f"nothing varies. Say what, with --x: {AXIS_HELP}")
@@ -84,22 +82,17 @@ def command(
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
-        pictures = read_pictures(image, mask)
+        drawing = Drawing(folder, bar, count, read_pictures(image, mask))
         done: dict[tuple[int, int, int], Image] = {}
-        drawn = 0
         for name, group in itertools.groupby(jobs, key=lambda job: job.model):
             bar.stage(f"loading {Path(name).name}")
             pipeline = load_pipeline(name, device=device, dtype=dtype, threads=threads, offline=offline)
             for job in group:
                 request = replace(job.request, seed=folder.seed) if job.request.seed is None else job.request
-                picture = _there(folder, job, pipeline, request, pictures)
-                if picture is None:
-                    picture = _draw(folder, job, pipeline, request, pictures, bar, len(done), count)
-                    drawn += 1
-                done[job.at] = picture
+                done[job.at] = drawing.picture(pipeline, request, job.file)
         for path in _sheets(folder, axes, done, cell, base.prompt):
             bar.result(GessoError(str(path)).one_line)
-        bar.note(f"{count} pictures, {count - drawn} of them were there; seed {folder.seed}")
+        bar.note(drawing.summary())
 
 
 @dataclass(frozen=True)
@@ -116,13 +109,6 @@ class _Job:
         return f"z{z + 1:02}-y{y + 1:02}-x{x + 1:02}.png"
 
 
-def _set(base: TextToImageRequest, setting: str) -> TextToImageRequest:
-    axis = parse_axis(setting)
-    if len(axis.values) != 1 or axis.changes[0] is None or axis.label == "prompt":
-        raise GessoError(f"--set {setting[:60]}: expected one value; several are an axis: --x, --y or --z")
-    return axis.changes[0](base)
-
-
 def _jobs(base: TextToImageRequest, axes: list[Axis], model: str) -> Iterator[_Job]:
     """All pictures; those of one model stand together."""
     places = itertools.product(*(range(len(axis.values)) for axis in reversed(axes)))
@@ -135,31 +121,6 @@ def _jobs(base: TextToImageRequest, axes: list[Axis], model: str) -> Iterator[_J
         jobs.append(_Job((x, y, z), request, chosen))
     order = list(dict.fromkeys(job.model for job in jobs))
     yield from sorted(jobs, key=lambda job: order.index(job.model))
-
-
-def _there(
-    folder: "RunFolder", job: _Job, pipeline: "TextToImage", request: TextToImageRequest, pictures: dict[str, Any]
-) -> "Image | None":
-    """The picture, where an earlier part of the run drew it."""
-    if folder.is_new:
-        return None
-    return folder.done(job.file, pipeline.resolve(request, **pictures), pipeline.model.files)
-
-
-def _draw(
-    folder: "RunFolder",
-    job: _Job,
-    pipeline: "TextToImage",
-    request: TextToImageRequest,
-    pictures: dict[str, Any],
-    bar: Bar,
-    number: int,
-    count: int,
-) -> "Image":
-    said = f"picture {number + 1} of {count}"
-    (picture,) = pipeline(request, lambda state: bar.step(said, state.step, state.num_steps), **pictures)
-    folder.save(job.file, picture.to_png())
-    return picture.image
 
 
 def _sheets(
