@@ -32,6 +32,14 @@ def test_the_hint_lies_beside_under_a_name_of_its_own(capsys: Capture, picture: 
     assert run(["preprocess", "canny", "x.png", "--overwrite"]) == 0
 
 
+def test_several_go_into_a_folder(capsys: Capture):
+    Image.new("RGB", (8, 8)).save("y.png")
+    assert run(["preprocess", "canny", "x.png", "y.png", "-o", "hints"]) == 0
+    assert capsys.readouterr().out == "hints/x-canny.png\nhints/y-canny.png\n"
+    assert run(["preprocess", "invert", "x.png", "y.png"]) == 0
+    assert Path("x-invert.png").is_file() and Path("y-invert.png").is_file()
+
+
 def test_size_and_parameters(capsys: Capture):
     argv = ["preprocess", "softedge", "x.png", "-o", "out/y.png", "--size", "32x24", "--set", "sigma=2"]
     assert run([*argv, "--set", "steps=2"]) == 0
@@ -45,6 +53,7 @@ def test_size_and_parameters(capsys: Capture):
     [
         (["canny"], "NAME and FILE are missing"),
         (["canny", "nothing.png"], "no such file"),
+        (["canny", "x.png", "nothing.png", "-o", "y.jpg"], "one name for 2 pictures"),
         (["cany", "x.png"], "did you mean 'canny'"),
         (["canny", "x.png", "-o", "y.jpg"], "let the name end in .png"),
         (["canny", "x.png", "--set", "low"], "expected NAME=NUMBER"),

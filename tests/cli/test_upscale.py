@@ -101,7 +101,7 @@ def test_stretching_is_told(capsys: Capture):
         (["--to", "60000x60000"], "pixels in all"),
         (["--to", "0x4"], "sides are 1 to"),
         (["--to", "large"], "expected WIDTHxHEIGHT"),
-        (["-o", "z.jpg"], "written as PNG"),
+        (["-o", "z.jpg"], "let the name end in .png"),
         (["-o", "x.png"], "is there already"),
         (["--tile", "8"], "--tile"),
         (["-m", "x.png"], "looks like a PNG picture"),

@@ -1,4 +1,4 @@
-"""`gesso preprocess NAME FILE`: see and keep the hint that a ControlNet would look at."""
+"""`gesso preprocess NAME FILE...`: see and keep the hint that a ControlNet would look at."""
 
 import io
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.sizes import parse_size
+from gesso.cli.targets import is_folder, taken, target
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ def command(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="canny, softedge, lineart, openpose, ...; --list shows all.")
     ] = None,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="The picture; for openpose the JSON of its keypoints.")
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="Pictures; for openpose the JSON of their keypoints.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="PNG to write; for openpose also JSON. Where left out: FILE's name and NAME.",
+            metavar="PATH",
+            help="PNG to write, for openpose also JSON; or folder. Where left out: FILE's name and NAME.",
         ),
     ] = None,
     size: Annotated[
@@ -46,26 +47,26 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Say what there is and what can be set, then stop.")] = False,
 ) -> None:
-    """Make the hint of a picture and write it as a PNG; no model is needed."""
+    """Make hints of pictures and write them as PNG; no model is needed. Prints their paths."""
     if listed:
         print("\n".join(describe()))
         return
-    if name is None or file is None:
+    if name is None or not files:
         raise GessoError(
             "NAME and FILE are missing. Try: gesso preprocess canny picture.png, or gesso preprocess --list"
         )
     name = name.lower()
-    output = output or Path(f"{file.stem}-{name}.png")
-    endings = (".png", ".json") if name == POSE else (".png",)
-    if output.suffix.lower() not in endings:
-        raise GessoError(f"{output}: let the name end in {' or '.join(endings)}")
-    wanted = parse_size(size, "--size") if size is not None else None
-    if name != POSE:
-        _write(output, _png(_hint(name, file, wanted, mask, settings or [])), overwrite)
-    elif mask is not None or settings:
+    if name == POSE and (mask is not None or settings):
         raise GessoError(f"{POSE}: takes neither --mask nor --set")
-    else:
-        _write(output, _pose(file, wanted, as_json=output.suffix.lower() == ".json"), overwrite)
+    wanted = parse_size(size, "--size") if size is not None else None
+    folder = is_folder(output, len(files), (".png", ".json") if name == POSE else (".png",))
+    for file in files:
+        path = target(f"{file.stem}-{name}.png", output, folder=folder)
+        if name == POSE:
+            data = _pose(file, wanted, as_json=path.suffix.lower() == ".json")
+        else:
+            data = _png(_hint(name, file, wanted, mask, settings or []))
+        _write(path, data, overwrite)
 
 
 def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
@@ -109,7 +110,7 @@ def _write(output: Path, data: bytes, overwrite: bool) -> None:
     try:
         write_new(output, data, overwrite=overwrite)
     except FileExistsError:
-        raise GessoError(f"{output}: is there already. Choose another --output, or --overwrite") from None
+        raise taken(output) from None
     print(output)
 
 

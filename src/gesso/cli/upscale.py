@@ -10,6 +10,7 @@ import typer
 from gesso.cli.model_option import OfflineOption, resolve_model
 from gesso.cli.progress import Bar
 from gesso.cli.sizes import parse_size
+from gesso.cli.targets import is_folder, taken, target
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def command(
     if scale is not None and to is not None:
         raise GessoError("--scale and --to: give one or the other")
     wanted = parse_size(to, "--to") if to is not None else None
-    folder = output is not None and (output.is_dir() or len(files) > 1)
-    if output is not None and not folder and output.suffix.lower() != ".png":
-        raise GessoError(f"{output}: pictures are written as PNG; let the name end in .png, or name a folder")
+    folder = is_folder(output, len(files), (".png",))
     defaults = Tiles()
     tiles = Tiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
     model = upscaler_name(model)
@@ -87,14 +86,14 @@ def command(
             _check_size(file, size)
             if abs(size[0] * image.height / (size[1] * image.width) - 1) > STRETCH:
                 bar.note(f"{file}: {image.width}x{image.height} is stretched to {size[0]}x{size[1]}")
-            path = _named(file, size, output, folder=folder)
+            path = target(f"{file.stem}-{size[0]}x{size[1]}.png", output, folder=folder)
             if path.exists() and not overwrite:
-                raise GessoError(f"{path}: is there already. Choose another --output, or --overwrite")
+                raise taken(path)
             rows = _counted(bar, file.name, size, enlarged_rows(image, size, upscaler, tiles))
             try:
                 write_new(path, png_parts(*size, rows, _texts(file, image, size, model)), overwrite=overwrite)
             except FileExistsError:
-                raise GessoError(f"{path}: is there already. Choose another --output, or --overwrite") from None
+                raise taken(path) from None
             shown = GessoError(str(path)).one_line
             bar.result(f"{shown} size={size[0]}x{size[1]} time={time.monotonic() - start:.1f}s")
 
@@ -132,11 +131,6 @@ def _check_size(file: Path, size: "Size") -> None:
         raise GessoError(
             f"{file}: would become {size[0]}x{size[1]}; sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all"
         )
-
-
-def _named(file: Path, size: "Size", output: Path | None, *, folder: bool) -> Path:
-    own = f"{file.stem}-{size[0]}x{size[1]}.png"
-    return Path(own) if output is None else output / own if folder else output
 
 
 def _texts(file: Path, image: "Image", size: "Size", model: str) -> dict[str, str]:
