@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.metadata.found import Draft, Found, real, whole
+from gesso.pipelines.infotext import MASKED_CONTENT
 from gesso.pipelines.infotext_reading import Infotext
 from gesso.pipelines.request_parts import HiresPass
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
-_MASKED = {"fill": "fill", "original": "original", "latent noise": "noise", "latent nothing": "nothing"}
+_MASKED = {label: name for name, label in MASKED_CONTENT.items()}
 _AREAS = {"whole picture": "whole", "only masked": "masked"}
 _EMPHASIS = {"original": "original", "no norm": "no_norm", "ignore": "ignore", "none": "ignore"}
 _SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "")

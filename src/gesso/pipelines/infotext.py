@@ -11,6 +11,10 @@ import re
 
 from gesso.pipelines.infotext_reading import EXACT_NEGATIVE, EXACT_PROMPT, NEGATIVE, read_infotext
 from gesso.pipelines.recipe import Recipe
+from gesso.pipelines.request import ResolvedRequest
+
+# What stands under a mask at the start -> the web UI's words.
+MASKED_CONTENT = {"fill": "fill", "original": "original", "noise": "latent noise", "nothing": "latent nothing"}
 
 
 def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
@@ -29,8 +33,12 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
     if recipe.model_hash:
         pairs.append(("Model hash", recipe.model_hash))
     pairs.append(("Model", _stem(recipe.model)))
-    if request.strength is not None:
-        pairs.append(("Denoising strength", f"{request.strength:g}"))
+    pairs += _variation(request)
+    strength = request.strength
+    if strength is None and request.hires is not None:
+        strength = request.hires.strength
+    if strength is not None:
+        pairs.append(("Denoising strength", f"{strength:g}"))
     if request.clip_skip > 1:
         pairs.append(("Clip skip", str(request.clip_skip)))
     if request.ensd:
@@ -46,10 +54,70 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         pairs.append(("Eta", f"{request.eta:g}"))
     if request.guidance_rescale:
         pairs.append(("CFG rescale", f"{request.guidance_rescale:g}"))
+    if request.tiling is not None:
+        pairs.append(("Tiling", "True" if request.tiling == "xy" else request.tiling))
     pairs += _conventions(recipe)
+    pairs += _second_pass(request)
     pairs += _adapters(recipe)
+    pairs += _controls(request)
     pairs.append(("Version", f"gesso {recipe.environment.gesso}"))
     return write_infotext(request.prompt + _tags(recipe), request.negative_prompt, pairs)
+
+
+def _variation(request: ResolvedRequest) -> list[tuple[str, str]]:
+    pairs = []
+    if request.variation_strength is not None:
+        pairs.append(("Variation seed", str(request.variation_seed)))
+        pairs.append(("Variation seed strength", f"{request.variation_strength:g}"))
+    if request.seed_width is not None:
+        pairs.append(("Seed resize from", f"{request.seed_width}x{request.seed_height}"))
+    return pairs
+
+
+def _second_pass(request: ResolvedRequest) -> list[tuple[str, str]]:
+    """What is not as in the first pass."""
+    hires = request.hires
+    if hires is None:
+        return []
+    resized = f"{hires.width}x{hires.height}" if hires.width is not None and hires.height is not None else None
+    found = (
+        ("Hires resize", resized),
+        ("Hires upscale", None if resized or hires.scale is None else f"{hires.scale:g}"),
+        ("Hires steps", _other(hires.num_steps, request.num_steps)),
+        ("Hires upscaler", hires.upscaler),
+        ("Hires sampler", _other(hires.sampler, request.sampler)),
+        ("Hires schedule type", _other(hires.schedule, request.schedule)),
+        ("Hires CFG Scale", _other(hires.guidance_scale, request.guidance_scale)),
+        ("Hires prompt", _other(hires.prompt, request.prompt)),
+        ("Hires negative prompt", _other(hires.negative_prompt, request.negative_prompt)),
+    )
+    return [(key, value) for key, value in found if value is not None]
+
+
+def _other(value: object, before: object) -> str | None:
+    """The value as text, where there is one and it is not what stood before."""
+    if value is None or value == before:
+        return None
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_CONTROL_MODES = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
+
+
+def _controls(request: ResolvedRequest) -> list[tuple[str, str]]:
+    """In the form of the web UI's extension; the pictures themselves stay where they are."""
+    return [
+        (
+            f"ControlNet {number}",
+            f"Module: {use.preprocessor or 'none'}, Model: {_stem(use.model)}, Weight: {use.weight:g}, "
+            f"Guidance Start: {use.start:g}, Guidance End: {use.end:g}, Control Mode: {_CONTROL_MODES[use.mode]}",
+        )
+        for number, use in enumerate(request.controls)
+    ]
 
 
 def _adapters(recipe: Recipe) -> list[tuple[str, str]]:
@@ -94,6 +162,11 @@ def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
     pairs = []
     if request.mask is not None and request.mask_blur:
         pairs.append(("Mask blur", f"{request.mask_blur:g}"))
+    if request.mask is not None and request.mask_content not in (None, "original"):
+        pairs.append(("Masked content", MASKED_CONTENT[request.mask_content]))
+    if request.mask_area == "masked":
+        pairs.append(("Inpaint area", "Only masked"))
+        pairs.append(("Masked area padding", str(request.mask_padding)))
     if request.refiner_switch_at is not None:
         pairs.append(("Refiner", f"{_stem(recipe.refiner)} [{recipe.refiner_hash}]"))
         pairs.append(("Refiner switch at", f"{request.refiner_switch_at:g}"))

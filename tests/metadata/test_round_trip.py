@@ -1,0 +1,54 @@
+"""What gesso writes for other tools, read back: the settings that this form can carry are those of the request."""
+
+from typing import Any
+
+import pytest
+
+from gesso.metadata.a1111 import from_infotext
+from gesso.pipelines.infotext import infotext
+from gesso.pipelines.infotext_reading import read_infotext
+from gesso.pipelines.request_parts import ControlUse, HiresPass
+from pipelines.recipes import make_recipe
+
+MASKED = {"image": "0" * 64, "mask": "1" * 64, "strength": 0.6}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"noise": "cpu", "clip_skip": 2, "ensd": 31337, "preset": "a1111"},
+        {"variation_seed": 0, "variation_strength": 0.25},
+        {"seed_width": 32, "seed_height": 48},
+        {"tiling": "x"},
+        {"tiling": "xy"},
+        {"sigmas": (3.0, 1.0, 0.0), "schedule": "own", "num_steps": 2},
+        {"hires": HiresPass(scale=2.0, upscaler="latent", strength=0.4)},
+        {"hires": HiresPass(width=128, height=96, upscaler="4x, best", strength=0.4, num_steps=5, sampler="euler")},
+        {"hires": HiresPass(scale=1.5, upscaler="lanczos", strength=0.5, guidance_scale=2.5, prompt="a: b, c\nd")},
+        {**MASKED, "mask_content": "noise", "mask_blur": 4.0},
+        {**MASKED, "mask_content": "original", "mask_area": "masked", "mask_padding": 16},
+    ],
+)
+def test_settings_survive(values: dict[str, Any]):
+    recipe = make_recipe(**values)
+    text = infotext(recipe, sampler_label="DPM++ 2M", schedule_label="Karras")
+    found = from_infotext(read_infotext(text))
+    told = {name: value for name, value in values.items() if name not in ("image", "mask", "schedule")}
+    if told.get("mask_content") == "original":
+        del told["mask_content"]  # as every reader takes it where nothing is said
+    assert {name: getattr(found.request, name) for name in told} == told
+    expected = recipe.request
+    assert (found.request.prompt, found.request.num_steps) == (expected.prompt, expected.num_steps)
+    assert (found.request.seed, found.request.sampler) == (expected.seed, expected.sampler)
+
+
+def test_what_steered_is_told_in_the_words_of_the_extension():
+    use = ControlUse(model="edges.safetensors", image="0" * 64, preprocessor="canny", end=0.7, mode="control")
+    text = infotext(make_recipe(controls=(use,)), sampler_label="Euler", schedule_label="Karras")
+    pairs = read_infotext(text).pairs
+    assert pairs["ControlNet 0"] == (
+        "Module: canny, Model: edges, Weight: 1, Guidance Start: 0, Guidance End: 0.7, "
+        "Control Mode: ControlNet is more important"
+    )
+    assert any("ControlNet 0" in notice for notice in from_infotext(read_infotext(text)).notices)
