@@ -74,8 +74,6 @@ def test_the_library_knows_names(capsys: pytest.CaptureFixture[str], model: str,
     code, _, err = said(capsys, "generate", "a cat <lora:inc:1>", "-m", model, "-q")
     assert code == 2
     assert err == "error: no lora is called 'inc'. Close: 'ink'\n"
-    code, _, err = said(capsys, "generate", "a cat", "--lora", "ink", "--explain-memory", "-m", model, "-q")
-    assert code == 0
 
 
 def test_strengths_are_read(tmp_path: Path):
@@ -96,3 +94,33 @@ def test_strengths_are_read(tmp_path: Path):
     (tmp_path / "other" / "ink.safetensors").write_bytes(b"")
     with pytest.raises(GessoError, match="has the same name"):
         parse_loras(["ink.safetensors", "other/ink.safetensors"])
+
+
+def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "animal.txt").write_text("cat\ndog\nowl\n")
+    (tmp_path / "styles.csv").write_text("name,prompt,negative_prompt\noil,oil painting of {prompt},photo\n")
+    draw = ("generate", "-s", "1", "--size", "64", "-m", model)
+    written = ("a __animal__ --repeat 3 --seed 4", "--syntax", "midjourney", "--style", "oil", "--styles", "styles.csv")
+    code, _, err = said(capsys, *draw, *written, "--wildcards", "lists", "-o", "x{index}.png")
+    assert code == 0
+    assert "note: the prompt was drawn from: oil painting of a __animal__" in err
+    assert "3 pictures in" in err
+    for index, name in enumerate(("x0.png", "x1.png", "x2.png")):
+        _, recipe = read_picture(Path(name))
+        asked = recipe.request
+        assert asked.prompt in ("oil painting of a cat", "oil painting of a dog", "oil painting of a owl")
+        assert (asked.negative_prompt, asked.seed, asked.first_index) == ("photo", 4, index)
+        assert any("drawn from" in notice for notice in recipe.notices)
+    assert said(capsys, "replay", "x1.png", "-m", model, "-q")[:2] == (0, "identical\n")
+    for wrong, message in (
+        (("a cat", "--syntax", "nosuch"), "unknown syntax 'nosuch'"),
+        (("a cat --ar", "--syntax", "midjourney"), "--ar is ''"),
+        (("a cat", "--style", "oil"), "Say where the styles are"),
+        (("a cat", "--style", "ink", "--styles", "styles.csv"), "unknown style 'ink'"),
+        (("a cat", "--styles", "styles.csv"), "name the styles"),
+        (("a cat", "--wildcards", "nosuch"), "no folder of wildcards"),
+    ):
+        code, _, err = said(capsys, *draw, *wrong)
+        assert code == 2
+        assert message in err

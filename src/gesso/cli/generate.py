@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,15 @@ from gesso.cli.adapter_options import (
 from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
+from gesso.cli.prompt_options import (
+    DynamicOption,
+    StyleOption,
+    StylesOption,
+    SyntaxOption,
+    WildcardsOption,
+    read_front_end,
+    syntax_of,
+)
 from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
 from gesso.cli.sizes import parse_size
 from gesso.cli.starting_point import StartingPoint, start_from
@@ -197,6 +207,11 @@ def command(
     refiner_switch_at: Annotated[
         float | None, typer.Option("--refiner-switch-at", help="Share of the steps before the refiner, 0 to 1.")
     ] = None,
+    syntax: SyntaxOption = None,
+    style: StyleOption = None,
+    styles: StylesOption = None,
+    wildcards: WildcardsOption = None,
+    dynamic_prompts: DynamicOption = False,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
     model: OptionalModel = None,
@@ -256,7 +271,8 @@ def command(
     if not text.strip() and start is None:
         raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
     width, height = _size(size, width, height)
-    conventions = parse_settings(settings or [])
+    conventions = parse_settings(settings or []) | syntax_of(syntax)
+    front = read_front_end(syntax, style, styles, wildcards, dynamic_prompts)
     if mask_blur is not None:
         conventions["mask_blur"] = mask_blur
     seed_width, seed_height = parse_size(seed_size, "--seed-size") if seed_size is not None else (None, None)
@@ -318,6 +334,7 @@ def command(
     from gesso.pipelines.framing import finished_size
     from gesso.pipelines.output_names import plan
 
+    number = front.num_images(request)
     names = plan(output, num_images=number, first_index=index, overwrite=overwrite)
     shown: set[str] = set()
     with Bar(quiet=quiet, keep=number == 1 or not sys.stderr.isatty()) as bar:
@@ -344,12 +361,14 @@ def command(
             memory=memory,
             finder=make_finder(given),
         )
+        written = front.requests(request, pipeline.model.family)
+        first = next(written)
         if explain_memory:
-            plans = pipeline.plans(request, **pictures)
+            plans = pipeline.plans(first.request, **pictures)
             for name, found in plans.items():
                 bar.result(found.to_json() if as_json else "\n".join([f"{name}:", found.table()]))
             return
-        resolved = pipeline.resolve(request, **pictures)
+        resolved = pipeline.resolve(first.request, **pictures)
         finished = finished_size(resolved, pictures["image"])
         if finished is not None:
             bar.note(f"finished size: {finished[0]}x{finished[1]}")
@@ -362,7 +381,12 @@ def command(
 
         last = time.perf_counter()
         startup = last - begin
-        for picture in pipeline(resolved, progress, **pictures):
+        drawn = (
+            picture.noted(part.notices)
+            for part in chain((first,), written)
+            for picture in pipeline(part.request, progress, **pictures)
+        )
+        for picture in drawn:
             for notice in dict.fromkeys(picture.notices):
                 if notice not in shown:
                     bar.note(f"note: {notice}")

@@ -117,6 +117,10 @@ class Picture:
         """What the user should know: words ignored, text cut off."""
         return self.recipe.notices
 
+    def noted(self, notices: tuple[str, ...]) -> "Picture":
+        """The same with more that the user should know, such as what its prompt came from."""
+        return replace(self, recipe=replace(self.recipe, notices=notices + self.recipe.notices)) if notices else self
+
     def encode(self, kind: str = "PNG", quality: int = DEFAULT_QUALITY) -> bytes:
         """The picture as a file of a format (PNG, JPEG, WEBP, AVIF) with infotext and recipe inside.
 

@@ -47,7 +47,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("weird", "int", 0, 3000, notice="it has no equivalent"),
     Flag("quality", "float", 0.25, 4),
     Flag("iw", "float", 0, 3, notice=_PICTURES),
-    Flag("tile", "none", notice="seamless pictures are not drawn yet"),
+    Flag("tile", "none"),
     Flag("raw", "none", notice="no style is added to start with"),
     Flag("style", "style", notice="no style is added to start with"),
     Flag("sref", "text", notice=_PICTURES),
@@ -83,6 +83,7 @@ SHORT: Mapping[str, str] = MappingProxyType(
     }
 )
 _BY_NAME = {flag.name: flag for flag in FLAGS}
+FLAG_NAMES = frozenset(_BY_NAME) | frozenset(SHORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,8 @@ class FlaggedPrompt:
             found["seed"] = self.flags["seed"]
         if "repeat" in self.flags:
             found["num_images"] = self.flags["repeat"]
+        if "tile" in self.flags:
+            found["tiling"] = "xy"
         share = self.flags.get("quality", 1.0) * (0.5 if "draft" in self.flags else 1.0)
         if share != 1:
             found["num_steps"] = max(1, round(num_steps * share))
