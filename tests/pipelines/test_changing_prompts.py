@@ -15,6 +15,7 @@ from gesso.pipelines.clock import Clock
 from gesso.pipelines.networks import ChangingText, EditNetwork
 from gesso.pipelines.prompts import encode_prompts
 from gesso.pipelines.request import TextToImageRequest
+from gesso.pipelines.request_parts import HiresPass
 from gesso.pipelines.text_to_image import TextToImage, defaults_for
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
@@ -265,3 +266,16 @@ def test_texts_without_end_are_refused_before_they_fill_memory(engine: Engine, m
         with pytest.raises(PromptError, match="over 1000 steps") as error:
             encode_prompts(model, TextToImage(engine, model).resolve(replace(REQUEST, prompt=prompt, num_steps=1000)))
         assert error.value.reason == "prompt_limit"
+
+
+def test_a_second_pass_counts_from_the_start_of_the_first(engine: Engine, models: dict[str, LoadedModel]):
+    """As in A1111: a share of 1.5 is the middle of the second pass, which has every earlier change behind it."""
+    hires = HiresPass(scale=2.0, strength=1.0, num_steps=4)
+    request = replace(REQUEST, num_steps=4, hires=hires)
+    # A context of either pass is recognised: their texts are the same.
+    for prompt, expected in (
+        ("a [cat:dog:0.5]", "aabb" + "bbbb"),
+        ("a [cat:dog:1.5]", "aaaa" + "aabb"),
+        ("a [cat:dog:5]", "aaaa" + "abbb"),
+    ):
+        assert texts(engine, models["sd"], replace(request, prompt=prompt), CAT_DOG) == expected

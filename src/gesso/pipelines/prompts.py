@@ -87,15 +87,17 @@ def encode_prompts(
     request: ResolvedRequest,
     *,
     num_steps: int | None = None,
+    base_steps: int = 0,
     adapters: Adapters = NO_ADAPTERS,
 ) -> EncodedPrompt:
     """Prompt and negative prompt to conditioning.
 
-    num_steps: of the whole schedule; by default those of the request. adapters: on the text models meanwhile.
+    num_steps: of the whole schedule; by default those of the request. base_steps: of the pass before a second one, from
+    whose start moments are counted. adapters: on the text models meanwhile.
     Raises RequestError for text that the model cannot be told, PromptError for a prompt beyond the limits,
     NotFiniteError for numbers that are not finite.
     """
-    texts = _Texts(model, request, num_steps or request.num_steps, adapters)
+    texts = _Texts(model, request, num_steps or request.num_steps, base_steps, adapters)
     prompt = texts.read("prompt")
     if model.family.is_told_guidance:
         if any(len(planned.prompts) > 1 for planned in prompt.plan):
@@ -133,8 +135,11 @@ _Key = tuple[tuple[str, ...], bool]  # texts of the prompts, negative
 class _Texts:
     """Reads the texts of a request and encodes each once."""
 
-    def __init__(self, model: LoadedModel, request: ResolvedRequest, num_steps: int, adapters: Adapters) -> None:
-        self.model, self.request, self.num_steps, self.adapters = model, request, num_steps, adapters
+    def __init__(
+        self, model: LoadedModel, request: ResolvedRequest, num_steps: int, base_steps: int, adapters: Adapters
+    ) -> None:
+        self.model, self.request, self.adapters = model, request, adapters
+        self.num_steps, self.base_steps = num_steps, base_steps
         self.dialect = find_dialect(request.syntax)
         self._encoded: dict[tuple[str, bool], EncodedText] = {}
         self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
@@ -145,7 +150,7 @@ class _Texts:
         """A field of the request to its texts over the steps, each encoded."""
         text, negative, said = getattr(self.request, field), field == "negative_prompt", field.replace("_", " ")
         parsed = self.dialect.parse_negative(text) if negative else self.dialect.parse(text)
-        plan = parsed.plan(self.num_steps)
+        plan = parsed.plan(self.num_steps, base_steps=self.base_steps)
         notices = list(parsed.notices)
         texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
         words, model = " ".join(map(_words, texts.values())), self.model

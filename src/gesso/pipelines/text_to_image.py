@@ -211,6 +211,7 @@ class TextToImage:
         job = self._pass(resolved, SourcePictures.of(resolved, self.model.family, image, mask))
         if (again := self._second(resolved)) is not None:
             job.second = self._pass(again, SourcePictures(), again=True)
+            job.second.base_steps = job.steps.num_planned
             job.upscaler = self._upscaler(resolved)
         return job
 
@@ -379,6 +380,7 @@ class TextToImage:
                     model,
                     job.request,
                     num_steps=job.steps.num_planned,
+                    base_steps=job.base_steps,
                     adapters=self._adapters(model, job.request, job.wanted),
                 )
                 for model in self._models()
@@ -426,6 +428,7 @@ class _Job:
     pictures: SourcePictures
     steps: Steps
     wanted: Wanted
+    base_steps: int = 0  # of the pass before this one
     prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
     second: "_Job | None" = None
     upscaler: "str | UpscalerFile | None" = None
