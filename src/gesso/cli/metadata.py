@@ -129,7 +129,7 @@ def _lines(found: "Found") -> list[str]:
     if found.recipe is not None:
         environment = found.recipe.environment
         rows.append(("made with", f"gesso {environment.gesso}, torch {environment.torch}, {environment.dtype}"))
-    return [f"{name:<24}{_printable(str(value))}" for name, value in rows] + [
+    return [f"{name:<27}{_printable(str(value))}" for name, value in rows] + [
         f"note: {_printable(line)}" for line in found.notices
     ]
 
