@@ -1,5 +1,6 @@
 """Runs of many pictures that go on where they were cut off."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ from PIL import Image
 from gesso.errors import GessoError
 from gesso.pipelines.grid_sheet import grid_sheet
 from gesso.pipelines.picture_file import encode_picture
+from gesso.pipelines.recipe import ExtraFile
 from gesso.pipelines.run_folder import OtherRunError, begin_run, open_run
 from pipelines.recipes import make_recipe
 
 WHAT = {"prompt": "a cat", "x": "steps=1,2", "set": ("a",)}
 RECIPE = make_recipe()
-FILES = tuple((file.name, file.sha256) for file in RECIPE.files)
 
 
 def picture(colour: str = "red") -> bytes:
@@ -50,15 +51,16 @@ def test_without_a_folder_the_same_run_finds_its_own_and_another_gets_a_new_one(
 
 def test_what_is_there_is_not_drawn_again(tmp_path: Path):
     run = open_run(tmp_path / "run", WHAT, 5)
-    assert run.done("a.png", RECIPE.request, FILES) is None
+    assert run.done("a.png", RECIPE) is None
     run.save("a.png", picture())
-    found = run.done("a.png", RECIPE.request, FILES)
+    found = run.done("a.png", RECIPE)
     assert found is not None
     assert found.getpixel((0, 0)) == (255, 0, 0)
-    with pytest.raises(GessoError, match="another picture than this run draws"):
-        run.done("a.png", make_recipe(seed=6).request, FILES)
-    with pytest.raises(GessoError, match="another picture than this run draws"):
-        run.done("a.png", RECIPE.request, (("x", "0" * 64),))
+    lora = ExtraFile(kind="lora", name="ink", sha256="0" * 64)
+    for other in (make_recipe(seed=6), replace(RECIPE, files=()), replace(RECIPE, extras=(lora,))):
+        with pytest.raises(GessoError, match="another picture than this run draws"):
+            run.done("a.png", other)
+    assert run.done("a.png", replace(RECIPE, pixels_sha256="")) is not None
     with pytest.raises(GessoError, match="appeared while"):
         run.save("a.png", picture("blue"))
 

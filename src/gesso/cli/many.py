@@ -43,8 +43,8 @@ class Drawing:
         """The picture of that file name, drawn now or before. The request has a seed and asks for one picture."""
         self.finished += 1
         if not self.folder.is_new:
-            resolved = pipeline.resolve(request, **self.pictures)
-            if (found := self.folder.done(name, resolved, pipeline.model.files)) is not None:
+            found = self.folder.done(name, pipeline.expected(request, **self.pictures))
+            if found is not None:
                 return found
         self.drawn += 1
         said = f"picture {self.finished} of {self.count}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+from gesso.cli.adapter_options import make_finder
 from gesso.cli.model_option import resolve_model
 from gesso.errors import GessoError
 from gesso.pipelines.checks import check_known
@@ -65,7 +66,7 @@ def load_pipeline(
     vae, unet, family, prediction  of the first model; see `Engine.load`
     offline  fetch nothing for a hub's name
     memory   what may be taken in all, such as 6GiB, or auto; None: as much as it takes
-    finder   of the files that a request names besides
+    finder   of the files that a request names besides; None: what gesso carries, and the library
     """
     model = resolve_model(str(model), offline=offline)
     refiner = None if refiner is None else resolve_model(str(refiner), offline=offline)
@@ -83,7 +84,12 @@ def load_pipeline(
     if prediction is not None:
         check_known("prediction", prediction, get_args(Prediction))
     base = engine.load(model, vae=vae, unet=unet, family=family, prediction=cast("Prediction | None", prediction))
-    return TextToImage(engine, base, refiner=engine.load(refiner) if refiner is not None else None, finder=finder)
+    return TextToImage(
+        engine,
+        base,
+        refiner=engine.load(refiner) if refiner is not None else None,
+        finder=finder if finder is not None else make_finder({}),
+    )
 
 
 def load_preview(pipeline: "TextToImage", path: Path, model: str | None, *, offline: bool = False) -> "OnProgress":

@@ -16,7 +16,7 @@ from gesso.errors import GessoError
 from gesso.pipelines.checks import parse_json_object
 from gesso.pipelines.picture_file import FORMATS, read_bytes, read_picture, write_new
 from gesso.pipelines.recipe import Recipe
-from gesso.pipelines.request import DRAWN_SEED_BITS, ResolvedRequest
+from gesso.pipelines.request import DRAWN_SEED_BITS
 
 FILE, SCHEMA = "run.json", "gesso.run"
 MAX_RUNS = 10_000
@@ -42,16 +42,16 @@ class RunFolder:
         """Where a picture of the run is, or will be."""
         return self.path / name
 
-    def done(self, name: str, request: ResolvedRequest, files: tuple[tuple[str, str], ...]) -> Image.Image | None:
-        """The picture, where it is there and was made by this request with these weight files; None where it is not.
+    def done(self, name: str, expected: Recipe) -> Image.Image | None:
+        """The picture, where it is there and was made by this request with these files; None where it is not.
 
-        files: name and SHA-256 of each. Raises GessoError where something else stands in its place.
+        Raises GessoError where something else stands in its place.
         """
         path = self.picture(name)
         if not path.exists():
             return None
         image, recipe = read_picture(path)
-        if recipe.request != request or not _same_files(recipe, files):
+        if recipe.request != expected.request or _files(recipe) != _files(expected):
             raise GessoError(f"{path}: is another picture than this run draws there. Choose another --output")
         return image
 
@@ -103,5 +103,7 @@ def open_run(path: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
     return RunFolder(path, seed, is_new=True)
 
 
-def _same_files(recipe: Recipe, files: tuple[tuple[str, str], ...]) -> bool:
-    return sorted(file.sha256 for file in recipe.files) == sorted(digest for _, digest in files)
+def _files(recipe: Recipe) -> list[str]:
+    """The bytes that a picture was made with, whatever their files are called."""
+    models = [file.sha256 for file in (*recipe.files, *recipe.refiner_files)]
+    return sorted(models + [file.sha256 for file in recipe.extras])

@@ -343,6 +343,16 @@ class TextToImage:
         wanted = find_adapters(resolved, self.finder, self.model.tokenizer)
         return {model.name: self._plan(model, resolved, wanted) for model in self._models()}
 
+    def expected(
+        self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
+    ) -> Recipe:
+        """The recipe that the first picture of a request would have, without its pixels and without drawing it.
+
+        For whoever wants to know whether a picture that is there is the one that is wanted. Raises as a call does.
+        """
+        job = self._job(request, image, mask)
+        return self._recipe(job.request.picture(0), job.files(self.engine.shelf), (), None)
+
     def _models(self) -> list[LoadedModel]:
         return [self.model] if self.refiner is None else [self.model, self.refiner]
 
@@ -392,7 +402,11 @@ class TextToImage:
         return read_adapters(wanted, model, self.engine.shelf, merged=request.lora_mode == "merged")
 
     def _recipe(
-        self, request: ResolvedRequest, extras: tuple[ExtraFile, ...], notices: tuple[str, ...], image: Image.Image
+        self,
+        request: ResolvedRequest,
+        extras: tuple[ExtraFile, ...],
+        notices: tuple[str, ...],
+        image: Image.Image | None,
     ) -> Recipe:
         refiner = self.refiner
         return Recipe(
@@ -408,7 +422,7 @@ class TextToImage:
             extras=extras,
             environment=self.engine.environment(),
             notices=notices,
-            pixels_sha256=pixels_sha256(image),
+            pixels_sha256=pixels_sha256(image) if image is not None else "",
         )
 
 
