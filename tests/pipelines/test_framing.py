@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -71,6 +71,35 @@ def test_a_region_holds_what_is_masked_and_has_the_shape_of_the_canvas(width, he
     # The shape of the canvas to a pixel, but where the picture ends.
     if inner_wide < width and inner_high < height:
         assert abs(inner_wide * high - inner_high * wide) <= max(wide, high)
+
+
+@settings(max_examples=30, deadline=None)
+@given(*[st.integers(40, 300)] * 2, *[st.integers(2, 20)] * 2, st.sampled_from(["default", "crop", "fill"]))
+def test_sizes_are_those_of_diffusers(width: int, height: int, wide: int, high: int, mode: str):
+    """Which copied A1111's rules. Where the picture is to be seen all pixels are the same."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    image, canvas = noise(width, height), (8 * wide, 8 * high)
+    placement = Placement.of(image.size, canvas, "stretch" if mode == "default" else mode)
+    theirs = VaeImageProcessor(vae_scale_factor=8).resize(image, canvas[1], canvas[0], resize_mode=mode)
+    assert placement.place(image).crop(placement.visible).tobytes() == theirs.crop(placement.visible).tobytes()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(16, 300), st.integers(16, 300), SIDES, SIDES, st.integers(0, 60), st.data())
+def test_the_part_that_is_drawn_is_that_of_diffusers(
+    width: int, height: int, wide: int, high: int, padding: int, data: st.DataObject
+):
+    """To a pixel: where the box grows, halves are rounded in another way."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    left, top = data.draw(st.integers(0, width - 2)), data.draw(st.integers(0, height - 2))
+    right, bottom = data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (left, top, right, bottom))
+    theirs = VaeImageProcessor.get_crop_region(mask, wide, high, padding)
+    ours = masked_region(mask, padding, (wide, high))
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1
 
 
 def test_what_is_filled_takes_the_colours_around_it():

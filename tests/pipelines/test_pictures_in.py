@@ -331,6 +331,20 @@ def test_where_tiles_meet_nothing_is_seen():
         assert jumps[at].mean() < 1.5 * jumps[beside].mean()
 
 
+# --- editing by instruction
+
+
+@pytest.mark.parametrize("values", [{"resize": "crop"}, {"tiling": "xy"}, {"tile": 64}, {"variation_strength": 0.5}])
+def test_a_model_that_edits_takes_what_is_not_about_parts(pipelines: dict[str, TextToImage], values: dict[str, Any]):
+    image = source(200, 160)
+    plain = draw(pipelines["edit"], image, width=128, height=64)
+    picture = draw(pipelines["edit"], image, width=128, height=64, **values)
+    assert picture.image.tobytes() != plain.image.tobytes()
+    assert replay(pipelines["edit"], picture.image, picture.recipe, image=image)[0].kind == "identical"
+    with pytest.raises(RequestError, match="takes no mask"):
+        draw(pipelines["edit"], image, Image.new("L", (200, 160), 255))
+
+
 # --- all of it in the recipe
 
 

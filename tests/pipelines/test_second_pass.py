@@ -15,7 +15,7 @@ from gesso.diffusion.conventions import a1111_image_start
 from gesso.errors import GessoError
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.finder import NamedFiles
-from gesso.pipelines.hires import ALIASES, LATENT_UPSCALERS, upscaler_name
+from gesso.pipelines.hires import A1111_NAMES, LATENT_UPSCALERS, a1111_name, upscaler_name
 from gesso.pipelines.replay import replay
 from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
 from gesso.pipelines.request_parts import HiresPass
@@ -115,7 +115,8 @@ def test_an_upscaler_that_is_not_there_is_refused_with_those_that_are(pipelines:
 
 
 def test_names_of_a1111():
-    assert {upscaler_name(name) for name in ALIASES} <= {*LATENT_UPSCALERS, *RESAMPLERS}
+    assert {upscaler_name(name) for name in A1111_NAMES} <= {*LATENT_UPSCALERS, *RESAMPLERS}
+    assert all(upscaler_name(a1111_name(name)) == name for name in (*LATENT_UPSCALERS, *RESAMPLERS, "4x-UltraSharp"))
     assert upscaler_name("Latent") == "latent_bilinear"
     assert upscaler_name("Latent (nearest-exact)") == "latent_nearest_exact"
     assert upscaler_name("R-ESRGAN 4x+") == "R-ESRGAN 4x+"
@@ -202,6 +203,38 @@ def test_a1111_takes_as_many_steps_as_are_asked_for(pipelines: dict[str, TextToI
     assert steps.num_steps == 6  # of timesteps A1111 makes one call fewer than it keeps, and keeps one fewer
     back, _ = steps_of(pipelines["sd"], HiresPass(sampler="euler"), preset="a1111", sampler="ddim")
     assert (back.timestep_spacing, back.initial_noise) == ("schedule", "sigma")
+
+
+def test_a_prompt_that_changes_goes_on_through_the_second_pass(pipelines: dict[str, TextToImage]):
+    """As A1111 has it: a share of 1.5 is the middle of the second pass, one of 0.5 is over by then."""
+
+    def second(prompt: str, preset: str = "gesso") -> bytes:
+        hires = HiresPass(upscaler="latent_bilinear", strength=1.0, prompt=prompt)
+        return draw(pipelines["sd"], hires, preset=preset).image.tobytes()
+
+    for preset in ("gesso", "a1111"):
+        assert second("[cat:dog:0.5]", preset) == second("dog", preset)
+        assert second("[cat:dog:1.0]", preset) == second("dog", preset)
+        halves = second("[cat:dog:1.5]", preset)
+        assert halves not in (second("dog", preset), second("cat", preset))
+
+
+def test_other_tools_are_told_of_the_second_pass(pipelines: dict[str, TextToImage]):
+    from gesso.metadata.a1111 import from_infotext
+    from gesso.pipelines.infotext import infotext
+    from gesso.pipelines.infotext_reading import read_infotext
+
+    hires = HiresPass(scale=2.0, strength=0.4, num_steps=5, upscaler="latent_nearest_exact", prompt="a dog, large")
+    recipe = draw(pipelines["sd"], hires, tiling="xy", variation_strength=0.25, variation_seed=9).recipe
+    text = infotext(recipe, sampler_label="Euler", schedule_label="Uniform")
+    for part in ("Hires resize: 128x128", "Hires steps: 5", "Hires upscaler: Latent (nearest-exact)", "Tiling: True"):
+        assert part in text
+    assert "Denoising strength: 0.4" in text
+    found = from_infotext(read_infotext(text)).request
+    assert found.hires is not None
+    assert (found.hires.width, found.hires.height, found.hires.strength) == (128, 128, 0.4)
+    assert (found.hires.prompt, found.hires.num_steps) == ("a dog, large", 5)
+    assert (found.variation_seed, found.variation_strength, found.tiling) == (9, 0.25, "xy")
 
 
 def test_own_sigmas_are_those_of_the_first_pass(pipelines: dict[str, TextToImage]):

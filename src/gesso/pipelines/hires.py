@@ -22,20 +22,21 @@ LATENT_UPSCALERS: Mapping[str, tuple[str, bool]] = MappingProxyType(
         "latent_bicubic_antialiased": ("bicubic", True),
     }
 )
-# A1111's names, lower case -> ours.
-ALIASES: Mapping[str, str] = MappingProxyType(
+# What A1111 calls these and two ways to interpolate pictures.
+A1111_NAMES: Mapping[str, str] = MappingProxyType(
     {
-        "latent": "latent_bilinear",
-        "latent (antialiased)": "latent_bilinear_antialiased",
-        "latent (bicubic)": "latent_bicubic",
-        "latent (bicubic antialiased)": "latent_bicubic_antialiased",
-        "latent (nearest)": "latent_nearest",
-        "latent (nearest-exact)": "latent_nearest_exact",
-        "lanczos": "lanczos",
-        "nearest": "nearest",
-        "none": "lanczos",
+        "Latent": "latent_bilinear",
+        "Latent (antialiased)": "latent_bilinear_antialiased",
+        "Latent (bicubic)": "latent_bicubic",
+        "Latent (bicubic antialiased)": "latent_bicubic_antialiased",
+        "Latent (nearest)": "latent_nearest",
+        "Latent (nearest-exact)": "latent_nearest_exact",
+        "Lanczos": "lanczos",
+        "Nearest": "nearest",
+        "None": "lanczos",
     }
 )
+_ALIASES = {name.lower(): ours for name, ours in A1111_NAMES.items()}
 
 
 def upscaler_name(name: str) -> str:
@@ -43,7 +44,12 @@ def upscaler_name(name: str) -> str:
     plain = name.strip().lower()
     if plain in LATENT_UPSCALERS:
         return plain
-    return ALIASES.get(plain, name)
+    return _ALIASES.get(plain, name)
+
+
+def a1111_name(upscaler: str) -> str:
+    """What A1111 calls a way to enlarge; a name that it lacks, or a file's, stays."""
+    return next((name for name, ours in A1111_NAMES.items() if ours == upscaler), upscaler)
 
 
 def filled(

@@ -9,6 +9,7 @@ among the pairs, so that `read_infotext` gives back what was written.
 import json
 import re
 
+from gesso.pipelines.hires import a1111_name
 from gesso.pipelines.infotext_reading import EXACT_NEGATIVE, EXACT_PROMPT, NEGATIVE, read_infotext
 from gesso.pipelines.recipe import Recipe
 from gesso.pipelines.request import ResolvedRequest
@@ -84,7 +85,7 @@ def _second_pass(request: ResolvedRequest) -> list[tuple[str, str]]:
         ("Hires resize", resized),
         ("Hires upscale", None if resized or hires.scale is None else f"{hires.scale:g}"),
         ("Hires steps", _other(hires.num_steps, request.num_steps)),
-        ("Hires upscaler", hires.upscaler),
+        ("Hires upscaler", None if hires.upscaler is None else a1111_name(hires.upscaler)),
         ("Hires sampler", _other(hires.sampler, request.sampler)),
         ("Hires schedule type", _other(hires.schedule, request.schedule)),
         ("Hires CFG Scale", _other(hires.guidance_scale, request.guidance_scale)),

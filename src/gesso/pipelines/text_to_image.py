@@ -210,16 +210,16 @@ class TextToImage:
                 raise RequestError(name, f"the request starts from the {name} {digest[:10]}..., which was not given")
         job = self._pass(resolved, SourcePictures.of(resolved, self.model.family, image, mask))
         if (again := self._second(resolved)) is not None:
-            job.second = self._pass(again, SourcePictures(), again=True)
-            job.second.base_steps = job.steps.num_planned
+            job.second = self._pass(again, SourcePictures(), base_steps=job.steps.num_planned)
             job.upscaler = self._upscaler(resolved)
         return job
 
-    def _pass(self, request: ResolvedRequest, pictures: SourcePictures, *, again: bool = False) -> "_Job":
+    def _pass(self, request: ResolvedRequest, pictures: SourcePictures, *, base_steps: int = 0) -> "_Job":
         return _Job(
             request=request,
             pictures=pictures,
-            steps=plan_steps(request, self.model.family, again=again),
+            steps=plan_steps(request, self.model.family, again=base_steps > 0),
+            base_steps=base_steps,
             wanted=find_adapters(request, self.finder, self.model.tokenizer),
         )
 
@@ -254,7 +254,9 @@ class TextToImage:
             report(0, None)
             found = self._draw(job, start, count, report)
             for row, drawn in enumerate(to_images(found.pixels, request.levels)):
-                notices = self._prompts(job)[0].notices + found.notices[row]
+                passes = [job] if job.second is None else [job, job.second]
+                told = dict.fromkeys(line for one in passes for line in self._prompts(one)[0].notices)
+                notices = (*told, *found.notices[row])
                 image = pictures.finish(drawn, request)
                 extras = job.files(self.engine.shelf)
                 yield Picture(image=image, recipe=self._recipe(request.picture(start + row), extras, notices, image))
@@ -389,7 +391,7 @@ class TextToImage:
                 encode_prompts(
                     model,
                     job.request,
-                    num_steps=job.steps.num_planned,
+                    num_steps=job.prompt_steps,
                     base_steps=job.base_steps,
                     adapters=self._adapters(model, job.request, job.wanted),
                 )
@@ -442,7 +444,7 @@ class _Job:
     pictures: SourcePictures
     steps: Steps
     wanted: Wanted
-    base_steps: int = 0  # of the pass before this one
+    base_steps: int = 0  # of the pass before; 0: this is the first
     prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
     second: "_Job | None" = None
     upscaler: "str | UpscalerFile | None" = None
@@ -451,6 +453,12 @@ class _Job:
     def num_steps(self) -> int:
         """Steps of all passes."""
         return self.steps.num_steps + (self.second.steps.num_steps if self.second is not None else 0)
+
+    @property
+    def prompt_steps(self) -> int:
+        """Steps over which prompts change: the whole schedule, but in A1111's second pass those that it takes."""
+        taken = self.base_steps > 0 and self.request.prompt_timing == "a1111"
+        return self.request.num_steps if taken else self.steps.num_planned
 
     def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
         """The files besides the models' that the passes take, each once."""
