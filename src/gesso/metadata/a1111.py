@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.metadata.found import Draft, Found, real, whole
+from gesso.pipelines.hires import upscaler_name
 from gesso.pipelines.infotext import MASKED_CONTENT
 from gesso.pipelines.infotext_reading import Infotext
 from gesso.pipelines.request_parts import HiresPass
@@ -116,7 +117,7 @@ def _passes(draft: Draft, pairs: Mapping[str, str]) -> None:
         scale=None if size else real(pairs.get("Hires upscale")),
         width=int(size[1]) if size else None,
         height=int(size[2]) if size else None,
-        upscaler=pairs.get("Hires upscaler"),
+        upscaler=upscaler_name(pairs["Hires upscaler"]) if "Hires upscaler" in pairs else None,
         strength=strength,
         num_steps=whole(pairs.get("Hires steps")) or None,
         guidance_scale=real(pairs.get("Hires CFG Scale")),
