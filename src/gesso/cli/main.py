@@ -36,6 +36,7 @@ COMMANDS = (
     Command("generate", "gesso.cli.generate", "Draw pictures from a prompt."),
     Command("grid", "gesso.cli.grid", "Draw pictures that differ in one thing each, on sheets."),
     Command("batch", "gesso.cli.batch", "Draw a picture for every line of a file."),
+    Command("prompt", "gesso.cli.prompt", "Show how a prompt is read, without drawing it."),
     Command("replay", "gesso.cli.replay", "Make a picture again from the recipe inside it, and compare."),
     Command("upscale", "gesso.cli.upscale", "Make pictures larger, without a prompt."),
     Command("preprocess", "gesso.cli.preprocess", "Make the hint of a picture that steers a ControlNet."),

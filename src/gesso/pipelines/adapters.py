@@ -154,6 +154,13 @@ class Adapters:
             yield taught.words
 
     @contextmanager
+    def on_words(self, model: LoadedModel) -> Iterator[tuple[LearnedWord, ...]]:
+        """The words alone, for whoever reads text and computes nothing."""
+        texts = {name: net for name, net in model.parts.networks.items() if isinstance(net, CLIPTextModel)}
+        with attach_embeddings(texts, self.words, model.tokenizer) as taught:
+            yield taught.words
+
+    @contextmanager
     def on_unet(self, model: LoadedModel, clock: Clock) -> Iterator[Attachment]:
         """The UNet has them within the block. A strength that changes goes by the clock."""
         # Weights that come and go with a plan of memory cannot be merged into.

@@ -1,0 +1,211 @@
+"""How a request's texts are read, without drawing anything: for a user who wonders what became of a prompt."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gesso.pipelines.adapters import Wanted, find_adapters, read_adapters
+from gesso.pipelines.finder import Finder
+from gesso.pipelines.request import ResolvedRequest
+from gesso.runtime.model import LoadedModel
+from gesso.runtime.shelf import AdapterShelf
+from gesso.text.chunks import MAX_CHUNKS, ChunkReport, LearnedWord, chunk, known_pieces
+from gesso.text.dialects import find_dialect
+from gesso.text.grammar import ParsedPrompt, WeightedPrompt
+from gesso.text.prompt import Piece, WeightedText
+
+MAX_TEXTS = 64  # that are shown of a prompt that changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadText:
+    """One text of a prompt.
+
+    steps    the steps that have it, counted from 1, such as "1-10" or "1, 3, 5"
+    weight   its share of the guidance, or of what joins the prompts
+    pieces   text and weight in their order; None in place of a text is a break
+    tokens   per chunk, without beginning, end and padding
+    room     tokens that a chunk has room for
+    cut      what found no room
+    unknown  words that the model does not know
+    clamped  pieces whose weight was changed: text, asked for, taken
+    """
+
+    steps: str
+    weight: float
+    pieces: tuple[tuple[str | None, float], ...]
+    tokens: tuple[int, ...]
+    room: int
+    cut: str = ""
+    unknown: tuple[str, ...] = ()
+    clamped: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        for text, weight in self.pieces:
+            yield "    BREAK" if text is None else f"    {weight:<8.4g}{text!r}"
+        yield f"    tokens: {', '.join(f'{count} of {self.room}' for count in self.tokens)}"
+        if self.cut:
+            yield f"    no room for: {self.cut[:200]!r}"
+        if self.unknown:
+            yield f"    unknown: {', '.join(map(repr, self.unknown[:20]))}"
+        for text, asked, taken in self.clamped[:20]:
+            yield f"    weight changed: {asked:g} to {taken:g} of {text[:60]!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadField:
+    """A prompt or a negative prompt.  joined: how several texts of a step become one, as `ParsedPrompt` has it; "" for one"""
+
+    field: str
+    joined: str
+    texts: tuple[ReadText, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"{self.field.replace('_', ' ')}:"
+        for text in self.texts:
+            share = f", weight {text.weight:g} ({self.joined})" if self.joined else ""
+            yield f"  steps {text.steps}{share}"
+            yield from text.lines
+        yield from (f"  note: {notice}" for notice in self.notices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadRequest:
+    """All that a request says in words.
+
+    loras, words  name -> what was found, in words
+    """
+
+    syntax: str
+    emphasis: str
+    fields: tuple[ReadField, ...]
+    loras: tuple[Mapping[str, Any], ...] = ()
+    words: tuple[Mapping[str, Any], ...] = ()
+    notices: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return asdict(self)
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"syntax {self.syntax}, emphasis {self.emphasis}"
+        for field in self.fields:
+            yield from field.lines
+        for lora in self.loras:
+            points = "".join(f", x{factor:g} at {share:g}" for share, factor in lora["points"])
+            yield f"lora {lora['name']}: {lora['weight']:g}, in the text models {lora['text_weight']:g}{points}"
+            yield f"  {lora['file']}: {lora['fit']}"
+        for word in self.words:
+            yield f"learned word {word['name']}: {word['vectors']} vectors, {word['file']}"
+        yield from (f"note: {notice}" for notice in self.notices)
+
+
+def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, shelf: AdapterShelf) -> ReadRequest:
+    """How a model reads the texts of a request. Computes with no network.
+
+    Raises PromptError and RequestError as drawing does, ModelFileError for an adapter that does not fit.
+    """
+    wanted = find_adapters(request, finder, model.tokenizer)
+    adapters = read_adapters(wanted, model, shelf)
+    with adapters.on_words(model) as words:
+        fields = [_field("prompt", request, model, words)]
+        if request.negative_prompt:
+            fields.append(_field("negative_prompt", request, model, words))
+    paths = dict(wanted.words)
+    return ReadRequest(
+        syntax=request.syntax,
+        emphasis=request.emphasis,
+        fields=tuple(fields),
+        loras=tuple(_loras(wanted, model, shelf)),
+        words=tuple(
+            {"name": word.name, "vectors": word.num_vectors, "file": str(paths.get(word.name, word.where))}
+            for word in adapters.words
+        ),
+        notices=adapters.notices,
+    )
+
+
+def _loras(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf) -> Iterator[Mapping[str, Any]]:
+    for each in wanted.loras:
+        use, lora = each.use, shelf.lora(each.path, model)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in lora.kinds.items())
+        yield {
+            "name": use.name,
+            "weight": use.weight,
+            "text_weight": use.weight if use.text_weight is None else use.text_weight,
+            "points": use.points,
+            "rank": each.rank,
+            "file": str(each.path),
+            "fit": f"{lora.match.matched} modules fit ({kinds}), {len(lora.match.unmatched)} have no place",
+        }
+
+
+def _field(name: str, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]) -> ReadField:
+    dialect, text = find_dialect(request.syntax), getattr(request, name)
+    parsed: ParsedPrompt = dialect.parse_negative(text) if name == "negative_prompt" else dialect.parse(text)
+    steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
+    prompts: dict[tuple[int, str], WeightedPrompt] = {}
+    first = 1
+    for planned in parsed.plan(request.num_steps):
+        for place, prompt in enumerate(planned.prompts):
+            prompts[place, prompt.text] = prompt
+            steps.setdefault((place, prompt.text), []).extend(range(first, planned.last_step + 1))
+        first = planned.last_step + 1
+    shown = sorted(prompts, key=lambda key: (key[0], steps[key]))[:MAX_TEXTS]
+    more = len(prompts) - len(shown)
+    notices = (*parsed.notices, f"{more} texts more") if more else parsed.notices
+    most = 1 if request.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
+    texts = []
+    for key in shown:
+        pieces = prompts[key].pieces
+        report = chunk(
+            known_pieces(pieces, model.tokenizer),
+            model.tokenizer,
+            whole_words=dialect.whole_words,
+            max_chunks=most,
+            words=words,
+        ).report
+        texts.append(_text(prompts[key], steps[key], report, _unknown(pieces, model), model.tokenizer.length - 2))
+    return ReadField(
+        field=name, joined=parsed.joined if len(parsed.subprompts) > 1 else "", texts=tuple(texts), notices=notices
+    )
+
+
+def _text(
+    prompt: WeightedPrompt, steps: Sequence[int], report: ChunkReport, unknown: tuple[str, ...], room: int
+) -> ReadText:
+    return ReadText(
+        steps=_ranges(steps),
+        weight=prompt.weight,
+        pieces=tuple(
+            (piece.text, piece.weight) if isinstance(piece, WeightedText) else (None, 1.0) for piece in prompt.pieces
+        ),
+        tokens=report.num_tokens,
+        room=room,
+        cut=report.cut,
+        unknown=unknown,
+        clamped=report.clamped,
+    )
+
+
+def _unknown(pieces: Iterable[Piece], model: LoadedModel) -> tuple[str, ...]:
+    texts = [piece.text for piece in pieces if isinstance(piece, WeightedText)]
+    return tuple(dict.fromkeys(word for text in texts for word in model.tokenizer.unknown_words(text)))
+
+
+def _ranges(steps: Sequence[int]) -> str:
+    """[1, 2, 3, 7] -> "1-3, 7" """
+    parts: list[list[int]] = []
+    for step in steps:
+        if parts and parts[-1][-1] == step - 1:
+            parts[-1][1:] = [step]
+        else:
+            parts.append([step])
+    return ", ".join("-".join(map(str, part)) for part in parts)
