@@ -56,7 +56,7 @@ class ReadText:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadField:
-    """A prompt or a negative prompt.  joined: how several texts of a step become one, as `ParsedPrompt` has it; "" for one"""
+    """A prompt or a negative prompt.  joined: how texts of one step become one (`ParsedPrompt`), "" for a single one"""
 
     field: str
     joined: str
