@@ -37,7 +37,9 @@ def test_a1111():
     assert (request.seed_width, request.seed_height) == (512, 512)
     assert (request.clip_skip, request.ensd, request.noise, request.tiling) == (2, 31337, "cpu", "xy")
     assert (request.preset, request.emphasis, request.strength) == ("a1111", "no_norm", None)
-    assert request.hires == HiresPass(scale=2.0, upscaler="Latent", strength=0.4, num_steps=10, prompt="a cat, close")
+    assert request.hires == HiresPass(
+        scale=2.0, upscaler="latent_bilinear", strength=0.4, num_steps=10, prompt="a cat, close"
+    )
     assert [line for line in found.notices if "ControlNet 0" in line]
 
 
@@ -165,7 +167,7 @@ def test_comfyui_with_a_second_pass_and_values_from_other_nodes():
     assert found.request.prompt == "a dog"
     assert found.request.hires == HiresPass(
         scale=1.5,
-        upscaler="latent nearest-exact",
+        upscaler="latent_nearest_exact",
         strength=0.5,
         num_steps=12,
         sampler="euler",

@@ -23,7 +23,7 @@ MASKED = {"image": "0" * 64, "mask": "1" * 64, "strength": 0.6}
         {"tiling": "x"},
         {"tiling": "xy"},
         {"sigmas": (3.0, 1.0, 0.0), "schedule": "own", "num_steps": 2},
-        {"hires": HiresPass(scale=2.0, upscaler="latent", strength=0.4)},
+        {"hires": HiresPass(scale=2.0, upscaler="latent_bilinear", strength=0.4)},
         {"hires": HiresPass(width=128, height=96, upscaler="4x, best", strength=0.4, num_steps=5, sampler="euler")},
         {"hires": HiresPass(scale=1.5, upscaler="lanczos", strength=0.5, guidance_scale=2.5, prompt="a: b, c\nd")},
         {**MASKED, "mask_content": "noise", "mask_blur": 4.0},

@@ -119,6 +119,7 @@ def test_names_of_a1111():
     assert all(upscaler_name(a1111_name(name)) == name for name in (*LATENT_UPSCALERS, *RESAMPLERS, "4x-UltraSharp"))
     assert upscaler_name("Latent") == "latent_bilinear"
     assert upscaler_name("Latent (nearest-exact)") == "latent_nearest_exact"
+    assert upscaler_name("latent nearest-exact") == "latent_nearest_exact"  # ComfyUI's method
     assert upscaler_name("R-ESRGAN 4x+") == "R-ESRGAN 4x+"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gesso.errors import GessoError
 from gesso.metadata.found import Draft, Found, real, whole
+from gesso.pipelines.hires import upscaler_name
 from gesso.pipelines.request_parts import HiresPass, LoraUse
 
 MAX_CHARS = 8 * 2**20
@@ -179,7 +180,7 @@ def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None
     method = graph.value(scaled, "upscale_method")
     latent = scaled is not None and _kind(scaled).startswith("Latent")
     names = [method] if isinstance(method, str) else []
-    upscaler = " ".join((["latent"] if latent else []) + names) or None
+    upscaler = upscaler_name(" ".join((["latent"] if latent else []) + names)) or None
     own.values.setdefault("strength", 1.0)
     draft.values["hires"] = draft.part(
         HiresPass,

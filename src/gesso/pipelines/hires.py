@@ -42,8 +42,8 @@ _ALIASES = {name.lower(): ours for name, ours in A1111_NAMES.items()}
 def upscaler_name(name: str) -> str:
     """Our name for a way to enlarge that another tool calls otherwise; any other name is a file's and stays."""
     plain = name.strip().lower()
-    if plain in LATENT_UPSCALERS:
-        return plain
+    if (spelled := plain.replace(" ", "_").replace("-", "_")) in LATENT_UPSCALERS:  # "latent nearest-exact"
+        return spelled
     return _ALIASES.get(plain, name)
 
 
