@@ -1,19 +1,25 @@
 """Upscaler networks from files: against spandrel's numbers, in every spelling, and what is none."""
 
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.keymap import plan, shapes_of
 from gesso.checkpoints.upscalers import upscaler_layout
 from gesso.checkpoints.weight_file import open_weights
+from gesso.families.parts import on_meta
 from gesso.families.upscaler_network import load_upscaler_network
-from gesso.models.rrdb import RRDBNetConfig
-from gesso.models.srvgg import SRVGGConfig
+from gesso.models.rrdb import RRDBNet, RRDBNetConfig
+from gesso.models.srvgg import SRVGG, SRVGGConfig
 from upscaler_files import (
     COMPACT_FILES,
     RRDB_FILES,
@@ -114,3 +120,27 @@ def test_what_is_no_upscaler_is_told(tmp_path: Path, tensors: dict[str, Tensor],
     with pytest.raises(ModelFileError, match=said) as caught:
         load_upscaler_network(written(tmp_path, tensors))
     assert caught.value.reason == reason
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_header_that_was_tampered_with_is_told(data: st.DataObject):
+    """Whatever names and shapes a header has: sizes and a plan, or one line."""
+    name = data.draw(st.sampled_from([*RRDB_FILES, *COMPACT_FILES]))
+    shapes = {key: tuple(tensor.shape) for key, tensor in upscaler_weights(name).items()}
+    sizes = st.lists(st.sampled_from([0, 1, 3, 8, 12, 32, 48, 4096]), max_size=5).map(tuple)
+    for _ in range(data.draw(st.integers(1, 3))):
+        key = data.draw(st.sampled_from(sorted(shapes)))
+        change = data.draw(st.sampled_from(["leave out", "shape", "number"]))
+        if change == "number":
+            number = data.draw(st.sampled_from(["0", "7", "63", "999", "99999", "x", ""]))
+            shapes[re.sub(r"\d+", number, key, count=1)] = shapes.pop(key)
+        elif change == "shape":
+            shapes[key] = data.draw(sizes)
+        else:
+            shapes.pop(key)
+    with suppress(ModelFileError), on_meta():
+        config, rules = upscaler_layout(shapes, "x")
+        assert 1 <= config.scale <= 16
+        network = RRDBNet(config) if isinstance(config, RRDBNetConfig) else SRVGG(config)
+        plan(rules, shapes, shapes_of(network.state_dict()), where="x")
