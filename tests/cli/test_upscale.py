@@ -36,7 +36,7 @@ def test_without_a_network(capsys: Capture):
     assert out.startswith("x-64x48.png size=64x48 time=")
     with Image.open("x.png") as image, Image.open("x-64x48.png") as larger:
         assert larger.tobytes() == image.resize((64, 48), Image.Resampling.LANCZOS).tobytes()
-    assert run(["upscale", "x.png", "-m", "nearest", "--scale", "1.5", "-o", "z.png", "-q"]) == 0
+    assert run(["upscale", "x.png", "-m", "Nearest", "--scale", "1.5", "-o", "z.png", "-q"]) == 0
     assert capsys.readouterr().err == "" and size_of("z.png") == (48, 36)
 
 
@@ -104,6 +104,8 @@ def test_stretching_is_told(capsys: Capture):
         (["-o", "z.jpg"], "let the name end in .png"),
         (["-o", "x.png"], "is there already"),
         (["--tile", "8"], "--tile"),
+        (["-m", "Latent (nearest-exact)"], "is for latents"),
+        (["-m", "R-ESRGAN 4x+"], "RealESRGAN_x4plus: no model of that name"),
         (["-m", "x.png"], "looks like a PNG picture"),
         (["nothing.png"], "no such file"),
     ],

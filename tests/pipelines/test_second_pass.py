@@ -115,12 +115,14 @@ def test_an_upscaler_that_is_not_there_is_refused_with_those_that_are(pipelines:
 
 
 def test_names_of_a1111():
-    assert {upscaler_name(name) for name in A1111_NAMES} <= {*LATENT_UPSCALERS, *RESAMPLERS}
+    ways = {upscaler_name(name) for name in A1111_NAMES if not name.startswith("R-ESRGAN")}
+    assert ways <= {*LATENT_UPSCALERS, *RESAMPLERS}
     assert all(upscaler_name(a1111_name(name)) == name for name in (*LATENT_UPSCALERS, *RESAMPLERS, "4x-UltraSharp"))
     assert upscaler_name("Latent") == "latent_bilinear"
     assert upscaler_name("Latent (nearest-exact)") == "latent_nearest_exact"
     assert upscaler_name("latent nearest-exact") == "latent_nearest_exact"  # ComfyUI's method
-    assert upscaler_name("R-ESRGAN 4x+") == "R-ESRGAN 4x+"
+    assert upscaler_name("R-ESRGAN 4x+") == "RealESRGAN_x4plus"
+    assert a1111_name("RealESRGAN_x4plus") == "R-ESRGAN 4x+"
 
 
 def test_a_second_pass_from_the_picture_is_image_to_image_of_it(pipelines: dict[str, TextToImage]):

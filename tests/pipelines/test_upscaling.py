@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gesso.pipelines.png_rows import png_parts
-from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows, upscaler_name
+from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights
 
@@ -88,15 +88,6 @@ def test_a_png_in_parts_is_the_picture():
 def test_a_png_has_all_its_rows(bands: list[int]):
     with pytest.raises(ValueError, match=r"rows are missing|rows to come"):
         list(png_parts(5, 100, [np.zeros((rows, 5, 3), dtype=np.uint8) for rows in bands]))
-
-
-def test_names_of_other_tools():
-    assert [upscaler_name(text) for text in ("Lanczos", "lanczos", "r-esrgan 4x+", "4x_Sharp")] == [
-        "lanczos",
-        "lanczos",
-        "RealESRGAN_x4plus",
-        "4x_Sharp",
-    ]
 
 
 def test_what_cannot_be(twice: Upscaler, tmp_path: Path):

@@ -62,10 +62,11 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
 ) -> None:
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
+    from gesso.pipelines.hires import LATENT_UPSCALERS, upscaler_name
     from gesso.pipelines.picture_file import write_new
     from gesso.pipelines.png_rows import png_parts
     from gesso.pipelines.source_images import read_image
-    from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows, upscaler_name
+    from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
 
     if scale is not None and to is not None:
         raise GessoError("--scale and --to: give one or the other")
@@ -74,6 +75,8 @@ def command(
     defaults = Tiles()
     tiles = Tiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
     model = upscaler_name(model)
+    if model in LATENT_UPSCALERS:
+        raise GessoError(f"--model {model}: is for latents, between two passes; for pictures: {', '.join(RESAMPLERS)}")
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
         if model not in RESAMPLERS:

@@ -22,7 +22,7 @@ LATENT_UPSCALERS: Mapping[str, tuple[str, bool]] = MappingProxyType(
         "latent_bicubic_antialiased": ("bicubic", True),
     }
 )
-# What A1111 calls these and two ways to interpolate pictures.
+# What A1111 calls these, two ways to interpolate pictures, and the files of the networks that it fetches itself.
 A1111_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "Latent": "latent_bilinear",
@@ -34,6 +34,12 @@ A1111_NAMES: Mapping[str, str] = MappingProxyType(
         "Lanczos": "lanczos",
         "Nearest": "nearest",
         "None": "lanczos",
+        "R-ESRGAN 4x+": "RealESRGAN_x4plus",
+        "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
+        "R-ESRGAN 2x+": "RealESRGAN_x2plus",
+        "R-ESRGAN General 4xV3": "realesr-general-x4v3",
+        "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
+        "R-ESRGAN AnimeVideo": "realesr-animevideov3",
     }
 )
 _ALIASES = {name.lower(): ours for name, ours in A1111_NAMES.items()}

@@ -21,15 +21,6 @@ RESAMPLERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# What A1111 calls the networks that it fetches itself -> what their files are called.
-A1111_NETWORKS = {
-    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
-    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
-    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
-    "R-ESRGAN General 4xV3": "realesr-general-x4v3",
-    "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
-    "R-ESRGAN AnimeVideo": "realesr-animevideov3",
-}
 REACH = {"nearest": 1, "box": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # pixels that a filter looks to either side
 TO_SIZE = "lanczos"  # from what a network gives to the size that is asked for, as in A1111
 MAX_PASSES = 3  # of a network over its own result, as in A1111
@@ -71,13 +62,6 @@ def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tile
         image = Image.fromarray(np.concatenate(list(_bands(image, upscaler, tiles))))
     made = (image.width * upscaler.scale, image.height * upscaler.scale)
     yield from _resized(_bands(image, upscaler, tiles), made, size, TO_SIZE)
-
-
-def upscaler_name(text: str) -> str:
-    """The name of a way or of a file for what a user or another tool calls it: "Lanczos", "R-ESRGAN 4x+"."""
-    known = {name.casefold(): name for name in RESAMPLERS}
-    known |= {name.casefold(): file for name, file in A1111_NETWORKS.items()}
-    return known.get(text.casefold(), text)
 
 
 def _passes(size: Size, wanted: Size, scale: int) -> int:
