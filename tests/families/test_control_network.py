@@ -18,6 +18,7 @@ from gesso.checkpoints.controlnets import ControlNetFile
 from gesso.checkpoints.errors import ModelFileError
 from gesso.families.base import Family
 from gesso.families.control_network import control_unet, load_control_network
+from gesso.families.diffusers_folder import folder_configs
 from gesso.families.native_control import save_control
 from gesso.families.parts import on_meta
 from gesso.families.saving import folder_rules
@@ -144,8 +145,6 @@ def test_network_beside_diffusers(family: Family, form: str, tmp_path: Path) -> 
 def test_a_unet_that_is_steered_beside_diffusers(family: Family) -> None:
     """Each output meets its own skip, the last one the middle."""
     ours = tiny_parts(family).unet
-    from gesso.families.saving import folder_configs
-
     config = folder_configs(family)["unet/config.json"]
     reference = UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
     reference.load_state_dict(keymap.save(folder_rules(family)["unet"], ours.state_dict()))

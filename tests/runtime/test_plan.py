@@ -198,7 +198,8 @@ def test_pictures_beside_the_latents_join_them():
     seen: list[tuple[torch.Size, Tensor | None]] = []
 
     class Network(nn.Module):
-        def forward(self, z: Tensor, timestep: Tensor, context: Tensor, added: None, level: Tensor | None) -> Tensor:
+        def forward(self, z: Tensor, *told: Tensor | None, control: None) -> Tensor:
+            level = told[3]
             seen.append((z.shape, level))
             return z[:, :4]
 

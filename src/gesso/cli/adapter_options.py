@@ -106,7 +106,7 @@ def finder_of_recipe(recipe: "Recipe", given: "Given", picture: Path) -> "Finder
     for extra in recipe.extras:
         path = finder.of_recipe(extra)
         if path is None:
-            option = f". Say where it is with --{extra.kind}" if extra.kind in ("lora", "embedding") else ""
+            option = f". Say where it is with --{extra.kind}" if extra.kind in ("lora", "embedding", "control") else ""
             raise GessoError(
                 f"{picture}: drawn with the {extra.kind} {extra.name[:100]!r} (sha256 {extra.sha256[:10]}...), which "
                 f"is not here{option}"

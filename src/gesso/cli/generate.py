@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,14 @@ from gesso.cli.adapter_options import (
     make_finder,
     parse_embeddings,
     parse_loras,
+)
+from gesso.cli.control_options import (
+    ControlOption,
+    HintOption,
+    control_files,
+    parse_controls,
+    read_controls,
+    read_hints,
 )
 from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
@@ -214,6 +223,8 @@ def command(
     dynamic_prompts: DynamicOption = False,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
+    control: ControlOption = None,
+    hint: HintOption = None,
     model: OptionalModel = None,
     offline: OfflineOption = False,
     unet: Annotated[
@@ -277,7 +288,12 @@ def command(
         conventions["mask_blur"] = mask_blur
     seed_width, seed_height = parse_size(seed_size, "--seed-size") if seed_size is not None else (None, None)
     loras, lora_files = parse_loras(lora or [])
-    given: Given = {"lora": lora_files, "embedding": parse_embeddings(embedding or [])}
+    controls = parse_controls(control or [])
+    given: Given = {
+        "lora": lora_files,
+        "embedding": parse_embeddings(embedding or []),
+        "control": control_files(controls),
+    }
     request = TextToImageRequest(
         **conventions,
         prompt=text,
@@ -345,6 +361,9 @@ def command(
 
         check_names(request)
         pictures = read_pictures(image, mask, invert=mask_invert)
+        uses, hints = read_controls(controls)
+        request = replace(request, controls=uses or request.controls)
+        hints += read_hints(hint or [])
         bar.stage(f"loading {Path(model).name}")
         pipeline = load_pipeline(
             model,
@@ -364,7 +383,7 @@ def command(
         written = front.requests(request, pipeline.model.family)
         first = next(written)
         if explain_memory:
-            plans = pipeline.plans(first.request, **pictures)
+            plans = pipeline.plans(first.request, **pictures, hints=hints)
             for name, found in plans.items():
                 bar.result(found.to_json() if as_json else "\n".join([f"{name}:", found.table()]))
             return
@@ -384,7 +403,7 @@ def command(
         drawn = (
             picture.noted(part.notices)
             for part in chain((first,), written)
-            for picture in pipeline(part.request, progress, **pictures)
+            for picture in pipeline(part.request, progress, **pictures, hints=hints)
         )
         for picture in drawn:
             for notice in dict.fromkeys(picture.notices):

@@ -1,9 +1,10 @@
 """What commands share that draw many pictures into one folder and can go on after a stop."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gesso.cli.progress import Bar
+from gesso.cli.session import Pictures
 from gesso.errors import GessoError
 from gesso.pipelines.axes import parse_axis
 from gesso.pipelines.request import TextToImageRequest
@@ -35,7 +36,7 @@ class Drawing:
     folder: "RunFolder"
     bar: Bar
     count: int
-    pictures: dict[str, Any]
+    pictures: Pictures
     finished: int = 0
     drawn: int = 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, Given, finder_of_recipe, parse_embeddings, parse_loras
+from gesso.cli.control_options import HintOption, read_hints
 from gesso.cli.model_option import model_of_recipe
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
@@ -53,6 +54,11 @@ def command(
         typer.Option("--lora", metavar="FILE", help="A LoRA that was used; else looked for by name and hash."),
     ] = None,
     embedding: EmbeddingOption = None,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option("--control", metavar="FILE", help="Where a network that steered is; again for several."),
+    ] = None,
+    hint: HintOption = None,
     device: Annotated[str | None, typer.Option("--device", help="By default that of the recipe.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="By default that of the recipe.")] = None,
     threads: Annotated[
@@ -78,7 +84,12 @@ def command(
     original, recipe = read_picture(picture)
     _check_given(picture, "image", recipe.request.image, image)
     _check_given(picture, "mask", recipe.request.mask, mask)
-    given: Given = {"lora": parse_loras(lora or [])[1], "embedding": parse_embeddings(embedding or [])}
+    given: Given = {
+        "lora": parse_loras(lora or [])[1],
+        "embedding": parse_embeddings(embedding or []),
+        "control": {path.stem: path for path in control or []},
+    }
+    _check_hints(picture, recipe, hint or [])
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
@@ -110,6 +121,7 @@ def command(
             lossy=not is_lossless(picture),
             on_progress=lambda state: bar.step("drawing", state.step, state.num_steps),
             **pictures,
+            hints=read_hints(hint or []),
         )
         path = names.save(again.encode(names.format), again.recipe) if names else None
         if as_json:
@@ -146,6 +158,17 @@ def _check_given(picture: Path, name: str, digest: str | None, given: Path | Non
         )
     if digest is None and given is not None:
         raise GessoError(f"{picture}: drawn without a {'mask' if name == 'mask' else 'picture'}; leave --{name} out")
+
+
+def _check_hints(picture: Path, recipe: "Recipe", given: list[Path]) -> None:
+    """As `_check_given`, of the pictures that networks went by; one picture may serve several."""
+    digests = dict.fromkeys(use.image for use in recipe.request.controls)
+    if len(given) < len(digests):
+        names = ", ".join(f"{digest[:10]}..." for digest in digests)
+        raise GessoError(
+            f"{picture}: {len(digests)} picture{'s' if len(digests) > 1 else ''} steered it ({names}), which "
+            f"{'are' if len(digests) > 1 else 'is'} not in it. Give each with --hint"
+        )
 
 
 def _find(name: str, digest: str, picture: Path, option: str) -> str:

@@ -1,7 +1,7 @@
 """From the options that several commands share to a pipeline that is ready to run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, TypedDict, cast, get_args
 
 from gesso.cli.adapter_options import make_finder
 from gesso.cli.model_option import resolve_model
@@ -26,7 +26,14 @@ def check_names(request: "TextToImageRequest") -> None:
         check_known("noise", request.noise, NOISE_SOURCES.keys())
 
 
-def read_pictures(image: Path | None, mask: Path | None, *, invert: bool = False) -> "dict[str, Image | None]":
+class Pictures(TypedDict):
+    """The pictures that a request speaks of."""
+
+    image: "Image | None"
+    mask: "Image | None"
+
+
+def read_pictures(image: Path | None, mask: Path | None, *, invert: bool = False) -> "Pictures":
     """The pictures to start from, as the arguments of a pipeline. Raises GessoError for a file that is none.
 
     invert  the mask is the other way round: black is drawn again

@@ -20,6 +20,7 @@ from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_
 from gesso.pipelines.masks import filled
 from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_back, reach_of, soften, to_pixels
+from gesso.pipelines.steering import NO_CONTROLS, Controls, Steering
 from gesso.pipelines.steps import Steps
 from gesso.runtime.engine import LoadedModel
 
@@ -144,6 +145,7 @@ class Start:
     mask     [1, 1, h, w] 0 or 1, or None; 1 is drawn again. In between: freed later, see `Differential`
     concat   [B, K, h, w] channels beside the latents, or None
     level    int64 [B] noise level of the picture that is enlarged, or None
+    steering networks that steer, with their hints, or None
     """
 
     x: Tensor
@@ -152,10 +154,16 @@ class Start:
     mask: Tensor | None = None
     concat: Tensor | None = None
     level: Tensor | None = None
+    steering: Steering | None = None
 
     def part(self, tile: Tile) -> "Start":
         """What a network that sees one tile alone is shown."""
-        return replace(self, x=tile.of(self.x), concat=None if self.concat is None else tile.of(self.concat))
+        return replace(
+            self,
+            x=tile.of(self.x),
+            concat=None if self.concat is None else tile.of(self.concat),
+            steering=None if self.steering is None else self.steering.part(tile),
+        )
 
 
 def prepare(
@@ -167,12 +175,13 @@ def prepare(
     rows: int,
     variation: NoiseSource | None = None,
     latents: Tensor | None = None,
+    controls: Controls = NO_CONTROLS,
 ) -> Start:
-    """The start of `rows` pictures; variation: what is mixed into the first noise.
+    """The start of `rows` pictures; variation: what is mixed into the first noise; controls: what steers them.
 
     latents: [rows, C, h, w] to start from in place of the pictures
 
-    Raises GessoError where the encoder gives numbers that are not finite.
+    Raises GessoError where the encoder gives numbers that are not finite, RequestError for a hint that cannot be made.
     """
     family, kind = model.family, model.family.concat
     scale = family.vae.downscale * family.output_scale
@@ -199,7 +208,13 @@ def prepare(
             concat = mean.expand(rows, -1, -1, -1) / family.vae.scaling_factor  # this family saw them unscaled
         start = _first_x(request, steps, unit, _under(request, mask, latents, unit))
     return Start(
-        x=start, noise=unit, latents=latents, mask=mask, concat=_there(concat, model), level=_there(level, model)
+        x=start,
+        noise=unit,
+        latents=latents,
+        mask=mask,
+        concat=_there(concat, model),
+        level=_there(level, model),
+        steering=controls.at(shape[1], shape[2], model.device),
     )
 
 

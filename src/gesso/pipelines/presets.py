@@ -33,6 +33,10 @@ prompt_timing      when a prompt changes. steps: [a:b:5] has a for 5 steps of th
                    leaves some of them out. a1111: a step later, counted from where the run begins
 lora_mode          run: a LoRA's share is added to what a layer says. merged: it is added to the weights of the UNet for
                    each picture, rounded to their number format; a UNet that a memory plan moves about has run
+control_rule       a1111: where prompt or picture is more important, a control network's output i of 13 counts
+                   0.825 ** (12 - i); it steers while the share of steps done lies in start .. end; a hint of another
+                   shape is cropped. diffusers: from 0.1 to 1 at equal ratios (its guess mode); a step must end before
+                   the end; a hint is stretched
 empty_negative     as_trained: SDXL is told zeros in place of an empty negative prompt; encoded: its encoding
 clip_skip_everywhere  clip_skip moves the layer of SD 2 and SDXL, too (diffusers, whose clip_skip is one less)
 levels             how 256 levels are made: round, or truncate, which is half a level darker
@@ -70,6 +74,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "empty_negative": ("as_trained", "encoded"),
         "prompt_timing": ("steps", "a1111"),
         "lora_mode": ("run", "merged"),
+        "control_rule": ("a1111", "diffusers"),
         "levels": ("round", "truncate"),
     }
 )
@@ -96,6 +101,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "empty_negative": "as_trained",
                 "prompt_timing": "steps",
                 "lora_mode": "run",
+                "control_rule": "a1111",
                 "clip_skip_everywhere": False,
                 "levels": "round",
                 "ensd": 0,
@@ -121,6 +127,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "empty_negative": "as_trained",
                 "prompt_timing": "a1111",
                 "lora_mode": "run",
+                "control_rule": "a1111",
                 "clip_skip_everywhere": False,
                 "levels": "truncate",
                 "ensd": 0,
@@ -146,6 +153,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "empty_negative": "as_trained",
                 "prompt_timing": "steps",
                 "lora_mode": "run",
+                "control_rule": "diffusers",
                 "clip_skip_everywhere": True,
                 "levels": "round",
                 "ensd": 0,

@@ -1,5 +1,6 @@
 """Make a picture again from its recipe and say how close it comes, and what was not the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,14 +54,15 @@ def replay(
     lossy: bool = False,
     image: Image.Image | None = None,
     mask: Image.Image | None = None,
+    hints: Sequence[Image.Image] = (),
 ) -> tuple[Verdict, Picture]:
     """Draw the recipe once more and compare with the original. Raises GessoError as `TextToImage` does.
 
     lossy: the original comes from a file that does not keep every bit; the hash in its recipe tells what was drawn.
 
-    image, mask: those that the original was drawn from, where the recipe names any; others are refused.
+    image, mask, hints: those that the original was drawn from, where the recipe names any; others are refused.
     """
-    (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask)
+    (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints)
     edited = not lossy and bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
     changed = tuple(changes(recipe, picture.recipe))
     if lossy:

@@ -138,6 +138,7 @@ class TextToImageRequest:
 
     prompt_timing: str | None = None  # conventions that came with version 3
     lora_mode: str | None = None
+    control_rule: str | None = None
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
@@ -220,7 +221,6 @@ class TextToImageRequest:
         _check_noise(values, defaults, draw_seed)
         _check_tiles(values, defaults)
         _check_hires(values, defaults)
-        _check_drawn(values)
         return ResolvedRequest(**values)
 
     def to_json(self) -> str:
@@ -316,7 +316,8 @@ class ResolvedRequest(TextToImageRequest):
     levels: str
     ensd: int
     prompt_timing: str = "steps"  # versions 1 and 2 had no prompts that change,
-    lora_mode: str = "run"  # and no LoRA
+    lora_mode: str = "run"  # no LoRA,
+    control_rule: str = "a1111"  # and no control networks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -530,13 +531,3 @@ def _check_outpaint(value: object) -> None:
         raise RequestError("outpaint", f"outpaint is {short(value)}, expected pixels left, above, right and below")
     for pixels in value:
         check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)
-
-
-_NOT_DRAWN = ("controls",)
-
-
-def _check_drawn(values: Mapping[str, Any]) -> None:
-    """Raises RequestError for fields that the pipeline does not know yet."""
-    for name in _NOT_DRAWN:
-        if values[name] not in (None, ()):
-            raise RequestError(name, f"{name}: not drawn yet; leave it out")

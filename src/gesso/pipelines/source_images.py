@@ -33,7 +33,7 @@ def read_image(path: Path) -> Image.Image:
 
     Raises GessoError for anything that is no picture, or too large a one.
     """
-    return _bare(_flat(_eight_bits(path)))
+    return _bare(flat(_eight_bits(path)))
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -44,7 +44,7 @@ def read_mask(path: Path) -> Image.Image:
 def read_map(path: Path) -> Image.Image:
     """A map from a file: grey levels of 16 bits stay as they are, anything else comes as `read_image` gives it."""
     image = _open(path)
-    return _bare(image if is_deep(image) else _flat(image))
+    return _bare(image if is_deep(image) else flat(image))
 
 
 def _bare(image: Image.Image) -> Image.Image:
@@ -52,7 +52,15 @@ def _bare(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image))
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def read_hint(path: Path) -> Image.Image:
+    """A picture that steers: what is transparent stays so, as do grey levels of 16 bits. Raises as `read_image`."""
+    image = _open(path)
+    if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
+        return image if is_deep(image) else image.convert("RGB")
+    return image.convert("RGBA")
+
+
+def flat(image: Image.Image) -> Image.Image:
     """RGB in sRGB; what is transparent lies on white."""
     image = as_srgb(image)
     if image.mode == "RGBA":

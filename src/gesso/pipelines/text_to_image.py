@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ from gesso.pipelines.second_pass import (
     works_on_latents,
 )
 from gesso.pipelines.source_images import mask_digest, picture_digest
+from gesso.pipelines.steering import Controls, find_controls
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
     DIFFUSERS_IN_SIGMA,
@@ -178,14 +180,16 @@ class TextToImage:
         *,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
+        hints: Sequence[Image.Image] = (),
     ) -> Iterator[Picture]:
         """Pictures, each as soon as it is finished.
 
-        image: the picture to start from; mask: grey, white is drawn again. The request is checked at once, the work is
-        done as the iterator is read. Raises RequestError (a GessoError) for a request that the model cannot serve,
-        GessoError where a network gives numbers that are not finite.
+        image: the picture to start from; mask: grey, white is drawn again; hints: the pictures that the request's
+        controls name, in any order. The request is checked at once, the work is done as the iterator is read. Raises
+        RequestError (a GessoError) for a request that the model cannot serve, GessoError where a network gives numbers
+        that are not finite.
         """
-        job = self._job(request, image, mask)
+        job = self._job(request, image, mask, hints)
         return self._run(job, on_progress or (lambda progress: None))
 
     def pixels(
@@ -194,33 +198,44 @@ class TextToImage:
         *,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
+        hints: Sequence[Image.Image] = (),
     ) -> Tensor:
         """The pictures as the networks leave them, before 256 levels are made and anything is pasted: for measurements.
 
         -> float32 [num_images, 3, H, W] in about [-1, 1]. Raises as a call does.
         """
-        job = self._job(request, image, mask)
+        job = self._job(request, image, mask, hints)
         rows = [self._draw(job, row, 1, lambda step, latents: None).pixels for row in range(job.request.num_images)]
         return torch.cat(rows).float()
 
-    def _job(self, request: TextToImageRequest, image: Image.Image | None, mask: Image.Image | None) -> "_Job":
+    def _job(
+        self,
+        request: TextToImageRequest,
+        image: Image.Image | None,
+        mask: Image.Image | None,
+        hints: Sequence[Image.Image],
+    ) -> "_Job":
         resolved = self.resolve(request, image=image, mask=mask)
         for name, given in (("image", image), ("mask", mask)):
             if (digest := getattr(resolved, name)) is not None and given is None:
                 raise RequestError(name, f"the request starts from the {name} {digest[:10]}..., which was not given")
-        job = self._pass(resolved, SourcePictures.of(resolved, self.model.family, image, mask))
+        controls = find_controls(resolved, hints, mask, engine=self.engine, model=self.model, finder=self.finder)
+        job = self._pass(resolved, SourcePictures.of(resolved, self.model.family, image, mask), controls)
         if (again := self._second(resolved)) is not None:
-            job.second = self._pass(again, SourcePictures(), base_steps=job.steps.num_planned)
+            job.second = self._pass(again, SourcePictures(), controls, base_steps=job.steps.num_planned)
             job.upscaler = self._upscaler(resolved)
         return job
 
-    def _pass(self, request: ResolvedRequest, pictures: SourcePictures, *, base_steps: int = 0) -> "_Job":
+    def _pass(
+        self, request: ResolvedRequest, pictures: SourcePictures, controls: Controls, *, base_steps: int = 0
+    ) -> "_Job":
         return _Job(
             request=request,
             pictures=pictures,
             steps=plan_steps(request, self.model.family, again=base_steps > 0),
             base_steps=base_steps,
             wanted=find_adapters(request, self.finder, self.model.tokenizer),
+            controls=controls,
         )
 
     def _second(self, request: ResolvedRequest) -> ResolvedRequest | None:
@@ -305,7 +320,9 @@ class TextToImage:
         def draw() -> Tensor:
             noise = noise_source(request, pictures, job.steps, draws)
             variation = variation_source(request, pictures)
-            begin = prepare(model, request, job.steps, job.pictures, noise, len(pictures), variation, latents)
+            begin = prepare(
+                model, request, job.steps, job.pictures, noise, len(pictures), variation, latents, job.controls
+            )
             refiner = self.refiner if refine else None
             drawn = draw_latents(model, request, prompt, job.steps, begin, noise, report, refiner, refined)
             spent[:] = noise.draws
@@ -336,30 +353,42 @@ class TextToImage:
         ]
         return [*found, Rescued(torch.cat([encode_mean(self.model, image) for image in images]))]
 
-    def plans(self, request: TextToImageRequest, **pictures: Image.Image | None) -> dict[str, MemoryPlan]:
+    def plans(
+        self,
+        request: TextToImageRequest,
+        *,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        hints: Sequence[Image.Image] = (),
+    ) -> dict[str, MemoryPlan]:
         """What the request takes of memory and how it runs within the engine's, by the names of the models.
 
-        pictures: image and mask, as a call takes them. Raises GessoError where the engine's memory cannot be kept.
+        Pictures as a call takes them. Raises GessoError where the engine's memory cannot be kept.
         """
-        resolved = self.resolve(request, **pictures)
-        wanted = find_adapters(resolved, self.finder, self.model.tokenizer)
-        return {model.name: self._plan(model, resolved, wanted) for model in self._models()}
+        job = self._job(request, image, mask, hints)
+        with self.engine.steered(self.model, job.controls.networks):
+            return {model.name: self._plan(model, job) for model in self._models()}
 
     def expected(
-        self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
+        self,
+        request: TextToImageRequest,
+        *,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        hints: Sequence[Image.Image] = (),
     ) -> Recipe:
         """The recipe that the first picture of a request would have, without its pixels and without drawing it.
 
         For whoever wants to know whether a picture that is there is the one that is wanted. Raises as a call does.
         """
-        job = self._job(request, image, mask)
+        job = self._job(request, image, mask, hints)
         return self._recipe(job.request.picture(0), job.files(self.engine.shelf), (), None)
 
     def _models(self) -> list[LoadedModel]:
         return [self.model] if self.refiner is None else [self.model, self.refiner]
 
-    def _plan(self, model: LoadedModel, request: ResolvedRequest, wanted: Wanted) -> MemoryPlan:
-        hires = request.hires
+    def _plan(self, model: LoadedModel, job: "_Job") -> MemoryPlan:
+        request, hires = job.request, job.request.hires
         width, height = request.width, request.height
         if hires is not None and hires.width is not None and hires.height is not None:
             width, height = hires.width, hires.height
@@ -372,16 +401,18 @@ class TextToImage:
             seamless=request.tiling,
             tile=request.tile,
             prompts=num_guiding(request),
-            adapters=self._adapters(model, request, wanted).nbytes(model),
+            adapters=self._adapters(model, request, job.wanted).nbytes(model),
+            controls=job.controls.configs if model is self.model else (),
         )
         return self.engine.plan(model, work)
 
     @contextmanager
     def _within_memory(self, job: "_Job") -> Iterator[None]:
-        """Follows plans where the engine has a limit."""
+        """Control networks beside the model; plans are followed where the engine has a limit."""
         with ExitStack() as stack:
+            stack.enter_context(self.engine.steered(self.model, job.controls.networks))
             for model in self._models() if self.engine.memory is not None else []:
-                stack.enter_context(model.under(self._plan(model, job.request, job.wanted)))
+                stack.enter_context(model.under(self._plan(model, job)))
             yield
 
     def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
@@ -444,6 +475,7 @@ class _Job:
     pictures: SourcePictures
     steps: Steps
     wanted: Wanted
+    controls: Controls
     base_steps: int = 0  # of the pass before; 0: this is the first
     prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
     second: "_Job | None" = None
@@ -463,6 +495,7 @@ class _Job:
     def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
         """The files besides the models' that the passes take, each once."""
         found = self.wanted.files(shelf) + (self.second.wanted.files(shelf) if self.second is not None else ())
+        found += self.controls.files(shelf)
         if isinstance(self.upscaler, UpscalerFile):
             sha256 = shelf.hashes(self.upscaler.path).sha256
             found += (ExtraFile(kind="upscaler", name=self.upscaler.name, sha256=sha256),)
@@ -596,7 +629,7 @@ def draw_latents(
             model.residency.rest_all()
 
     if refiner is not None and refined is not None and request.refiner_switch_at is not None:
-        second = _denoiser(refiner, request, refined, steps, start, clock)
+        second = _denoiser(refiner, request, refined, steps, replace(start, steering=None), clock)
         if request.refiner_rule == "timesteps":
             switch = steps.switch_of(request.refiner_switch_at)
         else:
@@ -666,7 +699,10 @@ def _whole(
     scale = request.guidance_scale
     if request.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE
-    made = {id(told): _guided(model, request, told, start, scale) for _, told in prompt.moments}
+    predict = model.predict
+    if start.steering is not None:
+        predict = partial(predict, steer=start.steering.over(clock, steps.first))
+    made = {id(told): _guided(model, predict, request, told, start, scale) for _, told in prompt.moments}
     network: TextNetwork = made[id(prompt.moments[0][1])]
     if len(made) > 1:
         shift = -steps.first if request.prompt_timing == "a1111" else 1
@@ -680,12 +716,22 @@ def _whole(
     )
 
 
-def _guided(model: LoadedModel, request: ResolvedRequest, told: Told, start: Start, scale: float) -> TextNetwork:
-    """The network with one text, guidance and what it sees beside the latents."""
+def _guided(
+    model: LoadedModel,
+    predict: Callable[[Tensor, Tensor, Conditioning], Tensor],
+    request: ResolvedRequest,
+    told: Told,
+    start: Start,
+    scale: float,
+) -> TextNetwork:
+    """The network with one text, guidance and what it sees beside the latents. predict: the model's, perhaps steered"""
     rows = len(start.x)
     # One text for all rows, or one for each; of prompts that guide together all rows of one, then those of the next.
     cond = told.cond.repeat(rows * len(told.weights) // len(told.cond.context))
     uncond = told.uncond.repeat(rows // len(told.uncond.context)) if told.uncond is not None else None
+    if start.steering is not None:
+        cond = cond.marked(negative=False)
+        uncond = uncond.marked(negative=True) if uncond is not None else None
     if model.family.is_told_guidance:
         cond, scale = replace(cond, guidance=torch.full((rows,), scale, device=cond.context.device)), 1.0
     if start.concat is not None:
@@ -694,7 +740,7 @@ def _guided(model: LoadedModel, request: ResolvedRequest, told: Told, start: Sta
         uncond = uncond.with_picture(start.concat, level) if uncond is not None else None
     if request.image_guidance_scale is not None and uncond is not None and start.concat is not None:
         return EditNetwork(
-            network=model.predict,
+            network=predict,
             cond=cond,
             uncond=uncond,
             neither=uncond.with_picture(torch.zeros_like(start.concat)),
@@ -703,7 +749,7 @@ def _guided(model: LoadedModel, request: ResolvedRequest, told: Told, start: Sta
             weights=told.weights,
         )
     return GuidedNetwork(
-        network=model.predict,
+        network=predict,
         cond=cond,
         uncond=uncond,
         scale=scale,

@@ -1,6 +1,8 @@
 """What a network call is told besides the noisy latents: text, added vector, pictures, a noise level."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ class Conditioning:
              x4 upscaler)
     level    int64 [B], noise level of the picture that is enlarged (x4 upscaler)
     guidance [B], the scale that a distilled UNet is told (LCM)
+    negative bool [B], rows that guidance leads away from: control networks may leave them alone
     """
 
     context: Tensor
@@ -23,6 +26,7 @@ class Conditioning:
     concat: Tensor | None = None
     level: Tensor | None = None
     guidance: Tensor | None = None
+    negative: Tensor | None = None
 
     def repeat(self, rows: int) -> "Conditioning":
         """One row -> as many equal ones."""
@@ -32,8 +36,14 @@ class Conditioning:
         """The same text about a picture."""
         return replace(self, concat=concat, level=level)
 
-    def rows(self, which: slice) -> "Conditioning":
-        """Some of the rows."""
+    def marked(self, *, negative: bool) -> "Conditioning":
+        """The same, of one side of guidance."""
+        return replace(
+            self, negative=torch.full((len(self.context),), negative, device=self.context.device, dtype=torch.bool)
+        )
+
+    def rows(self, which: slice | Tensor) -> "Conditioning":
+        """Some of the rows: a slice, or a bool [B]."""
         return Conditioning(**{name: part[which] for name, part in self._parts().items()})
 
     def to(self, dtype: torch.dtype) -> "Conditioning":
@@ -53,3 +63,13 @@ class Conditioning:
     def _parts(self) -> dict[str, Tensor]:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: part for name, part in found.items() if part is not None}
+
+
+class Steer(Protocol):
+    """What is asked before each call of a UNet."""
+
+    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning) -> Sequence[Tensor] | None:
+        """What is added to the UNet's skips, and last to its middle, for these rows; None: nothing.
+
+        z [B, C, h, w] without the channels beside the latents, timestep [B], told of B rows.
+        """

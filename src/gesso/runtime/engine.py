@@ -2,7 +2,7 @@
 
 import platform
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -14,19 +14,23 @@ import gesso
 from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
+from gesso.families.control_network import load_control_network
 from gesso.families.loading import load_parts
 from gesso.families.parts import Parts
+from gesso.runtime.control import LoadedControl
 from gesso.runtime.environment import Environment
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import WeightFile, stamp
 from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, memory_free, memory_used
+from gesso.runtime.residency import Component
 from gesso.runtime.shelf import AdapterShelf
 
 # Models that the package carries: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
+MAX_CONTROLS = 4  # control networks that stay loaded
 
 
 class Engine:
@@ -70,6 +74,7 @@ class Engine:
         self.hash_file = hash_file
         self.shelf = AdapterShelf()
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
+        self._controls: OrderedDict[tuple[Any, ...], tuple[LoadedModel, LoadedControl]] = OrderedDict()
 
     def load(
         self,
@@ -113,6 +118,34 @@ class Engine:
         if self.memory is None:  # otherwise a plan says what is in memory when
             model.residency.use(*parts.networks)
         return model
+
+    def load_control(self, path: Path, model: LoadedModel) -> LoadedControl:
+        """A network that steers this model, from a file or a folder; from memory where it is loaded.
+
+        Raises GessoError where it is none, or one for models of another architecture.
+        """
+        key = (str(path.resolve()), *stamp(find_model(path)), id(model))
+        if key in self._controls:
+            self._controls.move_to_end(key)
+            return self._controls[key][1]
+        parts = load_control_network(path, model.family, model.parts.unet)
+        loaded = LoadedControl(path.name, parts, Component("control", parts.network, self.device, path))
+        self._controls[key] = model, loaded  # the model is held so that its id stays its own
+        while len(self._controls) > MAX_CONTROLS:
+            self._controls.popitem(last=False)
+        return loaded
+
+    @contextmanager
+    def steered(self, model: LoadedModel, controls: Sequence[LoadedControl]) -> Iterator[None]:
+        """Within the block these networks work beside the model's UNet. Where memory is limited they rest after it."""
+        guests = {f"control {number}": control.component for number, control in enumerate(controls)}
+        try:
+            with model.residency.joined(guests):
+                yield
+        finally:
+            if self.memory is not None:
+                for control in controls:
+                    control.component.rest()
 
     def plan(self, model: LoadedModel, work: Workload) -> MemoryPlan:
         """How a request of this size runs within the engine's memory, and what it takes. Follow it by `model.under`.

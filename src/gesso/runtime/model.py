@@ -15,7 +15,7 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import EncodedPrompt, Reading, Sizes, encode_prompt
 from gesso.families.parts import Parts
-from gesso.runtime.conditioning import Conditioning
+from gesso.runtime.conditioning import Conditioning, Steer
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import Residency
@@ -151,10 +151,10 @@ class LoadedModel:
         added = None if encoded.added is None else encoded.added.to(dtype)
         return replace(encoded, context=encoded.context.to(dtype), added=added)
 
-    def predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, steer: Steer | None = None) -> Tensor:
         """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]
 
-        The conditioning's pictures join z as further channels.
+        The conditioning's pictures join z as further channels. steer: control networks, asked for the same rows.
         """
         self.residency.use("unet")
         told = conditioning.to(self.residency.dtype("unet"))
@@ -163,13 +163,16 @@ class LoadedModel:
         z = z.to(self.residency.dtype("unet"), memory_format=torch.channels_last)
         at_once = self.plan.unet_rows if self.plan else len(z)
         outputs = [
-            self._predict(z[rows], timestep[rows], told.rows(rows))
+            self._predict(z[rows], timestep[rows], told.rows(rows), steer)
             for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
-        output: Tensor = self.parts.unet(z, timestep, told.context, told.added, told.level, told.guidance)
+    def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning, steer: Steer | None) -> Tensor:
+        control = steer(z[:, : self.family.vae.latent_channels], timestep, told) if steer is not None else None
+        output: Tensor = self.parts.unet(
+            z, timestep, told.context, told.added, told.level, told.guidance, control=control
+        )
         return output
 
     def decode(self, latents: Tensor) -> Tensor:

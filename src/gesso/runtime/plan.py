@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from gesso.errors import GessoError
 from gesso.families.base import Family
-from gesso.families.parts import empty_networks
+from gesso.families.parts import empty_networks, on_meta
+from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
@@ -67,6 +68,7 @@ class Workload:
     tokens         length of the context; the text model's where None
     encodes        whether pictures are encoded first (image to image, inpainting)
     tile           pixels a side of the tiles that the UNet sees one after the other; None: the whole at once
+    controls       networks that steer; their weights are counted where they have joined the model's residency
     seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
     prompts        how many guide together, each with a row of its own a picture
     adapters       bytes of what is put on the text models and the UNet
@@ -79,6 +81,7 @@ class Workload:
     tokens: int | None = None
     encodes: bool = False
     seamless: str | None = None
+    controls: tuple[ControlNetConfig, ...] = ()
     tile: int | None = None
     prompts: int = 1
     adapters: int = 0
@@ -172,7 +175,7 @@ class Footprint:
         names: dict[str, tuple[str, ...]] = {"text": self._texts()}
         if work.encodes:
             names["encode"] = ("vae",)
-        names |= {"unet": ("unet",), "decode": ("vae",)}
+        names |= {"unet": ("unet", *self.residency.guests), "decode": ("vae",)}
         if self.family.upscaler is not None:
             names["upscale"] = ("upscaler",)
         self._axes = work.seamless
@@ -197,7 +200,7 @@ class Footprint:
         total = 0
         for name in parts:
             dtype = self.residency.dtype(name)
-            if plan.stay == "stream" and name == "unet":
+            if plan.stay == "stream" and name in ("unet", *self.residency.guests):
                 total += components[name].largest_layer_nbytes(dtype)
             else:
                 total += components[name].settled_nbytes(dtype)
@@ -215,7 +218,7 @@ class Footprint:
             "text": 64 * MIB
             if max(component.stored_nbytes for component in self._text_components()) > GIB
             else 16 * MIB,
-            "unet": self._unet(plan.unet_rows, seen, work.tokens) + 12 * work.rows * latents,
+            "unet": self._unet(plan.unet_rows, seen, work.tokens, work.controls) + 12 * work.rows * latents,
             "decode": self._decode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels // scale**2,
         }
         if work.encodes:
@@ -227,25 +230,40 @@ class Footprint:
     def _text_components(self) -> Iterator[Any]:
         return (self.residency.components[name] for name in self._texts())
 
-    def _unet(self, rows: int, size: tuple[int, int], tokens: int | None) -> int:
+    def _unet(
+        self, rows: int, size: tuple[int, int], tokens: int | None, controls: tuple[ControlNetConfig, ...]
+    ) -> int:
         height, width = size
         config, tokens = self.family.unet, tokens or self.family.text.max_length
         dtype = self.residency.dtype("unet")
-
         network = self._network("unet")
         assert isinstance(network, UNet)
+        x = _meta(dtype, rows, config.in_channels, height, width)
+        time, context = torch.empty(rows, device="meta"), _meta(dtype, rows, tokens, config.context_dim)
+        added = _meta(dtype, rows, config.added_dim) if config.added_dim else None
+        level = torch.empty(rows, dtype=torch.int64, device="meta") if config.noise_levels else None
+        guidance = torch.empty(rows, device="meta") if config.guidance_dim else None
+        steering: list[Tensor] | None = None
+        key, beside = (rows, height, width, tokens, dtype), 0
+        for control_config in dict.fromkeys(controls):
+            with on_meta():
+                control = ControlNet(control_config).to(dtype)
+            side = control_config.downscale
+            hint = _meta(dtype, 1, 3, height * side, width * side)
+            seen = x[:, : control_config.unet.in_channels]
 
-        def call() -> object:
-            level = torch.empty(rows, dtype=torch.int64, device="meta") if config.noise_levels else None
-            arguments: list[Tensor | None] = [
-                _meta(dtype, rows, config.in_channels, height, width),
-                torch.empty(rows, device="meta"),
-                _meta(dtype, rows, tokens, config.context_dim),
-                _meta(dtype, rows, config.added_dim) if config.added_dim else None,
-            ]
-            return network(*arguments) if level is None else network(*arguments, level)
+            def steer(control: ControlNet = control, hint: Tensor = hint, seen: Tensor = seen) -> object:
+                return control(seen, time, context, hint, added)
 
-        whole = self._count(("unet", rows, height, width, tokens, dtype), call, scores=False)
+            beside = max(beside, self._count(("control", control_config, *key), steer))
+            with torch.no_grad():
+                steering = control(seen, time, context, hint, added)
+        whole = self._count(
+            ("unet", bool(controls), *key),
+            lambda: network(x, time, context, added, level, guidance, control=steering),
+        )
+        if steering is not None:  # what all of them say together is kept while the next one and the UNet work
+            whole = max(whole, beside) + sum(part.nbytes for part in steering)
         if not self.scores:
             return whole
         places = height * width

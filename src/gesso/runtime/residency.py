@@ -131,10 +131,26 @@ class Residency:
         self.components = {name: Component(name, net, device, where) for name, net in parts.networks.items()}
         self._dtypes = dict(dtypes)
         self.stay: Stay = "resident"
+        self.guests: tuple[str, ...] = ()
+
+    @contextmanager
+    def joined(self, guests: Mapping[str, Component]) -> Iterator[None]:
+        """Within the block these networks work whenever the UNet does, in its number format: control networks."""
+        if taken := guests.keys() & self.components.keys():
+            raise ValueError(f"there is a network {sorted(taken)[0]!r} already")
+        before = self.guests
+        self.components |= guests
+        self.guests = (*before, *guests)
+        try:
+            yield
+        finally:
+            self.guests = before
+            for name in guests:
+                del self.components[name]
 
     def dtype(self, name: str) -> torch.dtype:
         """The number format that a component computes in."""
-        return self._dtypes[name]
+        return self._dtypes["unet" if name in self.guests else name]
 
     def settled_nbytes(self) -> int:
         """Bytes of what is settled now."""
@@ -148,13 +164,15 @@ class Residency:
 
     def use(self, *names: str) -> None:
         """Makes components ready to compute, together. Raises ModelFileError as `Component.settle`."""
+        if "unet" in names:
+            names = (*names, *self.guests)
         if self.stay != "resident":
             for name, component in self.components.items():
                 if name not in names:
                     component.rest()
         for name in names:
-            component, dtype = self.components[name], self._dtypes[name]
-            if self.stay == "stream" and name == "unet":
+            component, dtype = self.components[name], self.dtype(name)
+            if self.stay == "stream" and name in ("unet", *self.guests):
                 component.stream(dtype)
             else:
                 component.settle(dtype)

@@ -1,0 +1,109 @@
+"""Options that name networks which steer, and the pictures that they go by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gesso.errors import GessoError
+from gesso.pipelines.checks import nearest
+from gesso.pipelines.request_parts import ControlUse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ControlOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="MODEL,image=FILE,...",
+        help="A network that steers, and its picture, such as canny.safetensors,image=photo.png,preprocess=canny; "
+        "weight=, start=, end= (shares of the steps), mode=balanced, prompt or control. Again for several.",
+    ),
+]
+HintOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--hint", metavar="FILE", help="A picture that control networks of a picture's settings went by; again."
+    ),
+]
+_NUMBERS = ("weight", "start", "end")
+_TEXTS = ("mode", "preprocessor")
+_ALIASES = {"preprocess": "preprocessor", "strength": "weight"}
+_EXAMPLE = "such as canny.safetensors,image=edges.png,weight=0.8"
+
+
+@dataclass(frozen=True)
+class GivenControl:
+    """What one --control says. model: a name; file: where the network is, if it was given as a file or a folder"""
+
+    model: str
+    file: Path | None
+    image: Path
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_controls(texts: Sequence[str]) -> list[GivenControl]:
+    """ "canny.safetensors,image=photo.png,weight=0.8,end=0.7,preprocess=canny", each. Raises GessoError."""
+    return [_parse(text) for text in texts]
+
+
+def control_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
+    """The files by the names that the request has for them. Raises GessoError where two have one name."""
+    files: dict[str, Path] = {}
+    for control in controls:
+        if control.file is not None and files.setdefault(control.model, control.file) != control.file:
+            raise GessoError(f"--control {control.file}: {files[control.model]} has the same name; rename one of them")
+    return files
+
+
+def read_controls(controls: Sequence[GivenControl]) -> "tuple[tuple[ControlUse, ...], list[Image]]":
+    """The uses for the request, and the pictures beside it. Raises GessoError for a file that is no picture."""
+    from gesso.pipelines.hint_pictures import hint_digest
+
+    images = read_hints([control.image for control in controls])
+    uses = tuple(
+        ControlUse(model=control.model, image=hint_digest(image), **control.fields)
+        for control, image in zip(controls, images, strict=True)
+    )
+    return uses, images
+
+
+def read_hints(paths: Sequence[Path]) -> "list[Image]":
+    """Pictures that networks go by. Raises GessoError for a file that is none."""
+    from gesso.pipelines.source_images import read_hint
+
+    return [read_hint(path) for path in paths]
+
+
+def _parse(text: str) -> GivenControl:
+    name, *settings = (part.strip() for part in text.split(","))
+    if name.startswith("model="):
+        name = name.removeprefix("model=")
+    image: Path | None = None
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        key = _ALIASES.get(key.strip(), key.strip())
+        known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES)
+        if not sign or key not in known:
+            raise GessoError(f"--control {text[:80]}: {setting[:40]!r} is no setting{nearest(key, known)}, {_EXAMPLE}")
+        if key in found or (key == "image" and image is not None):
+            raise GessoError(f"--control {text[:80]}: {key} is said twice")
+        if key == "image":
+            image = Path(value)
+        else:
+            found[key] = _number(text, key, value) if key in _NUMBERS else value
+    if not name or image is None:
+        raise GessoError(f"--control {text[:80]}: {'the picture' if name else 'the network'} is missing, {_EXAMPLE}")
+    file = Path(name)
+    return GivenControl(file.stem, file, image, found) if file.exists() else GivenControl(name, None, image, found)
+
+
+def _number(text: str, key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise GessoError(f"--control {text[:80]}: {key} is {value[:20]!r}, expected a number") from None

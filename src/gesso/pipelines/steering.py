@@ -1,0 +1,199 @@
+"""Networks that steer a run: found, given their hints, and asked before each call of the UNet for the right rows.
+
+How strong which output is, which half of guidance it reaches and at which steps differ between tools; the request's
+`control_rule` says whose way it is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gesso.diffusion.tiles import Tile
+from gesso.errors import GessoError
+from gesso.models.controlnet import ControlNetConfig
+from gesso.pipelines.checks import RequestError
+from gesso.pipelines.clock import Clock
+from gesso.pipelines.finder import Finder
+from gesso.pipelines.hint_pictures import HintPicture, Size, hint_digest
+from gesso.pipelines.recipe import ExtraFile
+from gesso.pipelines.request import ResolvedRequest
+from gesso.pipelines.request_parts import ControlUse
+from gesso.runtime.conditioning import Conditioning, Steer
+from gesso.runtime.control import LoadedControl
+from gesso.runtime.engine import Engine, LoadedModel
+from gesso.runtime.shelf import AdapterShelf
+
+SOFT = 0.825  # of the ControlNet authors' program: each output further from the middle is so much weaker
+_SOFT_OUTPUTS = 13  # of Stable Diffusion 1, which the rule was made for
+_XL_OUTPUTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Controls:
+    """What steers a request, each network with the picture that was given for it."""
+
+    parts: tuple[tuple[LoadedControl, HintPicture], ...] = ()
+    rule: str = "a1111"
+    _hints: dict[tuple[int, Size], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def networks(self) -> list[LoadedControl]:
+        """Each once."""
+        return list(dict.fromkeys(control for control, _ in self.parts))
+
+    @property
+    def configs(self) -> tuple[ControlNetConfig, ...]:
+        """Sizes of the networks, for what they take of memory."""
+        return tuple(control.network.config for control in self.networks)
+
+    def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
+        """For the recipe, each once. Raises ModelFileError where one is gone."""
+        found = {picture.use.model: control.parts.files[0] for control, picture in self.parts}
+        return tuple(
+            ExtraFile(kind="control", name=name, sha256=shelf.hashes(file).sha256) for name, file in found.items()
+        )
+
+    def at(self, rows: int, columns: int, device: torch.device) -> "Steering | None":
+        """With the hints for latents of this size; None where nothing steers. Raises RequestError as `HintPicture`."""
+        guides = []
+        for number, (control, picture) in enumerate(self.parts):
+            side = control.network.config.downscale
+            size = (columns * side, rows * side)
+            if (number, size) not in self._hints:
+                self._hints[number, size] = picture.pixels(size, swapped=control.parts.swapped)
+            guides.append(Guide(picture.use, control, self._hints[number, size].to(device)))
+        return Steering(tuple(guides), self.rule) if guides else None
+
+
+NO_CONTROLS = Controls()
+
+
+def find_controls(
+    request: ResolvedRequest,
+    hints: Sequence[Image.Image],
+    mask: Image.Image | None,
+    *,
+    engine: Engine,
+    model: LoadedModel,
+    finder: Finder,
+) -> Controls:
+    """The networks that a request names, loaded, and the pictures among `hints` that it means, in any order.
+
+    mask: that of the request, where inpainting hints have their hole.
+    Raises RequestError where a picture is missing or too many, GessoError where a file is none or does not fit.
+    """
+    given = {hint_digest(image): image for image in hints}
+    if unused := sorted(given.keys() - {use.image for use in request.controls}):
+        raise RequestError("controls", f"the hint {unused[0][:10]}... is given, and no control names it")
+    mode = "stretch" if request.control_rule == "diffusers" else "crop"
+    parts = []
+    for use in request.controls:
+        if use.image not in given:
+            raise RequestError("controls", f"{use.model}: its hint {use.image[:10]}... was not given")
+        try:
+            path = finder.find("control", use.model)
+        except GessoError as error:
+            raise RequestError("controls", error.one_line) from None
+        parts.append((engine.load_control(path, model), HintPicture(use, given[use.image], mask, mode)))
+    return Controls(tuple(parts), request.control_rule)
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """One network with its hint, float32 [1, 3, P h, P w]."""
+
+    use: ControlUse
+    control: LoadedControl
+    hint: Tensor
+
+    def part(self, tile: Tile) -> "Guide":
+        """The same for one tile of the latents."""
+        side = self.control.network.config.downscale
+        whole = Tile(tile.top * side, tile.left * side, tile.height * side, tile.width * side)
+        return replace(self, hint=whole.of(self.hint))
+
+    def rows(self, told: Conditioning, rule: str) -> Tensor | None:
+        """bool [B]: the rows that it reaches; None: all of them."""
+        if told.negative is None or not (self.use.mode == "control" or self.control.parts.pooled):
+            return None
+        return ~told.negative
+
+    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning, rule: str) -> list[Tensor]:
+        """What it adds to each skip, and last to the middle; 0 for rows that it does not reach."""
+        reached = self.rows(told, rule)
+        if reached is not None and not bool(reached.any()):
+            return []
+        seen = told if reached is None else told.rows(reached)
+        if reached is not None:
+            z, timestep = z[reached], timestep[reached]
+        found = self.control.network(z, timestep, seen.context, self.hint.to(z), seen.added)
+        factors = strengths(self.use.mode, rule, len(found), pooled=self.control.parts.pooled)
+        said = []
+        for output, factor in zip(found, factors, strict=True):
+            if self.control.parts.pooled:
+                output = output.mean(dim=(2, 3), keepdim=True).expand_as(output)
+            output = output * (factor * self.use.weight)
+            if reached is not None:
+                everywhere = output.new_zeros(len(reached), *output.shape[1:])
+                everywhere[reached] = output
+                output = everywhere
+            said.append(output)
+        return said
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """The networks of one run, with their hints at its size."""
+
+    guides: tuple[Guide, ...]
+    rule: str
+
+    def part(self, tile: Tile) -> "Steering":
+        """The same for one tile of the latents."""
+        return replace(self, guides=tuple(guide.part(tile) for guide in self.guides))
+
+    def over(self, clock: Clock, first: int) -> Steer:
+        """What is asked before each call of a run that begins at step `first` of its schedule."""
+        return partial(self._ask, lambda: (clock.step - first, clock.num_steps - first))
+
+    def _ask(
+        self, now: Callable[[], tuple[int, int]], z: Tensor, timestep: Tensor, told: Conditioning
+    ) -> list[Tensor] | None:
+        step, num_steps = now()
+        total: list[Tensor] = []
+        for guide in self.guides:
+            if guide.use.weight == 0 or not is_on(guide.use, step, num_steps, self.rule):
+                continue
+            said = guide(z, timestep, told, self.rule)
+            total = said if not total else [a + b for a, b in zip(total, said, strict=True)] if said else total
+        return total or None
+
+
+def is_on(use: ControlUse, step: int, num_steps: int, rule: str) -> bool:
+    """Whether a network steers at a step, counted from 0 over the steps that are run.
+
+    a1111: while the share of the steps before it lies within start and end. diffusers: the step's own end must, too.
+    """
+    if rule == "diffusers":
+        return not (step / num_steps < use.start or (step + 1) / num_steps > use.end)
+    return use.start <= step / num_steps <= use.end
+
+
+def strengths(mode: str, rule: str, count: int, *, pooled: bool = False) -> list[float]:
+    """Factor of each output: the skips from the finest on, then the middle.
+
+    Where prompt or picture is more important, fine outputs are weaker. a1111: 0.825 ** (12 - i), of which SDXL takes
+    the first ten; a network with another number of outputs spans the same range. diffusers: from 0.1 to 1 at equal
+    ratios, but for networks that average over the picture.
+    """
+    if mode == "balanced" or (rule == "diffusers" and pooled):
+        return [1.0] * count
+    if rule == "diffusers":
+        return [10 ** (i / (count - 1) - 1) for i in range(count)]
+    if count in (_SOFT_OUTPUTS, _XL_OUTPUTS):
+        return [SOFT ** (_SOFT_OUTPUTS - 1 - i) for i in range(count)]
+    return [SOFT ** ((_SOFT_OUTPUTS - 1) * (1 - i / (count - 1))) for i in range(count)]
