@@ -47,6 +47,18 @@ def test_the_draft_stretches_to_other_sizes():
     assert unet(*inputs(12, 6)).shape == (2, 4, 12, 6)
 
 
+@torch.no_grad()
+def test_a_part_of_a_larger_whole_has_its_part_of_the_draft():
+    torch.manual_seed(0)
+    unet = UNet(CONFIG)
+    plain = UNet(replace(CONFIG, in_channels=8, draft_size=None))
+    plain.load_state_dict({name: p for name, p in unet.state_dict().items() if not name.startswith("draft.")})
+    x, time, context = inputs()
+    window = torch.tensor([[4, 2, 16, 12]] * 2)
+    part = F.interpolate(unet.draft(context), (16, 12), mode="bilinear")[..., 4:12, 2:10]
+    assert torch.equal(unet(x, time, context, window=window), plain(torch.cat([x, part], dim=1), time, context))
+
+
 def test_a_draft_of_odd_size_is_refused():
     with pytest.raises(ValueError, match="multiple of 2"):
         UNet(replace(CONFIG, draft_size=7))

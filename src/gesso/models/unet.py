@@ -199,12 +199,15 @@ class UNet(nn.Module):
         level: Tensor | None = None,
         guidance: Tensor | None = None,
         control: Sequence[Tensor] | None = None,
+        window: Tensor | None = None,
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
         level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
         guidance [B]: the scale, for a model with `guidance_dim`, which was distilled from guided calls.
         control: what a ControlNet adds to each skip, and last to the middle.
+        window int64 [B, 4]: x is part of a larger whole, from this row and column on of so many; the draft is of the
+        whole. All rows have the same.
         Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.
         """
         if (added is None) != (self.added_embed is None):
@@ -226,10 +229,7 @@ class UNet(nn.Module):
         if self.level_embed is not None:
             emb = emb + self.level_embed(level)
         if self.draft is not None:
-            guess = self.draft(context)
-            if guess.shape[-2:] != x.shape[-2:]:  # another size than the native one
-                guess = F.interpolate(guess, size=x.shape[-2:], mode="bilinear")
-            x = torch.cat([x, guess], dim=1)
+            x = torch.cat([x, self._guess(context, x, window)], dim=1)
         x = self.conv_in(x)
         skips = [x]
         for down in self.down:
@@ -241,3 +241,12 @@ class UNet(nn.Module):
         for up in self.up:
             x = up(x, skips, emb, context)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+    def _guess(self, context: Tensor, x: Tensor, window: Tensor | None) -> Tensor:
+        """The draft at the size of x, or that part of it which x is."""
+        assert self.draft is not None
+        guess, (height, width) = self.draft(context), x.shape[-2:]
+        top, left, *size = (0, 0, height, width) if window is None else window[0].tolist()
+        if list(guess.shape[-2:]) != size:  # another size than the native one
+            guess = F.interpolate(guess, size=size, mode="bilinear")
+        return guess[..., top : top + height, left : left + width]

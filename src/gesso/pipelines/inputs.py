@@ -146,6 +146,7 @@ class Start:
     concat   [B, K, h, w] channels beside the latents, or None
     level    int64 [B] noise level of the picture that is enlarged, or None
     steering networks that steer, with their hints, or None
+    window   int64 [B, 4] where in the whole a tile is: its first row and column, and the whole's numbers of them
     """
 
     x: Tensor
@@ -155,6 +156,7 @@ class Start:
     concat: Tensor | None = None
     level: Tensor | None = None
     steering: Steering | None = None
+    window: Tensor | None = None
 
     def part(self, tile: Tile) -> "Start":
         """What a network that sees one tile alone is shown."""
@@ -163,6 +165,7 @@ class Start:
             x=tile.of(self.x),
             concat=None if self.concat is None else tile.of(self.concat),
             steering=None if self.steering is None else self.steering.part(tile),
+            window=torch.tensor([[tile.top, tile.left, *self.x.shape[-2:]]]).repeat(len(self.x), 1),
         )
 
 

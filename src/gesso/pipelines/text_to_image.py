@@ -738,6 +738,9 @@ def _guided(
         every, level = start.concat.repeat(len(told.weights), 1, 1, 1), start.level
         cond = cond.with_picture(every, None if level is None else level.repeat(len(told.weights)))
         uncond = uncond.with_picture(start.concat, level) if uncond is not None else None
+    if start.window is not None and model.family.unet.draft_size is not None:
+        cond = replace(cond, window=start.window.repeat(len(told.weights), 1))
+        uncond = replace(uncond, window=start.window) if uncond is not None else None
     if request.image_guidance_scale is not None and uncond is not None and start.concat is not None:
         return EditNetwork(
             network=predict,

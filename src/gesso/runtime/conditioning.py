@@ -19,6 +19,7 @@ class Conditioning:
     level    int64 [B], noise level of the picture that is enlarged (x4 upscaler)
     guidance [B], the scale that a distilled UNet is told (LCM)
     negative bool [B], rows that guidance leads away from: control networks may leave them alone
+    window   int64 [B, 4], where in a larger whole the latents are, see `UNet.forward` (gesso-mini)
     """
 
     context: Tensor
@@ -27,6 +28,7 @@ class Conditioning:
     level: Tensor | None = None
     guidance: Tensor | None = None
     negative: Tensor | None = None
+    window: Tensor | None = None
 
     def repeat(self, rows: int) -> "Conditioning":
         """One row -> as many equal ones."""

@@ -170,8 +170,9 @@ class LoadedModel:
 
     def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning, steer: Steer | None) -> Tensor:
         control = steer(z[:, : self.family.vae.latent_channels], timestep, told) if steer is not None else None
+        further = {} if told.window is None else {"window": told.window}
         output: Tensor = self.parts.unet(
-            z, timestep, told.context, told.added, told.level, told.guidance, control=control
+            z, timestep, told.context, told.added, told.level, told.guidance, control=control, **further
         )
         return output
 
