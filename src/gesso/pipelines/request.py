@@ -482,8 +482,6 @@ def _check_tiles(values: dict[str, Any], defaults: "Defaults") -> None:
         return
     if values["tiling"] is not None:
         raise RequestError("tile", "tile draws in parts, which see their own edges; tiling wants none: leave one out")
-    if values["controls"]:
-        raise RequestError("tile", "tile shows the network parts, controls steer by a whole picture: leave one out")
     if defaults.kind == "upscale":
         raise RequestError("tile", "this model enlarges the picture at once; leave tile out")
     check_multiple("tile", tile, defaults.multiple)
