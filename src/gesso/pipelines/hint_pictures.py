@@ -5,12 +5,12 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from gesso.errors import GessoError
 from gesso.hints.levels import eight_bits, is_deep
+from gesso.hints.pixels import hint_pixels
 from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.framing import Placement
@@ -51,9 +51,7 @@ class HintPicture:
 
         Raises RequestError where the preprocessor does not take the picture.
         """
-        hint = np.array(self.made(size).convert("RGBA"), dtype=np.float32)
-        colours = np.where(hint[..., 3:] < HOLE, -1.0, hint[..., :3] / 255).astype(np.float32)
-        found = torch.from_numpy(colours).permute(2, 0, 1)[None]
+        found = hint_pixels(self.made(size))
         return (found.flip(1) if swapped else found).contiguous()
 
     def made(self, size: Size) -> Image.Image:
