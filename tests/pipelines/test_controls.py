@@ -402,3 +402,16 @@ def test_digests_tell_what_a_picture_alone_does_not_show() -> None:
 def test_an_unknown_preprocessor_is_the_requests_fault() -> None:
     with pytest.raises(RequestError, match=r"edges: .*did you mean 'canny'"):
         made(picture(size=(64, 64)), preprocessor="cany").pixels((64, 64))
+
+
+@pytest.mark.parametrize("mode", ["balanced", "prompt", "control"])
+def test_prompts_that_change_and_guide_together_are_steered(mode: str, ours: Any) -> None:
+    """Twice the same prompt at half the weight is the prompt, in every mode; so is a schedule that changes nothing."""
+    pipeline, hint = ours("SD 1.5"), picture(0, (128, 128))
+    uses = [use(hint, mode=mode)]
+    plain = drawn(pipeline, uses, [hint], syntax="a1111")
+    for prompt in ("a cat :0.5 AND a cat :0.5", "[a cat|a cat] :0.5 AND a [cat:cat:0.5] :0.5"):
+        halves = drawn(pipeline, uses, [hint], syntax="a1111", prompt=prompt)
+        assert (halves - plain).abs().mean() < 1e-4
+    other = drawn(pipeline, uses, [hint], syntax="a1111", prompt="a [cat:dog:0.5] AND a house")
+    assert (other - plain).abs().mean() > 1e-3
