@@ -1,4 +1,4 @@
-"""Grey levels of 8 and 16 bits."""
+"""Pictures of any mode as RGB of 8 bits: grey levels of 16 bits, and what is transparent."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,3 +24,11 @@ def eight_bits(image: Image.Image) -> Image.Image:
     A picture that is not deep comes back as it is. Raises ValueError as `deep_levels` does.
     """
     return Image.fromarray((deep_levels(image) + 0.5).astype(np.uint8)) if is_deep(image) else image
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent lies on white."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

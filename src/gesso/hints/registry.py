@@ -1,6 +1,5 @@
 """All ways to make a hint, by name, with what can be set; `preprocess` is the one way in."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -149,7 +148,7 @@ def preprocess(
     """The hint that a picture gives.
 
     name        key or alias in PREPROCESSORS
-    image       any mode; grey levels of 16 bits count
+    image       any mode; grey levels of 16 bits count, what is transparent lies on white
     size        width and height of the hint, in pixels: the picture is brought to it before, so that lines are sharp
                 and one pixel wide there. None: that of the picture
     parameters  what differs from the defaults
@@ -202,9 +201,9 @@ def _settings(name: str, known: Mapping[str, Parameter], given: Settings) -> Set
 
 
 def _check(what: str, value: object, parameter: Parameter) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise GessoError(f"{what} is {str(value)[:64]!r}, expected a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise GessoError(f"{what} is {str(value)[:24]!r}, expected a number")
     if not parameter.low <= value <= parameter.high:
-        raise GessoError(f"{what} is {value:g}, expected {parameter.low:g} to {parameter.high:g}")
+        raise GessoError(f"{what} is {str(value)[:24]}, expected {parameter.low:g} to {parameter.high:.10g}")
     if parameter.whole and value != int(value):
         raise GessoError(f"{what} is {value:g}, expected a whole number")

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from gesso.errors import GessoError
-from gesso.hints.levels import deep_levels, eight_bits, is_deep
+from gesso.hints.levels import deep_levels, eight_bits, is_deep, on_white
 
 GREY_TOLERANCE = 8  # levels between channels: what JPEG makes of grey
 
@@ -26,12 +26,12 @@ def check_size(size: Size) -> None:
 
 def smooth(image: Image.Image, size: Size) -> Image.Image:
     """RGB, by Lanczos."""
-    return _at(eight_bits(image).convert("RGB"), size, Image.Resampling.LANCZOS)
+    return _at(on_white(eight_bits(image)), size, Image.Resampling.LANCZOS)
 
 
 def nearest(image: Image.Image, size: Size) -> Image.Image:
     """RGB of no colour that was not there before."""
-    return _at(eight_bits(image).convert("RGB"), size, Image.Resampling.NEAREST)
+    return _at(on_white(eight_bits(image)), size, Image.Resampling.NEAREST)
 
 
 def deep(image: Image.Image, size: Size) -> Image.Image:
@@ -39,7 +39,7 @@ def deep(image: Image.Image, size: Size) -> Image.Image:
     if is_deep(image):
         levels = deep_levels(image)
     else:
-        channels = np.asarray(image.convert("RGB"), dtype=np.int16)
+        channels = np.asarray(on_white(image), dtype=np.int16)
         if (apart := int(np.ptp(channels, axis=2).max(initial=0))) > GREY_TOLERANCE:
             raise GessoError(
                 f"a depth map is grey, near is white; this picture has colours (channels {apart} levels apart). "

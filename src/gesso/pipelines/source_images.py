@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gesso.errors import GessoError
-from gesso.hints.levels import eight_bits, is_deep
+from gesso.hints.levels import eight_bits, is_deep, on_white
 from gesso.pipelines.colour_profile import as_srgb
 from gesso.pipelines.picture_file import MAX_FILE_BYTES, pixels_sha256
 from gesso.pipelines.request import MAX_PIXELS
@@ -62,11 +62,7 @@ def read_hint(path: Path) -> Image.Image:
 
 def flat(image: Image.Image) -> Image.Image:
     """RGB in sRGB; what is transparent lies on white."""
-    image = as_srgb(image)
-    if image.mode == "RGBA":
-        flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(flat, image).convert("RGB")
-    return image
+    return on_white(as_srgb(image))
 
 
 def _eight_bits(path: Path) -> Image.Image:
