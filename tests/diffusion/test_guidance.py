@@ -180,3 +180,12 @@ def test_rescale_measures_against_what_the_prompts_say_together():
     guided = GuidedNetwork(network, words(1.0, 1.0, 3.0, 2.0), words(0.5, 0.5), 7.5, cat, 1.0, (1.0, 1.0))
     together = torch.tensor([0.5 + 0.5 + 2.5, 0.5 + 0.5 + 1.5])  # uncond + both differences
     torch.testing.assert_close(guided(z, t).std(dim=(1, 2, 3)), (z.std(dim=(1, 2, 3)) * together), rtol=1e-5, atol=0)
+
+
+def test_what_no_batch_holds_is_asked_for_apart():
+    network, z, t = Network(), normal(2, 4, 3, 3), torch.tensor([10.0, 900.0])
+    told = {"cond": words(1.0, 2.0, 4.0, -3.0), "uncond": words(0.5, -1.0), "scale": 7.5, "weights": (1.0, -0.5)}
+    expected = GuidedNetwork(Network(), cat=cat, **told).with_uncond(z, t)
+    found = GuidedNetwork(network, cat=cat, apart=True, **told).with_uncond(z, t)
+    assert torch.equal(found, expected)
+    assert network.rows == [2, 4]

@@ -279,3 +279,25 @@ def test_a_second_pass_counts_from_the_start_of_the_first(engine: Engine, models
         ("a [cat:dog:5]", "aaaa" + "abbb"),
     ):
         assert texts(engine, models["sd"], replace(request, prompt=prompt), CAT_DOG) == expected
+
+
+def test_a_long_prompt_beside_a_short_negative_one(engine: Engine, models: dict[str, LoadedModel], image: Image.Image):
+    """A1111 asks the network for each alone; in equal lengths there is no difference to the padded way."""
+    long = "cat " * 100
+    wide = image.resize((128, 64))
+    for name, given in (("sd", {}), ("xl", {}), ("edit", {"image": wide})):
+        pipeline = TextToImage(engine, models[name])
+        asked = replace(REQUEST, prompt=f"{long} AND a dog", num_steps=2, width=128, uneven_chunks="apart")
+        found = encode_prompts(models[name], pipeline.resolve(asked, **given))
+        assert (found.cond.context.shape[1], found.uncond.context.shape[1]) == (2 * 77, 77)
+        with contexts(models[name]) as seen:
+            apart = pipeline.pixels(asked, **given)
+        assert {context.shape[1] for context in seen} == {77, 2 * 77}
+        padded = pipeline.pixels(replace(asked, uneven_chunks="padded"), **given)
+        assert not torch.equal(apart, padded)
+        even = replace(asked, prompt="a cat AND a dog")
+        assert torch.equal(
+            pipeline.pixels(even, **given), pipeline.pixels(replace(even, uneven_chunks="padded"), **given)
+        )
+    pipeline = TextToImage(engine, models["sd"])
+    assert pipeline.resolve(replace(REQUEST, preset="a1111")).uneven_chunks == "apart"

@@ -29,6 +29,7 @@ class GuidedNetwork(Generic[C]):
     scale: w in uncond + w * (cond - uncond), a number or [B]. 1 switches it off, for that row bit by bit; where it is 1
     for all rows and a single prompt the network is called on B rows instead of 2B.
     cat: stacks (uncond, cond) along the batch. It is called once, not once a step.
+    apart: the two are of shapes that no batch holds, so the network is called for each.
     rescale: phi of arXiv:2305.08891, section 3.4, a number or [B] in 0..1: that share of the result gets the standard
     deviation of cond (over all but the batch). 0 switches it off; with zero terminal SNR 0.7 is common.
     Raises ValueError where uncond is missing, phi is outside 0..1 or a list has not one value a row.
@@ -41,6 +42,7 @@ class GuidedNetwork(Generic[C]):
     cat: Callable[[C, C], C]
     rescale: Tensor | float = 0.0
     weights: tuple[float, ...] = (1.0,)
+    apart: bool = False
 
     def __post_init__(self) -> None:
         phi = torch.as_tensor(self.rescale, dtype=torch.float64)
@@ -72,13 +74,20 @@ class GuidedNetwork(Generic[C]):
     def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
         """As `__call__`, and beside it what the network says without the prompt (for CFG++): [2, B, ...].
 
-        One call of the network on 2B rows or more, even where scale is 1. Raises ValueError where uncond is missing.
+        One call of the network on 2B rows or more (two calls where they are apart), even where scale is 1. Raises
+        ValueError where uncond is missing.
         """
         if self.uncond is None:
             raise ValueError("the prediction without a prompt is asked for, which needs uncond")
-        times = 1 + len(self.weights)
-        output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), self._both)
-        uncond, *prompts = output.to(z.dtype).chunk(times)
+        times = len(self.weights)
+        if self.apart:
+            uncond = self.network(z, timestep, self.uncond).to(z.dtype)
+            output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), self.cond)
+            prompts = list(output.to(z.dtype).chunk(times))
+        else:
+            times += 1
+            output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), self._both)
+            uncond, *prompts = output.to(z.dtype).chunk(times)
         cond = joined(prompts, uncond, self.weights)
         guided = guide(cond, uncond, self.scale, rescale=self.rescale if self._is_rescaled else None)
         return torch.stack([guided, uncond])

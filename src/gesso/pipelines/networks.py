@@ -129,7 +129,7 @@ class EditNetwork:
     """Guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3), all in one call.
 
     cond: text and picture; uncond: negative text and picture; neither: negative text and a picture of zeros.
-    weights: of several prompts that guide together, as `GuidedNetwork` has them
+    weights, apart: as `GuidedNetwork` has them
     """
 
     network: Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -139,6 +139,7 @@ class EditNetwork:
     scale: float
     image_scale: float
     weights: tuple[float, ...] = (1.0,)
+    apart: bool = False
 
     def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
         """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on 3B rows or more."""
@@ -146,13 +147,19 @@ class EditNetwork:
 
     def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
         """The same, and beside it what the network says without text: [2, B, ...]."""
-        together = Conditioning.cat(Conditioning.cat(self.cond, self.uncond), self.neither)
-        times = 2 + len(self.weights)
-        output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), together)
-        *prompts, uncond, neither = output.to(z.dtype).chunk(times)
+        times, unconds = len(self.weights), Conditioning.cat(self.uncond, self.neither)
+        if self.apart:
+            prompts = self._ask(z, timestep, self.cond, times)
+            uncond, neither = self._ask(z, timestep, unconds, 2)
+        else:
+            *prompts, uncond, neither = self._ask(z, timestep, Conditioning.cat(self.cond, unconds), times + 2)
         cond = joined(prompts, uncond, self.weights)
         guided = neither + self.scale * (cond - uncond) + self.image_scale * (uncond - neither)
         return torch.stack([guided, uncond])
+
+    def _ask(self, z: Tensor, timestep: Tensor, told: Conditioning, times: int) -> list[Tensor]:
+        output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), told)
+        return list(output.to(z.dtype).chunk(times))
 
 
 class TextNetwork(Protocol):

@@ -37,6 +37,8 @@ control_rule       a1111: where prompt or picture is more important, a control n
                    0.825 ** (12 - i); it steers while the share of steps done lies in start .. end; a hint of another
                    shape is cropped. diffusers: from 0.1 to 1 at equal ratios (its guess mode); a step must end before
                    the end; a hint is stretched
+uneven_chunks      where a prompt has more chunks than its negative. padded: the shorter gets chunks of the empty text,
+                   and one call takes both. apart: a call for each (A1111, whose pad_cond_uncond is padded)
 empty_negative     as_trained: SDXL is told zeros in place of an empty negative prompt; encoded: its encoding
 clip_skip_everywhere  clip_skip moves the layer of SD 2 and SDXL, too (diffusers, whose clip_skip is one less)
 levels             how 256 levels are made: round, or truncate, which is half a level darker
@@ -74,6 +76,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "empty_negative": ("as_trained", "encoded"),
         "prompt_timing": ("steps", "a1111"),
         "lora_mode": ("run", "merged"),
+        "uneven_chunks": ("padded", "apart"),
         "control_rule": ("a1111", "diffusers"),
         "levels": ("round", "truncate"),
     }
@@ -101,6 +104,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "empty_negative": "as_trained",
                 "prompt_timing": "steps",
                 "lora_mode": "run",
+                "uneven_chunks": "padded",
                 "control_rule": "a1111",
                 "clip_skip_everywhere": False,
                 "levels": "round",
@@ -127,6 +131,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "empty_negative": "as_trained",
                 "prompt_timing": "a1111",
                 "lora_mode": "run",
+                "uneven_chunks": "apart",
                 "control_rule": "a1111",
                 "clip_skip_everywhere": False,
                 "levels": "truncate",
@@ -153,6 +158,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "empty_negative": "as_trained",
                 "prompt_timing": "steps",
                 "lora_mode": "run",
+                "uneven_chunks": "padded",
                 "control_rule": "diffusers",
                 "clip_skip_everywhere": True,
                 "levels": "round",

@@ -177,14 +177,17 @@ class _Texts:
             parts = [*prompts]
             if uncond is not None:
                 parts.append(self._joined[uncond][0][0])
-                # One call for all: the shorter ones get chunks of the empty text.
-                empty = self._empty()
-                length = max(part.context.shape[1] for part in parts)
-                parts = [pad_chunks(part, empty, length) if part.context.shape[1] < length else part for part in parts]
+                if self.request.uneven_chunks == "padded":
+                    parts = self._padded(parts)
             self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._told else 0)
             last = None if uncond is None else _conditioning([parts.pop()])
             self._told[cond, uncond] = Told(_conditioning(parts), last, tuple(weights))
         return self._told[cond, uncond]
+
+    def _padded(self, parts: list[EncodedText]) -> list[EncodedText]:
+        """At one length, so that one call takes them all: the shorter ones get chunks of the empty text."""
+        length = max(part.context.shape[1] for part in parts)
+        return [pad_chunks(part, self._empty(), length) if part.context.shape[1] < length else part for part in parts]
 
     def _join(self, text: _Text, planned: PlannedPrompt) -> _Key:
         """The prompts of one moment, as their syntax joins them, by a name under which they are kept."""

@@ -138,6 +138,7 @@ class TextToImageRequest:
 
     prompt_timing: str | None = None  # conventions that came with version 3
     lora_mode: str | None = None
+    uneven_chunks: str | None = None
     control_rule: str | None = None
 
     def __post_init__(self) -> None:
@@ -317,6 +318,7 @@ class ResolvedRequest(TextToImageRequest):
     ensd: int
     prompt_timing: str = "steps"  # versions 1 and 2 had no prompts that change,
     lora_mode: str = "run"  # no LoRA,
+    uneven_chunks: str = "padded"  # this alone,
     control_rule: str = "a1111"  # and no control networks
 
     def __post_init__(self) -> None:

@@ -729,6 +729,7 @@ def _guided(
     # One text for all rows, or one for each; of prompts that guide together all rows of one, then those of the next.
     cond = told.cond.repeat(rows * len(told.weights) // len(told.cond.context))
     uncond = told.uncond.repeat(rows // len(told.uncond.context)) if told.uncond is not None else None
+    apart = uncond is not None and uncond.context.shape[1] != cond.context.shape[1]
     if start.steering is not None:
         cond = cond.marked(negative=False)
         uncond = uncond.marked(negative=True) if uncond is not None else None
@@ -750,6 +751,7 @@ def _guided(
             scale=scale,
             image_scale=request.image_guidance_scale,
             weights=told.weights,
+            apart=apart,
         )
     return GuidedNetwork(
         network=predict,
@@ -759,6 +761,7 @@ def _guided(
         cat=Conditioning.cat,
         rescale=request.guidance_rescale,
         weights=told.weights,
+        apart=apart,
     )
 
 
