@@ -130,6 +130,7 @@ def test_network_beside_diffusers(family: Family, form: str, tmp_path: Path) -> 
         tensors = {name.removeprefix("control_model."): tensor for name, tensor in tensors.items()}
     save_file(tensors, tmp_path / "control.safetensors")
     network = load_control_network(tmp_path / "control.safetensors", family).network
+    assert isinstance(network, ControlNet)
     kwargs, added = told(family)
     x, context = torch.randn(2, 4, 8, 12), torch.randn(2, 7, family.unet.context_dim)
     timestep, hint = torch.tensor([999.0, 17.5]), torch.rand(1, 3, 64, 96)
@@ -243,7 +244,7 @@ def test_damaged_files_are_refused(tmp_path: Path, changes: dict[str, Tensor | N
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     save_file({"a.lora_down.weight": torch.zeros(1, 1)}, tmp_path / "lora.safetensors")
-    with pytest.raises(ModelFileError, match="looks like a LoRA, expected a ControlNet"):
+    with pytest.raises(ModelFileError, match="looks like a LoRA, expected a ControlNet or a T2I-Adapter"):
         load_control_network(tmp_path / "lora.safetensors", TINY_SD)
 
 

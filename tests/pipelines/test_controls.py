@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from families.test_control_network import theirs
+from families.test_t2i_adapter import their_adapter
 from gesso.checkpoints.hashing import hash_file
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
@@ -167,6 +168,77 @@ def test_pictures_beside_diffusers(model: str, case: str, folder: Any, ours: Any
     effect = (drawn(pipeline, [], []) - wanted).abs().mean().item()
     print(f"{model} {case}: largest difference {gap:.1e}; without the control {effect:.1e} on average")
     assert gap < TOLERANCE < effect
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    base = tmp_path_factory.mktemp("adapters")
+
+    def made(model: str) -> Path:
+        target = base / model.replace(" ", "-")
+        if not target.exists():
+            their_adapter(FAMILIES[model]).save_pretrained(target)
+        return target
+
+    return made
+
+
+@pytest.mark.parametrize("model", ["SD 1.5", "SDXL"])
+def test_adapters_beside_diffusers(model: str, folder: Any, adapters: Any, engine: Engine) -> None:
+    hint, path, xl = picture(0, (128, 128)), folder(model), model == "SDXL"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import diffusers
+
+        settings: dict[str, Any] = {"add_watermarker": False} if xl else {"safety_checker": None}
+        pipe = getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}AdapterPipeline").from_pretrained(
+            path,
+            adapter=diffusers.T2IAdapter.from_pretrained(adapters(model), local_files_only=True),
+            local_files_only=True,
+            **settings,
+        )
+        pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
+        pipe.set_progress_bar_config(disable=True)
+        wanted = pipe(
+            "a cat",
+            negative_prompt="blurry",
+            image=hint,
+            width=128,
+            height=128,
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            generator=torch.Generator().manual_seed(1),
+            output_type="np",
+            adapter_conditioning_scale=0.8,
+            **({"adapter_conditioning_factor": 0.5} if xl else {}),
+        ).images
+    wanted = torch.from_numpy(wanted).permute(0, 3, 1, 2)
+    pipeline = TextToImage(engine, engine.load(path), finder=NamedFiles({"control": {"edges": adapters(model)}}))
+    found = drawn(pipeline, [use(hint, weight=0.8, end=0.5 if xl else 1.0)], [hint])
+    gap = (found - wanted).abs().max().item()
+    effect = (drawn(pipeline, [], []) - wanted).abs().mean().item()
+    print(f"{model} T2I-Adapter: largest difference {gap:.1e}; without it {effect:.1e} on average")
+    assert gap < TOLERANCE < effect
+
+
+def test_an_adapter_leaves_the_unguided_half_alone_on_request(folder: Any, adapters: Any, engine: Engine) -> None:
+    hint, path = picture(), folder("SD 1.5")
+    pipeline = TextToImage(engine, engine.load(path), finder=NamedFiles({"control": {"edges": adapters("SD 1.5")}}))
+    request = replace(REQUEST, guidance_scale=0.0)
+    plain = pipeline.pixels(request)
+    for mode, same in (("control", True), ("prompt", False), ("balanced", False)):
+        found = pipeline.pixels(replace(request, controls=(use(hint, mode=mode),)), hints=[hint])
+        assert torch.equal(found, plain) is same, mode
+    (steered,) = pipeline.plans(replace(request, controls=(use(hint),)), hints=[hint]).values()
+    (free,) = pipeline.plans(request).values()
+    assert all(a.weights > b.weights for a, b in zip(steered.phases, free.phases, strict=True))
+
+
+def test_an_adapter_of_sdxl_wants_whole_patches(folder: Any, adapters: Any, engine: Engine) -> None:
+    hint, path = picture(), folder("SDXL")
+    pipeline = TextToImage(engine, engine.load(path), finder=NamedFiles({"control": {"edges": adapters("SDXL")}}))
+    with pytest.raises(RequestError, match="multiples of 16"):
+        pipeline(replace(REQUEST, width=136, controls=(use(hint),)), hints=[hint])
 
 
 def test_each_mode_draws_something_else(ours: Any) -> None:

@@ -198,7 +198,7 @@ def test_pictures_beside_the_latents_join_them():
     seen: list[tuple[torch.Size, Tensor | None]] = []
 
     class Network(nn.Module):
-        def forward(self, z: Tensor, *told: Tensor | None, control: None) -> Tensor:
+        def forward(self, z: Tensor, *told: Tensor | None, control: None, features: None) -> Tensor:
             level = told[3]
             seen.append((z.shape, level))
             return z[:, :4]

@@ -38,6 +38,7 @@ class Kind:
 
 _LATER = "gesso does not load these yet"
 _ADAPTER = "it changes a model and is none by itself; give a whole model"
+T2I_ADAPTER = "a T2I-Adapter"
 _CONTROL = "it steers a model and is none by itself; give a whole model, and this with --control"
 _ONE_PART = "give a file or a folder with UNet, text encoder and VAE"
 
@@ -88,7 +89,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
         Kind("other", "a ControlNet", advice=_CONTROL),
     ),
     (_starts("ip_adapter."), Kind("other", "an IP-Adapter", advice=_ADAPTER)),
-    (_starts("adapter.body.", "body."), Kind("other", "a T2I-Adapter", advice=_ADAPTER)),
+    (_starts("adapter.body.", "body."), Kind("other", T2I_ADAPTER, advice=_CONTROL)),
     (_ends(*_LORA_ENDS), Kind("other", "a LoRA", advice=_ADAPTER)),
     (_ends(*_LYCORIS_ENDS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
     (_starts(f"{ldm.UNET}double_blocks.", "double_blocks."), Kind("other", "FLUX", advice=_LATER)),

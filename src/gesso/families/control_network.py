@@ -1,4 +1,5 @@
-"""A ControlNet for a model, from any published form: cldm's single files, diffusers' files and folders, gesso's own."""
+"""A network that steers a model, from any published form: ControlNets in cldm's single files, in files and folders of
+diffusers and in gesso's own; T2I-Adapters as their authors and as diffusers have them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,34 +11,41 @@ from torch import Tensor, nn
 from gesso.adapters.architecture import context_name
 from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.controlnets import DIFFERENCE, ControlNetFile
-from gesso.checkpoints.detect import detect
+from gesso.checkpoints.detect import T2I_ADAPTER, detect
 from gesso.checkpoints.diffusers import STEMS, weight_file
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
+from gesso.checkpoints.t2i_adapters import XL_PATCH, t2i_adapter_layout
 from gesso.checkpoints.weight_file import WeightFile, open_weights
 from gesso.families.base import Family
 from gesso.families.native_control import is_native_control, load_control
 from gesso.families.parts import fill, on_meta
 from gesso.models.controlnet import ControlNet, skip_widths
+from gesso.models.t2i_adapter import T2IAdapter
 from gesso.models.unet import UNetConfig
 
 CONFIG = "config.json"
 POOLED_NAME = "shuffle"  # what the published ControlNet that averages over the picture is called
 
 
+SteeringNetwork = ControlNet | T2IAdapter
+
+
 @dataclass(frozen=True, eq=False)
 class ControlParts:
-    """A ControlNet with its numbers as they are stored.
+    """A network that steers, with its numbers as they are stored.
 
     files         it was read from
+    hint_scale    pixels of its hint a side for one place of the latents
     pooled        its outputs are averaged over the picture: it steers colours and style, not places
     swapped       it was trained on blue, green, red
     preprocessor  by which its hints were made in training, where the file says it
     """
 
-    network: ControlNet
+    network: SteeringNetwork
     files: tuple[Path, ...]
+    hint_scale: int
     pooled: bool = False
     swapped: bool = False
     preprocessor: str | None = None
@@ -46,12 +54,12 @@ class ControlParts:
 def load_control_network(
     path: str | Path, family: Family, unet: nn.Module | None = None, *, converted: Path | None = None
 ) -> ControlParts:
-    """A ControlNet for models of a family; on the CPU, in the number format of the file, the numbers not looked at.
+    """A network that steers models of a family; on the CPU, in the number format of the file, its numbers not checked.
 
     path       a file, or a folder of the diffusers library
     unet       of the model: for a file that holds the difference to it
     converted  as for `open_weights`
-    Raises ModelFileError for another kind of file, and for a ControlNet of another architecture, naming both.
+    Raises ModelFileError for another kind of file, and for a network of another architecture, naming both.
     """
     path = Path(path)
     told: Mapping[str, Any] = {}
@@ -62,8 +70,10 @@ def load_control_network(
     if isinstance(file, SafetensorsFile) and is_native_control(file):
         return _native(file, family)
     found = ControlNetFile.of(shapes_of(file.tensors))
+    if found is None and (kind := detect(file).what) == T2I_ADAPTER:
+        return _t2i_adapter(file, family)
     if found is None:
-        message = f"looks like {detect(file).what}, expected a ControlNet"
+        message = f"looks like {kind}, expected a ControlNet or {T2I_ADAPTER}"
         raise ModelFileError("architecture_mismatch", path, message)
     network = _network(found, file, family)
     if DIFFERENCE in file.tensors:
@@ -72,6 +82,7 @@ def load_control_network(
     return ControlParts(
         network=network,
         files=file.files,
+        hint_scale=network.config.downscale,
         pooled=pooled is True,
         swapped=told.get("controlnet_conditioning_channel_order") == "bgr",
     )
@@ -123,4 +134,26 @@ def _native(file: SafetensorsFile, family: Family) -> ControlParts:
     if not same or skip_widths(has) != skip_widths(wanted):
         message = f"is a ControlNet for a {family.name!r} of other sizes: channels {list(has.channels)}"
         raise ModelFileError("shape", file.path, f"{message}, the model has {list(wanted.channels)}")
-    return ControlParts(network=found.control, files=file.files, preprocessor=found.hint or None)
+    return ControlParts(
+        network=found.control,
+        files=file.files,
+        hint_scale=found.control.config.downscale,
+        preprocessor=found.hint or None,
+    )
+
+
+def _t2i_adapter(file: WeightFile, family: Family) -> ControlParts:
+    names = shapes_of(file.tensors)
+    config, rules = t2i_adapter_layout(names, file.path)
+    is_xl = config.patch == XL_PATCH
+    places = (*family.unet.channels, family.unet.channels[-1])[: len(config.channels)]
+    if is_xl != (family.layout == "sdxl") or config.channels != places or family.output_scale != 1:
+        made = "Stable Diffusion XL" if is_xl else "Stable Diffusion 1 or 2"
+        message = f"is {T2I_ADAPTER} for {made} (widths {list(config.channels)}), the model is {family.name!r}"
+        raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
+    with on_meta():
+        network = T2IAdapter(config)
+    rows = plan(rules, names, shapes_of(network.state_dict()), where=file.path)
+    with file.reader() as reader:
+        fill(network, load(rows, reader), file.path, device="cpu", dtype=None, check=False)
+    return ControlParts(network=network, files=file.files, hint_scale=family.vae.downscale)

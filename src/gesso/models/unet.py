@@ -105,16 +105,23 @@ class DownLevel(nn.Module):
         else:
             self.downsample = None
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
-        """Every output that the way up will want, in order."""
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor, feature: Tensor | None = None) -> list[Tensor]:
+        """Every output that the way up will want, in order.
+
+        feature: joins the last transformer's output, or in a level without any the last output of all.
+        """
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x, emb)
             if self.attentions:
                 x = self.attentions[i](x, context)
+                if feature is not None and i == len(self.blocks) - 1:
+                    x = x + feature
             outputs.append(x)
         if self.downsample is not None:
             outputs.append(self.downsample(x))
+        if feature is not None and not self.attentions:
+            outputs[-1] = outputs[-1] + feature
         return outputs
 
 
@@ -200,12 +207,14 @@ class UNet(nn.Module):
         guidance: Tensor | None = None,
         control: Sequence[Tensor] | None = None,
         window: Tensor | None = None,
+        features: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
         level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
         guidance [B]: the scale, for a model with `guidance_dim`, which was distilled from guided calls.
         control: what a ControlNet adds to each skip, and last to the middle.
+        features: what a T2I-Adapter adds to each level on the way down, and, one more, to the middle.
         window int64 [B, 4]: x is part of a larger whole, from this row and column on of so many; the draft is of the
         whole. All rows have the same.
         Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.
@@ -232,9 +241,14 @@ class UNet(nn.Module):
             x = torch.cat([x, self._guess(context, x, window)], dim=1)
         x = self.conv_in(x)
         skips = [x]
+        joining = [*features] if features is not None else []
         for down in self.down:
-            skips.extend(down(skips[-1], emb, context))
+            skips.extend(down(skips[-1], emb, context, joining.pop(0) if joining else None))
         x = self.mid(skips[-1], emb, context)
+        if joining:
+            x = x + joining.pop(0)
+        if joining:
+            raise ValueError(f"{len(features or ())} features, this UNet takes {len(self.down) + 1} at most")
         if control is not None:
             skips = [skip + extra for skip, extra in zip(skips, control[:-1], strict=True)]
             x = x + control[-1]

@@ -14,22 +14,25 @@ from torch import Tensor
 
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
-from gesso.models.controlnet import ControlNetConfig
-from gesso.pipelines.checks import RequestError
+from gesso.models.t2i_adapter import T2IAdapter
+from gesso.pipelines.checks import RequestError, check_multiple
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.finder import Finder
 from gesso.pipelines.hint_pictures import HintPicture, Size, hint_digest
 from gesso.pipelines.recipe import ExtraFile
 from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.request_parts import ControlUse
-from gesso.runtime.conditioning import Conditioning, Steer
+from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.engine import Engine, LoadedModel
+from gesso.runtime.plan import SteeringConfig
 from gesso.runtime.shelf import AdapterShelf
 
 SOFT = 0.825  # of the ControlNet authors' program: each output further from the middle is so much weaker
 _SOFT_OUTPUTS = 13  # of Stable Diffusion 1, which the rule was made for
 _XL_OUTPUTS = 10
+T2I_SOFT = (0.25, 0.62, 0.825, 1.0)  # of a T2I-Adapter's features, in A1111's extension
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow makes grey
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class Controls:
         return list(dict.fromkeys(control for control, _ in self.parts))
 
     @property
-    def configs(self) -> tuple[ControlNetConfig, ...]:
+    def configs(self) -> tuple[SteeringConfig, ...]:
         """Sizes of the networks, for what they take of memory."""
         return tuple(control.network.config for control in self.networks)
 
@@ -61,7 +64,7 @@ class Controls:
         """With the hints for latents of this size; None where nothing steers. Raises RequestError as `HintPicture`."""
         guides = []
         for number, (control, picture) in enumerate(self.parts):
-            side = control.network.config.downscale
+            side = control.parts.hint_scale
             size = (columns * side, rows * side)
             if (number, size) not in self._hints:
                 self._hints[number, size] = picture.pixels(size, swapped=control.parts.swapped)
@@ -98,8 +101,17 @@ def find_controls(
             path = finder.find("control", use.model)
         except GessoError as error:
             raise RequestError("controls", error.one_line) from None
-        parts.append((engine.load_control(path, model), HintPicture(use, given[use.image], mask, mode)))
+        control = engine.load_control(path, model)
+        _check_patches(control, request)
+        parts.append((control, HintPicture(use, given[use.image], mask, mode)))
     return Controls(tuple(parts), request.control_rule)
+
+
+def _check_patches(control: LoadedControl, request: ResolvedRequest) -> None:
+    """A T2I-Adapter of SDXL sees whole patches of 16 pixels."""
+    if isinstance(control.network, T2IAdapter):
+        for side in ("width", "height"):
+            check_multiple(side, getattr(request, side), control.network.config.patch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,28 +121,32 @@ class Guide:
     use: ControlUse
     control: LoadedControl
     hint: Tensor
+    _features: dict[torch.dtype, list[Tensor]] = field(default_factory=dict, repr=False)  # of a hint, the same always
 
     def part(self, tile: Tile) -> "Guide":
         """The same for one tile of the latents."""
-        side = self.control.network.config.downscale
+        side = self.control.parts.hint_scale
         whole = Tile(tile.top * side, tile.left * side, tile.height * side, tile.width * side)
-        return replace(self, hint=whole.of(self.hint))
+        return Guide(self.use, self.control, whole.of(self.hint))
 
-    def rows(self, told: Conditioning, rule: str) -> Tensor | None:
+    def reached(self, told: Conditioning) -> Tensor | None:
         """bool [B]: the rows that it reaches; None: all of them."""
         if told.negative is None or not (self.use.mode == "control" or self.control.parts.pooled):
             return None
         return ~told.negative
 
-    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning, rule: str) -> list[Tensor]:
-        """What it adds to each skip, and last to the middle; 0 for rows that it does not reach."""
-        reached = self.rows(told, rule)
+    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning, rule: str) -> Influence:
+        """What it adds in a call; nothing to rows that it does not reach."""
+        reached = self.reached(told)
         if reached is not None and not bool(reached.any()):
-            return []
+            return Influence()
+        network = self.control.network
+        if isinstance(network, T2IAdapter):
+            return self._adapt(network, z, reached, rule)
         seen = told if reached is None else told.rows(reached)
         if reached is not None:
             z, timestep = z[reached], timestep[reached]
-        found = self.control.network(z, timestep, seen.context, self.hint.to(z), seen.added)
+        found = network(z, timestep, seen.context, self.hint.to(z), seen.added)
         factors = strengths(self.use.mode, rule, len(found), pooled=self.control.parts.pooled)
         said = []
         for output, factor in zip(found, factors, strict=True):
@@ -142,7 +158,22 @@ class Guide:
                 everywhere[reached] = output
                 output = everywhere
             said.append(output)
-        return said
+        return Influence(control=said)
+
+    def _adapt(self, network: T2IAdapter, z: Tensor, reached: Tensor | None, rule: str) -> Influence:
+        if z.dtype not in self._features:
+            hint = self.hint.to(z)
+            if network.config.image_channels == 1:
+                hint = (hint * hint.new_tensor(GREY).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+            self._features[z.dtype] = network(hint)
+        factors = (1.0,) * len(T2I_SOFT) if self.use.mode == "balanced" else T2I_SOFT
+        rows = 1.0 if reached is None else reached.to(z).reshape(-1, 1, 1, 1)
+        return Influence(
+            features=[
+                feature * (factor * self.use.weight) * rows
+                for feature, factor in zip(self._features[z.dtype], factors, strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,17 +191,13 @@ class Steering:
         """What is asked before each call of a run that begins at step `first` of its schedule."""
         return partial(self._ask, lambda: (clock.step - first, clock.num_steps - first))
 
-    def _ask(
-        self, now: Callable[[], tuple[int, int]], z: Tensor, timestep: Tensor, told: Conditioning
-    ) -> list[Tensor] | None:
+    def _ask(self, now: Callable[[], tuple[int, int]], z: Tensor, timestep: Tensor, told: Conditioning) -> Influence:
         step, num_steps = now()
-        total: list[Tensor] = []
+        said = Influence()
         for guide in self.guides:
-            if guide.use.weight == 0 or not is_on(guide.use, step, num_steps, self.rule):
-                continue
-            said = guide(z, timestep, told, self.rule)
-            total = said if not total else [a + b for a, b in zip(total, said, strict=True)] if said else total
-        return total or None
+            if guide.use.weight != 0 and is_on(guide.use, step, num_steps, self.rule):
+                said = said + guide(z, timestep, told, self.rule)
+        return said
 
 
 def is_on(use: ControlUse, step: int, num_steps: int, rule: str) -> bool:

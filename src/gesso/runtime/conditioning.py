@@ -67,11 +67,30 @@ class Conditioning:
         return {name: part for name, part in found.items() if part is not None}
 
 
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """What networks that steer add to a UNet in one call; see `models.unet.UNet.forward`.
+
+    control   to each skip, and last to the middle
+    features  to each level on the way down, and perhaps to the middle
+    """
+
+    control: Sequence[Tensor] | None = None
+    features: Sequence[Tensor] | None = None
+
+    def __add__(self, other: "Influence") -> "Influence":
+        """Both together."""
+        return Influence(_sum(self.control, other.control), _sum(self.features, other.features))
+
+
+def _sum(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+    if first is None or second is None:
+        return first if second is None else second
+    return [a + b for a, b in zip(first, second, strict=True)]
+
+
 class Steer(Protocol):
     """What is asked before each call of a UNet."""
 
-    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning) -> Sequence[Tensor] | None:
-        """What is added to the UNet's skips, and last to its middle, for these rows; None: nothing.
-
-        z [B, C, h, w] without the channels beside the latents, timestep [B], told of B rows.
-        """
+    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning) -> Influence:
+        """z [B, C, h, w] without the channels beside the latents, timestep [B], told of B rows -> for these rows"""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from gesso.families.control_network import ControlParts
-from gesso.models.controlnet import ControlNet
+from gesso.families.control_network import ControlParts, SteeringNetwork
 from gesso.runtime.residency import Component
 
 
@@ -16,5 +15,5 @@ class LoadedControl:
     component: Component
 
     @property
-    def network(self) -> ControlNet:
+    def network(self) -> SteeringNetwork:
         return self.parts.network

@@ -15,7 +15,7 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import EncodedPrompt, Reading, Sizes, encode_prompt
 from gesso.families.parts import Parts
-from gesso.runtime.conditioning import Conditioning, Steer
+from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import Residency
@@ -169,10 +169,18 @@ class LoadedModel:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning, steer: Steer | None) -> Tensor:
-        control = steer(z[:, : self.family.vae.latent_channels], timestep, told) if steer is not None else None
+        said = steer(z[:, : self.family.vae.latent_channels], timestep, told) if steer is not None else Influence()
         further = {} if told.window is None else {"window": told.window}
         output: Tensor = self.parts.unet(
-            z, timestep, told.context, told.added, told.level, told.guidance, control=control, **further
+            z,
+            timestep,
+            told.context,
+            told.added,
+            told.level,
+            told.guidance,
+            control=said.control,
+            features=said.features,
+            **further,
         )
         return output
 

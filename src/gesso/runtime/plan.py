@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.parts import empty_networks, on_meta
 from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
@@ -34,6 +36,7 @@ from gesso.runtime.residency import Residency, Stay
 from gesso.runtime.seamless import seamless
 from gesso.runtime.tiling import MIN_TILE, Stage, decode_front, decoder_stages, encode_tail, encoder_stages
 
+SteeringConfig = ControlNetConfig | T2IAdapterConfig
 MIB, GIB = 2**20, 2**30
 # What activations really take for each byte that the count says: convolutions' scratch space, and what the allocator
 # keeps. Measured, see benchmarks/README.md.
@@ -81,7 +84,7 @@ class Workload:
     tokens: int | None = None
     encodes: bool = False
     seamless: str | None = None
-    controls: tuple[ControlNetConfig, ...] = ()
+    controls: tuple[SteeringConfig, ...] = ()
     tile: int | None = None
     prompts: int = 1
     adapters: int = 0
@@ -230,9 +233,7 @@ class Footprint:
     def _text_components(self) -> Iterator[Any]:
         return (self.residency.components[name] for name in self._texts())
 
-    def _unet(
-        self, rows: int, size: tuple[int, int], tokens: int | None, controls: tuple[ControlNetConfig, ...]
-    ) -> int:
+    def _unet(self, rows: int, size: tuple[int, int], tokens: int | None, controls: tuple[SteeringConfig, ...]) -> int:
         height, width = size
         config, tokens = self.family.unet, tokens or self.family.text.max_length
         dtype = self.residency.dtype("unet")
@@ -244,26 +245,33 @@ class Footprint:
         level = torch.empty(rows, dtype=torch.int64, device="meta") if config.noise_levels else None
         guidance = torch.empty(rows, device="meta") if config.guidance_dim else None
         steering: list[Tensor] | None = None
+        features: list[Tensor] | None = None
         key, beside = (rows, height, width, tokens, dtype), 0
         for control_config in dict.fromkeys(controls):
+            if isinstance(control_config, T2IAdapterConfig):
+                with on_meta():
+                    adapter = T2IAdapter(control_config).to(dtype)
+                side = self.family.vae.downscale
+                hint = _meta(dtype, 1, control_config.image_channels, height * side, width * side)
+                adapt = partial(adapter, hint)
+                beside = max(beside, self._count(("control", control_config, *key), adapt))
+                with torch.no_grad():
+                    features = adapt()
+                continue
             with on_meta():
                 control = ControlNet(control_config).to(dtype)
             side = control_config.downscale
             hint = _meta(dtype, 1, 3, height * side, width * side)
-            seen = x[:, : control_config.unet.in_channels]
-
-            def steer(control: ControlNet = control, hint: Tensor = hint, seen: Tensor = seen) -> object:
-                return control(seen, time, context, hint, added)
-
+            steer = partial(control, x[:, : control_config.unet.in_channels], time, context, hint, added)
             beside = max(beside, self._count(("control", control_config, *key), steer))
             with torch.no_grad():
-                steering = control(seen, time, context, hint, added)
+                steering = steer()
         whole = self._count(
-            ("unet", bool(controls), *key),
-            lambda: network(x, time, context, added, level, guidance, control=steering),
+            ("unet", steering is not None, features is not None, *key),
+            lambda: network(x, time, context, added, level, guidance, control=steering, features=features),
         )
-        if steering is not None:  # what all of them say together is kept while the next one and the UNet work
-            whole = max(whole, beside) + sum(part.nbytes for part in steering)
+        # What all of them say together is kept while the next one and the UNet work.
+        whole = max(whole, beside) + sum(part.nbytes for part in (*(steering or ()), *(features or ())))
         if not self.scores:
             return whole
         places = height * width
