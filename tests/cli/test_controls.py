@@ -55,6 +55,8 @@ def test_what_it_says(there: Path) -> None:
     )
     assert (full.model, full.file) == ("edges", Path("edges.safetensors"))
     assert full.fields == {"weight": 0.8, "start": 0.1, "end": 0.7, "mode": "control", "preprocessor": "canny"}
+    (set_up,) = parse_controls(["edges,image=photo.png,preprocess=canny,low=50,high=90"])
+    assert set_up.fields == {"preprocessor": "canny", "parameters": (("low", 50.0), ("high", 90.0))}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,7 @@ def test_what_it_says(there: Path) -> None:
         ("canny,image=a.png,weight=much", "weight is 'much', expected a number"),
         ("canny,image=a.png,weight=1,strength=2", "weight is said twice"),
         ("canny,image=a.png,0.8", "is no setting"),
+        ("canny,image=a.png,low=dark", "low is 'dark', expected a number"),
     ],
 )
 def test_what_it_cannot_say(text: str, message: str) -> None:

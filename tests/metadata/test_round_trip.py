@@ -44,11 +44,18 @@ def test_settings_survive(values: dict[str, Any]):
 
 
 def test_what_steered_is_told_in_the_words_of_the_extension():
-    use = ControlUse(model="edges.safetensors", image="0" * 64, preprocessor="canny", end=0.7, mode="control")
+    use = ControlUse(
+        model="edges.safetensors",
+        image="0" * 64,
+        preprocessor="canny",
+        parameters=(("high", 90.0), ("low", 50.0)),
+        end=0.7,
+        mode="control",
+    )
     text = infotext(make_recipe(controls=(use,)), sampler_label="Euler", schedule_label="Karras")
     pairs = read_infotext(text).pairs
     assert pairs["ControlNet 0"] == (
-        "Module: canny, Model: edges, Weight: 1, Guidance Start: 0, Guidance End: 0.7, "
-        "Control Mode: ControlNet is more important"
+        "Module: canny, Model: edges, Weight: 1, Threshold A: 50, Threshold B: 90, Guidance Start: 0, "
+        "Guidance End: 0.7, Control Mode: ControlNet is more important"
     )
     assert any("ControlNet 0" in notice for notice in from_infotext(read_infotext(text)).notices)

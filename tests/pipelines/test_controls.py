@@ -20,6 +20,7 @@ from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
 from gesso.families.control_network import control_unet
 from gesso.families.native_control import save_control
+from gesso.hints.registry import preprocess
 from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.finder import NamedFiles
@@ -441,6 +442,15 @@ def test_another_shape_is_cropped_or_stretched(mode: str, left: int, preprocesso
     image.paste((255, 255, 255), (32, 0, 96, 64))
     found = np.asarray(made(image, mode, preprocessor=preprocessor).made((64, 64)).convert("L"))
     assert abs(int(found[32, 4]) - left) < 16
+
+
+def test_a_preprocessor_with_parameters_of_its_own() -> None:
+    image = picture(size=(64, 64))
+    found = made(image, preprocessor="canny", parameters=(("low", 900.0), ("high", 1200.0))).made((64, 64))
+    assert found.tobytes() == preprocess("canny", image, parameters={"low": 900, "high": 1200}).tobytes()
+    assert found.tobytes() != preprocess("canny", image).tobytes()
+    with pytest.raises(RequestError, match="canny: unknown parameter 'lwo'"):
+        made(image, preprocessor="canny", parameters=(("lwo", 1.0),)).made((64, 64))
 
 
 def test_the_hole_of_an_inpainting_hint() -> None:

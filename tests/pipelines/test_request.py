@@ -183,8 +183,14 @@ PARTS = TextToImageRequest(
     outpaint=(0, 8, 16, 0),
     hires=HiresPass(scale=2.0, prompt="a cat, close"),
     loras=(LoraUse(name="ink", weight=0.5, points=((0.0, 1.0), (0.5, 0.0))), LoraUse(name="old", text_weight=0.0)),
-    controls=(ControlUse(model="edges", image="0" * 64, end=0.7, mode="prompt"),),
+    controls=(
+        ControlUse(model="edges", image="0" * 64, end=0.7, mode="prompt"),
+        ControlUse(model="edges", image="0" * 64, preprocessor="canny", parameters=(("low", 50.0), ("high", 90.0))),
+    ),
 )
+
+
+PARTLY = {"model": "edges", "image": "0" * 64, "preprocessor": "canny"}
 
 
 def test_adapters_and_a_second_pass_survive_json():
@@ -206,6 +212,15 @@ def test_adapters_and_a_second_pass_survive_json():
         ("controls", [{"model": "edges", "image": "0"}], "64 digits"),
         ("controls", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "after its end"),
         ("controls", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
+        ("controls", [PARTLY | {"parameters": [["low", 1]], "preprocessor": None}], "without a preprocessor"),
+        ("controls", [PARTLY | {"parameters": [["low", 1], ["low", 2]]}], "said twice"),
+        ("controls", [PARTLY | {"parameters": [["low", float("nan")]]}], "expected a number"),
+        ("controls", [PARTLY | {"parameters": [[7, 1]]}], "no name of a parameter"),
+        ("controls", [PARTLY | {"parameters": [["low"]]}], "expected pairs"),
+        ("controls", [PARTLY | {"parameters": {"low": 1}}], "expected pairs"),
+        ("controls", [PARTLY | {"parameters": [[str(i), 1] for i in range(17)]}], "at most 16"),
+        ("loras", [{"name": "ink", "points": [[0.5]]}], "expected pairs"),
+        ("loras", [{"name": "ink", "points": 3}], "expected pairs"),
         ("hires", [], "expected an object"),
         ("hires", {"scale": 0.5}, "1 to 16"),
         ("outpaint", [1, 2, 3], "left, above, right and below"),

@@ -20,7 +20,8 @@ ControlOption = Annotated[
         "--control",
         metavar="MODEL,image=FILE,...",
         help="A network that steers, and its picture, such as canny.safetensors,image=photo.png,preprocess=canny; "
-        "weight=, start=, end= (shares of the steps), mode=balanced, prompt or control. Again for several.",
+        "weight=, start=, end= (shares of the steps), mode=balanced, prompt or control; what the "
+        "preprocessor takes, such as low=50. Again for several.",
     ),
 ]
 HintOption = Annotated[
@@ -84,10 +85,14 @@ def _parse(text: str) -> GivenControl:
         name = name.removeprefix("model=")
     image: Path | None = None
     found: dict[str, Any] = {}
+    parameters: list[tuple[str, float]] = []
     for setting in settings:
         key, sign, value = setting.partition("=")
         key = _ALIASES.get(key.strip(), key.strip())
-        known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES)
+        if sign and key in parameter_names():
+            parameters.append((key, _number(text, key, value)))
+            continue
+        known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES, *parameter_names())
         if not sign or key not in known:
             raise GessoError(f"--control {text[:80]}: {setting[:40]!r} is no setting{nearest(key, known)}, {_EXAMPLE}")
         if key in found or (key == "image" and image is not None):
@@ -98,8 +103,17 @@ def _parse(text: str) -> GivenControl:
             found[key] = _number(text, key, value) if key in _NUMBERS else value
     if not name or image is None:
         raise GessoError(f"--control {text[:80]}: {'the picture' if name else 'the network'} is missing, {_EXAMPLE}")
+    if parameters:
+        found["parameters"] = tuple(parameters)
     file = Path(name)
     return GivenControl(file.stem, file, image, found) if file.exists() else GivenControl(name, None, image, found)
+
+
+def parameter_names() -> frozenset[str]:
+    """What can be set of any preprocessor; which takes what, it says itself."""
+    from gesso.hints.registry import PREPROCESSORS
+
+    return frozenset(name for row in PREPROCESSORS.values() for name in row.parameters)
 
 
 def _number(text: str, key: str, value: str) -> float:

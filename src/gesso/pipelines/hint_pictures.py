@@ -64,7 +64,7 @@ class HintPicture:
             name = canonical(name)
             mask = self._hole(size) if PREPROCESSORS[name].needs_mask else None
             image = self.image if is_deep(self.image) else flat(self.image)
-            return preprocess(name, self._shaped(image, size), size, mask=mask)
+            return preprocess(name, self._shaped(image, size), size, dict(self.use.parameters), mask)
         except GessoError as error:
             raise RequestError("controls", f"{self.use.model}: {error.one_line}") from None
 

@@ -13,6 +13,7 @@ from gesso.pipelines.hires import a1111_name
 from gesso.pipelines.infotext_reading import EXACT_NEGATIVE, EXACT_PROMPT, NEGATIVE, read_infotext
 from gesso.pipelines.recipe import Recipe
 from gesso.pipelines.request import ResolvedRequest
+from gesso.pipelines.request_parts import ControlUse
 
 # What stands under a mask at the start -> the web UI's words.
 MASKED_CONTENT = {"fill": "fill", "original": "original", "noise": "latent noise", "nothing": "latent nothing"}
@@ -115,10 +116,24 @@ def _controls(request: ResolvedRequest) -> list[tuple[str, str]]:
         (
             f"ControlNet {number}",
             f"Module: {use.preprocessor or 'none'}, Model: {_stem(use.model)}, Weight: {use.weight:g}, "
+            f"{_thresholds(use)}"
             f"Guidance Start: {use.start:g}, Guidance End: {use.end:g}, Control Mode: {_CONTROL_MODES[use.mode]}",
         )
         for number, use in enumerate(request.controls)
     ]
+
+
+# The parameters of preprocessors that the web UI has two places for, in its order.
+_THRESHOLDS = {"canny": ("low", "high"), "scribble": ("threshold",), "tile": ("factor",)}
+
+
+def _thresholds(use: ControlUse) -> str:
+    """Those that were set, with a comma behind each."""
+    names = _THRESHOLDS.get(use.preprocessor or "", ())
+    given = dict(use.parameters)
+    return "".join(
+        f"Threshold {place}: {given[name]:g}, " for place, name in zip("AB", names, strict=False) if name in given
+    )
 
 
 def _adapters(recipe: Recipe) -> list[tuple[str, str]]:

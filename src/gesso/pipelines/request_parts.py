@@ -26,6 +26,8 @@ from gesso.pipelines.checks import (
 MAX_STRENGTH = 100.0  # of an adapter or of a network that steers; far above, numbers overflow and no picture is left
 MAX_LORAS = 32
 MAX_CONTROLS = 16
+MAX_PARAMETERS = 16  # of a preprocessor
+MAX_PARAMETER = 2.0**32
 MAX_POINTS = 64  # of a strength that changes over the steps
 MAX_SCALE = 16.0
 CONTROL_MODES = ("balanced", "prompt", "control")
@@ -53,8 +55,7 @@ class LoraUse:
         check_file_name("loras", self.name)
         _check_needed("loras", self.weight, -MAX_STRENGTH, MAX_STRENGTH)
         check_float("loras", self.text_weight, -MAX_STRENGTH, MAX_STRENGTH)
-        if len(self.points) > MAX_POINTS:
-            raise RequestError("loras", f"{self.name}: {len(self.points)} points of strength, at most {MAX_POINTS}")
+        _check_pairs("loras", f"{self.name}: points of strength", self.points, MAX_POINTS)
         last = -1.0
         for share, factor in self.points:
             _check_needed("loras", share, 0.0, 1.0)
@@ -73,6 +74,7 @@ class ControlUse:
     model         by which the `Finder` knows the file
     image         SHA-256 of the picture
     preprocessor  by which the picture becomes the hint; None: it is the hint already
+    parameters    of the preprocessor, where they are not its defaults: pairs of a name and a number
     weight        strength
     start, end    share of the steps before it begins and after which it ends
     mode          balanced; prompt: the prompt is more important; control: the picture is
@@ -81,6 +83,7 @@ class ControlUse:
     model: str
     image: str
     preprocessor: str | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -90,6 +93,7 @@ class ControlUse:
         check_file_name("controls", self.model)
         check_digest("controls", self.image)
         check_name("controls", self.preprocessor)
+        self._check_parameters()
         _check_needed("controls", self.weight, 0.0, MAX_STRENGTH)
         _check_needed("controls", self.start, 0.0, 1.0)
         _check_needed("controls", self.end, 0.0, 1.0)
@@ -99,6 +103,18 @@ class ControlUse:
             raise RequestError(
                 "controls", f"{self.model}: mode is {short(self.mode)}, expected {', '.join(CONTROL_MODES)}"
             )
+
+    def _check_parameters(self) -> None:
+        _check_pairs("controls", f"{self.model}: parameters", self.parameters, MAX_PARAMETERS)
+        if self.parameters and self.preprocessor is None:
+            raise RequestError("controls", f"{self.model}: parameters without a preprocessor that they are for")
+        for name, value in self.parameters:
+            if not isinstance(name, str):
+                raise RequestError("controls", f"{self.model}: {short(name)} is no name of a parameter")
+            check_name("controls", name)
+            _check_needed("controls", value, -MAX_PARAMETER, MAX_PARAMETER)
+        if len({name for name, _ in self.parameters}) != len(self.parameters):
+            raise RequestError("controls", f"{self.model}: a parameter is said twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +217,13 @@ def _tuples(field: str, value: object, depth: int = 0) -> Any:
     if depth == 2 or len(value) > MAX_PROMPT_CHARS:
         raise RequestError(field, f"{field} holds {short(value)}, a list too deep or too long")
     return tuple(_tuples(field, item, depth + 1) for item in value)
+
+
+def _check_pairs(field: str, what: str, value: object, most: int) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        raise RequestError(field, f"{what} are {short(value)}, expected pairs")
+    if len(value) > most:
+        raise RequestError(field, f"{what}: {len(value)}, at most {most}")
 
 
 def _check_needed(field: str, value: object, low: float, high: float) -> None:
