@@ -1,4 +1,4 @@
-"""The autoencoder in tiles gives what it gives on the whole picture."""
+"""The autoencoder, and an upscaler, in tiles gives what it gives on the whole picture."""
 
 from dataclasses import replace
 from importlib import resources
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from gesso.families.loading import load_parts
+from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime import tiling
-from gesso.runtime.tiling import decode_tiled, encode_tiled
+from gesso.runtime.engine import Engine
+from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from tiny_sd import tiny_parts
 
 
@@ -99,3 +101,32 @@ def test_tiles_that_cannot_be(trained: AutoencoderKL):
             decode_tiled(trained, torch.zeros(1, 4, 64, 64), tile)
     with pytest.raises(ValueError, match="multiples of"):
         encode_tiled(trained, torch.zeros(1, 3, 62, 64), 16)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (72, 40)])
+def test_an_upscaler_in_tiles_is_the_whole(size: tuple[int, int]):
+    """The shipped one: its rim is as wide as it sees, so only the order of sums differs."""
+    upscaler = Engine("cpu", "float32").load().parts.upscaler
+    assert isinstance(upscaler, Upscaler)
+    pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        whole, tiled = upscaler(pixels), upscale_tiled(upscaler, pixels, 16)
+    assert (tiled - whole).abs().max() * 127.5 < 0.02  # levels
+    with pytest.raises(ValueError, match="expected a multiple of 4"):
+        upscale_tiled(upscaler, pixels, 18)
+
+
+def test_an_upscaler_sees_no_further_than_it_says():
+    upscaler = Engine("cpu", "float32").load().parts.upscaler
+    assert isinstance(upscaler, Upscaler)
+    sight, scale = upscaler.config.sight, upscaler.config.scale
+    side = 2 * sight + 16
+    pixels = torch.zeros(1, 3, side, side)
+    changed = pixels.clone()
+    changed[..., sight + 8, sight + 8] = 1.0
+    with torch.no_grad():
+        differs = (upscaler(changed) != upscaler(pixels)).any(dim=1)[0]
+    assert differs.any()
+    rows = differs.any(dim=1).nonzero().flatten() // scale
+    assert rows.min() >= 8
+    assert rows.max() <= side - 8

@@ -43,6 +43,14 @@ class UpscalerConfig:
         """Sides of the input are multiples of this."""
         return int(self.patch_size * 2 ** (len(self.channels) - 1))
 
+    @property
+    def sight(self) -> int:
+        """Pixels of the input around a place that its result depends on, at most; a multiple of `multiple`."""
+        seen = REACH + 6 * self.patch_size  # neighbours; the last convolutions, and what enlarges them
+        for level, num_blocks in enumerate(self.num_blocks):
+            seen += (1 + 2 * num_blocks) * self.patch_size * 2**level
+        return -(-seen // self.multiple) * self.multiple
+
 
 class Block(nn.Module):
     """Two convolutions around a skip.  [B, C, h, w] -> [B, C, h, w]"""

@@ -19,7 +19,7 @@ from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import Residency
-from gesso.runtime.tiling import decode_tiled, encode_tiled
+from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
 
@@ -221,5 +221,8 @@ class LoadedModel:
         if self.parts.upscaler is None:
             raise ValueError(f"{self.name} has no upscaler")
         self.residency.use("upscaler")
-        larger: Tensor = self.parts.upscaler(pixels.to(self.residency.dtype("upscaler")))
+        upscaler, pixels = self.parts.upscaler, pixels.to(self.residency.dtype("upscaler"))
+        if self.plan is not None and self.plan.upscaler_tile:
+            return upscale_tiled(upscaler, pixels, self.plan.upscaler_tile)
+        larger: Tensor = upscaler(pixels)
         return larger

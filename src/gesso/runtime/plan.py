@@ -42,6 +42,7 @@ MIB, GIB = 2**20, 2**30
 # keeps. Measured, see benchmarks/README.md.
 OVERHEAD = 1.4
 SLACK = 128 * MIB  # kernels and tables that the first call of each kind loads
+_UPSCALER_TILES = (256, 128, 64)  # pixels a side of its input
 _TILES = (96, 64, 48, 32, 24, MIN_TILE)  # latents a side
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -109,6 +110,7 @@ class MemoryPlan:
     unet_rows     rows of one call of the UNet, of the 2 for each guided picture
     vae_rows      pictures that the autoencoder takes at a time
     tile          latents a side of the autoencoder's tiles; None: whole pictures
+    upscaler_tile pixels a side of the tiles that the model's own upscaler enlarges; None: whole pictures
     """
 
     budget: int | None
@@ -117,6 +119,7 @@ class MemoryPlan:
     unet_rows: int
     vae_rows: int
     tile: int | None
+    upscaler_tile: int | None = None
     phases: tuple[Phase, ...]
 
     @property
@@ -140,6 +143,8 @@ class MemoryPlan:
         found.append(f"the UNet takes {self.unet_rows} row{'s' if self.unet_rows > 1 else ''} a call")
         if self.tile:
             found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents (slow)")
+        if self.upscaler_tile:
+            found.append(f"the upscaler works in tiles of {self.upscaler_tile} x {self.upscaler_tile} pixels")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,7 +232,9 @@ class Footprint:
         if work.encodes:
             found["encode"] = self._encode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels
         if family.upscaler is not None:
-            found["upscale"] = self._upscale(work.rows, height * f, width * f) + 2 * work.rows * pixels
+            found["upscale"] = (
+                self._upscale(work.rows, height * f, width * f, plan.upscaler_tile) + 2 * work.rows * pixels
+            )
         return {name: int(nbytes * OVERHEAD) if name != "text" else nbytes for name, nbytes in found.items()}
 
     def _text_components(self) -> Iterator[Any]:
@@ -319,9 +326,12 @@ class Footprint:
         tail = self._count(("encode tail", rows, height, width, dtype), lambda: encode_tail(vae, features))
         return max(self._staged("encode", encoder_stages(vae), folded, tile * f // config.patch_size), tail)
 
-    def _upscale(self, rows: int, height: int, width: int) -> int:
+    def _upscale(self, rows: int, height: int, width: int, tile: int | None) -> int:
         upscaler = self._network("upscaler")
         assert isinstance(upscaler, Upscaler)
+        if tile is not None:
+            most = tile + 2 * upscaler.config.sight
+            height, width = min(height, most), min(width, most)
         pixels = _meta(self.residency.dtype("upscaler"), rows, 3, height, width)
         return self._count(("upscale", *pixels.shape, pixels.dtype), lambda: upscaler(pixels))
 
@@ -392,6 +402,13 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
         side = max(work.width, work.height) // footprint.family.size_multiple
         now = plan.tile or side
         yield from (replace(plan, tile=tile) for tile in _TILES if tile < now)
+    config = footprint.family.upscaler
+    if name == "upscale" and config is not None and work.seamless is None:
+        side = max(work.width, work.height) // footprint.family.output_scale
+        now = plan.upscaler_tile or side
+        yield from (
+            replace(plan, upscaler_tile=tile) for tile in _UPSCALER_TILES if tile < now and not tile % config.multiple
+        )
     if name == "unet" and plan.stay == "turns":
         yield replace(plan, stay="stream")
 

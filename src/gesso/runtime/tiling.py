@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL, DecoderLevel, EncoderLevel, Posterior
 
 MIN_TILE = 16  # latents a side
@@ -120,6 +121,25 @@ def encode_tiled(vae: AutoencoderKL, pixels: Tensor, tile: int) -> Posterior:
         x = in_tiles(stage, x, places)
         places //= stage.down
     return encode_tail(vae, x)
+
+
+def upscale_tiled(upscaler: Upscaler, pixels: Tensor, tile: int) -> Tensor:
+    """An upscaler's picture in tiles of `tile` pixels of the input a side, each with a rim as wide as the network sees.
+
+    pixels [B, 3, H, W] -> [B, 3, sH, sW]. Raises ValueError for a tile that the network's levels do not divide.
+    """
+    config = upscaler.config
+    if tile < 1 or tile % config.multiple:
+        raise ValueError(f"tiles of {tile} pixels, expected a multiple of {config.multiple}")
+    whole: Tensor | None = None
+    for cell in cells_of(pixels, tile, config.sight):
+        made = cell.own(upscaler(cell.seen(pixels)), config.scale, 1)
+        if whole is None:
+            whole = made.new_empty(*made.shape[:2], *(side * config.scale for side in pixels.shape[-2:]))
+        top, left = cell.top * config.scale, cell.left * config.scale
+        whole[..., top : top + made.shape[-2], left : left + made.shape[-1]] = made
+    assert whole is not None
+    return whole
 
 
 def _check(tile: int) -> None:
