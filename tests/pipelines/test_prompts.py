@@ -79,3 +79,15 @@ def test_clip_skip_moves_sdxl_only_where_a_preset_says_so(models: dict[str, Load
 def test_tags_are_no_text(models: dict[str, LoadedModel]):
     found = encode(models["sd"], prompt="a cat <lora:style:0.8>")
     assert torch.equal(found.cond.context, encode(models["sd"]).cond.context)
+
+
+def test_a_syntax_brings_the_emphasis_of_its_tool(models: dict[str, LoadedModel]):
+    weighted = encode(models["sd"], prompt="a (cat:1.3)", syntax="comfyui").cond.context
+    asked = encode(models["sd"], prompt="a (cat:1.3)", syntax="comfyui", emphasis="comfyui").cond.context
+    assert torch.equal(weighted, asked)
+    other = encode(models["sd"], prompt="a (cat:1.3)", syntax="comfyui", emphasis="no_norm").cond.context
+    assert not torch.equal(weighted, other)
+    compel = encode(models["sd"], prompt="a (cat)0.5", syntax="compel").cond.context
+    assert torch.equal(
+        compel, encode(models["sd"], prompt="a (cat)0.5", syntax="compel", emphasis="compel").cond.context
+    )

@@ -78,6 +78,7 @@ from gesso.runtime.finite import Rescued, rescued, stop_when_all_lost
 from gesso.runtime.plan import MemoryPlan, Workload
 from gesso.runtime.seamless import seamless
 from gesso.runtime.shelf import AdapterShelf
+from gesso.text.emphasis import NEEDS_EMPTY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -541,6 +542,8 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
             conventions |= {"timestep_spacing": "a1111", "initial_noise": "variance"}
     if preset == "diffusers":
         conventions |= _diffusers_spacing(request, sampler, family)
+    if request.syntax in NEEDS_EMPTY:  # these tools have weights of their own, and go by the same names
+        conventions["emphasis"] = request.syntax
     return Defaults(
         width=family.output_size,
         height=family.output_size,
