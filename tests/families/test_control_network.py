@@ -208,6 +208,60 @@ def test_differences_are_added_to_the_unet(tmp_path: Path) -> None:
         load_control_network(tmp_path / "diff.safetensors", TINY_SD)
 
 
+def control_lora(whole: ControlNet, family: Family, rank: int = 3) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A file as Stability's are, and the parameters that it stands for."""
+    unet = tiny_parts(family).unet.state_dict()
+    names = ControlNetFile({}, "", folder=False)
+    rows = keymap.expand(names.rules(whole.config, linear=family.layout != "sd1"), whole.state_dict())
+    torch.manual_seed(7)
+    tensors, wanted = {"lora_controlnet": torch.zeros(())}, {}
+    for row in rows:
+        (native,) = row.natives
+        own = whole.state_dict()[native]
+        if row.load_only:
+            continue
+        if native not in unet or "norm" in native or own.ndim == 1:  # zero convolutions, hint, norms, biases
+            tensors[row.file], wanted[native] = row.transform.save((own,)).contiguous(), own
+        elif native.endswith("proj_in.weight"):  # left out: the UNet's own
+            wanted[native] = unet[native]
+        else:
+            down = 0.1 * torch.randn(rank, *own.shape[1:])
+            up = torch.randn(len(own), rank, *[1] * (own.ndim - 2))
+            stem = row.file.removesuffix(".weight")
+            tensors |= {f"{stem}.up": up, f"{stem}.down": down}
+            wanted[native] = unet[native] + torch.einsum("or,r...->o...", up.flatten(1), down)
+    return tensors, wanted
+
+
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+def test_a_control_lora_is_the_unet_with_what_it_adds(family: Family, tmp_path: Path) -> None:
+    save_file(theirs(family).state_dict(), tmp_path / "whole.safetensors")
+    whole = load_control_network(tmp_path / "whole.safetensors", family).network
+    assert isinstance(whole, ControlNet)
+    tensors, wanted = control_lora(whole, family)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    found = load_control_network(tmp_path / "lora.safetensors", family, tiny_parts(family).unet).network.state_dict()
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=name)
+    with pytest.raises(ModelFileError, match="holds differences to a UNet"):
+        load_control_network(tmp_path / "lora.safetensors", family)
+    other = TINY_SDXL if family is TINY_SD else TINY_SD
+    with pytest.raises(ModelFileError, match=rf"ControlNet for .*, the model is '{other.name}'"):
+        load_control_network(tmp_path / "lora.safetensors", other, tiny_parts(other).unet)
+    for changes, reason in (
+        ({"input_blocks.1.0.in_layers.2.up": torch.zeros(5, 3, 1, 1)}, "shape"),
+        ({"zero_convs.0.0.weight": torch.zeros(2, 2, 1, 1)}, "shape"),
+        ({"zero_convs.77.0.weight": torch.zeros(1)}, "unknown_key"),
+        ({"middle_block_out.0.weight": None}, "missing_key"),
+    ):
+        damaged = {name: t for name, t in (tensors | changes).items() if t is not None}
+        save_file(damaged, tmp_path / "bad.safetensors")
+        with pytest.raises(ModelFileError) as caught:
+            load_control_network(tmp_path / "bad.safetensors", family, tiny_parts(family).unet)
+        assert caught.value.reason == reason
+
+
 @pytest.mark.parametrize("form", ["diffusers", "cldm"])
 def test_another_architecture_is_refused_and_both_are_named(tmp_path: Path, form: str) -> None:
     other = replace(

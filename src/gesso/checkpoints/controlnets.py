@@ -16,12 +16,13 @@ from gesso.models.unet import UNetConfig
 
 PREFIX = "control_model."  # of cldm's files
 DIFFERENCE = "difference"  # a mark: the weights are to be added to the UNet's
+CONTROL_LORA = "lora_controlnet"  # a mark: the weights are the UNet's with factors of low rank added
 MAX_HALVINGS = 6
 MAX_WIDTH = 4096
 MAX_DEPTH = 12  # transformer blocks in a row; SDXL has 10
 
 _DIFFUSERS_HINT, _LDM_HINT = "controlnet_cond_embedding.", "input_hint_block."
-_CONTEXT = re.compile(r"attn2\.to_k\.weight$")
+_CONTEXT = re.compile(r"attn2\.to_k\.(weight|down)$")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class ControlNetFile:
             for hint, folder in ((_LDM_HINT, False), (_DIFFUSERS_HINT, True)):
                 if any(name.startswith(prefix + hint) for name in shapes):
                     own = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
-                    own.pop(DIFFERENCE, None)
+                    for mark in (DIFFERENCE, CONTROL_LORA):
+                        own.pop(mark, None)
                     return ControlNetFile(own, prefix, folder)
         return None
 

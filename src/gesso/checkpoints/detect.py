@@ -83,7 +83,7 @@ def _model(what: str, family: str) -> Kind:
 
 _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (is_upscaler, Kind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale --model")),
-    (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_ADAPTER)),
+    (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_CONTROL)),
     (
         _starts("control_model.", "controlnet_", "input_hint_block.", "zero_down."),
         Kind("other", "a ControlNet", advice=_CONTROL),

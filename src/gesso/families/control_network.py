@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gesso.adapters.architecture import context_name
 from gesso.checkpoints.config_json import read_object
-from gesso.checkpoints.controlnets import DIFFERENCE, ControlNetFile
+from gesso.checkpoints.control_loras import control_lora_tensors
+from gesso.checkpoints.controlnets import CONTROL_LORA, DIFFERENCE, ControlNetFile
 from gesso.checkpoints.detect import T2I_ADAPTER, detect
 from gesso.checkpoints.diffusers import STEMS, weight_file
 from gesso.checkpoints.errors import ModelFileError
@@ -57,7 +58,7 @@ def load_control_network(
     """A network that steers models of a family; on the CPU, in the number format of the file, its numbers not checked.
 
     path       a file, or a folder of the diffusers library
-    unet       of the model: for a file that holds the difference to it
+    unet       of the model: for a file that holds the difference to it, whole or as factors of low rank (Control-LoRA)
     converted  as for `open_weights`
     Raises ModelFileError for another kind of file, and for a network of another architecture, naming both.
     """
@@ -75,7 +76,7 @@ def load_control_network(
     if found is None:
         message = f"looks like {kind}, expected a ControlNet or {T2I_ADAPTER}"
         raise ModelFileError("architecture_mismatch", path, message)
-    network = _network(found, file, family)
+    network = _network(found, file, family, unet)
     if DIFFERENCE in file.tensors:
         _add_unet(network, unet, path)
     pooled = told.get("global_pool_conditions", POOLED_NAME in path.stem.lower())
@@ -94,27 +95,36 @@ def control_unet(family: Family) -> UNetConfig:
     return replace(family.unet, in_channels=channels, draft_size=None, guidance_dim=None, noise_levels=None)
 
 
-def _network(found: ControlNetFile, file: WeightFile, family: Family) -> ControlNet:
-    unet = control_unet(family)
-    if found.context_dim not in (None, unet.context_dim):
+def _network(found: ControlNetFile, file: WeightFile, family: Family, unet: nn.Module | None) -> ControlNet:
+    sizes = control_unet(family)
+    if found.context_dim not in (None, sizes.context_dim):
         made = context_name(found.context_dim or 0)
-        message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(unet.context_dim)})"
+        message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(sizes.context_dim)})"
         raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
-    config = found.config(unet, file.path)
+    config = found.config(sizes, file.path)
     with on_meta():
         network = ControlNet(config)
     rules = found.rules(config, linear=family.layout != "sd1")
-    rows = plan(rules, found.shapes, shapes_of(network.state_dict()), where=file.path)
+    params = shapes_of(network.state_dict())
     with file.reader() as reader:
-        fill(network, load(rows, reader), file.path, device="cpu", dtype=None, check=False)
+        if CONTROL_LORA in file.tensors:
+            base = _of(unet, file.path)
+            tensors = control_lora_tensors(rules, found.shapes, reader, params, base, file.path)
+        else:
+            tensors = load(plan(rules, found.shapes, params, where=file.path), reader)
+        fill(network, tensors, file.path, device="cpu", dtype=None, check=False)
     return network
 
 
-def _add_unet(network: ControlNet, unet: nn.Module | None, where: Path) -> None:
-    """Makes weights of differences (Akegarasu's "difference" files)."""
+def _of(unet: nn.Module | None, where: Path) -> Mapping[str, Tensor]:
     if unet is None:
         raise ModelFileError("architecture_mismatch", where, "holds differences to a UNet, and there is none")
-    base: Mapping[str, Tensor] = unet.state_dict()
+    return unet.state_dict()
+
+
+def _add_unet(network: ControlNet, unet: nn.Module | None, where: Path) -> None:
+    """Makes weights of differences (files with the mark "difference")."""
+    base = _of(unet, where)
     for name, param in network.named_parameters():
         if name in base and base[name].shape == param.shape:
             param.data = param.data.float() + base[name].to("cpu", param.data.float().dtype)
