@@ -57,7 +57,6 @@ def lora_tensors(target: Target, rank: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
@@ -71,6 +70,13 @@ def main() -> None:
         fill(network, random_weights(keymap.shapes_of(network.state_dict())), "benchmark", device="cpu", dtype=dtype)
         network.to(memory_format=torch.channels_last)
     target = Target(SD15.name, SD15.layout, networks)
+    with torch.inference_mode():
+        measure(options, target)
+
+
+def measure(options: argparse.Namespace, target: Target) -> None:
+    """Prints the line."""
+    networks, dtype = target.networks, DTYPES[options.dtype]
     unet = networks["unet"]
     z = torch.randn(2, 4, options.size // 8, options.size // 8).to(dtype)
     context, timestep = torch.randn(2, 77, 768).to(dtype), torch.tensor([500.0, 500.0])

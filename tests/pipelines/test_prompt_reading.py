@@ -68,6 +68,20 @@ def test_adapters_and_words_take_their_tokens(model: LoadedModel, finder: NamedF
     assert json.loads(json.dumps(found.to_dict()))["words"][0]["name"] == "mystyle"
 
 
+def test_the_words_that_wake_a_lora(model: LoadedModel, finder: NamedFiles):
+    notes = finder.find("lora", "ink").with_suffix(".json")
+    for content, expected in (
+        ('{"activation text": "ink wash", "preferred weight": 0.7}', "ink wash"),
+        ('{"activation text": 5}', ""),
+        ("[1]", ""),
+        ("{" * 100_000, ""),
+        ('{"activation text": "' + "x" * 5000 + '"}', "x" * 500),
+    ):
+        notes.write_text(content)
+        assert read(model, finder, "a <lora:ink:1>").loras[0]["trigger"] == expected
+    notes.unlink()
+
+
 def test_no_more_texts_than_anyone_reads(model: LoadedModel, finder: NamedFiles):
     many = " ".join("[" + "|".join(f"w{i}" for i in range(count)) + "]" for count in (7, 11, 13))
     (field,) = read(model, finder, many, num_steps=1000).fields

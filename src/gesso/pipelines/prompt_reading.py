@@ -1,10 +1,13 @@
 """How a request's texts are read, without drawing anything: for a user who wonders what became of a prompt."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from gesso.pipelines.adapters import Wanted, find_adapters, read_adapters
+from gesso.pipelines.checks import parse_json_object
 from gesso.pipelines.finder import Finder
 from gesso.pipelines.request import ResolvedRequest
 from gesso.runtime.model import LoadedModel
@@ -15,6 +18,8 @@ from gesso.text.grammar import ParsedPrompt, WeightedPrompt
 from gesso.text.prompt import Piece, WeightedText
 
 MAX_TEXTS = 64  # that are shown of a prompt that changes
+MAX_NOTES = 2**16  # bytes of the file beside a LoRA
+MAX_TRIGGER = 500  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +107,8 @@ class ReadRequest:
             points = "".join(f", x{factor:g} at {share:g}" for share, factor in lora["points"])
             yield f"lora {lora['name']}: {lora['weight']:g}, in the text models {lora['text_weight']:g}{points}"
             yield f"  {lora['file']}: {lora['fit']}"
+            if lora["trigger"]:
+                yield f"  its author says to write: {lora['trigger']}"
         for word in self.words:
             yield f"learned word {word['name']}: {word['vectors']} vectors, {word['file']}"
         yield from (f"note: {notice}" for notice in self.notices)
@@ -143,8 +150,20 @@ def _loras(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf) -> Iterator[
             "points": use.points,
             "rank": each.rank,
             "file": str(each.path),
+            "trigger": _trigger(each.path, lora.metadata),
             "fit": f"{lora.match.matched} modules fit ({kinds}), {len(lora.match.unmatched)} have no place",
         }
+
+
+def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
+    """The words that wake a LoRA, from A1111's notes beside it, or its metadata; "" where nobody says."""
+    notes = path.with_suffix(".json")
+    found: object = None
+    with suppress(OSError, ValueError):
+        if notes.is_file() and notes.stat().st_size <= MAX_NOTES:
+            found = parse_json_object(notes.read_text(encoding="utf-8"), "notes").get("activation text")
+    said = found if isinstance(found, str) and found else metadata.get("modelspec.trigger_phrase", "")
+    return said[:MAX_TRIGGER]
 
 
 def _field(name: str, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]) -> ReadField:
