@@ -1,0 +1,75 @@
+"""IP-Adapters and the image encoder that they need, from their published files, for a model."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from gesso.adapters.architecture import context_name
+from gesso.checkpoints.clip_vision import clip_vision_config, clip_vision_rules
+from gesso.checkpoints.detect import detect
+from gesso.checkpoints.diffusers import weight_file
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.image_prompts import (
+    image_prompt_config,
+    image_prompt_rules,
+    is_image_prompt,
+)
+from gesso.checkpoints.keymap import Rule, load, plan, shapes_of
+from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.families.base import Family
+from gesso.families.parts import fill, on_meta
+from gesso.models.clip_vision import CLIPVisionModel
+from gesso.models.image_prompt import ImagePrompt
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def load_image_prompt(path: str | Path, family: Family, *, converted: Path | None = None) -> tuple[ImagePrompt, Path]:
+    """An IP-Adapter for models of a family -> with its file.
+
+    Raises ModelFileError for another kind of file, and for one of another architecture, naming both.
+    """
+    file = open_weights(Path(path), converted=converted)
+    shapes = shapes_of(file.tensors)
+    if not is_image_prompt(shapes):
+        raise _other(file, "an IP-Adapter")
+    config, widths = image_prompt_config(shapes, file.path)
+    if config.context_dim != family.unet.context_dim:
+        made, has = context_name(config.context_dim), context_name(family.unet.context_dim)
+        message = f"is an IP-Adapter for {made}, the model is {family.name!r} ({has}). Take one that was made for it"
+        raise ModelFileError("architecture_mismatch", file.path, message)
+    try:
+        with on_meta():
+            network = ImagePrompt(config, widths)
+    except ValueError as error:
+        raise ModelFileError("shape", file.path, str(error)) from None
+    return _filled(network, file, image_prompt_rules(config, len(widths))), file.path
+
+
+def load_image_encoder(path: str | Path, *, converted: Path | None = None) -> tuple[CLIPVisionModel, Path]:
+    """CLIP's image encoder: a file, or a folder as transformers writes it -> with its file. Raises ModelFileError."""
+    file = open_weights(_file_in(Path(path)), converted=converted)
+    config = clip_vision_config(shapes_of(file.tensors), file.path)
+    with on_meta():
+        network = CLIPVisionModel(config)
+    return _filled(network, file, clip_vision_rules()), file.path
+
+
+def _filled(network: N, file: WeightFile, rules: list[Rule]) -> N:
+    rows = plan(rules, shapes_of(file.tensors), shapes_of(network.state_dict()), where=file.path)
+    with file.reader() as reader:
+        fill(network, load(rows, reader), file.path, device="cpu", dtype=None, check=False)
+    return network
+
+
+def _file_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    inside = path / "image_encoder"
+    return weight_file(inside if inside.is_dir() else path, "model")
+
+
+def _other(file: WeightFile, wanted: str) -> ModelFileError:
+    message = f"looks like {detect(file).what}, expected {wanted}"
+    return ModelFileError("architecture_mismatch", file.path, message)
