@@ -11,7 +11,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 import gesso
-from gesso.pipelines.request_parts import LoraUse
+from gesso.hints.registry import preprocess
+from gesso.pipelines.hint_pictures import hint_digest
+from gesso.pipelines.request_parts import ControlUse, LoraUse
+from gesso.scenes.glyphs import render_glyphs
+from gesso.scenes.render import Renderer
+from gesso.scenes.scene import Item, Scene
+from gesso.scenes.vocabulary import things
 
 SIDE, LABEL, MARGIN, GAP = 192, 24, 92, 6
 PROMPTS = (
@@ -26,9 +32,20 @@ PROMPTS = (
 )
 STYLES: dict[str, tuple[LoraUse, ...]] = {
     "plain": (),
-    "line-art": (LoraUse(name="line-art"),),
     "woodcut": (LoraUse(name="woodcut"),),
 }
+# Prompt -> what the map shows, with place and size as shares of the side: elsewhere than the model would draw it.
+MAPS: dict[str, tuple[tuple[str, float, float, float], ...]] = {
+    "a cat": (("cat", 0.32, 0.34, 0.56),),
+    "a blue car": (("car", 0.6, 0.68, 0.6),),
+    "a guitar on a red background": (("guitar", 0.66, 0.42, 0.6),),
+    "two mushrooms": (("mushroom", 0.3, 0.3, 0.42), ("mushroom", 0.68, 0.72, 0.42)),
+    "a dog and a tree": (("dog", 0.28, 0.66, 0.46), ("tree", 0.74, 0.34, 0.5)),
+    "a house": (("house", 0.34, 0.6, 0.6),),
+    "a green butterfly": (("butterfly", 0.62, 0.36, 0.56),),
+    "a rocket": (("rocket", 0.4, 0.5, 0.62),),
+}
+EDGES = "gesso-edges"
 
 
 def grid(rows: dict[str, list[Image.Image]], labels: tuple[str, ...]) -> Image.Image:
@@ -59,7 +76,27 @@ def styles() -> Image.Image:
     return grid(rows, PROMPTS)
 
 
-SHEETS: dict[str, Callable[[], Image.Image]] = {"styles": styles}
+def edges() -> Image.Image:
+    """Edge maps of composed pictures, and the same prompts and seeds with and without the ControlNet."""
+    engine = gesso.Engine()
+    model = engine.load("gesso-mini")
+    pipeline, objects = gesso.TextToImage(engine, model), things()
+    renderer = Renderer(render_glyphs([thing.glyph for thing in objects]))
+    rows: dict[str, list[Image.Image]] = {"canny": [], "with": [], "without": []}
+    for seed, (prompt, shown) in enumerate(MAPS.items()):
+        names = [thing.name for thing in objects]
+        items = tuple(Item(names.index(name), x, y, size) for name, x, y, size in shown)
+        drawn = Image.fromarray(renderer(Scene("single", "white", items), model.family.output_size))
+        hint = preprocess("canny", drawn)
+        control = ControlUse(model=EDGES, image=hint_digest(hint))
+        (steered,) = pipeline(gesso.TextToImageRequest(prompt=prompt, seed=seed, controls=(control,)), hints=[hint])
+        (free,) = pipeline(gesso.TextToImageRequest(prompt=prompt, seed=seed))
+        for name, picture in (("canny", hint), ("with", steered.image), ("without", free.image)):
+            rows[name].append(picture)
+    return grid(rows, tuple(MAPS))
+
+
+SHEETS: dict[str, Callable[[], Image.Image]] = {"styles": styles, "edges": edges}
 
 if __name__ == "__main__":
     SHEETS[sys.argv[1]]().save(Path(sys.argv[2]), optimize=True)

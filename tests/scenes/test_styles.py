@@ -28,9 +28,9 @@ def rim(picture):
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("background", ["red", "green", "black"])
 def test_what_is_beside_the_objects_stays(style, background):
-    """A style changes no point that the object does not cover: a disc of 72 points' radius."""
+    """A style changes no point that the object and its line do not cover: a disc of 72 points' radius."""
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
-    free = np.hypot(x, y) > 76
+    free = np.hypot(x, y) > 84
     assert (drawn(style, background)[free] == BACKGROUNDS[background]).all()
 
 
@@ -42,10 +42,26 @@ def test_line_art_is_lines_on_white():
     assert inside.max() == 255
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", ["line-art", "woodcut"])
 @pytest.mark.parametrize("tint", COLOURS)
 def test_a_tint_is_the_ink(style, tint):
     assert (np.abs(rim(drawn(style, "white", tint)) - COLOURS[tint]) < 12).all()
+
+
+def one_colour(style, background="white"):
+    """A plain blue square in a style, its middle and the points from its left edge inwards."""
+    glyph = np.zeros((1, 128, 128, 4), np.uint8)
+    glyph[:, 14:114, 14:114] = (40, 80, 200, 255)
+    picture = StyledRenderer(glyph, style)(Scene("single", background, (Item(0, 0.5, 0.5, 0.72),)), SIZE).astype(int)
+    return picture[SIZE // 2, SIZE // 2], picture[SIZE // 2, : SIZE // 2]
+
+
+@pytest.mark.parametrize(("background", "line"), [("white", INK), ("black", 255 - INK)])
+def test_a_comic_keeps_the_colours_within_a_line(background, line):
+    middle, row = one_colour("comic", background)
+    assert (np.abs(middle - (40, 80, 200)) < 3).all()
+    thick = (np.abs(row - line) < 12).all(axis=1).sum()
+    assert 4 <= thick <= 16
 
 
 def test_a_woodcut_of_one_tone_shows_on_black():

@@ -29,11 +29,11 @@ JUDGE_FOLDER = Path("~/.cache/gesso/judge")
 
 ObjectsOption = Annotated[str | None, typer.Option("--objects", help="Table of objects: default or full.")]
 LoraOption = Annotated[
-    str | None, typer.Option("--lora", metavar="LORA", help="LoRA to draw with: a file, or line-art or woodcut.")
+    str | None, typer.Option("--lora", metavar="LORA", help="LoRA to draw with: a file, or one that gesso carries.")
 ]
 StyleOption = Annotated[
     str | None,
-    typer.Option("--style", help="Judge pictures in this style: line-art or woodcut. Needs its own --judge."),
+    typer.Option("--style", help="Judge pictures in this style (comic, line-art, woodcut). Needs its own --judge."),
 ]
 PromptsOption = Annotated[int, typer.Option("--prompts", min=7, max=100_000, help="How many, or some more.")]
 SeedOption = Annotated[int, typer.Option("--seed", "-S", min=0, max=2**32 - 1, help="Of prompts and pictures.")]
@@ -136,7 +136,7 @@ def composition(
 
 @app.command("style")
 def style(
-    style: Annotated[str, typer.Argument(help="line-art or woodcut.")],
+    style: Annotated[str, typer.Argument(help="comic, line-art or woodcut.")],
     lora: LoraOption = None,
     model: ModelOption = "gesso-mini",
     prompts: PromptsOption = 200,

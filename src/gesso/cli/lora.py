@@ -313,26 +313,33 @@ def extract(
 
 
 def _open(name: str) -> "WeightFile":
-    """A file by its path, else by its name in the library."""
+    """A file by its path, else one that gesso carries, else by its name in the library."""
     from gesso.checkpoints.weight_file import open_weights
     from gesso.library import resolve
+    from gesso.runtime.embedded import embedded_extras
 
     path = Path(name)
-    if "\0" in name or not path.is_file():
+    if (carried := embedded_extras("lora").get(name)) is not None and not path.is_file():
+        path = carried
+    elif "\0" in name or not path.is_file():
         path = Path(resolve(name, open_library(), kinds=("lora",), offline=True))
     return open_weights(path)
 
 
 def _target(file: "WeightFile", model: str | None) -> "Target":
     """The model that an adapter is for, without its numbers unless the user names one."""
-    from gesso.adapters.architecture import architecture_of
+    from gesso.adapters.architecture import architecture_of, told_base
     from gesso.adapters.names import Target
     from gesso.families.loading import load_parts
     from gesso.families.parts import empty_networks
     from gesso.families.registry import family_named
+    from gesso.runtime.engine import EMBEDDED, find_model
 
+    told = (told_base(file.metadata) or "").partition("/")[0]
+    if model is None and told in EMBEDDED:
+        model = told
     if model is not None:
-        return _target_of(load_parts(Path(resolve_model(model)), dtype=None, check=False))
+        return _target_of(load_parts(find_model(resolve_model(model)), dtype=None, check=False))
     looks = architecture_of(file.tensors)
     if looks not in _FAMILIES:
         raise GessoError(

@@ -111,7 +111,7 @@ def export(
 
 @app.command("lora")
 def lora(
-    style: Annotated[str, typer.Argument(help="line-art or woodcut.")],
+    style: Annotated[str, typer.Argument(help="comic, line-art or woodcut.")],
     output: Annotated[Path, typer.Argument(help="The safetensors file to write when the training is at its end.")],
     model: ModelOption = "gesso-mini",
     folder: Annotated[
@@ -137,7 +137,8 @@ def lora(
     if not making.train(stop_after=seconds, on_log=_print):
         typer.echo(f"stopped early; run again to go on from {place}", err=True)
         return
-    making.export(output, {"title": f"{style} for gesso-mini", **AUTHOR})
+    about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
+    making.export(output, {"title": f"{style} for gesso-mini", "description": about, **AUTHOR})
     typer.echo(f"{output} rank={recipe.rank} bytes={output.stat().st_size}")
 
 
@@ -159,7 +160,8 @@ def controlnet(
     if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
         typer.echo(f"stopped early; run again to go on from {folder}", err=True)
         return
-    making.export(output, {"title": "edges for gesso-mini", **AUTHOR})
+    about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
+    making.export(output, {"title": "edges for gesso-mini", "description": about, **AUTHOR})
     typer.echo(f"{output} bytes={output.stat().st_size}")
 
 

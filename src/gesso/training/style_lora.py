@@ -45,10 +45,10 @@ class LoraRecipe:
 
 
 CPU_LORA = LoraRecipe(
-    rank=16,
+    rank=8,
     encoding=Plan(
         batch_size=16,
-        total_samples=4_000,
+        total_samples=2_000,
         learning_rate=5e-4,
         warmup_samples=500,
         decay_share=0.4,
@@ -56,7 +56,7 @@ CPU_LORA = LoraRecipe(
     ),
     denoising=Plan(
         batch_size=16,
-        total_samples=16_000,
+        total_samples=7_000,
         learning_rate=2e-3,
         warmup_samples=1_000,
         decay_share=0.5,
