@@ -1,7 +1,8 @@
 """Masks of all kinds, parts of a picture, borders, resizing and variations of the noise, on tiny random models."""
 
+import resource
+import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from gesso.diffusion.noise import nv_normal, philox_normal
 from gesso.families.base import Family
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
+from gesso.pipelines.framing import Placement
 from gesso.pipelines.inputs import SourcePictures, prepare
 from gesso.pipelines.networks import Differential
 from gesso.pipelines.replay import replay
@@ -450,13 +452,44 @@ def test_odd_pictures_and_masks_have_an_answer(pipelines: dict[str, TextToImage]
         assert finished.size == (image.size if "mask_area" in values else (64, 64))
 
 
-def test_a_wide_blur_of_a_large_mask_needs_no_more_than_a_few_copies(tmp_path: Path):
-    """It once stacked a copy for each point of the Gaussian: 1281 of them at the widest."""
-    import tracemalloc
-
-    mask = spot(2048, 512, (1000, 200, 1040, 240))
+def peak_of(run: Any) -> int:
+    """Bytes that numpy has at most while it runs."""
     tracemalloc.start()
-    soften(mask, 32.0)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 12 * mask.width * mask.height * 8
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_wide_blur_of_a_large_mask_needs_no_more_than_a_few_copies():
+    """It once stacked a copy for each point of the Gaussian: 1281 of them at the widest. By Fourier's way it gives what
+    it gives by sums."""
+    mask = spot(2048, 512, (1000, 200, 1040, 240))
+    assert peak_of(lambda: soften(mask, 256.0)) < 12 * mask.width * mask.height * 8
+    levels = np.zeros(400)
+    levels[200] = 255.0
+    wide = spot(400, 400, (200, 0, 201, 400))
+    weights = np.exp(-0.5 * (np.arange(-75, 76) / 30.0) ** 2)
+    expected = np.zeros(400)
+    expected[125:276] = 255 * weights / weights.sum()
+    assert np.abs(np.asarray(soften(wide, 30.0))[200].astype(float) - expected).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "fill"])
+def test_a_sliver_that_is_to_cover_a_large_canvas_is_not_made_whole(mode: str):
+    """16384 pixels by 1, covering 2048x2048, would be 33 million pixels wide."""
+    sliver = source(16_384, 1)
+    placement = Placement.of(sliver.size, (2048, 2048), mode)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert placement.place(sliver).size == (2048, 2048)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # KiB
+
+
+def test_a_sliver_is_cut_where_a_larger_picture_would_be():
+    narrow = Image.fromarray(
+        np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 2, axis=0).repeat(3, axis=2)
+    )
+    placement = Placement.of(narrow.size, (16, 16), "crop")
+    whole = narrow.resize(placement.size, Image.Resampling.LANCZOS).crop((-placement.left, 0, 16 - placement.left, 16))
+    assert np.abs(np.asarray(placement.place(narrow), int) - np.asarray(whole, int)).max() <= 2

@@ -10,6 +10,8 @@ from gesso.pipelines.checks import MAX_SIDE, RequestError
 from gesso.pipelines.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import drawable_size, fit
 
+MAX_COVER = 16  # how many times larger than what is seen of it a picture is made
+
 Size = tuple[int, int]  # width, height
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Sides = tuple[int, int, int, int]  # pixels at the left, top, right, bottom
@@ -60,7 +62,14 @@ class Placement:
     def place(self, image: Image.Image) -> Image.Image:
         """The picture on its canvas; beside it, its edge goes on."""
         left, top, right, bottom = self.visible
-        seen = fit(image, *self.size).crop((left - self.left, top - self.top, right - self.left, bottom - self.top))
+        part = left - self.left, top - self.top, right - self.left, bottom - self.top
+        (width, height), area = self.size, (right - left) * (bottom - top)
+        if width * height <= MAX_COVER * area:  # as other tools do it, which gives the same pixels
+            seen = fit(image, width, height).crop(part)
+        else:  # of a sliver that covers the canvas nearly all is cut off: it is never made
+            across, down = image.width / width, image.height / height
+            box = (part[0] * across, part[1] * down, part[2] * across, part[3] * down)
+            seen = image.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box)
         return extend(seen, (left, top, self.canvas[0] - right, self.canvas[1] - bottom))
 
     def back(self, drawn: Image.Image, size: Size) -> Image.Image:

@@ -9,6 +9,7 @@ from gesso.pipelines.checks import MAX_SIDE, RequestError, check_known, check_mu
 from gesso.pipelines.request_parts import HiresPass
 
 DEFAULT_SCALE = 2.0
+MAX_STRETCH = 4
 
 # Ways to interpolate latents: name -> torch's mode, and whether it is smoothed before (which only matters where sides
 # shrink; A1111 has them, so they are here).
@@ -73,6 +74,13 @@ def filled(
     if width < values["width"] or height < values["height"]:
         raise RequestError(
             "hires", f"hires: {width}x{height} is less than the first pass's {values['width']}x{values['height']}"
+        )
+    across, down = width / values["width"], height / values["height"]
+    if max(across, down) > MAX_STRETCH * min(across, down):  # all that covers the larger shape is made, then cut
+        raise RequestError(
+            "hires",
+            f"hires: {width}x{height} out of {values['width']}x{values['height']} is too much of another shape; "
+            f"one side may grow at most {MAX_STRETCH} times as much as the other",
         )
     sampler, schedule = hires.sampler or values["sampler"], hires.schedule or values["schedule"]
     if hires.schedule is None and values["sigmas"] is not None:  # own sigmas are those of the first pass

@@ -25,6 +25,7 @@ from gesso.pipelines.request import MAX_PIXELS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
+_LINES, _FEW = 256, 64  # lines that are convolved at a time, and weights that are summed one by one
 MAX_INPUT_SIDE = 16_384
 
 
@@ -151,13 +152,23 @@ def reach_of(radius: float) -> int:
 
 
 def _convolve(grey: NDArray[np.float64], weights: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    reach = len(weights) // 2
-    around = np.pad(grey, [(reach, reach) if at == axis else (0, 0) for at in (0, 1)], mode="symmetric")
-    size = grey.shape[axis]
-    total = np.zeros_like(grey)
-    for start, weight in enumerate(weights):
-        total += weight * (around[start : start + size] if axis == 0 else around[:, start : start + size])
-    return total
+    """Some lines at a time, by Fourier's way where the weights are many: whatever the radius, time and memory are those
+    of a few copies."""
+    lines = grey if axis == 1 else grey.T
+    size, reach = lines.shape[1], len(weights) // 2
+    found = np.empty_like(lines)
+    for first in range(0, len(lines), _LINES):
+        around = np.pad(lines[first : first + _LINES], [(0, 0), (reach, reach)], mode="symmetric")
+        if len(weights) > _FEW:
+            length = around.shape[1] + len(weights) - 1
+            product = np.fft.rfft(around, length) * np.fft.rfft(weights, length)
+            total = np.fft.irfft(product, length)[:, 2 * reach : 2 * reach + size]
+        else:
+            total = np.zeros((len(around), size))
+            for start, weight in enumerate(weights):
+                total += weight * around[:, start : start + size]
+        found[first : first + _LINES] = total
+    return found if axis == 1 else found.T
 
 
 def mask_pixels(mask: Image.Image) -> Tensor:
