@@ -1,7 +1,7 @@
 """LoRA and learned words of a request, through the whole pipeline."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -387,56 +387,86 @@ def test_a_plan_of_memory_counts_them(folders: dict[str, Path], finder: NamedFil
 # ---- beside diffusers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sd", "xl"])
-def test_the_same_picture_as_diffusers(
-    name: str, engine: Engine, models: dict[str, LoadedModel], folders: dict[str, Path], tmp_path: Path
-):
-    """A random LoRA on text and UNet, prompt to picture, both tools."""
-    pytest.importorskip("peft")
-    family: Family = FAMILIES[name]
-    target = target_of(family)
-    torch.manual_seed(7)
-    path = saved(tmp_path / "lora.safetensors", attention_only(kohya(target, lora_parts)))
+def from_diffusers(family: Family, folder: Path, prompt: str, put_on: Callable[[Any], None]) -> np.ndarray:
+    """What the pipeline of diffusers draws with an adapter, [1, H, W, 3] in 0..1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries about themselves
         import diffusers
 
         kind = diffusers.StableDiffusionXLPipeline if family.text_2 else diffusers.StableDiffusionPipeline
         others = {} if family.text_2 else {"safety_checker": None, "feature_extractor": None}
-        pipe = kind.from_pretrained(folders[name], **others)
+        pipe = kind.from_pretrained(folder, **others)
         pipe.set_progress_bar_config(disable=True)
         # As the published files have it for DDIM; those of SD 1 name no spacing.
         config = dict(pipe.scheduler.config) | {"set_alpha_to_one": False, "clip_sample": False}
         if family.text_2 is None:
             del config["timestep_spacing"]
         pipe.scheduler = diffusers.DDIMScheduler.from_config(config)
-        pipe.load_lora_weights(str(tmp_path), weight_name=path.name, adapter_name="style")
-        pipe.set_adapters(["style"], [0.3])
-        expected = pipe(
-            "a turtle",
+        put_on(pipe)
+        size = {"height": 64, "width": 64}
+        generator = torch.Generator().manual_seed(3)
+        found = pipe(
+            prompt,
             negative_prompt="blurry",
             num_inference_steps=3,
             guidance_scale=5.0,
-            height=64,
-            width=64,
-            generator=torch.Generator().manual_seed(3),
+            generator=generator,
             output_type="np",
+            **size,
         ).images
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+BESIDE = replace(
+    REQUEST, negative_prompt="blurry", num_steps=3, guidance_scale=5.0, seed=3, sampler="ddim", preset="diffusers"
+)
+
+
+def drawn(pipeline: TextToImage, request: TextToImageRequest) -> np.ndarray:
+    return ((pipeline.pixels(request) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_a_lora_as_in_diffusers(
+    name: str, engine: Engine, models: dict[str, LoadedModel], folders: dict[str, Path], tmp_path: Path
+):
+    """Random, on text and UNet, prompt to picture."""
+    pytest.importorskip("peft")
+    family: Family = FAMILIES[name]
+    torch.manual_seed(7)
+    path = saved(tmp_path / "lora.safetensors", attention_only(kohya(target_of(family), lora_parts)))
+
+    def put_on(pipe: Any) -> None:
+        pipe.load_lora_weights(str(tmp_path), weight_name=path.name, adapter_name="style")
+        pipe.set_adapters(["style"], [0.3])
+
+    expected = from_diffusers(family, folders[name], "a turtle", put_on)
     pipeline = TextToImage(engine, models[name], finder=NamedFiles({"lora": {"lora": path}}))
-    request = TextToImageRequest(
-        prompt="a turtle",
-        negative_prompt="blurry",
-        num_steps=3,
-        guidance_scale=5.0,
-        height=64,
-        width=64,
-        seed=3,
-        sampler="ddim",
-        preset="diffusers",
-        loras=(LoraUse(name="lora", weight=0.3),),
-    )
-    found = ((pipeline.pixels(request) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    plain = ((pipeline.pixels(replace(request, loras=())) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    gap = np.abs(found - expected)
-    assert gap.max() < 1e-5
-    assert np.abs(plain - expected).mean() > 1e-3
+    request = replace(BESIDE, prompt="a turtle", loras=(LoraUse(name="lora", weight=0.3),))
+    assert np.abs(drawn(pipeline, request) - expected).max() < 1e-5
+    assert np.abs(drawn(pipeline, replace(request, loras=())) - expected).mean() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_a_learned_word_as_in_diffusers(
+    name: str, engine: Engine, models: dict[str, LoadedModel], folders: dict[str, Path], finder: NamedFiles
+):
+    """Of two and of three vectors."""
+    family: Family = FAMILIES[name]
+    word = {"sd": "mystyle", "xl": "xlword"}[name]
+    tensors = load_file(finder.find("embedding", word))
+
+    def put_on(pipe: Any) -> None:
+        if family.text_2 is None:
+            pipe.load_textual_inversion({word: tensors["emb_params"]}, token=word)
+            return
+        for key, ending in (("clip_l", ""), ("clip_g", "_2")):
+            encoder, tokenizer = getattr(pipe, f"text_encoder{ending}"), getattr(pipe, f"tokenizer{ending}")
+            pipe.load_textual_inversion({word: tensors[key]}, token=word, text_encoder=encoder, tokenizer=tokenizer)
+
+    prompt = f"a turtle, {word}"
+    expected = from_diffusers(family, folders[name], prompt, put_on)
+    request = replace(BESIDE, prompt=prompt)
+    assert np.abs(drawn(TextToImage(engine, models[name], finder=finder), request) - expected).max() < 1e-5
+    assert np.abs(drawn(TextToImage(engine, models[name]), request) - expected).mean() > 1e-4

@@ -37,7 +37,7 @@ class Flag:
 
 
 _FASTER = "it chooses a queue, and there is none"
-_PICTURES = "there is no way yet to draw after a picture"
+_PICTURES = "give the picture beside the prompt, with --image or --control"
 FLAGS: tuple[Flag, ...] = (
     Flag("ar", "ratio"),
     Flag("seed", "int", 0, MAX_SEED),
