@@ -44,7 +44,9 @@ class PicturePrompt:
 
 
 class PictureAttachment:
-    """Adapters that are on; a context manager. Tell it the rows of the next call by `rows`.
+    """Adapters on a UNet: a context manager, within which they are on; it may be entered again and again.
+
+    Tell it the rows of the next call by `rows`. Keys and values of the pictures are computed once and kept.
 
     Raises ValueError where an adapter is for another number of attentions, or for other widths.
     """
@@ -65,6 +67,11 @@ class PictureAttachment:
         """bool [B]: rows of the next call that guidance leads away from; None: no row."""
         self._negative = negative
 
+    def prepare(self, number: int) -> None:
+        """Keys and values of one picture for every attention, so that its network may rest from now on."""
+        for place, attention in enumerate(self._attentions):
+            self._keys(number, place, attention.to_q.weight)
+
     def __enter__(self) -> Self:
         for place, attention in enumerate(self._attentions):
             self._hooks.append(attention.to_q.register_forward_hook(self._remember(place)))
@@ -77,7 +84,6 @@ class PictureAttachment:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._known.clear()
         self._queries.clear()
 
     def _remember(self, place: int) -> Callable[..., None]:
@@ -118,6 +124,7 @@ class PictureAttachment:
             prompt = self._prompts[number]
             both = torch.cat([prompt.tokens, prompt.without])
             layers = (prompt.network.to_k[place], prompt.network.to_v[place])
-            keys, values = (layer(both.to(layer.weight)).to(like) for layer in layers)  # type: ignore[arg-type]
+            keys, values = (layer(both.to(layer.weight)) for layer in layers)  # type: ignore[arg-type]
             self._known[number, place] = keys, values
-        return self._known[number, place]
+        keys, values = self._known[number, place]
+        return keys.to(like), values.to(like)

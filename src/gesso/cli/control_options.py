@@ -21,7 +21,7 @@ ControlOption = Annotated[
         metavar="MODEL,image=FILE,...",
         help="A network that steers, and its picture, such as canny.safetensors,image=photo.png,preprocess=canny; "
         "weight=, start=, end= (shares of the steps), mode=balanced, prompt or control; what the "
-        "preprocessor takes, such as low=50. Again for several.",
+        "preprocessor takes, such as low=50; encoder=FILE for an IP-Adapter. Again for several.",
     ),
 ]
 HintOption = Annotated[
@@ -31,19 +31,20 @@ HintOption = Annotated[
     ),
 ]
 _NUMBERS = ("weight", "start", "end")
-_TEXTS = ("mode", "preprocessor")
+_TEXTS = ("mode", "preprocessor", "encoder")
 _ALIASES = {"preprocess": "preprocessor", "strength": "weight"}
 _EXAMPLE = "such as canny.safetensors,image=edges.png,weight=0.8"
 
 
 @dataclass(frozen=True)
 class GivenControl:
-    """What one --control says. model: a name; file: where the network is, if it was given as a file or a folder"""
+    """What one --control says. model: a name; file, encoder: where they are, if given as files or folders"""
 
     model: str
     file: Path | None
     image: Path
     fields: dict[str, Any] = field(default_factory=dict)
+    encoder: Path | None = None
 
 
 def parse_controls(texts: Sequence[str]) -> list[GivenControl]:
@@ -58,6 +59,11 @@ def control_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
         if control.file is not None and files.setdefault(control.model, control.file) != control.file:
             raise GessoError(f"--control {control.file}: {files[control.model]} has the same name; rename one of them")
     return files
+
+
+def encoder_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
+    """The image encoders by the names that the request has for them."""
+    return {control.fields["encoder"]: control.encoder for control in controls if control.encoder is not None}
 
 
 def read_controls(controls: Sequence[GivenControl]) -> "tuple[tuple[ControlUse, ...], list[Image]]":
@@ -105,8 +111,11 @@ def _parse(text: str) -> GivenControl:
         raise GessoError(f"--control {text[:80]}: {'the picture' if name else 'the network'} is missing, {_EXAMPLE}")
     if parameters:
         found["parameters"] = tuple(parameters)
-    file = Path(name)
-    return GivenControl(file.stem, file, image, found) if file.exists() else GivenControl(name, None, image, found)
+    encoder = Path(found["encoder"]) if Path(found.get("encoder") or "?").exists() else None
+    if encoder is not None:
+        found["encoder"] = encoder.name if encoder.is_dir() else encoder.stem
+    file = Path(name) if Path(name).exists() else None
+    return GivenControl(file.stem if file is not None else name, file, image, found, encoder)
 
 
 def parameter_names() -> frozenset[str]:

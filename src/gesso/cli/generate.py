@@ -22,6 +22,7 @@ from gesso.cli.control_options import (
     ControlOption,
     HintOption,
     control_files,
+    encoder_files,
     parse_controls,
     read_controls,
     read_hints,
@@ -293,6 +294,7 @@ def command(
         "lora": lora_files,
         "embedding": parse_embeddings(embedding or []),
         "control": control_files(controls),
+        "image_encoder": encoder_files(controls),
     }
     request = TextToImageRequest(
         **conventions,

@@ -20,6 +20,7 @@ LIBRARY_KINDS: Mapping[Kind, tuple[str, ...]] = {
     "embedding": ("embedding",),
     "control": ("controlnet", "t2i_adapter", "ip_adapter"),
     "upscaler": ("upscaler",),
+    "image_encoder": ("clip_vision",),
 }
 _ALIAS = "ss_output_name"  # what kohya's trainer called a file, which A1111 takes for a second name
 _SHOWN = 6

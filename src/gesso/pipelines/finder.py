@@ -9,7 +9,7 @@ from gesso.errors import GessoError
 from gesso.pipelines.checks import nearest, short
 from gesso.runtime.embedded import embedded_extras
 
-Kind = Literal["lora", "embedding", "control", "upscaler"]
+Kind = Literal["lora", "embedding", "control", "upscaler", "image_encoder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -78,6 +78,7 @@ class ControlUse:
     weight        strength
     start, end    share of the steps before it begins and after which it ends
     mode          balanced; prompt: the prompt is more important; control: the picture is
+    encoder       of an IP-Adapter: by which the `Finder` knows the image encoder; None: the first that fits
     """
 
     model: str
@@ -88,9 +89,12 @@ class ControlUse:
     start: float = 0.0
     end: float = 1.0
     mode: str = "balanced"
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         check_file_name("controls", self.model)
+        if self.encoder is not None:
+            check_file_name("controls", self.encoder)
         check_digest("controls", self.image)
         check_name("controls", self.preprocessor)
         self._check_parameters()

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
+from gesso.families.image_prompt import is_image_prompt_file
 from gesso.models.t2i_adapter import T2IAdapter
 from gesso.pipelines.checks import RequestError, check_multiple
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.finder import Finder
 from gesso.pipelines.hint_pictures import HintPicture, Size, hint_digest
+from gesso.pipelines.image_prompts import PictureGuide, PictureVoices, find_guide
 from gesso.pipelines.recipe import ExtraFile
 from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.request_parts import ControlUse
@@ -37,9 +39,10 @@ GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow makes grey
 
 @dataclass(frozen=True, eq=False)
 class Controls:
-    """What steers a request, each network with the picture that was given for it."""
+    """What steers a request, each network with the picture that was given for it; IP-Adapters are pictures."""
 
     parts: tuple[tuple[LoadedControl, HintPicture], ...] = ()
+    pictures: tuple[PictureGuide, ...] = ()
     rule: str = "a1111"
     _hints: dict[tuple[int, Size], Tensor] = field(default_factory=dict, repr=False)
 
@@ -55,10 +58,10 @@ class Controls:
 
     def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
         """For the recipe, each once. Raises ModelFileError where one is gone."""
-        found = {picture.use.model: control.parts.files[0] for control, picture in self.parts}
-        return tuple(
-            ExtraFile(kind="control", name=name, sha256=shelf.hashes(file).sha256) for name, file in found.items()
-        )
+        named = {picture.use.model: control.parts.files[0] for control, picture in self.parts}
+        found = [ExtraFile(kind="control", name=name, sha256=shelf.hashes(file).sha256) for name, file in named.items()]
+        found += [file for guide in self.pictures for file in guide.files(shelf)]
+        return tuple(dict.fromkeys(found))
 
     def at(self, rows: int, columns: int, device: torch.device) -> "Steering | None":
         """With the hints for latents of this size; None where nothing steers. Raises RequestError as `HintPicture`."""
@@ -69,7 +72,9 @@ class Controls:
             if (number, size) not in self._hints:
                 self._hints[number, size] = picture.pixels(size, swapped=control.parts.swapped)
             guides.append(Guide(picture.use, control, self._hints[number, size].to(device)))
-        return Steering(tuple(guides), self.rule) if guides else None
+        if not guides and not self.pictures:
+            return None
+        return Steering(tuple(guides), self.rule, PictureVoices(self.pictures))
 
 
 NO_CONTROLS = Controls()
@@ -93,7 +98,7 @@ def find_controls(
     if unused := sorted(given.keys() - {use.image for use in request.controls}):
         raise RequestError("controls", f"the hint {unused[0][:10]}... is given, and no control names it")
     mode = "stretch" if request.control_rule == "diffusers" else "crop"
-    parts = []
+    parts, pictures = [], []
     for use in request.controls:
         if use.image not in given:
             raise RequestError("controls", f"{use.model}: its hint {use.image[:10]}... was not given")
@@ -101,10 +106,15 @@ def find_controls(
             path = finder.find("control", use.model)
         except GessoError as error:
             raise RequestError("controls", error.one_line) from None
+        if is_image_prompt_file(path):
+            pictures.append(find_guide(use, path, given[use.image], engine=engine, model=model, finder=finder))
+            continue
+        if use.encoder is not None:
+            raise RequestError("controls", f"{use.model}: an encoder is for IP-Adapters; leave {use.encoder} out")
         control = engine.load_control(path, model)
         _check_patches(control, request)
         parts.append((control, HintPicture(use, given[use.image], mask, mode)))
-    return Controls(tuple(parts), request.control_rule)
+    return Controls(tuple(parts), tuple(pictures), request.control_rule)
 
 
 def _check_patches(control: LoadedControl, request: ResolvedRequest) -> None:
@@ -182,6 +192,7 @@ class Steering:
 
     guides: tuple[Guide, ...]
     rule: str
+    voices: PictureVoices
 
     def part(self, tile: Tile) -> "Steering":
         """The same for one tile of the latents."""
@@ -193,7 +204,8 @@ class Steering:
 
     def _ask(self, now: Callable[[], tuple[int, int]], z: Tensor, timestep: Tensor, told: Conditioning) -> Influence:
         step, num_steps = now()
-        said = Influence()
+        on = [is_on(guide.use, step, num_steps, self.rule) for guide in self.voices.guides]
+        said = Influence(pictures=self.voices.at(on, told.negative))
         for guide in self.guides:
             if guide.use.weight != 0 and is_on(guide.use, step, num_steps, self.rule):
                 said = said + guide(z, timestep, told, self.rule)

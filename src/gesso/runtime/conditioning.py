@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gesso.adapters.ip_adapter import PictureAttachment
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conditioning:
@@ -73,14 +75,17 @@ class Influence:
 
     control   to each skip, and last to the middle
     features  to each level on the way down, and perhaps to the middle
+    pictures  IP-Adapters that are on while it is called
     """
 
     control: Sequence[Tensor] | None = None
     features: Sequence[Tensor] | None = None
+    pictures: PictureAttachment | None = None
 
     def __add__(self, other: "Influence") -> "Influence":
         """Both together."""
-        return Influence(_sum(self.control, other.control), _sum(self.features, other.features))
+        control, features = _sum(self.control, other.control), _sum(self.features, other.features)
+        return Influence(control, features, self.pictures or other.pictures)
 
 
 def _sum(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> Sequence[Tensor] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,10 +15,12 @@ from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
 from gesso.families.control_network import load_control_network
+from gesso.families.image_prompt import load_image_encoder, load_image_prompt
 from gesso.families.loading import load_parts
 from gesso.families.parts import Parts
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.environment import Environment
+from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import WeightFile, stamp
@@ -30,6 +32,7 @@ from gesso.runtime.shelf import AdapterShelf
 # Models that the package carries: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
+K = TypeVar("K")
 MAX_CONTROLS = 4  # control networks that stay loaded
 
 
@@ -74,6 +77,7 @@ class Engine:
         self.hash_file = hash_file
         self.shelf = AdapterShelf()
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
+        self._pictures: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._controls: OrderedDict[tuple[Any, ...], tuple[LoadedModel, LoadedControl]] = OrderedDict()
 
     def load(
@@ -134,6 +138,35 @@ class Engine:
         while len(self._controls) > MAX_CONTROLS:
             self._controls.popitem(last=False)
         return loaded
+
+    def load_image_prompt(self, path: Path, model: LoadedModel) -> LoadedImagePrompt:
+        """An IP-Adapter for this model; from memory where it is loaded. Raises GessoError as `load_control`."""
+
+        def load() -> LoadedImagePrompt:
+            network, file = load_image_prompt(path, model.family)
+            return LoadedImagePrompt(network, Component("image prompt", network, self.device, file), file)
+
+        return self._kept(("prompt", path, model.family.name), path, load)
+
+    def load_image_encoder(self, path: Path) -> LoadedImageEncoder:
+        """CLIP's image encoder; from memory where it is loaded. Raises ModelFileError where it is none."""
+
+        def load() -> LoadedImageEncoder:
+            network, file = load_image_encoder(path)
+            return LoadedImageEncoder(network, Component("image encoder", network, self.device, file), file)
+
+        return self._kept(("encoder", path), path, load)
+
+    def _kept(self, what: tuple[Any, ...], path: Path, load: Callable[[], K]) -> K:
+        """What was loaded before, or is loaded now: MAX_CONTROLS of them stay."""
+        key = (*what, *stamp(find_model(path)))
+        if key not in self._pictures:
+            self._pictures[key] = load()
+        self._pictures.move_to_end(key)
+        while len(self._pictures) > MAX_CONTROLS:
+            self._pictures.popitem(last=False)
+        kept: K = self._pictures[key]
+        return kept
 
     @contextmanager
     def steered(self, model: LoadedModel, controls: Sequence[LoadedControl]) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """A model that is ready to run: its networks by the jobs that pipelines give them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,17 +171,18 @@ class LoadedModel:
     def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning, steer: Steer | None) -> Tensor:
         said = steer(z[:, : self.family.vae.latent_channels], timestep, told) if steer is not None else Influence()
         further = {} if told.window is None else {"window": told.window}
-        output: Tensor = self.parts.unet(
-            z,
-            timestep,
-            told.context,
-            told.added,
-            told.level,
-            told.guidance,
-            control=said.control,
-            features=said.features,
-            **further,
-        )
+        with said.pictures or nullcontext():
+            output: Tensor = self.parts.unet(
+                z,
+                timestep,
+                told.context,
+                told.added,
+                told.level,
+                told.guidance,
+                control=said.control,
+                features=said.features,
+                **further,
+            )
         return output
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,0 +1,139 @@
+"""Pictures that prompt: IP-Adapters of a request, the tokens of their pictures, and when they speak."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gesso.adapters.ip_adapter import PictureAttachment, PicturePrompt
+from gesso.checkpoints.errors import ModelFileError
+from gesso.errors import GessoError
+from gesso.pipelines.checks import RequestError
+from gesso.pipelines.finder import Finder
+from gesso.pipelines.recipe import ExtraFile
+from gesso.pipelines.request_parts import ControlUse
+from gesso.pipelines.source_images import flat
+from gesso.runtime.engine import Engine, LoadedModel
+from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt, settled
+from gesso.runtime.shelf import AdapterShelf
+
+
+@dataclass(frozen=True, eq=False)
+class PictureGuide:
+    """One IP-Adapter with its picture."""
+
+    use: ControlUse
+    adapter: LoadedImagePrompt
+    encoder: LoadedImageEncoder
+    encoder_name: str
+    image: Image.Image
+    engine: Engine
+    model: LoadedModel
+    _tokens: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Of the picture and of none; computed once.
+
+        Raises GessoError where the networks alone are more than the engine's memory.
+        """
+        if not self._tokens:
+            dtype = self.engine.precision.of("text")
+            self._make_room(dtype)
+            self._tokens.append(self.adapter.tokens(self.encoder, flat(self.image), dtype))
+        return self._tokens[0]
+
+    def files(self, shelf: AdapterShelf) -> list[ExtraFile]:
+        """For the recipe."""
+        return [
+            ExtraFile(kind=kind, name=name, sha256=shelf.hashes(file).sha256)
+            for kind, name, file in (
+                ("control", self.use.model, self.adapter.file),
+                ("image_encoder", self.encoder_name, self.encoder.file),
+            )
+        ]
+
+    def _make_room(self, dtype: torch.dtype) -> None:
+        """Where memory is limited, the model rests while its picture is read."""
+        if self.engine.memory is None:
+            return
+        most = max(part.component.settled_nbytes(dtype) for part in (self.encoder, self.adapter))
+        if most > self.engine.memory:
+            raise GessoError(
+                f"{self.use.model}: its image encoder takes {most >> 20} MiB, more than the {self.engine.memory >> 20} "
+                "MiB of --memory. Raise it, or leave the picture out"
+            )
+        self.model.residency.rest_all()
+
+
+class PictureVoices:
+    """The IP-Adapters of one run, and how loud each is at the step that is computed."""
+
+    def __init__(self, guides: Sequence[PictureGuide]) -> None:
+        self.guides = tuple(guides)
+        self._strengths = [0.0] * len(self.guides)
+        self._attachment: PictureAttachment | None = None
+
+    def at(self, on: Sequence[bool], negative: Tensor | None) -> PictureAttachment | None:
+        """For the next call: which of them speak, and the rows that guidance leads away from. None: none speaks."""
+        self._strengths[:] = [guide.use.weight * said for guide, said in zip(self.guides, on, strict=True)]
+        if not any(self._strengths):
+            return None
+        if self._attachment is None:
+            self._attachment = self._attach()
+        self._attachment.rows(negative)
+        return self._attachment
+
+    def _attach(self) -> PictureAttachment:
+        prompts = []
+        for number, guide in enumerate(self.guides):
+            tokens, without = guide.tokens()
+            strength = partial(self._strengths.__getitem__, number)
+            prompts.append(PicturePrompt(guide.adapter.network, tokens, without, strength))
+        unet = self.guides[0].model.parts.unet
+        attachment = PictureAttachment(unet, prompts)
+        dtype = self.guides[0].engine.precision.of("text")
+        for number, guide in enumerate(self.guides):
+            with settled(guide.adapter.component, dtype):
+                attachment.prepare(number)
+        return attachment
+
+
+def find_guide(
+    use: ControlUse, path: Path, image: Image.Image, *, engine: Engine, model: LoadedModel, finder: Finder
+) -> PictureGuide:
+    """An IP-Adapter, and the encoder that goes with it. Raises RequestError and GessoError."""
+    if use.preprocessor is not None or use.mode != "balanced":
+        what = f"preprocessor {use.preprocessor}" if use.preprocessor is not None else f"mode {use.mode}"
+        raise RequestError("controls", f"{use.model}: an IP-Adapter looks at the picture itself; leave {what} out")
+    adapter = engine.load_image_prompt(path, model)
+    name, encoder = _encoder(use, adapter, engine, finder)
+    return PictureGuide(use, adapter, encoder, name, image, engine, model)
+
+
+def _encoder(
+    use: ControlUse, adapter: LoadedImagePrompt, engine: Engine, finder: Finder
+) -> tuple[str, LoadedImageEncoder]:
+    """The one that the request names, else the first that fits."""
+    wanted = adapter.network.config
+    width = f"{wanted.encoder_dim} wide ({'projected' if wanted.kind == 'base' else 'states'})"
+    if use.encoder is not None:
+        encoder = engine.load_image_encoder(finder.find("image_encoder", use.encoder))
+        if not adapter.fits(encoder.network):
+            raise RequestError("controls", f"{use.model}: needs an image encoder {width}, {use.encoder} is another")
+        return use.encoder, encoder
+    for name in sorted(finder.names("image_encoder")):
+        try:
+            encoder = engine.load_image_encoder(finder.find("image_encoder", name))
+        except ModelFileError:
+            continue
+        if adapter.fits(encoder.network):
+            return name, encoder
+    raise RequestError(
+        "controls",
+        f"{use.model}: needs CLIP's image encoder, {width}: ViT-H for SD 1.5, ViT-H or ViT-bigG for SDXL. None is "
+        "known; give its file with encoder=FILE",
+    )

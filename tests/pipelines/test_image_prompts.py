@@ -1,0 +1,176 @@
+"""IP-Adapters of a request: the picture of diffusers, their place in recipe and replay, what is refused."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gesso.checkpoints.errors import ModelFileError
+from gesso.cli.control_options import control_files, encoder_files, parse_controls, read_controls
+from gesso.errors import GessoError
+from gesso.pipelines.checks import RequestError
+from gesso.pipelines.finder import NamedFiles
+from gesso.pipelines.hint_pictures import hint_digest
+from gesso.pipelines.request import TextToImageRequest
+from gesso.pipelines.request_parts import ControlUse
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.runtime.engine import Engine
+from gesso.runtime.image_prompt import clip_pixels
+from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
+from tiny_sd import TINY_SD, save_tiny_folder
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+
+def picture(width: int = 50, height: int = 40) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x * 5, y * 6, (x * y) % 256], axis=2).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Any:
+    torch.manual_seed(0)
+    return randomise(CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, encoder: Any) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("ip")
+    found = {kind: saved(base / f"{kind}.safetensors", image_prompt_file(kind, TINY_SD)) for kind in ("base", "plus")}
+    found["vit"] = saved(base / "vit.safetensors", encoder.state_dict())
+    found["model"] = save_tiny_folder(base / "model", TINY_SD)
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine("cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def pipeline(files: dict[str, Path], engine: Engine) -> TextToImage:
+    finder = NamedFiles(
+        {"control": {kind: files[kind] for kind in ("base", "plus")}, "image_encoder": {"vit": files["vit"]}}
+    )
+    return TextToImage(engine, engine.load(files["model"]), finder=finder)
+
+
+def request(*uses: ControlUse, **values: Any) -> TextToImageRequest:
+    given = {"prompt": "a turtle", "width": 64, "height": 64, "num_steps": 4, "seed": 3, "guidance_scale": 5.0}
+    return TextToImageRequest(**(given | values), controls=uses)
+
+
+def use(model: str = "base", **values: Any) -> ControlUse:
+    return ControlUse(model=model, image=hint_digest(picture()), **({"weight": 0.7} | values))
+
+
+def test_pixels_as_clips_own_processor_makes_them() -> None:
+    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    for size in ((50, 40), (40, 50), (28, 28), (31, 90), (10, 10)):
+        expected = processor(picture(*size), return_tensors="pt").pixel_values
+        assert (clip_pixels(picture(*size), 28) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about themselves
+@pytest.mark.parametrize("kind", ["base", "plus"])
+def test_same_picture_as_diffusers(files: dict[str, Path], pipeline: TextToImage, encoder: Any, kind: str) -> None:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    theirs = StableDiffusionPipeline.from_pretrained(
+        files["model"], local_files_only=True, safety_checker=None, requires_safety_checker=False
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    theirs.register_modules(image_encoder=encoder, feature_extractor=processor)
+    theirs.unet._load_ip_adapter_weights([nested(image_prompt_file(kind, TINY_SD))])
+    theirs.set_ip_adapter_scale(0.7)
+    theirs.set_progress_bar_config(disable=True)
+    config = dict(theirs.scheduler.config) | {"set_alpha_to_one": False, "clip_sample": False}
+    del config["timestep_spacing"]
+    theirs.scheduler = DDIMScheduler.from_config(config)
+    expected = theirs(
+        "a turtle",
+        negative_prompt="",
+        ip_adapter_image=picture(),
+        height=64,
+        width=64,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images[0]
+    asked = request(use(kind), preset="diffusers", sampler="ddim", schedule="uniform")
+    pixels = pipeline.pixels(asked, hints=[picture()])
+    without = pipeline.pixels(replace(asked, controls=()))
+    found = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
+    assert expected.std() > 0.02
+    gap = np.abs(found - expected).max()
+    print(f"largest difference {gap:.1e}")
+    assert gap < 1e-4
+    assert (pixels - without).abs().max() > 1e-3
+
+
+def test_nothing_is_left_on_the_model(pipeline: TextToImage) -> None:
+    before = pipeline.pixels(request())
+    pipeline.pixels(request(use()), hints=[picture()])
+    iterator = pipeline(request(use(), num_images=3), hints=[picture()])
+    next(iterator)
+    iterator.close()
+    assert torch.equal(pipeline.pixels(request()), before)
+
+
+def test_weight_and_window(pipeline: TextToImage) -> None:
+    plain = pipeline.pixels(request())
+    off = pipeline.pixels(request(use(weight=0.0)), hints=[picture()])
+    late = pipeline.pixels(request(use(start=0.6)), hints=[picture()])
+    whole = pipeline.pixels(request(use()), hints=[picture()])
+    assert torch.equal(off, plain)
+    gaps = [(one - plain).abs().mean().item() for one in (late, whole)]
+    assert 0 < gaps[0] < gaps[1]
+
+
+def test_recipe_and_replay(pipeline: TextToImage, files: dict[str, Path]) -> None:
+    (drawn,) = pipeline(request(use("plus")), hints=[picture()])
+    kinds = {(extra.kind, extra.name) for extra in drawn.recipe.extras}
+    assert kinds == {("control", "plus"), ("image_encoder", "vit")}
+    (again,) = pipeline(drawn.recipe.request, hints=[picture()])
+    assert again.image.tobytes() == drawn.image.tobytes()
+    assert again.recipe.extras == drawn.recipe.extras
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"preprocessor": "canny"}, "leave preprocessor canny out"),
+        ({"mode": "prompt"}, "leave mode prompt out"),
+        ({"encoder": "nobody"}, "no image_encoder is called"),
+    ],
+)
+def test_what_an_ip_adapter_does_not_take(pipeline: TextToImage, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(GessoError, match=words):
+        pipeline(request(use(**values)), hints=[picture()])
+
+
+def test_without_an_encoder_it_says_which_is_needed(engine: Engine, files: dict[str, Path]) -> None:
+    lacking = TextToImage(engine, engine.load(files["model"]), finder=NamedFiles({"control": {"base": files["base"]}}))
+    with pytest.raises(RequestError, match="needs CLIP's image encoder, 48 wide"):
+        lacking(request(use()), hints=[picture()])
+    odd = saved(files["base"].parent / "odd.safetensors", {"x": torch.zeros(2, 2)})
+    other = NamedFiles({"control": {"base": files["base"]}, "image_encoder": {"odd": odd}})
+    with pytest.raises(ModelFileError, match="not an image encoder"):
+        TextToImage(engine, engine.load(files["model"]), finder=other)(request(use(encoder="odd")), hints=[picture()])
+
+
+def test_a_command_line_names_both_files(files: dict[str, Path], tmp_path: Path) -> None:
+    picture().save(tmp_path / "cat.png")
+    controls = parse_controls([f"{files['base']},image={tmp_path / 'cat.png'},encoder={files['vit']},weight=0.5"])
+    uses, _ = read_controls(controls)
+    assert (uses[0].model, uses[0].encoder, uses[0].weight) == ("base", "vit", 0.5)
+    assert control_files(controls) == {"base": files["base"]}
+    assert encoder_files(controls) == {"vit": files["vit"]}
