@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from families.test_control_network import theirs
+from families.test_controlnet_union import their_union
 from families.test_t2i_adapter import their_adapter
 from gesso.checkpoints.hashing import hash_file
 from gesso.diffusion.tiles import Tile
@@ -220,6 +221,58 @@ def test_adapters_beside_diffusers(model: str, folder: Any, adapters: Any, engin
     effect = (drawn(pipeline, [], []) - wanted).abs().mean().item()
     print(f"{model} T2I-Adapter: largest difference {gap:.1e}; without it {effect:.1e} on average")
     assert gap < TOLERANCE < effect
+
+
+def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -> None:
+    hint, path = picture(0, (128, 128)), folder("SDXL")
+    their_union().save_pretrained(tmp_path / "union")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import diffusers
+
+        pipe = diffusers.StableDiffusionXLControlNetUnionPipeline.from_pretrained(
+            path,
+            controlnet=diffusers.ControlNetUnionModel.from_pretrained(tmp_path / "union", local_files_only=True),
+            local_files_only=True,
+            add_watermarker=False,
+        )
+        pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
+        pipe.set_progress_bar_config(disable=True)
+        wanted = pipe(
+            "a cat",
+            negative_prompt="blurry",
+            control_image=[hint],
+            control_mode=[3],
+            width=128,
+            height=128,
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            generator=torch.Generator().manual_seed(1),
+            output_type="pt",
+            controlnet_conditioning_scale=0.8,
+        ).images
+    pipeline = TextToImage(engine, engine.load(path), finder=NamedFiles({"control": {"edges": tmp_path / "union"}}))
+    found = drawn(pipeline, [use(hint, weight=0.8, kind="canny")], [hint])
+    gap = (found - wanted).abs().max().item()
+    effect = (drawn(pipeline, [], []) - wanted).abs().mean().item()
+    print(f"SDXL ControlNet Union: largest difference {gap:.1e}; without it {effect:.1e} on average")
+    assert gap < TOLERANCE < effect
+    (plan,) = pipeline.plans(replace(REQUEST, controls=(use(hint, kind="depth"),)), hints=[hint]).values()
+    assert plan.fits
+    for changes, message in (
+        ({}, "say which with kind="),
+        ({"kind": "cany"}, "takes no hint of kind 'cany'"),
+        ({"kind": "tile"}, "knows 6 kinds of hints, not tile"),
+        ({"preprocessor": "colour"}, "takes no hint of kind 'colour'"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            pipeline(replace(REQUEST, controls=(use(hint, **changes),)), hints=[hint])
+
+
+def test_a_kind_is_for_unions(ours: Any) -> None:
+    hint = picture()
+    with pytest.raises(RequestError, match="takes one kind of hint"):
+        ours("SD 1.5")(replace(REQUEST, controls=(use(hint, kind="canny"),)), hints=[hint])
 
 
 def test_an_adapter_leaves_the_unguided_half_alone_on_request(folder: Any, adapters: Any, engine: Engine) -> None:

@@ -10,19 +10,43 @@ from dataclasses import dataclass, replace
 
 from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.errors import ModelFileError, shape_text
-from gesso.checkpoints.keymap import Rule, Shape, nest
+from gesso.checkpoints.keymap import STACKED_QKV, Rule, Shape, nest
 from gesso.models.controlnet import ControlNetConfig
+from gesso.models.controlnet_union import NUM_HEADS, UnionConfig
 from gesso.models.unet import UNetConfig
 
 PREFIX = "control_model."  # of cldm's files
 DIFFERENCE = "difference"  # a mark: the weights are to be added to the UNet's
 CONTROL_LORA = "lora_controlnet"  # a mark: the weights are the UNet's with factors of low rank added
+TASKS = "task_embedding"  # only ControlNet Unions have it
 MAX_HALVINGS = 6
+MAX_KINDS = 64
 MAX_WIDTH = 4096
 MAX_DEPTH = 12  # transformer blocks in a row; SDXL has 10
 
 _DIFFUSERS_HINT, _LDM_HINT = "controlnet_cond_embedding.", "input_hint_block."
 _CONTEXT = re.compile(r"attn2\.to_k\.(weight|down)$")
+
+
+_UNION = [
+    Rule(TASKS, "tasks"),
+    Rule("spatial_ch_projs.{p}", "to_hint.{p}"),
+    Rule("control_add_embedding.linear_1.{p}", "kind_embed.linear1.{p}"),
+    Rule("control_add_embedding.linear_2.{p}", "kind_embed.linear2.{p}"),
+    *nest(  # their spelling
+        [
+            Rule("attn.in_proj_weight", tuple(f"attention.to_{name}.weight" for name in "qkv"), STACKED_QKV),
+            Rule("attn.in_proj_bias", tuple(f"attention.to_{name}.bias" for name in "qkv"), STACKED_QKV),
+            Rule("attn.out_proj.{p}", "attention.to_out.{p}"),
+            Rule("ln_1.{p}", "norm1.{p}"),
+            Rule("ln_2.{p}", "norm2.{p}"),
+            Rule("mlp.c_fc.{p}", "fc1.{p}"),
+            Rule("mlp.c_proj.{p}", "fc2.{p}"),
+        ],
+        "transformer_layes.{i}.",
+        "layers.{i}.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -74,9 +98,24 @@ class ControlNetFile:
             found = f"a hint of {first[1]} channels through widths {shape_text(widths)}"
             raise ModelFileError("shape", str(where), f"{found}; expected 3 channels, widths of at most {MAX_WIDTH}")
         attention, mid = self._depths(unet, where)
-        return ControlNetConfig(
-            unet=replace(unet, attention=attention, mid_attention=mid),
+        sizes = replace(unet, attention=attention, mid_attention=mid)
+        if (tasks := self.shapes.get(f"{self.prefix}{TASKS}")) is None:
+            return ControlNetConfig(unet=sizes, hint_channels=tuple(widths))
+        layers = sum(name.endswith(".attn.in_proj_weight") for name in self.shapes)
+        told = self.shapes.get(f"{self.prefix}control_add_embedding.linear_1.weight", ())
+        if len(tasks) != 2 or len(told) != 2 or not 0 < tasks[0] <= MAX_KINDS or tasks[1] % NUM_HEADS:
+            message = f"{TASKS} is {shape_text(tasks)}: not the sizes of a ControlNet Union"
+            raise ModelFileError("shape", str(where), message)
+        if max(tasks[1], told[1]) > MAX_WIDTH * MAX_KINDS or layers > MAX_DEPTH:
+            raise ModelFileError("shape", str(where), f"{layers} layers of {tasks[1]}, told {told[1]} numbers")
+        kinds = tasks[0]
+        return UnionConfig(
+            unet=sizes,
             hint_channels=tuple(widths),
+            num_kinds=kinds,
+            kind_dim=told[1] // kinds,
+            task_dim=tasks[1],
+            num_layers=layers,
         )
 
     def rules(self, config: ControlNetConfig, *, linear: bool) -> list[Rule]:
@@ -90,6 +129,7 @@ class ControlNetFile:
                 Rule(f"{_DIFFUSERS_HINT}conv_out.{{p}}", "hint.conv_out.{p}"),
                 Rule("controlnet_down_blocks.{i}.{p}", "zero_down.{i}.{p}"),
                 Rule("controlnet_mid_block.{p}", "zero_mid.{p}"),
+                *_UNION,
             ]
         else:  # every second number is an activation
             rules = [

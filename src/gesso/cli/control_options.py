@@ -21,7 +21,8 @@ ControlOption = Annotated[
         metavar="MODEL,image=FILE,...",
         help="A network that steers, and its picture, such as canny.safetensors,image=photo.png,preprocess=canny; "
         "weight=, start=, end= (shares of the steps), mode=balanced, prompt or control; what the "
-        "preprocessor takes, such as low=50; encoder=FILE for an IP-Adapter. Again for several.",
+        "preprocessor takes, such as low=50; encoder=FILE for an IP-Adapter, kind=NAME for a ControlNet Union. "
+        "Again for several.",
     ),
 ]
 HintOption = Annotated[
@@ -31,7 +32,7 @@ HintOption = Annotated[
     ),
 ]
 _NUMBERS = ("weight", "start", "end")
-_TEXTS = ("mode", "preprocessor", "encoder")
+_TEXTS = ("mode", "preprocessor", "encoder", "kind")
 _ALIASES = {"preprocess": "preprocessor", "strength": "weight"}
 _EXAMPLE = "such as canny.safetensors,image=edges.png,weight=0.8"
 

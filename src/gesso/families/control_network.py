@@ -23,6 +23,7 @@ from gesso.families.base import Family
 from gesso.families.native_control import is_native_control, load_control
 from gesso.families.parts import fill, on_meta
 from gesso.models.controlnet import ControlNet, skip_widths
+from gesso.models.controlnet_union import UnionConfig, UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter
 from gesso.models.unet import UNetConfig
 
@@ -103,7 +104,7 @@ def _network(found: ControlNetFile, file: WeightFile, family: Family, unet: nn.M
         raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
     config = found.config(sizes, file.path)
     with on_meta():
-        network = ControlNet(config)
+        network = UnionControlNet(config) if isinstance(config, UnionConfig) else ControlNet(config)
     rules = found.rules(config, linear=family.layout != "sd1")
     params = shapes_of(network.state_dict())
     with file.reader() as reader:

@@ -96,10 +96,17 @@ class ControlNet(nn.Module):
         wanted = tuple(side * self.config.downscale for side in x.shape[-2:])
         if tuple(hint.shape[-2:]) != wanted:
             raise ValueError(f"hint {list(hint.shape)}: expected {wanted[0]} x {wanted[1]} for these latents")
-        emb = self.time_embed(sinusoid(timestep, self.config.unet.channels[0]).to(x.dtype))
-        if self.added_embed is not None:
-            emb = emb + self.added_embed(added)
-        skips = [self.conv_in(x) + self.hint(hint)]
+        emb = self.embed(timestep, x.dtype, added)
+        return self.descend(self.conv_in(x) + self.hint(hint), emb, context)
+
+    def embed(self, timestep: Tensor, dtype: torch.dtype, added: Tensor | None) -> Tensor:
+        """Everything that joins the residual blocks as one vector."""
+        emb: Tensor = self.time_embed(sinusoid(timestep, self.config.unet.channels[0]).to(dtype))
+        return emb if self.added_embed is None else emb + self.added_embed(added)
+
+    def descend(self, x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
+        """From latents that have met the hint -> one for each skip, and the middle"""
+        skips = [x]
         for down in self.down:
             skips.extend(down(skips[-1], emb, context))
         middle = self.mid(skips[-1], emb, context)

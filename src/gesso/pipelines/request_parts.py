@@ -79,6 +79,7 @@ class ControlUse:
     start, end    share of the steps before it begins and after which it ends
     mode          balanced; prompt: the prompt is more important; control: the picture is
     encoder       of an IP-Adapter: by which the `Finder` knows the image encoder; None: the first that fits
+    kind          of a ControlNet Union: what the hint is, such as canny; None: what the preprocessor makes
     """
 
     model: str
@@ -90,6 +91,7 @@ class ControlUse:
     end: float = 1.0
     mode: str = "balanced"
     encoder: str | None = None
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         check_file_name("controls", self.model)
@@ -97,6 +99,7 @@ class ControlUse:
             check_file_name("controls", self.encoder)
         check_digest("controls", self.image)
         check_name("controls", self.preprocessor)
+        check_name("controls", self.kind)
         self._check_parameters()
         _check_needed("controls", self.weight, 0.0, MAX_STRENGTH)
         _check_needed("controls", self.start, 0.0, 1.0)

@@ -15,8 +15,10 @@ from torch import Tensor
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
 from gesso.families.image_prompt import is_image_prompt_file
+from gesso.hints.registry import canonical
+from gesso.models.controlnet_union import UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter
-from gesso.pipelines.checks import RequestError, check_multiple
+from gesso.pipelines.checks import RequestError, check_multiple, short
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.finder import Finder
 from gesso.pipelines.hint_pictures import HintPicture, Size, hint_digest
@@ -33,6 +35,19 @@ from gesso.runtime.shelf import AdapterShelf
 SOFT = 0.825  # of the ControlNet authors' program: each output further from the middle is so much weaker
 _SOFT_OUTPUTS = 13  # of Stable Diffusion 1, which the rule was made for
 _XL_OUTPUTS = 10
+# What a ControlNet Union is told for each kind of hint; the last two are known to "promax" alone.
+UNION_KINDS = {
+    "openpose": 0,
+    "depth": 1,
+    "softedge": 2,
+    "scribble": 2,
+    "canny": 3,
+    "lineart": 3,
+    "normal": 4,
+    "segmentation": 5,
+    "tile": 6,
+    "inpaint": 7,
+}
 T2I_SOFT = (0.25, 0.62, 0.825, 1.0)  # of a T2I-Adapter's features, in A1111's extension
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow makes grey
 
@@ -113,8 +128,33 @@ def find_controls(
             raise RequestError("controls", f"{use.model}: an encoder is for IP-Adapters; leave {use.encoder} out")
         control = engine.load_control(path, model)
         _check_patches(control, request)
+        _check_kind(control, use)
         parts.append((control, HintPicture(use, given[use.image], mask, mode)))
     return Controls(tuple(parts), tuple(pictures), request.control_rule)
+
+
+def kind_of(use: ControlUse) -> str:
+    """What a hint for a ControlNet Union is: as it is said, else as its preprocessor makes it. Raises RequestError."""
+    known = ", ".join(UNION_KINDS)
+    kind = use.kind
+    if kind is None and use.preprocessor is not None:
+        kind = canonical(use.preprocessor)
+    if kind is None:
+        raise RequestError("controls", f"{use.model}: takes many kinds of hints; say which with kind=, one of {known}")
+    if kind not in UNION_KINDS:
+        raise RequestError("controls", f"{use.model}: takes no hint of kind {short(kind)}. Known: {known}")
+    return kind
+
+
+def _check_kind(control: LoadedControl, use: ControlUse) -> None:
+    """Raises RequestError for a kind that a ControlNet Union does not know, and for any where there is no choice."""
+    network = control.network
+    if not isinstance(network, UnionControlNet):
+        if use.kind is not None:
+            raise RequestError("controls", f"{use.model}: takes one kind of hint; leave kind {short(use.kind)} out")
+        return
+    if UNION_KINDS[kind := kind_of(use)] >= network.union.num_kinds:
+        raise RequestError("controls", f"{use.model}: knows {network.union.num_kinds} kinds of hints, not {kind}")
 
 
 def _check_patches(control: LoadedControl, request: ResolvedRequest) -> None:
@@ -156,7 +196,10 @@ class Guide:
         seen = told if reached is None else told.rows(reached)
         if reached is not None:
             z, timestep = z[reached], timestep[reached]
-        found = network(z, timestep, seen.context, self.hint.to(z), seen.added)
+        call = partial(network, z, timestep, seen.context, self.hint.to(z), seen.added)
+        if isinstance(network, UnionControlNet):
+            call = partial(call, kind=UNION_KINDS[kind_of(self.use)])
+        found = call()
         factors = strengths(self.use.mode, rule, len(found), pooled=self.control.parts.pooled)
         said = []
         for output, factor in zip(found, factors, strict=True):

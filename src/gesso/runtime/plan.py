@@ -27,6 +27,7 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.parts import empty_networks, on_meta
 from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.models.controlnet_union import UnionConfig, UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
@@ -266,10 +267,12 @@ class Footprint:
                     features = adapt()
                 continue
             with on_meta():
-                control = ControlNet(control_config).to(dtype)
+                cls = UnionControlNet if isinstance(control_config, UnionConfig) else ControlNet
+                control = cls(control_config).to(dtype)  # type: ignore[arg-type]
             side = control_config.downscale
             hint = _meta(dtype, 1, 3, height * side, width * side)
-            steer = partial(control, x[:, : control_config.unet.in_channels], time, context, hint, added)
+            call = partial(control, kind=0) if isinstance(control, UnionControlNet) else control
+            steer = partial(call, x[:, : control_config.unet.in_channels], time, context, hint, added)
             beside = max(beside, self._count(("control", control_config, *key), steer))
             with torch.no_grad():
                 steering = steer()

@@ -1,0 +1,71 @@
+"""ControlNet Union: one ControlNet for several kinds of hints, which is told the kind (xinsir 2024).
+
+Shapes as in `models.controlnet`; K kinds, T task_dim.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gesso.models.clip import CLIPTextConfig
+from gesso.models.clip_vision import CLIPVisionLayer
+from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.nn.embedding import EmbeddingMLP, sinusoid
+
+NUM_HEADS = 8  # of its transformer, in every release
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnionConfig(ControlNetConfig):
+    """num_kinds, kind_dim: kinds, and width of the sinusoid of each; task_dim, num_layers: of the transformer"""
+
+    num_kinds: int
+    kind_dim: int
+    task_dim: int
+    num_layers: int
+
+
+class UnionControlNet(ControlNet):
+    """As a ControlNet, told the kind of the hint; what the whole hint is like moves every place of it.
+
+    Its authors' transformer looks along the batch, not from the hint to the latents. All rows of a call have the same
+    hint here, so there is one token, which sees itself.
+    """
+
+    def __init__(self, config: UnionConfig) -> None:
+        super().__init__(config)
+        self.union = config
+        first = config.unet.channels[0]
+        self.kind_embed = EmbeddingMLP(config.num_kinds * config.kind_dim, 4 * first)
+        self.tasks = nn.Parameter(torch.empty(config.num_kinds, config.task_dim))
+        self.layers = nn.ModuleList(CLIPVisionLayer(_layer(config.task_dim)) for _ in range(config.num_layers))
+        self.to_hint = nn.Linear(config.task_dim, first)
+
+    def forward(  # type: ignore[override]  # it must be told the kind
+        self, x: Tensor, timestep: Tensor, context: Tensor, hint: Tensor, added: Tensor | None = None, *, kind: int
+    ) -> list[Tensor]:
+        """As `ControlNet.forward`, for a hint [1, 3, h, w] of a kind, 0 to K - 1."""
+        told = torch.zeros(self.union.num_kinds, device=x.device)
+        told[kind] = 1
+        kinds = sinusoid(told, self.union.kind_dim).flatten().to(x.dtype)
+        emb = self.embed(timestep, x.dtype, added) + self.kind_embed(kinds[None])
+        encoded = self.hint(hint)
+        token = (encoded.mean(dim=(2, 3)) + self.tasks[kind])[:, None]
+        for layer in self.layers:
+            token = layer(token)
+        return self.descend(self.conv_in(x) + encoded + self.to_hint(token[:, 0])[:, :, None, None], emb, context)
+
+
+def _layer(dim: int) -> CLIPTextConfig:
+    """The part of a text model's sizes that its layers are made of: these are such layers."""
+    return CLIPTextConfig(
+        vocab_size=1,
+        max_length=1,
+        dim=dim,
+        num_layers=1,
+        num_heads=NUM_HEADS,
+        mlp_dim=4 * dim,
+        activation="quick_gelu",
+        eos_id=0,
+    )
