@@ -506,6 +506,82 @@ def test_a_preprocessor_with_parameters_of_its_own() -> None:
         made(image, preprocessor="canny", parameters=(("lwo", 1.0),)).made((64, 64))
 
 
+@pytest.mark.parametrize("preprocessor", [None, "tile"])
+def test_where_a_part_is_drawn_its_part_of_the_hint_is_seen(preprocessor: str | None) -> None:
+    image = picture(size=(128, 64))
+    part = HintPicture(use(image, preprocessor=preprocessor), image, None, "fill", (0.5, 0.0, 1.0, 1.0))
+    assert torch.equal(part.pixels((64, 64)), made(image.crop((64, 0, 128, 64))).pixels((64, 64)))
+    mask = Image.new("L", (128, 64))
+    mask.paste(255, (64, 0, 96, 64))
+    holed = HintPicture(use(image, preprocessor="inpaint"), image, mask, "fill", (0.5, 0.0, 1.0, 1.0))
+    found = holed.pixels((64, 64))
+    assert bool((found[..., :32] == -1).all())
+    assert bool((found[..., 32:] >= 0).all())
+
+
+def test_a_hint_goes_with_the_masked_part_that_is_drawn(ours: Any) -> None:
+    """Of a hint that is blank outside of that part, nothing is seen but what a blank one shows elsewhere."""
+    pipeline, source = ours("SD 1.5"), picture(3, (256, 64))
+    mask = Image.new("L", (256, 64))
+    mask.paste(255, (160, 0, 256, 64))
+    request = replace(REQUEST, mask_area="masked", mask_padding=0, strength=0.7, mask_blur=0.0)
+    hints = [Image.new("RGB", (256, 64)) for _ in range(3)]
+    hints[1].paste((255, 255, 255), (0, 0, 64, 64))  # far from what is drawn
+    hints[2].paste((255, 255, 255), (192, 0, 256, 64))
+    found = [
+        pipeline.pixels(replace(request, controls=(use(hint),)), image=source, mask=mask, hints=[hint])
+        for hint in hints
+    ]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_image_to_image_beside_diffusers(folder: Any, ours: Any) -> None:
+    """Shares are of the steps that are run."""
+    hint, source, path = picture(0, (128, 128)), picture(3, (128, 128)), folder("SD 1.5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import diffusers
+
+        pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
+            path,
+            controlnet=diffusers.ControlNetModel.from_pretrained(path / "edges", local_files_only=True),
+            local_files_only=True,
+            safety_checker=None,
+        )
+        pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
+        pipe.set_progress_bar_config(disable=True)
+        wanted = pipe(
+            "a cat",
+            negative_prompt="blurry",
+            image=source,
+            control_image=hint,
+            strength=0.6,
+            num_inference_steps=10,
+            guidance_scale=5.0,
+            generator=torch.Generator().manual_seed(1),
+            output_type="pt",
+            controlnet_conditioning_scale=0.8,
+            control_guidance_start=0.2,
+            control_guidance_end=0.5,
+        ).images
+    request = replace(
+        REQUEST,
+        negative_prompt="blurry",
+        guidance_scale=5.0,
+        sampler="ddim",
+        preset="diffusers",
+        num_steps=10,
+        strength=0.6,
+        height=128,
+        controls=(use(hint, weight=0.8, start=0.2, end=0.5),),
+    )
+    found = (ours("SD 1.5").pixels(request, image=source, hints=[hint]) / 2 + 0.5).clamp(0, 1)
+    gap = (found - wanted).abs().max().item()
+    print(f"SD 1.5 image to image: largest difference {gap:.1e}")
+    assert gap < TOLERANCE
+
+
 def test_the_hole_of_an_inpainting_hint() -> None:
     image, mask = picture(size=(64, 64)), Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))

@@ -38,13 +38,15 @@ class HintPicture:
     """A picture that was given, and how it is used.
 
     mask  where an inpainting hint has its hole; None: where the picture is transparent
-    mode  how it comes to size where its shape is another: stretch or crop, see `framing.Placement`
+    mode  how it comes to size where its shape is another: stretch, crop or fill, see `framing.Placement`
+    part  left, top, right, bottom as shares of it, where a part of the whole picture is drawn; mask and it alike
     """
 
     use: ControlUse
     image: Image.Image
     mask: Image.Image | None
     mode: str
+    part: tuple[float, float, float, float] | None = None
 
     def pixels(self, size: Size, *, swapped: bool = False) -> Tensor:
         """The hint at this size: float32 [1, 3, H, W] in [0, 1], -1 in a hole. swapped: blue, green, red.
@@ -58,7 +60,7 @@ class HintPicture:
         """The hint as a picture: RGB, or RGBA that is clear in the hole of an inpainting hint."""
         name = self.use.preprocessor
         if name is None:
-            shown = flat(eight_bits(self.image))
+            shown = self._taken(flat(eight_bits(self.image)))
             return Placement.of(shown.size, size, self.mode).place(shown)
         try:
             name = canonical(name)
@@ -77,7 +79,9 @@ class HintPicture:
         return self._shaped(mask, size)
 
     def _shaped(self, image: Image.Image, size: Size) -> Image.Image:
-        """The middle of a picture in the shape of the hint, at the picture's own size, where it is to be cropped."""
+        """The part of a picture that is drawn, and where it is to be cropped its middle in the hint's shape, at the
+        picture's own size."""
+        image = self._taken(image)
         if self.mode != "crop":
             return image
         (width, height), (wide, high) = image.size, size
@@ -87,3 +91,11 @@ class HintPicture:
             part = width, max(round(width * high / wide), 1)
         left, top = (width - part[0]) // 2, (height - part[1]) // 2
         return image.crop((left, top, left + part[0], top + part[1]))
+
+    def _taken(self, image: Image.Image) -> Image.Image:
+        """The part that is drawn."""
+        if self.part is None:
+            return image
+        sides = (image.width, image.height) * 2
+        left, top, right, bottom = (round(share * side) for share, side in zip(self.part, sides, strict=True))
+        return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))

@@ -95,6 +95,13 @@ class Around:
     region: Box
     placement: Placement
 
+    @property
+    def part(self) -> tuple[float, float, float, float]:
+        """The region as shares of the picture's sides."""
+        left, top, right, bottom = self.region
+        width, height = self.image.size
+        return left / width, top / height, right / width, bottom / height
+
     def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:
         """What was drawn back in its place."""
         left, top, right, bottom = self.region

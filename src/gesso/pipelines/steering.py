@@ -103,16 +103,20 @@ def find_controls(
     engine: Engine,
     model: LoadedModel,
     finder: Finder,
+    part: tuple[float, float, float, float] | None = None,
 ) -> Controls:
     """The networks that a request names, loaded, and the pictures among `hints` that it means, in any order.
 
     mask: that of the request, where inpainting hints have their hole.
+    part: what is drawn of the picture that goes in, as shares of its sides; hints are of the whole picture.
     Raises RequestError where a picture is missing or too many, GessoError where a file is none or does not fit.
     """
     given = {hint_digest(image): image for image in hints}
     if unused := sorted(given.keys() - {use.image for use in request.controls}):
         raise RequestError("controls", f"the hint {unused[0][:10]}... is given, and no control names it")
     mode = "stretch" if request.control_rule == "diffusers" else "crop"
+    if part is not None:
+        mode = "fill"  # as the picture itself comes to size then
     parts, pictures = [], []
     for use in request.controls:
         if use.image not in given:
@@ -129,7 +133,7 @@ def find_controls(
         control = engine.load_control(path, model)
         _check_patches(control, request)
         _check_kind(control, use)
-        parts.append((control, HintPicture(use, given[use.image], mask, mode)))
+        parts.append((control, HintPicture(use, given[use.image], mask, mode, part)))
     return Controls(tuple(parts), tuple(pictures), request.control_rule)
 
 

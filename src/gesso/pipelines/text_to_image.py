@@ -220,8 +220,17 @@ class TextToImage:
         for name, given in (("image", image), ("mask", mask)):
             if (digest := getattr(resolved, name)) is not None and given is None:
                 raise RequestError(name, f"the request starts from the {name} {digest[:10]}..., which was not given")
-        controls = find_controls(resolved, hints, mask, engine=self.engine, model=self.model, finder=self.finder)
-        job = self._pass(resolved, SourcePictures.of(resolved, self.model.family, image, mask), controls)
+        pictures = SourcePictures.of(resolved, self.model.family, image, mask)
+        controls = find_controls(
+            resolved,
+            hints,
+            mask,
+            engine=self.engine,
+            model=self.model,
+            finder=self.finder,
+            part=pictures.around.part if pictures.around is not None else None,
+        )
+        job = self._pass(resolved, pictures, controls)
         if (again := self._second(resolved)) is not None:
             job.second = self._pass(again, SourcePictures(), controls, base_steps=job.steps.num_planned)
             job.upscaler = self._upscaler(resolved)
