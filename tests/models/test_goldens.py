@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gesso.checkpoints import keymap, ldm, taesd
+from gesso.checkpoints.controlnets import ControlNetFile
 from gesso.checkpoints.keymap import Rule
 from gesso.checkpoints.shared import clip_rules, openclip_rules
 from gesso.families.parts import empty_networks, fill
 from gesso.families.sd15 import SD15
 from gesso.models.clip import CLIPTextConfig, CLIPTextModel
+from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet, UNetConfig
 from gesso.models.vae import AutoencoderKL, VAEConfig
@@ -48,11 +50,11 @@ def meta(cls: type[nn.Module], config: Any) -> nn.Module:
         return cls(config)
 
 
-def assert_golden(found: Tensor, name: str) -> None:
+def assert_golden(found: Tensor, name: str, tolerance: float = TOLERANCE) -> None:
     expected = SAVED[name]
     gap = (found - expected).abs().max().item() / expected.std().item()
     print(f"{name}: largest difference {gap:.1e} of the standard deviation")
-    assert gap < TOLERANCE
+    assert gap < tolerance
 
 
 UNETS = {
@@ -98,6 +100,23 @@ def test_unet(name: str) -> None:
     added = normal("y", (2, 96)) if config.added_dim else None
     out = unet(normal("x", (2, 4, 16, 16)), torch.tensor([981, 1]), normal("context", (2, 11, 64)), added)
     assert_golden(out, name)
+
+
+@torch.no_grad()
+def test_controlnet() -> None:
+    """Of its authors' program, and the UNet that it steers. Zero convolutions are filled, too; the numbers grow.
+
+    The outputs of half the size and below are saved: all others went into them.
+    """
+    config = ControlNetConfig(unet=UNETS["sd1_unet"])
+    rules = ControlNetFile({}, "control_model.", folder=False).rules(config, linear=False)
+    control = filled(meta(ControlNet, config), rules)
+    unet = filled(meta(UNet, UNETS["sd1_unet"]), ldm.unet_rules(UNETS["sd1_unet"]))
+    given = normal("x", (2, 4, 16, 16)), torch.tensor([981, 1]), normal("context", (2, 11, 64))
+    said = control(*given, normal("hint", (2, 3, 128, 128)))
+    for number, output in enumerate(said[4:], start=4):
+        assert_golden(output, f"controlnet_{number:02}", 5e-5)
+    assert_golden(unet(*given, control=said), "sd1_unet_with_control", 5e-5)
 
 
 @torch.no_grad()
