@@ -32,6 +32,7 @@ PROMPTS = (
 )
 STYLES: dict[str, tuple[LoraUse, ...]] = {
     "plain": (),
+    "comic": (LoraUse(name="comic"),),
     "woodcut": (LoraUse(name="woodcut"),),
 }
 # Prompt -> what the map shows, with place and size as shares of the side: elsewhere than the model would draw it.

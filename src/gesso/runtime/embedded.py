@@ -8,7 +8,7 @@ from types import MappingProxyType
 # Kind, as a finder's -> name -> file in gesso/data.
 EMBEDDED_EXTRAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "lora": MappingProxyType({"woodcut": "woodcut.safetensors"}),
+        "lora": MappingProxyType({"comic": "comic.safetensors", "woodcut": "woodcut.safetensors"}),
         "embedding": MappingProxyType({}),
         "control": MappingProxyType({"gesso-edges": "gesso-edges.safetensors"}),
         "upscaler": MappingProxyType({}),
