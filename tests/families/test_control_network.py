@@ -181,6 +181,19 @@ def test_the_shuffle_controlnet_is_known_by_its_name(tmp_path: Path, name: str, 
     assert load_control_network(tmp_path / f"{name}.safetensors", TINY_SD).pooled is pooled
 
 
+def test_published_pth_files_are_read(tmp_path: Path) -> None:
+    """ControlNet 1.1 came as PyTorch files; the numbers outlive the temporary copy that they are read from."""
+    tensors = {name: t.contiguous() for name, t in cldm_names(theirs(TINY_SD).state_dict(), TINY_SD).items()}
+    torch.save(tensors, tmp_path / "control_v11p_sd15_canny.pth")
+    save_file(tensors, tmp_path / "same.safetensors")
+    found, same = (
+        load_control_network(tmp_path / name, TINY_SD) for name in ("control_v11p_sd15_canny.pth", "same.safetensors")
+    )
+    assert found.files == (tmp_path / "control_v11p_sd15_canny.pth",)
+    for name, tensor in same.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor), name
+
+
 def test_a_model_that_sees_more_takes_the_controlnet_of_its_kind(tmp_path: Path) -> None:
     save_file(theirs(TINY_SD).state_dict(), tmp_path / "c.safetensors")
     assert load_control_network(tmp_path / "c.safetensors", TINY_INPAINT).network.conv_in.in_channels == 4

@@ -14,6 +14,7 @@ from gesso.models.t2i_adapter import T2IAdapterConfig
 PREFIX = "adapter."
 LEVELS = 4
 MAX_BLOCKS = 16
+MAX_WIDTH = 8192
 XL_PATCH = 16
 _PATCHES = {64: (1, 8), 192: (3, 8), 256: (1, XL_PATCH), 768: (3, XL_PATCH)}  # channels in -> of the hint, patch
 
@@ -42,10 +43,13 @@ def t2i_adapter_layout(shapes: Mapping[str, Shape], where: object) -> tuple[T2IA
     names = [widest.format(level * blocks if through else level) for level in range(LEVELS)]
     if not 1 <= blocks <= MAX_BLOCKS:
         raise _no_adapter(where, f"{blocks} blocks a level, expected 1 to {MAX_BLOCKS}")
+    channels = tuple(_shape(own, name, where)[0] for name in names)
+    if max(channels) > MAX_WIDTH:
+        raise _no_adapter(where, f"features {max(channels)} wide, at most {MAX_WIDTH}")
     config = T2IAdapterConfig(
         image_channels=image_channels,
         patch=patch,
-        channels=tuple(_shape(own, name, where)[0] for name in names),
+        channels=channels,
         halves=(False, False, True, False) if patch == XL_PATCH else (False, True, True, True),
         num_blocks=blocks,
         light=light,
