@@ -63,16 +63,17 @@ def test_every_published_list_is_made_name_for_name_and_shape_for_shape(name: st
 def theirs(family: Family, **changes: Any) -> ControlNetModel:
     """Their ControlNet of a family's sizes with random numbers; what starts at 0 or 1 is made random too."""
     unet = family.unet
-    down = [("CrossAttn" if depth else "") + ("DownBlock2D") for depth in unet.attention]
     torch.manual_seed(3)
+    sizes = {
+        "down_block_types": [("CrossAttn" if depth else "") + "DownBlock2D" for depth in unet.attention],
+        "transformer_layers_per_block": [depth or 1 for depth in unet.attention],
+    }
     network = ControlNetModel(
         in_channels=4,
-        down_block_types=down,
         block_out_channels=unet.channels,
         layers_per_block=unet.num_res_blocks,
         cross_attention_dim=unet.context_dim,
         attention_head_dim=unet.num_heads,
-        transformer_layers_per_block=[depth or 1 for depth in unet.attention],
         use_linear_projection=family.layout != "sd1",
         norm_num_groups=unet.norm_groups,
         conditioning_embedding_out_channels=(4, 8, 12, 16),
@@ -85,7 +86,7 @@ def theirs(family: Family, **changes: Any) -> ControlNetModel:
             if family.num_sizes
             else {}
         ),
-        **changes,
+        **(sizes | changes),
     )
     network.eval().requires_grad_(False)
     for name, param in network.named_parameters():
@@ -167,6 +168,25 @@ def test_a_unet_that_is_steered_beside_diffusers(family: Family) -> None:
     print(f"steered {family.name}: largest difference {gap:.1e}, deviation {expected.std().item():.2f}")
     assert gap < TOLERANCE
     assert (ours(x, timestep, context, added) - expected).abs().max().item() > 0.01
+
+
+@torch.no_grad()
+def test_a_small_network_without_any_transformer_beside_diffusers(tmp_path: Path) -> None:
+    reference = theirs(
+        TINY_SDXL, down_block_types=["DownBlock2D"] * 3, mid_block_type="UNetMidBlock2D", transformer_layers_per_block=1
+    )
+    save_file(reference.state_dict(), tmp_path / "small.safetensors")
+    network = load_control_network(tmp_path / "small.safetensors", TINY_SDXL).network
+    assert isinstance(network, ControlNet)
+    assert (network.config.unet.attention, network.config.unet.mid_attention) == ((0, 0, 0), 0)
+    kwargs, added = told(TINY_SDXL)
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 7, TINY_SDXL.unet.context_dim)
+    timestep, hint = torch.tensor([999.0, 17.5]), torch.rand(1, 3, 64, 64)
+    down, mid = reference(x, timestep, context, hint.expand(2, -1, -1, -1), return_dict=False, **kwargs)
+    found = network(x, timestep, context, hint, added)
+    assert max((a - b).abs().max().item() for a, b in zip(found, [*down, mid], strict=True)) < TOLERANCE
+    with pytest.raises(ModelFileError, match=r"ControlNet for Stable Diffusion XL, the model is 'sd15'"):
+        load_control_network(tmp_path / "small.safetensors", TINY_SD)
 
 
 def test_a_folder_says_how_it_is_used(tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ class ControlNetFile:
                 return shape[1]
         return None
 
+    @property
+    def is_told_sizes(self) -> bool:
+        """Whether it is told the sizes of the picture beside the time, as those of SDXL are."""
+        return any(
+            name.startswith((f"{self.prefix}add_embedding.", f"{self.prefix}label_emb.")) for name in self.shapes
+        )
+
     def config(self, unet: UNetConfig, where: object) -> ControlNetConfig:
         """At the sizes of a UNet, but for what ControlNets of one UNet differ in: depths and the hint's encoder.
 
@@ -163,9 +170,6 @@ class ControlNetFile:
             place = f"down_blocks.{level}.attentions.0" if self.folder else f"input_blocks.{block}.1"
             levels.append(deepest.get(place, 0))
         middle = deepest.get("mid_block.attentions.0" if self.folder else "middle_block.1", 0)
-        if middle == 0:
-            message = "has no attention in its middle, which gesso lacks; take the full ControlNet of this kind"
-            raise ModelFileError("architecture_mismatch", str(where), message)
         return tuple(levels), middle
 
     def _shape(self, layer: str, where: object) -> Shape:

@@ -98,8 +98,10 @@ def control_unet(family: Family) -> UNetConfig:
 
 def _network(found: ControlNetFile, file: WeightFile, family: Family, unet: nn.Module | None) -> ControlNet:
     sizes = control_unet(family)
-    if found.context_dim not in (None, sizes.context_dim):
-        made = context_name(found.context_dim or 0)
+    other_text = found.context_dim not in (None, sizes.context_dim)
+    if other_text or found.is_told_sizes != (sizes.added_dim is not None):
+        small = "Stable Diffusion XL" if found.is_told_sizes else "Stable Diffusion 1 or 2"
+        made = context_name(found.context_dim) if found.context_dim is not None else small
         message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(sizes.context_dim)})"
         raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
     config = found.config(sizes, file.path)

@@ -24,7 +24,7 @@ class UNetConfig:
     out_channels: int
     channels: tuple[int, ...]  # per level, finest first
     attention: tuple[int, ...]  # transformer blocks after each residual block of a level; 0: none
-    mid_attention: int  # the same in the middle
+    mid_attention: int  # the same in the middle; 0: one residual block alone (small ControlNets of SDXL)
     num_heads: tuple[int, ...]  # per level; the middle takes the last
     num_res_blocks: int  # per level on the way down; one more on the way up
     context_dim: int
@@ -126,17 +126,23 @@ class DownLevel(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, transformer, residual block at the coarsest level."""
+    """Residual block, transformer, residual block at the coarsest level; the first alone without a transformer."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         channels, emb_dim, groups = config.channels[-1], 4 * config.channels[0], config.norm_groups
         self.block1 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
-        self.attention = _transformer(config, -1, config.mid_attention, cross_only=False)
-        self.block2 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
+        self.attention: SpatialTransformer | None = None
+        self.block2: ResBlock | None = None
+        if config.mid_attention:
+            self.attention = _transformer(config, -1, config.mid_attention, cross_only=False)
+            self.block2 = ResBlock(channels, channels, emb_dim, norm_groups=groups, eps=EPS)
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
-        return self.block2(self.attention(self.block1(x, emb), context), emb)
+        x = self.block1(x, emb)
+        if self.attention is not None and self.block2 is not None:
+            x = self.block2(self.attention(x, context), emb)
+        return x
 
 
 class UpLevel(nn.Module):
