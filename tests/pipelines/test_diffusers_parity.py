@@ -279,6 +279,37 @@ def test_same_picture_as_diffusers_from_models_of_one_job(diffusers: Any, ours: 
     check((job, "", case.label), found, expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["SD 1.5", "SDXL"])
+def test_same_part_of_a_picture_as_diffusers(diffusers: Any, theirs: Any, ours: Any, model: str) -> None:
+    """What is masked alone, with a padding, put back into a picture that the model could not draw at all."""
+    case = Case("euler", "EulerDiscreteScheduler")
+    pipe = theirs(model, "inpainting")
+    pipe.scheduler = scheduler(diffusers, pipe, case)
+    y, x = np.mgrid[0:90, 0:130] / 130
+    image = Image.fromarray((255 * np.stack([x, y * x, 1 - y], axis=2)).astype(np.uint8))
+    hidden = Image.new("L", image.size)
+    hidden.paste(255, (60, 30, 92, 50))
+    expected = pipe(
+        PROMPT,
+        image=image,
+        mask_image=hidden,
+        padding_mask_crop=8,
+        strength=STRENGTH,
+        height=64,
+        width=64,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        generator=torch.Generator().manual_seed(SEED),
+    ).images[0]
+    asked = request(case, "inpainting", mask_area="masked", mask_padding=8, width=64, height=64, paste_back=True)
+    (found,) = ours(model)(asked, image=image, mask=hidden)
+    levels, wanted = np.asarray(found.image, np.int16), np.asarray(expected.convert("RGB"), np.int16)
+    assert np.abs(levels - np.asarray(image, np.int16))[30:50, 60:92].mean() > 5  # something was drawn
+    assert np.abs(levels - wanted).max() <= 1
+
+
 def rows() -> list[tuple[str, str, str]]:
     return [
         *((model, job, case.label) for model, job, case in RUNS),
