@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_noise_schedule
+from gesso.diffusion.diffusers_steps import SAME_SIGMA, DiffusersScheduler, diffusers_noise_schedule
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.errors import GessoError
 
@@ -37,7 +37,7 @@ def first_calls(scheduler, name):
     if name.startswith("KDPM2"):
         sigmas = torch.cat([sigmas[:1], sigmas[1:-1:2]])
         timesteps = timesteps[::2]
-    falls = sigmas.diff() < 0
+    falls = sigmas.diff() < -SAME_SIGMA * sigmas[:-1]
     return torch.cat([sigmas[:-1][falls], sigmas[-1:]]), timesteps[: len(falls)][falls]
 
 

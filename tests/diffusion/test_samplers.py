@@ -204,8 +204,8 @@ NAN = "UniPC bh1 order2 linspace (final sigma 0 -> nan at last step)"
 WIDER = {
     "DEIS order3 logrho": 1e-5,  # float32 logarithms, cancelled
     "DEIS order2 logrho": 2e-6,
+    "DDPM leading (fixed_large)": 1e-6,  # the golden is of another processor, whose float32 rounds otherwise
     "Euler v_prediction trailing rescale_betas_zero_snr": 1e-5,  # x is 4096 times larger than usual
-    "DDIM eta=0 trailing v_prediction rescale_betas_zero_snr": 2e-5,  # its first alpha is 0, ours 2^-24
 }
 
 

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.beta_distribution import beta_quantile
-from gesso.diffusion.noise_schedule import DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD, NoiseSchedule, scaled_linear
+from gesso.diffusion.noise_schedule import (
+    DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD,
+    DIFFUSERS_ZERO_SNR_NO_ALPHA,
+    NoiseSchedule,
+    scaled_linear,
+)
 from gesso.errors import GessoError
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
@@ -63,6 +68,9 @@ class _Kind:
 
 
 _MULTISTEP: dict[str, Any] = {"points": "n + 1", "default_spacing": "linspace", "in_z": True}
+SAME_SIGMA = 1e-6
+"""Sigmas that fall by less than this, relatively, are the same sigma: a few roundings of float32."""
+
 _KINDS = {
     "DDIMScheduler": _Kind("ddim", "n whole", "leading", in_z=True, jumps=True, end="alpha"),
     "DDPMScheduler": _Kind("ddpm", "n whole", "leading", in_z=True, jumps=True),
@@ -167,7 +175,8 @@ class DiffusersScheduler:
         first = float(listed[0])
         spacing = self.timestep_spacing or kind.default_spacing
         scaled = kind.in_z or spacing == "leading"
-        falling = listed[:-1][listed.diff() < 0]  # DEIS and SA-Solver end on the same respaced sigma twice: no step
+        # A respaced list may end on the same sigma twice, up to the rounding of the processor: no step.
+        falling = listed[:-1][listed.diff() < -SAME_SIGMA * listed[:-1]]
         if len(falling) == 0:
             raise ValueError(f"{self.name} makes no step of {num_steps}: it would go from {first} to {last}")
         return Steps(
@@ -283,12 +292,22 @@ class DiffusersScheduler:
             raise GessoError(f"{self.name}: solver_order is {self.solver_order}, expected 1, 2 or 3")
 
 
+# Schedulers that put 2^-24 at the end of a schedule of zero terminal SNR, so that sigma is not infinite.
+_COUNT_IN_SIGMA = frozenset(
+    f"{name}Scheduler" for name in ("EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep")
+)
+
+
+def diffusers_last_alpha(name: str) -> float:
+    """The last alphas_cumprod of zero terminal SNR in a scheduler of diffusers, by the name of its class."""
+    return DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD if name in _COUNT_IN_SIGMA else DIFFUSERS_ZERO_SNR_NO_ALPHA
+
+
 def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     """The noise schedule of a scheduler_config.json, in diffusers' float32.
 
-    With rescale_betas_zero_snr the last alphas_cumprod is 2^-24, which its Euler and DPM-Solver schedulers put there;
-    its DDIM leaves 0, which moves pictures by 1e-5. Raises GessoError for betas that are none of Stable Diffusion's
-    kind.
+    With rescale_betas_zero_snr the last alphas_cumprod is that of `diffusers_last_alpha`. Raises GessoError for betas
+    that are none of Stable Diffusion's kind.
     """
     kind, trained = config.get("beta_schedule", "linear"), config.get("trained_betas")
     if kind != "scaled_linear" or trained is not None:
@@ -299,7 +318,7 @@ def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
             beta_end=float(config.get("beta_end", 0.02)),
             num_timesteps=int(config.get("num_train_timesteps", 1000)),
             zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
-            last_alpha_cumprod=DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD,
+            last_alpha_cumprod=diffusers_last_alpha(str(config.get("_class_name", ""))),
             table="float32",
         )
     except (TypeError, ValueError) as error:

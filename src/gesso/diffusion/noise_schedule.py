@@ -22,8 +22,10 @@ from torch import Tensor
 # number we follow the same path, and a signal of 2e-4 of the noise is nothing that a picture shows.
 ZERO_SNR_LAST_ALPHA_CUMPROD = 4.8973451890853435e-08
 
-# diffusers puts 2^-24 there (sigma 4096), in its Euler and DPM-Solver schedulers.
+# diffusers puts 2^-24 there (sigma 4096) in its schedulers that count in sigma, and leaves 0 in those that count in
+# alphas (DDIM and its kin), for which a number stands that is 0 for float32: its root is below half a unit beside 1.
 DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD = 2.0**-24
+DIFFUSERS_ZERO_SNR_NO_ALPHA = 2.0**-50
 
 # exact: float64 throughout. rounded: the same, alphas_cumprod stored as float32 (k-diffusion, A1111, ComfyUI).
 # float32: betas and the product in float32 (diffusers).

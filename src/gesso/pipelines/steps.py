@@ -20,9 +20,8 @@ from gesso.diffusion.conventions import (
     initial_scale,
     whole_timesteps,
 )
-from gesso.diffusion.diffusers_steps import DiffusersScheduler
+from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_last_alpha
 from gesso.diffusion.noise_schedule import (
-    DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD,
     ZERO_SNR_LAST_ALPHA_CUMPROD,
     NoiseSchedule,
     Table,
@@ -161,12 +160,15 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
 def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:
     """The model's timesteps and sigmas, computed as the request asks for."""
     config, table = family.schedule, cast(Table, request.sigma_table)
+    last = ZERO_SNR_LAST_ALPHA_CUMPROD
+    if table == "float32":
+        last = diffusers_last_alpha(DIFFUSERS_SCHEDULERS.get(request.sampler, ("EulerDiscreteScheduler",))[0])
     return scaled_linear(
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         num_timesteps=config.num_timesteps,
         zero_terminal_snr=config.zero_terminal_snr,
-        last_alpha_cumprod=DIFFUSERS_ZERO_SNR_LAST_ALPHA_CUMPROD if table == "float32" else ZERO_SNR_LAST_ALPHA_CUMPROD,
+        last_alpha_cumprod=last,
         table=table,
     )
 
