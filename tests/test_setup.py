@@ -79,14 +79,14 @@ def test_without_a_card_the_newest_cpu_build_in_range(setup, asked):
     done = setup()
     assert done.returncode == 0, done.stderr
     assert done.stdout == "", "stdout belongs to results"
-    assert asked() == ["torch==2.13.0+cpu --editable ."]
+    assert asked() == ["torch==2.13.0+cpu --editable .[hints]"]
 
 
 @no_card_here
 def test_without_a_cpu_build_the_range_decides(setup, asked):
     done = setup(VERSIONS="2.15.0, 2.13.0")
     assert done.returncode == 0, done.stderr
-    assert asked() == ["--editable ."]
+    assert asked() == ["--editable .[hints]"]
 
 
 def test_with_a_card_the_newest_other_build_in_range(setup, asked, checkout):
@@ -94,12 +94,12 @@ def test_with_a_card_the_newest_other_build_in_range(setup, asked, checkout):
     tool.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
     tool.chmod(0o755)
     assert setup().returncode == 0
-    assert asked() == ["torch==2.15.0 --editable ."]
+    assert asked() == ["torch==2.15.0 --editable .[hints]"]
 
 
 def test_a_torch_that_is_there_stays_and_a_named_one_wins(setup, asked):
     assert setup(TORCH_IS_THERE="yes").returncode == 0
-    assert asked() == ["--editable ."]
+    assert asked() == ["--editable .[hints]"]
     assert setup("--dev", GESSO_TORCH="torch==2.7.0").returncode == 0
     assert asked() == ["torch==2.7.0 --editable .[dev]"]
 
@@ -114,13 +114,13 @@ def test_done_once_until_the_project_changes_or_moves(setup, asked, checkout):
     with (checkout / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write("\n# changed\n")
     assert setup(TORCH_IS_THERE="yes").returncode == 0
-    assert asked() == ["--editable ."]
+    assert asked() == ["--editable .[hints]"]
 
     marker = checkout / ".venv" / "marker"
     marker.touch()
     moved = checkout.rename(checkout.parent / "moved")
     assert setup(folder=moved, TORCH_IS_THERE="yes").returncode == 0
-    assert asked() == ["--editable ."]
+    assert asked() == ["--editable .[hints]"]
     assert not (moved / ".venv" / "marker").exists(), "scripts inside a virtual environment name the old place"
 
 
