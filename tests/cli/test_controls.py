@@ -109,3 +109,20 @@ def test_memory_is_told_with_it(there: Path, capsys: pytest.CaptureFixture[str])
 def test_what_is_not_there(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no control is called 'edgse'" in generate(capsys, "--control", "edgse,image=photo.png")[2]
     assert "no such file" in generate(capsys, "--control", "edges.safetensors,image=nothing.png")[2]
+
+
+def test_many_pictures_go_by_one_hint(capsys: pytest.CaptureFixture[str], there: Path) -> None:
+    """The single pictures of a grid and of a batch are those of generate."""
+    control = ("--control", "edges.safetensors,image=photo.png,weight=2")
+    assert generate(capsys, *control, "-o", "one.png")[0] == 0
+    many = ("-m", "mini.safetensors", "--seed", "1", "-q", *control)
+    code, _, err = said(capsys, "grid", "a red cat", "-x", "steps=2,3", "-o", "grid", *many)
+    assert code == 0, err
+    (there / "lines.txt").write_text("a red cat\n", encoding="utf-8")
+    code, _, err = said(capsys, "batch", "lines.txt", "--set", "steps=2", "-o", "batch", *many)
+    assert code == 0, err
+    one, plain = np.asarray(Image.open("one.png")), there / "plain.png"
+    for same in ("grid/z01-y01-x01.png", "batch/0001-1.png"):
+        np.testing.assert_array_equal(np.asarray(Image.open(same)), one)
+    assert generate(capsys, "-o", str(plain))[0] == 0
+    assert not np.array_equal(np.asarray(Image.open(plain)), one), "the network must matter"

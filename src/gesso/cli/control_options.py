@@ -14,6 +14,8 @@ from gesso.pipelines.request_parts import ControlUse
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from gesso.cli.adapter_options import Given
+
 ControlOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,6 +67,11 @@ def control_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
 def encoder_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
     """The image encoders by the names that the request has for them."""
     return {control.fields["encoder"]: control.encoder for control in controls if control.encoder is not None}
+
+
+def files_of_controls(controls: Sequence[GivenControl]) -> "Given":
+    """The files that the controls bring, for a finder. Raises GessoError where two have one name."""
+    return {"control": control_files(controls), "image_encoder": encoder_files(controls)}
 
 
 def read_controls(controls: Sequence[GivenControl]) -> "tuple[tuple[ControlUse, ...], list[Image]]":

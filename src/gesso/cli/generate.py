@@ -21,8 +21,7 @@ from gesso.cli.adapter_options import (
 from gesso.cli.control_options import (
     ControlOption,
     HintOption,
-    control_files,
-    encoder_files,
+    files_of_controls,
     parse_controls,
     read_controls,
     read_hints,
@@ -293,8 +292,7 @@ def command(
     given: Given = {
         "lora": lora_files,
         "embedding": parse_embeddings(embedding or []),
-        "control": control_files(controls),
-        "image_encoder": encoder_files(controls),
+        **files_of_controls(controls),
     }
     request = TextToImageRequest(
         **conventions,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.adapter_options import make_finder
+from gesso.cli.control_options import ControlOption, files_of_controls, parse_controls, read_controls
 from gesso.cli.many import Drawing, with_settings
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
@@ -41,6 +43,7 @@ def command(
     ] = None,
     image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", metavar="FILE", help="White is drawn again.")] = None,
+    control: ControlOption = None,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -65,7 +68,10 @@ def command(
     Axes are any field of a request, and prompt (search and replace: the first value is what is looked for), size,
     model, lora:NAME. The single pictures stand beside the sheets.
     """
-    base = with_settings(TextToImageRequest(prompt=" ".join(prompt)), settings or [])
+    controls = parse_controls(control or [])
+    uses, hints = read_controls(controls)
+    finder = make_finder(files_of_controls(controls))
+    base = with_settings(TextToImageRequest(prompt=" ".join(prompt), controls=uses), settings or [])
     axes = [parse_axis(text) if text is not None else Axis("", ("",), (lambda request: request,)) for text in (x, y, z)]
     if not any(axis.label for axis in axes):
         raise GessoError(f"nothing varies. Say what, with --x: {AXIS_HELP}")
@@ -75,18 +81,26 @@ def command(
         check_names(job.request)
     from gesso.pipelines.run_folder import begin_run, open_run
 
-    what = {"prompt": base.prompt, "set": settings or [], "x": x, "y": y, "z": z, "model": model}
+    what = {
+        "prompt": base.prompt,
+        "set": settings or [],
+        "control": control or [],
+        "x": x,
+        "y": y,
+        "z": z,
+        "model": model,
+    }
     seed = None if seed == -1 else seed
     folder = open_run(output, what, seed) if output is not None else begin_run(Path("outputs", "grid"), what, seed)
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
-        drawing = Drawing(folder, bar, count, read_pictures(image, mask))
+        drawing = Drawing(folder, bar, count, read_pictures(image, mask), hints)
         done: dict[tuple[int, int, int], Image] = {}
         for name, group in itertools.groupby(jobs, key=lambda job: job.model):
             bar.stage(f"loading {Path(name).name}")
-            pipeline = load_pipeline(name, device=device, dtype=dtype, threads=threads, offline=offline)
+            pipeline = load_pipeline(name, device=device, dtype=dtype, threads=threads, offline=offline, finder=finder)
             for job in group:
                 request = replace(job.request, seed=folder.seed) if job.request.seed is None else job.request
                 done[job.at] = drawing.picture(pipeline, request, job.file)

@@ -31,12 +31,14 @@ class Drawing:
     """Draws the pictures of a run that are not there yet.
 
     pictures  what a call of the pipeline takes besides the request
+    hints     the pictures that control networks go by
     """
 
     folder: "RunFolder"
     bar: Bar
     count: int
     pictures: Pictures
+    hints: "list[Image]"
     finished: int = 0
     drawn: int = 0
 
@@ -44,12 +46,17 @@ class Drawing:
         """The picture of that file name, drawn now or before. The request has a seed and asks for one picture."""
         self.finished += 1
         if not self.folder.is_new:
-            found = self.folder.done(name, pipeline.expected(request, **self.pictures))
+            found = self.folder.done(name, pipeline.expected(request, **self.pictures, hints=self.hints))
             if found is not None:
                 return found
         self.drawn += 1
         said = f"picture {self.finished} of {self.count}"
-        (picture,) = pipeline(request, lambda state: self.bar.step(said, state.step, state.num_steps), **self.pictures)
+        (picture,) = pipeline(
+            request,
+            lambda state: self.bar.step(said, state.step, state.num_steps),
+            **self.pictures,
+            hints=self.hints,
+        )
         for notice in dict.fromkeys(picture.notices):
             self.bar.note(f"note: {name}: {notice}")
         self.folder.save(name, picture.to_png())
