@@ -36,7 +36,7 @@ def test_names_are_those_of_files_in_any_case(finder: LibraryFinder, folder: Pat
     assert finder.find("embedding", "easynegative") == folder / "embeddings" / "EasyNegative.safetensors"
     assert {"Ink Wash", "pixel"} <= set(finder.names("lora"))
     assert "EasyNegative" in finder.names("embedding")
-    assert set(finder.names("control")) == set()
+    assert set(finder.names("control")) == {"gesso-edges"}, "what gesso carries, and none of the other kinds"
 
 
 def test_what_is_given_comes_first(finder: LibraryFinder, tmp_path: Path):

@@ -27,6 +27,7 @@ from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.request_parts import LoraUse
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.engine import Engine, LoadedModel
+from gesso.runtime.precision import memory_used
 from gesso.runtime.shelf import AdapterShelf
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, clip_tokenizer, save_tiny_folder
 
@@ -369,7 +370,9 @@ def test_a_rank_can_be_cut(pipeline: TextToImage, models: dict[str, LoadedModel]
 
 
 def test_a_plan_of_memory_counts_them(folders: dict[str, Path], finder: NamedFiles):
-    engine = Engine("cpu", "float32", memory="2GiB")
+    engine = Engine(
+        "cpu", "float32", memory=memory_used(torch.device("cpu")) + 2**31
+    )  # what ran before left its traces
     model = engine.load(folders["sd"])
     pipeline = TextToImage(engine, model, finder=finder)
     request = replace(REQUEST, prompt="a cat <lora:style:0.5>", lora_mode="merged")
