@@ -8,8 +8,9 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from gesso.text.words import byte_symbols, is_text
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 LENGTH = 77
-NUM_MERGES = 48_894  # CLIP uses the first so many of the file: 512 symbols + merges + 2 control tokens = 49,408
+NUM_MERGES = 48_894  # CLIP uses the first so many of the file
+CLIP_SIZE = 512 + NUM_MERGES + 2  # symbols, merges, beginning and end
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 # CLIP's expression: contractions, runs of letters, single digits, runs of other signs. The spelled-out control tokens
 # stand first because the reference does so; here they are ordinary text all the same.
@@ -54,7 +56,7 @@ class BytePairs:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what would give wrong ids."""
-        if not all(is_text(piece) for piece in self.pieces):
+        if not is_text("".join(self.pieces)):
             raise ValueError("a piece of the vocabulary is not a text of whole Unicode characters")
         known = set(self.pieces)
         if len(known) != len(self.pieces):
@@ -64,46 +66,43 @@ class BytePairs:
             if getattr(self, role) not in known:
                 raise ValueError(f"the {role} token {getattr(self, role)!r} is not in the vocabulary")
 
-
-def backend_of(pairs: BytePairs) -> Any:
-    """The `tokenizers.Tokenizer` of a byte-pair vocabulary, with CLIP's cleaning and splitting of text."""
-    backend = tokenizers.Tokenizer(
-        models.BPE(
-            vocab={piece: index for index, piece in enumerate(pairs.pieces)},
-            merges=list(pairs.merges),
-            continuing_subword_prefix="",
-            end_of_word_suffix=WORD_END,
-            unk_token=pairs.unknown,
+    @cached_property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer` of the vocabulary, with CLIP's cleaning and splitting of text; never changed."""
+        backend = tokenizers.Tokenizer(
+            models.BPE(
+                vocab={piece: index for index, piece in enumerate(self.pieces)},
+                merges=list(self.merges),
+                continuing_subword_prefix="",
+                end_of_word_suffix=WORD_END,
+                unk_token=self.unknown,
+            )
         )
-    )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    return backend
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        return backend
 
 
 @cache
-def clip_merges() -> tuple[Merge, ...]:
-    """The merges of CLIP's tokenizer, from the file that OpenAI published (MIT licence, see NOTICE)."""
+def clip_pairs() -> BytePairs:
+    """CLIP's own vocabulary, from the file of merges that OpenAI published (MIT licence, see NOTICE).
+
+    In the order of the ids: bytes as printable symbols, the same ending a word, merges, controls. The symbols come in
+    the order of their code points, printable Latin-1 first, so "!" is 0 and "a" is 64.
+    """
     packed = (resources.files("gesso.text") / "data" / MERGES_FILE).read_bytes()
     lines = gzip.decompress(packed).decode().split("\n")[1 : NUM_MERGES + 1]  # the first line is a header
-    return parse_merges(lines, MERGES_FILE, first_line=2)
-
-
-def clip_pieces() -> tuple[str, ...]:
-    """CLIP's vocabulary in the order of its ids: bytes as printable symbols, the same ending a word, merges, controls.
-
-    The symbols come in the order of their code points, printable Latin-1 first, so "!" is 0 and "a" is 64.
-    """
+    merges = parse_merges(lines, MERGES_FILE, first_line=2)
     symbols = sorted(byte_symbols())
-    merged = ["".join(merge) for merge in clip_merges()]
-    return (*symbols, *(symbol + WORD_END for symbol in symbols), *merged, BOS, EOS)
+    ends = (symbol + WORD_END for symbol in symbols)
+    return BytePairs(pieces=(*symbols, *ends, *map("".join, merges), BOS, EOS), merges=merges)
 
 
 def order_pieces(vocab: Mapping[str, int]) -> tuple[str, ...]:
@@ -185,6 +184,8 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
 
 def _check_merges(known: set[str], merges: Sequence[Merge]) -> None:
     """Raises ValueError unless all pairs and their joins are pieces."""
+    if known.issuperset(chain.from_iterable(merges)) and known.issuperset(map("".join, merges)):
+        return
     for number, (left, right) in enumerate(merges, 1):
         for piece in (left, right, left + right):
             if piece not in known:

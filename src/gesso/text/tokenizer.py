@@ -62,8 +62,8 @@ class Tokenizer:
     kind    "clip" or "words"
     bos, eos, pad  ids of the beginning, the end and the padding
     length  token ids a text, beginning and end included
+    size    number of token ids: rows of the embedding table
     words   whole words of a learned vocabulary, most frequent first; empty for "clip"
-    pairs   byte-pair vocabulary of "clip"; None for "words"
 
     The ids of "clip" equal those of transformers' CLIPTokenizerFast (the one that diffusers' pipelines load, and the
     only one since transformers 5) with split_special_tokens=True. Where others differ, it is before the byte pairs: the
@@ -76,11 +76,11 @@ class Tokenizer:
     eos: int
     pad: int
     length: int
+    size: int
     words: tuple[str, ...] = field(default=(), repr=False)
-    pairs: BytePairs | None = field(default=None, repr=False)
-    # A tokenizers.Tokenizer without post-processing, truncation or padding, which happen here; never changed.
-    _backend: Any = field(repr=False)
-    _known: frozenset[str] = field(default=frozenset(), repr=False)
+    # A vocabulary with its backend, a tokenizers.Tokenizer without post-processing, truncation or padding, which happen
+    # here. None: CLIP's own, which is read when the first text is; until then loading a model need not wait for it.
+    _vocabulary: "BytePairs | learned.Vocabulary | None" = field(default=None, repr=False)
 
     @classmethod
     def clip(cls, *, pad: int | None = None, length: int = byte_pairs.LENGTH) -> "Tokenizer":
@@ -89,11 +89,13 @@ class Tokenizer:
         pad: id of the padding; the end (49407) for Stable Diffusion 1 and CLIP-L, 0 for Stable Diffusion 2 and
         OpenCLIP. Raises ValueError for an id outside the vocabulary or a length below 3.
         """
-        pieces = byte_pairs.clip_pieces()
-        if pad is not None and not 0 <= pad < len(pieces):
-            raise ValueError(f"pad {pad}: ids go from 0 to {len(pieces) - 1}")
-        padding = byte_pairs.EOS if pad is None else pieces[pad]
-        return cls.from_pairs(BytePairs(pieces=pieces, merges=byte_pairs.clip_merges(), pad=padding, length=length))
+        _check_length(length)
+        bos, eos = byte_pairs.CLIP_SIZE - 2, byte_pairs.CLIP_SIZE - 1
+        if pad is not None and not 0 <= pad <= eos:
+            raise ValueError(f"pad {pad}: ids go from 0 to {eos}")
+        return cls(
+            kind="clip", bos=bos, eos=eos, pad=eos if pad is None else pad, length=length, size=byte_pairs.CLIP_SIZE
+        )
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> "Tokenizer":
@@ -129,8 +131,8 @@ class Tokenizer:
         """A byte-pair tokenizer. Raises ValueError for a length below 3."""
         _check_length(pairs.length)
         bos, eos, pad = (pairs.pieces.index(token) for token in (pairs.bos, pairs.eos, pairs.pad))
-        backend = byte_pairs.backend_of(pairs)
-        return cls(kind="clip", bos=bos, eos=eos, pad=pad, length=pairs.length, pairs=pairs, _backend=backend)
+        size = len(pairs.pieces)
+        return cls(kind="clip", bos=bos, eos=eos, pad=pad, length=pairs.length, size=size, _vocabulary=pairs)
 
     @classmethod
     def from_words(cls, words: Sequence[str], *, length: int = 32) -> "Tokenizer":
@@ -141,11 +143,18 @@ class Tokenizer:
         twice, and for a length below 3.
         """
         _check_length(length)
-        backend = learned.word_backend(words)
+        vocabulary = learned.Vocabulary(words)
+        backend = vocabulary.backend
         bos, eos, pad = (backend.token_to_id(token) for token in (learned.BOS, learned.EOS, learned.PAD))
-        known = frozenset(words)
         return cls(
-            kind="words", bos=bos, eos=eos, pad=pad, length=length, words=tuple(words), _backend=backend, _known=known
+            kind="words",
+            bos=bos,
+            eos=eos,
+            pad=pad,
+            length=length,
+            size=backend.get_vocab_size(),
+            words=tuple(words),
+            _vocabulary=vocabulary,
         )
 
     @classmethod
@@ -169,30 +178,38 @@ class Tokenizer:
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, the same for the same tokenizer."""
         found: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": self.kind, "length": self.length}
-        if self.pairs is None:
+        pairs = self.pairs
+        if pairs is None:
             found["words"] = self.words
         else:
-            found |= {role: getattr(self.pairs, role) for role in CONTROL_ROLES}
-            found["pieces"] = self.pairs.pieces
-            found["merges"] = [" ".join(merge) for merge in self.pairs.merges]
+            found |= {role: getattr(pairs, role) for role in CONTROL_ROLES}
+            found["pieces"] = pairs.pieces
+            found["merges"] = [" ".join(merge) for merge in pairs.merges]
         return json.dumps(found, ensure_ascii=False, indent=0) + "\n"
 
     def folder_files(self) -> dict[str, str]:
         """The files of a diffusers `tokenizer` folder, name -> text. Raises ValueError unless this is "clip"."""
-        if self.pairs is None:
+        pairs = self.pairs
+        if pairs is None:
             raise ValueError("a learned vocabulary has no diffusers layout; save it with to_json")
-        return byte_pairs.folder_files(self.pairs)
+        return byte_pairs.folder_files(pairs)
 
     @property
-    def size(self) -> int:
-        """Number of token ids: rows of the embedding table."""
-        return int(self._backend.get_vocab_size())
+    def pairs(self) -> BytePairs | None:
+        """The byte-pair vocabulary of "clip"; None for "words"."""
+        if isinstance(self._vocabulary, learned.Vocabulary):
+            return None
+        pairs = self._vocabulary or byte_pairs.clip_pairs()
+        return replace(pairs, pad=pairs.pieces[self.pad], length=self.length)
+
+    @property
+    def _backend(self) -> Any:
+        return (self._vocabulary or byte_pairs.clip_pairs()).backend
 
     def with_length(self, length: int) -> "Tokenizer":
         """The same tokenizer for another length. Raises ValueError below 3."""
         _check_length(length)
-        pairs = self.pairs and replace(self.pairs, length=length)
-        return replace(self, length=length, pairs=pairs)
+        return replace(self, length=length)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` tells what that was.
@@ -243,9 +260,10 @@ class Tokenizer:
         Punctuation does not count. Byte pairs know everything: always empty for "clip".
         """
         _check_texts([text])
-        if self.kind != "words":
+        if not isinstance(self._vocabulary, learned.Vocabulary):
             return []
-        unknown = (piece for piece in split_words(text) if piece not in self._known and learned.is_word(piece))
+        known = self._vocabulary.known
+        unknown = (piece for piece in split_words(text) if piece not in known and learned.is_word(piece))
         return list(dict.fromkeys(unknown))
 
     def known_text(self, text: str) -> str:
@@ -254,13 +272,14 @@ class Tokenizer:
         The whole text, unchanged, for "clip".
         """
         _check_texts([text])
-        if self.kind != "words":
+        if not isinstance(self._vocabulary, learned.Vocabulary):
             return text
+        known = self._vocabulary.known
         kept: list[str] = []
         dropped = False
         for piece in split_words(text):
             # A contraction goes with the word it hangs on: "the zebra's hat" must not leave "'s" behind.
-            dropped = piece not in self._known or (dropped and learned.is_contraction(piece))
+            dropped = piece not in known or (dropped and learned.is_contraction(piece))
             if not dropped:
                 kept.append(piece)
         return " ".join(kept)

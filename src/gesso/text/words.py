@@ -55,7 +55,10 @@ def split_words(text: str) -> list[str]:
 
 def is_text(value: object) -> bool:
     """Whether a value is a str of whole characters: half a surrogate pair, which JSON can spell, has no UTF-8."""
-    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def is_contraction(piece: str) -> bool:
@@ -91,11 +94,19 @@ def rank_words(captions: Iterable[str], size: int) -> list[str]:
     return words
 
 
-def word_backend(words: Sequence[str]) -> Any:
-    """The `tokenizers.Tokenizer` of a list of words: greedy longest match, from whole words down to bytes.
+class Vocabulary:
+    """A list of words, checked, with the `tokenizers.Tokenizer` that splits text by it."""
 
-    The order of the words fixes the ids: control tokens 0..3, 256 byte symbols, then the words. Raises ValueError for
-    a word that `split_words` would never yield or that comes twice.
+    def __init__(self, words: Sequence[str]) -> None:
+        """Raises ValueError for a word that `split_words` would never yield or that comes twice."""
+        self.known = frozenset(words)
+        self.backend = _backend(words)
+
+
+def _backend(words: Sequence[str]) -> Any:
+    """Greedy longest match, from whole words down to bytes.
+
+    The order of the words fixes the ids: control tokens 0..3, 256 byte symbols, then the words.
     """
     vocab = {token: index for index, token in enumerate((*CONTROL_TOKENS, *SYMBOLS))}
     if len(set(words)) != len(words):
