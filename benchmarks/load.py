@@ -21,6 +21,7 @@ shared machine read the CPU seconds and the ratios.
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -124,6 +125,7 @@ def one(way: str, family_name: str, path: Path, config: Path) -> dict[str, Any]:
         def load() -> Any:
             return engine.load(path)
 
+    gc.collect()  # else the first full round over what the imports made falls into the load, or not, by chance
     reset_peak()
     before = status("VmRSS")
     wall, cpu = time.perf_counter(), time.process_time()

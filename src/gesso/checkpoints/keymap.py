@@ -8,6 +8,7 @@ exactly once, or the load stops with the names.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,9 +147,10 @@ class _Patterns:
         return [(rule, dict(zip(names, values, strict=True))) for rule, names, values in found]
 
 
-def _placeholders(pattern: str) -> set[str]:
+@cache
+def _placeholders(pattern: str) -> frozenset[str]:
     segments = pattern.split(".")
-    found = {segment for segment in segments if segment.startswith("{") and segment.endswith("}")}
+    found = frozenset(segment for segment in segments if segment.startswith("{") and segment.endswith("}"))
     if any("{" in segment and segment not in found for segment in segments) or any("*" in s for s in segments[:-1]):
         raise ValueError(f"{pattern}: a placeholder is a whole segment, one with a star the last")
     return found
