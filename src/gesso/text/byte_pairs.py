@@ -98,7 +98,7 @@ def clip_pairs() -> BytePairs:
     the order of their code points, printable Latin-1 first, so "!" is 0 and "a" is 64.
     """
     packed = (resources.files("gesso.text") / "data" / MERGES_FILE).read_bytes()
-    lines = gzip.decompress(packed).decode().split("\n")[1 : NUM_MERGES + 1]  # the first line is a header
+    lines = gzip.decompress(packed).decode().split("\n", NUM_MERGES + 1)[1:-1]  # the first line is a header
     merges = parse_merges(lines, MERGES_FILE, first_line=2)
     symbols = sorted(byte_symbols())
     ends = (symbol + WORD_END for symbol in symbols)
