@@ -416,8 +416,8 @@ def test_a_failed_save_of_a_folder_leaves_nothing(tmp_path: Path, monkeypatch: p
 def test_the_command_line_starts_without_the_compiler(single_file: Path) -> None:
     """Loading on the meta device would import torch's compiler, two seconds of every start, were it not avoided."""
     code = (
-        "import sys\nfrom gesso.families.loading import load_parts\nfrom tiny_sd import TINY_SD\n"
-        f"load_parts({str(single_file)!r}, family=TINY_SD)\n"
+        "import sys\nfrom gesso.families.loading import load_parts\nfrom gesso.runtime.engine import Engine\n"
+        f"from tiny_sd import TINY_SD\nload_parts({str(single_file)!r}, family=TINY_SD)\nEngine().load()\n"
         "print(sorted({'torch._dynamo', 'sympy', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -55,7 +55,7 @@ class CLIPVisionModel(nn.Module):
         super().__init__()
         self.config = config
         patches = (config.image_size // config.patch_size) ** 2
-        self.class_embedding = nn.Parameter(torch.randn(config.dim))
+        self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(config.dim)))
         self.patch_embedding = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(patches + 1, config.dim)
         self.norm_in = nn.LayerNorm(config.dim)

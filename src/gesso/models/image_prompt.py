@@ -92,7 +92,8 @@ class Resampler(nn.Module):
         super().__init__()
         if config.dim % HEAD_DIM:
             raise ValueError(f"a resampler of width {config.dim}, expected a multiple of {HEAD_DIM}")
-        self.queries = nn.Parameter(torch.randn(1, config.num_tokens, config.dim) / math.sqrt(config.dim))
+        queries = torch.empty(1, config.num_tokens, config.dim)
+        self.queries = nn.Parameter(nn.init.normal_(queries, std=1 / math.sqrt(config.dim)))
         self.proj_in = nn.Linear(config.encoder_dim, config.dim)
         self.layers = nn.ModuleList(PerceiverLayer(config.dim) for _ in range(config.num_layers))
         self.proj_out = nn.Linear(config.dim, config.context_dim)

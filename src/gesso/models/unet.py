@@ -72,7 +72,7 @@ class Draft(nn.Module):
         if size % self.PATCH:
             raise ValueError(f"draft_size {size}: expected a multiple of {self.PATCH}")
         self.side = size // self.PATCH
-        self.queries = nn.Parameter(torch.randn(self.side**2, context_dim))
+        self.queries = nn.Parameter(nn.init.normal_(torch.empty(self.side**2, context_dim)))
         self.block = TransformerBlock(context_dim, num_heads, context_dim)
         self.norm = nn.LayerNorm(context_dim)
         self.out = nn.Linear(context_dim, channels * self.PATCH**2)
