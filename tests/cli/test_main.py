@@ -228,7 +228,7 @@ def test_too_little_memory_is_told_with_a_way_out(
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_leaves_whole_pictures_only(model: str, number: int, code: int):
-    command = [sys.executable, "-m", "gesso.cli.main", "generate", "a red cat", "-n", "1000", "-m", model, "-o", "out/"]
+    command = [sys.executable, "-m", "gesso", "generate", "a red cat", "-n", "1000", "-m", model, "-o", "out/"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -294,7 +294,7 @@ def test_every_row_of_the_table_can_be_run(capsys: pytest.CaptureFixture[str]):
 
 
 def test_output_that_nobody_reads_any_more_is_no_traceback(model: str):
-    command = f"{sys.executable} -m gesso.cli.main models info {model} | true"
+    command = f"{sys.executable} -m gesso models info {model} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
 

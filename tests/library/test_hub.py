@@ -181,7 +181,7 @@ def gesso(hub: Hub, folder: Path, *argv: str, **more: str) -> subprocess.Complet
         "NO_PROXY": "127.0.0.1",
         **more,
     }
-    command = [sys.executable, "-m", "gesso.cli.main", "models", *argv]
+    command = [sys.executable, "-m", "gesso", "models", *argv]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, cwd=folder)
 
 

@@ -153,7 +153,3 @@ def _on_sigterm(handler: Callable[[int, FrameType | None], Any] | int | None) ->
         return signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
     except ValueError:
         return None
-
-
-if __name__ == "__main__":
-    main()
