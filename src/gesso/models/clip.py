@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from gesso.nn.attention import Attention
 
+Activation = Literal["quick_gelu", "gelu"]  # OpenAI's CLIP: quick_gelu; OpenCLIP: gelu
+
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig:
@@ -24,7 +26,7 @@ class CLIPTextConfig:
     num_layers: int
     num_heads: int
     mlp_dim: int
-    activation: Literal["quick_gelu", "gelu"]  # OpenAI's CLIP: quick_gelu; OpenCLIP: gelu
+    activation: Activation
     eos_id: int  # the pooled vector is read at the first of these
     projection_dim: int | None = None  # width of the space shared with pictures; None: the model has no projection
 
@@ -35,19 +37,23 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class CLIPLayer(nn.Module):
-    """Causal self-attention and a two-layer perceptron, each around a skip.  x [B, L, D] -> [B, L, D]"""
+    """Self-attention and a two-layer perceptron, each around a skip.  x [B, L, D] -> [B, L, D]
 
-    def __init__(self, config: CLIPTextConfig) -> None:
+    causal: each place sees itself and those before it, as in text; patches of a picture all see each other.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, activation: Activation, *, causal: bool) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim)
-        self.attention = Attention(config.dim, config.num_heads, bias=True)
-        self.norm2 = nn.LayerNorm(config.dim)
-        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
-        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
-        self.activation = quick_gelu if config.activation == "quick_gelu" else F.gelu
+        self.causal = causal
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads, bias=True)
+        self.norm2 = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, mlp_dim)
+        self.fc2 = nn.Linear(mlp_dim, dim)
+        self.activation = quick_gelu if activation == "quick_gelu" else F.gelu
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), causal=True, visible=visible)
+        x = x + self.attention(self.norm1(x), causal=self.causal, visible=visible)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
@@ -69,7 +75,10 @@ class CLIPTextModel(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
         self.position_embedding = nn.Embedding(config.max_length, config.dim)
-        self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            CLIPLayer(config.dim, config.num_heads, config.mlp_dim, config.activation, causal=True)
+            for _ in range(config.num_layers)
+        )
         self.norm = nn.LayerNorm(config.dim)
         width = config.projection_dim
         self.projection = nn.Linear(config.dim, width, bias=False) if width else None

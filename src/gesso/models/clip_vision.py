@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gesso.models.clip import CLIPLayer, CLIPTextConfig
+from gesso.models.clip import Activation, CLIPLayer
 
 # Of the pictures that CLIP was trained on, in [0, 1].
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -23,7 +23,7 @@ class CLIPVisionConfig:
     num_layers: int
     num_heads: int
     mlp_dim: int
-    activation: str
+    activation: Activation
     projection_dim: int
 
 
@@ -40,14 +40,6 @@ class ImageEncoding:
         return self.hidden[-2]
 
 
-class CLIPVisionLayer(CLIPLayer):
-    """A layer of the text tower, without its mask: every patch sees all others."""
-
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), visible=visible)
-        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
-
-
 class CLIPVisionModel(nn.Module):
     """Pixels to states and a vector."""
 
@@ -59,7 +51,10 @@ class CLIPVisionModel(nn.Module):
         self.patch_embedding = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(patches + 1, config.dim)
         self.norm_in = nn.LayerNorm(config.dim)
-        self.layers = nn.ModuleList(CLIPVisionLayer(_layer_config(config)) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            CLIPLayer(config.dim, config.num_heads, config.mlp_dim, config.activation, causal=False)
+            for _ in range(config.num_layers)
+        )
         self.norm = nn.LayerNorm(config.dim)
         self.projection = nn.Linear(config.dim, config.projection_dim, bias=False)
 
@@ -76,17 +71,3 @@ class CLIPVisionModel(nn.Module):
             x = layer(x)
             hidden.append(x)
         return ImageEncoding(tuple(hidden), self.projection(self.norm(x[:, 0])))
-
-
-def _layer_config(config: CLIPVisionConfig) -> CLIPTextConfig:
-    """The part of a text model's sizes that its layers are made of: both towers have the same."""
-    return CLIPTextConfig(
-        vocab_size=1,
-        max_length=1,
-        dim=config.dim,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        mlp_dim=config.mlp_dim,
-        activation=config.activation,  # type: ignore[arg-type]
-        eos_id=0,
-    )

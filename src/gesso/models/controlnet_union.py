@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gesso.models.clip import CLIPTextConfig
-from gesso.models.clip_vision import CLIPVisionLayer
+from gesso.models.clip import CLIPLayer
 from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.nn.embedding import EmbeddingMLP, sinusoid
 
@@ -39,7 +38,10 @@ class UnionControlNet(ControlNet):
         first = config.unet.channels[0]
         self.kind_embed = EmbeddingMLP(config.num_kinds * config.kind_dim, 4 * first)
         self.tasks = nn.Parameter(torch.empty(config.num_kinds, config.task_dim))
-        self.layers = nn.ModuleList(CLIPVisionLayer(_layer(config.task_dim)) for _ in range(config.num_layers))
+        width = config.task_dim
+        self.layers = nn.ModuleList(
+            CLIPLayer(width, NUM_HEADS, 4 * width, "quick_gelu", causal=False) for _ in range(config.num_layers)
+        )
         self.to_hint = nn.Linear(config.task_dim, first)
 
     def forward(  # type: ignore[override]  # it must be told the kind
@@ -55,17 +57,3 @@ class UnionControlNet(ControlNet):
         for layer in self.layers:
             token = layer(token)
         return self.descend(self.conv_in(x) + encoded + self.to_hint(token[:, 0])[:, :, None, None], emb, context)
-
-
-def _layer(dim: int) -> CLIPTextConfig:
-    """The part of a text model's sizes that its layers are made of: these are such layers."""
-    return CLIPTextConfig(
-        vocab_size=1,
-        max_length=1,
-        dim=dim,
-        num_layers=1,
-        num_heads=NUM_HEADS,
-        mlp_dim=4 * dim,
-        activation="quick_gelu",
-        eos_id=0,
-    )
