@@ -13,12 +13,14 @@ from PIL import Image
 from gesso.checkpoints.errors import ModelFileError
 from gesso.cli.control_options import control_files, encoder_files, parse_controls, read_controls
 from gesso.errors import GessoError
+from gesso.families.image_prompt import is_image_prompt_file
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.finder import NamedFiles
 from gesso.pipelines.hint_pictures import hint_digest
 from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.request_parts import ControlUse
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.runtime import shelf
 from gesso.runtime.engine import Engine
 from gesso.runtime.image_prompt import clip_pixels
 from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
@@ -174,3 +176,23 @@ def test_a_command_line_names_both_files(files: dict[str, Path], tmp_path: Path)
     assert (uses[0].model, uses[0].encoder, uses[0].weight) == ("base", "vit", 0.5)
     assert control_files(controls) == {"base": files["base"]}
     assert encoder_files(controls) == {"vit": files["vit"]}
+
+
+def test_what_a_file_is_is_looked_up_once_until_it_changes(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def look(path: Path) -> bool:
+        seen.append(path)
+        return is_image_prompt_file(path)
+
+    monkeypatch.setattr(shelf, "is_image_prompt_file", look)
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(files["base"].read_bytes())
+    known = shelf.AdapterShelf()
+    assert known.is_image_prompt(path) and known.is_image_prompt(path)
+    assert seen == [path]
+    path.write_bytes(files["vit"].read_bytes())
+    assert not known.is_image_prompt(path)
+    assert seen == [path, path]

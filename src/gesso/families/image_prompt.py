@@ -27,7 +27,7 @@ N = TypeVar("N", bound=nn.Module)
 
 def is_image_prompt_file(path: Path) -> bool:
     """Whether a file looks like an IP-Adapter, by its header. Raises ModelFileError for what is no file of weights."""
-    return path.is_file() and is_image_prompt(shapes_of(open_weights(path).tensors))
+    return is_image_prompt(shapes_of(open_weights(path).tensors))
 
 
 def load_image_prompt(path: str | Path, family: Family, *, converted: Path | None = None) -> tuple[ImagePrompt, Path]:

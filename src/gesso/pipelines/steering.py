@@ -14,7 +14,6 @@ from torch import Tensor
 
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
-from gesso.families.image_prompt import is_image_prompt_file
 from gesso.hints.registry import canonical
 from gesso.models.controlnet_union import UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter
@@ -125,7 +124,7 @@ def find_controls(
             path = finder.find("control", use.model)
         except GessoError as error:
             raise RequestError("controls", error.one_line) from None
-        if is_image_prompt_file(path):
+        if engine.shelf.is_image_prompt(path):
             pictures.append(find_guide(use, path, given[use.image], engine=engine, model=model, finder=finder))
             continue
         if use.encoder is not None:

@@ -3,18 +3,21 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from gesso.adapters.lora import Lora, read_lora
 from gesso.adapters.textual_inversion import Embedding, read_embedding
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import Hashes, hash_file
 from gesso.checkpoints.weight_file import open_weights
+from gesso.families.image_prompt import is_image_prompt_file
 from gesso.runtime.model import LoadedModel, stamp
 
 MAX_NBYTES = 2 * 2**30  # numbers of safetensors stay in their mapped file; those of other files lie in memory
 MAX_READ = 256
-MAX_HASHES = 4096
+MAX_REMEMBERED = 4096
+
+K = TypeVar("K")
 
 
 class AdapterShelf:
@@ -27,6 +30,7 @@ class AdapterShelf:
         self.max_nbytes = max_nbytes
         self._read: OrderedDict[tuple[Any, ...], tuple[Any, int, Any]] = OrderedDict()
         self._hashes: OrderedDict[tuple[Any, ...], Hashes] = OrderedDict()
+        self._image_prompts: OrderedDict[tuple[Any, ...], bool] = OrderedDict()
 
     def lora(self, path: Path, model: LoadedModel) -> Lora:
         """The adapter as it fits a model. Raises ModelFileError as `read_lora`."""
@@ -42,12 +46,11 @@ class AdapterShelf:
 
     def hashes(self, path: Path) -> Hashes:
         """Of the file's bytes; reads it where it changed since. Raises ModelFileError."""
-        key = _identity(path)
-        if key not in self._hashes:
-            self._hashes[key] = hash_file(path)
-            while len(self._hashes) > MAX_HASHES:
-                self._hashes.popitem(last=False)
-        return self._hashes[key]
+        return _remembered(self._hashes, path, hash_file)
+
+    def is_image_prompt(self, path: Path) -> bool:
+        """Whether a network that steers is an IP-Adapter; for a PyTorch file that takes a process. Raises as that."""
+        return path.is_file() and _remembered(self._image_prompts, path, is_image_prompt_file)
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +66,16 @@ class AdapterShelf:
         while len(self._read) > 1 and (self.nbytes > self.max_nbytes or len(self._read) > MAX_READ):
             self._read.popitem(last=False)
         return found
+
+
+def _remembered(known: OrderedDict[tuple[Any, ...], K], path: Path, find: Callable[[Path], K]) -> K:
+    """What is found in a file, looked for again where it changed."""
+    key = _identity(path)
+    if key not in known:
+        known[key] = find(path)
+        while len(known) > MAX_REMEMBERED:
+            known.popitem(last=False)
+    return known[key]
 
 
 def _identity(path: Path) -> tuple[Any, ...]:
