@@ -12,6 +12,7 @@ from PIL import Image
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.cli.control_options import control_files, encoder_files, parse_controls, read_controls
+from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.families.image_prompt import is_image_prompt_file
 from gesso.pipelines.checks import RequestError
@@ -196,3 +197,21 @@ def test_what_a_file_is_is_looked_up_once_until_it_changes(
     path.write_bytes(files["vit"].read_bytes())
     assert not known.is_image_prompt(path)
     assert seen == [path, path]
+
+
+def test_the_command_line_there_and_back(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GESSO_HOME", str(tmp_path / "home"))
+    picture().save("cat.png")
+    model = ["-m", str(files["model"]), "-q"]
+    control = f"{files['base']},image=cat.png,encoder={files['vit']}"
+    size = ["--size", "64x64", "-s", "2", "--seed", "1"]
+    assert run(["generate", "a turtle", *model, *size, "--control", control, "-o", "told.png"]) == 0
+    capsys.readouterr()
+    again = ["replay", "told.png", *model, "--hint", "cat.png", "--control", str(files["base"])]
+    assert run(again) == 2
+    assert "the image encoder 'vit'" in (err := capsys.readouterr().err) and "with --encoder" in err
+    assert run([*again, "--encoder", str(files["vit"])]) == 0
+    assert capsys.readouterr().out == "identical\n"

@@ -97,6 +97,16 @@ def make_finder(given: "Given") -> "LibraryFinder":
     return LibraryFinder(open_library(), given)
 
 
+# What says where a file of a kind is, in `gesso replay`.
+_OPTIONS = {
+    "lora": "--lora",
+    "embedding": "--embedding",
+    "control": "--control",
+    "image_encoder": "--encoder",
+    "upscaler": "--upscaler",
+}
+
+
 def finder_of_recipe(recipe: "Recipe", given: "Given", picture: Path) -> "Finder":
     """The files that a recipe names, and no others. Raises GessoError for one that is not here."""
     from gesso.pipelines.finder import NamedFiles
@@ -106,10 +116,11 @@ def finder_of_recipe(recipe: "Recipe", given: "Given", picture: Path) -> "Finder
     for extra in recipe.extras:
         path = finder.of_recipe(extra)
         if path is None:
-            option = f". Say where it is with --{extra.kind}" if extra.kind in ("lora", "embedding", "control") else ""
+            option = _OPTIONS.get(extra.kind)
             raise GessoError(
-                f"{picture}: drawn with the {extra.kind} {extra.name[:100]!r} (sha256 {extra.sha256[:10]}...), which "
-                f"is not here{option}"
+                f"{picture}: drawn with the {extra.kind.replace('_', ' ')} {extra.name[:100]!r} "
+                f"(sha256 {extra.sha256[:10]}...), which is not here"
+                + (f". Say where it is with {option}" if option else ". It is of a newer gesso; update")
             )
         files.setdefault(extra.kind, {})[extra.name] = path
     return NamedFiles(files)  # type: ignore[arg-type]  # kinds of a newer version find nothing

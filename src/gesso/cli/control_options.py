@@ -69,6 +69,11 @@ def encoder_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
     return {control.fields["encoder"]: control.encoder for control in controls if control.encoder is not None}
 
 
+def encoder_name(path: Path) -> str:
+    """What a request calls an image encoder; those of transformers are folders."""
+    return path.name if path.is_dir() else path.stem
+
+
 def files_of_controls(controls: Sequence[GivenControl]) -> "Given":
     """The files that the controls bring, for a finder. Raises GessoError where two have one name."""
     return {"control": control_files(controls), "image_encoder": encoder_files(controls)}
@@ -121,7 +126,7 @@ def _parse(text: str) -> GivenControl:
         found["parameters"] = tuple(parameters)
     encoder = Path(found["encoder"]) if Path(found.get("encoder") or "?").exists() else None
     if encoder is not None:
-        found["encoder"] = encoder.name if encoder.is_dir() else encoder.stem
+        found["encoder"] = encoder_name(encoder)
     file = Path(name) if Path(name).exists() else None
     return GivenControl(file.stem if file is not None else name, file, image, found, encoder)
 

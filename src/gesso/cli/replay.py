@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, Given, finder_of_recipe, parse_embeddings, parse_loras
-from gesso.cli.control_options import HintOption, read_hints
+from gesso.cli.control_options import HintOption, encoder_name, read_hints
 from gesso.cli.model_option import model_of_recipe
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
@@ -59,6 +59,14 @@ def command(
         typer.Option("--control", metavar="FILE", help="Where a network that steered is; again for several."),
     ] = None,
     hint: HintOption = None,
+    encoder: Annotated[
+        list[Path] | None,
+        typer.Option("--encoder", metavar="FILE", help="Where the image encoder of an IP-Adapter is; again."),
+    ] = None,
+    upscaler: Annotated[
+        list[Path] | None,
+        typer.Option("--upscaler", metavar="FILE", help="Where the upscaler network of a second pass is."),
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="By default that of the recipe.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="By default that of the recipe.")] = None,
     threads: Annotated[
@@ -88,6 +96,8 @@ def command(
         "lora": parse_loras(lora or [])[1],
         "embedding": parse_embeddings(embedding or []),
         "control": {path.stem: path for path in control or []},
+        "image_encoder": {encoder_name(path): path for path in encoder or []},
+        "upscaler": {path.stem: path for path in upscaler or []},
     }
     _check_hints(picture, recipe, hint or [])
     names = plan(output, num_images=1) if output is not None else None
