@@ -9,6 +9,7 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
 from gesso.cli.main import run
+from tiny_models import save_tiny_mini
 from upscaler_files import compact_shapes, rrdb_shapes, weights
 
 Capture = pytest.CaptureFixture[str]
@@ -117,3 +118,17 @@ def test_wrong_input_is_one_line(capsys: Capture, argv: list[str], said: str):
     assert said in err and err.count("\n") == 1
     if "nothing.png" not in argv:
         assert sorted(Path().iterdir()) == before
+
+
+def test_a_second_pass_through_a_network_and_its_replay(capsys: Capture):
+    save_tiny_mini(Path("mini.safetensors"))
+    torch.save({"params": weights(compact_shapes(4))}, "realesr.pth")
+    model = ["-m", "mini.safetensors", "-q"]
+    hires = ["--hires", "2", "--hires-upscaler", "realesr.pth", "--hires-steps", "2"]
+    assert run(["generate", "a red cat", *model, "--seed", "1", "-s", "2", *hires, "-o", "large.png"]) == 0
+    capsys.readouterr()
+    assert run(["replay", "large.png", *model]) == 2
+    err = capsys.readouterr().err
+    assert "the upscaler 'realesr'" in err and "with --upscaler" in err
+    assert run(["replay", "large.png", *model, "--upscaler", "realesr.pth"]) == 0
+    assert capsys.readouterr().out == "identical\n"

@@ -90,6 +90,12 @@ def parse_embeddings(paths: Sequence[Path]) -> dict[str, Path]:
     return files
 
 
+def parse_upscaler(text: str | None) -> tuple[str | None, dict[str, Path]]:
+    """ "lanczos", "files/4x.pth" -> what the request calls it, and its file by that name, where it is one."""
+    path = None if text is None else _file(text)
+    return (text, {}) if path is None else (path.stem, {path.stem: path})
+
+
 def make_finder(given: "Given") -> "LibraryFinder":
     """What was given, what gesso carries, and the user's library."""
     from gesso.library.finder import LibraryFinder

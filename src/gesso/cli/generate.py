@@ -17,6 +17,7 @@ from gesso.cli.adapter_options import (
     make_finder,
     parse_embeddings,
     parse_loras,
+    parse_upscaler,
 )
 from gesso.cli.control_options import (
     ControlOption,
@@ -119,9 +120,9 @@ def command(
         str | None,
         typer.Option(
             "--hires-upscaler",
-            metavar="NAME",
+            metavar="UPSCALER",
             help="How it is enlarged: lanczos, bicubic, nearest; latent_bilinear, latent_nearest_exact, ...; "
-            "or an upscaler network by its name.",
+            "or an upscaler network, by name or as a file.",
         ),
     ] = None,
     hires_strength: Annotated[
@@ -289,9 +290,11 @@ def command(
     seed_width, seed_height = parse_size(seed_size, "--seed-size") if seed_size is not None else (None, None)
     loras, lora_files = parse_loras(lora or [])
     controls = parse_controls(control or [])
+    hires_upscaler, upscaler_files = parse_upscaler(hires_upscaler)
     given: Given = {
         "lora": lora_files,
         "embedding": parse_embeddings(embedding or []),
+        "upscaler": upscaler_files,
         **files_of_controls(controls),
     }
     request = TextToImageRequest(
