@@ -12,6 +12,7 @@ import typer
 from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline
+from gesso.cli.targets import put
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def control(
             on_progress=lambda done, total: bar.step("drawing and measuring", done, total),
         )
     if output is not None:
-        _put(output, report.to_json().encode(), overwrite)
+        put(output, report.to_json().encode(), overwrite=overwrite)
     for row in report.rows():
         print(
             f"{row['placement']:6} {row['measure']:15} with={row['with']:.3f}+-{row['with_error']:.3f} "
@@ -353,16 +354,7 @@ def _write(report: "Report", output: Path | None, sheet: Path | None, overwrite:
         contact_sheet(report).save(buffer, format="PNG")
         files.append((sheet, buffer.getvalue()))
     for path, data in files:
-        _put(path, data, overwrite)
-
-
-def _put(path: Path, data: bytes, overwrite: bool) -> None:
-    from gesso.pipelines.picture_file import write_new
-
-    try:
-        write_new(path, data, overwrite=overwrite)
-    except FileExistsError:
-        raise GessoError(f"{path} is there already and stays as it is. Add --overwrite") from None
+        put(path, data, overwrite=overwrite)
 
 
 def _print_table(report: "Report") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.targets import put
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -96,12 +97,7 @@ def copy(
 
 
 def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
-    from gesso.pipelines.picture_file import write_new
-
-    try:
-        write_new(path, data, overwrite=overwrite)
-    except FileExistsError:
-        raise GessoError(f"{path} is there already and stays as it is. Add --overwrite, or give --output") from None
+    put(path, data, overwrite=overwrite)
     print(GessoError(str(path)).one_line)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.sizes import parse_size
-from gesso.cli.targets import is_folder, taken, target
+from gesso.cli.targets import is_folder, put, target
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def command(
             data = _pose(file, wanted, as_json=path.suffix.lower() == ".json")
         else:
             data = _png(_hint(name, file, wanted, mask, settings or []))
-        _write(path, data, overwrite)
+        put(path, data, overwrite=overwrite)
+        print(GessoError(str(path)).one_line)
 
 
 def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
@@ -102,16 +103,6 @@ def _png(image: "Image.Image") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _write(output: Path, data: bytes, overwrite: bool) -> None:
-    from gesso.pipelines.picture_file import write_new
-
-    try:
-        write_new(output, data, overwrite=overwrite)
-    except FileExistsError:
-        raise taken(output) from None
-    print(output)
 
 
 def describe() -> list[str]:

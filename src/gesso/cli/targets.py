@@ -1,5 +1,6 @@
-"""Where commands that make a picture of each picture put them: a file, a folder, or beside one."""
+"""Where commands put what they make: a file, a folder, or beside the picture that it was made of."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from gesso.errors import GessoError
@@ -26,6 +27,16 @@ def target(own: str, output: Path | None, *, folder: bool) -> Path:
     return Path(own) if output is None else output / own if folder else output
 
 
+def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
+    """Writes a file whole. Raises GessoError where one of that name stays, or where it cannot be written."""
+    from gesso.pipelines.picture_file import write_new
+
+    try:
+        write_new(path, data, overwrite=overwrite)
+    except FileExistsError:
+        raise taken(path) from None
+
+
 def taken(path: Path) -> GessoError:
     """The error for a name that another file has."""
-    return GessoError(f"{path}: is there already. Choose another --output, or --overwrite")
+    return GessoError(f"{path} is there already and stays as it is. Choose another name, or add --overwrite")

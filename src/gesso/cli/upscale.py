@@ -10,7 +10,7 @@ import typer
 from gesso.cli.model_option import OfflineOption, resolve_model
 from gesso.cli.progress import Bar
 from gesso.cli.sizes import parse_size
-from gesso.cli.targets import is_folder, taken, target
+from gesso.cli.targets import is_folder, put, taken, target
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def command(
 ) -> None:
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pipelines.hires import LATENT_UPSCALERS, upscaler_name
-    from gesso.pipelines.picture_file import write_new
     from gesso.pipelines.png_rows import png_parts
     from gesso.pipelines.source_images import read_image
     from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
@@ -93,10 +92,7 @@ def command(
             if path.exists() and not overwrite:
                 raise taken(path)
             rows = _counted(bar, file.name, size, enlarged_rows(image, size, upscaler, tiles))
-            try:
-                write_new(path, png_parts(*size, rows, _texts(file, image, size, model)), overwrite=overwrite)
-            except FileExistsError:
-                raise taken(path) from None
+            put(path, png_parts(*size, rows, _texts(file, image, size, model)), overwrite=overwrite)
             shown = GessoError(str(path)).one_line
             bar.result(f"{shown} size={size[0]}x{size[1]} time={time.monotonic() - start:.1f}s")
 

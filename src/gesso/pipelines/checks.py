@@ -13,6 +13,7 @@ from gesso.errors import GessoError
 MAX_PROMPT_CHARS = 32_000  # what the OpenAI surface accepts; tokenizers take milliseconds for it
 MAX_SIDE = 4096
 MAX_STEPS = 1000
+MAX_GUIDANCE = 100.0
 MAX_SIGMA = 1e6
 MAX_NAME = 64  # characters of a sampler, a schedule, a setting
 MAX_FILE_NAME = 255  # of a model, a LoRA

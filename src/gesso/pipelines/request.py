@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from gesso.pipelines import hires
 from gesso.pipelines.checks import (
+    MAX_GUIDANCE,
     MAX_SIDE,
     MAX_STEPS,
     RequestError,
@@ -46,7 +47,6 @@ SCHEMA = "gesso.text-to-image"
 VERSION = 3
 
 MAX_PIXELS = 2048 * 2048  # decoding takes about 10 GiB at this size in float32 at the widths of Stable Diffusion
-MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_INDEX = 2**31 - 1
 MAX_SEED = 2**64 - 1  # the key of the noise has 64 bits

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from gesso.pipelines.checks import (
     MAX_FILE_NAME,
+    MAX_GUIDANCE,
     MAX_PROMPT_CHARS,
     MAX_SIDE,
     MAX_STEPS,
@@ -22,13 +23,13 @@ from gesso.pipelines.checks import (
     nearest,
     short,
 )
+from gesso.text.grammar import MAX_POINTS
 
 MAX_STRENGTH = 100.0  # of an adapter or of a network that steers; far above, numbers overflow and no picture is left
 MAX_LORAS = 32
 MAX_CONTROLS = 16
 MAX_PARAMETERS = 16  # of a preprocessor
 MAX_PARAMETER = 2.0**32
-MAX_POINTS = 64  # of a strength that changes over the steps
 MAX_SCALE = 16.0
 CONTROL_MODES = ("balanced", "prompt", "control")
 
@@ -155,7 +156,7 @@ class HiresPass:
         check_int("hires", self.num_steps, 1, MAX_STEPS)
         check_name("hires", self.sampler)
         check_name("hires", self.schedule)
-        check_float("hires", self.guidance_scale, 0.0, 100.0)
+        check_float("hires", self.guidance_scale, 0.0, MAX_GUIDANCE)
         for text in (self.prompt, self.negative_prompt):
             if text is not None:
                 check_text("hires", text)
