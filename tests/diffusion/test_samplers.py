@@ -1,5 +1,6 @@
 """Samplers against the numbers of other programs, against closed forms, and against themselves in other batches."""
 
+import itertools
 import json
 import math
 import re
@@ -87,6 +88,17 @@ def calls_and_final(sampler, x, sigmas, noise, **options):
         reply = answer(two_hills, call)
 
 
+# What each sampler's final numbers were off by, beside k-diffusion and A1111 (0) or diffusers (1). The largest of them
+# stand in docs/samplers.md, see `test_the_page_says_how_near_they_come`.
+GAPS = {}
+
+
+def check_final(row, final, saved, atol):
+    """row: sampler, program, case."""
+    GAPS[row] = (final - vector(saved)).abs().max().item()
+    assert GAPS[row] <= atol
+
+
 def vector(numbers):
     return torch.tensor(numbers, dtype=torch.float64)
 
@@ -156,9 +168,11 @@ def test_k_diffusion(case):
         starts = [call.x[0] for call in calls[3::3]] + [final[0]]
     else:
         starts = list({call.step: call.x[0] for call in reversed(calls)}.values())[::-1]  # the first call of a step
-    for ours, theirs in zip(starts, saved.get("x_before_each_step", starts), strict=True):
-        torch.testing.assert_close(ours, vector(theirs) if isinstance(theirs, list) else theirs, rtol=0, atol=3e-10)
-    torch.testing.assert_close(final[0], vector(saved["final"]), rtol=0, atol=2e-11)
+    assert ("x_before_each_step" in saved) != case.endswith("uniform10")  # of these the end alone is saved
+    if "x_before_each_step" in saved:
+        for ours, theirs in zip(starts, saved["x_before_each_step"], strict=True):
+            torch.testing.assert_close(ours, vector(theirs), rtol=0, atol=3e-10)
+    check_final((name, 0, case), final[0], saved["final"], atol=2e-11)
     if noise.draws[0]:
         assert noise.draws[0] == saved["noise_requests"] - ASKED_FOR_NOTHING.get(told, 0)
 
@@ -170,7 +184,7 @@ def test_k_diffusion_with_our_own_sigmas(case):
     name, options = K_DIFFUSION[told]
     sigmas = SCHEDULES[spacing.removesuffix("10")](SD15, 10)
     final = sample(SAMPLERS[name], two_hills, Z0 * sigmas[0], sigmas, GoldenNoise([0]), **options)
-    torch.testing.assert_close(final[0], vector(GOLDEN["k_diffusion"][case]["final"]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(final[0], vector(GOLDEN["k_diffusion"][case]["final"]), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("case", [case for case in GOLDEN["k_diffusion"] if "discard" in case])
@@ -205,7 +219,7 @@ WIDER = {
     "DEIS order3 logrho": 1e-5,  # float32 logarithms, cancelled
     "DEIS order2 logrho": 2e-6,
     "DDPM leading (fixed_large)": 1e-6,  # the golden is of another processor, whose float32 rounds otherwise
-    "Euler v_prediction trailing rescale_betas_zero_snr": 1e-5,  # x is 4096 times larger than usual
+    "Euler v_prediction trailing rescale_betas_zero_snr": 5e-6,  # x is 4096 times larger than usual
 }
 
 
@@ -233,7 +247,7 @@ def test_diffusers(case):
     if case == NAN:
         assert torch.isfinite(final).all()
         return
-    torch.testing.assert_close(final, vector(saved["final"]), rtol=0, atol=WIDER.get(case, 5e-7))
+    check_final((scheduler.sampler, 1, case), final, saved["final"], atol=WIDER.get(case, 5e-7))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -247,7 +261,7 @@ def test_timesteps_samplers_of_a1111(case):
     """In VP space, on timesteps 901, 801 .. 1: every step, in float64. Its UniPC holds its table in float32."""
     saved = GOLDEN["a1111"][case]
     name, num_steps = case.split()[0].lower(), int(re.search(r"steps=(\d+)", case)[1])
-    noise, xs, options, atol = GoldenNoise([0]), [], {}, 1e-10
+    noise, xs, options, atol = GoldenNoise([0]), [], {}, 1e-11
     if name == "unipc":
         sigmas, atol = a1111_unipc_sigmas(SD15, num_steps), 2e-6
         options = {"max_order": 2.0 if "order2" in case else 3.0}
@@ -260,12 +274,31 @@ def test_timesteps_samplers_of_a1111(case):
     final = sample(
         SAMPLERS[name], two_hills, x, sigmas, noise, on_step=lambda step, x, x0: xs.append((step, x)), **options
     )
-    torch.testing.assert_close((final * final_scale(sigmas))[0], vector(saved["final"]), rtol=0, atol=atol)
+    check_final((name, 0, case), (final * final_scale(sigmas))[0], saved["final"], atol=atol)
     if name.startswith("unipc"):  # our x after a step has not met the corrector yet
         return
     for (step, ours), theirs in zip(xs, saved["x_after_each_step"], strict=True):
         torch.testing.assert_close((ours * final_scale(sigmas[: step + 2]))[0], vector(theirs), rtol=0, atol=atol)
     assert noise.draws == [saved["noise_requests"] if options else 0]
+
+
+def test_the_page_says_how_near_they_come():
+    """Column "gap" of docs/samplers.md, to a factor: the last bits differ between processors."""
+    num_cases = len(GOLDEN["k_diffusion"]) + len(GOLDEN["a1111"]) + len(GOLDEN["diffusers"]) - len(REFUSED) - 1  # NAN
+    if len(GAPS) < num_cases:
+        pytest.skip("only a part of the saved numbers was compared in this run")
+    page = (Path(__file__).parents[2] / "docs/samplers.md").read_text(encoding="utf-8")
+    compared = set()
+    for name, last in re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", page, flags=re.MULTILINE):
+        told = re.fullmatch(r"(\S+) / (\S+)", last)
+        for program in range(2):
+            found = [gap for (sampler, by, _), gap in GAPS.items() if (sampler, by) == (name, program)]
+            if not found:
+                assert told is None or told[program + 1] == "–", name
+                continue
+            compared.add(name)
+            assert told is not None and max(found) / 2 <= float(told[program + 1]) <= 4 * max(found), (name, found)
+    assert compared == {sampler for sampler, _, _ in GAPS}
 
 
 # --- closed forms: for Gaussian data N(MEAN, STD^2) the best denoiser and the exact solution are known
@@ -288,17 +321,17 @@ def smooth_sigmas(num_steps, top=10.0, bottom=0.1):
     return torch.lerp(torch.full_like(u, top ** (1 / 3)), torch.full_like(u, bottom ** (1 / 3)), u) ** 3
 
 
-def ode_error(name, num_steps, **options):
+def ode_error(name, num_steps, *, denoise=None, **options):
     sigmas = smooth_sigmas(num_steps)
     x = torch.linspace(-20, 20, 9, dtype=torch.float64).reshape(1, 9)
     shrink = ((STD**2 + sigmas[-1] ** 2) / (STD**2 + sigmas[0] ** 2)).sqrt()
     exact = MEAN + (x - MEAN) * shrink
-    return (sample(SAMPLERS[name], gaussian, x, sigmas, **options) - exact).abs().max().item()
+    return (sample(SAMPLERS[name], denoise or gaussian, x, sigmas, **options) - exact).abs().max().item()
 
 
 # How to make a solver of the ODE of a sampler that is none at its defaults.
 WITHOUT_NOISE = {"tcd": {"gamma": 0.0}, "sa_solver": {"tau": 0.0}, "restart": {}, "deis": {"lower_final": 0.0}}
-NO_ODE = {"lcm", "ddpm", "er_sde", "dpm_adaptive"}  # each has a test of its own below
+NO_ODE = {"lcm", "ddpm", "er_sde", "dpm_adaptive"}  # LCM and DDPM: see their moments; the others have tests below
 # DPM fast ends in steps of order 2 and 1, or 1, as the number of steps goes; Restart restarts from 20 on.
 STEPS = {"dpm_fast": (160, 640), "restart": (9, 18), "unipc": (320, 640)}
 
@@ -309,6 +342,41 @@ def test_error_falls_with_the_order_of_the_sampler(name):
     few, many = STEPS.get(name, (160, 320))
     ratio = ode_error(name, few, **options) / ode_error(name, many, **options)
     assert math.log(ratio) / math.log(many / few) == pytest.approx(SAMPLERS[name].order, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("dpmpp_2m", {"max_order": 1}, 1),
+        ("dpmpp_2m", {"heun": 1}, 2),
+        ("dpmpp_sde", {"eta": 0.0, "r": 0.3}, 2),
+        ("lms", {"max_order": 1}, 1),
+        ("lms", {"max_order": 2}, 2),
+        ("lms", {"max_order": 3}, 3),
+        ("ipndm", {"max_order": 1}, 1),
+        ("deis", {"max_order": 2, "lower_final": 0.0}, 2),
+        ("unipc", {"max_order": 1}, 2),  # the corrector adds one
+        ("unipc", {"max_order": 2}, 3),
+        ("unipc", {"max_order": 2, "corrector": 0.0}, 2),
+    ],
+)
+def test_options_give_the_order_that_they_name(name, options, order):
+    ratio = ode_error(name, 160, **options) / ode_error(name, 320, **options)
+    assert math.log2(ratio) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize(("order", "tols"), [(2, (1e-4, 1e-6)), (3, (1e-6, 1e-8))])
+def test_the_error_of_dpm_adaptive_falls_with_its_calls(order, tols):
+    """It chooses its steps itself, so its order shows in the number of calls that a smaller error costs."""
+    counts, errors = [], []
+    for tol in tols:
+        asked = []
+        counting = Alike(lambda x, s2, asked=asked: asked.append(1) or gaussian.x0_of(x, s2))
+        errors.append(
+            ode_error("dpm_adaptive", 10, denoise=counting, order=order, rtol=tol, atol=tol / 10, h_init=0.01)
+        )
+        counts.append(len(asked))
+    assert math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0]) == pytest.approx(order, abs=0.25)
 
 
 def test_dpm_adaptive_is_as_exact_as_it_is_asked_to_be():
@@ -324,6 +392,37 @@ def test_er_sde_without_its_noise_scale_is_an_ode_solver(monkeypatch, max_order,
     monkeypatch.setattr(stochastic_room, "_phi", lambda sigma: sigma)
     errors = [ode_error("er_sde", num_steps, max_order=max_order) for num_steps in (160, 320)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("max_order", [1, 2, 3])
+def test_er_sde_beside_its_formulas(max_order):
+    """Algorithms 3 to 5 of arXiv:2309.06169 in sigma, their integrals as sums of many rectangles."""
+
+    def phi(s):
+        return s * (np.exp(s**0.3) + 10)
+
+    def integrate(f, b, a, count=20_000):
+        s = b + (np.arange(count) + 0.5) * (a - b) / count
+        return (f(s) / phi(s)).sum() * (a - b) / count
+
+    sigmas, noise = SCHEDULES["karras"](SD15, 8).tolist(), GoldenNoise([0])
+    x = Z0 * sigmas[0]
+    said, slopes = [], []  # x0 and its slope of each step
+    for step, (a, b) in enumerate(itertools.pairwise(sigmas[:-1])):
+        said.append(two_hills(x, a))
+        if step > 0:
+            slopes.append((said[step] - said[step - 1]) / (a - sigmas[step - 1]))
+        share = phi(b) / phi(a)
+        x = share * x + (1 - share) * said[step]
+        if step > 0 and max_order >= 2:
+            x = x + (b - a + phi(b) * integrate(lambda s: 1.0, b, a)) * slopes[-1]
+        if step > 1 and max_order >= 3:
+            curve = 2 * (slopes[-1] - slopes[-2]) / (a - sigmas[step - 2])
+            x = x + ((b - a) ** 2 / 2 + phi(b) * integrate(lambda s, a=a: s - a, b, a)) * curve
+        x = x + noise.draw((8,)) * math.sqrt(b**2 - (share * a) ** 2)
+    expected = two_hills(x, sigmas[-2])
+    found = sample(SAMPLERS["er_sde"], two_hills, Z0 * sigmas[0], vector(sigmas), GoldenNoise([0]), max_order=max_order)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 
 class ImpulseNoise(NoiseSource):
@@ -387,6 +486,43 @@ def test_stochastic_samplers_reach_the_right_mean_and_variance(name, options, or
     assert coarse / middle > 1.7**order
     assert middle / fine > 1.7**order
     assert abs(fine) < 0.05
+
+
+def test_lcm_keeps_less_than_the_variance_of_the_data():
+    """Each step is the mean that the model believes in, and fresh noise; more steps do not mend it: order 0."""
+    gaps = []
+    for num_steps in (50, 100, 200):
+        sigmas = smooth_sigmas(num_steps).tolist()
+        variance = STD**2 + sigmas[0] ** 2
+        for a, b in itertools.pairwise(sigmas):
+            variance = variance * (STD**2 / (STD**2 + a**2)) ** 2 + b**2
+        mean, found, draws = exact_moments("lcm", num_steps)
+        assert (mean, found, draws) == (pytest.approx(MEAN), pytest.approx(variance), num_steps)
+        gaps.append(1 - variance / (STD**2 + sigmas[-1] ** 2))
+    assert gaps == pytest.approx([0.5] * 3, abs=0.05)
+
+
+class Scaled(GoldenNoise):
+    """The noise of the saved problem, so many times as strong."""
+
+    def __init__(self, factor):
+        super().__init__([0])
+        self.factor = factor
+
+    def _draw_row(self, row, shape):
+        return super()._draw_row(row, shape) * self.factor
+
+
+@pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if "s_noise" in row.options])
+def test_s_noise_is_how_strong_the_noise_is(name):
+    sigmas = SCHEDULES["karras"](SD15, 24)  # Restart restarts
+    options = {"s_churn": 20.0} if "s_churn" in SAMPLERS[name].options else {}
+    options |= {"eta": 1.0} if "eta" in SAMPLERS[name].options else {}
+    louder = sample(SAMPLERS[name], two_hills, Z0 * sigmas[0], sigmas, Scaled(1.0), s_noise=1.25, **options)
+    expected = sample(SAMPLERS[name], two_hills, Z0 * sigmas[0], sigmas, Scaled(1.25), **options)
+    torch.testing.assert_close(louder, expected, rtol=0, atol=1e-12)
+    plain = sample(SAMPLERS[name], two_hills, Z0 * sigmas[0], sigmas, Scaled(1.0), **options)
+    assert (louder - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("gamma", "sigma"), [(0.3, 1.0), (1.0, 0.5), (0.0, 0.5)])

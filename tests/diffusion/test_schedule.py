@@ -65,6 +65,22 @@ def test_linear_quadratic_is_that_of_diffusers(theirs):
     torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "timesteps"),
+    [
+        ("simple", [999, 857, 714, 571, 428, 285, 142]),  # 1000 / 7 times i, cut off, from the end
+        ("turbo", [999, 856, 713, 570, 428, 285, 142]),  # 1000 / 7 times k, less 1, to the nearest
+        ("turbo", [999, 936, 874, 812, 749, 686, 624, 562, 499, 436, 374, 312, 249, 186, 124, 62]),  # ties to even
+        ("ddim_uniform", [997, 831, 665, 499, 333, 167, 1]),  # 1000 // 6 apart, so one more
+    ],
+)
+def test_whole_timesteps_of_steps_that_do_not_divide_them(name, timesteps):
+    """The saved tables have 10 and 20 steps, where nothing is rounded."""
+    num_steps = 6 if name == "ddim_uniform" else len(timesteps)
+    sigmas = SCHEDULES[name](SD15, num_steps)
+    assert SD15.timestep_of(sigmas[:-1]).tolist() == timesteps
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 50, 999, 1000])
 def test_every_spacing_falls_from_sigma_max_to_zero(name, num_steps):
