@@ -17,8 +17,9 @@ from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage
 from gesso.runtime.engine import Engine
+from gesso.runtime.finite import NotFiniteError
 from tiny_models import save_tiny_mini
-from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_X4, save_tiny_folder
+from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, TINY_X4, save_tiny_folder
 
 REQUEST = TextToImageRequest(prompt="a red cat", seed=7)
 
@@ -317,3 +318,22 @@ def test_guidance_by_picture_is_equation_3():
     edit = EditNetwork(network, told(3, 1), told(1, 1), told(1, 0), scale=7.0, image_scale=1.5)
     out = edit(torch.zeros(2, 1, 4, 4), torch.zeros(2))
     assert torch.equal(out, torch.full_like(out, 1 + 7.0 * (13 - 11) + 1.5 * (11 - 1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_encoder_whose_numbers_are_not_finite_is_named_with_its_module(tmp_path: Path, dtype: str):
+    """As the decoder is: asked again in float32 first."""
+    engine = Engine("cpu", dtype)
+    model = engine.load(save_tiny_folder(tmp_path / "sd", TINY_SD))
+    formats: list[torch.dtype] = []
+
+    def lose(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        formats.append(output.dtype)
+        return output * float("nan")
+
+    model.parts.vae.encoder.conv_in.register_forward_hook(lose)
+    match = r"^sd: vae gave .* not finite in float32 \(encoder\.conv_in is the first"
+    with pytest.raises(NotFiniteError, match=match):
+        draw(TextToImage(engine, model), source())
+    assert formats[0] == engine.precision.vae
+    assert formats[-1] == torch.float32

@@ -12,6 +12,7 @@ from gesso.families.parts import Parts
 from gesso.runtime.finite import AllLostError, NotFiniteError, lost_rows, rescued, stop_when_all_lost
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.precision import Precision
+from gesso.runtime.residency import Component
 from tiny_sd import tiny_parts
 
 CPU = torch.device("cpu")
@@ -132,4 +133,24 @@ def test_lost_for_good_is_an_error_whatever_stopped_it():
         raise AssertionError
 
     with pytest.raises(NotFiniteError, match="unet gave numbers that are not finite in float32"):
+        rescued(model, "unet", run)
+
+
+def test_a_network_that_steers_is_named():
+    """Its result reaches the UNet between two modules, neither of which is to blame."""
+    model = model_of(own_parts())
+    steering = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 2))
+    steering[1].weight.data.fill_(float("nan"))
+
+    def run() -> Tensor:
+        said: Tensor = steering(torch.ones(1, 2))
+        return said
+
+    component = Component("control", steering, CPU, "x")
+    match = r"unet gave numbers that are not finite in float32 \(control 0: 1 is the first"
+    with (
+        torch.inference_mode(),
+        model.residency.joined({"control 0": component}),
+        pytest.raises(NotFiniteError, match=match),
+    ):
         rescued(model, "unet", run)

@@ -136,6 +136,25 @@ def test_measures_come_in_turn_as_the_budget_shrinks():
     assert f"process {size_text(100 * MIB + SLACK)}" in message  # and says what of it is not the networks'
 
 
+def test_pictures_are_enlarged_one_by_one_where_all_together_do_not_fit(file: Path):
+    """Before tiles, and before the request is refused."""
+    model = Engine("cpu").load(file)
+    work = Workload(width=1024, height=1024, rows=4)
+    together = make_plan(model.footprint, work, budget=None, base=0)
+    tight = make_plan(model.footprint, work, budget=int(together.peak * 0.7), base=0)
+    assert together.vae_rows == 4
+    assert (tight.vae_rows, tight.upscaler_tile) == (1, None)
+    assert "the autoencoder takes 1 picture a call" in tight.measures
+    rows: list[int] = []
+    hook = model.parts.networks["upscaler"].register_forward_pre_hook(
+        lambda _module, inputs: rows.append(len(inputs[0]))
+    )
+    with model.under(tight), torch.inference_mode():
+        assert model.upscale(torch.zeros(4, 3, 16, 16)).shape == (4, 3, 32, 32)
+    hook.remove()
+    assert rows == [1] * 4
+
+
 def test_a_plan_is_shown_to_people_and_to_programs():
     found = plan(model_of(), 10 * GIB, Workload(width=512, height=512))
     table = found.table()

@@ -14,7 +14,6 @@ from gesso.diffusion.conventions import first_noise, slerp, slerp_a1111
 from gesso.diffusion.denoiser import add_noise, per_row
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.tiles import Tile
-from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
 from gesso.pipelines.masks import filled
@@ -23,6 +22,7 @@ from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_b
 from gesso.pipelines.steering import NO_CONTROLS, Controls, Steering
 from gesso.pipelines.steps import Steps
 from gesso.runtime.engine import LoadedModel
+from gesso.runtime.finite import rescued
 
 NONE = (0, 0, 0, 0)
 FADE = 4  # times what is drawn shows more than a grey mask is light, where grey says when a place is freed
@@ -191,7 +191,8 @@ def prepare(
 
     latents: [rows, C, h, w] to start from in place of the pictures
 
-    Raises GessoError where the encoder gives numbers that are not finite, RequestError for a hint that cannot be made.
+    Raises NotFiniteError where the encoder gives numbers that are not finite, RequestError for a hint that cannot be
+    made.
     """
     family, kind = model.family, model.family.concat
     scale = family.vae.downscale * family.output_scale
@@ -283,10 +284,7 @@ def encode_mean(model: LoadedModel, image: Image.Image) -> Tensor:
 
 
 def _encode(model: LoadedModel, pixels: Tensor, noise: Tensor | None) -> Tensor:
-    latents = model.encode_image(pixels, noise)
-    if not bool(torch.isfinite(latents).all()):
-        raise GessoError(f"{model.name}: vae gave numbers that are not finite for the picture. Try --dtype float32")
-    return latents
+    return rescued(model, "vae", lambda: model.encode_image(pixels, noise)).value
 
 
 def _at_scale(image: Image.Image, family: Family) -> Tensor:

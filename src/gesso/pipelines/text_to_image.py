@@ -338,7 +338,7 @@ class TextToImage:
             spent[:] = noise.draws
             return drawn
 
-        return [rescued(model, "unet", draw)], spent
+        return [rescued(model, "unet", draw, beside=self.refiner if refine else None)], spent
 
     def _finished(self, latents: Tensor) -> list[Rescued]:
         """Latents to pixels, enlarged where the model has an upscaler of its own."""
@@ -376,6 +376,7 @@ class TextToImage:
         Pictures as a call takes them. Raises GessoError where the engine's memory cannot be kept.
         """
         job = self._job(request, image, mask, hints)
+        self._rest()
         with self.engine.steered(self.model, job.controls.networks):
             return {model.name: self._plan(model, job) for model in self._models()}
 
@@ -419,26 +420,35 @@ class TextToImage:
     @contextmanager
     def _within_memory(self, job: "_Job") -> Iterator[None]:
         """Control networks beside the model; plans are followed where the engine has a limit."""
+        self._rest()
         with ExitStack() as stack:
             stack.enter_context(self.engine.steered(self.model, job.controls.networks))
             for model in self._models() if self.engine.memory is not None else []:
                 stack.enter_context(model.under(self._plan(model, job)))
             yield
 
+    def _rest(self) -> None:
+        """Where memory is limited, a model and its refiner are never in it together: each plan counts on all of it."""
+        if self.refiner is not None and self.engine.memory is not None:
+            for model in self._models():
+                model.residency.rest_all()
+
     def _prompts(self, job: "_Job") -> "tuple[EncodedPrompt, EncodedPrompt | None]":
         """The text for the model and for the refiner, encoded once a run."""
         if job.prompts is None:
-            base, *rest = (
-                encode_prompts(
-                    model,
-                    job.request,
-                    num_steps=job.prompt_steps,
-                    base_steps=job.base_steps,
-                    adapters=self._adapters(model, job.request, job.wanted),
+            told = []
+            for model in self._models():
+                told.append(
+                    encode_prompts(
+                        model,
+                        job.request,
+                        num_steps=job.prompt_steps,
+                        base_steps=job.base_steps,
+                        adapters=self._adapters(model, job.request, job.wanted),
+                    )
                 )
-                for model in self._models()
-            )
-            job.prompts = base, rest[0] if rest else None
+                self._rest()
+            job.prompts = told[0], told[1] if len(told) > 1 else None
         return job.prompts
 
     def _adapters(self, model: LoadedModel, request: ResolvedRequest, wanted: Wanted) -> Adapters:
@@ -659,6 +669,8 @@ def draw_latents(
 
     x = start.x
     with torch.inference_mode(), ExitStack() as stack:
+        if second is not None and model.plan is not None and refiner is not None:
+            stack.callback(refiner.residency.rest_all)  # what follows is the model's own work
         attached += [
             stack.enter_context(told.adapters.on_unet(one, clock))
             for one, told in ((model, prompt), (refiner, refined))

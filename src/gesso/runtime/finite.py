@@ -4,7 +4,7 @@ Half precision ends at 65504 (float16) or has 8 bits (bfloat16); some networks l
 comes out then is NaN, and a tool that does not look shows it as black.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,11 +71,14 @@ def stop_when_all_lost(x: Tensor) -> None:
         raise AllLostError
 
 
-def rescued(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> Rescued:
+def rescued(
+    model: "LoadedModel", part: str, run: Callable[[], Tensor], *, beside: "LoadedModel | None" = None
+) -> Rescued:
     """run(), and where rows of it are not finite, once more with `part` in float32, for these rows.
 
-    part  text, text_2, unet, vae or upscaler: whose work `run` is
-    run   -> [B, ...]; gives the same each time it is called (draws its noise anew)
+    part    text, text_2, unet, vae or upscaler: whose work `run` is
+    run     -> [B, ...]; gives the same each time it is called (draws its noise anew)
+    beside  a model whose network of that name works in `run`, too: a refiner
     The rows that were finite stay as they were, so a picture does not depend on its neighbours. Raises NotFiniteError,
     which names the first module inside whose result was not finite, where float32 does not help.
     """
@@ -86,17 +89,20 @@ def rescued(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> Rescu
     lost = None if value is None else lost_rows(value)
     if lost is not None and value is not None and not bool(lost.any()):
         return Rescued(value)
+    models = [model] if beside is None else [model, beside]
     before = model.residency.dtype(part)
     if before == torch.float32:
-        raise _error(model, part, run)
-    with model.residency.raised(part):
+        raise _error(models, part, run)
+    with ExitStack() as stack:
+        for one in models:
+            stack.enter_context(one.residency.raised(part))
         try:
             again = run()
         except AllLostError:
-            raise _error(model, part, run) from None
+            raise _error(models, part, run) from None
         lost = torch.ones(len(again), dtype=torch.bool, device=again.device) if lost is None else lost
         if bool((lost_rows(again) & lost).any()):
-            raise _error(model, part, run)
+            raise _error(models, part, run)
     rows = tuple(int(row) for row in lost.nonzero())
     if value is not None:
         again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again, value.to(again.dtype))
@@ -104,8 +110,8 @@ def rescued(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> Rescu
     return Rescued(again, rows, notice)
 
 
-def _error(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> NotFiniteError:
-    module = first_bad_module(model, part, run)
+def _error(models: "Sequence[LoadedModel]", part: str, run: Callable[[], Tensor]) -> NotFiniteError:
+    model, module = first_bad_module(models, part, run) or (models[0], None)
     inside = f" ({module} is the first of its modules that did)" if module else ""
     dtype = _name(model.residency.dtype(part))
     message = (
@@ -115,30 +121,40 @@ def _error(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> NotFin
     return NotFiniteError(message, part, module)
 
 
-def first_bad_module(model: "LoadedModel", part: str, run: Callable[[], Tensor]) -> str | None:
-    """Runs once more and looks at every module of `part`: the first whose result is not finite while what it was given
-    is. None where there is none: then the numbers came in from elsewhere."""
-    found: list[str] = []
+def first_bad_module(
+    models: "Sequence[LoadedModel]", part: str, run: Callable[[], Tensor]
+) -> "tuple[LoadedModel, str] | None":
+    """Runs once more and looks at every module of `part`, and of what steers it: the first whose result is not finite
+    while what it was given is. None where there is none: then the numbers came in from elsewhere."""
+    found: list[tuple[LoadedModel, str]] = []
 
-    def look(name: str) -> Callable[..., None]:
+    def look(model: "LoadedModel", name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not found and isinstance(output, Tensor) and not is_finite(output):
                 given = [value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()]
                 if all(is_finite(value) for value in given):
-                    found.append(name)
+                    found.append((model, name))
                     raise _FoundError
 
         return hook
 
-    network = model.parts.networks[part]
     with ExitStack() as stack:
-        for name, module in network.named_modules():
-            if not any(True for _ in module.children()):  # leaves: the others contain them
-                handle = module.register_forward_hook(look(name))
-                stack.callback(handle.remove)
+        for model in models:
+            for prefix, network in _networks(model, part):
+                for name, module in network.named_modules():
+                    if not any(True for _ in module.children()):  # leaves: the others contain them
+                        handle = module.register_forward_hook(look(model, prefix + name))
+                        stack.callback(handle.remove)
         with suppress(_FoundError, AllLostError):
             run()
     return found[0] if found else None
+
+
+def _networks(model: "LoadedModel", part: str) -> list[tuple[str, nn.Module]]:
+    """The network of that name, and those that steer the UNet with what stands before the names of their modules."""
+    residency = model.residency
+    guests = residency.guests if part == "unet" else ()
+    return [("", model.parts.networks[part]), *((f"{name}: ", residency.components[name].network) for name in guests)]
 
 
 class _FoundError(Exception):

@@ -223,7 +223,12 @@ class LoadedModel:
             raise ValueError(f"{self.name} has no upscaler")
         self.residency.use("upscaler")
         upscaler, pixels = self.parts.upscaler, pixels.to(self.residency.dtype("upscaler"))
-        if self.plan is not None and self.plan.upscaler_tile:
-            return upscale_tiled(upscaler, pixels, self.plan.upscaler_tile)
-        larger: Tensor = upscaler(pixels)
-        return larger
+        if (plan := self.plan) is None:
+            larger: Tensor = upscaler(pixels)
+            return larger
+        return torch.cat(
+            [
+                upscale_tiled(upscaler, rows, plan.upscaler_tile) if plan.upscaler_tile else upscaler(rows)
+                for rows in pixels.split(plan.vae_rows)
+            ]
+        )

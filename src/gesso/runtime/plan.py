@@ -10,7 +10,8 @@ order in which they are tried:
     stream                the UNet's weights come and go layer by layer, in every step
 
 All compute the same numbers, up to the order of sums: a picture may differ by a level here and there, as it does with
-another size of batch.
+another size of batch. A model and its refiner are never in memory together where it is limited: each has a plan of its
+own.
 """
 
 import json
@@ -109,7 +110,7 @@ class MemoryPlan:
     base          bytes that the process has before (torch itself, and what else lives there)
     stay          resident, turns or stream; see `runtime.residency`
     unet_rows     rows of one call of the UNet, of the 2 for each guided picture
-    vae_rows      pictures that the autoencoder takes at a time
+    vae_rows      pictures that the autoencoder, and the model's own upscaler, takes at a time
     tile          latents a side of the autoencoder's tiles; None: whole pictures
     upscaler_tile pixels a side of the tiles that the model's own upscaler enlarges; None: whole pictures
     """
@@ -142,6 +143,7 @@ class MemoryPlan:
         if self.stay == "stream":
             found.append("the UNet's layers are read from the file in every step (slow)")
         found.append(f"the UNet takes {self.unet_rows} row{'s' if self.unet_rows > 1 else ''} a call")
+        found.append(f"the autoencoder takes {self.vae_rows} picture{'s' if self.vae_rows > 1 else ''} a call")
         if self.tile:
             found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents (slow)")
         if self.upscaler_tile:
@@ -234,7 +236,7 @@ class Footprint:
             found["encode"] = self._encode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels
         if family.upscaler is not None:
             found["upscale"] = (
-                self._upscale(work.rows, height * f, width * f, plan.upscaler_tile) + 2 * work.rows * pixels
+                self._upscale(plan.vae_rows, height * f, width * f, plan.upscaler_tile) + 2 * work.rows * pixels
             )
         return {name: int(nbytes * OVERHEAD) if name != "text" else nbytes for name, nbytes in found.items()}
 
@@ -395,7 +397,7 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
     """What helps the largest phase, the cheapest first."""
     name = _largest(plan).name
     vae = name in ("encode", "decode")
-    if vae and plan.vae_rows > 1:
+    if (vae or name == "upscale") and plan.vae_rows > 1:
         yield replace(plan, vae_rows=1)
     if name == "unet" and plan.unet_rows > 1:
         yield replace(plan, unet_rows=(plan.unet_rows + 1) // 2)
