@@ -37,6 +37,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "parity.md"
 PROMPT, NEGATIVE, SEED, STEPS, GUIDANCE, STRENGTH = "a turtle, oil on canvas", "blurry", 3, 5, 5.0, 0.7
 LARGEST, MEDIAN = 1e-3, 1e-5  # what was asked for; of an image in 0..1
+CLOSE = (
+    1e-4  # of all but SD 2.1, whose tiny model makes a hundred of one rounding; other samplers are 3e-3 away or more
+)
 
 MODELS = {"SD 1.5": TINY_SD, "SD 2.1": TINY_SD21, "SDXL": TINY_SDXL}
 JOBS = ("text to image", "image to image", "inpainting")
@@ -197,7 +200,7 @@ def check(row: tuple[str, str, str], found: torch.Tensor, expected: np.ndarray) 
     assert expected.std() > 0.02  # a picture, not a flat grey
     gap = float(np.abs(image - expected).max())
     measured[row] = gap
-    assert gap <= LARGEST, f"{row}: largest difference {gap:.2e}"
+    assert gap <= (LARGEST if row[0] == "SD 2.1" else CLOSE), f"{row}: largest difference {gap:.2e}"
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers and transformers warn about themselves

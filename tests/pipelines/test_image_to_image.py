@@ -221,6 +221,34 @@ def test_presets_fill_what_is_left_open(pipeline: TextToImage):
     assert (own.preset, own.noise, own.levels) == ("a1111", "cpu", "round")
 
 
+def test_the_preset_a1111_is_what_its_sources_say(pipeline: TextToImage):
+    """Notes of the tool: where its pictures come from. (The preset "diffusers" is held beside diffusers itself.)"""
+    found = pipeline.resolve(replace(REQUEST, preset="a1111", sampler="Euler a"), image=source(), mask=left_half())
+    told = {
+        "schedule": "uniform",
+        "noise": "nv",  # its GPU source, repeatable anywhere
+        "sigma_table": "rounded",  # float64, kept as float32
+        "initial_noise": "sigma",  # n * sigma_0
+        "strength_rule": "a1111",  # int(strength * steps) + 1 calls
+        "mask_blend": "x0",  # of the denoised prediction
+        "mask_blur": 4.0,
+        "paste_back": True,
+        "refiner_rule": "calls",
+        "sde_noise": "torchsde",
+        "emphasis": "original",  # the mean restored
+        "chunks": "all",  # of 75 tokens
+        "uneven_chunks": "apart",
+        "prompt_timing": "a1111",
+        "levels": "truncate",
+        "ensd": 0,
+        "round_timesteps": False,
+        "clip_skip_everywhere": False,
+        "strength": 0.75,
+        "eta": 1.0,
+    }
+    assert {name: getattr(found, name) for name in told} == told
+
+
 def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline: TextToImage, tmp_path: Path):
     image, mask = source(), left_half()
     picture = draw(pipeline, image, mask, strength=0.6, vae_encode="sample", ensd=31337, noise="nv", sampler="euler_a")

@@ -1,4 +1,4 @@
-"""A model and its refiner: in limited memory one at a time, and numbers that leave half precision in either of them."""
+"""SDXL and its refiner: in limited memory one at a time; numbers that leave half precision in any of their networks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +96,12 @@ def test_an_error_of_the_refiner_names_the_refiner_and_its_module(folders: tuple
     with pytest.raises(NotFiniteError, match=r"^refiner: unet gave .* in float32 \(conv_in is the first") as found:
         list(TextToImage(engine, base, refiner=refiner)(REQUEST))
     assert (found.value.part, found.value.module) == ("unet", "conv_in")
+
+
+def test_an_error_of_the_second_text_model_names_it(folders: tuple[Path, Path]):
+    engine = Engine("cpu", "float32")
+    base = engine.load(folders[0])
+    norm = next(m for m in base.parts.networks["text_2"].modules() if isinstance(m, torch.nn.LayerNorm))
+    norm.register_forward_hook(lambda _module, _inputs, output: output * float("nan"))
+    with pytest.raises(NotFiniteError, match=r"^xl: text gave .* in float32 \(text_2: \S+norm\S* is the first"):
+        list(TextToImage(engine, base)(TextToImageRequest(prompt="a", seed=1, num_steps=1, width=64, height=64)))

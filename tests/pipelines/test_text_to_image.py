@@ -50,7 +50,7 @@ def test_a_picture_has_its_size_its_seed_and_its_recipe(pipeline: TextToImage):
     assert recipe.pixels_sha256 == pixels_sha256(picture.image)
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("noise", ["philox", "cpu", "nv"])
 def test_a_picture_is_the_same_alone_or_in_a_run(pipeline: TextToImage, sampler: str, noise: str):
     run = draw(pipeline, num_images=3, sampler=sampler, noise=noise)
@@ -166,6 +166,18 @@ def test_levels_are_rounded_and_clamped():
     x = torch.tensor([-2.0, -1.0, -1 + 0.9 / 127.5, 0.0, 1.0, 3.0])
     image = to_images(x.reshape(1, 1, 1, 6).expand(1, 3, 1, 6))[0]
     assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]
+
+
+def test_levels_are_cut_off_as_a1111_does():
+    """Parity notes, 27: astype(uint8) of 0.9 is 0, of 127.5 it is 127."""
+    x = torch.tensor([-2.0, -1.0, -1 + 0.9 / 127.5, 0.0, 1.0, 3.0])
+    image = to_images(x.reshape(1, 1, 1, 6).expand(1, 3, 1, 6), "truncate")[0]
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 0, 127, 255, 255]
+
+
+def test_a_preset_decides_the_levels_of_the_picture(pipeline: TextToImage):
+    rounded, cut = (np.asarray(draw(pipeline, levels=levels)[0].image, np.int16) for levels in ("round", "truncate"))
+    assert set(np.unique(rounded - cut).tolist()) == {0, 1}
 
 
 def test_replay_of_a_saved_picture_is_identical(pipeline: TextToImage, tmp_path: Path):

@@ -151,10 +151,13 @@ def first_bad_module(
 
 
 def _networks(model: "LoadedModel", part: str) -> list[tuple[str, nn.Module]]:
-    """The network of that name, and those that steer the UNet with what stands before the names of their modules."""
-    residency = model.residency
-    guests = residency.guests if part == "unet" else ()
-    return [("", model.parts.networks[part]), *((f"{name}: ", residency.components[name].network) for name in guests)]
+    """The network of that name, and those that work with it, with what stands before the names of their modules: what
+    steers the UNet, a second text model."""
+    components = model.residency.components
+    others: Sequence[str] = model.residency.guests if part == "unet" else ()
+    if part == "text" and "text_2" in components:
+        others = ("text_2",)
+    return [("", components[part].network), *((f"{name}: ", components[name].network) for name in others)]
 
 
 class _FoundError(Exception):
