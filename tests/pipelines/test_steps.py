@@ -195,3 +195,11 @@ def test_ensd_moves_every_draw_but_the_first():
     plain, moved = (NOISE_SOURCES["nv"]([seed] * 2, range(2)) for seed in (5, 5 + 31337))
     assert torch.equal(source.draw((4, 4, 4)), plain.draw((4, 4, 4)))
     assert torch.equal(source.draw((4, 4, 4)), moved.draw((4, 4, 4)))
+
+
+def test_pndm_is_warned_of_where_the_model_ends_in_pure_noise_alone():
+    ends = FAMILIES["sd15"].schedule
+    pure = replace(FAMILIES["sd15"], schedule=replace(ends, zero_terminal_snr=True))
+    assert planned("sd15", sampler="pndm", schedule="uniform", num_steps=10).notices == ()
+    (notice,) = planned(pure, sampler="pndm", schedule="uniform", num_steps=10).notices
+    assert "Take plms" in notice

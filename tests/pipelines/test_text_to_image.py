@@ -108,6 +108,14 @@ def test_a_request_is_checked_before_the_first_picture_is_asked_for(pipeline: Te
         pipeline(replace(REQUEST, sampler="eulr"))
 
 
+def test_a_start_that_pndm_cannot_take_is_told(pipeline: TextToImage):
+    """The model has zero terminal SNR; karras goes down from there in small steps."""
+    for schedule, told in (("uniform", True), ("karras", False)):
+        (picture,) = draw(pipeline, sampler="pndm", schedule=schedule, num_steps=10)
+        assert [notice[:37] for notice in picture.notices] == ["pndm begins with a step from sigma 45"] * told
+    assert draw(pipeline, sampler="plms", schedule="uniform")[0].notices == ()
+
+
 def test_notices_travel_with_the_picture(pipeline: TextToImage):
     (picture,) = draw(pipeline, prompt="a zxqw", negative_prompt="qqq")
     assert [notice.split(":")[0] for notice in picture.notices] == [

@@ -60,6 +60,8 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "lcm", "tcd", "plms", "pndm"})
 # Those of them whose first noise is n * sigma_0 unless the spacing is "leading".
 DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
+# PNDM's Runge-Kutta start cannot span more (factor of sigma): models with zero terminal SNR begin with a factor of 100.
+LONGEST_START = 10.0
 _RESPACED: Mapping[str, Mapping[str, Any]] = {
     "uniform": {},
     "karras": {"use_karras_sigmas": True},
@@ -82,6 +84,7 @@ class Steps:
     final_scale   what the last x is divided by: 1 unless noise is left and the variance is what is kept
     timestep_of   what the network is told for a sigma; None: what the schedule says
     options       for the sampler
+    notices       what the user should know about them
     """
 
     schedule: NoiseSchedule
@@ -94,6 +97,7 @@ class Steps:
     final_scale: float
     timestep_of: Callable[[Tensor], Tensor] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -154,7 +158,17 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
         final_scale=math.hypot(1.0, float(sigmas[-1])) if variance else 1.0,
         timestep_of=timestep_of,
         options=planned.options,
+        notices=_notices(request.sampler, sigmas[start.first :]),
     )
+
+
+def _notices(sampler: str, sigmas: Tensor) -> tuple[str, ...]:
+    if sampler == "pndm" and len(sigmas) > 1 and sigmas[0] > LONGEST_START * sigmas[1]:
+        return (
+            f"pndm begins with a step from sigma {sigmas[0]:.0f} to {sigmas[1]:.0f}, which is too long for its "
+            "Runge-Kutta start: expect a ruined picture. Take plms, or the schedule karras",
+        )
+    return ()
 
 
 def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:

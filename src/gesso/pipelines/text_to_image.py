@@ -280,7 +280,9 @@ class TextToImage:
             found = self._draw(job, start, count, report)
             for row, drawn in enumerate(to_images(found.pixels, request.levels)):
                 passes = [job] if job.second is None else [job, job.second]
-                told = dict.fromkeys(line for one in passes for line in self._prompts(one)[0].notices)
+                told = dict.fromkeys(
+                    line for one in passes for line in (*self._prompts(one)[0].notices, *one.steps.notices)
+                )
                 notices = (*told, *found.notices[row])
                 image = pictures.finish(drawn, request)
                 extras = job.files(self.engine.shelf)
