@@ -56,7 +56,7 @@ CPU_LORA = LoraRecipe(
     ),
     denoising=Plan(
         batch_size=16,
-        total_samples=7_000,
+        total_samples=40_000,
         learning_rate=2e-3,
         warmup_samples=1_000,
         decay_share=0.5,
