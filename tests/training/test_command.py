@@ -1,17 +1,23 @@
-"""`gesso train`: from an atlas to a file, and what it refuses."""
+"""`gesso train`: from an atlas to a file, to pictures made with it, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from gesso.cli.main import run as main
 from gesso.cli.train import app
 from gesso.errors import GessoError
 from gesso.families.loading import load_parts
 from gesso.scenes.glyphs import save_atlas
 from gesso.scenes.vocabulary import things
+from gesso.training import controlnet, style_lora
+from gesso.training.controlnet import CPU_CONTROL
 from gesso.training.recipes import RECIPES, STAGES
+from gesso.training.style_lora import CPU_LORA
 from toy_training import SMALL, glyphs
 
 
@@ -70,3 +76,89 @@ def test_what_cannot_be_is_told(arguments, message, tmp_path):
 def test_an_atlas_of_another_recipe_is_told(atlas, tmp_path):
     with pytest.raises(GessoError, match=rf"an atlas of 114 objects.*expected {len(things('full'))} objects"):
         run("default-model", "--recipe", "gpu", "--device", "cpu", "--atlas", atlas, "--folder", tmp_path)
+
+
+def said(capsys, *argv):
+    """stdout of a whole command line that is to end well."""
+    code = main(list(map(str, argv)))
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out, err
+
+
+def levels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def quick(plan):
+    return replace(plan, batch_size=4, warmup_samples=1, learning_rate=1e-2, ema_decay=0.5)
+
+
+def steps(folder):
+    """The step of every row of the log."""
+    return [json.loads(row)["step"] for row in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def drawn(tmp_path, capsys):
+    """A picture of gesso-mini as it is, and the command that made it."""
+    command = ("generate", "a red car", "--seed", "1", "--steps", "2", "-q")
+    said(capsys, *command, "-o", tmp_path / "plain.png")
+    return command
+
+
+def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatch, capsys):
+    recipe = replace(
+        CPU_LORA, pool_size=16, precision="float32", report_pictures=4, denoising=quick(CPU_LORA.denoising)
+    )
+    recipe = replace(recipe, encoding=replace(quick(recipe.encoding), total_samples=8))
+    monkeypatch.setattr(style_lora, "CPU_LORA", recipe)
+    path, folder = tmp_path / "lines.safetensors", tmp_path / "run"
+    command = ("train", "lora", "line-art", path, "--folder", folder, "--atlas", atlas, "--rank", 2)
+
+    _, err = said(capsys, *command, "--minutes", 0)
+    assert err == f"stopped early; run again to go on from {folder}\n"
+    assert not path.exists()
+    said(capsys, *command, "--samples", 12)
+    out, _ = said(capsys, *command, "--samples", 24)  # goes on after three steps
+    assert out.splitlines()[-1] == f"{path} rank=2 bytes={path.stat().st_size}"
+    assert steps(folder / "encoding") == [0, 2, 2]
+    assert steps(folder / "denoising") == [3, 6]
+
+    said(capsys, *drawn, "--lora", path, "-o", tmp_path / "lines.png")
+    assert np.abs(levels(tmp_path / "lines.png") - levels(tmp_path / "plain.png")).mean() > 1
+    assert "lines" in said(capsys, "lora", "info", path)[0]
+
+
+def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("cv2")
+    recipe = replace(CPU_CONTROL, pool_size=16, precision="float32", report_pictures=4, plan=quick(CPU_CONTROL.plan))
+    monkeypatch.setattr(controlnet, "CPU_CONTROL", recipe)
+    path, folder = tmp_path / "edges.safetensors", tmp_path / "run"
+    command = ("train", "controlnet", path, "--folder", folder, "--atlas", atlas)
+
+    _, err = said(capsys, *command, "--minutes", 0)
+    assert err == f"stopped early; run again to go on from {folder}\n"
+    assert not path.exists()
+    said(capsys, *command, "--samples", 12)
+    out, _ = said(capsys, *command, "--samples", 24)
+    assert out.splitlines()[-1] == f"{path} bytes={path.stat().st_size}"
+    assert steps(folder) == [0, 3, 6]
+
+    control = f"{path},image={tmp_path / 'plain.png'},preprocess=canny"
+    said(capsys, *drawn, "--control", control, "-o", tmp_path / "steered.png")
+    assert np.abs(levels(tmp_path / "steered.png") - levels(tmp_path / "plain.png")).mean() > 1
+
+
+@pytest.mark.parametrize("command", [("lora", "comic"), ("controlnet",), ("export",)])
+def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
+    with pytest.raises(GessoError, match=r"there is no folder .*nowhere\. Make it first"):
+        run(*command, tmp_path / "nowhere" / "made.safetensors", "--folder", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(atlas, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(GessoError, match="the folder cannot be made"):
+        run("lora", "comic", tmp_path / "made.safetensors", "--folder", tmp_path / "taken", "--atlas", atlas)

@@ -12,7 +12,7 @@ import typer
 from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
 from gesso.cli.session import check_names, load_pipeline
-from gesso.cli.targets import put
+from gesso.cli.targets import check_place, put, taken
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
@@ -335,12 +335,9 @@ def _check_free(path: Path | None, overwrite: bool) -> None:
     """Before the work: is the name free, is there a folder to write into?"""
     if path is None:
         return
-    if path.is_dir():
-        raise GessoError(f"{path} is a folder; give the name of a file in it")
+    check_place(path)
     if path.exists() and not overwrite:
-        raise GessoError(f"{path} is there already and stays as it is. Choose another name, or add --overwrite")
-    if not path.parent.is_dir():
-        raise GessoError(f"{path}: there is no folder {path.parent}. Make it first, or choose another place")
+        raise taken(path)
 
 
 def _write(report: "Report", output: Path | None, sheet: Path | None, overwrite: bool) -> None:

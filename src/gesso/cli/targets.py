@@ -27,6 +27,14 @@ def target(own: str, output: Path | None, *, folder: bool) -> Path:
     return Path(own) if output is None else output / own if folder else output
 
 
+def check_place(path: Path) -> None:
+    """Before the work: can a file of that name be there? Raises GessoError for a folder, and where there is none."""
+    if path.is_dir():
+        raise GessoError(f"{path} is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise GessoError(f"{path}: there is no folder {path.parent}. Make it first, or choose another place")
+
+
 def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
     """Writes a file whole. Raises GessoError where one of that name stays, or where it cannot be written."""
     from gesso.pipelines.picture_file import write_new

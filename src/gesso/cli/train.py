@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gesso.cli.model_option import ModelOption, resolve_model
+from gesso.cli.targets import check_place
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -97,6 +98,7 @@ def export(
     device: DeviceOption = None,
 ) -> None:
     """Write a trained default model as one file, in half precision."""
+    check_place(output)
     making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
     family = making.export(
         output,
@@ -128,6 +130,7 @@ def lora(
     """Train a LoRA that makes the default model draw in a style, or go on with it."""
     from gesso.training.style_lora import CPU_LORA, StyleLora
 
+    check_place(output)
     recipe = CPU_LORA if rank is None else replace(CPU_LORA, rank=rank)
     if samples is not None:
         recipe = replace(recipe, denoising=replace(recipe.denoising, total_samples=samples))
@@ -155,6 +158,7 @@ def controlnet(
     """Train a ControlNet that makes the default model follow an edge picture, or go on with it."""
     from gesso.training.controlnet import CPU_CONTROL, EdgeControl
 
+    check_place(output)
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
     making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
     if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):

@@ -155,9 +155,13 @@ def fit(
     folder gets `last.pt` (everything needed to go on, on any device) and `log.jsonl`; where `last.pt` exists, the run
     goes on from it. device: where the task's modules are. precision: of a new run, "auto" times both; a run that goes
     on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. Times
-    are in seconds. -> the moving average of the weights by module and name.
+    are in seconds. -> the moving average of the weights by module and name. Raises GessoError where the folder cannot
+    be made, and for a gradient that is not finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GessoError(f"{folder}: the folder cannot be made ({error.strerror}). Choose another place") from error
     run = _Run(task, plan, folder, torch.device(device), on_log)
     if compiled:
         for network in task.networks():
