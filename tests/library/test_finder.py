@@ -64,6 +64,34 @@ def test_a_close_name_is_named_and_one_of_another_kind_too(finder: LibraryFinder
         finder.find("lora", "base")
 
 
+def test_what_comes_later_is_found(finder: LibraryFinder, folder: Path):
+    """A long-lived program sees new files, under the names of old ones too, and reads the others no second time."""
+    loras = folder / "models" / "Lora"
+    finder.find("lora", "pixel")
+    with pytest.raises(GessoError, match="no lora is called 'late'"):
+        finder.find("lora", "late")
+    late = shelf.lora(loras / "late.safetensors", {"ss_output_name": "of_old"})
+    assert finder.find("lora", "late") == finder.find("lora", "of_old") == late
+    assert "late" in finder.names("lora")
+    moved = late.rename(loras / "styles" / late.name)
+    assert finder.find("lora", "late") == moved
+    moved.unlink()
+    with pytest.raises(GessoError, match="no lora is called 'late'"):
+        finder.find("lora", "late")
+
+
+def test_a_look_is_good_for_its_time(finder: LibraryFinder, folder: Path):
+    """Nobody asks for a learned word that is not known: names are looked at anew, but not for every picture."""
+    always = LibraryFinder(finder.library, fresh=0)
+    kept = LibraryFinder(finder.library, fresh=3600)
+    assert "new" not in {*always.names("embedding"), *kept.names("embedding")}
+    shelf.embedding(folder / "embeddings" / "new.safetensors")
+    assert "new" in always.names("embedding")
+    assert "new" not in kept.names("embedding")
+    assert kept.find("embedding", "new") in (folder / "embeddings").iterdir()
+    assert "new" in kept.names("embedding")
+
+
 def test_a_recipe_finds_the_very_file_wherever_it_lies(finder: LibraryFinder, folder: Path):
     path = folder / "models" / "Lora" / "pixel.safetensors"
     extra = ExtraFile(kind="lora", name="pixel", sha256=hash_file(path).sha256)
