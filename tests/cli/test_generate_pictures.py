@@ -48,6 +48,14 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
     return code, out, err
 
 
+def test_a_mask_of_another_size_is_told_of(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    Image.new("L", (32, 48), 255).save("small.png")
+    start = ("--image", "photo.png", "--mask", "small.png", "-m", models["mini"])
+    code, _, err = said(capsys, "generate", "a red cat", *start, "-n", "2", "-o", "x-{index}.png")
+    assert code == 0
+    assert err.count("note: the mask has 32x48 pixels, the picture 64x64: ") == 1
+
+
 def test_inpainting_keeps_what_is_not_masked_and_replays(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
     code, out, err = said(
         capsys,

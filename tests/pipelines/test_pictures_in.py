@@ -87,6 +87,20 @@ def test_what_is_not_masked_stays_bit_by_bit(pipelines: dict[str, TextToImage], 
     assert changed[soft == 255].mean() > 0.9
 
 
+@pytest.mark.parametrize("area", ["whole", "masked"])
+def test_a_mask_of_another_size_is_stretched_and_told(pipelines: dict[str, TextToImage], area: str):
+    image, mask = source(64, 48), spot(64, 48, (16, 16, 48, 32))
+    small = spot(32, 48, (8, 16, 24, 32))
+    whole = draw(pipelines["sd"], image, mask, mask_area=area, height=48, mask_blur=0)
+    stretched = draw(pipelines["sd"], image, small, mask_area=area, height=48, mask_blur=0)
+    assert whole.notices == ()
+    assert stretched.notices == (
+        "the mask has 32x48 pixels, the picture 64x48: the mask is stretched over the whole picture",
+    )
+    assert stretched.recipe.notices == stretched.notices
+    assert np.array_equal(np.asarray(whole.image), np.asarray(stretched.image))
+
+
 def test_a_part_is_drawn_larger_and_the_picture_keeps_its_size(pipelines: dict[str, TextToImage]):
     """The masked part of a picture that the model could not draw at all, at the model's own size."""
     image, mask = source(301, 97), spot(301, 97, (200, 30, 230, 50))

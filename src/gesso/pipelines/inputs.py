@@ -36,12 +36,14 @@ class SourcePictures:
     content  the same as the run starts from it: something else may stand under the mask
     mask     softened; grey, white is drawn again
     around   where only a part is drawn: the whole picture with its mask, and which part
+    notices  what was made to fit
     """
 
     image: Image.Image | None = None
     content: Image.Image | None = None
     mask: Image.Image | None = None
     around: "Around | None" = None
+    notices: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -49,16 +51,17 @@ class SourcePictures:
     ) -> "SourcePictures":
         """Pictures as they were given -> as the run needs them; a picture that is enlarged keeps its size.
 
-        A mask of another size than the picture is stretched to it. Raises RequestError for a mask without white where
-        only what is masked is drawn, and for borders that leave no room for the picture.
+        A mask of another size than the picture is stretched to it, and that is told. Raises RequestError for a mask
+        without white where only what is masked is drawn, and for borders that leave no room for the picture.
         """
         if image is None:
             return SourcePictures()
         image = image.convert("RGB")
         if family.concat == "upscale":
             return SourcePictures(image, image)
+        notices = _stretched(mask, image)
         if mask is not None and request.mask_area == "masked":
-            return _one_part(request, image, fit(mask.convert("L"), *image.size))
+            return replace(_one_part(request, image, fit(mask.convert("L"), *image.size)), notices=notices)
         canvas, mode, sides = (request.width, request.height), request.resize or "stretch", request.outpaint or NONE
         inside = inside_of(canvas, sides)
         placement = Placement.of(image.size, inside, mode)
@@ -72,7 +75,7 @@ class SourcePictures:
         if any(sides):
             drawn = ImageChops.lighter(drawn, border_mask(canvas, sides, reach_of(request.mask_blur)))
         soft = _softened(drawn, request)
-        return SourcePictures(placed, _content(request, placed, soft), soft)
+        return SourcePictures(placed, _content(request, placed, soft), soft, notices=notices)
 
     def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:
         """The finished picture of what was drawn: in its place, what is not masked bit by bit as it was."""
@@ -110,6 +113,13 @@ class Around:
         whole = self.image.copy()
         whole.paste(part, (left, top))
         return whole
+
+
+def _stretched(mask: Image.Image | None, image: Image.Image) -> tuple[str, ...]:
+    if mask is None or mask.size == image.size:
+        return ()
+    sizes = f"the mask has {mask.width}x{mask.height} pixels, the picture {image.width}x{image.height}"
+    return (f"{sizes}: the mask is stretched over the whole picture",)
 
 
 def _one_part(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> SourcePictures:

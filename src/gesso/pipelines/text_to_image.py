@@ -283,7 +283,7 @@ class TextToImage:
                 told = dict.fromkeys(
                     line for one in passes for line in (*self._prompts(one)[0].notices, *one.steps.notices)
                 )
-                notices = (*told, *found.notices[row])
+                notices = (*pictures.notices, *told, *found.notices[row])
                 image = pictures.finish(drawn, request)
                 extras = job.files(self.engine.shelf)
                 yield Picture(image=image, recipe=self._recipe(request.picture(start + row), extras, notices, image))
