@@ -56,6 +56,20 @@ def test_a_mask_of_another_size_is_told_of(capsys: pytest.CaptureFixture[str], m
     assert err.count("note: the mask has 32x48 pixels, the picture 64x64: ") == 1
 
 
+def test_a_damaged_profile_is_told_of_and_recorded(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    bad = "a\udcffb.png"  # as Python spells a name that is no Unicode
+    with Image.open("photo.png") as image:
+        image.save(bad, icc_profile=b"damaged")
+    notice = "a\\udcffb.png: its colour profile is left aside (it is damaged, or not made for RGB); "
+    code, _, err = said(capsys, "generate", "a red cat", "--image", bad, "-m", models["mini"], "-o", "x.png")
+    assert code == 0
+    assert f"note: {notice}" in err
+    assert [told.startswith(notice) for told in read_picture(Path("x.png"))[1].notices] == [True]
+    for command in (("preprocess", "invert"), ("upscale", "--scale", "2")):
+        code, _, err = said(capsys, *command, bad)
+        assert (code, notice in err) == (0, True)
+
+
 def test_inpainting_keeps_what_is_not_masked_and_replays(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
     code, out, err = said(
         capsys,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from gesso.errors import GessoError
-from gesso.pipelines.source_images import FORMATS, read_image, read_map, read_mask
+from gesso.pipelines.source_images import FORMATS, notices_of, read_hint, read_image, read_map, read_mask
 
 WIDTH, HEIGHT = 12, 9
 LOSSLESS = {"WEBP": {"lossless": True}}
@@ -247,6 +247,7 @@ def swapped_profile() -> bytes:
 def test_colours_are_those_that_the_profile_means(tmp_path: Path, container: str):
     found = np.asarray(read(tmp_path, encoded(picture(), container, icc_profile=swapped_profile())), dtype=int)
     assert np.abs(found - np.asarray(picture())[..., [1, 0, 2]]).max() <= 2
+    assert notices_of(read_image(tmp_path / "x")) == ()
     clear = picture(mode="RGBA")
     clear.putpixel((0, 0), (0, 0, 0, 0))
     found = read(tmp_path, encoded(clear, container, icc_profile=swapped_profile()))
@@ -258,11 +259,38 @@ def test_srgbs_own_profile_changes_no_bit(tmp_path: Path):
     assert read(tmp_path, encoded(picture(), "PNG", icc_profile=profile)).tobytes() == picture().tobytes()
 
 
-@pytest.mark.parametrize("profile", [b"x", b"\0" * 5000, b"", swapped_profile()[:300], bytes(5 * 2**20)])
-def test_a_profile_that_is_none_is_passed_over(tmp_path: Path, profile: bytes):
-    assert read(tmp_path, encoded(picture(), "TIFF", icc_profile=profile)).tobytes() == picture().tobytes()
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    assert read(tmp_path, encoded(picture(), "TIFF", icc_profile=lab)).tobytes() == picture().tobytes()
+def lab_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("profile", "why"),
+    [
+        (b"x", "it is damaged, or not made for RGB"),
+        (b"\0" * 5000, "it is damaged, or not made for RGB"),
+        (swapped_profile()[:300], "it is damaged, or not made for RGB"),
+        (lab_profile(), "it is damaged, or not made for RGB"),
+        (bytes(5 * 2**20), "it has 5242880 bytes, at most 4194304 are read"),
+        (b"", None),
+    ],
+)
+def test_a_profile_that_is_none_is_passed_over_and_told(tmp_path: Path, profile: bytes, why: str | None):
+    data = encoded(picture(), "TIFF", icc_profile=profile)
+    found = read(tmp_path, data)
+    told = () if why is None else (f"x: its colour profile is left aside ({why}); it is taken for sRGB",)
+    assert notices_of(found) == notices_of(read_hint(tmp_path / "x")) == told
+    assert found.tobytes() == picture().tobytes()
+    assert notices_of(read_mask(tmp_path / "x")) == ()  # of a mask nobody sees colours
+    assert notices_of(None, found, found) == told
+
+
+def test_a_file_cannot_tell_notices_of_its_own(tmp_path: Path):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("gesso notice", "all is well")
+    picture().save(tmp_path / "x.png", pnginfo=texts)
+    with Image.open(tmp_path / "x.png") as opened:
+        assert opened.info["gesso notice"] == "all is well"
+        assert notices_of(opened, read_hint(tmp_path / "x.png"), read_image(tmp_path / "x.png")) == ()
 
 
 def test_damaged_profiles_end_in_a_picture(tmp_path: Path):

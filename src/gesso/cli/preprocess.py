@@ -1,6 +1,7 @@
 """`gesso preprocess NAME FILE...`: see and keep the hint that a ControlNet would look at."""
 
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,11 +73,14 @@ def command(
 
 def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
     from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
-    from gesso.pipelines.source_images import read_image, read_map, read_mask
+    from gesso.pipelines.source_images import notices_of, read_image, read_map, read_mask
 
     name, parameters = canonical(name), parse_parameters(settings)
     read = read_map if PREPROCESSORS[name].takes_map else read_image
-    return preprocess(name, read(file), size, parameters, None if mask is None else read_mask(mask))
+    image = read(file)
+    for notice in notices_of(image):
+        print(GessoError(f"note: {notice}").one_line, file=sys.stderr)
+    return preprocess(name, image, size, parameters, None if mask is None else read_mask(mask))
 
 
 def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:

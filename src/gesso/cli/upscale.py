@@ -64,7 +64,7 @@ def command(
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pipelines.hires import LATENT_UPSCALERS, upscaler_name
     from gesso.pipelines.png_rows import png_parts
-    from gesso.pipelines.source_images import read_image
+    from gesso.pipelines.source_images import notices_of, read_image
     from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
 
     if scale is not None and to is not None:
@@ -84,6 +84,8 @@ def command(
         for file in files:
             start = time.monotonic()
             image = read_image(file)
+            for notice in notices_of(image):
+                bar.note(f"note: {notice}")
             size = wanted or _scaled(image, _own_scale(upscaler) if scale is None else scale)
             _check_size(file, size)
             if abs(size[0] * image.height / (size[1] * image.width) - 1) > STRETCH:

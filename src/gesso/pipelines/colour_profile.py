@@ -7,21 +7,21 @@ from PIL import Image, ImageCms
 
 MAX_PROFILE = 4 * 2**20  # bytes; printers' profiles have one or two MiB
 SAME = 2  # levels to which a profile is taken for sRGB itself, so that such pictures keep every bit
+_ERRORS = (ImageCms.PyCMSError, OSError, ValueError)
 
 
 def as_srgb(image: Image.Image) -> Image.Image:
     """RGB, converted from the picture's own profile; RGBA where something is transparent.
 
-    A picture without a profile is taken for sRGB, and so is one whose profile is damaged, too large, or made for other
-    channels: it only looks a little different then.
+    A picture without a profile is taken for sRGB, and so is one whose profile cannot be followed, see
+    `profile_problem`: it only looks a little different then.
     """
-    profile = image.info.get("icc_profile")
+    profile, mode = image.info.get("icc_profile"), _mode(image)
     alpha = None
-    if "A" in image.getbands() or "transparency" in image.info:
+    if _has_alpha(image):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-    if image.mode not in ("RGB", "L", "CMYK"):
-        image = image.convert("RGB")
+    image = image.convert(mode)
     if isinstance(profile, bytes) and 0 < len(profile) <= MAX_PROFILE:
         image = _converted(image, profile)
     image = image.convert("RGB")
@@ -30,16 +30,43 @@ def as_srgb(image: Image.Image) -> Image.Image:
     return image
 
 
+def profile_problem(image: Image.Image) -> str | None:
+    """Why the picture's profile cannot be followed: it is damaged, too large, or made for other channels."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile:
+        return None
+    if len(profile) > MAX_PROFILE:
+        return f"it has {len(profile)} bytes, at most {MAX_PROFILE} are read"
+    try:
+        _transform(profile, _mode(image))
+    except _ERRORS:
+        return f"it is damaged, or not made for {_mode(image)}"
+    return None
+
+
+def _mode(image: Image.Image) -> str:
+    """The channels that a profile speaks of, once all others are gone."""
+    return image.mode if image.mode in ("L", "CMYK") and not _has_alpha(image) else "RGB"
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB")
+
+
 def _converted(image: Image.Image, profile: bytes) -> Image.Image:
     try:
-        transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), image.mode, "RGB")
+        transform = _transform(profile, image.mode)
         if image.mode == "RGB":
             sample = _sample()
             apart = np.asarray(transform.apply(sample), dtype=np.int16) - np.asarray(sample)
             if np.abs(apart).max() <= SAME:
                 return image
         return transform.apply(image)
-    except (ImageCms.PyCMSError, OSError, ValueError):
+    except _ERRORS:
         return image
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from gesso.errors import GessoError
 from gesso.hints.levels import eight_bits, is_deep, on_white
-from gesso.pipelines.colour_profile import as_srgb
+from gesso.pipelines.colour_profile import as_srgb, profile_problem
 from gesso.pipelines.picture_file import MAX_FILE_BYTES, pixels_sha256
 from gesso.pipelines.request import MAX_PIXELS
 
@@ -27,6 +27,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
 _LINES, _FEW = 256, 64  # lines that are convolved at a time, and weights that are summed one by one
 MAX_INPUT_SIDE = 16_384
+_NOTICE = "gesso notice"  # where a picture that was read carries what its user should know
+
+
+class _Notice(str):
+    """Unlike any text that stands in a file, which Pillow keeps at the same place."""
 
 
 def read_image(path: Path) -> Image.Image:
@@ -34,23 +39,33 @@ def read_image(path: Path) -> Image.Image:
 
     Raises GessoError for anything that is no picture, or too large a one.
     """
-    return _bare(flat(_eight_bits(path)))
+    image = _open(path)
+    return _bare(flat(_eight_bits(image, path)), image.info.get(_NOTICE))
 
 
 def read_mask(path: Path) -> Image.Image:
     """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
-    return _bare(_eight_bits(path).convert("L"))
+    return _bare(_eight_bits(_open(path), path).convert("L"))
 
 
 def read_map(path: Path) -> Image.Image:
     """A map from a file: grey levels of 16 bits stay as they are, anything else comes as `read_image` gives it."""
     image = _open(path)
-    return _bare(image if is_deep(image) else flat(image))
+    return _bare(image) if is_deep(image) else _bare(flat(image), image.info.get(_NOTICE))
 
 
-def _bare(image: Image.Image) -> Image.Image:
+def notices_of(*images: Image.Image | None) -> tuple[str, ...]:
+    """What the user should know of pictures that were read: whose profile was not followed."""
+    found = (image.info.get(_NOTICE) for image in images if image is not None)
+    return tuple(dict.fromkeys(str(notice) for notice in found if isinstance(notice, _Notice)))
+
+
+def _bare(image: Image.Image, notice: object = None) -> Image.Image:
     """The pixels alone: where a picture was taken, its texts and its profile do not go along into new files."""
-    return Image.fromarray(np.asarray(image))
+    bare = Image.fromarray(np.asarray(image))
+    if isinstance(notice, _Notice):
+        bare.info[_NOTICE] = notice
+    return bare
 
 
 def read_hint(path: Path) -> Image.Image:
@@ -66,9 +81,9 @@ def flat(image: Image.Image) -> Image.Image:
     return on_white(as_srgb(image))
 
 
-def _eight_bits(path: Path) -> Image.Image:
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     try:
-        return eight_bits(_open(path))
+        return eight_bits(image)
     except ValueError as error:
         raise GessoError(f"{path}: {error}") from error
 
@@ -93,6 +108,9 @@ def _open(path: Path) -> Image.Image:
                         f"{MAX_INPUT_SIDE} a side are read"
                     )
                 image.load()
+                if not is_deep(image) and (problem := profile_problem(image)) is not None:
+                    said = f"{path.name}: its colour profile is left aside ({problem}); it is taken for sRGB"
+                    image.info[_NOTICE] = _Notice(GessoError(said).one_line)
                 return ImageOps.exif_transpose(image)
     except GessoError:
         raise

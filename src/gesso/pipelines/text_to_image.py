@@ -62,7 +62,7 @@ from gesso.pipelines.second_pass import (
     second_request,
     works_on_latents,
 )
-from gesso.pipelines.source_images import mask_digest, picture_digest
+from gesso.pipelines.source_images import mask_digest, notices_of, picture_digest
 from gesso.pipelines.steering import Controls, find_controls
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
@@ -231,6 +231,7 @@ class TextToImage:
             part=pictures.around.part if pictures.around is not None else None,
         )
         job = self._pass(resolved, pictures, controls)
+        job.notices = notices_of(image, *hints)
         if (again := self._second(resolved)) is not None:
             job.second = self._pass(again, SourcePictures(), controls, base_steps=job.steps.num_planned)
             job.upscaler = self._upscaler(resolved)
@@ -283,7 +284,7 @@ class TextToImage:
                 told = dict.fromkeys(
                     line for one in passes for line in (*self._prompts(one)[0].notices, *one.steps.notices)
                 )
-                notices = (*pictures.notices, *told, *found.notices[row])
+                notices = (*job.notices, *pictures.notices, *told, *found.notices[row])
                 image = pictures.finish(drawn, request)
                 extras = job.files(self.engine.shelf)
                 yield Picture(image=image, recipe=self._recipe(request.picture(start + row), extras, notices, image))
@@ -502,6 +503,7 @@ class _Job:
     prompts: "tuple[EncodedPrompt, EncodedPrompt | None] | None" = None
     second: "_Job | None" = None
     upscaler: "str | UpscalerFile | None" = None
+    notices: tuple[str, ...] = ()  # of the pictures that go in
 
     @property
     def num_steps(self) -> int:
