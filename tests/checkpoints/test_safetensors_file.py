@@ -140,7 +140,9 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     ),
     "a web page": (b"\n\n<!DOCTYPE html><html><title>Log in</title></html>", "not_safetensors", "web page"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "not_safetensors", "PNG"),
-    "some text": (b"Dear reader, this is no model at all.", "header_length", "not safetensors"),
+    "some text": (b"Dear reader,\r\n\tthis is no model at all.", "not_safetensors", "plain text"),
+    "text in another script": ("это не модель ".encode() * 40, "not_safetensors", "plain text"),
+    "bytes without a meaning": (bytes(range(128, 256)) * 4, "header_length", "not safetensors"),
 }
 
 

@@ -122,7 +122,7 @@ WRONG: dict[str, tuple[bytes, str, str]] = {
     "zeros": (bytes(1000), "not_safetensors", "zeros"),
     "nothing": (b"", "truncated", "empty"),
     "a byte": (b"\x80", "truncated", "1 bytes"),
-    "a letter": (b"Dear Sir or Madam, ", "header_length", "not safetensors"),
+    "a letter": (b"Dear Sir or Madam, ", "not_safetensors", "plain text"),
 }
 
 

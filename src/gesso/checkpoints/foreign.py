@@ -1,5 +1,6 @@
 """What a file is by its first bytes, whatever its name says."""
 
+import codecs
 from typing import Literal
 
 START = 512  # bytes that are enough to tell
@@ -78,4 +79,13 @@ def looks_like(start: bytes) -> str | None:
         return "JSON text, perhaps an error of a server or an index; give the weights themselves"
     if len(start) >= 64 and not start.strip(b"\0"):
         return "a file of zeros: a download that never finished; fetch it again"
-    return None
+    return "plain text; give the weights themselves" if _is_text(start) else None
+
+
+def _is_text(start: bytes) -> bool:
+    """UTF-8, perhaps cut inside its last character. What is shorter than the length of a header may be one cut off."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return len(start) >= 8 and all(char.isprintable() or char in "\t\r\n\f\ufeff" for char in text)

@@ -242,7 +242,7 @@ class _Archive:
             )
         if "data.pkl" not in names:
             examples = ", ".join(shown(name) for name in full[:3])
-            self.refuse("not_safetensors", f"looks like a zip archive of other things ({examples}), not a PyTorch file")
+            self.refuse("not_safetensors", f"is a zip archive of {examples}, no PyTorch file; unpack it first")
         if len(roots) != 1 or root in ("", ".", "..") or not root.isprintable() or "\\" in root:
             self.refuse("zip_name", "the members are not all in one folder of the archive")
         if strange := [name for name in names if not _WEIGHTS.fullmatch(name) or "/.." in f"/{name}"]:
