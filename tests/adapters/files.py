@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gesso.adapters.lora import Lora, read_lora
 from gesso.adapters.names import Target
+from gesso.checkpoints.detect import detect
 from gesso.checkpoints.weight_file import open_weights
 from gesso.families.base import Family
 from tiny_sd import tiny_parts
@@ -62,4 +63,8 @@ def saved(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def read(path: Path, tensors: Mapping[str, Tensor], target: Target, metadata: Mapping[str, str] | None = None) -> Lora:
-    return read_lora(open_weights(saved(path, tensors, metadata)), target)
+    """The adapter; whatever is read as one must be told as one by its header, too, or no library takes it in."""
+    file = open_weights(saved(path, tensors, metadata))
+    lora = read_lora(file, target)
+    assert detect(file).what in ("a LoRA", "a LyCORIS adapter"), list(tensors)[:3]
+    return lora

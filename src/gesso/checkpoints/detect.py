@@ -3,6 +3,7 @@
 The order of the table matters: an adapter is known by what no whole model has, so adapters come first.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,14 @@ def _is_embedding(tensors: Tensors) -> bool:
     return "emb_params" in tensors or (len(tensors) <= 4 and all(len(info.shape) <= 2 for info in tensors.values()))
 
 
-_LORA_ENDS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight", ".lora.down.weight")
-_LYCORIS_ENDS = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".dora_scale", ".diff")
+# In the spellings of kohya's trainer, of PEFT, where an adapter's name may stand within, and of diffusers in 2023.
+_LORA = re.compile(
+    r"\.lora_(down|up)\.weight|\.lora_[AB](\.[^.]+)?\.weight|[._]lora\.(down|up)\.weight|"
+    r"\.lora_linear_layer\.(down|up)\.weight"
+)
+# Parts that LyCORIS has, and the words that names of its adapters and of kohya's start with.
+_LYCORIS_ENDS = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2", ".oft_blocks", ".dora_scale", ".diff", ".w_norm")
+_LYCORIS_STARTS = ("lora_", "lycoris_", "oft_")
 _XL, _REFINER = _starts("conditioner.embedders.1."), _starts("conditioner.embedders.0.model.")
 _SD2 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.model."))
 _SD1 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.transformer."))
@@ -90,10 +97,20 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     ),
     (_starts("ip_adapter."), Kind("other", "an IP-Adapter", advice=_ADAPTER)),
     (_starts("adapter.body.", "body."), Kind("other", T2I_ADAPTER, advice=_CONTROL)),
-    (_ends(*_LORA_ENDS), Kind("other", "a LoRA", advice=_ADAPTER)),
+    (
+        lambda tensors: any(_LORA.search(name) for name in tensors),
+        Kind("other", "a LoRA", advice=_ADAPTER),
+    ),
     (_ends(*_LYCORIS_ENDS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
-    (_starts(f"{ldm.UNET}double_blocks.", "double_blocks."), Kind("other", "FLUX", advice=_LATER)),
-    (_starts(f"{ldm.UNET}joint_blocks.", "joint_blocks."), Kind("other", "Stable Diffusion 3", advice=_LATER)),
+    (_starts(*_LYCORIS_STARTS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
+    (
+        _starts(f"{ldm.UNET}double_blocks.", "double_blocks.", "single_transformer_blocks."),
+        Kind("other", "FLUX", advice=_LATER),
+    ),
+    (
+        _starts(f"{ldm.UNET}joint_blocks.", "joint_blocks.", "transformer_blocks."),
+        Kind("other", "Stable Diffusion 3", advice=_LATER),
+    ),
     (
         _all_of(_XL, _channels_in(9)),
         _model("Stable Diffusion XL for inpainting (9 input channels)", "sdxl-inpaint"),
