@@ -330,6 +330,8 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("model_index.json", {"_class_name": "StableDiffusionXLPipeline"}, "is a StableDiffusionXLPipeline"),
         ("model_index.json", {"_class_name": ["x"]}, "expected a StableDiffusionPipeline"),
         ("model_index.json", {"unet": ["evil.module", "Attack"]}, "unet is .*, expected UNet2DConditionModel"),
+        ("model_index.json", {"unet": ["evil.module", "UNet2DConditionModel"]}, "UNet2DConditionModel of diffusers or"),
+        ("model_index.json", {"tokenizer": [["x"], "CLIPTokenizer"]}, "expected CLIPTokenizer of diffusers or"),
         ("model_index.json", {"vae": None}, "vae is None, expected AutoencoderKL"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type is timestep, a setting that gesso"),
         ("unet/config.json", {"act_fn": "gelu"}, "act_fn is gelu, gesso computes with silu"),

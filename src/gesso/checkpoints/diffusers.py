@@ -11,6 +11,7 @@ from gesso.checkpoints.shared import clip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
 
 INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers")
 # Part -> the stem of the file with its weights.
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -36,9 +37,15 @@ _TEXTS = ("text", "text_2")
 
 
 def names_class(index: Mapping[str, Any], part: str) -> str | None:
-    """The class that a model_index.json names for a part; None where the part is absent or switched off."""
+    """The class that a model_index.json names for a part.
+
+    None where the part is absent or switched off, and where the class is of another library than `LIBRARIES`: there it
+    would be code of a stranger, whatever it is called.
+    """
     named = index.get(part)
-    return named[1] if isinstance(named, list) and len(named) == 2 and isinstance(named[1], str) else None
+    if not isinstance(named, list) or len(named) != 2 or named[0] not in LIBRARIES:
+        return None
+    return named[1] if isinstance(named[1], str) else None
 
 
 def layout_of(index: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, read_object
-from gesso.checkpoints.diffusers import INDEX, folders_of, layout_of, names_class, tokenizers_of
+from gesso.checkpoints.diffusers import INDEX, LIBRARIES, folders_of, layout_of, names_class, tokenizers_of
 from gesso.checkpoints.errors import ModelFileError, shown
 from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Concat, Family, Layout, ScheduleConfig, SchedulerConfig
@@ -176,7 +176,8 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
     }
     for part, classes in expected.items():
         if names_class(index, part) not in classes:
-            message = f"{INDEX}: {part} is {shown(str(index.get(part)))}, expected {classes[0]}"
+            wanted = f"{classes[0]} of {' or '.join(LIBRARIES)}"
+            message = f"{INDEX}: {part} is {shown(str(index.get(part)))}, expected {wanted}"
             raise ModelFileError("architecture_mismatch", folder, message)
     return layout
 
