@@ -100,6 +100,22 @@ def test_half_precision_round_trip(single_file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "half.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bit_files_are_widened(
+    single_file: Path, tmp_path: Path, stored: torch.dtype, dtype: torch.dtype
+) -> None:
+    """Every number of eight bits is one of bfloat16, too: nothing is lost."""
+    tensors = {n: t.to(stored) if t.is_floating_point() else t for n, t in load_file(single_file).items()}
+    save_file(tensors, tmp_path / "eight.safetensors")
+    parts = load_parts(tmp_path / "eight.safetensors", dtype=dtype, family=TINY_SD)
+    for part in ("unet", "vae", "text"):
+        for name, tensor in getattr(tiny_parts(), part).state_dict().items():
+            found = getattr(parts, part).state_dict()[name]
+            assert found.dtype == dtype
+            assert torch.equal(found, tensor.to(stored).to(dtype)), f"{part}.{name}"
+
+
 @pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists the mapped files of a process")
 def test_full_precision_is_not_copied(single_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
