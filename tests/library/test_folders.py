@@ -72,6 +72,7 @@ def test_a_folder_of_comfyui_with_extra_paths(tmp_path: Path):
     empty:
     """
     (root / "extra_model_paths.yaml").write_text(text, encoding="utf-8")
+    assert find_layout(root / "extra_model_paths.yaml") == (root, "comfyui")  # the list stands for its folder
     library = shelf.library_at(tmp_path)
     assert library.add_folder(root).layout == "comfyui"
     assert listed(library) == {

@@ -9,6 +9,7 @@ from gesso.errors import GessoError
 from gesso.library import Library, find_by_hashes, resolve
 from gesso.library.importing import import_model
 from library import shelf
+from tiny_sd import save_tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,15 @@ def test_names_in_their_order(shelves: tuple[Library, Path], tmp_path: Path, mon
     (tmp_path / "Two").mkdir()
     assert resolve("Two", library) == folder / "Two.safetensors"  # an empty folder is no model
     assert resolve(Path("three")) == Path("three")
+
+
+def test_a_folder_with_one_part_of_a_model_is_a_path(tmp_path: Path):
+    """Such as the vae/ of a diffusers folder, for --vae."""
+    part = save_tiny_folder(tmp_path / "model") / "vae"
+    assert resolve(part, kinds=("vae",)) == part
+    (part / "config.json").unlink()
+    with pytest.raises(GessoError, match="is a folder without"):
+        resolve(part, kinds=("vae",))
 
 
 def test_hashes_are_names_too(shelves: tuple[Library, Path]):

@@ -84,6 +84,8 @@ def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r}, expected one of {', '.join(LAYOUTS)}")
     folder = folder.absolute()
+    if folder.name == EXTRA_PATHS and folder.is_file():  # the list itself, as ComfyUI's own option takes it
+        folder, layout = folder.parent, "comfyui"
     if not folder.is_dir():
         raise GessoError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
     # People give the installation or its folder "models".

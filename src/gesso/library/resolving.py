@@ -13,6 +13,7 @@ from gesso.library.folders import ENDINGS, MODEL_INDEX
 from gesso.library.library import MISSING, Library
 
 HUB_PREFIX = "hf:"
+PART_CONFIG = "config.json"  # of a part that the diffusers library wrote into a folder of its own
 MIN_HASH = 8  # hexadecimal digits
 _HASH = re.compile(rf"[0-9a-fA-F]{{{MIN_HASH},64}}")
 _SHOWN = 6  # close matches and candidates in a message
@@ -69,10 +70,15 @@ def _openable(path: Path, library: Library | None, entry: Entry | None = None) -
 
 
 def is_path(text: str) -> bool:
-    """Whether this is a file, or a folder that holds a model. Raises GessoError where that cannot be told."""
+    """Whether this is a file, or a folder that holds a model or one part of a model, such as a VAE.
+
+    Raises GessoError where that cannot be told.
+    """
     path = Path(text)
     try:
-        return path.is_file() or (path / MODEL_INDEX).is_file() or (path.exists() and not path.is_dir())
+        if path.is_dir():
+            return any((path / name).is_file() for name in (MODEL_INDEX, PART_CONFIG))
+        return path.exists()
     except OSError as error:
         raise GessoError(f"{text[:200]}: cannot be read ({error.strerror})") from error
 
