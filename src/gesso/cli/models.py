@@ -126,7 +126,7 @@ def _remark(entry: "Entry") -> str:
     if entry.problem:
         return f"  ({entry.problem})"
     if entry.layout == "pickle":
-        return "  (PyTorch file: import it once to use it)"
+        return "  (PyTorch file: looked into when it is used)"
     loads = entry.family is not None or entry.kind != "checkpoint"
     return "" if loads else f"  ({entry.what}: not loaded by this gesso)"
 
@@ -322,7 +322,7 @@ def verify(
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     if bad:
-        print(f"error: {bad} of the files {'is' if bad == 1 else 'are'} not what was imported", file=sys.stderr)
+        print(f"error: {bad} of the files {'is' if bad == 1 else 'are'} changed, damaged or gone", file=sys.stderr)
         raise typer.Exit(2)
 
 
