@@ -38,12 +38,21 @@ def test_both_layouts_there_and_back_bit_by_bit(tmp_path: Path, family: Family):
     convert(
         tmp_path / "one.safetensors", tmp_path / "second", "diffusers", family=family
     )  # its tiny sizes are those of no release
+    save_ldm(tmp_path / "whole.safetensors", tiny_sd.tiny_parts(family))
+    notes = convert(tmp_path / "whole.safetensors", tmp_path / "third", "diffusers", family=family).notes
+    assert ("nothing reads of SD 2's text encoder" in "".join(notes)) == (family.layout == "sd2")
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert first.keys() == second.keys()
     for name in first:
         assert first[name].keys() == second[name].keys()
         assert all(torch.equal(first[name][key], second[name][key]) for key in first[name])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["first", "one.safetensors", "second"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "first",
+        "one.safetensors",
+        "second",
+        "third",
+        "whole.safetensors",
+    ]
 
 
 def test_a_single_file_says_what_it_is(tmp_path: Path):

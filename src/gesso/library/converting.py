@@ -211,7 +211,7 @@ def _other_names(
         _replace_folder(target, overwrite, lambda folder: save_diffusers(folder, parts))
     files = [file for file in target.rglob("*") if file.is_file()] if target.is_dir() else [target]
     nbytes = sum(file.stat().st_size for file in files)
-    return Converted(target, to, _dtypes_of(parts), nbytes, _left_behind(found, to))
+    return Converted(target, to, _dtypes_of(parts), nbytes, _left_behind(parts, found, to))
 
 
 def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
@@ -219,8 +219,10 @@ def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
     return tuple(sorted({str(param.dtype).removeprefix("torch.") for param in params}))
 
 
-def _left_behind(found: "Description", to: str) -> tuple[str, ...]:
+def _left_behind(parts: "Parts", found: "Description", to: str) -> tuple[str, ...]:
     notes = []
+    if to == "diffusers" and parts.family.layout == "sd2" and parts.family.text_layer > 1:
+        notes.append("a folder has no room for what nothing reads of SD 2's text encoder: last layer and projection")
     if found.layout == "diffusers" and to == "ldm":
         notes.append("a single file has no room for a tokenizer: readers use CLIP's own")
     if found.layout == "ldm":
