@@ -467,6 +467,25 @@ def test_half_a_taesd(halves: Path, taesd: TAESD) -> None:
         load_taesd(halves / "taesd_encoder.safetensors")
 
 
+@pytest.mark.parametrize("layout", ["halves", "one file"])
+def test_taesd_in_the_place_of_the_vae(tmp_path: Path, halves: Path, taesd: TAESD, layout: str) -> None:
+    save_ldm(tmp_path / "model.safetensors", tiny_parts())
+    save_taesd(tmp_path / "tiny.safetensors", taesd)
+    path = halves / "taesd_decoder.safetensors" if layout == "halves" else tmp_path / "tiny.safetensors"
+    parts = load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
+    latents = torch.randn(1, 4, 4, 4)
+    assert torch.equal(parts.vae.decode(latents), taesd.decode(latents))
+    names = ["taesd_decoder.safetensors", "taesd_encoder.safetensors"] if layout == "halves" else ["tiny.safetensors"]
+    assert [file.name for file in parts.files[1:]] == names
+    if layout == "halves":
+        (halves / "taesd_encoder.safetensors").unlink()
+        with pytest.raises(ModelFileError, match=r"the decoder of a TAESD, and taesd_encoder\.safetensors"):
+            load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
+    save_ldm(tmp_path / "x4.safetensors", tiny_parts(TINY_X4))
+    with pytest.raises(ModelFileError, match="no counterpart to this model's autoencoder"):
+        load_parts(tmp_path / "x4.safetensors", family=TINY_X4, vae=tmp_path / "tiny.safetensors")
+
+
 def test_what_is_no_taesd(tmp_path: Path) -> None:
     path = write(tmp_path / "vae.safetensors", vae_of(tiny_parts()))
     with pytest.raises(ModelFileError, match="looks like a VAE alone, expected a TAESD"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gesso.errors import GessoError
 from gesso.families.sd15 import SD15
+from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine
 from gesso.runtime.footprint import peak_nbytes
@@ -183,6 +184,30 @@ def test_pictures_are_enlarged_one_by_one_where_all_together_do_not_fit(file: Pa
         assert model.upscale(torch.zeros(4, 3, 16, 16)).shape == (4, 3, 32, 32)
     hook.remove()
     assert rows == [1] * 4
+
+
+def test_a_taesd_in_the_place_of_the_autoencoder_is_counted_and_has_no_tiles():
+    torch.manual_seed(0)
+    tiny = TAESD(TAESDConfig()).requires_grad_(False).eval()
+    parts = replace(tiny_parts(), vae=tiny)
+    model = LoadedModel(name="x", parts=parts, device=CPU, precision=choose_precision("float32", CPU))
+    work = Workload(width=1024, height=512, rows=2, encodes=True)
+    whole = plan(model, None, work)
+    found = {phase.name: phase.activations for phase in whole.phases}
+    for name in ("encode", "decode"):  # of two pictures, two maps of 64 channels at the least; the tiny VAE has 32
+        assert found[name] >= 2 * 2 * 64 * 1024 * 512 * 4
+    budget = whole.peak
+    while True:
+        try:
+            least = plan(model, budget, work)
+        except GessoError:
+            break
+        assert least.tile is None
+        budget = int(least.peak * 0.85)
+    assert least.vae_rows == 1
+    latents = torch.randn(2, 4, 8, 8)
+    with model.under(least):  # float32 rounding between memory layouts
+        torch.testing.assert_close(model.decode(latents), tiny.decode(latents), atol=1e-5, rtol=0)
 
 
 def test_a_plan_is_shown_to_people_and_to_programs():

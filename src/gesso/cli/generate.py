@@ -232,7 +232,7 @@ def command(
         str | None, typer.Option("--unet", metavar="MODEL", help="UNet from another file than the model's.")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option("--vae", metavar="MODEL", help="Autoencoder from another file than the model's.")
+        str | None, typer.Option("--vae", metavar="MODEL", help="Autoencoder from another file, also a TAESD: quick.")
     ] = None,
     family: Annotated[
         str | None, typer.Option("--family", help="What the file is, where it cannot tell by itself: sd21, sdxl, ...")

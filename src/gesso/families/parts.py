@@ -14,6 +14,7 @@ from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
 from gesso.checkpoints.keymap import Shape, shapes_of
 from gesso.families.base import Family
 from gesso.models.clip import CLIPTextModel
+from gesso.models.taesd import TAESD
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL, VAEConfig
@@ -32,7 +33,7 @@ class Parts:
 
     family: Family
     unet: UNet
-    vae: AutoencoderKL
+    vae: AutoencoderKL | TAESD
     text: CLIPTextModel
     tokenizer: Tokenizer
     upscaler: Upscaler | None

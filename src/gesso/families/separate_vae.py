@@ -8,8 +8,10 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, shapes_of
-from gesso.checkpoints.weight_file import open_weights
+from gesso.checkpoints.weight_file import WeightFile, open_weights
 from gesso.families.parts import empty_vae, fill
+from gesso.families.taesd import TAESD_CONFIG, load_taesd
+from gesso.models.taesd import TAESD
 from gesso.models.vae import AutoencoderKL, VAEConfig
 
 # What a file of a VAE's training holds besides.
@@ -24,11 +26,12 @@ def load_vae(
     *,
     check: bool = True,
     converted: Path | None = None,
-) -> tuple[AutoencoderKL, tuple[Path, ...]]:
+) -> tuple[AutoencoderKL | TAESD, tuple[Path, ...]]:
     """An autoencoder, and the files that it was read from.
 
     path: a file with the names of latent-diffusion, with the prefix that they have in a whole model or without it, or
-    with those of the diffusers library; a whole model; a folder of the diffusers library. config: sizes and scale of
+    with those of the diffusers library; a whole model; a folder of the diffusers library; a TAESD, which is quick and
+    loses detail. config: sizes and scale of
     the latents that the UNet was trained with. Other arguments: as for `load_parts`. Raises ModelFileError.
     """
     file = open_weights(_file_in(Path(path)), converted=converted)
@@ -40,14 +43,38 @@ def load_vae(
         rules = [*ldm.vae_rules(config), *_DROPPED]
     elif any(name.startswith("encoder.down_blocks.") for name in names):
         rules = diffusers.vae_rules()
+    elif "TAESD" in (what := detect(file).what):
+        return _tiny(file, config, device, dtype, check=check, converted=converted)
     else:
-        message = f"looks like {detect(file).what}, expected a VAE; give the file of an autoencoder"
+        message = f"looks like {what}, expected a VAE; give the file of an autoencoder"
         raise ModelFileError("architecture_mismatch", file.path, message)
     vae = empty_vae(config, file.path)
     rows = plan(rules, names, shapes_of(vae.state_dict()), where=file.path)
     with file.reader() as reader:
         fill(vae, load(rows, reader), file.path, device=device, dtype=dtype, check=check)
     return vae, file.files
+
+
+def _tiny(
+    file: WeightFile,
+    config: VAEConfig,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    *,
+    check: bool,
+    converted: Path | None,
+) -> tuple[TAESD, tuple[Path, ...]]:
+    """Which latents a TAESD was made for, those of SD 1 and 2 or of SDXL, its file does not tell."""
+    if (config.latent_channels, config.downscale) != (TAESD_CONFIG.latent_channels, TAESD_CONFIG.downscale):
+        message = "is a TAESD, which has no counterpart to this model's autoencoder; leave out --vae"
+        raise ModelFileError("architecture_mismatch", file.path, message)
+    tiny = load_taesd(file.path, device, dtype, check=check, converted=converted)
+    if tiny.encoder is None:
+        message = "is the decoder of a TAESD, and taesd_encoder.safetensors is not beside it; give both"
+        raise ModelFileError("missing", file.path, message)
+    names = {file.path.name.replace(half, other) for half, other in (("encoder", "decoder"), ("decoder", "encoder"))}
+    halves = sorted(file.path.with_name(name) for name in names)
+    return tiny, tuple(path for path in halves if path.is_file())
 
 
 def _file_in(path: Path) -> Path:

@@ -30,19 +30,22 @@ def load_taesd(
     dtype: torch.dtype | None = torch.float32,
     *,
     config: TAESDConfig = TAESD_CONFIG,
+    check: bool = True,
+    converted: Path | None = None,
 ) -> TAESD:
     """The tiny autoencoder of a file or a folder; without an encoder where only the decoder is there.
 
     path: a file or folder of the diffusers library, or one of the author's two files, beside which the other is looked
-    for ("taesd_decoder.safetensors", "taesd_encoder.safetensors"). Raises ModelFileError.
+    for ("taesd_decoder.safetensors", "taesd_encoder.safetensors"). check, converted: as for `load_parts`. Raises
+    ModelFileError.
     """
-    file = open_weights(_file_in(Path(path)))
+    file = open_weights(_file_in(Path(path)), converted=converted)
     with on_meta():
         model = TAESD(config)
     tensors = _whole(file, model, config) if "encoder.layers.0.weight" in file.tensors else _halves(file, model, config)
     if not any(name.startswith("encoder.") for name in tensors):
         model.encoder = None
-    fill(model, tensors, file.path, device=device, dtype=dtype)
+    fill(model, tensors, file.path, device=device, dtype=dtype, check=check)
     return model
 
 

@@ -15,6 +15,8 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import EncodedPrompt, Reading, Sizes, encode_prompt
 from gesso.families.parts import Parts
+from gesso.models.taesd import TAESD
+from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
@@ -87,7 +89,8 @@ class LoadedModel:
     @cached_property
     def footprint(self) -> Footprint:
         """What its networks take of memory."""
-        return Footprint(self.family, self.residency, scores=self.device.type == "mps")
+        tiny = self.parts.vae.config if isinstance(self.parts.vae, TAESD) else None
+        return Footprint(self.family, self.residency, scores=self.device.type == "mps", tiny=tiny)
 
     @cached_property
     def _plans(self) -> list[MemoryPlan]:
@@ -194,7 +197,7 @@ class LoadedModel:
             return vae.decode(latents)
         return torch.cat(
             [
-                decode_tiled(vae, rows, plan.tile) if plan.tile else vae.decode(rows)
+                decode_tiled(vae, rows, plan.tile) if plan.tile and isinstance(vae, AutoencoderKL) else vae.decode(rows)
                 for rows in latents.split(plan.vae_rows)
             ]
         )
@@ -209,7 +212,9 @@ class LoadedModel:
         pixels = pixels.to(self.device, self.residency.dtype("vae"), memory_format=torch.channels_last)
         vae, plan = self.parts.vae, self.plan
         found = [
-            encode_tiled(vae, rows, plan.tile) if plan and plan.tile else vae.encode(rows)
+            encode_tiled(vae, rows, plan.tile)
+            if plan and plan.tile and isinstance(vae, AutoencoderKL)
+            else vae.encode(rows)
             for rows in pixels.split(plan.vae_rows if plan else len(pixels))
         ]
         mean = torch.cat([posterior.mean.float() for posterior in found])

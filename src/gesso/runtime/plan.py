@@ -30,6 +30,7 @@ from gesso.families.parts import empty_networks, on_meta
 from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.controlnet_union import UnionConfig, UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
+from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
@@ -174,9 +175,10 @@ class MemoryPlan:
 class Footprint:
     """What the networks of a family take, by phase. Counts on the meta device and remembers."""
 
-    def __init__(self, family: Family, residency: Residency, *, scores: bool) -> None:
-        """scores: whether attention writes its scores down on the device."""
+    def __init__(self, family: Family, residency: Residency, *, scores: bool, tiny: TAESDConfig | None = None) -> None:
+        """scores: whether attention writes its scores down on the device; tiny: of a TAESD in place of the VAE."""
         self.family, self.residency, self.scores = family, residency, scores
+        self.tiny = tiny
         self._networks: dict[str, nn.Module] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._axes: str | None = None  # of the workload that is being counted
@@ -293,9 +295,9 @@ class Footprint:
     def _decode(self, rows: int, height: int, width: int, tile: int | None) -> int:
         config, dtype = self.family.vae, self.residency.dtype("vae")
         vae = self._network("vae")
-        assert isinstance(vae, AutoencoderKL)
+        assert isinstance(vae, AutoencoderKL | TAESD)
         latents = _meta(dtype, rows, config.latent_channels, height, width)
-        if tile is None or max(height, width) <= tile:
+        if tile is None or max(height, width) <= tile or isinstance(vae, TAESD):
             return self._count(("decode", rows, height, width, dtype), lambda: vae.decode(latents))
         front = self._count(("front", rows, height, width, dtype), lambda: decode_front(vae, latents))
         x = _meta(dtype, rows, config.channels[-1], height, width)
@@ -320,9 +322,9 @@ class Footprint:
         config, dtype = self.family.vae, self.residency.dtype("vae")
         f = config.downscale
         vae = self._network("vae")
-        assert isinstance(vae, AutoencoderKL)
+        assert isinstance(vae, AutoencoderKL | TAESD)
         pixels = _meta(dtype, rows, 3, height * f, width * f)
-        if tile is None or max(height, width) <= tile:
+        if tile is None or max(height, width) <= tile or isinstance(vae, TAESD):
             return self._count(("encode", rows, height, width, dtype), lambda: vae.encode(pixels))
         folded = _meta(
             dtype, rows, 3 * config.patch_size**2, *(side * f // config.patch_size for side in (height, width))
@@ -344,6 +346,9 @@ class Footprint:
         """On the meta device, in the number format of the real one."""
         if not self._networks:
             self._networks = empty_networks(self.family, self.family.name)
+            if self.tiny is not None:
+                with on_meta():
+                    self._networks["vae"] = TAESD(self.tiny)
         return self._networks[name].to(self.residency.dtype(name))
 
     def _count(self, key: tuple[Any, ...], call: Any, *, scores: bool = False) -> int:
@@ -403,7 +408,7 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
         yield replace(plan, unet_rows=(plan.unet_rows + 1) // 2)
     if plan.stay == "resident":
         yield replace(plan, stay="turns")
-    if vae and work.seamless is None:
+    if vae and work.seamless is None and footprint.tiny is None:
         side = max(work.width, work.height) // footprint.family.size_multiple
         now = plan.tile or side
         yield from (replace(plan, tile=tile) for tile in _TILES if tile < now)

@@ -50,6 +50,7 @@ class TrainedModel:
         return _copied(self.parts.text)
 
     def vae(self) -> AutoencoderKL:
+        assert isinstance(self.parts.vae, AutoencoderKL)  # a TAESD takes its place where the user asks for one alone
         return _copied(self.parts.vae)
 
 
