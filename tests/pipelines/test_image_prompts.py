@@ -128,6 +128,18 @@ def test_nothing_is_left_on_the_model(pipeline: TextToImage) -> None:
     assert torch.equal(pipeline.pixels(request()), before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_limited_memory_changes_no_picture(files: dict[str, Path], dtype: str) -> None:
+    """The model rests while its picture is read, and is ready again when the UNet is called: two of each."""
+    finder = NamedFiles({"control": {"plus": files["plus"]}, "image_encoder": {"vit": files["vit"]}})
+    drawn = []
+    for memory in (None, "8GiB"):
+        engine = Engine("cpu", dtype, memory=memory)
+        pipeline = TextToImage(engine, engine.load(files["model"]), finder=finder)
+        drawn.append(pipeline.pixels(request(use("plus"), num_images=2), hints=[picture()]))
+    assert torch.equal(*drawn)
+
+
 def test_weight_and_window(pipeline: TextToImage) -> None:
     plain = pipeline.pixels(request())
     off = pipeline.pixels(request(use(weight=0.0)), hints=[picture()])

@@ -1,24 +1,23 @@
 """Pictures that prompt: IP-Adapters of a request, the tokens of their pictures, and when they speak."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from gesso.adapters.ip_adapter import PictureAttachment, PicturePrompt
 from gesso.checkpoints.errors import ModelFileError
-from gesso.errors import GessoError
 from gesso.pipelines.checks import RequestError
 from gesso.pipelines.finder import Finder
 from gesso.pipelines.recipe import ExtraFile
 from gesso.pipelines.request_parts import ControlUse
 from gesso.pipelines.source_images import flat
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt, settled
+from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
+from gesso.runtime.residency import settled
 from gesso.runtime.shelf import AdapterShelf
 
 
@@ -33,18 +32,10 @@ class PictureGuide:
     image: Image.Image
     engine: Engine
     model: LoadedModel
-    _tokens: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
 
     def tokens(self) -> tuple[Tensor, Tensor]:
-        """Of the picture and of none; computed once.
-
-        Raises GessoError where the networks alone are more than the engine's memory.
-        """
-        if not self._tokens:
-            dtype = self.engine.precision.of("text")
-            self._make_room(dtype)
-            self._tokens.append(self.adapter.tokens(self.encoder, flat(self.image), dtype))
-        return self._tokens[0]
+        """Of the picture and of none."""
+        return self.adapter.tokens(self.encoder, flat(self.image), self.engine.precision.of("text"))
 
     def files(self, shelf: AdapterShelf) -> list[ExtraFile]:
         """For the recipe."""
@@ -56,48 +47,39 @@ class PictureGuide:
             )
         ]
 
-    def _make_room(self, dtype: torch.dtype) -> None:
-        """Where memory is limited, the model rests while its picture is read."""
-        if self.engine.memory is None:
-            return
-        most = max(part.component.settled_nbytes(dtype) for part in (self.encoder, self.adapter))
-        if most > self.engine.memory:
-            raise GessoError(
-                f"{self.use.model}: its image encoder takes {most >> 20} MiB, more than the {self.engine.memory >> 20} "
-                "MiB of --memory. Raise it, or leave the picture out"
-            )
-        self.model.residency.rest_all()
-
 
 class PictureVoices:
-    """The IP-Adapters of one run, and how loud each is at the step that is computed."""
+    """The IP-Adapters of one request, and how loud each is at the step that is computed.
+
+    Their pictures are read here and now. Where memory is limited the model rests meanwhile, so this is no moment at
+    which its UNet is in use.
+    """
 
     def __init__(self, guides: Sequence[PictureGuide]) -> None:
         self.guides = tuple(guides)
         self._strengths = [0.0] * len(self.guides)
-        self._attachment: PictureAttachment | None = None
+        self._attachment = self._attach() if any(guide.use.weight for guide in guides) else None
 
     def at(self, on: Sequence[bool], negative: Tensor | None) -> PictureAttachment | None:
         """For the next call: which of them speak, and the rows that guidance leads away from. None: none speaks."""
         self._strengths[:] = [guide.use.weight * said for guide, said in zip(self.guides, on, strict=True)]
-        if not any(self._strengths):
+        if self._attachment is None or not any(self._strengths):
             return None
-        if self._attachment is None:
-            self._attachment = self._attach()
         self._attachment.rows(negative)
         return self._attachment
 
     def _attach(self) -> PictureAttachment:
+        engine, model = self.guides[0].engine, self.guides[0].model
+        if engine.memory is not None:
+            model.residency.rest_all()
         prompts = []
         for number, guide in enumerate(self.guides):
             tokens, without = guide.tokens()
             strength = partial(self._strengths.__getitem__, number)
             prompts.append(PicturePrompt(guide.adapter.network, tokens, without, strength))
-        unet = self.guides[0].model.parts.unet
-        attachment = PictureAttachment(unet, prompts)
-        dtype = self.guides[0].engine.precision.of("text")
+        attachment = PictureAttachment(model.parts.unet, prompts)
         for number, guide in enumerate(self.guides):
-            with settled(guide.adapter.component, dtype):
+            with settled(guide.adapter.component, engine.precision.of("text")):
                 attachment.prepare(number)
         return attachment
 

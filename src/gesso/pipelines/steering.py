@@ -6,7 +6,7 @@ How strong which output is, which half of guidance it reaches and at which steps
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from PIL import Image
@@ -70,6 +70,11 @@ class Controls:
         """Sizes of the networks, for what they take of memory."""
         return tuple(control.network.config for control in self.networks)
 
+    @cached_property
+    def voices(self) -> PictureVoices:
+        """The IP-Adapters, whose pictures are read when this is first asked for."""
+        return PictureVoices(self.pictures)
+
     def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
         """For the recipe, each once. Raises ModelFileError where one is gone."""
         named = {picture.use.model: control.parts.files[0] for control, picture in self.parts}
@@ -88,7 +93,7 @@ class Controls:
             guides.append(Guide(picture.use, control, self._hints[number, size].to(device)))
         if not guides and not self.pictures:
             return None
-        return Steering(tuple(guides), self.rule, PictureVoices(self.pictures))
+        return Steering(tuple(guides), self.rule, self.voices)
 
 
 NO_CONTROLS = Controls()

@@ -1,7 +1,5 @@
 """An IP-Adapter and the image encoder that it needs, ready to turn a picture into tokens; both rest afterwards."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from gesso.models.clip_vision import MEAN, STD, CLIPVisionModel
 from gesso.models.image_prompt import ImagePrompt
-from gesso.runtime.residency import Component
+from gesso.runtime.residency import Component, settled
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,27 +41,20 @@ class LoadedImagePrompt:
 
         Both networks take their memory for the call alone. Raises ModelFileError for numbers that are not finite.
         """
-        plain = self.network.config.kind == "base"
         with torch.inference_mode():
             with settled(encoder.component, dtype):
                 pixels = clip_pixels(image, encoder.network.config.image_size).to(encoder.component.device, dtype)
-                found = encoder.network(pixels)
-                if plain:
-                    said, nothing = found.projected, torch.zeros_like(found.projected)
-                else:
-                    said, nothing = found.penultimate, encoder.network(torch.zeros_like(pixels)).penultimate
+                said, nothing = said_of(encoder.network, pixels, self.network.config.kind)
             with settled(self.component, dtype):
                 return self.network(said), self.network(nothing)
 
 
-@contextmanager
-def settled(component: Component, dtype: torch.dtype) -> Iterator[None]:
-    """Within the block a network is ready to compute; then it rests."""
-    component.settle(dtype)
-    try:
-        yield
-    finally:
-        component.rest()
+def said_of(encoder: CLIPVisionModel, pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """What an encoder says of a picture, and of none, to an adapter of that kind."""
+    if kind == "base":
+        projected = encoder(pixels).projected
+        return projected, torch.zeros_like(projected)
+    return encoder(pixels).penultimate, encoder(torch.zeros_like(pixels)).penultimate
 
 
 def clip_pixels(image: Image.Image, side: int) -> Tensor:

@@ -97,6 +97,16 @@ class Component:
         self.dtype = dtype
 
 
+@contextmanager
+def settled(component: Component, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block a network is ready to compute; then it rests."""
+    component.settle(dtype)
+    try:
+        yield
+    finally:
+        component.rest()
+
+
 class _StreamedLayer:
     """The parameters of one layer, in memory while it computes."""
 
