@@ -2,8 +2,10 @@
 
     python benchmarks/memory.py --model sd15.safetensors --size 256 --dtype float32
 
-Each phase runs once in a process of its own: text, UNet (guided), decode, decode in tiles, encode. Counted is the
-growth of the resident memory from the ready model to the phase's peak. A line of JSON each; `ratio` is what the plan
+Each phase runs once in a process of its own: text, UNet (guided), decode, decode in tiles, encode; and with random
+networks of the published widths `enlarge` (ESRGAN, 4 of its 23 blocks) and `image encoder` (8 of the 32 layers of
+ViT-H, for the plus IP-Adapter). Counted is the growth of the resident memory from the ready network to the phase's
+peak. A line of JSON each; `ratio` is what the plan
 says, with its allowance for scratch space, by what was measured: above 1 the plan keeps its word.
 """
 
@@ -12,21 +14,42 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-PHASES = ("text", "unet", "decode", "tiles", "encode")
+if TYPE_CHECKING:
+    from gesso.runtime.engine import Engine
+    from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
+    from gesso.runtime.upscaling import RestingUpscaler
+
+PHASES = ("text", "unet", "decode", "tiles", "encode", "enlarge", "image encoder")
 
 
 def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[str, object]:
     import torch
+    from PIL import Image
 
+    from gesso.pipelines.second_pass import enlarged_picture
     from gesso.runtime.conditioning import Conditioning
     from gesso.runtime.engine import Engine
-    from gesso.runtime.plan import Workload
+    from gesso.runtime.image_prompt import clip_pixels, said_of
+    from gesso.runtime.plan import EnlargingWork, PictureReading, Workload
 
     torch.set_num_threads(1)
     engine = Engine("cpu", dtype, memory="64GiB")
     model = engine.load(model_path)
-    plan = engine.plan(model, Workload(width=size, height=size, rows=rows, encodes=True))
+    enlarger = upscaler(engine) if phase == "enlarge" else None
+    prompting = image_prompt(engine) if phase == "image encoder" else None
+    work = Workload(
+        width=size,
+        height=size,
+        rows=rows,
+        encodes=True,
+        pictures=(PictureReading(*prompting),) if prompting else (),
+        enlarging=EnlargingWork(enlarger.upscaler.network.config, enlarger.component, (size // 2, size // 2))
+        if enlarger
+        else None,
+    )
+    plan = engine.plan(model, work)
     said = {found.name: found for found in plan.phases}
     scale = model.family.size_multiple
     family = model.family
@@ -38,7 +61,12 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
             found.name: found for found in model.footprint.phases(Workload(width=size, height=size), plan)
         }["decode"]
     latents = torch.randn(rows, family.vae.latent_channels, size // scale, size // scale)
+    picture = Image.new("RGB", (size // 2, size // 2))
     kind = {"text": "text", "unet": "unet"}.get(phase, "vae")
+    if enlarger:
+        enlarger.component.settle(model.residency.dtype("unet"))
+    if prompting:
+        prompting[1].component.settle(model.residency.dtype("text"))
     model.residency.use(*(name for name in model.parts.networks if name.startswith(kind)))
     reset_peak()
     before = status("VmRSS")
@@ -54,6 +82,12 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
             model.predict(torch.cat([latents, latents]), torch.full((2 * rows,), 500.0), told)
         elif phase == "encode":
             model.encode_image(torch.zeros(rows, 3, size, size))
+        elif enlarger:
+            enlarged_picture(picture, size, size, enlarger.upscaler)
+        elif prompting:
+            encoder = prompting[1].network
+            pixels = clip_pixels(picture, encoder.config.image_size).to(model.residency.dtype("text"))
+            said_of(encoder, pixels, "plus")
         else:
             model.decode(latents)
     took = status("VmHWM") - before
@@ -65,6 +99,39 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
         "took_mib": took >> 20,
         "ratio": round(said[phase].activations / max(took, 1), 2),
     }
+
+
+def upscaler(engine: "Engine") -> "RestingUpscaler":
+    from gesso.models.rrdb import RRDBNet, RRDBNetConfig
+    from gesso.runtime.residency import Component
+    from gesso.runtime.upscaling import RestingUpscaler, Upscaler
+
+    config = RRDBNetConfig(channels=64, growth=32, num_blocks=4, num_enlargements=2, fold=1)
+    network = RRDBNet(config).requires_grad_(False)
+    return RestingUpscaler(Upscaler(network), Component("upscaler", network, engine.device, "random"))
+
+
+def image_prompt(engine: "Engine") -> "tuple[LoadedImagePrompt, LoadedImageEncoder]":
+    from gesso.models.clip_vision import CLIPVisionConfig, CLIPVisionModel
+    from gesso.models.image_prompt import ImagePrompt, ImagePromptConfig
+    from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
+    from gesso.runtime.residency import Component
+
+    vit = CLIPVisionConfig(
+        image_size=224,
+        patch_size=14,
+        dim=1280,
+        num_layers=8,
+        num_heads=16,
+        mlp_dim=5120,
+        activation="gelu",
+        projection_dim=1024,
+    )
+    plus = ImagePromptConfig(kind="plus", encoder_dim=1280, context_dim=768, num_tokens=16, dim=768, num_layers=4)
+    encoder = CLIPVisionModel(vit).requires_grad_(False)
+    adapter = ImagePrompt(plus, (320,) * 16).requires_grad_(False)
+    parts = [Component(name, network, engine.device, "random") for name, network in (("a", adapter), ("e", encoder))]
+    return LoadedImagePrompt(adapter, parts[0], Path("a")), LoadedImageEncoder(encoder, parts[1], Path("e"))
 
 
 def reset_peak() -> None:

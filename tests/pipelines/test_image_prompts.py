@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.cli.control_options import control_files, encoder_files, parse_controls, read_controls
@@ -138,6 +139,24 @@ def test_limited_memory_changes_no_picture(files: dict[str, Path], dtype: str) -
         pipeline = TextToImage(engine, engine.load(files["model"]), finder=finder)
         drawn.append(pipeline.pixels(request(use("plus"), num_images=2), hints=[picture()]))
     assert torch.equal(*drawn)
+
+
+def test_memory_is_counted(files: dict[str, Path], pipeline: TextToImage) -> None:
+    """Beside the model where nothing is limited, alone where it rests."""
+    asked = request(use("plus"))
+    assert "image encoder" not in {phase.name for phase in pipeline.plans(request())["model"].phases}
+    (free,) = pipeline.plans(asked, hints=[picture()]).values()
+    counted = {phase.name: phase for phase in free.phases}
+    assert list(counted) == ["text", "image encoder", "unet", "decode"]
+    own = max(
+        4 * sum(tensor.numel() for name, tensor in load_file(files[kind]).items() if not name.endswith("position_ids"))
+        for kind in ("vit", "plus")
+    )
+    assert counted["image encoder"].weights == counted["text"].weights + own
+    engine = Engine("cpu", "float32", memory="8GiB")
+    limited = TextToImage(engine, engine.load(files["model"]), finder=pipeline.finder)
+    (plan,) = limited.plans(asked, hints=[picture()]).values()
+    assert {phase.name: phase.weights for phase in plan.phases}["image encoder"] == own
 
 
 def test_weight_and_window(pipeline: TextToImage) -> None:

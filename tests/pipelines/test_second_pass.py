@@ -1,5 +1,7 @@
 """A second, larger pass: its size, steps and noise, what it starts from, and the recipe."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from gesso.pipelines.hires import A1111_NAMES, LATENT_UPSCALERS, a1111_name, ups
 from gesso.pipelines.replay import replay
 from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
 from gesso.pipelines.request_parts import HiresPass
-from gesso.pipelines.second_pass import enlarged_latents, enlarged_picture, second_request
+from gesso.pipelines.second_pass import UpscalerFile, enlarged_latents, enlarged_picture, second_request
 from gesso.pipelines.steps import Steps, plan_steps
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage, defaults_for
 from gesso.pipelines.upscaling import RESAMPLERS
 from gesso.runtime.engine import Engine
+from gesso.runtime.plan import Workload
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, TINY_SDXL, save_tiny_folder
 from upscaler_files import upscaler_weights
@@ -269,3 +272,74 @@ def test_a_request_with_a_second_pass_keeps_within_the_engines_memory(tmp_path: 
         (picture,) = TextToImage(engine, engine.load(path))(replace(REQUEST, **values))
         pictures.append(np.asarray(picture.image, np.int16))
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_memory_is_counted_for_the_network_between_the_passes(pipelines: dict[str, TextToImage]):
+    """Beside everything else where nothing is limited, alone under a plan whose networks take turns."""
+    hires = HiresPass(scale=2.0, upscaler="compact", strength=0.5)
+    model, work = pipelines["sd"].model, replace(REQUEST, hires=hires, width=64, height=64)
+    (free,) = pipelines["sd"].plans(work).values()
+    counted = {phase.name: phase for phase in free.phases}
+    assert "enlarge" not in {phase.name for phase in pipelines["sd"].plans(replace(work, hires=None))["sd"].phases}
+    own = 4 * sum(tensor.numel() for tensor in upscaler_weights("compact_x2").values())
+    assert counted["enlarge"].weights == counted["unet"].weights + own
+    job = pipelines["sd"]._job(work, None, None, ())
+    assert isinstance(job.upscaler, UpscalerFile)
+    told = Workload(width=128, height=128, enlarging=job.upscaler.work((64, 64), (128, 128)))
+    turns = model.footprint.phases(told, replace(free, stay="turns"))
+    assert next(phase.weights for phase in turns if phase.name == "enlarge") == own
+    small, large = (
+        next(phase.activations for phase in model.footprint.phases(told, plan) if phase.name == "enlarge")
+        for plan in (replace(free, network_tile=16), free)
+    )
+    assert small < large
+
+
+_CHILD = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from safetensors.torch import save_file
+from gesso.pipelines.finder import NamedFiles
+from gesso.pipelines.request import TextToImageRequest
+from gesso.pipelines.request_parts import HiresPass
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.runtime.engine import Engine
+from gesso.runtime.plan import MIB, SLACK
+from gesso.runtime.precision import memory_used
+from tiny_models import save_tiny_mini
+from upscaler_files import rrdb_shapes, weights
+
+base = Path(sys.argv[2])
+save_file(weights(rrdb_shapes("real", enlargements=2, channels=64, blocks=1)), base / "network.safetensors")
+model = save_tiny_mini(base / "tiny.safetensors", upscale=False)
+finder = NamedFiles({"upscaler": {"network": base / "network.safetensors"}})
+request = TextToImageRequest(
+    prompt="a red cat", seed=7, num_steps=1, width=160, height=160,
+    hires=HiresPass(scale=2.0, upscaler="network", strength=0.01),
+)
+def peak_of(pipeline):
+    (plan,) = pipeline.plans(request).values()
+    list(pipeline(request))
+    peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+    return plan.network_tile, peak * 1024
+
+engine = Engine("cpu", "float32")
+free = TextToImage(engine, engine.load(model), finder=finder)
+free.plans(request)  # what counting needs is imported
+engine = Engine("cpu", "float32", memory=memory_used(torch.device("cpu")) + SLACK + 100 * MIB)
+limited = TextToImage(engine, engine.load(model), finder=finder)
+print(engine.memory, *peak_of(limited), *peak_of(free))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
+def test_a_budget_is_kept_by_the_network_between_the_passes(tmp_path: Path):
+    """ESRGAN of one block at its width, 160 x 160: in tiles where that is limited, else beyond the limit."""
+    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1]), str(tmp_path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    budget, tile, within, free_tile, beyond = (int(number) for number in child.stdout.split())
+    print(f"budget {budget >> 20} MiB; tiles of {tile}: {within >> 20}, of {free_tile}: {beyond >> 20}")
+    assert tile < free_tile == 192
+    assert within <= budget < beyond

@@ -13,12 +13,26 @@ from torch import Tensor, nn
 
 from gesso.errors import GessoError
 from gesso.families.sd15 import SD15
+from gesso.models.clip_vision import CLIPVisionConfig, CLIPVisionModel
+from gesso.models.image_prompt import ImagePrompt, ImagePromptConfig
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine
 from gesso.runtime.footprint import peak_nbytes
+from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
 from gesso.runtime.model import LoadedModel
-from gesso.runtime.plan import GIB, MIB, SLACK, MemoryPlan, Phase, Workload, make_plan, parse_size, size_text
+from gesso.runtime.plan import (
+    GIB,
+    MIB,
+    SLACK,
+    MemoryPlan,
+    Phase,
+    PictureReading,
+    Workload,
+    make_plan,
+    parse_size,
+    size_text,
+)
 from gesso.runtime.precision import choose_precision, memory_free, memory_used
 from gesso.runtime.residency import Component
 from tiny_models import save_tiny_mini
@@ -143,6 +157,38 @@ def test_weights_in_memory_by_the_way_they_stay():
             phases = model.footprint.phases(work, replace(plan(model, None, work), stay=stay))
             beside = next(phase.weights for phase in phases if phase.name == "unet") - weights
             assert beside == 4 * (100 * 100 + 100)  # a network that steers is there while the UNet is
+
+
+def test_a_picture_that_prompts_is_refused_where_its_encoder_does_not_fit():
+    """Before anything runs. It works while the model rests, so turns do not help, and the plan says what would."""
+    model = model_of()
+    vit = CLIPVisionConfig(
+        image_size=28,
+        patch_size=14,
+        dim=512,
+        num_layers=4,
+        num_heads=8,
+        mlp_dim=2048,
+        activation="gelu",
+        projection_dim=64,
+    )
+    prompt = ImagePromptConfig(kind="base", encoder_dim=64, context_dim=32, num_tokens=4)
+    networks = CLIPVisionModel(vit), ImagePrompt(prompt, (16,))
+    encoder, adapter = (Component("x", network, CPU, "x") for network in networks)
+    reading = PictureReading(
+        LoadedImagePrompt(networks[1], adapter, Path("x")), LoadedImageEncoder(networks[0], encoder, Path("x"))
+    )
+    work = Workload(width=64, height=64, pictures=(reading,))
+    free = {phase.name: phase for phase in plan(model, None, work).phases}["image encoder"]
+    own = sum(4 * param.numel() for param in networks[0].parameters())
+    assert free.weights == own + sum(
+        model.residency.components[n].settled_nbytes(torch.float32) for n in model.parts.networks
+    )
+    enough = 100 * MIB + SLACK + own + free.activations
+    found = plan(model, enough, work)
+    assert (found.stay, found.peak) == ("resident", enough)
+    with pytest.raises(GessoError, match=r"\(image encoder: .* or leave the picture that prompts out"):
+        plan(model, enough - 1, work)
 
 
 def test_measures_come_in_turn_as_the_budget_shrinks():

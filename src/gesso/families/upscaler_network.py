@@ -22,6 +22,7 @@ def load_upscaler_network(
     """The network, and the files that it was read from. Its sizes and scale are told by the header.
 
     path       safetensors or a PyTorch file (.pth)
+    dtype      None: as the file has it, and no number is looked at yet, for `runtime.residency.Component`
     converted  as for `open_weights`
     Raises ModelFileError.
     """
@@ -32,5 +33,5 @@ def load_upscaler_network(
         network = RRDBNet(config) if isinstance(config, RRDBNetConfig) else SRVGG(config)
     rows = plan(rules, names, shapes_of(network.state_dict()), where=file.path)
     with file.reader() as reader:
-        fill(network, load(rows, reader), file.path, device=device, dtype=dtype)
+        fill(network, load(rows, reader), file.path, device=device, dtype=dtype, check=dtype is not None)
     return network, file.files

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from gesso.pipelines.framing import Placement
 from gesso.pipelines.hires import LATENT_UPSCALERS
 from gesso.pipelines.request import Defaults, ResolvedRequest, TextToImageRequest
-from gesso.pipelines.upscaling import RESAMPLERS, enlarge
-from gesso.runtime.engine import Engine
-from gesso.runtime.upscaling import Upscaler, load_upscaler
+from gesso.pipelines.upscaling import RESAMPLERS, Size, Tiles, enlarge, network_input
+from gesso.runtime.plan import EnlargingWork
+from gesso.runtime.upscaling import TILE, RestingUpscaler, Upscaler
 
 # Conventions that a preset chooses by the sampler.
 _OF_SAMPLER = ("initial_noise", "timestep_spacing", "discard_penultimate_sigma")
@@ -64,10 +64,13 @@ class UpscalerFile:
 
     name: str
     path: Path
+    loaded: RestingUpscaler
 
-    def load(self, engine: Engine) -> Upscaler:
-        """The network on the engine's device. Raises ModelFileError."""
-        return load_upscaler(self.path, device=engine.device, dtype=engine.precision.unet)
+    def work(self, size: Size, wanted: Size) -> EnlargingWork:
+        """What it takes to make pictures of a size as large as is wanted."""
+        upscaler = self.loaded.upscaler
+        seen = network_input(size, Placement.of(size, wanted, "crop").size, upscaler.scale)
+        return EnlargingWork(upscaler.network.config, self.loaded.component, seen)
 
 
 def works_on_latents(upscaler: str) -> bool:
@@ -84,10 +87,15 @@ def enlarged_latents(latents: Tensor, rows: int, columns: int, upscaler: str) ->
     return larger[..., -placement.top :, -placement.left :][..., :rows, :columns]
 
 
-def enlarged_picture(image: Image.Image, width: int, height: int, upscaler: Upscaler | str) -> Image.Image:
-    """A picture until it covers width x height, then cut. upscaler: a network, or a way to interpolate."""
+def enlarged_picture(
+    image: Image.Image, width: int, height: int, upscaler: Upscaler | str, tile: int = TILE
+) -> Image.Image:
+    """A picture until it covers width x height, then cut.
+
+    upscaler: a network, or a way to interpolate; tile: pixels a side that a network sees at a time
+    """
     placement = Placement.of(image.size, (width, height), "crop")
-    return placement.place(enlarge(image, placement.size, upscaler))
+    return placement.place(enlarge(image, placement.size, upscaler, Tiles(tile)))
 
 
 def is_interpolation(upscaler: str) -> bool:

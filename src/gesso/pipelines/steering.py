@@ -28,7 +28,7 @@ from gesso.pipelines.request_parts import ControlUse
 from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.plan import SteeringConfig
+from gesso.runtime.plan import PictureReading, SteeringConfig
 from gesso.runtime.shelf import AdapterShelf
 
 SOFT = 0.825  # of the ControlNet authors' program: each output further from the middle is so much weaker
@@ -69,6 +69,11 @@ class Controls:
     def configs(self) -> tuple[SteeringConfig, ...]:
         """Sizes of the networks, for what they take of memory."""
         return tuple(control.network.config for control in self.networks)
+
+    @property
+    def readings(self) -> tuple[PictureReading, ...]:
+        """Pictures that are read, for what that takes of memory."""
+        return tuple(PictureReading(guide.adapter, guide.encoder) for guide in self.pictures)
 
     @cached_property
     def voices(self) -> PictureVoices:

@@ -78,6 +78,7 @@ from gesso.runtime.finite import Rescued, rescued, stop_when_all_lost
 from gesso.runtime.plan import MemoryPlan, Workload
 from gesso.runtime.seamless import seamless
 from gesso.runtime.shelf import AdapterShelf
+from gesso.runtime.upscaling import TILE, Upscaler
 from gesso.text.emphasis import NEEDS_EMPTY
 
 
@@ -258,7 +259,8 @@ class TextToImage:
         name = request.hires.upscaler
         if works_on_latents(name) or is_interpolation(name):
             return name
-        return UpscalerFile(name, self.finder.find("upscaler", name))
+        path = self.finder.find("upscaler", name)
+        return UpscalerFile(name, path, self.engine.load_upscaler(path))
 
     def _run(self, job: "_Job", on_progress: OnProgress) -> Iterator[Picture]:
         request, pictures = job.request, job.pictures
@@ -359,12 +361,24 @@ class TextToImage:
             rows, columns = (side // family.size_multiple for side in (second.height, second.width))
             return [Rescued(enlarged_latents(latents, rows, columns, upscaler))]
         found = self._finished(latents)
-        way = upscaler if isinstance(upscaler, str) else upscaler.load(self.engine)
-        images = [
-            enlarged_picture(drawn, second.width, second.height, way)
-            for drawn in to_images(found[-1].value, second.levels)
-        ]
+        tile = TILE if self.model.plan is None else self.model.plan.network_tile
+        with self._ready(upscaler) as way:
+            images = [
+                enlarged_picture(drawn, second.width, second.height, way, tile)
+                for drawn in to_images(found[-1].value, second.levels)
+            ]
         return [*found, Rescued(torch.cat([encode_mean(self.model, image) for image in images]))]
+
+    @contextmanager
+    def _ready(self, upscaler: str | UpscalerFile) -> Iterator[Upscaler | str]:
+        """Within the block a way to enlarge may be used; the model rests where networks take turns."""
+        if isinstance(upscaler, str):
+            yield upscaler
+            return
+        if self.model.plan is not None and self.model.plan.stay != "resident":
+            self.model.residency.rest_all()
+        with upscaler.loaded.ready(self.engine.precision.unet) as network:
+            yield network
 
     def plans(
         self,
@@ -402,10 +416,12 @@ class TextToImage:
         return [self.model] if self.refiner is None else [self.model, self.refiner]
 
     def _plan(self, model: LoadedModel, job: "_Job") -> MemoryPlan:
-        request, hires = job.request, job.request.hires
+        request, hires, enlarging = job.request, job.request.hires, None
         width, height = request.width, request.height
-        if hires is not None and hires.width is not None and hires.height is not None:
-            width, height = hires.width, hires.height
+        if job.second is not None:
+            width, height = job.second.request.width, job.second.request.height
+            if isinstance(job.upscaler, UpscalerFile) and model is self.model:
+                enlarging = job.upscaler.work((request.width, request.height), (width, height))
         work = Workload(
             width=width,
             height=height,
@@ -417,6 +433,8 @@ class TextToImage:
             prompts=num_guiding(request),
             adapters=self._adapters(model, request, job.wanted).nbytes(model),
             controls=job.controls.configs if model is self.model else (),
+            pictures=job.controls.readings if model is self.model else (),
+            enlarging=enlarging,
         )
         return self.engine.plan(model, work)
 

@@ -64,6 +64,12 @@ def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tile
     yield from _resized(_bands(image, upscaler, tiles), made, size, TO_SIZE)
 
 
+def network_input(size: Size, wanted: Size, scale: int) -> Size:
+    """The largest picture that a network of that scale is given on the way from one size to another."""
+    grown = int(scale ** (_passes(size, wanted, scale) - 1))
+    return size[0] * grown, size[1] * grown
+
+
 def _passes(size: Size, wanted: Size, scale: int) -> int:
     """How often a network goes over the picture: once at least, since people ask for its look, too."""
     if scale == 1:

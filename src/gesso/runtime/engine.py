@@ -28,6 +28,7 @@ from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, memory_free, memory_used
 from gesso.runtime.residency import Component
 from gesso.runtime.shelf import AdapterShelf
+from gesso.runtime.upscaling import RestingUpscaler, load_upscaler
 
 # Models that the package carries: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
@@ -77,7 +78,7 @@ class Engine:
         self.hash_file = hash_file
         self.shelf = AdapterShelf()
         self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
-        self._pictures: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._others: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._controls: OrderedDict[tuple[Any, ...], tuple[LoadedModel, LoadedControl]] = OrderedDict()
 
     def load(
@@ -157,15 +158,24 @@ class Engine:
 
         return self._kept(("encoder", path), path, load)
 
+    def load_upscaler(self, path: Path) -> RestingUpscaler:
+        """An upscaler network for second passes; from memory where it is loaded. Raises ModelFileError."""
+
+        def load() -> RestingUpscaler:
+            upscaler = load_upscaler(path, dtype=None)
+            return RestingUpscaler(upscaler, Component("upscaler network", upscaler.network, self.device, path))
+
+        return self._kept(("upscaler", path), path, load)
+
     def _kept(self, what: tuple[Any, ...], path: Path, load: Callable[[], K]) -> K:
         """What was loaded before, or is loaded now: MAX_CONTROLS of them stay."""
         key = (*what, *stamp(find_model(path)))
-        if key not in self._pictures:
-            self._pictures[key] = load()
-        self._pictures.move_to_end(key)
-        while len(self._pictures) > MAX_CONTROLS:
-            self._pictures.popitem(last=False)
-        kept: K = self._pictures[key]
+        if key not in self._others:
+            self._others[key] = load()
+        self._others.move_to_end(key)
+        while len(self._others) > MAX_CONTROLS:
+            self._others.popitem(last=False)
+        kept: K = self._others[key]
         return kept
 
     @contextmanager

@@ -1,17 +1,18 @@
 """What a request needs of memory, found before it runs, and the way to run it within a budget.
 
-A request passes through phases: text, encode (image to image), unet, decode, upscale. Each needs the weights that are
-in memory then, and its own activations; the plan is the quickest way whose largest phase fits. The measures, in the
-order in which they are tried:
+A request passes through phases: text, encode (image to image), image encoder (a picture that prompts), unet, decode,
+upscale, enlarge (an upscaler network between two passes). Each needs the weights that are in memory then, and its own
+activations; the plan is the quickest way whose largest phase fits. The measures, in the order in which they are tried:
 
     fewer rows a call     pictures, and the guided and the unguided half, go through the networks one after the other
     turns                 a network's weights are in memory only while it works; then they are read again from the file
-    tiles                 the autoencoder works in tiles, see `runtime.tiling`; takes four to six times as long
+    tiles                 the autoencoder works in tiles, see `runtime.tiling`; takes four to six times as long. An
+                          upscaler network always does, see `runtime.upscaling`: in smaller ones
     stream                the UNet's weights come and go layer by layer, in every step
 
 All compute the same numbers, up to the order of sums: a picture may differ by a level here and there, as it does with
-another size of batch. A model and its refiner are never in memory together where it is limited: each has a plan of its
-own.
+another size of batch; smaller tiles of an upscaler network move levels by hundredths, see docs/upscaling.md. A model
+and its refiner are never in memory together where it is limited: each has a plan of its own.
 """
 
 import json
@@ -27,17 +28,22 @@ from torch import Tensor, nn
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.parts import empty_networks, on_meta
+from gesso.models.clip_vision import CLIPVisionModel
 from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.controlnet_union import UnionConfig, UnionControlNet
+from gesso.models.rrdb import RRDBNet, RRDBNetConfig
+from gesso.models.srvgg import SRVGG, SRVGGConfig
 from gesso.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.footprint import peak_nbytes
-from gesso.runtime.residency import Residency, Stay
+from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt, said_of
+from gesso.runtime.residency import Component, Residency, Stay
 from gesso.runtime.seamless import seamless
 from gesso.runtime.tiling import MIN_TILE, Stage, decode_front, decoder_stages, encode_tail, encoder_stages
+from gesso.runtime.upscaling import RIM, TILE
 
 SteeringConfig = ControlNetConfig | T2IAdapterConfig
 MIB, GIB = 2**20, 2**30
@@ -46,6 +52,7 @@ MIB, GIB = 2**20, 2**30
 OVERHEAD = 1.4
 SLACK = 128 * MIB  # kernels and tables that the first call of each kind loads
 _UPSCALER_TILES = (256, 128, 64)  # pixels a side of its input
+_NETWORK_TILES = (128, 64, 32)  # the same of an upscaler network; with its rim that is 64 and more
 _TILES = (96, 64, 48, 32, 24, MIN_TILE)  # latents a side
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -65,6 +72,29 @@ def size_text(nbytes: int) -> str:
     return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / MIB:.0f} MiB"
 
 
+@dataclass(frozen=True)
+class PictureReading:
+    """A picture that prompts: the adapter that it goes through, and the encoder before it."""
+
+    adapter: LoadedImagePrompt
+    encoder: LoadedImageEncoder
+
+    def kept_nbytes(self, dtype: torch.dtype) -> int:
+        """What stays of it: keys and values of the tokens, of the picture and of none, for every attention."""
+        prompt = self.adapter.network
+        widths = sum(param.shape[0] for layers in (prompt.to_k, prompt.to_v) for param in layers.parameters())
+        return 2 * prompt.config.num_tokens * widths * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class EnlargingWork:
+    """An upscaler network between two passes.  seen: width and height of the largest picture that goes into it"""
+
+    config: RRDBNetConfig | SRVGGConfig
+    component: Component
+    seen: tuple[int, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What a request asks of the networks, as far as memory depends on it.
@@ -79,6 +109,8 @@ class Workload:
     seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
     prompts        how many guide together, each with a row of its own a picture
     adapters       bytes of what is put on the text models and the UNet
+    pictures       that prompt
+    enlarging      by an upscaler network, before the second pass
     """
 
     width: int
@@ -92,6 +124,8 @@ class Workload:
     tile: int | None = None
     prompts: int = 1
     adapters: int = 0
+    pictures: tuple[PictureReading, ...] = ()
+    enlarging: EnlargingWork | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +148,7 @@ class MemoryPlan:
     vae_rows      pictures that the autoencoder, and the model's own upscaler, takes at a time
     tile          latents a side of the autoencoder's tiles; None: whole pictures
     upscaler_tile pixels a side of the tiles that the model's own upscaler enlarges; None: whole pictures
+    network_tile  the same of an upscaler network between two passes
     """
 
     budget: int | None
@@ -123,6 +158,7 @@ class MemoryPlan:
     vae_rows: int
     tile: int | None
     upscaler_tile: int | None = None
+    network_tile: int = TILE
     phases: tuple[Phase, ...]
 
     @property
@@ -149,6 +185,8 @@ class MemoryPlan:
             found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents (slow)")
         if self.upscaler_tile:
             found.append(f"the upscaler works in tiles of {self.upscaler_tile} x {self.upscaler_tile} pixels")
+        if self.network_tile < TILE:
+            found.append(f"the upscaler network works in tiles of {self.network_tile} x {self.network_tile} pixels")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,14 +232,20 @@ class Footprint:
         self._axes = work.seamless
         with seamless(work.seamless):
             found = self._activations(work, plan)
-        return tuple(
-            Phase(
-                name=name,
-                weights=self._weights(parts, plan) + (work.adapters if name in ("text", "unet") else 0),
-                activations=found[name],
-            )
+        beside = dict.fromkeys(("text", "unet"), work.adapters)
+        beside["unet"] += sum(picture.kept_nbytes(self.residency.dtype("text")) for picture in work.pictures)
+        phases = [
+            Phase(name=name, weights=self._weights(parts, plan) + beside.get(name, 0), activations=found[name])
             for name, parts in names.items()
-        )
+        ]
+        if work.enlarging is not None:
+            own = work.enlarging.component.settled_nbytes(self.residency.dtype("unet"))
+            weights = self._weights((), plan) + own
+            phases.append(Phase(name="enlarge", weights=weights, activations=self._enlarge(work, plan)))
+        if work.pictures:
+            at = next(place for place, phase in enumerate(phases) if phase.name == "unet")
+            phases.insert(at, self._read(work.pictures, plan))
+        return tuple(phases)
 
     def _texts(self) -> tuple[str, ...]:
         return tuple(name for name in self.residency.components if name.startswith("text"))
@@ -342,6 +386,34 @@ class Footprint:
         pixels = _meta(self.residency.dtype("upscaler"), rows, 3, height, width)
         return self._count(("upscale", *pixels.shape, pixels.dtype), lambda: upscaler(pixels))
 
+    def _enlarge(self, work: Workload, plan: MemoryPlan) -> int:
+        """A tile with its rim, and the pictures before and after."""
+        assert work.enlarging is not None
+        config, dtype = work.enlarging.config, self.residency.dtype("unet")
+        with on_meta():
+            network = (RRDBNet(config) if isinstance(config, RRDBNetConfig) else SRVGG(config)).to(dtype)
+        most = plan.network_tile + 2 * RIM
+        width, height = (min(side, most) for side in work.enlarging.seen)
+        pixels = _meta(dtype, 1, 3, height, width)
+        tile = self._count(("enlarge", config, *pixels.shape, dtype), lambda: network(pixels))
+        return int((tile + 2 * work.rows * 3 * work.width * work.height * 4) * OVERHEAD)
+
+    def _read(self, pictures: tuple[PictureReading, ...], plan: MemoryPlan) -> Phase:
+        """One picture after the other, encoder and adapter in turn; where memory is limited, the model rests."""
+        dtype, weights, most = self.residency.dtype("text"), 0, 0
+        for picture in pictures:
+            weights = max(
+                weights, *(part.component.settled_nbytes(dtype) for part in (picture.encoder, picture.adapter))
+            )
+            config, prompt = picture.encoder.network.config, picture.adapter.network.config
+            with on_meta():
+                encoder = CLIPVisionModel(config).to(dtype)
+            pixels = _meta(dtype, 1, 3, config.image_size, config.image_size)
+            read = partial(said_of, encoder, pixels, prompt.kind)
+            most = max(most, self._count(("image encoder", config, prompt.kind, dtype), read))
+        beside = self._weights(tuple(self.residency.components), plan) if plan.budget is None else 0
+        return Phase(name="image encoder", weights=beside + weights, activations=int(most * OVERHEAD))
+
     def _network(self, name: str) -> nn.Module:
         """On the meta device, in the number format of the real one."""
         if not self._networks:
@@ -386,11 +458,12 @@ def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base:
 
 def _too_small(plan: MemoryPlan, family: Family, work: Workload) -> GessoError:
     phase = _largest(plan)
+    less = "leave the picture that prompts out" if phase.name == "image encoder" else "ask for a smaller picture"
     return GessoError(
         f"--memory {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} takes at least "
         f"{size_text(plan.peak)} ({phase.name}: weights {size_text(phase.weights)}, activations "
         f"{size_text(phase.activations)}, process {size_text(plan.base + SLACK)}). "
-        "Allow more memory, or ask for a smaller picture"
+        f"Allow more memory, or {less}"
     )
 
 
@@ -419,6 +492,8 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
         yield from (
             replace(plan, upscaler_tile=tile) for tile in _UPSCALER_TILES if tile < now and not tile % config.multiple
         )
+    if name == "enlarge":
+        yield from (replace(plan, network_tile=tile) for tile in _NETWORK_TILES if tile < plan.network_tile)
     if name == "unet" and plan.stay == "turns":
         yield replace(plan, stay="stream")
 

@@ -6,6 +6,7 @@ makes of a place depends little on what is far away. docs/upscaling.md has the f
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gesso.errors import GessoError
 from gesso.families.upscaler_network import load_upscaler_network
 from gesso.models.rrdb import RRDBNet
 from gesso.models.srvgg import SRVGG
+from gesso.runtime.residency import Component, settled
 from gesso.runtime.tiling import Cell, cells_of
 
 TILE = 192  # pixels a side; with the rim about 1 GiB at four times the size in float32
@@ -84,6 +86,20 @@ class Upscaler:
         return ((made + 1) * 127.5).round().byte().to(pixels.device) if levels else made.to(pixels.device)
 
 
+@dataclass(frozen=True, eq=False)
+class RestingUpscaler:
+    """One that has memory only while it works."""
+
+    upscaler: Upscaler
+    component: Component
+
+    @contextmanager
+    def ready(self, dtype: torch.dtype) -> Iterator[Upscaler]:
+        """Within the block it may be used. Raises ModelFileError for numbers that are not finite."""
+        with settled(self.component, dtype):
+            yield self.upscaler
+
+
 def load_upscaler(
     path: str | Path,
     *,
@@ -93,7 +109,7 @@ def load_upscaler(
 ) -> Upscaler:
     """An upscaler network from a file: ESRGAN, Real-ESRGAN or SRVGGNetCompact, safetensors or .pth.
 
-    converted  folder for safetensors copies of PyTorch files; see `open_weights`
+    dtype, converted  as for `load_upscaler_network`
     Raises ModelFileError.
     """
     return Upscaler(*load_upscaler_network(path, device, dtype, converted=converted))
