@@ -1,6 +1,7 @@
 """Settings as each tool writes them, by hand from what is known of their formats."""
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from gesso.errors import GessoError
 from gesso.metadata.a1111 import from_infotext
-from gesso.metadata.comfyui import from_graph
+from gesso.metadata.comfyui import from_drawing, from_graph
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
 from gesso.pipelines.infotext_reading import Infotext, read_infotext
@@ -206,6 +207,112 @@ def test_comfyui_with_the_sampler_in_parts():
     assert (request.prompt, found.model, request.width) == ("a fox", "x.safetensors", 64)
 
 
+def drawn(number: int, kind: str, values: Any, mode: int = 0, **links: tuple[str, int | None]) -> dict[str, Any]:
+    """A node as ComfyUI's drawing has it. links: input -> what goes along, and the number of its link."""
+    inputs = [{"name": name, "type": along, "link": link} for name, (along, link) in links.items()]
+    return {"id": number, "type": kind, "mode": mode, "inputs": inputs, "outputs": [], "widgets_values": values}
+
+
+def drawing(*more: dict[str, Any], links: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """That of `graph`; nodes of the same number and links stand in place of others."""
+    nodes = [
+        drawn(
+            3,
+            "KSampler",
+            [42, "randomize", 20, 8, "dpmpp_2m", "karras", 1],
+            model=("MODEL", 1),
+            positive=("CONDITIONING", 4),
+            negative=("CONDITIONING", 6),
+            latent_image=("LATENT", 2),
+        ),
+        drawn(4, "CheckpointLoaderSimple", ["sd15.safetensors"]),
+        drawn(5, "EmptyLatentImage", [512, 640, 1]),
+        drawn(6, "CLIPTextEncode", ["a cat"], clip=("CLIP", 3)),
+        drawn(7, "CLIPTextEncode", ["blurry"], clip=("CLIP", 5)),
+        drawn(8, "VAEDecode", [], samples=("LATENT", 7), vae=("VAE", 8)),
+        drawn(9, "SaveImage", ["ComfyUI"], images=("IMAGE", 9)),
+        drawn(10, "LoraLoader", ["styles\\ink.safetensors", 0.8, 0.5], model=("MODEL", 10), clip=("CLIP", 11)),
+        drawn(11, "CLIPSetLastLayer", [-2], clip=("CLIP", 12)),
+    ]
+    rows = [
+        *([1, 10, 0, 3, 0, "MODEL"], [2, 5, 0, 3, 3, "LATENT"], [3, 11, 0, 6, 0, "CLIP"]),
+        *([4, 6, 0, 3, 1, "CONDITIONING"], [5, 11, 0, 7, 0, "CLIP"], [6, 7, 0, 3, 2, "CONDITIONING"]),
+        *([7, 3, 0, 8, 0, "LATENT"], [8, 4, 2, 8, 1, "VAE"], [9, 8, 0, 9, 0, "IMAGE"]),
+        *([10, 4, 0, 10, 0, "MODEL"], [11, 4, 1, 10, 1, "CLIP"], [12, 10, 1, 11, 0, "CLIP"]),
+    ]
+    by_number = {node["id"]: node for node in (*nodes, *more)}
+    return {"nodes": list(by_number.values()), "links": [*rows, *links], "version": 0.4}
+
+
+def test_comfyuis_drawing_says_what_its_graph_says():
+    found, known = from_drawing(json.dumps(drawing())), from_graph(json.dumps(graph()))
+    assert (found.tool, found.model, found.request) == ("ComfyUI", known.model, known.request)
+    assert len(found.notices) == 1 and "drawing" in found.notices[0]
+
+
+def test_a_newer_drawing_has_objects_for_links_and_no_word_after_the_seed():
+    said = drawing()
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    said["links"] = [dict(zip(names, row, strict=True)) for row in said["links"]]
+    said["nodes"][0]["widgets_values"] = [42, 20, 8, "dpmpp_2m", "karras", 1]
+    assert from_drawing(json.dumps(said)).request == from_graph(json.dumps(graph())).request
+
+
+def test_nodes_that_hand_on_in_a_drawing_are_passed():
+    """A LoRA that is bypassed does nothing; dots and values from other nodes are followed; what is off is not there."""
+    lora = drawing()["nodes"][7] | {"mode": 4}
+    dot = {"id": 20, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 20}], "widgets_values": []}
+    sampler = drawing()["nodes"][0]
+    sampler["inputs"] = [slot for slot in sampler["inputs"] if slot["name"] != "latent_image"] + [
+        {"name": "latent_image", "type": "LATENT", "link": 21},
+        {"name": "steps", "type": "INT", "widget": {"name": "steps"}, "link": 22},
+    ]
+    value = drawn(21, "PrimitiveNode", [33, "fixed"])
+    other = drawn(22, "KSampler", [1, "fixed", 5, 1, "euler", "normal", 1], 2)
+    links = ([20, 5, 0, 20, 0, "LATENT"], [21, 20, 0, 3, 3, "LATENT"], [22, 21, 0, 3, 4, "INT"])
+    request = from_drawing(json.dumps(drawing(lora, dot, sampler, value, other, links=links))).request
+    assert (request.loras, request.num_steps, request.seed) == ((), 33, 42)
+    assert (request.width, request.height, request.clip_skip) == (512, 640, 2)
+
+
+def test_values_of_nodes_that_nobody_knows_are_told():
+    text = drawn(6, "Fancy Prompt", ["a cat"], clip=("CLIP", 3))
+    found = from_drawing(json.dumps(drawing(text)))
+    assert found.request.prompt == ""
+    assert any("the positive prompt, which comes from Fancy Prompt" in notice for notice in found.notices)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, "it has no list of nodes"),
+        ({"nodes": [3]}, "it has no list of nodes"),
+        ({"nodes": [], "definitions": {"subgraphs": []}}, "no sampler.*subgraphs is not read"),
+        ({"nodes": [{"id": n} for n in range(5001)]}, "at most 5000"),
+    ],
+)
+def test_a_drawing_that_is_none_is_refused(said: dict[str, Any], words: str):
+    with pytest.raises(GessoError, match=words):
+        from_drawing(json.dumps(said))
+
+
+def test_a_drawing_in_a_circle_ends():
+    dots = [drawn(number, "Reroute", [], model=("MODEL", number)) for number in (20, 21)]
+    circle = ([20, 21, 0, 20, 0, "MODEL"], [21, 20, 0, 21, 0, "MODEL"], [1, 20, 0, 3, 0, "MODEL"])
+    assert from_drawing(json.dumps(drawing(*dots, links=circle))).model == ""
+
+
+def test_a_drawing_made_to_take_long_does_not():
+    """Links from a node that hands on and has as many inputs as there are links."""
+    count = 30_000
+    slots = [{"link": number} for number in range(count)]
+    nodes = [{"id": 1, "type": "KSampler", "inputs": slots}, {"id": 2, "mode": 4, "inputs": slots}]
+    links = [[number, 2, 0, 1, 0, "X"] for number in range(count)]
+    start = time.process_time()
+    from_drawing(json.dumps({"nodes": nodes, "links": links}))
+    assert time.process_time() - start < 5  # with every input looked at for every link it is minutes
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -249,6 +356,13 @@ VALUES = st.recursive(
 def test_any_graph_is_read_or_refused(value: Any):
     with suppress(GessoError):
         from_graph(json.dumps({"1": {"class_type": "KSampler", "inputs": value}, "2": value}))
+    for said in ({"nodes": value, "links": value}, {"nodes": [{"id": 1, "inputs": value, "widgets_values": value}]}):
+        with suppress(GessoError):
+            from_drawing(json.dumps(said | {"links": value}))
+    hostile = drawing() | {"links": value}
+    hostile["nodes"][0] |= {"inputs": value, "widgets_values": value}
+    with suppress(GessoError):
+        from_drawing(json.dumps(hostile))
 
 
 def test_invokeai():

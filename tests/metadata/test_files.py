@@ -81,6 +81,13 @@ def test_comfyuis_webp(tmp_path: Path):
     assert (found.tool, found.request.seed) == ("ComfyUI", 3)
 
 
+def test_comfyuis_drawing_alone(tmp_path: Path):
+    node = {"id": 1, "type": "KSampler", "inputs": [], "widgets_values": [3, "fixed", 12]}
+    path = put(tmp_path / "x.png", png(workflow=json.dumps({"nodes": [node], "links": []})))
+    found = read_settings(path)
+    assert (found.tool, found.request.seed, found.request.num_steps) == ("ComfyUI", 3, 12)
+
+
 def test_the_richest_text_wins(tmp_path: Path):
     graph = json.dumps({"1": {"class_type": "KSampler", "inputs": {"seed": 3}}})
     path = put(tmp_path / "x.png", png(prompt=graph, parameters=TEXT, invokeai_metadata='{"seed": 4}'))

@@ -6,9 +6,11 @@ where they have an input of the name that is looked for.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gesso.errors import GessoError
+from gesso.metadata.comfyui_drawing import graph_of_drawing
 from gesso.metadata.found import Draft, Found, real, whole
 from gesso.pipelines.hires import upscaler_name
 from gesso.pipelines.request_parts import HiresPass, LoraUse
@@ -22,6 +24,7 @@ _ENDS = ("SaveImage", "PreviewImage", "SaveImageWebsocket", "SaveAnimatedWEBP")
 _THROUGH_PICTURE = ("images", "image", "samples", "pixels", "latent_image", "latent", "upscale_model_output")
 _THROUGH_TEXT = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond", "text_encode")
 _VALUES = ("value", "text", "string", "int", "float", "number", "seed", "noise_seed")
+_FROM_DRAWING = "read from ComfyUI's drawing of the graph, which does not name the values of other tools' nodes"
 
 Node = Mapping[str, Any]
 
@@ -31,7 +34,21 @@ def from_graph(text: str) -> Found:
 
     Raises GessoError for what is no such graph, or one without a sampler.
     """
-    graph = _Graph(text)
+    return _found(_Graph(_parsed(text)))
+
+
+def from_drawing(text: str) -> Found:
+    """The same of a drawing (the text chunk "workflow"), as far as it tells. Raises GessoError as `from_graph`."""
+    drawing = _parsed(text)
+    try:
+        found = _found(_Graph(graph_of_drawing(drawing)))
+    except GessoError as error:
+        inside = "; what stands in its subgraphs is not read" if "definitions" in drawing else ""
+        raise GessoError(f"{error.message}{inside}") from error
+    return replace(found, notices=(_FROM_DRAWING, *found.notices))
+
+
+def _found(graph: "_Graph") -> Found:
     sampler = graph.last_sampler()
     draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
     first, second = graph.passes(sampler)
@@ -45,18 +62,24 @@ def from_graph(text: str) -> Found:
     return draft.found("ComfyUI", pairs=said, model=model)
 
 
+def _parsed(text: str) -> dict[str, Any]:
+    if len(text) > MAX_CHARS:
+        raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are read")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GessoError(f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})") from error
+    if not isinstance(found, dict):
+        raise GessoError("the graph is no object of nodes")
+    return found
+
+
 class _Graph:
     """Nodes by their numbers."""
 
-    def __init__(self, text: str) -> None:
-        if len(text) > MAX_CHARS:
-            raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are read")
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise GessoError(f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})") from error
-        if not isinstance(found, dict) or len(found) > MAX_NODES:
-            raise GessoError(f"the graph is no object of at most {MAX_NODES} nodes")
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        if len(found) > MAX_NODES:
+            raise GessoError(f"the graph has {len(found)} nodes, at most {MAX_NODES} are read")
         self.nodes: dict[str, Node] = {str(key): node for key, node in found.items() if isinstance(node, dict)}
 
     def linked(self, node: Node, name: str) -> Node | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from gesso.errors import GessoError
 from gesso.metadata.a1111 import from_infotext
 from gesso.metadata.carriers import PictureTexts, read_texts
-from gesso.metadata.comfyui import from_graph
+from gesso.metadata.comfyui import from_drawing, from_graph
 from gesso.metadata.found import Found
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
@@ -40,12 +40,19 @@ def settings_of(picture: PictureTexts) -> Found | None:
             return from_infotext(read_infotext(texts["parameters"]))
         if "prompt" in texts:
             return from_graph(texts["prompt"])
+        if "workflow" in texts:
+            return _from_drawing(texts["workflow"])
     except GessoError as error:
         raise GessoError(f"{picture.path}: {error.message}") from error
-    if "workflow" in texts:
-        message = "carries ComfyUI's drawing of a graph without the graph itself (its text chunk 'prompt')"
-        raise GessoError(f"{picture.path}: {message}; save the picture from ComfyUI again")
     return None
+
+
+def _from_drawing(text: str) -> Found:
+    try:
+        return from_drawing(text)
+    except GessoError as error:
+        message = "carries ComfyUI's drawing of a graph without the graph itself (its text chunk 'prompt')"
+        raise GessoError(f"{message}: {error.message}. Save the picture from ComfyUI again") from error
 
 
 def _from_recipe(recipe: Recipe) -> Found:
