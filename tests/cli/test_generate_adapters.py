@@ -124,3 +124,57 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
         code, _, err = said(capsys, *draw, *wrong)
         assert code == 2
         assert message in err
+
+
+@pytest.mark.parametrize("command", ["batch", "grid"])
+def test_many_pictures_take_what_generate_takes_beside_the_prompt(
+    capsys: pytest.CaptureFixture[str], model: str, command: str
+):
+    """Each picture is that of `gesso generate` with the same options, and the run goes on with them."""
+    Path("lists").mkdir()
+    Path("lists/animal.txt").write_text("cat\ndog\nturtle\npizza\n")
+    Path("styles.csv").write_text('name,prompt,negative_prompt\ncold,"{prompt}, mystyle",warm\n')
+    beside = ["--lora", "ink.safetensors:0.4:0.2", "--embedding", "mystyle.safetensors", "--wildcards", "lists"]
+    beside += ["--style", "cold", "--styles", "styles.csv"]
+    settings = ["--set", "steps=2", "--set", "size=64", "--seed", "7", "-m", model, "-o", "out"]
+    Path("lines.txt").write_text('{"prompt": "a __animal__", "num_images": 4}\n')
+    whole = {
+        "batch": ["batch", "lines.txt", *settings],
+        "grid": ["grid", "a __animal__", "-x", "first_index=0-3", *settings],
+    }[command]
+    code, _, err = said(capsys, *whole, *beside)
+    assert code == 0
+    assert "the prompt was drawn from: a __animal__, mystyle" in err
+    drawn = sorted(path for path in Path("out").glob("*.png") if path.name != "grid.png")
+    recipes = [read_picture(path)[1] for path in drawn]
+    assert len({recipe.request.prompt for recipe in recipes}) > 1
+    one = ["generate", "a __animal__", "-s", "2", "--size", "64", "--seed", "7", "--number", "4", "-m", model, "-q"]
+    assert said(capsys, *one, *beside, "-o", "single.png")[0] == 0
+    singles = sorted(Path().glob("single*.png"))
+    assert [recipe.request for recipe in recipes] == [read_picture(path)[1].request for path in singles]
+    assert [recipe.extras for recipe in recipes] == [read_picture(path)[1].extras for path in singles]
+
+    drawn[1].unlink()
+    code, _, err = said(capsys, *whole, *beside)
+    assert (code, "4 pictures, 3 of them were there" in err) == (0, True)
+    code, _, err = said(capsys, *whole, *beside[2:])
+    assert code == 2 and "another run (lora differ)" in err
+
+
+@pytest.mark.parametrize("command", [["batch", "lines.txt"], ["grid", "a cat", "-x", "steps=1"]])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--style", "cold"], "there is no"),
+        (["--styles", "styles.csv"], "name the styles to use with --style"),
+        (["--wildcards", "nowhere"], "no folder of wildcards"),
+        (["--embedding", "nothing.pt"], "no such file"),
+    ],
+)
+def test_what_is_not_there_is_told_before_a_run_begins(
+    capsys: pytest.CaptureFixture[str], model: str, command: list[str], options: list[str], words: str
+):
+    Path("lines.txt").write_text("a cat\n")
+    code, _, err = said(capsys, *command, *options, "-m", model)
+    assert code == 2 and words in err
+    assert not Path("outputs").exists()

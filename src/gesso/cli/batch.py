@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from gesso.cli.adapter_options import make_finder
-from gesso.cli.control_options import ControlOption, files_of_controls, parse_controls, read_controls
-from gesso.cli.many import Drawing, with_settings
+from gesso.cli.adapter_options import EmbeddingOption, LoraOption
+from gesso.cli.control_options import ControlOption
+from gesso.cli.many import Beside, Drawing, with_settings
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
+from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
 from gesso.pipelines.prompt_file import read_prompts
@@ -35,6 +36,12 @@ def command(
     image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", metavar="FILE", help="White is drawn again.")] = None,
     control: ControlOption = None,
+    lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
+    style: StyleOption = None,
+    styles: StylesOption = None,
+    wildcards: WildcardsOption = None,
+    dynamic_prompts: DynamicOption = False,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -50,10 +57,16 @@ def command(
     Pictures are named after their line, 0001-1.png the first. What a line says wins over --set.
     """
     lines = read_prompts(file)
-    controls = parse_controls(control or [])
-    uses, hints = read_controls(controls)
-    finder = make_finder(files_of_controls(controls))
-    base = with_settings(TextToImageRequest(prompt="", controls=uses), settings or [])
+    beside = Beside.of(
+        control=control,
+        lora=lora,
+        embedding=embedding,
+        style=style,
+        styles=styles,
+        wildcards=wildcards,
+        dynamic_prompts=dynamic_prompts,
+    )
+    base = with_settings(TextToImageRequest(prompt="", **beside.fields), settings or [])
     requests = [(line, line.request(base)) for line in lines]
     count = sum(request.num_images for _, request in requests)
     if count > MAX_PICTURES:
@@ -62,16 +75,18 @@ def command(
         check_names(request)
     from gesso.pipelines.run_folder import begin_run, open_run
 
-    what = {"lines": [line.values for line in lines], "set": settings or [], "control": control or [], "model": model}
+    what = {"lines": [line.values for line in lines], "set": settings or [], **beside.said, "model": model}
     seed = None if seed == -1 else seed
     folder = open_run(output, what, seed) if output is not None else begin_run(Path("outputs", "batch"), what, seed)
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
-        drawing = Drawing(folder, bar, count, read_pictures(image, mask), hints)
+        drawing = Drawing(folder, bar, count, read_pictures(image, mask), beside)
         bar.stage(f"loading {Path(model).name}")
-        pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads, offline=offline, finder=finder)
+        pipeline = load_pipeline(
+            model, device=device, dtype=dtype, threads=threads, offline=offline, finder=beside.finder
+        )
         for line, request in requests:
             seeded = replace(request, seed=folder.seed) if request.seed is None else request
             for index in range(request.num_images):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gesso.cli.adapter_options import make_finder
-from gesso.cli.control_options import ControlOption, files_of_controls, parse_controls, read_controls
-from gesso.cli.many import Drawing, with_settings
+from gesso.cli.adapter_options import EmbeddingOption, LoraOption
+from gesso.cli.control_options import ControlOption
+from gesso.cli.many import Beside, Drawing, with_settings
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
+from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
 from gesso.pipelines.axes import Axis, cells, parse_axis
@@ -44,6 +45,12 @@ def command(
     image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", metavar="FILE", help="White is drawn again.")] = None,
     control: ControlOption = None,
+    lora: LoraOption = None,
+    embedding: EmbeddingOption = None,
+    style: StyleOption = None,
+    styles: StylesOption = None,
+    wildcards: WildcardsOption = None,
+    dynamic_prompts: DynamicOption = False,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -68,10 +75,16 @@ def command(
     Axes are any field of a request, and prompt (search and replace: the first value is what is looked for), size,
     model, lora:NAME. The single pictures stand beside the sheets.
     """
-    controls = parse_controls(control or [])
-    uses, hints = read_controls(controls)
-    finder = make_finder(files_of_controls(controls))
-    base = with_settings(TextToImageRequest(prompt=" ".join(prompt), controls=uses), settings or [])
+    beside = Beside.of(
+        control=control,
+        lora=lora,
+        embedding=embedding,
+        style=style,
+        styles=styles,
+        wildcards=wildcards,
+        dynamic_prompts=dynamic_prompts,
+    )
+    base = with_settings(TextToImageRequest(prompt=" ".join(prompt), **beside.fields), settings or [])
     axes = [parse_axis(text) if text is not None else Axis("", ("",), (lambda request: request,)) for text in (x, y, z)]
     if not any(axis.label for axis in axes):
         raise GessoError(f"nothing varies. Say what, with --x: {AXIS_HELP}")
@@ -84,7 +97,7 @@ def command(
     what = {
         "prompt": base.prompt,
         "set": settings or [],
-        "control": control or [],
+        **beside.said,
         "x": x,
         "y": y,
         "z": z,
@@ -96,11 +109,13 @@ def command(
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
-        drawing = Drawing(folder, bar, count, read_pictures(image, mask), hints)
+        drawing = Drawing(folder, bar, count, read_pictures(image, mask), beside)
         done: dict[tuple[int, int, int], Image] = {}
         for name, group in itertools.groupby(jobs, key=lambda job: job.model):
             bar.stage(f"loading {Path(name).name}")
-            pipeline = load_pipeline(name, device=device, dtype=dtype, threads=threads, offline=offline, finder=finder)
+            pipeline = load_pipeline(
+                name, device=device, dtype=dtype, threads=threads, offline=offline, finder=beside.finder
+            )
             for job in group:
                 request = replace(job.request, seed=folder.seed) if job.request.seed is None else job.request
                 done[job.at] = drawing.picture(pipeline, request, job.file)
