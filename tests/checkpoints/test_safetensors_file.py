@@ -381,10 +381,13 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_unwritable_places(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_safetensors(tmp_path / "no" / "such" / "folder.safetensors", TENSORS, {})
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        write_safetensors(tmp_path / "file" / "x.safetensors", TENSORS, {})
     (tmp_path / "folder").mkdir()
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_safetensors(tmp_path / "folder", TENSORS, {})
-    assert os.listdir(tmp_path) == ["folder"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
 def test_what_gesso_could_not_read_is_not_written(tmp_path: Path) -> None:

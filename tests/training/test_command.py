@@ -126,6 +126,10 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     assert steps(folder / "encoding") == [0, 2, 2]
     assert steps(folder / "denoising") == [3, 6]
 
+    for other in (("line-art", path, "--rank", 3), ("comic", path, "--rank", 2)):
+        assert main(["train", "lora", *map(str, other), "--folder", str(folder), "--atlas", str(atlas)]) == 2
+        assert "Take another folder" in capsys.readouterr().err
+
     said(capsys, *drawn, "--lora", path, "-o", tmp_path / "lines.png")
     assert np.abs(levels(tmp_path / "lines.png") - levels(tmp_path / "plain.png")).mean() > 1
     assert "lines" in said(capsys, "lora", "info", path)[0]

@@ -122,7 +122,8 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many kinds
-        raise GessoError(f"{path}: not a training state of gesso ({error}). Remove it to start anew.") from error
+        reason = str(error).partition(".")[0][:120]
+        raise GessoError(f"{path}: not a training state of gesso ({reason}). Remove it to start anew.") from error
     return state
 
 
@@ -148,21 +149,23 @@ def fit(
     report_every: float = 300.0,
     measure_after: float = 30.0,
     stop_after: float = float("inf"),
+    what: str | None = None,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict[str, dict[str, Tensor]]:
     """Train until the plan's samples are used up, or stop_after seconds.
 
     folder gets `last.pt` (everything needed to go on, on any device) and `log.jsonl`; where `last.pt` exists, the run
     goes on from it. device: where the task's modules are. precision: of a new run, "auto" times both; a run that goes
-    on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. Times
-    are in seconds. -> the moving average of the weights by module and name. Raises GessoError where the folder cannot
-    be made, and for a gradient that is not finite.
+    on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. what:
+    is trained, where sizes do not tell. Times are in seconds. -> the moving average of the weights by module and name.
+    Raises GessoError where the folder cannot be made, for a state of another training in it, and for a gradient that is
+    not finite.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GessoError(f"{folder}: the folder cannot be made ({error.strerror}). Choose another place") from error
-    run = _Run(task, plan, folder, torch.device(device), on_log)
+    run = _Run(task, plan, folder, torch.device(device), what, on_log)
     if compiled:
         for network in task.networks():
             network.compile(dynamic=False)
@@ -193,9 +196,10 @@ class _Run:
         plan: Plan,
         folder: Path,
         device: torch.device,
+        what: str | None,
         on_log: Callable[[dict[str, float]], None],
     ) -> None:
-        self.task, self.plan, self.device, self.on_log = task, plan, device, on_log
+        self.task, self.plan, self.device, self.what, self.on_log = task, plan, device, what, on_log
         self.group = Group()
         self.last, self.log_file = folder / "last.pt", folder / "log.jsonl"
         self.optimizer = torch.optim.AdamW(
@@ -218,10 +222,18 @@ class _Run:
         self.summed = 0  # steps in the sums
 
     def _go_on(self, state: dict[str, Any]) -> None:
-        for name, module in self.task.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load(state["average"])
+        was = state.get("what")
+        if was is not None and self.what is not None and was != self.what:
+            raise GessoError(f"{self.last}: is of {was}, not of {self.what}. Take another folder")
+        try:
+            for name, module in self.task.modules.items():
+                module.load_state_dict(state["modules"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load(state["average"])
+        except (KeyError, RuntimeError, ValueError):
+            raise GessoError(
+                f"{self.last}: is of another training, or of other sizes. Take another folder, or its own options"
+            ) from None
         self.step, self.samples, self.seconds_before = state["step"], state["samples"], state["seconds"]
         self.precision = state.get("precision", "float32")  # states from before there was a choice
         if not self.fixed:
@@ -314,6 +326,7 @@ class _Run:
             "samples": self.samples,
             "seconds": self.seconds,
             "precision": self.precision,
+            "what": self.what,
         }
         if self.plan.minutes is not None:
             state["total_samples"] = self.plan.total_samples

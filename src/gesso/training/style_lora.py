@@ -135,5 +135,13 @@ class StyleLora:
     def _fit(self, stage: str, task: Task, stop_after: float, on_log: OnLog) -> bool:
         plan: Plan = getattr(self.recipe, stage)
         folder = self.folder / stage
-        fit(task, plan, folder, precision=self.recipe.precision, stop_after=stop_after, on_log=on_log)
+        fit(
+            task,
+            plan,
+            folder,
+            precision=self.recipe.precision,
+            stop_after=stop_after,
+            what=f"the style {self.style}",
+            on_log=on_log,
+        )
         return bool(load_state(folder / "last.pt")["samples"] >= plan.total_samples)
