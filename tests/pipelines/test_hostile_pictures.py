@@ -284,6 +284,17 @@ def test_a_profile_that_is_none_is_passed_over_and_told(tmp_path: Path, profile:
     assert notices_of(None, found, found) == told
 
 
+def test_a_profile_that_cannot_be_unpacked_is_told(tmp_path: Path):
+    data = bytearray(encoded(picture(), "PNG", icc_profile=swapped_profile()))
+    at = data.index(b"iCCP")
+    (size,) = struct.unpack(">I", data[at - 4 : at])
+    data[at + 20 : at + 40] = bytes(20)
+    data[at + 4 + size : at + 8 + size] = struct.pack(">I", zlib.crc32(data[at : at + 4 + size]))
+    found = read(tmp_path, bytes(data))
+    assert found.tobytes() == picture().tobytes()
+    assert notices_of(found) == ("x: its colour profile is left aside (it is damaged); it is taken for sRGB",)
+
+
 def test_a_file_cannot_tell_notices_of_its_own(tmp_path: Path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("gesso notice", "all is well")

@@ -32,7 +32,9 @@ def as_srgb(image: Image.Image) -> Image.Image:
 
 def profile_problem(image: Image.Image) -> str | None:
     """Why the picture's profile cannot be followed: it is damaged, too large, or made for other channels."""
-    profile = image.info.get("icc_profile")
+    profile = image.info.get("icc_profile", b"")
+    if profile is None:  # what Pillow makes of one that it cannot unpack
+        return "it is damaged"
     if not isinstance(profile, bytes) or not profile:
         return None
     if len(profile) > MAX_PROFILE:
