@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +89,9 @@ def calls_and_final(sampler, x, sigmas, noise, **options):
         reply = answer(two_hills, call)
 
 
-# What each sampler's final numbers were off by, beside k-diffusion and A1111 (0) or diffusers (1). The largest of them
-# stand in docs/samplers.md, see `test_the_page_says_how_near_they_come`.
-GAPS = {}
-
-
-def check_final(row, final, saved, atol):
-    """row: sampler, program, case."""
-    GAPS[row] = (final - vector(saved)).abs().max().item()
-    assert GAPS[row] <= atol
+def gap(final, saved):
+    """How far the final numbers are from the saved ones."""
+    return (final - vector(saved["final"])).abs().max().item()
 
 
 def vector(numbers):
@@ -147,6 +142,15 @@ ASKED_FOR_NOTHING = {
 }
 
 
+@cache
+def as_k_diffusion(case):
+    """-> the sampler's name, where it ended, what it asked, and its noise."""
+    name, options = K_DIFFUSION[case.split(" | ")[0]]
+    sigmas, noise = vector(GOLDEN["k_diffusion"][case]["sigmas"]), GoldenNoise([0])
+    calls, final = calls_and_final(SAMPLERS[name], Z0 * sigmas[0], sigmas, noise, **options)
+    return name, final[0], calls, noise
+
+
 @pytest.mark.parametrize("case", GOLDEN["k_diffusion"])
 def test_k_diffusion(case):
     """Every step in float64. Numbers are saved with twelve digits: 5e-11 at x = 30, 5e-13 at the end, times a few.
@@ -154,27 +158,24 @@ def test_k_diffusion(case):
     The start is 5e-11 off in some cases, and DPM++ 3M SDE makes 1.5e-11 of it; all others end within 5e-12.
     """
     saved = GOLDEN["k_diffusion"][case]
-    told = case.split(" | ")[0]
-    name, options = K_DIFFUSION[told]
-    sampler, sigmas, noise = SAMPLERS[name], vector(saved["sigmas"]), GoldenNoise([0])
-    calls, final = calls_and_final(sampler, Z0 * sigmas[0], sigmas, noise, **options)
+    name, final, calls, noise = as_k_diffusion(case)
     assert len(calls) == saved["model_calls"]
-    assert sampler.num_calls(len(sigmas) - 1) in (len(calls), None)
+    assert SAMPLERS[name].num_calls(len(saved["sigmas"]) - 1) in (len(calls), None)
     asked = torch.cat([call.sigma_of_rows() for call in calls])
     torch.testing.assert_close(asked, vector(saved["model_sigmas"]), rtol=1e-9, atol=0)
     if name == "dpm_fast":  # three calls a step of the solver
         starts = [call.x[0] for call in calls[::3]]
     elif name == "dpm_adaptive":  # three calls an attempt; saved is the x after it
-        starts = [call.x[0] for call in calls[3::3]] + [final[0]]
+        starts = [call.x[0] for call in calls[3::3]] + [final]
     else:
         starts = list({call.step: call.x[0] for call in reversed(calls)}.values())[::-1]  # the first call of a step
     assert ("x_before_each_step" in saved) != case.endswith("uniform10")  # of these the end alone is saved
     if "x_before_each_step" in saved:
         for ours, theirs in zip(starts, saved["x_before_each_step"], strict=True):
             torch.testing.assert_close(ours, vector(theirs), rtol=0, atol=3e-10)
-    check_final((name, 0, case), final[0], saved["final"], atol=2e-11)
+    assert gap(final, saved) <= 2e-11
     if noise.draws[0]:
-        assert noise.draws[0] == saved["noise_requests"] - ASKED_FOR_NOTHING.get(told, 0)
+        assert noise.draws[0] == saved["noise_requests"] - ASKED_FOR_NOTHING.get(case.split(" | ")[0], 0)
 
 
 @pytest.mark.parametrize("case", [case for case in GOLDEN["k_diffusion"] if case.endswith(("karras10", "uniform10"))])
@@ -223,9 +224,9 @@ WIDER = {
 }
 
 
-@pytest.mark.parametrize("case", [case for case in GOLDEN["diffusers"] if case not in REFUSED])
-def test_diffusers(case):
-    """From its config to its final latents: noise schedule, steps, scales and solver. Asked for: 1e-5."""
+@cache
+def as_diffusers(case):
+    """From its config to its final latents: noise schedule, steps, scales and solver. -> the sampler's name, the end"""
     saved, config = GOLDEN["diffusers"][case], scheduler_of(case)
     scheduler = DiffusersScheduler.of_config(config)
     num_steps = int(re.search(r"(\d+) steps|$", case)[1] or 10)
@@ -243,11 +244,16 @@ def test_diffusers(case):
         return boundary(x, x0, sigma, steps.timestep_of(sigma)) if steps.consistency else x0
 
     x = sample(SAMPLERS[scheduler.sampler], denoise, Z0 * steps.initial_scale, steps.sigmas, noise, **options)
-    final = (x * steps.final_scale)[0]
+    return scheduler.sampler, (x * steps.final_scale)[0]
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN["diffusers"] if case not in REFUSED])
+def test_diffusers(case):
+    _, final = as_diffusers(case)
     if case == NAN:
         assert torch.isfinite(final).all()
         return
-    check_final((scheduler.sampler, 1, case), final, saved["final"], atol=WIDER.get(case, 5e-7))
+    assert gap(final, GOLDEN["diffusers"][case]) <= WIDER.get(case, 5e-7)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -256,14 +262,13 @@ def test_what_we_cannot_do_as_diffusers_does_is_refused(case):
         DiffusersScheduler.of_config(scheduler_of(case))
 
 
-@pytest.mark.parametrize("case", GOLDEN["a1111"])
-def test_timesteps_samplers_of_a1111(case):
-    """In VP space, on timesteps 901, 801 .. 1: every step, in float64. Its UniPC holds its table in float32."""
-    saved = GOLDEN["a1111"][case]
+@cache
+def as_a1111(case):
+    """In VP space, on timesteps 901, 801 .. 1. -> the sampler's name, the end, x after each step, its noise"""
     name, num_steps = case.split()[0].lower(), int(re.search(r"steps=(\d+)", case)[1])
-    noise, xs, options, atol = GoldenNoise([0]), [], {}, 1e-11
+    noise, xs, options = GoldenNoise([0]), [], {}
     if name == "unipc":
-        sigmas, atol = a1111_unipc_sigmas(SD15, num_steps), 2e-6
+        sigmas = a1111_unipc_sigmas(SD15, num_steps)
         options = {"max_order": 2.0 if "order2" in case else 3.0}
         name = "unipc_bh2" if "bh2" in case else "unipc"
     else:
@@ -271,34 +276,49 @@ def test_timesteps_samplers_of_a1111(case):
         if "eta=1" in case:
             options = {"eta": 1.0}
     x = Z0 * initial_scale("variance", sigmas, SD15)
-    final = sample(
-        SAMPLERS[name], two_hills, x, sigmas, noise, on_step=lambda step, x, x0: xs.append((step, x)), **options
-    )
-    check_final((name, 0, case), (final * final_scale(sigmas))[0], saved["final"], atol=atol)
+
+    def keep(step, x, x0):
+        xs.append((x * final_scale(sigmas[: step + 2]))[0])
+
+    final = sample(SAMPLERS[name], two_hills, x, sigmas, noise, on_step=keep, **options)
+    return name, (final * final_scale(sigmas))[0], xs, noise
+
+
+@pytest.mark.parametrize("case", GOLDEN["a1111"])
+def test_timesteps_samplers_of_a1111(case):
+    """Every step, in float64. Its UniPC holds its table in float32."""
+    saved = GOLDEN["a1111"][case]
+    name, final, xs, noise = as_a1111(case)
     if name.startswith("unipc"):  # our x after a step has not met the corrector yet
+        assert gap(final, saved) <= 2e-6
         return
-    for (step, ours), theirs in zip(xs, saved["x_after_each_step"], strict=True):
-        torch.testing.assert_close((ours * final_scale(sigmas[: step + 2]))[0], vector(theirs), rtol=0, atol=atol)
-    assert noise.draws == [saved["noise_requests"] if options else 0]
+    assert gap(final, saved) <= 1e-11
+    for ours, theirs in zip(xs, saved["x_after_each_step"], strict=True):
+        torch.testing.assert_close(ours, vector(theirs), rtol=0, atol=1e-11)
+    assert noise.draws == [saved["noise_requests"] if "eta=1" in case else 0]
 
 
 def test_the_page_says_how_near_they_come():
     """Column "gap" of docs/samplers.md, to a factor: the last bits differ between processors."""
-    num_cases = len(GOLDEN["k_diffusion"]) + len(GOLDEN["a1111"]) + len(GOLDEN["diffusers"]) - len(REFUSED) - 1  # NAN
-    if len(GAPS) < num_cases:
-        pytest.skip("only a part of the saved numbers was compared in this run")
+    runs = {
+        ("k_diffusion", 0): as_k_diffusion,
+        ("a1111", 0): as_a1111,
+        ("diffusers", 1): as_diffusers,
+    }
+    gaps = {}  # (sampler, column): of each case
+    for (program, column), run in runs.items():
+        for case, saved in GOLDEN[program].items():
+            if case not in (*REFUSED, NAN):
+                name, final, *_ = run(case)
+                gaps.setdefault((name, column), []).append(gap(final, saved))
     page = (Path(__file__).parents[2] / "docs/samplers.md").read_text(encoding="utf-8")
-    compared = set()
+    told = {}
     for name, last in re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", page, flags=re.MULTILINE):
-        told = re.fullmatch(r"(\S+) / (\S+)", last)
-        for program in range(2):
-            found = [gap for (sampler, by, _), gap in GAPS.items() if (sampler, by) == (name, program)]
-            if not found:
-                assert told is None or told[program + 1] == "–", name
-                continue
-            compared.add(name)
-            assert told is not None and max(found) / 2 <= float(told[program + 1]) <= 4 * max(found), (name, found)
-    assert compared == {sampler for sampler, _, _ in GAPS}
+        if columns := re.fullmatch(r"(\S+) / (\S+)", last):
+            told |= {(name, column): columns[column + 1] for column in range(2) if columns[column + 1] != "–"}
+    assert told.keys() == gaps.keys()
+    for row, text in told.items():
+        assert max(gaps[row]) / 2 <= float(text) <= 4 * max(gaps[row]), (row, gaps[row])
 
 
 # --- closed forms: for Gaussian data N(MEAN, STD^2) the best denoiser and the exact solution are known
