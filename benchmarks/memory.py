@@ -5,8 +5,8 @@
 Each phase runs once in a process of its own: text, UNet (guided), decode, decode in tiles, encode; and with random
 networks of the published widths `enlarge` (ESRGAN, 4 of its 23 blocks) and `image encoder` (8 of the 32 layers of
 ViT-H, for the plus IP-Adapter). Counted is the growth of the resident memory from the ready network to the phase's
-peak. A line of JSON each; `ratio` is what the plan
-says, with its allowance for scratch space, by what was measured: above 1 the plan keeps its word.
+peak. A line of JSON each; `ratio` is what the plan says, with its allowance for scratch space, by what was measured:
+above 1 the plan keeps its word.
 """
 
 import argparse

@@ -443,20 +443,21 @@ def halves(tmp_path: Path, taesd: TAESD) -> Path:
 
 @pytest.mark.parametrize("name", ["", "taesd_decoder.safetensors", "taesd_encoder.safetensors"])
 def test_taesd_from_its_two_files(halves: Path, taesd: TAESD, name: str) -> None:
-    found = load_taesd(halves / name).state_dict()
+    found = load_taesd(halves / name)[0].state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in taesd.state_dict().items())
 
 
 def test_taesd_from_one_file(tmp_path: Path, taesd: TAESD) -> None:
     save_taesd(tmp_path / "diffusion_pytorch_model.safetensors", taesd)
     for path in (tmp_path, tmp_path / "diffusion_pytorch_model.safetensors"):
-        found = load_taesd(path).state_dict()
+        found = load_taesd(path)[0].state_dict()
         assert all(torch.equal(found[key], tensor) for key, tensor in taesd.state_dict().items())
 
 
 def test_half_a_taesd(halves: Path, taesd: TAESD) -> None:
     (halves / "taesd_encoder.safetensors").unlink()
-    found = load_taesd(halves)
+    found, files = load_taesd(halves)
+    assert files == (halves / "taesd_decoder.safetensors",)
     latents = torch.randn(1, 4, 4, 4)
     assert torch.equal(found.decode(latents), taesd.decode(latents))
     with pytest.raises(ValueError, match="a decoder only"):

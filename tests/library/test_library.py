@@ -89,7 +89,7 @@ def test_every_kind_of_file_has_a_kind_here():
             "FLUX",
             "Stable Diffusion 3",
         )
-    assert kind_of("a TAESD (tiny autoencoder for previews)", "other", None, None) == "taesd"
+    assert kind_of("a TAESD (tiny autoencoder)", "other", None, None) == "taesd"
     assert kind_of("a VAE alone", "other", None, "checkpoint") == "vae"
     assert kind_of(UNKNOWN, "other", None, "upscaler") == "upscaler"
     assert kind_of("a T2I-Adapter", "other", None, "upscaler") == "upscaler"  # both have "body."

@@ -42,6 +42,7 @@ _ADAPTER = "it changes a model and is none by itself; give a whole model"
 T2I_ADAPTER = "a T2I-Adapter"
 _CONTROL = "it steers a model and is none by itself; give a whole model, and this with --control"
 _ONE_PART = "give a file or a folder with UNet, text encoder and VAE"
+_TINY = f"{_ONE_PART}, and this file with --vae, or with --preview-model for previews"
 
 
 def _starts(*prefixes: str) -> Callable[[Tensors], bool]:
@@ -152,15 +153,11 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     ),
     (
         _starts("encoder.layers.0.", "decoder.layers.0.", "taesd_decoder.", "taesd_encoder."),
-        Kind("other", "a TAESD (tiny autoencoder for previews)", advice="give a whole model; this decodes previews"),
+        Kind("other", "a TAESD (tiny autoencoder)", advice=_TINY),
     ),
     (
         lambda tensors: "1.conv.0.weight" in tensors or "3.conv.0.weight" in tensors,
-        Kind(
-            "other",
-            "half of a TAESD (tiny autoencoder for previews)",
-            advice="give a whole model; this is for previews",
-        ),
+        Kind("other", "half of a TAESD (tiny autoencoder)", advice=_TINY),
     ),
     (
         _starts(ldm.VAE, "encoder.down.0.", "encoder.down_blocks.0."),

@@ -110,6 +110,6 @@ def load_preview(pipeline: "TextToImage", path: Path, model: str | None, *, offl
     if model is not None:
         from gesso.families.taesd import load_taesd
 
-        taesd = load_taesd(resolve_model(model, kinds=("taesd",), offline=offline), pipeline.engine.device)
+        taesd, _ = load_taesd(resolve_model(model, kinds=("taesd",), offline=offline), pipeline.engine.device)
         decode = taesd.decode
     return Preview(path, decode or pipeline.model.decode)

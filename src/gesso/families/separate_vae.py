@@ -31,8 +31,8 @@ def load_vae(
 
     path: a file with the names of latent-diffusion, with the prefix that they have in a whole model or without it, or
     with those of the diffusers library; a whole model; a folder of the diffusers library; a TAESD, which is quick and
-    loses detail. config: sizes and scale of
-    the latents that the UNet was trained with. Other arguments: as for `load_parts`. Raises ModelFileError.
+    loses detail. config: sizes and scale of the latents that the UNet was trained with. Other arguments: as for
+    `load_parts`. Raises ModelFileError.
     """
     file = open_weights(_file_in(Path(path)), converted=converted)
     names = shapes_of(file.tensors)
@@ -68,13 +68,11 @@ def _tiny(
     if (config.latent_channels, config.downscale) != (TAESD_CONFIG.latent_channels, TAESD_CONFIG.downscale):
         message = "is a TAESD, which has no counterpart to this model's autoencoder; leave out --vae"
         raise ModelFileError("architecture_mismatch", file.path, message)
-    tiny = load_taesd(file.path, device, dtype, check=check, converted=converted)
+    tiny, files = load_taesd(file.path, device, dtype, check=check, converted=converted)
     if tiny.encoder is None:
         message = "is the decoder of a TAESD, and taesd_encoder.safetensors is not beside it; give both"
         raise ModelFileError("missing", file.path, message)
-    names = {file.path.name.replace(half, other) for half, other in (("encoder", "decoder"), ("decoder", "encoder"))}
-    halves = sorted(file.path.with_name(name) for name in names)
-    return tiny, tuple(path for path in halves if path.is_file())
+    return tiny, files
 
 
 def _file_in(path: Path) -> Path:

@@ -3,6 +3,7 @@
 One for the latents of SD 1 and SD 2 (taesd), another for those of SDXL (taesdxl); their files look alike.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -32,8 +33,10 @@ def load_taesd(
     config: TAESDConfig = TAESD_CONFIG,
     check: bool = True,
     converted: Path | None = None,
-) -> TAESD:
-    """The tiny autoencoder of a file or a folder; without an encoder where only the decoder is there.
+) -> tuple[TAESD, tuple[Path, ...]]:
+    """The tiny autoencoder of a file or a folder, and the files that it was read from.
+
+    It is without an encoder where only the decoder is there.
 
     path: a file or folder of the diffusers library, or one of the author's two files, beside which the other is looked
     for ("taesd_decoder.safetensors", "taesd_encoder.safetensors"). check, converted: as for `load_parts`. Raises
@@ -42,11 +45,12 @@ def load_taesd(
     file = open_weights(_file_in(Path(path)), converted=converted)
     with on_meta():
         model = TAESD(config)
-    tensors = _whole(file, model, config) if "encoder.layers.0.weight" in file.tensors else _halves(file, model, config)
+    sources = {"": file} if "encoder.layers.0.weight" in file.tensors else _halves(file, converted)
+    tensors = _whole(file, model, config) if "" in sources else _joined(sources, model, config)
     if not any(name.startswith("encoder.") for name in tensors):
         model.encoder = None
     fill(model, tensors, file.path, device=device, dtype=dtype, check=check)
-    return model
+    return model, tuple(sorted(path for source in sources.values() for path in source.files))
 
 
 def save_taesd(path: str | Path, model: TAESD) -> None:
@@ -71,7 +75,7 @@ def _whole(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Ten
         return load(rows, reader)
 
 
-def _halves(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _halves(file: WeightFile, converted: Path | None) -> dict[str, WeightFile]:
     """The author's files: what this one holds, and what the other beside it does."""
     found = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
     if not found:
@@ -80,12 +84,16 @@ def _halves(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Te
     for half, other in _OTHER.items():
         beside = file.path.with_name(file.path.name.replace(other, half))
         if half not in found and beside != file.path and beside.is_file():
-            found[half] = open_weights(beside)
+            found[half] = open_weights(beside, converted=converted)
     if "decoder" not in found:
         message = "is the encoder of a TAESD, and taesd_decoder.safetensors is not beside it; give both"
         raise ModelFileError("missing", file.path, message)
+    return found
+
+
+def _joined(sources: Mapping[str, WeightFile], model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for half, source in found.items():
+    for half, source in sources.items():
         rules = names.encoder_rules(config) if half == "encoder" else names.decoder_rules(config)
         prefix = _half_prefix(source, half) or ""
         given = {name: shape for name, shape in shapes_of(source.tensors).items() if name.startswith(prefix)}

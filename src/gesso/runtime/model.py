@@ -15,7 +15,6 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import EncodedPrompt, Reading, Sizes, encode_prompt
 from gesso.families.parts import Parts
-from gesso.models.taesd import TAESD
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.plan import Footprint, MemoryPlan
@@ -89,8 +88,7 @@ class LoadedModel:
     @cached_property
     def footprint(self) -> Footprint:
         """What its networks take of memory."""
-        tiny = self.parts.vae.config if isinstance(self.parts.vae, TAESD) else None
-        return Footprint(self.family, self.residency, scores=self.device.type == "mps", tiny=tiny)
+        return Footprint(self.family, self.residency, scores=self.device.type == "mps")
 
     @cached_property
     def _plans(self) -> list[MemoryPlan]:

@@ -213,13 +213,18 @@ class MemoryPlan:
 class Footprint:
     """What the networks of a family take, by phase. Counts on the meta device and remembers."""
 
-    def __init__(self, family: Family, residency: Residency, *, scores: bool, tiny: TAESDConfig | None = None) -> None:
-        """scores: whether attention writes its scores down on the device; tiny: of a TAESD in place of the VAE."""
+    def __init__(self, family: Family, residency: Residency, *, scores: bool) -> None:
+        """scores: whether attention writes its scores down on the device."""
         self.family, self.residency, self.scores = family, residency, scores
-        self.tiny = tiny
         self._networks: dict[str, nn.Module] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._axes: str | None = None  # of the workload that is being counted
+
+    @property
+    def tiny(self) -> TAESDConfig | None:
+        """Of a TAESD in the place of the autoencoder."""
+        vae = self.residency.components["vae"].network
+        return vae.config if isinstance(vae, TAESD) else None
 
     def phases(self, work: Workload, plan: MemoryPlan) -> tuple[Phase, ...]:
         """The phases of a workload under a plan's measures."""
