@@ -149,15 +149,14 @@ class _Patterns:
 
 @cache
 def _placeholders(pattern: str) -> frozenset[str]:
-    segments = pattern.split(".")
-    found = frozenset(segment for segment in segments if segment.startswith("{") and segment.endswith("}"))
-    if any("{" in segment and segment not in found for segment in segments) or any("*" in s for s in segments[:-1]):
+    found = [segment for segment in pattern.split(".") if segment.startswith("{") and segment.endswith("}")]
+    if pattern.count("{") != len(found) or "*" in pattern.rpartition(".")[0]:
         raise ValueError(f"{pattern}: a placeholder is a whole segment, one with a star the last")
-    return found
+    return frozenset(found)
 
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:
-    return ".".join(values.get(segment, segment) for segment in pattern.split("."))
+    return ".".join(values.get(segment, segment) for segment in pattern.split(".")) if values else pattern
 
 
 def expand(rules: Sequence[Rule], params: Iterable[str]) -> list[Row]:

@@ -55,16 +55,24 @@ class Parts:
         return {name: network for name, network in found.items() if network is not None}
 
 
-class _WithoutInitialisation(TorchFunctionMode):
-    """Leaves new parameters as they are: filling them would take seconds, and random numbers that are not ours.
+# What networks make their parameters with; anything else would be made in memory, and replaced there.
+_FACTORIES = (torch.empty, torch.zeros, torch.ones)
 
-    On the meta device it would also import torch's compiler, two seconds of a program's start.
+
+class _OnMeta(TorchFunctionMode):
+    """Makes new parameters on the meta device and leaves them as they are.
+
+    Filling them would take seconds, and random numbers that are not ours, and there it would also import torch's
+    compiler, two seconds of a program's start. `torch.device("meta")` is a mode of its own, and each mode costs a call
+    in Python for each of torch's.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _FACTORIES:
+            return func(*args, **{**kwargs, "device": "meta"})
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
@@ -73,7 +81,7 @@ class _WithoutInitialisation(TorchFunctionMode):
 @contextmanager
 def on_meta() -> Iterator[None]:
     """Networks made in here have no memory for their numbers, and take no time."""
-    with torch.device("meta"), _WithoutInitialisation():
+    with _OnMeta():
         yield
 
 
@@ -110,7 +118,7 @@ def empty_vae(config: VAEConfig, where: str | Path) -> AutoencoderKL:
 def param_shapes(networks: Mapping[str, nn.Module]) -> dict[str, Shape]:
     """ "<component>.<parameter>" -> shape, over all networks."""
     return {
-        f"{part}.{name}": shape for part, net in networks.items() for name, shape in shapes_of(net.state_dict()).items()
+        f"{part}.{name}": tuple(param.shape) for part, net in networks.items() for name, param in net.named_parameters()
     }
 
 
@@ -130,7 +138,7 @@ def fill(
     Raises ModelFileError for a missing or further name, another shape, and with `check` numbers that are not finite,
     in the file or in `dtype`.
     """
-    expected = shapes_of(network.state_dict())
+    expected = shapes_of(dict(network.named_parameters()))
     if missing := [name for name in expected if name not in tensors]:
         raise ModelFileError("missing_key", where, f"{len(missing)} tensors are missing: {examples(missing)}")
     if unknown := [name for name in tensors if name not in expected]:
@@ -146,7 +154,7 @@ def fill(
         if check:
             refuse_nonfinite(name, tensor, placed[name], where)
     modules = dict(network.named_modules())
-    for name, tensor in placed.items():  # what load_state_dict(assign=True) does, in half the time; none are buffers
+    for name, tensor in placed.items():  # what load_state_dict(assign=True) does, in half the time
         owner, _, parameter = name.rpartition(".")
         setattr(modules[owner], parameter, nn.Parameter(tensor, requires_grad=False))
     network.eval()
