@@ -197,9 +197,13 @@ def test_ensd_moves_every_draw_but_the_first():
     assert torch.equal(source.draw((4, 4, 4)), moved.draw((4, 4, 4)))
 
 
-def test_pndm_is_warned_of_where_the_model_ends_in_pure_noise_alone():
+@pytest.mark.parametrize(("sampler", "longest"), [("pndm", 200), ("plms", 20), ("heun", 12), ("restart", 12)])
+def test_a_first_step_that_is_too_long_is_told(sampler: str, longest: int):
+    """Where the model ends in pure noise and the steps are few."""
     ends = FAMILIES["sd15"].schedule
     pure = replace(FAMILIES["sd15"], schedule=replace(ends, zero_terminal_snr=True))
-    assert planned("sd15", sampler="pndm", schedule="uniform", num_steps=10).notices == ()
-    (notice,) = planned(pure, sampler="pndm", schedule="uniform", num_steps=10).notices
-    assert "Take plms" in notice
+    (notice,) = planned(pure, sampler=sampler, schedule="uniform", num_steps=longest).notices
+    assert f"{sampler} begins with a step from sigma 45" in notice and "Take dpmpp_2m" in notice
+    assert planned(pure, sampler=sampler, schedule="exponential", num_steps=longest).notices == ()
+    assert planned("sd15", sampler=sampler, schedule="uniform", num_steps=longest).notices == ()
+    assert planned(pure, sampler="dpmpp_2m", schedule="uniform", num_steps=longest).notices == ()

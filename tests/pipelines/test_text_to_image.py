@@ -113,7 +113,7 @@ def test_a_start_that_pndm_cannot_take_is_told(pipeline: TextToImage):
     for schedule, told in (("uniform", True), ("karras", False)):
         (picture,) = draw(pipeline, sampler="pndm", schedule=schedule, num_steps=10)
         assert [notice[:37] for notice in picture.notices] == ["pndm begins with a step from sigma 45"] * told
-    assert draw(pipeline, sampler="plms", schedule="uniform")[0].notices == ()
+    assert draw(pipeline, sampler="dpmpp_2m", schedule="uniform")[0].notices == ()
 
 
 def test_notices_travel_with_the_picture(pipeline: TextToImage):
