@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 import gesso
 from gesso.hints.registry import preprocess
 from gesso.pipelines.hint_pictures import hint_digest
-from gesso.pipelines.request_parts import ControlUse, LoraUse
+from gesso.request.parts import ControlUse, LoraUse
 from gesso.scenes.glyphs import render_glyphs
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Item, Scene

@@ -9,6 +9,8 @@ import torch
 from gesso.checkpoints.native import save_native
 from gesso.families.gesso_mini import config_of
 from gesso.families.loading import load_parts
+from gesso.mini.recipes import CPU, GPU, STAGES, Recipe
+from gesso.mini.trained_model import TrainedModel
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
 from gesso.models.upscaler import Upscaler
@@ -16,8 +18,6 @@ from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import all_words
 from gesso.scenes.vocabulary import things
 from gesso.text.tokenizer import learn_vocabulary
-from gesso.training.recipes import CPU, GPU, STAGES, Recipe
-from gesso.training.trained_model import TrainedModel
 
 OBJECTS = things()[:6]
 

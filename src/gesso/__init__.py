@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below does the same, later
     from gesso.errors import GessoError
-    from gesso.pipelines.request import TextToImageRequest
     from gesso.pipelines.text_to_image import Picture, TextToImage
+    from gesso.request.request import TextToImageRequest
     from gesso.runtime.engine import Engine
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ _PUBLIC = {
     "GessoError": "gesso.errors",
     "Picture": "gesso.pipelines.text_to_image",
     "TextToImage": "gesso.pipelines.text_to_image",
-    "TextToImageRequest": "gesso.pipelines.request",
+    "TextToImageRequest": "gesso.request.request",
 }
 
 __all__ = ["Engine", "GessoError", "Picture", "TextToImage", "TextToImageRequest", "__version__"]

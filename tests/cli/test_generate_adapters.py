@@ -10,8 +10,8 @@ from adapters.files import kohya, lora_parts, saved, target_of
 from gesso.cli.adapter_options import parse_loras
 from gesso.cli.main import run
 from gesso.errors import GessoError
-from gesso.pipelines.picture_file import read_picture
-from gesso.pipelines.request_parts import LoraUse
+from gesso.pictures.picture_file import read_picture
+from gesso.request.parts import LoraUse
 from tiny_sd import TINY_SD, save_tiny_folder
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gesso.cli.main import run
-from gesso.pipelines.picture_file import read_picture
+from gesso.pictures.picture_file import read_picture
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, save_tiny_folder
 

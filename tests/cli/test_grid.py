@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gesso.cli.main import run
-from gesso.pipelines.picture_file import read_picture
+from gesso.pictures.picture_file import read_picture
 from tiny_models import save_tiny_mini
 
 ARGUMENTS = ["grid", "a cat", "--x", "steps=1,2", "--y", "prompt=cat,dog", "--set", "guidance=3", "--cell", "32", "-q"]

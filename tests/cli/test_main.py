@@ -16,7 +16,7 @@ from gesso import __version__
 from gesso.cli import main as cli
 from gesso.cli.main import COMMANDS, run
 from gesso.cli.reference import render
-from gesso.pipelines.picture_file import read_picture
+from gesso.pictures.picture_file import read_picture
 from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[2]

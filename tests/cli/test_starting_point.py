@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from gesso.cli.main import run
-from gesso.pipelines.picture_file import read_picture
+from gesso.pictures.picture_file import read_picture
 from tiny_models import save_tiny_mini
 
 

@@ -7,7 +7,7 @@ import pytest
 from gesso.checkpoints.hashing import hash_file
 from gesso.errors import GessoError
 from gesso.library.finder import LibraryFinder
-from gesso.pipelines.recipe import ExtraFile
+from gesso.request.recipe import ExtraFile
 from library import shelf
 
 

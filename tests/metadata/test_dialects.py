@@ -14,8 +14,8 @@ from gesso.metadata.a1111 import from_infotext
 from gesso.metadata.comfyui import from_drawing, from_graph
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
-from gesso.pipelines.infotext_reading import Infotext, read_infotext
-from gesso.pipelines.request_parts import HiresPass, LoraUse
+from gesso.pictures.infotext_reading import Infotext, read_infotext
+from gesso.request.parts import HiresPass, LoraUse
 
 A1111 = """a (red:1.2) cat <lora:ink:0.8>
 Negative prompt: blurry

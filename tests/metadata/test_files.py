@@ -16,10 +16,10 @@ from gesso.errors import GessoError
 from gesso.metadata.carriers import MAX_TEXT_BYTES, read_texts
 from gesso.metadata.editing import with_metadata, without_metadata
 from gesso.metadata.reading import read_settings
-from gesso.pipelines.infotext import write_infotext
-from gesso.pipelines.picture_file import encode_picture
-from gesso.pipelines.png_chunks import SIGNATURE, join_chunks, png_chunks
-from pipelines.recipes import make_recipe
+from gesso.pictures.infotext import write_infotext
+from gesso.pictures.picture_file import encode_picture
+from gesso.pictures.png_chunks import SIGNATURE, join_chunks, png_chunks
+from made_recipes import make_recipe
 
 PROMPT = 'a café, "猫" \U0001f638\nNegative prompt: x'
 TEXT = write_infotext(PROMPT, "blurry", [("Steps", "20"), ("Sampler", "Euler"), ("Seed", "5"), ("Version", "v1.9")])

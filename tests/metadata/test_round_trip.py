@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from gesso.metadata.a1111 import from_infotext
-from gesso.pipelines.infotext import infotext
-from gesso.pipelines.infotext_reading import read_infotext
-from gesso.pipelines.request_parts import ControlUse, HiresPass
-from pipelines.recipes import make_recipe
+from gesso.pictures.infotext import infotext
+from gesso.pictures.infotext_reading import read_infotext
+from gesso.request.parts import ControlUse, HiresPass
+from made_recipes import make_recipe
 
 MASKED = {"image": "0" * 64, "mask": "1" * 64, "strength": 0.6}
 

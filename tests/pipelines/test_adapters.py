@@ -19,16 +19,16 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.families.base import Family
 from gesso.pipelines.adapters import factor_at, find_adapters, read_adapters, spelled
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.finder import NamedFiles
-from gesso.pipelines.recipe import Recipe, changes
-from gesso.pipelines.replay import replay
-from gesso.pipelines.request import TextToImageRequest
-from gesso.pipelines.request_parts import LoraUse
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.checks import RequestError
+from gesso.request.finder import NamedFiles
+from gesso.request.parts import LoraUse
+from gesso.request.recipe import Recipe, changes
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.precision import memory_used
 from gesso.runtime.shelf import AdapterShelf
+from gesso.studio.replay import replay
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, clip_tokenizer, save_tiny_folder
 
 REQUEST = TextToImageRequest(prompt="a cat", seed=1, num_steps=4, width=64, height=64)

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.networks import ChangingText, EditNetwork
 from gesso.pipelines.prompts import encode_prompts
-from gesso.pipelines.request import TextToImageRequest
-from gesso.pipelines.request_parts import HiresPass
 from gesso.pipelines.text_to_image import TextToImage, defaults_for
+from gesso.request.checks import RequestError
+from gesso.request.parts import HiresPass
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.text.prompt import PromptError

@@ -23,16 +23,16 @@ from gesso.families.control_network import control_unet
 from gesso.families.native_control import save_control
 from gesso.hints.registry import preprocess
 from gesso.models.controlnet import ControlNet, ControlNetConfig
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.finder import NamedFiles
 from gesso.pipelines.hint_pictures import HintPicture, hint_digest
-from gesso.pipelines.recipe import Recipe
-from gesso.pipelines.replay import replay
-from gesso.pipelines.request import TextToImageRequest
-from gesso.pipelines.request_parts import ControlUse
 from gesso.pipelines.steering import find_controls, is_on, strengths
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.checks import RequestError
+from gesso.request.finder import NamedFiles
+from gesso.request.parts import ControlUse
+from gesso.request.recipe import Recipe
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from gesso.studio.replay import replay
 from pipelines.test_diffusers_parity import Case, scheduler
 from tiny_models import save_tiny_mini, tiny_family
 from tiny_sd import TINY_INPAINT, TINY_SD, TINY_SD21, TINY_SDXL, save_tiny_folder

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from gesso.diffusion.samplers import SAMPLERS
-from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from tiny_sd import (
     TINY_EDIT,

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gesso.pipelines.checks import RequestError
 from gesso.pipelines.framing import Placement, border_mask, extend, inside_of, masked_region
 from gesso.pipelines.masks import filled
+from gesso.request.checks import RequestError
 
 SIDES = st.integers(1, 300)
 

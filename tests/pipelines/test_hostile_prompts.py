@@ -12,11 +12,11 @@ import torch
 
 from gesso.errors import GessoError
 from gesso.families.base import Family
-from gesso.pipelines.front_end import FrontEnd
-from gesso.pipelines.picture_file import read_picture
-from gesso.pipelines.recipe import Recipe
-from gesso.pipelines.request import TextToImageRequest
+from gesso.frontends.front_end import FrontEnd
+from gesso.pictures.picture_file import read_picture
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.recipe import Recipe
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine, LoadedModel
 from tiny_sd import TINY_SD, clip_tokenizer, save_tiny_folder
 

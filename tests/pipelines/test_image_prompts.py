@@ -16,12 +16,12 @@ from gesso.cli.control_options import control_files, encoder_files, parse_contro
 from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.families.image_prompt import is_image_prompt_file
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.finder import NamedFiles
 from gesso.pipelines.hint_pictures import hint_digest
-from gesso.pipelines.request import TextToImageRequest
-from gesso.pipelines.request_parts import ControlUse
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.checks import RequestError
+from gesso.request.finder import NamedFiles
+from gesso.request.parts import ControlUse
+from gesso.request.request import TextToImageRequest
 from gesso.runtime import shelf
 from gesso.runtime.engine import Engine
 from gesso.runtime.image_prompt import clip_pixels

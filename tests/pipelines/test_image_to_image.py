@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from gesso.diffusion.samplers import SAMPLERS
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.picture_file import read_picture
-from gesso.pipelines.replay import replay
-from gesso.pipelines.request import TextToImageRequest
+from gesso.pictures.picture_file import read_picture
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage
+from gesso.request.checks import RequestError
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from gesso.runtime.finite import NotFiniteError
+from gesso.studio.replay import replay
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, TINY_X4, save_tiny_folder
 
@@ -264,7 +264,7 @@ def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline
 
 def test_a_recipe_of_version_1_draws_the_same(pipeline: TextToImage):
     """What version 1 did without settings is that of the preset gesso, but for the prompt: every sign was text."""
-    from gesso.pipelines.recipe import Recipe
+    from gesso.request.recipe import Recipe
 
     picture = draw(pipeline)
     import json

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.checks import RequestError
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from tiny_sd import TINY_LCM, save_tiny_folder
 

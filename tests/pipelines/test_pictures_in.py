@@ -15,17 +15,17 @@ from PIL import Image
 from gesso.diffusion.conventions import slerp, slerp_a1111
 from gesso.diffusion.noise import nv_normal, philox_normal
 from gesso.families.base import Family
-from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.framing import Placement
 from gesso.pipelines.inputs import SourcePictures, prepare
 from gesso.pipelines.networks import Differential
-from gesso.pipelines.replay import replay
-from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import soften
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import Picture, TextToImage, noise_source, variation_source
+from gesso.request.checks import RequestError
+from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.runtime.engine import Engine
+from gesso.studio.replay import replay
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, save_tiny_folder
 

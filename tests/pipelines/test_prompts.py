@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
-from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import defaults_for
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine, LoadedModel
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gesso.pipelines.request import TextToImageRequest
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from gesso.runtime.finite import NotFiniteError
 from gesso.runtime.model import LoadedModel

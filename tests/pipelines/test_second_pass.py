@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 from gesso.diffusion.conventions import a1111_image_start
 from gesso.errors import GessoError
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.finder import NamedFiles
-from gesso.pipelines.hires import A1111_NAMES, LATENT_UPSCALERS, a1111_name, upscaler_name
-from gesso.pipelines.replay import replay
-from gesso.pipelines.request import ResolvedRequest, TextToImageRequest
-from gesso.pipelines.request_parts import HiresPass
 from gesso.pipelines.second_pass import UpscalerFile, enlarged_latents, enlarged_picture, second_request
 from gesso.pipelines.steps import Steps, plan_steps
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage, defaults_for
 from gesso.pipelines.upscaling import RESAMPLERS
+from gesso.request.checks import RequestError
+from gesso.request.finder import NamedFiles
+from gesso.request.hires import A1111_NAMES, LATENT_UPSCALERS, a1111_name, upscaler_name
+from gesso.request.parts import HiresPass
+from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.runtime.engine import Engine
 from gesso.runtime.plan import Workload
+from gesso.studio.replay import replay
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, TINY_SDXL, save_tiny_folder
 from upscaler_files import upscaler_weights
@@ -228,8 +228,8 @@ def test_a_prompt_that_changes_goes_on_through_the_second_pass(pipelines: dict[s
 
 def test_other_tools_are_told_of_the_second_pass(pipelines: dict[str, TextToImage]):
     from gesso.metadata.a1111 import from_infotext
-    from gesso.pipelines.infotext import infotext
-    from gesso.pipelines.infotext_reading import read_infotext
+    from gesso.pictures.infotext import infotext
+    from gesso.pictures.infotext_reading import read_infotext
 
     hires = HiresPass(scale=2.0, strength=0.4, num_steps=5, upscaler="latent_nearest_exact", prompt="a dog, large")
     recipe = draw(pipelines["sd"], hires, tiling="xy", variation_strength=0.25, variation_seed=9).recipe
@@ -301,9 +301,9 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from safetensors.torch import save_file
-from gesso.pipelines.finder import NamedFiles
-from gesso.pipelines.request import TextToImageRequest
-from gesso.pipelines.request_parts import HiresPass
+from gesso.request.finder import NamedFiles
+from gesso.request.request import TextToImageRequest
+from gesso.request.parts import HiresPass
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.engine import Engine
 from gesso.runtime.plan import MIB, SLACK

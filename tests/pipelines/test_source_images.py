@@ -7,19 +7,8 @@ import pytest
 from PIL import Image
 
 from gesso.errors import GessoError
-from gesso.pipelines.source_images import (
-    drawable_size,
-    fit,
-    latent_mask,
-    mask_digest,
-    mask_pixels,
-    paste_back,
-    picture_digest,
-    read_image,
-    read_mask,
-    soften,
-    to_pixels,
-)
+from gesso.pictures.reading import mask_digest, picture_digest, read_image, read_mask
+from gesso.pipelines.source_images import drawable_size, fit, latent_mask, mask_pixels, paste_back, soften, to_pixels
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

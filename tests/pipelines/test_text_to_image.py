@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from gesso.errors import GessoError
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.picture_file import pixels_sha256, read_picture
-from gesso.pipelines.replay import compare, replay
-from gesso.pipelines.request import TextToImageRequest
+from gesso.pictures.picture_file import pixels_sha256, read_picture
 from gesso.pipelines.text_to_image import Picture, Progress, TextToImage, to_images
+from gesso.request.checks import RequestError
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from gesso.studio.replay import compare, replay
 from tiny_models import save_tiny_mini
 
 REQUEST = TextToImageRequest(prompt="a red cat", seed=7)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from gesso.pipelines.png_rows import png_parts
+from gesso.pictures.png_rows import png_parts
 from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights

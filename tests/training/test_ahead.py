@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 
+from gesso.mini.default_model import DefaultModel
+from gesso.mini.pools import ChunkMaker, Layout
 from gesso.training.ahead import Ahead
-from gesso.training.default_model import DefaultModel
-from gesso.training.pools import ChunkMaker, Layout
 from toy_training import OBJECTS, PREPARED, glyphs
 
 

@@ -12,12 +12,12 @@ from gesso.cli.main import run as main
 from gesso.cli.train import app
 from gesso.errors import GessoError
 from gesso.families.loading import load_parts
+from gesso.mini import controlnet, style_lora
+from gesso.mini.controlnet import CPU_CONTROL
+from gesso.mini.recipes import RECIPES, STAGES
+from gesso.mini.style_lora import CPU_LORA
 from gesso.scenes.glyphs import save_atlas
 from gesso.scenes.vocabulary import things
-from gesso.training import controlnet, style_lora
-from gesso.training.controlnet import CPU_CONTROL
-from gesso.training.recipes import RECIPES, STAGES
-from gesso.training.style_lora import CPU_LORA
 from toy_training import SMALL, glyphs
 
 

@@ -8,12 +8,12 @@ import typer
 
 from gesso.cli.model_option import open_library
 from gesso.errors import GessoError
-from gesso.pipelines.request_parts import LoraUse
+from gesso.request.parts import LoraUse
 
 if TYPE_CHECKING:
     from gesso.library.finder import LibraryFinder
-    from gesso.pipelines.finder import Finder, Kind
-    from gesso.pipelines.recipe import Recipe
+    from gesso.request.finder import Finder, Kind
+    from gesso.request.recipe import Recipe
 
 LoraOption = Annotated[
     list[str] | None,
@@ -115,7 +115,7 @@ _OPTIONS = {
 
 def finder_of_recipe(recipe: "Recipe", given: "Given", picture: Path) -> "Finder":
     """The files that a recipe names, and no others. Raises GessoError for one that is not here."""
-    from gesso.pipelines.finder import NamedFiles
+    from gesso.request.finder import NamedFiles
 
     finder = make_finder(given)
     files: dict[str, dict[str, Path]] = {}

@@ -14,8 +14,8 @@ from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
-from gesso.pipelines.prompt_file import read_prompts
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.prompt_file import read_prompts
+from gesso.request.request import TextToImageRequest
 
 MAX_PICTURES = 100_000
 
@@ -73,7 +73,7 @@ def command(
         raise GessoError(f"{file}: asks for {count} pictures, at most {MAX_PICTURES} in a run")
     for _, request in requests:
         check_names(request)
-    from gesso.pipelines.run_folder import begin_run, open_run
+    from gesso.studio.run_folder import begin_run, open_run
 
     what = {"lines": [line.values for line in lines], "set": settings or [], **beside.said, "model": model}
     seed = None if seed == -1 else seed

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.errors import GessoError
-from gesso.pipelines.checks import nearest
-from gesso.pipelines.request_parts import ControlUse
+from gesso.request.checks import nearest
+from gesso.request.parts import ControlUse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,7 +93,7 @@ def read_controls(controls: Sequence[GivenControl]) -> "tuple[tuple[ControlUse, 
 
 def read_hints(paths: Sequence[Path]) -> "list[Image]":
     """Pictures that networks go by. Raises GessoError for a file that is none."""
-    from gesso.pipelines.source_images import read_hint
+    from gesso.pictures.reading import read_hint
 
     return [read_hint(path) for path in paths]
 

@@ -18,7 +18,7 @@ from gesso.errors import GessoError
 if TYPE_CHECKING:
     import numpy as np
 
-    from gesso.evaluation.composition import Generate, Report
+    from gesso.mini.judging.composition import Generate, Report
     from gesso.runtime.model import LoadedModel
     from gesso.scenes.render import Renderer
     from gesso.scenes.vocabulary import Thing
@@ -86,11 +86,11 @@ def composition(
     _check_free(sheet, overwrite)
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
-        from gesso.evaluation.composition import evaluate_composition
-        from gesso.evaluation.detector import load_detector
-        from gesso.evaluation.model_pictures import pictures_of, with_lora
-        from gesso.pipelines.finder import find_file
-        from gesso.pipelines.request import TextToImageRequest
+        from gesso.mini.judging.composition import evaluate_composition
+        from gesso.mini.judging.detector import load_detector
+        from gesso.mini.judging.model_pictures import pictures_of, with_lora
+        from gesso.request.finder import find_file
+        from gesso.request.request import TextToImageRequest
 
         request = TextToImageRequest(
             prompt="-", num_steps=steps, guidance_scale=guidance, sampler=sampler, schedule=schedule, seed=seed
@@ -157,9 +157,9 @@ def style(
         raise GessoError(f"{style[:40]}: expected one of {', '.join(STYLES)}")
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("training the classifier")
-        from gesso.evaluation.model_pictures import with_lora
-        from gesso.evaluation.style import evaluate_style
-        from gesso.pipelines.finder import find_file
+        from gesso.mini.judging.model_pictures import with_lora
+        from gesso.mini.judging.style import evaluate_style
+        from gesso.request.finder import find_file
         from gesso.scenes.glyphs import render_glyphs
 
         loaded, generate, table, _ = _drawer(model, threads, bar)
@@ -199,9 +199,9 @@ def control(
     _check_free(output, overwrite)
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
-        from gesso.evaluation.control import evaluate_control
-        from gesso.evaluation.model_pictures import with_control
-        from gesso.pipelines.finder import find_file
+        from gesso.mini.judging.control import evaluate_control
+        from gesso.mini.judging.model_pictures import with_control
+        from gesso.request.finder import find_file
         from gesso.scenes.glyphs import render_glyphs
         from gesso.scenes.render import Renderer
 
@@ -229,8 +229,8 @@ def control(
 
 def _drawer(model: str, threads: int | None, bar: Bar) -> "tuple[LoadedModel, Generate, tuple[Thing, ...], int]":
     """A model, what draws its pictures with all defaults, the objects that it knows, and the pictures' side."""
-    from gesso.evaluation.model_pictures import pictures_of
-    from gesso.pipelines.request import TextToImageRequest
+    from gesso.mini.judging.model_pictures import pictures_of
+    from gesso.request.request import TextToImageRequest
 
     bar.stage(f"loading {Path(model).name}")
     pipeline = load_pipeline(model, device="auto", dtype="auto", threads=threads)
@@ -257,8 +257,8 @@ def train_judge(
 ) -> None:
     """Train the judge of composed pictures on the object table in use: a quarter of an hour of one core or so."""
     _check_free(output, overwrite)
-    from gesso.evaluation.detector import load_detector
-    from gesso.evaluation.judge_training import JudgePlan, make_judge
+    from gesso.mini.judging.detector import load_detector
+    from gesso.mini.judging.judge_training import JudgePlan, make_judge
     from gesso.scenes.glyphs import render_glyphs
 
     table = _table(objects or "default")
@@ -345,7 +345,7 @@ def _write(report: "Report", output: Path | None, sheet: Path | None, overwrite:
     if output is not None:
         files.append((output, report.to_json().encode()))
     if sheet is not None:
-        from gesso.evaluation.sheet import contact_sheet
+        from gesso.mini.judging.sheet import contact_sheet
 
         buffer = io.BytesIO()
         contact_sheet(report).save(buffer, format="PNG")

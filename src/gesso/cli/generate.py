@@ -43,9 +43,9 @@ from gesso.cli.session import check_names, load_pipeline, load_preview, read_pic
 from gesso.cli.sizes import parse_size
 from gesso.cli.starting_point import StartingPoint, start_from
 from gesso.errors import GessoError
-from gesso.pipelines.checks import check_known
-from gesso.pipelines.presets import PRESETS
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.checks import check_known
+from gesso.request.presets import PRESETS
+from gesso.request.request import TextToImageRequest
 
 if TYPE_CHECKING:
     from gesso.pipelines.text_to_image import Picture, Progress
@@ -351,7 +351,7 @@ def command(
         request, number, index = begun.request, begun.request.num_images, begun.request.first_index
     model = model or begun.model or "gesso-mini"
     from gesso.pipelines.framing import finished_size
-    from gesso.pipelines.output_names import plan
+    from gesso.studio.output_names import plan
 
     number = front.num_images(request)
     names = plan(output, num_images=number, first_index=index, overwrite=overwrite)

@@ -17,13 +17,13 @@ from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
-from gesso.pipelines.axes import Axis, cells, parse_axis
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.axes import Axis, cells, parse_axis
+from gesso.request.request import TextToImageRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gesso.pipelines.run_folder import RunFolder
+    from gesso.studio.run_folder import RunFolder
 
 AXIS_HELP = "such as steps=4,8,20, guidance=2-8(+2), prompt=red,green or sampler=euler,ddim."
 
@@ -92,7 +92,7 @@ def command(
     jobs = list(_jobs(base, axes, model))
     for job in jobs:
         check_names(job.request)
-    from gesso.pipelines.run_folder import begin_run, open_run
+    from gesso.studio.run_folder import begin_run, open_run
 
     what = {
         "prompt": base.prompt,
@@ -156,8 +156,8 @@ def _sheets(
     folder: "RunFolder", axes: list[Axis], done: dict[tuple[int, int, int], "Image"], cell: int, prompt: str
 ) -> Iterator[Path]:
     """Writes a sheet for each value of the last axis; they are made anew each time."""
-    from gesso.pipelines.grid_sheet import grid_sheet
-    from gesso.pipelines.picture_file import write_new
+    from gesso.pictures.grid_sheet import grid_sheet
+    from gesso.pictures.picture_file import write_new
 
     columns, rows, sheets = ([_heading(axis, value) for value in axis.values] for axis in axes)
     for z, heading in enumerate(sheets):

@@ -316,7 +316,7 @@ def _open(name: str) -> "WeightFile":
     """A file by its path, else one that gesso carries, else by its name in the library."""
     from gesso.checkpoints.weight_file import open_weights
     from gesso.library import resolve
-    from gesso.runtime.embedded import embedded_extras
+    from gesso.request.embedded import embedded_extras
 
     path = Path(name)
     if (carried := embedded_extras("lora").get(name)) is not None and not path.is_file():

@@ -10,16 +10,16 @@ from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import read_front_end
 from gesso.cli.session import Pictures
 from gesso.errors import GessoError
-from gesso.pipelines.axes import parse_axis
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.axes import parse_axis
+from gesso.request.request import TextToImageRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from gesso.frontends.front_end import FrontEnd
     from gesso.library.finder import LibraryFinder
-    from gesso.pipelines.front_end import FrontEnd
-    from gesso.pipelines.run_folder import RunFolder
     from gesso.pipelines.text_to_image import TextToImage
+    from gesso.studio.run_folder import RunFolder
 
 
 def with_settings(base: TextToImageRequest, settings: list[str]) -> TextToImageRequest:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gesso.errors import GessoError
-from gesso.pipelines.request_parts import HiresPass
+from gesso.request.parts import HiresPass
 
 _SIDES = ("left", "top", "right", "bottom")
 

@@ -73,7 +73,7 @@ def command(
 
 def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
     from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
-    from gesso.pipelines.source_images import notices_of, read_image, read_map, read_mask
+    from gesso.pictures.reading import notices_of, read_image, read_map, read_mask
 
     name, parameters = canonical(name), parse_parameters(settings)
     read = read_map if PREPROCESSORS[name].takes_map else read_image

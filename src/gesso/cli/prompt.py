@@ -19,7 +19,7 @@ from gesso.cli.prompt_options import (
     syntax_of,
 )
 from gesso.errors import GessoError
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.request import TextToImageRequest
 
 
 def command(
@@ -72,9 +72,9 @@ def command(
     import torch
 
     from gesso.families.loading import load_parts
-    from gesso.pipelines.names import with_canonical_names
     from gesso.pipelines.prompt_reading import read_request
     from gesso.pipelines.text_to_image import defaults_for
+    from gesso.request.names import with_canonical_names
     from gesso.runtime.engine import find_model
     from gesso.runtime.model import LoadedModel
     from gesso.runtime.precision import choose_precision

@@ -8,12 +8,12 @@ import typer
 
 from gesso.cli.model_option import library_folder
 from gesso.errors import GessoError
-from gesso.pipelines.checks import check_known
-from gesso.pipelines.presets import CHOICES
+from gesso.request.checks import check_known
+from gesso.request.presets import CHOICES
 
 if TYPE_CHECKING:
-    from gesso.pipelines.front_end import FrontEnd
-    from gesso.text.styles import Style
+    from gesso.frontends.front_end import FrontEnd
+    from gesso.frontends.styles import Style
 
 MIDJOURNEY = "midjourney"
 STYLES_FILE = "styles.csv"
@@ -57,8 +57,8 @@ def read_front_end(
     dynamic: bool,
 ) -> "FrontEnd":
     """What is done to the prompt before it is a request. Raises GessoError for files that are not there."""
-    from gesso.pipelines.front_end import FrontEnd, WildcardFolder, read_styles
-    from gesso.text.styles import find_styles
+    from gesso.frontends.front_end import FrontEnd, WildcardFolder, read_styles
+    from gesso.frontends.styles import find_styles
 
     chosen: tuple[Style, ...] = ()
     if style:

@@ -18,7 +18,7 @@ from gesso.cli.session import load_pipeline, read_pictures
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
-    from gesso.pipelines.recipe import Recipe
+    from gesso.request.recipe import Recipe
 
 
 def command(
@@ -86,8 +86,8 @@ def command(
     Prints identical, equal within N levels, or different, and every input that was not the same. Ends with 0 for the
     first two, 1 for different, 2 where the file is no picture that gesso wrote.
     """
-    from gesso.pipelines.output_names import plan
-    from gesso.pipelines.picture_file import is_lossless, read_picture
+    from gesso.pictures.picture_file import is_lossless, read_picture
+    from gesso.studio.output_names import plan
 
     original, recipe = read_picture(picture)
     _check_given(picture, "image", recipe.request.image, image)
@@ -121,7 +121,7 @@ def command(
         if recipe.prediction and (found.name, found.prediction) != (recipe.family, recipe.prediction):
             with suppress(GessoError):  # drawn as something else than its file looks like, or another file now
                 pipeline = load(family=recipe.family, prediction=recipe.prediction)
-        from gesso.pipelines.replay import replay
+        from gesso.studio.replay import replay
 
         verdict, again = replay(
             pipeline,

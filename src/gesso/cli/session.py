@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, TypedDict, cast, get_args
 from gesso.cli.adapter_options import make_finder
 from gesso.cli.model_option import resolve_model
 from gesso.errors import GessoError
-from gesso.pipelines.checks import check_known
+from gesso.request.checks import check_known
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gesso.pipelines.finder import Finder
-    from gesso.pipelines.request import TextToImageRequest
     from gesso.pipelines.text_to_image import OnProgress, TextToImage
+    from gesso.request.finder import Finder
+    from gesso.request.request import TextToImageRequest
 
 
 def check_names(request: "TextToImageRequest") -> None:
     """Names of sampler, schedule and noise, before a model is loaded for nothing. Raises RequestError."""
     from gesso.diffusion.noise import NOISE_SOURCES
-    from gesso.pipelines.names import with_canonical_names
+    from gesso.request.names import with_canonical_names
 
     with_canonical_names(request)
     if request.noise is not None:
@@ -40,7 +40,7 @@ def read_pictures(image: Path | None, mask: Path | None, *, invert: bool = False
     """
     from PIL import ImageOps
 
-    from gesso.pipelines.source_images import read_image, read_mask
+    from gesso.pictures.reading import read_image, read_mask
 
     if invert and mask is None:
         raise GessoError("--mask-invert needs a mask: give one with --mask")
@@ -104,7 +104,7 @@ def load_preview(pipeline: "TextToImage", path: Path, model: str | None, *, offl
 
     Raises GessoError where the model is no TAESD, or the file cannot be written.
     """
-    from gesso.pipelines.preview import Preview
+    from gesso.studio.preview import Preview
 
     decode = None
     if model is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gesso.cli.model_option import model_of_recipe
 from gesso.errors import GessoError
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.request import TextToImageRequest
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def start_from(path: Path, given: TextToImageRequest, *, with_image: bool, with_
     Raises GessoError where the picture carries no settings, or its model is not here.
     """
     from gesso.metadata.reading import read_settings
-    from gesso.pipelines.overlay import overlay
+    from gesso.request.overlay import overlay
 
     found = read_settings(path)
     if not given.prompt.strip():

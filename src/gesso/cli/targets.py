@@ -37,7 +37,7 @@ def check_place(path: Path) -> None:
 
 def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
     """Writes a file whole. Raises GessoError where one of that name stays, or where it cannot be written."""
-    from gesso.pipelines.picture_file import write_new
+    from gesso.pictures.picture_file import write_new
 
     try:
         write_new(path, data, overwrite=overwrite)

@@ -128,7 +128,7 @@ def lora(
     atlas: AtlasOption = None,
 ) -> None:
     """Train a LoRA that makes the default model draw in a style, or go on with it."""
-    from gesso.training.style_lora import CPU_LORA, StyleLora
+    from gesso.mini.style_lora import CPU_LORA, StyleLora
 
     check_place(output)
     recipe = CPU_LORA if rank is None else replace(CPU_LORA, rank=rank)
@@ -156,7 +156,7 @@ def controlnet(
     atlas: AtlasOption = None,
 ) -> None:
     """Train a ControlNet that makes the default model follow an edge picture, or go on with it."""
-    from gesso.training.controlnet import CPU_CONTROL, EdgeControl
+    from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
 
     check_place(output)
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
@@ -186,7 +186,7 @@ def atlas(
 
 def _recipe(name: str, device: str | None = None) -> Any:
     from gesso.errors import GessoError
-    from gesso.training.recipes import RECIPES, on_device
+    from gesso.mini.recipes import RECIPES, on_device
 
     if name not in RECIPES:
         raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}.")
@@ -196,9 +196,9 @@ def _recipe(name: str, device: str | None = None) -> Any:
 def _trained(model: str, font: Path | None, atlas: Path | None) -> Any:
     """The finished model that a training adds to."""
     from gesso.families.loading import load_parts
+    from gesso.mini.trained_model import TrainedModel
     from gesso.runtime.engine import find_model
     from gesso.scenes.vocabulary import TABLES, things
-    from gesso.training.trained_model import TrainedModel
 
     parts = load_parts(find_model(resolve_model(model)))
     names = list(parts.family.objects)
@@ -219,9 +219,9 @@ def _glyphs(objects: Any, font: Path | None, atlas: Path | None) -> Any:
 
 
 def _making(name: str, folder: str, source: Source) -> Any:
+    from gesso.mini.default_model import DefaultModel
+    from gesso.mini.recipes import rehearsal
     from gesso.scenes.vocabulary import things
-    from gesso.training.default_model import DefaultModel
-    from gesso.training.recipes import rehearsal
 
     recipe = _recipe(name, source.device)
     if source.rehearsal:

@@ -62,10 +62,10 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
 ) -> None:
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
-    from gesso.pipelines.hires import LATENT_UPSCALERS, upscaler_name
-    from gesso.pipelines.png_rows import png_parts
-    from gesso.pipelines.source_images import notices_of, read_image
+    from gesso.pictures.png_rows import png_parts
+    from gesso.pictures.reading import notices_of, read_image
     from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
+    from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if scale is not None and to is not None:
         raise GessoError("--scale and --to: give one or the other")

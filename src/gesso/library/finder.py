@@ -9,10 +9,10 @@ from gesso.errors import GessoError
 from gesso.library.entry import Entry
 from gesso.library.library import MISSING, Library
 from gesso.library.resolving import find, find_by_hashes
-from gesso.pipelines.checks import short
-from gesso.pipelines.finder import Kind
-from gesso.pipelines.recipe import ExtraFile
-from gesso.runtime.embedded import embedded_extras
+from gesso.request.checks import short
+from gesso.request.embedded import embedded_extras
+from gesso.request.finder import Kind
+from gesso.request.recipe import ExtraFile
 
 # A finder's kinds -> those of the library.
 LIBRARY_KINDS: Mapping[Kind, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ _SHOWN = 6
 
 
 class LibraryFinder:
-    """A `pipelines.finder.Finder`. Names are file names without their ending; letters' case does not matter.
+    """A `request.finder.Finder`. Names are file names without their ending; letters' case does not matter.
 
     given  files by kind and name, which come before all others
     fresh  seconds for which a look at the library is good; a name that it did not show, or whose file is gone, is

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.metadata.found import Draft, Found, real, whole
-from gesso.pipelines.hires import upscaler_name
-from gesso.pipelines.infotext import MASKED_CONTENT
-from gesso.pipelines.infotext_reading import Infotext
-from gesso.pipelines.request_parts import HiresPass
+from gesso.pictures.infotext import MASKED_CONTENT
+from gesso.pictures.infotext_reading import Infotext
+from gesso.request.hires import upscaler_name
+from gesso.request.parts import HiresPass
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 _MASKED = {label: name for name, label in MASKED_CONTENT.items()}

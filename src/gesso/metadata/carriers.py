@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from gesso.errors import GessoError
-from gesso.pipelines.exif import DESCRIPTION, MAKE, MODEL, SOFTWARE, recipe_of, user_comment
-from gesso.pipelines.picture_file import RECIPE_KEYWORD, read_bytes
-from gesso.pipelines.png_chunks import SIGNATURE, png_chunks, png_size
+from gesso.pictures.exif import DESCRIPTION, MAKE, MODEL, SOFTWARE, recipe_of, user_comment
+from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes
+from gesso.pictures.png_chunks import SIGNATURE, png_chunks, png_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 MAX_TEXT_BYTES = 8 * 2**20  # of all texts in one file; workflows of ComfyUI have some hundred thousand

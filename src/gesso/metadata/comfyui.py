@@ -12,8 +12,8 @@ from typing import Any
 from gesso.errors import GessoError
 from gesso.metadata.comfyui_drawing import graph_of_drawing
 from gesso.metadata.found import Draft, Found, real, whole
-from gesso.pipelines.hires import upscaler_name
-from gesso.pipelines.request_parts import HiresPass, LoraUse
+from gesso.request.hires import upscaler_name
+from gesso.request.parts import HiresPass, LoraUse
 
 MAX_CHARS = 8 * 2**20
 MAX_NODES = 5000

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from gesso.errors import GessoError
 from gesso.metadata.carriers import PictureTexts, read_texts
-from gesso.pipelines.exif import encode_exif
-from gesso.pipelines.picture_file import RECIPE_KEYWORD, read_bytes
-from gesso.pipelines.png_chunks import SIGNATURE, join_chunks, png_chunks, text_chunk
+from gesso.pictures.exif import encode_exif
+from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes
+from gesso.pictures.png_chunks import SIGNATURE, join_chunks, png_chunks, text_chunk
 
 # What decides colours stays; everything else that is no pixel goes: texts, EXIF, XMP, time, private chunks.
 _KEPT_CHUNKS = frozenset(

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gesso.pipelines.checks import MAX_NAME, RequestError, short
-from gesso.pipelines.names import with_canonical_names
-from gesso.pipelines.recipe import Recipe
-from gesso.pipelines.request import TextToImageRequest
+from gesso.request.checks import MAX_NAME, RequestError, short
+from gesso.request.names import with_canonical_names
+from gesso.request.recipe import Recipe
+from gesso.request.request import TextToImageRequest
 
 MAX_NOTICES = 64
 

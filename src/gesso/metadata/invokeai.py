@@ -3,8 +3,8 @@
 from typing import Any
 
 from gesso.metadata.found import Draft, Found, real, whole
-from gesso.pipelines.checks import parse_json_object
-from gesso.pipelines.request_parts import HiresPass, LoraUse
+from gesso.request.checks import parse_json_object
+from gesso.request.parts import HiresPass, LoraUse
 
 _NOT_CARRIED = (
     "controlnets",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.metadata.found import Draft, Found, real, whole
-from gesso.pipelines.checks import parse_json_object
+from gesso.request.checks import parse_json_object
 
 
 def from_novelai(texts: Mapping[str, str]) -> Found:

@@ -9,9 +9,9 @@ from gesso.metadata.comfyui import from_drawing, from_graph
 from gesso.metadata.found import Found
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
-from gesso.pipelines.infotext_reading import read_infotext
-from gesso.pipelines.picture_file import RECIPE_KEYWORD
-from gesso.pipelines.recipe import Recipe
+from gesso.pictures.infotext_reading import read_infotext
+from gesso.pictures.picture_file import RECIPE_KEYWORD
+from gesso.request.recipe import Recipe
 
 
 def read_settings(path: Path) -> Found:

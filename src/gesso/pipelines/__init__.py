@@ -1,1 +1,1 @@
-"""Where the parts meet: a request becomes pictures, and a picture tells how it was made."""
+"""Drawing: a request and a model become a picture."""

@@ -20,12 +20,12 @@ from gesso.adapters.textual_inversion import Embedding, attach_embeddings
 from gesso.checkpoints.errors import ModelFileError
 from gesso.errors import GessoError
 from gesso.models.clip import CLIPTextModel
-from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
-from gesso.pipelines.finder import Finder, Kind
-from gesso.pipelines.recipe import ExtraFile
-from gesso.pipelines.request import ResolvedRequest
-from gesso.pipelines.request_parts import MAX_LORAS, LoraUse
+from gesso.request.checks import RequestError
+from gesso.request.finder import Finder, Kind
+from gesso.request.parts import MAX_LORAS, LoraUse
+from gesso.request.recipe import ExtraFile
+from gesso.request.request import ResolvedRequest
 from gesso.runtime.engine import LoadedModel
 from gesso.runtime.shelf import AdapterShelf
 from gesso.text.chunks import LearnedWord

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from gesso.families.base import Family
-from gesso.pipelines.checks import MAX_SIDE, RequestError
-from gesso.pipelines.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.source_images import drawable_size, fit
+from gesso.request.checks import MAX_SIDE, RequestError
+from gesso.request.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
 
 MAX_COVER = 16  # how many times larger than what is seen of it a picture is made
 

@@ -12,10 +12,10 @@ from gesso.errors import GessoError
 from gesso.hints.levels import eight_bits, is_deep
 from gesso.hints.pixels import hint_pixels
 from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
-from gesso.pipelines.checks import RequestError
+from gesso.pictures.reading import flat, picture_digest
 from gesso.pipelines.framing import Placement
-from gesso.pipelines.request_parts import ControlUse
-from gesso.pipelines.source_images import flat, picture_digest
+from gesso.request.checks import RequestError
+from gesso.request.parts import ControlUse
 
 HOLE = 128  # level of transparency below which a pixel is in the hole of an inpainting hint
 Size = tuple[int, int]  # width, height

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gesso.adapters.ip_adapter import PictureAttachment, PicturePrompt
 from gesso.checkpoints.errors import ModelFileError
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.finder import Finder
-from gesso.pipelines.recipe import ExtraFile
-from gesso.pipelines.request_parts import ControlUse
-from gesso.pipelines.source_images import flat
+from gesso.pictures.reading import flat
+from gesso.request.checks import RequestError
+from gesso.request.finder import Finder
+from gesso.request.parts import ControlUse
+from gesso.request.recipe import ExtraFile
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
 from gesso.runtime.residency import settled

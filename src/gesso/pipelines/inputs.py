@@ -17,10 +17,10 @@ from gesso.diffusion.tiles import Tile
 from gesso.families.base import Family
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
 from gesso.pipelines.masks import filled
-from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_back, reach_of, soften, to_pixels
 from gesso.pipelines.steering import NO_CONTROLS, Controls, Steering
 from gesso.pipelines.steps import Steps
+from gesso.request.request import ResolvedRequest
 from gesso.runtime.engine import LoadedModel
 from gesso.runtime.finite import rescued
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gesso.pipelines.adapters import Wanted, find_adapters, read_adapters
-from gesso.pipelines.checks import parse_json_object
-from gesso.pipelines.finder import Finder
-from gesso.pipelines.request import ResolvedRequest
+from gesso.request.checks import parse_json_object
+from gesso.request.finder import Finder
+from gesso.request.request import ResolvedRequest
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.shelf import AdapterShelf
 from gesso.text.chunks import MAX_CHUNKS, ChunkReport, LearnedWord, chunk, known_pieces

@@ -14,9 +14,9 @@ from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import EncodedPrompt as EncodedText
 from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
 from gesso.pipelines.adapters import Adapters
-from gesso.pipelines.checks import RequestError
-from gesso.pipelines.request import ResolvedRequest
 from gesso.pipelines.vocabulary import vocabulary_notices
+from gesso.request.checks import RequestError
+from gesso.request.request import ResolvedRequest
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import LoadedModel
 from gesso.runtime.finite import rescued

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gesso.pipelines.framing import Placement
-from gesso.pipelines.hires import LATENT_UPSCALERS
-from gesso.pipelines.request import Defaults, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.upscaling import RESAMPLERS, Size, Tiles, enlarge, network_input
+from gesso.request.hires import LATENT_UPSCALERS
+from gesso.request.request import Defaults, ResolvedRequest, TextToImageRequest
 from gesso.runtime.plan import EnlargingWork
 from gesso.runtime.upscaling import TILE, RestingUpscaler, Upscaler
 

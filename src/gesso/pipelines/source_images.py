@@ -1,133 +1,20 @@
-"""Pictures that go in: read without trusting the file, named by a hash, sized, softened, and put back where not masked.
+"""Pictures that go in, as numbers: sized, softened, and put back where not masked.
 
 Inside, pixels are float32 [1, 3, H, W] in [-1, 1]; a mask is a grey picture whose white is drawn again.
 """
 
-import hashlib
-import io
 import math
-import struct
-import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from gesso.errors import GessoError
-from gesso.hints.levels import eight_bits, is_deep, on_white
-from gesso.pipelines.colour_profile import as_srgb, profile_problem
-from gesso.pipelines.picture_file import MAX_FILE_BYTES, pixels_sha256
-from gesso.pipelines.request import MAX_PIXELS
+from gesso.request.request import MAX_PIXELS
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
 _LINES, _FEW = 256, 64  # lines that are convolved at a time, and weights that are summed one by one
-MAX_INPUT_SIDE = 16_384
-_NOTICE = "gesso notice"  # where a picture that was read carries what its user should know
-
-
-class _Notice(str):
-    """Unlike any text that stands in a file, which Pillow keeps at the same place."""
-
-
-def read_image(path: Path) -> Image.Image:
-    """A picture from a file as RGB, turned as its EXIF says; what is transparent lies on white, as in A1111.
-
-    Raises GessoError for anything that is no picture, or too large a one.
-    """
-    image = _open(path)
-    return _bare(flat(_eight_bits(image, path)), image.info.get(_NOTICE))
-
-
-def read_mask(path: Path) -> Image.Image:
-    """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
-    return _bare(_eight_bits(_open(path), path).convert("L"))
-
-
-def read_map(path: Path) -> Image.Image:
-    """A map from a file: grey levels of 16 bits stay as they are, anything else comes as `read_image` gives it."""
-    image = _open(path)
-    return _bare(image) if is_deep(image) else _bare(flat(image), image.info.get(_NOTICE))
-
-
-def notices_of(*images: Image.Image | None) -> tuple[str, ...]:
-    """What the user should know of pictures that were read: whose profile was not followed."""
-    found = (image.info.get(_NOTICE) for image in images if image is not None)
-    return tuple(dict.fromkeys(str(notice) for notice in found if isinstance(notice, _Notice)))
-
-
-def _bare(image: Image.Image, notice: object = None) -> Image.Image:
-    """The pixels alone: where a picture was taken, its texts and its profile do not go along into new files."""
-    bare = Image.fromarray(np.asarray(image))
-    if isinstance(notice, _Notice):
-        bare.info[_NOTICE] = notice
-    return bare
-
-
-def read_hint(path: Path) -> Image.Image:
-    """A picture that steers: what is transparent stays so, as do grey levels of 16 bits. Raises as `read_image`."""
-    image = _open(path)
-    if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
-        return image if is_deep(image) else image.convert("RGB")
-    return image.convert("RGBA")
-
-
-def flat(image: Image.Image) -> Image.Image:
-    """RGB in sRGB; what is transparent lies on white."""
-    return on_white(as_srgb(image))
-
-
-def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    try:
-        return eight_bits(image)
-    except ValueError as error:
-        raise GessoError(f"{path}: {error}") from error
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        if not path.is_file():
-            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise GessoError(f"{path}: cannot be read ({error})") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of decoders about odd metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_INPUT_PIXELS or max(image.size) > MAX_INPUT_SIDE:
-                    raise GessoError(
-                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels and "
-                        f"{MAX_INPUT_SIDE} a side are read"
-                    )
-                image.load()
-                if not is_deep(image) and (problem := profile_problem(image)) is not None:
-                    said = f"{path.name}: its colour profile is left aside ({problem}); it is taken for sRGB"
-                    image.info[_NOTICE] = _Notice(GessoError(said).one_line)
-                return ImageOps.exif_transpose(image)
-    except GessoError:
-        raise
-    except Exception as error:  # decoders of strangers' files raise whatever they like
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise GessoError(f"{path}: no picture that can be read ({reason}). Known: {', '.join(FORMATS)}") from error
-
-
-def picture_digest(image: Image.Image) -> str:
-    """How a request names a picture: SHA-256 over height, width and RGB bytes, so that a copied file stays the same."""
-    return pixels_sha256(image)
-
-
-def mask_digest(mask: Image.Image) -> str:
-    """The same for a mask, over its grey levels."""
-    grey = mask.convert("L")
-    return hashlib.sha256(struct.pack(">II", grey.height, grey.width) + grey.tobytes()).hexdigest()
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -17,14 +17,14 @@ from gesso.errors import GessoError
 from gesso.hints.registry import canonical
 from gesso.models.controlnet_union import UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter
-from gesso.pipelines.checks import RequestError, check_multiple, short
 from gesso.pipelines.clock import Clock
-from gesso.pipelines.finder import Finder
 from gesso.pipelines.hint_pictures import HintPicture, Size, hint_digest
 from gesso.pipelines.image_prompts import PictureGuide, PictureVoices, find_guide
-from gesso.pipelines.recipe import ExtraFile
-from gesso.pipelines.request import ResolvedRequest
-from gesso.pipelines.request_parts import ControlUse
+from gesso.request.checks import RequestError, check_multiple, short
+from gesso.request.finder import Finder
+from gesso.request.parts import ControlUse
+from gesso.request.recipe import ExtraFile
+from gesso.request.request import ResolvedRequest
 from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.engine import Engine, LoadedModel

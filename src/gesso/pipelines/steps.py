@@ -29,8 +29,8 @@ from gesso.diffusion.noise_schedule import (
 )
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
-from gesso.pipelines.checks import MAX_STEPS, RequestError
-from gesso.pipelines.request import ResolvedRequest
+from gesso.request.checks import MAX_STEPS, RequestError
+from gesso.request.request import ResolvedRequest
 
 # The samplers for which A1111 chooses timesteps instead of sigmas; UniPC in a way of its own.
 A1111_TIMESTEP_SAMPLERS = frozenset({"ddim", "ddim_cfgpp", "plms"})

@@ -30,14 +30,13 @@ from gesso.diffusion.schedule import SCHEDULES
 from gesso.diffusion.tiles import TiledDenoiser, tiles_of
 from gesso.diffusion.torchsde_tree import TreeNoise
 from gesso.families.base import Family
+from gesso.pictures.infotext import infotext
+from gesso.pictures.picture_file import DEFAULT_QUALITY, encode_picture, pixels_sha256
+from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, Wanted, find_adapters, read_adapters
-from gesso.pipelines.checks import RequestError
 from gesso.pipelines.clock import Clock
-from gesso.pipelines.finder import Finder, embedded_files
 from gesso.pipelines.framing import with_size
-from gesso.pipelines.infotext import infotext
 from gesso.pipelines.inputs import SourcePictures, Start, encode_mean, prepare
-from gesso.pipelines.names import with_canonical_names
 from gesso.pipelines.networks import (
     ChangingText,
     Denoising,
@@ -49,11 +48,7 @@ from gesso.pipelines.networks import (
     MaskedPrediction,
     TextNetwork,
 )
-from gesso.pipelines.picture_file import DEFAULT_QUALITY, encode_picture, pixels_sha256
-from gesso.pipelines.presets import PRESET_DEFAULTS, PRESETS
 from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts, num_guiding
-from gesso.pipelines.recipe import ExtraFile, Recipe, WeightFile
-from gesso.pipelines.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
 from gesso.pipelines.second_pass import (
     UpscalerFile,
     enlarged_latents,
@@ -62,7 +57,6 @@ from gesso.pipelines.second_pass import (
     second_request,
     works_on_latents,
 )
-from gesso.pipelines.source_images import mask_digest, notices_of, picture_digest
 from gesso.pipelines.steering import Controls, find_controls
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
@@ -72,6 +66,12 @@ from gesso.pipelines.steps import (
     default_spacing,
     plan_steps,
 )
+from gesso.request.checks import RequestError
+from gesso.request.finder import Finder, embedded_files
+from gesso.request.names import with_canonical_names
+from gesso.request.presets import PRESET_DEFAULTS, PRESETS
+from gesso.request.recipe import ExtraFile, Recipe, WeightFile
+from gesso.request.request import MAX_NOISE_LEVEL, OWN_SCHEDULE, Defaults, ResolvedRequest, TextToImageRequest
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.finite import Rescued, rescued, stop_when_all_lost

@@ -18,8 +18,8 @@ from gesso.families.control_network import load_control_network
 from gesso.families.image_prompt import load_image_encoder, load_image_prompt
 from gesso.families.loading import load_parts
 from gesso.families.parts import Parts
+from gesso.request.environment import Environment
 from gesso.runtime.control import LoadedControl
-from gesso.runtime.environment import Environment
 from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel

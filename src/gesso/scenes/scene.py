@@ -77,7 +77,7 @@ class SceneSampler:
     """Draws scenes of given categories.
 
     mix: category -> share. split: "train" never shows a held-out combination; "any" does not look. Scenes about
-    held-out combinations come from `evaluation.composition.new_scenes`.
+    held-out combinations come from `mini.judging.composition.new_scenes`.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Training: one loop, and a task for each network that it trains."""
+"""Training: one loop, for whatever task it is given."""

@@ -1,1 +1,0 @@
-"""Measuring what a model draws: prompt sets, the judge of composed pictures, scores with their intervals."""

@@ -1,0 +1,193 @@
+"""Pictures on disk with the recipe inside: PNG, JPEG, WebP, AVIF; written whole or not at all, read without trust.
+
+In a PNG two text chunks: `parameters` is A1111's infotext, `gesso` is our recipe (iTXt, UTF-8, not compressed). In the
+other formats both stand in the EXIF, see `exif`. PNG keeps every bit of the pixels, the others do not.
+"""
+
+import hashlib
+import io
+import os
+import secrets
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from gesso.errors import GessoError
+from gesso.pictures.exif import encode_exif, recipe_of
+from gesso.pictures.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, png_size
+from gesso.request.checks import MAX_SIDE
+from gesso.request.recipe import Recipe
+
+RECIPE_KEYWORD = "gesso"
+MAX_FILE_BYTES = 256 * 2**20
+MAX_RECIPE_BYTES = 2**20
+DEFAULT_QUALITY = 90
+# Ending of a file's name -> format. JPEG has at most 65,535 pixels a side and WebP 16,383; we draw less.
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
+
+
+def pixels_sha256(image: Image.Image) -> str:
+    """SHA-256 over height and width (big-endian, four bytes each) and the RGB bytes, row by row."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return hashlib.sha256(struct.pack(">II", rgb.height, rgb.width) + rgb.tobytes()).hexdigest()
+
+
+def encode_picture(
+    image: Image.Image, recipe: Recipe, parameters: str, kind: str = "PNG", quality: int = DEFAULT_QUALITY
+) -> bytes:
+    """The bytes of a file of pixels, infotext and recipe; the same for the same input and Pillow.
+
+    kind     a value of FORMATS
+    quality  1 to 100, of all but PNG
+    Raises GessoError where the texts are too long for the format: JPEG holds 64 KiB.
+    """
+    if kind == "PNG":
+        return _encode_png(image, recipe, parameters)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, format=kind, quality=quality, exif=encode_exif(parameters, recipe.to_json()))
+    except (OSError, ValueError) as error:
+        raise GessoError(f"the picture cannot be written as {kind} ({error}). PNG takes any text") from error
+    return buffer.getvalue()
+
+
+def _encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", parameters)
+    text.add_itxt(RECIPE_KEYWORD, recipe.to_json())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = False) -> None:
+    """Write a file that is there completely or not at all, whatever stops the program. Data may come in parts.
+
+    The bytes go to a hidden file beside it, reach the disk, and only then get their name. Makes the folder where it is
+    missing. Raises FileExistsError where the name is taken (unless `overwrite`), GessoError where it cannot be written.
+    """
+    hidden = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(hidden, "xb") as file:
+                file.writelines([data] if isinstance(data, bytes) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                os.replace(hidden, path)
+            else:
+                _name_new(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise GessoError(
+            f"{path}: cannot be written ({error.strerror or error}). Choose another place with --output"
+        ) from error
+
+
+def _name_new(hidden: Path, path: Path) -> None:
+    """Give a finished file its name unless another file has it."""
+    try:
+        os.link(hidden, path)  # fails where the name is taken, in one step
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: reserve the name, then take it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            os.replace(hidden, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def read_picture(path: Path) -> tuple[Image.Image, Recipe]:
+    """Pixels (RGB) and recipe of a picture that gesso wrote.
+
+    The file may come from anyone: sizes are checked before anything is decoded, and of a PNG only the chunks that hold
+    pixels reach the decoder. Raises GessoError for any other file, and for a recipe that is not as it should be.
+    """
+    data = read_bytes(path)
+    if not data.startswith(SIGNATURE):
+        return _read_other(path, data)
+    chunks = list(png_chunks(path, data))
+    width, height = png_size(path, chunks)
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise GessoError(f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side")
+    recipe = _recipe(path, chunks)
+    clean = join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
+    return _decode(path, clean, "PNG"), recipe
+
+
+def is_lossless(path: Path) -> bool:
+    """Whether the pixels of a picture that gesso wrote are those that were drawn, bit by bit: those of a PNG."""
+    return read_bytes(path).startswith(SIGNATURE)
+
+
+def _read_other(path: Path, data: bytes) -> tuple[Image.Image, Recipe]:
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP", "AVIF"]) as image:
+            kind, size, text = str(image.format), image.size, recipe_of(image.getexif())
+    except Exception as error:  # decoders of strangers' files raise whatever they like
+        raise GessoError(f"{path}: not a picture that gesso writes (PNG, JPEG, WebP, AVIF)") from error
+    if max(size) > MAX_SIDE:
+        raise GessoError(f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side")
+    if not text:
+        raise GessoError(f"{path}: no gesso recipe in this {kind} file. Replay needs the file as gesso wrote it")
+    return _decode(path, data, kind), _parsed(path, text)
+
+
+def _decode(path: Path, data: bytes, kind: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, zlib.error) as error:
+        raise GessoError(f"{path}: the pixels of this {kind} are damaged ({error}). Take an undamaged copy") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of a picture's file. Raises GessoError where there is none, or it is larger than MAX_FILE_BYTES."""
+    try:
+        if not path.is_file():
+            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise GessoError(f"{path}: cannot be read ({error})") from error
+
+
+def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
+    keyword = RECIPE_KEYWORD.encode()
+    found = [body for kind, body in chunks if kind == b"iTXt" and body.split(b"\0", 1)[0] == keyword]
+    if not found:
+        foreign = any(body.startswith(b"parameters\0") for kind, body in chunks if kind in (b"tEXt", b"iTXt"))
+        hint = "it carries A1111 parameters only" if foreign else "another program may have removed it"
+        raise GessoError(f"{path}: no gesso recipe in this PNG ({hint}). Replay needs the file as gesso wrote it")
+    if len(found) > 1:
+        raise GessoError(f"{path}: {len(found)} gesso recipes in one PNG, expected one")
+    parts = found[0].split(b"\0", 2)
+    # keyword, NUL, compression flag and method, then language and translated keyword (empty), each ended by NUL
+    head, flags_and_text = parts[0], found[0][len(parts[0]) + 1 :]
+    assert head == keyword
+    if len(found[0]) > MAX_RECIPE_BYTES or flags_and_text[:4] != b"\0\0\0\0":
+        raise GessoError(f"{path}: the gesso recipe is not stored as gesso stores it (too long, or compressed)")
+    try:
+        return _parsed(path, flags_and_text[4:].decode())
+    except UnicodeDecodeError as error:
+        raise GessoError(f"{path}: the gesso recipe is not UTF-8") from error
+
+
+def _parsed(path: Path, text: str) -> Recipe:
+    try:
+        return Recipe.from_json(text)
+    except GessoError as error:
+        raise GessoError(f"{path}: {error.message}") from error

@@ -1,0 +1,199 @@
+"""The axes of a grid: "steps=4,8,20" becomes requests that differ in one thing each.
+
+Values as the X/Y/Z plot of A1111 takes them: a list that commas part (a value with a comma in quotes), and for numbers
+ranges: 1-5, 1-5 (+2), 10-4 (-3), 0-1 (+0.25), 1-10 [5] for so many in equal distances.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from gesso.request.checks import RequestError, check_known, short
+from gesso.request.request import TextToImageRequest
+
+MAX_VALUES = 256  # of one axis
+MAX_CELLS = 10_000  # of a grid
+
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_STEPPED = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})(?:\s*\(\s*({_NUMBER})\s*\))?")
+_COUNTED = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*\[\s*([0-9]{{1,4}})\s*\]")
+# What people call the fields.
+_ALIASES = {
+    "steps": "num_steps",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
+    "scheduler": "schedule",
+    "denoise": "strength",
+    "denoising": "strength",
+    "negative": "negative_prompt",
+    "var_seed": "variation_seed",
+    "var_strength": "variation_strength",
+}
+_NOT_AN_AXIS = ("image", "mask", "loras", "controls", "hires", "sigmas", "outpaint", "num_images")
+
+Change = Callable[[TextToImageRequest], TextToImageRequest]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    label    what varies, as it was asked for
+    values   as they were asked for, one a cell
+    changes  what each does to a request; None where it is another model, named by the value
+    """
+
+    label: str
+    values: tuple[str, ...]
+    changes: tuple[Change | None, ...]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether its values are models."""
+        return None in self.changes
+
+
+def parse_axis(text: str) -> Axis:
+    """NAME=VALUES. NAME is a field of the request or what people call it; besides:
+
+    prompt      search and replace: the first value is looked for in both prompts, each value takes its place
+    lora:NAME   weights of a LoRA that is added
+    size        512x768 or one number
+    model       models by name or path
+    Raises RequestError for unknown names and for values that a request cannot have.
+    """
+    name, sign, listed = text.partition("=")
+    name = name.strip()
+    if not sign or not name or not listed.strip():
+        raise RequestError("axis", f"{short(text)}: expected NAME=VALUES, such as steps=4,8,20 or guidance=2-8(+2)")
+    values = _split(listed)
+    if name == "prompt":
+        return Axis(name, tuple(values), tuple(_replacing(values[0], value) for value in values))
+    if name == "model":
+        return Axis(name, tuple(values), (None,) * len(values))
+    if name.startswith("lora:"):
+        return _lora_axis(name, values)
+    key = _ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+    if key == "size":
+        return Axis("size", tuple(values), tuple(_setting("size", **_size(value)) for value in values))
+    known = {field.name: str(field.type) for field in fields(TextToImageRequest) if field.name not in _NOT_AN_AXIS}
+    check_known("axis", key, [*known, *_ALIASES, "prompt", "size", "model"])
+    read, is_number = _reader(known[key])
+    texts = [one for value in values for one in (_ranged(value, whole=read is int) if is_number else [value])]
+    _check_count(texts)
+    return Axis(name, tuple(texts), tuple(_setting(name, **{key: _read(name, read, one)}) for one in texts))
+
+
+def cells(axes: Sequence[Axis]) -> int:
+    """How many pictures a grid has. Raises RequestError above MAX_CELLS."""
+    count = 1
+    for axis in axes:
+        count *= len(axis.values)
+    if count > MAX_CELLS:
+        raise RequestError("axis", f"a grid of {count} pictures, at most {MAX_CELLS}")
+    return count
+
+
+def _split(listed: str) -> list[str]:
+    """Values between commas; quotes hold a comma."""
+    try:
+        (row,) = csv.reader([listed], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise RequestError("axis", f"{short(listed)}: a list of values with a quote too few") from error
+    values = [value.strip() for value in row]
+    if any(not value for value in values):
+        raise RequestError("axis", f"{short(listed)}: a value is missing between two commas")
+    _check_count(values)
+    return values
+
+
+def _check_count(values: Sequence[str]) -> None:
+    if len(values) > MAX_VALUES:
+        raise RequestError("axis", f"{len(values)} values on one axis, at most {MAX_VALUES}")
+
+
+def _reader(annotation: str) -> tuple[Callable[[str], Any], bool]:
+    """From the type of a field to what reads its values, and whether they are numbers."""
+    if "bool" in annotation:
+        return lambda text: {"true": True, "false": False}[text.lower()], False
+    if "int" in annotation:
+        return int, True
+    if "float" in annotation:
+        return float, True
+    return str, False
+
+
+def _read(name: str, read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        wanted = {int: "a whole number", float: "a number"}.get(read, "true or false")  # type: ignore[call-overload]
+        raise RequestError("axis", f"{name}: {short(text)} is not {wanted}") from None
+
+
+def _ranged(text: str, *, whole: bool) -> list[str]:
+    """The numbers of a range; a number alone stays one."""
+    if match := _COUNTED.fullmatch(text):
+        first, last, count = float(match[1]), float(match[2]), int(match[3])
+        if not 1 <= count <= MAX_VALUES:
+            raise RequestError("axis", f"{short(text)}: {count} values, expected 1 to {MAX_VALUES}")
+        steps = [first + (last - first) * k / max(count - 1, 1) for k in range(count)]
+        return [str(round(value)) if whole else f"{value:.6g}" for value in steps]
+    match = _STEPPED.fullmatch(text)
+    if match is None:
+        return [text]
+    first, last = float(match[1]), float(match[2])
+    step = float(match[3]) if match[3] is not None else (1.0 if last >= first else -1.0)
+    if step == 0 or (last - first) / step < 0 or (last - first) / step > MAX_VALUES:
+        raise RequestError("axis", f"{short(text)}: no range of at most {MAX_VALUES} values by steps of {step:g}")
+    values = [first + k * step for k in range(int((last - first) / step + 1e-9) + 1)]
+    if whole and any(value != int(value) for value in values):
+        raise RequestError("axis", f"{short(text)}: a range of whole numbers is expected")
+    return [str(int(value)) if whole else f"{value:.6g}" for value in values]
+
+
+def _setting(name: str, **values: Any) -> Change:
+    TextToImageRequest(**({"prompt": ""} | values))  # a value that cannot be is told before anything is drawn
+    more = {"sigmas": None} if {"num_steps", "schedule"} & values.keys() else {}
+    return lambda request: replace(request, **(more | values))
+
+
+def _size(text: str) -> dict[str, int]:
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.lower())
+    if not match:
+        raise RequestError("axis", f"size: {short(text)}, expected WIDTHxHEIGHT or one number")
+    return {"width": int(match[1]), "height": int(match[2] or match[1])}
+
+
+def _replacing(search: str, value: str) -> Change:
+    def change(request: TextToImageRequest) -> TextToImageRequest:
+        if search not in request.prompt and search not in request.negative_prompt:
+            raise RequestError(
+                "axis", f"prompt: {short(search)} stands in neither prompt, so nothing can take its place"
+            )
+        return replace(
+            request,
+            prompt=request.prompt.replace(search, value),
+            negative_prompt=request.negative_prompt.replace(search, value),
+        )
+
+    return change
+
+
+def _lora_axis(name: str, values: list[str]) -> Axis:
+    from gesso.request.parts import LoraUse
+
+    texts = [one for value in values for one in _ranged(value, whole=False)]
+    _check_count(texts)
+    file = name.partition(":")[2].strip()
+    uses = [LoraUse(name=file, weight=_read(name, float, text)) for text in texts]
+
+    def adding(use: LoraUse) -> Change:
+        return lambda request: replace(
+            request, loras=(*(other for other in request.loras if other.name != use.name), use)
+        )
+
+    return Axis(name, tuple(texts), tuple(adding(use) for use in uses))

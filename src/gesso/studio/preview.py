@@ -1,0 +1,36 @@
+"""A picture of the picture while it is drawn."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gesso.errors import GessoError
+from gesso.pictures.picture_file import write_new
+from gesso.pipelines.text_to_image import Progress, to_images
+
+
+class Preview:
+    """Writes what the network last took for the clean picture into one PNG file, each time over the one before.
+
+    decode: latents [B, C, h, w], as the sampler has them -> pixels in [-1, 1]: the model's autoencoder, or TAESD, which
+    is a hundred times quicker. Shows the first picture of those that are drawn together; draws no random numbers.
+    every: steps between two. Raises GessoError on construction where the file would not be a PNG.
+    """
+
+    def __init__(self, path: Path, decode: Callable[[Tensor], Tensor], *, every: int = 1) -> None:
+        if path.suffix.lower() != ".png":
+            raise GessoError(f"{path}: previews are written as PNG. Use a name that ends in .png")
+        self.path, self.decode, self.every = path, decode, every
+
+    def __call__(self, state: Progress) -> None:
+        """For `TextToImage.__call__`. Raises GessoError where the file cannot be written."""
+        if state.latents is None or state.step % self.every:
+            return
+        with torch.inference_mode():
+            (image,) = to_images(self.decode(state.latents[:1]))
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        write_new(self.path, buffer.getvalue(), overwrite=True)

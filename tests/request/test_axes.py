@@ -1,0 +1,100 @@
+"""Axes of a grid: what is typed, and what it does to a request."""
+
+from typing import Any
+
+import pytest
+
+from gesso.request.axes import MAX_CELLS, cells, parse_axis
+from gesso.request.checks import RequestError
+from gesso.request.parts import LoraUse
+from gesso.request.request import TextToImageRequest
+
+BASE = TextToImageRequest(prompt="a red cat", negative_prompt="red eyes", sigmas=(2.0, 1.0, 0.0))
+
+
+def applied(text: str) -> list[TextToImageRequest]:
+    axis = parse_axis(text)
+    return [change(BASE) for change in axis.changes if change is not None]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "values"),
+    [
+        ("steps=4,8, 20", "num_steps", [4, 8, 20]),
+        ("steps=1-5", "num_steps", [1, 2, 3, 4, 5]),
+        ("steps=1-6 (+2)", "num_steps", [1, 3, 5]),
+        ("steps=10-4(-3)", "num_steps", [10, 7, 4]),
+        ("steps=1-10[5]", "num_steps", [1, 3, 6, 8, 10]),
+        ("steps=1-3,30", "num_steps", [1, 2, 3, 30]),
+        ("cfg=2-3 (+0.25)", "guidance_scale", [2.0, 2.25, 2.5, 2.75, 3.0]),
+        ("guidance=0-1[3]", "guidance_scale", [0.0, 0.5, 1.0]),
+        ("seed=0,1", "seed", [0, 1]),
+        ("sampler=euler, DPM++ 2M", "sampler", ["euler", "DPM++ 2M"]),
+        ("round-timesteps=true,false", "round_timesteps", [True, False]),
+        ("negative=x", "negative_prompt", ["x"]),
+        ("size=64,64x128", "height", [64, 128]),
+    ],
+)
+def test_values(text: str, field: str, values: list[Any]):
+    assert [getattr(request, field) for request in applied(text)] == values
+
+
+def test_steps_take_the_place_of_own_sigmas():
+    assert applied("steps=4")[0].sigmas is None
+    assert applied("seed=4")[0].sigmas == BASE.sigmas
+
+
+def test_search_and_replace_in_both_prompts():
+    found = applied('prompt=red,green,"dark, blue"')
+    assert [request.prompt for request in found] == ["a red cat", "a green cat", "a dark, blue cat"]
+    assert [request.negative_prompt for request in found] == ["red eyes", "green eyes", "dark, blue eyes"]
+    with pytest.raises(RequestError, match="'dog' stands in neither prompt"):
+        applied("prompt=dog,fox")
+
+
+def test_weights_of_a_lora():
+    found = applied("lora:ink=0,0.5-1(+0.5)")
+    assert [request.loras for request in found] == [(LoraUse(name="ink", weight=w),) for w in (0.0, 0.5, 1.0)]
+
+
+def test_models_are_told_apart():
+    axis = parse_axis("model=a.safetensors,b")
+    assert axis.is_model
+    assert axis.values == ("a.safetensors", "b")
+    assert not parse_axis("steps=1").is_model
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps", "expected NAME=VALUES"),
+        ("=1", "expected NAME=VALUES"),
+        ("steps=", "expected NAME=VALUES"),
+        ("stepz=1", "did you mean 'steps'"),
+        ("steps=a", "not a whole number"),
+        ("steps=1.5", "not a whole number"),
+        ("steps=0", "1 to 1000"),
+        ("steps=1-2(+0.5)", "whole numbers"),
+        ("steps=1-5(-1)", "no range"),
+        ("steps=1-5(+0)", "no range"),
+        ("seed=1-9999999", "no range"),
+        ("steps=1-9[999]", "expected 1 to 256"),
+        ("guidance=nan", "expected a number"),
+        ("steps=1,,2", "missing between two commas"),
+        ('prompt="a', "quote too few"),
+        ("image=x", "unknown axis"),
+        ("size=axb", "WIDTHxHEIGHT"),
+        ("levels=sometimes", "unknown levels"),
+        ("seed=" + ",".join("1" * 300), "at most 256"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_drawn(text: str, words: str):
+    with pytest.raises(RequestError, match=words):
+        applied(text)
+
+
+def test_the_number_of_pictures_is_bounded():
+    axis = parse_axis("seed=1-200")
+    assert cells([axis]) == 200
+    with pytest.raises(RequestError, match=f"at most {MAX_CELLS}"):
+        cells([axis, axis])

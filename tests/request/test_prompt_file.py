@@ -1,0 +1,74 @@
+"""Prompts from a file: three ways to write a line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gesso.errors import GessoError
+from gesso.request.parts import LoraUse
+from gesso.request.prompt_file import read_prompts
+from gesso.request.request import TextToImageRequest
+
+
+def read(tmp_path: Path, text: str | bytes) -> list[dict[str, Any]]:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return [line.values for line in read_prompts(path)]
+
+
+def test_lines(tmp_path: Path):
+    text = (
+        "\ufeffa red car, shiny -- really\r\n\n# not this\n"
+        '--prompt "a \\"blue\\" car" --negative_prompt blurry --steps 20 --cfg_scale 6.5 --sampler_name "Euler a" '
+        "--seed -1 --batch_size 2 --n_iter 3\n"
+        '{"prompt": "x", "num_steps": 9, "loras": [{"name": "ink"}]}\n'
+    )
+    assert read(tmp_path, text) == [
+        {"prompt": "a red car, shiny -- really"},
+        {
+            "prompt": 'a "blue" car',
+            "negative_prompt": "blurry",
+            "num_steps": 20,
+            "guidance_scale": 6.5,
+            "sampler": "Euler a",
+            "num_images": 6,
+        },
+        {"prompt": "x", "num_steps": 9, "loras": (LoraUse(name="ink"),)},
+    ]
+
+
+def test_a_line_wins_over_what_holds_for_all(tmp_path: Path):
+    (tmp_path / "p").write_text('a\n{"prompt": "b", "num_steps": 3}')
+    base = TextToImageRequest(prompt="", num_steps=8, seed=4)
+    found = [line.request(base) for line in read_prompts(tmp_path / "p")]
+    assert [(r.prompt, r.num_steps, r.seed) for r in found] == [("a", 8, 4), ("b", 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no prompt in it"),
+        ("# a\n\n", "no prompt in it"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        ("a\n--steps 20", "line 2: a line without a prompt"),
+        ("--prompt a --stepz 2", "line 1: '--stepz': unknown flag"),
+        ("--prompt a --steps", "its value is missing"),
+        ("--prompt a --steps x", "not a number"),
+        ('--prompt "a', "do not end"),
+        ("--prompt a --steps 0", "1 to 1000"),
+        ('{"prompt": "a", "stepz": 1}', "unknown field 'stepz'"),
+        ('{"prompt": "a"', "not valid JSON"),
+        ('{"prompt": "a", "num_steps": 1e9}', "line 1: num_steps"),
+        ("a\0b", "NUL"),
+        ("a\n" * 10_001, "at most 10000"),
+    ],
+)
+def test_what_cannot_be_read_names_its_line(tmp_path: Path, text: str | bytes, words: str):
+    with pytest.raises(GessoError, match=words):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    with pytest.raises(GessoError, match="cannot be read"):
+        read_prompts(tmp_path / "missing")

@@ -1,0 +1,241 @@
+"""The request: bounds, defaults, strict JSON."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gesso.errors import GessoError
+from gesso.request.checks import MAX_PROMPT_CHARS, RequestError, parse_json_object
+from gesso.request.parts import ControlUse, HiresPass, LoraUse
+from gesso.request.request import (
+    FIELDS,
+    FIELDS_OF_VERSION,
+    MAX_SEED,
+    MAY_STAY_OPEN,
+    Defaults,
+    ResolvedRequest,
+    TextToImageRequest,
+)
+
+DEFAULTS = Defaults(
+    width=64,
+    height=64,
+    num_steps=20,
+    guidance_scale=4.0,
+    sampler="dpmpp_2m",
+    schedule="karras",
+    multiple=16,
+    max_clip_skip=2,
+    samplers=("euler", "dpmpp_2m", "euler_ancestral"),
+    schedules=("uniform", "karras"),
+    noises=("philox", "cpu"),
+    etas={"euler_ancestral": 1.0},
+)
+
+
+def resolved(**values: Any) -> ResolvedRequest:
+    return TextToImageRequest(**({"prompt": "a cat", "seed": 1} | values)).resolve(DEFAULTS)
+
+
+def test_resolving_fills_every_field_and_keeps_what_was_asked_for():
+    request = resolved(width=128, num_steps=7)
+    assert {name for name in FIELDS if getattr(request, name) is None} == MAY_STAY_OPEN
+    assert (request.width, request.height, request.num_steps, request.guidance_scale) == (128, 64, 7, 4.0)
+    assert request.resolve(DEFAULTS) == request
+
+
+def test_a_seed_is_drawn_where_none_is_given_and_zero_is_a_seed():
+    draw = TextToImageRequest(prompt="")
+    assert draw.resolve(DEFAULTS, draw_seed=lambda: 5).seed == 5
+    assert 0 <= draw.resolve(DEFAULTS).seed < 2**32
+    assert resolved(seed=0).seed == 0
+
+
+def test_eta_is_the_samplers_own_unless_asked_for():
+    assert resolved(sampler="euler_ancestral").eta == 1.0
+    assert resolved(sampler="euler_ancestral", eta=0.5).eta == 0.5
+    assert resolved(sampler="euler").eta == 0.0
+    with pytest.raises(RequestError, match="puts no noise back"):
+        resolved(sampler="euler", eta=0.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "x" * (MAX_PROMPT_CHARS + 1)),
+        ("prompt", "a\0b"),
+        ("prompt", "\ud800"),
+        ("prompt", None),
+        ("negative_prompt", 3),
+        ("width", 0),
+        ("width", 4097),
+        ("width", 64.0),
+        ("height", True),
+        ("num_steps", 0),
+        ("num_steps", 1001),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", -1),
+        ("guidance_scale", "7"),
+        ("guidance_rescale", 1.5),
+        ("eta", 2),
+        ("seed", -1),
+        ("seed", MAX_SEED + 1),
+        ("num_images", 0),
+        ("num_images", 1001),
+        ("num_images", None),
+        ("first_index", -1),
+        ("clip_skip", 0),
+        ("sampler", ""),
+        ("noise", 1),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(field: str, value: Any):
+    with pytest.raises(RequestError) as caught:
+        TextToImageRequest(**({"prompt": "a cat"} | {field: value}))
+    assert caught.value.field == field
+    assert isinstance(caught.value, GessoError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_sizes_are_bounded_together_before_anything_is_allocated():
+    with pytest.raises(RequestError, match="pixels in all"):
+        TextToImageRequest(prompt="", width=4096, height=2048)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"width": 65}, "Try 64 or 80"),
+        ({"height": 8}, "Try 16"),
+        ({"sampler": "eulr"}, "did you mean 'euler'.*dpmpp_2m, euler"),
+        ({"schedule": "x"}, "Known: karras, uniform"),
+        ({"noise": "gpu"}, "Known: cpu, philox"),
+        ({"clip_skip": 3}, "has 2"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_with_what_it_can(values: dict[str, Any], words: str):
+    with pytest.raises(RequestError, match=words):
+        resolved(**values)
+
+
+@given(
+    st.builds(
+        TextToImageRequest,
+        prompt=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50),
+        negative_prompt=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20),
+        seed=st.none() | st.integers(0, MAX_SEED),
+        guidance_scale=st.none() | st.floats(0, 100),
+        num_images=st.integers(1, 1000),
+        width=st.none() | st.integers(8, 2048),
+    )
+)
+def test_json_gives_an_equal_request(request_: TextToImageRequest):
+    assert TextToImageRequest.from_json(request_.to_json()) == request_
+
+
+def test_a_resolved_request_survives_json_and_may_leave_nothing_open():
+    request = resolved()
+    assert ResolvedRequest.from_json(request.to_json()) == request
+    for missing in (json.dumps(request.to_dict() | {"seed": None}), request.to_json().replace('"seed": 1, ', "")):
+        with pytest.raises(RequestError, match="seed is left open"):
+            ResolvedRequest.from_json(missing)
+    with pytest.raises(RequestError, match="'prompt' is missing"):
+        TextToImageRequest.from_json(request.to_json().replace('"prompt": "a cat", ', ""))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampelr": "euler"},
+        {"version": 4},
+        {"version": True},
+        {"schema": "other"},
+        {"width": "64"},
+        {"prompt": None},
+    ],
+)
+def test_json_is_read_strictly(change: dict[str, Any]):
+    with pytest.raises(RequestError):
+        TextToImageRequest.from_json(json.dumps(resolved().to_dict() | change))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, '"' + "x" * 2_000_000 + '"']
+)
+def test_json_that_is_no_plain_object_is_refused(text: str):
+    with pytest.raises(RequestError):
+        parse_json_object(text, "request")
+
+
+def test_the_request_of_one_picture_keeps_its_index():
+    run = resolved(num_images=3, first_index=10)
+    assert run.picture(2) == replace(run, num_images=1, first_index=12)
+    with pytest.raises(ValueError, match="offset 3"):
+        run.picture(3)
+
+
+PARTS = TextToImageRequest(
+    prompt="a cat",
+    outpaint=(0, 8, 16, 0),
+    hires=HiresPass(scale=2.0, prompt="a cat, close"),
+    loras=(LoraUse(name="ink", weight=0.5, points=((0.0, 1.0), (0.5, 0.0))), LoraUse(name="old", text_weight=0.0)),
+    controls=(
+        ControlUse(model="edges", image="0" * 64, end=0.7, mode="prompt"),
+        ControlUse(model="edges", image="0" * 64, preprocessor="canny", parameters=(("low", 50.0), ("high", 90.0))),
+    ),
+)
+
+
+PARTLY = {"model": "edges", "image": "0" * 64, "preprocessor": "canny"}
+
+
+def test_adapters_and_a_second_pass_survive_json():
+    assert TextToImageRequest.from_json(PARTS.to_json()) == PARTS
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("loras", {}, "expected a list"),
+        ("loras", [{}], "'name' is missing"),
+        ("loras", [{"name": "ink", "wieght": 1}], "did you mean 'weight'"),
+        ("loras", [{"name": "a\nb"}], "no name of a file"),
+        ("loras", [{"name": "ink", "weight": float("inf")}], "expected a number"),
+        ("loras", [{"name": "ink", "weight": None}], "missing"),
+        ("loras", [{"name": "ink", "points": [[0.5, 1], [0.5, 0]]}], "must rise"),
+        ("loras", [{"name": "ink", "points": [[[0.5, 1]]]}], "too deep"),
+        ("loras", [{"name": str(i)} for i in range(33)], "at most 32"),
+        ("controls", [{"model": "edges", "image": "0"}], "64 digits"),
+        ("controls", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "after its end"),
+        ("controls", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
+        ("controls", [PARTLY | {"parameters": [["low", 1]], "preprocessor": None}], "without a preprocessor"),
+        ("controls", [PARTLY | {"parameters": [["low", 1], ["low", 2]]}], "said twice"),
+        ("controls", [PARTLY | {"parameters": [["low", float("nan")]]}], "expected a number"),
+        ("controls", [PARTLY | {"parameters": [[7, 1]]}], "no name of a parameter"),
+        ("controls", [PARTLY | {"parameters": [["low"]]}], "expected pairs"),
+        ("controls", [PARTLY | {"parameters": {"low": 1}}], "expected pairs"),
+        ("controls", [PARTLY | {"parameters": [[str(i), 1] for i in range(17)]}], "at most 16"),
+        ("loras", [{"name": "ink", "points": [[0.5]]}], "expected pairs"),
+        ("loras", [{"name": "ink", "points": 3}], "expected pairs"),
+        ("hires", [], "expected an object"),
+        ("hires", {"scale": 0.5}, "1 to 16"),
+        ("outpaint", [1, 2, 3], "left, above, right and below"),
+        ("outpaint", [1, 2, 3, -1], "0 to"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused_by_name(field: str, value: Any, words: str):
+    with pytest.raises(RequestError, match=words) as caught:
+        TextToImageRequest.from_dict(TextToImageRequest(prompt="a cat").to_dict() | {field: value})
+    assert caught.value.field == field
+
+
+def test_version_2_is_read_as_it_was():
+    old = {name: value for name, value in resolved().to_dict().items() if name in FIELDS_OF_VERSION[2]}
+    found = ResolvedRequest.from_dict(old | {"schema": "gesso.text-to-image", "version": 2})
+    assert found == resolved()
+    with pytest.raises(RequestError, match="unknown field 'loras'"):
+        ResolvedRequest.from_dict(old | {"schema": "gesso.text-to-image", "version": 2, "loras": []})
