@@ -64,13 +64,14 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
     picture = Image.new("RGB", (size // 2, size // 2))
     kind = {"text": "text", "unet": "unet"}.get(phase, "vae")
     if enlarger:
-        enlarger.component.settle(model.residency.dtype("unet"))
+        enlarger.component.settle(model.dtype("unet"))
     if prompting:
-        prompting[1].component.settle(model.residency.dtype("text"))
+        prompting[1].component.settle(model.dtype("text"))
     model.residency.use(*(name for name in model.parts.networks if name.startswith(kind)))
     reset_peak()
     before = status("VmRSS")
-    with torch.inference_mode(), model.under(plan):
+    model = model.under(plan)
+    with torch.inference_mode():
         if phase == "text":
             model.encode_prompt("a red car", clip_skip=1, width=size, height=size)
         elif phase == "unet":
@@ -86,7 +87,7 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
             enlarged_picture(picture, size, size, enlarger.upscaler)
         elif prompting:
             encoder = prompting[1].network
-            pixels = clip_pixels(picture, encoder.config.image_size).to(model.residency.dtype("text"))
+            pixels = clip_pixels(picture, encoder.config.image_size).to(model.dtype("text"))
             said_of(encoder, pixels, "plus")
         else:
             model.decode(latents)

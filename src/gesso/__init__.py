@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below does the same, later
     from gesso.errors import GessoError
-    from gesso.pipelines.text_to_image import Picture, TextToImage
+    from gesso.pipelines.picture import Picture
+    from gesso.pipelines.text_to_image import TextToImage
     from gesso.request.request import TextToImageRequest
     from gesso.runtime.engine import Engine
 
@@ -19,7 +20,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Engine": "gesso.runtime.engine",
     "GessoError": "gesso.errors",
-    "Picture": "gesso.pipelines.text_to_image",
+    "Picture": "gesso.pipelines.picture",
     "TextToImage": "gesso.pipelines.text_to_image",
     "TextToImageRequest": "gesso.request.request",
 }

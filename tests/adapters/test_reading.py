@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.files import kohya, layers, lora_parts, randn, read, saved, target_of
-from gesso.adapters.attaching import attach
+from gesso.adapters.attaching import attach, attachment_of
 from gesso.adapters.lora import Lora, read_lora
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.weight_file import open_weights
@@ -269,13 +269,14 @@ def test_strength_over_the_steps(merged: bool, tmp_path: Path) -> None:
     layer = target.networks["unet"].down[0].attentions[0].blocks[0].self_attention.to_q
     x = torch.randn(1, 3, 32)
     plain, now = layer(x), [1.0]
-    with attach(target.networks, [(lora, lambda: now[0], 1.0)], merged=merged) as attached:
+    attachment = attachment_of(target.networks, [(lora, lambda: now[0], 1.0)], merged=merged)
+    with attachment.on():
         full = layer(x) - plain
-        for strength in (0.0, 0.5):
-            now[0] = strength
-            attached.update()
+    for strength in (0.0, 0.5, 1.0):
+        now[0] = strength
+        with attachment.on():
             torch.testing.assert_close(layer(x) - plain, strength * full, atol=1e-5, rtol=1e-4)
-    assert torch.equal(layer(x), plain)
+        assert torch.equal(layer(x), plain)
 
 
 def test_strengths_that_are_none(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from adapters.files import kohya, lora_parts, read
 from gesso.adapters.attaching import attach
 from gesso.adapters.names import Target
 from gesso.families.loading import load_parts
-from gesso.runtime.residency import Residency
+from gesso.runtime.residency import Residency, Stay
 from tiny_sd import TINY_SD, save_tiny_folder
 
 
@@ -26,8 +26,8 @@ def test_however_the_network_lies(dtype: torch.dtype, tmp_path: Path) -> None:
     x, context = torch.randn(1, 4, 16, 16).to(dtype), torch.randn(1, 77, 32).to(dtype)
 
     @torch.inference_mode()
-    def predict() -> Tensor:
-        residency.use("unet")
+    def predict(stay: Stay = "resident") -> Tensor:
+        residency.use("unet", stay=stay)
         found: Tensor = parts.unet(x, torch.tensor([500.0]), context)
         return found
 
@@ -36,9 +36,7 @@ def test_however_the_network_lies(dtype: torch.dtype, tmp_path: Path) -> None:
     with attach(target.networks, [(lora, 0.5, 0.5)]):
         settled = predict()
         residency.rest_all()
-        residency.stay = "stream"
-        streamed = predict()
-        residency.stay = "resident"
+        streamed = predict("stream")
         again = predict()
     assert torch.equal(streamed, settled) and torch.equal(again, settled)
     assert (settled - before).abs().max() > 0.05

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from gesso.diffusion.calls import answered
 from gesso.diffusion.conventions import (
     a1111_timestep_sigmas,
     a1111_unipc_sigmas,
@@ -23,7 +24,7 @@ from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_noise_
 from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.names import resolve
 from gesso.diffusion.noise import NoiseSource, PhiloxNoise
-from gesso.diffusion.samplers import SAMPLERS, answer, sample
+from gesso.diffusion.samplers import SAMPLERS, answering, sample
 from gesso.diffusion.samplers import stochastic as stochastic_room
 from gesso.diffusion.samplers.quadrature import lagrange_integrals
 from gesso.diffusion.schedule import SCHEDULES, scaled_linear
@@ -86,7 +87,7 @@ def calls_and_final(sampler, x, sigmas, noise, **options):
         except StopIteration as end:
             return calls, end.value
         calls.append(call)
-        reply = answer(two_hills, call)
+        reply = answered(answering(two_hills, call))
 
 
 def gap(final, saved):

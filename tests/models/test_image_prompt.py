@@ -178,9 +178,8 @@ def test_an_ip_adapter_on_a_unet(tmp_path: Path, kind: str, family: Family) -> N
             processor.scale = [0.7]
     more.setdefault("added_cond_kwargs", {})["image_embeds"] = [torch.stack([nothing, said])]
     expected = reference(x, time, context, **more).sample
-    prompt = PicturePrompt(network, network(said), network(nothing), lambda: 0.7)
-    with PictureAttachment(unet, [prompt]) as attachment:
-        attachment.rows(torch.tensor([True, False]))
+    prompt = PicturePrompt(network, network(said), network(nothing))
+    with PictureAttachment(unet, [prompt]).use([0.7], torch.tensor([True, False])):
         found = unet(x, time, context, added)
     close(found, expected)
     assert (found - before).abs().max() > 1e-3
@@ -190,18 +189,18 @@ def test_an_ip_adapter_on_a_unet(tmp_path: Path, kind: str, family: Family) -> N
 def test_two_pictures_add_up_and_strength_may_change(tmp_path: Path) -> None:
     _, unet = unets(TINY_SD)
     network, _ = load_image_prompt(saved(tmp_path / "ip.safetensors", image_prompt_file("base", TINY_SD)), TINY_SD)
-    now = {"strength": 0.0}
-    prompts = [
-        PicturePrompt(network, network(torch.randn(1, 48)), network(torch.zeros(1, 48)), lambda: now["strength"])
-        for _ in range(2)
-    ]
+    prompts = [PicturePrompt(network, network(torch.randn(1, 48)), network(torch.zeros(1, 48))) for _ in range(2)]
     x, time, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, TINY_SD.unet.context_dim)
     with torch.no_grad():
         before = unet(x, time, context)
-        with PictureAttachment(unet, prompts):
+        attachment = PictureAttachment(unet, prompts)
+        with attachment.use([0.0, 0.0]):
             assert torch.equal(unet(x, time, context), before)
-            now["strength"] = 1.0
-            assert not torch.equal(unet(x, time, context), before)
+        with attachment.use([1.0, 1.0]):
+            both = unet(x, time, context)
+        with attachment.use([1.0, 0.0]):
+            first = unet(x, time, context)
+        assert not torch.equal(first, before) and not torch.equal(both, first)
         assert torch.equal(unet(x, time, context), before)
 
 

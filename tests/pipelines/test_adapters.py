@@ -19,6 +19,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.families.base import Family
 from gesso.pipelines.adapters import factor_at, find_adapters, read_adapters, spelled
+from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.finder import NamedFiles
@@ -364,7 +365,7 @@ def test_a_rank_can_be_cut(pipeline: TextToImage, models: dict[str, LoadedModel]
     cut = replace(REQUEST, prompt="a cat <lora:style:0.5:0.5:dyn=1>")
     assert not torch.equal(pipeline.pixels(cut), pipeline.pixels(whole))
     resolved = pipeline.resolve(cut)
-    wanted = find_adapters(resolved, finder, models["sd"].tokenizer)
+    wanted = find_adapters(resolved, ParsedTexts(resolved), finder, models["sd"].tokenizer)
     ((lora, _),) = read_adapters(wanted, models["sd"], AdapterShelf()).loras
     assert {change.weight.rank for change in lora.changes.values() if change.weight} == {1}
 

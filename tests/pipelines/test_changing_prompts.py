@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from gesso.pipelines.clock import Clock
+from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.networks import ChangingText, EditNetwork
 from gesso.pipelines.prompts import encode_prompts
-from gesso.pipelines.text_to_image import TextToImage, defaults_for
+from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.parts import HiresPass
 from gesso.request.request import TextToImageRequest

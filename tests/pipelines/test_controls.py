@@ -447,8 +447,8 @@ def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any
     for stay in ("turns", "stream"):
         engine.memory = None
         tight = replace(next(iter(with_control.values())), stay=stay)
-        with pipeline.model.under(tight):
-            assert torch.equal(pipeline.pixels(request, hints=[hint]), wanted)
+        limited = TextToImage(engine, pipeline.model.under(tight), finder=pipeline.finder)
+        assert torch.equal(limited.pixels(request, hints=[hint]), wanted)
         pipeline.model.residency.rest_all()
 
 

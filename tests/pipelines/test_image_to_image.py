@@ -11,8 +11,9 @@ from PIL import Image
 
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.pictures.picture_file import read_picture
+from gesso.pipelines.picture import Picture, Progress
 from gesso.pipelines.steps import plan_steps
-from gesso.pipelines.text_to_image import Picture, Progress, TextToImage
+from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine

@@ -16,12 +16,14 @@ from gesso.diffusion.conventions import slerp, slerp_a1111
 from gesso.diffusion.noise import nv_normal, philox_normal
 from gesso.families.base import Family
 from gesso.pipelines.clock import Clock
+from gesso.pipelines.denoising import noise_source, variation_source
 from gesso.pipelines.framing import Placement
 from gesso.pipelines.inputs import SourcePictures, prepare
 from gesso.pipelines.networks import Differential
+from gesso.pipelines.picture import Picture
 from gesso.pipelines.source_images import soften
 from gesso.pipelines.steps import plan_steps
-from gesso.pipelines.text_to_image import Picture, TextToImage, noise_source, variation_source
+from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.runtime.engine import Engine

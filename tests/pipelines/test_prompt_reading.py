@@ -9,8 +9,8 @@ import torch
 
 from adapters.files import kohya, lora_parts, saved, target_of
 from gesso.cli.main import run
+from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.prompt_reading import MAX_TEXTS, ReadRequest, read_request
-from gesso.pipelines.text_to_image import defaults_for
 from gesso.request.finder import NamedFiles
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine, LoadedModel

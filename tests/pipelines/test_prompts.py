@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
-from gesso.pipelines.text_to_image import defaults_for
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine, LoadedModel
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 from gesso.diffusion.conventions import a1111_image_start
 from gesso.errors import GessoError
+from gesso.pipelines.defaults import defaults_for
+from gesso.pipelines.picture import Picture, Progress
 from gesso.pipelines.second_pass import UpscalerFile, enlarged_latents, enlarged_picture, second_request
 from gesso.pipelines.steps import Steps, plan_steps
-from gesso.pipelines.text_to_image import Picture, Progress, TextToImage, defaults_for
+from gesso.pipelines.text_to_image import TextToImage
 from gesso.pipelines.upscaling import RESAMPLERS
 from gesso.request.checks import RequestError
 from gesso.request.finder import NamedFiles

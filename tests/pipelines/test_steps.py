@@ -13,9 +13,10 @@ from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.diffusion.torchsde_tree import TorchsdeTree
 from gesso.families.base import Family
 from gesso.families.registry import FAMILIES
+from gesso.pipelines.defaults import defaults_for
+from gesso.pipelines.denoising import noise_source
 from gesso.pipelines.networks import HandOver, IndependentNoise
 from gesso.pipelines.steps import Steps, noise_table, plan_steps
-from gesso.pipelines.text_to_image import defaults_for, noise_source
 from gesso.request.checks import RequestError
 from gesso.request.names import with_canonical_names
 from gesso.request.request import TextToImageRequest

@@ -10,7 +10,8 @@ from PIL import Image
 
 from gesso.errors import GessoError
 from gesso.pictures.picture_file import pixels_sha256, read_picture
-from gesso.pipelines.text_to_image import Picture, Progress, TextToImage, to_images
+from gesso.pipelines.picture import Picture, Progress, to_images
+from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
@@ -135,7 +136,7 @@ def test_text_that_does_not_fit_is_named(pipeline: TextToImage):
 def test_progress_counts_every_step_of_every_picture(pipeline: TextToImage):
     seen: list[Progress] = []
     list(pipeline(replace(REQUEST, num_images=2, num_steps=3, sampler="heun"), seen.append))
-    assert [(state.first, state.step) for state in seen] == [
+    assert [(state.index, state.step) for state in seen] == [
         (0, 0),
         (0, 1),
         (0, 2),

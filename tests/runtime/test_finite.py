@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gesso.errors import GessoError
 from gesso.families.parts import Parts
-from gesso.runtime.finite import AllLostError, NotFiniteError, lost_rows, rescued, stop_when_all_lost
+from gesso.runtime.finite import AllLostError, NotFiniteError, finite, lost_rows, stop_when_all_lost
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import Component
@@ -46,7 +46,7 @@ def test_a_decoder_that_overflows_half_precision_is_asked_again_in_float32(loud:
     with torch.inference_mode():
         expected = plain.decode(latents())
         assert not bool(model.decode(latents()).isfinite().all())  # otherwise this test tests nothing
-        found = rescued(model, "vae", lambda: model.decode(latents()))
+        found = finite("vae", lambda model: model.decode(latents()), model)
     assert found.rows == (0,)
     assert found.notice == "the autoencoder left the range of float16; computed again in float32"
     assert found.notices(0) == (found.notice,)
@@ -61,7 +61,7 @@ def test_only_rows_that_are_lost_are_computed_again(loud: Parts):
     both = torch.cat([latents() * 1e-4, latents()])
     with torch.inference_mode():
         alone = model.decode(both[:1])
-        found = rescued(model, "vae", lambda: model.decode(both))
+        found = finite("vae", lambda model: model.decode(both), model)
     assert found.rows == (1,)
     assert found.notices(0) == ()
     assert bool(found.value.isfinite().all())
@@ -73,12 +73,12 @@ def test_what_is_finite_is_left_alone():
     model = model_of(own_parts())
     calls = []
 
-    def run() -> Tensor:
+    def run(model: LoadedModel) -> Tensor:
         calls.append(1)
         return model.decode(latents())
 
     with torch.inference_mode():
-        found = rescued(model, "vae", run)
+        found = finite("vae", run, model)
     assert (found.rows, found.notice, len(calls)) == ((), None, 1)
 
 
@@ -92,11 +92,11 @@ def test_an_error_names_the_part_and_the_first_module_that_gave_them(dtype: torc
     parts.vae.to(dtype)
     if dtype == F16:  # the second try settles, and there the weights are looked at
         with pytest.raises(GessoError, match="NaN or infinity"), torch.inference_mode():
-            rescued(model, "vae", lambda: model.decode(latents()))
+            finite("vae", lambda model: model.decode(latents()), model)
         return
     match = "vae gave numbers that are not finite in float32"
     with pytest.raises(NotFiniteError, match=match) as found, torch.inference_mode():
-        rescued(model, "vae", lambda: model.decode(latents()))
+        finite("vae", lambda model: model.decode(latents()), model)
     assert found.value.part == "vae"
     assert found.value.module == "decoder.levels.1.blocks.0.conv2"
 
@@ -105,14 +105,14 @@ def test_a_sampler_stops_when_every_row_is_lost_and_starts_again_in_float32():
     model = model_of(own_parts(), unet=torch.bfloat16)
     formats: list[torch.dtype] = []
 
-    def run() -> Tensor:
-        dtype = model.residency.dtype("unet")
+    def run(model: LoadedModel) -> Tensor:
+        dtype = model.dtype("unet")
         formats.append(dtype)
         x = torch.full((2, 4, 8, 8), float("nan") if dtype != F32 else 1.0)
         stop_when_all_lost(x)
         return x
 
-    found = rescued(model, "unet", run)
+    found = finite("unet", run, model)
     assert formats == [torch.bfloat16, F32]
     assert found.rows == (0, 1)
     assert found.notice is not None
@@ -128,12 +128,12 @@ def test_a_sampler_stops_when_every_row_is_lost_and_starts_again_in_float32():
 def test_lost_for_good_is_an_error_whatever_stopped_it():
     model = model_of(own_parts(), unet=torch.bfloat16)
 
-    def run() -> Tensor:
+    def run(model: LoadedModel) -> Tensor:
         stop_when_all_lost(torch.full((1, 1), float("nan")))
         raise AssertionError
 
     with pytest.raises(NotFiniteError, match="unet gave numbers that are not finite in float32"):
-        rescued(model, "unet", run)
+        finite("unet", run, model)
 
 
 def test_a_network_that_steers_is_named():
@@ -142,15 +142,16 @@ def test_a_network_that_steers_is_named():
     steering = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 2))
     steering[1].weight.data.fill_(float("nan"))
 
-    def run() -> Tensor:
-        said: Tensor = steering(torch.ones(1, 2))
-        return said
+    def run(model: LoadedModel) -> Tensor:
+        with model.using("unet"):
+            output: Tensor = steering(torch.ones(1, 2))
+        return output
 
     component = Component("control", steering, CPU, "x")
+    component.dtype = F32  # as if settled: the check of the weights would find it first
     match = r"unet gave numbers that are not finite in float32 \(control 0: 1 is the first"
     with (
         torch.inference_mode(),
-        model.residency.joined({"control 0": component}),
         pytest.raises(NotFiniteError, match=match),
     ):
-        rescued(model, "unet", run)
+        finite("unet", run, model.beside({"control 0": component}))

@@ -152,11 +152,11 @@ def test_weights_in_memory_by_the_way_they_stay():
     assert found == {"resident": total, "turns": unet.settled_nbytes(torch.float32), "stream": layer}
     assert layer < unet.settled_nbytes(torch.float32) / 10
     steering = Component("control", nn.Linear(100, 100), CPU, "x")
-    with model.residency.joined({"control 0": steering}):
-        for stay, weights in found.items():
-            phases = model.footprint.phases(work, replace(plan(model, None, work), stay=stay))
-            beside = next(phase.weights for phase in phases if phase.name == "unet") - weights
-            assert beside == 4 * (100 * 100 + 100)  # a network that steers is there while the UNet is
+    work = replace(work, components=(steering,))
+    for stay, weights in found.items():
+        phases = model.footprint.phases(work, replace(plan(model, None, work), stay=stay))
+        beside = next(phase.weights for phase in phases if phase.name == "unet") - weights
+        assert beside == 4 * (100 * 100 + 100)  # a network that steers is there while the UNet is
 
 
 def test_a_picture_that_prompts_is_refused_where_its_encoder_does_not_fit():
@@ -226,8 +226,8 @@ def test_pictures_are_enlarged_one_by_one_where_all_together_do_not_fit(file: Pa
     hook = model.parts.networks["upscaler"].register_forward_pre_hook(
         lambda _module, inputs: rows.append(len(inputs[0]))
     )
-    with model.under(tight), torch.inference_mode():
-        assert model.upscale(torch.zeros(4, 3, 16, 16)).shape == (4, 3, 32, 32)
+    with torch.inference_mode():
+        assert model.under(tight).upscale(torch.zeros(4, 3, 16, 16)).shape == (4, 3, 32, 32)
     hook.remove()
     assert rows == [1] * 4
 
@@ -252,8 +252,8 @@ def test_a_taesd_in_the_place_of_the_autoencoder_is_counted_and_has_no_tiles():
         budget = int(least.peak * 0.85)
     assert least.vae_rows == 1
     latents = torch.randn(2, 4, 8, 8)
-    with model.under(least):  # float32 rounding between memory layouts
-        torch.testing.assert_close(model.decode(latents), tiny.decode(latents), atol=1e-5, rtol=0)
+    with torch.no_grad():  # float32 rounding between memory layouts
+        torch.testing.assert_close(model.under(least).decode(latents), tiny.decode(latents), atol=1e-5, rtol=0)
 
 
 def test_a_plan_is_shown_to_people_and_to_programs():
@@ -285,18 +285,18 @@ def test_a_plan_changes_how_the_networks_run_and_not_what_they_say(file: Path):
     free, tight = Engine("cpu").load(file), Engine("cpu", memory="8GiB").load(file)
     base = Engine("cpu").plan(free, Workload(width=128, height=128, rows=2))
     phases = (Phase(name="unet", weights=0, activations=0),)
-    told = MemoryPlan(budget=None, base=base.base, stay="stream", unet_rows=1, vae_rows=1, tile=16, phases=phases)
+    stream = MemoryPlan(budget=None, base=base.base, stay="stream", unet_rows=1, vae_rows=1, tile=16, phases=phases)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 4, 24, 24, generator=generator)
     with torch.inference_mode():
         answers = []
         for model in (free, tight):
-            with model.under(told if model is tight else base):
-                prompt = model.encode_prompt("a red cat", clip_skip=1, width=64, height=64)
-                conditioning = Conditioning(context=prompt.context, added=prompt.added).repeat(2)
-                said = model.predict(z, torch.tensor([10.0, 700.0]), conditioning)
-                pixels = model.decode(z)
-                answers.append((said, pixels, model.upscale(pixels), model.encode_image(pixels.clamp(-1, 1))))
+            limited = model.under(stream if model is tight else base)
+            prompt = limited.encode_prompt("a red cat", clip_skip=1, width=64, height=64)
+            conditioning = Conditioning(context=prompt.context, added=prompt.added).repeat(2)
+            predicted = limited.predict(z, torch.tensor([10.0, 700.0]), conditioning)
+            pixels = limited.decode(z)
+            answers.append((predicted, pixels, limited.upscale(pixels), limited.encode_image(pixels.clamp(-1, 1))))
     # One row at a time and tiles change the order of sums in float32: some 1e-6 of values about 1.
     for ours, theirs in zip(*answers, strict=True):
         assert (ours - theirs).abs().max().item() < 1e-4
@@ -367,8 +367,8 @@ work = Workload(width=512, height=512)
 whole = Engine("cpu").plan(model, work)  # what counting needs is imported
 engine = Engine("cpu", memory=memory_used(cpu) + SLACK + 150 * MIB)
 with torch.inference_mode():
-    with engine.within_memory(model, work) as plan:
-        model.decode(torch.zeros(1, 4, 64, 64))
+    plan = engine.plan(model, work)
+    model.under(plan).decode(torch.zeros(1, 4, 64, 64))
 # Not ru_maxrss: it begins at the peak of the process that started this one.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)

@@ -80,9 +80,8 @@ def test_streamed_layers_compute_the_same_bits_and_hold_nothing(file: Path):
 
 def test_networks_take_turns(file: Path):
     residency = load(file)
-    residency.stay = "turns"
     for name in residency.components:
-        residency.use(name)
+        residency.use(name, stay="turns")
         assert [other for other, component in residency.components.items() if component.dtype] == [name]
 
 

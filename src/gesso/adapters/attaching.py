@@ -1,5 +1,8 @@
 """Adapters on networks: `attach`, at run time or merged into the weights. Detaching restores every bit.
 
+An `Attachment` may be put on and taken off again and again: for each call of a network that runs with other adapters,
+or with none, use as well. Put on for some rows alone (`on`), it leaves the other rows of a call as they are.
+
 At run time the weights stay as they are: a hook adds what the adapter says to a layer's output, so nothing is copied,
 the networks may rest in their file, be streamed or settle again meanwhile, and strength may change from call to call.
 Merged, the layers that change get new weights beside the old ones, which come back afterwards; this costs the memory of
@@ -7,7 +10,8 @@ those layers, nothing a step, and asks that the networks stay settled. Both give
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,10 +36,23 @@ def attach(
 
     networks  of those of the `Target` that the adapters were read for (unet, text, text_2) the ones to change
     loras     each with its strength for the UNet and that for the text models; 0 switches a part off
-    merged    into the weights. A strength that changes is read now, and again by `update`
+    merged    into the weights. A strength that changes is read when it is put on
     The order of several does not matter. Raises ValueError for a strength that is no number of at most 1000,
     ModelFileError where merged weights leave the range of their number format.
     """
+    attachment = attachment_of(networks, loras, merged=merged)
+    try:
+        attachment.begin()
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
+
+
+def attachment_of(
+    networks: Mapping[str, nn.Module], loras: Sequence[tuple[Lora, Strength, Strength]], *, merged: bool = False
+) -> "Attachment":
+    """The same, not yet on the networks: `Attachment.on` puts it there. Raises ValueError as `attach`."""
     attachment = Attachment(networks, merged)
     for lora, unet, text in loras:
         for strength in (unet, text):
@@ -46,11 +63,6 @@ def attach(
             strength = unet if component == "unet" else text
             if component in networks and (callable(strength) or strength != 0):
                 attachment._add(name, change, strength, lora)
-    try:
-        attachment._begin()
-    except BaseException:
-        attachment.detach()
-        raise
     return attachment
 
 
@@ -65,21 +77,42 @@ def _now(strength: Strength) -> float:
 
 
 class Attachment:
-    """Adapters that are on. A context manager; `detach` may be called more than once."""
+    """Adapters for networks, on them or not. A context manager; `detach` may be called more than once."""
 
     def __init__(self, networks: Mapping[str, nn.Module], merged: bool) -> None:
         self._networks, self._merged = networks, merged
         self._layers: dict[str, _Layer] = {}
 
     @property
+    def is_by_row(self) -> bool:
+        """Whether it can be on for some rows of a call alone: not where weights are changed."""
+        return not any(layer.merged for layer in self._layers.values())
+
+    @property
     def num_layers(self) -> int:
         """Layers that are changed."""
         return len(self._layers)
 
-    def update(self) -> None:
-        """Merges anew with the strengths of now, from the untouched weights. Does nothing at run time."""
+    @contextmanager
+    def on(self, rows: slice | None = None) -> Iterator[None]:
+        """On the networks within the block, for some rows of their batches alone or for all; off again after it.
+
+        What was computed for it is kept for the next time. Raises ValueError for rows of merged weights, ModelFileError
+        where merged weights leave the range of their dtype.
+        """
+        if rows is not None and not self.is_by_row:
+            raise ValueError("adapters that are merged into the weights are there for all rows")
+        try:
+            self.begin(rows)
+            yield
+        finally:
+            for layer in self._layers.values():
+                layer.end()
+
+    def begin(self, rows: slice | None = None) -> None:
+        """On the networks, until `detach`; see `on`."""
         for layer in self._layers.values():
-            layer.update()
+            layer.begin(rows)
 
     def detach(self) -> None:
         """The networks as they were, bit by bit."""
@@ -92,10 +125,6 @@ class Attachment:
         if name not in self._layers:
             self._layers[name] = _Layer(self._networks[component].get_submodule(module), name, self._merged)
         self._layers[name].parts.append(_Part(change, strength, lora))
-
-    def _begin(self) -> None:
-        for layer in self._layers.values():
-            layer.begin()
 
     def __enter__(self) -> Self:
         return self
@@ -197,26 +226,30 @@ class _Layer:
         self.merged = merged or name.endswith("position_embedding")
         self.parts: list[_Part] = []
         self._hook: Any = None
-        self._kept: dict[str, tuple[Tensor, Tensor]] = {}  # parameter -> original, merged
+        self._rows: slice | None = None
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}  # parameter -> original, merged; while it is on
+        self._merged: dict[str, Tensor] = {}  # merged, from the last time
+        self._merged_of: tuple[Any, ...] = ()  # what that was merged from
 
-    def begin(self) -> None:
+    def begin(self, rows: slice | None = None) -> None:
+        self._rows = rows
         if not self.merged:
-            self._hook = self.module.register_forward_hook(self._add_all)
+            # Before the hooks that are there: what streams a layer takes its weights away behind it.
+            self._hook = self.module.register_forward_hook(self._add_all, prepend=True)
             return
         if getattr(self.module, "bias", None) is None and any(part.change.bias is not None for part in self.parts):
             self._hook = self.module.register_forward_hook(self._add_bias)  # there is none to merge into
         self._merge()
 
-    def update(self) -> None:
-        if self.merged:
-            self._restore()
-            self._merge()
-
-    def detach(self) -> None:
+    def end(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
         self._restore()
+
+    def detach(self) -> None:
+        self.end()
+        self._merged, self._merged_of = {}, ()
         for part in self.parts:
             part._placed, part._for = (), None
 
@@ -227,41 +260,47 @@ class _Layer:
         return self._added(module, args[0], output, with_weight=False)
 
     def _added(self, module: nn.Module, x: Tensor, output: Tensor, *, with_weight: bool) -> Tensor:
+        if self._rows is None:
+            return self._gained(module, x, output, with_weight=with_weight)
+        output[self._rows] = self._gained(module, x[self._rows], output[self._rows], with_weight=with_weight)
+        return output
+
+    def _gained(self, module: nn.Module, x: Tensor, output: Tensor, *, with_weight: bool) -> Tensor:
         for part in self.parts:
             if (gain := part.gain(module, x, output, with_weight=with_weight)) is not None:
                 output = output + gain
         return output
 
-    @torch.no_grad()
     def _merge(self) -> None:
+        """New weights in place of the old; those of the last time, where they would come out the same."""
         strengths = [_now(part.strength) for part in self.parts]
-        with torch.inference_mode(mode=False):  # what is made within could not be changed outside
-            weight = _sum(
-                self.module.weight,
-                [(part.change.weight, strength) for part, strength in zip(self.parts, strengths, strict=True)],
-            )
-            self._put("weight", weight)
-            bias = getattr(self.module, "bias", None)
-            if bias is None:
-                return
-            found = [
-                (p.change.bias, s) for p, s in zip(self.parts, strengths, strict=True) if p.change.bias is not None
-            ]
-            if found:
-                wide = bias.detach().float()
-                for change, strength in found:
-                    wide = wide + strength * change.to(wide)
-                self._put("bias", torch.empty_like(bias).copy_(wide))
+        stored: Tensor = self.module.weight  # type: ignore[assignment]
+        origin = (stored.data_ptr(), stored.dtype, stored.device, *strengths)
+        if self._merged_of != origin:
+            self._merged_of = ()
+            self._merged = dict(self._summed(strengths))
+            self._merged_of = origin
+        for name, merged in self._merged.items():
+            param = getattr(self.module, name)
+            self._kept[name] = (param.data, merged)
+            param.data = merged
 
-    def _put(self, name: str, made: Tensor | None) -> None:
-        if made is None:
-            return
-        if not bool(made.isfinite().all()):
-            where, message = self.parts[0].lora.where, f"{self.name} leaves the range of {made.dtype} when merged"
-            raise ModelFileError("overflow", where, f"{message}; apply it at run time, or take a smaller strength")
-        param = getattr(self.module, name)
-        self._kept[name] = (param.data, made)
-        param.data = made
+    @torch.no_grad()
+    def _summed(self, strengths: Sequence[float]) -> Iterator[tuple[str, Tensor]]:
+        """Name and merged numbers of each parameter that changes."""
+        with torch.inference_mode(mode=False):  # what is made within could not be changed outside
+            for name in ("weight", "bias"):
+                changes = [
+                    (getattr(part.change, name), strength) for part, strength in zip(self.parts, strengths, strict=True)
+                ]
+                summed = _sum(getattr(self.module, name, None), changes)
+                if summed is None:
+                    continue
+                if not bool(summed.isfinite().all()):
+                    where, message = self.parts[0].lora.where, f"{self.name} leaves the range of {summed.dtype}"
+                    advice = "apply it at run time, or take a smaller strength"
+                    raise ModelFileError("overflow", where, f"{message} when merged; {advice}")
+                yield name, summed
 
     def _restore(self) -> None:
         for name, (original, made) in self._kept.items():
@@ -271,14 +310,17 @@ class _Layer:
         self._kept.clear()
 
 
-def _sum(stored: Any, changes: Sequence[tuple[Any, float]]) -> Tensor | None:
-    """The weight with all changes, computed in float32 and rounded once; None where nothing changes."""
+def _sum(stored: Tensor | None, changes: Sequence[tuple[Any, float]]) -> Tensor | None:
+    """A parameter with all changes, computed in float32 and rounded once; None where nothing changes.
+
+    changes: of a weight with their algebra, of a bias as numbers
+    """
     active = [(change, strength) for change, strength in changes if change is not None and strength != 0]
-    if not active:
+    if stored is None or not active:
         return None
     base = stored.detach().float()
     total = base.clone()
     for change, strength in active:
-        total += strength * change.delta(base)
-    made: Tensor = torch.empty_like(stored.detach()).copy_(total)
-    return made
+        total += strength * (change.to(base) if isinstance(change, Tensor) else change.delta(base))
+    summed: Tensor = torch.empty_like(stored.detach()).copy_(total)
+    return summed

@@ -34,81 +34,48 @@ class PicturePrompt:
     """A picture for one adapter.
 
     tokens, without  [1, T, C] of the picture, and of none, for the rows that guidance leads away from
-    strength         read at each call
     """
 
     network: ImagePrompt
     tokens: Tensor
     without: Tensor
-    strength: Callable[[], float]
 
 
 class PictureAttachment:
-    """Adapters on a UNet: a context manager, within which they are on; it may be entered again and again.
+    """Adapters for a UNet with their pictures; `use` puts them on it for a call.
 
-    Tell it the rows of the next call by `rows`. Keys and values of the pictures are computed once and kept.
-
+    Keys and values of the pictures are computed once and kept.
     Raises ValueError where an adapter is for another number of attentions, or for other widths.
     """
 
     def __init__(self, unet: UNet, prompts: Sequence[PicturePrompt]) -> None:
-        self._attentions, self._prompts = cross_attentions(unet), tuple(prompts)
-        widths = [attention.to_q.out_features for attention in self._attentions]
+        self.attentions, self._prompts = cross_attentions(unet), tuple(prompts)
+        widths = [attention.to_q.out_features for attention in self.attentions]
         for prompt in prompts:
             found = [layer.out_features for layer in prompt.network.to_k]
             if found != widths:
                 raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)} of other widths")
-        self._negative: Tensor | None = None
         self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._queries: dict[int, Tensor] = {}
-        self._hooks: list[Any] = []
 
-    def rows(self, negative: Tensor | None) -> None:
-        """bool [B]: rows of the next call that guidance leads away from; None: no row."""
-        self._negative = negative
+    def use(self, strengths: Sequence[float], negative: Tensor | None = None) -> "PictureUse":
+        """One call's use of them.
+
+        strengths: of each picture; negative: bool [B], rows that guidance leads away from. None: no row
+        """
+        return PictureUse(self, tuple(strengths), negative)
 
     def prepare(self, number: int) -> None:
         """Keys and values of one picture for every attention, so that its network may rest from now on."""
-        for place, attention in enumerate(self._attentions):
+        for place, attention in enumerate(self.attentions):
             self._keys(number, place, attention.to_q.weight)
 
-    def __enter__(self) -> Self:
-        for place, attention in enumerate(self._attentions):
-            self._hooks.append(attention.to_q.register_forward_hook(self._remember(place)))
-            self._hooks.append(attention.to_out.register_forward_pre_hook(self._join(place, attention)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-        self._queries.clear()
-
-    def _remember(self, place: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._queries[place] = output
-
-        return hook
-
-    def _join(self, place: int, attention: Attention) -> Callable[..., tuple[Tensor]]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-            total, queries = args[0], self._queries.pop(place)
-            for number, prompt in enumerate(self._prompts):
-                strength = prompt.strength()
-                if strength != 0:
-                    total = total + strength * self._look(number, place, attention, queries)
-            return (total,)
-
-        return hook
-
-    def _look(self, number: int, place: int, attention: Attention, queries: Tensor) -> Tensor:
-        """What one picture says to the queries.  [B, N, D] -> [B, N, D]"""
+    def attend(self, number: int, place: int, queries: Tensor, negative: Tensor | None) -> Tensor:
+        """What one attention reads from one picture.  queries, result [B, N, D]"""
+        attention = self.attentions[place]
         keys, values = self._keys(number, place, queries)
         which = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-        if self._negative is not None:
-            which = self._negative.to(which)
+        if negative is not None:
+            which = negative.to(which)
         q, k, v = (
             t.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for t in (queries, keys[which], values[which])
         )
@@ -128,3 +95,58 @@ class PictureAttachment:
             self._known[number, place] = keys, values
         keys, values = self._known[number, place]
         return keys.to(like), values.to(like)
+
+
+class PictureUse:
+    """Pictures on a UNet for one call, or for some rows of it alone: a context manager, within which they are on."""
+
+    def __init__(
+        self,
+        attachment: PictureAttachment,
+        strengths: tuple[float, ...],
+        negative: Tensor | None,
+        rows: slice | None = None,
+    ) -> None:
+        self._attachment, self._strengths, self._negative, self._rows = attachment, strengths, negative, rows
+        self._queries: dict[int, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    def on(self, rows: slice) -> "PictureUse":
+        """The same for some rows of a larger batch alone."""
+        return PictureUse(self._attachment, self._strengths, self._negative, rows)
+
+    def __enter__(self) -> Self:
+        for place, attention in enumerate(self._attachment.attentions):
+            self._hooks.append(attention.to_q.register_forward_hook(self._remember(place)))
+            self._hooks.append(attention.to_out.register_forward_pre_hook(self._join(place)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._queries.clear()
+
+    def _remember(self, place: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self._queries[place] = output
+
+        return hook
+
+    def _join(self, place: int) -> Callable[..., tuple[Tensor]]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+            whole, queries, rows = args[0], self._queries.pop(place), self._rows
+            total = whole if rows is None else whole[rows]
+            queries = queries if rows is None else queries[rows]
+            for number, strength in enumerate(self._strengths):
+                if strength != 0:
+                    total = total + strength * self._attachment.attend(number, place, queries, self._negative)
+            if rows is not None:
+                whole = whole.clone()
+                whole[rows] = total
+                total = whole
+            return (total,)
+
+        return hook

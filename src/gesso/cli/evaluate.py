@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gesso.mini.judging.composition import Generate, Report
+    from gesso.mini.judging.model_pictures import ModelPictures
     from gesso.runtime.model import LoadedModel
     from gesso.scenes.render import Renderer
     from gesso.scenes.vocabulary import Thing
@@ -88,7 +89,7 @@ def composition(
         bar.stage("starting")
         from gesso.mini.judging.composition import evaluate_composition
         from gesso.mini.judging.detector import load_detector
-        from gesso.mini.judging.model_pictures import pictures_of, with_lora
+        from gesso.mini.judging.model_pictures import ModelPictures
         from gesso.request.finder import find_file
         from gesso.request.request import TextToImageRequest
 
@@ -101,9 +102,9 @@ def composition(
         table = _table_of(pipeline.model.family.objects, objects, bar)
         detector = load_detector(table, judge)
         renderer = _renderer(table, font, bar, style)
-        generate, resolved = pictures_of(pipeline.engine, pipeline.model, request)
-        if lora is not None:
-            generate = with_lora(generate, pipeline.model, find_file("lora", lora))
+        drawer = ModelPictures(pipeline.engine, pipeline.model, request)
+        generate: Generate = drawer if lora is None else drawer.with_lora(find_file("lora", lora))
+        resolved = drawer.resolved
         report = evaluate_composition(
             generate,
             detector,
@@ -157,14 +158,13 @@ def style(
         raise GessoError(f"{style[:40]}: expected one of {', '.join(STYLES)}")
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("training the classifier")
-        from gesso.mini.judging.model_pictures import with_lora
         from gesso.mini.judging.style import evaluate_style
         from gesso.request.finder import find_file
         from gesso.scenes.glyphs import render_glyphs
 
-        loaded, generate, table, _ = _drawer(model, threads, bar)
+        _, generate, table, _ = _drawer(model, threads, bar)
         report = evaluate_style(
-            with_lora(generate, loaded, find_file("lora", lora or style)),
+            generate.with_lora(find_file("lora", lora or style)),
             generate,
             style,
             things=table,
@@ -200,14 +200,13 @@ def control(
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
         from gesso.mini.judging.control import evaluate_control
-        from gesso.mini.judging.model_pictures import with_control
         from gesso.request.finder import find_file
         from gesso.scenes.glyphs import render_glyphs
         from gesso.scenes.render import Renderer
 
         loaded, generate, table, size = _drawer(model, threads, bar)
         report = evaluate_control(
-            with_control(generate, loaded, find_file("control", control), weight),
+            generate.with_control(find_file("control", control), weight),
             generate,
             things=table,
             renderer=Renderer(render_glyphs([thing.glyph for thing in table], font)),
@@ -227,14 +226,14 @@ def control(
         )
 
 
-def _drawer(model: str, threads: int | None, bar: Bar) -> "tuple[LoadedModel, Generate, tuple[Thing, ...], int]":
+def _drawer(model: str, threads: int | None, bar: Bar) -> "tuple[LoadedModel, ModelPictures, tuple[Thing, ...], int]":
     """A model, what draws its pictures with all defaults, the objects that it knows, and the pictures' side."""
-    from gesso.mini.judging.model_pictures import pictures_of
+    from gesso.mini.judging.model_pictures import ModelPictures
     from gesso.request.request import TextToImageRequest
 
     bar.stage(f"loading {Path(model).name}")
     pipeline = load_pipeline(model, device="auto", dtype="auto", threads=threads)
-    generate, _ = pictures_of(pipeline.engine, pipeline.model, TextToImageRequest(prompt="-"))
+    generate = ModelPictures(pipeline.engine, pipeline.model, TextToImageRequest(prompt="-"))
     family = pipeline.model.family
     return pipeline.model, generate, _table_of(family.objects, None, bar), family.output_size
 

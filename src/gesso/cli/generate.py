@@ -48,7 +48,7 @@ from gesso.request.presets import PRESETS
 from gesso.request.request import TextToImageRequest
 
 if TYPE_CHECKING:
-    from gesso.pipelines.text_to_image import Picture, Progress
+    from gesso.pipelines.picture import Picture, Progress
 
 
 def command(
@@ -467,12 +467,7 @@ def _value(like: object, text: str, setting: str) -> object:
 
 
 def _step(state: "Progress") -> tuple[str, int, int]:
-    if state.num_images == 1:
-        text = "drawing"
-    elif state.count == 1:
-        text = f"picture {state.first + 1} of {state.num_images}"
-    else:
-        text = f"pictures {state.first + 1} to {state.first + state.count} of {state.num_images}"
+    text = "drawing" if state.num_images == 1 else f"picture {state.index + 1} of {state.num_images}"
     return text, state.step, state.num_steps
 
 

@@ -72,8 +72,8 @@ def command(
     import torch
 
     from gesso.families.loading import load_parts
+    from gesso.pipelines.defaults import defaults_for
     from gesso.pipelines.prompt_reading import read_request
-    from gesso.pipelines.text_to_image import defaults_for
     from gesso.request.names import with_canonical_names
     from gesso.runtime.engine import find_model
     from gesso.runtime.model import LoadedModel

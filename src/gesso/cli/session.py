@@ -11,7 +11,8 @@ from gesso.request.checks import check_known
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gesso.pipelines.text_to_image import OnProgress, TextToImage
+    from gesso.pipelines.picture import OnProgress
+    from gesso.pipelines.text_to_image import TextToImage
     from gesso.request.finder import Finder
     from gesso.request.request import TextToImageRequest
 

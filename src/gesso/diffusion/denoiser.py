@@ -18,6 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gesso.diffusion.calls import Asking, Asks, ask
 from gesso.diffusion.schedule import NoiseSchedule
 
 Prediction = Literal["eps", "v", "x0"]
@@ -87,10 +88,11 @@ def _unknown(prediction: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser:
+class Denoiser(Asks):
     """A network with its schedule and prediction type, as `denoise(x, sigma) -> x0`.
 
-    network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]. It sees z in the type of x and casts to its
+    network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]; one that asks for its calls, such as
+    `GuidedNetwork`, or a plain function. It sees z in the type of x and casts to its
     own; its output is cast back. Timesteps may be fractional, as in k-diffusion.
     timestep_of: another rule for what timestep the network is told, float64 sigma [B] -> float64 timestep [B]; see
     `conventions.whole_timesteps` and `diffusers_steps`. None: `schedule.timestep_of`.
@@ -109,23 +111,18 @@ class Denoiser:
         if self.prediction not in get_args(Prediction):
             raise ValueError(_unknown(self.prediction))
 
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x [B, ...], sigma > 0 a scalar or [B] -> x0 [B, ...]. One call of the network."""
-        timestep = self._timestep(x, sigma)
-        output = self.network(scale_input(x, sigma), timestep.to(torch.float32))
-        return self._x0(x, sigma, timestep, output)
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        """x [B, ...], level: sigma > 0, a scalar or [B] -> x0 [B, ...]; uncond: [2, B, ...]. One call of the network.
 
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x [B, ...], sigma > 0 -> [2, B, ...]: x0, and x0 as it is without the prompt. One call of the network.
-
-        Raises ValueError for a network that cannot tell them apart, which is one without a method `with_uncond`.
+        Raises ValueError for a network that cannot answer without the prompt, where that is asked for.
         """
-        both: Network | None = getattr(self.network, "with_uncond", None)
-        if both is None:
-            raise ValueError("the prediction without a prompt is asked for: the network must be a GuidedNetwork")
-        timestep = self._timestep(x, sigma)
-        outputs = both(scale_input(x, sigma), timestep.to(torch.float32))
-        return torch.stack([self._x0(x, sigma, timestep, output) for output in outputs])
+        timestep = self._timestep(x, level)
+        missing = "the prediction without a prompt is asked for: the network must be a GuidedNetwork"
+        z, time = scale_input(x, level), timestep.to(torch.float32)
+        output = yield from ask(self.network, z, time, uncond=uncond, missing=missing)
+        if not uncond:
+            return self._x0(x, level, timestep, output)
+        return torch.stack([self._x0(x, level, timestep, each) for each in output])
 
     def _timestep(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         timestep_of = self.timestep_of or self.schedule.timestep_of

@@ -15,14 +15,17 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gesso.diffusion.calls import Asking, Asks, NetworkCall
 from gesso.diffusion.denoiser import per_row
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedNetwork(Generic[C]):
-    """network: (z [B, ...], timestep [B], conditioning of B rows) -> eps, v or x0 [B, ...].
+class GuidedNetwork(Asks, Generic[C]):
+    """Classifier-free guidance as a network of its own, which asks for one call, on B rows or on 2B and more.
+
+    network: (z [B, ...], timestep [B], conditioning of B rows) -> eps, v or x0 [B, ...].
 
     cond, uncond: conditioning of B rows each; uncond may be None where no row is guided.
     weights: of several prompts that guide together (see `joined`); cond has B rows for each, one prompt after another.
@@ -65,32 +68,32 @@ class GuidedNetwork(Generic[C]):
         assert self.uncond is not None
         return self.cat(self.uncond, self.cond)
 
-    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on B or 2B rows."""
-        if not self.is_guided:
-            return self.network(z, timestep, self.cond).to(z.dtype)
-        return self.with_uncond(z, timestep)[0]
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call, on B rows without guidance, else on 2B
+        or more.
 
-    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """As `__call__`, and beside it what the network says without the prompt (for CFG++): [2, B, ...].
-
-        One call of the network on 2B rows or more (two calls where they are apart), even where scale is 1. Raises
-        ValueError where uncond is missing.
+        uncond: as well what the network says without the prompt, [2, B, ...], even where scale is 1. Two calls where
+        the two are apart. Raises ValueError where uncond is missing.
         """
+        z, timestep = x, torch.as_tensor(level)
+        if not uncond and not self.is_guided:
+            return (yield NetworkCall(self.network, z, timestep, self.cond)).to(z.dtype)
         if self.uncond is None:
             raise ValueError("the prediction without a prompt is asked for, which needs uncond")
         times = len(self.weights)
         if self.apart:
-            uncond = self.network(z, timestep, self.uncond).to(z.dtype)
-            output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), self.cond)
+            unguided = (yield NetworkCall(self.network, z, timestep, self.uncond)).to(z.dtype)
+            output = yield self._call(z, timestep, self.cond, times)
             prompts = list(output.to(z.dtype).chunk(times))
         else:
-            times += 1
-            output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), self._both)
-            uncond, *prompts = output.to(z.dtype).chunk(times)
-        cond = joined(prompts, uncond, self.weights)
-        guided = guide(cond, uncond, self.scale, rescale=self.rescale if self._is_rescaled else None)
-        return torch.stack([guided, uncond])
+            output = yield self._call(z, timestep, self._both, times + 1)
+            unguided, *prompts = output.to(z.dtype).chunk(times + 1)
+        cond = joined(prompts, unguided, self.weights)
+        guided = guide(cond, unguided, self.scale, rescale=self.rescale if self._is_rescaled else None)
+        return torch.stack([guided, unguided]) if uncond else guided
+
+    def _call(self, z: Tensor, timestep: Tensor, conditioning: C, times: int) -> NetworkCall:
+        return NetworkCall(self.network, torch.cat([z] * times), torch.cat([timestep] * times), conditioning)
 
 
 def joined(prompts: Sequence[Tensor], uncond: Tensor, weights: Sequence[float]) -> Tensor:

@@ -6,12 +6,13 @@ The average is weighted: a tile's say falls off smoothly towards its edge, where
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from gesso.diffusion.calls import Asking, Asks, Function, ask
 
 
 @dataclass(frozen=True)
@@ -49,38 +50,22 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     return [(length - tile) * i // (count - 1) for i in range(count)]
 
 
-class Denoising(Protocol):
-    """The seam of `denoiser`."""
-
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x [B, ...] -> x0 [B, ...]"""
-
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The same, and beside it x0 without the prompt: [2, B, ...]"""
-
-
-class TiledDenoiser:
+class TiledDenoiser(Asks):
     """denoise(x, sigma) for x [B, C, H, W] of any size, by denoisers of its tiles.
 
     parts    each tile with what denoises it
     overlap  places over which a tile's say falls off, from 1 to 0
     """
 
-    def __init__(self, parts: Sequence[tuple[Tile, Denoising]], overlap: int) -> None:
+    def __init__(self, parts: Sequence[tuple[Tile, Function]], overlap: int) -> None:
         self.parts, self.overlap = parts, overlap
 
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return self._averaged(x, lambda denoise, part: denoise(part, sigma))
-
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x [B, C, H, W] -> [2, B, C, H, W]"""
-        return self._averaged(x, lambda denoise, part: denoise.with_uncond(part, sigma))
-
-    def _averaged(self, x: Tensor, predict: Callable[[Denoising, Tensor], Tensor]) -> Tensor:
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        """x [B, C, H, W] -> x0 of the same shape, uncond: [2, B, C, H, W]; the calls of one tile after the other."""
         total: Tensor | None = None
         weights = x.new_zeros(x.shape[-2:])
         for tile, denoise in self.parts:
-            found = predict(denoise, tile.of(x).contiguous())
+            found = yield from ask(denoise, tile.of(x).contiguous(), level, uncond=uncond)
             if total is None:
                 total = found.new_zeros(*found.shape[:-2], *x.shape[-2:])
             weight = _fade(tile.height, self.overlap, x)[:, None] * _fade(tile.width, self.overlap, x)

@@ -1,19 +1,19 @@
 """LoRA and learned words of a request: found by their names, read, and on the networks only while these work.
 
 What a request wants (`find_adapters`) is known before anything is read; how it fits is a matter of each model
-(`read_adapters`). Text models have their adapters while a prompt is encoded, the UNet while a picture is drawn, and
-nothing is left on a model between pictures: one that is given up in the middle leaves no trace, and requests may share
-a model picture by picture.
+(`read_adapters`). Text models have their adapters while a prompt is encoded, the UNet during the calls of a run, and
+nothing is left on a model between calls: a run that is given up leaves no trace, and runs may share a model call by
+call.
 """
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from gesso.adapters.attaching import Attachment, Strength, attach
+from gesso.adapters.attaching import Attachment, Strength, attach, attachment_of
 from gesso.adapters.changes import LowRank
 from gesso.adapters.lora import Lora
 from gesso.adapters.textual_inversion import Embedding, attach_embeddings
@@ -21,6 +21,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.errors import GessoError
 from gesso.models.clip import CLIPTextModel
 from gesso.pipelines.clock import Clock
+from gesso.pipelines.parsed import ParsedTexts
 from gesso.request.checks import RequestError
 from gesso.request.finder import Finder, Kind
 from gesso.request.parts import MAX_LORAS, LoraUse
@@ -29,7 +30,6 @@ from gesso.request.request import ResolvedRequest
 from gesso.runtime.engine import LoadedModel
 from gesso.runtime.shelf import AdapterShelf
 from gesso.text.chunks import LearnedWord
-from gesso.text.dialects import find_dialect
 from gesso.text.tokenizer import Tokenizer
 
 MAX_WORDS = 64  # learned words of one request
@@ -62,15 +62,13 @@ class Wanted:
         return tuple(found)
 
 
-def find_adapters(request: ResolvedRequest, finder: Finder, tokenizer: Tokenizer) -> Wanted:
+def find_adapters(request: ResolvedRequest, texts: ParsedTexts, finder: Finder, tokenizer: Tokenizer) -> Wanted:
     """The LoRA of the request and of its prompt, and the learned words that its texts spell.
 
     Raises RequestError for a name that the finder does not know, PromptError for a prompt that cannot be read.
     """
-    dialect = find_dialect(request.syntax)
-    tags = dialect.parse(request.prompt).loras
     loras = [_wanted("loras", use, finder) for use in request.loras]
-    for tag in tags:
+    for tag in texts.prompt.loras:
         use = LoraUse(name=tag.name, weight=tag.unet_weight, text_weight=tag.text_weight, points=tag.points)
         loras.append(_wanted("prompt", use, finder, tag.rank))
     if len(loras) > MAX_LORAS:
@@ -122,6 +120,7 @@ class Adapters:
     words: tuple[Embedding, ...] = ()
     notices: tuple[str, ...] = ()
     merged: bool = False
+    _constant: dict[bool, Attachment] = field(default_factory=dict, repr=False)
 
     def nbytes(self, model: LoadedModel) -> int:
         """Bytes that they take beside the model while they are on at run time."""
@@ -135,7 +134,7 @@ class Adapters:
                 else:
                     layer = model.parts.networks[component].get_submodule(module)
                     count = sum(param.numel() for param in layer.parameters(recurse=False))
-                total += count * model.residency.dtype(component).itemsize
+                total += count * model.dtype(component).itemsize
         return total
 
     @contextmanager
@@ -144,10 +143,10 @@ class Adapters:
         if not self.loras and not self.words:
             yield ()
             return
-        texts = {name: net for name, net in model.parts.networks.items() if isinstance(net, CLIPTextModel)}
-        model.residency.use(*texts)
+        texts = _text_models(model)
         strengths = [(lora, 0.0, _text_weight(use)) for lora, use in self.loras]
         with (
+            model.using(*texts),
             attach(texts, strengths),
             attach_embeddings(texts, self.words, model.tokenizer) as taught,
         ):
@@ -156,20 +155,24 @@ class Adapters:
     @contextmanager
     def on_words(self, model: LoadedModel) -> Iterator[tuple[LearnedWord, ...]]:
         """The words alone, for whoever reads text and computes nothing."""
-        texts = {name: net for name, net in model.parts.networks.items() if isinstance(net, CLIPTextModel)}
-        with attach_embeddings(texts, self.words, model.tokenizer) as taught:
+        with model.turn, attach_embeddings(_text_models(model), self.words, model.tokenizer) as taught:
             yield taught.words
 
-    @contextmanager
-    def on_unet(self, model: LoadedModel, clock: Clock) -> Iterator[Attachment]:
-        """The UNet has them within the block. A strength that changes goes by the clock."""
+    def for_unet(self, model: LoadedModel, clock: Clock) -> Attachment | None:
+        """What the UNet's calls of a run have on; None: nothing. A strength that changes goes by the clock.
+
+        Runs whose strengths do not change share one.
+        """
+        if not self.loras:
+            return None
         # Weights that come and go with a plan of memory cannot be merged into.
         merged = self.merged and model.plan is None
-        if merged and self.loras:
-            model.residency.use("unet")
         strengths = [(lora, _strength(use, clock), 0.0) for lora, use in self.loras]
-        with attach({"unet": model.parts.unet}, strengths, merged=merged) as attachment:
-            yield attachment
+        if any(callable(unet) for _, unet, _ in strengths):
+            return attachment_of({"unet": model.parts.unet}, strengths, merged=merged)
+        if merged not in self._constant:
+            self._constant[merged] = attachment_of({"unet": model.parts.unet}, strengths, merged=merged)
+        return self._constant[merged]
 
 
 def read_adapters(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf, *, merged: bool = False) -> Adapters:
@@ -207,12 +210,15 @@ def read_adapters(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf, *, me
 
 def _misfit(word: Embedding, model: LoadedModel) -> str | None:
     """Why the model cannot be taught the word; None where it can."""
-    texts = {name: net for name, net in model.parts.networks.items() if isinstance(net, CLIPTextModel)}
     try:
-        with attach_embeddings(texts, [word], model.tokenizer):
+        with model.turn, attach_embeddings(_text_models(model), [word], model.tokenizer):
             return None
     except ModelFileError as error:
         return error.detail
+
+
+def _text_models(model: LoadedModel) -> dict[str, CLIPTextModel]:
+    return {name: net for name, net in model.parts.networks.items() if isinstance(net, CLIPTextModel)}
 
 
 def _text_weight(use: LoraUse) -> float:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from gesso.adapters.ip_adapter import PictureAttachment, PicturePrompt
+from gesso.adapters.ip_adapter import PictureAttachment, PicturePrompt, PictureUse
 from gesso.checkpoints.errors import ModelFileError
 from gesso.pictures.reading import flat
 from gesso.request.checks import RequestError
@@ -57,30 +56,25 @@ class PictureVoices:
 
     def __init__(self, guides: Sequence[PictureGuide]) -> None:
         self.guides = tuple(guides)
-        self._strengths = [0.0] * len(self.guides)
         self._attachment = self._attach() if any(guide.use.weight for guide in guides) else None
 
-    def at(self, on: Sequence[bool], negative: Tensor | None) -> PictureAttachment | None:
-        """For the next call: which of them speak, and the rows that guidance leads away from. None: none speaks."""
-        self._strengths[:] = [guide.use.weight * said for guide, said in zip(self.guides, on, strict=True)]
-        if self._attachment is None or not any(self._strengths):
-            return None
-        self._attachment.rows(negative)
-        return self._attachment
+    def at(self, on: Sequence[bool], negative: Tensor | None) -> tuple[PictureUse, ...]:
+        """For one call. on: which of them speak; negative: bool [B], the rows that guidance leads away from."""
+        strengths = [guide.use.weight * speaks for guide, speaks in zip(self.guides, on, strict=True)]
+        if self._attachment is None or not any(strengths):
+            return ()
+        return (self._attachment.use(strengths, negative),)
 
     def _attach(self) -> PictureAttachment:
         engine, model = self.guides[0].engine, self.guides[0].model
-        if engine.memory is not None:
-            model.residency.rest_all()
-        prompts = []
-        for number, guide in enumerate(self.guides):
-            tokens, without = guide.tokens()
-            strength = partial(self._strengths.__getitem__, number)
-            prompts.append(PicturePrompt(guide.adapter.network, tokens, without, strength))
-        attachment = PictureAttachment(model.parts.unet, prompts)
-        for number, guide in enumerate(self.guides):
-            with settled(guide.adapter.component, engine.precision.of("text")):
-                attachment.prepare(number)
+        with engine.turn:
+            if engine.memory is not None:
+                model.residency.rest_all()
+            prompts = [PicturePrompt(guide.adapter.network, *guide.tokens()) for guide in self.guides]
+            attachment = PictureAttachment(model.parts.unet, prompts)
+            for number, guide in enumerate(self.guides):
+                with settled(guide.adapter.component, engine.precision.of("text")):
+                    attachment.prepare(number)
         return attachment
 
 

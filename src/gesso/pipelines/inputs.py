@@ -22,7 +22,7 @@ from gesso.pipelines.steering import NO_CONTROLS, Controls, Steering
 from gesso.pipelines.steps import Steps
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.engine import LoadedModel
-from gesso.runtime.finite import rescued
+from gesso.runtime.finite import finite
 
 NONE = (0, 0, 0, 0)
 FADE = 4  # times what is drawn shows more than a grey mask is light, where grey says when a place is freed
@@ -294,7 +294,7 @@ def encode_mean(model: LoadedModel, image: Image.Image) -> Tensor:
 
 
 def _encode(model: LoadedModel, pixels: Tensor, noise: Tensor | None) -> Tensor:
-    return rescued(model, "vae", lambda: model.encode_image(pixels, noise)).value
+    return finite("vae", lambda model: model.encode_image(pixels, noise), model).value
 
 
 def _at_scale(image: Image.Image, family: Family) -> Tensor:

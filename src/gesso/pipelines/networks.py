@@ -1,17 +1,18 @@
 """What stands between the sampler and the networks of a job: masks, a refiner, guidance by text and picture, text that
 changes over the steps.
 
-Each keeps the seam of `gesso.diffusion.denoiser`: denoise(x, sigma) -> x0, with_uncond(x, sigma) -> [2, B, ...].
+Each keeps the seam of `gesso.diffusion.denoiser`, denoise(x, sigma) -> x0, and asks for its network calls
+(`gesso.diffusion.calls`).
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gesso.diffusion.calls import Asking, Asks, Function, NetworkCall, ask
 from gesso.diffusion.denoiser import add_noise
 from gesso.diffusion.guidance import joined
 from gesso.diffusion.noise import NoiseSource
@@ -19,52 +20,36 @@ from gesso.pipelines.clock import Clock
 from gesso.runtime.conditioning import Conditioning
 
 
-class Denoising(Protocol):
-    """What samplers call; `Denoiser` is one."""
-
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """x [B, ...], sigma > 0 a scalar or [B] -> x0 [B, ...]."""
-
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The same, and beside it x0 without the prompt: [2, B, ...]."""
-
-
 @dataclass(frozen=True, eq=False)
-class MaskedPrediction:
+class MaskedPrediction(Asks):
     """Puts the picture that came in into every prediction where the mask is 0 (A1111's way of inpainting).
 
     mask [1, 1, h, w], 1 is drawn again; latents [B, C, h, w] of the picture that came in.
     """
 
-    inner: Denoising
+    inner: Function
     mask: Tensor
     latents: Tensor
 
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return torch.where(self.mask > 0, self.inner(x, sigma), self.latents)
-
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return torch.where(self.mask > 0, self.inner.with_uncond(x, sigma), self.latents)
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        x0 = yield from ask(self.inner, x, level, uncond=uncond)
+        return torch.where(self.mask > 0, x0, self.latents)
 
 
-class MaskedInput:
+class MaskedInput(Asks):
     """Puts the picture that came in, made noisy, under every call but the first where the mask is 0 (diffusers' way).
 
     It changes x in place: x is the sampler's own state, so the sampler goes on from what the network saw.
     noise [B, C, h, w] is the one noise of the start, the same for every level.
     """
 
-    def __init__(self, inner: Denoising, mask: Tensor, latents: Tensor, noise: Tensor) -> None:
+    def __init__(self, inner: Function, mask: Tensor, latents: Tensor, noise: Tensor) -> None:
         self.inner, self.mask, self.latents, self.noise = inner, mask, latents, noise
         self._is_first = True
 
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        self._blend(x, sigma)
-        return self.inner(x, sigma)
-
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        self._blend(x, sigma)
-        return self.inner.with_uncond(x, sigma)
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        self._blend(x, level)
+        return (yield from ask(self.inner, x, level, uncond=uncond))
 
     def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
         if not self._is_first:
@@ -72,7 +57,7 @@ class MaskedInput:
         self._is_first = False
 
 
-class Differential:
+class Differential(Asks):
     """Each place is freed at its own step (Levin & Fried 2023, arXiv:2306.00950, algorithm 1): until then the picture
     that came in, made noisy, stands there.
 
@@ -81,18 +66,14 @@ class Differential:
     """
 
     def __init__(
-        self, inner: Denoising, mask: Tensor, latents: Tensor, noise: Tensor, clock: Clock, *, first: int
+        self, inner: Function, mask: Tensor, latents: Tensor, noise: Tensor, clock: Clock, *, first: int
     ) -> None:
         self.inner, self.mask, self.latents, self.noise, self.clock = inner, mask, latents, noise, clock
         self._first = first
 
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        self._blend(x, sigma)
-        return self.inner(x, sigma)
-
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        self._blend(x, sigma)
-        return self.inner.with_uncond(x, sigma)
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        self._blend(x, level)
+        return (yield from ask(self.inner, x, level, uncond=uncond))
 
     def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
         done = self.clock.step - self._first
@@ -101,22 +82,19 @@ class Differential:
         x.copy_(torch.where(freed & (self.mask > 0), x, add_noise(self.latents, self.noise, sigma)))
 
 
-class HandOver:
+class HandOver(Asks):
     """The base model first, the refiner after a share of the calls (A1111's rule: tested before each call)."""
 
     def __init__(
-        self, base: Denoising, refiner: Denoising, *, at: float, num_calls: int, on_switch: Callable[[], None]
+        self, base: Function, refiner: Function, *, at: float, num_calls: int, on_switch: Callable[[], None]
     ) -> None:
         self.base, self.refiner, self.at, self.num_calls, self.on_switch = base, refiner, at, num_calls, on_switch
         self._calls, self._refining = 0, False
 
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return self._next()(x, sigma)
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        return (yield from ask(self._next(), x, level, uncond=uncond))
 
-    def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return self._next().with_uncond(x, sigma)
-
-    def _next(self) -> Denoising:
+    def _next(self) -> Function:
         if not self._refining and self._calls / self.num_calls >= self.at:
             self._refining = True
             self.on_switch()
@@ -125,7 +103,7 @@ class HandOver:
 
 
 @dataclass(frozen=True, eq=False)
-class EditNetwork:
+class EditNetwork(Asks):
     """Guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3), all in one call.
 
     cond: text and picture; uncond: negative text and picture; neither: negative text and a picture of zeros.
@@ -141,39 +119,28 @@ class EditNetwork:
     weights: tuple[float, ...] = (1.0,)
     apart: bool = False
 
-    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on 3B rows or more."""
-        return self.with_uncond(z, timestep)[0]
-
-    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """The same, and beside it what the network says without text: [2, B, ...]."""
+        z, timestep = x, torch.as_tensor(level)
         times, unconds = len(self.weights), Conditioning.cat(self.uncond, self.neither)
         if self.apart:
-            prompts = self._ask(z, timestep, self.cond, times)
-            uncond, neither = self._ask(z, timestep, unconds, 2)
+            prompts = yield from self._ask(z, timestep, self.cond, times)
+            unguided, neither = yield from self._ask(z, timestep, unconds, 2)
         else:
-            *prompts, uncond, neither = self._ask(z, timestep, Conditioning.cat(self.cond, unconds), times + 2)
-        cond = joined(prompts, uncond, self.weights)
-        guided = neither + self.scale * (cond - uncond) + self.image_scale * (uncond - neither)
-        return torch.stack([guided, uncond])
+            both = Conditioning.cat(self.cond, unconds)
+            *prompts, unguided, neither = yield from self._ask(z, timestep, both, times + 2)
+        cond = joined(prompts, unguided, self.weights)
+        guided = neither + self.scale * (cond - unguided) + self.image_scale * (unguided - neither)
+        return torch.stack([guided, unguided]) if uncond else guided
 
-    def _ask(self, z: Tensor, timestep: Tensor, told: Conditioning, times: int) -> list[Tensor]:
-        output = self.network(torch.cat([z] * times), torch.cat([timestep] * times), told)
+    def _ask(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, times: int) -> Asking[list[Tensor]]:
+        call = NetworkCall(self.network, torch.cat([z] * times), torch.cat([timestep] * times), conditioning)
+        output = yield call
         return list(output.to(z.dtype).chunk(times))
 
 
-class TextNetwork(Protocol):
-    """A network that knows its text: `GuidedNetwork` and `EditNetwork` are such."""
-
-    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """z [B, ...], timestep [B] -> [B, ...]"""
-
-    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """The same, and beside it what the network says without text: [2, B, ...]."""
-
-
 @dataclass(frozen=True, eq=False)
-class ChangingText:
+class ChangingText(Asks):
     """A network whose text changes over the steps.
 
     moments: last step, counted from 1, and the network up to it, rising; the last holds to the end
@@ -181,18 +148,14 @@ class ChangingText:
     """
 
     clock: Clock
-    moments: Sequence[tuple[int, TextNetwork]]
+    moments: Sequence[tuple[int, Function]]
     shift: int = 1
 
-    def __call__(self, z: Tensor, timestep: Tensor) -> Tensor:
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...]"""
-        return self._now()(z, timestep)
+        return (yield from ask(self._now(), x, level, uncond=uncond))
 
-    def with_uncond(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """The same, and beside it what the network says without text: [2, B, ...]."""
-        return self._now().with_uncond(z, timestep)
-
-    def _now(self) -> TextNetwork:
+    def _now(self) -> Function:
         place = bisect_left([last for last, _ in self.moments], self.clock.step + self.shift)
         return self.moments[min(place, len(self.moments) - 1)][1]
 

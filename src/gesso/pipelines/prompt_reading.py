@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gesso.pipelines.adapters import Wanted, find_adapters, read_adapters
+from gesso.pipelines.parsed import ParsedTexts
 from gesso.request.checks import parse_json_object
 from gesso.request.finder import Finder
 from gesso.request.request import ResolvedRequest
@@ -119,12 +120,13 @@ def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, s
 
     Raises PromptError and RequestError as drawing does, ModelFileError for an adapter that does not fit.
     """
-    wanted = find_adapters(request, finder, model.tokenizer)
+    texts = ParsedTexts(request)
+    wanted = find_adapters(request, texts, finder, model.tokenizer)
     adapters = read_adapters(wanted, model, shelf)
     with adapters.on_words(model) as words:
-        fields = [_field("prompt", request, model, words)]
+        fields = [_field("prompt", texts.prompt, request, model, words)]
         if request.negative_prompt:
-            fields.append(_field("negative_prompt", request, model, words))
+            fields.append(_field("negative_prompt", texts.negative_prompt, request, model, words))
     paths = dict(wanted.words)
     return ReadRequest(
         syntax=request.syntax,
@@ -166,9 +168,10 @@ def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
     return said[:MAX_TRIGGER]
 
 
-def _field(name: str, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]) -> ReadField:
-    dialect, text = find_dialect(request.syntax), getattr(request, name)
-    parsed: ParsedPrompt = dialect.parse_negative(text) if name == "negative_prompt" else dialect.parse(text)
+def _field(
+    name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]
+) -> ReadField:
+    dialect = find_dialect(request.syntax)
     steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
     prompts: dict[tuple[int, str], WeightedPrompt] = {}
     first = 1

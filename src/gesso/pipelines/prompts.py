@@ -14,12 +14,13 @@ from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import EncodedPrompt as EncodedText
 from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
 from gesso.pipelines.adapters import Adapters
+from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.vocabulary import vocabulary_notices
 from gesso.request.checks import RequestError
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import LoadedModel
-from gesso.runtime.finite import rescued
+from gesso.runtime.finite import finite
 from gesso.text.chunks import known_pieces
 from gesso.text.dialects import find_dialect
 from gesso.text.emphasis import Emphasis
@@ -34,8 +35,8 @@ NO_ADAPTERS = Adapters()
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What the network is told at some steps.
+class Texts:
+    """The texts of some steps, encoded.
 
     cond     [n, ...]: one row for each prompt that guides
     uncond   [1, ...]; None where guidance is off
@@ -52,18 +53,18 @@ class Told:
 class EncodedPrompt:
     """A prompt and its negative as the network wants them, with what the user should know about them.
 
-    moments: last step, counted from 1, and what is told up to it, rising; the last holds to the end
+    moments: last step, counted from 1, and the texts up to it, rising; the last hold to the end
     adapters: with which the text was encoded, and with which the picture is to be drawn
     """
 
-    moments: tuple[tuple[int, Told], ...]
+    moments: tuple[tuple[int, Texts], ...]
     notices: tuple[str, ...] = ()
     adapters: Adapters = NO_ADAPTERS
 
     @classmethod
-    def constant(cls, told: Told, notices: tuple[str, ...] = ()) -> "EncodedPrompt":
+    def constant(cls, texts: Texts, notices: tuple[str, ...] = ()) -> "EncodedPrompt":
         """The same at every step."""
-        return cls(((1, told),), notices)
+        return cls(((1, texts),), notices)
 
     @property
     def cond(self) -> Conditioning:
@@ -76,15 +77,10 @@ class EncodedPrompt:
         return self.moments[0][1].uncond
 
 
-def num_guiding(request: ResolvedRequest) -> int:
-    """How many prompts guide together. Raises PromptError."""
-    parsed = find_dialect(request.syntax).parse(request.prompt)
-    return len(parsed.subprompts) if parsed.joined == "guidance" else 1
-
-
 def encode_prompts(
     model: LoadedModel,
     request: ResolvedRequest,
+    parsed: ParsedTexts | None = None,
     *,
     num_steps: int | None = None,
     base_steps: int = 0,
@@ -92,12 +88,15 @@ def encode_prompts(
 ) -> EncodedPrompt:
     """Prompt and negative prompt to conditioning.
 
-    num_steps: of the whole schedule; by default those of the request. base_steps: of the pass before a second one, from
-    whose start moments are counted. adapters: on the text models meanwhile.
+    parsed: its texts, where they are parsed already. num_steps: of the whole schedule; by default those of the request.
+    base_steps: of the pass before a second one, from whose start moments are counted. adapters: on the text models
+    meanwhile.
     Raises RequestError for text that the model cannot be told, PromptError for a prompt beyond the limits,
     NotFiniteError for numbers that are not finite.
     """
-    texts = _Texts(model, request, num_steps or request.num_steps, base_steps, adapters)
+    texts = _Encoder(
+        model, request, parsed or ParsedTexts(request), num_steps or request.num_steps, base_steps, adapters
+    )
     prompt = texts.read("prompt")
     if model.family.is_told_guidance:
         if any(len(planned.prompts) > 1 for planned in prompt.plan):
@@ -132,33 +131,39 @@ class _Text:
 _Key = tuple[tuple[str, ...], bool]  # texts of the prompts, negative
 
 
-class _Texts:
+class _Encoder:
     """Reads the texts of a request and encodes each once."""
 
     def __init__(
-        self, model: LoadedModel, request: ResolvedRequest, num_steps: int, base_steps: int, adapters: Adapters
+        self,
+        model: LoadedModel,
+        request: ResolvedRequest,
+        parsed: ParsedTexts,
+        num_steps: int,
+        base_steps: int,
+        adapters: Adapters,
     ) -> None:
-        self.model, self.request, self.adapters = model, request, adapters
+        self.model, self.request, self.parsed, self.adapters = model, request, parsed, adapters
         self.num_steps, self.base_steps = num_steps, base_steps
         self.dialect = find_dialect(request.syntax)
         self._encoded: dict[tuple[str, bool], EncodedText] = {}
         self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
-        self._told: dict[tuple[_Key, _Key | None], Told] = {}
+        self._conditioned: dict[tuple[_Key, _Key | None], Texts] = {}
         self._num_chunks = 0
 
     def read(self, field: str) -> _Text:
         """A field of the request to its texts over the steps, each encoded."""
-        text, negative, said = getattr(self.request, field), field == "negative_prompt", field.replace("_", " ")
-        parsed = self.dialect.parse_negative(text) if negative else self.dialect.parse(text)
+        negative, label = field == "negative_prompt", field.replace("_", " ")
+        parsed = self.parsed.negative_prompt if negative else self.parsed.prompt
         plan = parsed.plan(self.num_steps, base_steps=self.base_steps)
         notices = list(parsed.notices)
         texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
         words, model = " ".join(map(_words, texts.values())), self.model
         notices += vocabulary_notices(
-            model.tokenizer, words, field=said, objects=model.family.objects, model=model.name
+            model.tokenizer, words, field=label, objects=model.family.objects, model=model.name
         )
         for each, pieces in texts.items():
-            notices += _cut(self._text(each, pieces, negative=negative), said)
+            notices += _cut(self._text(each, pieces, negative=negative), label)
         return _Text(field, parsed, plan, _few(notices))
 
     def together(self, prompt: _Text, negative: _Text | None, notices: tuple[str, ...]) -> EncodedPrompt:
@@ -168,21 +173,21 @@ class _Texts:
         for last in sorted({planned.last_step for plan in plans for planned in plan}):
             conds = self._join(prompt, _at(prompt.plan, last))
             unconds = None if negative is None else self._join(negative, _at(negative.plan, last))
-            moments.append((last, self._tell(conds, unconds)))
+            moments.append((last, self._condition(conds, unconds)))
         return EncodedPrompt(tuple(moments), self.adapters.notices + notices, self.adapters)
 
-    def _tell(self, cond: _Key, uncond: _Key | None) -> Told:
-        if (cond, uncond) not in self._told:
+    def _condition(self, cond: _Key, uncond: _Key | None) -> Texts:
+        if (cond, uncond) not in self._conditioned:
             prompts, weights = map(list, zip(*self._joined[cond], strict=True))
             parts = [*prompts]
             if uncond is not None:
                 parts.append(self._joined[uncond][0][0])
                 if self.request.uneven_chunks == "padded":
                     parts = self._padded(parts)
-            self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._told else 0)
+            self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._conditioned else 0)
             last = None if uncond is None else _conditioning([parts.pop()])
-            self._told[cond, uncond] = Told(_conditioning(parts), last, tuple(weights))
-        return self._told[cond, uncond]
+            self._conditioned[cond, uncond] = Texts(_conditioning(parts), last, tuple(weights))
+        return self._conditioned[cond, uncond]
 
     def _padded(self, parts: list[EncodedText]) -> list[EncodedText]:
         """At one length, so that one call takes them all: the shorter ones get chunks of the empty text."""
@@ -232,7 +237,7 @@ class _Texts:
         reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
         found: list[EncodedText] = []
 
-        def run() -> Tensor:
+        def run(model: LoadedModel) -> Tensor:
             with self.adapters.on_text(model) as words:
                 found.append(
                     model.encode_prompt(
@@ -249,7 +254,7 @@ class _Texts:
             return found[-1].context if added is None else torch.cat([found[-1].context.flatten(1), added], dim=1)
 
         with torch.inference_mode():
-            rescued(model, "text", run)
+            finite("text", run, model)
         return found[-1]
 
 

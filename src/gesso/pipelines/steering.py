@@ -29,6 +29,7 @@ from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.plan import PictureReading, SteeringConfig
+from gesso.runtime.residency import Component
 from gesso.runtime.shelf import AdapterShelf
 
 SOFT = 0.825  # of the ControlNet authors' program: each output further from the middle is so much weaker
@@ -64,6 +65,11 @@ class Controls:
     def networks(self) -> list[LoadedControl]:
         """Each once."""
         return list(dict.fromkeys(control for control, _ in self.parts))
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """The networks as they lie in memory, by a name each."""
+        return {f"control {number}": control.component for number, control in enumerate(self.networks)}
 
     @property
     def configs(self) -> tuple[SteeringConfig, ...]:
@@ -258,14 +264,16 @@ class Steering:
         """What is asked before each call of a run that begins at step `first` of its schedule."""
         return partial(self._ask, lambda: (clock.step - first, clock.num_steps - first))
 
-    def _ask(self, now: Callable[[], tuple[int, int]], z: Tensor, timestep: Tensor, told: Conditioning) -> Influence:
+    def _ask(
+        self, now: Callable[[], tuple[int, int]], z: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Influence:
         step, num_steps = now()
         on = [is_on(guide.use, step, num_steps, self.rule) for guide in self.voices.guides]
-        said = Influence(pictures=self.voices.at(on, told.negative))
+        influence = Influence(pictures=self.voices.at(on, conditioning.negative))
         for guide in self.guides:
             if guide.use.weight != 0 and is_on(guide.use, step, num_steps, self.rule):
-                said = said + guide(z, timestep, told, self.rule)
-        return said
+                influence = influence + guide(z, timestep, conditioning, self.rule)
+        return influence
 
 
 def is_on(use: ControlUse, step: int, num_steps: int, rule: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gesso.adapters.ip_adapter import PictureAttachment
+from gesso.adapters.ip_adapter import PictureUse
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,10 +59,28 @@ class Conditioning:
     @staticmethod
     def cat(first: "Conditioning", second: "Conditioning") -> "Conditioning":
         """Two batches, one after the other. Raises ValueError where one has a part that the other lacks."""
-        ours, theirs = first._parts(), second._parts()
-        if ours.keys() != theirs.keys():
-            raise ValueError(f"conditioning of {', '.join(ours)} does not join one of {', '.join(theirs)}")
-        return Conditioning(**{name: torch.cat([part, theirs[name]]) for name, part in ours.items()})
+        return Conditioning.join([first, second])
+
+    @staticmethod
+    def join(batches: "Sequence[Conditioning]") -> "Conditioning":
+        """Batches one after the other. Raises ValueError where one has a part that another lacks.
+
+        Where only some say which rows guidance leads away from, the rows of the others count as not.
+        """
+        parts = [batch._parts() for batch in batches]
+        if any("negative" in each for each in parts):
+            for each in parts:
+                context = each["context"]
+                each.setdefault("negative", torch.zeros(len(context), dtype=torch.bool, device=context.device))
+        for each in parts[1:]:
+            if each.keys() != parts[0].keys():
+                raise ValueError(f"conditioning of {', '.join(parts[0])} does not join one of {', '.join(each)}")
+        return Conditioning(**{name: torch.cat([each[name] for each in parts]) for name in parts[0]})
+
+    @property
+    def shapes(self) -> tuple[tuple[str, torch.dtype, torch.Size], ...]:
+        """Equal for conditioning that `join` can put into one batch."""
+        return tuple((name, part.dtype, part.shape[1:]) for name, part in self._parts().items() if name != "negative")
 
     def _parts(self) -> dict[str, Tensor]:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -75,17 +93,36 @@ class Influence:
 
     control   to each skip, and last to the middle
     features  to each level on the way down, and perhaps to the middle
-    pictures  IP-Adapters that are on while it is called
+    pictures  of IP-Adapters, on while it is called
     """
 
     control: Sequence[Tensor] | None = None
     features: Sequence[Tensor] | None = None
-    pictures: PictureAttachment | None = None
+    pictures: tuple[PictureUse, ...] = ()
 
     def __add__(self, other: "Influence") -> "Influence":
         """Both together."""
         control, features = _sum(self.control, other.control), _sum(self.features, other.features)
-        return Influence(control, features, self.pictures or other.pictures)
+        return Influence(control, features, self.pictures + other.pictures)
+
+
+def joined_influence(parts: Sequence[tuple[slice, Influence]], num_rows: int) -> Influence:
+    """What reaches some rows each of a batch of num_rows; the other rows gain zeros."""
+    whole = Influence(pictures=tuple(use.on(rows) for rows, part in parts for use in part.pictures))
+    for rows, part in parts:
+        control, features = (
+            None if tensors is None else [_placed(tensor, rows, num_rows) for tensor in tensors]
+            for tensors in (part.control, part.features)
+        )
+        whole = whole + Influence(control, features)
+    return whole
+
+
+def _placed(tensor: Tensor, rows: slice, num_rows: int) -> Tensor:
+    """[B or 1, ...] of some rows -> [num_rows, ...], zeros elsewhere."""
+    placed = tensor.new_zeros(num_rows, *tensor.shape[1:])
+    placed[rows] = tensor
+    return placed
 
 
 def _sum(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
@@ -97,5 +134,5 @@ def _sum(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> Seq
 class Steer(Protocol):
     """What is asked before each call of a UNet."""
 
-    def __call__(self, z: Tensor, timestep: Tensor, told: Conditioning) -> Influence:
-        """z [B, C, h, w] without the channels beside the latents, timestep [B], told of B rows -> for these rows"""
+    def __call__(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Influence:
+        """z [B, C, h, w] without the channels beside the latents, timestep [B], conditioning of B rows -> for these"""

@@ -1,12 +1,11 @@
 """The engine: a device, number formats and the models that are loaded. Passed to whoever needs it, never a global."""
 
 import platform
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import RLock
+from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from gesso.families.parts import Parts
 from gesso.request.environment import Environment
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
+from gesso.runtime.kept import Kept
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import WeightFile, stamp
@@ -33,12 +33,13 @@ from gesso.runtime.upscaling import RestingUpscaler, load_upscaler
 # Models that the package carries: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
-K = TypeVar("K")
 MAX_CONTROLS = 4  # control networks that stay loaded
 
 
 class Engine:
-    """Device, number formats, resident models. Any number of engines may live in one process.
+    """Device, dtypes, resident models. Any number of engines may live in one process, and threads may share one.
+
+    turn           held by whoever uses the device, for a call of a network at least; calls of threads alternate
 
     device         auto, cpu, cuda, cuda:N, mps
     dtype          auto, float32, bfloat16, float16; see `choose_precision`
@@ -77,9 +78,10 @@ class Engine:
             return_memory_promptly()
         self.hash_file = hash_file
         self.shelf = AdapterShelf()
-        self._resident: OrderedDict[tuple[Any, ...], LoadedModel] = OrderedDict()
-        self._others: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self._controls: OrderedDict[tuple[Any, ...], tuple[LoadedModel, LoadedControl]] = OrderedDict()
+        self.turn = RLock()
+        self._models = Kept[LoadedModel](max_models, room_first=True)
+        self._controls = Kept[tuple[Parts, LoadedControl]](MAX_CONTROLS)
+        self._others = Kept[Any](MAX_CONTROLS)
 
     def load(
         self,
@@ -99,16 +101,13 @@ class Engine:
         vae, unet = (None if other is None else find_model(other) for other in (vae, unet))
         others = tuple(other and (str(other.resolve()), *stamp(other)) for other in (vae, unet))
         key = (str(path.resolve()), *stamp(path), family, prediction, *others)
-        if key in self._resident:
-            self._resident.move_to_end(key)
-            return self._resident[key]
-        while len(self._resident) >= self.max_models:
-            self._resident.popitem(last=False)
-        name = str(model) if str(model) in EMBEDDED else path.name or path.resolve().name
-        parts = load_parts(path, dtype=None, check=False, family=family, prediction=prediction, vae=vae, unet=unet)
-        loaded = self._load(path, name, parts)
-        self._resident[key] = loaded
-        return loaded
+
+        def load() -> LoadedModel:
+            name = str(model) if str(model) in EMBEDDED else path.name or path.resolve().name
+            parts = load_parts(path, dtype=None, check=False, family=family, prediction=prediction, vae=vae, unet=unet)
+            return self._load(path, name, parts)
+
+        return self._models.get(key, load)
 
     def _load(self, path: Path, name: str, parts: Parts) -> LoadedModel:
         weights = tuple(WeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
@@ -119,9 +118,11 @@ class Engine:
             precision=self.precision,
             weights=weights,
             hash_file=self.hash_file,
+            turn=self.turn,
         )
         if self.memory is None:  # otherwise a plan says what is in memory when
-            model.residency.use(*parts.networks)
+            with model.using(*parts.networks):
+                pass
         return model
 
     def load_control(self, path: Path, model: LoadedModel) -> LoadedControl:
@@ -129,16 +130,13 @@ class Engine:
 
         Raises GessoError where it is none, or one for models of another architecture.
         """
-        key = (str(path.resolve()), *stamp(find_model(path)), id(model))
-        if key in self._controls:
-            self._controls.move_to_end(key)
-            return self._controls[key][1]
-        parts = load_control_network(path, model.family, model.parts.unet)
-        loaded = LoadedControl(path.name, parts, Component("control", parts.network, self.device, path))
-        self._controls[key] = model, loaded  # the model is held so that its id stays its own
-        while len(self._controls) > MAX_CONTROLS:
-            self._controls.popitem(last=False)
-        return loaded
+
+        def load() -> tuple[Parts, LoadedControl]:  # the model's parts are held so that their id stays their own
+            parts = load_control_network(path, model.family, model.parts.unet)
+            component = Component("control", parts.network, self.device, path)
+            return model.parts, LoadedControl(path.name, parts, component)
+
+        return self._controls.get((str(path.resolve()), *stamp(find_model(path)), id(model.parts)), load)[1]
 
     def load_image_prompt(self, path: Path, model: LoadedModel) -> LoadedImagePrompt:
         """An IP-Adapter for this model; from memory where it is loaded. Raises GessoError as `load_control`."""
@@ -147,7 +145,10 @@ class Engine:
             network, file = load_image_prompt(path, model.family)
             return LoadedImagePrompt(network, Component("image prompt", network, self.device, file), file)
 
-        return self._kept(("prompt", path, model.family.name), path, load)
+        prompt: LoadedImagePrompt = self._others.get(
+            ("prompt", path, model.family.name, *stamp(find_model(path))), load
+        )
+        return prompt
 
     def load_image_encoder(self, path: Path) -> LoadedImageEncoder:
         """CLIP's image encoder; from memory where it is loaded. Raises ModelFileError where it is none."""
@@ -156,7 +157,8 @@ class Engine:
             network, file = load_image_encoder(path)
             return LoadedImageEncoder(network, Component("image encoder", network, self.device, file), file)
 
-        return self._kept(("encoder", path), path, load)
+        encoder: LoadedImageEncoder = self._others.get(("encoder", path, *stamp(find_model(path))), load)
+        return encoder
 
     def load_upscaler(self, path: Path) -> RestingUpscaler:
         """An upscaler network for second passes; from memory where it is loaded. Raises ModelFileError."""
@@ -165,30 +167,8 @@ class Engine:
             upscaler = load_upscaler(path, dtype=None)
             return RestingUpscaler(upscaler, Component("upscaler network", upscaler.network, self.device, path))
 
-        return self._kept(("upscaler", path), path, load)
-
-    def _kept(self, what: tuple[Any, ...], path: Path, load: Callable[[], K]) -> K:
-        """What was loaded before, or is loaded now: MAX_CONTROLS of them stay."""
-        key = (*what, *stamp(find_model(path)))
-        if key not in self._others:
-            self._others[key] = load()
-        self._others.move_to_end(key)
-        while len(self._others) > MAX_CONTROLS:
-            self._others.popitem(last=False)
-        kept: K = self._others[key]
-        return kept
-
-    @contextmanager
-    def steered(self, model: LoadedModel, controls: Sequence[LoadedControl]) -> Iterator[None]:
-        """Within the block these networks work beside the model's UNet. Where memory is limited they rest after it."""
-        guests = {f"control {number}": control.component for number, control in enumerate(controls)}
-        try:
-            with model.residency.joined(guests):
-                yield
-        finally:
-            if self.memory is not None:
-                for control in controls:
-                    control.component.rest()
+        upscaler: RestingUpscaler = self._others.get(("upscaler", path, *stamp(find_model(path))), load)
+        return upscaler
 
     def plan(self, model: LoadedModel, work: Workload) -> MemoryPlan:
         """How a request of this size runs within the engine's memory, and what it takes. Follow it by `model.under`.
@@ -196,19 +176,11 @@ class Engine:
         Costs a second or two the first time, when torch imports what counting needs, and some 80 MiB. Raises GessoError
         where the memory cannot be kept, saying the least that is possible.
         """
-        make_plan(model.footprint, work, budget=None, base=0)  # before the process is measured: it remembers the counts
-        base = memory_used(self.device) - model.residency.settled_nbytes()
-        return make_plan(model.footprint, work, budget=self.memory, base=max(base, 0))
-
-    @contextmanager
-    def within_memory(self, model: LoadedModel, work: Workload) -> Iterator[MemoryPlan | None]:
-        """Within the block the model runs as its plan says; None where the engine has no limit. Raises as `plan`."""
-        if self.memory is None:
-            yield None
-            return
-        plan = self.plan(model, work)
-        with model.under(plan):
-            yield plan
+        with self.turn:
+            # Before the process is measured: it remembers the counts.
+            make_plan(model.footprint, work, budget=None, base=0)
+            base = memory_used(self.device) - model.residency.settled_nbytes(work.components)
+            return make_plan(model.footprint, work, budget=self.memory, base=max(base, 0))
 
     def environment(self) -> Environment:
         """What else can change the last bits of a picture."""

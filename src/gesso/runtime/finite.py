@@ -1,24 +1,25 @@
-"""Numbers that are not finite: found, computed once more in float32, or an error that names what made them.
+"""Numbers that are not finite: noticed, computed once more in float32, or an error that names what made them.
 
 Half precision ends at 65504 (float16) or has 8 bits (bfloat16); some networks leave that range for some pictures. What
 comes out then is NaN, and a tool that does not look shows it as black.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from gesso.diffusion.calls import Asking, answered
 from gesso.errors import GessoError
 from gesso.families.parts import is_finite
 
 if TYPE_CHECKING:
     from gesso.runtime.model import LoadedModel
 
-SAID = {
+LABELS = {
     "text": "the text model",
     "text_2": "the second text model",
     "unet": "the UNet",
@@ -36,11 +37,11 @@ class NotFiniteError(GessoError):
 
 
 class AllLostError(Exception):
-    """Raised within `run` of `rescued` to stop early: no row is finite any more. Never leaves `rescued`."""
+    """Raised within a computation of `finite` to stop it early: no row is finite any more. Never leaves it."""
 
 
 @dataclass(frozen=True)
-class Rescued:
+class Finite:
     """What a network gave, finite in every row.
 
     value   in float32 where rows were computed again
@@ -71,49 +72,58 @@ def stop_when_all_lost(x: Tensor) -> None:
         raise AllLostError
 
 
-def rescued(
-    model: "LoadedModel", part: str, run: Callable[[], Tensor], *, beside: "LoadedModel | None" = None
-) -> Rescued:
-    """run(), and where rows of it are not finite, once more with `part` in float32, for these rows.
+def finite(part: str, compute: Callable[..., Tensor], *models: "LoadedModel") -> Finite:
+    """compute(*models), and where rows of it are not finite, once more with `part` in float32, for these rows.
 
-    part    text, text_2, unet, vae or upscaler: whose work `run` is
-    run     -> [B, ...]; gives the same each time it is called (draws its noise anew)
-    beside  a model whose network of that name works in `run`, too: a refiner
+    As `asking_finite`, for a computation that makes its calls itself.
+    """
+
+    def asking(*models: "LoadedModel") -> Asking[Tensor]:
+        yield from ()  # asks for nothing
+        return compute(*models)
+
+    return answered(asking_finite(part, asking, *models))
+
+
+def asking_finite(part: str, compute: Callable[..., Asking[Tensor]], *models: "LoadedModel") -> Asking[Finite]:
+    """compute(*models), and where rows of it are not finite, once more with `part` in float32, for these rows.
+
+    part     text, text_2, unet, vae or upscaler: whose work it is
+    compute  -> [B, ...]; gives the same each time it is called (draws its noise anew); it is given the models as they
+             are to be used, so it must use those
+    models   those whose network of that name works in it: a model, and perhaps its refiner
     The rows that were finite stay as they were, so a picture does not depend on its neighbours. Raises NotFiniteError,
     which names the first module inside whose result was not finite, where float32 does not help.
     """
-    try:
-        value = run()
-    except AllLostError:
-        value = None
+    value: Tensor | None = None
+    with suppress(AllLostError):
+        value = yield from compute(*models)
     lost = None if value is None else lost_rows(value)
     if lost is not None and value is not None and not bool(lost.any()):
-        return Rescued(value)
-    models = [model] if beside is None else [model, beside]
-    before = model.residency.dtype(part)
+        return Finite(value)
+    before = models[0].dtype(part)
     if before == torch.float32:
-        raise _error(models, part, run)
-    with ExitStack() as stack:
-        for one in models:
-            stack.enter_context(one.residency.raised(part))
-        try:
-            again = run()
-        except AllLostError:
-            raise _error(models, part, run) from None
-        lost = torch.ones(len(again), dtype=torch.bool, device=again.device) if lost is None else lost
-        if bool((lost_rows(again) & lost).any()):
-            raise _error(models, part, run)
+        raise (yield from _error(part, compute, models))
+    wide = [model.in_float32(part) for model in models]
+    again: Tensor | None = None
+    with suppress(AllLostError):
+        again = yield from compute(*wide)
+    if again is not None and lost is None:
+        lost = torch.ones(len(again), dtype=torch.bool, device=again.device)
+    if again is None or lost is None or bool((lost_rows(again) & lost).any()):
+        raise (yield from _error(part, compute, wide))
     rows = tuple(int(row) for row in lost.nonzero())
     if value is not None:
         again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again, value.to(again.dtype))
-    notice = f"{SAID[part]} left the range of {_name(before)}; computed again in float32"
-    return Rescued(again, rows, notice)
+    return Finite(again, rows, f"{LABELS[part]} left the range of {_name(before)}; computed again in float32")
 
 
-def _error(models: "Sequence[LoadedModel]", part: str, run: Callable[[], Tensor]) -> NotFiniteError:
-    model, module = first_bad_module(models, part, run) or (models[0], None)
+def _error(
+    part: str, compute: Callable[..., Asking[Tensor]], models: "Sequence[LoadedModel]"
+) -> Generator[Any, Tensor, NotFiniteError]:
+    model, module = (yield from first_bad_module(part, compute, models)) or (models[0], None)
     inside = f" ({module} is the first of its modules that did)" if module else ""
-    dtype = _name(model.residency.dtype(part))
+    dtype = _name(model.dtype(part))
     message = (
         f"{model.name}: {part} gave numbers that are not finite in {dtype}{inside}. "
         "The file may be damaged, or an adapter or a setting too strong"
@@ -122,45 +132,49 @@ def _error(models: "Sequence[LoadedModel]", part: str, run: Callable[[], Tensor]
 
 
 def first_bad_module(
-    models: "Sequence[LoadedModel]", part: str, run: Callable[[], Tensor]
-) -> "tuple[LoadedModel, str] | None":
-    """Runs once more and looks at every module of `part`, and of what steers it: the first whose result is not finite
-    while what it was given is. None where there is none: then the numbers came in from elsewhere."""
-    found: list[tuple[LoadedModel, str]] = []
+    part: str, compute: Callable[..., Asking[Tensor]], models: "Sequence[LoadedModel]"
+) -> "Generator[Any, Tensor, tuple[LoadedModel, str] | None]":
+    """Computes once more and looks at every module of `part`, and of what steers it: the first whose result is not
+    finite while what it was given is. None where there is none: then the numbers came in from elsewhere."""
+    bad: list[tuple[LoadedModel, str]] = []
 
     def look(model: "LoadedModel", name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not is_finite(output):
+            if not bad and isinstance(output, Tensor) and not is_finite(output):
                 given = [value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()]
                 if all(is_finite(value) for value in given):
-                    found.append((model, name))
-                    raise _FoundError
+                    bad.append((model, name))
+                    raise _FirstBad
 
         return hook
 
-    with ExitStack() as stack:
-        for model in models:
+    @contextmanager
+    def watching(model: "LoadedModel") -> Iterator[None]:
+        with ExitStack() as stack:
             for prefix, network in _networks(model, part):
                 for name, module in network.named_modules():
                     if not any(True for _ in module.children()):  # leaves: the others contain them
-                        handle = module.register_forward_hook(look(model, prefix + name))
-                        stack.callback(handle.remove)
-        with suppress(_FoundError, AllLostError):
-            run()
-    return found[0] if found else None
+                        stack.callback(module.register_forward_hook(look(model, prefix + name)).remove)
+            yield
+
+    with suppress(_FirstBad, AllLostError):
+        yield from compute(*(model.watched(watching) for model in models))
+    return bad[0] if bad else None
 
 
 def _networks(model: "LoadedModel", part: str) -> list[tuple[str, nn.Module]]:
     """The network of that name, and those that work with it, with what stands before the names of their modules: what
     steers the UNet, a second text model."""
-    components = model.residency.components
-    others: Sequence[str] = model.residency.guests if part == "unet" else ()
+    components = dict(model.residency.components)
+    others: list[tuple[str, nn.Module]] = []
+    if part == "unet":
+        others = [(f"{name}: ", control.network) for name, control in model.execution.controls.items()]
     if part == "text" and "text_2" in components:
-        others = ("text_2",)
-    return [("", components[part].network), *((f"{name}: ", components[name].network) for name in others)]
+        others = [("text_2: ", components["text_2"].network)]
+    return [("", components[part].network), *others]
 
 
-class _FoundError(Exception):
+class _FirstBad(Exception):  # noqa: N818  # no error: what ends the search
     pass
 
 

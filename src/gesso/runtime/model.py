@@ -1,10 +1,12 @@
 """A model that is ready to run: its networks by the jobs that pipelines give them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, Influence, Steer
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
-from gesso.runtime.residency import Residency
+from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
+from gesso.runtime.seamless import seamless
 from gesso.runtime.tiling import decode_tiled, encode_tiled, upscale_tiled
 from gesso.text.prompt import Piece
 from gesso.text.tokenizer import Tokenizer
@@ -50,11 +53,32 @@ def stamp(path: Path) -> tuple[int, ...]:
     return tuple(number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Execution:
+    """How the networks of a model compute for one run. It goes with the calls; nothing of it stays on the model.
+
+    plan      what is in memory when, and how large the calls are; None: everything stays and goes whole
+    float32   networks that compute in float32, whatever the model's dtypes
+    controls  networks that work whenever the UNet does, by a name
+    tiling    axes along which a picture's sides continue each other: x, y, xy; None: none
+    watch     entered around each call: hooks that look at what networks give
+    """
+
+    plan: MemoryPlan | None = None
+    float32: frozenset[str] = frozenset()
+    controls: Mapping[str, Component] = field(default_factory=lambda: NO_COMPONENTS)
+    tiling: str | None = None
+    watch: Callable[["LoadedModel"], AbstractContextManager[None]] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """The networks of one model on one device. Made by `Engine.load`.
+    """The networks of one model on one device. Made by `Engine.load`; any number of threads may use it at once.
 
-    Networks become ready when they are first used, and stay so unless a plan says otherwise. One request at a time.
+    Networks become ready when they are first used, and stay so unless a plan says otherwise. A call of a network has
+    the device for itself: `turn` is held for as long, by whatever run, and what the run wants on the networks (LoRA,
+    IP-Adapters, control networks, a memory plan, seamless sides) is there during its own calls alone. `under`,
+    `in_float32` and their like give the same model with another `execution`; they share everything else.
     """
 
     name: str  # "gesso-mini", or the name of the file or folder, without the path to it
@@ -63,53 +87,98 @@ class LoadedModel:
     precision: Precision
     weights: tuple[WeightFile, ...] = ()  # the UNet's first
     hash_file: Callable[[Path], str] = sha256_of  # a cache of hashes may stand in
+    turn: AbstractContextManager[Any] = field(default_factory=RLock)  # one for all models of a device
+    execution: Execution = Execution()
+    _shared: "_Shared | None" = None
 
-    @cached_property
+    def __post_init__(self) -> None:
+        if self._shared is None:
+            object.__setattr__(self, "_shared", _Shared(self))
+
+    @property
+    def shared(self) -> "_Shared":
+        """What all views of one model have in common, computed when first asked for."""
+        assert self._shared is not None
+        return self._shared
+
+    @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """Name and SHA-256 of each weight file, the UNet first. Reads them when first asked: seconds for large ones.
 
         Raises GessoError where a file is no longer the one that was loaded.
         """
-        return tuple((file.name, file.sha256(self.hash_file)) for file in self.weights)
+        return self.shared.files
 
-    @cached_property
+    @property
     def residency(self) -> Residency:
-        """Which networks are in memory, and in which number format."""
-        precision = self.precision
-        dtypes = {name: precision.of(name) for name in self.parts.networks}
-        where = self.parts.files[0] if self.parts.files else self.name
-        return Residency(self.parts, self.device, dtypes, where)
+        """Which networks are in memory, and in which dtype."""
+        return self.shared.residency
 
-    @cached_property
+    @property
     def target(self) -> Target:
         """What adapters are read for."""
-        return Target(self.family.name, self.family.layout, self.parts.networks)
+        return self.shared.target
 
-    @cached_property
+    @property
     def footprint(self) -> Footprint:
         """What its networks take of memory."""
-        return Footprint(self.family, self.residency, scores=self.device.type == "mps")
-
-    @cached_property
-    def _plans(self) -> list[MemoryPlan]:
-        return []
-
-    @contextmanager
-    def under(self, plan: MemoryPlan) -> Iterator[None]:
-        """Within the block the networks run as the plan says."""
-        before = self.residency.stay
-        self._plans.append(plan)
-        self.residency.stay = plan.stay
-        try:
-            yield
-        finally:
-            self._plans.pop()
-            self.residency.stay = before
+        return self.shared.footprint
 
     @property
     def plan(self) -> MemoryPlan | None:
-        """The plan that is followed now."""
-        return self._plans[-1] if self._plans else None
+        """The plan that is followed."""
+        return self.execution.plan
+
+    def under(self, plan: MemoryPlan | None) -> "LoadedModel":
+        """The same model, run as a plan says."""
+        return self._with(plan=plan)
+
+    def in_float32(self, part: str) -> "LoadedModel":
+        """The same model with one of its networks computing in float32."""
+        return self._with(float32=self.execution.float32 | {part})
+
+    def beside(self, controls: Mapping[str, Component]) -> "LoadedModel":
+        """The same model with networks that work whenever the UNet does, in its dtype: control networks.
+
+        Raises ValueError for a name that one of its own networks has.
+        """
+        if taken := controls.keys() & self.parts.networks.keys():
+            raise ValueError(f"there is a network {sorted(taken)[0]!r} already")
+        return self._with(controls=controls)
+
+    def tiled(self, axes: str | None) -> "LoadedModel":
+        """The same model for pictures whose sides continue each other along these axes."""
+        return self._with(tiling=axes)
+
+    def watched(self, watch: Callable[["LoadedModel"], AbstractContextManager[None]]) -> "LoadedModel":
+        """The same model with something entered around each call of its networks."""
+        return self._with(watch=watch)
+
+    def _with(self, **changes: Any) -> "LoadedModel":
+        return replace(self, execution=replace(self.execution, **changes))
+
+    def dtype(self, part: str) -> torch.dtype:
+        """What one of its networks computes in."""
+        return torch.float32 if part in self.execution.float32 else self.residency.dtype(part)
+
+    @contextmanager
+    def using(self, *names: str) -> Iterator[None]:
+        """Within the block these networks are ready and the device is this thread's. Blocks may be nested."""
+        execution = self.execution
+        stay = execution.plan.stay if execution.plan is not None else "resident"
+        with self.turn, ExitStack() as stack:
+            self.residency.use(*names, stay=stay, float32=execution.float32, controls=execution.controls)
+            stack.enter_context(seamless(execution.tiling))
+            if execution.watch is not None:
+                stack.enter_context(execution.watch(self))
+            yield
+
+    def rest(self) -> None:
+        """Gives all memory of the networks and of the control networks back; what is used next settles again."""
+        with self.turn:
+            self.residency.rest_all()
+            for control in self.execution.controls.values():
+                control.rest()
 
     @property
     def family(self) -> Family:
@@ -136,69 +205,84 @@ class LoadedModel:
         reading: Reading | None = None,
     ) -> EncodedPrompt:
         """A prompt to one row of what the UNet is told, in its number format; see `families.encoding.encode_prompt`."""
-        self.residency.use(*(name for name in self.parts.networks if name.startswith("text")))
-        encoded = encode_prompt(
-            self.parts,
-            text,
-            clip_skip=clip_skip,
-            width=width,
-            height=height,
-            negative=negative,
-            sizes=sizes,
-            skip_everywhere=skip_everywhere,
-            reading=reading,
-        )
+        with self.using(*(name for name in self.parts.networks if name.startswith("text"))):
+            encoded = encode_prompt(
+                self.parts,
+                text,
+                clip_skip=clip_skip,
+                width=width,
+                height=height,
+                negative=negative,
+                sizes=sizes,
+                skip_everywhere=skip_everywhere,
+                reading=reading,
+            )
         dtype = self.precision.unet
         added = None if encoded.added is None else encoded.added.to(dtype)
         return replace(encoded, context=encoded.context.to(dtype), added=added)
 
-    def predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, steer: Steer | None = None) -> Tensor:
+    def predict(
+        self,
+        z: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        steer: Steer | None = None,
+        adapters: AbstractContextManager[Any] | None = None,
+    ) -> Tensor:
         """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]
 
-        The conditioning's pictures join z as further channels. steer: control networks, asked for the same rows.
+        The conditioning's pictures join z as further channels.
+        steer     control networks, asked for the same rows
+        adapters  entered for the call, once the UNet is ready: LoRA on it
         """
-        self.residency.use("unet")
-        told = conditioning.to(self.residency.dtype("unet"))
-        if told.concat is not None:
-            z = torch.cat([z.to(told.concat), told.concat], dim=1)
-        z = z.to(self.residency.dtype("unet"), memory_format=torch.channels_last)
+        dtype = self.dtype("unet")
+        conditioning = conditioning.to(dtype)
+        if conditioning.concat is not None:
+            z = torch.cat([z.to(conditioning.concat), conditioning.concat], dim=1)
+        z = z.to(dtype, memory_format=torch.channels_last)
         at_once = self.plan.unet_rows if self.plan else len(z)
-        outputs = [
-            self._predict(z[rows], timestep[rows], told.rows(rows), steer)
-            for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
-        ]
+        with self.using("unet"), adapters or nullcontext():
+            outputs = [
+                self._predict(z[rows], timestep[rows], conditioning.rows(rows), steer)
+                for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
+            ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _predict(self, z: Tensor, timestep: Tensor, told: Conditioning, steer: Steer | None) -> Tensor:
-        said = steer(z[:, : self.family.vae.latent_channels], timestep, told) if steer is not None else Influence()
-        further = {} if told.window is None else {"window": told.window}
-        with said.pictures or nullcontext():
+    def _predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, steer: Steer | None) -> Tensor:
+        latents = z[:, : self.family.vae.latent_channels]
+        influence = steer(latents, timestep, conditioning) if steer is not None else Influence()
+        further = {} if conditioning.window is None else {"window": conditioning.window}
+        with ExitStack() as stack:
+            for use in influence.pictures:
+                stack.enter_context(use)
             output: Tensor = self.parts.unet(
                 z,
                 timestep,
-                told.context,
-                told.added,
-                told.level,
-                told.guidance,
-                control=said.control,
-                features=said.features,
+                conditioning.context,
+                conditioning.added,
+                conditioning.level,
+                conditioning.guidance,
+                control=influence.control,
+                features=influence.features,
                 **further,
             )
         return output
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, h, w], scaled -> pixels [B, 3, H, W] in about [-1, 1]."""
-        self.residency.use("vae")
-        latents = latents.to(self.residency.dtype("vae"), memory_format=torch.channels_last)
+        latents = latents.to(self.dtype("vae"), memory_format=torch.channels_last)
         vae, plan = self.parts.vae, self.plan
-        if plan is None:
-            return vae.decode(latents)
-        return torch.cat(
-            [
-                decode_tiled(vae, rows, plan.tile) if plan.tile and isinstance(vae, AutoencoderKL) else vae.decode(rows)
-                for rows in latents.split(plan.vae_rows)
-            ]
-        )
+        with self.using("vae"):
+            if plan is None:
+                return vae.decode(latents)
+            return torch.cat(
+                [
+                    decode_tiled(vae, rows, plan.tile)
+                    if plan.tile and isinstance(vae, AutoencoderKL)
+                    else vae.decode(rows)
+                    for rows in latents.split(plan.vae_rows)
+                ]
+            )
 
     def encode_image(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w] in float32, scaled.
@@ -206,32 +290,50 @@ class LoadedModel:
         noise  of unit variance and the latents' shape: a sample of what the autoencoder says; None: its mean
         Raises ValueError unless H and W are multiples of the autoencoder's.
         """
-        self.residency.use("vae")
-        pixels = pixels.to(self.device, self.residency.dtype("vae"), memory_format=torch.channels_last)
+        pixels = pixels.to(self.device, self.dtype("vae"), memory_format=torch.channels_last)
         vae, plan = self.parts.vae, self.plan
-        found = [
-            encode_tiled(vae, rows, plan.tile)
-            if plan and plan.tile and isinstance(vae, AutoencoderKL)
-            else vae.encode(rows)
-            for rows in pixels.split(plan.vae_rows if plan else len(pixels))
-        ]
-        mean = torch.cat([posterior.mean.float() for posterior in found])
+        with self.using("vae"):
+            encoded = [
+                encode_tiled(vae, rows, plan.tile)
+                if plan and plan.tile and isinstance(vae, AutoencoderKL)
+                else vae.encode(rows)
+                for rows in pixels.split(plan.vae_rows if plan else len(pixels))
+            ]
+        mean = torch.cat([posterior.mean.float() for posterior in encoded])
         if noise is None:
             return mean
-        return mean + torch.cat([posterior.std.float() for posterior in found]) * noise.to(mean)
+        return mean + torch.cat([posterior.std.float() for posterior in encoded]) * noise.to(mean)
 
     def upscale(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] -> [B, 3, sH, sW] with s = family.output_scale. Raises ValueError without an upscaler."""
         if self.parts.upscaler is None:
             raise ValueError(f"{self.name} has no upscaler")
-        self.residency.use("upscaler")
-        upscaler, pixels = self.parts.upscaler, pixels.to(self.residency.dtype("upscaler"))
-        if (plan := self.plan) is None:
-            larger: Tensor = upscaler(pixels)
-            return larger
-        return torch.cat(
-            [
-                upscale_tiled(upscaler, rows, plan.upscaler_tile) if plan.upscaler_tile else upscaler(rows)
-                for rows in pixels.split(plan.vae_rows)
-            ]
-        )
+        upscaler, pixels, plan = self.parts.upscaler, pixels.to(self.dtype("upscaler")), self.plan
+        with self.using("upscaler"):
+            if plan is None:
+                larger: Tensor = upscaler(pixels)
+                return larger
+            return torch.cat(
+                [
+                    upscale_tiled(upscaler, rows, plan.upscaler_tile) if plan.upscaler_tile else upscaler(rows)
+                    for rows in pixels.split(plan.vae_rows)
+                ]
+            )
+
+
+class _Shared:
+    """What all views of a model have in common."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        precision, parts = model.precision, model.parts
+        dtypes = {name: precision.of(name) for name in parts.networks}
+        where = parts.files[0] if parts.files else model.name
+        self.residency = Residency(parts, model.device, dtypes, where)
+        self.target = Target(model.family.name, model.family.layout, parts.networks)
+        self.footprint = Footprint(model.family, self.residency, scores=model.device.type == "mps")
+
+    @cached_property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        model = self._model
+        return tuple((file.name, file.sha256(model.hash_file)) for file in model.weights)

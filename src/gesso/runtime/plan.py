@@ -105,7 +105,8 @@ class Workload:
     tokens         length of the context; the text model's where None
     encodes        whether pictures are encoded first (image to image, inpainting)
     tile           pixels a side of the tiles that the UNet sees one after the other; None: the whole at once
-    controls       networks that steer; their weights are counted where they have joined the model's residency
+    controls       networks that steer, by their sizes
+    components     the same as they lie in memory
     seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
     prompts        how many guide together, each with a row of its own a picture
     adapters       bytes of what is put on the text models and the UNet
@@ -121,6 +122,7 @@ class Workload:
     encodes: bool = False
     seamless: str | None = None
     controls: tuple[SteeringConfig, ...] = ()
+    components: tuple[Component, ...] = ()
     tile: int | None = None
     prompts: int = 1
     adapters: int = 0
@@ -231,7 +233,7 @@ class Footprint:
         names: dict[str, tuple[str, ...]] = {"text": self._texts()}
         if work.encodes:
             names["encode"] = ("vae",)
-        names |= {"unet": ("unet", *self.residency.guests), "decode": ("vae",)}
+        names |= {"unet": ("unet",), "decode": ("vae",)}
         if self.family.upscaler is not None:
             names["upscale"] = ("upscaler",)
         self._axes = work.seamless
@@ -240,32 +242,34 @@ class Footprint:
         beside = dict.fromkeys(("text", "unet"), work.adapters)
         beside["unet"] += sum(picture.kept_nbytes(self.residency.dtype("text")) for picture in work.pictures)
         phases = [
-            Phase(name=name, weights=self._weights(parts, plan) + beside.get(name, 0), activations=found[name])
+            Phase(name=name, weights=self._weights(parts, plan, work) + beside.get(name, 0), activations=found[name])
             for name, parts in names.items()
         ]
         if work.enlarging is not None:
             own = work.enlarging.component.settled_nbytes(self.residency.dtype("unet"))
-            weights = self._weights((), plan) + own
+            weights = self._weights((), plan, work) + own
             phases.append(Phase(name="enlarge", weights=weights, activations=self._enlarge(work, plan)))
         if work.pictures:
             at = next(place for place, phase in enumerate(phases) if phase.name == "unet")
-            phases.insert(at, self._read(work.pictures, plan))
+            phases.insert(at, self._read(work, plan))
         return tuple(phases)
 
     def _texts(self) -> tuple[str, ...]:
         return tuple(name for name in self.residency.components if name.startswith("text"))
 
-    def _weights(self, parts: tuple[str, ...], plan: MemoryPlan) -> int:
+    def _weights(self, parts: tuple[str, ...], plan: MemoryPlan, work: Workload) -> int:
+        """Of these networks, or of all where all stay; control networks are there whenever the UNet is."""
         components = self.residency.components
         if plan.stay == "resident":
             parts = tuple(components)
         total = 0
         for name in parts:
             dtype = self.residency.dtype(name)
-            if plan.stay == "stream" and name in ("unet", *self.residency.guests):
-                total += components[name].largest_layer_nbytes(dtype)
-            else:
-                total += components[name].settled_nbytes(dtype)
+            for component in (components[name], *(work.components if name == "unet" else ())):
+                if plan.stay == "stream" and name == "unet":
+                    total += component.largest_layer_nbytes(dtype)
+                else:
+                    total += component.settled_nbytes(dtype)
         return total
 
     def _activations(self, work: Workload, plan: MemoryPlan) -> dict[str, int]:
@@ -403,10 +407,10 @@ class Footprint:
         tile = self._count(("enlarge", config, *pixels.shape, dtype), lambda: network(pixels))
         return int((tile + 2 * work.rows * 3 * work.width * work.height * 4) * OVERHEAD)
 
-    def _read(self, pictures: tuple[PictureReading, ...], plan: MemoryPlan) -> Phase:
+    def _read(self, work: Workload, plan: MemoryPlan) -> Phase:
         """One picture after the other, encoder and adapter in turn; where memory is limited, the model rests."""
         dtype, weights, most = self.residency.dtype("text"), 0, 0
-        for picture in pictures:
+        for picture in work.pictures:
             weights = max(
                 weights, *(part.component.settled_nbytes(dtype) for part in (picture.encoder, picture.adapter))
             )
@@ -416,7 +420,7 @@ class Footprint:
             pixels = _meta(dtype, 1, 3, config.image_size, config.image_size)
             read = partial(said_of, encoder, pixels, prompt.kind)
             most = max(most, self._count(("image encoder", config, prompt.kind, dtype), read))
-        beside = self._weights(tuple(self.residency.components), plan) if plan.budget is None else 0
+        beside = self._weights(tuple(self.residency.components), plan, work) if plan.budget is None else 0
         return Phase(name="image encoder", weights=beside + weights, activations=int(most * OVERHEAD))
 
     def _network(self, name: str) -> nn.Module:

@@ -6,9 +6,10 @@ last. Whatever is settled can be put to rest again and settled once more, since 
 may take turns in memory, and one whose numbers left the range of half precision may be settled in float32.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -128,11 +129,13 @@ class _StreamedLayer:
             self.files.release(tensor)
 
 
-class Residency:
-    """Which components of a model are in memory, and in which number format.
+NO_COMPONENTS: Mapping[str, Component] = MappingProxyType({})
 
-    stay  resident: all that was used stays; turns: what is used comes, the others go; stream: as turns, and the UNet
-          comes layer by layer
+
+class Residency:
+    """Which components of a model are in memory, and in which dtype.
+
+    How a run wants them is an argument of each use, so that runs take turns without knowing of each other.
     """
 
     def __init__(
@@ -140,62 +143,50 @@ class Residency:
     ) -> None:
         self.components = {name: Component(name, net, device, where) for name, net in parts.networks.items()}
         self._dtypes = dict(dtypes)
-        self.stay: Stay = "resident"
-        self.guests: tuple[str, ...] = ()
-
-    @contextmanager
-    def joined(self, guests: Mapping[str, Component]) -> Iterator[None]:
-        """Within the block these networks work whenever the UNet does, in its number format: control networks."""
-        if taken := guests.keys() & self.components.keys():
-            raise ValueError(f"there is a network {sorted(taken)[0]!r} already")
-        before = self.guests
-        self.components |= guests
-        self.guests = (*before, *guests)
-        try:
-            yield
-        finally:
-            self.guests = before
-            for name in guests:
-                del self.components[name]
 
     def dtype(self, name: str) -> torch.dtype:
-        """The number format that a component computes in."""
-        return self._dtypes["unet" if name in self.guests else name]
+        """The dtype that a component computes in unless a run asks for float32."""
+        return self._dtypes[name]
 
-    def settled_nbytes(self) -> int:
-        """Bytes of what is settled now."""
-        found = (component for component in self.components.values() if component.is_settled)
-        return sum(component.settled_nbytes(component.dtype or torch.float32) for component in found)
+    def settled_nbytes(self, beside: Iterable[Component] = ()) -> int:
+        """Bytes of what is settled now; beside: control networks to count as well."""
+        settled = (component for component in (*self.components.values(), *beside) if component.is_settled)
+        return sum(component.settled_nbytes(component.dtype or torch.float32) for component in settled)
 
     def rest_all(self) -> None:
         """Gives all memory back; what is used next settles again."""
         for component in self.components.values():
             component.rest()
 
-    def use(self, *names: str) -> None:
-        """Makes components ready to compute, together. Raises ModelFileError as `Component.settle`."""
+    def use(
+        self,
+        *names: str,
+        stay: Stay = "resident",
+        float32: Collection[str] = (),
+        controls: Mapping[str, Component] = NO_COMPONENTS,
+    ) -> None:
+        """Makes components ready to compute, together. Raises ModelFileError as `Component.settle`.
+
+        stay      resident: all that was used stays; turns: what is used comes, the others go; stream: as turns, and the
+                  UNet comes layer by layer
+        float32   components that are wanted in float32
+        controls  networks that work whenever the UNet does, in its dtype
+        """
+        wanted = {name: (self.components[name], self._dtype(name, float32)) for name in names}
         if "unet" in names:
-            names = (*names, *self.guests)
-        if self.stay != "resident":
-            for name, component in self.components.items():
-                if name not in names:
+            wanted |= {name: (control, self._dtype("unet", float32)) for name, control in controls.items()}
+        if stay != "resident":
+            for name, component in (*self.components.items(), *controls.items()):
+                if name not in wanted:
                     component.rest()
-        for name in names:
-            component, dtype = self.components[name], self.dtype(name)
-            if self.stay == "stream" and name in ("unet", *self.guests):
+        for name, (component, dtype) in wanted.items():
+            if stay == "stream" and (name == "unet" or name in controls):
                 component.stream(dtype)
             else:
                 component.settle(dtype)
 
-    @contextmanager
-    def raised(self, name: str) -> Iterator[None]:
-        """A component computes in float32 within the block; afterwards as before."""
-        before = self._dtypes[name]
-        self._dtypes[name] = torch.float32
-        try:
-            yield
-        finally:
-            self._dtypes[name] = before
+    def _dtype(self, name: str, float32: Collection[str]) -> torch.dtype:
+        return torch.float32 if name in float32 else self._dtypes[name]
 
 
 def _settled(

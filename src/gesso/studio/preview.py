@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gesso.errors import GessoError
 from gesso.pictures.picture_file import write_new
-from gesso.pipelines.text_to_image import Progress, to_images
+from gesso.pipelines.picture import Progress, to_images
 
 
 class Preview:

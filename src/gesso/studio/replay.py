@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from gesso.pictures.picture_file import pixels_sha256
-from gesso.pipelines.text_to_image import OnProgress, Picture, TextToImage
+from gesso.pipelines.picture import OnProgress, Picture
+from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.recipe import Recipe, changes
 
 TOLERANCE = 2  # grey levels of 255; another number of threads or batch size moves float32 pictures by one at most

@@ -9,7 +9,7 @@ from PIL import Image
 from gesso.cli.main import run
 from gesso.mini.judging.composition import CATEGORIES, Report, evaluate_composition, prompt_set
 from gesso.mini.judging.detector import load_detector
-from gesso.mini.judging.model_pictures import draw_batch, pictures_of
+from gesso.mini.judging.model_pictures import ModelPictures
 from gesso.mini.judging.sheet import contact_sheet
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
@@ -92,10 +92,10 @@ def test_a_batch_of_prompts_gives_what_each_prompt_gives_alone(model_file, guida
     engine = Engine("cpu", "float32")
     model = engine.load(model_file)
     request = TextToImageRequest(prompt="-", guidance_scale=guidance, seed=0)
-    generate, resolved = pictures_of(engine, model, request)
+    generate = ModelPictures(engine, model, request)
     prompts, seeds = ["a red cat", "two turtle", "cat on blue"], [5, 6, 7]
     together = generate(prompts, seeds)
-    assert np.array_equal(together, draw_batch(model, resolved, prompts, seeds))
+    assert np.array_equal(together, generate(prompts, seeds))
     for prompt, seed, picture in zip(prompts, seeds, together, strict=True):
         (alone,) = TextToImage(engine, model)(TextToImageRequest(prompt=prompt, guidance_scale=guidance, seed=seed))
         assert np.abs(np.asarray(alone.image).astype(int) - picture.astype(int)).max() <= 2

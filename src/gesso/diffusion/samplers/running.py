@@ -1,4 +1,4 @@
-"""Running one sampler to its end, one call after the other."""
+"""Running one sampler to its end: by asking for the network calls (`sampling`), or making them (`sample`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gesso.diffusion.calls import Asking, answered, ask
 from gesso.diffusion.denoiser import Denoise
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.samplers.seam import ModelCall, OnStep, Sampling, ignore
+
+
+@torch.no_grad()
+def sampling(
+    sampler: Callable[..., Sampling],
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    on_step: OnStep = ignore,
+    stop: int | None = None,
+    **options: Any,
+) -> Asking[Tensor]:
+    """One sampler to its end, without gradients, asking for the network calls that its denoiser wants.
+
+    sampler: a row of SAMPLERS or a sampler function. denoise, a plain function or one that asks, is given sigma as
+    float64 [B] on the CPU; samplers that ask for the prediction without the prompt (CFG++) need one that can tell it,
+    such as `Denoiser`.
+    stop: only the steps before this one are taken, while the sampler knows of those that follow.
+    x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1], or of sigmas[stop]; of a sampler that calls
+    twice a step, the x of that step's first call. Raises ValueError for sigmas that do not
+    fall, for a missing noise source and for options that the sampler lacks.
+    """
+    steps = sampler(x, sigmas, noise, **options)
+    call = next(steps)
+    while True:
+        reply = yield from answering(denoise, call)
+        x0 = reply[0] if call.uncond else reply
+        try:
+            following = steps.send(reply)
+        except StopIteration as end:
+            final: Tensor = end.value
+            on_step(call.step, final, x0)
+            return final
+        if following.step != call.step:
+            on_step(call.step, following.x, x0)
+        if stop is not None and following.step >= stop:
+            return following.x
+        call = following
 
 
 @torch.no_grad()
@@ -25,41 +66,14 @@ def sample(
     stop: int | None = None,
     **options: Any,
 ) -> Tensor:
-    """Run one sampler to its end, without gradients.
-
-    sampler: a row of SAMPLERS or a sampler function. denoise is called with sigma as float64 [B] on the CPU; samplers
-    that ask for the prediction without the prompt (CFG++) need one with a method `with_uncond`, such as `Denoiser`.
-    stop: only the steps before this one are taken, while the sampler knows of those that follow.
-    x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1], or of sigmas[stop]; of a sampler that calls
-    twice a step, the x of that step's first call. Raises ValueError for sigmas that do not
-    fall, for a missing noise source and for options that the sampler lacks.
-    """
-    sampling = sampler(x, sigmas, noise, **options)
-    call = next(sampling)
-    while True:
-        reply = answer(denoise, call)
-        x0 = reply[0] if call.uncond else reply
-        try:
-            following = sampling.send(reply)
-        except StopIteration as end:
-            final: Tensor = end.value
-            on_step(call.step, final, x0)
-            return final
-        if following.step != call.step:
-            on_step(call.step, following.x, x0)
-        if stop is not None and following.step >= stop:
-            return following.x
-        call = following
+    """As `sampling`, with the calls made one after the other. -> x holding noise of sigmas[-1], or of sigmas[stop]"""
+    return answered(sampling(sampler, denoise, x, sigmas, noise, on_step=on_step, stop=stop, **options))
 
 
-def answer(denoise: Denoise, call: ModelCall) -> Tensor:
+def answering(denoise: Denoise, call: ModelCall) -> Asking[Tensor]:
     """What a sampler wants to be sent: x0 [B, ...], or [2, B, ...] where it asks for the one without a prompt too.
 
     Raises ValueError for a denoiser that cannot tell the two apart.
     """
-    if not call.uncond:
-        return denoise(call.x, call.sigma_of_rows())
-    with_uncond: Denoise | None = getattr(denoise, "with_uncond", None)
-    if with_uncond is None:
-        raise ValueError("this sampler asks for the prediction without the prompt: it needs a guided Denoiser")
-    return with_uncond(call.x, call.sigma_of_rows())
+    missing = "this sampler asks for the prediction without the prompt: it needs a guided Denoiser"
+    return (yield from ask(denoise, call.x, call.sigma_of_rows(), uncond=call.uncond, missing=missing))

@@ -1,106 +1,76 @@
 """Pictures of a model for an evaluation, many prompts at a time.
 
-`gesso generate` lets every picture through the networks alone, so that it comes out the same bit by bit in any batch.
-Here hundreds of different prompts are drawn and only what they show matters, so they share batches.
+They take the way of every picture (`TextToImage`), but their runs share calls of the networks: hundreds of prompts are
+drawn and only what they show matters, so a last bit that depends on the batch does no harm.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from PIL import Image
 
-from gesso.adapters.attaching import attach
-from gesso.adapters.lora import read_lora
-from gesso.adapters.names import Target
-from gesso.checkpoints.weight_file import open_weights
-from gesso.diffusion.noise import NOISE_SOURCES
-from gesso.families.native_control import load_control
 from gesso.mini.judging.composition import Generate
 from gesso.mini.judging.control import Steer
-from gesso.pipelines.inputs import SourcePictures, prepare
-from gesso.pipelines.prompts import EncodedPrompt, Told, encode_prompts
-from gesso.pipelines.steps import plan_steps
-from gesso.pipelines.text_to_image import TextToImage, draw_latents, to_images
+from gesso.pipelines.hint_pictures import hint_digest
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.finder import NamedFiles
+from gesso.request.parts import ControlUse, LoraUse
 from gesso.request.request import ResolvedRequest, TextToImageRequest
-from gesso.runtime.conditioning import Conditioning
-from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.finite import rescued
+from gesso.runtime.batcher import Batcher
+from gesso.runtime.engine import Engine
+from gesso.runtime.model import LoadedModel
+
+JUDGED = "judged"  # by which a request names the file that is judged
 
 
-def pictures_of(engine: Engine, model: LoadedModel, request: TextToImageRequest) -> tuple[Generate, ResolvedRequest]:
-    """-> a function that draws prompts with everything else as in the request, and that request with all its defaults.
+class ModelPictures:
+    """Draws prompts with everything else as in a request, whose own prompt and seed are replaced."""
 
-    Prompt and seed of the request are replaced. Raises RequestError for a request that the model cannot serve.
-    """
-    resolved = TextToImage(engine, model).resolve(request)
+    def __init__(
+        self, engine: Engine, model: LoadedModel, request: TextToImageRequest, files: NamedFiles | None = None
+    ) -> None:
+        """files: what the request names. Raises RequestError for a request that the model cannot serve."""
+        self._draw, self._request = TextToImage(engine, model, finder=files), request
+        self.resolved: ResolvedRequest = self._draw.resolve(request)
 
-    def generate(prompts: list[str], seeds: list[int]) -> np.ndarray:
-        return draw_batch(model, resolved, prompts, seeds)
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """One picture for each prompt and seed.  -> uint8 [B, H, W, 3]"""
+        return self._drawn([self._of(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)])
 
-    return generate, resolved
+    def with_lora(self, path: Path, strength: float = 1.0) -> Generate:
+        """The same with an adapter on the model. Raises ModelFileError, when it draws, for one that does not fit."""
+        request = replace(self._request, loras=(LoraUse(name=JUDGED, weight=strength),))
+        return ModelPictures(self._draw.engine, self._draw.model, request, NamedFiles({"lora": {JUDGED: path}}))
 
+    def with_control(self, path: Path, weight: float = 1.0) -> Steer:
+        """A function that draws with a ControlNet that looks at a hint for each prompt.
 
-def with_lora(generate: Generate, model: LoadedModel, path: Path, strength: float = 1.0) -> Generate:
-    """The same with an adapter on the model while it draws. Raises ModelFileError for one that does not fit."""
-    networks = {name: net for name, net in model.parts.networks.items() if name in ("unet", "text", "text_2")}
-    lora = read_lora(open_weights(path), Target(model.family.name, model.family.layout, networks))
+        Raises ModelFileError, when it draws, for a file that does not fit.
+        """
+        finder = NamedFiles({"control": {JUDGED: path}})
+        steered = ModelPictures(self._draw.engine, self._draw.model, self._request, finder)
 
-    def styled(prompts: list[str], seeds: list[int]) -> np.ndarray:
-        with attach(networks, [(lora, strength, strength)]):
-            return generate(prompts, seeds)
+        def draw(prompts: Sequence[str], seeds: Sequence[int], hints: np.ndarray) -> np.ndarray:
+            images = [Image.fromarray(hint) for hint in hints]
+            requests = [
+                replace(
+                    steered._of(prompt, seed),
+                    controls=(ControlUse(model=JUDGED, image=hint_digest(image), weight=weight),),
+                )
+                for prompt, seed, image in zip(prompts, seeds, images, strict=True)
+            ]
+            return steered._drawn(requests, images)
 
-    return styled
+        return draw
 
+    def _of(self, prompt: str, seed: int) -> TextToImageRequest:
+        return replace(self._request, prompt=prompt, seed=seed, num_images=1)
 
-def with_control(generate: Generate, model: LoadedModel, path: Path, weight: float = 1.0) -> Steer:
-    """A function that draws with a ControlNet that looks at a hint for each prompt. Raises ModelFileError.
-
-    In a call of the UNet the rows of a batch come one or more times, with and without the prompt.
-    """
-    control = load_control(path, model.device, torch.float32).control
-    unet = model.parts.unet
-
-    def steered(prompts: list[str], seeds: list[int], hints: np.ndarray) -> np.ndarray:
-        seen = torch.from_numpy(np.ascontiguousarray(hints)).to(model.device).permute(0, 3, 1, 2).float() / 255
-
-        def steer(unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            x, timestep, context, added = (tensor.float() for tensor in args[:4])
-            extra = control(x, timestep, context, seen.repeat(len(x) // len(seen), 1, 1, 1), added)
-            return args, kwargs | {"control": [weight * residual.to(args[0].dtype) for residual in extra]}
-
-        hook = unet.register_forward_pre_hook(steer, with_kwargs=True)
-        try:
-            return generate(prompts, seeds)
-        finally:
-            hook.remove()
-
-    return steered
-
-
-def draw_batch(model: LoadedModel, request: ResolvedRequest, prompts: list[str], seeds: list[int]) -> np.ndarray:
-    """One picture for each prompt and seed, all in one batch.  -> uint8 [B, H, W, 3]"""
-    encoded = [encode_prompts(model, replace(request, prompt=prompt)) for prompt in prompts]
-    guided = [one.uncond for one in encoded if one.uncond is not None]
-    together = EncodedPrompt.constant(
-        Told(_together([one.cond for one in encoded]), _together(guided) if guided else None)
-    )
-    steps = plan_steps(request, model.family)
-
-    def draw() -> Tensor:
-        noise = NOISE_SOURCES[request.noise](seeds, [0] * len(seeds))
-        start = prepare(model, request, steps, SourcePictures(), noise, len(seeds))
-        return draw_latents(model, request, together, steps, start, noise, lambda step, x0: None)
-
-    with torch.inference_mode():
-        latents = rescued(model, "unet", draw).value
-        small = rescued(model, "vae", lambda: model.decode(latents)).value
-        pixels = rescued(model, "upscaler", lambda: model.upscale(small)).value if model.has_upscaler else small
-    return np.stack([np.asarray(image) for image in to_images(pixels, request.levels)])
-
-
-def _together(rows: list[Conditioning]) -> Conditioning:
-    added = [row.added for row in rows if row.added is not None]
-    return Conditioning(context=torch.cat([row.context for row in rows]), added=torch.cat(added) if added else None)
+    def _drawn(self, requests: Sequence[TextToImageRequest], hints: Sequence[Image.Image] = ()) -> np.ndarray:
+        runs = []
+        for number, request in enumerate(requests):
+            runs += self._draw.runs(request, hints=hints[number : number + 1])
+        pictures = Batcher(len(runs)).complete(runs)
+        return np.stack([np.asarray(picture.image) for picture in pictures])

@@ -1,0 +1,96 @@
+"""Computing that asks: a generator yields the network calls that it needs, is sent their outputs and returns a result.
+
+Samplers are such generators (`samplers.seam`), and so is all that stands between them and a network: denoiser,
+guidance, tiles, masks. Whoever drives one owns the calls: `answered` makes one after the other; a batcher gathers those
+of several runs into one call of the network, whatever their prompts, samplers and noise levels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkCall:
+    """One call that somebody wants made; the answer is `network(z, timestep, conditioning)`.
+
+    network       (z, timestep, conditioning) -> [B, ...], one row for each row of z
+    z             [B, ...] what the network sees
+    timestep      [B]
+    conditioning  of B rows, of whatever type the network takes
+    """
+
+    network: Callable[[Tensor, Tensor, Any], Tensor]
+    z: Tensor
+    timestep: Tensor
+    conditioning: Any
+
+    def make(self) -> Tensor:
+        """Makes the call, alone."""
+        return self.network(self.z, self.timestep, self.conditioning)
+
+
+Asking = Generator[NetworkCall, Tensor, R]  # yields calls, is sent [B, ...] for each, returns R
+
+
+def answered(asking: Asking[R]) -> R:
+    """The result of a computation, with its calls made one after the other as they come."""
+    try:
+        call = next(asking)
+        while True:
+            call = asking.send(call.make())
+    except StopIteration as end:
+        result: R = end.value
+        return result
+
+
+class Asks(ABC):
+    """A denoiser (x, sigma) -> x0, or a network with its text (z, timestep) -> output, that asks for its calls.
+
+    Called like a function it makes them itself.
+    """
+
+    @abstractmethod
+    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+        """x [B, ...] at a level, a sigma or a timestep -> [B, ...]
+
+        uncond: -> [2, B, ...]: the same, and beside it what comes out without the prompt (CFG++)
+        """
+
+    def __call__(self, x: Tensor, level: Tensor | float) -> Tensor:
+        """x [B, ...] -> [B, ...], the calls made at once."""
+        return answered(self.asking(x, level))
+
+    def with_uncond(self, x: Tensor, level: Tensor | float) -> Tensor:
+        """The same, and beside it what comes out without the prompt: [2, B, ...]."""
+        return answered(self.asking(x, level, uncond=True))
+
+
+Function = Callable[[Tensor, Tensor], Tensor] | Asks  # a denoiser or a network with its text
+
+_MISSING = "the prediction without the prompt is asked for, which a plain function cannot tell"
+
+
+def ask(
+    function: Function, x: Tensor, level: Tensor | float, *, uncond: bool = False, missing: str = _MISSING
+) -> Asking[Tensor]:
+    """As `Asks.asking`, for what asks or for a plain function, whose answer is there at once.
+
+    Raises ValueError, with the words `missing`, where a plain function is asked for the answer without the prompt.
+    """
+    if isinstance(function, Asks):
+        return (yield from function.asking(x, level, uncond=uncond))
+    if not uncond:
+        return function(x, torch.as_tensor(level))
+    with_uncond: Callable[[Tensor, Tensor], Tensor] | None = getattr(function, "with_uncond", None)
+    if with_uncond is None:
+        raise ValueError(missing)
+    return with_uncond(x, torch.as_tensor(level))

@@ -1,0 +1,75 @@
+"""What a model and a preset fill into a request, and what they accept."""
+
+import inspect
+
+from gesso.diffusion.diffusers_steps import DiffusersScheduler
+from gesso.diffusion.noise import NOISE_SOURCES
+from gesso.diffusion.samplers import SAMPLERS
+from gesso.diffusion.schedule import SCHEDULES
+from gesso.families.base import Family
+from gesso.pipelines.steps import A1111_OWN_SPACING, DIFFUSERS_IN_SIGMA, DIFFUSERS_SCHEDULERS, default_spacing
+from gesso.request.presets import PRESET_DEFAULTS, PRESETS
+from gesso.request.request import MAX_NOISE_LEVEL, Defaults, TextToImageRequest
+from gesso.text.emphasis import NEEDS_EMPTY
+
+
+def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bool = False) -> Defaults:
+    """What a model and a preset fill into a request and what they accept.
+
+    Where a preset's conventions depend on the sampler, they are those of the sampler that the request will have.
+    """
+    preset = request.preset or "gesso"
+    sampler, schedule, conventions = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
+    if preset == "diffusers":
+        if sampler is None and family.scheduler is not None:
+            sampler = DiffusersScheduler(
+                name=family.scheduler.name, skip_prk_steps=family.scheduler.skip_prk_steps
+            ).sampler
+        schedule = "karras" if family.scheduler is not None and family.scheduler.use_karras_sigmas else "uniform"
+    sampler = sampler or family.defaults.sampler
+    row = SAMPLERS.get(sampler)
+    if preset == "a1111" and row is not None:
+        schedule = row.schedule if request.sampler is not None else schedule
+        conventions["discard_penultimate_sigma"] = row.discards_penultimate
+        if sampler in A1111_OWN_SPACING and request.schedule is None:
+            conventions |= {"timestep_spacing": "a1111", "initial_noise": "variance"}
+    if preset == "diffusers":
+        conventions |= _diffusers_spacing(request, sampler, family)
+    if request.syntax in NEEDS_EMPTY:  # these tools have weights of their own, and go by the same names
+        conventions["emphasis"] = request.syntax
+    return Defaults(
+        width=family.output_size,
+        height=family.output_size,
+        num_steps=family.defaults.num_steps,
+        guidance_scale=family.defaults.guidance_scale,
+        sampler=sampler,
+        schedule=schedule,
+        noise=PRESET_DEFAULTS[preset]["noise"],
+        clip_skip=family.clip_skip,
+        conventions={"preset": preset, **conventions},
+        strength=PRESET_DEFAULTS[preset]["strength"],
+        hires_upscaler=PRESET_DEFAULTS[preset]["hires_upscaler"],
+        hires_strength=PRESET_DEFAULTS[preset]["hires_strength"],
+        kind=family.concat,
+        max_noise_level=family.max_level if family.max_level is not None else MAX_NOISE_LEVEL,
+        has_refiner=has_refiner,
+        multiple=family.size_multiple,
+        max_clip_skip=family.text.num_layers,
+        samplers=[name for name, row in SAMPLERS.items() if not (family.is_told_guidance and row.asks_uncond)],
+        schedules=SCHEDULES.keys(),
+        noises=NOISE_SOURCES.keys(),
+        etas={name: _default_eta(name) for name, row in SAMPLERS.items() if "eta" in row.options},
+    )
+
+
+def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family) -> dict[str, str]:
+    """Timestep spacing and first noise as diffusers has them for a sampler; ours for one that it lacks."""
+    if sampler not in DIFFUSERS_SCHEDULERS:
+        return {"timestep_spacing": "schedule", "initial_noise": "variance"}
+    spacing = request.timestep_spacing or default_spacing(sampler, family)
+    scaled = sampler in DIFFUSERS_IN_SIGMA and spacing != "leading"
+    return {"timestep_spacing": spacing, "initial_noise": "sigma" if scaled else "variance"}
+
+
+def _default_eta(name: str) -> float:
+    return float(inspect.signature(SAMPLERS[name].start).parameters["eta"].default)

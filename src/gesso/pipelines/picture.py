@@ -1,0 +1,86 @@
+"""What a run gives: a picture with its recipe, and word of how far it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gesso.diffusion.samplers import SAMPLERS
+from gesso.diffusion.schedule import SCHEDULES
+from gesso.pictures.infotext import infotext
+from gesso.pictures.picture_file import DEFAULT_QUALITY, encode_picture
+from gesso.request.recipe import Recipe
+from gesso.request.request import OWN_SCHEDULE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a picture is: `step` of `num_steps` sampling steps are done for picture `index` of num_images, from 0."""
+
+    index: int
+    num_images: int
+    step: int
+    num_steps: int
+    latents: Tensor | None = None  # [1, C, h, w], the clean latents that the network last predicted
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One result."""
+
+    image: Image.Image
+    recipe: Recipe
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; with `index` it decides the noise."""
+        return self.recipe.request.seed
+
+    @property
+    def index(self) -> int:
+        """Which picture of the run this is."""
+        return self.recipe.request.first_index
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know: words ignored, text cut off."""
+        return self.recipe.notices
+
+    def noted(self, notices: tuple[str, ...]) -> "Picture":
+        """The same with more that the user should know, such as what its prompt came from."""
+        return replace(self, recipe=replace(self.recipe, notices=notices + self.recipe.notices)) if notices else self
+
+    def encode(self, kind: str = "PNG", quality: int = DEFAULT_QUALITY) -> bytes:
+        """The picture as a file of a format (PNG, JPEG, WEBP, AVIF) with infotext and recipe inside.
+
+        quality: 1 to 100, of all but PNG. Raises GessoError where the texts are too long for the format.
+        """
+        request = self.recipe.request
+        parameters = infotext(
+            self.recipe,
+            sampler_label=SAMPLERS[request.sampler].label,
+            schedule_label="Own" if request.schedule == OWN_SCHEDULE else SCHEDULES[request.schedule].label,
+        )
+        return encode_picture(self.image, self.recipe, parameters, kind, quality)
+
+    def to_png(self) -> bytes:
+        """The picture as a PNG file with infotext and recipe inside."""
+        return self.encode()
+
+
+def to_images(pixels: Tensor, levels: str = "round") -> list[Image.Image]:
+    """float [B, 3, H, W] in [-1, 1] -> B pictures of 8 bits.
+
+    Values outside are clamped. levels: round to the nearest of 256, as in diffusers, or truncate, as in A1111, which
+    makes its pictures half a level darker on average.
+    """
+    exact = ((pixels.float() + 1) * 127.5).clamp(0, 255)
+    whole = (exact.round() if levels == "round" else exact).to(torch.uint8)
+    arrays: list[np.ndarray] = [row.permute(1, 2, 0).contiguous().cpu().numpy() for row in whole]
+    return [Image.fromarray(array) for array in arrays]

@@ -1,0 +1,273 @@
+"""Runs side by side: whatever each wants computed next, its network calls are made here, alone or in one batch.
+
+A run is a generator that yields `NetworkCall`s (`gesso.diffusion.calls`). Calls of equal shape to the same network
+join, whatever their runs' prompts, guidance, samplers, schedules and numbers of steps; LoRA, ControlNets and
+IP-Adapters reach the rows of their own run alone. Computed together, rows may differ in their last bits from rows
+computed apart, since matrix products and convolutions choose the order of their sums by the size of a batch; apart they
+are the same bit by bit. `docs/log.md` has the figures.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from gesso.adapters.attaching import Attachment
+from gesso.diffusion.calls import Asking, NetworkCall
+from gesso.runtime.cancel import CancelledError, CancelToken
+from gesso.runtime.conditioning import Conditioning, Influence, Steer, joined_influence
+from gesso.runtime.model import LoadedModel
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class UNetCaller:
+    """The UNet of a model as one run uses it: the network of its calls.
+
+    steer     control networks and IP-Adapters, asked before each call
+    adapters  LoRA on the UNet
+    """
+
+    model: LoadedModel
+    steer: Steer | None = None
+    adapters: Attachment | None = None
+
+    def __call__(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]"""
+        adapters = self.adapters.on() if self.adapters is not None else None
+        return self.model.predict(z, timestep, conditioning, self.steer, adapters)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureCaller:
+    """What turns latents into pixels, or pixels into more of them: `decode` or `upscale` of a model."""
+
+    model: LoadedModel
+    part: str
+
+    def __call__(self, z: Tensor, timestep: Tensor, conditioning: None = None) -> Tensor:
+        """z [B, C, h, w] -> [B, 3, H, W]; neither timestep nor conditioning count."""
+        return self.model.decode(z) if self.part == "decode" else self.model.upscale(z)
+
+
+def picture_call(model: LoadedModel, part: str, z: Tensor) -> NetworkCall:
+    """The call that decodes latents (part "decode") or enlarges pixels ("upscale")."""
+    return NetworkCall(PictureCaller(model, part), z, torch.zeros(len(z)), None)
+
+
+class Run(Generic[R]):
+    """One computation under way, and what became of it.
+
+    asking  what it computes
+    cancel  looked at before each of its calls
+    """
+
+    def __init__(self, asking: Asking[R], cancel: CancelToken | None = None) -> None:
+        self._asking, self._cancel = asking, cancel
+        self.call: NetworkCall | None = None  # what it waits for
+        self.error: BaseException | None = None
+        self._results: list[R] = []
+        self._is_begun = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, with a result or an error."""
+        return bool(self._results) or self.error is not None
+
+    def result(self) -> R:
+        """What came out. Raises the error that ended it, RuntimeError while it is under way."""
+        if self.error is not None:
+            raise self.error
+        if not self._results:
+            raise RuntimeError("the run is not done")
+        return self._results[0]
+
+    def close(self) -> None:
+        """Gives it up where it is not done; what it cleans up happens now."""
+        if not self.is_done:
+            self.error = CancelledError()
+            self._asking.close()
+        self.call = None
+
+    def advance(self, answer: Tensor | BaseException | None = None) -> None:
+        """On to the next call, or to the end. answer: of the call that it waits for, or the error that this raised."""
+        if self._cancel is not None and self._cancel.is_cancelled and not isinstance(answer, BaseException):
+            answer = CancelledError()
+        self.call = None
+        try:
+            if isinstance(answer, BaseException):
+                self.call = self._asking.throw(answer)
+            elif not self._is_begun:
+                self.call = next(self._asking)
+            else:
+                assert answer is not None
+                self.call = self._asking.send(answer)
+        except StopIteration as end:
+            self._results.append(end.value)
+        except Exception as error:
+            self.error = error
+        except BaseException as error:  # Ctrl-C is for whoever drives, too
+            self.error = error
+            raise
+        self._is_begun = True
+
+
+class Batcher:
+    """Advances runs side by side, one network call each a step. Driven by one thread.
+
+    runs_per_call  how many runs share a call of a network: 1 computes each apart, bit by bit as alone
+    """
+
+    def __init__(self, runs_per_call: int = 1) -> None:
+        if runs_per_call < 1:
+            raise ValueError(f"runs_per_call {runs_per_call}: expected 1 or more")
+        self.runs_per_call = runs_per_call
+        self._runs: list[Run[Any]] = []
+
+    def add(self, run: Run[Any]) -> None:
+        """Takes part from the next step on."""
+        self._runs.append(run)
+
+    @property
+    def runs(self) -> tuple[Run[Any], ...]:
+        """Those under way."""
+        return tuple(self._runs)
+
+    def step(self) -> list[Run[Any]]:
+        """Makes the call that each run waits for, and lets it go on to the next. -> those that ended in this step
+
+        A run that fails ends with its error, and no other run learns of it.
+        """
+        for run in self._runs:
+            if run.call is None and not run.is_done:
+                run.advance()
+        waiting = [run for run in self._runs if run.call is not None]
+        for group in self._groups(waiting):
+            self._answer(group)
+        ended = [run for run in self._runs if run.is_done]
+        self._runs = [run for run in self._runs if not run.is_done]
+        return ended
+
+    def complete(self, runs: Sequence[Run[R]]) -> list[R]:
+        """All of these to their ends, side by side. -> their results, in order
+
+        Raises the error of the first that failed, as soon as it fails; the others are given up then.
+        """
+        for run in runs:
+            self.add(run)
+        try:
+            while any(not run.is_done for run in runs):
+                for run in self.step():
+                    run.result()
+            return [run.result() for run in runs]
+        finally:
+            for run in runs:
+                run.close()
+            self._runs = [run for run in self._runs if not run.is_done]
+
+    def _groups(self, waiting: Sequence[Run[Any]]) -> Iterator[list[Run[Any]]]:
+        """Runs whose calls are made together, in their order."""
+        if self.runs_per_call == 1:
+            yield from ([run] for run in waiting)
+            return
+        groups: dict[Any, list[Run[Any]]] = {}
+        for number, run in enumerate(waiting):
+            assert run.call is not None
+            groups.setdefault(_shape_of(run.call) or number, []).append(run)
+        for group in groups.values():
+            for first in range(0, len(group), self.runs_per_call):
+                yield group[first : first + self.runs_per_call]
+
+    def _answer(self, group: Sequence[Run[Any]]) -> None:
+        calls = [run.call for run in group if run.call is not None]
+        with torch.inference_mode():
+            try:
+                answers: list[Tensor | BaseException] = list(_made_together(calls))
+            except Exception as error:
+                answers = [error] if len(calls) == 1 else [_tried(call) for call in calls]
+        for run, answer in zip(group, answers, strict=True):
+            run.advance(answer)
+
+
+def _tried(call: NetworkCall) -> Tensor | BaseException:
+    """What a call gives alone, since the batch that it was in failed; an error is its own then."""
+    try:
+        return call.make()
+    except Exception as error:
+        return error
+
+
+def _shape_of(call: NetworkCall) -> tuple[Any, ...] | None:
+    """Equal for calls that one batch can hold; None for one that has to be alone."""
+    network = call.network
+    if not isinstance(network, UNetCaller | PictureCaller):
+        return None
+    model, execution = network.model, network.model.execution
+    if execution.watch is not None or execution.plan is not None:
+        return None
+    common = (id(model.parts), execution.float32, execution.tiling, call.z.shape[1:], call.z.dtype)
+    if isinstance(network, PictureCaller):
+        return (network.part, *common)
+    # Merged weights are the same for all rows of a call.
+    merged = id(network.adapters) if network.adapters is not None and not network.adapters.is_by_row else None
+    return ("unet", merged, call.conditioning.shapes, *common)
+
+
+def _made_together(calls: Sequence[NetworkCall]) -> Sequence[Tensor]:
+    """The answers to calls of one `_shape_of`, computed in one batch."""
+    if len(calls) == 1:
+        return [calls[0].make()]
+    sizes = [len(call.z) for call in calls]
+    z, timestep = torch.cat([call.z for call in calls]), torch.cat([call.timestep for call in calls])
+    first = calls[0].network
+    if isinstance(first, PictureCaller):
+        return first(z, timestep).split(sizes)
+    networks = [call.network for call in calls if isinstance(call.network, UNetCaller)]
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    controls = {id(control): control for network in networks for control in network.model.execution.controls.values()}
+    model = networks[0].model.beside({f"control {number}": each for number, each in enumerate(controls.values())})
+    output = model.predict(
+        z,
+        timestep,
+        Conditioning.join([call.conditioning for call in calls]),
+        _joined_steer([(span, network.steer) for span, network in zip(rows, networks, strict=True)]),
+        _joined_adapters([(span, network.adapters) for span, network in zip(rows, networks, strict=True)], len(z)),
+    )
+    return output.split(sizes)
+
+
+def _joined_steer(parts: Sequence[tuple[slice, Steer | None]]) -> Steer | None:
+    """What each asks of its own rows, put together."""
+    if all(steer is None for _, steer in parts):
+        return None
+
+    def steer(z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Influence:
+        influences = [
+            (rows, own(z[rows], timestep[rows], conditioning.rows(rows))) for rows, own in parts if own is not None
+        ]
+        return joined_influence(influences, len(z))
+
+    return steer
+
+
+@contextmanager
+def _joined_adapters(parts: Sequence[tuple[slice, Attachment | None]], num_rows: int) -> Iterator[None]:
+    """Each on for its own rows; one that many runs share, on for all of theirs that lie side by side."""
+    spans: list[tuple[slice, Attachment]] = []
+    for rows, attachment in parts:
+        if attachment is None:
+            continue
+        if spans and spans[-1][1] is attachment and spans[-1][0].stop == rows.start:
+            spans[-1] = slice(spans[-1][0].start, rows.stop), attachment
+        else:
+            spans.append((rows, attachment))
+    with ExitStack() as stack:
+        for rows, attachment in spans:
+            whole = rows.start == 0 and rows.stop == num_rows
+            stack.enter_context(attachment.on(None if whole else rows))
+        yield
