@@ -135,11 +135,16 @@ def test_network_beside_diffusers(family: Family, form: str, tmp_path: Path) -> 
     kwargs, added = told(family)
     x, context = torch.randn(2, 4, 8, 12), torch.randn(2, 7, family.unet.context_dim)
     timestep, hint = torch.tensor([999.0, 17.5]), torch.rand(1, 3, 64, 96)
+    # In float64, which tells another formula from other rounding: a group norm over two places, as there are in the
+    # middle of so small a network, makes 2e-5 of float32's last bits on some processors.
+    reference.double(), network.double()
+    x, context, hint, timestep = x.double(), context.double(), hint.double(), timestep.double()
+    kwargs = {name: {k: v.double() for k, v in each.items()} for name, each in kwargs.items()}
     down, mid = reference(x, timestep, context, hint.expand(2, -1, -1, -1), return_dict=False, **kwargs)
-    found = network(x, timestep, context, hint, added)
+    found = network(x, timestep, context, hint, None if added is None else added.double())
     gaps = [(a - b).abs().max().item() for a, b in zip(found, [*down, mid], strict=True)]
     print(f"{family.name} {form}: largest difference {max(gaps):.1e}, deviation {mid.std().item():.2f}")
-    assert max(gaps) < TOLERANCE
+    assert max(gaps) < 1e-6  # the sinusoids of the time are float32
 
 
 @torch.no_grad()
