@@ -161,12 +161,12 @@ class Verdict:
 
     by     the test that failed, or what else did; None where nothing did
     tests  how many were run
-    files  the test files that the verdict rests on; none where it rests on all that there are
+    file   the test file in which it failed
     """
 
     by: str | None
     tests: int
-    files: tuple[str, ...] = ()
+    file: str = ""
 
     def __str__(self) -> str:
         if self.by is not None:
@@ -179,6 +179,7 @@ class Laboratory:
 
     def __init__(self, tree: Path, state: Path) -> None:
         self.tree, self.state = tree, state
+        self._records: dict[str, Record] = {}
         self._passing: dict[str, bool] = {}  # tests that failed under a mutant -> whether they pass without one
 
     @classmethod
@@ -199,51 +200,68 @@ class Laboratory:
     @cached_property
     def test_files(self) -> dict[str, str]:
         """Every test file and its text."""
-        paths = sorted((self.tree / "tests").rglob("test_*.py"))
-        return {path.relative_to(self.tree).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+        return self._texts("tests", "test_*.py")
 
     @cached_property
-    def _code(self) -> str:
-        """A digest of what is tested, and of what tests share."""
-        paths = sorted((*(self.tree / "src").rglob("*.py"), *(self.tree / "tests").rglob("*.py")))
-        names = (path.relative_to(self.tree).as_posix() for path in paths)
-        shared = [name for name in names if name not in self.test_files]
-        return digest(part for name in shared for part in (name, (self.tree / name).read_text(encoding="utf-8")))
+    def _sources(self) -> dict[str, str]:
+        return self._texts("src", "*.py")
+
+    @cached_property
+    def _shared(self) -> str:
+        """A digest of what tests share."""
+        helpers = self._texts("tests", "*.py")
+        return digest(part for name in helpers if name not in self.test_files for part in (name, helpers[name]))
+
+    def _texts(self, folder: str, pattern: str) -> dict[str, str]:
+        paths = sorted((self.tree / folder).rglob(pattern))
+        return {path.relative_to(self.tree).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
     def record(self, file: str) -> Record:
         """What a test file touches: known already, or found out now."""
-        kept = self.state / "records" / f"{digest((self._code, file, self.test_files[file]))}.json"
+        if file in self._records:
+            return self._records[file]
+        kept = self.state / "records" / f"{digest((file,))}.json"
         if kept.exists():
-            return Record(**json.loads(kept.read_text(encoding="utf-8")))
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            record = Record(found["seconds"], found["failed"], found["touched"])
+            if found["of"] == self._state_of(file, record):
+                self._records[file] = record
+                return record
         print(f"  asking {file} what it touches", file=sys.stderr, flush=True)
         outcome = run_tests(self.tree, [file], record=True)
-        record = Record(outcome.seconds, outcome.failed, outcome.touched)
+        record = self._records[file] = Record(outcome.seconds, outcome.failed, outcome.touched)
         if not outcome.seconds and outcome.problem is not None:
             raise SystemExit(f"{file} cannot be run without a mutant: {outcome.problem}\n{outcome.log}")
         if outcome.problem is not None:
             failed = ", ".join(outcome.failed) or outcome.problem
             print(f"  left aside, since it fails without a mutant: {failed}", file=sys.stderr, flush=True)
-        write(kept, asdict(record))
+        write(kept, asdict(record) | {"of": self._state_of(file, record)})
         return record
+
+    def _state_of(self, file: str, record: Record) -> str:
+        """A digest of all that decides what a test file does: itself, what it touches, what tests share."""
+        touched = (part for name in sorted(record.touched) for part in (name, self._sources.get(name, "")))
+        return digest((self._shared, file, self.test_files.get(file, ""), *touched))
 
     def verdict(self, mutant: Mutant, *, near: bool) -> Verdict:
         """What becomes of a mutant: known already, or found out now."""
-        kept = self.state / "verdicts" / f"{digest((self._code, repr(mutant), repr(near)))}.json"
+        kept = self.state / "verdicts" / f"{digest((repr(mutant), self._sources[mutant.file]))}.json"
         if kept.exists():
             found = json.loads(kept.read_text(encoding="utf-8"))
-            verdict = Verdict(found["by"], found["tests"], tuple(found["files"]))
-            if found["rests_on"] == self._rests_on(verdict):
+            verdict = Verdict(found["by"], found["tests"], found["file"])
+            if found["of"] == self._basis(verdict, near=near):
                 return verdict
         stages = self._stages(mutant)
         verdict = self._ask(mutant, stages[: 3 if near else 4])
-        write(kept, asdict(verdict) | {"rests_on": self._rests_on(verdict)})
+        write(kept, asdict(verdict) | {"of": self._basis(verdict, near=near)})
         return verdict
 
-    def _rests_on(self, verdict: Verdict) -> str:
-        """A digest of the test files that could change a verdict."""
-        return digest(
-            part for file in verdict.files or self.test_files for part in (file, self.test_files.get(file, ""))
-        )
+    def _basis(self, verdict: Verdict, *, near: bool) -> str:
+        """A digest of what could change a verdict: of who survives, everything."""
+        if verdict.file in self.test_files:
+            return self._state_of(verdict.file, self.record(verdict.file))
+        every = (part for texts in (self._sources, self.test_files) for name in texts for part in (name, texts[name]))
+        return digest((self._shared, repr(near), *every))
 
     def _stages(self, mutant: Mutant) -> list[list[str]]:
         """All test files by nearness: of the module, of its users, of its room, of other rooms."""
@@ -286,7 +304,7 @@ class Laboratory:
                 break
             file = outcome.file or ""
             if self._passes(outcome.test or records[file].tests[0], again=outcome.test is None):
-                return Verdict(outcome.problem, ran, (file,))
+                return Verdict(outcome.problem, ran, file)
             left -= {outcome.test, *outcome.seconds} if outcome.test else set(records[file].tests)
         return Verdict(None, ran)
 
