@@ -88,6 +88,9 @@ def test_two_tiles_pass_smoothly_into_each_other():
     assert steps.max() < 0.25
     assert (found[:8] == 0).all()
     assert (found[16:] == 1).all()
+    # The quarters of a sine wave, squared: the left tile's is the cosine's, so the two add up to 1 at every place.
+    sine = (torch.arange(8, dtype=torch.float64) + 0.5).mul(torch.pi / 16).sin().square()
+    torch.testing.assert_close(found[8:16].double(), sine, atol=1e-7, rtol=1e-6)  # float32
 
 
 def test_an_overlap_as_wide_as_a_tile_is_refused():

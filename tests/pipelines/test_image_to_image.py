@@ -131,6 +131,37 @@ def test_latents_outside_the_mask_end_as_the_picture(pipeline: TextToImage, samp
         assert gap(drawn.image, same) == 0
 
 
+@pytest.mark.parametrize("blend", ["x0", "x", "differential"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim_cfgpp"])
+def test_a_mask_that_is_white_everywhere_is_no_mask(pipeline: TextToImage, sampler: str, blend: str):
+    """Whichever of the two seams of a denoiser the sampler asks."""
+    image, white = source(), Image.new("L", (64, 64), 255)
+    values: dict[str, Any] = {"sampler": sampler, "num_steps": 3, "strength": 0.8}
+    free = draw(pipeline, image, **values).image
+    masked = draw(pipeline, image, white, mask_blend=blend, mask_content="original", paste_back=False, **values).image
+    assert masked.tobytes() == free.tobytes()
+    assert gap(free, draw(pipeline, image, strength=0.0).image) > 0
+
+
+@pytest.mark.parametrize("blend", ["x0", "x"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim_cfgpp"])
+def test_outside_the_mask_the_network_sees_the_picture_at_every_step(pipeline: TextToImage, sampler: str, blend: str):
+    """What it says inside leaks out at no step: it sees the same there as where nothing is masked at all."""
+    seen: list[torch.Tensor] = []
+    hook = pipeline.model.parts.unet.register_forward_pre_hook(lambda _unet, inputs: seen.append(inputs[0].clone()))
+    calls = []
+    for mask in (left_half(), Image.new("L", (64, 64))):
+        seen.clear()
+        draw(pipeline, source(), mask, mask_blend=blend, sampler=sampler, num_steps=3, strength=1.0)
+        calls.append(torch.stack(seen))
+    hook.remove()
+    half, nothing = calls
+    outside = half.shape[-1] * 3 // 4  # the mask ends at a half; PIL's bicubic filter reaches two places further
+    assert half.shape == nothing.shape and len(half) == 3
+    assert torch.equal(half[..., outside:], nothing[..., outside:])
+    assert not torch.equal(half[1:, ..., :outside], nothing[1:, ..., :outside])
+
+
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m", "ddim"])
 def test_blending_the_noisy_latents_reaches_the_samplers_own_state(sampler: str):
     """diffusers replaces x after each step; here the call's x is changed in place, and the sampler goes on from it."""

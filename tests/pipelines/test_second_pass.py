@@ -67,6 +67,7 @@ def steps_of(pipeline: TextToImage, hires: HiresPass, **values: Any) -> tuple[Re
         (HiresPass(), (128, 192)),
         (HiresPass(scale=1.0), (64, 96)),
         (HiresPass(scale=1.6), (96, 152)),  # 102.4 and 153.6, rounded down
+        (HiresPass(scale=1.62), (96, 152)),  # 103.68 and 155.52: down to a multiple, not to the nearest pixel before
         (HiresPass(width=128), (128, 192)),
         (HiresPass(height=128), (80, 128)),
         (HiresPass(width=128, height=128), (128, 128)),

@@ -1,5 +1,6 @@
 """Pictures that go in."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_a_picture_is_known_by_its_pixels_not_by_its_file(tmp_path: Path):
     assert mask_digest(half(8, 8)) != mask_digest(half(8, 4).resize((4, 8)))
 
 
+def test_names_of_pictures_in_recipes_are_frozen():
+    """Recipes that were written name a picture, and a mask, by these: height and width as big-endian 32 bits, then the
+    levels row by row."""
+    mask = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    assert mask_digest(mask) == hashlib.sha256(bytes([0, 0, 0, 2, 0, 0, 0, 3, 0, 1, 2, 3, 4, 5])).hexdigest()
+    assert mask_digest(mask).startswith("1a22220fddb400ec")
+    picture = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
+    assert picture_digest(picture) == hashlib.sha256(bytes([0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 2, 3, 4, 5])).hexdigest()
+    assert picture_digest(picture).startswith("85b768afbbda36c5")
+
+
 def test_pixels_are_levels_by_255():
     pixels = to_pixels(Image.fromarray(np.array([[[0, 255, 51]]], dtype=np.uint8)))
     assert pixels.shape == (1, 3, 1, 1)
@@ -112,3 +124,16 @@ def test_what_is_not_masked_comes_back_bit_by_bit():
     assert (pasted[weight == 0] == np.asarray(old)[weight == 0]).all()
     assert (pasted[weight == 255] == np.asarray(new)[weight == 255]).all()
     assert ((weight > 0) & (weight < 255)).any()
+
+
+def test_between_black_and_white_the_two_are_mixed_to_the_nearest_level():
+    """Every grey of a mask between every fifth level of the one picture and of the other. No part of 255 is a half."""
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    weight, drawn, original = (
+        np.ascontiguousarray(grid.reshape(256, -1))
+        for grid in np.meshgrid(np.arange(256), levels, levels, indexing="ij")
+    )
+    pictures = (Image.fromarray(np.repeat(grid[..., None], 3, axis=2)) for grid in (drawn, original))
+    pasted = np.asarray(paste_back(*pictures, Image.fromarray(weight.astype(np.uint8))))
+    exact = (drawn * weight + original * (255.0 - weight)) / 255
+    assert (pasted == np.rint(exact)[..., None]).all()

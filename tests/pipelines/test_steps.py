@@ -145,6 +145,25 @@ def test_the_refiner_takes_over_after_a_share_of_the_calls(sampler: str, calls: 
     assert (first.calls, second.calls, switched) == (base, calls - base, [1])
 
 
+@pytest.mark.parametrize(
+    ("share", "base"),
+    [
+        (0.0, 0),  # 1000 and above: none
+        (0.001, 1),  # 999 and above: the first lies on the switch, and is still the base model's
+        (0.25, 1),  # 750
+        (0.251, 2),  # 749: the second lies on it
+        (0.2515, 2),  # 748.5, which rounds to the even 748
+        (0.751, 4),  # 249: so does the last
+        (1.0, 4),
+    ],
+)
+def test_the_refiner_takes_over_below_a_share_of_the_timesteps(share: float, base: int):
+    """As denoising_end of diffusers' SDXL pipeline: its calls are those at round(1000 - share * 1000) or above."""
+    steps = planned(preset="diffusers", sampler="euler", num_steps=4, timestep_spacing="trailing")
+    assert told(steps) == [999, 749, 499, 249]
+    assert steps.switch_of(share) == base
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "unipc_bh2", "deis"])
 def test_stopping_early_is_the_beginning_of_the_whole(sampler: str):
     sigmas = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.0], dtype=torch.float64)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gesso.pictures.infotext import infotext
 from gesso.request.checks import RequestError
-from gesso.request.recipe import Recipe, WeightFile, changes
+from gesso.request.recipe import ExtraFile, Recipe, WeightFile, changes
 from made_recipes import make_recipe
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
@@ -174,3 +174,15 @@ def test_the_same_weights_under_another_name_are_no_change():
     before = make_recipe()
     renamed = replace(before, files=(replace(before.files[0], name="other.safetensors"),))
     assert changes(before, renamed) == []
+
+
+def test_changes_name_a_file_that_only_one_of_the_two_had():
+    """An embedding that the other library lacks is text there; a LoRA may have come in."""
+    word = ExtraFile(kind="embedding", name="cosy", sha256="ab" * 32)
+    lora, edited = (ExtraFile(kind="lora", name="comic", sha256=digits * 32) for digits in ("cd", "ef"))
+    plain = make_recipe()
+    assert changes(replace(plain, extras=(word,)), plain) == ["embedding cosy: ababababab -> none"]
+    assert changes(plain, replace(plain, extras=(lora,))) == ["lora comic: none -> cdcdcdcdcd"]
+    assert changes(replace(plain, extras=(word, lora)), replace(plain, extras=(edited, word))) == [
+        "lora comic: cdcdcdcdcd -> efefefefef"
+    ]

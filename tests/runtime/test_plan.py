@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gesso.diffusion.noise import NOISE_SOURCES
+from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.errors import GessoError
 from gesso.families.sd15 import SD15
 from gesso.models.clip_vision import CLIPVisionConfig, CLIPVisionModel
@@ -302,6 +304,60 @@ def test_a_plan_changes_how_the_networks_run_and_not_what_they_say(file: Path):
         assert (ours - theirs).abs().max().item() < 1e-4
     assert free.plan is None
     assert [name for name, part in tight.residency.components.items() if part.dtype] == ["vae"]
+
+
+def test_a_plan_made_while_layers_are_streamed_counts_none_of_them_as_there(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is in memory is no part of what the process takes without the model; what is streamed was never there."""
+    engine = Engine("cpu", memory="64GiB")
+    model, work = engine.load(file), Workload(width=64, height=64)
+    monkeypatch.setattr("gesso.runtime.engine.memory_used", lambda device: 10 * GIB)
+    free = engine.plan(model, work)
+    assert free.base == 10 * GIB
+    prompt = model.encode_prompt("a red cat", clip_skip=1, width=64, height=64)
+    conditioning = Conditioning(context=prompt.context, added=prompt.added)
+    bases = {}
+    for stay in ("turns", "stream"):
+        with torch.inference_mode():
+            model.under(replace(free, stay=stay)).predict(torch.zeros(1, 4, 16, 16), torch.tensor([10.0]), conditioning)
+            bases[stay] = engine.plan(model, work).base
+    in_memory = 4 * sum(param.numel() for param in model.parts.unet.parameters())
+    assert bases == {"turns": 10 * GIB - in_memory, "stream": 10 * GIB}
+
+
+@pytest.fixture(scope="module")
+def further_picture() -> int:
+    """Bytes that the plan counts for a second picture of 512 x 512 where the network takes one row at a time."""
+    model, one = model_of(), Workload(width=512, height=512)
+    apart = replace(plan(model, None, one), unet_rows=1)
+    first, second = (
+        next(
+            phase.activations
+            for phase in model.footprint.phases(replace(one, rows=rows), apart)
+            if phase.name == "unet"
+        )
+        for rows in (1, 2)
+    )
+    return second - first
+
+
+# All but those that keep a Brownian path, which grows with the number of steps.
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if "sde" not in name or name == "er_sde"])
+def test_what_samplers_hold_of_latents_is_counted_for_every_picture(sampler: str, further_picture: int):
+    """A further picture that waits for the network adds latents alone: as many as a sampler holds."""
+
+    class Halved:
+        def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return x / 2
+
+        def with_uncond(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+            return torch.stack([x / 2, x / 3])
+
+    x, sigmas = torch.zeros(1, 4, 64, 64), torch.linspace(3, 0, 13, dtype=torch.float64).square()
+    noise = NOISE_SOURCES["philox"]([0])
+    held = peak_nbytes(lambda: sample(SAMPLERS[sampler], Halved(), x.clone(), sigmas, noise))
+    assert 2 * x.nbytes < held <= further_picture < 20 * x.nbytes
 
 
 def test_an_encoded_picture_is_the_mean_or_a_sample_of_given_noise(file: Path):

@@ -70,7 +70,9 @@ def test_streamed_layers_compute_the_same_bits_and_hold_nothing(file: Path):
     with torch.inference_mode():
         component.settle(torch.float32)
         expected = component.network(x, t, context, added)
+        assert component.is_settled
         component.stream(torch.float32)
+        assert not component.is_settled  # its numbers come and go: at no time are they all in memory
         assert torch.equal(component.network(x, t, context, added), expected)
     assert {param.dtype for param in component.network.parameters()} == {torch.float16}
     component.settle(torch.float32)

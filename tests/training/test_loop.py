@@ -72,6 +72,26 @@ def test_average_follows_its_formula():
     assert average.weights["line"]["weight"].item() == pytest.approx(before.item() + 0.5, abs=1e-6)
 
 
+def test_the_start_of_a_training_is_forgotten_soon():
+    """The decay is (1 + step) / (10 + step) until it reaches its own: from 0 to 1, ten steps at 0.99 alone give 0.1."""
+    line = nn.Linear(1, 1)
+    with torch.no_grad():
+        line.weight.zero_()
+    average = MovingAverage({"line": line}, decay=0.99)
+    with torch.no_grad():
+        line.weight.fill_(1.0)
+    left = 1.0  # what the average still holds of the start
+    for step in range(10):
+        average.update({"line": line}, step=step)
+        left *= (1 + step) / (10 + step)
+        assert average.weights["line"]["weight"].item() == pytest.approx(1 - left, abs=1e-6)
+    for step in (889, 890, 891, 5000):  # 890 / 899 < 0.99 <= 891 / 900
+        before = average.weights["line"]["weight"].fill_(0.0)
+        average.update({"line": line}, step=step)
+        rate = 9 / 899 if step == 889 else 0.01
+        assert before.item() == pytest.approx(rate, rel=1e-5)  # float32
+
+
 def test_reports_show_the_average_and_leave_the_weights(tmp_path):
     task, rows = Line(), []
     average = fit(task, plan(800), tmp_path, on_log=rows.append)
