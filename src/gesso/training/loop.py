@@ -8,7 +8,6 @@ A plan by time uses that: it follows the speed that is measured until the fall b
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.errors import GessoError
+from gesso.files import atomic_file
 from gesso.training.group import Group
 from gesso.training.precision import Enter, Precision, context_of, faster_precision
 
@@ -109,12 +109,8 @@ class MovingAverage:
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     """Write a training state so that a crash leaves the old file or the new one, never a part."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with atomic_file(path) as file:
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:
