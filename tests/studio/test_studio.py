@@ -18,6 +18,7 @@ from gesso.request.checks import RequestError
 from gesso.request.parts import ControlUse, LoraUse
 from gesso.request.prompt_file import PromptLine
 from gesso.request.request import TextToImageRequest
+from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.studio.drawing import Order, draw, memory_plans, save_drawn
 from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
 from gesso.studio.files import add_file, recipe_files
@@ -92,6 +93,29 @@ def test_another_finished_size_is_reported_before_the_first_step(studio: Studio,
     (picture,) = draw(pipeline, Order(request=request, sources=sources), events.append)
     assert events[0] == FinishedSize(width=96, height=64)
     assert picture.image.size == (96, 64)
+
+
+def test_drawing_is_cancelled_from_a_callback_and_a_run_goes_on_later(studio: Studio, tmp_path: Path):
+    cancel = CancelToken()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Sampling) and (event.number, event.progress.step) == (2, 1):
+            cancel.cancel()
+
+    jobs = line_jobs([PromptLine(1, {"prompt": "a cat", "num_images": 2})], REQUEST, "cats")
+    folder = tmp_path / "run"
+
+    def pictures(token: CancelToken | None) -> list[str]:
+        run = Run(folder=open_run(folder, {}, 5), jobs=jobs)
+        drawn = run.pictures(lambda name: studio.open(ModelChoice(model=name)), stop, cancel=token)
+        return [path.name for _, path, _ in drawn]
+
+    with pytest.raises(CancelledError):
+        pictures(cancel)
+    assert sorted(path.name for path in folder.glob("*.png")) == ["0001-1.png"]
+    assert pictures(None) == ["0001-1.png", "0001-2.png"]
+    with pytest.raises(CancelledError):
+        list(draw(studio.open(ModelChoice(model="cats")), Order(request=REQUEST), cancel=cancel))
 
 
 def test_memory_is_planned_without_drawing(studio: Studio):
