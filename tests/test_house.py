@@ -111,6 +111,73 @@ def test_tracked_text_names_no_machine():
     assert found == []
 
 
+# ---- rooms and circles -----------------------------------------------------------------------------------------------
+
+LARGEST_ROOM = 0.12  # of the lines
+
+
+def modules_imported(path: Path, known: set[str]) -> set[str]:
+    """The modules of gesso that a file imports, inside functions and for type checkers too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            names.update(parts & known or {node.module})
+    return names & known
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or by way of others (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in order:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], order[other])
+        if low[name] == order[name]:
+            at = stack.index(name)
+            group, stack[at:] = stack[at:], []
+            if len(group) > 1 or name in graph[name]:
+                groups.append(sorted(group))
+
+    for name in sorted(graph):
+        if name not in order:
+            visit(name)
+    return groups
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Not at run time, and not in functions or for type checkers either: those that do belong in one file or three."""
+    paths = {
+        ".".join(("gesso", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in SOURCE.rglob("*.py")
+    }
+    graph = {name: modules_imported(path, set(paths)) for name, path in paths.items()}
+    del graph["gesso"]  # names the public API for type checkers
+    assert circles({name: others - {"gesso"} for name, others in graph.items()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+
+
+def test_no_room_is_too_large():
+    """A room that holds several subjects grows past this long before anybody notices."""
+    lines: dict[str, int] = {}
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0]
+        lines[room] = lines.get(room, 0) + len(path.read_text(encoding="utf-8").splitlines())
+    largest = max(lines, key=lambda room: lines[room])
+    assert lines[largest] / sum(lines.values()) < LARGEST_ROOM, largest
+
+
 # ---- the offline guard of conftest.py --------------------------------------------------------------------------------
 
 

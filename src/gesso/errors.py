@@ -4,18 +4,37 @@ The command line prints a `GessoError` on one line, without a traceback, and end
 from code is a `ValueError`, and what cannot happen is an `assert`; neither belongs here.
 """
 
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+# How a message names a field of a request or an argument: `model`, or with a value that helps, `family=sd21`.
+_FIELD = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
+
 
 class GessoError(Exception):
     """Something outside the program is wrong, and the user can put it right.
 
-    The message says where, what was found, what was expected and what to do next:
+    The message says where, what was found, what was expected and what to do next. Fields and arguments stand in
+    backticks, so that a front end can put its own words in their place (`in_words`):
 
-        v2-1.safetensors: attn2.to_k.weight is [320, 1024], family 'sd15' expects [320, 768]. Try: --family sd21
+        v2-1.safetensors: attn2.to_k.weight is [320, 1024], family 'sd15' expects [320, 768]. Try `family=sd21`
+
+    code   stable, for programs and for translations: one of those in docs/errors.md
+    field  of the request, or the argument, that the error is about; None where it is about none
+    data   what the message speaks of, as values of JSON
     """
 
-    def __init__(self, message: str) -> None:
+    default_code: ClassVar[str] = "error"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, field: str | None = None, data: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.code = code if code is not None else self.default_code
+        self.field = field
+        self.data: Mapping[str, Any] = dict(data or {})
 
     @property
     def one_line(self) -> str:
@@ -26,3 +45,16 @@ class GessoError(Exception):
         """
         line = " ".join(self.message.split())
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
+def in_words(text: str, word: Callable[[str, str | None], str | None]) -> str:
+    """A message with a front end's own words for the fields that it names in backticks.
+
+    word  field and value, if any -> what to show in their place; None leaves it as it stands
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        own = word(match[1], match[2])
+        return match[0] if own is None else own
+
+    return _FIELD.sub(replaced, text)

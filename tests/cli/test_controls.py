@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gesso.cli.control_options import control_files, parse_controls
+from gesso.cli.control_options import parse_controls
 from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.families.control_network import control_unet
 from gesso.families.native_control import save_control
 from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.studio.sources import control_files
 from tiny_models import save_tiny_mini, tiny_family
 
 

@@ -200,7 +200,7 @@ def test_a_fault_of_ours_is_short_unless_asked(
     def fault(*args: object, **kwargs: object) -> None:
         raise RuntimeError("wires\ncrossed")
 
-    monkeypatch.setattr("gesso.cli.generate.load_pipeline", fault)
+    monkeypatch.setattr("gesso.cli.generate.Studio.open", fault)
     code, out, err = generate(capsys, "cat", "-m", model)
     assert (code, out) == (1, "")
     assert err.startswith("error: RuntimeError: wires crossed (a fault in gesso; add --debug")
@@ -219,7 +219,7 @@ def test_too_little_memory_is_told_with_a_way_out(
     def fault(*args: object, **kwargs: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("gesso.cli.generate.load_pipeline", fault)
+    monkeypatch.setattr("gesso.cli.generate.Studio.open", fault)
     code, _, err = generate(capsys, "cat", "-m", model)
     assert code == 1
     assert "smaller --size" in err

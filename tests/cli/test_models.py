@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gesso.cli.main import run
-from gesso.cli.model_option import is_offline, library_folder, model_of_recipe, resolve_model
 from gesso.errors import GessoError
+from gesso.studio.home import is_offline, library_folder, model_of_recipe, resolve_model
 from library import shelf
 
 Capture = pytest.CaptureFixture[str]

@@ -1,5 +1,6 @@
 """PNG files: written whole or not at all, read without trust."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_nothing_is_left_behind_when_writing_is_stopped(tmp_path: Path, monkeypa
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(picture_file.os, call, stop)
+    monkeypatch.setattr(os, call, stop)
     with pytest.raises(KeyboardInterrupt):
         write_new(tmp_path / "x.png", png())
     assert list(tmp_path.iterdir()) == []
@@ -88,7 +89,7 @@ def test_a_full_disk_is_one_error_and_no_file(tmp_path: Path, monkeypatch: pytes
     def full(number: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(picture_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(GessoError, match="No space left"):
         write_new(tmp_path / "x.png", png())
     assert list(tmp_path.iterdir()) == []
@@ -98,7 +99,7 @@ def test_a_file_system_without_links_will_do(tmp_path: Path, monkeypatch: pytest
     def no_links(*args: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(picture_file.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     path = tmp_path / "x.png"
     write_new(path, b"one")
     with pytest.raises(FileExistsError):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gesso.checkpoints.errors import ModelFileError
-from gesso.cli.control_options import control_files, encoder_files, parse_controls, read_controls
+from gesso.cli.control_options import parse_controls
 from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.families.image_prompt import is_image_prompt_file
@@ -25,6 +25,7 @@ from gesso.request.request import TextToImageRequest
 from gesso.runtime import shelf
 from gesso.runtime.engine import Engine
 from gesso.runtime.image_prompt import clip_pixels
+from gesso.studio.sources import control_files, read_controls
 from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
 from tiny_sd import TINY_SD, save_tiny_folder
 
@@ -206,8 +207,7 @@ def test_a_command_line_names_both_files(files: dict[str, Path], tmp_path: Path)
     controls = parse_controls([f"{files['base']},image={tmp_path / 'cat.png'},encoder={files['vit']},weight=0.5"])
     uses, _ = read_controls(controls)
     assert (uses[0].model, uses[0].encoder, uses[0].weight) == ("base", "vit", 0.5)
-    assert control_files(controls) == {"base": files["base"]}
-    assert encoder_files(controls) == {"vit": files["vit"]}
+    assert control_files(controls) == {"control": {"base": files["base"]}, "image_encoder": {"vit": files["vit"]}}
 
 
 def test_what_a_file_is_is_looked_up_once_until_it_changes(

@@ -7,7 +7,8 @@ from torch import nn
 
 from gesso.errors import GessoError
 from gesso.training.group import Group, run_group
-from gesso.training.loop import MovingAverage, Plan, fit, generator_for, load_state
+from gesso.training.loop import MovingAverage, Plan, fit, load_state
+from gesso.training.task import generator_for
 
 
 class Line:

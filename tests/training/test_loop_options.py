@@ -10,8 +10,9 @@ from torch import nn
 
 from gesso.errors import GessoError
 from gesso.training import loop
-from gesso.training.loop import OPEN_END, Plan, fit, generator_for, load_state
+from gesso.training.loop import OPEN_END, Plan, fit, load_state
 from gesso.training.precision import context_of, faster_precision
+from gesso.training.task import generator_for
 
 
 class Line:

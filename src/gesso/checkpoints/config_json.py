@@ -5,12 +5,12 @@ field is unknown. What a config describes is therefore small enough to be built 
 """
 
 import dataclasses
-import json
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from gesso import strict_json
 from gesso.checkpoints.errors import ModelFileError, shown
 from gesso.checkpoints.safetensors_file import read_small_file
 
@@ -67,7 +67,7 @@ def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant)
+        found = strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelFileError("config", where, f"is not valid JSON ({shown(str(error))})") from None
     if not isinstance(found, dict):
@@ -78,17 +78,6 @@ def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises ModelFileError."""
     return parse_object(read_small_file(path, MAX_JSON), path)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name comes twice in one object")
-    return found
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of JSON")
 
 
 def to_json(config: Any) -> Any:

@@ -21,7 +21,7 @@ from gesso.checkpoints.errors import ModelFileError, Reason, shown
 from gesso.checkpoints.pickle_reader import PickleLimits
 from gesso.checkpoints.safetensors_file import (
     TensorInfo,
-    atomic_file,
+    new_weight_file,
     open_regular,
     open_safetensors,
     parse_header,
@@ -80,7 +80,7 @@ def convert_pickle(
     strings = {"format": "pt", SOURCE_KEY: source_sha256, **(metadata or {})}
     with open_regular(source) as (handle, nbytes):
         before = _identity(handle)
-        with atomic_file(target) as out:
+        with new_weight_file(target) as out:
             report = _run(handle, nbytes, out, source, limits or Limits(), strings, header_only=False)
             if _identity(handle) != before or sha256_of(source) != source_sha256:
                 raise ModelFileError("changed", source, "the file changed while it was read; try again")

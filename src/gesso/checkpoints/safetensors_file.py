@@ -8,13 +8,11 @@ A file must not change while its tensors are in use: they are views of the mappe
 """
 
 import hashlib
-import json
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedReader, BufferedWriter
@@ -25,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gesso import strict_json
 from gesso.checkpoints.errors import ModelFileError, Reason, shown
 from gesso.checkpoints.foreign import START, looks_like
 from gesso.checkpoints.safetensors_layout import (
@@ -36,6 +35,7 @@ from gesso.checkpoints.safetensors_layout import (
     header_bytes,
     library_order,
 )
+from gesso.files import atomic_file
 
 MAX_METADATA = 2**20  # bytes of all keys and values together
 _MAX_PARTS = 16 * MAX_TENSORS + MAX_METADATA // 2  # texts or numbers in a header, also where metadata quote JSON
@@ -199,14 +199,9 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
         refuse("header_json", "not a safetensors file: the header is not a JSON object")
     try:
         # Decoded here: the parser would guess UTF-16 from the first bytes.
-        entries = json.loads(
-            header.decode("utf-8"),
-            object_pairs_hook=_no_duplicates,
-            parse_constant=_no_constants,
-            parse_int=_count,
-        )
-    except _DuplicateNameError as error:
-        refuse("duplicate_key", f"the header names {shown(str(error))!r} twice")
+        entries = strict_json.loads(header.decode("utf-8"), parse_int=_count)
+    except strict_json.RepeatedKeyError as error:
+        refuse("duplicate_key", f"the header names {shown(error.key)!r} twice")
     except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, NaN, a number of thousands of digits
         refuse("header_json", "not a safetensors file, or a damaged one: the header is not JSON")
     metadata = _check_metadata(entries.pop("__metadata__", {}), refuse)
@@ -231,25 +226,9 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
     return metadata, tensors
 
 
-class _DuplicateNameError(Exception):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        raise _DuplicateNameError(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
-    return found
-
-
 def _count(text: str) -> int:
     """A whole number; -1 for all below zero and for -0, which the library refuses as well."""
     return -1 if text.startswith("-") else int(text)
-
-
-def _no_constants(text: str) -> NoReturn:
-    raise ValueError(text)
 
 
 def _check_metadata(found: Any, refuse: Any) -> dict[str, str]:
@@ -327,7 +306,7 @@ def write_safetensors(
         metadata[hash_key] = f"0x{digest.hexdigest()}"
     header = header_bytes({name: (dtypes[name], tensor.shape) for name, tensor in ordered.items()}, metadata)
 
-    with atomic_file(path) as handle:
+    with new_weight_file(path) as handle:
         handle.write(header)
         for tensor in ordered.values():
             handle.write(_bytes_of(tensor))
@@ -341,37 +320,16 @@ def _bytes_of(tensor: Tensor) -> Any:  # a buffer of bytes
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BufferedWriter]:
-    """A file that appears under its name only when the block has ended well, and is then safe on disk.
+def new_weight_file(path: Path) -> Iterator[BufferedWriter]:
+    """A file that appears under its name, in place of an older one, only when the block has ended well.
 
     Raises ModelFileError where the operating system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(temporary, "xb") as handle:
+        with atomic_file(path) as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise ModelFileError("unwritable", path, f"cannot be written: {error.strerror or error}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself durable, where the system lets a folder be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

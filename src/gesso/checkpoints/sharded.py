@@ -4,16 +4,15 @@ The index is data from a stranger: it names plain files beside itself and nothin
 file that it says, and in no other.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from gesso import strict_json
 from gesso.checkpoints.errors import ModelFileError, examples, shown
 from gesso.checkpoints.safetensors_file import (
     SafetensorsFile,
@@ -97,9 +96,9 @@ def _read_index(path: Path) -> dict[str, str]:
     if max(text.count(b","), text.count(b'"') // 2) > 8 * MAX_TENSORS:  # before the parser spends memory on them
         raise ModelFileError("shard_index", path, "has far more entries than a model has tensors")
     try:
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except _TwiceError as error:
-        raise ModelFileError("duplicate_key", path, f"names {shown(str(error))!r} twice") from None
+        found = strict_json.loads(text.decode("utf-8"))
+    except strict_json.RepeatedKeyError as error:
+        raise ModelFileError("duplicate_key", path, f"names {shown(error.key)!r} twice") from None
     except (ValueError, RecursionError):
         raise ModelFileError("shard_index", path, "is not JSON") from None
     places = found.get("weight_map") if isinstance(found, dict) else None
@@ -115,16 +114,3 @@ def _read_index(path: Path) -> dict[str, str]:
     if len(set(places.values())) > MAX_SHARDS:
         raise ModelFileError("shard_index", path, f"names more than {MAX_SHARDS} files")
     return places
-
-
-class _TwiceError(Exception):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _TwiceError(name)
-        found[name] = value
-    return found

@@ -1,19 +1,14 @@
-"""Options that name adapters, and the finder of all files that a request may name."""
+"""Options that name adapters and upscalers, by name or as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gesso.cli.model_option import open_library
 from gesso.errors import GessoError
 from gesso.request.parts import LoraUse
-
-if TYPE_CHECKING:
-    from gesso.library.finder import LibraryFinder
-    from gesso.request.finder import Finder, Kind
-    from gesso.request.recipe import Recipe
+from gesso.studio.files import add_file
 
 LoraOption = Annotated[
     list[str] | None,
@@ -28,7 +23,6 @@ EmbeddingOption = Annotated[
     list[Path] | None,
     typer.Option("--embedding", metavar="FILE", help="A learned word, called in the prompt by its file's name; again."),
 ]
-Given = dict["Kind", dict[str, Path]]
 
 
 def parse_loras(texts: Sequence[str]) -> tuple[tuple[LoraUse, ...], dict[str, Path]]:
@@ -38,7 +32,7 @@ def parse_loras(texts: Sequence[str]) -> tuple[tuple[LoraUse, ...], dict[str, Pa
     for text in texts:
         name, weight, in_text = _apart(text)
         if (path := _file(name)) is not None:
-            name = _add(files, path, "--lora")
+            name = add_file(files, path, "loras")
         uses.append(_use(name, weight, in_text))
     return tuple(uses), files
 
@@ -73,20 +67,13 @@ def _file(name: str) -> Path | None:
         return None
 
 
-def _add(files: dict[str, Path], path: Path, option: str) -> str:
-    name = path.stem
-    if files.setdefault(name, path).resolve() != path.resolve():
-        raise GessoError(f"{option} {path}: {files[name]} has the same name; rename one of them")
-    return name
-
-
 def parse_embeddings(paths: Sequence[Path]) -> dict[str, Path]:
     """Files of learned words by name. Raises GessoError."""
     files: dict[str, Path] = {}
     for path in paths:
         if _file(str(path)) is None:
             raise GessoError(f"--embedding {path}: no such file")
-        _add(files, path, "--embedding")
+        add_file(files, path, "embeddings")
     return files
 
 
@@ -94,39 +81,3 @@ def parse_upscaler(text: str | None) -> tuple[str | None, dict[str, Path]]:
     """ "lanczos", "files/4x.pth" -> what the request calls it, and its file by that name, where it is one."""
     path = None if text is None else _file(text)
     return (text, {}) if path is None else (path.stem, {path.stem: path})
-
-
-def make_finder(given: "Given") -> "LibraryFinder":
-    """What was given, what gesso carries, and the user's library."""
-    from gesso.library.finder import LibraryFinder
-
-    return LibraryFinder(open_library(), given)
-
-
-# What says where a file of a kind is, in `gesso replay`.
-_OPTIONS = {
-    "lora": "--lora",
-    "embedding": "--embedding",
-    "control": "--control",
-    "image_encoder": "--encoder",
-    "upscaler": "--upscaler",
-}
-
-
-def finder_of_recipe(recipe: "Recipe", given: "Given", picture: Path) -> "Finder":
-    """The files that a recipe names, and no others. Raises GessoError for one that is not here."""
-    from gesso.request.finder import NamedFiles
-
-    finder = make_finder(given)
-    files: dict[str, dict[str, Path]] = {}
-    for extra in recipe.extras:
-        path = finder.of_recipe(extra)
-        if path is None:
-            option = _OPTIONS.get(extra.kind)
-            raise GessoError(
-                f"{picture}: drawn with the {extra.kind.replace('_', ' ')} {extra.name[:100]!r} "
-                f"(sha256 {extra.sha256[:10]}...), which is not here"
-                + (f". Say where it is with {option}" if option else ". It is of a newer gesso; update")
-            )
-        files.setdefault(extra.kind, {})[extra.name] = path
-    return NamedFiles(files)  # type: ignore[arg-type]  # kinds of a newer version find nothing

@@ -1,23 +1,24 @@
 """`gesso batch FILE`: a picture for every line of a file."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption
 from gesso.cli.control_options import ControlOption
-from gesso.cli.many import Beside, Drawing, with_settings
+from gesso.cli.many import RunOptions, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
-from gesso.cli.session import check_names, load_pipeline, read_pictures
 from gesso.errors import GessoError
 from gesso.request.prompt_file import read_prompts
 from gesso.request.request import TextToImageRequest
+from gesso.studio.many import Run, line_jobs, with_settings
+from gesso.studio.studio import EngineOptions, ModelChoice, Studio
 
-MAX_PICTURES = 100_000
+if TYPE_CHECKING:
+    from gesso.pipelines.text_to_image import TextToImage
 
 
 def command(
@@ -57,7 +58,7 @@ def command(
     Pictures are named after their line, 0001-1.png the first. What a line says wins over --set.
     """
     lines = read_prompts(file)
-    beside = Beside.of(
+    options = RunOptions.parse(
         control=control,
         lora=lora,
         embedding=embedding,
@@ -66,32 +67,21 @@ def command(
         wildcards=wildcards,
         dynamic_prompts=dynamic_prompts,
     )
-    base = with_settings(TextToImageRequest(prompt="", **beside.fields), settings or [])
-    requests = [(line, line.request(base)) for line in lines]
-    count = sum(request.num_images for _, request in requests)
-    if count > MAX_PICTURES:
-        raise GessoError(f"{file}: asks for {count} pictures, at most {MAX_PICTURES} in a run")
-    for _, request in requests:
-        check_names(request)
-    from gesso.studio.run_folder import begin_run, open_run
-
-    what = {"lines": [line.values for line in lines], "set": settings or [], **beside.said, "model": model}
-    seed = None if seed == -1 else seed
-    folder = open_run(output, what, seed) if output is not None else begin_run(Path("outputs", "batch"), what, seed)
+    base = with_settings(TextToImageRequest(prompt="", **options.fields), settings or [])
+    jobs = line_jobs(lines, base, model)
+    what = {"lines": [line.values for line in lines], "set": settings or [], **options.recorded, "model": model}
+    folder = open_folder(output, "batch", what, seed)
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
-        drawing = Drawing(folder, bar, count, read_pictures(image, mask), beside)
-        bar.stage(f"loading {Path(model).name}")
-        pipeline = load_pipeline(
-            model, device=device, dtype=dtype, threads=threads, offline=offline, finder=beside.finder
-        )
-        for line, request in requests:
-            seeded = replace(request, seed=folder.seed) if request.seed is None else request
-            for index in range(request.num_images):
-                name = f"{line.number:04}-{index + 1}.png"
-                one = replace(seeded, num_images=1, first_index=request.first_index + index)
-                drawing.picture(pipeline, one, name)
-                bar.result(GessoError(str(folder.picture(name))).one_line)
-        bar.note(drawing.summary())
+        run = Run(folder=folder, jobs=jobs, sources=options.sources(image, mask), front=options.front)
+        studio = Studio(EngineOptions(device=device, dtype=dtype, threads=threads), offline=offline)
+        finder = studio.finder(options.files)
+
+        def opened(name: str) -> "TextToImage":
+            return studio.open(ModelChoice(model=name), finder=finder, on_event=bar.show)
+
+        for _, path, _ in run.pictures(opened, bar.show):
+            bar.result(GessoError(str(path)).one_line)
+        bar.note(summary_line(run.summary))

@@ -1,20 +1,15 @@
 """Options that name networks which steer, and the pictures that they go by."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gesso.errors import GessoError
 from gesso.request.checks import nearest
-from gesso.request.parts import ControlUse
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from gesso.cli.adapter_options import Given
+from gesso.studio.files import encoder_name
+from gesso.studio.sources import ControlFile
 
 ControlOption = Annotated[
     list[str] | None,
@@ -39,66 +34,12 @@ _ALIASES = {"preprocess": "preprocessor", "strength": "weight"}
 _EXAMPLE = "such as canny.safetensors,image=edges.png,weight=0.8"
 
 
-@dataclass(frozen=True)
-class GivenControl:
-    """What one --control says. model: a name; file, encoder: where they are, if given as files or folders"""
-
-    model: str
-    file: Path | None
-    image: Path
-    fields: dict[str, Any] = field(default_factory=dict)
-    encoder: Path | None = None
-
-
-def parse_controls(texts: Sequence[str]) -> list[GivenControl]:
+def parse_controls(texts: Sequence[str]) -> list[ControlFile]:
     """ "canny.safetensors,image=photo.png,weight=0.8,end=0.7,preprocess=canny", each. Raises GessoError."""
     return [_parse(text) for text in texts]
 
 
-def control_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
-    """The files by the names that the request has for them. Raises GessoError where two have one name."""
-    files: dict[str, Path] = {}
-    for control in controls:
-        if control.file is not None and files.setdefault(control.model, control.file) != control.file:
-            raise GessoError(f"--control {control.file}: {files[control.model]} has the same name; rename one of them")
-    return files
-
-
-def encoder_files(controls: Sequence[GivenControl]) -> dict[str, Path]:
-    """The image encoders by the names that the request has for them."""
-    return {control.fields["encoder"]: control.encoder for control in controls if control.encoder is not None}
-
-
-def encoder_name(path: Path) -> str:
-    """What a request calls an image encoder; those of transformers are folders."""
-    return path.name if path.is_dir() else path.stem
-
-
-def files_of_controls(controls: Sequence[GivenControl]) -> "Given":
-    """The files that the controls bring, for a finder. Raises GessoError where two have one name."""
-    return {"control": control_files(controls), "image_encoder": encoder_files(controls)}
-
-
-def read_controls(controls: Sequence[GivenControl]) -> "tuple[tuple[ControlUse, ...], list[Image]]":
-    """The uses for the request, and the pictures beside it. Raises GessoError for a file that is no picture."""
-    from gesso.pipelines.hint_pictures import hint_digest
-
-    images = read_hints([control.image for control in controls])
-    uses = tuple(
-        ControlUse(model=control.model, image=hint_digest(image), **control.fields)
-        for control, image in zip(controls, images, strict=True)
-    )
-    return uses, images
-
-
-def read_hints(paths: Sequence[Path]) -> "list[Image]":
-    """Pictures that networks go by. Raises GessoError for a file that is none."""
-    from gesso.pictures.reading import read_hint
-
-    return [read_hint(path) for path in paths]
-
-
-def _parse(text: str) -> GivenControl:
+def _parse(text: str) -> ControlFile:
     name, *settings = (part.strip() for part in text.split(","))
     if name.startswith("model="):
         name = name.removeprefix("model=")
@@ -128,7 +69,7 @@ def _parse(text: str) -> GivenControl:
     if encoder is not None:
         found["encoder"] = encoder_name(encoder)
     file = Path(name) if Path(name).exists() else None
-    return GivenControl(file.stem if file is not None else name, file, image, found, encoder)
+    return ControlFile(file.stem if file is not None else name, file, image, found, encoder)
 
 
 def parameter_names() -> frozenset[str]:

@@ -11,9 +11,10 @@ import typer
 
 from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
-from gesso.cli.session import check_names, load_pipeline
 from gesso.cli.targets import check_place, put, taken
 from gesso.errors import GessoError
+from gesso.studio.drawing import check_names
+from gesso.studio.studio import EngineOptions, ModelChoice, Studio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,8 +98,8 @@ def composition(
             prompt="-", num_steps=steps, guidance_scale=guidance, sampler=sampler, schedule=schedule, seed=seed
         )
         check_names(request)
-        bar.stage(f"loading {Path(model).name}")
-        pipeline = load_pipeline(model, device=device, dtype=dtype, threads=threads)
+        studio = Studio(EngineOptions(device=device, dtype=dtype, threads=threads))
+        pipeline = studio.open(ModelChoice(model=model), on_event=bar.show)
         table = _table_of(pipeline.model.family.objects, objects, bar)
         detector = load_detector(table, judge)
         renderer = _renderer(table, font, bar, style)
@@ -231,8 +232,7 @@ def _drawer(model: str, threads: int | None, bar: Bar) -> "tuple[LoadedModel, Mo
     from gesso.mini.judging.model_pictures import ModelPictures
     from gesso.request.request import TextToImageRequest
 
-    bar.stage(f"loading {Path(model).name}")
-    pipeline = load_pipeline(model, device="auto", dtype="auto", threads=threads)
+    pipeline = Studio(EngineOptions(threads=threads)).open(ModelChoice(model=model), on_event=bar.show)
     generate = ModelPictures(pipeline.engine, pipeline.model, TextToImageRequest(prompt="-"))
     family = pipeline.model.family
     return pipeline.model, generate, _table_of(family.objects, None, bar), family.output_size

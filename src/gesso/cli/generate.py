@@ -3,52 +3,34 @@
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gesso.cli.adapter_options import (
-    EmbeddingOption,
-    Given,
-    LoraOption,
-    make_finder,
-    parse_embeddings,
-    parse_loras,
-    parse_upscaler,
-)
-from gesso.cli.control_options import (
-    ControlOption,
-    HintOption,
-    files_of_controls,
-    parse_controls,
-    read_controls,
-    read_hints,
-)
+from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras, parse_upscaler
+from gesso.cli.control_options import ControlOption, HintOption, parse_controls
 from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
-from gesso.cli.prompt_options import (
-    DynamicOption,
-    StyleOption,
-    StylesOption,
-    SyntaxOption,
-    WildcardsOption,
-    read_front_end,
-    syntax_of,
-)
-from gesso.cli.session import check_names, load_pipeline, load_preview, read_pictures
+from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.sizes import parse_size
-from gesso.cli.starting_point import StartingPoint, start_from
 from gesso.errors import GessoError
 from gesso.request.checks import check_known
+from gesso.request.finder import Kind
 from gesso.request.presets import PRESETS
 from gesso.request.request import TextToImageRequest
+from gesso.studio.drawing import Order, SavedPicture, check_names, memory_plans, save_drawn
+from gesso.studio.events import to_all
+from gesso.studio.front_ends import open_front_end, syntax_settings
+from gesso.studio.sources import ControlFile, Sources, control_files, read_controls, read_sources
+from gesso.studio.starting_point import start_from
+from gesso.studio.studio import DEFAULT_MODEL, EngineOptions, ModelChoice, Studio
 
 if TYPE_CHECKING:
-    from gesso.pipelines.picture import Picture, Progress
+    from gesso.frontends.front_end import FrontEnd
 
 
 def command(
@@ -278,147 +260,123 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
 ) -> None:
     """Draw pictures from a prompt and print path, seed and time of each."""
-    begin = time.perf_counter()
-    text = " ".join(prompt or [])
-    if not text.strip() and start is None:
+    options, begin = dict(locals()), time.perf_counter()
+    request, files = _request(options)
+    if not request.prompt.strip() and start is None:
         raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
-    width, height = _size(size, width, height)
-    conventions = parse_settings(settings or []) | syntax_of(syntax)
-    front = read_front_end(syntax, style, styles, wildcards, dynamic_prompts)
-    if mask_blur is not None:
-        conventions["mask_blur"] = mask_blur
-    seed_width, seed_height = parse_size(seed_size, "--seed-size") if seed_size is not None else (None, None)
-    loras, lora_files = parse_loras(lora or [])
     controls = parse_controls(control or [])
-    hires_upscaler, upscaler_files = parse_upscaler(hires_upscaler)
-    given: Given = {
-        "lora": lora_files,
-        "embedding": parse_embeddings(embedding or []),
-        "upscaler": upscaler_files,
-        **files_of_controls(controls),
-    }
-    request = TextToImageRequest(
-        **conventions,
-        prompt=text,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
-        num_steps=steps,
-        guidance_scale=guidance,
-        guidance_rescale=guidance_rescale,
-        sampler=sampler,
-        schedule=schedule,
-        eta=eta,
-        seed=None if seed == -1 else seed,  # -1 is how other tools ask for a random one
-        num_images=number,
-        first_index=index,
-        noise=noise,
-        clip_skip=clip_skip,
-        strength=strength,
-        image_guidance_scale=image_guidance,
-        noise_level=noise_level,
-        preset=preset,
-        sigmas=parse_sigmas(sigmas) if sigmas is not None else None,
-        refiner_switch_at=refiner_switch_at,
-        variation_seed=None if variation_seed == -1 else variation_seed,
-        variation_strength=variation_strength,
-        seed_width=seed_width,
-        seed_height=seed_height,
-        hires=parse_hires(
-            hires,
-            upscaler=hires_upscaler,
-            strength=hires_strength,
-            num_steps=hires_steps,
-            sampler=hires_sampler,
-            schedule=hires_schedule,
-            guidance_scale=hires_guidance,
-            prompt=hires_prompt,
-            negative_prompt=hires_negative_prompt,
-        ),
-        tiling=tiling,
-        tile=tile,
-        tile_overlap=tile_overlap,
-        mask_content=mask_content,
-        mask_area=mask_area,
-        mask_padding=mask_padding,
-        resize=resize_mode,
-        outpaint=parse_sides(outpaint) if outpaint is not None else None,
-        loras=loras,
-    )
-    begun = StartingPoint(request)
+    files |= control_files(controls)
+    front = open_front_end(syntax, style, styles, wildcards, dynamic_prompts)
+    notices: tuple[str, ...] = ()
     if start is not None:
-        begun = start_from(start, request, with_image=image is not None, with_model=model is not None)
-        request, number, index = begun.request, begun.request.num_images, begun.request.first_index
-    model = model or begun.model or "gesso-mini"
-    from gesso.pipelines.framing import finished_size
+        point = start_from(start, request, with_image=image is not None, find_model=model is None)
+        request, notices, model = point.request, point.notices, model or point.model
+    choice = ModelChoice(
+        model=model or DEFAULT_MODEL, refiner=refiner, unet=unet, vae=vae, family=family, prediction=prediction
+    )
     from gesso.studio.output_names import plan
 
     number = front.num_images(request)
-    names = plan(output, num_images=number, first_index=index, overwrite=overwrite)
-    shown: set[str] = set()
+    names = plan(output, num_images=number, first_index=request.first_index, overwrite=overwrite)
     with Bar(quiet=quiet, keep=number == 1 or not sys.stderr.isatty()) as bar:
-        for notice in begun.notices:
+        for notice in notices:
             bar.note(f"note: {start}: {notice}")
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
         check_names(request)
-        pictures = read_pictures(image, mask, invert=mask_invert)
-        uses, hints = read_controls(controls)
-        request = replace(request, controls=uses or request.controls)
-        hints += read_hints(hint or [])
-        bar.stage(f"loading {Path(model).name}")
-        pipeline = load_pipeline(
-            model,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            batch=batch,
-            refiner=refiner,
-            unet=unet,
-            vae=vae,
-            offline=offline,
-            family=family,
-            prediction=prediction,
-            memory=memory,
-            finder=make_finder(given),
-        )
-        written = front.requests(request, pipeline.model.family)
-        first = next(written)
+        order = _order(request, front, read_sources(image, mask, hint or [], invert_mask=mask_invert), controls)
+        on = EngineOptions(device=device, dtype=dtype, threads=threads, rows_per_call=batch, memory=memory)
+        studio = Studio(on, offline=offline)
+        pipeline = studio.open(choice, finder=studio.finder(files), on_event=bar.show)
         if explain_memory:
-            plans = pipeline.plans(first.request, **pictures, hints=hints)
-            for name, found in plans.items():
-                bar.result(found.to_json() if as_json else "\n".join([f"{name}:", found.table()]))
+            for name, needs in memory_plans(pipeline, order).items():
+                bar.result(needs.to_json() if as_json else f"{name}:\n{needs.table()}")
             return
-        resolved = pipeline.resolve(first.request, **pictures)
-        finished = finished_size(resolved, pictures["image"])
-        if finished is not None:
-            bar.note(f"finished size: {finished[0]}x{finished[1]}")
-        show = load_preview(pipeline, preview, preview_model, offline=offline) if preview is not None else None
-
-        def progress(state: "Progress") -> None:
-            bar.step(*_step(state))
-            if show is not None:
-                show(state)
-
-        last = time.perf_counter()
-        startup = last - begin
-        drawn = (
-            picture.noted(part.notices)
-            for part in chain((first,), written)
-            for picture in pipeline(part.request, progress, **pictures, hints=hints)
-        )
-        for picture in drawn:
-            for notice in dict.fromkeys(picture.notices):
-                if notice not in shown:
-                    bar.note(f"note: {notice}")
-                    shown.add(notice)
-            path = names.save(picture.encode(names.format, quality), picture.recipe)
-            now = time.perf_counter()
-            bar.result(_line(path, picture, now - last, as_json=as_json))
-            last = now
+        shows = [bar.show]
+        if preview is not None:
+            shows.append(studio.preview(pipeline, preview, preview_model).on_event)
+        startup = time.perf_counter() - begin
+        for saved in save_drawn(pipeline, order, names, quality=quality, on_event=to_all(shows)):
+            bar.result(_line(saved, as_json=as_json))
         count = f"{number} picture{'s' if number > 1 else ''}"
         bar.note(f"{count} in {time.perf_counter() - begin:.1f} s, {startup:.1f} s of it to start")
+
+
+# Options that are fields of a request as they stand, where the names differ: option -> field.
+_FIELDS = {
+    "steps": "num_steps",
+    "guidance": "guidance_scale",
+    "number": "num_images",
+    "index": "first_index",
+    "image_guidance": "image_guidance_scale",
+    "resize_mode": "resize",
+} | {
+    name: name
+    for name in (
+        *("negative_prompt", "guidance_rescale", "sampler", "schedule", "eta", "noise", "clip_skip", "strength"),
+        *("noise_level", "preset", "refiner_switch_at", "variation_strength", "tiling", "tile", "tile_overlap"),
+        *("mask_content", "mask_area", "mask_padding"),
+    )
+}
+_HIRES_FIELDS = {
+    "hires_strength": "strength",
+    "hires_steps": "num_steps",
+    "hires_sampler": "sampler",
+    "hires_schedule": "schedule",
+    "hires_guidance": "guidance_scale",
+    "hires_prompt": "prompt",
+    "hires_negative_prompt": "negative_prompt",
+}
+
+
+def _request(options: Mapping[str, Any]) -> tuple[TextToImageRequest, dict[Kind, Mapping[str, Path]]]:
+    """The request of the options, but for its controls, and the files that they name. Raises GessoError."""
+    width, height = _size(options["size"], options["width"], options["height"])
+    seed_size, sigmas, outpaint = options["seed_size"], options["sigmas"], options["outpaint"]
+    seed_width, seed_height = (None, None) if seed_size is None else parse_size(seed_size, "--seed-size")
+    loras, lora_files = parse_loras(options["lora"] or [])
+    upscaler, upscaler_files = parse_upscaler(options["hires_upscaler"])
+    values = {field: options[name] for name, field in _FIELDS.items()}
+    values |= parse_settings(options["settings"] or []) | syntax_settings(options["syntax"])
+    if options["mask_blur"] is not None:
+        values["mask_blur"] = options["mask_blur"]
+    request = TextToImageRequest(
+        **values,
+        prompt=" ".join(options["prompt"] or []),
+        width=width,
+        height=height,
+        seed=_seed(options["seed"]),
+        variation_seed=_seed(options["variation_seed"]),
+        seed_width=seed_width,
+        seed_height=seed_height,
+        sigmas=None if sigmas is None else parse_sigmas(sigmas),
+        outpaint=None if outpaint is None else parse_sides(outpaint),
+        hires=parse_hires(
+            options["hires"], upscaler=upscaler, **{field: options[name] for name, field in _HIRES_FIELDS.items()}
+        ),
+        loras=loras,
+    )
+    return request, {
+        "lora": lora_files,
+        "embedding": parse_embeddings(options["embedding"] or []),
+        "upscaler": upscaler_files,
+    }
+
+
+def _order(request: TextToImageRequest, front: "FrontEnd", sources: Sources, controls: Sequence[ControlFile]) -> Order:
+    """With the controls and their pictures. Raises GessoError for a file that is no picture."""
+    uses, hints = read_controls(controls)
+    return Order(
+        request=replace(request, controls=uses or request.controls),
+        sources=replace(sources, hints=(*hints, *sources.hints)),
+        front=front,
+    )
+
+
+def _seed(seed: int | None) -> int | None:
+    """-1 is how other tools ask for a random one."""
+    return None if seed == -1 else seed
 
 
 def _size(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
@@ -466,12 +424,8 @@ def _value(like: object, text: str, setting: str) -> object:
     return text
 
 
-def _step(state: "Progress") -> tuple[str, int, int]:
-    text = "drawing" if state.num_images == 1 else f"picture {state.index + 1} of {state.num_images}"
-    return text, state.step, state.num_steps
-
-
-def _line(path: Path, picture: "Picture", seconds: float, *, as_json: bool) -> str:
+def _line(saved: SavedPicture, *, as_json: bool) -> str:
+    path, picture, seconds = saved.path, saved.picture, saved.seconds
     index = f" index={picture.index}" if picture.index else ""
     if not as_json:
         return f"{GessoError(str(path)).one_line} seed={picture.seed}{index} time={seconds:.1f}s"

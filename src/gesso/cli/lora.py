@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gesso.cli.model_option import OfflineOption, open_library, resolve_model
+from gesso.cli.model_option import OfflineOption
 from gesso.errors import GessoError
+from gesso.studio.home import open_library, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn

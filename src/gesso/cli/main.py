@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gesso import __version__
+from gesso.cli.words import line_of
 from gesso.errors import GessoError
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -131,7 +132,7 @@ def _chosen(argv: Sequence[str]) -> str | None:
 def _explain(error: Exception) -> int:
     """One line on stderr for what went wrong, and the exit code."""
     if isinstance(error, GessoError):
-        line, code = error.one_line, EXIT_WRONG_INPUT
+        line, code = line_of(error), EXIT_WRONG_INPUT
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # how typer says that an option is wrong
         line, code = GessoError(error.format_message()).one_line, EXIT_WRONG_INPUT
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -4,53 +4,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gesso.cli.adapter_options import Given, make_finder, parse_embeddings, parse_loras
-from gesso.cli.control_options import files_of_controls, parse_controls, read_controls
-from gesso.cli.progress import Bar
-from gesso.cli.prompt_options import read_front_end
-from gesso.cli.session import Pictures
-from gesso.errors import GessoError
-from gesso.request.axes import parse_axis
-from gesso.request.request import TextToImageRequest
+from gesso.cli.adapter_options import parse_embeddings, parse_loras
+from gesso.cli.control_options import parse_controls
+from gesso.studio.files import Files
+from gesso.studio.front_ends import open_front_end
+from gesso.studio.sources import Sources, control_files, read_controls, read_sources
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from gesso.frontends.front_end import FrontEnd
-    from gesso.library.finder import LibraryFinder
-    from gesso.pipelines.text_to_image import TextToImage
+    from gesso.studio.many import RunSummary
     from gesso.studio.run_folder import RunFolder
 
 
-def with_settings(base: TextToImageRequest, settings: list[str]) -> TextToImageRequest:
-    """The request with every NAME=VALUE of --set. Raises GessoError for more than one value."""
-    for setting in settings:
-        axis = parse_axis(setting)
-        if len(axis.values) != 1 or axis.changes[0] is None or axis.label == "prompt":
-            raise GessoError(f"--set {setting[:60]}: expected one value of a field")
-        base = axis.changes[0](base)
-    return base
-
-
 @dataclass(frozen=True)
-class Beside:
-    """What stands beside the prompt in every picture of a run, from the options that `gesso generate` has for it.
+class RunOptions:
+    """What stands around the prompt in every picture of a run, from the options that `gesso generate` has for it.
 
     fields    of every request
-    hints     the pictures that control networks go by
-    finder    of the files that requests name
+    hints     pictures of the control networks
+    files     adapters and control networks that were given as files
     front     what is done to a prompt before it is a request
-    said      the options, as the run remembers them
+    recorded  the options as they were typed, by which the run is known again
     """
 
     fields: dict[str, Any]
-    hints: "list[Image]"
-    finder: "LibraryFinder"
+    hints: "tuple[Image, ...]"
+    files: Files
     front: "FrontEnd"
-    said: dict[str, Any]
+    recorded: dict[str, Any]
 
     @classmethod
-    def of(
+    def parse(
         cls,
         *,
         control: list[str] | None,
@@ -60,17 +46,17 @@ class Beside:
         styles: Path | None,
         wildcards: Path | None,
         dynamic_prompts: bool,
-    ) -> "Beside":
+    ) -> "RunOptions":
         """Raises GessoError."""
         controls = parse_controls(control or [])
         uses, hints = read_controls(controls)
-        loras, files = parse_loras(lora or [])
-        given: Given = {
-            "lora": files,
+        loras, lora_files = parse_loras(lora or [])
+        files: Files = {
+            "lora": lora_files,
             "embedding": parse_embeddings(embedding or []),
-            **files_of_controls(controls),
+            **control_files(controls),
         }
-        said = {
+        recorded = {
             "control": control or [],
             "lora": lora or [],
             "embedding": [str(path) for path in embedding or []],
@@ -79,48 +65,23 @@ class Beside:
             "wildcards": str(wildcards) if wildcards is not None else None,
             "dynamic_prompts": dynamic_prompts,
         }
-        front = read_front_end(None, style, styles, wildcards, dynamic_prompts)
-        return cls({"controls": uses, "loras": loras}, hints, make_finder(given), front, said)
+        front = open_front_end(None, style, styles, wildcards, dynamic_prompts)
+        return cls({"controls": uses, "loras": loras}, hints, files, front, recorded)
+
+    def sources(self, image: Path | None, mask: Path | None) -> Sources:
+        """The pictures of every request. Raises GessoError for a file that is none."""
+        sources = read_sources(image, mask)
+        return Sources(image=sources.image, mask=sources.mask, hints=self.hints)
 
 
-@dataclass
-class Drawing:
-    """Draws the pictures of a run that are not there yet.
+def open_folder(output: Path | None, default: str, what: dict[str, Any], seed: int | None) -> "RunFolder":
+    """The folder of --output, else outputs/DEFAULT or the first after it that is free or has this very run."""
+    from gesso.studio.run_folder import begin_run, open_run
 
-    pictures  what a call of the pipeline takes besides the request
-    """
+    seed = None if seed == -1 else seed  # -1 is how other tools ask for a random one
+    return open_run(output, what, seed) if output is not None else begin_run(Path("outputs", default), what, seed)
 
-    folder: "RunFolder"
-    bar: Bar
-    count: int
-    pictures: Pictures
-    beside: Beside
-    finished: int = 0
-    drawn: int = 0
 
-    def picture(self, pipeline: "TextToImage", request: TextToImageRequest, name: str) -> "Image":
-        """The picture of that file name, drawn now or before. The request has a seed and asks for one picture."""
-        self.finished += 1
-        (written,) = self.beside.front.requests(request, pipeline.model.family)
-        request, hints = written.request, self.beside.hints
-        if not self.folder.is_new:
-            found = self.folder.done(name, pipeline.expected(request, **self.pictures, hints=hints))
-            if found is not None:
-                return found
-        self.drawn += 1
-        said = f"picture {self.finished} of {self.count}"
-        (picture,) = pipeline(
-            request,
-            lambda state: self.bar.step(said, state.step, state.num_steps),
-            **self.pictures,
-            hints=hints,
-        )
-        picture = picture.noted(written.notices)
-        for notice in dict.fromkeys(picture.notices):
-            self.bar.note(f"note: {name}: {notice}")
-        self.folder.save(name, picture.to_png())
-        return picture.image
-
-    def summary(self) -> str:
-        """How much of the run was there already."""
-        return f"{self.count} pictures, {self.finished - self.drawn} of them were there; seed {self.folder.seed}"
+def summary_line(summary: "RunSummary") -> str:
+    """How much of a run was there already."""
+    return f"{summary.total} pictures, {summary.total - summary.drawn} of them were there; seed {summary.seed}"

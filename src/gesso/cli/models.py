@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from gesso.cli.model_option import OfflineOption, is_offline, open_library
+from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.errors import GessoError
+from gesso.studio.home import is_offline, open_library
 
 if TYPE_CHECKING:
     from gesso.library import Entry, Library

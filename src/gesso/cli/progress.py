@@ -4,7 +4,9 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from gesso.cli.words import in_options
 from gesso.errors import GessoError
+from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -37,11 +39,25 @@ class Bar:
         """`done` of `total` steps."""
         self._show(text, total, done)
 
+    def show(self, event: Event) -> None:
+        """What the studio reports."""
+        match event:
+            case Loading():
+                self.stage(f"loading {event.model}")
+            case FinishedSize():
+                self.note(f"finished size: {event.width}x{event.height}")
+            case Sampling():
+                self.step(_picture(event), event.progress.step, event.progress.num_steps)
+            case Noticed():
+                self.note(f"note: {f'{event.about}: ' if event.about else ''}{event.notice}")
+
     def note(self, text: str) -> None:
         """A line for the user on stderr, above the bar."""
         if self.quiet:
             return
-        text = GessoError(text).one_line  # it may repeat a prompt: no control character reaches the terminal
+        text = in_options(
+            GessoError(text).one_line
+        )  # it may repeat a prompt: no control character reaches the terminal
         if self._bar is not None and self._bar.console.is_terminal:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -85,3 +101,8 @@ class Bar:
             elif keep:
                 self._bar.console.print(self._bar.get_renderable())
             self._bar = None
+
+
+def _picture(event: Sampling) -> str:
+    """Which picture is drawn now."""
+    return "drawing" if event.total == 1 else f"picture {event.number} of {event.total}"

@@ -1,25 +1,19 @@
 """`gesso prompt PROMPT`: how it is read: pieces, weights, chunks, steps, adapters."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gesso.cli.adapter_options import EmbeddingOption, LoraOption, make_finder, parse_embeddings, parse_loras
+from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras
 from gesso.cli.generate import parse_settings
-from gesso.cli.model_option import ModelOption, OfflineOption, resolve_model
-from gesso.cli.prompt_options import (
-    DynamicOption,
-    StyleOption,
-    StylesOption,
-    SyntaxOption,
-    WildcardsOption,
-    read_front_end,
-    syntax_of,
-)
+from gesso.cli.model_option import ModelOption, OfflineOption
+from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.errors import GessoError
 from gesso.request.request import TextToImageRequest
+from gesso.studio.front_ends import open_front_end, syntax_settings
+from gesso.studio.prompts import read_prompts
+from gesso.studio.studio import Studio
 
 
 def command(
@@ -55,11 +49,9 @@ def command(
     Its pieces with their weights, the steps that have them, tokens in each chunk, what found no room or is not known to
     the model, and the LoRA and learned words that it names.
     """
-    front = read_front_end(syntax, style, styles, wildcards, dynamic_prompts)
-    loras, files = parse_loras(lora or [])
-    finder = make_finder({"lora": files, "embedding": parse_embeddings(embedding or [])})
+    loras, lora_files = parse_loras(lora or [])
     request = TextToImageRequest(
-        **(parse_settings(settings or []) | syntax_of(syntax)),
+        **(parse_settings(settings or []) | syntax_settings(syntax)),
         prompt=" ".join(prompt),
         negative_prompt=negative_prompt,
         num_steps=steps,
@@ -68,32 +60,22 @@ def command(
         preset=preset,
         loras=loras,
     )
-    path = resolve_model(model, offline=offline)
-    import torch
-
-    from gesso.families.loading import load_parts
-    from gesso.pipelines.defaults import defaults_for
-    from gesso.pipelines.prompt_reading import read_request
-    from gesso.request.names import with_canonical_names
-    from gesso.runtime.engine import find_model
-    from gesso.runtime.model import LoadedModel
-    from gesso.runtime.precision import choose_precision
-    from gesso.runtime.shelf import AdapterShelf
-
-    device = torch.device("cpu")
-    parts = load_parts(find_model(path), dtype=None, check=False, family=family)
-    loaded = LoadedModel(
-        name=Path(model).name, parts=parts, device=device, precision=choose_precision("float32", device)
+    studio = Studio(offline=offline)
+    readings = read_prompts(
+        studio,
+        request,
+        model=model,
+        family=family,
+        front=open_front_end(syntax, style, styles, wildcards, dynamic_prompts),
+        finder=studio.finder({"lora": lora_files, "embedding": parse_embeddings(embedding or [])}),
     )
-    shelf = AdapterShelf()
-    for written in front.requests(with_canonical_names(request), parts.family):
-        resolved = written.request.resolve(defaults_for(written.request, parts.family))
-        found = read_request(resolved, loaded, finder, shelf)
+    for each in readings:
         if as_json:
-            values = {"prompt": resolved.prompt, "negative_prompt": resolved.negative_prompt} | found.to_dict()
-            print(json.dumps(values | {"notices": [*written.notices, *found.notices]}, ensure_ascii=False))
+            values = {"prompt": each.request.prompt, "negative_prompt": each.request.negative_prompt}
+            values |= each.reading.to_dict() | {"notices": [*each.notices, *each.reading.notices]}
+            print(json.dumps(values, ensure_ascii=False))
             continue
-        for line in (*(f"note: {notice}" for notice in written.notices), *found.lines):
+        for line in (*(f"note: {notice}" for notice in each.notices), *each.reading.lines):
             print(_safe(line))
 
 

@@ -1,24 +1,23 @@
 """`gesso replay PICTURE`: make it again, compare, say what was not the same."""
 
 import json
-import os
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gesso.cli.adapter_options import EmbeddingOption, Given, finder_of_recipe, parse_embeddings, parse_loras
-from gesso.cli.control_options import HintOption, encoder_name, read_hints
-from gesso.cli.model_option import model_of_recipe
+from gesso.cli.adapter_options import EmbeddingOption, parse_embeddings, parse_loras
+from gesso.cli.control_options import HintOption
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
-from gesso.cli.session import load_pipeline, read_pictures
 from gesso.errors import GessoError
+from gesso.studio.files import Files, encoder_name
+from gesso.studio.sources import read_sources
+from gesso.studio.studio import RecipePlaces
 
 if TYPE_CHECKING:
-    from gesso.request.recipe import Recipe
+    from gesso.studio.replay import Verdict
 
 
 def command(
@@ -86,120 +85,45 @@ def command(
     Prints identical, equal within N levels, or different, and every input that was not the same. Ends with 0 for the
     first two, 1 for different, 2 where the file is no picture that gesso wrote.
     """
-    from gesso.pictures.picture_file import is_lossless, read_picture
     from gesso.studio.output_names import plan
 
-    original, recipe = read_picture(picture)
-    _check_given(picture, "image", recipe.request.image, image)
-    _check_given(picture, "mask", recipe.request.mask, mask)
-    given: Given = {
+    files: Files = {
         "lora": parse_loras(lora or [])[1],
         "embedding": parse_embeddings(embedding or []),
         "control": {path.stem: path for path in control or []},
         "image_encoder": {encoder_name(path): path for path in encoder or []},
         "upscaler": {path.stem: path for path in upscaler or []},
     }
-    _check_hints(picture, recipe, hint or [])
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
-        pictures = read_pictures(image, mask, invert=mask_invert)
-        load = partial(
-            load_pipeline,
-            model or _find(recipe.model, recipe.model_hash, picture, "--model"),
-            device=(chosen := device or _device(recipe)),
-            dtype=dtype or _dtype(recipe, chosen),
-            threads=threads or min(recipe.environment.threads, os.cpu_count() or 1),
-            refiner=refiner
-            or (_find(recipe.refiner, recipe.refiner_hash, picture, "--refiner") if recipe.refiner else None),
-            unet=unet,
-            vae=vae,
-            finder=finder_of_recipe(recipe, given, picture),
-        )
-        pipeline = load()
-        found = pipeline.model.family
-        if recipe.prediction and (found.name, found.prediction) != (recipe.family, recipe.prediction):
-            with suppress(GessoError):  # drawn as something else than its file looks like, or another file now
-                pipeline = load(family=recipe.family, prediction=recipe.prediction)
-        from gesso.studio.replay import replay
+        from gesso.studio.replay import replay_file
 
-        verdict, again = replay(
-            pipeline,
-            original,
-            recipe,
+        verdict, again = replay_file(
+            picture,
+            read_sources(image, mask, hint or [], invert_mask=mask_invert),
+            RecipePlaces(model=model, refiner=refiner, vae=vae, unet=unet, files=files),
+            device=device,
+            dtype=dtype,
+            threads=threads,
             tolerance=tolerance,
-            lossy=not is_lossless(picture),
-            on_progress=lambda state: bar.step("drawing", state.step, state.num_steps),
-            **pictures,
-            hints=read_hints(hint or []),
+            on_event=bar.show,
         )
         path = names.save(again.encode(names.format), again.recipe) if names else None
         if as_json:
-            bar.result(
-                json.dumps(
-                    {
-                        "verdict": verdict.kind,
-                        "levels": verdict.levels,
-                        "share": verdict.share,
-                        "changed": verdict.changed,
-                        "edited": verdict.edited,
-                        "path": str(path) if path else None,
-                    },
-                    ensure_ascii=False,
-                )
-            )
+            values = verdict.to_dict() | {"path": str(path) if path else None}
+            bar.result(json.dumps(values, ensure_ascii=False))
         else:
-            bar.result(verdict.line)
-            if verdict.edited:
-                print("edited: the pixels in this file are not those that gesso wrote")
-            for line in verdict.changed:
-                print(f"changed: {GessoError(line).one_line}")
-            if path:
-                print(f"new picture: {GessoError(str(path)).one_line}")
+            bar.result("\n".join(_lines(verdict, path)))
     if verdict.kind == "different":
         raise typer.Exit(1)
 
 
-def _check_given(picture: Path, name: str, digest: str | None, given: Path | None) -> None:
-    """A picture that was drawn from another one needs that very one; its pixels are compared later."""
-    if digest is not None and given is None:
-        raise GessoError(
-            f"{picture}: drawn from the {name} {digest[:10]}..., which is not in it. Give it with --{name}"
-        )
-    if digest is None and given is not None:
-        raise GessoError(f"{picture}: drawn without a {'mask' if name == 'mask' else 'picture'}; leave --{name} out")
-
-
-def _check_hints(picture: Path, recipe: "Recipe", given: list[Path]) -> None:
-    """As `_check_given`, of the pictures that networks went by; one picture may serve several."""
-    digests = dict.fromkeys(use.image for use in recipe.request.controls)
-    if len(given) < len(digests):
-        names = ", ".join(f"{digest[:10]}..." for digest in digests)
-        raise GessoError(
-            f"{picture}: {len(digests)} picture{'s' if len(digests) > 1 else ''} steered it ({names}), which "
-            f"{'are' if len(digests) > 1 else 'is'} not in it. Give each with --hint"
-        )
-
-
-def _find(name: str, digest: str, picture: Path, option: str) -> str:
-    """The model that a recipe names, wherever it is now. Raises GessoError where it is not here."""
-    found = model_of_recipe(name, [digest], picture.parent)
-    if found is not None:
-        return found
-    raise GessoError(
-        f"{picture}: drawn with {name[:100]!r} (sha256 {digest}...), which is not here. Say where it is with {option}"
-    )
-
-
-def _device(recipe: "Recipe") -> str:
-    """The kind of device that the recipe names, where this machine has it."""
-    import torch
-
-    kind = recipe.environment.device.partition(" ")[0]
-    return "cuda" if kind == "cuda" and torch.cuda.is_available() else "cpu"
-
-
-def _dtype(recipe: "Recipe", device: str) -> str:
-    """The recipe's number format; float32 where it is float16 and the device a CPU, which the verdict then names."""
-    dtype = recipe.environment.dtype
-    return "float32" if device == "cpu" and dtype == "float16" else dtype
+def _lines(verdict: "Verdict", path: Path | None) -> Iterator[str]:
+    yield verdict.line
+    if verdict.edited:
+        yield "edited: the pixels in this file are not those that gesso wrote"
+    for line in verdict.changed:
+        yield f"changed: {GessoError(line).one_line}"
+    if path is not None:
+        yield f"new picture: {GessoError(str(path)).one_line}"

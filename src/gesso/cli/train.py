@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.cli.model_option import ModelOption, resolve_model
+from gesso.cli.model_option import ModelOption
 from gesso.cli.targets import check_place
+from gesso.studio.home import resolve_model
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

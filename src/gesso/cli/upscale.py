@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gesso.cli.model_option import OfflineOption, resolve_model
+from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, taken, target
 from gesso.errors import GessoError
+from gesso.studio.home import resolve_model
+from gesso.studio.studio import use_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,12 +109,10 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
         raise GessoError(f"{error.message}. Without a network: {', '.join(RESAMPLERS)}") from error
-    import torch
-
-    from gesso.runtime.precision import choose_device, choose_precision, usable_threads
+    from gesso.runtime.precision import choose_device, choose_precision
     from gesso.runtime.upscaling import load_upscaler
 
-    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_threads()))
+    use_threads(threads)
     on = choose_device(device)
     return load_upscaler(path, device=on, dtype=choose_precision(dtype, on).unet)
 

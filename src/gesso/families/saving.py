@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from gesso.checkpoints.safetensors_file import write_safetensors
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_configs, folder_text
 from gesso.families.parts import Parts
+from gesso.files import hidden_name, sync_folder
 
 _FORMAT = {"format": "pt"}  # what other loaders look for
 _LOGIT_SCALE = math.log(100)  # where the temperature of CLIP's training was held
@@ -77,7 +77,7 @@ def save_diffusers(folder: str | Path, parts: Parts) -> None:
     if folder.exists():
         raise ModelFileError("unwritable", folder, "exists already; give the name of a new folder")
     tokenizers = {"text": parts.tokenizer, "text_2": parts.tokenizer_2 or parts.tokenizer}
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    temporary = hidden_name(folder)
     try:
         for name, content in configs.items():
             _write_text(temporary / name, json.dumps(content, indent=2) + "\n")
@@ -88,6 +88,7 @@ def save_diffusers(folder: str | Path, parts: Parts) -> None:
             file = temporary / place / f"{diffusers.STEMS[part]}.safetensors"
             write_safetensors(file, folder_tensors(parts, part), _FORMAT)
         os.replace(temporary, folder)
+        sync_folder(folder.parent)
     except OSError as error:
         raise ModelFileError("unwritable", folder, f"cannot be written: {error.strerror or error}") from None
     finally:

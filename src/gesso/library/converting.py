@@ -4,7 +4,6 @@ A single file gets ModelSpec 1.0.1 metadata; a diffusers folder says the same in
 """
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
+from gesso.files import hidden_name
 from gesso.library.containers import PYTORCH, container, to_safetensors
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _safetensors(source: Path, target: Path) -> Iterator[Path]:
     if container(source) not in PYTORCH:
         yield source
         return
-    copy = target.with_name(f".{target.name}.{secrets.token_hex(4)}.copy")
+    copy = hidden_name(target)
     try:
         to_safetensors(source, copy)
         yield copy
@@ -271,7 +271,7 @@ def _save_with_metadata(target: Path, metadata: Mapping[str, str], save: Callabl
     """What `save` writes, with more metadata and the hash of its data; under its name only when it is whole."""
     from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 
-    plain = target.with_name(f".{target.name}.{secrets.token_hex(4)}.plain")
+    plain = hidden_name(target)
     try:
         save(plain)
         file = open_safetensors(plain)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gesso.errors import GessoError
-from gesso.library.folders import COMFYUI_TYPES, Place
+from gesso.library.places import COMFYUI_TYPES, Place
 
 MAX_BYTES = 64 * 1024
 MAX_EVENTS = 5_000

@@ -1,15 +1,14 @@
-"""Folders of models that other tools made: which subfolder holds what, and which files in it are models.
-
-Names as A1111 (and Forge) and ComfyUI use them. Standard library only.
-"""
+"""Folders of models that other tools made: which layout they have, and which files in them are models."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gesso.errors import GessoError
 from gesso.library.entry import KIND_FOLDERS
+from gesso.library.extra_paths import read_extra_paths
+from gesso.library.places import A1111, COMFYUI, Place
 
 LAYOUTS = ("auto", "a1111", "comfyui", "plain")
 
@@ -18,54 +17,6 @@ MODEL_INDEX = "model_index.json"
 EXTRA_PATHS = "extra_model_paths.yaml"
 MAX_DEPTH = 8
 MAX_FILES = 100_000  # files and folders looked at in one place
-
-# Subfolder -> kind of what lies in it. Both tools tell kinds by folder alone.
-A1111: Mapping[str, str] = {
-    "models/Stable-diffusion": "checkpoint",
-    "models/diffusers": "checkpoint",
-    "models/VAE": "vae",
-    "models/VAE-approx": "taesd",
-    "models/Lora": "lora",
-    "models/LyCORIS": "lora",
-    "embeddings": "embedding",
-    "models/embeddings": "embedding",
-    "models/ControlNet": "controlnet",
-    "extensions/sd-webui-controlnet/models": "controlnet",
-    "models/ESRGAN": "upscaler",
-    "models/RealESRGAN": "upscaler",
-    "models/SwinIR": "upscaler",
-    "models/DAT": "upscaler",
-    "models/hypernetworks": "hypernetwork",
-    "models/text_encoder": "text_encoder",
-    "models/unet": "unet",
-}
-COMFYUI_TYPES: Mapping[str, str] = {
-    "checkpoints": "checkpoint",
-    "diffusers": "checkpoint",
-    "vae": "vae",
-    "vae_approx": "taesd",
-    "loras": "lora",
-    "embeddings": "embedding",
-    "controlnet": "controlnet",
-    "t2i_adapter": "t2i_adapter",
-    "ipadapter": "ip_adapter",
-    "upscale_models": "upscaler",
-    "diffusion_models": "unet",
-    "unet": "unet",
-    "text_encoders": "text_encoder",
-    "clip": "text_encoder",
-    "clip_vision": "clip_vision",
-    "hypernetworks": "hypernetwork",
-}
-COMFYUI: Mapping[str, str] = {f"models/{name}": kind for name, kind in COMFYUI_TYPES.items()}
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder to look into. kind: of what lies there, by the folder's name; None: the files have to tell."""
-
-    path: Path
-    kind: str | None
 
 
 @dataclass(frozen=True)
@@ -113,8 +64,6 @@ def places(base: Path, layout: str) -> list[Place]:
     table = A1111 if layout == "a1111" else COMFYUI
     found = [Place(base / name, kind) for name, kind in table.items()]
     if layout == "comfyui" and (base / EXTRA_PATHS).is_file():
-        from gesso.library.extra_paths import read_extra_paths
-
         extra = read_extra_paths(base / EXTRA_PATHS)
         found = [*(p.place for p in extra if p.default), *found, *(p.place for p in extra if not p.default)]
     return _distinct(place for place in found if place.path.is_dir())

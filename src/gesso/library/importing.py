@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.checkpoints.hashing import BLOCK, Hashes, hash_file
 from gesso.errors import GessoError
+from gesso.files import give_name, sync_folder
 from gesso.library.carried import CARRIED_MODELS
 from gesso.library.containers import PYTORCH, container, to_safetensors
 from gesso.library.entry import FOUND, KIND_FOLDERS, KINDS, LINKED, OWNED, USED, Entry
@@ -323,14 +324,9 @@ def _place(inside: Path, target: Path) -> None:
             if target.exists():
                 raise taken
             os.rename(inside, target)
-            return
-        try:
-            os.link(inside, target)  # unlike a rename it fails where the name is taken
-        except FileExistsError:
-            raise taken from None
-        except OSError:  # a file system without hard links
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            os.replace(inside, target)
+        else:
+            give_name(inside, target)
+        sync_folder(target.parent)
     except FileExistsError:
         raise taken from None
     except OSError as error:

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from gesso.mini.pictures import Pictures
 from gesso.models.vae import AutoencoderKL
-from gesso.training.loop import Figures, generator_for
-from gesso.training.precision import Enter
+from gesso.training.task import Enter, Figures, generator_for
 
 
 def gradient_gap(a: Tensor, b: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ from gesso.models.controlnet import ControlNet, ControlNetConfig
 from gesso.models.unet import UNet
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Scene, SceneSampler, moved
-from gesso.training.loop import Figures, Plan, fit, generator_for, load_average, load_state
-from gesso.training.precision import Enter, Precision
+from gesso.training.loop import Plan, fit, load_average, load_state
+from gesso.training.precision import Precision
+from gesso.training.task import Enter, Figures, generator_for
 
 EMPTY_SHARE = 0.5  # captions left out
 SHARE_MOVED = 0.5

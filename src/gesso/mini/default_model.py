@@ -33,7 +33,8 @@ from gesso.scenes.render import Renderer
 from gesso.scenes.scene import SceneSampler
 from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer, learn_vocabulary
-from gesso.training.loop import Plan, Task, fit, load_average
+from gesso.training.loop import Plan, fit, load_average
+from gesso.training.task import Task
 
 M = TypeVar("M", bound=nn.Module)
 GROUNDING_PASSES = 16  # a step is so cheap that encoding pictures would be most of it

@@ -22,8 +22,7 @@ from gesso.models.clip import CLIPLayer, CLIPTextModel
 from gesso.models.unet import UNet
 from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
-from gesso.training.loop import Figures, generator_for
-from gesso.training.precision import Enter
+from gesso.training.task import Enter, Figures, generator_for
 
 TIME_BIAS = 0.75  # t = T * u ** 0.75
 

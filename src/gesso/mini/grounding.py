@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from gesso.mini.pools import Pool
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import Draft
-from gesso.training.loop import Figures
-from gesso.training.precision import Enter
+from gesso.training.task import Enter, Figures
 
 
 class GroundingTask:

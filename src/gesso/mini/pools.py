@@ -22,7 +22,7 @@ from gesso.scenes.caption import Captioner
 from gesso.scenes.scene import Scene, SceneSampler
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.ahead import Ahead
-from gesso.training.loop import generator_for
+from gesso.training.task import generator_for
 
 EMPTY_SHARE = 0.1  # captions left out, for classifier-free guidance
 ENCODE_BATCH = 64

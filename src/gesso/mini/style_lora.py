@@ -23,8 +23,9 @@ from gesso.mini.trained_model import OnLog, TrainedModel
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.scene import SceneSampler
 from gesso.scenes.styles import STYLES, StyledRenderer
-from gesso.training.loop import Plan, Task, fit, load_average, load_state
+from gesso.training.loop import Plan, fit, load_average, load_state
 from gesso.training.precision import Precision
+from gesso.training.task import Task
 
 STYLE_MIX: Mix = {category: share for category, share in FULL_MIX.items() if category != "style"}
 

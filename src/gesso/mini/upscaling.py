@@ -15,8 +15,7 @@ from gesso.mini.autoencoder import gradient_gap, psnr
 from gesso.mini.pictures import Pictures
 from gesso.models.upscaler import Upscaler, mix
 from gesso.models.vae import AutoencoderKL
-from gesso.training.loop import Figures, generator_for
-from gesso.training.precision import Enter
+from gesso.training.task import Enter, Figures, generator_for
 
 TOLERANCE = 0.06  # scale of the Laplace distribution around each colour of the palette, 8 levels of 255
 STRIDE = 2  # the loss looks at one point in so many squared, others each step: its points are most of a step's memory

@@ -6,8 +6,6 @@ other formats both stand in the EXIF, see `exif`. PNG keeps every bit of the pix
 
 import hashlib
 import io
-import os
-import secrets
 import struct
 import warnings
 import zlib
@@ -17,6 +15,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from gesso.errors import GessoError
+from gesso.files import atomic_file
 from gesso.pictures.exif import encode_exif, recipe_of
 from gesso.pictures.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, png_size
 from gesso.request.checks import MAX_SIDE
@@ -67,44 +66,19 @@ def _encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
 def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = False) -> None:
     """Write a file that is there completely or not at all, whatever stops the program. Data may come in parts.
 
-    The bytes go to a hidden file beside it, reach the disk, and only then get their name. Makes the folder where it is
-    missing. Raises FileExistsError where the name is taken (unless `overwrite`), GessoError where it cannot be written.
+    Makes the folder where it is missing; see `gesso.files`. Raises FileExistsError where the name is taken (unless
+    `overwrite`), GessoError where it cannot be written.
     """
-    hidden = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(hidden, "xb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                os.replace(hidden, path)
-            else:
-                _name_new(hidden, path)
-        finally:
-            hidden.unlink(missing_ok=True)
+        with atomic_file(path, overwrite=overwrite) as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
     except FileExistsError:
         raise
     except OSError as error:
         raise GessoError(
             f"{path}: cannot be written ({error.strerror or error}). Choose another place with --output"
         ) from error
-
-
-def _name_new(hidden: Path, path: Path) -> None:
-    """Give a finished file its name unless another file has it."""
-    try:
-        os.link(hidden, path)  # fails where the name is taken, in one step
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: reserve the name, then take it
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        try:
-            os.replace(hidden, path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
 
 def read_picture(path: Path) -> tuple[Image.Image, Recipe]:

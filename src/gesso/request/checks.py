@@ -1,6 +1,5 @@
 """Checks of single values that come from outside, each an error that names the field. Imports no torch."""
 
-import json
 import math
 import unicodedata
 from collections.abc import Collection
@@ -8,6 +7,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
+from gesso import strict_json
 from gesso.errors import GessoError
 
 MAX_PROMPT_CHARS = 32_000  # what the OpenAI surface accepts; tokenizers take milliseconds for it
@@ -41,23 +41,12 @@ def parse_json_object(text: str, what: str) -> dict[str, Any]:
     if len(text) > MAX_JSON_CHARS:
         raise RequestError(what, f"{what}: {len(text)} characters of JSON, at most {MAX_JSON_CHARS} are read")
     try:
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        found = strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(what, f"{what}: not valid JSON ({str(error)[:200] or 'nested too deeply'})") from error
     if not isinstance(found, dict):
         raise RequestError(what, f"{what}: a JSON {type(found).__name__}, expected an object")
     return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key comes twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
 
 
 def check_text(field: str, value: object) -> None:

@@ -70,7 +70,6 @@ class Engine:
         self.device = choose_device(device)
         self.precision = choose_precision(dtype, self.device)
         self.rows_per_call = rows_per_call
-        self.max_models = max_models
         if isinstance(memory, str):
             memory = memory_free(self.device) if memory == "auto" else parse_size(memory)
         self.memory = memory
@@ -82,6 +81,15 @@ class Engine:
         self._models = Kept[LoadedModel](max_models, room_first=True)
         self._controls = Kept[tuple[Parts, LoadedControl]](MAX_CONTROLS)
         self._others = Kept[Any](MAX_CONTROLS)
+
+    @property
+    def max_models(self) -> int:
+        """How many models stay loaded; more may be asked for at any time."""
+        return self._models.max_items
+
+    @max_models.setter
+    def max_models(self, count: int) -> None:
+        self._models.max_items = count
 
     def load(
         self,

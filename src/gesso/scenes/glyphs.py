@@ -6,7 +6,6 @@ The font (Noto Color Emoji, SIL Open Font License) is read where the system has 
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from gesso.errors import GessoError
+from gesso.files import atomic_file
 from gesso.scenes.vocabulary import Thing
 
 FONT_PLACES = (
@@ -82,15 +82,10 @@ def save_atlas(path: Path, glyphs: np.ndarray, objects: Sequence[Thing]) -> None
     picture = Image.fromarray(np.ascontiguousarray(sheet.swapaxes(1, 2)).reshape(height, width, 4), "RGBA")
     note = PngInfo()
     note.add_text(ATLAS_KEY, json.dumps(_atlas_note(objects)))
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with atomic_file(path) as file:
             picture.save(file, "PNG", pnginfo=note)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise GessoError(f"{path}: the atlas cannot be written ({error}).") from error
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from gesso.errors import GessoError
 from gesso.pictures.picture_file import write_new
 from gesso.pipelines.picture import Progress, to_images
+from gesso.studio.events import Event, Sampling
 
 
 class Preview:
@@ -24,6 +25,11 @@ class Preview:
         if path.suffix.lower() != ".png":
             raise GessoError(f"{path}: previews are written as PNG. Use a name that ends in .png")
         self.path, self.decode, self.every = path, decode, every
+
+    def on_event(self, event: Event) -> None:
+        """For `gesso.studio.drawing.draw`. Raises GessoError where the file cannot be written."""
+        if isinstance(event, Sampling):
+            self(event.progress)
 
     def __call__(self, state: Progress) -> None:
         """For `TextToImage.__call__`. Raises GessoError where the file cannot be written."""

@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
-from gesso.pictures.picture_file import pixels_sha256
+from gesso.pictures.picture_file import is_lossless, pixels_sha256, read_picture
 from gesso.pipelines.picture import OnProgress, Picture
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.recipe import Recipe, changes
+from gesso.studio.events import OnEvent, Sampling, ignore
+from gesso.studio.sources import Sources, check_sources
+from gesso.studio.studio import EngineOptions, RecipePlaces, Studio
+
+if TYPE_CHECKING:
+    from gesso.library import Library
+    from gesso.runtime.cancel import CancelToken
 
 TOLERANCE = 2  # grey levels of 255; another number of threads or batch size moves float32 pictures by one at most
 
@@ -34,6 +42,16 @@ class Verdict:
     edited: bool
     lossy: bool = False
 
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "verdict": self.kind,
+            "levels": self.levels,
+            "share": self.share,
+            "changed": self.changed,
+            "edited": self.edited,
+        }
+
     @property
     def line(self) -> str:
         """The verdict in words."""
@@ -43,6 +61,44 @@ class Verdict:
         if self.kind == "identical":
             return f"identical as it was drawn (the file's own format changed up to {amount})"
         return f"equal within {amount}" if self.kind == "equal" else f"different: by up to {amount}"
+
+
+def replay_file(
+    path: Path,
+    sources: Sources | None = None,
+    places: RecipePlaces | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    tolerance: int = TOLERANCE,
+    library: "Library | None" = None,
+    on_event: OnEvent = ignore,
+    cancel: "CancelToken | None" = None,
+) -> tuple[Verdict, Picture]:
+    """Draw a picture in a file again, with the models and files of its recipe wherever they lie now, and compare.
+
+    sources  the pictures that it was drawn from, where it was
+    places   where models and files are that are not found by name and hash
+    device, dtype, threads  None: those of the recipe, as far as this machine has them
+    library  None: the user's
+    Raises GessoError where the file is no picture that gesso wrote, and for what is not on this machine.
+    """
+    sources = sources or Sources()
+    original, recipe = read_picture(path)
+    check_sources(recipe, sources.image, sources.mask, sources.hints, path)
+    studio = Studio(EngineOptions.of_recipe(recipe, device=device, dtype=dtype, threads=threads), library=library)
+    pipeline = studio.open_recipe(recipe, places, near=path.parent, where=path, on_event=on_event)
+    return replay(
+        pipeline,
+        original,
+        recipe,
+        tolerance=tolerance,
+        on_progress=lambda state: on_event(Sampling(number=1, total=1, progress=state)),
+        lossy=not is_lossless(path),
+        cancel=cancel,
+        **sources.arguments,
+    )
 
 
 def replay(
@@ -56,6 +112,7 @@ def replay(
     image: Image.Image | None = None,
     mask: Image.Image | None = None,
     hints: Sequence[Image.Image] = (),
+    cancel: "CancelToken | None" = None,
 ) -> tuple[Verdict, Picture]:
     """Draw the recipe once more and compare with the original. Raises GessoError as `TextToImage` does.
 
@@ -63,7 +120,7 @@ def replay(
 
     image, mask, hints: those that the original was drawn from, where the recipe names any; others are refused.
     """
-    (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints)
+    (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints, cancel=cancel)
     edited = not lossy and bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
     changed = tuple(changes(recipe, picture.recipe))
     if lossy:

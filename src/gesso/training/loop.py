@@ -8,22 +8,22 @@ A plan by time uses that: it follows the speed that is measured until the fall b
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gesso.errors import GessoError
+from gesso.files import atomic_file
 from gesso.training.group import Group
-from gesso.training.precision import Enter, Precision, context_of, faster_precision
+from gesso.training.precision import Precision, context_of, faster_precision
+from gesso.training.task import Figures, Task
 
-Figures = Mapping[str, Tensor | float]
 OPEN_END = 2**62  # samples of a plan whose length is not known yet
 
 
@@ -58,35 +58,6 @@ class Plan:
         return samples > (1 - self.decay_share) * self.total_samples
 
 
-class Task(Protocol):
-    """What the loop needs to know of a network in training."""
-
-    modules: Mapping[str, nn.Module]  # every trained module by name
-    precision: Enter  # entered around the networks' forward passes: autocast, or nothing
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]: ...
-
-    def networks(self) -> list[nn.Module]:
-        """The modules to compile: all that a step calls."""
-        ...
-
-    def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
-        """Loss of one batch and figures worth logging. Everything random follows from (seed, step)."""
-        ...
-
-    def report(self, modules: Mapping[str, nn.Module]) -> dict[str, float]:
-        """Slower figures about the moving average, taken now and then."""
-        ...
-
-
-def generator_for(seed: int, *key: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator that belongs to one place in the run and no other; devices draw different numbers from a seed."""
-    mixed = seed
-    for part in key:
-        mixed = (mixed * 6364136223846793005 + part * 1442695040888963407 + 1) % 2**63
-    return torch.Generator(device).manual_seed(mixed)
-
-
 class MovingAverage:
     """Exponential moving average of the weights, with a ramp so that the start is forgotten soon."""
 
@@ -109,12 +80,8 @@ class MovingAverage:
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     """Write a training state so that a crash leaves the old file or the new one, never a part."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with atomic_file(path) as file:
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:

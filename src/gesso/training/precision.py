@@ -4,17 +4,14 @@ bfloat16 here means autocast: weights, gradients and the optimiser stay float32,
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from contextlib import nullcontext
+from typing import Literal
 
 import torch
 
-if TYPE_CHECKING:
-    from gesso.training.loop import Task
+from gesso.training.task import Enter, Task
 
 Precision = Literal["float32", "bfloat16"]
-Enter = Callable[[], AbstractContextManager[object]]
 TIMED_RUNS = 2
 
 
@@ -26,7 +23,7 @@ def context_of(precision: Precision, device: torch.device) -> Enter:
 
 
 def faster_precision(
-    task: "Task", batch_size: int, seed: int, device: torch.device
+    task: Task, batch_size: int, seed: int, device: torch.device
 ) -> tuple[Precision, dict[str, float]]:
     """Time forward and backward passes of a task in both formats; leave no gradient behind.
 

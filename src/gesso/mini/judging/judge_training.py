@@ -8,7 +8,6 @@ into one, shapes smeared away) and labelled as none of the table, so that the ju
 """
 
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -38,6 +37,7 @@ from gesso.mini.judging.detector import (
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Category, Item, Scene, SceneSampler, combinations
 from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS, Thing
+from gesso.training.loop import save_atomically
 
 MIX: dict[Category, float] = {
     "single": 1.0,
@@ -362,9 +362,9 @@ def train_detector(
             on_log({"step": step, "samples": step * plan.batch_size, "seconds": round(seconds, 1), **sums})
             sums = {}
         if time.monotonic() - saved > save_every:
-            _save(state_now(), last)
+            save_atomically(state_now(), last)
             saved = time.monotonic()
-    _save(state_now(), last)
+    save_atomically(state_now(), last)
     if step * plan.batch_size < plan.total_samples:
         return None
     detector.load_state_dict(average)
@@ -436,15 +436,6 @@ def _update(average: dict[str, Tensor], detector: Detector, decay: float) -> Non
             average[name].lerp_(tensor, 1 - decay)
         else:
             average[name].copy_(tensor)
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _load(path: Path, things: Sequence[Thing]) -> dict[str, Any]:

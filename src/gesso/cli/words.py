@@ -1,0 +1,45 @@
+"""The terminal's words for the fields and arguments that errors and notices name in backticks."""
+
+from gesso.errors import GessoError, in_words
+
+# Field of a request, or argument -> option. One row a field that an option sets, whatever the command.
+OPTIONS = {
+    "control": "--control",
+    "controls": "--control",
+    "device": "--device",
+    "dtype": "--dtype",
+    "embeddings": "--embedding",
+    "encoders": "--encoder",
+    "family": "--family",
+    "hints": "--hint",
+    "image": "--image",
+    "loras": "--lora",
+    "mask": "--mask",
+    "mask_invert": "--mask-invert",
+    "memory": "--memory",
+    "model": "--model",
+    "output": "--output",
+    "overwrite": "--overwrite",
+    "refiner": "--refiner",
+    "set": "--set",
+    "style": "--style",
+    "styles": "--styles",
+    "unet": "--unet",
+    "upscalers": "--upscaler",
+    "vae": "--vae",
+}
+
+
+def in_options(text: str) -> str:
+    """A message with options in place of the fields that it names; others stay as they are."""
+    return in_words(text, _option)
+
+
+def line_of(error: GessoError) -> str:
+    """An error on one line, in the terminal's words."""
+    return in_options(error.one_line)
+
+
+def _option(field: str, value: str | None) -> str | None:
+    option = OPTIONS.get(field)
+    return option if option is None or value is None else f"{option} {value}"

@@ -1,0 +1,36 @@
+"""JSON from strangers, read as its standard has it: no key twice in an object, no NaN and no infinity (RFC 8259)."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+class RepeatedKeyError(ValueError):
+    """A key that comes twice in one object."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("a key comes twice in one object")
+        self.key = key
+
+
+def loads(text: str, *, parse_int: Callable[[str], int] | None = None) -> Any:
+    """The value of a JSON text. Raises ValueError, and RepeatedKeyError, which is one; RecursionError where it is deep.
+
+    parse_int  reads whole numbers in place of `int`
+    """
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_int=parse_int)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                raise RepeatedKeyError(key)
+            seen.add(key)
+    return values
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number of JSON")

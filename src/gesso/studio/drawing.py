@@ -1,0 +1,136 @@
+"""From an order to pictures: what stands around the prompt is applied, and progress and notices are reported."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gesso.frontends.front_end import FrontEnd, Written
+from gesso.request.checks import check_known
+from gesso.request.request import TextToImageRequest
+from gesso.studio.events import FinishedSize, Noticed, OnEvent, Sampling, ignore
+from gesso.studio.sources import Sources
+
+if TYPE_CHECKING:
+    from gesso.pipelines.picture import Picture, Progress
+    from gesso.pipelines.text_to_image import TextToImage
+    from gesso.runtime.cancel import CancelToken
+    from gesso.runtime.plan import MemoryPlan
+    from gesso.studio.output_names import OutputNames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be drawn.
+
+    request  with the prompt as it was written: flags, wildcards and styles are the front end's
+    sources  the pictures that the request speaks of
+    """
+
+    request: TextToImageRequest
+    sources: Sources = field(default_factory=Sources)
+    front: FrontEnd = field(default_factory=FrontEnd)
+
+    @property
+    def num_images(self) -> int:
+        """How many pictures it is for. Raises PromptError."""
+        return self.front.num_images(self.request)
+
+    def written(self, pipeline: "TextToImage") -> Iterator[Written]:
+        """The plain requests that draw its pictures, in their order. Raises PromptError."""
+        return self.front.requests(self.request, pipeline.model.family)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPicture:
+    """A picture in a file.  seconds: that drawing and saving took"""
+
+    path: Path
+    picture: "Picture"
+    seconds: float
+
+
+def check_names(request: TextToImageRequest) -> None:
+    """Check the names of sampler, schedule and noise, before a model is loaded for nothing. Raises RequestError."""
+    from gesso.diffusion.noise import NOISE_SOURCES
+    from gesso.request.names import with_canonical_names
+
+    with_canonical_names(request)
+    if request.noise is not None:
+        check_known("noise", request.noise, NOISE_SOURCES.keys())
+
+
+def draw(
+    pipeline: "TextToImage", order: Order, on_event: OnEvent = ignore, *, cancel: "CancelToken | None" = None
+) -> "Iterator[Picture]":
+    """The pictures of an order, each as soon as it is finished.
+
+    Flags and sizes are checked at once, the rest as the iterator is read; a notice is reported once. Raises GessoError
+    as `TextToImage` does, PromptError for flags and wildcards that cannot be read, CancelledError once it is cancelled.
+    """
+    written = order.written(pipeline)
+    first = next(written)
+    _report_size(pipeline, first, order.sources, on_event)
+    return _drawn(pipeline, order, chain((first,), written), on_event, cancel)
+
+
+def _drawn(
+    pipeline: "TextToImage", order: Order, parts: Iterable[Written], on_event: OnEvent, cancel: "CancelToken | None"
+) -> "Iterator[Picture]":
+    total, done, reported = order.num_images, 0, set[str]()
+    for part in parts:
+
+        def progress(state: "Progress", before: int = done) -> None:
+            on_event(Sampling(number=before + state.index + 1, total=total, progress=state))
+
+        for picture in pipeline(part.request, progress, **order.sources.arguments, cancel=cancel):
+            picture = picture.noted(part.notices)
+            for notice in dict.fromkeys(picture.notices):
+                if notice not in reported:
+                    on_event(Noticed(notice=notice))
+                    reported.add(notice)
+            done += 1
+            yield picture
+
+
+def _report_size(pipeline: "TextToImage", first: Written, sources: Sources, on_event: OnEvent) -> None:
+    from gesso.pipelines.framing import finished_size
+
+    size = finished_size(pipeline.resolve(first.request, **sources.pictures), sources.image)
+    if size is not None:
+        on_event(FinishedSize(width=size[0], height=size[1]))
+
+
+def save_drawn(
+    pipeline: "TextToImage",
+    order: Order,
+    names: "OutputNames",
+    *,
+    quality: int,
+    on_event: OnEvent = ignore,
+    cancel: "CancelToken | None" = None,
+) -> Iterator[SavedPicture]:
+    """Draw an order into files, each of which is there whole as soon as its picture is finished.
+
+    names    from `gesso.studio.output_names.plan`; the ending says which format
+    quality  1 to 100, of all formats but PNG
+    Raises GessoError as `draw` does, and where a file cannot be written.
+    """
+    pictures = draw(pipeline, order, on_event, cancel=cancel)
+    last = time.perf_counter()
+    for picture in pictures:
+        path = names.save(picture.encode(names.format, quality), picture.recipe)
+        now = time.perf_counter()
+        yield SavedPicture(path=path, picture=picture, seconds=now - last)
+        last = time.perf_counter()
+
+
+def memory_plans(pipeline: "TextToImage", order: Order) -> "dict[str, MemoryPlan]":
+    """What an order takes of memory, and how it would run, by the names of the models. Draws nothing.
+
+    Raises GessoError where the engine's memory cannot be kept.
+    """
+    first = next(order.written(pipeline))
+    return pipeline.plans(first.request, **order.sources.arguments)
