@@ -1,14 +1,14 @@
 """The ways to space the steps of a sampler: (noise schedule, number of steps) -> sigmas.
 
 Every way gives float64, falling, from about sigma_max to 0; where it departs from that (one more step, an end above 0,
-a start below sigma_max), its docstring says so. Tools differ under the same name: where they do there are two rows.
+a start below sigma_max), its docstring says so. Tools differ under the same name: where they do there are two
+rows in `schedule_table`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -264,45 +264,3 @@ def _check(num_steps: int, most: int | None = None) -> None:
         raise ValueError(f"num_steps is {num_steps}, expected 1 or more")
     if most is not None and num_steps > most:
         raise ValueError(f"num_steps is {num_steps}, this schedule has no more than {most}")
-
-
-@dataclass(frozen=True)
-class Spacing:
-    """One way to space the steps.
-
-    label: what A1111 calls it in its infotext; where two tools mean two tables by one word, the other one says which.
-    aliases: what other tools call it. exact_steps: gives num_steps steps, neither more nor fewer.
-    ends_in_zero: the last sigma is 0.
-    """
-
-    label: str
-    build: Callable[[NoiseSchedule, int], Tensor]
-    aliases: tuple[str, ...] = ()
-    exact_steps: bool = True
-    ends_in_zero: bool = True
-
-    def __call__(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
-        """sigmas, float64 [num_steps + 1] where exact_steps, falling. Raises ValueError for a num_steps it lacks."""
-        return self.build(schedule, num_steps)
-
-
-# A new way is one function above and one line here.
-SCHEDULES: dict[str, Spacing] = {
-    "uniform": Spacing("Uniform", uniform, aliases=("normal",)),
-    "karras": Spacing("Karras", karras),
-    "exponential": Spacing("Exponential", exponential),
-    "polyexponential": Spacing("Polyexponential", polyexponential),
-    "sgm_uniform": Spacing("SGM Uniform", sgm_uniform),
-    "simple": Spacing("Simple", simple),
-    "ddim_uniform": Spacing("DDIM", ddim_uniform, exact_steps=False),
-    "beta": Spacing("Beta", beta),
-    "beta_comfyui": Spacing("Beta (ComfyUI)", beta_comfyui, exact_steps=False),
-    "linear_quadratic": Spacing("Linear Quadratic", linear_quadratic),
-    "kl_optimal": Spacing("KL Optimal", kl_optimal, ends_in_zero=False),
-    "kl_optimal_comfyui": Spacing("KL Optimal (ComfyUI)", kl_optimal_comfyui),
-    "align_your_steps": Spacing("Align Your Steps", align_your_steps, aliases=("ays", "ays_sd15")),
-    "align_your_steps_sdxl": Spacing("Align Your Steps SDXL", align_your_steps_sdxl, aliases=("ays_sdxl",)),
-    "align_your_steps_comfyui": Spacing("Align Your Steps (ComfyUI)", align_your_steps_comfyui),
-    "align_your_steps_sdxl_comfyui": Spacing("Align Your Steps SDXL (ComfyUI)", align_your_steps_sdxl_comfyui),
-    "turbo": Spacing("Turbo", turbo, aliases=("sgm_turbo",)),
-}

@@ -4,14 +4,16 @@ Everything goes from top to bottom in bands, so that a result need not fit into 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gesso.registry import Registry
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
 RESAMPLERS = {
@@ -31,6 +33,40 @@ Rows = NDArray[np.uint8]  # [H, W, 3]
 
 
 @dataclass(frozen=True)
+class ImageUpscaler:
+    """A way to make pictures larger that is chosen by name: interpolation, or the code of a plug-in.
+
+    label    what A1111 calls it, or what its users would
+    enlarge  (picture, RGB; size that is wanted) -> picture; of another size it is brought to the wanted one by Lanczos
+    help     one line
+    aliases  what other tools call it
+    scale    how many times larger a picture becomes where no size is asked for
+    """
+
+    label: str
+    enlarge: Callable[[Image.Image, Size], Image.Image]
+    help: str = ""
+    aliases: tuple[str, ...] = ()
+    scale: float = 2.0
+
+
+def _interpolated(image: Image.Image, size: Size, *, resampler: str) -> Image.Image:
+    return image.resize(size, RESAMPLERS[resampler])
+
+
+_LABELS = {"nearest": "Nearest", "box": "Box", "bilinear": "Bilinear", "bicubic": "Bicubic", "lanczos": "Lanczos"}
+
+UPSCALERS: Registry[ImageUpscaler] = Registry(
+    ImageUpscaler,
+    "gesso.upscalers",
+    {
+        name: ImageUpscaler(label, partial(_interpolated, resampler=name), "Interpolation of pixels.")
+        for name, label in _LABELS.items()
+    },
+)
+
+
+@dataclass(frozen=True)
 class Tiles:
     """How a network goes over a picture; see `gesso.runtime.upscaling`."""
 
@@ -41,7 +77,7 @@ class Tiles:
 def enlarge(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Image.Image:
     """The picture at another size, RGB.
 
-    upscaler  a network, or a name in RESAMPLERS. A network goes over the picture until it is large enough, three times
+    upscaler  a network, or a name in UPSCALERS. A network goes over the picture until it is large enough, three times
               at most, and what it gives is brought to the size by Lanczos
     Costs the memory of the result, and of a tile. Raises ValueError for a size below 1 and for an unknown name.
     """
@@ -54,9 +90,14 @@ def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tile
         raise ValueError(f"size {size[0]}x{size[1]}: expected 1 or more")
     image = image.convert("RGB")
     if isinstance(upscaler, str):
-        if upscaler not in RESAMPLERS:
-            raise ValueError(f"upscaler {upscaler!r}, expected one of {', '.join(RESAMPLERS)}")
-        yield from _resized(iter([np.asarray(image)]), image.size, size, upscaler)
+        if upscaler not in UPSCALERS:
+            raise ValueError(f"upscaler {upscaler!r}, expected one of {', '.join(UPSCALERS)}")
+        if upscaler in RESAMPLERS:
+            yield from _resized(iter([np.asarray(image)]), image.size, size, upscaler)
+            return
+        with UPSCALERS.guard(upscaler):
+            larger = UPSCALERS[upscaler].enlarge(image, size).convert("RGB")
+        yield from _resized(iter([np.asarray(larger)]), larger.size, size, TO_SIZE)
         return
     for _ in range(_passes(image.size, size, upscaler.scale) - 1):
         image = Image.fromarray(np.concatenate(list(_bands(image, upscaler, tiles))))

@@ -1,15 +1,19 @@
-"""The grammars of prompts by name, each with the rule of emphasis that its own tool goes with."""
+"""The grammars of prompts by name, each with the rule of emphasis that its own tool goes with. Imports no torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
+from gesso.registry import Registry
 from gesso.text.comfyui import parse_comfyui
 from gesso.text.compel import parse_compel
-from gesso.text.emphasis import Emphasis
 from gesso.text.grammar import ParsedPrompt, SubPrompt, parse_prompt
 from gesso.text.prompt import Piece, PromptError, Traced, WeightedText, check_prompt
 from gesso.text.schedule import constant
+
+if TYPE_CHECKING:
+    from gesso.text.emphasis import Emphasis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class Dialect:
     name: str
     parse: Callable[[str], ParsedPrompt]
     parse_negative: Callable[[str], ParsedPrompt]
-    emphasis: Emphasis
+    emphasis: "Emphasis"
     whole_words: bool = False
 
 
@@ -42,7 +46,7 @@ def _constant(text: str, read: Callable[[Traced], tuple[Piece, ...]]) -> ParsedP
     return ParsedPrompt(source=text, subprompts=(SubPrompt(schedule=constant(text, read)),))
 
 
-DIALECTS: Mapping[str, Dialect] = {
+_BUILTIN = {
     dialect.name: dialect
     for dialect in (
         Dialect(
@@ -56,6 +60,8 @@ DIALECTS: Mapping[str, Dialect] = {
         Dialect(name="plain", parse=_plain, parse_negative=_plain, emphasis="ignore"),  # every sign is text
     )
 }
+
+DIALECTS: Registry[Dialect] = Registry(Dialect, "gesso.dialects", _BUILTIN)
 
 
 def find_dialect(name: str) -> Dialect:
