@@ -4,6 +4,7 @@ This module names the public API and runs nothing: a name is imported when it is
 `gesso --help` stay quick and touch neither torch nor a device.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.runtime.engine import Engine
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is logged is the application's to show
 
 # Public name -> the module that defines it.
 _PUBLIC = {

@@ -6,6 +6,7 @@ other formats both stand in the EXIF, see `exif`. PNG keeps every bit of the pix
 
 import hashlib
 import io
+import logging
 import os
 import secrets
 import struct
@@ -21,6 +22,8 @@ from gesso.pictures.exif import encode_exif, recipe_of
 from gesso.pictures.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, png_size
 from gesso.request.checks import MAX_SIDE
 from gesso.request.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 RECIPE_KEYWORD = "gesso"
 MAX_FILE_BYTES = 256 * 2**20
@@ -84,6 +87,7 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = Fa
                 _name_new(hidden, path)
         finally:
             hidden.unlink(missing_ok=True)
+        log.debug("wrote %r", str(path))
     except FileExistsError:
         raise
     except OSError as error:
