@@ -1,5 +1,6 @@
 """Tables that plug-ins add to: what is found, what is refused, and when strangers' code runs at all."""
 
+import importlib.metadata
 import logging
 import subprocess
 import sys
@@ -86,8 +87,8 @@ def test_rows_are_found_by_any_name(package, text, name):
 def test_nothing_is_looked_for_before_a_name_asks_for_it(package, monkeypatch):
     module = package("toy-lazy", {"lazy": "ROW", "other": "ROW"}, 'ROW = Row("Lazy")')
     asked = []
-    real = sys.modules["gesso.registry"].entry_points
-    monkeypatch.setattr("gesso.registry.entry_points", lambda **which: asked.append(which) or real(**which))
+    real = importlib.metadata.entry_points
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **which: asked.append(which) or real(**which))
     rows = table()
     assert rows["plain_one"] == BUILTIN["plain_one"]
     assert "plus_plus" in rows

@@ -16,10 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gesso.errors import GessoError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class PluginError(GessoError):
 class _Plugin:
     """An entry point, and why it is refused; refused: None where it may be loaded."""
 
-    entry: EntryPoint
+    entry: "EntryPoint"
     refused: str | None = None
 
     @property
@@ -59,7 +61,8 @@ class _Plugin:
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to rows: those built in, in their order, then those of plug-ins by name.
 
-    kind     the class of every row; a plug-in that gives anything else is refused
+    kind     the class of every row; a plug-in that gives anything else is refused. A `name`, `label` or `aliases` that
+             a row may have are what the table goes by; `check`, a method, raises for a row that cannot work
     group    of the entry points that add rows
     builtin  the rows of gesso itself; no plug-in can replace one
 
@@ -115,14 +118,14 @@ class Registry(Mapping[str, T], Generic[T]):
         return plugin.distribution if plugin is not None else None
 
     @contextmanager
-    def guard(self, name: str) -> Iterator[None]:
+    def guard(self, name: str, *passes: type[Exception]) -> Iterator[None]:
         """Within the block the row's own code runs: what a plug-in raises there becomes a PluginError that names it.
 
-        GessoErrors, and whatever built-in rows raise, pass as they are.
+        GessoErrors, errors of the classes `passes`, and whatever built-in rows raise, go through as they are.
         """
         try:
             yield
-        except GessoError:
+        except (GessoError, *passes):
             raise
         except Exception as error:
             if (distribution := self.origin(name)) is None:
@@ -137,6 +140,8 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._found
 
     def _look(self) -> dict[str, _Plugin]:
+        from importlib.metadata import entry_points  # here, since it takes longer than the rest of this module
+
         taken = {plain: name for name, row in self.builtin.items() for plain in _names(name, row)}
         found: dict[str, _Plugin] = {}
         for entry in sorted(entry_points(group=self.group), key=lambda entry: (entry.name, entry.value)):
@@ -182,6 +187,8 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ValueError(f"it calls itself {own!r}; give the entry point the same name")
         if not all(isinstance(text, str) for text in (getattr(row, "label", ""), *getattr(row, "aliases", ()))):
             raise TypeError("its label and aliases are not all text")
+        if (check := getattr(row, "check", None)) is not None:
+            check()
 
 
 def plain_name(text: str) -> str:
@@ -201,6 +208,8 @@ def missing_distributions(wanted: Sequence[str]) -> list[str]:
 
 
 def _is_installed(distribution: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         version(distribution)
     except (PackageNotFoundError, ValueError):  # ValueError: an empty name

@@ -25,10 +25,10 @@ def start_from(path: Path, given: TextToImageRequest, *, with_image: bool, with_
     with_model  a model is given, so that the picture's is not looked for
     Raises GessoError where the picture carries no settings, or its model is not here.
     """
-    from gesso.metadata.reading import read_settings
+    from gesso.metadata.reading import read_metadata
     from gesso.request.overlay import overlay
 
-    found = read_settings(path)
+    found = read_metadata(path)
     if not given.prompt.strip():
         given = replace(given, prompt=found.request.prompt)
     request = overlay(found.request, given, with_image=with_image)

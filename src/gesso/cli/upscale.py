@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from gesso.pipelines.upscaling import Rows, Size
     from gesso.runtime.upscaling import Upscaler
 
-DEFAULT_SCALE = 2.0  # of interpolation; a network has its own
 MAX_SCALE = 64.0
 MAX_SIDE = 65_536
 MAX_PIXELS = 2**30
@@ -64,7 +63,7 @@ def command(
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_image
-    from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
+    from gesso.pipelines.upscaling import UPSCALERS, Tiles, enlarged_rows
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if scale is not None and to is not None:
@@ -74,11 +73,12 @@ def command(
     defaults = Tiles()
     tiles = Tiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
     model = upscaler_name(model)
+    model = UPSCALERS.find(model) or model
     if model in LATENT_UPSCALERS:
-        raise GessoError(f"--model {model}: is for latents, between two passes; for pictures: {', '.join(RESAMPLERS)}")
+        raise GessoError(f"--model {model}: is for latents, between two passes; for pictures: {', '.join(UPSCALERS)}")
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
-        if model not in RESAMPLERS:
+        if model not in UPSCALERS:
             bar.stage("loading")
             upscaler = _network(model, device, dtype, threads, offline)
         for file in files:
@@ -101,12 +101,12 @@ def command(
 
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":
     """The network of that name. Raises GessoError."""
-    from gesso.pipelines.upscaling import RESAMPLERS
+    from gesso.pipelines.upscaling import UPSCALERS
 
     try:
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
-        raise GessoError(f"{error.message}. Without a network: {', '.join(RESAMPLERS)}") from error
+        raise GessoError(f"{error.message}. Without a network: {', '.join(UPSCALERS)}") from error
     import torch
 
     from gesso.runtime.precision import choose_device, choose_precision, usable_threads
@@ -118,7 +118,9 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
 
 
 def _own_scale(upscaler: "Upscaler | str") -> float:
-    return DEFAULT_SCALE if isinstance(upscaler, str) else upscaler.scale
+    from gesso.pipelines.upscaling import UPSCALERS
+
+    return UPSCALERS[upscaler].scale if isinstance(upscaler, str) else upscaler.scale
 
 
 def _scaled(image: "Image", scale: float) -> "Size":

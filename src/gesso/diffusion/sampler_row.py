@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,14 @@ class Sampler:
         """The generator function."""
         function: Callable[..., Sampling] = imported(self.function) if isinstance(self.function, str) else self.function
         return function
+
+    def check(self) -> None:
+        """Raises TypeError for an option that the function does not take by name; for rows of plug-ins."""
+        known = inspect.signature(self.start).parameters
+        if unknown := sorted(self.options - known.keys()):
+            raise TypeError(f"its function takes no {', '.join(unknown)}, which its options name")
+        if "eta" in self.options and not isinstance(known["eta"].default, int | float):
+            raise TypeError("eta needs a default that is a number")
 
     def __call__(self, x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, **options: Any) -> Sampling:
         """Start sampling; see `gesso.diffusion.samplers.seam`. Raises ValueError for an option that it lacks."""

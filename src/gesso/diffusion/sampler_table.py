@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from gesso.diffusion.sampler_row import Sampler
 from gesso.registry import Registry
+
+if TYPE_CHECKING:
+    from gesso.diffusion.samplers.seam import Sampling
 
 _IN = "gesso.diffusion.samplers"
 _CHURN = frozenset({"s_churn", "s_tmin", "s_tmax", "s_noise"})
@@ -295,3 +301,16 @@ _BUILTIN = {
 }
 
 SAMPLERS: Registry[Sampler] = Registry(Sampler, "gesso.samplers", _BUILTIN)
+
+
+def sampler_named(name: str) -> Callable[..., Sampling]:
+    """The sampler to run; errors of a plug-in become a PluginError that names it. Raises KeyError for no sampler."""
+    row = SAMPLERS[name]
+    if SAMPLERS.origin(name) is None:
+        return row
+
+    def guarded(*args: Any, **options: Any) -> Sampling:
+        with SAMPLERS.guard(name):
+            return (yield from row(*args, **options))
+
+    return guarded

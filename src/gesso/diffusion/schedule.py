@@ -7,7 +7,7 @@ from gesso.diffusion.noise_schedule import (
     scaled_linear,
 )
 from gesso.diffusion.schedule_table import SCHEDULES, Schedule
-from gesso.diffusion.spacing import own_sigmas
+from gesso.diffusion.spacing import own_sigmas, sigmas_of
 
 __all__ = [
     "SCHEDULES",
@@ -17,4 +17,5 @@ __all__ = [
     "Table",
     "own_sigmas",
     "scaled_linear",
+    "sigmas_of",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gesso.diffusion.beta_distribution import beta_quantile
 from gesso.diffusion.noise_schedule import NoiseSchedule
+from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.errors import GessoError
 
 
@@ -231,6 +232,18 @@ def own_sigmas(values: Sequence[float]) -> Tensor:
         if not first > second:
             raise GessoError(f"sigmas: number {index + 2} is {second} after {first}, expected falling numbers")
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+def sigmas_of(name: str, schedule: NoiseSchedule, num_steps: int) -> Tensor:
+    """The sigmas of a way in SCHEDULES -> float64. Those of a plug-in are checked as a user's own are.
+
+    Raises ValueError for a num_steps that it lacks, PluginError and GessoError for a plug-in that gives no sigmas.
+    """
+    way = SCHEDULES[name]
+    if SCHEDULES.origin(name) is None:
+        return way(schedule, num_steps)
+    with SCHEDULES.guard(name, ValueError):
+        return own_sigmas(torch.as_tensor(way(schedule, num_steps)).tolist())
 
 
 def _interpolated(points: Sequence[float], num_points: int) -> Tensor:

@@ -111,22 +111,32 @@ def _name_new(hidden: Path, path: Path) -> None:
             raise
 
 
-def read_picture(path: Path) -> tuple[Image.Image, Recipe]:
+def read_picture(path: str | Path) -> tuple[Image.Image, Recipe]:
     """Pixels (RGB) and recipe of a picture that gesso wrote.
 
     The file may come from anyone: sizes are checked before anything is decoded, and of a PNG only the chunks that hold
     pixels reach the decoder. Raises GessoError for any other file, and for a recipe that is not as it should be.
     """
+    recipe, kind, data = _examined(Path(path))
+    return _decode(Path(path), data, kind), recipe
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe of a picture that gesso wrote; its pixels are not decoded. Raises GessoError as `read_picture`."""
+    return _examined(Path(path))[0]
+
+
+def _examined(path: Path) -> tuple[Recipe, str, bytes]:
+    """The recipe, the format, and the bytes that the decoder of that format may see."""
     data = read_bytes(path)
     if not data.startswith(SIGNATURE):
-        return _read_other(path, data)
+        return _examined_other(path, data)
     chunks = list(png_chunks(path, data))
     width, height = png_size(path, chunks)
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise GessoError(f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side")
     recipe = _recipe(path, chunks)
-    clean = join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
-    return _decode(path, clean, "PNG"), recipe
+    return recipe, "PNG", join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
 
 
 def is_lossless(path: Path) -> bool:
@@ -134,7 +144,7 @@ def is_lossless(path: Path) -> bool:
     return read_bytes(path).startswith(SIGNATURE)
 
 
-def _read_other(path: Path, data: bytes) -> tuple[Image.Image, Recipe]:
+def _examined_other(path: Path, data: bytes) -> tuple[Recipe, str, bytes]:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP", "AVIF"]) as image:
             kind, size, text = str(image.format), image.size, recipe_of(image.getexif())
@@ -144,7 +154,7 @@ def _read_other(path: Path, data: bytes) -> tuple[Image.Image, Recipe]:
         raise GessoError(f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side")
     if not text:
         raise GessoError(f"{path}: no gesso recipe in this {kind} file. Replay needs the file as gesso wrote it")
-    return _decode(path, data, kind), _parsed(path, text)
+    return _parsed(path, text), kind, data
 
 
 def _decode(path: Path, data: bytes, kind: str) -> Image.Image:

@@ -1,7 +1,8 @@
 """The grammars of prompts by name, each with the rule of emphasis that its own tool goes with. Imports no torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -68,4 +69,40 @@ def find_dialect(name: str) -> Dialect:
     """The dialect of a name. Raises PromptError, which names all of them, for any other."""
     if name not in DIALECTS:
         raise PromptError("dialect", f"unknown prompt dialect {name[:32]!r}. Known: {', '.join(DIALECTS)}.")
-    return DIALECTS[name]
+    dialect = DIALECTS[name]
+    if DIALECTS.origin(name) is None:
+        return dialect
+
+    def guarded(parse: Callable[[str], ParsedPrompt], text: str) -> ParsedPrompt:
+        with DIALECTS.guard(name):
+            return parse(text)
+
+    return replace(
+        dialect, parse=partial(guarded, dialect.parse), parse_negative=partial(guarded, dialect.parse_negative)
+    )
+
+
+def weighted_dialect(
+    name: str,
+    read: Callable[[str], Sequence[WeightedText]],
+    *,
+    emphasis: "Emphasis" = "no_norm",
+    whole_words: bool = False,
+) -> Dialect:
+    """A dialect in which a prompt is pieces of text with weights, and nothing else: for plug-ins.
+
+    read  a prompt -> its pieces in their order, with the places where they stood; no piece: an empty prompt
+    emphasis, whole_words  as in Dialect
+    """
+
+    def parse(text: str) -> ParsedPrompt:
+        check_prompt(text)
+        pieces = tuple(read(text)) or (WeightedText(""),)
+        for piece in pieces:
+            if not (math.isfinite(piece.weight) and 0 <= piece.start <= piece.end <= len(text)):
+                raise ValueError(
+                    f"a piece of the prompt has weight {piece.weight} and lies at {piece.start}:{piece.end}"
+                )
+        return ParsedPrompt(source=text, subprompts=(SubPrompt(schedule=constant(text, lambda traced: pieces)),))
+
+    return Dialect(name=name, parse=parse, parse_negative=parse, emphasis=emphasis, whole_words=whole_words)
