@@ -63,7 +63,7 @@ def command(
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_image
-    from gesso.pipelines.upscaling import UPSCALERS, Tiles, enlarged_rows
+    from gesso.pipelines.upscaling import UPSCALERS, Tiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if scale is not None and to is not None:
@@ -86,7 +86,7 @@ def command(
             image = read_image(file)
             for notice in notices_of(image):
                 bar.note(f"note: {notice}")
-            size = wanted or _scaled(image, _own_scale(upscaler) if scale is None else scale)
+            size = wanted or _scaled(image, own_scale(upscaler) if scale is None else scale)
             _check_size(file, size)
             if abs(size[0] * image.height / (size[1] * image.width) - 1) > STRETCH:
                 bar.note(f"{file}: {image.width}x{image.height} is stretched to {size[0]}x{size[1]}")
@@ -117,16 +117,12 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
     return load_upscaler(path, device=on, dtype=choose_precision(dtype, on).unet)
 
 
-def _own_scale(upscaler: "Upscaler | str") -> float:
-    from gesso.pipelines.upscaling import UPSCALERS
-
-    return UPSCALERS[upscaler].scale if isinstance(upscaler, str) else upscaler.scale
-
-
 def _scaled(image: "Image", scale: float) -> "Size":
+    from gesso.pipelines.upscaling import scaled_size
+
     if not 0 < scale <= MAX_SCALE:  # not NaN either
         raise GessoError(f"--scale {scale:g}: expected above 0, at most {MAX_SCALE:g}")
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return scaled_size(image.size, scale)
 
 
 def _check_size(file: Path, size: "Size") -> None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gesso.errors import GessoError
 from gesso.registry import Registry
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
@@ -72,6 +73,48 @@ class Tiles:
 
     side: int = TILE
     rim: int = RIM
+
+
+def upscale(
+    image: Image.Image,
+    size: Size | None = None,
+    upscaler: Upscaler | str = "lanczos",
+    tiles: Tiles = Tiles(),
+    *,
+    scale: float | None = None,
+) -> Image.Image:
+    """A picture made larger (or smaller), RGB.
+
+    size      width and height that are wanted, in pixels; or
+    scale     how many times larger. Without either: as the upscaler does by itself, twice for interpolation
+    upscaler  a name in UPSCALERS, or a network from `load_upscaler`, which goes over the picture until it is large
+              enough, three times at most. What either gives is brought to the size by Lanczos
+    tiles     how a network goes over the picture
+    Costs the memory of the result, and of a tile. Raises GessoError for an unknown name, ValueError for a size or scale
+    that no picture has.
+    """
+    if size is not None and scale is not None:
+        raise ValueError(f"size {size} and scale {scale}: give one or the other")
+    if isinstance(upscaler, str):
+        name = UPSCALERS.find(upscaler)
+        if name is None:
+            raise GessoError(f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}")
+        upscaler = name
+    if size is None:
+        size = scaled_size(image.size, own_scale(upscaler) if scale is None else scale)
+    return Image.fromarray(np.concatenate(list(enlarged_rows(image, size, upscaler, tiles))))
+
+
+def own_scale(upscaler: Upscaler | str) -> float:
+    """How many times larger a picture becomes where nobody says how large."""
+    return UPSCALERS[upscaler].scale if isinstance(upscaler, str) else upscaler.scale
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """A size so many times larger, in whole pixels. Raises ValueError unless the scale is above 0 and finite."""
+    if not 0 < scale < math.inf:  # not NaN either
+        raise ValueError(f"scale {scale}: expected a number above 0")
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def enlarge(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Image.Image:
