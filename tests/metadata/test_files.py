@@ -14,10 +14,10 @@ from PIL import Image, PngImagePlugin
 
 from gesso.errors import GessoError
 from gesso.metadata.carriers import MAX_TEXT_BYTES, read_texts
-from gesso.metadata.editing import with_metadata, without_metadata
+from gesso.metadata.editing import copy_metadata, strip_metadata, with_metadata, without_metadata
 from gesso.metadata.reading import read_metadata
 from gesso.pictures.infotext import write_infotext
-from gesso.pictures.picture_file import encode_picture
+from gesso.pictures.picture_file import encode_picture, read_picture, read_recipe
 from gesso.pictures.png_chunks import SIGNATURE, join_chunks, png_chunks
 from made_recipes import make_recipe
 
@@ -221,3 +221,34 @@ def test_a_damaged_jpeg_is_refused(tmp_path: Path):
     with pytest.raises(GessoError, match=r"damaged|no picture"):
         without_metadata(put(tmp_path / "x.jpg", broken))
     assert SIGNATURE not in data
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
+def test_a_recipe_is_read_without_decoding(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
+    recipe = make_recipe(prompt=PROMPT)
+    path = put(tmp_path / "x", encode_picture(picture(), recipe, TEXT, kind))
+    assert read_recipe(str(path)) == read_picture(str(path))[1] == recipe
+    monkeypatch.setattr(Image.Image, "convert", None)  # what every decoded picture goes through
+    assert read_recipe(path) == recipe
+    with pytest.raises(GessoError, match="no such file"):
+        read_recipe(tmp_path / "nothing.png")
+
+
+def test_stripping_and_copying_from_file_to_file(tmp_path: Path):
+    recipe = make_recipe(prompt=PROMPT)
+    source = put(tmp_path / "a.png", encode_picture(picture(), recipe, TEXT, "PNG"))
+    bare = strip_metadata(str(source), str(tmp_path / "new" / "b.png"))
+    assert bare.read_bytes() == without_metadata(source)
+    with pytest.raises(FileExistsError):
+        strip_metadata(source, bare, overwrite=False)
+    plain = tmp_path / "plain.png"
+    picture().rotate(180).save(plain)
+    third = copy_metadata(source, plain, tmp_path / "c.png")
+    assert read_recipe(third) == recipe
+    assert np.array_equal(pixels(third.read_bytes()), pixels(plain.read_bytes()))
+    assert copy_metadata(str(source), str(plain)) == plain
+    assert plain.read_bytes() == third.read_bytes()
+    assert strip_metadata(source, source) == source
+    with pytest.raises(GessoError, match="carries no texts that could be copied"):
+        copy_metadata(source, plain)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png", "new", "plain.png"]

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from gesso.errors import GessoError
 from gesso.pictures.png_rows import png_parts
-from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows
+from gesso.pipelines.upscaling import RESAMPLERS, UPSCALERS, ImageUpscaler, Tiles, enlarge, enlarged_rows, upscale
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights
 
@@ -95,3 +96,50 @@ def test_what_cannot_be(twice: Upscaler, tmp_path: Path):
         enlarge(noise(4, 4), (0, 4), "lanczos")
     with pytest.raises(ValueError, match="expected one of nearest"):
         enlarge(noise(4, 4), (4, 4), "magic")
+
+
+# ---- the public function ---------------------------------------------------------------------------------------------
+
+
+def test_upscaling_by_a_size_a_scale_or_the_upscalers_own(twice: Upscaler):
+    image = noise(20, 11)
+    lanczos = image.resize((40, 22), Image.Resampling.LANCZOS)
+    assert upscale(image).tobytes() == lanczos.tobytes()
+    assert upscale(image, scale=2).tobytes() == upscale(image, (40, 22)).tobytes() == lanczos.tobytes()
+    assert upscale(image, (33, 9), "Bicubic").size == (33, 9)
+    assert upscale(image, scale=0.01).size == (1, 1)
+    assert upscale(image, upscaler=twice).tobytes() == enlarge(image, (40, 22), twice).tobytes()
+    assert upscale(image, scale=1.5, upscaler=twice).size == (30, 16)
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
+def test_a_scale_that_no_picture_has(scale: float):
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        upscale(noise(4, 4), scale=scale)
+
+
+def test_what_upscaling_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="one or the other"):
+        upscale(noise(4, 4), (8, 8), scale=2)
+    with pytest.raises(
+        GessoError, match=r"unknown upscaler 'esrgan'\. Known: nearest, box, bilinear, bicubic, lanczos"
+    ):
+        upscale(noise(4, 4), upscaler="esrgan")
+
+
+def test_the_table_of_upscalers_is_that_of_interpolations():
+    assert list(UPSCALERS) == list(RESAMPLERS)
+    image = noise(9, 7)
+    for name, row in UPSCALERS.items():
+        assert row.enlarge(image, (18, 14)).tobytes() == image.resize((18, 14), RESAMPLERS[name]).tobytes()
+
+
+def test_what_a_plug_in_gives_is_brought_to_the_size(monkeypatch: pytest.MonkeyPatch):
+    """It may be of another size and mode than was asked for."""
+    row = ImageUpscaler("Thrice", lambda image, size: image.convert("L").resize((60, 33)), scale=3)
+    monkeypatch.setitem(UPSCALERS.builtin, "thrice", row)
+    image = noise(20, 11)
+    grey = image.convert("L").resize((60, 33)).convert("RGB")
+    assert upscale(image, upscaler="thrice").tobytes() == grey.tobytes()
+    found = np.asarray(upscale(image, (30, 20), "thrice"), dtype=int)
+    assert np.abs(found - np.asarray(grey.resize((30, 20), Image.Resampling.LANCZOS), dtype=int)).max() <= 1
