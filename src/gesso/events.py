@@ -54,14 +54,16 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChosen(Event):
-    """How a request runs within the engine's memory limit; only where there is one.
+    """How a picture is drawn within the engine's memory limit; only where there is one.
 
+    job     the call of a pipeline that it is of: 1 for the engine's first
     model   its name
     peak    bytes that are taken at most, by the plan
     budget  bytes that may be taken
     stay    what is in memory when: resident, turns, stream; see `gesso.runtime.residency`
     """
 
+    job: int
     model: str
     peak: int
     budget: int
@@ -70,30 +72,33 @@ class PlanChosen(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NumbersRescued(Event):
-    """A network gave NaN or infinity in half precision, and these rows were computed again in float32.
+    """A network gave NaN or infinity in half precision, and it was computed again in float32.
 
-    model    its name
-    network  text, text_2, unet, vae, upscaler
-    rows     of those that were drawn together, from 0
+    job      as in PlanChosen
+    index    as in StepDone
+    network  unet, vae, upscaler
+    notice   the same in words
     """
 
-    model: str
+    job: int
+    index: int
     network: str
-    rows: tuple[int, ...]
+    notice: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone(Event):
     """A sampling step is done.
 
-    first, count  the pictures that are drawn together: first .. first + count - 1 of the request
-    step          steps done, from 1
-    num_steps     steps in all, of both passes where there are two
-    seconds       that this step took
+    job        as in PlanChosen
+    index      index of the picture in its run, which with the seed decides its noise
+    step       steps done, from 1
+    num_steps  steps in all, of both passes where there are two
+    seconds    that this step took
     """
 
-    first: int
-    count: int
+    job: int
+    index: int
     step: int
     num_steps: int
     seconds: float
@@ -103,13 +108,14 @@ class StepDone(Event):
 class PictureDone(Event):
     """A picture is finished.
 
-    index          its index in the run, which with the seed decides its noise
+    job, index     as in StepDone
     seed           of the request
     width, height  in pixels
-    seconds        that it took; of pictures that are drawn together, all of them
+    seconds        since its drawing began; pictures that are drawn side by side share the time
     notices        what the user should know, as in the recipe
     """
 
+    job: int
     index: int
     seed: int
     width: int
