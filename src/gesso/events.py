@@ -136,10 +136,10 @@ class EventStream:
         self._subscribers: tuple[tuple[Callable[[Any], object], tuple[type[Event], ...]], ...] = ()
 
     @overload
-    def subscribe(self, handler: Handler[Event]) -> Callable[[], None]: ...
+    def subscribe(self, handler: Handler[Event], /) -> Callable[[], None]: ...
     @overload
-    def subscribe(self, handler: Handler[E], *kinds: type[E]) -> Callable[[], None]: ...
-    def subscribe(self, handler: Callable[[Any], object], *kinds: type[Event]) -> Callable[[], None]:
+    def subscribe(self, handler: Handler[E], kind: type[E], /, *kinds: type[E]) -> Callable[[], None]: ...
+    def subscribe(self, handler: Callable[[Any], object], /, *kinds: type[Event]) -> Callable[[], None]:
         """Call `handler` with every event, or with those of these kinds -> a function that ends the subscription.
 
         That function may be called in the handler, too, and more than once.
