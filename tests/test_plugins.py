@@ -55,7 +55,21 @@ def gesso(*words: str, cwd: Path, env: dict[str, str]) -> "subprocess.CompletedP
 def drawn(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture that takes four plug-ins, drawn by the command line."""
     folder = tmp_path_factory.mktemp("drawn")
-    words = ["a red!! car", "--sampler", "Ralston", "--schedule", "cos", "--syntax", "bang", "--steps", "2", "-S", "7"]
+    words = [
+        "a red!! car",
+        "--sampler",
+        "Ralston",
+        "--schedule",
+        "cos",
+        "--syntax",
+        "bang",
+        "--steps",
+        "2",
+        "-S",
+        "7",
+        "--size",
+        "128",
+    ]
     words += ["--hires", "2", "--hires-upscaler", "scale2x", "--hires-steps", "2", "-o", "car.png", "--quiet"]
     done = gesso("generate", *words, cwd=folder, env=environment(installed))
     assert done.returncode == 0, done.stderr
@@ -71,7 +85,7 @@ def test_a_picture_drawn_with_plug_ins_names_them(drawn: Path):
     assert request.hires.upscaler == "scale2x"
     assert recipe.environment.plugins == ("gesso-example-plugin 0.1.0",)
     with Image.open(drawn) as image:
-        assert image.size == (128, 128)
+        assert image.size == (256, 256)
         assert "Sampler: Ralston, Schedule type: Cosine" in image.info["parameters"]
     assert np.asarray(Image.open(drawn)).std() > 10
 
@@ -79,7 +93,7 @@ def test_a_picture_drawn_with_plug_ins_names_them(drawn: Path):
 def test_replay_without_the_plug_in_says_what_to_install(drawn: Path):
     done = gesso("replay", drawn.name, cwd=drawn.parent, env=environment())
     assert done.returncode == 2
-    assert "gesso-example-plugin 0.1.0, which is not installed" in done.stderr
+    assert "drawn with plug-ins of 'gesso-example-plugin 0.1.0', which is not installed" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -136,7 +150,7 @@ def test_from_python_and_all_tables(drawn: Path, installed: Path):
     out, errors = done.stdout.splitlines(), done.stderr.splitlines()
     assert (out[0], out[-1]) == ("identical", "done")
     assert [line.partition(":")[0] for line in errors] == ["error"] * 3
-    assert "bits is 9, expected 1 to 8" in errors[0]
+    assert "bits is 9.0, expected 1 to 8" in errors[0]
     assert "eta 0.5: the sampler ralston puts no noise back" in errors[1]
     assert "plug-in 'ralston' of gesso-example-plugin 0.1.0 (gesso.samplers)" in errors[2]
     assert "ZeroDivisionError: of its own" in errors[2]

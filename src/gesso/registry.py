@@ -123,9 +123,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
         GessoErrors, errors of the classes `passes`, and whatever built-in rows raise, go through as they are.
         """
+        through: tuple[type[Exception], ...] = (GessoError, *passes)
         try:
             yield
-        except (GessoError, *passes):
+        except through:
             raise
         except Exception as error:
             if (distribution := self.origin(name)) is None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from gesso.errors import GessoError
 from gesso.pictures.png_rows import png_parts
-from gesso.pipelines.upscaling import RESAMPLERS, UPSCALERS, ImageUpscaler, Tiles, enlarge, enlarged_rows, upscale
+from gesso.pipelines.upscaling import RESAMPLERS, UPSCALERS, ImageUpscaler, Tiles, enlarged_rows, upscale
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights
 
@@ -32,7 +32,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
 @pytest.mark.parametrize("size", [(60, 1300), (33, 700), (50, 641), (20, 90), (1, 1)])
 def test_bands_are_pillows_own_result(resampler: str, size: tuple[int, int]):
     image = noise(40, 641)
-    found = np.asarray(enlarge(image, size, resampler), dtype=int)
+    found = np.asarray(upscale(image, size, resampler), dtype=int)
     expected = np.asarray(image.resize(size, RESAMPLERS[resampler]), dtype=int)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1  # a place as a float, counted from another row
@@ -41,7 +41,7 @@ def test_bands_are_pillows_own_result(resampler: str, size: tuple[int, int]):
 def test_a_network_gives_its_scale_untouched(twice: Upscaler):
     image = noise(30, 21)
     pixels = np.asarray(image, dtype=np.float32)
-    found = np.asarray(enlarge(image, (60, 42), twice))
+    found = np.asarray(upscale(image, (60, 42), twice))
     whole = twice.upscale(torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None], tile=None)
     expected = ((whole[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -56,7 +56,7 @@ def test_a_network_works_until_the_picture_is_large_enough(
     seen = []
     bands = Upscaler.bands
     monkeypatch.setattr(Upscaler, "bands", lambda *args: seen.append(args[1].shape[-1]) or bands(*args))
-    assert enlarge(noise(20, 14), size, twice).size == size
+    assert upscale(noise(20, 14), size, twice).size == size
     assert seen == [20 * 2**i for i in range(passes)]
 
 
@@ -93,9 +93,9 @@ def test_a_png_has_all_its_rows(bands: list[int]):
 
 def test_what_cannot_be(twice: Upscaler, tmp_path: Path):
     with pytest.raises(ValueError, match="expected 1 or more"):
-        enlarge(noise(4, 4), (0, 4), "lanczos")
+        upscale(noise(4, 4), (0, 4), "lanczos")
     with pytest.raises(ValueError, match="expected one of nearest"):
-        enlarge(noise(4, 4), (4, 4), "magic")
+        upscale(noise(4, 4), (4, 4), "magic")
 
 
 # ---- the public function ---------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_upscaling_by_a_size_a_scale_or_the_upscalers_own(twice: Upscaler):
     assert upscale(image, scale=2).tobytes() == upscale(image, (40, 22)).tobytes() == lanczos.tobytes()
     assert upscale(image, (33, 9), "Bicubic").size == (33, 9)
     assert upscale(image, scale=0.01).size == (1, 1)
-    assert upscale(image, upscaler=twice).tobytes() == enlarge(image, (40, 22), twice).tobytes()
+    assert upscale(image, upscaler=twice).tobytes() == upscale(image, (40, 22), twice).tobytes()
     assert upscale(image, scale=1.5, upscaler=twice).size == (30, 16)
 
 

@@ -87,9 +87,11 @@ def command(
     first two, 1 for different, 2 where the file is no picture that gesso wrote.
     """
     from gesso.pictures.picture_file import is_lossless, read_picture
+    from gesso.request.recipe import check_plugins
     from gesso.studio.output_names import plan
 
     original, recipe = read_picture(picture)
+    check_plugins(recipe, picture)
     _check_given(picture, "image", recipe.request.image, image)
     _check_given(picture, "mask", recipe.request.mask, mask)
     given: Given = {

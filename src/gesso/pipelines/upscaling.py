@@ -117,18 +117,11 @@ def scaled_size(size: Size, scale: float) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def enlarge(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Image.Image:
-    """The picture at another size, RGB.
-
-    upscaler  a network, or a name in UPSCALERS. A network goes over the picture until it is large enough, three times
-              at most, and what it gives is brought to the size by Lanczos
-    Costs the memory of the result, and of a tile. Raises ValueError for a size below 1 and for an unknown name.
-    """
-    return Image.fromarray(np.concatenate(list(enlarged_rows(image, size, upscaler, tiles))))
-
-
 def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Iterator[Rows]:
-    """The same from top to bottom, some rows at a time, for results that are too large for memory."""
+    """The picture at another size, RGB, from top to bottom, some rows at a time: for results too large for memory.
+
+    As `upscale`. Raises ValueError for a size below 1 and for an unknown name.
+    """
     if min(size) < 1:
         raise ValueError(f"size {size[0]}x{size[1]}: expected 1 or more")
     image = image.convert("RGB")

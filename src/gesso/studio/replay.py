@@ -10,7 +10,7 @@ from PIL import Image
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pipelines.picture import OnProgress, Picture
 from gesso.pipelines.text_to_image import TextToImage
-from gesso.request.recipe import Recipe, changes
+from gesso.request.recipe import Recipe, changes, check_plugins
 
 TOLERANCE = 2  # grey levels of 255; another number of threads or batch size moves float32 pictures by one at most
 
@@ -63,6 +63,7 @@ def replay(
 
     image, mask, hints: those that the original was drawn from, where the recipe names any; others are refused.
     """
+    check_plugins(recipe)
     (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints)
     edited = not lossy and bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
     changed = tuple(changes(recipe, picture.recipe))
