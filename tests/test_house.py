@@ -1,6 +1,7 @@
 """The house itself: what the package may import, what importing it costs, what its errors look like."""
 
 import ast
+import inspect
 import json
 import re
 import socket
@@ -54,7 +55,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["gesso", "gesso.errors"])
+@pytest.mark.parametrize("module", ["gesso", "gesso.errors", "gesso.events", "gesso.registry"])
 def test_importing_is_light(module):
     heavy = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "typer", "rich"}
     loaded = json.loads(run_python(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"))
@@ -68,6 +69,52 @@ def test_every_public_name_is_there():
     assert dir(gesso) == sorted(gesso.__all__)
     with pytest.raises(AttributeError, match="no attribute 'unheard_of'"):
         gesso.unheard_of  # noqa: B018
+
+
+def test_type_checkers_see_the_same_names_from_the_same_modules():
+    """What `__getattr__` gives at run time is written a second time for mypy and editors."""
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    typed = {name.name: line.module for line in block.body for name in line.names}  # all are "from X import Y"
+    assert typed == gesso._PUBLIC
+    assert (SOURCE / "py.typed").is_file()
+
+
+def test_every_public_name_is_documented_where_it_is_defined():
+    for name in gesso._PUBLIC:
+        value = getattr(gesso, name)
+        if isinstance(value, type) or inspect.isfunction(value):
+            assert value.__module__ == gesso._PUBLIC[name], name
+            own = value.__doc__ or ""
+            assert own.strip() and not own.startswith(f"{name}("), name  # a dataclass without one gets its signature
+
+
+# ---- logging ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_logger_is_its_modules_and_nothing_sets_logging_up():
+    """One logger a module, by its own name. Handlers and levels are the application's; the command line is one."""
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        loggers = re.findall(r"^(.*getLogger\(.*?)(?:  #.*)?$", text, re.MULTILINE)
+        if path == SOURCE / "__init__.py":
+            assert loggers == ["logging.getLogger(__name__).addHandler(logging.NullHandler())"]
+        elif path.relative_to(SOURCE).parts[0] != "cli":
+            assert loggers in ([], ["log = logging.getLogger(__name__)"]), path
+            assert not re.search(r"basicConfig|addHandler|setLevel|dictConfig|warnings\.warn\(", text), path
+
+
+def test_importing_gesso_leaves_logging_alone():
+    code = """
+import logging
+before = logging.getLogger().handlers[:], logging.getLogger().level
+import gesso
+handlers = logging.getLogger("gesso").handlers
+assert [type(one).__name__ for one in handlers] == ["NullHandler"], handlers
+assert (logging.getLogger().handlers[:], logging.getLogger().level) == before
+assert logging.getLogger("gesso").level == logging.NOTSET
+"""
+    assert run_python(code) == ""
 
 
 def test_one_version():

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from gesso.checkpoints.native import save_native
-from gesso.families.base import Defaults, Family, ScheduleConfig
+from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.families.gesso_mini import config_of
 from gesso.models.clip import CLIPTextConfig, CLIPTextModel
 from gesso.models.unet import UNet, UNetConfig
@@ -67,7 +67,7 @@ def tiny_family(*, upscale: bool = True) -> Family:
         prediction="v",
         schedule=ScheduleConfig(beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=True),
         native_size=32,
-        defaults=Defaults(num_steps=4, guidance_scale=3.0, sampler="dpmpp_2m", schedule="uniform"),
+        defaults=FamilyDefaults(num_steps=4, guidance_scale=3.0, sampler="dpmpp_2m", schedule="uniform"),
         objects=OBJECTS,
     )
 

@@ -1,31 +1,230 @@
 """gesso: words become pictures, natively in PyTorch.
 
 This module names the public API and runs nothing: a name is imported when it is first used, so that `import gesso` and
-`gesso --help` stay quick and touch neither torch nor a device.
+`gesso --help` stay quick and touch neither torch nor a device. docs/python.md shows how the names go together.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below does the same, later
+    from gesso.checkpoints.errors import ModelFileError
+    from gesso.diffusion.noise import NoiseSource
+    from gesso.diffusion.noise_schedule import NoiseSchedule
+    from gesso.diffusion.sampler_row import Sampler
+    from gesso.diffusion.sampler_table import SAMPLERS
+    from gesso.diffusion.samplers.seam import ModelCall, Sampling
+    from gesso.diffusion.schedule_table import SCHEDULES, Schedule
     from gesso.errors import GessoError
-    from gesso.pipelines.picture import Picture
+    from gesso.events import (
+        Event,
+        EventStream,
+        ModelLoaded,
+        ModelLoading,
+        NumbersRescued,
+        PictureDone,
+        PlanChosen,
+        StepDone,
+    )
+    from gesso.families.base import Family, FamilyDefaults
+    from gesso.families.registry import FAMILIES
+    from gesso.hints.registry import PREPROCESSORS, Parameter, Preprocessor, preprocess
+    from gesso.library.entry import Entry
+    from gesso.library.finder import LibraryFinder
+    from gesso.library.library import Library
+    from gesso.metadata.editing import copy_metadata, strip_metadata
+    from gesso.metadata.found import PictureMetadata
+    from gesso.metadata.reading import read_metadata
+    from gesso.pictures.picture_file import read_picture, read_recipe
+    from gesso.pictures.reading import read_hint, read_image, read_mask
+    from gesso.pipelines.hint_pictures import hint_digest
+    from gesso.pipelines.picture import Picture, Progress
     from gesso.pipelines.text_to_image import TextToImage
-    from gesso.request.request import TextToImageRequest
+    from gesso.pipelines.upscaling import UPSCALERS, ImageUpscaler, upscale
+    from gesso.registry import PluginError, Registry
+    from gesso.request.checks import RequestError
+    from gesso.request.environment import Environment
+    from gesso.request.finder import Finder, NamedFiles
+    from gesso.request.parts import ControlUse, HiresPass, LoraUse
+    from gesso.request.presets import PRESETS
+    from gesso.request.recipe import ExtraFile, Recipe, WeightFile
+    from gesso.request.request import ResolvedRequest, TextToImageRequest
+    from gesso.runtime.cancel import CancelledError, CancelToken
     from gesso.runtime.engine import Engine
+    from gesso.runtime.finite import NotFiniteError
+    from gesso.runtime.model import LoadedModel
+    from gesso.runtime.upscaling import Upscaler, load_upscaler
+    from gesso.studio.replay import Verdict, replay
+    from gesso.text.dialects import DIALECTS, Dialect, weighted_dialect
+    from gesso.text.prompt import PromptError, WeightedText
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is logged is the application's to show
+
 # Public name -> the module that defines it.
 _PUBLIC = {
+    # Drawing.
+    "CancelToken": "gesso.runtime.cancel",
     "Engine": "gesso.runtime.engine",
-    "GessoError": "gesso.errors",
+    "LoadedModel": "gesso.runtime.model",
     "Picture": "gesso.pipelines.picture",
+    "Progress": "gesso.pipelines.picture",
     "TextToImage": "gesso.pipelines.text_to_image",
+    # What to draw.
+    "ControlUse": "gesso.request.parts",
+    "HiresPass": "gesso.request.parts",
+    "LoraUse": "gesso.request.parts",
+    "PRESETS": "gesso.request.presets",
+    "ResolvedRequest": "gesso.request.request",
     "TextToImageRequest": "gesso.request.request",
+    # Files: models, LoRA, control networks.
+    "Entry": "gesso.library.entry",
+    "Finder": "gesso.request.finder",
+    "Library": "gesso.library.library",
+    "LibraryFinder": "gesso.library.finder",
+    "NamedFiles": "gesso.request.finder",
+    # Pictures in files.
+    "PictureMetadata": "gesso.metadata.found",
+    "copy_metadata": "gesso.metadata.editing",
+    "hint_digest": "gesso.pipelines.hint_pictures",
+    "read_hint": "gesso.pictures.reading",
+    "read_image": "gesso.pictures.reading",
+    "read_mask": "gesso.pictures.reading",
+    "read_metadata": "gesso.metadata.reading",
+    "read_picture": "gesso.pictures.picture_file",
+    "strip_metadata": "gesso.metadata.editing",
+    # Recipes.
+    "Environment": "gesso.request.environment",
+    "ExtraFile": "gesso.request.recipe",
+    "Recipe": "gesso.request.recipe",
+    "Verdict": "gesso.studio.replay",
+    "WeightFile": "gesso.request.recipe",
+    "read_recipe": "gesso.pictures.picture_file",
+    "replay": "gesso.studio.replay",
+    # Pictures without a prompt.
+    "Upscaler": "gesso.runtime.upscaling",
+    "load_upscaler": "gesso.runtime.upscaling",
+    "preprocess": "gesso.hints.registry",
+    "upscale": "gesso.pipelines.upscaling",
+    # Tables, and what a plug-in adds to them.
+    "DIALECTS": "gesso.text.dialects",
+    "FAMILIES": "gesso.families.registry",
+    "PREPROCESSORS": "gesso.hints.registry",
+    "SAMPLERS": "gesso.diffusion.sampler_table",
+    "SCHEDULES": "gesso.diffusion.schedule_table",
+    "UPSCALERS": "gesso.pipelines.upscaling",
+    "Dialect": "gesso.text.dialects",
+    "Family": "gesso.families.base",
+    "FamilyDefaults": "gesso.families.base",
+    "ImageUpscaler": "gesso.pipelines.upscaling",
+    "ModelCall": "gesso.diffusion.samplers.seam",
+    "NoiseSchedule": "gesso.diffusion.noise_schedule",
+    "NoiseSource": "gesso.diffusion.noise",
+    "Parameter": "gesso.hints.registry",
+    "Preprocessor": "gesso.hints.registry",
+    "Registry": "gesso.registry",
+    "Sampler": "gesso.diffusion.sampler_row",
+    "Sampling": "gesso.diffusion.samplers.seam",
+    "Schedule": "gesso.diffusion.schedule_table",
+    "WeightedText": "gesso.text.prompt",
+    "weighted_dialect": "gesso.text.dialects",
+    # Events of an engine.
+    "Event": "gesso.events",
+    "EventStream": "gesso.events",
+    "ModelLoaded": "gesso.events",
+    "ModelLoading": "gesso.events",
+    "NumbersRescued": "gesso.events",
+    "PictureDone": "gesso.events",
+    "PlanChosen": "gesso.events",
+    "StepDone": "gesso.events",
+    # Errors.
+    "CancelledError": "gesso.runtime.cancel",
+    "GessoError": "gesso.errors",
+    "ModelFileError": "gesso.checkpoints.errors",
+    "NotFiniteError": "gesso.runtime.finite",
+    "PluginError": "gesso.registry",
+    "PromptError": "gesso.text.prompt",
+    "RequestError": "gesso.request.checks",
 }
 
-__all__ = ["Engine", "GessoError", "Picture", "TextToImage", "TextToImageRequest", "__version__"]
+__all__ = [
+    "DIALECTS",
+    "FAMILIES",
+    "PREPROCESSORS",
+    "PRESETS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "UPSCALERS",
+    "CancelToken",
+    "CancelledError",
+    "ControlUse",
+    "Dialect",
+    "Engine",
+    "Entry",
+    "Environment",
+    "Event",
+    "EventStream",
+    "ExtraFile",
+    "Family",
+    "FamilyDefaults",
+    "Finder",
+    "GessoError",
+    "HiresPass",
+    "ImageUpscaler",
+    "Library",
+    "LibraryFinder",
+    "LoadedModel",
+    "LoraUse",
+    "ModelCall",
+    "ModelFileError",
+    "ModelLoaded",
+    "ModelLoading",
+    "NamedFiles",
+    "NoiseSchedule",
+    "NoiseSource",
+    "NotFiniteError",
+    "NumbersRescued",
+    "Parameter",
+    "Picture",
+    "PictureDone",
+    "PictureMetadata",
+    "PlanChosen",
+    "PluginError",
+    "Preprocessor",
+    "Progress",
+    "PromptError",
+    "Recipe",
+    "Registry",
+    "RequestError",
+    "ResolvedRequest",
+    "Sampler",
+    "Sampling",
+    "Schedule",
+    "StepDone",
+    "TextToImage",
+    "TextToImageRequest",
+    "Upscaler",
+    "Verdict",
+    "WeightFile",
+    "WeightedText",
+    "__version__",
+    "copy_metadata",
+    "hint_digest",
+    "load_upscaler",
+    "preprocess",
+    "read_hint",
+    "read_image",
+    "read_mask",
+    "read_metadata",
+    "read_picture",
+    "read_recipe",
+    "replay",
+    "strip_metadata",
+    "upscale",
+    "weighted_dialect",
+]
 
 
 def __getattr__(name: str) -> Any:

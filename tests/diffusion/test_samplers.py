@@ -22,7 +22,6 @@ from gesso.diffusion.conventions import (
 from gesso.diffusion.denoiser import Denoiser, boundary, to_x0
 from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_noise_schedule
 from gesso.diffusion.guidance import GuidedNetwork
-from gesso.diffusion.names import resolve
 from gesso.diffusion.noise import NoiseSource, PhiloxNoise
 from gesso.diffusion.samplers import SAMPLERS, answering, sample
 from gesso.diffusion.samplers import stochastic as stochastic_room
@@ -843,7 +842,7 @@ def test_labels_are_those_of_a1111_and_differ():
     ],
 )
 def test_samplers_are_found_by_any_name(said, name):
-    assert resolve(said, SAMPLERS) == name
+    assert SAMPLERS.find(said) == name
 
 
 def test_no_name_means_two_samplers():

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from gesso.diffusion.beta_distribution import beta_cdf, beta_quantile
-from gesso.diffusion.names import resolve
 from gesso.diffusion.schedule import SCHEDULES, NoiseSchedule, own_sigmas, scaled_linear
 from gesso.diffusion.spacing import karras, polyexponential
 from gesso.errors import GessoError
@@ -155,8 +154,8 @@ def test_schedules_are_found_by_any_name():
         ("kl_optimal", "KL Optimal"),
         ("beta_comfyui", "beta_comfyui"),
     ):
-        assert resolve(said, SCHEDULES) == name
-    assert resolve("nonsense", SCHEDULES) is None
+        assert SCHEDULES.find(said) == name
+    assert SCHEDULES.find("nonsense") is None
     said = [text.lower() for row in SCHEDULES.values() for text in (row.label, *row.aliases)]
     assert len(set(said)) == len(said)
 

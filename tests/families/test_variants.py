@@ -323,7 +323,7 @@ def as_release(monkeypatch: pytest.MonkeyPatch, family: Family, *names: str) -> 
     """Loading takes the tiny sizes for those of the releases."""
     for name in names:
         sized = replace(FAMILIES[name], unet=family.unet, vae=family.vae, text=family.text, text_2=family.text_2)
-        monkeypatch.setitem(FAMILIES, name, sized)
+        monkeypatch.setitem(FAMILIES.builtin, name, sized)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from PIL import Image, PngImagePlugin
 
 from gesso.errors import GessoError
 from gesso.metadata.carriers import MAX_TEXT_BYTES, read_texts
-from gesso.metadata.editing import with_metadata, without_metadata
-from gesso.metadata.reading import read_settings
+from gesso.metadata.editing import copy_metadata, strip_metadata, with_metadata, without_metadata
+from gesso.metadata.reading import read_metadata
 from gesso.pictures.infotext import write_infotext
-from gesso.pictures.picture_file import encode_picture
+from gesso.pictures.picture_file import encode_picture, read_picture, read_recipe
 from gesso.pictures.png_chunks import SIGNATURE, join_chunks, png_chunks
 from made_recipes import make_recipe
 
@@ -48,7 +48,7 @@ def put(path: Path, data: bytes) -> Path:
 def test_gessos_own_files_give_back_the_recipe(tmp_path: Path, kind: str):
     recipe = make_recipe(prompt=PROMPT, negative_prompt="blurry")
     path = put(tmp_path / "x", encode_picture(picture(), recipe, TEXT, kind))
-    found = read_settings(path)
+    found = read_metadata(path)
     assert (found.tool, found.recipe) == ("gesso", recipe)
     texts = read_texts(path)
     assert (texts.format, texts.width, texts.height) == (kind, 48, 32)
@@ -62,14 +62,14 @@ def test_user_comments_as_other_tools_write_them(tmp_path: Path, kind: str, pref
     body = TEXT.encode("utf-16-be") if prefix == b"UNICODE\0" else TEXT.encode()
     exif.get_ifd(0x8769)[0x9286] = prefix + body
     picture().save(tmp_path / "x", kind, exif=exif.tobytes())
-    assert read_settings(tmp_path / "x").request.prompt == PROMPT
+    assert read_metadata(tmp_path / "x").request.prompt == PROMPT
 
 
 def test_little_endian_comments_are_told_by_their_zeros(tmp_path: Path):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "a cat\nSteps: 1, Seed: 2, Size: 8x8".encode("utf-16-le")
     picture().save(tmp_path / "x.jpg", exif=exif.tobytes())
-    assert read_settings(tmp_path / "x.jpg").request.prompt == "a cat"
+    assert read_metadata(tmp_path / "x.jpg").request.prompt == "a cat"
 
 
 def test_comfyuis_webp(tmp_path: Path):
@@ -77,27 +77,27 @@ def test_comfyuis_webp(tmp_path: Path):
     graph = {"1": {"class_type": "KSampler", "inputs": {"seed": 3}}}
     exif[0x0110], exif[0x010F] = f"prompt:{json.dumps(graph)}", "workflow:{}"
     picture().save(tmp_path / "x.webp", exif=exif.tobytes())
-    found = read_settings(tmp_path / "x.webp")
+    found = read_metadata(tmp_path / "x.webp")
     assert (found.tool, found.request.seed) == ("ComfyUI", 3)
 
 
 def test_comfyuis_drawing_alone(tmp_path: Path):
     node = {"id": 1, "type": "KSampler", "inputs": [], "widgets_values": [3, "fixed", 12]}
     path = put(tmp_path / "x.png", png(workflow=json.dumps({"nodes": [node], "links": []})))
-    found = read_settings(path)
+    found = read_metadata(path)
     assert (found.tool, found.request.seed, found.request.num_steps) == ("ComfyUI", 3, 12)
 
 
 def test_the_richest_text_wins(tmp_path: Path):
     graph = json.dumps({"1": {"class_type": "KSampler", "inputs": {"seed": 3}}})
     path = put(tmp_path / "x.png", png(prompt=graph, parameters=TEXT, invokeai_metadata='{"seed": 4}'))
-    assert read_settings(path).tool == "InvokeAI"
+    assert read_metadata(path).tool == "InvokeAI"
 
 
 @pytest.mark.parametrize("data", [png(), png(Comment="hello")])
 def test_a_picture_without_settings_says_what_it_carries(tmp_path: Path, data: bytes):
     with pytest.raises(GessoError, match=r"it carries (nothing|Comment)"):
-        read_settings(put(tmp_path / "x.png", data))
+        read_metadata(put(tmp_path / "x.png", data))
 
 
 def with_chunk(kind: bytes, body: bytes) -> bytes:
@@ -126,7 +126,7 @@ def with_chunk(kind: bytes, body: bytes) -> bytes:
 )
 def test_hostile_files_end_in_a_named_reason(tmp_path: Path, data: bytes, words: str):
     with pytest.raises(GessoError, match=words):
-        read_settings(put(tmp_path / "x.png", data))
+        read_metadata(put(tmp_path / "x.png", data))
 
 
 def test_many_texts_are_not_read(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_a_file_cut_at_any_byte_is_refused_or_read(tmp_path: Path):
     whole = encode_picture(picture(), make_recipe(), TEXT, "JPEG")
     for end in range(0, len(whole), 37):
         with suppress(GessoError):
-            read_settings(put(tmp_path / "x", whole[:end]))
+            read_metadata(put(tmp_path / "x", whole[:end]))
 
 
 def pixels(data: bytes) -> Any:
@@ -183,7 +183,7 @@ def test_settings_are_carried_over(tmp_path: Path, source: str, target: str):
     assert np.array_equal(pixels(carried), pixels(buffer.getvalue()))
     found = read_texts(put(tmp_path / "new", carried))
     assert (found.texts["parameters"], found.texts["gesso"]) == (TEXT, recipe.to_json())
-    assert read_settings(tmp_path / "new").recipe == recipe
+    assert read_metadata(tmp_path / "new").recipe == recipe
 
 
 def test_a_lossless_webp_with_transparency_takes_them_too(tmp_path: Path):
@@ -221,3 +221,34 @@ def test_a_damaged_jpeg_is_refused(tmp_path: Path):
     with pytest.raises(GessoError, match=r"damaged|no picture"):
         without_metadata(put(tmp_path / "x.jpg", broken))
     assert SIGNATURE not in data
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
+def test_a_recipe_is_read_without_decoding(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
+    recipe = make_recipe(prompt=PROMPT)
+    path = put(tmp_path / "x", encode_picture(picture(), recipe, TEXT, kind))
+    assert read_recipe(str(path)) == read_picture(str(path))[1] == recipe
+    monkeypatch.setattr(Image.Image, "convert", None)  # what every decoded picture goes through
+    assert read_recipe(path) == recipe
+    with pytest.raises(GessoError, match="no such file"):
+        read_recipe(tmp_path / "nothing.png")
+
+
+def test_stripping_and_copying_from_file_to_file(tmp_path: Path):
+    recipe = make_recipe(prompt=PROMPT)
+    source = put(tmp_path / "a.png", encode_picture(picture(), recipe, TEXT, "PNG"))
+    bare = strip_metadata(str(source), str(tmp_path / "new" / "b.png"))
+    assert bare.read_bytes() == without_metadata(source)
+    with pytest.raises(FileExistsError):
+        strip_metadata(source, bare, overwrite=False)
+    plain = tmp_path / "plain.png"
+    picture().rotate(180).save(plain)
+    third = copy_metadata(source, plain, tmp_path / "c.png")
+    assert read_recipe(third) == recipe
+    assert np.array_equal(pixels(third.read_bytes()), pixels(plain.read_bytes()))
+    assert copy_metadata(str(source), str(plain)) == plain
+    assert plain.read_bytes() == third.read_bytes()
+    assert strip_metadata(source, source) == source
+    with pytest.raises(GessoError, match="carries no texts that could be copied"):
+        copy_metadata(source, plain)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png", "new", "plain.png"]

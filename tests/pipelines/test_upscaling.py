@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from gesso.errors import GessoError
 from gesso.pictures.png_rows import png_parts
-from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarge, enlarged_rows
+from gesso.pipelines.upscaling import RESAMPLERS, UPSCALERS, ImageUpscaler, Tiles, enlarged_rows, upscale
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights
 
@@ -31,7 +32,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Upscaler:
 @pytest.mark.parametrize("size", [(60, 1300), (33, 700), (50, 641), (20, 90), (1, 1)])
 def test_bands_are_pillows_own_result(resampler: str, size: tuple[int, int]):
     image = noise(40, 641)
-    found = np.asarray(enlarge(image, size, resampler), dtype=int)
+    found = np.asarray(upscale(image, size, resampler), dtype=int)
     expected = np.asarray(image.resize(size, RESAMPLERS[resampler]), dtype=int)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1  # a place as a float, counted from another row
@@ -40,7 +41,7 @@ def test_bands_are_pillows_own_result(resampler: str, size: tuple[int, int]):
 def test_a_network_gives_its_scale_untouched(twice: Upscaler):
     image = noise(30, 21)
     pixels = np.asarray(image, dtype=np.float32)
-    found = np.asarray(enlarge(image, (60, 42), twice))
+    found = np.asarray(upscale(image, (60, 42), twice))
     whole = twice.upscale(torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None], tile=None)
     expected = ((whole[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -55,7 +56,7 @@ def test_a_network_works_until_the_picture_is_large_enough(
     seen = []
     bands = Upscaler.bands
     monkeypatch.setattr(Upscaler, "bands", lambda *args: seen.append(args[1].shape[-1]) or bands(*args))
-    assert enlarge(noise(20, 14), size, twice).size == size
+    assert upscale(noise(20, 14), size, twice).size == size
     assert seen == [20 * 2**i for i in range(passes)]
 
 
@@ -92,6 +93,53 @@ def test_a_png_has_all_its_rows(bands: list[int]):
 
 def test_what_cannot_be(twice: Upscaler, tmp_path: Path):
     with pytest.raises(ValueError, match="expected 1 or more"):
-        enlarge(noise(4, 4), (0, 4), "lanczos")
+        upscale(noise(4, 4), (0, 4), "lanczos")
     with pytest.raises(ValueError, match="expected one of nearest"):
-        enlarge(noise(4, 4), (4, 4), "magic")
+        upscale(noise(4, 4), (4, 4), "magic")
+
+
+# ---- the public function ---------------------------------------------------------------------------------------------
+
+
+def test_upscaling_by_a_size_a_scale_or_the_upscalers_own(twice: Upscaler):
+    image = noise(20, 11)
+    lanczos = image.resize((40, 22), Image.Resampling.LANCZOS)
+    assert upscale(image).tobytes() == lanczos.tobytes()
+    assert upscale(image, scale=2).tobytes() == upscale(image, (40, 22)).tobytes() == lanczos.tobytes()
+    assert upscale(image, (33, 9), "Bicubic").size == (33, 9)
+    assert upscale(image, scale=0.01).size == (1, 1)
+    assert upscale(image, upscaler=twice).tobytes() == upscale(image, (40, 22), twice).tobytes()
+    assert upscale(image, scale=1.5, upscaler=twice).size == (30, 16)
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
+def test_a_scale_that_no_picture_has(scale: float):
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        upscale(noise(4, 4), scale=scale)
+
+
+def test_what_upscaling_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="one or the other"):
+        upscale(noise(4, 4), (8, 8), scale=2)
+    with pytest.raises(
+        GessoError, match=r"unknown upscaler 'esrgan'\. Known: nearest, box, bilinear, bicubic, lanczos"
+    ):
+        upscale(noise(4, 4), upscaler="esrgan")
+
+
+def test_the_table_of_upscalers_is_that_of_interpolations():
+    assert list(UPSCALERS) == list(RESAMPLERS)
+    image = noise(9, 7)
+    for name, row in UPSCALERS.items():
+        assert row.enlarge(image, (18, 14)).tobytes() == image.resize((18, 14), RESAMPLERS[name]).tobytes()
+
+
+def test_what_a_plug_in_gives_is_brought_to_the_size(monkeypatch: pytest.MonkeyPatch):
+    """It may be of another size and mode than was asked for."""
+    row = ImageUpscaler("Thrice", lambda image, size: image.convert("L").resize((60, 33)), scale=3)
+    monkeypatch.setitem(UPSCALERS.builtin, "thrice", row)
+    image = noise(20, 11)
+    grey = image.convert("L").resize((60, 33)).convert("RGB")
+    assert upscale(image, upscaler="thrice").tobytes() == grey.tobytes()
+    found = np.asarray(upscale(image, (30, 20), "thrice"), dtype=int)
+    assert np.abs(found - np.asarray(grey.resize((30, 20), Image.Resampling.LANCZOS), dtype=int)).max() <= 1

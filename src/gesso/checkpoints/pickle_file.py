@@ -6,11 +6,13 @@ child wrote passes the gate of safetensors_file.py like a stranger's file, and o
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from io import BufferedReader, BufferedWriter
@@ -29,6 +31,8 @@ from gesso.checkpoints.safetensors_file import (
 )
 from gesso.checkpoints.safetensors_layout import MAX_HEADER
 from gesso.checkpoints.torch_file import MAX_EXPANSION
+
+log = logging.getLogger(__name__)
 
 SOURCE_KEY = "gesso.converted_from_sha256"  # metadata of a converted file
 _REPORT = 2**20  # bytes of the child's report that are read
@@ -75,7 +79,7 @@ def convert_pickle(
     Costs a pass over the file for its hash, one for the conversion and one for the hash of the result.
     Raises ModelFileError for everything that is not plain weights, and where the target cannot be written.
     """
-    source, target = Path(source), Path(target)
+    source, target, begin = Path(source), Path(target), time.monotonic()
     source_sha256 = sha256_of(source)
     strings = {"format": "pt", SOURCE_KEY: source_sha256, **(metadata or {})}
     with open_regular(source) as (handle, nbytes):
@@ -85,6 +89,15 @@ def convert_pickle(
             if _identity(handle) != before or sha256_of(source) != source_sha256:
                 raise ModelFileError("changed", source, "the file changed while it was read; try again")
             written = _check_result(Path(out.name), source)
+    log.info(
+        "converted %r to safetensors: %d tensors, %d bytes, %d objects left out, %s, %.1f s",
+        str(source),
+        len(written),
+        nbytes,
+        len(report.dropped),
+        "confined" if report.confined else "not confined",
+        time.monotonic() - begin,
+    )
     return Conversion(
         source=source,
         target=target,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gesso import __version__
+from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
 from gesso.errors import GessoError
 
@@ -66,7 +67,8 @@ def run(argv: Sequence[str]) -> int:
     argv = [word for word in argv if word != "--debug"] or ["--help"]  # it may stand before or after the command
     previous = _on_sigterm(_terminate)
     try:
-        code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
+        with logged_to_stderr():
+            code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name

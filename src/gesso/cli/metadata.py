@@ -10,7 +10,7 @@ from gesso.cli.targets import put
 from gesso.errors import GessoError
 
 if TYPE_CHECKING:
-    from gesso.metadata.found import Found
+    from gesso.metadata.found import PictureMetadata
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -31,7 +31,7 @@ def show(
     Every file is looked at. Ends with 1 where one of them carries no settings that gesso reads.
     """
     from gesso.metadata.carriers import read_texts
-    from gesso.metadata.reading import read_settings
+    from gesso.metadata.reading import read_metadata
 
     failed = 0
     for path in files:
@@ -42,7 +42,7 @@ def show(
                     [json.dumps({"path": str(path), "texts": texts}, ensure_ascii=False)] if as_json else _raw(texts)
                 )
             else:
-                found = read_settings(path)
+                found = read_metadata(path)
                 lines = [json.dumps(_json(path, found), ensure_ascii=False)] if as_json else _lines(found)
         except GessoError as error:
             failed += 1
@@ -101,7 +101,7 @@ def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
     print(GessoError(str(path)).one_line)
 
 
-def _json(path: Path, found: "Found") -> dict[str, Any]:
+def _json(path: Path, found: "PictureMetadata") -> dict[str, Any]:
     return {
         "path": str(path),
         "tool": found.tool,
@@ -114,7 +114,7 @@ def _json(path: Path, found: "Found") -> dict[str, Any]:
     }
 
 
-def _lines(found: "Found") -> list[str]:
+def _lines(found: "PictureMetadata") -> list[str]:
     """What is set, one field a line; what is open is left out."""
     rows: list[tuple[str, Any]] = [("tool", found.tool)]
     if found.model:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gesso.pipelines.upscaling import Rows, Size
     from gesso.runtime.upscaling import Upscaler
 
-DEFAULT_SCALE = 2.0  # of interpolation; a network has its own
 MAX_SCALE = 64.0
 MAX_SIDE = 65_536
 MAX_PIXELS = 2**30
@@ -66,7 +65,7 @@ def command(
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_image
-    from gesso.pipelines.upscaling import RESAMPLERS, Tiles, enlarged_rows
+    from gesso.pipelines.upscaling import UPSCALERS, Tiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if scale is not None and to is not None:
@@ -76,11 +75,12 @@ def command(
     defaults = Tiles()
     tiles = Tiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
     model = upscaler_name(model)
+    model = UPSCALERS.find(model) or model
     if model in LATENT_UPSCALERS:
-        raise GessoError(f"--model {model}: is for latents, between two passes; for pictures: {', '.join(RESAMPLERS)}")
+        raise GessoError(f"--model {model}: is for latents, between two passes; for pictures: {', '.join(UPSCALERS)}")
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
-        if model not in RESAMPLERS:
+        if model not in UPSCALERS:
             bar.stage("loading")
             upscaler = _network(model, device, dtype, threads, offline)
         for file in files:
@@ -88,7 +88,7 @@ def command(
             image = read_image(file)
             for notice in notices_of(image):
                 bar.note(f"note: {notice}")
-            size = wanted or _scaled(image, _own_scale(upscaler) if scale is None else scale)
+            size = wanted or _scaled(image, own_scale(upscaler) if scale is None else scale)
             _check_size(file, size)
             if abs(size[0] * image.height / (size[1] * image.width) - 1) > STRETCH:
                 bar.note(f"{file}: {image.width}x{image.height} is stretched to {size[0]}x{size[1]}")
@@ -103,12 +103,12 @@ def command(
 
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":
     """The network of that name. Raises GessoError."""
-    from gesso.pipelines.upscaling import RESAMPLERS
+    from gesso.pipelines.upscaling import UPSCALERS
 
     try:
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
-        raise GessoError(f"{error.message}. Without a network: {', '.join(RESAMPLERS)}") from error
+        raise GessoError(f"{error.message}. Without a network: {', '.join(UPSCALERS)}") from error
     from gesso.runtime.precision import choose_device, choose_precision
     from gesso.runtime.upscaling import load_upscaler
 
@@ -117,14 +117,12 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
     return load_upscaler(path, device=on, dtype=choose_precision(dtype, on).unet)
 
 
-def _own_scale(upscaler: "Upscaler | str") -> float:
-    return DEFAULT_SCALE if isinstance(upscaler, str) else upscaler.scale
-
-
 def _scaled(image: "Image", scale: float) -> "Size":
+    from gesso.pipelines.upscaling import scaled_size
+
     if not 0 < scale <= MAX_SCALE:  # not NaN either
         raise GessoError(f"--scale {scale:g}: expected above 0, at most {MAX_SCALE:g}")
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return scaled_size(image.size, scale)
 
 
 def _check_size(file: Path, size: "Size") -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gesso.diffusion.noise import Brownian, NoiseSource
 from gesso.diffusion.noise_schedule import NoiseSchedule
-from gesso.diffusion.samplers.registry import Sampler
-from gesso.diffusion.spacing import Spacing
+from gesso.diffusion.sampler_row import Sampler
+from gesso.diffusion.schedule_table import Schedule
 
 # --- how much noise a picture starts from
 
@@ -70,7 +70,7 @@ def discard_penultimate(sigmas: Tensor) -> Tensor:
 
 def a1111_sigmas(
     sampler: Sampler,
-    spacing: Spacing,
+    spacing: Schedule,
     schedule: NoiseSchedule,
     num_steps: int,
     *,

@@ -6,14 +6,16 @@ from gesso.diffusion.noise_schedule import (
     Table,
     scaled_linear,
 )
-from gesso.diffusion.spacing import SCHEDULES, Spacing, own_sigmas
+from gesso.diffusion.schedule_table import SCHEDULES, Schedule
+from gesso.diffusion.spacing import own_sigmas, sigmas_of
 
 __all__ = [
     "SCHEDULES",
     "ZERO_SNR_LAST_ALPHA_CUMPROD",
     "NoiseSchedule",
-    "Spacing",
+    "Schedule",
     "Table",
     "own_sigmas",
     "scaled_linear",
+    "sigmas_of",
 ]

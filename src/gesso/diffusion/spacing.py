@@ -1,14 +1,14 @@
 """The ways to space the steps of a sampler: (noise schedule, number of steps) -> sigmas.
 
 Every way gives float64, falling, from about sigma_max to 0; where it departs from that (one more step, an end above 0,
-a start below sigma_max), its docstring says so. Tools differ under the same name: where they do there are two rows.
+a start below sigma_max), its docstring says so. Tools differ under the same name: where they do there are two
+rows in `schedule_table`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gesso.diffusion.beta_distribution import beta_quantile
 from gesso.diffusion.noise_schedule import NoiseSchedule
+from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.errors import GessoError
 
 
@@ -233,6 +234,18 @@ def own_sigmas(values: Sequence[float]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
+def sigmas_of(name: str, schedule: NoiseSchedule, num_steps: int) -> Tensor:
+    """The sigmas of a way in SCHEDULES -> float64. Those of a plug-in are checked as a user's own are.
+
+    Raises ValueError for a num_steps that it lacks, PluginError and GessoError for a plug-in that gives no sigmas.
+    """
+    way = SCHEDULES[name]
+    if SCHEDULES.origin(name) is None:
+        return way(schedule, num_steps)
+    with SCHEDULES.guard(name, ValueError):
+        return own_sigmas(torch.as_tensor(way(schedule, num_steps)).tolist())
+
+
 def _interpolated(points: Sequence[float], num_points: int) -> Tensor:
     """num_points numbers along the given ones, straight lines in the logarithm; one point is the first."""
     _check(num_points)
@@ -264,45 +277,3 @@ def _check(num_steps: int, most: int | None = None) -> None:
         raise ValueError(f"num_steps is {num_steps}, expected 1 or more")
     if most is not None and num_steps > most:
         raise ValueError(f"num_steps is {num_steps}, this schedule has no more than {most}")
-
-
-@dataclass(frozen=True)
-class Spacing:
-    """One way to space the steps.
-
-    label: what A1111 calls it in its infotext; where two tools mean two tables by one word, the other one says which.
-    aliases: what other tools call it. exact_steps: gives num_steps steps, neither more nor fewer.
-    ends_in_zero: the last sigma is 0.
-    """
-
-    label: str
-    build: Callable[[NoiseSchedule, int], Tensor]
-    aliases: tuple[str, ...] = ()
-    exact_steps: bool = True
-    ends_in_zero: bool = True
-
-    def __call__(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
-        """sigmas, float64 [num_steps + 1] where exact_steps, falling. Raises ValueError for a num_steps it lacks."""
-        return self.build(schedule, num_steps)
-
-
-# A new way is one function above and one line here.
-SCHEDULES: dict[str, Spacing] = {
-    "uniform": Spacing("Uniform", uniform, aliases=("normal",)),
-    "karras": Spacing("Karras", karras),
-    "exponential": Spacing("Exponential", exponential),
-    "polyexponential": Spacing("Polyexponential", polyexponential),
-    "sgm_uniform": Spacing("SGM Uniform", sgm_uniform),
-    "simple": Spacing("Simple", simple),
-    "ddim_uniform": Spacing("DDIM", ddim_uniform, exact_steps=False),
-    "beta": Spacing("Beta", beta),
-    "beta_comfyui": Spacing("Beta (ComfyUI)", beta_comfyui, exact_steps=False),
-    "linear_quadratic": Spacing("Linear Quadratic", linear_quadratic),
-    "kl_optimal": Spacing("KL Optimal", kl_optimal, ends_in_zero=False),
-    "kl_optimal_comfyui": Spacing("KL Optimal (ComfyUI)", kl_optimal_comfyui),
-    "align_your_steps": Spacing("Align Your Steps", align_your_steps, aliases=("ays", "ays_sd15")),
-    "align_your_steps_sdxl": Spacing("Align Your Steps SDXL", align_your_steps_sdxl, aliases=("ays_sdxl",)),
-    "align_your_steps_comfyui": Spacing("Align Your Steps (ComfyUI)", align_your_steps_comfyui),
-    "align_your_steps_sdxl_comfyui": Spacing("Align Your Steps SDXL (ComfyUI)", align_your_steps_sdxl_comfyui),
-    "turbo": Spacing("Turbo", turbo, aliases=("sgm_turbo",)),
-}

@@ -32,7 +32,7 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Defaults:
+class FamilyDefaults:
     """What a request gets where it says nothing. sampler and schedule are names of SAMPLERS and SCHEDULES."""
 
     num_steps: int
@@ -99,7 +99,7 @@ class Family:
     schedule: ScheduleConfig
     native_size: int
     clip_skip: int = 1
-    defaults: Defaults
+    defaults: FamilyDefaults
     scheduler: SchedulerConfig | None = None
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 

@@ -6,11 +6,11 @@ as a whole has a layer more, by which its UNet is told the guidance: one call a 
 
 from dataclasses import replace
 
-from gesso.families.base import Defaults, SchedulerConfig
+from gesso.families.base import FamilyDefaults, SchedulerConfig
 from gesso.families.sd15 import SD15
 from gesso.families.sdxl import SDXL
 
-_DEFAULTS = Defaults(num_steps=4, guidance_scale=1.0, sampler="lcm", schedule="sgm_uniform")
+_DEFAULTS = FamilyDefaults(num_steps=4, guidance_scale=1.0, sampler="lcm", schedule="sgm_uniform")
 _SCHEDULER = SchedulerConfig(name="LCMScheduler", timestep_spacing="leading", steps_offset=1, set_alpha_to_one=True)
 
 SD15_LCM = replace(SD15, name="sd15-lcm", defaults=_DEFAULTS, scheduler=_SCHEDULER)

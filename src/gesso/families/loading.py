@@ -1,5 +1,7 @@
 """Files to a whole model: `load_parts`."""
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,8 @@ from gesso.families.separate_vae import load_vae
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNet
 from gesso.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 def load_parts(
@@ -56,20 +60,21 @@ def load_parts(
     Tensors that need no change stay views of the mapped file, so the file must not change while they are used.
     Raises ModelFileError, and GessoError for an unknown name of a family.
     """
-    path = Path(path)
+    path, begin = Path(path), time.monotonic()
     named = family_named(family) if isinstance(family, str) else family
     separate = None if unet is None else SeparateUNet.open(unet, converted=_path(converted))
     how = _How(device, dtype, named, prediction, _path(vae), separate, average, check, _path(converted))
-    if path.is_dir():
-        _refuse_average(average, path)
-        return _load_folder(path, how)
-    file = open_weights(path, converted=how.converted)
-    kind = require_model(file)
-    if kind.layout == "native":
-        assert isinstance(file, SafetensorsFile)
-        _refuse_average(average, path)
-        return _load_native(file, how)
-    return _load_ldm(file, kind, how)
+    parts = _load(path, how)
+    log.debug(
+        "opened %r as %s predicting %s: %d networks, %d files, %.2f s",
+        str(path),
+        parts.family.name,
+        parts.family.prediction,
+        len(parts.networks),
+        len(parts.files),
+        time.monotonic() - begin,
+    )
+    return parts
 
 
 def _path(path: str | Path | None) -> Path | None:
@@ -92,6 +97,19 @@ class _How:
 
     def fill(self, network: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
         fill(network, tensors, where, device=self.device, dtype=self.dtype, check=self.check)
+
+
+def _load(path: Path, how: _How) -> Parts:
+    if path.is_dir():
+        _refuse_average(how.average, path)
+        return _load_folder(path, how)
+    file = open_weights(path, converted=how.converted)
+    kind = require_model(file)
+    if kind.layout == "native":
+        assert isinstance(file, SafetensorsFile)
+        _refuse_average(how.average, path)
+        return _load_native(file, how)
+    return _load_ldm(file, kind, how)
 
 
 def _refuse_average(average: bool, path: Path) -> None:

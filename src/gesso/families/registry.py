@@ -1,4 +1,4 @@
-"""The releases that gesso knows by name. gesso-mini is not among them: its sizes come from its file."""
+"""The releases that gesso knows by name, and those of plug-ins. gesso-mini is none of them: its file has its sizes."""
 
 from gesso.errors import GessoError
 from gesso.families.base import Family
@@ -16,6 +16,7 @@ from gesso.families.sdxl_lightning import SDXL_LIGHTNING
 from gesso.families.sdxl_refiner import SDXL_REFINER
 from gesso.families.sdxl_turbo import SDXL_TURBO
 from gesso.families.x4_upscaler import X4_UPSCALER
+from gesso.registry import Registry
 
 # Those that a header can tell; SD 2 of 512 and of 768 pixels by what they predict.
 _RELEASES = (
@@ -35,7 +36,9 @@ _RELEASES = (
 # Those that look like one of them, and want other settings.
 _FEW_STEPS = (SD_TURBO, SDXL_TURBO, SDXL_LIGHTNING, SD15_LCM, SDXL_LCM)
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*_RELEASES, *_FEW_STEPS)}
+FAMILIES: Registry[Family] = Registry(
+    Family, "gesso.families", {family.name: family for family in (*_RELEASES, *_FEW_STEPS)}
+)
 
 
 def family_named(name: str) -> Family:

@@ -3,7 +3,7 @@
 Sizes are those of CompVis' v1-inference.yaml.
 """
 
-from gesso.families.base import Defaults, Family, ScheduleConfig, SchedulerConfig
+from gesso.families.base import Family, FamilyDefaults, ScheduleConfig, SchedulerConfig
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
 from gesso.models.vae import VAEConfig
@@ -39,6 +39,6 @@ SD15 = Family(
     prediction="eps",
     schedule=ScheduleConfig(beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=False),
     native_size=512,
-    defaults=Defaults(num_steps=25, guidance_scale=7.5, sampler="dpmpp_2m", schedule="karras"),
+    defaults=FamilyDefaults(num_steps=25, guidance_scale=7.5, sampler="dpmpp_2m", schedule="karras"),
     scheduler=SchedulerConfig(name="PNDMScheduler", timestep_spacing="leading", steps_offset=1),
 )

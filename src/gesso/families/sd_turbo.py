@@ -5,10 +5,10 @@ Its file cannot be told from one of SD 2.1, so its name has to be given.
 
 from dataclasses import replace
 
-from gesso.families.base import Defaults, SchedulerConfig
+from gesso.families.base import FamilyDefaults, SchedulerConfig
 from gesso.families.sd21_base import SD21_BASE
 
-TURBO_DEFAULTS = Defaults(num_steps=1, guidance_scale=1.0, sampler="euler_ancestral", schedule="sgm_uniform")
+TURBO_DEFAULTS = FamilyDefaults(num_steps=1, guidance_scale=1.0, sampler="euler_ancestral", schedule="sgm_uniform")
 TURBO_SCHEDULER = SchedulerConfig(name="EulerAncestralDiscreteScheduler", timestep_spacing="trailing", steps_offset=1)
 
 SD_TURBO = replace(

@@ -5,7 +5,7 @@ Sizes are those of Stability AI's sd_xl_base.yaml.
 
 from dataclasses import replace
 
-from gesso.families.base import Defaults, Family, SchedulerConfig
+from gesso.families.base import Family, FamilyDefaults, SchedulerConfig
 from gesso.families.sd15 import SD15
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
@@ -46,6 +46,6 @@ SDXL = Family(
     prediction="eps",
     schedule=SD15.schedule,
     native_size=1024,
-    defaults=Defaults(num_steps=25, guidance_scale=6.0, sampler="dpmpp_2m", schedule="karras"),
+    defaults=FamilyDefaults(num_steps=25, guidance_scale=6.0, sampler="dpmpp_2m", schedule="karras"),
     scheduler=LEADING,
 )

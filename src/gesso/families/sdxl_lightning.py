@@ -6,12 +6,12 @@ the commonest.
 
 from dataclasses import replace
 
-from gesso.families.base import Defaults, SchedulerConfig
+from gesso.families.base import FamilyDefaults, SchedulerConfig
 from gesso.families.sdxl import SDXL
 
 SDXL_LIGHTNING = replace(
     SDXL,
     name="sdxl-lightning",
-    defaults=Defaults(num_steps=4, guidance_scale=1.0, sampler="euler", schedule="sgm_uniform"),
+    defaults=FamilyDefaults(num_steps=4, guidance_scale=1.0, sampler="euler", schedule="sgm_uniform"),
     scheduler=SchedulerConfig(name="EulerDiscreteScheduler", timestep_spacing="trailing", steps_offset=1),
 )

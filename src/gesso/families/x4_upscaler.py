@@ -6,7 +6,7 @@ latents, and is told how much; the autoencoder has three levels, so a latent sta
 
 from dataclasses import replace
 
-from gesso.families.base import Defaults, ScheduleConfig
+from gesso.families.base import FamilyDefaults, ScheduleConfig
 from gesso.families.sd21 import SD21
 from gesso.models.unet import UNetConfig
 from gesso.models.vae import VAEConfig
@@ -32,5 +32,5 @@ X4_UPSCALER = replace(
     max_level=350,
     schedule=ScheduleConfig(beta_start=0.0001, beta_end=0.02, num_timesteps=1000, zero_terminal_snr=False),
     native_size=512,
-    defaults=Defaults(num_steps=40, guidance_scale=9.0, sampler="ddim", schedule="uniform"),
+    defaults=FamilyDefaults(num_steps=40, guidance_scale=9.0, sampler="ddim", schedule="uniform"),
 )

@@ -12,6 +12,7 @@ from gesso.hints.edges import canny, line_art, scribble, soft_edge
 from gesso.hints.maps import depth, segmentation
 from gesso.hints.rearranging import colour, inpaint, invert, shuffle, tile
 from gesso.hints.sizing import Size
+from gesso.registry import Registry
 
 MASKED = 128  # level of a mask from which a pixel is in the hole
 
@@ -53,7 +54,7 @@ class Preprocessor:
         return self.bring is sizing.deep
 
 
-PREPROCESSORS: Mapping[str, Preprocessor] = {
+_BUILTIN = {
     "canny": Preprocessor(
         canny,
         "Thin edges, by OpenCV's Canny.",
@@ -137,6 +138,8 @@ PREPROCESSORS: Mapping[str, Preprocessor] = {
     "invert": Preprocessor(invert, "Black on white becomes white on black."),
 }
 
+PREPROCESSORS: Registry[Preprocessor] = Registry(Preprocessor, "gesso.preprocessors", _BUILTIN)
+
 
 def preprocess(
     name: str,
@@ -172,14 +175,17 @@ def preprocess(
     if mask is not None:
         hole = sizing.smooth(mask, size).convert("L").point(lambda level: 0 if level >= MASKED else 255)
         brought.putalpha(hole)
-    return row.make(brought, settings)
+    with PREPROCESSORS.guard(name):
+        hint = row.make(brought, settings)
+        if hint.size != size:
+            raise ValueError(f"the hint is {hint.width}x{hint.height}, asked for were {size[0]}x{size[1]}")
+    return hint
 
 
 def canonical(name: str) -> str:
     """The key in PREPROCESSORS for a name or an alias. Raises GessoError where there is none."""
-    for key, row in PREPROCESSORS.items():
-        if name.lower() in (key, *row.aliases):
-            return key
+    if (key := PREPROCESSORS.find(name)) is not None:
+        return key
     if "pose" in name.lower():
         raise GessoError(
             f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. What gesso preprocess openpose "

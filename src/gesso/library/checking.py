@@ -1,5 +1,6 @@
 """Verifying: whether the files of a model are still those that were taken in."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError
 from gesso.library.entry import CARRIED, Entry
 from gesso.library.library import Library, now
+
+log = logging.getLogger(__name__)
 
 GOOD = ("ok", "recorded")
 
@@ -65,6 +68,8 @@ def verify(
         else:
             detail = f"sha256 is {found.sha256[:16]}..., recorded was {str(expected)[:16]}..."
             reports.append(FileReport(file.name, file.path, "changed", found.sha256, detail))
+    for report in reports:
+        log.log(logging.DEBUG if report.good else logging.WARNING, "verified %r: %s", str(report.path), report.status)
     return reports
 
 

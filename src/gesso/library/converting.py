@@ -3,6 +3,7 @@
 A single file gets ModelSpec 1.0.1 metadata; a diffusers folder says the same in its configurations.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from gesso.diffusion.denoiser import Prediction
     from gesso.families.base import Family
     from gesso.families.parts import Parts
+
+log = logging.getLogger(__name__)
 
 LAYOUTS = ("ldm", "diffusers", "native", "safetensors")
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -96,6 +99,7 @@ def convert(
 
     from gesso.checkpoints.detect import describe
 
+    log.info("converting %r to %s%s", str(source), to, f" in {dtype}" if dtype else "")
     with _safetensors(source, target) as plain:
         found = describe(plain)
         if to == "safetensors":

@@ -5,6 +5,7 @@ into the cache that the hub's own client keeps, which other tools share. A name 
 first time is what it stands for later, without asking the network, until it is fetched again with update=True.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from gesso.library.folders import MODEL_INDEX
 from gesso.library.importing import check_finite, require_readable
 from gesso.library.index import Pin
 from gesso.library.library import Library, make_entry, now
+
+log = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int], object]
 
@@ -96,6 +99,7 @@ def fetch(
     library.index.put([entry])
     for file in entry.files:
         library.index.remember(file.path, hash_file(file.path), at=now(), record=True)
+    log.info("fetched %r: %s, %d bytes", wanted.at(commit), entry.kind, entry.nbytes)
     for revision in (wanted.revision, commit):
         library.index.put_pin(wanted.repo, revision, wanted.file, Pin(commit, path))
     return next(known for known in library.index.models() if known.path == path)

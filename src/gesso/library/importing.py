@@ -4,6 +4,7 @@ What is copied goes into a quarantine first, is read and hashed there, and takes
 stopped leaves nothing half-done, and nothing unchecked is ever found by name.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -26,6 +27,8 @@ from gesso.library.library import Library, make_entry, model_name, now
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 WAYS = ("copy", "link", "in-place")
 QUARANTINE = ".quarantine"
@@ -134,6 +137,7 @@ def remove(library: Library, entry: Entry) -> None:
     library.index.put([], [entry.path])
     library.index.forget_files([file.path for file in entry.files])
     library.index.forget_pins(entry.path)
+    log.info("removed %r (%s, %s)", entry.name, entry.kind, entry.origin)
 
 
 def _delete(library: Library, path: Path) -> None:
@@ -351,4 +355,5 @@ def _register(library: Library, entry: Entry, hashes: list[Hashes]) -> Imported:
     for file, found in zip(entry.files, hashes, strict=True):
         library.index.remember(file.path, found, at=now(), record=True)
     known = next(other for other in library.index.models() if other.path == entry.path)
+    log.info("imported %r: %s, %d bytes, from %r", known.name, known.kind, known.nbytes, entry.source)
     return Imported(known, new=True)

@@ -7,6 +7,7 @@
 Nothing is made before something is imported or registered. A Library holds no open file and no lock between calls.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from gesso.library.entry import CARRIED, FOUND, HUB, LINKED, OWNED, USED, Entry,
 from gesso.library.examine import examine, files_of, is_unchanged
 from gesso.library.folders import Candidate, candidates, find_layout, own_places, places
 from gesso.library.index import FILE_NAME, Folder, Index
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Library:
                 fresh = [entry for entry in self.index.models() if entry.path in {new.path for new in fresh}]
             except GessoError as error:  # a medium that cannot be written: what was found out is shown all the same
                 notes.append(error.one_line)
+        log.debug("looked around: %d models, %d new or changed, %d gone", len(kept) + len(fresh), len(fresh), len(gone))
         entries = sorted([*kept, *fresh], key=lambda entry: (entry.name.casefold(), str(entry.path)))
         return Listing((*carried_entries(), *entries), tuple(notes))
 
@@ -109,6 +113,7 @@ class Library:
         places(base, layout)  # a list of paths that cannot be read is told now
         folder = Folder(base, layout, now())
         self.index.put_folder(folder)
+        log.info("registered the folder %r (%s)", str(base), layout)
         return folder
 
     def forget_folder(self, path: Path) -> int:

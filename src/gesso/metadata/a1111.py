@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.found import Draft, Found, real, whole
+from gesso.metadata.found import Draft, PictureMetadata, real, whole
 from gesso.pictures.infotext import MASKED_CONTENT
 from gesso.pictures.infotext_reading import Infotext
 from gesso.request.hires import upscaler_name
@@ -29,7 +29,7 @@ _ELSEWHERE = (
 )
 
 
-def from_infotext(text: Infotext) -> Found:
+def from_infotext(text: Infotext) -> PictureMetadata:
     """The settings that a text tells, by the rules of the tool that its "Version" names."""
     pairs = text.pairs
     ours = pairs.get("Version", "").startswith("gesso")

@@ -11,7 +11,7 @@ from typing import Any
 
 from gesso.errors import GessoError
 from gesso.metadata.comfyui_drawing import graph_of_drawing
-from gesso.metadata.found import Draft, Found, real, whole
+from gesso.metadata.found import Draft, PictureMetadata, real, whole
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass, LoraUse
 
@@ -29,7 +29,7 @@ _FROM_DRAWING = "read from ComfyUI's drawing of the graph, which does not name t
 Node = Mapping[str, Any]
 
 
-def from_graph(text: str) -> Found:
+def from_graph(text: str) -> PictureMetadata:
     """The settings of a graph in the form of the API (the text chunk "prompt").
 
     Raises GessoError for what is no such graph, or one without a sampler.
@@ -37,7 +37,7 @@ def from_graph(text: str) -> Found:
     return _found(_Graph(_parsed(text)))
 
 
-def from_drawing(text: str) -> Found:
+def from_drawing(text: str) -> PictureMetadata:
     """The same of a drawing (the text chunk "workflow"), as far as it tells. Raises GessoError as `from_graph`."""
     drawing = _parsed(text)
     try:
@@ -48,7 +48,7 @@ def from_drawing(text: str) -> Found:
     return replace(found, notices=(_FROM_DRAWING, *found.notices))
 
 
-def _found(graph: "_Graph") -> Found:
+def _found(graph: "_Graph") -> PictureMetadata:
     sampler = graph.last_sampler()
     draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
     first, second = graph.passes(sampler)

@@ -10,7 +10,7 @@ from pathlib import Path
 from gesso.errors import GessoError
 from gesso.metadata.carriers import PictureTexts, read_texts
 from gesso.pictures.exif import encode_exif
-from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes
+from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes, write_new
 from gesso.pictures.png_chunks import SIGNATURE, join_chunks, png_chunks, text_chunk
 
 # What decides colours stays; everything else that is no pixel goes: texts, EXIF, XMP, time, private chunks.
@@ -22,6 +22,34 @@ _EXIF_HEAD = b"Exif\0\0"
 _SOI, _APP1, _COM, _SOS = 0xD8, 0xE1, 0xFE, 0xDA
 _APP2, _APP14, _APP0, _APP15 = 0xE2, 0xEE, 0xE0, 0xEF
 MAX_SEGMENT = 65533  # bytes of one block of a JPEG
+
+
+def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = True) -> Path:
+    """Write a copy of a picture without its metadata: settings, EXIF (places too), XMP, comments -> the target.
+
+    What is stored of pixels and colours stays byte by byte. The copy is there whole or not at all; target may be the
+    source. Raises GessoError for formats that it cannot be cut out of (AVIF), FileExistsError unless `overwrite`.
+    """
+    write_new(Path(target), without_metadata(Path(source)), overwrite=overwrite)
+    return Path(target)
+
+
+def copy_metadata(
+    source: str | Path, picture: str | Path, target: str | Path | None = None, *, overwrite: bool = True
+) -> Path:
+    """Write a picture with the settings of another in place of its own -> the target.
+
+    source   the picture that carries settings
+    picture  the one whose pixels are kept: PNG, JPEG or WebP
+    target   None: the picture itself
+    Raises GessoError where there are no settings or the format cannot hold them, FileExistsError unless `overwrite`.
+    """
+    texts = read_texts(Path(source))
+    if not texts.texts:
+        raise GessoError(f"{source}: carries no texts that could be copied")
+    target = Path(picture if target is None else target)
+    write_new(target, with_metadata(Path(picture), texts), overwrite=overwrite)
+    return target
 
 
 def without_metadata(path: Path) -> bytes:

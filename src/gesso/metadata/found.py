@@ -14,7 +14,7 @@ MAX_NOTICES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class PictureMetadata:
     """The settings of a picture.
 
     tool      that wrote them: gesso, A1111, ComfyUI, InvokeAI, NovelAI
@@ -86,7 +86,7 @@ class Draft:
         if len(self.notices) < MAX_NOTICES and line not in self.notices:
             self.notices.append(line[:300])
 
-    def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> Found:
+    def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
         """The value that came together."""
         values = {"prompt": ""} | self.values
         try:
@@ -96,7 +96,7 @@ class Draft:
             request = TextToImageRequest(
                 **{k: v for k, v in values.items() if k not in ("width", "height", error.field)}
             )
-        return Found(
+        return PictureMetadata(
             tool=tool, request=request, model=model, model_hash=model_hash, notices=tuple(self.notices), pairs=pairs
         )
 

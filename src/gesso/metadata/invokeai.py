@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gesso.metadata.found import Draft, Found, real, whole
+from gesso.metadata.found import Draft, PictureMetadata, real, whole
 from gesso.request.checks import parse_json_object
 from gesso.request.parts import HiresPass, LoraUse
 
@@ -17,7 +17,7 @@ _NOT_CARRIED = (
 )
 
 
-def from_invokeai(text: str) -> Found:
+def from_invokeai(text: str) -> PictureMetadata:
     """The settings of a picture. Raises RequestError (a GessoError) for what is no JSON object."""
     said = parse_json_object(text, "invokeai_metadata")
     draft = Draft(preset="gesso", syntax="compel", emphasis="compel")

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.found import Draft, Found, real, whole
+from gesso.metadata.found import Draft, PictureMetadata, real, whole
 from gesso.request.checks import parse_json_object
 
 
-def from_novelai(texts: Mapping[str, str]) -> Found:
+def from_novelai(texts: Mapping[str, str]) -> PictureMetadata:
     """The settings of a picture. Raises RequestError (a GessoError) where "Comment" is no JSON object."""
     said = parse_json_object(texts.get("Comment", "{}"), "Comment")
     draft = Draft(preset="a1111", ensd=31337, clip_skip=2, noise="cpu")  # how its first models are drawn elsewhere

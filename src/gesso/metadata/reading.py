@@ -1,21 +1,29 @@
-"""From a picture of any tool to its settings: `read_settings`."""
+"""From a picture of any tool to its settings: `read_metadata`."""
 
+import logging
 from pathlib import Path
 
 from gesso.errors import GessoError
 from gesso.metadata.a1111 import from_infotext
 from gesso.metadata.carriers import PictureTexts, read_texts
 from gesso.metadata.comfyui import from_drawing, from_graph
-from gesso.metadata.found import Found
+from gesso.metadata.found import PictureMetadata
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.pictures.picture_file import RECIPE_KEYWORD
 from gesso.request.recipe import Recipe
 
+log = logging.getLogger(__name__)
 
-def read_settings(path: Path) -> Found:
-    """The settings of a picture. Raises GessoError where it is none, or carries none that can be read."""
+
+def read_metadata(path: str | Path) -> PictureMetadata:
+    """The settings that a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI carries, as a request.
+
+    path  a PNG, JPEG, WebP or AVIF file. Its pixels are not decoded
+    Raises GessoError where it is no such picture, or carries no settings that can be read.
+    """
+    path = Path(path)
     texts = read_texts(path)
     found = settings_of(texts)
     if found is None:
@@ -23,10 +31,11 @@ def read_settings(path: Path) -> Found:
         raise GessoError(
             f"{path}: no settings that gesso reads (gesso, A1111, ComfyUI, InvokeAI, NovelAI); it carries {kinds[:200]}"
         )
+    log.debug("read settings of %s from %r", found.tool, str(path))
     return found
 
 
-def settings_of(picture: PictureTexts) -> Found | None:
+def settings_of(picture: PictureTexts) -> PictureMetadata | None:
     """The settings among the texts of a file; None where no tool's are there. Raises GessoError for damaged ones."""
     texts = picture.texts
     try:
@@ -47,7 +56,7 @@ def settings_of(picture: PictureTexts) -> Found | None:
     return None
 
 
-def _from_drawing(text: str) -> Found:
+def _from_drawing(text: str) -> PictureMetadata:
     try:
         return from_drawing(text)
     except GessoError as error:
@@ -55,8 +64,8 @@ def _from_drawing(text: str) -> Found:
         raise GessoError(f"{message}: {error.message}. Save the picture from ComfyUI again") from error
 
 
-def _from_recipe(recipe: Recipe) -> Found:
-    return Found(
+def _from_recipe(recipe: Recipe) -> PictureMetadata:
+    return PictureMetadata(
         tool="gesso",
         request=recipe.request,
         model=recipe.model,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from gesso.families.base import Defaults, Family, ScheduleConfig
+from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
 from gesso.models.upscaler import UpscalerConfig
@@ -79,7 +79,7 @@ class Recipe:
     full_samples: int  # of the denoising after those, that see FULL_MIX; the rest sees LAST_MIX
     pool_size: int
     pool_passes: int
-    defaults: Defaults
+    defaults: FamilyDefaults
     objects: str = "default"  # table of what it draws, see scenes.vocabulary.things
     precision: Precision | Literal["auto"] = "auto"
     compile: bool = False
@@ -181,7 +181,7 @@ CPU = Recipe(
     full_samples=130_000,
     pool_size=4096,
     pool_passes=3,
-    defaults=Defaults(num_steps=20, guidance_scale=3.5, sampler="dpmpp_2m", schedule="sgm_uniform"),
+    defaults=FamilyDefaults(num_steps=20, guidance_scale=3.5, sampler="dpmpp_2m", schedule="sgm_uniform"),
 )
 
 # Sizes: what 60 MB of half precision hold, and what some 10 million pictures can teach in a quarter of an hour.

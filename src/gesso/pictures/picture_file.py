@@ -6,6 +6,7 @@ other formats both stand in the EXIF, see `exif`. PNG keeps every bit of the pix
 
 import hashlib
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -20,6 +21,8 @@ from gesso.pictures.exif import encode_exif, recipe_of
 from gesso.pictures.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, png_size
 from gesso.request.checks import MAX_SIDE
 from gesso.request.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 RECIPE_KEYWORD = "gesso"
 MAX_FILE_BYTES = 256 * 2**20
@@ -73,6 +76,7 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = Fa
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, overwrite=overwrite) as file:
             file.writelines([data] if isinstance(data, bytes) else data)
+        log.debug("wrote %r", str(path))
     except FileExistsError:
         raise
     except OSError as error:
@@ -81,22 +85,32 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = Fa
         ) from error
 
 
-def read_picture(path: Path) -> tuple[Image.Image, Recipe]:
+def read_picture(path: str | Path) -> tuple[Image.Image, Recipe]:
     """Pixels (RGB) and recipe of a picture that gesso wrote.
 
     The file may come from anyone: sizes are checked before anything is decoded, and of a PNG only the chunks that hold
     pixels reach the decoder. Raises GessoError for any other file, and for a recipe that is not as it should be.
     """
+    recipe, kind, data = _examined(Path(path))
+    return _decode(Path(path), data, kind), recipe
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe of a picture that gesso wrote; its pixels are not decoded. Raises GessoError as `read_picture`."""
+    return _examined(Path(path))[0]
+
+
+def _examined(path: Path) -> tuple[Recipe, str, bytes]:
+    """The recipe, the format, and the bytes that the decoder of that format may see."""
     data = read_bytes(path)
     if not data.startswith(SIGNATURE):
-        return _read_other(path, data)
+        return _examined_other(path, data)
     chunks = list(png_chunks(path, data))
     width, height = png_size(path, chunks)
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise GessoError(f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side")
     recipe = _recipe(path, chunks)
-    clean = join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
-    return _decode(path, clean, "PNG"), recipe
+    return recipe, "PNG", join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
 
 
 def is_lossless(path: Path) -> bool:
@@ -104,7 +118,7 @@ def is_lossless(path: Path) -> bool:
     return read_bytes(path).startswith(SIGNATURE)
 
 
-def _read_other(path: Path, data: bytes) -> tuple[Image.Image, Recipe]:
+def _examined_other(path: Path, data: bytes) -> tuple[Recipe, str, bytes]:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP", "AVIF"]) as image:
             kind, size, text = str(image.format), image.size, recipe_of(image.getexif())
@@ -114,7 +128,7 @@ def _read_other(path: Path, data: bytes) -> tuple[Image.Image, Recipe]:
         raise GessoError(f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side")
     if not text:
         raise GessoError(f"{path}: no gesso recipe in this {kind} file. Replay needs the file as gesso wrote it")
-    return _decode(path, data, kind), _parsed(path, text)
+    return _parsed(path, text), kind, data
 
 
 def _decode(path: Path, data: bytes, kind: str) -> Image.Image:

@@ -10,6 +10,7 @@ from gesso.families.base import Family
 from gesso.pipelines.steps import A1111_OWN_SPACING, DIFFUSERS_IN_SIGMA, DIFFUSERS_SCHEDULERS, default_spacing
 from gesso.request.presets import PRESET_DEFAULTS, PRESETS
 from gesso.request.request import MAX_NOISE_LEVEL, Defaults, TextToImageRequest
+from gesso.text.dialects import DIALECTS
 from gesso.text.emphasis import NEEDS_EMPTY
 
 
@@ -35,8 +36,8 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
             conventions |= {"timestep_spacing": "a1111", "initial_noise": "variance"}
     if preset == "diffusers":
         conventions |= _diffusers_spacing(request, sampler, family)
-    if request.syntax in NEEDS_EMPTY:  # these tools have weights of their own, and go by the same names
-        conventions["emphasis"] = request.syntax
+    if request.syntax is not None and (request.syntax in NEEDS_EMPTY or DIALECTS.origin(request.syntax) is not None):
+        conventions["emphasis"] = DIALECTS[request.syntax].emphasis  # these have weights of their own
     return Defaults(
         width=family.output_size,
         height=family.output_size,

@@ -13,7 +13,8 @@ from gesso.diffusion.conventions import CFGPP_SCALE, EnsdNoise
 from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NOISE_SOURCES, NoiseSource
-from gesso.diffusion.samplers import SAMPLERS, sampling
+from gesso.diffusion.sampler_table import SAMPLERS, sampler_named
+from gesso.diffusion.samplers import sampling
 from gesso.diffusion.tiles import TiledDenoiser, tiles_of
 from gesso.diffusion.torchsde_tree import TreeNoise
 from gesso.families.base import Family
@@ -107,7 +108,7 @@ def denoising(
 
     def part(denoise: Asks, x: Tensor, sigmas: Tensor, first: int, stop: int | None = None) -> Asking[Tensor]:
         return sampling(
-            sampler,
+            sampler_named(request.sampler),
             _masked(denoise, request, start, model.family, clock, steps),
             x,
             sigmas,

@@ -50,12 +50,14 @@ class Pass:
 class Job:
     """All that pictures of one request have in common.
 
+    number    of the call, by which events are told apart
     pictures  those that go in
     controls  networks that steer, in every pass
     second    the second pass, and what enlarges between the two
     notices   about the files of the pictures that go in
     """
 
+    number: int
     first: Pass
     pictures: SourcePictures
     controls: Controls

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
+from gesso.errors import GessoError
 from gesso.pictures.infotext import infotext
-from gesso.pictures.picture_file import DEFAULT_QUALITY, encode_picture
+from gesso.pictures.picture_file import DEFAULT_QUALITY, FORMATS, encode_picture, write_new
+from gesso.request.checks import short
 from gesso.request.recipe import Recipe
 from gesso.request.request import OWN_SCHEDULE
 
@@ -72,6 +75,30 @@ class Picture:
     def to_png(self) -> bytes:
         """The picture as a PNG file with infotext and recipe inside."""
         return self.encode()
+
+    def save(self, path: str | Path, *, quality: int = DEFAULT_QUALITY, overwrite: bool = True) -> Path:
+        """Write the picture with infotext and recipe inside -> the path. The file is there whole or not at all.
+
+        path: its ending says the format: .png, .jpg, .webp, .avif. quality: 1 to 100, of all but PNG.
+        Raises GessoError for another ending and where the file cannot be written, FileExistsError unless `overwrite`.
+        """
+        path = Path(path)
+        if (kind := FORMATS.get(path.suffix.lower())) is None:
+            raise GessoError(f"{path}: pictures are saved as {', '.join(FORMATS)}; let the name end in one of these")
+        write_new(path, self.encode(kind, quality), overwrite=overwrite)
+        return path
+
+    def show(self) -> None:
+        """Open the picture in the viewer of this system. In a notebook, end a cell with the picture instead."""
+        self.image.show()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows; a picture that is saved from there carries its recipe, too."""
+        return self.to_png()
+
+    def __repr__(self) -> str:
+        size = f"{self.image.width}x{self.image.height}"
+        return f"<Picture {size}, seed {self.seed}, index {self.index}: {short(self.recipe.request.prompt)}>"
 
 
 def to_images(pixels: Tensor, levels: str = "round") -> list[Image.Image]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gesso.pipelines.framing import Placement
-from gesso.pipelines.upscaling import RESAMPLERS, Size, Tiles, enlarge, network_input
+from gesso.pipelines.upscaling import UPSCALERS, Size, Tiles, network_input, upscale
 from gesso.request.hires import LATENT_UPSCALERS
 from gesso.request.request import Defaults, ResolvedRequest, TextToImageRequest
 from gesso.runtime.plan import EnlargingWork
@@ -95,9 +95,9 @@ def enlarged_picture(
     upscaler: a network, or a way to interpolate; tile: pixels a side that a network sees at a time
     """
     placement = Placement.of(image.size, (width, height), "crop")
-    return placement.place(enlarge(image, placement.size, upscaler, Tiles(tile)))
+    return placement.place(upscale(image, placement.size, upscaler, Tiles(tile)))
 
 
 def is_interpolation(upscaler: str) -> bool:
-    """Whether the name is that of a way to interpolate pictures; other names are files'."""
-    return upscaler in RESAMPLERS
+    """Whether the name is that of a way to interpolate pictures, or of a plug-in; other names are files'."""
+    return upscaler in UPSCALERS

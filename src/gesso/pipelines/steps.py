@@ -27,7 +27,7 @@ from gesso.diffusion.noise_schedule import (
     Table,
     scaled_linear,
 )
-from gesso.diffusion.schedule import SCHEDULES
+from gesso.diffusion.schedule import sigmas_of
 from gesso.families.base import Family
 from gesso.request.checks import MAX_STEPS, RequestError
 from gesso.request.request import ResolvedRequest
@@ -227,10 +227,9 @@ def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) 
     if request.sigmas is not None:
         return _Planned(torch.tensor(request.sigmas, dtype=torch.float64))
     if request.timestep_spacing == "schedule":
-        build = SCHEDULES[request.schedule]
         if request.discard_penultimate_sigma:
-            return _Planned(discard_penultimate(build(schedule, request.num_steps + 1)))
-        return _Planned(build(schedule, request.num_steps))
+            return _Planned(discard_penultimate(sigmas_of(request.schedule, schedule, request.num_steps + 1)))
+        return _Planned(sigmas_of(request.schedule, schedule, request.num_steps))
     if request.timestep_spacing == "a1111":
         if request.sampler not in A1111_OWN_SPACING:
             raise RequestError("timestep_spacing", f"a1111: {request.sampler} has no timesteps of its own in A1111")

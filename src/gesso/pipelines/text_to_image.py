@@ -8,6 +8,8 @@ batcher computes them apart, so that a picture is the same alone or beside other
 `Engine.rows_per_call`.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from gesso.diffusion.calls import Asking
+from gesso.events import NumbersRescued, PictureDone, PlanChosen, StepDone
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, find_adapters, read_adapters
@@ -27,6 +30,7 @@ from gesso.pipelines.inputs import SourcePictures, encode_mean, prepare
 from gesso.pipelines.job import Job, Pass
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.picture import OnProgress, Picture, Progress, to_images
+from gesso.pipelines.plugins import plugins_of
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.pipelines.second_pass import (
     UpscalerFile,
@@ -51,6 +55,8 @@ from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import MemoryPlan, Workload
 from gesso.runtime.seamless import seamless
 from gesso.runtime.upscaling import TILE, Upscaler
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
 
@@ -203,6 +209,7 @@ class TextToImage:
         first = self._pass(resolved)
         again = second_request(resolved, lambda asked: defaults_for(asked, self.model.family))
         return Job(
+            number=self.engine.next_job(),
             first=first,
             pictures=pictures,
             controls=controls,
@@ -249,9 +256,18 @@ class TextToImage:
 
     def _picture(self, job: Job, row: int, on_progress: OnProgress | None) -> Asking[Picture]:
         """One picture of a job, finished."""
-        request = job.request
+        request, events = job.request, self.engine.events
+        index, begin = request.first_index + row, time.monotonic()
+        last = begin
 
         def report(step: int, latents: Tensor | None) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if step:
+                events.publish(
+                    StepDone(job=job.number, index=index, step=step, num_steps=job.num_steps, seconds=now - last)
+                )
+            last = now
             if on_progress is not None:
                 on_progress(
                     Progress(
@@ -265,9 +281,26 @@ class TextToImage:
         image = job.pictures.finish(drawn, request)
         lines = dict.fromkeys(line for each in job.passes for line in each.notices)
         notices = (*job.notices, *job.pictures.notices, *lines, *(line for part in parts for line in part.notices(0)))
-        return Picture(
-            image=image, recipe=self._recipe(request.picture(row), job.files(self.engine.shelf), notices, image)
+        recipe = self._recipe(request.picture(row), job.files(self.engine.shelf), notices, image)
+        for part in parts:
+            for notice in part.notices(0):
+                events.publish(NumbersRescued(job=job.number, index=index, network=part.part, notice=notice))
+        done = PictureDone(
+            job=job.number,
+            index=index,
+            seed=request.seed,
+            width=image.width,
+            height=image.height,
+            seconds=time.monotonic() - begin,
+            notices=notices,
         )
+        log.info(
+            "drew picture %d of job %d with %s: %dx%d, %d steps of %s, %.2f s",
+            *(done.index, done.job, self.model.name, done.width, done.height, job.num_steps, request.sampler),
+            done.seconds,
+        )
+        events.publish(done)
+        return Picture(image=image, recipe=recipe)
 
     @torch.inference_mode()
     def _drawn(self, job: Job, row: int, report: Report) -> Asking[list[Finite]]:
@@ -307,7 +340,15 @@ class TextToImage:
         models[0] = models[0].beside(controls)
         if self.engine.memory is None:
             return models
-        return [model.under(self._plan(model, job)) for model in models]
+        planned = []
+        for model in models:
+            plan = self._plan(model, job)
+            log.info("plan for %s, job %d: %s", model.name, job.number, "; ".join(plan.measures))
+            self.engine.events.publish(
+                PlanChosen(job=job.number, model=model.name, peak=plan.peak, budget=self.engine.memory, stay=plan.stay)
+            )
+            planned.append(model.under(plan))
+        return planned
 
     def _denoised(
         self,
@@ -444,7 +485,9 @@ class TextToImage:
             if refiner is not None
             else (),
             extras=extras,
-            environment=self.engine.environment(),
+            environment=replace(
+                self.engine.environment(), plugins=plugins_of(request, *(model.family.name for model in self._models()))
+            ),
             notices=notices,
             pixels_sha256=pixels_sha256(image) if image is not None else "",
         )

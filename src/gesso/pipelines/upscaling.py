@@ -4,14 +4,17 @@ Everything goes from top to bottom in bands, so that a result need not fit into 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gesso.errors import GessoError
+from gesso.registry import Registry
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
 RESAMPLERS = {
@@ -31,6 +34,40 @@ Rows = NDArray[np.uint8]  # [H, W, 3]
 
 
 @dataclass(frozen=True)
+class ImageUpscaler:
+    """A way to make pictures larger that is chosen by name: interpolation, or the code of a plug-in.
+
+    label    what A1111 calls it, or what its users would
+    enlarge  (picture, RGB; size that is wanted) -> picture; of another size it is brought to the wanted one by Lanczos
+    help     one line
+    aliases  what other tools call it
+    scale    how many times larger a picture becomes where no size is asked for
+    """
+
+    label: str
+    enlarge: Callable[[Image.Image, Size], Image.Image]
+    help: str = ""
+    aliases: tuple[str, ...] = ()
+    scale: float = 2.0
+
+
+def _interpolated(image: Image.Image, size: Size, *, resampler: str) -> Image.Image:
+    return image.resize(size, RESAMPLERS[resampler])
+
+
+_LABELS = {"nearest": "Nearest", "box": "Box", "bilinear": "Bilinear", "bicubic": "Bicubic", "lanczos": "Lanczos"}
+
+UPSCALERS: Registry[ImageUpscaler] = Registry(
+    ImageUpscaler,
+    "gesso.upscalers",
+    {
+        name: ImageUpscaler(label, partial(_interpolated, resampler=name), "Interpolation of pixels.")
+        for name, label in _LABELS.items()
+    },
+)
+
+
+@dataclass(frozen=True)
 class Tiles:
     """How a network goes over a picture; see `gesso.runtime.upscaling`."""
 
@@ -38,25 +75,65 @@ class Tiles:
     rim: int = RIM
 
 
-def enlarge(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Image.Image:
-    """The picture at another size, RGB.
+def upscale(
+    image: Image.Image,
+    size: Size | None = None,
+    upscaler: Upscaler | str = "lanczos",
+    tiles: Tiles = Tiles(),
+    *,
+    scale: float | None = None,
+) -> Image.Image:
+    """A picture made larger (or smaller), RGB.
 
-    upscaler  a network, or a name in RESAMPLERS. A network goes over the picture until it is large enough, three times
-              at most, and what it gives is brought to the size by Lanczos
-    Costs the memory of the result, and of a tile. Raises ValueError for a size below 1 and for an unknown name.
+    size      width and height that are wanted, in pixels; or
+    scale     how many times larger. Without either: as the upscaler does by itself, twice for interpolation
+    upscaler  a name in UPSCALERS, or a network from `load_upscaler`, which goes over the picture until it is large
+              enough, three times at most. What either gives is brought to the size by Lanczos
+    tiles     how a network goes over the picture
+    Costs the memory of the result, and of a tile. Raises GessoError for an unknown name, ValueError for a size or scale
+    that no picture has.
     """
+    if size is not None and scale is not None:
+        raise ValueError(f"size {size} and scale {scale}: give one or the other")
+    if isinstance(upscaler, str):
+        name = UPSCALERS.find(upscaler)
+        if name is None:
+            raise GessoError(f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}")
+        upscaler = name
+    if size is None:
+        size = scaled_size(image.size, own_scale(upscaler) if scale is None else scale)
     return Image.fromarray(np.concatenate(list(enlarged_rows(image, size, upscaler, tiles))))
 
 
+def own_scale(upscaler: Upscaler | str) -> float:
+    """How many times larger a picture becomes where nobody says how large."""
+    return UPSCALERS[upscaler].scale if isinstance(upscaler, str) else upscaler.scale
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """A size so many times larger, in whole pixels. Raises ValueError unless the scale is above 0 and finite."""
+    if not 0 < scale < math.inf:  # not NaN either
+        raise ValueError(f"scale {scale}: expected a number above 0")
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Iterator[Rows]:
-    """The same from top to bottom, some rows at a time, for results that are too large for memory."""
+    """The picture at another size, RGB, from top to bottom, some rows at a time: for results too large for memory.
+
+    As `upscale`. Raises ValueError for a size below 1 and for an unknown name.
+    """
     if min(size) < 1:
         raise ValueError(f"size {size[0]}x{size[1]}: expected 1 or more")
     image = image.convert("RGB")
     if isinstance(upscaler, str):
-        if upscaler not in RESAMPLERS:
-            raise ValueError(f"upscaler {upscaler!r}, expected one of {', '.join(RESAMPLERS)}")
-        yield from _resized(iter([np.asarray(image)]), image.size, size, upscaler)
+        if upscaler not in UPSCALERS:
+            raise ValueError(f"upscaler {upscaler!r}, expected one of {', '.join(UPSCALERS)}")
+        if upscaler in RESAMPLERS:
+            yield from _resized(iter([np.asarray(image)]), image.size, size, upscaler)
+            return
+        with UPSCALERS.guard(upscaler):
+            larger = UPSCALERS[upscaler].enlarge(image, size).convert("RGB")
+        yield from _resized(iter([np.asarray(larger)]), larger.size, size, TO_SIZE)
         return
     for _ in range(_passes(image.size, size, upscaler.scale) - 1):
         image = Image.fromarray(np.concatenate(list(_bands(image, upscaler, tiles))))

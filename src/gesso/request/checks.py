@@ -2,7 +2,8 @@
 
 import math
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -129,6 +130,18 @@ def nearest(value: object, known: Collection[str]) -> str:
     """A question that names the closest of the known names; "" where none is close."""
     near = get_close_matches(str(value).lower()[:64], known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
+    """A dataclass as it is shown: its fields but those that have their default, or the value in `hidden`."""
+    plain = hidden or {}
+    own = {field.name: getattr(value, field.name) for field in fields(value)}
+    shown = [
+        f"{field.name}={short(own[field.name])}"
+        for field in fields(value)
+        if own[field.name] not in (field.default, plain.get(field.name, field.default))
+    ]
+    return f"{type(value).__name__}({', '.join(shown)})"
 
 
 def short(value: object) -> str:

@@ -14,3 +14,4 @@ class Environment:
     dtype: str  # of the UNet: float32, bfloat16, float16
     threads: int
     rows_per_call: int  # pictures that go through the networks together
+    plugins: tuple[str, ...] = ()  # packages whose plug-ins the picture took, with their versions: "gesso-extras 1.2"

@@ -1,11 +1,10 @@
-"""Samplers and schedules by whatever name a user brings: ours, A1111's, ComfyUI's, or both in one."""
+"""Samplers and schedules by whatever name a user brings: ours, A1111's, ComfyUI's, or both in one. No torch."""
 
 from dataclasses import replace
 from typing import TypeVar
 
-from gesso.diffusion.names import resolve
-from gesso.diffusion.samplers import SAMPLERS
-from gesso.diffusion.schedule import SCHEDULES
+from gesso.diffusion.sampler_table import SAMPLERS
+from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.request.checks import check_known
 from gesso.request.request import OWN_SCHEDULE, TextToImageRequest
 
@@ -33,7 +32,7 @@ def with_canonical_names(request: R) -> R:
 
 
 def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
-    if sampler is not None and (found := resolve(sampler, SAMPLERS)) is not None:
+    if sampler is not None and (found := SAMPLERS.find(sampler)) is not None:
         sampler = found
     elif sampler is not None:
         sampler, implied = _split(sampler)
@@ -46,7 +45,7 @@ def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, s
 
 
 def _schedule(name: str) -> str:
-    found = resolve(name, SCHEDULES)
+    found = SCHEDULES.find(name)
     if found is None:
         check_known("schedule", name, SCHEDULES.keys())
     assert found is not None
@@ -56,8 +55,8 @@ def _schedule(name: str) -> str:
 def _split(name: str) -> tuple[str, str]:
     """Sampler and schedule of a name that is both."""
     for end in range(len(name) - 1, 0, -1):
-        if name[end] in " _" and (schedule := resolve(name[end + 1 :], SCHEDULES)) is not None:
-            sampler = resolve(name[:end], SAMPLERS)
+        if name[end] in " _" and (schedule := SCHEDULES.find(name[end + 1 :])) is not None:
+            sampler = SAMPLERS.find(name[:end])
             if sampler is not None:
                 return sampler, schedule
     check_known("sampler", name, SAMPLERS.keys())

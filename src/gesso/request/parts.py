@@ -15,6 +15,7 @@ from gesso.request.checks import (
     MAX_SIDE,
     MAX_STEPS,
     RequestError,
+    brief,
     check_digest,
     check_float,
     check_int,
@@ -51,6 +52,8 @@ class LoraUse:
     weight: float = 1.0
     text_weight: float | None = None
     points: tuple[tuple[float, float], ...] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_file_name("loras", self.name)
@@ -93,6 +96,8 @@ class ControlUse:
     mode: str = "balanced"
     encoder: str | None = None
     kind: str | None = None
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_file_name("controls", self.model)
@@ -145,6 +150,8 @@ class HiresPass:
     guidance_scale: float | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_float("hires", self.scale, 1.0, MAX_SCALE)

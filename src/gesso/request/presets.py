@@ -55,7 +55,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# Values of the settings that are words. A schedule, a sampler and a source of noise have registries of their own.
+# Values of the settings that are words. A schedule, a sampler, a syntax and a source of noise have registries of their
+# own.
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "initial_noise": ("sigma", "variance", "comfyui"),
@@ -70,7 +71,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tiling": ("x", "y", "xy"),
         "refiner_rule": ("calls", "timesteps"),
         "sde_noise": ("brownian", "independent", "torchsde"),
-        "syntax": ("a1111", "comfyui", "compel", "plain"),
         "emphasis": ("original", "no_norm", "ignore", "comfyui", "compel"),
         "chunks": ("all", "first"),
         "empty_negative": ("as_trained", "encoded"),

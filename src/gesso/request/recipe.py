@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from gesso.errors import GessoError
+from gesso.registry import missing_distributions
 from gesso.request.checks import RequestError, parse_json_object
 from gesso.request.environment import Environment
 from gesso.request.request import ResolvedRequest
@@ -68,6 +70,8 @@ class Recipe:
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives an equal recipe."""
         values = asdict(self) | {"request": self.request.to_dict()}
+        if not self.environment.plugins:
+            del values["environment"]["plugins"]  # so that every gesso reads a recipe that takes none
         return json.dumps({"schema": SCHEMA, "version": VERSION} | values, ensure_ascii=False)
 
     @classmethod
@@ -105,6 +109,19 @@ class Recipe:
         )
 
 
+def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
+    """Raises GessoError unless the packages whose plug-ins a recipe takes are installed, in any version.
+
+    where: what the recipe was read from
+    """
+    if missing := missing_distributions(recipe.environment.plugins):
+        verb = "is" if len(missing) == 1 else "are"
+        raise GessoError(
+            f"{where}: drawn with plug-ins of {', '.join(map(_short, missing))}, which {verb} not installed. "
+            "Install with pip what you trust of it, and try again"
+        )
+
+
 def changes(before: Recipe, after: Recipe) -> list[str]:
     """What is not the same in two recipes, one line each, the likeliest cause of a different picture first."""
     lines = []
@@ -125,7 +142,7 @@ def changes(before: Recipe, after: Recipe) -> list[str]:
             lines.append(f"{name}: {_short(value)} -> {_short(now)}")
     for name, value in asdict(before.environment).items():
         if value != (now := getattr(after.environment, name)):
-            lines.append(f"{name}: {value} -> {now}")
+            lines.append(f"{name}: {_words(value)} -> {_words(now)}")
     return lines
 
 
@@ -144,6 +161,7 @@ def _extra_file(found: object) -> ExtraFile:
 
 
 def _environment(values: Mapping[str, Any]) -> Environment:
+    values = {"plugins": []} | dict(values)
     _check_keys("environment", values, Environment)
     text = {name: _text(name, values[name]) for name in ("gesso", "torch", "python", "device", "dtype")}
     return Environment(
@@ -154,6 +172,7 @@ def _environment(values: Mapping[str, Any]) -> Environment:
         dtype=text["dtype"],
         threads=_count("threads", values["threads"]),
         rows_per_call=_count("rows_per_call", values["rows_per_call"]),
+        plugins=tuple(_text("plugins", one) for one in _list("plugins", values["plugins"], MAX_FILES)),
     )
 
 
@@ -193,6 +212,10 @@ def _digest(what: str, value: object, *, empty: bool = True) -> str:
     if not (empty and text == "") and not (len(text) == 64 and set(text) <= set("0123456789abcdef")):
         raise RequestError("recipe", f"recipe: {what} is {_short(text)}, expected the 64 digits of a SHA-256")
     return text
+
+
+def _words(value: object) -> str:
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def _hash(digest: str | None) -> str:

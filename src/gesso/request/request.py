@@ -19,6 +19,7 @@ from gesso.request.checks import (
     MAX_SIDE,
     MAX_STEPS,
     RequestError,
+    brief,
     check_bool,
     check_digest,
     check_float,
@@ -42,6 +43,7 @@ from gesso.request.parts import (
     parts_to_json,
 )
 from gesso.request.presets import CHOICES, PRESETS
+from gesso.text.dialects import DIALECTS
 
 SCHEMA = "gesso.text-to-image"
 VERSION = 3
@@ -156,6 +158,7 @@ class TextToImageRequest:
         check_float("eta", self.eta, 0.0, 1.0)
         check_int("seed", self.seed, 0, MAX_SEED)
         check_name("noise", self.noise)
+        check_name("syntax", self.syntax)
         check_int("num_images", self.num_images, 1, MAX_IMAGES, optional=False)
         check_int("first_index", self.first_index, 0, MAX_INDEX - self.num_images, optional=False)
         check_int("clip_skip", self.clip_skip, 1, MAX_CLIP_SKIP)
@@ -187,6 +190,10 @@ class TextToImageRequest:
             if getattr(self, name) is not None:
                 check_known(name, getattr(self, name), choices)
 
+    def __repr__(self) -> str:
+        """The fields that are set; of conventions those that differ from the preset's."""
+        return brief(self, {**PRESETS[self.preset], "preset": "gesso"} if self.preset else None)
+
     def resolve(self, defaults: "Defaults", *, draw_seed: Callable[[], int] | None = None) -> "ResolvedRequest":
         """The same request with nothing left open, checked against the model. Raises RequestError.
 
@@ -204,6 +211,7 @@ class TextToImageRequest:
         if self.sigmas is None:
             check_known("schedule", values["schedule"], defaults.schedules)
         check_known("noise", values["noise"], defaults.noises)
+        check_known("syntax", values["syntax"], DIALECTS)
         for side in ("width", "height"):
             check_multiple(side, values[side], defaults.multiple)
         if values["clip_skip"] > defaults.max_clip_skip:
@@ -281,7 +289,7 @@ class TextToImageRequest:
         return {}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedRequest(TextToImageRequest):
     """A request with nothing left open: together with the model's bytes it decides the picture."""
 

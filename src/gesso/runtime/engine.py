@@ -3,9 +3,10 @@
 import platform
 from collections.abc import Callable
 from importlib import resources
+from itertools import count
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +14,7 @@ import gesso
 from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
+from gesso.events import Event, EventStream
 from gesso.families.control_network import load_control_network
 from gesso.families.image_prompt import load_image_encoder, load_image_prompt
 from gesso.families.loading import load_parts
@@ -26,6 +28,7 @@ from gesso.runtime.model import LoadedModel as LoadedModel
 from gesso.runtime.model import WeightFile, stamp
 from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, memory_free, memory_used
+from gesso.runtime.reports import nbytes_of, reported
 from gesso.runtime.residency import Component
 from gesso.runtime.shelf import AdapterShelf
 from gesso.runtime.upscaling import RestingUpscaler, load_upscaler
@@ -34,6 +37,7 @@ from gesso.runtime.upscaling import RestingUpscaler, load_upscaler
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
 MAX_CONTROLS = 4  # control networks that stay loaded
+T = TypeVar("T")
 
 
 class Engine:
@@ -52,6 +56,8 @@ class Engine:
                    the process on the CPU), kept by `plan`; "auto": what is free now; None: no limit, and everything is
                    ready when `load` returns
     hash_file      SHA-256 of a weight file, for recipes; a library that has hashed its files can say it at once
+    on_event       is called with every event, as if it had subscribed to `events` before anything happens
+    events         what the engine reports while it works, see `gesso.events`
     Raises GessoError for a device that is not there and for a dtype that it cannot use.
     """
 
@@ -64,6 +70,7 @@ class Engine:
         max_models: int = 1,
         memory: int | str | None = None,
         hash_file: Callable[[Path], str] = sha256_of,
+        on_event: Callable[[Event], object] | None = None,
     ) -> None:
         if rows_per_call < 1 or max_models < 1:
             raise ValueError(f"rows_per_call {rows_per_call}, max_models {max_models}: expected 1 or more")
@@ -76,11 +83,15 @@ class Engine:
         if memory is not None:
             return_memory_promptly()
         self.hash_file = hash_file
-        self.shelf = AdapterShelf()
+        self.events = EventStream()
+        if on_event is not None:
+            self.events.subscribe(on_event)
+        self.shelf = AdapterShelf(events=self.events)
         self.turn = RLock()
         self._models = Kept[LoadedModel](max_models, room_first=True)
         self._controls = Kept[tuple[Parts, LoadedControl]](MAX_CONTROLS)
         self._others = Kept[Any](MAX_CONTROLS)
+        self._jobs = count(1)
 
     @property
     def max_models(self) -> int:
@@ -110,12 +121,18 @@ class Engine:
         others = tuple(other and (str(other.resolve()), *stamp(other)) for other in (vae, unet))
         key = (str(path.resolve()), *stamp(path), family, prediction, *others)
 
+        name = str(model) if str(model) in EMBEDDED else path.name or path.resolve().name
+
         def load() -> LoadedModel:
-            name = str(model) if str(model) in EMBEDDED else path.name or path.resolve().name
             parts = load_parts(path, dtype=None, check=False, family=family, prediction=prediction, vae=vae, unet=unet)
             return self._load(path, name, parts)
 
-        return self._models.get(key, load)
+        def nbytes(loaded: LoadedModel) -> int:
+            return nbytes_of(*loaded.parts.networks.values())
+
+        return self._models.get(
+            key, lambda: reported(self.events, "model", name, load, nbytes, lambda loaded: loaded.family.name)
+        )
 
     def _load(self, path: Path, name: str, parts: Parts) -> LoadedModel:
         weights = tuple(WeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
@@ -144,7 +161,11 @@ class Engine:
             component = Component("control", parts.network, self.device, path)
             return model.parts, LoadedControl(path.name, parts, component)
 
-        return self._controls.get((str(path.resolve()), *stamp(find_model(path)), id(model.parts)), load)[1]
+        key = (str(path.resolve()), *stamp(find_model(path)), id(model.parts))
+        return self._controls.get(
+            key,
+            lambda: reported(self.events, "control", path.name, load, lambda loaded: nbytes_of(loaded[1].network)),
+        )[1]
 
     def load_image_prompt(self, path: Path, model: LoadedModel) -> LoadedImagePrompt:
         """An IP-Adapter for this model; from memory where it is loaded. Raises GessoError as `load_control`."""
@@ -153,10 +174,7 @@ class Engine:
             network, file = load_image_prompt(path, model.family)
             return LoadedImagePrompt(network, Component("image prompt", network, self.device, file), file)
 
-        prompt: LoadedImagePrompt = self._others.get(
-            ("prompt", path, model.family.name, *stamp(find_model(path))), load
-        )
-        return prompt
+        return self._kept("image_prompt", path, load, lambda prompt: nbytes_of(prompt.network), model.family.name)
 
     def load_image_encoder(self, path: Path) -> LoadedImageEncoder:
         """CLIP's image encoder; from memory where it is loaded. Raises ModelFileError where it is none."""
@@ -165,8 +183,7 @@ class Engine:
             network, file = load_image_encoder(path)
             return LoadedImageEncoder(network, Component("image encoder", network, self.device, file), file)
 
-        encoder: LoadedImageEncoder = self._others.get(("encoder", path, *stamp(find_model(path))), load)
-        return encoder
+        return self._kept("image_encoder", path, load, lambda encoder: nbytes_of(encoder.network))
 
     def load_upscaler(self, path: Path) -> RestingUpscaler:
         """An upscaler network for second passes; from memory where it is loaded. Raises ModelFileError."""
@@ -175,8 +192,19 @@ class Engine:
             upscaler = load_upscaler(path, dtype=None)
             return RestingUpscaler(upscaler, Component("upscaler network", upscaler.network, self.device, path))
 
-        upscaler: RestingUpscaler = self._others.get(("upscaler", path, *stamp(find_model(path))), load)
-        return upscaler
+        return self._kept("upscaler", path, load, lambda resting: nbytes_of(resting.upscaler.network))
+
+    def _kept(self, kind: str, path: Path, load: Callable[[], T], nbytes: Callable[[T], int], *key: str) -> T:
+        """What was loaded before, or is loaded now. key: what else the same file may be loaded for"""
+        kept: T = self._others.get(
+            (kind, path, *key, *stamp(find_model(path))),
+            lambda: reported(self.events, kind, path.name, load, nbytes),
+        )
+        return kept
+
+    def next_job(self) -> int:
+        """A number for a call of a pipeline: 1, 2, 3, ... for this engine, by which its events are told apart."""
+        return next(self._jobs)
 
     def plan(self, model: LoadedModel, work: Workload) -> MemoryPlan:
         """How a request of this size runs within the engine's memory, and what it takes. Follow it by `model.under`.

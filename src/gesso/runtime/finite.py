@@ -4,6 +4,7 @@ Half precision ends at 65504 (float16) or has 8 bits (bfloat16); some networks l
 comes out then is NaN, and a tool that does not look shows it as black.
 """
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from gesso.families.parts import is_finite
 
 if TYPE_CHECKING:
     from gesso.runtime.model import LoadedModel
+
+log = logging.getLogger(__name__)
 
 LABELS = {
     "text": "the text model",
@@ -47,11 +50,13 @@ class Finite:
     value   in float32 where rows were computed again
     rows    these rows
     notice  what the user should know about these; None where there are none
+    part    the network that was computed again: text, text_2, unet, vae, upscaler; "" where none was
     """
 
     value: Tensor
     rows: tuple[int, ...] = ()
     notice: str | None = None
+    part: str = ""
 
     def notices(self, row: int) -> tuple[str, ...]:
         """What to say about one row."""
@@ -115,7 +120,9 @@ def asking_finite(part: str, compute: Callable[..., Asking[Tensor]], *models: "L
     rows = tuple(int(row) for row in lost.nonzero())
     if value is not None:
         again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again, value.to(again.dtype))
-    return Finite(again, rows, f"{LABELS[part]} left the range of {_name(before)}; computed again in float32")
+    notice = f"{LABELS[part]} left the range of {_name(before)}; computed again in float32"
+    log.info("%s: %s", models[0].name, notice)
+    return Finite(again, rows, notice, part)
 
 
 def _error(

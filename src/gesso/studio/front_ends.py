@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from gesso.errors import GessoError
 from gesso.request.checks import check_known
-from gesso.request.presets import CHOICES
 from gesso.studio.home import styles_file
+from gesso.text.dialects import DIALECTS
 
 if TYPE_CHECKING:
     from gesso.frontends.front_end import FrontEnd
@@ -20,8 +20,11 @@ def syntax_settings(syntax: str | None) -> dict[str, Any]:
     """The fields of a request for a syntax by its name. Raises RequestError for an unknown one."""
     if syntax is None:
         return {}
-    check_known("syntax", syntax, (*CHOICES["syntax"], MIDJOURNEY))
-    return {"syntax": "a1111" if syntax == MIDJOURNEY else syntax}
+    if syntax == MIDJOURNEY:
+        return {"syntax": "a1111"}
+    if syntax not in DIALECTS:
+        check_known("syntax", syntax, (*DIALECTS, MIDJOURNEY))
+    return {"syntax": syntax}
 
 
 def open_front_end(

@@ -11,7 +11,7 @@ from PIL import Image
 from gesso.pictures.picture_file import is_lossless, pixels_sha256, read_picture
 from gesso.pipelines.picture import OnProgress, Picture
 from gesso.pipelines.text_to_image import TextToImage
-from gesso.request.recipe import Recipe, changes
+from gesso.request.recipe import Recipe, changes, check_plugins
 from gesso.studio.events import OnEvent, Sampling, ignore
 from gesso.studio.sources import Sources, check_sources
 from gesso.studio.studio import EngineOptions, RecipePlaces, Studio
@@ -120,6 +120,7 @@ def replay(
 
     image, mask, hints: those that the original was drawn from, where the recipe names any; others are refused.
     """
+    check_plugins(recipe)
     (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints, cancel=cancel)
     edited = not lossy and bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
     changed = tuple(changes(recipe, picture.recipe))

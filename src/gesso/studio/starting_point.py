@@ -41,10 +41,10 @@ def start_from(
     library     None: the user's
     Raises GessoError where the picture carries no settings or no prompt, or its model is not here.
     """
-    from gesso.metadata.reading import read_settings
+    from gesso.metadata.reading import read_metadata
     from gesso.request.overlay import overlay
 
-    settings = read_settings(path)
+    settings = read_metadata(path)
     if not over.prompt.strip():
         over = replace(over, prompt=settings.request.prompt)
     request = overlay(settings.request, over, with_image=with_image)

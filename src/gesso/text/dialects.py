@@ -1,15 +1,20 @@
-"""The grammars of prompts by name, each with the rule of emphasis that its own tool goes with."""
+"""The grammars of prompts by name, each with the rule of emphasis that its own tool goes with. Imports no torch."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
+from gesso.registry import Registry
 from gesso.text.comfyui import parse_comfyui
 from gesso.text.compel import parse_compel
-from gesso.text.emphasis import Emphasis
 from gesso.text.grammar import ParsedPrompt, SubPrompt, parse_prompt
 from gesso.text.prompt import Piece, PromptError, Traced, WeightedText, check_prompt
 from gesso.text.schedule import constant
+
+if TYPE_CHECKING:
+    from gesso.text.emphasis import Emphasis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class Dialect:
     name: str
     parse: Callable[[str], ParsedPrompt]
     parse_negative: Callable[[str], ParsedPrompt]
-    emphasis: Emphasis
+    emphasis: "Emphasis"
     whole_words: bool = False
 
 
@@ -42,7 +47,7 @@ def _constant(text: str, read: Callable[[Traced], tuple[Piece, ...]]) -> ParsedP
     return ParsedPrompt(source=text, subprompts=(SubPrompt(schedule=constant(text, read)),))
 
 
-DIALECTS: Mapping[str, Dialect] = {
+_BUILTIN = {
     dialect.name: dialect
     for dialect in (
         Dialect(
@@ -57,9 +62,47 @@ DIALECTS: Mapping[str, Dialect] = {
     )
 }
 
+DIALECTS: Registry[Dialect] = Registry(Dialect, "gesso.dialects", _BUILTIN)
+
 
 def find_dialect(name: str) -> Dialect:
     """The dialect of a name. Raises PromptError, which names all of them, for any other."""
     if name not in DIALECTS:
         raise PromptError("dialect", f"unknown prompt dialect {name[:32]!r}. Known: {', '.join(DIALECTS)}.")
-    return DIALECTS[name]
+    dialect = DIALECTS[name]
+    if DIALECTS.origin(name) is None:
+        return dialect
+
+    def guarded(parse: Callable[[str], ParsedPrompt], text: str) -> ParsedPrompt:
+        with DIALECTS.guard(name):
+            return parse(text)
+
+    return replace(
+        dialect, parse=partial(guarded, dialect.parse), parse_negative=partial(guarded, dialect.parse_negative)
+    )
+
+
+def weighted_dialect(
+    name: str,
+    read: Callable[[str], Sequence[WeightedText]],
+    *,
+    emphasis: "Emphasis" = "no_norm",
+    whole_words: bool = False,
+) -> Dialect:
+    """A dialect in which a prompt is pieces of text with weights, and nothing else: for plug-ins.
+
+    read  a prompt -> its pieces in their order, with the places where they stood; no piece: an empty prompt
+    emphasis, whole_words  as in Dialect
+    """
+
+    def parse(text: str) -> ParsedPrompt:
+        check_prompt(text)
+        pieces = tuple(read(text)) or (WeightedText(""),)
+        for piece in pieces:
+            if not (math.isfinite(piece.weight) and 0 <= piece.start <= piece.end <= len(text)):
+                raise ValueError(
+                    f"a piece of the prompt has weight {piece.weight} and lies at {piece.start}:{piece.end}"
+                )
+        return ParsedPrompt(source=text, subprompts=(SubPrompt(schedule=constant(text, lambda traced: pieces)),))
+
+    return Dialect(name=name, parse=parse, parse_negative=parse, emphasis=emphasis, whole_words=whole_words)

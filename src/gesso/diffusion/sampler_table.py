@@ -1,24 +1,17 @@
-"""SAMPLERS: every sampler, one row each."""
+"""SAMPLERS: every sampler, one row each, and those of plug-ins. Imports no torch: functions are named, not imported."""
 
 from __future__ import annotations
 
-from gesso.diffusion.samplers.dpm_solver import dpm_2, dpm_2_ancestral, dpm_adaptive, dpm_fast
-from gesso.diffusion.samplers.dpmpp import (
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    dpmpp_2m_sde_heun,
-    dpmpp_2s_ancestral,
-    dpmpp_3m_sde,
-    dpmpp_sde,
-)
-from gesso.diffusion.samplers.euler import ddim, ddim_cfgpp, ddpm, euler, euler_ancestral, heun
-from gesso.diffusion.samplers.few_step import lcm, tcd
-from gesso.diffusion.samplers.multistep import deis, ipndm, lms, plms, pndm
-from gesso.diffusion.samplers.registry import Sampler
-from gesso.diffusion.samplers.restart import restart
-from gesso.diffusion.samplers.stochastic import er_sde, sa_solver
-from gesso.diffusion.samplers.unipc import unipc, unipc_bh2
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from gesso.diffusion.sampler_row import Sampler
+from gesso.registry import Registry
+
+if TYPE_CHECKING:
+    from gesso.diffusion.samplers.seam import Sampling
+
+_IN = "gesso.diffusion.samplers"
 _CHURN = frozenset({"s_churn", "s_tmin", "s_tmax", "s_noise"})
 _ETA = frozenset({"eta", "s_noise"})
 _FINAL = frozenset({"lower_final", "euler_final"})
@@ -37,13 +30,18 @@ def _restart_calls(num_steps: int) -> int:
 
 
 # A new sampler is one function and one row here; the tests find it by themselves and ask for its goldens.
-SAMPLERS: dict[str, Sampler] = {
+_BUILTIN = {
     "euler": Sampler(
-        "Euler", euler, order=1, stochastic=False, options=_CHURN, aliases=("k_euler", "EulerDiscreteScheduler")
+        "Euler",
+        f"{_IN}.euler:euler",
+        order=1,
+        stochastic=False,
+        options=_CHURN,
+        aliases=("k_euler", "EulerDiscreteScheduler"),
     ),
     "euler_ancestral": Sampler(
         "Euler a",
-        euler_ancestral,
+        f"{_IN}.euler:euler_ancestral",
         order=1,
         stochastic=True,
         options=_ETA,
@@ -52,7 +50,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "heun": Sampler(
         "Heun",
-        heun,
+        f"{_IN}.euler:heun",
         order=2,
         stochastic=False,
         calls_per_step=2,
@@ -61,7 +59,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "ddim": Sampler(
         "DDIM",
-        ddim,
+        f"{_IN}.euler:ddim",
         order=1,
         stochastic=False,
         options=_ETA | {"landings"},
@@ -70,7 +68,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "ddim_cfgpp": Sampler(
         "DDIM CFG++",
-        ddim_cfgpp,
+        f"{_IN}.euler:ddim_cfgpp",
         order=1,
         stochastic=False,
         options=_ETA,
@@ -80,7 +78,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "ddpm": Sampler(
         "DDPM",
-        ddpm,
+        f"{_IN}.euler:ddpm",
         order=1,
         stochastic=True,
         options=frozenset({"large", "noisy_end", "landings"}),
@@ -89,7 +87,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp_2s_ancestral": Sampler(
         "DPM++ 2S a",
-        dpmpp_2s_ancestral,
+        f"{_IN}.dpmpp:dpmpp_2s_ancestral",
         order=2,
         stochastic=True,
         calls_per_step=2,
@@ -100,7 +98,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp_2m": Sampler(
         "DPM++ 2M",
-        dpmpp_2m,
+        f"{_IN}.dpmpp:dpmpp_2m",
         order=2,
         stochastic=False,
         options=_FINAL | {"max_order", "heun"},
@@ -109,7 +107,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp_sde": Sampler(
         "DPM++ SDE",
-        dpmpp_sde,
+        f"{_IN}.dpmpp:dpmpp_sde",
         order=2,
         stochastic=True,
         calls_per_step=2,
@@ -120,7 +118,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp_2m_sde": Sampler(
         "DPM++ 2M SDE",
-        dpmpp_2m_sde,
+        f"{_IN}.dpmpp:dpmpp_2m_sde",
         order=2,
         stochastic=True,
         options=_ETA | _FINAL,
@@ -130,7 +128,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp_2m_sde_heun": Sampler(
         "DPM++ 2M SDE Heun",
-        dpmpp_2m_sde_heun,
+        f"{_IN}.dpmpp:dpmpp_2m_sde_heun",
         order=2,
         stochastic=True,
         options=_ETA | _FINAL,
@@ -140,7 +138,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpmpp_3m_sde": Sampler(
         "DPM++ 3M SDE",
-        dpmpp_3m_sde,
+        f"{_IN}.dpmpp:dpmpp_3m_sde",
         order=2,
         stochastic=True,
         options=_ETA | _FINAL,
@@ -151,7 +149,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "lms": Sampler(
         "LMS",
-        lms,
+        f"{_IN}.multistep:lms",
         order=4,
         stochastic=False,
         options=frozenset({"max_order"}),
@@ -159,7 +157,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpm_2": Sampler(
         "DPM2",
-        dpm_2,
+        f"{_IN}.dpm_solver:dpm_2",
         order=2,
         stochastic=False,
         calls_per_step=2,
@@ -170,7 +168,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpm_2_ancestral": Sampler(
         "DPM2 a",
-        dpm_2_ancestral,
+        f"{_IN}.dpm_solver:dpm_2_ancestral",
         order=2,
         stochastic=True,
         calls_per_step=2,
@@ -182,7 +180,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpm_fast": Sampler(
         "DPM fast",
-        dpm_fast,
+        f"{_IN}.dpm_solver:dpm_fast",
         order=2,
         stochastic=False,
         options=_ETA,
@@ -191,7 +189,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpm_adaptive": Sampler(
         "DPM adaptive",
-        dpm_adaptive,
+        f"{_IN}.dpm_solver:dpm_adaptive",
         order=3,
         stochastic=False,
         options=_ETA | {"rtol", "atol", "h_init", "order"},
@@ -202,7 +200,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "plms": Sampler(
         "PLMS",
-        plms,
+        f"{_IN}.multistep:plms",
         order=2,
         stochastic=False,
         schedule="ddim_uniform",
@@ -211,7 +209,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "pndm": Sampler(
         "PNDM",
-        pndm,
+        f"{_IN}.multistep:pndm",
         order=2,
         stochastic=False,
         options=frozenset({"schedule"}),
@@ -221,7 +219,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "ipndm": Sampler(
         "IPNDM",
-        ipndm,
+        f"{_IN}.multistep:ipndm",
         order=2,
         stochastic=False,
         options=frozenset({"max_order"}),
@@ -229,7 +227,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "deis": Sampler(
         "DEIS",
-        deis,
+        f"{_IN}.multistep:deis",
         order=3,
         stochastic=False,
         options=frozenset({"max_order", "lower_final"}),
@@ -237,7 +235,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "unipc": Sampler(
         "UniPC",
-        unipc,
+        f"{_IN}.unipc:unipc",
         order=4,
         stochastic=False,
         options=frozenset({"max_order", "corrector"}),
@@ -245,7 +243,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "unipc_bh2": Sampler(
         "UniPC bh2",
-        unipc_bh2,
+        f"{_IN}.unipc:unipc_bh2",
         order=3,
         stochastic=False,
         options=frozenset({"max_order", "corrector"}),
@@ -253,7 +251,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "lcm": Sampler(
         "LCM",
-        lcm,
+        f"{_IN}.few_step:lcm",
         order=0,
         stochastic=True,
         options=frozenset({"s_noise"}),
@@ -263,7 +261,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "tcd": Sampler(
         "TCD",
-        tcd,
+        f"{_IN}.few_step:tcd",
         order=1,
         stochastic=True,
         options=frozenset({"gamma", "schedule"}),
@@ -273,7 +271,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "restart": Sampler(
         "Restart",
-        restart,
+        f"{_IN}.restart:restart",
         order=2,
         stochastic=True,
         options=frozenset({"s_noise"}),
@@ -284,7 +282,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "er_sde": Sampler(
         "ER-SDE",
-        er_sde,
+        f"{_IN}.stochastic:er_sde",
         order=2,
         stochastic=True,
         options=frozenset({"s_noise", "max_order"}),
@@ -293,7 +291,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "sa_solver": Sampler(
         "SA-Solver",
-        sa_solver,
+        f"{_IN}.stochastic:sa_solver",
         order=2,
         stochastic=True,
         options=frozenset({"tau", "tau_from", "tau_to", "s_noise", "schedule"}),
@@ -301,3 +299,18 @@ SAMPLERS: dict[str, Sampler] = {
         aliases=("SASolverScheduler",),
     ),
 }
+
+SAMPLERS: Registry[Sampler] = Registry(Sampler, "gesso.samplers", _BUILTIN)
+
+
+def sampler_named(name: str) -> Callable[..., Sampling]:
+    """The sampler to run; errors of a plug-in become a PluginError that names it. Raises KeyError for no sampler."""
+    row = SAMPLERS[name]
+    if SAMPLERS.origin(name) is None:
+        return row
+
+    def guarded(*args: Any, **options: Any) -> Sampling:
+        with SAMPLERS.guard(name):
+            return (yield from row(*args, **options))
+
+    return guarded

@@ -1,15 +1,19 @@
-"""The table of samplers: what they are called, what they cost, what they take."""
+"""What the table of samplers says of each: what it is called, what it costs, what it takes. Imports no torch."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from gesso.registry import imported
 
-from gesso.diffusion.noise import NoiseSource
-from gesso.diffusion.samplers.seam import Sampling
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gesso.diffusion.noise import NoiseSource
+    from gesso.diffusion.samplers.seam import Sampling
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,8 @@ class Sampler:
     """One row of the registry: a generator function and what callers want to know about it.
 
     label: what A1111 calls it in its infotext (where A1111 lacks it, what its users would call it).
+    function: the generator function, see `gesso.diffusion.samplers.seam`; or "module:name" of it, imported when the
+    sampler first runs.
     order: of convergence, for the ODE; 0: does not converge (LCM). Where the first and last steps are of lower order,
     it shows once these are small. stochastic: draws random numbers at its defaults.
     calls_per_step: calls of the model in a step that does not end in 0. options: the keyword arguments that it takes:
@@ -33,7 +39,7 @@ class Sampler:
     """
 
     label: str
-    start: Callable[..., Sampling]
+    function: Callable[..., Sampling] | str
     order: int
     stochastic: bool
     calls_per_step: int = 1
@@ -47,6 +53,20 @@ class Sampler:
     discards_penultimate: bool = False
     asks_uncond: bool = False
     counted: Callable[[int], int | None] | None = None
+
+    @property
+    def start(self) -> Callable[..., Sampling]:
+        """The generator function."""
+        function: Callable[..., Sampling] = imported(self.function) if isinstance(self.function, str) else self.function
+        return function
+
+    def check(self) -> None:
+        """Raises TypeError for an option that the function does not take by name; for rows of plug-ins."""
+        known = inspect.signature(self.start).parameters
+        if unknown := sorted(self.options - known.keys()):
+            raise TypeError(f"its function takes no {', '.join(unknown)}, which its options name")
+        if "eta" in self.options and not isinstance(known["eta"].default, int | float):
+            raise TypeError("eta needs a default that is a number")
 
     def __call__(self, x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, **options: Any) -> Sampling:
         """Start sampling; see `gesso.diffusion.samplers.seam`. Raises ValueError for an option that it lacks."""

@@ -1,0 +1,164 @@
+"""What an engine reports while it works: typed, frozen values for whoever subscribes. Imports no torch.
+
+    engine = Engine(on_event=print)                    # everything, from the first load on
+    stop = engine.events.subscribe(show, StepDone)     # one kind
+    stop()                                             # no more of it
+
+Subscribers are called in the thread that does the work, one after the other, so they should be quick: put the event
+into a queue for anything slow. One that raises is logged and disturbs neither the drawing nor the others. To stop a
+drawing, cancel it; an exception from a subscriber does not. No event carries a prompt.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeVar, overload
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The base of every event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLoading(Event):
+    """A file of weights is about to be opened, which takes a moment, or minutes where it must be read whole.
+
+    kind  model, refiner, control, image_prompt, image_encoder, upscaler, lora, embedding
+    name  by which it was asked for, without a path
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLoaded(Event):
+    """It is loaded. One that stays loaded from an earlier request is not reported again.
+
+    kind, name  as in ModelLoading
+    family      of a model: sd15, sdxl, ...; "" of anything else
+    nbytes      of its weights as they are stored. They may still lie in their file, mapped, and not in memory
+    seconds     since ModelLoading
+    """
+
+    kind: str
+    name: str
+    family: str = ""
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChosen(Event):
+    """How a picture is drawn within the engine's memory limit; only where there is one.
+
+    job     the call of a pipeline that it is of: 1 for the engine's first
+    model   its name
+    peak    bytes that are taken at most, by the plan
+    budget  bytes that may be taken
+    stay    what is in memory when: resident, turns, stream; see `gesso.runtime.residency`
+    """
+
+    job: int
+    model: str
+    peak: int
+    budget: int
+    stay: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumbersRescued(Event):
+    """A network gave NaN or infinity in half precision, and it was computed again in float32.
+
+    job      as in PlanChosen
+    index    as in StepDone
+    network  unet, vae, upscaler
+    notice   the same in words
+    """
+
+    job: int
+    index: int
+    network: str
+    notice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """A sampling step is done.
+
+    job        as in PlanChosen
+    index      index of the picture in its run, which with the seed decides its noise
+    step       steps done, from 1
+    num_steps  steps in all, of both passes where there are two
+    seconds    that this step took
+    """
+
+    job: int
+    index: int
+    step: int
+    num_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureDone(Event):
+    """A picture is finished.
+
+    job, index     as in StepDone
+    seed           of the request
+    width, height  in pixels
+    seconds        since its drawing began; pictures that are drawn side by side share the time
+    notices        what the user should know, as in the recipe
+    """
+
+    job: int
+    index: int
+    seed: int
+    width: int
+    height: int
+    seconds: float
+    notices: tuple[str, ...] = ()
+
+
+E = TypeVar("E", bound=Event)
+Handler = Callable[[E], object]
+
+
+class EventStream:
+    """Where an engine's events go. Any thread may subscribe, unsubscribe and publish."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # of changes; whoever publishes reads a tuple that is never changed
+        self._subscribers: tuple[tuple[Callable[[Any], object], tuple[type[Event], ...]], ...] = ()
+
+    @overload
+    def subscribe(self, handler: Handler[Event], /) -> Callable[[], None]: ...
+    @overload
+    def subscribe(self, handler: Handler[E], kind: type[E], /, *kinds: type[E]) -> Callable[[], None]: ...
+    def subscribe(self, handler: Callable[[Any], object], /, *kinds: type[Event]) -> Callable[[], None]:
+        """Call `handler` with every event, or with those of these kinds -> a function that ends the subscription.
+
+        That function may be called in the handler, too, and more than once.
+        """
+        entry = (handler, kinds or (Event,))
+        with self._lock:
+            self._subscribers = (*self._subscribers, entry)
+
+        def stop() -> None:
+            with self._lock:
+                self._subscribers = tuple(other for other in self._subscribers if other is not entry)
+
+        return stop
+
+    def publish(self, event: Event) -> None:
+        """Hand an event to its subscribers, in the order in which they came."""
+        for handler, kinds in self._subscribers:
+            if isinstance(event, kinds):
+                try:
+                    handler(event)
+                except Exception:
+                    log.exception("a subscriber failed on %s", type(event).__name__)
