@@ -86,6 +86,7 @@ def replay_file(
     """
     sources = sources or Sources()
     original, recipe = read_picture(path)
+    check_plugins(recipe, path)
     check_sources(recipe, sources.image, sources.mask, sources.hints, path)
     studio = Studio(EngineOptions.of_recipe(recipe, device=device, dtype=dtype, threads=threads), library=library)
     pipeline = studio.open_recipe(recipe, places, near=path.parent, where=path, on_event=on_event)
