@@ -1,22 +1,21 @@
 """Draw docs/architecture.svg and write docs/architecture.md from the real imports: `scripts/architecture`.
 
 Rooms are the folders of src/gesso and the modules beside them. Their rows are the layers of the import contract in
-pyproject.toml, their arrows what grimp finds in the code, their words the docstrings of their `__init__.py`. The rest is
-a layered drawing (Sugiyama, Tagawa & Toda 1981): long arrows get a place of their own in each row that they cross, rows
-are put in the order with the fewest crossings, and then pulled straight.
+pyproject.toml, their arrows the imports that grimp sees, their words the docstrings of their `__init__.py`. The rest
+is a layered drawing (Sugiyama, Tagawa & Toda 1981): long arrows get a place of their own in each row that they cross,
+rows are put in the order with the fewest crossings, and then pulled straight.
 """
 
 import ast
 import math
 import random
 import re
-import sys
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import grimp
@@ -43,7 +42,7 @@ class Room:
 
 
 def layers() -> list[list[str]]:
-    """The rows of the contract that are there, from the command line down to the ground; `__main__` is a door, no room."""
+    """The rows of the contract that exist, from the command line down; `__main__` is a door and no room."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
@@ -63,7 +62,7 @@ def rooms() -> dict[str, Room]:
     imports: dict[str, set[str]] = {name: set() for row in layers() for name in row}
     for module in graph.modules:
         for target in graph.find_modules_directly_imported_by(module):
-            one, other = ((path.split(".") + [""])[1] for path in (module, target))
+            one, other = ([*path.split("."), ""][1] for path in (module, target))
             if one in imports and other in imports and one != other:
                 imports[one].add(other)
     found = {}
@@ -195,7 +194,7 @@ def places(
 
 
 def svg(rows: Sequence[Sequence[str]], house: Mapping[str, Room]) -> str:
-    """The picture. It brings its own light boxes with dark words and grey arrows, which light and dark pages both bear."""
+    """The picture: light boxes with dark words and grey arrows, legible on light and on dark pages."""
     ground = shared(house)
     floors = [[name for name in row if name not in ground] for row in rows]
     floors = [row for row in floors if row]
@@ -222,7 +221,7 @@ def svg(rows: Sequence[Sequence[str]], house: Mapping[str, Room]) -> str:
         return x[node] + (spots.index(neighbour) - (len(spots) - 1) / 2) * spread
 
     parts = []
-    for (one, other), path in sorted(paths.items()):
+    for (upper, lower), path in sorted(paths.items()):
         start = port(path[0], path[1], below[path[0]])
         words = f"M{start:.0f} {y[path[0]] + BOX_HEIGHT}"
         for before, node in pairwise(path):
@@ -234,11 +233,10 @@ def svg(rows: Sequence[Sequence[str]], house: Mapping[str, Room]) -> str:
             start = at
             if node is not path[-1]:
                 words += f"V{y[node] + BOX_HEIGHT}"
-        parts.append(f'<path d="{words}" marker-end="url(#end)"><title>{one} imports {other}</title></path>')
-    for node in (node for row in order for node in row if len(node) == 1):
-        parts.append(box(house[node[0]], x[node] - BOX / 2, y[node], BOX, largest))
-    for index, name in enumerate(ground):
-        parts.append(wide(house[name], bottom + 46 * index))
+        parts.append(f'<path d="{words}" marker-end="url(#end)"><title>{upper} imports {lower}</title></path>')
+    boxes = [node for row in order for node in row if len(node) == 1]
+    parts += [box(house[node[0]], x[node], y[node], largest) for node in boxes]
+    parts += [wide(house[name], bottom + 46 * index) for index, name in enumerate(ground)]
     legend = [
         "An arrow leads from a room to one that it imports; what a chain of arrows says already is left out.",
         f"The bar is a room's size; it is full at {largest:,} lines of Python.",
@@ -266,47 +264,53 @@ STYLE = (
 )
 
 
-def box(room: Room, left: float, top: float, width: float, largest: int) -> str:
-    middle = left + width / 2
+def box(room: Room, middle: float, top: float, largest: int) -> str:
     lines = textwrap.wrap(room.caption, 23)
     assert len(lines) <= 2, f"{room.name}: {room.caption!r} does not fit into two lines of 23 characters"
+    first = top + (34 if len(lines) > 1 else 40)
     words = "".join(
-        f'<text class="what" x="{middle:.0f}" y="{top + (34 if len(lines) > 1 else 40) + 13 * index:.0f}">{escape(line)}</text>'
+        f'<text class="what" x="{middle:.0f}" y="{first + 13 * index:.0f}">{escape(line)}</text>'
         for index, line in enumerate(lines)
     )
     bar = f'x="{middle - BAR / 2:.0f}" y="{top + BOX_HEIGHT - 11:.0f}" height="4"'
-    return (
-        f'<g data-room="{room.name}" data-lines="{room.lines}"><title>{escape(room.docstring)} {room.lines:,} lines.</title>'
-        f'<rect x="{left:.0f}" y="{top:.0f}" width="{width:.0f}" height="{BOX_HEIGHT}" rx="6"/>'
+    return group(
+        room,
+        f'<rect x="{middle - BOX / 2:.0f}" y="{top:.0f}" width="{BOX}" height="{BOX_HEIGHT}" rx="6"/>'
         f'<text class="name" x="{middle:.0f}" y="{top + 19:.0f}">{room.name}</text>{words}'
         f'<rect class="track" {bar} width="{BAR}"/>'
-        f'<rect class="bar" {bar} width="{max(1, BAR * room.lines / largest):.0f}"/></g>'
+        f'<rect class="bar" {bar} width="{max(1, BAR * room.lines / largest):.0f}"/>',
     )
 
 
 def wide(room: Room, top: float) -> str:
     words = f"{room.caption}; imported by most rooms, so without arrows"
-    return (
-        f'<g data-room="{room.name}" data-lines="{room.lines}"><title>{escape(room.docstring)} {room.lines:,} lines.</title>'
+    return group(
+        room,
         f'<rect x="{MARGIN}" y="{top:.0f}" width="{WIDTH - 2 * MARGIN}" height="34" rx="6"/>'
         f'<text x="{WIDTH / 2:.0f}" y="{top + 22:.0f}"><tspan class="name">{room.name}</tspan>'
-        f'<tspan class="what" dx="10">{escape(words)}</tspan></text></g>'
+        f'<tspan class="what" dx="10">{escape(words)}</tspan></text>',
     )
+
+
+def group(room: Room, shapes: str) -> str:
+    """Shapes with the room's own words, which a browser shows under the pointer."""
+    title = f"<title>{escape(room.docstring)} {room.lines:,} lines.</title>"
+    return f'<g data-room="{room.name}" data-lines="{room.lines}">{title}{shapes}</g>'
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 PAGE_TEXT = """# Architecture
 
-Written by `scripts/architecture`, like the picture, from the imports in the code, the import contract in `pyproject.toml`
-and the docstring of each room; do not edit. A test fails when a room or an arrow is missing here.
+Written by `scripts/architecture`, like the picture, from the imports in the code, the import contract in
+`pyproject.toml` and the docstring of each room; do not edit. A test fails when a room or an arrow is missing here.
 
 ![The rooms of gesso in layers; arrows say which imports which](architecture.svg)
 
-Each folder of `src/gesso/` is a room with one job. A room imports rooms that lie below it, never one above, and rooms side
-by side do not know each other; `scripts/check` holds that. So a reader can start anywhere and needs only what lies below,
-and the lower half, without `runtime`, is usable by itself: networks without samplers, samplers without networks, requests
-without torch. Why it is cut that way: [decisions](decisions/README.md).
+Each folder of `src/gesso/` is a room with one job. A room imports rooms that lie below it, never one above, and rooms
+side by side do not know each other; `scripts/check` holds that. So a reader can start anywhere and needs only what lies
+below, and the lower half is usable by itself: networks without samplers, samplers without networks, requests without
+torch. Why it is cut that way: [decisions](decisions/README.md).
 
 | room | what it holds | lines | imports |
 | --- | --- | ---: | --- |
@@ -314,16 +318,16 @@ without torch. Why it is cut that way: [decisions](decisions/README.md).
 
 ## The way of a picture
 
-```
+```text
 request --> text --> conditioning --+
    |                                +--> denoise(x, sigma) --> sampler --> latents --> VAE decode --> pixels --> file
    +--> seed --> noise -------------+         ^
                       adapters, ControlNet, guidance
 ```
 
-A command of `cli` builds one `TextToImageRequest` and hands it to `pipelines`, which asks `runtime` for the model, `text` and
-`families` for the conditioning, `diffusion` for schedule and sampler, and gives the result with its recipe to `pictures`.
-Training walks the same rooms from the other end, with the same functions.
+A command of `cli` builds one `TextToImageRequest` and hands it to `pipelines`, which asks `runtime` for the model,
+`text` and `families` for the conditioning, `diffusion` for schedule and sampler, and gives the result with its recipe
+to `pictures`. Training walks the same rooms from the other end, with the same functions.
 """
 
 
@@ -351,7 +355,7 @@ def drawn_sizes(picture: str) -> dict[str, int]:
 
 
 def made(sizes: Mapping[str, int] | None = None) -> tuple[str, str]:
-    """Picture and page. Where a room's size of `sizes` is about right it is kept, so that lines alone make nothing stale."""
+    """Picture and page. A size in `sizes` that is about right is kept, so that a few lines make nothing stale."""
     house = {}
     for name, room in rooms().items():
         drawn = (sizes or {}).get(name, 0)
@@ -376,4 +380,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,11 +3,11 @@
 Three things happen here, so that nothing is written twice:
 
 - README, CONTRIBUTING, SECURITY and CHANGELOG become pages, README the first one.
-- The reference has a page for each group of public names. It follows `gesso.__all__`: a name that is added there appears
-  under the room that defines it, and a room that no group lists gets a group of its own.
-- Pages link to files of the repository as GitHub and editors understand it, relative to the page. A file outside docs/ that
-  a page links to is carried into the site, and the link is changed to lead there. A link to a file that is not there is
-  left as it is, and then fails the build.
+- The reference has a page for each group of public names. It follows `gesso.__all__`: a name that is added there
+  appears under the room that defines it, and a room that no group lists gets a group of its own.
+- Pages link to files of the repository relative to themselves, as editors and code hosts understand it. A file outside
+  docs/ that a page links to is carried into the site, and the link is changed to lead there. A link to a file that does
+  not exist is left as it is, and then fails the build.
 """
 
 import posixpath
