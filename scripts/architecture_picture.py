@@ -318,16 +318,10 @@ torch. Why it is cut that way: [decisions](decisions/README.md).
 
 ## The way of a picture
 
-```text
-request --> text --> conditioning --+
-   |                                +--> denoise(x, sigma) --> sampler --> latents --> VAE decode --> pixels --> file
-   +--> seed --> noise -------------+         ^
-                      adapters, ControlNet, guidance
-```
-
 A command of `cli` builds one `TextToImageRequest` and hands it to `pipelines`, which asks `runtime` for the model,
 `text` and `families` for the conditioning, `diffusion` for schedule and sampler, and gives the result with its recipe
-to `pictures`. Training walks the same rooms from the other end, with the same functions.
+to `pictures`. Training walks the same rooms from the other end, with the same functions. A sketch of the data on that
+way stands at the head of the [decisions](decisions/README.md).
 """
 
 

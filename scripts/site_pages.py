@@ -6,8 +6,8 @@ Three things happen here, so that nothing is written twice:
 - The reference has a page for each group of public names. It follows `gesso.__all__`: a name that is added there
   appears under the room that defines it, and a room that no group lists gets a group of its own.
 - Pages link to files of the repository relative to themselves, as editors and code hosts understand it. A file outside
-  docs/ that a page links to is carried into the site, and the link is changed to lead there. A link to a file that does
-  not exist is left as it is, and then fails the build.
+  docs/ that a page links to is carried into the site, and the link is changed to lead there; a folder is shown by its
+  README.md. A link to what does not exist is left as it is, and then fails the build.
 """
 
 import posixpath
@@ -40,7 +40,8 @@ GROUPS = {
     "Adapters": ("adapters",),
     "Hints for ControlNets": ("hints",),
     "Pictures and metadata": ("pictures", "metadata"),
-    "Plug-ins": ("registry", "plugins"),
+    "Events": ("events",),
+    "Plug-ins": ("registry",),
     "Errors": ("errors",),
 }
 
@@ -124,6 +125,8 @@ def site_uri(path: str) -> str:
 def linked(uri: str, target: str) -> str | None:
     """The file of the repository that a link on a page means, or None where there is none."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(repository_path(uri)), target))
+    if (ROOT / path).is_dir():
+        path += "/README.md"
     return path if not path.startswith("..") and (ROOT / path).is_file() else None
 
 
