@@ -7,7 +7,8 @@ The source is written to be read in an editor, where columns stand under each ot
 
     seed: int | None = None  # 0 to 2**64 - 1
 
-The reference shows such columns as a list, and such a comment as the docstring of the field.
+The reference shows such columns as a list, and such a comment as the docstring of the field. What a method assigns to
+`self` without a type or a word of explanation is not shown.
 """
 
 import io
@@ -21,19 +22,17 @@ COLUMNS = re.compile(r"^(\w[\w*, ]*?)\s{2,}(\S.*)$")
 
 
 def as_list(block: str) -> str:
-    """A paragraph in two columns as a list; any other as it is."""
-    lines = block.splitlines()
-    if not COLUMNS.match(lines[0]):
-        return block
-    items: list[str] = []
-    for line in lines:
-        if match := COLUMNS.match(line):
-            items.append(f"- `{match[1]}`: {match[2]}")
-        elif line.startswith(" "):
-            items[-1] += " " + line.strip()
-        else:
-            return block
-    return "\n".join(items)
+    """A paragraph whose lines stand in two columns as a list; any other line as it is."""
+    lines: list[str] = []
+    in_list = False
+    for line in block.splitlines():
+        match = COLUMNS.match(line)
+        if match or not (in_list and line.startswith(" ")):
+            if bool(match) != in_list and lines:
+                lines.append("")  # Markdown wants one before and behind a list
+            in_list = bool(match)
+        lines.append(f"- `{match[1]}`: {match[2]}" if match else f"    {line.strip()}" if in_list else line)
+    return "\n".join(lines)
 
 
 def outside_code(text: str) -> str:
@@ -56,6 +55,11 @@ def comment_behind(source: str) -> str | None:
 
 
 class Markdown(griffe.Extension):
+    def on_class_members(self, *, cls: griffe.Class, **_kwargs: Any) -> None:
+        for name, member in list(cls.attributes.items()):
+            if "instance-attribute" in member.labels and member.annotation is None and member.docstring is None:
+                del cls.members[name]
+
     def on_instance(self, *, obj: griffe.Object, **_kwargs: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = markdown(obj.docstring.value)
