@@ -32,7 +32,11 @@ PAGES = sorted(
 LANGUAGES = {"python", "sh", "toml", "text", "json"}  # those of code blocks; all but the first two are only shown
 
 STEPS = 2
-DRAWING = {"generate", "grid", "batch"}
+FEW_STEPS = {
+    "generate": ("--steps", str(STEPS)),
+    "grid": ("--set", f"steps={STEPS}"),
+    "batch": ("--set", f"steps={STEPS}"),
+}
 
 # Commands that are parsed and not run, by a part of the line, and why.
 PARSED_ONLY = {
@@ -293,9 +297,7 @@ def test_commands_run(lines, place, capsys):
     for name in sorted(inputs(lines)):
         place(name)
     for words in lines:
-        few = ["--steps", str(STEPS)] if words[0] in DRAWING else []
-        few = ["--set", f"num_steps={STEPS}"] if words[0] == "batch" else few
-        code = run([*words, *few])
+        code = run([*words, *FEW_STEPS.get(words[0], ())])
         assert code == 0, f"gesso {shlex.join(words)}\n{capsys.readouterr().err}"
 
 
