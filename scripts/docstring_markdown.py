@@ -1,6 +1,6 @@
 """Docstrings of the source as the Markdown of the reference: an extension of griffe (see mkdocs.yml).
 
-The source is written to be read in an editor, where columns stand under each other and a field has its comment behind it:
+The source is written for an editor, where columns stand under each other and a field has its comment behind it:
 
     name        key or alias in PREPROCESSORS
     size        width and height of the hint, in pixels
