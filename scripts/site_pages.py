@@ -130,11 +130,25 @@ def linked(uri: str, target: str) -> str | None:
     return path if not path.startswith("..") and (ROOT / path).is_file() else None
 
 
+def expanded(entries: list[str]) -> list[str]:
+    """Entries of the menu; one with a star stands for the pages that it matches and that are not named beside it."""
+    docs = ROOT / "docs"
+    pages = []
+    for entry in entries:
+        matches = sorted(path.relative_to(docs).as_posix() for path in docs.glob(entry)) if "*" in entry else [entry]
+        pages += [page for page in matches if page == entry or page not in entries]
+    return pages
+
+
 # ---- what mkdocs calls -----------------------------------------------------------------------------------------------
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     assert config.nav is not None
+    for section in config.nav:
+        for title, entries in section.items():
+            if isinstance(entries, list):
+                section[title] = expanded(entries)
     pages = [{title: reference_uri(title)} for title in reference()]
     config.nav.append({"Reference": ["reference/index.md", *pages]})
     return config
