@@ -1,1 +1,1 @@
-"""What changes a model for the length of a request: LoRA and its relatives, textual inversion."""
+"""What changes a model while it draws: LoRA and its relatives, textual inversion."""

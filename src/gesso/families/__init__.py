@@ -1,1 +1,1 @@
-"""Releases of models, each as one value, and the loading and saving of whole models."""
+"""Releases of models: each as one value, and the loading and saving of whole models."""

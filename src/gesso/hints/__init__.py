@@ -1,1 +1,1 @@
-"""Hints: what a ControlNet looks at, made from a picture without a network. Pure functions of pictures."""
+"""What a ControlNet looks at: hints, made from a picture without a network. Pure functions of pictures."""

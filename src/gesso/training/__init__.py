@@ -1,1 +1,1 @@
-"""Training: one loop, for whatever task it is given."""
+"""The training loop: one, for whatever task it is given."""
