@@ -164,7 +164,7 @@ WRONG = [
     (["replay"], "PICTURE"),
     (["replay", "missing.png"], "no such file"),
     (["replay", "taken.png"], "no gesso recipe"),
-    (["replay", "truncated.safetensors"], "not a picture"),
+    (["replay", "truncated.safetensors"], "not a PNG, JPEG, WebP or AVIF picture"),
     (["models", "info", "taken.png"], "taken.png"),
     (["models", "info", "a\x1b[31mb"], "no such file"),
 ]

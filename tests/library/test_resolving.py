@@ -70,7 +70,7 @@ def test_hashes_are_names_too(shelves: tuple[Library, Path]):
 
 def test_several_of_one_name_are_told_with_their_places(shelves: tuple[Library, Path]):
     library, folder = shelves
-    with pytest.raises(GessoError, match="2 models are called that") as caught:
+    with pytest.raises(GessoError, match="2 models have this name") as caught:
         resolve("TWO", library)
     assert str(folder / "Two.safetensors") in caught.value.message
     assert str(folder / "sub/two.safetensors") in caught.value.message
@@ -137,5 +137,5 @@ def test_a_model_whose_disk_is_gone(tmp_path: Path):
     source = shelf.checkpoint(tmp_path / "a.safetensors")
     import_model(library, source, way="in-place")
     source.unlink()
-    with pytest.raises(GessoError, match="not there any more"):
+    with pytest.raises(GessoError, match="missing"):
         resolve("a", library)

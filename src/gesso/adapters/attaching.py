@@ -257,8 +257,10 @@ class _Layer:
         if made is None:
             return
         if not bool(made.isfinite().all()):
-            where, message = self.parts[0].lora.where, f"{self.name} leaves the range of {made.dtype} when merged"
-            raise ModelFileError("overflow", where, f"{message}; apply it at run time, or take a smaller strength")
+            where, message = self.parts[0].lora.where, f"{self.name} overflows {made.dtype} when merged"
+            raise ModelFileError(
+                "overflow", where, f"{message}; apply it at run time (lora_mode run), or use a smaller strength"
+            )
         param = getattr(self.module, name)
         self._kept[name] = (param.data, made)
         param.data = made

@@ -57,7 +57,7 @@ class PictureAttachment:
         for prompt in prompts:
             found = [layer.out_features for layer in prompt.network.to_k]
             if found != widths:
-                raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)} of other widths")
+                raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)}, of other widths")
         self._negative: Tensor | None = None
         self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._queries: dict[int, Tensor] = {}

@@ -25,7 +25,7 @@ from gesso.text.chunks import LearnedWord
 from gesso.text.tokenizer import Tokenizer
 
 MAX_VECTORS = 75  # a chunk holds no more
-_WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text model", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
+_WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text encoder", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
 # Names that say which text model a tensor is for, in SDXL's files and in those of SD 3.
 _TOWERS = {"clip_l": "text", "clip_g": "text_2"}
 _IGNORED = ("t5xxl",)
@@ -81,10 +81,12 @@ def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> 
         key, tensor = next(iter(found.items()))
         vectors, token = {"": _vectors(key, tensor, where)}, None if key in _ANONYMOUS else key
     else:
-        message = f"{len(found)} tensors that make no textual inversion: {', '.join(map(shown, list(found)[:5]))}"
+        message = (
+            f"{len(found)} tensors that make no embedding (textual inversion): {', '.join(map(shown, list(found)[:5]))}"
+        )
         raise ModelFileError("unknown_key", where, message)
     if len({len(each) for each in vectors.values()}) != 1:
-        raise ModelFileError("shape", where, "another number of vectors for each text model, expected the same")
+        raise ModelFileError("shape", where, "the text encoders have different numbers of vectors, expected the same")
     return Embedding(name, vectors, where, token)
 
 
@@ -137,9 +139,9 @@ def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[s
         width = model.config.dim
         if part not in vectors or vectors[part].shape[1] != width:
             given = ", ".join(str(each.shape[1]) for each in vectors.values())
-            looks = " and ".join(_WIDTHS.get(each.shape[1], "no model known") for each in vectors.values())
+            looks = " and ".join(_WIDTHS.get(each.shape[1], "an unknown model") for each in vectors.values())
             wanted = ", ".join(str(model.config.dim) for model in models.values())
-            message = f"its vectors are {given} wide ({looks}), the text models of this model {wanted}"
+            message = f"its vectors are {given} wide ({looks}), this model's text encoders take {wanted}"
             raise ModelFileError("architecture_mismatch", embedding.where, message)
     return {part: vectors[part] for part in models}
 

@@ -101,7 +101,7 @@ def to_json(config: Any) -> Any:
         return [to_json(value) for value in config]
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    raise ValueError(f"{type(config).__name__} has no place in a configuration")
+    raise ValueError(f"{type(config).__name__} cannot be stored in a configuration")
 
 
 def from_json(cls: type[Config], found: Any, where: str | Path, name: str, **given: Any) -> Config:

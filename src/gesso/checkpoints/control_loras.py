@@ -48,14 +48,14 @@ def control_lora_tensors(
             found, wanted = shape_text(made[native].shape), shape_text(params[native])
             raise ModelFileError("shape", where, f"{row.file} is {found}, the model expects {wanted}")
     if unknown := [name for name in files if name not in used]:
-        message = f"{len(unknown)} tensors have no place in the model: {examples(unknown)}"
+        message = f"{len(unknown)} tensors fit nothing in the model: {examples(unknown)}"
         raise ModelFileError("unknown_key", where, message)
     return made
 
 
 def _base(native: str, unet: Mapping[str, Tensor], where: str | Path) -> Tensor:
     if native not in unet:
-        raise ModelFileError("missing_key", where, f"{native} is neither in the file nor a part of the model's UNet")
+        raise ModelFileError("missing_key", where, f"{native} is neither in the file nor in the model's UNet")
     return unet[native].to("cpu")
 
 

@@ -172,7 +172,7 @@ def _spawn(task: str, source: IO[bytes], out: IO[bytes], answer: IO[bytes], wher
             command, stdin=source, stdout=out, stderr=answer, env=environment, start_new_session=True
         )
     except OSError as error:
-        message = f"the separate process that reads PyTorch files cannot be started: {error.strerror}"
+        message = f"cannot start the separate process that reads PyTorch files: {error.strerror}"
         raise ModelFileError("sandbox", where, message) from None
     try:
         return child.wait(limits.wall_seconds)

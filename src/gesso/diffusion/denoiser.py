@@ -122,7 +122,7 @@ class Denoiser:
         """
         both: Network | None = getattr(self.network, "with_uncond", None)
         if both is None:
-            raise ValueError("the prediction without a prompt is asked for: the network must be a GuidedNetwork")
+            raise ValueError("the unconditional prediction is needed: the network must be a GuidedNetwork")
         timestep = self._timestep(x, sigma)
         outputs = both(scale_input(x, sigma), timestep.to(torch.float32))
         return torch.stack([self._x0(x, sigma, timestep, output) for output in outputs])

@@ -249,8 +249,8 @@ def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
     if len(below) > MAX_DOWNWEIGHTED:
         raise PromptError(
             "prompt_limit",
-            f"prompt: {len(below)} pieces of weight below 1, at most {MAX_DOWNWEIGHTED} with Compel's emphasis, which "
-            "encodes the prompt once more for each. Take some out, or choose another emphasis.",
+            f"prompt: {len(below)} pieces of weight below 1, at most {MAX_DOWNWEIGHTED} with Compel's emphasis, "
+            "which encodes the prompt again for each. Remove some, or choose another emphasis.",
         )
     for piece in below.tolist():
         tokens = chunks.pieces == piece
@@ -283,7 +283,7 @@ def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: 
 
 def _added(family: Family, tower: _Tower, sizes: Sizes) -> Tensor:
     if tower.projected is None:
-        raise ValueError(f"the text model of {family.name!r} has no projection, which its UNet is told")
+        raise ValueError(f"the text model of {family.name!r} has no text projection, which its UNet needs")
     values = torch.tensor(sizes.values(family), device=tower.pooled.device)
     told = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
     return torch.cat([tower.projected, told.to(tower.projected)], dim=1)

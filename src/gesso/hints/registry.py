@@ -182,17 +182,17 @@ def canonical(name: str) -> str:
             return key
     if "pose" in name.lower():
         raise GessoError(
-            f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. What gesso preprocess openpose "
-            "POSE.json gives is a hint already, and needs no preprocessor"
+            f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. The output of gesso preprocess "
+            "openpose POSE.json is a hint already and needs no preprocessor"
         )
     close = get_close_matches(name, PREPROCESSORS, n=1)
-    meant = f", did you mean {close[0]!r}?" if close else ""
-    raise GessoError(f"unknown preprocessor {name[:64]!r}{meant} Known: {', '.join(PREPROCESSORS)}")
+    meant = f", did you mean {close[0]!r}" if close else ""
+    raise GessoError(f"unknown preprocessor {name[:64]!r}{meant}. Known: {', '.join(PREPROCESSORS)}")
 
 
 def _settings(name: str, known: Mapping[str, Parameter], given: Settings) -> Settings:
     if unknown := sorted(given.keys() - known.keys()):
-        there = f"known: {', '.join(known)}" if known else "it has none"
+        there = f"known: {', '.join(known)}" if known else "it takes none"
         raise GessoError(f"{name}: unknown parameter {str(unknown[0])[:64]!r}, {there}")
     settings = {key: parameter.default for key, parameter in known.items()} | dict(given)
     for key, parameter in known.items():

@@ -95,7 +95,7 @@ class ControlNet(nn.Module):
         """
         wanted = tuple(side * self.config.downscale for side in x.shape[-2:])
         if tuple(hint.shape[-2:]) != wanted:
-            raise ValueError(f"hint {list(hint.shape)}: expected {wanted[0]} x {wanted[1]} for these latents")
+            raise ValueError(f"hint {list(hint.shape)}, expected {wanted[0]} x {wanted[1]} for these latents")
         emb = self.embed(timestep, x.dtype, added)
         return self.descend(self.conv_in(x) + self.hint(hint), emb, context)
 

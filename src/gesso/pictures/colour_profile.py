@@ -38,7 +38,7 @@ def profile_problem(image: Image.Image) -> str | None:
     if not isinstance(profile, bytes) or not profile:
         return None
     if len(profile) > MAX_PROFILE:
-        return f"it has {len(profile)} bytes, at most {MAX_PROFILE} are read"
+        return f"it has {len(profile)} bytes, at most {MAX_PROFILE} are allowed"
     try:
         _transform(profile, _mode(image))
     except _ERRORS:

@@ -76,7 +76,7 @@ class ChunkReport:
             for text, asked, taken in self.clamped[:8]
         )
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
-        return changed + ((f"no room in {room}: left out from {shown(self.cut)} on",) if self.cut else ())
+        return changed + ((f"prompt too long for {room}: ignored from {shown(self.cut)}",) if self.cut else ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def chunk(
     filler.whole_words = whole_words and max_chunks > 1
     clamped = filler.fill(pieces)
     if len(filler.rows) > max_chunks > 1:
-        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are read.")
+        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are used.")
     kept, left = filler.rows[:max_chunks], filler.rows[max_chunks:]
     read, cut = _divide(pieces, next((row.tokens[0] for row in left if row.tokens), None))
     return Chunks(
@@ -295,6 +295,6 @@ def _by_first_id(words: Sequence[LearnedWord], room: int) -> dict[int, list[Lear
     found: dict[int, list[LearnedWord]] = {}
     for word in sorted(words, key=lambda word: -len(word.ids)):
         if not word.ids or not 1 <= word.num_vectors <= room:
-            raise ValueError(f"learned word {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
+            raise ValueError(f"embedding {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
         found.setdefault(word.ids[0], []).append(word)
     return found

@@ -77,5 +77,5 @@ def blend(contexts: Sequence[Tensor], weights: Sequence[float], *, normalize: bo
         raise ValueError(f"{len(contexts)} contexts, {len(weights)} weights")
     total = sum(weights) if normalize else 1.0
     if total == 0:
-        raise ValueError("weights that sum to 0 cannot be shared out; use normalize=False")
+        raise ValueError("weights that sum to 0 cannot be normalised; use normalize=False")
     return torch.stack([context * (weight / total) for context, weight in zip(contexts, weights, strict=True)]).sum(0)

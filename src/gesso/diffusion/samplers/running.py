@@ -61,5 +61,5 @@ def answer(denoise: Denoise, call: ModelCall) -> Tensor:
         return denoise(call.x, call.sigma_of_rows())
     with_uncond: Denoise | None = getattr(denoise, "with_uncond", None)
     if with_uncond is None:
-        raise ValueError("this sampler asks for the prediction without the prompt: it needs a guided Denoiser")
+        raise ValueError("this sampler needs the unconditional prediction: it needs a guided Denoiser")
     return with_uncond(call.x, call.sigma_of_rows())
