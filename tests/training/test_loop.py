@@ -94,7 +94,9 @@ def test_a_foreign_state_is_refused(tmp_path):
 
 def test_a_state_of_another_training_is_refused(tmp_path):
     fit(Line(), plan(8), tmp_path, what="the style comic")
-    with pytest.raises(GessoError, match=r"is the state of the style comic, not of the style woodcut\. Use another folder"):
+    with pytest.raises(
+        GessoError, match=r"the state of the style comic, not of the style woodcut\. Use another"
+    ):
         fit(Line(), plan(8), tmp_path, what="the style woodcut")
     other = Line()
     other.modules = {"line": nn.Linear(4, 1)}

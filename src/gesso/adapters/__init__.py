@@ -1,1 +1,1 @@
-"""What changes a model for the length of a request: LoRA and its relatives, textual inversion."""
+"""Adapters change a model for the length of a request: LoRA and its relatives, embeddings (textual inversion)."""

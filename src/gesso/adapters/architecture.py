@@ -1,4 +1,4 @@
-"""What an adapter was made for, told from names and shapes in its header; and what it says of itself."""
+"""The model that an adapter was made for, from names and shapes in its header and from its metadata."""
 
 from collections.abc import Mapping
 

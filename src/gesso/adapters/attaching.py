@@ -34,7 +34,7 @@ def attach(
     loras     each with its strength for the UNet and that for the text models; 0 switches a part off
     merged    into the weights. A strength that changes is read now, and again by `update`
     The order of several does not matter. Raises ValueError for a strength that is no number of at most 1000,
-    ModelFileError where merged weights leave the range of their number format.
+    ModelFileError where merged weights overflow their dtype.
     """
     attachment = Attachment(networks, merged)
     for lora, unet, text in loras:
@@ -115,7 +115,7 @@ class _Part:
         self._for: tuple[torch.device, torch.dtype] | None = None
 
     def placed(self, module: nn.Module, output: Tensor, *, with_weight: bool) -> tuple[Any, ...]:
-        """(factors, whole delta, bias), made once for the device and number format that the layer computes in."""
+        """(factors, whole delta, bias), made once for the device and dtype that the layer computes in."""
         wanted = (output.device, output.dtype)
         if self._for != wanted:
             with torch.inference_mode(mode=False), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What an adapter does to a weight, one class a kind. Each says what is to be added to a weight at strength 1:
+"""The weight change of each kind of adapter: one class per kind, with the delta that it adds at strength 1:
 
     new weight = weight + sum over adapters of strength * delta(weight)
 
@@ -20,7 +20,7 @@ _EPS = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True, eq=False)
 class WeightChange(ABC):
-    """One weight's change. Tensors keep the number format of the file and are used in float32."""
+    """One weight's change. Tensors keep the dtype of the file and are used in float32."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""IP-Adapters on a UNet: each attention to the text looks at the tokens of a picture, too, by queries of its own.
+"""IP-Adapters on a UNet: each cross-attention also attends to an image prompt, by keys and values of its own.
 
 What the picture adds joins what the text gave, before the output projection (Ye et al. 2023, arXiv:2308.06721,
 equation 5). Nothing of the UNet is changed but for hooks, which detaching takes away.

@@ -1,4 +1,4 @@
-"""The parts that a module has in a file -> the change they stand for: one row a kind.
+"""The tensors that a module has in a file -> its weight change: one row per kind of adapter.
 
 Part names are those of kohya's trainer and of LyCORIS; what PEFT and diffusers call otherwise is renamed before
 (`dialects`). Everything is checked by header where possible: a rank without a bound, an alpha that is no number.

@@ -39,7 +39,7 @@ class ModuleChange:
 
 @dataclass(frozen=True)
 class Match:
-    """How much of a file found its place.
+    """How many modules of a file exist in the model.
 
     matched    modules of the file that the model has
     unmatched  names in the file that have no place
@@ -50,7 +50,7 @@ class Match:
 
     @property
     def notice(self) -> str | None:
-        """A line for the user where something had no place."""
+        """A notice if some modules of the file do not exist in the model."""
         if not self.unmatched:
             return None
         names = examples(self.unmatched, EXAMPLES)
@@ -64,7 +64,7 @@ class Lora:
     changes     "<component>.<module>" by our names -> what happens to it
     kinds       what the file holds and how many modules of it, such as {"LoRA": 192}
     ranks       the same of ranks
-    embeddings  learned words that came in the same file
+    embeddings  embeddings (textual inversion) in the same file
     metadata    what the file says of itself: to be shown as text, not to be trusted
     """
 

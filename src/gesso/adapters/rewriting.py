@@ -1,4 +1,4 @@
-"""LoRA files made from others: written in another dialect, several as one, cut to a rank, drawn from two checkpoints.
+"""LoRA files made from others: converted, merged, resized to a rank, extracted from two checkpoints.
 
 Shapes: O out, I in, R rank.
 """

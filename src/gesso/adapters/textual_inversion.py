@@ -34,7 +34,7 @@ _ANONYMOUS = ("*", "emb_params")  # what stands for "the word that the file is c
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """One learned word.
+    """One embedding (textual inversion).
 
     name      what a prompt spells
     token     the placeholder of its training ("<cat-toy>"), where the file names one
@@ -62,7 +62,7 @@ class Embedding:
 
 
 def read_embedding(file: WeightFile, *, name: str | None = None) -> Embedding:
-    """A textual inversion of any form. name: what a prompt calls it; the file's stem where None.
+    """An embedding from a file of any format. name: what a prompt calls it; the file's stem if None.
 
     Raises ModelFileError for a file that is none.
     """
@@ -106,7 +106,7 @@ def _vectors(name: str, tensor: Tensor, where: Path) -> Tensor:
 def attach_embeddings(
     models: Mapping[str, CLIPTextModel], embeddings: Sequence[Embedding], tokenizer: Tokenizer
 ) -> "AttachedEmbeddings":
-    """Teaches text models new words until `detach`, or to the end of a `with` block.
+    """Adds embeddings to text encoders until `detach`, or to the end of a `with` block.
 
     models     text and, in SDXL, text_2
     tokenizer  of the text models, which in SDXL split text alike
@@ -147,7 +147,7 @@ def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[s
 
 
 class AttachedEmbeddings:
-    """Words that are known now.  words: for `gesso.text.chunks.chunk`"""
+    """Embeddings that are attached.  words: for `gesso.text.chunks.chunk`"""
 
     def __init__(
         self,

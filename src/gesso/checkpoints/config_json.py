@@ -1,4 +1,4 @@
-"""JSON that a stranger wrote, and frozen config dataclasses: from one to the other without trust.
+"""Untrusted JSON <-> frozen config dataclasses, with checks.
 
 Objects may not repeat a name, numbers are finite and bounded, every field is present unless it has a default, and no
 field is unknown. What a config describes is therefore small enough to be built without harm.

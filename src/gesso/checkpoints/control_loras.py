@@ -1,4 +1,4 @@
-"""Control-LoRA (Stability AI 2023): a ControlNet as what it adds to the UNet that it was copied from.
+"""Control-LoRA (Stability AI 2023): a ControlNet stored as low-rank differences to the UNet that it was copied from.
 
 Names are those of cldm without a prefix. In place of "NAME.weight" a layer may have "NAME.up" and "NAME.down": its
 weight is that of the UNet plus up @ down. Whatever else the file holds stands for itself; the rest is the UNet's.
@@ -26,7 +26,7 @@ def control_lora_tensors(
     """The parameters of the ControlNet by name.
 
     files: names and shapes of the file's tensors; unet: parameters of the model's UNet, by native names. Sums are
-    computed in float32 and rounded once, to the number format of the UNet's parameter. Raises ModelFileError where a
+    computed in float32 and rounded once, to the dtype of the UNet's parameter. Raises ModelFileError where a
     tensor has no place, a parameter is nowhere, or shapes do not fit.
     """
     made: dict[str, Tensor] = {}

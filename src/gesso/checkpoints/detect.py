@@ -1,4 +1,4 @@
-"""What a file is, told from the names and shapes in its header; no weights are read.
+"""Identifies a model file by the names and shapes in its header; reads no weights.
 
 The order of the table matters: an adapter is known by what no whole model has, so adapters come first.
 """

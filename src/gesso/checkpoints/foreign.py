@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Identifies a file by its first bytes, whatever its name says."""
 
 import codecs
 from typing import Literal

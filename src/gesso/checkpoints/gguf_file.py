@@ -1,4 +1,4 @@
-"""GGUF files: weights in blocks of few bits, as llama.cpp, stable-diffusion.cpp and ComfyUI-GGUF write them.
+"""GGUF files: quantised weights, as llama.cpp, stable-diffusion.cpp and ComfyUI-GGUF write them.
 
 The header is read by this module alone, with every count, length and offset held against the size of the file before
 anything is made from it (github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3). Blocks become numbers through the

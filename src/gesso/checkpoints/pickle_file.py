@@ -1,4 +1,4 @@
-"""PyTorch files (.ckpt, .pt, .pth, .bin) turned into safetensors without running what they say.
+"""Converts PyTorch files (.ckpt, .pt, .pth, .bin) to safetensors without running their code.
 
 This process opens the file and the place for the result and hands both to a child, which has given its rights away
 (sandbox.py) before it reads a byte, and which knows a closed list of operations and names (pickle_reader.py). What the

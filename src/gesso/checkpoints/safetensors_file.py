@@ -1,4 +1,4 @@
-"""Safetensors files, opened as data that a stranger wrote and written so that nothing half-done is left.
+"""Safetensors files: read as untrusted data, written atomically.
 
 The format is 8 bytes (length N of the header, little-endian), N bytes of JSON (name -> dtype, shape, data_offsets;
 "__metadata__" -> strings) and the numbers. The library refuses broken offsets; on top of it this module refuses what

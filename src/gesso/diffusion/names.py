@@ -1,4 +1,4 @@
-"""Finding a sampler or a schedule by whatever another tool calls it."""
+"""Finds a sampler or a schedule by the name that any tool gives it."""
 
 from __future__ import annotations
 

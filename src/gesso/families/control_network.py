@@ -1,4 +1,4 @@
-"""A network that steers a model, from any published form: ControlNets in cldm's single files, in files and folders of
+"""Loads control networks of any published format: ControlNets in cldm's single files, in files and folders of
 diffusers and in gesso's own; T2I-Adapters as their authors and as diffusers have them."""
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ SteeringNetwork = ControlNet | T2IAdapter
 
 @dataclass(frozen=True, eq=False)
 class ControlParts:
-    """A network that steers, with its numbers as they are stored.
+    """A control network (ControlNet or T2I-Adapter), with its weights as they are stored.
 
     files         it was read from
     hint_scale    pixels of its hint a side for one place of the latents
@@ -56,7 +56,7 @@ class ControlParts:
 def load_control_network(
     path: str | Path, family: Family, unet: nn.Module | None = None, *, converted: Path | None = None
 ) -> ControlParts:
-    """A network that steers models of a family; on the CPU, in the number format of the file, its numbers not checked.
+    """A control network for models of a family; on the CPU, in the dtype of the file, its numbers not checked.
 
     path       a file, or a folder of the diffusers library
     unet       of the model: for a file that holds the difference to it, whole or as factors of low rank (Control-LoRA)

@@ -1,4 +1,4 @@
-"""Prompts become what a family's UNet is told: hidden states of its text model, and a vector where it takes one.
+"""Encodes prompts for a family's UNet: hidden states of its text encoders, and a pooled vector where it takes one.
 
 Which states: SD 1 the last layer's, with the last norm; SD 2 those of the layer before, with the norm; SDXL those of
 the layer before, without a norm, of both towers side by side (768 and 1280 wide). The vector of SDXL is the second
@@ -56,7 +56,7 @@ class Reading:
     backtrack   tokens that may move on to the next chunk behind a comma; 0: none
     whole_words chunks end between words, as in ComfyUI; there is no moving on then
     max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
-    words       learned words that the text models were taught (`adapters.textual_inversion`)
+    words       embeddings attached to the text encoders (`adapters.textual_inversion`)
     """
 
     emphasis: Emphasis = "original"

@@ -1,4 +1,4 @@
-"""Files to a whole model: `load_parts`."""
+"""Loads a whole model from files: `load_parts`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""A whole model to files: one file of LDM names, or a diffusers folder. gesso's own layout: `checkpoints.native`."""
+"""Saves a whole model: one file with LDM names, or a diffusers folder. gesso's own layout: `checkpoints.native`."""
 
 import json
 import math

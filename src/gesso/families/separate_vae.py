@@ -1,4 +1,4 @@
-"""An autoencoder in a file of its own, which takes the place of a model's."""
+"""A VAE from a separate file in place of a model's own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What people write around a prompt, before there is a request: Midjourney's flags, styles, wildcards.
+"""Resolves Midjourney's flags, styles and wildcards around a prompt, before there is a request.
 
     front = FrontEnd(flags=True)
     for part in front.requests(TextToImageRequest(prompt="a cat --ar 3:2 --no dogs"), pipeline.model.family):

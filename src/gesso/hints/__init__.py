@@ -1,1 +1,1 @@
-"""Hints: what a ControlNet looks at, made from a picture without a network. Pure functions of pictures."""
+"""ControlNet preprocessors: make a hint (control image) from a picture, without a network. Pure functions."""

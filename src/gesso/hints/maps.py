@@ -1,4 +1,4 @@
-"""Maps that were made elsewhere and pass through, checked: depth, and what is where (ADE20K)."""
+"""Ready-made maps, checked and passed on: depth, and segmentation in the colours of ADE20K."""
 
 from collections.abc import Mapping
 from functools import cache

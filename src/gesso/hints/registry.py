@@ -1,4 +1,4 @@
-"""All ways to make a hint, by name, with what can be set; `preprocess` is the one way in."""
+"""The preprocessors by name, with their parameters; `preprocess` runs one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """One way from a picture to a hint.
+    """A ControlNet preprocessor.
 
     make        (picture at the size of the hint, every parameter) -> hint of that size
     help        one line
@@ -145,7 +145,7 @@ def preprocess(
     parameters: Settings | None = None,
     mask: Image.Image | None = None,
 ) -> Image.Image:
-    """The hint that a picture gives.
+    """The hint (control image) that a preprocessor makes from a picture.
 
     name        key or alias in PREPROCESSORS
     image       any mode; grey levels of 16 bits count, what is transparent lies on white

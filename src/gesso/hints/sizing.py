@@ -1,4 +1,4 @@
-"""How a picture is brought to the size of its hint, before the hint is made."""
+"""Resizes a picture to the size of its hint, before the hint is made."""
 
 import numpy as np
 from PIL import Image

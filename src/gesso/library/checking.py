@@ -1,4 +1,4 @@
-"""Verifying: whether the files of a model are still those that were taken in."""
+"""Verification: whether the files of a model are still those that were imported."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Converting: the same weights in another layout or number format, as files that other tools read.
+"""Conversion: the same weights in another layout or dtype, as files that other tools read.
 
 A single file gets ModelSpec 1.0.1 metadata; a diffusers folder says the same in its configurations.
 """

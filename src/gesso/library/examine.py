@@ -1,4 +1,4 @@
-"""What a file or a diffusers folder is, from its header: the facts that the index keeps. Reads no weights."""
+"""Identifies a file or a diffusers folder by its header: the facts that the index keeps. Reads no weights."""
 
 import re
 from collections.abc import Mapping

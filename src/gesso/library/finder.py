@@ -1,4 +1,4 @@
-"""Names of a request's files, looked up among what was given, what gesso carries, and the library."""
+"""Finds the files that a request names: among those passed, the built-in ones, and the library."""
 
 import difflib
 import time

@@ -1,4 +1,4 @@
-"""From what the user typed to a model: a name, a path, part of a hash, or a hub's name."""
+"""Resolves what the user typed to a model: a name, a path, part of a hash, or an hf: name."""
 
 import difflib
 import re

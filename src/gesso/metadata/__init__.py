@@ -1,1 +1,1 @@
-"""What pictures of any tool say about how they were made, read without trusting them; taken out, and carried over."""
+"""Settings inside pictures of any tool (PNG info): read without trust, removed, copied."""

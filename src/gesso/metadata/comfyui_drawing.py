@@ -1,4 +1,4 @@
-"""ComfyUI's drawing of a graph (the text chunk "workflow"), brought into the form that its API takes.
+"""ComfyUI's workflow (the UI's drawing of a graph, text chunk "workflow"), converted to the form of its API.
 
 The drawing says of a node's values only their order on the screen; which value is which is known here for ComfyUI's own
 nodes. Nodes that are passed over ("bypass") and dots on the way ("reroute") hand on what they get, nodes that are

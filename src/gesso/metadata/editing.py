@@ -1,4 +1,4 @@
-"""Taking what a picture says of itself out of its file, and carrying it over to another. No pixel changes.
+"""Removes the metadata of a picture file, or copies it to another. No pixel changes.
 
 A PNG keeps its chunks of pixels and colour; of a JPEG, WebP and AVIF the blocks are cut out or put in without decoding,
 so what is stored of the pixels stays the same, byte by byte.

@@ -1,4 +1,4 @@
-"""What could be read of a picture's settings, as a request of ours, and what could not be carried over."""
+"""Settings read from a picture, as a request, with notices about what is not supported."""
 
 import math
 from collections.abc import Mapping

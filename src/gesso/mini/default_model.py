@@ -1,4 +1,4 @@
-"""The trainings of the default model, one after the other, and the file that they end in."""
+"""Trains the default model stage by stage and exports it as one file."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

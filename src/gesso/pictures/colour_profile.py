@@ -1,4 +1,4 @@
-"""Colours of pictures that say how theirs are meant (ICC profiles), as sRGB."""
+"""Converts pictures with an ICC colour profile to sRGB."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Pictures that go in: read without trusting the file, and named by a hash of their pixels."""
+"""Input pictures: read without trusting the file, and named by a hash of their pixels."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
+    """A mask from a file as grey levels: white is redrawn. Raises GessoError as `read_image` does."""
     return _bare(_eight_bits(_open(path), path).convert("L"))
 
 
@@ -60,7 +60,7 @@ def _bare(image: Image.Image, notice: object = None) -> Image.Image:
 
 
 def read_hint(path: Path) -> Image.Image:
-    """A picture that steers: what is transparent stays so, as do grey levels of 16 bits. Raises as `read_image`."""
+    """A control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
     image = _open(path)
     if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
         return image if is_deep(image) else image.convert("RGB")

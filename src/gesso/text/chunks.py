@@ -1,4 +1,4 @@
-"""Weighted pieces of a prompt become chunks of token ids, as long prompts are read in A1111.
+"""Splits the weighted pieces of a prompt into chunks of token ids, as A1111 does for long prompts.
 
 A text model takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
 beginning, end and padding; each is encoded alone, and what comes out is laid one after the other. Each piece is
@@ -41,7 +41,7 @@ class LearnedWord:
 
 @dataclass(frozen=True)
 class Placement:
-    """A learned word in a chunk: its vectors replace the embeddings at [chunk, position : position + num_vectors]."""
+    """A textual inversion in a chunk: its vectors replace the embeddings [chunk, position : position + num_vectors]."""
 
     name: str
     chunk: int
@@ -86,7 +86,7 @@ class Chunks:
     ids      int64 [N, L], N at least 1
     weights  float32 [N, L], finite, from -MAX_WEIGHT to MAX_WEIGHT; 1 for beginning, end and padding
     pieces   int64 [N, L], the index of the piece that a token is from; -1 for beginning, end and padding
-    placements  where learned words stand
+    placements  where embeddings (textual inversion) stand
     """
 
     ids: Tensor
@@ -115,7 +115,7 @@ def chunk(
     Text without weights and breaks that fits one chunk has the ids of `Tokenizer.encode`. backtrack: tokens that may
     move on behind a comma; 0 parts chunks wherever they are full. whole_words: the rule of ComfyUI instead, by which
     what stands between two spaces stays together if it has fewer than 8 tokens. max_chunks: 1 cuts what a single chunk
-    does not hold. Of learned words the one that matches the most ids wins. Raises PromptError for text that
+    does not hold. Of several embeddings the one that matches the most ids wins. Raises PromptError for text that
     `check_prompt` refuses and for more chunks than max_chunks, unless that is 1; ValueError for arguments that make no
     sense.
     """
@@ -191,7 +191,7 @@ class _Token(NamedTuple):
 
 @dataclass
 class _Row:
-    """A chunk being filled.  words: learned words with the position of their first token"""
+    """A chunk being filled.  words: embeddings with the position of their first token"""
 
     tokens: list[_Token] = field(default_factory=list)
     words: list[tuple[int, LearnedWord]] = field(default_factory=list)

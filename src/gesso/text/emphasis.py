@@ -1,4 +1,4 @@
-"""What a weight does to the vectors that a text model gave: the rules of the tools, as functions of tensors.
+"""Emphasis: how a weight changes the vectors of a text encoder; each tool's rule as a function of tensors.
 
 A rule is part of what makes a picture, so each is named. All work on every chunk alone: A1111 takes the mean of
 `original` over all prompts of a batch, so that a picture depends on its neighbours; here it does not.

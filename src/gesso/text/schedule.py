@@ -1,4 +1,4 @@
-"""Prompts that change while a picture is drawn, in the grammar of A1111.
+"""Prompt editing and alternating words: prompts that change over the steps, in A1111's grammar.
 
     [from:to:when]   `from` up to the step `when`, then `to`; each may be empty
     [to:when]        nothing, then `to`

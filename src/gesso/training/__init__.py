@@ -1,1 +1,1 @@
-"""Training: one loop, for whatever task it is given."""
+"""Training: one loop for any task."""
