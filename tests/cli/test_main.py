@@ -166,7 +166,7 @@ WRONG = [
     (["replay", "taken.png"], "no gesso recipe"),
     (["replay", "truncated.safetensors"], "not a PNG, JPEG, WebP or AVIF picture"),
     (["models", "info", "taken.png"], "taken.png"),
-    (["models", "info", "a\x1b[31mb"], "no such file"),
+    (["models", "info", "a\x1b[31mb"], "not found: no model, file, folder or hash matches"),
 ]
 
 

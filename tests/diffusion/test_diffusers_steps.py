@@ -147,7 +147,7 @@ def test_a_config_chooses_sampler_and_options(config, sampler, options):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({}, "scheduler '' is not known"),
+        ({}, "scheduler '' is not supported"),
         ({"_class_name": "../evil"}, "is not supported. Supported: DDIMScheduler"),
         ({"_class_name": "DDIMScheduler", "timestep_spacing": "sideways"}, "timestep_spacing is 'sideways'"),
         ({"_class_name": "DDIMScheduler", "steps_offset": "1"}, "steps_offset is '1', expected a value of type int"),

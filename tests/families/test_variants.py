@@ -536,7 +536,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sdxl", "unet/config.json", {"projection_class_embeddings_input_dim": 97}, "vector added to the time is 97"),
         ("sdxl", "unet/config.json", {"addition_embed_type": None}, "vector added to the time is None"),
         ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "has text states 80 wide, its UNet takes 32"),
-        ("sdxl", "unet/config.json", {"class_embed_type": "projection"}, "class_embed_type is projection, a setting"),
+        ("sdxl", "unet/config.json", {"class_embed_type": "projection"}, "class_embed_type is projection, an unknown setting"),
         ("x4-upscaler", "model_index.json", {"max_noise_level": 2000}, "max_noise_level is 2000"),
         ("x4-upscaler", "unet/config.json", {"num_class_embeds": -1}, "noise_levels"),
         ("sd21", "scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "timestep_spacing is 'odd'"),

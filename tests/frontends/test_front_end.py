@@ -87,7 +87,7 @@ def test_wildcards_are_off_until_they_are_asked_for():
     assert written.request.prompt == "{a|b} __x__"
     (written,) = FrontEnd(lists={}).requests(request("__x__ __../../etc/passwd__"), TINY_SD)
     assert written.request.prompt == "__x__ __../../etc/passwd__"
-    assert any("is not known" in notice for notice in written.notices)
+    assert any("is unknown" in notice for notice in written.notices)
 
 
 def test_explosions_end():

@@ -93,7 +93,7 @@ def test_formats_of_numbers(tmp_path: Path):
         found = numbers(path)
         assert all(torch.equal(found[n], t.to(wanted) if t.is_floating_point() else t) for n, t in stored.items())
     shelf.save_file({"emb_params": torch.full((1, 4), 1e6)}, tmp_path / "large.safetensors")
-    with pytest.raises(GessoError, match="do not fit into"):
+    with pytest.raises(GessoError, match="overflow"):
         convert(tmp_path / "large.safetensors", tmp_path / "no.safetensors", "safetensors", dtype="fp16")
     assert not (tmp_path / "no.safetensors").exists()
 

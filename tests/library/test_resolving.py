@@ -62,9 +62,9 @@ def test_hashes_are_names_too(shelves: tuple[Library, Path]):
     assert file.sha256 and file.autov3
     for digits in (file.sha256[:8], file.sha256[:10].upper(), file.sha256, file.autov3):
         assert resolve(digits, library) == entry.path
-    with pytest.raises(GessoError, match="no model of that name"):
+    with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve(file.sha256[:7], library)
-    with pytest.raises(GessoError, match="no model of that name"):
+    with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve("0" * 10, library)
 
 
@@ -87,8 +87,8 @@ def test_wrong_names_get_advice(shelves: tuple[Library, Path], tmp_path: Path):
     library, _ = shelves
     for name, words in {
         "thre": "Did you mean 'three'",
-        "styl": "no model of that name",
-        "style": "is of kind lora",
+        "styl": "no model, file, folder or hash matches",
+        "style": "is a lora",
         "missing.safetensors": "no such file or folder",
         str(tmp_path): "add-folder",
         "": "empty",
@@ -97,7 +97,7 @@ def test_wrong_names_get_advice(shelves: tuple[Library, Path], tmp_path: Path):
     }.items():
         with pytest.raises(GessoError, match=words):
             resolve(name, library)
-    with pytest.raises(GessoError, match="no model of that name"):
+    with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve("three")
     assert Path(resolve("style", library, kinds=("lora",))).name == "style.safetensors"
 

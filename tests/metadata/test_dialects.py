@@ -316,7 +316,7 @@ def test_a_drawing_made_to_take_long_does_not():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "no object"),
+        ("[]", "not an object"),
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("{}", "no sampler"),
