@@ -159,12 +159,12 @@ STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
         ({"alpha": torch.tensor(1e38)}, "shape", "alpha is 1e"),
         ({"alpha": torch.ones(2)}, "shape", "expected one number"),
         ({"lora_down.weight": torch.full((2, 32), torch.inf)}, "nonfinite", "holds NaN or infinity"),
-        ({"lora_down.weight": torch.ones(2, 32, 3, 3)}, "architecture_mismatch", "[32, 32] there"),
-        ({"lora_down.weight": torch.ones(2, 48)}, "architecture_mismatch", "is [32, 48] in it"),
+        ({"lora_down.weight": torch.ones(2, 32, 3, 3)}, "architecture_mismatch", "[32, 32] in the model"),
+        ({"lora_down.weight": torch.ones(2, 48)}, "architecture_mismatch", "is [32, 48] in the file"),
         ({"lora_down.weight": torch.ones(2, 32, dtype=torch.int64)}, "dtype", "int64"),
-        ({"hada_w1_a": torch.ones(1)}, "shape", "parts that it does not have"),
+        ({"hada_w1_a": torch.ones(1)}, "shape", "unknown tensors"),
         ({"lora_mid.weight": torch.ones(2, 2, 3, 3)}, "architecture_mismatch", "does not make [32, 32]"),
-        ({"dora_scale": torch.ones(7, 1)}, "shape", "DoRA's lengths"),
+        ({"dora_scale": torch.ones(7, 1)}, "shape", "DoRA's magnitude"),
     ],
 )
 def test_what_makes_no_sense(parts: dict[str, Tensor], reason: str, says: str, tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_what_makes_no_sense(parts: dict[str, Tensor], reason: str, says: str, t
         ({"diff": torch.ones(32, 31)}, "does not make"),
         ({"weight": torch.ones(5)}, "does not make"),
         ({"w_norm": torch.ones(32)}, "does not make"),
-        ({f"{x}.weight": torch.ones(3, 5) for x in ("a1", "a2", "b1", "b2")}, "fit no weight"),
-        ({"hada_w1_b": torch.ones(2, 2)}, "make no adapter"),
+        ({f"{x}.weight": torch.ones(3, 5) for x in ("a1", "a2", "b1", "b2")}, "do not fit a weight"),
+        ({"hada_w1_b": torch.ones(2, 2)}, "make no known adapter"),
     ],
 )
 def test_other_kinds_that_make_no_sense(parts: dict[str, Tensor], says: str, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_partial_fits_are_counted(tmp_path: Path) -> None:
     tensors |= {f"lora_unet_elsewhere_{i}.lora_up.weight": torch.ones(1) for i in range(7)}
     lora = read(tmp_path / "a", tensors, target)
     assert lora.match.matched == 32 * 4 + 2 * 4 and len(lora.match.unmatched) == 7
-    assert "136 modules fit, 7 names have no place" in lora.match.notice and "and 2 more" in lora.match.notice
+    assert "136 modules fit, 7 do not exist in the model" in lora.match.notice and "and 2 more" in lora.match.notice
 
 
 def test_two_spellings_of_one_module(tmp_path: Path) -> None:
@@ -302,6 +302,6 @@ def test_merging_beyond_half_precision_is_refused_and_undone(tmp_path: Path) -> 
     target = Toy("toy", "sd1", {"unet": network})
     tensors = {"lora_unet_layer.diff": torch.full((4, 4), 1e5)}
     lora = read(tmp_path / "a", tensors, target)
-    with pytest.raises(ModelFileError, match=r"leaves the range of torch\.float16"):
+    with pytest.raises(ModelFileError, match=r"overflows torch\.float16"):
         attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
     assert torch.equal(network.layer.weight, before)

@@ -67,7 +67,7 @@ def test_other_kinds_keep_what_they_do(kind: str, tmp_path: Path) -> None:
     lora = read(tmp_path / "a", {f"{STEM}.{part}": randn(*shape) for part, shape in OTHERS[kind].items()}, target)
     assert lora.kinds == {kind: 1}
     assert_same(read(tmp_path / "b", file_tensors(lora.changes, target, "kohya"), target), lora, target)
-    with pytest.raises(GessoError, match="PEFT's files hold LoRA and DoRA alone"):
+    with pytest.raises(GessoError, match="PEFT files can hold only LoRA and DoRA"):
         file_tensors(lora.changes, target, "peft")
 
 

@@ -157,7 +157,7 @@ def test_a_prompt_of_a_whole_model_finds_the_words() -> None:
 
 def test_another_width_is_named() -> None:
     model = tiny_parts(TINY_SD).text
-    with pytest.raises(ModelFileError, match=r"1024 wide \(Stable Diffusion 2\), the text models of this model 32"):
+    with pytest.raises(ModelFileError, match=r"1024 wide \(Stable Diffusion 2\), this model's text encoders take 32"):
         attach_embeddings({"text": model}, [embedding("x", torch.ones(1, 1024))], clip_tokenizer())
     parts = tiny_parts(TINY_SDXL)
     models = {"text": parts.text, "text_2": parts.text_2}

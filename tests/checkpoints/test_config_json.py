@@ -106,5 +106,5 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
 
 
 def test_only_plain_values_are_written() -> None:
-    with pytest.raises(ValueError, match="object has no place"):
+    with pytest.raises(ValueError, match="object cannot be stored"):
         to_json({"a": object()})

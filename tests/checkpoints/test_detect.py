@@ -170,6 +170,6 @@ def test_a_folder_with_pytorch_files(tmp_path: Path) -> None:
     assert torch.equal(parts.vae.quant_conv.weight, tiny_parts(TINY_SD).vae.quant_conv.weight)
     assert torch.equal(parts.text.norm.bias, tiny_parts(TINY_SD).text.norm.bias)
     (folder / "vae" / "diffusion_pytorch_model.bin").unlink()
-    with pytest.raises(ModelFileError, match=r"has no diffusion_pytorch_model\.safetensors; fetch it") as caught:
+    with pytest.raises(ModelFileError, match=r"has no diffusion_pytorch_model\.safetensors; download it") as caught:
         describe(folder)
     assert caught.value.reason == "missing"

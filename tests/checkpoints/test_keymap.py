@@ -210,5 +210,5 @@ def test_no_weight_meets_a_dropped_row() -> None:
     params = [f"{part}.{name}" for part, network in NETWORKS.items() for name in network.state_dict()]
     used = {row.file: () for row in expand(rules, params)}
     dropping = [rule for rule in rules if not rule.natives]
-    with pytest.raises(ModelFileError, match=f"{len(used)} tensors have no place"):
+    with pytest.raises(ModelFileError, match=f"{len(used)} tensors fit nothing in the model"):
         plan(dropping, used, {}, where="file")

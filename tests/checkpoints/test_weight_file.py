@@ -112,7 +112,7 @@ WRONG: dict[str, tuple[bytes, str, str]] = {
     "a 7-Zip archive": (b"7z\xbc\xaf'\x1c" + bytes(40), "not_safetensors", "7-Zip"),
     "a plain pickle": (pickle.dumps({"a": [1]}, 4), "pickle_content", "pickle"),
     "a pickle of Python 2": (b"(dp0\nS'a'\np1\nI1\ns." + bytes(40), "header_length", "not safetensors"),
-    "a GGUF file cut off": (gguf()[:20], "truncated", "fetch it again"),
+    "a GGUF file cut off": (gguf()[:20], "truncated", "download it again"),
     "a GGML file": (b"lmgg" + bytes(40), "not_safetensors", "GGUF has replaced"),
     "a NumPy file": (b"\x93NUMPY\x01\0" + bytes(40), "not_safetensors", "NumPy"),
     "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(40), "not_safetensors", "HDF5"),

@@ -119,7 +119,7 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
         (("a cat", "--style", "oil"), "Say where the styles are"),
         (("a cat", "--style", "ink", "--styles", "styles.csv"), "unknown style 'ink'"),
         (("a cat", "--styles", "styles.csv"), "name the styles"),
-        (("a cat", "--wildcards", "nosuch"), "no folder of wildcards"),
+        (("a cat", "--wildcards", "nosuch"), "not a folder of wildcards"),
     ):
         code, _, err = said(capsys, *draw, *wrong)
         assert code == 2
@@ -167,7 +167,7 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     [
         (["--style", "cold"], "there is no"),
         (["--styles", "styles.csv"], "name the styles to use with --style"),
-        (["--wildcards", "nowhere"], "no folder of wildcards"),
+        (["--wildcards", "nowhere"], "not a folder of wildcards"),
         (["--embedding", "nothing.pt"], "no such file"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_damaged_profile_is_told_of_and_recorded(capsys: pytest.CaptureFixture
     bad = "a\udcffb.png"  # as Python spells a name that is no Unicode
     with Image.open("photo.png") as image:
         image.save(bad, icc_profile=b"damaged")
-    notice = "a\\udcffb.png: its colour profile is left aside (it is damaged, or not made for RGB); "
+    notice = "a\\udcffb.png: its colour profile is ignored (it is damaged, or not made for RGB); "
     code, _, err = said(capsys, "generate", "a red cat", "--image", bad, "-m", models["mini"], "-o", "x.png")
     assert code == 0
     assert f"note: {notice}" in err
@@ -149,7 +149,7 @@ def test_a_preview_shows_the_picture_while_it_is_drawn(capsys: pytest.CaptureFix
 
 WRONG: list[tuple[list[str], str]] = [
     (["--image", "missing.png"], "no such file"),
-    (["--image", "text.png"], "no picture that can be read"),
+    (["--image", "text.png"], "not a readable picture"),
     (["--mask", "mask.png"], "needs a picture"),
     (["--strength", "0.5"], "needs a picture"),
     (["--image", "photo.png", "--strength", "2"], "strength is 2"),

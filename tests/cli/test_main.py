@@ -164,9 +164,9 @@ WRONG = [
     (["replay"], "PICTURE"),
     (["replay", "missing.png"], "no such file"),
     (["replay", "taken.png"], "no gesso recipe"),
-    (["replay", "truncated.safetensors"], "not a picture"),
+    (["replay", "truncated.safetensors"], "not a PNG, JPEG, WebP or AVIF picture"),
     (["models", "info", "taken.png"], "taken.png"),
-    (["models", "info", "a\x1b[31mb"], "no such file"),
+    (["models", "info", "a\x1b[31mb"], "not found: no model, file, folder or hash matches"),
 ]
 
 

@@ -120,7 +120,7 @@ def test_a_folder_of_another_tool(capsys: Capture):
     assert f"folders: {Path('webui').absolute()} (a1111)" in out
     code, _, err = models(capsys, "remove", "dream", "--yes")
     assert code == 2
-    assert "leaves alone" in err
+    assert "does not change" in err
     assert models(capsys, "remove", "webui", "--yes")[0] == 0
     assert Path("webui/models/Lora/style.safetensors").exists()
 
@@ -150,7 +150,7 @@ WRONG = [
     (["info", "gesso-mimi"], "Did you mean 'gesso-mini'"),
     (["info", ""], "empty"),
     (["verify", "nothing"], "is not in the library"),
-    (["remove", "gesso-mini", "--yes"], "part of gesso"),
+    (["remove", "gesso-mini", "--yes"], "built into gesso"),
     (["add-folder", "nothing"], "no such folder"),
     (["add-folder", ".", "--layout", "invoke"], "Known: auto"),
     (["convert", "gesso-mini", "x.safetensors", "--to", "onnx"], "Known: ldm"),

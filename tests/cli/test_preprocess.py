@@ -91,7 +91,7 @@ def test_a_pose_is_drawn_and_written(capsys: Capture):
     points = [number for index in range(25) for number in (0.1 + index / 40, 0.5, 1)]
     Path("p.json").write_text(json.dumps({"version": 1.3, "people": [{"pose_keypoints_2d": points}]}))
     assert run(["preprocess", "openpose", "p.json"]) == 2
-    assert "p.json: the keypoints say nothing of their canvas" in capsys.readouterr().err
+    assert "p.json: the keypoints do not state their canvas" in capsys.readouterr().err
     assert run(["preprocess", "openpose", "p.json", "--size", "96x64"]) == 0
     with Image.open("p-openpose.png") as hint:
         assert hint.size == (96, 64) and hint.getbbox() is not None

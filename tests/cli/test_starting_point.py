@@ -49,7 +49,7 @@ def test_settings_of_another_tool(capsys: pytest.CaptureFixture[str], model: str
         "Face restoration: GFPGAN, Denoising strength: 0.5, Version: v1.9.4"
     )
     assert run(["generate", "--from", picture, "-o", "x.png"]) == 0
-    assert "not carried over: Face restoration: GFPGAN" in capsys.readouterr().err
+    assert "not supported, ignored: Face restoration: GFPGAN" in capsys.readouterr().err
     request = read_picture(Path("x.png"))[1].request
     assert (request.prompt, request.negative_prompt, request.num_steps) == ("a cat", "dog", 2)
     assert (request.sampler, request.guidance_scale, request.seed) == ("euler_ancestral", 3.0, 9)
@@ -62,7 +62,7 @@ def test_settings_of_another_tool(capsys: pytest.CaptureFixture[str], model: str
         ("a\nSteps: 2, Seed: 9, Model: other, Model hash: 0123456789", "parameters", "'other' (sha256 0123456789...)"),
         ("\nSteps: 2, Seed: 9, Size: 64x64", "parameters", "no prompt"),
         (json.dumps({"1": {}}), "prompt", "no sampler"),
-        ("x", "Comment", "no settings that gesso reads"),
+        ("x", "Comment", "no settings of gesso"),
     ],
 )
 def test_what_cannot_be_started_from_is_told(

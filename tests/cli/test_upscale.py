@@ -106,7 +106,7 @@ def test_stretching_is_told(capsys: Capture):
         (["-o", "x.png"], "is there already"),
         (["--tile", "8"], "--tile"),
         (["-m", "Latent (nearest-exact)"], "is for latents"),
-        (["-m", "R-ESRGAN 4x+"], "RealESRGAN_x4plus: no model of that name"),
+        (["-m", "R-ESRGAN 4x+"], "RealESRGAN_x4plus: not found"),
         (["-m", "x.png"], "looks like a PNG picture"),
         (["nothing.png"], "no such file"),
     ],

@@ -147,8 +147,8 @@ def test_a_config_chooses_sampler_and_options(config, sampler, options):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({}, "scheduler '' is not known"),
-        ({"_class_name": "../evil"}, "not known here. Known: DDIMScheduler"),
+        ({}, "scheduler '' is not supported"),
+        ({"_class_name": "../evil"}, "is not supported. Supported: DDIMScheduler"),
         ({"_class_name": "DDIMScheduler", "timestep_spacing": "sideways"}, "timestep_spacing is 'sideways'"),
         ({"_class_name": "DDIMScheduler", "steps_offset": "1"}, "steps_offset is '1', expected a value of type int"),
         ({"_class_name": "DDIMScheduler", "set_alpha_to_one": 1}, "set_alpha_to_one is 1, expected .* bool"),
@@ -162,7 +162,7 @@ def test_a_config_chooses_sampler_and_options(config, sampler, options):
         ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "bh1"}, "expected 'midpoint' or 'heun'"),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 1},
-            "solver_order 1 of the SDE is not known",
+            "solver_order 1 of the SDE is not supported",
         ),
         ({"_class_name": "UniPCMultistepScheduler", "lower_order_final": False}, "lower_order_final is False"),
         ({"_class_name": "UniPCMultistepScheduler", "solver_type": "bh3"}, "expected 'bh1' or 'bh2'"),

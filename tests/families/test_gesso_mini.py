@@ -80,7 +80,7 @@ def test_sizes_of_pictures() -> None:
         ("defaults.num_steps", 0, "whole number from 1 to 1000"),
         ("clip_skip", 0, "whole number"),
         ("objects", [], "objects is not a table"),
-        ("objects", {"cat": "kitty"}, "'cat' is not a word with a list of words"),
+        ("objects", {"cat": "kitty"}, "'cat' is not a word with its synonyms"),
         ("objects", {"cat": [3]}, "'cat' is not a word"),
         ("objects", {"\x1b[31mcat": []}, "is not a word"),
         ("objects", {"": []}, "is not a word"),
@@ -160,7 +160,7 @@ def write(path: Path, change: Any = None, config: Mapping[str, Any] | None = Non
     ("change", "config", "reason", "message"),
     [
         (lambda c: c["unet"].pop("conv_in.bias"), None, "missing_key", "unet: 1 tensors are missing: conv_in.bias"),
-        (lambda c: c["vae"].update(extra=torch.zeros(1)), None, "unknown_key", "vae: 1 tensors have no place: extra"),
+        (lambda c: c["vae"].update(extra=torch.zeros(1)), None, "unknown_key", "vae: 1 tensors fit nothing: extra"),
         (lambda c: c.pop("upscaler"), None, "missing_key", "has tensors of unet, text, vae, its configuration of"),
         (lambda c: None, changed("upscaler", None), "missing_key", "has tensors of unet, text, vae, upscaler, its"),
         (
@@ -210,7 +210,7 @@ def test_numbers_too_large_for_the_dtype(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_words(WORDS, length=16).to_json()
     save_native(path, components, CONFIG, tokenizer, {"title": "t", "resolution": "64x64"}, dtype=torch.float32)
     assert load_parts(path).unet.conv_out.bias[0] == 1e6
-    with pytest.raises(ModelFileError, match=r"does not fit into torch.float16. Load the model as float32") as caught:
+    with pytest.raises(ModelFileError, match=r"overflows torch.float16. Load the model as float32") as caught:
         load_parts(path, dtype=torch.float16)
     assert caught.value.reason == "overflow"
 

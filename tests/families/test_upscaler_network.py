@@ -95,7 +95,7 @@ def _changed(name: str, **more: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("tensors", "reason", "said"),
     [
-        ({"a.weight": torch.zeros(3)}, OTHER, "no name of ESRGAN"),
+        ({"a.weight": torch.zeros(3)}, OTHER, "no tensor names of ESRGAN"),
         (_without("real_x4", "conv_hr.bias"), "missing_key", "conv_hr.bias"),
         (_without("real_x4", "conv_last.weight"), OTHER, "conv_last.weight is missing"),
         (_changed("real_x4", body__7__rdb1__conv1__weight=torch.zeros(32, 8, 3, 3)), "unknown_key", "body.7.rdb1"),

@@ -407,7 +407,7 @@ def test_a_vae_of_its_own(tmp_path: Path, kind: str, into: str) -> None:
 def test_a_model_without_a_vae(tmp_path: Path) -> None:
     tensors = {n: t for n, t in ldm_tensors(tiny_parts()).items() if not n.startswith(ldm.VAE)}
     path, vae = write(tmp_path / "no.safetensors", tensors), write(tmp_path / "vae.safetensors", vae_of(tiny_parts()))
-    with pytest.raises(ModelFileError, match="has no VAE in it; give the file of one with --vae"):
+    with pytest.raises(ModelFileError, match="has no VAE; give the file of one with --vae"):
         load_parts(path, family=TINY_SD)
     assert_same_networks(load_parts(path, family=TINY_SD, vae=vae), tiny_parts())
 
@@ -480,10 +480,10 @@ def test_taesd_in_the_place_of_the_vae(tmp_path: Path, halves: Path, taesd: TAES
     assert [file.name for file in parts.files[1:]] == names
     if layout == "halves":
         (halves / "taesd_encoder.safetensors").unlink()
-        with pytest.raises(ModelFileError, match=r"the decoder of a TAESD, and taesd_encoder\.safetensors"):
+        with pytest.raises(ModelFileError, match=r"the decoder of a TAESD, but taesd_encoder\.safetensors"):
             load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
     save_ldm(tmp_path / "x4.safetensors", tiny_parts(TINY_X4))
-    with pytest.raises(ModelFileError, match="no counterpart to this model's autoencoder"):
+    with pytest.raises(ModelFileError, match="does not exist for this model's latents"):
         load_parts(tmp_path / "x4.safetensors", family=TINY_X4, vae=tmp_path / "tiny.safetensors")
 
 
@@ -535,8 +535,13 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sdxl", "model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "WithProjection"),
         ("sdxl", "unet/config.json", {"projection_class_embeddings_input_dim": 97}, "vector added to the time is 97"),
         ("sdxl", "unet/config.json", {"addition_embed_type": None}, "vector added to the time is None"),
-        ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "has 80 wide text, its UNet takes 32"),
-        ("sdxl", "unet/config.json", {"class_embed_type": "projection"}, "class_embed_type is projection, a setting"),
+        ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "has text states 80 wide, its UNet takes 32"),
+        (
+            "sdxl",
+            "unet/config.json",
+            {"class_embed_type": "projection"},
+            "class_embed_type is projection, an unknown setting",
+        ),
         ("x4-upscaler", "model_index.json", {"max_noise_level": 2000}, "max_noise_level is 2000"),
         ("x4-upscaler", "unet/config.json", {"num_class_embeds": -1}, "noise_levels"),
         ("sd21", "scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "timestep_spacing is 'odd'"),

@@ -35,7 +35,7 @@ def test_flags_become_fields():
     assert (found.seed, found.num_images, found.tiling) == (7, 4, "xy")
     assert found.width * 2 == found.height * 3
     assert found.num_steps == round(TINY_SD.defaults.num_steps / 2)
-    assert [notice.partition(" (")[0] for notice in written.notices] == ["left out: --weird"]
+    assert [notice.partition(" (")[0] for notice in written.notices] == ["ignored: --weird"]
     assert front.num_images(asked) == 4
 
 
@@ -45,13 +45,13 @@ def test_what_the_request_says_stays_and_negatives_join():
     found = written.request
     assert (found.width, found.height, found.seed) == (64, 64, 1)
     assert found.negative_prompt == "blurry, dogs"
-    assert any("seed is left out" in notice for notice in written.notices)
+    assert any("ignored: the flag for seed" in notice for notice in written.notices)
 
 
 def test_flags_that_are_not_asked_for_are_text_and_told():
     (written,) = FrontEnd().requests(request("a cat --ar 3:2 -- --zzz"), TINY_SD)
     assert written.request.prompt == "a cat --ar 3:2 -- --zzz"
-    assert written.notices == ("--ar in the prompt is read as text; the syntax midjourney reads such flags",)
+    assert written.notices == ("--ar in the prompt is taken as text; --syntax midjourney reads such flags",)
 
 
 def test_weighted_parts_guide_together():
@@ -87,7 +87,7 @@ def test_wildcards_are_off_until_they_are_asked_for():
     assert written.request.prompt == "{a|b} __x__"
     (written,) = FrontEnd(lists={}).requests(request("__x__ __../../etc/passwd__"), TINY_SD)
     assert written.request.prompt == "__x__ __../../etc/passwd__"
-    assert any("is not known" in notice for notice in written.notices)
+    assert any("is unknown" in notice for notice in written.notices)
 
 
 def test_explosions_end():
@@ -118,7 +118,7 @@ def test_a_folder_of_wildcards(tmp_path: Path):
         with pytest.raises(GessoError, match=name):
             lists[name]
     for missing in (tmp_path / "nosuch", tmp_path / "animal.txt"):
-        with pytest.raises(GessoError, match="no folder of wildcards"):
+        with pytest.raises(GessoError, match="not a folder of wildcards"):
             WildcardFolder(missing)
 
 

@@ -59,9 +59,9 @@ def test_what_may_come_out(text, expected):
 @pytest.mark.parametrize(
     ("text", "left", "notice"),
     [
-        ("__none__ x", "__none__ x", "not known"),
-        ("__empty__", "__empty__", "not known"),
-        ("__../../etc/passwd__", "__../../etc/passwd__", "not known"),
+        ("__none__ x", "__none__ x", "is unknown"),
+        ("__empty__", "__empty__", "is unknown"),
+        ("__../../etc/passwd__", "__../../etc/passwd__", "is unknown"),
         ("__a__", "x y __a__", "leads back"),
     ],
 )

@@ -53,7 +53,7 @@ def test_shares_of_the_canvas_become_pixels():
 
 def test_the_canvas_comes_from_the_file_or_from_the_caller():
     text = json.dumps({"version": 1.3, "people": [{"pose_keypoints_2d": flat(18)}]})
-    with pytest.raises(GessoError, match="say nothing of their canvas"):
+    with pytest.raises(GessoError, match="do not state their canvas"):
         read_poses(text)
     assert (read_poses(text, (100, 90)).width, read_poses(text, (100, 90)).height) == (100, 90)
     assert read_poses(frame(flat(18)), (100, 90)).width == 64
@@ -82,12 +82,12 @@ def test_what_is_written_is_read(people: list[Person]):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no JSON"),
-        ("[" * 100_000, "no JSON"),
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "0 frames, expected one"),
         ("3", "a JSON int, expected an object"),
-        ("{}", "say nothing of their canvas"),
-        ('{"canvas_width": 4, "canvas_height": 4}', "a list 'people' of objects is missing"),
+        ("{}", "do not state their canvas"),
+        ('{"canvas_width": 4, "canvas_height": 4}', "the list 'people' is missing"),
         ('{"canvas_width": 1e9, "canvas_height": 4, "people": []}', "canvas_width is"),
         ('{"canvas_width": 0, "canvas_height": 4, "people": []}', "canvas_width is"),
         ('{"canvas_width": true, "canvas_height": 4, "people": []}', "canvas_width is"),
@@ -95,7 +95,7 @@ def test_what_is_written_is_read(people: list[Person]):
         (frame([1.0, 2.0, float("nan")] * 18), "expected a list of numbers"),
         (frame([1.0, 2.0, float("inf")] * 18), "expected a list of numbers"),
         (frame([10**400, 2, 1] * 18), "expected a list of numbers"),
-        (frame([9e5, 2, 1] * 18), "far off their canvas"),
+        (frame([9e5, 2, 1] * 18), "far outside their canvas"),
         (frame(["1", 2, 1] * 18), "expected a list of numbers"),
         (frame([], people=[{"pose_keypoints_2d": 3}]), "expected a list of numbers"),
         (frame([], people=[{"hand_left_keypoints_2d": [1, 2, 3]}]), "3 numbers, expected 63"),

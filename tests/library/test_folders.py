@@ -40,8 +40,8 @@ def test_a_folder_of_a1111(tmp_path: Path):
     assert listed(library) == {**found, "later": "embedding"}
     root.rename(tmp_path / "elsewhere")  # a disk that is not there today
     listing = library.listing()
-    assert "not there now" in listing.notes[0]
-    assert {entry.problem for entry in listing.entries if entry.origin == "folder"} == {"not there any more"}
+    assert "not found" in listing.notes[0]
+    assert {entry.problem for entry in listing.entries if entry.origin == "folder"} == {"missing"}
     (tmp_path / "elsewhere").rename(root)
     assert {entry.problem for entry in library.entries()} == {None}
     assert library.forget_folder(root) == 6
@@ -95,11 +95,11 @@ BAD_YAML = {
     "a:\n  loras: [x]": "expected the name of a folder",
     "a:\n  base_path: 3": "base_path",
     "a: &x\n  loras: y\nb: *x": "anchor",
-    "a: !!python/object/apply:os.system ['true']": "not YAML",
+    "a: !!python/object/apply:os.system ['true']": "not valid YAML",
     "a: {b: {c: {d: {e: f}}}}": "too deep",
     "a:\n  loras: |\n" + "".join(f"    f{number}\n" for number in range(600)): "500 folders",
     "# " + "x" * MAX_BYTES: "larger than",
-    "\xff\xfe\x80": "not YAML",
+    "\xff\xfe\x80": "not valid YAML",
 }
 
 
@@ -142,9 +142,9 @@ def test_any_folder_links_circles_and_duplicates(tmp_path: Path):
         library.add_folder(tmp_path / "nothing")
     with pytest.raises(GessoError, match="expected a folder"):
         library.add_folder(root / "deep/er/a.sft")
-    with pytest.raises(GessoError, match="no folder of A1111"):
+    with pytest.raises(GessoError, match="not a folder of A1111"):
         find_layout(root, "a1111")
-    with pytest.raises(GessoError, match="no folder of ComfyUI"):
+    with pytest.raises(GessoError, match="not a folder of ComfyUI"):
         find_layout(root, "comfyui")
     with pytest.raises(ValueError, match="layout"):
         find_layout(root, "invoke")

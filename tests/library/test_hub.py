@@ -227,7 +227,7 @@ def test_what_goes_wrong_is_told(hub: Hub, tmp_path: Path):
     hub.lie = True
     done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", "-q")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is not the file that the hub lists" in done.stderr
+    assert "differs from the file that the hub lists" in done.stderr
     for name, words in (
         ("hf:gesso/other", "no such repository"),
         ("hf:gesso/tiny@nowhere", "no such revision"),

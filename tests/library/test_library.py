@@ -228,7 +228,7 @@ def test_what_is_no_model_stays_outside(library: Library, tmp_path: Path):
     cut, page = tmp_path / "cut.safetensors", tmp_path / "page.safetensors"
     cut.write_bytes(whole[:-9])
     page.write_text("<!doctype html><p>log in", encoding="utf-8")
-    for path, words in ((cut, "fetch it again"), (page, "web page"), (tmp_path / "none", "no such file")):
+    for path, words in ((cut, "download it again"), (page, "web page"), (tmp_path / "none", "no such file")):
         with pytest.raises(ModelFileError, match=words):
             import_model(library, path)
     strange = shelf.upscaler(tmp_path / "strange.safetensors")
@@ -400,7 +400,7 @@ def test_remove_deletes_what_is_the_librarys_own(library: Library, tmp_path: Pat
     assert list(by_name(library)) == ["gesso-mini"]
     assert no_leftovers(library)
     library.add_folder(tmp_path)
-    with pytest.raises(GessoError, match="leaves alone"):
+    with pytest.raises(GessoError, match="does not change"):
         remove(library, by_name(library)["a"])
-    with pytest.raises(GessoError, match="part of gesso"):
+    with pytest.raises(GessoError, match="built into gesso"):
         remove(library, carried_entries()[0])

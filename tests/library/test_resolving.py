@@ -62,15 +62,15 @@ def test_hashes_are_names_too(shelves: tuple[Library, Path]):
     assert file.sha256 and file.autov3
     for digits in (file.sha256[:8], file.sha256[:10].upper(), file.sha256, file.autov3):
         assert resolve(digits, library) == entry.path
-    with pytest.raises(GessoError, match="no model of that name"):
+    with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve(file.sha256[:7], library)
-    with pytest.raises(GessoError, match="no model of that name"):
+    with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve("0" * 10, library)
 
 
 def test_several_of_one_name_are_told_with_their_places(shelves: tuple[Library, Path]):
     library, folder = shelves
-    with pytest.raises(GessoError, match="2 models are called that") as caught:
+    with pytest.raises(GessoError, match="2 models have this name") as caught:
         resolve("TWO", library)
     assert str(folder / "Two.safetensors") in caught.value.message
     assert str(folder / "sub/two.safetensors") in caught.value.message
@@ -87,8 +87,8 @@ def test_wrong_names_get_advice(shelves: tuple[Library, Path], tmp_path: Path):
     library, _ = shelves
     for name, words in {
         "thre": "Did you mean 'three'",
-        "styl": "no model of that name",
-        "style": "is of kind lora",
+        "styl": "no model, file, folder or hash matches",
+        "style": "is a lora",
         "missing.safetensors": "no such file or folder",
         str(tmp_path): "add-folder",
         "": "empty",
@@ -97,7 +97,7 @@ def test_wrong_names_get_advice(shelves: tuple[Library, Path], tmp_path: Path):
     }.items():
         with pytest.raises(GessoError, match=words):
             resolve(name, library)
-    with pytest.raises(GessoError, match="no model of that name"):
+    with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve("three")
     assert Path(resolve("style", library, kinds=("lora",))).name == "style.safetensors"
 
@@ -137,5 +137,5 @@ def test_a_model_whose_disk_is_gone(tmp_path: Path):
     source = shelf.checkpoint(tmp_path / "a.safetensors")
     import_model(library, source, way="in-place")
     source.unlink()
-    with pytest.raises(GessoError, match="not there any more"):
+    with pytest.raises(GessoError, match="missing"):
         resolve("a", library)

@@ -73,7 +73,7 @@ def test_what_gesso_wrote_is_read_with_its_own_conventions():
         ({"Steps": "many"}, "Steps"),
         ({"CFG scale": "nan"}, "CFG scale"),
         ({"Seed": "1"}, ""),
-        ({"Sampler": "Magic"}, "'Magic' is no sampler"),
+        ({"Sampler": "Magic"}, "'Magic' is not a sampler"),
         ({"Size": "999999x999999"}, "Size"),
         ({"Size": "4096x4096"}, "pixels in all"),
         ({"Clip skip": "99"}, "Clip skip"),
@@ -285,9 +285,9 @@ def test_values_of_nodes_that_nobody_knows_are_told():
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({}, "it has no list of nodes"),
-        ({"nodes": [3]}, "it has no list of nodes"),
-        ({"nodes": [], "definitions": {"subgraphs": []}}, "no sampler.*subgraphs is not read"),
+        ({}, "the workflow has no list of nodes"),
+        ({"nodes": [3]}, "the workflow has no list of nodes"),
+        ({"nodes": [], "definitions": {"subgraphs": []}}, "no sampler.*subgraphs are not read"),
         ({"nodes": [{"id": n} for n in range(5001)]}, "at most 5000"),
     ],
 )
@@ -316,7 +316,7 @@ def test_a_drawing_made_to_take_long_does_not():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "no object"),
+        ("[]", "not an object"),
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("{}", "no sampler"),
@@ -395,7 +395,7 @@ def test_invokeai():
     assert (request.tiling, request.clip_skip, request.num_steps) == ("x", 2, 30)
     assert request.loras == (LoraUse(name="ink", weight=0.6),)
     assert request.hires == HiresPass(scale=2.0, strength=0.45, upscaler="bilinear")
-    assert found.notices == ("not carried over: controlnets",)
+    assert found.notices == ("not supported, ignored: controlnets",)
 
 
 def test_novelai():

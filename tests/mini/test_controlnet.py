@@ -114,5 +114,5 @@ def test_a_hint_of_another_size_is_refused(made, base):
 
 
 def test_another_file_is_refused(tmp_path):
-    with pytest.raises(ModelFileError, match="not a ControlNet of gesso"):
+    with pytest.raises(ModelFileError, match="not a ControlNet in gesso's own layout"):
         load_control(model_file(tmp_path / "model.safetensors"))

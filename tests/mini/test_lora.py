@@ -115,5 +115,5 @@ def test_the_file_draws_as_the_training_did(made, base, merged):
 def test_what_is_refused(base, tmp_path):
     with pytest.raises(GessoError, match="expected one of line-art, "):
         StyleLora(base, "oil", tmp_path)
-    with pytest.raises(GessoError, match=f"draws {len(OBJECTS)} objects, not the {len(things())}"):
+    with pytest.raises(GessoError, match=f"draws {len(OBJECTS)} objects, the object table has {len(things())}"):
         TrainedModel(base.parts, things(), glyphs())

@@ -216,8 +216,8 @@ def test_a_pickled_ip_adapter_is_read(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"ip_adapter.2.to_k_ip.weight": (32, 32)}, "odd numbers"),
-        ({"image_proj.proj.weight": None}, "a kind that gesso does not know"),
-        ({"image_proj.proj.weight": None, "image_proj.proj.0.weight": (8, 8)}, "recognises faces"),
+        ({"image_proj.proj.weight": None}, "an unknown kind of IP-Adapter"),
+        ({"image_proj.proj.weight": None, "image_proj.proj.0.weight": (8, 8)}, "face recognition network"),
         ({"image_proj.proj.weight": (130, 48)}, "no whole tokens"),
         ({"ip_adapter.1.to_k_ip.weight": (32,)}, "expected a matrix"),
         ({"image_proj.proj.weight": (2**20 * 32, 48)}, "tokens through"),

@@ -127,8 +127,8 @@ def test_a_changed_byte_is_refused_or_harmless(tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "not a picture"),
-        (b"GIF89a", "not a picture"),
+        (b"", "not a PNG, JPEG, WebP or AVIF picture"),
+        (b"GIF89a", "not a PNG, JPEG, WebP or AVIF picture"),
         (SIGNATURE, "cut off"),
         (SIGNATURE + chunk(b"IEND", b""), "header"),
         (without_recipe(png()), "A1111 parameters only"),

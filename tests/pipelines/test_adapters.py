@@ -225,7 +225,7 @@ def test_what_fits_nothing_names_both_architectures(
 
 def test_what_fits_in_part_is_counted(pipeline: TextToImage):
     (picture,) = pipeline(replace(REQUEST, prompt="a cat <lora:partial:0.5>"))
-    assert any("1 names have no place" in notice for notice in picture.notices)
+    assert any("1 do not exist in the model" in notice for notice in picture.notices)
 
 
 @pytest.mark.parametrize(

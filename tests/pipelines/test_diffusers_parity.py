@@ -343,12 +343,16 @@ def render() -> str:
 
 HEAD = """# Parity with diffusers
 
+This page shows how far a picture that gesso draws with `--preset diffusers` is from the one that diffusers draws with
+the same model and seed (its *parity*, numerical equivalence).
+
 Written by `GESSO_WRITE_PARITY=1 pytest tests/pipelines/test_diffusers_parity.py`; do not edit.
 
-Tiny random models with every part of the real ones, saved in the diffusers layout, drawn by the pipelines of diffusers
-{version} and by gesso with `--preset diffusers` from the same seed: {steps} steps, guidance 5, float32, on a CPU. Told
-is the largest difference of a colour value: black is 0, white is 1, a level of an 8-bit picture 4e-03.
-The median of all is {median}. What is left is the order of float32 sums.
+The models are tiny and random, with every part of the real ones, saved in the diffusers layout. The pipelines of
+diffusers {version} and gesso draw from the same seed: {steps} steps, guidance 5, float32, on a CPU. Each number is the
+largest difference of a colour value: black is 0, white is 1, a level of an 8-bit picture 4e-03. The median of all is
+{median}. What is left is the order of float32 sums. Samplers are called schedulers in diffusers;
+[samplers.md](samplers.md) has both names.
 """
 
 TAIL = """
@@ -356,23 +360,23 @@ TAIL = """
 
 With the preset `diffusers`, gesso departs with it; with the preset `gesso` it does not.
 
-- DDIM and PNDM end at the least noisy timestep instead of a clean picture (`set_alpha_to_one` is false in the files of
-  Stable Diffusion), and the rest of the noise is decoded with the picture.
-- Euler scales its first noise by the first sigma (`linspace`, `trailing`) or by sqrt(1 + sigma^2) (`leading`): the
+- **DDIM and PNDM** end at the least noisy timestep instead of a clean picture (`set_alpha_to_one` is false in the
+  files of Stable Diffusion), and the rest of the noise is decoded with the picture.
+- **Euler** scales its first noise by the first sigma (`linspace`, `trailing`) or by sqrt(1 + sigma^2) (`leading`): the
   network was trained on the second.
-- DPM-Solver++, UniPC, DEIS: timesteps are rounded to whole numbers, also for Karras sigmas, so the network is told
-  another time than the sigma that it sees. Steps are cut from one point more than there are steps.
-- KDPM2 blends the picture under a mask with the noise of a whole step where its latents stand at half a step, so its
-  inpainting is left out above.
-- PNDM lists its second timestep twice, and image to image counts from that list: it starts a step too early and then
-  takes latents for less noisy than they are, and so does a refiner. For SD 2.1 it adds up velocities of different noise
-  levels. Left out, too.
-- Inpainting at strength 1 starts from noise alone; below 1 from the noisy picture.
-- A refiner begins its sampler anew: samplers with a memory (DPM++ 2M, LMS, UniPC, DEIS, PNDM) make its first step at
+- **DPM-Solver++, UniPC, DEIS** round timesteps to whole numbers, also for Karras sigmas, so the network gets another
+  timestep than the sigma that it sees. Steps are cut from one point more than there are steps.
+- **KDPM2** blends the picture under a mask with the noise of a whole step where its latents stand at half a step, so
+  its inpainting is left out above.
+- **PNDM** lists its second timestep twice, and image to image counts from that list: it starts a step too early and
+  then takes latents for less noisy than they are, and so does a refiner. For SD 2.1 it adds up velocities of different
+  noise levels. These are left out, too.
+- **Inpainting** at strength 1 starts from noise alone; below 1 from the noisy picture.
+- **A refiner** restarts its sampler: samplers with a memory (DPM++ 2M, LMS, UniPC, DEIS, PNDM) make its first step at
   first order.
-- Samplers with two calls a step hand over to a refiner in the middle of a step, which it begins again from latents of
-  the next level. Left out above.
-- The noise table is a product in float32; it differs from the exact one by 1.3e-05.
+- **Samplers with two calls a step** hand over to a refiner in the middle of a step, which it restarts from latents of
+  the next level. These are left out above.
+- **The noise table** is a product in float32; it differs from the exact one by 1.3e-05.
 """
 
 

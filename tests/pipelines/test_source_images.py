@@ -53,7 +53,7 @@ def test_sixteen_bits_become_the_nearest_of_eight(tmp_path: Path):
 def test_what_is_no_picture_is_an_error_in_one_line(tmp_path: Path, content: bytes):
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    with pytest.raises(GessoError, match="no picture that can be read"):
+    with pytest.raises(GessoError, match="not a readable picture"):
         read_image(path)
     with pytest.raises(GessoError, match="no such file"):
         read_mask(tmp_path / "y.png")

@@ -102,7 +102,7 @@ def test_numbers_that_are_not_finite_are_refused_when_they_are_settled(tmp_path:
 def test_numbers_beyond_half_precision_are_named_as_that():
     module = nn.Module()
     module.weight = nn.Parameter(torch.full((4, 4), 1e6))
-    with pytest.raises(ModelFileError, match="does not fit into") as found:
+    with pytest.raises(ModelFileError, match="overflows") as found:
         Component("vae", module, CPU, "x.safetensors").settle(torch.float16)
     assert found.value.reason == "overflow"
 

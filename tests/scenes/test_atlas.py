@@ -58,7 +58,7 @@ def test_what_is_no_atlas_is_told(tmp_path, atlas):
     with pytest.raises(GessoError, match=r"text\.png: the atlas cannot be read"):
         load_atlas(tmp_path / "text.png", OBJECTS)
     rewrite(atlas, key="other")
-    with pytest.raises(GessoError, match="a PNG, but no atlas"):
+    with pytest.raises(GessoError, match="a PNG, but not an atlas"):
         load_atlas(atlas, OBJECTS)
 
 

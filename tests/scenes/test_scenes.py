@@ -204,7 +204,7 @@ def test_a_missing_font_is_told_with_the_remedy(tmp_path, monkeypatch):
 def test_a_file_that_is_no_font_is_told(tmp_path):
     path = tmp_path / "font.ttf"
     path.write_bytes(b"nothing")
-    with pytest.raises(GessoError, match="not a font"):
+    with pytest.raises(GessoError, match="not a usable font"):
         render_glyphs(["🐱"], path)
 
 

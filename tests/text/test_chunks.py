@@ -145,7 +145,7 @@ def test_a_single_chunk_cuts_as_before(clip):
     assert found.ids.shape == (1, 77)
     assert found.report.num_tokens == (75,)
     assert found.report.cut.split() == ["dog"] * 16 + ["BREAK", "bird"]
-    assert "left out" in found.report.notices[0]
+    assert "prompt too long" in found.report.notices[0]
 
 
 def test_words_that_are_not_known_are_named(words):

@@ -75,7 +75,7 @@ def test_comments_end_with_the_line():
     (entry,) = parsed.subprompts[0].schedule.plan(1)
     assert entry.text.split() == ["a", "cat", "on", "\\#", "a", "mat"]
     assert entry.pieces[0].text.split() == ["a", "cat", "on", "#", "a", "mat"]
-    assert parsed.notices == ("left out as a comment: '# (not'", "left out as a comment: '# a dog'")
+    assert parsed.notices == ("ignored as a comment: '# (not'", "ignored as a comment: '# a dog'")
 
 
 def test_extra_networks_are_taken_out():

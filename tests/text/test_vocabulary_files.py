@@ -183,8 +183,8 @@ DAMAGE = {
         "tokenizer_config.json",
         "<cat-toy>",
     ),
-    "nothing there": (lambda f: [file.unlink() for file in f.iterdir()], "", "no tokenizer here"),
-    "no folder": (lambda f: shutil.rmtree(f), "", "no tokenizer here"),
+    "nothing there": (lambda f: [file.unlink() for file in f.iterdir()], "", "no tokenizer found"),
+    "no folder": (lambda f: shutil.rmtree(f), "", "no tokenizer found"),
 }
 
 

@@ -128,7 +128,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
 
     for other in (("line-art", path, "--rank", 3), ("comic", path, "--rank", 2)):
         assert main(["train", "lora", *map(str, other), "--folder", str(folder), "--atlas", str(atlas)]) == 2
-        assert "Take another folder" in capsys.readouterr().err
+        assert "Use another folder" in capsys.readouterr().err
 
     said(capsys, *drawn, "--lora", path, "-o", tmp_path / "lines.png")
     assert np.abs(levels(tmp_path / "lines.png") - levels(tmp_path / "plain.png")).mean() > 1
@@ -164,5 +164,5 @@ def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_told(atlas, tmp_path):
     (tmp_path / "taken").touch()
-    with pytest.raises(GessoError, match="the folder cannot be made"):
+    with pytest.raises(GessoError, match="cannot make the folder"):
         run("lora", "comic", tmp_path / "made.safetensors", "--folder", tmp_path / "taken", "--atlas", atlas)

@@ -115,14 +115,14 @@ def test_a_foreign_state_is_refused(tmp_path):
 
 def test_a_state_of_another_training_is_refused(tmp_path):
     fit(Line(), plan(8), tmp_path, what="the style comic")
-    with pytest.raises(GessoError, match=r"is of the style comic, not of the style woodcut\. Take another folder"):
+    with pytest.raises(GessoError, match=r"the state of the style comic, not of the style woodcut\. Use another"):
         fit(Line(), plan(8), tmp_path, what="the style woodcut")
     other = Line()
     other.modules = {"line": nn.Linear(4, 1)}
-    with pytest.raises(GessoError, match="of another training, or of other sizes"):
+    with pytest.raises(GessoError, match="the state of another training or of other sizes"):
         fit(other, plan(8), tmp_path, what="the style comic")
     other.modules = {"line": nn.Linear(3, 1), "curve": nn.Linear(3, 1)}
-    with pytest.raises(GessoError, match="of another training, or of other sizes"):
+    with pytest.raises(GessoError, match="the state of another training or of other sizes"):
         fit(other, plan(8), tmp_path, what="the style comic")
 
 

@@ -1,1 +1,1 @@
-"""What changes a model while it draws: LoRA and its relatives, textual inversion."""
+"""Adapters change a model while it draws: LoRA and its relatives, embeddings (textual inversion)."""

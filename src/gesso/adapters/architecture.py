@@ -1,10 +1,10 @@
-"""What an adapter was made for, told from names and shapes in its header; and what it says of itself."""
+"""The model that an adapter was made for, from names and shapes in its header and from its metadata."""
 
 from collections.abc import Mapping
 
 from gesso.checkpoints.safetensors_file import TensorInfo
 
-UNKNOWN = "no model that gesso knows"
+UNKNOWN = "an unknown model"
 # Width of the states that attention to the text reads.
 _CONTEXTS = {
     768: "Stable Diffusion 1",
@@ -42,7 +42,7 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
 
 def context_name(width: int) -> str:
     """The release whose UNet reads text states of this width, in words."""
-    return _CONTEXTS.get(width, f"a model whose text states are {width} wide")
+    return _CONTEXTS.get(width, f"a model with text states {width} wide")
 
 
 def told_base(metadata: Mapping[str, str]) -> str | None:

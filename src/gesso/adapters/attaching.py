@@ -38,7 +38,7 @@ def attach(
     loras     each with its strength for the UNet and that for the text models; 0 switches a part off
     merged    into the weights. A strength that changes is read when it is put on
     The order of several does not matter. Raises ValueError for a strength that is no number of at most 1000,
-    ModelFileError where merged weights leave the range of their number format.
+    ModelFileError where merged weights overflow their dtype.
     """
     attachment = attachment_of(networks, loras, merged=merged)
     try:
@@ -144,7 +144,7 @@ class _Part:
         self._for: tuple[torch.device, torch.dtype] | None = None
 
     def placed(self, module: nn.Module, output: Tensor, *, with_weight: bool) -> tuple[Any, ...]:
-        """(factors, whole delta, bias), made once for the device and number format that the layer computes in."""
+        """(factors, whole delta, bias), made once for the device and dtype that the layer computes in."""
         wanted = (output.device, output.dtype)
         if self._for != wanted:
             with torch.inference_mode(mode=False), torch.no_grad():
@@ -297,9 +297,9 @@ class _Layer:
                 if summed is None:
                     continue
                 if not bool(summed.isfinite().all()):
-                    where, message = self.parts[0].lora.where, f"{self.name} leaves the range of {summed.dtype}"
-                    advice = "apply it at run time, or take a smaller strength"
-                    raise ModelFileError("overflow", where, f"{message} when merged; {advice}")
+                    where, message = self.parts[0].lora.where, f"{self.name} overflows {summed.dtype} when merged"
+                    advice = "apply it at run time (lora_mode run), or use a smaller strength"
+                    raise ModelFileError("overflow", where, f"{message}; {advice}")
                 yield name, summed
 
     def _restore(self) -> None:

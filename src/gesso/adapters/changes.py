@@ -1,4 +1,4 @@
-"""What an adapter does to a weight, one class a kind. Each says what is to be added to a weight at strength 1:
+"""The weight change of each kind of adapter: one class per kind, with the delta that it adds at strength 1:
 
     new weight = weight + sum over adapters of strength * delta(weight)
 
@@ -20,7 +20,7 @@ _EPS = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True, eq=False)
 class WeightChange(ABC):
-    """One weight's change. Tensors keep the number format of the file and are used in float32."""
+    """One weight's change. Tensors keep the dtype of the file and are used in float32."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:
@@ -76,16 +76,16 @@ class LowRank(WeightChange):
     def delta(self, weight: Tensor) -> Tensor:
         up, down = _like(weight, self.up), _like(weight, self.down)
         if _kernel(tuple(up.shape)):
-            raise ValueError("the upper factor is no matrix")
+            raise ValueError("the upper factor is not a matrix")
         if self.mid is not None:
             core = _like(weight, self.mid)
             made = torch.einsum("m n ..., i m, n j -> i j ...", core, _flat(up), _flat(down))
         else:
             if _kernel(tuple(down.shape)) != _kernel(tuple(weight.shape)):
-                raise ValueError("another kernel")
+                raise ValueError("kernels of different sizes")
             made = _flat(up) @ _flat(down)
         if made.shape[0] != weight.shape[0] or made.flatten(1).shape[1] != weight.flatten(1).shape[1]:
-            raise ValueError("other sizes")
+            raise ValueError("different sizes")
         return made.reshape(weight.shape) * self.scale
 
 
@@ -155,9 +155,9 @@ def _whole(weight: Tensor, whole: Tensor | None, a: Tensor | None, b: Tensor | N
 
 def _shaped(made: Tensor, weight: Tensor) -> Tensor:
     if made.shape[0] != weight.shape[0] or made.numel() != weight.numel():
-        raise ValueError("other sizes")
+        raise ValueError("different sizes")
     if made.ndim > 2 and made.shape[1] != weight.shape[1]:
-        raise ValueError("other sizes")
+        raise ValueError("different sizes")
     return made.reshape(weight.shape)
 
 
@@ -212,7 +212,7 @@ class Scaling(WeightChange):
         axis = 1 if self.on_input else 0
         factor = _like(weight, self.factor).flatten()
         if factor.numel() != weight.shape[axis]:
-            raise ValueError("other sizes")
+            raise ValueError("different sizes")
         return weight * factor.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
 
 
@@ -309,7 +309,7 @@ class Third(WeightChange):
 def third(change: WeightChange, index: int) -> WeightChange:
     """A stacked change's part for q (0), k (1) or v (2). Raises ValueError for kinds that need the whole weight."""
     if change.needs_weight:
-        raise ValueError("needs the three weights at once")
+        raise ValueError("needs the query, key and value weights together")
     if isinstance(change, LowRank):
         return replace(change, up=change.up.chunk(3)[index])
     return Third(change, index)

@@ -1,4 +1,4 @@
-"""Names of an adapter's tensors -> module and part, for each spelling that is out there.
+"""Names of an adapter's tensors -> module and part, for each file format in use.
 
 kohya          lora_unet_down_blocks_0_..._to_q.lora_down.weight; LyCORIS and OFT: the same stem, other parts
 PEFT           unet.down_blocks.0....to_q.lora_A.weight; raw saves: base_model.model. before, an adapter's name within

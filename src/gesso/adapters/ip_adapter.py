@@ -1,4 +1,4 @@
-"""IP-Adapters on a UNet: each attention to the text looks at the tokens of a picture, too, by queries of its own.
+"""IP-Adapters on a UNet: each cross-attention also attends to an image prompt, by keys and values of its own.
 
 What the picture adds joins what the text gave, before the output projection (Ye et al. 2023, arXiv:2308.06721,
 equation 5). Nothing of the UNet is changed but for hooks, which detaching takes away.
@@ -54,7 +54,7 @@ class PictureAttachment:
         for prompt in prompts:
             found = [layer.out_features for layer in prompt.network.to_k]
             if found != widths:
-                raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)} of other widths")
+                raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)}, of other widths")
         self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def use(self, strengths: Sequence[float], negative: Tensor | None = None) -> "PictureUse":

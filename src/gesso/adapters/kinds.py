@@ -1,4 +1,4 @@
-"""The parts that a module has in a file -> the change they stand for: one row a kind.
+"""The tensors that a module has in a file -> its weight change: one row per kind of adapter.
 
 Part names are those of kohya's trainer and of LyCORIS; what PEFT and diffusers call otherwise is renamed before
 (`dialects`). Everything is checked by header where possible: a rank without a bound, an alpha that is no number.
@@ -111,7 +111,7 @@ def _glora(parts: Parts, reader: Reader) -> WeightChange:
     elif b2.shape[0] == out and a2.shape[0] == into and b2.shape[1] == b1.shape[0]:
         a_in, a_out, b_up, b_down = a2, a1, b2, b1
     else:
-        raise reader.refuse(f"GLoRA of shapes that fit no weight of {shape_text(reader.weight_shape)}")
+        raise reader.refuse(f"GLoRA with shapes that do not fit a weight of {shape_text(reader.weight_shape)}")
     return Generalized(a_in, a_out, b_up, b_down, reader.scale(parts, b_down.shape[0]), parts.get("bm.weight"))
 
 
@@ -186,13 +186,13 @@ def build(parts: Parts, reader: Reader) -> WeightChange | None:
     if kind is None:
         if any(part in parts for part in BIASES):
             return None
-        raise reader.refuse(f"parts that make no adapter: {', '.join(sorted(map(shown, parts))[:5])}")
+        raise reader.refuse(f"tensors that make no known adapter: {', '.join(sorted(map(shown, parts))[:5])}")
     if unknown := sorted(set(parts) - set(kind.needed) - set(kind.allowed) - set(COMMON)):
-        raise reader.refuse(f"{kind.name} with parts that it does not have: {', '.join(map(shown, unknown[:5]))}")
+        raise reader.refuse(f"{kind.name} with unknown tensors: {', '.join(map(shown, unknown[:5]))}")
     try:
         change = kind.build(parts, reader)
     except (IndexError, RuntimeError) as error:
-        raise reader.refuse(f"{kind.name} of shapes that make none ({type(error).__name__})") from None
+        raise reader.refuse(f"{kind.name} with shapes that do not fit together ({type(error).__name__})") from None
     if "scalar" in parts:
         change = _times(change, reader.number(parts, "scalar"))
     magnitude = next((parts[part] for part in _MAGNITUDES if part in parts), None)
@@ -216,6 +216,6 @@ def _is_per_input(parts: Parts, magnitude: Tensor, reader: Reader) -> bool:
         per_input = magnitude.shape[0] == 1 and magnitude.shape[1] == into and (out != 1)
     if magnitude.numel() != (into if per_input else out):
         raise reader.refuse(
-            f"DoRA's lengths are {shape_text(magnitude.shape)}, the weight is {shape_text(reader.weight_shape)}"
+            f"DoRA's magnitude is {shape_text(magnitude.shape)}, the weight is {shape_text(reader.weight_shape)}"
         )
     return per_input

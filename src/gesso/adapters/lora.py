@@ -39,7 +39,7 @@ class ModuleChange:
 
 @dataclass(frozen=True)
 class Match:
-    """How much of a file found its place.
+    """How many modules of a file exist in the model.
 
     matched    modules of the file that the model has
     unmatched  names in the file that have no place
@@ -50,11 +50,11 @@ class Match:
 
     @property
     def notice(self) -> str | None:
-        """A line for the user where something had no place."""
+        """A notice if some modules of the file do not exist in the model."""
         if not self.unmatched:
             return None
         names = examples(self.unmatched, EXAMPLES)
-        return f"{self.matched} modules fit, {len(self.unmatched)} names have no place in the model: {names}"
+        return f"{self.matched} modules fit, {len(self.unmatched)} do not exist in the model: {names}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Lora:
     changes     "<component>.<module>" by our names -> what happens to it
     kinds       what the file holds and how many modules of it, such as {"LoRA": 192}
     ranks       the same of ranks
-    embeddings  learned words that came in the same file
+    embeddings  embeddings (textual inversion) in the same file
     metadata    what the file says of itself: to be shown as text, not to be trusted
     """
 
@@ -126,7 +126,7 @@ def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> L
         parts_of[found.part] = tensor_name
         spelled[found.place] = found.module
     if not names and not bundled:
-        raise _mismatch(file, target, "none of its names is in the model")
+        raise _mismatch(file, target, "none of its modules exists in the model")
     told = _Told.of(file)
     changes: dict[str, ModuleChange] = {}
     kinds: Counter[str] = Counter()
@@ -141,7 +141,7 @@ def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> L
             made = _changes(parts, place, module, file, target, told)
             for changed, change in made.items():
                 if changed in changes:
-                    message = f"{shown(module)} changes a module that another name changed already"
+                    message = f"{shown(module)} changes a module that another tensor changes already"
                     raise ModelFileError("duplicate_key", file.path, message)
                 changes[changed] = change
             kind = kind_of(parts)
@@ -188,8 +188,8 @@ def _mismatch(file: WeightFile, target: Target, why: str) -> ModelFileError:
     told = told_base(file.metadata)
     said = f" (its metadata say {shown(told)})" if told else ""
     message = (
-        f"is made for {looks}{said}, the model is {target.name!r}: {why}. "
-        "Take an adapter of the model's own kind, or the model that it was made for"
+        f"is made for {looks}{said}, the model is {target.name!r}: {why}. Use an adapter made for this kind of "
+        "model, or the model that the adapter was made for"
     )
     return ModelFileError("architecture_mismatch", file.path, message)
 
@@ -202,7 +202,7 @@ def _changes(
     owners = [network.get_submodule(name) for name in place.modules]
     weight = getattr(owners[0], "weight", None)
     if weight is None:
-        raise _mismatch(file, target, f"{shown(module)} is no layer there")
+        raise _mismatch(file, target, f"{shown(module)} is not a layer of the model")
     shape = tuple(weight.shape)
     if len(owners) > 1:
         shape = (len(owners) * shape[0], *shape[1:])
@@ -210,7 +210,7 @@ def _changes(
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)
     if bias is not None and bias.numel() != shape[0]:
-        raise _mismatch(file, target, f"the bias of {shown(module)} is {bias.numel()}, there {shape[0]}")
+        raise _mismatch(file, target, f"the bias of {shown(module)} is {bias.numel()}, the model's is {shape[0]}")
     if change is not None:
         _check_fit(change, shape, module, file, target)
     if len(owners) == 1:
@@ -220,7 +220,9 @@ def _changes(
         try:
             part = None if change is None else third(change, index)
         except ValueError as error:
-            raise reader.refuse(f"changes three weights as one, which this kind cannot: {error}") from None
+            raise reader.refuse(
+                f"changes query, key and value as one weight, which this kind of adapter cannot: {error}"
+            ) from None
         made[f"{place.component}.{name}"] = ModuleChange(part, None if bias is None else bias.chunk(3)[index])
     return made
 
@@ -231,11 +233,11 @@ def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: 
         if _fits(change, shape):
             return
         found = f"[{change.up.shape[0]}, {', '.join(str(side) for side in change.down.shape[1:])}]"
-        raise _mismatch(file, target, f"{shown(module)} is {found} in it, {shape_text(shape)} there")
+        raise _mismatch(file, target, f"{shown(module)} is {found} in the file, {shape_text(shape)} in the model")
     try:
         made = change.to("meta").delta(torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError, IndexError):
-        raise _mismatch(file, target, f"{shown(module)} does not make {shape_text(shape)}, as it is there") from None
+        raise _mismatch(file, target, f"{shown(module)} does not make {shape_text(shape)}, the model's shape") from None
     assert tuple(made.shape) == shape
 
 

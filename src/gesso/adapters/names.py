@@ -1,4 +1,4 @@
-"""Names of the modules that adapters change, in every spelling that files have, each leading to our own modules.
+"""Names of the modules that adapters change, as each file format spells them -> our own modules.
 
 All names are made forward, from the names of our parameters through the tables of `gesso.checkpoints`. The names of
 trainers write dots as underscores; underscores are ambiguous to read, so they are looked up and never parsed.

@@ -1,4 +1,4 @@
-"""LoRA files made from others: written in another dialect, several as one, cut to a rank, drawn from two checkpoints.
+"""LoRA files made from others: converted, merged, resized to a rank, extracted from two checkpoints.
 
 Shapes: O out, I in, R rank.
 """
@@ -129,7 +129,7 @@ def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, 
     inner = weight.inner if isinstance(weight, Normed) and not weight.on_input else weight
     if not isinstance(inner, LowRank) or inner.mid is not None or change.bias is not None:
         raise GessoError(
-            f"{name}: PEFT's files hold LoRA and DoRA alone, this is {type(weight).__name__}. Convert to kohya"
+            f"{name}: PEFT files can hold only LoRA and DoRA, this is {type(weight).__name__}. Convert to kohya"
         )
     up = inner.up if inner.scale == 1 else (inner.up.float() * inner.scale).to(inner.up.dtype)
     parts = {"lora_A.weight": inner.down, "lora_B.weight": up}
@@ -166,7 +166,7 @@ def resized(changes: Changes, *, rank: int | None = None, energy: float | None =
     than LoRA and LoCon stay as they are. Raises ValueError unless exactly one is given, and within its range.
     """
     if (rank is None) == (energy is None):
-        raise ValueError("rank or energy: expected one of the two")
+        raise ValueError("rank or energy: give exactly one")
     if (rank is not None and rank < 1) or (energy is not None and not 0 < energy <= 1):
         raise ValueError(f"rank {rank}, energy {energy}: expected 1 or more, above 0 to 1")
     found = {}
@@ -264,8 +264,8 @@ def _merged(
     for lora, weight, strength in weights:
         if weight.needs_weight:
             raise GessoError(
-                f"{lora.where}: {name} depends on the model's own weights, so it merges with no other adapter. "
-                "Merge into a model instead, with --into"
+                f"{lora.where}: {name} depends on the model's own weights, so it cannot be merged with other "
+                "adapters. Merge it into a model instead, with --into"
             )
         total += strength * weight.delta(torch.zeros(stored.shape))
     is_matrix = total.ndim >= 2 and not isinstance(layer, nn.Embedding)
@@ -307,11 +307,13 @@ def extracted(
                 continue
             other = getattr(others.get(name), "weight", None)
             if other is None or other.shape != module.weight.shape:
-                raise GessoError(f"{component}.{name}: the two models do not have the same sizes; give two of one kind")
+                raise GessoError(
+                    f"{component}.{name}: the two models have different sizes; give two models of one family"
+                )
             before = module.weight.detach().float()
             difference = other.detach().float() - before
             if difference.abs().max() > _LEAST * before.abs().max():
                 found[f"{component}.{name}"] = ModuleChange(from_difference(difference, rank))
     if not found:
-        raise GessoError("the two models have the same weights: there is nothing to extract")
+        raise GessoError("the two models have the same weights; there is nothing to extract")
     return found

@@ -25,7 +25,7 @@ from gesso.text.chunks import LearnedWord
 from gesso.text.tokenizer import Tokenizer
 
 MAX_VECTORS = 75  # a chunk holds no more
-_WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text model", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
+_WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text encoder", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
 # Names that say which text model a tensor is for, in SDXL's files and in those of SD 3.
 _TOWERS = {"clip_l": "text", "clip_g": "text_2"}
 _IGNORED = ("t5xxl",)
@@ -34,7 +34,7 @@ _ANONYMOUS = ("*", "emb_params")  # what stands for "the word that the file is c
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """One learned word.
+    """One embedding (textual inversion).
 
     name      what a prompt spells
     token     the placeholder of its training ("<cat-toy>"), where the file names one
@@ -62,7 +62,7 @@ class Embedding:
 
 
 def read_embedding(file: WeightFile, *, name: str | None = None) -> Embedding:
-    """A textual inversion of any form. name: what a prompt calls it; the file's stem where None.
+    """An embedding from a file of any format. name: what a prompt calls it; the file's stem if None.
 
     Raises ModelFileError for a file that is none.
     """
@@ -81,10 +81,12 @@ def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> 
         key, tensor = next(iter(found.items()))
         vectors, token = {"": _vectors(key, tensor, where)}, None if key in _ANONYMOUS else key
     else:
-        message = f"{len(found)} tensors that make no textual inversion: {', '.join(map(shown, list(found)[:5]))}"
+        message = (
+            f"{len(found)} tensors that make no embedding (textual inversion): {', '.join(map(shown, list(found)[:5]))}"
+        )
         raise ModelFileError("unknown_key", where, message)
     if len({len(each) for each in vectors.values()}) != 1:
-        raise ModelFileError("shape", where, "another number of vectors for each text model, expected the same")
+        raise ModelFileError("shape", where, "the text encoders have different numbers of vectors, expected the same")
     return Embedding(name, vectors, where, token)
 
 
@@ -104,7 +106,7 @@ def _vectors(name: str, tensor: Tensor, where: Path) -> Tensor:
 def attach_embeddings(
     models: Mapping[str, CLIPTextModel], embeddings: Sequence[Embedding], tokenizer: Tokenizer
 ) -> "AttachedEmbeddings":
-    """Teaches text models new words until `detach`, or to the end of a `with` block.
+    """Adds embeddings to text encoders until `detach`, or to the end of a `with` block.
 
     models     text and, in SDXL, text_2
     tokenizer  of the text models, which in SDXL split text alike
@@ -137,15 +139,15 @@ def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[s
         width = model.config.dim
         if part not in vectors or vectors[part].shape[1] != width:
             given = ", ".join(str(each.shape[1]) for each in vectors.values())
-            looks = " and ".join(_WIDTHS.get(each.shape[1], "no model known") for each in vectors.values())
+            looks = " and ".join(_WIDTHS.get(each.shape[1], "an unknown model") for each in vectors.values())
             wanted = ", ".join(str(model.config.dim) for model in models.values())
-            message = f"its vectors are {given} wide ({looks}), the text models of this model {wanted}"
+            message = f"its vectors are {given} wide ({looks}), this model's text encoders take {wanted}"
             raise ModelFileError("architecture_mismatch", embedding.where, message)
     return {part: vectors[part] for part in models}
 
 
 class AttachedEmbeddings:
-    """Words that are known now.  words: for `gesso.text.chunks.chunk`"""
+    """Embeddings that are attached.  words: for `gesso.text.chunks.chunk`"""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ def clip_vision_config(shapes: Mapping[str, Shape], where: object) -> CLIPVision
     layers = sum(name.startswith(f"{_PREFIX}encoder.layers.") and name.endswith(".mlp.fc1.weight") for name in shapes)
     dim, side = patch[0], round((places[0] - 1) ** 0.5)
     if side**2 != places[0] - 1 or not 1 <= layers <= MAX_LAYERS or max(dim, mlp[0], projection[0]) > MAX_WIDTH:
-        message = f"{places[0]} places, {layers} layers of {dim}: not the sizes of an image encoder"
+        message = f"{places[0]} places, {layers} layers of {dim}: these are not the sizes of an image encoder"
         raise ModelFileError("shape", str(where), message)
     heads = _HEADS.get(dim, max(dim // 64, 1))
     if dim % heads:

@@ -1,4 +1,4 @@
-"""JSON that a stranger wrote, and frozen config dataclasses: from one to the other without trust.
+"""Untrusted JSON <-> frozen config dataclasses, with checks.
 
 Objects may not repeat a name, numbers are finite and bounded, every field is present unless it has a default, and no
 field is unknown. What a config describes is therefore small enough to be built without harm.
@@ -90,7 +90,7 @@ def to_json(config: Any) -> Any:
         return [to_json(value) for value in config]
     if config is None or isinstance(config, bool | int | float | str):
         return config
-    raise ValueError(f"{type(config).__name__} has no place in a configuration")
+    raise ValueError(f"{type(config).__name__} cannot be stored in a configuration")
 
 
 def from_json(cls: type[Config], found: Any, where: str | Path, name: str, **given: Any) -> Config:

@@ -1,4 +1,4 @@
-"""Control-LoRA (Stability AI 2023): a ControlNet as what it adds to the UNet that it was copied from.
+"""Control-LoRA (Stability AI 2023): a ControlNet stored as low-rank differences to the UNet that it was copied from.
 
 Names are those of cldm without a prefix. In place of "NAME.weight" a layer may have "NAME.up" and "NAME.down": its
 weight is that of the UNet plus up @ down. Whatever else the file holds stands for itself; the rest is the UNet's.
@@ -26,7 +26,7 @@ def control_lora_tensors(
     """The parameters of the ControlNet by name.
 
     files: names and shapes of the file's tensors; unet: parameters of the model's UNet, by native names. Sums are
-    computed in float32 and rounded once, to the number format of the UNet's parameter. Raises ModelFileError where a
+    computed in float32 and rounded once, to the dtype of the UNet's parameter. Raises ModelFileError where a
     tensor has no place, a parameter is nowhere, or shapes do not fit.
     """
     made: dict[str, Tensor] = {}
@@ -48,14 +48,14 @@ def control_lora_tensors(
             found, wanted = shape_text(made[native].shape), shape_text(params[native])
             raise ModelFileError("shape", where, f"{row.file} is {found}, the model expects {wanted}")
     if unknown := [name for name in files if name not in used]:
-        message = f"{len(unknown)} tensors have no place in the model: {examples(unknown)}"
+        message = f"{len(unknown)} tensors fit nothing in the model: {examples(unknown)}"
         raise ModelFileError("unknown_key", where, message)
     return made
 
 
 def _base(native: str, unet: Mapping[str, Tensor], where: str | Path) -> Tensor:
     if native not in unet:
-        raise ModelFileError("missing_key", where, f"{native} is neither in the file nor a part of the model's UNet")
+        raise ModelFileError("missing_key", where, f"{native} is neither in the file nor in the model's UNet")
     return unet[native].to("cpu")
 
 

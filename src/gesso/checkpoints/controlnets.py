@@ -114,7 +114,7 @@ class ControlNetFile:
             message = f"{TASKS} is {shape_text(tasks)}: not the sizes of a ControlNet Union"
             raise ModelFileError("shape", str(where), message)
         if max(tasks[1], told[1]) > MAX_WIDTH * MAX_KINDS or layers > MAX_DEPTH:
-            raise ModelFileError("shape", str(where), f"{layers} layers of {tasks[1]}, told {told[1]} numbers")
+            raise ModelFileError("shape", str(where), f"{layers} layers of {tasks[1]}, taking {told[1]} numbers")
         kinds = tasks[0]
         return UnionConfig(
             unet=sizes,

@@ -1,4 +1,4 @@
-"""What a file is, told from the names and shapes in its header; no weights are read.
+"""Identifies a model file by the names and shapes in its header; reads no weights.
 
 The order of the table matters: an adapter is known by what no whole model has, so adapters come first.
 """
@@ -38,9 +38,9 @@ class Kind:
 
 
 _LATER = "gesso does not load these yet"
-_ADAPTER = "it changes a model and is none by itself; give a whole model"
+_ADAPTER = "it changes a model and is not a model itself; give a whole model"
 T2I_ADAPTER = "a T2I-Adapter"
-_CONTROL = "it steers a model and is none by itself; give a whole model, and this with --control"
+_CONTROL = "it steers a model and is not a model itself; give a whole model, and this file with --control"
 _ONE_PART = "give a file or a folder with UNet, text encoder and VAE"
 _TINY = f"{_ONE_PART}, and this file with --vae, or with --preview-model for previews"
 
@@ -82,7 +82,7 @@ _XL, _REFINER = _starts("conditioner.embedders.1."), _starts("conditioner.embedd
 _SD2 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.model."))
 _SD1 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.transformer."))
 _GUIDED = _starts(f"{ldm.UNET}{ldm.GUIDANCE}")
-_UNET_ALONE = "give a model with text encoder and VAE, whose UNet it may replace"
+_UNET_ALONE = "give a whole model with text encoder and VAE; this file may replace its UNet"
 
 
 def _model(what: str, family: str) -> Kind:
@@ -168,7 +168,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
         Kind(
             "other",
             "the UNet of a diffusers folder",
-            advice="give the folder above it, or a model, and this with --unet",
+            advice="give the folder above it, or a whole model, and this with --unet",
         ),
     ),
     (

@@ -61,7 +61,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
     Raises ModelFileError where the folder lacks one.
     """
     if not (folder / INDEX).is_file():
-        raise ModelFileError("missing", folder, f"has no {INDEX}, so it is no diffusers folder; give a model file")
+        raise ModelFileError("missing", folder, f"has no {INDEX}, so it is not a diffusers folder; give a model file")
     folders = folders_of(layout_of(read_object(folder / INDEX)))
     return {part: weight_file(folder / name, STEMS[part]) for part, name in folders.items()}
 
@@ -85,7 +85,7 @@ def weight_file(folder: Path, stem: str) -> Path:
         if (folder / name).exists():
             return folder / name
     raise ModelFileError(
-        "missing", folder, f"has no {stem}.safetensors; fetch it, or give the whole model as a single file"
+        "missing", folder, f"has no {stem}.safetensors; download it, or give the whole model as a single file"
     )
 
 

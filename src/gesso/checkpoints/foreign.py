@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""Identifies a file by its first bytes, whatever its name says."""
 
 import codecs
 from typing import Literal
@@ -7,18 +7,18 @@ START = 512  # bytes that are enough to tell
 
 Container = Literal["zip", "stacked", "pickle", "gguf", "index", "other"]
 
-_IMPORT = "turn it into safetensors first. Try: gesso models import FILE"
+_IMPORT = "convert it to safetensors first. Try: gesso models import FILE"
 _CONTAINERS: tuple[tuple[bytes, Container, str], ...] = (
     (b"PK\x03\x04", "zip", f"a zip archive or a PyTorch file (.ckpt, .pt, .bin); {_IMPORT}"),
     (b"\x80\x02", "pickle", f"a Python pickle (.ckpt, .pt, .bin); {_IMPORT}"),
     (b"\x80\x03", "pickle", f"a Python pickle (.ckpt, .pt, .bin); {_IMPORT}"),
     (b"\x80\x04", "pickle", f"a Python pickle (.ckpt, .pt, .bin); {_IMPORT}"),
     (b"\x80\x05", "pickle", f"a Python pickle (.ckpt, .pt, .bin); {_IMPORT}"),
-    (b"GGUF", "gguf", "a GGUF file, which cannot be used in this place"),
+    (b"GGUF", "gguf", "a GGUF file, which cannot be used here"),
 )
 # What people hand in instead of weights.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a git-lfs pointer: the weights were never downloaded, run `git lfs pull`"),
+    (b"version https://git-lfs", "a git-lfs pointer; the weights were never downloaded: run `git lfs pull`"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"7z\xbc\xaf'\x1c", "a 7-Zip archive; unpack it first"),
@@ -74,11 +74,11 @@ def looks_like(start: bytes) -> str | None:
         return "a tar archive (PyTorch wrote some before 2017); unpack it first"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(_PAGES):
-        return "a web page, perhaps of a log-in or an error; fetch the file itself"
+        return "a web page, perhaps a log-in or error page; download the file itself"
     if text.startswith(b"{"):
-        return "JSON text, perhaps an error of a server or an index; give the weights themselves"
+        return "JSON text, perhaps a server's error message or an index; give the weights themselves"
     if len(start) >= 64 and not start.strip(b"\0"):
-        return "a file of zeros: a download that never finished; fetch it again"
+        return "a file of zeros: a download that never finished; download it again"
     return "plain text; give the weights themselves" if _is_text(start) else None
 
 

@@ -1,4 +1,4 @@
-"""GGUF files: weights in blocks of few bits, as llama.cpp, stable-diffusion.cpp and ComfyUI-GGUF write them.
+"""GGUF files: quantised weights, as llama.cpp, stable-diffusion.cpp and ComfyUI-GGUF write them.
 
 The header is read by this module alone, with every count, length and offset held against the size of the file before
 anything is made from it (github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3). Blocks become numbers through the
@@ -148,7 +148,7 @@ def _quants(path: Path) -> Any:
     try:
         from gguf import quants
     except ImportError:
-        message = "has weights in blocks of few bits, which need the package gguf. Try: pip install 'gesso[gguf]'"
+        message = "has quantised weights, which need the package gguf. Try: pip install 'gesso[gguf]'"
         raise ModelFileError("missing_extra", path, message) from None
     return quants
 
@@ -179,7 +179,7 @@ class _Parser:
         end = self.at + count
         if end > len(self.data):
             if end > self.nbytes:
-                self.refuse("truncated", "ends in the middle of its header; fetch it again")
+                self.refuse("truncated", "ends in the middle of its header; download it again")
             self.refuse("gguf_count", f"has a header of more than {MAX_HEADER:,} bytes")
         part = self.data[self.at : end]
         self.at = end
@@ -293,7 +293,7 @@ class _Parser:
                 self.refuse("gguf_offset", f"the data of {shown(name)} begins at {span.begin:,}, expected {end:,}")
             end = span.begin + span.nbytes
         if end > self.nbytes:
-            self.refuse("truncated", f"has {self.nbytes:,} bytes, its tensors take {end:,}; fetch it again")
+            self.refuse("truncated", f"has {self.nbytes:,} bytes, its tensors take {end:,}; download it again")
         if self.nbytes - end >= alignment:
             self.refuse("gguf_offset", f"{self.nbytes - end:,} bytes follow the last tensor, expected none")
         return tensors, spans

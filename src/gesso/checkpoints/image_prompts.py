@@ -55,10 +55,10 @@ def image_prompt_config(shapes: Mapping[str, Shape], where: object) -> tuple[Ima
             num_tokens=0,  # as many as the encoder gives
         )
     elif any(name.startswith(_FACE) for name in shapes):
-        message = "is a FaceID adapter: it needs a network that recognises faces, which gesso has not"
+        message = "is a FaceID adapter: it needs a face recognition network, which gesso does not have"
         raise ModelFileError("architecture_mismatch", str(where), f"{message}; take a plus-face adapter")
     else:
-        raise ModelFileError("architecture_mismatch", str(where), "is an IP-Adapter of a kind that gesso does not know")
+        raise ModelFileError("architecture_mismatch", str(where), "is an unknown kind of IP-Adapter")
     sizes = (config.num_tokens, config.num_layers)
     if sizes[0] > MAX_TOKENS or sizes[1] > MAX_LAYERS or max(config.dim, config.encoder_dim) > MAX_WIDTH:
         raise ModelFileError("shape", str(where), f"{sizes[0]} tokens through {sizes[1]} layers of {config.dim}")

@@ -219,7 +219,7 @@ def _refuse_unknown(rules: Sequence[Rule], files: Iterable[str], taken: set[str]
     dropped = _Patterns((rule.file, rule) for rule in rules if not rule.natives)
     unknown = [name for name in files if name not in taken and not dropped.match(name)]
     if unknown:
-        message = f"{len(unknown)} tensors have no place in the model: {examples(unknown)}"
+        message = f"{len(unknown)} tensors fit nothing in the model: {examples(unknown)}"
         raise ModelFileError("unknown_key", where, message)
 
 

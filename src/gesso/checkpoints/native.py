@@ -119,6 +119,6 @@ def load_native(path: str | Path | SafetensorsFile) -> NativeFile:
         raise ModelFileError("config", file.path, message)
     foreign = [name for name in file.tensors if name.partition(".")[0] not in COMPONENTS]
     if foreign:
-        message = f"{len(foreign)} tensors belong to no component of a gesso model: {foreign[0]!r} is the first"
+        message = f"{len(foreign)} tensors belong to no part of a gesso model, {foreign[0]!r} first"
         raise ModelFileError("unknown_key", file.path, message)
     return NativeFile(file=file, config=config, tokenizer=file.metadata[TOKENIZER_KEY])

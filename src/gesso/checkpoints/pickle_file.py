@@ -1,4 +1,4 @@
-"""PyTorch files (.ckpt, .pt, .pth, .bin) turned into safetensors without running what they say.
+"""Converts PyTorch files (.ckpt, .pt, .pth, .bin) to safetensors without running their code.
 
 This process opens the file and the place for the result and hands both to a child, which has given its rights away
 (sandbox.py) before it reads a byte, and which knows a closed list of operations and names (pickle_reader.py). What the
@@ -185,7 +185,7 @@ def _spawn(task: str, source: IO[bytes], out: IO[bytes], answer: IO[bytes], wher
             command, stdin=source, stdout=out, stderr=answer, env=environment, start_new_session=True
         )
     except OSError as error:
-        message = f"the separate process that reads PyTorch files cannot be started: {error.strerror}"
+        message = f"cannot start the separate process that reads PyTorch files: {error.strerror}"
         raise ModelFileError("sandbox", where, message) from None
     try:
         return child.wait(limits.wall_seconds)

@@ -316,12 +316,12 @@ class _Machine:
 
     def put(self, index: int) -> None:
         if len(self.memo) >= self.limits.memo and index not in self.memo:
-            self.refuse("pickle_limit", f"the pickle remembers more than {self.limits.memo:,} values")
+            self.refuse("pickle_limit", f"the pickle memoises more than {self.limits.memo:,} values")
         self.memo[index] = self.top()
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            self.refuse("pickle_damaged", "the pickle recalls a value that it did not remember")
+            self.refuse("pickle_damaged", "the pickle recalls a value that it did not memoise")
         self.push(self.memo[index])
 
     # ---- containers ----
@@ -333,7 +333,7 @@ class _Machine:
         if isinstance(target, Inert):  # a subclass of dict that is a placeholder here
             return
         if type(target) is not dict:
-            self.refuse("pickle_damaged", "the pickle sets items of something else than a dictionary")
+            self.refuse("pickle_damaged", "the pickle sets items of something that is not a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[self.key(key)] = value
 
@@ -341,7 +341,7 @@ class _Machine:
         """A dictionary key, of kinds whose hash neither fails nor digs deep."""
         parts = key if type(key) is tuple else (key,)
         if len(parts) > 8 or not all(type(part) in _KEY_TYPES for part in parts):
-            self.refuse("pickle_damaged", "the pickle has a dictionary with a key that is no plain value")
+            self.refuse("pickle_damaged", "the pickle has a dictionary with a key that is not a plain value")
         return key
 
     def append(self, values: list[Any]) -> None:
@@ -349,23 +349,23 @@ class _Machine:
         if isinstance(target, Inert):
             return
         if type(target) is not list:
-            self.refuse("pickle_damaged", "the pickle appends to something else than a list")
+            self.refuse("pickle_damaged", "the pickle appends to something that is not a list")
         target.extend(values)
 
     # ---- names and what they make ----
 
     def name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            self.refuse("pickle_damaged", "the pickle has a name that is no text")
+            self.refuse("pickle_damaged", "the pickle has a name that is not text")
         found = _INTERNED.get(f"{module}.{name}")
         if found is None:
-            message = f"asks for {shown(f'{module}.{name}')}, which is code, or not data that weights need"
-            self.refuse("pickle_global", f"{message}. It may be an attack: open it with no other tool either")
+            message = f"asks for {shown(f'{module}.{name}')}, which is code, or data that weights do not need"
+            self.refuse("pickle_global", f"{message}. It may be an attack: do not open it with other tools either")
         self.push(found)
 
     def call(self, function: Any, args: Any) -> Any:
         if type(function) is not Global or type(args) is not tuple:
-            self.refuse("pickle_damaged", "the pickle calls something that is no function")
+            self.refuse("pickle_damaged", "the pickle calls something that is not a function")
         name = function.name
         if name in _DICTS:
             return self.make_dict(name, args)
@@ -373,7 +373,7 @@ class _Machine:
             return Inert(name, args)
         make = _MAKERS.get(name)
         if make is None:
-            self.refuse("pickle_global", f"calls {name}, which is no function that makes weights")
+            self.refuse("pickle_global", f"calls {name}, which is not a function that makes weights")
         return make(self, args)
 
     def make_dict(self, name: str, args: tuple[Any, ...]) -> dict[Any, Any]:
@@ -381,30 +381,30 @@ class _Machine:
         if args and name != "collections.defaultdict":  # whose argument is the factory
             pairs = args[0]
             if len(args) != 1 or type(pairs) not in (list, tuple, dict):
-                self.refuse("pickle_damaged", "the pickle makes a dictionary from something else than pairs")
+                self.refuse("pickle_damaged", "the pickle makes a dictionary from something that is not pairs")
             for pair in pairs.items() if type(pairs) is dict else pairs:
                 if type(pair) not in (list, tuple) or len(pair) != 2:
-                    self.refuse("pickle_damaged", "the pickle makes a dictionary from something else than pairs")
+                    self.refuse("pickle_damaged", "the pickle makes a dictionary from something that is not pairs")
                 made[self.key(pair[0])] = pair[1]
         return made
 
     def make_size(self, args: tuple[Any, ...]) -> tuple[int, ...]:
         if len(args) != 1:
-            self.refuse("pickle_damaged", "the pickle has a size that is none")
+            self.refuse("pickle_damaged", "the pickle has a size of the wrong form")
         return self.counts(args[0], "size")
 
     def encode(self, args: tuple[Any, ...]) -> bytes:
         """How protocol 2 spells bytes."""
         if not (1 <= len(args) <= 2) or type(args[0]) is not str or args[1:] not in ((), ("latin1",), ("latin-1",)):
-            self.refuse("pickle_damaged", "the pickle encodes something else than a text")
+            self.refuse("pickle_damaged", "the pickle encodes something that is not text")
         try:
             return args[0].encode("latin-1")
         except UnicodeEncodeError:
-            self.refuse("pickle_damaged", "the pickle encodes a text that does not fit")
+            self.refuse("pickle_damaged", "the pickle encodes text that is not Latin-1")
 
     def parameter(self, args: tuple[Any, ...]) -> TensorRef:
         if not (2 <= len(args) <= 4) or type(args[0]) is not TensorRef:
-            self.refuse("pickle_damaged", "the pickle makes a parameter from something else than a tensor")
+            self.refuse("pickle_damaged", "the pickle makes a parameter from something that is not a tensor")
         return args[0]
 
     def tensor(self, args: tuple[Any, ...]) -> TensorRef:
@@ -455,10 +455,10 @@ class _Machine:
             or found[0] != "storage"
             or found[5:] not in ((), (None,))
         ):
-            self.refuse("pickle_damaged", "the pickle refers to something outside itself that is no storage")
+            self.refuse("pickle_damaged", "the pickle refers to something outside itself that is not a storage")
         kind, key, count = found[1], found[2], found[4]
         if type(kind) is not Global or kind.name not in _STORAGES or type(key) is not str or type(found[3]) is not str:
-            self.refuse("pickle_damaged", "the pickle refers to a storage of no known kind")
+            self.refuse("pickle_damaged", "the pickle refers to a storage of an unknown kind")
         if type(count) is not int or not 0 <= count <= 2**40:
             self.refuse("tensor_bounds", "the pickle refers to a storage of an impossible size")
         storage = Storage(key, _STORAGES[kind.name], count)
@@ -545,7 +545,7 @@ def _new_object(m: _Machine) -> None:
 def _add_items(m: _Machine) -> None:
     m.pop_to_mark()
     if type(m.top()) is not Inert:
-        m.refuse("pickle_damaged", "the pickle adds items to something else than a set")
+        m.refuse("pickle_damaged", "the pickle adds items to something that is not a set")
 
 
 def _frozen_set(m: _Machine) -> None:
@@ -653,7 +653,7 @@ def named_tensors(root: Any, *, where: str) -> tuple[dict[str, TensorRef], list[
     as "emb_params", the name of its safetensors form. Raises ModelFileError (pickle_content) where that is not so.
     """
     if type(root) is not dict:
-        raise ModelFileError("pickle_content", where, "holds no table of named tensors")
+        raise ModelFileError("pickle_content", where, "does not hold a table of named tensors")
     if "string_to_param" in root:
         return _embedding(root, where)
     content, left = root, []
@@ -680,7 +680,9 @@ def _embedding(root: dict[Any, Any], where: str) -> tuple[dict[str, TensorRef], 
     if isinstance(vectors, Inert) and vectors.what == PARAMETER_DICT and type(vectors.state) is dict:
         vectors = vectors.state.get("_parameters")
     if type(vectors) is not dict or len(vectors) != 1 or not _holds_tensors(vectors):
-        raise ModelFileError("pickle_content", where, "looks like a textual inversion, but not of one word")
+        raise ModelFileError(
+            "pickle_content", where, "looks like an embedding (textual inversion), but not of one word"
+        )
     left = [_describe(key, value) for key, value in root.items() if key != "string_to_param"]
     return {"emb_params": next(iter(vectors.values()))}, left
 

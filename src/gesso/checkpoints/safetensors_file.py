@@ -1,4 +1,4 @@
-"""Safetensors files, opened as data that a stranger wrote and written so that nothing half-done is left.
+"""Safetensors files: read as untrusted data, written atomically.
 
 The format is 8 bytes (length N of the header, little-endian), N bytes of JSON (name -> dtype, shape, data_offsets;
 "__metadata__" -> strings) and the numbers. The library refuses broken offsets; on top of it this module refuses what
@@ -95,7 +95,7 @@ class SafetensorsFile:
         try:
             opened = safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
-            raise ModelFileError("unreadable", self.path, f"cannot be read any more ({type(error).__name__})") from None
+            raise ModelFileError("unreadable", self.path, f"can no longer be read ({type(error).__name__})") from None
         with opened as handle:
             if set(handle.keys()) != set(self.tensors):
                 raise ModelFileError("changed", self.path, "the file changed while it was read; try again")
@@ -129,10 +129,10 @@ def check_header(path: Path, handle: BinaryIO, nbytes: int) -> SafetensorsFile:
     """The same of an open file of nbytes, which is at its beginning."""
     start = handle.read(START)
     if not start:
-        raise ModelFileError("truncated", path, "the file is empty; fetch it again")
+        raise ModelFileError("truncated", path, "the file is empty; download it again")
     _refuse_foreign(path, start)
     if len(start) < 8:
-        raise ModelFileError("truncated", path, f"ends after {len(start)} bytes; fetch it again")
+        raise ModelFileError("truncated", path, f"ends after {len(start)} bytes; download it again")
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER:
         limit = f"expected at most {MAX_HEADER:,}"
@@ -140,7 +140,7 @@ def check_header(path: Path, handle: BinaryIO, nbytes: int) -> SafetensorsFile:
     if length < 2:
         raise ModelFileError("header_length", path, f"not safetensors: a header of {length} bytes")
     if 8 + length > nbytes:
-        message = f"has {nbytes:,} bytes, its header alone takes {8 + length:,}; fetch it again"
+        message = f"has {nbytes:,} bytes, its header alone takes {8 + length:,}; download it again"
         raise ModelFileError("truncated", path, message)
     header = start[8 : 8 + length] + handle.read(max(0, 8 + length - START))
     metadata, tensors = parse_header(path, header, nbytes - 8 - length)
@@ -194,7 +194,7 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
     if header.count(b'"data_offsets"') > MAX_TENSORS:
         refuse("header_json", f"more than {MAX_TENSORS:,} tensors")
     if max(header.count(b","), header.count(b'"') // 2) > _MAX_PARTS:
-        refuse("header_json", f"more than {_MAX_PARTS:,} texts or numbers in the header, which no model needs")
+        refuse("header_json", f"more than {_MAX_PARTS:,} texts or numbers in the header, more than any model needs")
     if not header.startswith(b"{"):
         refuse("header_json", "not a safetensors file: the header is not a JSON object")
     try:
@@ -220,7 +220,7 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
     if data_nbytes is None:
         return metadata, tensors
     if end_before > data_nbytes:
-        refuse("truncated", f"the data ends after {data_nbytes:,} bytes, expected {end_before:,}; fetch it again")
+        refuse("truncated", f"the data ends after {data_nbytes:,} bytes, expected {end_before:,}; download it again")
     if end_before < data_nbytes:
         refuse("offsets", f"{data_nbytes - end_before:,} bytes follow the last tensor, expected none")
     return metadata, tensors
@@ -259,7 +259,7 @@ def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
     for side in shape:
         nbytes *= side
     if offsets[1] - offsets[0] != nbytes:
-        refuse("offsets", f"damaged: {label} has {offsets[1] - offsets[0]} bytes, its dtype and shape ask for {nbytes}")
+        refuse("offsets", f"damaged: {label} has {offsets[1] - offsets[0]} bytes, its dtype and shape need {nbytes}")
     return TensorInfo(dtype=dtype, shape=tuple(shape), nbytes=nbytes), offsets[0]
 
 

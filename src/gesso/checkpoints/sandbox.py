@@ -1,4 +1,4 @@
-"""A process that gives away its rights before it reads what a stranger wrote.
+"""Confines a process (limits, seccomp) before it reads an untrusted file.
 
 `confine` is called by the child itself, once everything it needs is imported and its two files are open. Afterwards it
 can read and write these files, use a bounded amount of memory and time, and end. On Linux the kernel holds it to that

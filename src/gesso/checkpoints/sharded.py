@@ -80,10 +80,12 @@ def open_sharded(path: str | Path) -> ShardedFile:
                 raise ModelFileError("duplicate_key", path, message)
             held[name] = file_name
     if missing := [f"{name} in {place}" for name, place in places.items() if held.get(name) != place]:
-        raise ModelFileError("missing_key", path, f"{len(missing)} tensors are not where it says: {examples(missing)}")
+        raise ModelFileError(
+            "missing_key", path, f"{len(missing)} tensors are not where the index says: {examples(missing)}"
+        )
     if unknown := [name for name in held if name not in places]:
         raise ModelFileError(
-            "unknown_key", path, f"{len(unknown)} tensors of its files are not in it: {examples(unknown)}"
+            "unknown_key", path, f"{len(unknown)} tensors of the shards are not in the index: {examples(unknown)}"
         )
     metadata = next((shard.metadata for shard in shards.values() if shard.metadata), {})
     tensors = {name: shards[place].tensors[name] for name, place in places.items()}
@@ -94,7 +96,7 @@ def _read_index(path: Path) -> dict[str, str]:
     """Tensor -> name of the file beside the index."""
     text = read_small_file(path, MAX_HEADER)
     if max(text.count(b","), text.count(b'"') // 2) > 8 * MAX_TENSORS:  # before the parser spends memory on them
-        raise ModelFileError("shard_index", path, "has far more entries than a model has tensors")
+        raise ModelFileError("shard_index", path, "has far more entries than any model has tensors")
     try:
         found = strict_json.loads(text.decode("utf-8"))
     except strict_json.RepeatedKeyError as error:
@@ -103,11 +105,13 @@ def _read_index(path: Path) -> dict[str, str]:
         raise ModelFileError("shard_index", path, "is not JSON") from None
     places = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(places, dict) or not 0 < len(places) <= MAX_TENSORS:
-        message = f'has no "weight_map" of 1 to {MAX_TENSORS:,} tensors, which an index of weights has'
+        message = f'has no "weight_map" of 1 to {MAX_TENSORS:,} tensors, as an index of weights has'
         raise ModelFileError("shard_index", path, message)
     for name, place in places.items():
         if not 0 < len(name) <= MAX_NAME or not isinstance(place, str):
-            raise ModelFileError("shard_index", path, f"has an entry {shown(name)!r} that is not a tensor and its file")
+            raise ModelFileError(
+                "shard_index", path, f"has an entry {shown(name)!r} that is not a tensor name and a file name"
+            )
         if not _SHARD.fullmatch(place) or len(place) > 255:
             message = f"places a tensor in {shown(place)!r}, expected the name of a .safetensors file beside it"
             raise ModelFileError("shard_name", path, message)

@@ -81,4 +81,4 @@ def _shape(shapes: Mapping[str, Shape], name: str, where: object) -> Shape:
 
 
 def _no_adapter(where: object, why: str) -> ModelFileError:
-    return ModelFileError("architecture_mismatch", str(where), f"is no T2I-Adapter that gesso knows: {why}")
+    return ModelFileError("architecture_mismatch", str(where), f"is not a T2I-Adapter that gesso knows: {why}")

@@ -45,7 +45,9 @@ def open_torch(file: BinaryIO, nbytes: int, *, where: str, limits: PickleLimits 
     elif STACKED.match(start):
         found = _open_stacked(file, nbytes, where, limits)
     elif start[:1] == b"\x80":
-        raise ModelFileError("pickle_content", where, "a pickle that torch did not write; gesso reads only torch's own")
+        raise ModelFileError(
+            "pickle_content", where, "a pickle that torch did not write; gesso reads only those of torch"
+        )
     else:
         raise ModelFileError("pickle_damaged", where, "not a PyTorch file")
     held = sum({tensor.storage.key: tensor.storage.nbytes for tensor in found.tensors.values()}.values())
@@ -104,7 +106,7 @@ def _open_stacked(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits)
     root, at, storages = read_pickle(data, at, where=where, limits=limits)
     keys, at, _ = read_pickle(data, at, where=where, limits=limits)
     if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
-        raise ModelFileError("pickle_damaged", where, "its list of storages is not the one that its tensors use")
+        raise ModelFileError("pickle_damaged", where, "its list of storages differs from the one that its tensors use")
     tensors, dropped = named_tensors(root, where=where)
     spans: dict[str, Member] = {}
     for key in keys:
@@ -116,7 +118,7 @@ def _open_stacked(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits)
         spans[key] = Member(f"storage {shown(key)}", at + 8, storage.nbytes, -1)
         at += 8 + storage.nbytes
         if at > nbytes:
-            raise ModelFileError("truncated", where, f"ends before byte {at:,}; fetch it again")
+            raise ModelFileError("truncated", where, f"ends before byte {at:,}; download it again")
     if at != nbytes:
         raise ModelFileError("pickle_damaged", where, f"{nbytes - at:,} bytes follow the last storage")
     return TorchFile(tensors, tuple(dropped), spans)

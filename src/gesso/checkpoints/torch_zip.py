@@ -57,7 +57,7 @@ def read_at(file: BinaryIO, begin: int, count: int, *, where: str) -> bytes:
     while len(data) < count:
         part = file.read(count - len(data))
         if not part:
-            raise ModelFileError("truncated", where, f"ends before byte {begin + count:,}; fetch it again")
+            raise ModelFileError("truncated", where, f"ends before byte {begin + count:,}; download it again")
         data += part
     return data
 
@@ -80,7 +80,7 @@ def refuse_crc(member: Member, found: int, *, where: str) -> None:
     """Raises ModelFileError (zip_checksum) unless this is the member's checksum."""
     if found != member.crc:
         message = (
-            f"{member.name} is damaged: its checksum is {found:08x}, expected {member.crc:08x}; fetch the file again"
+            f"{member.name} is damaged: its checksum is {found:08x}, expected {member.crc:08x}; download the file again"
         )
         raise ModelFileError("zip_checksum", where, message)
 
@@ -149,7 +149,7 @@ class _Archive:
         tail = self.read(end, 22) if end >= 0 else b""
         if not tail.startswith(b"PK\x05\x06"):
             self.refuse(
-                "truncated", "a zip archive without its end: cut off, or followed by other bytes; fetch it again"
+                "truncated", "a zip archive without its end: cut off, or followed by other bytes; download it again"
             )
         disk, first, here, count, length, begin, comment = struct.unpack("<4x4H2LH", tail)
         if disk or first or here != count or comment:
@@ -242,7 +242,7 @@ class _Archive:
             )
         if "data.pkl" not in names:
             examples = ", ".join(shown(name) for name in full[:3])
-            self.refuse("not_safetensors", f"is a zip archive of {examples}, no PyTorch file; unpack it first")
+            self.refuse("not_safetensors", f"is a zip archive of {examples}, not a PyTorch file; unpack it first")
         if len(roots) != 1 or root in ("", ".", "..") or not root.isprintable() or "\\" in root:
             self.refuse("zip_name", "the members are not all in one folder of the archive")
         if strange := [name for name in names if not _WEIGHTS.fullmatch(name) or "/.." in f"/{name}"]:

@@ -42,7 +42,9 @@ def upscaler_layout(shapes: Mapping[str, Shape], where: object) -> tuple[Upscale
     ModelFileError for another network, and for one that does not make pictures of three channels.
     """
     if any(_PLUS in name for name in shapes):
-        raise ModelFileError("architecture_mismatch", str(where), "looks like ESRGAN+, expected ESRGAN; gesso lacks it")
+        raise ModelFileError(
+            "architecture_mismatch", str(where), "looks like ESRGAN+, which gesso does not support; expected ESRGAN"
+        )
     if _COMPACT in shapes and _REAL not in shapes:
         return _compact(shapes, where)
     if _NUMBERED in shapes:
@@ -58,7 +60,7 @@ def upscaler_layout(shapes: Mapping[str, Shape], where: object) -> tuple[Upscale
     ):
         if first in shapes:
             return _rrdb(shapes, where, rules, _count(shapes, blocks), _count(shapes, enlarge))
-    raise _no_upscaler(where, "no name of ESRGAN, Real-ESRGAN or SRVGGNetCompact is in it")
+    raise _no_upscaler(where, "it has no tensor names of ESRGAN, Real-ESRGAN or SRVGGNetCompact")
 
 
 def _rrdb(
@@ -156,5 +158,5 @@ def _shape(shapes: Mapping[str, Shape], name: str, where: object) -> Shape:
 
 
 def _no_upscaler(where: object, why: str) -> ModelFileError:
-    message = f"is no upscaler network that gesso knows: {why}. Known: ESRGAN, Real-ESRGAN, SRVGGNetCompact"
+    message = f"is not an upscaler network that gesso knows: {why}. Known: ESRGAN, Real-ESRGAN, SRVGGNetCompact"
     return ModelFileError("architecture_mismatch", str(where), message)

@@ -1,4 +1,4 @@
-"""One way into every file of weights: told apart by content, read through one interface.
+"""Opens any file of weights: identified by content, read through one interface.
 
     file = open_weights("model.ckpt")
     with file.reader() as tensors:

@@ -117,7 +117,7 @@ class Denoiser(Asks):
         Raises ValueError for a network that cannot answer without the prompt, where that is asked for.
         """
         timestep = self._timestep(x, level)
-        missing = "the prediction without a prompt is asked for: the network must be a GuidedNetwork"
+        missing = "the unconditional prediction is needed: the network must be a GuidedNetwork"
         z, time = scale_input(x, level), timestep.to(torch.float32)
         output = yield from ask(self.network, z, time, uncond=uncond, missing=missing)
         if not uncond:

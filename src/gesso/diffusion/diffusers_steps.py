@@ -117,7 +117,7 @@ class DiffusersScheduler:
 
     def __post_init__(self) -> None:
         if self.name not in _KINDS:
-            raise GessoError(f"scheduler '{self.name}' is not known here. Known: {', '.join(_KINDS)}")
+            raise GessoError(f"scheduler '{self.name}' is not supported. Supported: {', '.join(_KINDS)}")
         if self.timestep_spacing not in (None, *get_args(TimestepSpacing)):
             raise GessoError(f"{self.name}: timestep_spacing is {self.timestep_spacing!r}")
         if self.final_sigmas_type not in (None, "zero", "sigma_min"):
@@ -128,7 +128,7 @@ class DiffusersScheduler:
         if sum(ways) > 1:
             raise GessoError(f"{self.name}: only one of Karras, exponential, beta and Lu's sigmas can be used")
         if not self.lower_order_final and self.name in ("UniPCMultistepScheduler", "SASolverScheduler"):
-            raise GessoError(f"{self.name}: lower_order_final is False, which is not known here")
+            raise GessoError(f"{self.name}: lower_order_final is False, which is not supported")
         self._check_solver()
 
     @classmethod
@@ -137,7 +137,7 @@ class DiffusersScheduler:
         name = str(config.get("_class_name", ""))
         for setting, off in _MUST_BE_OFF.items():
             if config.get(setting, off) not in (off, None):
-                raise GessoError(f"{name}: {setting} is {config[setting]!r}, which is not known here")
+                raise GessoError(f"{name}: {setting} is {config[setting]!r}, which is not supported")
         known = {f.name for f in fields(cls)} - {"name"}
         settings = {key: value for key, value in config.items() if key in known and value is not None}
         for key, value in settings.items():
@@ -278,16 +278,16 @@ class DiffusersScheduler:
     def _check_solver(self) -> None:
         if self.name == "DPMSolverMultistepScheduler":
             if self.algorithm_type not in (None, "dpmsolver++", "sde-dpmsolver++"):
-                raise GessoError(f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not known here")
+                raise GessoError(f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not supported")
             if self.solver_type not in (None, "midpoint", "heun"):
                 raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'midpoint' or 'heun'")
             # Order 3: its weight of the curvature ends in - 0.5 where the series has + 0.5, so it goes to -1, not to 0.
             if self.algorithm_type == "sde-dpmsolver++" and self.solver_order not in (None, 2):
-                raise GessoError(f"{self.name}: solver_order {self.solver_order} of the SDE is not known here, 2 is")
+                raise GessoError(f"{self.name}: solver_order {self.solver_order} of the SDE is not supported, 2 is")
         if self.name == "UniPCMultistepScheduler" and self.solver_type not in (None, "bh1", "bh2"):
             raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'bh1' or 'bh2'")
         if self.name == "DEISMultistepScheduler" and self.solver_type not in (None, "logrho", "midpoint", "heun"):
-            raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, 'logrho' is known here")
+            raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, only 'logrho' is supported")
         if self.solver_order not in (None, 1, 2, 3):
             raise GessoError(f"{self.name}: solver_order is {self.solver_order}, expected 1, 2 or 3")
 
@@ -311,7 +311,9 @@ def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     """
     kind, trained = config.get("beta_schedule", "linear"), config.get("trained_betas")
     if kind != "scaled_linear" or trained is not None:
-        raise GessoError(f"scheduler: beta_schedule is {kind!r}, 'scaled_linear' without trained_betas is known here")
+        raise GessoError(
+            f"scheduler: beta_schedule is {kind!r}, only 'scaled_linear' without trained_betas is supported"
+        )
     try:
         return scaled_linear(
             beta_start=float(config.get("beta_start", 0.0001)),

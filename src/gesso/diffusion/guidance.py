@@ -52,7 +52,9 @@ class GuidedNetwork(Asks, Generic[C]):
         if not bool(((phi >= 0) & (phi <= 1)).all()):
             raise ValueError(f"rescale is {self.rescale}, expected 0..1")
         if self.is_guided and self.uncond is None:
-            raise ValueError(f"scale is {self.scale}, which needs uncond; only one prompt at scale 1 goes without")
+            raise ValueError(
+                f"scale is {self.scale}, which needs uncond; only a single prompt at scale 1 works without it"
+            )
 
     @cached_property
     def is_guided(self) -> bool:
@@ -79,7 +81,7 @@ class GuidedNetwork(Asks, Generic[C]):
         if not uncond and not self.is_guided:
             return (yield NetworkCall(self.network, z, timestep, self.cond)).to(z.dtype)
         if self.uncond is None:
-            raise ValueError("the prediction without a prompt is asked for, which needs uncond")
+            raise ValueError("the unconditional prediction needs uncond")
         times = len(self.weights)
         if self.apart:
             unguided = (yield NetworkCall(self.network, z, timestep, self.uncond)).to(z.dtype)

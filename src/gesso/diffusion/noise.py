@@ -192,7 +192,7 @@ class BrownianPath:
         # What is near the root is on the way to most points, what is deep on that to the next question at most.
         self._known = {node: known for node, known in self._known.items() if node < 64 or node in self._seen}
         if not high > low:
-            raise ValueError(f"no noise between sigma {a} and {b}: they must fall, and not be nearer than the levels")
+            raise ValueError(f"no noise between sigma {a} and {b}: they must fall and be no closer than the levels")
         return ((at_high - at_low) / math.sqrt(high - low)).to(torch.float32)
 
     def _point(self, sigma: float) -> tuple[float, Tensor]:

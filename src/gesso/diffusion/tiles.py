@@ -35,7 +35,7 @@ def tiles_of(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
     A side that is no longer than a tile has one. Raises ValueError unless 0 <= overlap < tile.
     """
     if not 0 <= overlap < tile:
-        raise ValueError(f"tiles of {tile} with {overlap} in common: expected 0 to {tile - 1}")
+        raise ValueError(f"tiles of {tile} that overlap by {overlap}: expected an overlap of 0 to {tile - 1}")
     return [
         Tile(top, left, min(tile, height), min(tile, width))
         for top in _starts(height, tile, overlap)

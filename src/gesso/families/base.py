@@ -33,7 +33,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyDefaults:
-    """What a request gets where it says nothing. sampler and schedule are names of SAMPLERS and SCHEDULES."""
+    """Defaults of a request. sampler and schedule are names of SAMPLERS and SCHEDULES."""
 
     num_steps: int
     guidance_scale: float
@@ -43,7 +43,7 @@ class FamilyDefaults:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """How the diffusers library walks through the schedule unless told otherwise; for the preset of that name.
+    """How diffusers steps through the schedule by default; for the preset of that name.
 
     name is a class of that library: text that is compared and written, never imported.
     """
@@ -115,7 +115,7 @@ class Family:
 
     @property
     def is_told_guidance(self) -> bool:
-        """Whether the UNet was distilled from guided calls and is told the scale, instead of being called twice."""
+        """Whether guidance is an input of the UNet (guidance distillation), which is then called once, not twice."""
         return self.unet.guidance_dim is not None
 
     @property

@@ -1,4 +1,4 @@
-"""A network that steers a model, from any published form: ControlNets in cldm's single files, in files and folders of
+"""Loads control networks of any published format: ControlNets in cldm's single files, in files and folders of
 diffusers and in gesso's own; T2I-Adapters as their authors and as diffusers have them."""
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ SteeringNetwork = ControlNet | T2IAdapter
 
 @dataclass(frozen=True, eq=False)
 class ControlParts:
-    """A network that steers, with its numbers as they are stored.
+    """A control network (ControlNet or T2I-Adapter), with its weights as they are stored.
 
     files         it was read from
     hint_scale    pixels of its hint a side for one place of the latents
@@ -56,7 +56,7 @@ class ControlParts:
 def load_control_network(
     path: str | Path, family: Family, unet: nn.Module | None = None, *, converted: Path | None = None
 ) -> ControlParts:
-    """A network that steers models of a family; on the CPU, in the number format of the file, its numbers not checked.
+    """A control network for models of a family; on the CPU, in the dtype of the file, its numbers not checked.
 
     path       a file, or a folder of the diffusers library
     unet       of the model: for a file that holds the difference to it, whole or as factors of low rank (Control-LoRA)
@@ -103,7 +103,7 @@ def _network(found: ControlNetFile, file: WeightFile, family: Family, unet: nn.M
         small = "Stable Diffusion XL" if found.is_told_sizes else "Stable Diffusion 1 or 2"
         made = context_name(found.context_dim) if found.context_dim is not None else small
         message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(sizes.context_dim)})"
-        raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
+        raise ModelFileError("architecture_mismatch", file.path, f"{message}. Use one made for this model")
     config = found.config(sizes, file.path)
     with on_meta():
         network = UnionControlNet(config) if isinstance(config, UnionConfig) else ControlNet(config)
@@ -121,7 +121,7 @@ def _network(found: ControlNetFile, file: WeightFile, family: Family, unet: nn.M
 
 def _of(unet: nn.Module | None, where: Path) -> Mapping[str, Tensor]:
     if unet is None:
-        raise ModelFileError("architecture_mismatch", where, "holds differences to a UNet, and there is none")
+        raise ModelFileError("architecture_mismatch", where, "holds differences to a UNet, but no UNet is given")
     return unet.state_dict()
 
 
@@ -137,7 +137,7 @@ def _native(file: SafetensorsFile, family: Family) -> ControlParts:
     found = load_control(file.path)
     wanted, has = control_unet(family), found.control.config.unet
     if found.family != family.name:
-        message = f"is a ControlNet for {found.family!r}, the model is {family.name!r}. Take one that was made for it"
+        message = f"is a ControlNet for {found.family!r}, the model is {family.name!r}. Use one made for this model"
         raise ModelFileError("architecture_mismatch", file.path, message)
     same = (has.in_channels, has.context_dim, has.added_dim) == (
         wanted.in_channels,
@@ -163,7 +163,7 @@ def _t2i_adapter(file: WeightFile, family: Family) -> ControlParts:
     if is_xl != (family.layout == "sdxl") or config.channels != places or family.output_scale != 1:
         made = "Stable Diffusion XL" if is_xl else "Stable Diffusion 1 or 2"
         message = f"is {T2I_ADAPTER} for {made} (widths {list(config.channels)}), the model is {family.name!r}"
-        raise ModelFileError("architecture_mismatch", file.path, f"{message}. Take one that was made for it")
+        raise ModelFileError("architecture_mismatch", file.path, f"{message}. Use one made for this model")
     with on_meta():
         network = T2IAdapter(config)
     rows = plan(rules, names, shapes_of(network.state_dict()), where=file.path)

@@ -206,7 +206,7 @@ def _concat(folder: Path, unet: UNetConfig, vae: VAEConfig) -> Concat:
 def _check_widths(folder: Path, family: Family) -> None:
     wide = family.text.dim + (family.text_2.dim if family.text_2 else 0)
     if wide != family.unet.context_dim:
-        message = f"has {wide} wide text, its UNet takes {family.unet.context_dim}"
+        message = f"has text states {wide} wide, its UNet takes {family.unet.context_dim}"
         raise ModelFileError("architecture_mismatch", folder, message)
     pooled = (family.text_2 or family.text).projection_dim or 0
     sizes = (family.unet.added_dim or 0) - pooled if family.num_sizes else 0
@@ -233,7 +233,7 @@ class _Settings:
                 self.refuse(f"{key} is {shown(str(self.found[key]))}, gesso computes with {value}")
         for key, value in self.found.items():
             if key not in (*fixed, *read, *idle) and not key.startswith("_") and value not in (None, False):
-                self.refuse(f"{shown(key)} is {shown(str(value))}, a setting that gesso does not know")
+                self.refuse(f"{shown(key)} is {shown(str(value))}, an unknown setting")
 
     def refuse(self, message: str) -> NoReturn:
         raise ModelFileError("config", self.path, message)
@@ -360,7 +360,7 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
         raise ModelFileError("config", path, "the betas are not scaled_linear, which gesso computes with")
     prediction = found.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
-        raise ModelFileError("config", path, f"prediction_type is {shown(str(prediction))}, gesso does not know it")
+        raise ModelFileError("config", path, f"prediction_type is {shown(str(prediction))}, which gesso does not know")
     config = {
         "beta_start": found.get("beta_start", 0.0001),
         "beta_end": found.get("beta_end", 0.02),
@@ -410,7 +410,9 @@ def folder_configs(family: Family) -> dict[str, dict[str, Any]]:
     """
     vae = family.vae
     if family.scheduler is None or vae.patch_size != 1 or family.upscaler or vae.image_channels != 3:
-        raise ValueError(f"a model of family {family.name!r} has no diffusers layout; save it as a native file")
+        raise ValueError(
+            f"a model of family {family.name!r} cannot be saved as a diffusers folder; save it as a native file"
+        )
     folders = folders_of(family.layout)
     configs = {
         INDEX: _index(family),
@@ -448,7 +450,9 @@ def _index(family: Family) -> dict[str, Any]:
     is_xl = family.layout in ("sdxl", "refiner")
     name = _REFINER_PIPELINE if family.is_refiner else _PIPELINES.get((is_xl, family.concat))
     if name is None or family.scheduler is None:
-        raise ValueError(f"a model of family {family.name!r} has no diffusers layout; save it as a native file")
+        raise ValueError(
+            f"a model of family {family.name!r} cannot be saved as a diffusers folder; save it as a native file"
+        )
     folders, tokenizers = folders_of(family.layout), tokenizers_of(family.layout)
     parts: dict[str, Any] = {
         "scheduler": ["diffusers", family.scheduler.name],
@@ -495,7 +499,9 @@ def _unet_json(family: Family) -> dict[str, Any]:
     # A level that does not look at the text has a depth all the same; that of the last is the middle's.
     depths = [depth or 1 for depth in unet.attention[:-1]] + [unet.attention[-1] or unet.mid_attention]
     if depths[-1] != unet.mid_attention or unet.draft_size is not None:
-        raise ValueError(f"a model of family {family.name!r} has no diffusers layout; save it as a native file")
+        raise ValueError(
+            f"a model of family {family.name!r} cannot be saved as a diffusers folder; save it as a native file"
+        )
     more: dict[str, Any] = {}
     if family.layout != "sd1":
         more["use_linear_projection"] = True

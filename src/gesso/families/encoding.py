@@ -1,4 +1,4 @@
-"""Prompts become what a family's UNet is told: hidden states of its text model, and a vector where it takes one.
+"""Encodes prompts for a family's UNet: hidden states of its text encoders, and a pooled vector where it takes one.
 
 Which states: SD 1 the last layer's, with the last norm; SD 2 those of the layer before, with the norm; SDXL those of
 the layer before, without a norm, of both towers side by side (768 and 1280 wide). The vector of SDXL is the second
@@ -56,7 +56,7 @@ class Reading:
     backtrack   tokens that may move on to the next chunk behind a comma; 0: none
     whole_words chunks end between words, as in ComfyUI; there is no moving on then
     max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
-    words       learned words that the text models were taught (`adapters.textual_inversion`)
+    words       embeddings attached to the text encoders (`adapters.textual_inversion`)
     """
 
     emphasis: Emphasis = "original"
@@ -249,8 +249,8 @@ def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
     if len(below) > MAX_DOWNWEIGHTED:
         raise PromptError(
             "prompt_limit",
-            f"prompt: {len(below)} pieces of weight below 1, at most {MAX_DOWNWEIGHTED} with Compel's emphasis, which "
-            "encodes the prompt once more for each. Take some out, or choose another emphasis.",
+            f"prompt: {len(below)} pieces of weight below 1, at most {MAX_DOWNWEIGHTED} with Compel's emphasis, "
+            "which encodes the prompt again for each. Remove some, or choose another emphasis.",
         )
     for piece in below.tolist():
         tokens = chunks.pieces == piece
@@ -283,7 +283,7 @@ def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: 
 
 def _added(family: Family, tower: _Tower, sizes: Sizes) -> Tensor:
     if tower.projected is None:
-        raise ValueError(f"the text model of {family.name!r} has no projection, which its UNet is told")
+        raise ValueError(f"the text model of {family.name!r} has no text projection, which its UNet needs")
     values = torch.tensor(sizes.values(family), device=tower.pooled.device)
     told = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
     return torch.cat([tower.projected, told.to(tower.projected)], dim=1)

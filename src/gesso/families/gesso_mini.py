@@ -80,7 +80,7 @@ def _objects(found: Any, refuse: Any) -> dict[str, tuple[str, ...]]:
     objects: dict[str, tuple[str, ...]] = {}
     for name, words in found.items():
         if not isinstance(words, list) or len(words) > MAX_SYNONYMS or not all(map(_is_word, [name, *words])):
-            refuse(f"objects: {shown(str(name))!r} is not a word with a list of words")
+            refuse(f"objects: {shown(str(name))!r} is not a word with its synonyms")
         objects[name] = tuple(words)
     return objects
 

@@ -42,7 +42,7 @@ def load_image_prompt(path: str | Path, family: Family, *, converted: Path | Non
     config, widths = image_prompt_config(shapes, file.path)
     if config.context_dim != family.unet.context_dim:
         made, has = context_name(config.context_dim), context_name(family.unet.context_dim)
-        message = f"is an IP-Adapter for {made}, the model is {family.name!r} ({has}). Take one that was made for it"
+        message = f"is an IP-Adapter for {made}, the model is {family.name!r} ({has}). Use one made for this model"
         raise ModelFileError("architecture_mismatch", file.path, message)
     try:
         with on_meta():

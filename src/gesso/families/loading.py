@@ -1,4 +1,4 @@
-"""Files to a whole model: `load_parts`."""
+"""Loads a whole model from files: `load_parts`."""
 
 import logging
 import time
@@ -114,12 +114,12 @@ def _load(path: Path, how: _How) -> Parts:
 
 def _refuse_average(average: bool, path: Path) -> None:
     if average:
-        raise ModelFileError("missing_key", path, "holds one set of weights, without a moving average beside it")
+        raise ModelFileError("missing_key", path, "has no moving average (EMA) beside its weights")
 
 
 def _load_native(file: SafetensorsFile, how: _How) -> Parts:
     if any(value is not None for value in (how.family, how.prediction, how.vae, how.unet)):
-        message = "says itself what it is and holds all its parts; leave out --family, --prediction, --vae and --unet"
+        message = "states its family and holds all its parts; leave out --family, --prediction, --vae and --unet"
         raise ModelFileError("architecture_mismatch", file.path, message)
     opened = native.load_native(file)
     family = family_from_config(opened.config, file.path)
@@ -146,7 +146,7 @@ def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
         del networks["vae"]
         names = {name: shape for name, shape in names.items() if not name.startswith(ldm.VAE)}
     elif not any(name.startswith(ldm.VAE) for name in names):
-        raise ModelFileError("missing_key", file.path, "has no VAE in it; give the file of one with --vae")
+        raise ModelFileError("missing_key", file.path, "has no VAE; give the file of one with --vae")
     if how.unet is not None:
         del networks["unet"]
         names = {name: shape for name, shape in names.items() if not name.startswith((ldm.UNET, "model_ema."))}

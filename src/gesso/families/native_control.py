@@ -51,7 +51,9 @@ def load_control(path: Path, device: str | torch.device = "cpu", dtype: torch.dt
     """Reads a file of `save_control`. dtype: of the network, None as it is stored. Raises ModelFileError."""
     file = open_safetensors(path)
     if not is_native_control(file):
-        raise ModelFileError("architecture_mismatch", path, f"not a ControlNet of gesso: its metadata lack {KEY}")
+        raise ModelFileError(
+            "architecture_mismatch", path, f"not a ControlNet in gesso's own layout: its metadata lack {KEY}"
+        )
     whole = parse_object(file.metadata[KEY], f"{path}: {KEY}")
     found = (whole.get("format"), whole.get("version"))
     if found != (FORMAT, VERSION):

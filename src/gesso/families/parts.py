@@ -142,7 +142,7 @@ def fill(
     if missing := [name for name in expected if name not in tensors]:
         raise ModelFileError("missing_key", where, f"{len(missing)} tensors are missing: {examples(missing)}")
     if unknown := [name for name in tensors if name not in expected]:
-        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors have no place: {examples(unknown)}")
+        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors fit nothing: {examples(unknown)}")
     placed = {}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
@@ -172,6 +172,6 @@ def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Pat
     if is_finite(placed):
         return
     if is_finite(stored):
-        message = f"{shown(name)} does not fit into {placed.dtype}. Load the model as float32 or bfloat16"
+        message = f"{shown(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
         raise ModelFileError("overflow", where, message)
     raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged or badly made")

@@ -1,4 +1,4 @@
-"""A whole model to files: one file of LDM names, or a diffusers folder. gesso's own layout: `checkpoints.native`."""
+"""Saves a whole model: one file with LDM names, or a diffusers folder. gesso's own layout: `checkpoints.native`."""
 
 import json
 import math
@@ -37,7 +37,9 @@ def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
     """What `save_ldm` writes, by the names there. Raises ValueError for a family that has no LDM names."""
     family = parts.family
     if family.scheduler is None or family.vae.patch_size != 1 or family.upscaler:
-        raise ValueError(f"a model of family {family.name!r} has no LDM layout; save it as a native file")
+        raise ValueError(
+            f"a model of family {family.name!r} cannot be saved in the LDM layout; save it as a native file"
+        )
     params = {
         f"{part}.{name}": tensor
         for part, network in parts.networks.items()
@@ -75,7 +77,7 @@ def save_diffusers(folder: str | Path, parts: Parts) -> None:
     family = parts.family
     configs = folder_configs(family)
     if folder.exists():
-        raise ModelFileError("unwritable", folder, "exists already; give the name of a new folder")
+        raise ModelFileError("unwritable", folder, "already exists; give the name of a new folder")
     tokenizers = {"text": parts.tokenizer, "text_2": parts.tokenizer_2 or parts.tokenizer}
     temporary = hidden_name(folder)
     try:

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952): two text towers, and sizes that the UNet is told.
+"""Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952): two text encoders, and size conditioning.
 
 Sizes are those of Stability AI's sd_xl_base.yaml.
 """

@@ -1,4 +1,4 @@
-"""A UNet in a file of its own, which takes the place of a model's: distilled and inpainting UNets are published so."""
+"""A UNet from a separate file in place of a model's own: distilled and inpainting UNets are published this way."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An autoencoder in a file of its own, which takes the place of a model's."""
+"""A VAE from a separate file in place of a model's own."""
 
 from pathlib import Path
 
@@ -66,11 +66,11 @@ def _tiny(
 ) -> tuple[TAESD, tuple[Path, ...]]:
     """Which latents a TAESD was made for, those of SD 1 and 2 or of SDXL, its file does not tell."""
     if (config.latent_channels, config.downscale) != (TAESD_CONFIG.latent_channels, TAESD_CONFIG.downscale):
-        message = "is a TAESD, which has no counterpart to this model's autoencoder; leave out --vae"
+        message = "is a TAESD, which does not exist for this model's latents; leave out --vae"
         raise ModelFileError("architecture_mismatch", file.path, message)
     tiny, files = load_taesd(file.path, device, dtype, check=check, converted=converted)
     if tiny.encoder is None:
-        message = "is the decoder of a TAESD, and taesd_encoder.safetensors is not beside it; give both"
+        message = "is the decoder of a TAESD, but taesd_encoder.safetensors is not beside it; both are needed"
         raise ModelFileError("missing", file.path, message)
     return tiny, files
 

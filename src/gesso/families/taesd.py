@@ -56,7 +56,7 @@ def load_taesd(
 def save_taesd(path: str | Path, model: TAESD) -> None:
     """One file with the names of the diffusers library. Raises ValueError for a model without an encoder."""
     if model.encoder is None:
-        raise ValueError("this TAESD has no encoder; the file holds both halves")
+        raise ValueError("this TAESD has a decoder only; use a file that holds both halves")
     write_safetensors(path, save(names.diffusers_rules(model.config), model.state_dict()), {"format": "pt"})
 
 
@@ -86,7 +86,7 @@ def _halves(file: WeightFile, converted: Path | None) -> dict[str, WeightFile]:
         if half not in found and beside != file.path and beside.is_file():
             found[half] = open_weights(beside, converted=converted)
     if "decoder" not in found:
-        message = "is the encoder of a TAESD, and taesd_decoder.safetensors is not beside it; give both"
+        message = "is the encoder of a TAESD, but taesd_decoder.safetensors is not beside it; both are needed"
         raise ModelFileError("missing", file.path, message)
     return found
 

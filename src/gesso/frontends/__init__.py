@@ -1,1 +1,1 @@
-"""What stands around a prompt: styles, wildcards and the flags of other tools become a plain request."""
+"""Front ends: turn styles, wildcards and the flags of other tools into a plain request."""

@@ -1,4 +1,4 @@
-"""What people write around a prompt, before there is a request: Midjourney's flags, styles, wildcards.
+"""Resolves Midjourney's flags, styles and wildcards around a prompt, before there is a request.
 
     front = FrontEnd(flags=True)
     for part in front.requests(TextToImageRequest(prompt="a cat --ar 3:2 --no dogs"), pipeline.model.family):
@@ -70,7 +70,7 @@ class FrontEnd:
             request, notices = _with_flags(request, parse_flags(request.prompt), family)
         elif looking := [name for name in dict.fromkeys(_FLAG.findall(request.prompt)) if name.lower() in FLAG_NAMES]:
             named = ", ".join(f"--{name}" for name in looking)
-            notices = (f"{named} in the prompt is read as text; the syntax midjourney reads such flags",)
+            notices = (f"{named} in the prompt is taken as text; --syntax midjourney reads such flags",)
         if self.styles:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
@@ -94,7 +94,7 @@ def _with_flags(
     taken = [name for name in fields if getattr(request, name) != (1 if name == "num_images" else None)]
     if "width" in taken or "height" in taken:
         taken += ["width", "height"]
-    notices = tuple(f"the flag for {name} is left out: it is {getattr(request, name)} already" for name in taken)
+    notices = tuple(f"ignored: the flag for {name}, which is set to {getattr(request, name)} already" for name in taken)
     fields = {name: value for name, value in fields.items() if name not in taken}
     made = replace(request, prompt=prompt, negative_prompt=negative, **fields)
     return made, flagged.notices + tuple(dict.fromkeys(notices))
@@ -134,7 +134,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise GessoError(f"{folder}: no folder of wildcards")
+            raise GessoError(f"{folder}: not a folder of wildcards")
         self._files: dict[str, Path] = {}
         self._read: dict[str, tuple[str, ...]] = {}
         for base, folders, names in os.walk(folder):
@@ -144,7 +144,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                 if path.suffix.lower() == ".txt" and path.is_file():
                     self._files[path.relative_to(folder).with_suffix("").as_posix()] = path
             if len(self._files) > MAX_LISTS:
-                raise GessoError(f"{folder}: more than {MAX_LISTS} wildcards. Take a folder further down")
+                raise GessoError(f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down")
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         if name not in self._read:
@@ -173,4 +173,4 @@ def _text(path: Path, most: int) -> str:
     except OSError as error:
         raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise GessoError(f"{path}: byte {error.start} is no UTF-8 text; save {short(path.name)} as UTF-8") from None
+        raise GessoError(f"{path}: byte {error.start} is not UTF-8 text; save {short(path.name)} as UTF-8") from None

@@ -36,20 +36,20 @@ class Flag:
     notice: str = ""
 
 
-_FASTER = "it chooses a queue, and there is none"
-_PICTURES = "give the picture beside the prompt, with --image or --control"
+_FASTER = "it chooses a queue, and gesso has none"
+_PICTURES = "give the picture with --image or --control instead"
 FLAGS: tuple[Flag, ...] = (
     Flag("ar", "ratio"),
     Flag("seed", "int", 0, MAX_SEED),
     Flag("no", "words"),
-    Flag("chaos", "int", 0, 100, notice="pictures of one request differ by their noise already"),
+    Flag("chaos", "int", 0, 100, notice="pictures of one request already differ by their noise"),
     Flag("stylize", "int", 0, 1000),
     Flag("weird", "int", 0, 3000, notice="it has no equivalent"),
     Flag("quality", "float", 0.25, 4),
     Flag("iw", "float", 0, 3, notice=_PICTURES),
     Flag("tile", "none"),
-    Flag("raw", "none", notice="no style is added to start with"),
-    Flag("style", "style", notice="no style is added to start with"),
+    Flag("raw", "none", notice="gesso adds no style by default"),
+    Flag("style", "style", notice="gesso adds no style by default"),
     Flag("sref", "text", notice=_PICTURES),
     Flag("sw", "int", 0, 1000, notice=_PICTURES),
     Flag("sv", "int", 1, 6, notice=_PICTURES),
@@ -57,17 +57,17 @@ FLAGS: tuple[Flag, ...] = (
     Flag("cw", "int", 0, 100, notice=_PICTURES),
     Flag("oref", "text", notice=_PICTURES),
     Flag("ow", "int", 1, 1000, notice=_PICTURES),
-    Flag("stop", "int", 10, 100, notice="pictures are always drawn to their end"),
+    Flag("stop", "int", 10, 100, notice="gesso always draws all steps"),
     Flag("repeat", "int", 2, 40),
     Flag("exp", "int", 0, 100, notice="it has no equivalent"),
     Flag("draft", "none"),
     Flag("fast", "none", notice=_FASTER),
     Flag("relax", "none", notice=_FASTER),
     Flag("turbo", "none", notice=_FASTER),
-    Flag("v", "text", notice="it names a model of Midjourney; choose one with --model"),
-    Flag("niji", "text", notice="it names a model of Midjourney; choose one with --model"),
-    Flag("profile", "text", notice="it names an account's taste"),
-    Flag("video", "none", notice="no videos are made"),
+    Flag("v", "text", notice="it names a Midjourney model; choose a model with --model"),
+    Flag("niji", "text", notice="it names a Midjourney model; choose a model with --model"),
+    Flag("profile", "text", notice="it names a profile of a Midjourney account"),
+    Flag("video", "none", notice="gesso makes no videos"),
     Flag("hd", "none", notice="ask for a size instead"),
 )
 SHORT: Mapping[str, str] = MappingProxyType(
@@ -148,14 +148,14 @@ def parse_flags(text: str) -> FlaggedPrompt:
     flags: dict[str, Any] = {}
     notices: list[str] = []
     if links:
-        notices.append(f"left out: {len(links)} links to pictures ({_PICTURES})")
+        notices.append(f"ignored: {len(links)} links to pictures ({_PICTURES})")
     for first, end in zip(dashes, ends, strict=True):
         flag, value = _read(text[first:end])
         if flag.name in flags:
-            raise PromptError("flag", f"prompt: the flag --{flag.name} comes twice. Leave one out.")
+            raise PromptError("flag", f"prompt: the flag --{flag.name} is given twice. Remove one.")
         flags[flag.name] = value
         if flag.notice:
-            notices.append(f"left out: --{flag.name} ({flag.notice})")
+            notices.append(f"ignored: --{flag.name} ({flag.notice})")
     return FlaggedPrompt(
         prompt=_weigh(text[start : dashes[0] if dashes else len(text)].strip()),
         negative_prompt=", ".join(flags.get("no", ())),
@@ -213,7 +213,8 @@ def _read(text: str) -> tuple[Flag, Any]:
 def _no_value(flag: Flag, value: str) -> None:
     if value:
         raise PromptError(
-            "flag", f"prompt: {shown(value)} follows --{flag.name}, which takes no value. Text stands before all flags."
+            "flag",
+            f"prompt: {shown(value)} follows --{flag.name}, which takes no value. Write the text before all flags.",
         )
 
 
@@ -242,7 +243,7 @@ def _ratio(flag: Flag, value: str) -> tuple[int, int]:
         raise _wrong(flag, value, "two whole numbers such as 3:2")
     wide, high = int(found[1]), int(found[2])
     if max(wide, high) > 16 * min(wide, high):
-        raise _wrong(flag, value, "no more than 16 times as wide as high, or as high as wide")
+        raise _wrong(flag, value, "a ratio of at most 16:1 or 1:16")
     return wide, high
 
 
@@ -287,7 +288,7 @@ def _weigh(text: str) -> str:
     if rest := text[last:].strip():
         parts.append((rest, 1.0))
     if len(parts) > MAX_SUBPROMPTS:
-        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, at most {MAX_SUBPROMPTS} are read.")
+        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, at most {MAX_SUBPROMPTS} are allowed.")
     total = sum(weight for _, weight in parts)
     if total <= 0 or any(abs(weight) > MAX_WEIGHT for _, weight in parts):
         raise PromptError("number", f"prompt: the weights behind :: sum to {total:g}, expected more than 0.")

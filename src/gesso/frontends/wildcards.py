@@ -1,4 +1,4 @@
-"""Prompts that are filled in by draws, in the grammar of Dynamic Prompts.
+"""Wildcards: fills in prompts by random draws, in the grammar of Dynamic Prompts.
 
     {a|b|c}           one of them             {0.5::a|b}        a half as often as b
     {2$$a|b|c}        two of them, different, joined by ", "    {1-2$$ and $$a|b|c}   one or two, joined by " and "
@@ -73,7 +73,7 @@ class Draws:
     def uniform(self) -> float:
         """The next number of [0, 1). Raises PromptError after MAX_DRAWS."""
         if self.count == MAX_DRAWS:
-            raise PromptError("wildcard", f"prompt: more than {MAX_DRAWS} draws to fill it in. Take wildcards out.")
+            raise PromptError("wildcard", f"prompt: more than {MAX_DRAWS} draws to fill it in. Remove wildcards.")
         digest = hashlib.blake2b(f"{self.key}{self.count}".encode(), digest_size=8).digest()
         self.count += 1
         return (int.from_bytes(digest, "big") >> 11) / 2**53
@@ -103,7 +103,9 @@ def parse_list(text: str) -> tuple[str, ...]:
     """
     lines = tuple(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
     if len(lines) > MAX_LINES:
-        raise PromptError("wildcard", f"wildcards: {len(lines)} lines, at most {MAX_LINES} are read. Part the list.")
+        raise PromptError(
+            "wildcard", f"wildcards: {len(lines)} lines, at most {MAX_LINES} are allowed. Split the list."
+        )
     return lines
 
 
@@ -150,7 +152,7 @@ class _Writer:
         self.length += len(text)
         if self.length > MAX_CHARS:
             raise PromptError(
-                "prompt_too_long", f"prompt: more than {MAX_CHARS} characters once filled in. Take wildcards out."
+                "prompt_too_long", f"prompt: more than {MAX_CHARS} characters once filled in. Remove wildcards."
             )
         self.texts.append(text)
 
@@ -158,8 +160,8 @@ class _Writer:
         """A line of a list, ready to be written; None where the name is written instead."""
         lines, sums = self.lines(wanted.name)
         if not lines or wanted.name in self.names:
-            why = "leads back to itself" if lines else "is not known, or empty"
-            self.notices.append(f"the wildcard {shown(wanted.text)} {why}, and was left as it is")
+            why = "refers to itself" if lines else "is unknown or empty"
+            self.notices.append(f"the wildcard {shown(wanted.text)} {why} and was left unchanged")
             self.add(wanted.text)
             return None
         line = lines[self.draws.choose(sums)]

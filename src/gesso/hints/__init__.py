@@ -1,1 +1,1 @@
-"""What a ControlNet looks at: hints, made from a picture without a network. Pure functions of pictures."""
+"""ControlNet preprocessors: make a hint (control image) from a picture, without a network. Pure functions."""

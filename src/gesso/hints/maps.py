@@ -1,4 +1,4 @@
-"""Maps that were made elsewhere and pass through, checked: depth, and what is where (ADE20K)."""
+"""Ready-made maps, checked and passed on: depth, and segmentation in the colours of ADE20K."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -24,7 +24,7 @@ def depth(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
     low, high = levels.min(), levels.max()
     if high - low < 1 and not (settings["stretch"] and high > low):
         raise GessoError(
-            f"a depth map of one level ({low:.3f} to {high:.3f} of 255) says nothing"
+            f"a depth map of one level ({low:.3f} to {high:.3f} of 255) carries no depth"
             + ("; stretch=1 uses what it has" if high > low else "")
         )
     if settings["stretch"]:

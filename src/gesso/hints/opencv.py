@@ -11,6 +11,6 @@ def opencv(what: str) -> ModuleType:
         import cv2
     except ImportError as error:
         raise GessoError(
-            f"{what} needs OpenCV, which cannot be loaded ({error}). Try: pip install 'gesso[hints]'"
+            f"{what} needs OpenCV, which is not available ({error}). Try: pip install 'gesso[hints]'"
         ) from error
     return cv2

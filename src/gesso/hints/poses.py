@@ -70,12 +70,12 @@ def read_poses(text: str, size: Size | None = None) -> Poses:
     width, height = (_canvas(frame, key) for key in ("canvas_width", "canvas_height"))
     if width is None or height is None:
         if size is None:
-            raise GessoError("the keypoints say nothing of their canvas (canvas_width, canvas_height); tell its size")
+            raise GessoError("the keypoints do not state their canvas (canvas_width, canvas_height); give its size")
         check_size(size)
         width, height = size
     people = frame.get("people")
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
-        raise GessoError("no keypoints of OpenPose: a list 'people' of objects is missing")
+        raise GessoError("not OpenPose keypoints: the list 'people' is missing")
     if len(people) > MAX_PEOPLE:
         raise GessoError(f"keypoints of {len(people)} people, at most {MAX_PEOPLE} are drawn")
     found = [{part: _points(person, part) for part in KEYS} for person in people]
@@ -85,7 +85,7 @@ def read_poses(text: str, size: Size | None = None) -> Poses:
         scale = (float(width), float(height))
         found = [{part: _scaled(points, scale) for part, points in person.items()} for person in found]
     if any(abs(x * scale[0]) > FARTHEST * width or abs(y * scale[1]) > FARTHEST * height for x, y in seen):
-        raise GessoError(f"keypoints that lie far off their canvas of {width}x{height}; is that its size?")
+        raise GessoError(f"keypoints far outside their canvas of {width}x{height}; is that its size?")
     return Poses(tuple(Person(**person) for person in found), width, height)
 
 
@@ -114,13 +114,13 @@ def _frame(text: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise GessoError(f"no JSON: {str(error)[:100] or 'nested too deeply'}") from error
+        raise GessoError(f"not JSON: {str(error)[:100] or 'nested too deeply'}") from error
     if isinstance(found, list):
         if len(found) != 1:
-            raise GessoError(f"keypoints of {len(found)} frames, expected one; take one out of the list")
+            raise GessoError(f"keypoints of {len(found)} frames, expected one; keep one of them")
         found = found[0]
     if not isinstance(found, dict):
-        raise GessoError(f"no keypoints of OpenPose: a JSON {type(found).__name__}, expected an object")
+        raise GessoError(f"not OpenPose keypoints: a JSON {type(found).__name__}, expected an object")
     return found
 
 
@@ -141,7 +141,9 @@ def _points(person: Mapping[str, Any], part: str) -> tuple[Point, ...]:
         raise GessoError(f"{key}: expected a list of numbers up to {MAX_NUMBER:g}")
     expected = [3 * length for length in LENGTHS[part]]
     if numbers and len(numbers) not in expected:
-        raise GessoError(f"{key}: {len(numbers)} numbers, expected {' or '.join(map(str, expected))} (x, y, how sure)")
+        raise GessoError(
+            f"{key}: {len(numbers)} numbers, expected {' or '.join(map(str, expected))} (x, y, confidence)"
+        )
     points: list[Point] = [
         (float(x), float(y)) if sure > 0 else None
         for x, y, sure in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)

@@ -1,4 +1,4 @@
-"""All ways to make a hint, by name, with what can be set; `preprocess` is the one way in."""
+"""The preprocessors by name, with their parameters; `preprocess` runs one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """One way from a picture to a hint.
+    """A ControlNet preprocessor.
 
     make        (picture at the size of the hint, every parameter) -> hint of that size
     help        one line
@@ -59,25 +59,25 @@ _BUILTIN = {
         canny,
         "Thin edges, by OpenCV's Canny.",
         {
-            "low": Parameter(100, 0, 2040, "gradient above which an edge goes on"),
-            "high": Parameter(200, 0, 2040, "gradient above which an edge begins"),
+            "low": Parameter(100, 0, 2040, "lower threshold: gradient above which an edge continues"),
+            "high": Parameter(200, 0, 2040, "upper threshold: gradient above which an edge begins"),
         },
     ),
     "softedge": Preprocessor(
         soft_edge,
-        "How steeply the picture changes; in place of HED and PiDiNet.",
+        "Soft edges: how steeply the picture changes; in place of HED and PiDiNet.",
         {
-            "sigma": Parameter(1, 0.3, 32, "pixels by which the picture is smoothed before"),
-            "steps": Parameter(0, 0, 255, "grey levels; 0: all", whole=True),
+            "sigma": Parameter(1, 0.3, 32, "blur of the picture beforehand, in pixels"),
+            "steps": Parameter(0, 0, 255, "number of grey levels; 0: all", whole=True),
         },
         ("soft_edge",),
     ),
     "lineart": Preprocessor(
         line_art,
-        "What is darker than its surroundings: pencil, ink, contours.",
+        "Lines darker than their surroundings: pencil, ink, contours.",
         {
-            "sigma": Parameter(6, 0.6, 64, "pixels around that count as surroundings"),
-            "threshold": Parameter(8, 0, 255, "levels below the surroundings from which it counts as a line"),
+            "sigma": Parameter(6, 0.6, 64, "radius of the surroundings, in pixels"),
+            "threshold": Parameter(8, 0, 255, "levels darker than the surroundings that make a line"),
         },
         ("lineart_standard", "line_art"),
     ),
@@ -85,21 +85,21 @@ _BUILTIN = {
         scribble,
         "Broad strokes, black and white.",
         {
-            "threshold": Parameter(32, 1, 255, "contrast of a stroke; lower keeps more"),
-            "sigma": Parameter(5, 0.6, 64, "pixels, about the width of a stroke"),
+            "threshold": Parameter(32, 1, 255, "contrast of a stroke; lower keeps more strokes"),
+            "sigma": Parameter(5, 0.6, 64, "about the width of a stroke, in pixels"),
         },
         ("scribble_xdog",),
     ),
     "tile": Preprocessor(
         tile,
-        "The picture without its details, to draw them anew.",
-        {"factor": Parameter(1, 1, 64, "how many times smaller what is kept is; 1: the picture as it is")},
+        "The picture without its details, for a tile ControlNet to redraw them.",
+        {"factor": Parameter(1, 1, 64, "how far the picture is scaled down; 1: unchanged")},
         ("tile_resample",),
     ),
     "colour": Preprocessor(
         colour,
         "A grid of the picture's colours.",
-        {"block": Parameter(64, 1, 1024, "pixels a square", whole=True)},
+        {"block": Parameter(64, 1, 1024, "side of a square, in pixels", whole=True)},
         ("color", "t2ia_color_grid"),
     ),
     "inpaint": Preprocessor(
@@ -110,19 +110,19 @@ _BUILTIN = {
     ),
     "depth": Preprocessor(
         depth,
-        "A depth map that is there already, of 8 or 16 bits; near is white.",
+        "Passes on a ready depth map of 8 or 16 bits; near is white.",
         {
-            "invert": Parameter(0, 0, 1, "1: near is black in the picture", whole=True),
-            "stretch": Parameter(0, 0, 1, "1: from the nearest, white, to the farthest, black", whole=True),
+            "invert": Parameter(0, 0, 1, "1: the map has near as black", whole=True),
+            "stretch": Parameter(0, 0, 1, "1: spread the levels from white (nearest) to black (farthest)", whole=True),
         },
         bring=sizing.deep,
     ),
     "segmentation": Preprocessor(
         segmentation,
-        "A map of what is where in the colours of ADE20K that is there already.",
+        "Passes on a ready segmentation map in the colours of ADE20K.",
         {
-            "snap": Parameter(0, 0, 1, "1: other colours become the nearest of ADE20K", whole=True),
-            "any": Parameter(0, 0, 1, "1: other colours pass", whole=True),
+            "snap": Parameter(0, 0, 1, "1: replace other colours by the nearest of ADE20K", whole=True),
+            "any": Parameter(0, 0, 1, "1: accept other colours", whole=True),
         },
         ("seg",),
         bring=sizing.nearest,
@@ -131,11 +131,11 @@ _BUILTIN = {
         shuffle,
         "The picture's colours and textures, moved about.",
         {
-            "seed": Parameter(0, 0, 2**32 - 1, "of where they go", whole=True),
-            "waves": Parameter(256, 4, 4096, "pixels from one bend to the next", whole=True),
+            "seed": Parameter(0, 0, 2**32 - 1, "seed of the displacement", whole=True),
+            "waves": Parameter(256, 4, 4096, "length of a wave, in pixels", whole=True),
         },
     ),
-    "invert": Preprocessor(invert, "Black on white becomes white on black."),
+    "invert": Preprocessor(invert, "Inverts the picture: black on white becomes white on black."),
 }
 
 PREPROCESSORS: Registry[Preprocessor] = Registry(Preprocessor, "gesso.preprocessors", _BUILTIN)
@@ -148,7 +148,7 @@ def preprocess(
     parameters: Settings | None = None,
     mask: Image.Image | None = None,
 ) -> Image.Image:
-    """The hint that a picture gives.
+    """The hint (control image) that a preprocessor makes from a picture.
 
     name        key or alias in PREPROCESSORS
     image       any mode; grey levels of 16 bits count, what is transparent lies on white
@@ -188,17 +188,17 @@ def canonical(name: str) -> str:
         return key
     if "pose" in name.lower():
         raise GessoError(
-            f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. What gesso preprocess openpose "
-            "POSE.json gives is a hint already, and needs no preprocessor"
+            f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. The output of gesso preprocess "
+            "openpose POSE.json is a hint already and needs no preprocessor"
         )
     close = get_close_matches(name, PREPROCESSORS, n=1)
-    meant = f", did you mean {close[0]!r}?" if close else ""
-    raise GessoError(f"unknown preprocessor {name[:64]!r}{meant} Known: {', '.join(PREPROCESSORS)}")
+    meant = f", did you mean {close[0]!r}" if close else ""
+    raise GessoError(f"unknown preprocessor {name[:64]!r}{meant}. Known: {', '.join(PREPROCESSORS)}")
 
 
 def _settings(name: str, known: Mapping[str, Parameter], given: Settings) -> Settings:
     if unknown := sorted(given.keys() - known.keys()):
-        there = f"known: {', '.join(known)}" if known else "it has none"
+        there = f"known: {', '.join(known)}" if known else "it takes none"
         raise GessoError(f"{name}: unknown parameter {str(unknown[0])[:64]!r}, {there}")
     settings = {key: parameter.default for key, parameter in known.items()} | dict(given)
     for key, parameter in known.items():

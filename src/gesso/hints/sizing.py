@@ -1,4 +1,4 @@
-"""How a picture is brought to the size of its hint, before the hint is made."""
+"""Resizes a picture to the size of its hint, before the hint is made."""
 
 import numpy as np
 from PIL import Image
@@ -19,8 +19,8 @@ def check_size(size: Size) -> None:
     width, height = size
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise GessoError(
-            f"a hint of {width}x{height}: sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all. "
-            "Ask for the size of the picture that it steers"
+            f"a hint of {width}x{height}: sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all. Use the "
+            "size of the picture that it steers"
         )
 
 
@@ -42,8 +42,8 @@ def deep(image: Image.Image, size: Size) -> Image.Image:
         channels = np.asarray(on_white(image), dtype=np.int16)
         if (apart := int(np.ptp(channels, axis=2).max(initial=0))) > GREY_TOLERANCE:
             raise GessoError(
-                f"a depth map is grey, near is white; this picture has colours (channels {apart} levels apart). "
-                "Give the map that a depth estimator made, without its colour scale"
+                f"a depth map is grey, near is white; this picture has colours (channels {apart} levels apart). Give "
+                "the grey map of a depth estimator, without a colour scale"
             )
         levels = channels.mean(axis=2)
     return _at(Image.fromarray(levels.astype(np.float32)), size, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""The models that a user has: found by name, hash, file or folder, wherever they lie."""
+"""The user's library of models: found by name, hash, file or folder, wherever they are."""
 
 from gesso.library.entry import Entry, ModelFile
 from gesso.library.library import Library

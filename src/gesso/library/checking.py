@@ -1,4 +1,4 @@
-"""Verifying: whether the files of a model are still those that were taken in."""
+"""Verification: whether the files of a model are still those that were imported."""
 
 import logging
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def verify(
     reports = []
     for file in entry.files:
         if not file.path.exists():
-            reports.append(FileReport(file.name, file.path, "missing", None, "not there any more"))
+            reports.append(FileReport(file.name, file.path, "missing", None, "missing"))
             continue
         expected = library.index.recorded(file.path)
         try:
@@ -58,7 +58,7 @@ def verify(
         if entry.origin == CARRIED:
             stated = entry.metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
             same = found.autov3 is not None and stated.startswith(found.autov3)
-            detail = "" if same else "is not what this version of gesso carries; install it again"
+            detail = "" if same else "differs from the one that this version of gesso ships; reinstall gesso"
             reports.append(FileReport(file.name, file.path, "ok" if same else "changed", found.sha256, detail))
         elif expected in (None, found.sha256) or accept:
             if library.index.path.exists():

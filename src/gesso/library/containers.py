@@ -1,4 +1,4 @@
-"""Weights that are not packed as safetensors: told by content, and PyTorch files turned into safetensors.
+"""Weight files other than safetensors: identified by content; PyTorch files are converted to safetensors.
 
 PyTorch files are read by a closed reader in a process of its own, see `checkpoints.pickle_file`; what gesso loads is
 the safetensors file that comes out of it.

@@ -1,4 +1,4 @@
-"""Converting: the same weights in another layout or number format, as files that other tools read.
+"""Conversion: the same weights in another layout or dtype, as files that other tools read.
 
 A single file gets ModelSpec 1.0.1 metadata; a diffusers folder says the same in its configurations.
 """
@@ -106,7 +106,8 @@ def convert(
             return _same_names(found, target, dtype, spec)
         if found.family is None:
             raise GessoError(
-                f"{source}: looks like {found.kind.what}, which has no other layout; --to safetensors keeps its names"
+                f"{source}: looks like {found.kind.what}, which has only one layout; --to safetensors keeps its "
+                "tensor names"
             )
         from gesso.families.loading import load_parts
 
@@ -134,21 +135,21 @@ def _safetensors(source: Path, target: Path) -> Iterator[Path]:
 
 def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
     if to != "diffusers" and target.suffix.lower() != ".safetensors":
-        raise GessoError(f"{target}: a file of this layout ends in .safetensors; give it such a name")
+        raise GessoError(f"{target}: this layout is a file that ends in .safetensors; rename the target")
     if to == "diffusers" and target.suffix.lower() == ".safetensors":
-        raise GessoError(f"{target}: --to diffusers makes a folder; give the name of one")
+        raise GessoError(f"{target}: --to diffusers writes a folder; give the name of a folder")
     if not os.path.lexists(target):
         if not target.parent.is_dir():
             raise GessoError(f"{target.parent}: no such folder")
         return
     same = target.resolve() == source.resolve()
     if same or not overwrite:
-        what = "is the source itself" if same else "is there already and stays as it is"
+        what = "is the source itself" if same else "already exists; left unchanged"
         raise GessoError(f"{target} {what}. Choose another name{'' if same else ', or add --overwrite'}")
     if target.is_dir() != (to == "diffusers"):
         raise GessoError(f"{target}: is a {'folder' if target.is_dir() else 'file'}, which this layout is not")
     if target.is_dir() and not (target / "model_index.json").is_file():
-        raise GessoError(f"{target}: is a folder with something else in it; gesso does not replace it")
+        raise GessoError(f"{target}: is a folder with other files in it; gesso does not replace it")
 
 
 # ---- names stay ------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
         return tensor
     cast = tensor.to(dtype)
     if not bool(cast.isfinite().all()) and bool(tensor.float().isfinite().all()):
-        raise GessoError(f"{where} has numbers that do not fit into {dtype}. Convert to bf16 or fp32")
+        raise GessoError(f"{where} has numbers that overflow {dtype}. Convert to bf16 or fp32")
     return cast
 
 
@@ -226,15 +227,18 @@ def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
 def _left_behind(parts: "Parts", found: "Description", to: str) -> tuple[str, ...]:
     notes = []
     if to == "diffusers" and parts.family.layout == "sd2" and parts.family.text_layer > 1:
-        notes.append("a folder has no room for what nothing reads of SD 2's text encoder: last layer and projection")
+        notes.append(
+            "left out: the last layer and the projection of SD 2's text encoder, which nothing reads and a "
+            "diffusers folder cannot hold"
+        )
     if found.layout == "diffusers" and to == "ldm":
-        notes.append("a single file has no room for a tokenizer: readers use CLIP's own")
+        notes.append("left out: the tokenizer, which a single file cannot hold; programs use CLIP's own")
     if found.layout == "ldm":
         from gesso.checkpoints.safetensors_file import open_safetensors
 
         average = sum(name.startswith("model_ema.") for name in open_safetensors(found.path).tensors)
         if average:
-            notes.append(f"{average} tensors of the training's moving average are left out")
+            notes.append(f"left out: {average} tensors of the moving average (EMA)")
     return tuple(notes)
 
 
@@ -264,7 +268,9 @@ def _save_native(target: Path, parts: "Parts", found: "Description", spec: Mappi
     from gesso.families.gesso_mini import NAME, config_of
 
     if parts.family.name != NAME:
-        raise ValueError(f"a model of family {parts.family.name!r} has no layout of gesso's own; --to ldm or diffusers")
+        raise ValueError(
+            f"a model of family {parts.family.name!r} cannot be saved in gesso's own layout; use --to ldm or diffusers"
+        )
     keys = model_spec(parts.family, found, target, spec)
     named = {key.removeprefix(SPEC): value for key, value in keys.items()}
     dtype = next(parts.unet.parameters()).dtype

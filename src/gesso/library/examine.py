@@ -1,4 +1,4 @@
-"""What a file or a diffusers folder is, from its header: the facts that the index keeps. Reads no weights."""
+"""Identifies a file or a diffusers folder by its header: the facts that the index keeps. Reads no weights."""
 
 import re
 from collections.abc import Mapping
@@ -148,7 +148,7 @@ def facts_of(found: "Description", hint: str | None) -> Facts:
         kind=kind,
         family=family,
         layout=found.layout,
-        what=f"unknown, taken for {kind}" if kind == hint and found.kind.what == UNKNOWN else found.kind.what,
+        what=f"unknown; kept as {kind}" if kind == hint and found.kind.what == UNKNOWN else found.kind.what,
         dtypes=tuple(sorted({dtype for part in found.parts if part.name != "other" for dtype in part.dtypes}))
         or tuple(sorted({dtype for part in found.parts for dtype in part.dtypes})),
         num_tensors=found.num_tensors,

@@ -89,7 +89,7 @@ def _parse(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > MAX_BYTES:
-        raise GessoError(f"{path}: is larger than {MAX_BYTES:,} bytes, so it is no list of folders")
+        raise GessoError(f"{path}: is larger than {MAX_BYTES:,} bytes, so it is not a list of folders")
     try:
         text = data.decode("utf-8-sig")
         depth = 0
@@ -103,7 +103,7 @@ def _parse(path: Path) -> dict[Any, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
-        raise GessoError(f"{path}: is not YAML that gesso can read{where}") from None
+        raise GessoError(f"{path}: is not valid YAML for a list of folders{where}") from None
     if found is None:
         return {}
     if not isinstance(found, dict):

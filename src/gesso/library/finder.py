@@ -1,4 +1,4 @@
-"""Names of a request's files, looked up among what was given, what gesso carries, and the library."""
+"""Finds the files that a request names: among those passed, the built-in ones, and the library."""
 
 import difflib
 import time
@@ -52,10 +52,10 @@ class LibraryFinder:
         if entry is None:
             known = sorted(self.names(kind))
             close = difflib.get_close_matches(name[:64], known, n=_SHOWN) or known[:_SHOWN]
-            there = f"Close: {', '.join(map(short, close))}" if close else "None is known"
+            there = f"Known: {', '.join(map(short, close))}" if close else "The library has none"
             raise GessoError(f"no {kind} is called {short(name)}. {there}")
         if entry.problem == MISSING:
-            raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?")
+            raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is the disk mounted?")
         return entry.path
 
     def names(self, kind: Kind) -> Collection[str]:

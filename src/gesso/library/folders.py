@@ -51,9 +51,11 @@ def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
                 if test(base):
                     return base, name
     if layout == "a1111":
-        raise GessoError(f"{folder}: has no models/Stable-diffusion, so it is no folder of A1111 or Forge")
+        raise GessoError(f"{folder}: has no models/Stable-diffusion, so it is not a folder of A1111 or Forge")
     if layout == "comfyui":
-        raise GessoError(f"{folder}: has neither models/checkpoints nor {EXTRA_PATHS}, so it is no folder of ComfyUI")
+        raise GessoError(
+            f"{folder}: has neither models/checkpoints nor {EXTRA_PATHS}, so it is not a folder of ComfyUI"
+        )
     return folder, "plain"
 
 
@@ -97,7 +99,7 @@ def candidates(place: Place) -> Iterator[Candidate]:
         seen.add((status.st_dev, status.st_ino))
         looked_at += len(entries)
         if looked_at > MAX_FILES:
-            raise GessoError(f"{place.path}: more than {MAX_FILES:,} files; register the folders of models below it")
+            raise GessoError(f"{place.path}: more than {MAX_FILES:,} files; register the model folders inside it")
         if any(entry.name == MODEL_INDEX for entry in entries):
             yield Candidate(folder, place.kind)
             return

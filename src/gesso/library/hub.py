@@ -51,7 +51,7 @@ class HubName:
             raise GessoError(f"{text[:200]}: expected hf:organisation/name, hf:organisation/name@revision or ...:file")
         file = match["file"] or ""
         if file and (not file.endswith(".safetensors") or not _is_plain(file)):
-            raise GessoError(f"{text[:200]}: from a hub gesso takes .safetensors files and diffusers folders alone")
+            raise GessoError(f"{text[:200]}: from a hub, gesso fetches only .safetensors files and diffusers folders")
         return cls(match["repo"], match["revision"] or "main", file)
 
     def at(self, commit: str) -> str:
@@ -81,7 +81,7 @@ def fetch(
             if entry.path == pin.path and entry.problem is None:
                 return entry
     if offline:
-        raise GessoError(f"{text}: was not fetched before, and fetching is switched off (offline)")
+        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)")
     hub = _client()
     with _explained(text):
         info = hub.HfApi().model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
@@ -117,7 +117,9 @@ def choose_files(text: str, file: str, listed: Sequence[str]) -> list[str]:
     single = [name for name in _weights(plain) if "/" not in name] or _weights(plain)
     if len(single) != 1:
         has = f"{len(single)} .safetensors files: {_some(single)}. Say which one: {text}:FILE" if single else "none"
-        raise GessoError(f"{text}: a repository without {MODEL_INDEX} should have one .safetensors file; it has {has}")
+        raise GessoError(
+            f"{text}: a repository without {MODEL_INDEX} must have exactly one .safetensors file; it has {has}"
+        )
     return single
 
 
@@ -162,7 +164,7 @@ def _download(
     sizes = {name: int(file.size or 0) for name, file in files.items()}
     for name, size in sizes.items():
         if size > MAX_SMALL and not name.endswith(".safetensors"):
-            raise GessoError(f"{wanted.repo}: {name} has {size:,} bytes, more than a configuration may have")
+            raise GessoError(f"{wanted.repo}: {name} has {size:,} bytes, too large for a configuration")
     total, done, received = sum(sizes.values()), 0, 0
 
     class Silent(hub.utils.tqdm):  # type: ignore[misc]
@@ -195,7 +197,7 @@ def _compare(paths: Mapping[str, Path], listed: Mapping[str, Any], on_progress: 
         on_progress("checking", 0, 1)
         if hash_file(path).sha256 != str(stated["sha256"]):
             raise ModelFileError(
-                "truncated", path, f"is not the file that the hub lists as {name}; delete it and try again"
+                "truncated", path, f"differs from the file that the hub lists as {name}; delete it and try again"
             )
 
 
@@ -203,7 +205,7 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise GessoError("names of a hub need its client. Install it with: pip install 'gesso[hub]'") from None
+        raise GessoError("hf: names need the hub client. Install it with: pip install 'gesso[hub]'") from None
     return huggingface_hub
 
 
@@ -215,7 +217,7 @@ def _explained(text: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise GessoError(f"{text}: needs its licence accepted on the hub's page, and a token (HF_TOKEN)") from None
+        raise GessoError(f"{text}: accept its licence on the hub's page and set a token (HF_TOKEN)") from None
     except errors.RepositoryNotFoundError:
         raise GessoError(f"{text}: no such repository, or a private one that needs a token (HF_TOKEN)") from None
     except errors.RevisionNotFoundError:
@@ -223,9 +225,9 @@ def _explained(text: str) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise GessoError(f"{text}: a file could not be fetched ({type(error).__name__})") from None
     except errors.OfflineModeIsEnabled:
-        raise GessoError(f"{text}: was not fetched before, and fetching is switched off (offline)") from None
+        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)") from None
     except errors.HFValidationError:
-        raise GessoError(f"{text}: is not a name that the hub knows") from None
+        raise GessoError(f"{text}: the hub does not know this name") from None
     # No network, no room, a broken connection, an answer with an error's number.
     except (OSError, getattr(errors, "HTTPError", OSError)) as error:
         said = GessoError(str(error)).one_line[:200]

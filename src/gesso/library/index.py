@@ -217,12 +217,12 @@ class Index:
             yield
         except sqlite3.OperationalError as error:
             text = str(error)
-            advice = "Another gesso may be busy with it; try again" if "lock" in text else "Is its folder writable?"
+            advice = "Another gesso may be using it; try again" if "lock" in text else "Is its folder writable?"
             raise GessoError(f"{self.path}: the library's index cannot be used ({text}). {advice}") from None
         except sqlite3.DatabaseError as error:
             raise GessoError(
-                f"{self.path}: the library's index is damaged ({error}). Move that file away: models in the library "
-                "are found again, files and folders used in place have to be added again"
+                f"{self.path}: the library's index is damaged ({error}). Move that file away: gesso finds the models "
+                "in the library again; add files and folders used in place once more"
             ) from None
         except OSError as error:
             raise GessoError(f"{self.path}: cannot be used ({error.strerror or error})") from None

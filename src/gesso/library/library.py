@@ -109,7 +109,7 @@ class Library:
         """
         base, layout = find_layout(Path(path), layout)
         if base == self.root or self.root in base.parents:
-            raise GessoError(f"{base}: belongs to the library already")
+            raise GessoError(f"{base}: is part of the library already")
         places(base, layout)  # a list of paths that cannot be read is told now
         folder = Folder(base, layout, now())
         self.index.put_folder(folder)
@@ -163,7 +163,7 @@ class Library:
         for folder in self.folders():
             if not folder.path.is_dir():
                 unseen.add(folder.path)
-                notes.append(f"{folder.path}: not there now; `gesso models remove {folder.path}` forgets it")
+                notes.append(f"{folder.path}: not found; `gesso models remove {folder.path}` unregisters it")
                 continue
             try:
                 for place in places(folder.path, folder.layout):
@@ -174,7 +174,7 @@ class Library:
         return sightings, unseen, notes
 
 
-MISSING = "not there any more"
+MISSING = "missing"
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""From what the user typed to a model: a name, a path, part of a hash, or a hub's name."""
+"""Resolves what the user typed to a model: a name, a path, part of a hash, or an hf: name."""
 
 import difflib
 import re
@@ -45,7 +45,7 @@ def resolve(
         raise GessoError("the model's name is empty or has a NUL character; give a name, a file or a folder")
     if text.startswith(HUB_PREFIX):
         if library is None:
-            raise GessoError(f"{text}: names of a hub need a library to be kept in")
+            raise GessoError(f"{text}: hf: names need a library to store the files in")
         from gesso.library.hub import fetch
 
         return fetch(library, text, offline=offline).path
@@ -93,11 +93,11 @@ def find(text: str, entries: Sequence[Entry], kinds: Collection[str] | None = ("
     wanted = [entry for entry in found if kinds is None or _is_of(entry, kinds)]
     if found and not wanted:
         kind = found[0].kind
-        raise GessoError(f"{text}: is of kind {kind} ({found[0].what}); here a model of kind {_or(kinds)} is needed")
+        raise GessoError(f"{text}: is a {kind} ({found[0].what}), expected a {_or(kinds)}")
     if len(wanted) > 1 and not _same(wanted):
         lines = "; ".join(_label(entry) for entry in wanted[:_SHOWN])
         more = f" and {len(wanted) - _SHOWN} more" if len(wanted) > _SHOWN else ""
-        raise GessoError(f"{text}: {len(wanted)} models are called that: {lines}{more}. Give a path or a hash")
+        raise GessoError(f"{text}: {len(wanted)} models have this name: {lines}{more}. Give a path or a hash")
     return wanted[0] if wanted else None
 
 
@@ -182,8 +182,8 @@ def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
     path = Path(text)
     if path.is_dir():
         return (
-            f"{text}: is a folder without {MODEL_INDEX}, so it is no model. To use the models in it: "
-            f"gesso models add-folder {text}"
+            f"{text}: is a folder without {MODEL_INDEX}, so it is not a model. To use the models in it: gesso models "
+            f"add-folder {text}"
         )
     entries = carried_entries() if library is None else library.entries()
     names = {name for entry in entries if _is_of(entry, kinds) for name in (entry.name, entry.path.name)}
@@ -191,8 +191,12 @@ def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
     if len(text) >= 3:
         close += sorted(name for name in names - set(close) if text.casefold() in name.casefold())[:_SHOWN]
     meant = f" Did you mean {', '.join(repr(name) for name in close[:_SHOWN])}?" if close else ""
-    what = "no such file or folder" if text.lower().endswith(ENDINGS) or "/" in text else "no model of that name"
+    what = (
+        "no such file or folder"
+        if text.lower().endswith(ENDINGS) or "/" in text
+        else "not found: no model, file, folder or hash matches"
+    )
     return (
-        f"{text[:200]}: {what}, and no such file, folder or hash is known.{meant} "
-        "`gesso models list` shows what is there; otherwise give a .safetensors file or a diffusers folder"
+        f"{text[:200]}: {what}.{meant} `gesso models list` shows the known models; otherwise give a .safetensors "
+        "file or a diffusers folder"
     )

@@ -1,1 +1,1 @@
-"""Settings in the pictures of any tool: read without trusting them; taken out, and carried over."""
+"""Settings inside pictures of any tool (PNG info): read without trust, removed, copied."""

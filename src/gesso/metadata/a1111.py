@@ -47,7 +47,7 @@ def from_infotext(text: Infotext) -> PictureMetadata:
         draft.set("tiling", {"True": "xy"}.get(pairs["Tiling"], pairs["Tiling"].lower()), "Tiling")
     for key in pairs:
         if key in _ELSEWHERE or key.startswith(("ControlNet", "Regional", "Dynamic thresholding")):
-            draft.note(f"not carried over: {key}: {pairs[key]}")
+            draft.note(f"not supported, ignored: {key}: {pairs[key]}")
     tool = "gesso" if ours else "A1111"
     return draft.found(tool, pairs=pairs, model=pairs.get("Model", ""), model_hash=pairs.get("Model hash", ""))
 

@@ -51,7 +51,7 @@ def read_texts(path: Path) -> PictureTexts:
                 found, size, texts = str(image.format), image.size, _exif_texts(image)
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise GessoError(f"{path}: no picture that can be read ({reason}). Known: {', '.join(FORMATS)}") from error
+        raise GessoError(f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}") from error
     return PictureTexts(path, found, *size, texts)
 
 
@@ -70,7 +70,9 @@ def _png_texts(path: Path, chunks: list[tuple[bytes, bytes]]) -> dict[str, str]:
             value, encoding = (_unpack(path, text, left) if flags[:1] == b"\1" else text), "utf-8"
         left -= len(value)
         if left < 0 or len(texts) >= MAX_TEXTS:
-            raise GessoError(f"{path}: more text than {MAX_TEXT_BYTES} bytes or {MAX_TEXTS} pieces; it is not read")
+            raise GessoError(
+                f"{path}: more text than {MAX_TEXT_BYTES} bytes or {MAX_TEXTS} pieces; gesso does not read it"
+            )
         name = keyword.decode("latin-1")
         texts.setdefault(name, value.decode(encoding, errors="replace"))
     return texts
@@ -91,7 +93,7 @@ def _unpack(path: Path, packed: bytes, most: int) -> bytes:
     except zlib.error as error:
         raise GessoError(f"{path}: a compressed text in it is damaged ({error})") from error
     if len(value) > most:
-        raise GessoError(f"{path}: a compressed text in it becomes more than {most} bytes; it is not read")
+        raise GessoError(f"{path}: a compressed text in it expands to more than {most} bytes; gesso does not read it")
     return value
 
 

@@ -24,7 +24,9 @@ _ENDS = ("SaveImage", "PreviewImage", "SaveImageWebsocket", "SaveAnimatedWEBP")
 _THROUGH_PICTURE = ("images", "image", "samples", "pixels", "latent_image", "latent", "upscale_model_output")
 _THROUGH_TEXT = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond", "text_encode")
 _VALUES = ("value", "text", "string", "int", "float", "number", "seed", "noise_seed")
-_FROM_DRAWING = "read from ComfyUI's drawing of the graph, which does not name the values of other tools' nodes"
+_FROM_DRAWING = (
+    "read from ComfyUI's workflow (the UI's drawing of the graph), which does not name the values of custom nodes"
+)
 
 Node = Mapping[str, Any]
 
@@ -43,7 +45,7 @@ def from_drawing(text: str) -> PictureMetadata:
     try:
         found = _found(_Graph(graph_of_drawing(drawing)))
     except GessoError as error:
-        inside = "; what stands in its subgraphs is not read" if "definitions" in drawing else ""
+        inside = "; its subgraphs are not read" if "definitions" in drawing else ""
         raise GessoError(f"{error.message}{inside}") from error
     return replace(found, notices=(_FROM_DRAWING, *found.notices))
 
@@ -64,13 +66,13 @@ def _found(graph: "_Graph") -> PictureMetadata:
 
 def _parsed(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARS:
-        raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are read")
+        raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are allowed")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GessoError(f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})") from error
     if not isinstance(found, dict):
-        raise GessoError("the graph is no object of nodes")
+        raise GessoError("the graph is not an object of nodes")
     return found
 
 
@@ -79,7 +81,7 @@ class _Graph:
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         if len(found) > MAX_NODES:
-            raise GessoError(f"the graph has {len(found)} nodes, at most {MAX_NODES} are read")
+            raise GessoError(f"the graph has {len(found)} nodes, at most {MAX_NODES} are allowed")
         self.nodes: dict[str, Node] = {str(key): node for key, node in found.items() if isinstance(node, dict)}
 
     def linked(self, node: Node, name: str) -> Node | None:
@@ -114,7 +116,7 @@ class _Graph:
                 return found
         found = next((node for node in self.nodes.values() if _kind(node) in _SAMPLERS), None)
         if found is None:
-            raise GessoError("the graph has no sampler that gesso knows (KSampler and its kin)")
+            raise GessoError("the graph has no sampler node that gesso knows (KSampler and its relatives)")
         return found
 
     def passes(self, sampler: Node) -> tuple[Node, Node | None]:
@@ -150,7 +152,7 @@ def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
         if isinstance(found, str):
             draft.set(field, found, name)
         elif node is not None and _kind(node) != "ConditioningZeroOut":
-            draft.note(f"left out: the {name} prompt, which comes from {_kind(node)[:60]}")
+            draft.note(f"ignored: the {name} prompt, which comes from {_kind(node)[:60]}")
         clip = graph.upstream(graph.linked(text, "clip") if text else None, ("clip",), ("CLIPSetLastLayer",))
         skip = whole(graph.value(clip, "stop_at_clip_layer"))
         if skip is not None and skip < 0:
@@ -161,7 +163,7 @@ def _size(draft: Draft, graph: _Graph, sampler: Node) -> None:
     start = graph.linked(sampler, "latent_image")
     empty = graph.upstream(start, _THROUGH_PICTURE, ("EmptyLatentImage", "EmptySD3LatentImage"))
     if empty is None and start is not None:
-        draft.note("drawn from a picture, which is not in the file")
+        draft.note("image to image: the input picture is not in the file")
     for side in ("width", "height"):
         draft.set(side, whole(graph.value(empty, side)), side)
 

@@ -1,4 +1,4 @@
-"""ComfyUI's drawing of a graph (the text chunk "workflow"), brought into the form that its API takes.
+"""ComfyUI's workflow (the UI's drawing of a graph, text chunk "workflow"), converted to the form of its API.
 
 The drawing says of a node's values only their order on the screen; which value is which is known here for ComfyUI's own
 nodes. Nodes that are passed over ("bypass") and dots on the way ("reroute") hand on what they get, nodes that are
@@ -61,7 +61,7 @@ def graph_of_drawing(drawing: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The nodes by their numbers, each with class_type and inputs. Raises GessoError for what is no drawing."""
     nodes = drawing.get("nodes")
     if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-        raise GessoError("it has no list of nodes")
+        raise GessoError("the workflow has no list of nodes")
     by_number = {str(node.get("id")): node for node in nodes}
     ways = _Ways(by_number, _links(drawing.get("links")))
     return {

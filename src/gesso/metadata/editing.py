@@ -1,4 +1,4 @@
-"""Taking what a picture says of itself out of its file, and carrying it over to another. No pixel changes.
+"""Removes the metadata of a picture file, or copies it to another. No pixel changes.
 
 A PNG keeps its chunks of pixels and colour; of a JPEG, WebP and AVIF the blocks are cut out or put in without decoding,
 so what is stored of the pixels stays the same, byte by byte.
@@ -62,7 +62,7 @@ def without_metadata(path: Path) -> bytes:
         return _join_jpeg([segment for segment in _jpeg_segments(path, data) if not _is_comment(*segment)])
     if data.startswith(b"RIFF"):
         return _join_webp([chunk for chunk in _webp_chunks(path, data) if chunk[0] not in (b"EXIF", b"XMP ")])
-    raise GessoError(f"{path}: what an AVIF says of itself cannot be cut out of it; save it as PNG first")
+    raise GessoError(f"{path}: metadata cannot be removed from AVIF files; save the picture as PNG first")
 
 
 def with_metadata(path: Path, source: PictureTexts) -> bytes:
@@ -74,12 +74,12 @@ def with_metadata(path: Path, source: PictureTexts) -> bytes:
         return join_chunks([chunks[0], *texts, *chunks[1:]])
     parameters, recipe = source.texts.get("parameters", ""), source.texts.get(RECIPE_KEYWORD, "")
     if left := sorted(source.texts.keys() - {"parameters", RECIPE_KEYWORD, "Software"}):
-        raise GessoError(f"{path}: a file of this format holds no {', '.join(left)[:100]}; copy it into a PNG")
+        raise GessoError(f"{path}: this format cannot hold {', '.join(left)[:100]}; copy into a PNG")
     exif = encode_exif(parameters, recipe)
     if plain.startswith(b"\xff\xd8"):
         body = exif if exif.startswith(_EXIF_HEAD) else _EXIF_HEAD + exif
         if len(body) > MAX_SEGMENT:
-            raise GessoError(f"{path}: {len(body)} bytes of text, a JPEG holds {MAX_SEGMENT}; copy it into a PNG")
+            raise GessoError(f"{path}: {len(body)} bytes of text, a JPEG holds at most {MAX_SEGMENT}; copy into a PNG")
         segments = _jpeg_segments(path, plain)
         return _join_jpeg([segments[0], (_APP1, body), *segments[1:]])
     return _join_webp([*_webp_chunks(path, plain), (b"EXIF", exif.removeprefix(_EXIF_HEAD))])
@@ -110,7 +110,7 @@ def _jpeg_segments(path: Path, data: bytes) -> list[tuple[int, bytes]]:
             break
         found.append((marker, data[at + 4 : at + 2 + length]))
         at += 2 + length
-    raise GessoError(f"{path}: the JPEG is damaged. Take an undamaged copy")
+    raise GessoError(f"{path}: the JPEG is damaged. Use an undamaged copy")
 
 
 def _join_jpeg(segments: list[tuple[int, bytes]]) -> bytes:
@@ -131,7 +131,7 @@ def _webp_chunks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
     while at + 8 <= len(data):
         kind, (length,) = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])
         if at + 8 + length > len(data):
-            raise GessoError(f"{path}: the WebP is cut off. Take a complete copy")
+            raise GessoError(f"{path}: the WebP is cut off. Use a complete copy")
         found.append((kind, data[at + 8 : at + 8 + length]))
         at += 8 + length + length % 2
     return found

@@ -1,4 +1,4 @@
-"""What could be read of a picture's settings, as a request of ours, and what could not be carried over."""
+"""Settings read from a picture, as a request, with notices about what is not supported."""
 
 import math
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Draft:
         try:
             TextToImageRequest(**({"prompt": ""} | {name: value}))
         except (RequestError, TypeError) as error:
-            self.note(f"left out: {said}: {getattr(error, 'message', error)}")
+            self.note(f"ignored: {said}: {getattr(error, 'message', error)}")
         else:
             self.values[name] = value
 
@@ -59,7 +59,7 @@ class Draft:
         try:
             return cls(**{name: value for name, value in values.items() if value is not None})
         except (RequestError, TypeError) as error:
-            self.note(f"left out: {said}: {getattr(error, 'message', error)}")
+            self.note(f"ignored: {said}: {getattr(error, 'message', error)}")
             return None
 
     def sampler(self, sampler: str | None, schedule: str | None) -> None:
@@ -75,7 +75,7 @@ class Draft:
             except RequestError:
                 found = None
             if found is None:
-                self.note(f"left out: {short(said)} is no sampler or schedule that gesso has")
+                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has")
                 continue
             for name, value in (("sampler", found.sampler), ("schedule", found.schedule)):
                 if value is not None:
@@ -92,7 +92,7 @@ class Draft:
         try:
             request = TextToImageRequest(**values)
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
-            self.note(f"left out: {error.message}")
+            self.note(f"ignored: {error.message}")
             request = TextToImageRequest(
                 **{k: v for k, v in values.items() if k not in ("width", "height", error.field)}
             )

@@ -51,7 +51,7 @@ def from_invokeai(text: str) -> PictureMetadata:
         )
     for key in _NOT_CARRIED:
         if said.get(key):
-            draft.note(f"not carried over: {key}")
+            draft.note(f"not supported, ignored: {key}")
     model: Any = said.get("model")
     called: Any = model.get("name") if isinstance(model, dict) else model
     pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}

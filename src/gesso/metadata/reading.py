@@ -28,9 +28,7 @@ def read_metadata(path: str | Path) -> PictureMetadata:
     found = settings_of(texts)
     if found is None:
         kinds = ", ".join(sorted(texts.texts)) or "nothing"
-        raise GessoError(
-            f"{path}: no settings that gesso reads (gesso, A1111, ComfyUI, InvokeAI, NovelAI); it carries {kinds[:200]}"
-        )
+        raise GessoError(f"{path}: no settings of gesso, A1111, ComfyUI, InvokeAI or NovelAI; it has {kinds[:200]}")
     log.debug("read settings of %s from %r", found.tool, str(path))
     return found
 
@@ -60,7 +58,7 @@ def _from_drawing(text: str) -> PictureMetadata:
     try:
         return from_drawing(text)
     except GessoError as error:
-        message = "carries ComfyUI's drawing of a graph without the graph itself (its text chunk 'prompt')"
+        message = "has ComfyUI's workflow without the graph itself (text chunk 'prompt')"
         raise GessoError(f"{message}: {error.message}. Save the picture from ComfyUI again") from error
 
 

@@ -61,7 +61,7 @@ def _paint_row(item: Item) -> int:
     if item.tint is None:
         return PAINT_ROWS[item.style]
     if item.style != "plain":
-        raise ValueError(f"an object both {item.tint} and {item.style} cannot be laid out")
+        raise ValueError(f"an object cannot be both {item.tint} and {item.style}")
     return PAINT_ROWS[item.tint]
 
 

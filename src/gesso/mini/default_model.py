@@ -1,4 +1,4 @@
-"""The trainings of the default model, one after the other, and the file that they end in."""
+"""Trains the default model stage by stage and exports it as one file."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -214,8 +214,8 @@ def _device(recipe: Recipe) -> torch.device:
     device = torch.device(recipe.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise GessoError(
-            f"The recipe {recipe.name!r} trains on {recipe.device!r}, and torch {torch.__version__} finds no GPU here. "
-            "Install a torch with CUDA, name another --device, or take --recipe cpu."
+            f"The recipe {recipe.name!r} trains on {recipe.device!r}, and torch {torch.__version__} finds no GPU "
+            "here. Install a torch with CUDA, choose another --device, or use --recipe cpu."
         )
     return device
 

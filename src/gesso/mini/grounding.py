@@ -1,4 +1,4 @@
-"""The text transformer's first training: say roughly what the picture will look like.
+"""Pretrains the text transformer: it predicts roughly what the picture will look like.
 
 Stable Diffusion starts from a text transformer that CLIP taught about pictures. Ours learns the same lesson in minutes,
 at many times the pictures a second that the UNet gets through: from a caption's tokens the UNet's draft, and from its

@@ -33,7 +33,8 @@ class TrainedModel:
         if [thing.name for thing in objects] != list(parts.family.objects):
             raise GessoError(
                 f"{parts.files[0] if parts.files else parts.family.name}: draws {len(parts.family.objects)} objects, "
-                f"not the {len(objects)} of the table asked for. Take a model that gesso trained, and its table."
+                f"the object table has {len(objects)}. This works only with gesso-mini, or another model that gesso "
+                "trained, and its own table."
             )
         self.parts, self.objects, self.glyphs = parts, objects, glyphs
         self.captions = Captions(Captioner(objects), parts.tokenizer)

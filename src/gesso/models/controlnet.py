@@ -1,4 +1,4 @@
-"""ControlNet: a copy of a UNet's encoder that looks at a picture (Zhang et al. 2023, arXiv:2302.05543).
+"""ControlNet: a copy of a UNet's encoder that takes a hint, the control image (Zhang et al. 2023, arXiv:2302.05543).
 
 Its outputs are added to the frozen UNet's skips through convolutions that start at zero, so that training begins with
 the UNet as it was. Shapes as in `models.unet`; h w rows and columns of the hint.
@@ -95,7 +95,7 @@ class ControlNet(nn.Module):
         """
         wanted = tuple(side * self.config.downscale for side in x.shape[-2:])
         if tuple(hint.shape[-2:]) != wanted:
-            raise ValueError(f"hint {list(hint.shape)}: expected {wanted[0]} x {wanted[1]} for these latents")
+            raise ValueError(f"hint {list(hint.shape)}, expected {wanted[0]} x {wanted[1]} for these latents")
         emb = self.embed(timestep, x.dtype, added)
         return self.descend(self.conv_in(x) + self.hint(hint), emb, context)
 

@@ -1,4 +1,4 @@
-"""ControlNet Union: one ControlNet for several kinds of hints, which is told the kind (xinsir 2024).
+"""ControlNet Union: one ControlNet for several kinds of hints; the kind is an input (xinsir 2024).
 
 Shapes as in `models.controlnet`; K kinds, T task_dim.
 """

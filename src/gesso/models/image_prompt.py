@@ -1,4 +1,4 @@
-"""IP-Adapter's projections: what an image encoder says of a picture, as tokens that stand beside the text
+"""IP-Adapter's projections: an image encoder's output as tokens of an image prompt, which stand beside the text
 (Ye et al. 2023, arXiv:2308.06721).
 
 B batch, D width of the encoder, T tokens, C context_dim of the UNet.

@@ -254,7 +254,7 @@ class UNet(nn.Module):
         if joining:
             x = x + joining.pop(0)
         if joining:
-            raise ValueError(f"{len(features or ())} features, this UNet takes {len(self.down) + 1} at most")
+            raise ValueError(f"{len(features or ())} features, this UNet takes at most {len(self.down) + 1}")
         if control is not None:
             skips = [skip + extra for skip, extra in zip(skips, control[:-1], strict=True)]
             x = x + control[-1]

@@ -35,7 +35,8 @@ class UpscalerConfig:
     def __post_init__(self) -> None:
         if len(self.channels) < 2 or len(self.channels) != len(self.num_blocks):
             raise ValueError(
-                f"channels {self.channels} and num_blocks {self.num_blocks} of the upscaler: two levels or more"
+                f"channels {self.channels} and num_blocks {self.num_blocks} of the upscaler: expected two levels or "
+                "more"
             )
 
     @property

@@ -13,7 +13,7 @@ class Attention(nn.Module):
 
     x [B, N, D], context [B, L, context_dim] (x itself where None) -> [B, N, D]
     causal: a query sees keys up to its own place. visible: bool [B, L], keys that may be seen; None: all.
-    upcast: the scores are computed in float32 whatever the number format: those of SD 2.1 leave the range of float16.
+    upcast: the scores are computed in float32 whatever the dtype: those of SD 2.1 overflow float16.
     """
 
     def __init__(

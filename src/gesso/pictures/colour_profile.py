@@ -1,4 +1,4 @@
-"""Colours of pictures that say how theirs are meant (ICC profiles), as sRGB."""
+"""Converts pictures with an ICC colour profile to sRGB."""
 
 import io
 
@@ -38,7 +38,7 @@ def profile_problem(image: Image.Image) -> str | None:
     if not isinstance(profile, bytes) or not profile:
         return None
     if len(profile) > MAX_PROFILE:
-        return f"it has {len(profile)} bytes, at most {MAX_PROFILE} are read"
+        return f"it has {len(profile)} bytes, at most {MAX_PROFILE} are allowed"
     try:
         _transform(profile, _mode(image))
     except _ERRORS:

@@ -1,4 +1,4 @@
-"""A grid as one picture: columns and rows with their values as headings."""
+"""A grid (X/Y/Z plot) as one picture: columns and rows with their values as headings."""
 
 from collections.abc import Mapping, Sequence
 

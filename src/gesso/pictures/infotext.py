@@ -1,4 +1,4 @@
-"""The text that AUTOMATIC1111's web UI writes into a picture, which most other tools read.
+"""Writes the infotext (generation parameters) of AUTOMATIC1111's web UI, which most other tools read.
 
 Grammar: prompt lines, then optionally lines from "Negative prompt: " on, then one last line of "key: value" pairs. A
 value with a comma, a colon or a line break is a JSON string. Prompts have no quoting there: one that this form cannot

@@ -1,4 +1,4 @@
-"""The text that AUTOMATIC1111's web UI and its relatives leave in a picture, taken apart: `read_infotext`.
+"""Parses the infotext that AUTOMATIC1111's web UI and its relatives write into a picture: `read_infotext`.
 
 By that tool's rules, except where they lose something: a value may be a JSON object or list as plugins write them
 (Hashes, Civitai resources), and everything is linear in the length of the text.

@@ -53,7 +53,7 @@ def encode_picture(
     try:
         image.save(buffer, format=kind, quality=quality, exif=encode_exif(parameters, recipe.to_json()))
     except (OSError, ValueError) as error:
-        raise GessoError(f"the picture cannot be written as {kind} ({error}). PNG takes any text") from error
+        raise GessoError(f"the picture cannot be written as {kind} ({error}). A PNG can hold any text") from error
     return buffer.getvalue()
 
 
@@ -123,7 +123,7 @@ def _examined_other(path: Path, data: bytes) -> tuple[Recipe, str, bytes]:
         with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP", "AVIF"]) as image:
             kind, size, text = str(image.format), image.size, recipe_of(image.getexif())
     except Exception as error:  # decoders of strangers' files raise whatever they like
-        raise GessoError(f"{path}: not a picture that gesso writes (PNG, JPEG, WebP, AVIF)") from error
+        raise GessoError(f"{path}: not a PNG, JPEG, WebP or AVIF picture") from error
     if max(size) > MAX_SIDE:
         raise GessoError(f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side")
     if not text:
@@ -138,7 +138,7 @@ def _decode(path: Path, data: bytes, kind: str) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=[kind]) as image:
                 return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, zlib.error) as error:
-        raise GessoError(f"{path}: the pixels of this {kind} are damaged ({error}). Take an undamaged copy") from error
+        raise GessoError(f"{path}: the pixels of this {kind} are damaged ({error}). Use an undamaged copy") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -147,7 +147,7 @@ def read_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise GessoError(f"{path}: cannot be read ({error})") from error
@@ -158,7 +158,7 @@ def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
     found = [body for kind, body in chunks if kind == b"iTXt" and body.split(b"\0", 1)[0] == keyword]
     if not found:
         foreign = any(body.startswith(b"parameters\0") for kind, body in chunks if kind in (b"tEXt", b"iTXt"))
-        hint = "it carries A1111 parameters only" if foreign else "another program may have removed it"
+        hint = "it has A1111 parameters only" if foreign else "another program may have removed it"
         raise GessoError(f"{path}: no gesso recipe in this PNG ({hint}). Replay needs the file as gesso wrote it")
     if len(found) > 1:
         raise GessoError(f"{path}: {len(found)} gesso recipes in one PNG, expected one")

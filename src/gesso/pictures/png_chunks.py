@@ -21,10 +21,10 @@ def png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length = int.from_bytes(data[position : position + 4], "big")
         end = position + 8 + length
         if len(data) < end + 4:
-            raise GessoError(f"{path}: the PNG is cut off after {len(data)} bytes. Take a complete copy")
+            raise GessoError(f"{path}: the PNG is cut off after {len(data)} bytes. Use a complete copy")
         kind, body = data[position + 4 : position + 8], data[position + 8 : end]
         if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
-            raise GessoError(f"{path}: a part of the PNG has a wrong checksum. Take an undamaged copy")
+            raise GessoError(f"{path}: a part of the PNG has a wrong checksum. Use an undamaged copy")
         yield kind, body
         if kind == b"IEND":
             return
@@ -36,7 +36,7 @@ def png_size(path: Path, chunks: list[tuple[bytes, bytes]]) -> tuple[int, int]:
     """Width and height that the header claims. Raises GessoError where a file does not start with one."""
     kind, body = chunks[0]
     if kind != b"IHDR" or len(body) != 13:
-        raise GessoError(f"{path}: the PNG does not start with its header. Take an undamaged copy")
+        raise GessoError(f"{path}: the PNG does not start with its header. Use an undamaged copy")
     width, height = struct.unpack(">II", body[:8])
     return width, height
 

@@ -1,4 +1,4 @@
-"""Pictures that go in: read without trusting the file, and named by a hash of their pixels."""
+"""Input pictures: read without trusting the file, and named by a hash of their pixels."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask from a file as grey levels: white is drawn again. Raises GessoError as `read_image` does."""
+    """A mask from a file as grey levels: white is redrawn. Raises GessoError as `read_image` does."""
     return _bare(_eight_bits(_open(path), path).convert("L"))
 
 
@@ -60,7 +60,7 @@ def _bare(image: Image.Image, notice: object = None) -> Image.Image:
 
 
 def read_hint(path: Path) -> Image.Image:
-    """A picture that steers: what is transparent stays so, as do grey levels of 16 bits. Raises as `read_image`."""
+    """A control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
     image = _open(path)
     if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
         return image if is_deep(image) else image.convert("RGB")
@@ -84,7 +84,7 @@ def _open(path: Path) -> Image.Image:
         if not path.is_file():
             raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed")
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise GessoError(f"{path}: cannot be read ({error})") from error
@@ -95,19 +95,19 @@ def _open(path: Path) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_INPUT_PIXELS or max(image.size) > MAX_INPUT_SIDE:
                     raise GessoError(
-                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels and "
-                        f"{MAX_INPUT_SIDE} a side are read"
+                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels "
+                        f"and {MAX_INPUT_SIDE} a side are allowed"
                     )
                 image.load()
                 if not is_deep(image) and (problem := profile_problem(image)) is not None:
-                    said = f"{path.name}: its colour profile is left aside ({problem}); it is taken for sRGB"
+                    said = f"{path.name}: its colour profile is ignored ({problem}); the picture is taken for sRGB"
                     image.info[_NOTICE] = _Notice(GessoError(said).one_line)
                 return ImageOps.exif_transpose(image)
     except GessoError:
         raise
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise GessoError(f"{path}: no picture that can be read ({reason}). Known: {', '.join(FORMATS)}") from error
+        raise GessoError(f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}") from error
 
 
 def picture_digest(image: Image.Image) -> str:

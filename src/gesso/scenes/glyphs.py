@@ -38,8 +38,8 @@ def find_font(path: Path | None = None) -> Path:
             return place
     looked = path or ", ".join(str(place) for place in FONT_PLACES)
     raise GessoError(
-        f"No colour emoji font at {looked}. Training pictures are composed from Noto Color Emoji: "
-        "install it (Debian, Ubuntu: apt install fonts-noto-color-emoji) or name its file with --font."
+        f"No colour emoji font at {looked}. Training pictures are composed from Noto Color Emoji: install it "
+        "(Debian, Ubuntu: apt install fonts-noto-color-emoji) or give its file with --font."
     )
 
 
@@ -52,7 +52,7 @@ def render_glyphs(glyphs: Sequence[str], font_path: Path | None = None) -> np.nd
     try:
         font = ImageFont.truetype(str(path), STRIKE)
     except OSError as error:
-        raise GessoError(f"{path}: not a font that can be drawn with ({error}). Expected Noto Color Emoji.") from error
+        raise GessoError(f"{path}: not a usable font ({error}). Expected Noto Color Emoji.") from error
     return np.stack([_render(glyph, font) for glyph in glyphs])
 
 
@@ -102,7 +102,7 @@ def load_atlas(path: Path, objects: Sequence[Thing]) -> np.ndarray:
             with Image.open(path, formats=("PNG",)) as picture:
                 note, wanted = picture.info.get(ATLAS_KEY), _atlas_note(objects)
                 if (found := _read_note(note)) is None:
-                    raise GessoError(f"{path}: a PNG, but no atlas of glyphs. {remedy}")
+                    raise GessoError(f"{path}: a PNG, but not an atlas of glyphs. {remedy}")
                 if found != wanted:
                     raise GessoError(
                         f"{path}: an atlas of {found.get('objects')!r} objects, hash {str(found.get('hash'))[:12]}, "

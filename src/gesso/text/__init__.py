@@ -1,1 +1,1 @@
-"""What people type: it becomes pieces with weights, chunks of token ids, and the rules by which weights act."""
+"""Text: parses prompts into weighted pieces and chunks of token ids, and applies the weights (emphasis)."""

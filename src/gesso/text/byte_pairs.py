@@ -126,8 +126,8 @@ def parse_merges(lines: Sequence[str], name: str, first_line: int = 1) -> tuple[
         left, space, right = line.partition(" ")
         if not (left and space and right) or " " in right:
             raise GessoError(
-                f"{name}: line {number} is {_short(line)}, expected two pieces parted by one space. "
-                "Fetch the file again."
+                f"{name}: line {number} is {_short(line)}, expected two pieces separated by one space. Download the "
+                "file again."
             )
         merges.append((left, right))
     return tuple(merges)
@@ -147,14 +147,14 @@ def read_folder(folder: Path) -> BytePairs:
         pieces, merges = _read_tokenizer_json(source)
     else:
         raise GessoError(
-            f"{folder}: no tokenizer here; expected vocab.json and merges.txt, or tokenizer.json. "
-            "Name the 'tokenizer' folder of a checkpoint that is complete."
+            f"{folder}: no tokenizer found; expected vocab.json and merges.txt, or tokenizer.json. Give the "
+            "'tokenizer' folder of a complete checkpoint."
         )
     settings = _read_settings(folder, pieces)
     try:
         return BytePairs(pieces=pieces, merges=merges, **settings)
     except ValueError as error:
-        raise GessoError(f"{source}: {error}. The files do not belong together; fetch the folder again.") from None
+        raise GessoError(f"{source}: {error}. The files do not belong together; download the folder again.") from None
 
 
 def folder_files(pairs: BytePairs) -> dict[str, str]:
@@ -176,9 +176,9 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (RecursionError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise GessoError(f"{name}: not JSON ({error}); expected a JSON object. Fetch the file again.") from None
+        raise GessoError(f"{name}: not JSON ({error}); expected a JSON object. Download the file again.") from None
     if not isinstance(found, dict):
-        raise GessoError(f"{name}: holds a JSON {type(found).__name__}, expected an object. Fetch the file again.")
+        raise GessoError(f"{name}: holds a JSON {type(found).__name__}, expected an object. Download the file again.")
     return found
 
 
@@ -198,7 +198,7 @@ def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, 
     try:
         lines = _read(merges_file).decode().split("\n")  # not splitlines: pieces may hold its rarer line ends
     except UnicodeDecodeError as error:
-        raise GessoError(f"{merges_file}: not UTF-8 text ({error}). Fetch the file again.") from None
+        raise GessoError(f"{merges_file}: not UTF-8 text ({error}). Download the file again.") from None
     lines = [line.removesuffix("\r") for line in lines]
     while lines and not lines[-1]:
         lines.pop()
@@ -218,7 +218,7 @@ def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]
         )
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
-        raise GessoError(f"{file}: 'vocab' or 'merges' is missing in 'model'. Fetch the file again.")
+        raise GessoError(f"{file}: 'vocab' or 'merges' is missing in 'model'. Download the file again.")
     pieces = _pieces_of(vocab, file)
     _check_added(found.get("added_tokens") or [], pieces, file)
     # Older files write a merge as "a b", newer ones as ["a", "b"].
@@ -234,7 +234,7 @@ def _pieces_of(vocab: dict[str, Any], file: Path) -> tuple[str, ...]:
     try:
         return order_pieces(vocab)
     except ValueError as error:
-        raise GessoError(f"{file}: {error}. Fetch the file again.") from None
+        raise GessoError(f"{file}: {error}. Download the file again.") from None
 
 
 def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
             if token is None:
                 continue
             if not isinstance(token, str):
-                raise GessoError(f"{file}: {key} is {_short(token)}, expected a string. Fetch the file again.")
+                raise GessoError(f"{file}: {key} is {_short(token)}, expected a string. Download the file again.")
             settings[role] = token
         length = found.get("model_max_length")
         # transformers writes 10^30 where no length was set.
@@ -281,8 +281,8 @@ def _check_added(tokens: object, pieces: Sequence[str], file: Path) -> None:
         content = token.get("content") if isinstance(token, dict) else None
         if content not in known:
             raise GessoError(
-                f"{file}: the added token {_short(content)} is not in the vocabulary, and added tokens are not read. "
-                "Take the checkpoint without it; load learned words as textual inversion."
+                f"{file}: the added token {_short(content)} is not in the vocabulary, and gesso does not read added "
+                "tokens. Use the checkpoint without it, and load embeddings (textual inversion) separately."
             )
 
 
@@ -291,7 +291,8 @@ def _read(file: Path) -> bytes:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
             raise GessoError(
-                f"{file}: {size} bytes, expected at most {MAX_FILE_BYTES} in a vocabulary file. Fetch the file again."
+                f"{file}: {size} bytes, expected at most {MAX_FILE_BYTES} in a vocabulary file. Download the file "
+                "again."
             )
         return file.read_bytes()
     except OSError as error:

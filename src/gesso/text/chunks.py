@@ -1,4 +1,4 @@
-"""Weighted pieces of a prompt become chunks of token ids, as long prompts are read in A1111.
+"""Splits the weighted pieces of a prompt into chunks of token ids, as A1111 does for long prompts.
 
 A text model takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
 beginning, end and padding; each is encoded alone, and what comes out is laid one after the other. Each piece is
@@ -41,7 +41,7 @@ class LearnedWord:
 
 @dataclass(frozen=True)
 class Placement:
-    """A learned word in a chunk: its vectors replace the embeddings at [chunk, position : position + num_vectors]."""
+    """A textual inversion in a chunk: its vectors replace the embeddings [chunk, position : position + num_vectors]."""
 
     name: str
     chunk: int
@@ -76,7 +76,7 @@ class ChunkReport:
             for text, asked, taken in self.clamped[:8]
         )
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
-        return changed + ((f"no room in {room}: left out from {shown(self.cut)} on",) if self.cut else ())
+        return changed + ((f"prompt too long for {room}: ignored from {shown(self.cut)}",) if self.cut else ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Chunks:
     ids      int64 [N, L], N at least 1
     weights  float32 [N, L], finite, from -MAX_WEIGHT to MAX_WEIGHT; 1 for beginning, end and padding
     pieces   int64 [N, L], the index of the piece that a token is from; -1 for beginning, end and padding
-    placements  where learned words stand
+    placements  where embeddings (textual inversion) stand
     """
 
     ids: Tensor
@@ -115,7 +115,7 @@ def chunk(
     Text without weights and breaks that fits one chunk has the ids of `Tokenizer.encode`. backtrack: tokens that may
     move on behind a comma; 0 parts chunks wherever they are full. whole_words: the rule of ComfyUI instead, by which
     what stands between two spaces stays together if it has fewer than 8 tokens. max_chunks: 1 cuts what a single chunk
-    does not hold. Of learned words the one that matches the most ids wins. Raises PromptError for text that
+    does not hold. Of several embeddings the one that matches the most ids wins. Raises PromptError for text that
     `check_prompt` refuses and for more chunks than max_chunks, unless that is 1; ValueError for arguments that make no
     sense.
     """
@@ -129,7 +129,7 @@ def chunk(
     filler.whole_words = whole_words and max_chunks > 1
     clamped = filler.fill(pieces)
     if len(filler.rows) > max_chunks > 1:
-        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are read.")
+        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are used.")
     kept, left = filler.rows[:max_chunks], filler.rows[max_chunks:]
     read, cut = _divide(pieces, next((row.tokens[0] for row in left if row.tokens), None))
     return Chunks(
@@ -191,7 +191,7 @@ class _Token(NamedTuple):
 
 @dataclass
 class _Row:
-    """A chunk being filled.  words: learned words with the position of their first token"""
+    """A chunk being filled.  words: embeddings with the position of their first token"""
 
     tokens: list[_Token] = field(default_factory=list)
     words: list[tuple[int, LearnedWord]] = field(default_factory=list)
@@ -295,6 +295,6 @@ def _by_first_id(words: Sequence[LearnedWord], room: int) -> dict[int, list[Lear
     found: dict[int, list[LearnedWord]] = {}
     for word in sorted(words, key=lambda word: -len(word.ids)):
         if not word.ids or not 1 <= word.num_vectors <= room:
-            raise ValueError(f"learned word {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
+            raise ValueError(f"embedding {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
         found.setdefault(word.ids[0], []).append(word)
     return found

@@ -114,7 +114,7 @@ def _weight(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not abs(value) <= MAX_WEIGHT:
-        raise PromptError("number", f"prompt: {text[:32]!r} is no weight from {-MAX_WEIGHT} to {MAX_WEIGHT}.")
+        raise PromptError("number", f"prompt: {text[:32]!r} is not a weight from {-MAX_WEIGHT} to {MAX_WEIGHT}.")
     return value
 
 
@@ -173,7 +173,7 @@ class _Reader:
     def take(self, sign: str, place: int, end: int) -> int:
         """Reads a sign; gives where reading goes on."""
         if sign == ".swap(":
-            raise PromptError("dialect", "prompt: .swap() is not done here. Write the prompt that you want to see.")
+            raise PromptError("dialect", "prompt: .swap() is not supported. Write the prompt that you want instead.")
         if sign[0] == "\\" or (sign in '()"' and place not in self.pairs):
             return end
         if sign not in '()"':

@@ -1,4 +1,4 @@
-"""What a weight does to the vectors that a text model gave: the rules of the tools, as functions of tensors.
+"""Emphasis: how a weight changes the vectors of a text encoder; each tool's rule as a function of tensors.
 
 A rule is part of what makes a picture, so each is named. All work on every chunk alone: A1111 takes the mean of
 `original` over all prompts of a batch, so that a picture depends on its neighbours; here it does not.
@@ -77,5 +77,5 @@ def blend(contexts: Sequence[Tensor], weights: Sequence[float], *, normalize: bo
         raise ValueError(f"{len(contexts)} contexts, {len(weights)} weights")
     total = sum(weights) if normalize else 1.0
     if total == 0:
-        raise ValueError("weights that sum to 0 cannot be shared out; use normalize=False")
+        raise ValueError("weights that sum to 0 cannot be normalised; use normalize=False")
     return torch.stack([context * (weight / total) for context, weight in zip(contexts, weights, strict=True)]).sum(0)

@@ -152,12 +152,12 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     check_prompt(text)
     notices: list[str] = []
     comments = list(_comments(text))
-    notices += [f"left out as a comment: {shown(text[start:end].strip())}" for start, end in comments[:3]]
+    notices += [f"ignored as a comment: {shown(text[start:end].strip())}" for start, end in comments[:3]]
     uncommented = Traced.whole(text).without(comments)
     networks = [] if negative else list(_networks(uncommented))
     traced = uncommented.without((tag.start, tag.end) for tag in networks)
     others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
-    notices += [f"left out: <{shown(kind)[1:-1]}:...>, which is no extra network that is known" for kind in others]
+    notices += [f"ignored: <{shown(kind)[1:-1]}:...>, an unknown kind of extra network" for kind in others]
     _check_count("extra networks such as <lora:name:1>", len(networks), MAX_NETWORKS)
     _check_count("times BREAK", sum(1 for _ in _BREAK.finditer(traced.text)), MAX_BREAKS)
     subprompts = (SubPrompt(schedule=parse_schedule(traced)),) if negative else tuple(_subprompts(traced, notices))
@@ -191,7 +191,8 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
     if not name or len(name) > MAX_NAME or not name.isprintable() or _FORBIDDEN_IN_NAME & set(name) or ".." in name:
         raise PromptError(
             "network_tag",
-            f"prompt: {shown(name)} is no name of a LoRA. Give the name of its file, without folder and ending.",
+            f"prompt: {shown(name)} is not the name of a LoRA. Give the name of its file, without folder and "
+            "extension.",
         )
     if unknown := sorted(set(network.named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
         what = f"the argument {shown(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
@@ -306,4 +307,4 @@ def _number(text: str, name: str) -> float:
 
 def _check_count(what: str, found: int, most: int) -> None:
     if found > most:
-        raise PromptError("prompt_limit", f"prompt: {found} {what}, at most {most} are read. Take some out.")
+        raise PromptError("prompt_limit", f"prompt: {found} {what}, at most {most} are allowed. Remove some.")

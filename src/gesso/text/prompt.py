@@ -98,7 +98,7 @@ def check_prompt(text: str, what: str = "prompt") -> None:
     """Raises PromptError for a text that is too long or holds NUL or half a surrogate pair."""
     if len(text) > MAX_CHARS:
         raise PromptError(
-            "prompt_too_long", f"{what}: {len(text)} characters, at most {MAX_CHARS} are read. Shorten it."
+            "prompt_too_long", f"{what}: {len(text)} characters, at most {MAX_CHARS} are allowed. Shorten it."
         )
     if "\0" in text:
         raise PromptError("prompt_characters", f"{what}: character {text.index(chr(0)) + 1} is NUL. Remove it.")

@@ -1,4 +1,4 @@
-"""Prompts that change while a picture is drawn, in the grammar of A1111.
+"""Prompt editing and alternating words: prompts that change over the steps, in A1111's grammar.
 
     [from:to:when]   `from` up to the step `when`, then `to`; each may be empty
     [to:when]        nothing, then `to`
@@ -123,7 +123,7 @@ class PromptSchedule:
                     raise PromptError(
                         "prompt_limit",
                         f"prompt: its texts over {num_steps} steps have more than {MAX_PLANNED_CHARS} characters. "
-                        "Shorten it, or take schedules such as [a|b] out.",
+                        "Shorten it, or remove schedules such as [a|b].",
                     )
                 read[traced.text] = self._read(traced)
             if plan and plan[-1][1] == traced.text:
@@ -199,8 +199,8 @@ def parse_schedule(text: str | Traced) -> PromptSchedule:
     if num_schedules > MAX_SCHEDULES:
         raise PromptError(
             "prompt_limit",
-            f"prompt: {num_schedules} schedules such as [a:b:0.5], at most {MAX_SCHEDULES} are read, in "
-            f"{shown(traced.text)}. Escape brackets that are meant as text: \\[",
+            f"prompt: {num_schedules} schedules such as [a:b:0.5], at most {MAX_SCHEDULES} are allowed, "
+            f"in {shown(traced.text)}. Escape brackets that you mean as text: \\[",
         )
     return PromptSchedule(traced, tuple(sorted(marks, key=lambda mark: mark.start)))
 

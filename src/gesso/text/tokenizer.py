@@ -164,7 +164,7 @@ class Tokenizer:
         if found.get("format") != FORMAT or found.get("version") != VERSION:
             raise GessoError(
                 f"{name}: format {found.get('format')!r}, version {found.get('version')!r}; expected {FORMAT!r}, "
-                f"version {VERSION}. Take the file that belongs to the model, or update gesso."
+                f"version {VERSION}. Use the file that belongs to the model, or update gesso."
             )
         readers = {"words": _words_from, "clip": _pairs_from}
         kind = found.get("kind")
@@ -173,7 +173,7 @@ class Tokenizer:
         try:
             return readers[kind](found, name)
         except ValueError as error:
-            raise GessoError(f"{name}: {error}. Fetch the file again.") from None
+            raise GessoError(f"{name}: {error}. Download the file again.") from None
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, the same for the same tokenizer."""
@@ -191,7 +191,7 @@ class Tokenizer:
         """The files of a diffusers `tokenizer` folder, name -> text. Raises ValueError unless this is "clip"."""
         pairs = self.pairs
         if pairs is None:
-            raise ValueError("a learned vocabulary has no diffusers layout; save it with to_json")
+            raise ValueError("a learned vocabulary cannot be saved as a diffusers folder; save it with to_json")
         return byte_pairs.folder_files(pairs)
 
     @property

@@ -1,1 +1,1 @@
-"""The training loop: one, for whatever task it is given."""
+"""Training: one loop for any task."""

@@ -1,4 +1,4 @@
-"""In which number format a training computes: float32, or bfloat16 where that is faster.
+"""The dtype of a training (mixed precision): float32, or bfloat16 where that is faster.
 
 bfloat16 here means autocast: weights, gradients and the optimiser stay float32, products run in bfloat16.
 """

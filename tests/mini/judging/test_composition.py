@@ -59,7 +59,7 @@ def test_wilson_is_symmetric_and_bounded():
         assert 0 <= low <= right / 10 <= high <= 1
         assert wilson(10 - right, 10) == pytest.approx((1 - high, 1 - low), abs=1e-12)
     for wrong in ((0, 0), (-1, 5), (6, 5)):
-        with pytest.raises(ValueError, match="no share"):
+        with pytest.raises(ValueError, match="not a share"):
             wilson(*wrong)
 
 

@@ -75,5 +75,5 @@ def answering(denoise: Denoise, call: ModelCall) -> Asking[Tensor]:
 
     Raises ValueError for a denoiser that cannot tell the two apart.
     """
-    missing = "this sampler asks for the prediction without the prompt: it needs a guided Denoiser"
+    missing = "this sampler needs the unconditional prediction: it needs a guided Denoiser"
     return (yield from ask(denoise, call.x, call.sigma_of_rows(), uncond=call.uncond, missing=missing))

@@ -51,7 +51,7 @@ THUMBNAIL = 128
 def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """Interval of a share that is seen `right` times in `total` (Wilson 1927); z = 1.96 for 95 %.  total > 0"""
     if not 0 <= right <= total or total == 0:
-        raise ValueError(f"{right} of {total} is no share")
+        raise ValueError(f"{right} of {total} is not a share")
     share = right / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * sqrt(share * (1 - share) / total + z * z / (4 * total * total))

@@ -265,7 +265,7 @@ def load_detector(things: Sequence[Thing], path: Path | None = None) -> Detector
         skeleton = _weights(Detector(config))  # shapes are compared before memory is taken
     if set(skeleton) != set(file.tensors):
         name = min(set(skeleton) ^ set(file.tensors))
-        message = f"its tensors do not fit its own sizes, {shown(name)} for one. {REMAKE}"
+        message = f"its tensors do not fit its own sizes, {shown(name)} first. {REMAKE}"
         raise ModelFileError("architecture_mismatch", path, message)
     for name, tensor in skeleton.items():
         if file.tensors[name].shape != tuple(tensor.shape):
@@ -280,7 +280,7 @@ def load_detector(things: Sequence[Thing], path: Path | None = None) -> Detector
     return DetectorFile(channels_last(detector).eval().requires_grad_(False), accuracy, unseen)
 
 
-REMAKE = "Make another with: gesso evaluate train-judge"
+REMAKE = "Train another with: gesso evaluate train-judge"
 
 
 def _about(
@@ -308,8 +308,8 @@ def _about(
         raise ModelFileError("config", path, message)
     if config.num_things != len(things) or table != table_hash(things):
         raise GessoError(
-            f"{path}: the judge knows another object table ({config.num_things} objects, {table[:8]}) than the one in "
-            f"use ({len(things)} objects, {table_hash(things)[:8]}). {REMAKE}"
+            f"{path}: the judge was trained on another object table ({config.num_things} objects, {table[:8]}) than "
+            f"the one in use ({len(things)} objects, {table_hash(things)[:8]}). {REMAKE}"
         )
     return config, accuracy, unseen
 
