@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.beta_distribution import beta_quantile
+from gesso.diffusion.names import SCHEDULE_NAMES, Names
 from gesso.diffusion.noise_schedule import NoiseSchedule
 from gesso.errors import GessoError
 
@@ -270,39 +271,49 @@ def _check(num_steps: int, most: int | None = None) -> None:
 class Spacing:
     """One way to space the steps.
 
-    label: what A1111 calls it in its infotext; where two tools mean two tables by one word, the other one says which.
-    aliases: what other tools call it. exact_steps: gives num_steps steps, neither more nor fewer.
-    ends_in_zero: the last sigma is 0.
+    names: its label and what other tools call it; where two tools mean two tables by one word, the label of the second
+    says whose it is. exact_steps: gives num_steps steps, neither more nor fewer. ends_in_zero: the last sigma is 0.
     """
 
-    label: str
+    names: Names
     build: Callable[[NoiseSchedule, int], Tensor]
-    aliases: tuple[str, ...] = ()
     exact_steps: bool = True
     ends_in_zero: bool = True
+
+    @property
+    def label(self) -> str:
+        """What A1111 calls it in its infotext."""
+        return self.names.label
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What other tools call it."""
+        return self.names.aliases
 
     def __call__(self, schedule: NoiseSchedule, num_steps: int) -> Tensor:
         """sigmas, float64 [num_steps + 1] where exact_steps, falling. Raises ValueError for a num_steps it lacks."""
         return self.build(schedule, num_steps)
 
 
-# A new way is one function above and one line here.
+# A new way is one function above, one line here, and one in `names`.
 SCHEDULES: dict[str, Spacing] = {
-    "uniform": Spacing("Uniform", uniform, aliases=("normal",)),
-    "karras": Spacing("Karras", karras),
-    "exponential": Spacing("Exponential", exponential),
-    "polyexponential": Spacing("Polyexponential", polyexponential),
-    "sgm_uniform": Spacing("SGM Uniform", sgm_uniform),
-    "simple": Spacing("Simple", simple),
-    "ddim_uniform": Spacing("DDIM", ddim_uniform, exact_steps=False),
-    "beta": Spacing("Beta", beta),
-    "beta_comfyui": Spacing("Beta (ComfyUI)", beta_comfyui, exact_steps=False),
-    "linear_quadratic": Spacing("Linear Quadratic", linear_quadratic),
-    "kl_optimal": Spacing("KL Optimal", kl_optimal, ends_in_zero=False),
-    "kl_optimal_comfyui": Spacing("KL Optimal (ComfyUI)", kl_optimal_comfyui),
-    "align_your_steps": Spacing("Align Your Steps", align_your_steps, aliases=("ays", "ays_sd15")),
-    "align_your_steps_sdxl": Spacing("Align Your Steps SDXL", align_your_steps_sdxl, aliases=("ays_sdxl",)),
-    "align_your_steps_comfyui": Spacing("Align Your Steps (ComfyUI)", align_your_steps_comfyui),
-    "align_your_steps_sdxl_comfyui": Spacing("Align Your Steps SDXL (ComfyUI)", align_your_steps_sdxl_comfyui),
-    "turbo": Spacing("Turbo", turbo, aliases=("sgm_turbo",)),
+    "uniform": Spacing(SCHEDULE_NAMES["uniform"], uniform),
+    "karras": Spacing(SCHEDULE_NAMES["karras"], karras),
+    "exponential": Spacing(SCHEDULE_NAMES["exponential"], exponential),
+    "polyexponential": Spacing(SCHEDULE_NAMES["polyexponential"], polyexponential),
+    "sgm_uniform": Spacing(SCHEDULE_NAMES["sgm_uniform"], sgm_uniform),
+    "simple": Spacing(SCHEDULE_NAMES["simple"], simple),
+    "ddim_uniform": Spacing(SCHEDULE_NAMES["ddim_uniform"], ddim_uniform, exact_steps=False),
+    "beta": Spacing(SCHEDULE_NAMES["beta"], beta),
+    "beta_comfyui": Spacing(SCHEDULE_NAMES["beta_comfyui"], beta_comfyui, exact_steps=False),
+    "linear_quadratic": Spacing(SCHEDULE_NAMES["linear_quadratic"], linear_quadratic),
+    "kl_optimal": Spacing(SCHEDULE_NAMES["kl_optimal"], kl_optimal, ends_in_zero=False),
+    "kl_optimal_comfyui": Spacing(SCHEDULE_NAMES["kl_optimal_comfyui"], kl_optimal_comfyui),
+    "align_your_steps": Spacing(SCHEDULE_NAMES["align_your_steps"], align_your_steps),
+    "align_your_steps_sdxl": Spacing(SCHEDULE_NAMES["align_your_steps_sdxl"], align_your_steps_sdxl),
+    "align_your_steps_comfyui": Spacing(SCHEDULE_NAMES["align_your_steps_comfyui"], align_your_steps_comfyui),
+    "align_your_steps_sdxl_comfyui": Spacing(
+        SCHEDULE_NAMES["align_your_steps_sdxl_comfyui"], align_your_steps_sdxl_comfyui
+    ),
+    "turbo": Spacing(SCHEDULE_NAMES["turbo"], turbo),
 }

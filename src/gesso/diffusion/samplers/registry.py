@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gesso.diffusion.names import Names
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.samplers.seam import Sampling
 
@@ -16,13 +17,12 @@ from gesso.diffusion.samplers.seam import Sampling
 class Sampler:
     """One row of the registry: a generator function and what callers want to know about it.
 
-    label: what A1111 calls it in its infotext (where A1111 lacks it, what its users would call it).
+    names: its label, what other tools call it, and the schedule that A1111 takes for "Automatic".
     order: of convergence, for the ODE; 0: does not converge (LCM). Where the first and last steps are of lower order,
     it shows once these are small. stochastic: draws random numbers at its defaults.
     calls_per_step: calls of the model in a step that does not end in 0. options: the keyword arguments that it takes:
     numbers, and `schedule`, the NoiseSchedule, for those whose rule speaks of timesteps (Stable Diffusion's if left
     out).
-    aliases: what other tools and diffusers call it. schedule: which of SCHEDULES A1111 takes for "Automatic".
     draws_per_step: draws from the noise source in a step that does not end in 0, at the defaults. brownian: its noise
     comes from a Brownian path instead of such draws.
     ignores_sigmas: only the first sigma, the last above 0 and their number count; what is left at the end is noise of
@@ -32,14 +32,12 @@ class Sampler:
     counted: number of calls where calls_per_step does not tell it; None there: it depends on the picture.
     """
 
-    label: str
+    names: Names
     start: Callable[..., Sampling]
     order: int
     stochastic: bool
     calls_per_step: int = 1
     options: frozenset[str] = frozenset()
-    aliases: tuple[str, ...] = ()
-    schedule: str = "uniform"
     draws_per_step: int = 0
     brownian: bool = False
     ignores_sigmas: bool = False
@@ -47,6 +45,21 @@ class Sampler:
     discards_penultimate: bool = False
     asks_uncond: bool = False
     counted: Callable[[int], int | None] | None = None
+
+    @property
+    def label(self) -> str:
+        """What A1111 calls it in its infotext."""
+        return self.names.label
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What other tools and diffusers call it."""
+        return self.names.aliases
+
+    @property
+    def schedule(self) -> str:
+        """Which of SCHEDULES A1111 takes for "Automatic"."""
+        return self.names.schedule
 
     def __call__(self, x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, **options: Any) -> Sampling:
         """Start sampling; see `gesso.diffusion.samplers.seam`. Raises ValueError for an option that it lacks."""
