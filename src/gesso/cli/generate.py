@@ -297,8 +297,9 @@ def command(
         "upscaler": upscaler_files,
         **files_of_controls(controls),
     }
+    words = {"preset": preset, "tiling": tiling, "mask_content": mask_content, "mask_area": mask_area}
     request = TextToImageRequest(
-        **conventions,
+        **(conventions | words | {"resize": resize_mode}),
         prompt=text,
         negative_prompt=negative_prompt,
         width=width,
@@ -317,7 +318,6 @@ def command(
         strength=strength,
         image_guidance_scale=image_guidance,
         noise_level=noise_level,
-        preset=preset,
         sigmas=parse_sigmas(sigmas) if sigmas is not None else None,
         refiner_switch_at=refiner_switch_at,
         variation_seed=None if variation_seed == -1 else variation_seed,
@@ -335,13 +335,9 @@ def command(
             prompt=hires_prompt,
             negative_prompt=hires_negative_prompt,
         ),
-        tiling=tiling,
         tile=tile,
         tile_overlap=tile_overlap,
-        mask_content=mask_content,
-        mask_area=mask_area,
         mask_padding=mask_padding,
-        resize=resize_mode,
         outpaint=parse_sides(outpaint) if outpaint is not None else None,
         loras=loras,
     )

@@ -59,13 +59,12 @@ def command(
     loras, files = parse_loras(lora or [])
     finder = make_finder({"lora": files, "embedding": parse_embeddings(embedding or [])})
     request = TextToImageRequest(
-        **(parse_settings(settings or []) | syntax_of(syntax)),
+        **(parse_settings(settings or []) | syntax_of(syntax) | {"preset": preset}),
         prompt=" ".join(prompt),
         negative_prompt=negative_prompt,
         num_steps=steps,
         seed=seed,
         num_images=number,
-        preset=preset,
         loras=loras,
     )
     path = resolve_model(model, offline=offline)

@@ -9,7 +9,7 @@ import typer
 from gesso.cli.model_option import library_folder
 from gesso.errors import GessoError
 from gesso.request.checks import check_known
-from gesso.request.presets import CHOICES
+from gesso.request.request import ROWS
 
 if TYPE_CHECKING:
     from gesso.frontends.front_end import FrontEnd
@@ -45,7 +45,7 @@ def syntax_of(syntax: str | None) -> dict[str, Any]:
     """The setting of a request. Raises RequestError for a syntax that nobody knows."""
     if syntax is None:
         return {}
-    check_known("syntax", syntax, (*CHOICES["syntax"], MIDJOURNEY))
+    check_known("syntax", syntax, (*ROWS["syntax"].choices, MIDJOURNEY))
     return {"syntax": "a1111" if syntax == MIDJOURNEY else syntax}
 
 
