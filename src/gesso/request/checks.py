@@ -16,6 +16,7 @@ MAX_SIGMA = 1e6
 MAX_NAME = 64  # characters of a sampler, a schedule, a setting
 MAX_FILE_NAME = 255  # of a model, a LoRA
 MAX_JSON_CHARS = 1_000_000
+HEX_64 = "[0-9a-f]{64}"  # a pattern for the digits of a SHA-256; no other pattern is used
 
 
 class RequestError(GessoError, ValueError):

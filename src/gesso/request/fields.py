@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from gesso.diffusion.names import NOISE_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES
 from gesso.request.checks import (
+    HEX_64,
     MAX_FILE_NAME,
     MAX_NAME,
     MAX_PROMPT_CHARS,
@@ -144,7 +145,7 @@ def file_name(**about: Any) -> Field:
 
 def digest(**about: Any) -> Field:
     """The SHA-256 of a picture, as 64 hexadecimal digits."""
-    return _field(about, most=64, pattern="^[0-9a-f]{64}$", expected="the 64 digits of a SHA-256")
+    return _field(about, most=64, pattern=f"^{HEX_64}$")
 
 
 def listed(least: int | None = None, most: int | None = None, **about: Any) -> Field:

@@ -3,9 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from gesso.diffusion.names import resolve
-from gesso.diffusion.samplers import SAMPLERS
-from gesso.diffusion.schedule import SCHEDULES
+from gesso.diffusion.names import SAMPLER_NAMES, SCHEDULE_NAMES, resolve
 from gesso.request.checks import check_known
 from gesso.request.request import OWN_SCHEDULE, TextToImageRequest
 
@@ -15,7 +13,7 @@ R = TypeVar("R", bound=TextToImageRequest)
 
 
 def with_canonical_names(request: R) -> R:
-    """The same request with names from SAMPLERS and SCHEDULES.
+    """The same request with our own names of sampler and schedule.
 
     "DPM++ 2M Karras" is sampler and schedule in one, as A1111 wrote them before its version 1.9. Raises RequestError
     for names that nobody knows.
@@ -33,22 +31,22 @@ def with_canonical_names(request: R) -> R:
 
 
 def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
-    if sampler is not None and (found := resolve(sampler, SAMPLERS)) is not None:
+    if sampler is not None and (found := resolve(sampler, SAMPLER_NAMES)) is not None:
         sampler = found
     elif sampler is not None:
         sampler, implied = _split(sampler)
         schedule = schedule if schedule is not None else implied
     if schedule is not None and schedule.lower() == AUTOMATIC:
-        schedule = SAMPLERS[sampler].schedule if sampler is not None else None
+        schedule = SAMPLER_NAMES[sampler].schedule if sampler is not None else None
     elif schedule is not None:
         schedule = _schedule(schedule)
     return sampler, schedule
 
 
 def _schedule(name: str) -> str:
-    found = resolve(name, SCHEDULES)
+    found = resolve(name, SCHEDULE_NAMES)
     if found is None:
-        check_known("schedule", name, SCHEDULES.keys())
+        check_known("schedule", name, SCHEDULE_NAMES)
     assert found is not None
     return found
 
@@ -56,9 +54,9 @@ def _schedule(name: str) -> str:
 def _split(name: str) -> tuple[str, str]:
     """Sampler and schedule of a name that is both."""
     for end in range(len(name) - 1, 0, -1):
-        if name[end] in " _" and (schedule := resolve(name[end + 1 :], SCHEDULES)) is not None:
-            sampler = resolve(name[:end], SAMPLERS)
+        if name[end] in " _" and (schedule := resolve(name[end + 1 :], SCHEDULE_NAMES)) is not None:
+            sampler = resolve(name[:end], SAMPLER_NAMES)
             if sampler is not None:
                 return sampler, schedule
-    check_known("sampler", name, SAMPLERS.keys())
+    check_known("sampler", name, SAMPLER_NAMES)
     raise AssertionError(name)

@@ -203,6 +203,8 @@ def _words(path: str, kind: inspect.Type, value: Any) -> str:
             return unknown(path, value, [str(one) for one in kind.values])
         case inspect.LiteralType():
             expected = f"one of {', '.join(map(str, kind.values))}"
+        case inspect.StrType() if kind.pattern is not None:
+            expected = "the 64 digits of a SHA-256"
         case inspect.StrType() if isinstance(value, str) and value:
             return f"{path} has {len(value)} characters, at most {kind.max_length} are read"
         case inspect.StrType():
