@@ -18,7 +18,7 @@ from gesso import GessoError
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "gesso"
 
-CORE = {"gesso", "torch", "numpy", "safetensors", "tokenizers", "PIL"} | sys.stdlib_module_names
+CORE = {"gesso", "torch", "numpy", "safetensors", "tokenizers", "PIL", "msgspec"} | sys.stdlib_module_names
 # The edges may have more.
 MORE = {
     "checkpoints": {"gguf"},

@@ -224,7 +224,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_other_formats_stay_closed(tmp_path: Path, name: str):
-    assert "Known: PNG, JPEG, WEBP" in refused(tmp_path, FOREIGN[name])
+    assert "Known formats: PNG, JPEG, WEBP" in refused(tmp_path, FOREIGN[name])
 
 
 # ---- colour profiles -------------------------------------------------------------------------------------------------

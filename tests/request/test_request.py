@@ -1,6 +1,7 @@
 """The request: bounds, defaults, strict JSON."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 
 from gesso.errors import GessoError
 from gesso.request.checks import MAX_PROMPT_CHARS, RequestError, parse_json_object
+from gesso.request.migrations import FIELDS_OF_VERSION
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
 from gesso.request.request import (
     FIELDS,
-    FIELDS_OF_VERSION,
     MAX_SEED,
     MAY_STAY_OPEN,
     Defaults,
@@ -140,11 +141,11 @@ def test_json_gives_an_equal_request(request_: TextToImageRequest):
 def test_a_resolved_request_survives_json_and_may_leave_nothing_open():
     request = resolved()
     assert ResolvedRequest.from_json(request.to_json()) == request
-    for missing in (json.dumps(request.to_dict() | {"seed": None}), request.to_json().replace('"seed": 1, ', "")):
+    for missing in (json.dumps(request.to_dict() | {"seed": None}), request.to_json().replace('"seed":1,', "")):
         with pytest.raises(RequestError, match="seed is left open"):
             ResolvedRequest.from_json(missing)
     with pytest.raises(RequestError, match="'prompt' is missing"):
-        TextToImageRequest.from_json(request.to_json().replace('"prompt": "a cat", ', ""))
+        TextToImageRequest.from_json(request.to_json().replace('"prompt":"a cat",', ""))
 
 
 @pytest.mark.parametrize(
@@ -198,39 +199,47 @@ def test_adapters_and_a_second_pass_survive_json():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("path", "value", "words"),
     [
         ("loras", {}, "expected a list"),
-        ("loras", [{}], "'name' is missing"),
-        ("loras", [{"name": "ink", "wieght": 1}], "did you mean 'weight'"),
-        ("loras", [{"name": "a\nb"}], "no name of a file"),
-        ("loras", [{"name": "ink", "weight": float("inf")}], "expected a number"),
-        ("loras", [{"name": "ink", "weight": None}], "missing"),
-        ("loras", [{"name": "ink", "points": [[0.5, 1], [0.5, 0]]}], "must rise"),
-        ("loras", [{"name": "ink", "points": [[[0.5, 1]]]}], "too deep"),
+        ("loras[0].name", [{}], "'name' is missing"),
+        ("loras[0].wieght", [{"name": "ink", "wieght": 1}], "did you mean 'weight'"),
+        ("loras[0].name", [{"name": "a\nb"}], "no name of a file"),
+        ("loras[1].weight", [{"name": "ink"}, {"name": "ink", "weight": float("inf")}], "expected a number"),
+        ("loras[0].weight", [{"name": "ink", "weight": None}], "weight is None, expected a number"),
+        ("loras[0].weight", [{"name": "ink", "weight": 101}], "expected -100 to 100"),
+        ("loras[0].points", [{"name": "ink", "points": [[0.5, 1], [0.5, 0]]}], "must rise"),
+        ("loras[0].points[0]", [{"name": "ink", "points": [[[0.5, 1]]]}], "expected a pair"),
         ("loras", [{"name": str(i)} for i in range(33)], "at most 32"),
-        ("controls", [{"model": "edges", "image": "0"}], "64 digits"),
-        ("controls", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "after its end"),
-        ("controls", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
-        ("controls", [PARTLY | {"parameters": [["low", 1]], "preprocessor": None}], "without a preprocessor"),
-        ("controls", [PARTLY | {"parameters": [["low", 1], ["low", 2]]}], "said twice"),
-        ("controls", [PARTLY | {"parameters": [["low", float("nan")]]}], "expected a number"),
-        ("controls", [PARTLY | {"parameters": [[7, 1]]}], "no name of a parameter"),
-        ("controls", [PARTLY | {"parameters": [["low"]]}], "expected pairs"),
-        ("controls", [PARTLY | {"parameters": {"low": 1}}], "expected pairs"),
-        ("controls", [PARTLY | {"parameters": [[str(i), 1] for i in range(17)]}], "at most 16"),
-        ("loras", [{"name": "ink", "points": [[0.5]]}], "expected pairs"),
-        ("loras", [{"name": "ink", "points": 3}], "expected pairs"),
+        ("controls[0].image", [{"model": "edges", "image": "0"}], "64 digits"),
+        ("controls[0].image", [{"model": "edges", "image": "0" * 64 + "\n"}], "64 digits"),
+        ("controls[0].start", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "after its end"),
+        ("controls[0].mode", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
+        (
+            "controls[0].parameters",
+            [PARTLY | {"parameters": [["low", 1]], "preprocessor": None}],
+            "without a preprocessor",
+        ),
+        ("controls[0].parameters", [PARTLY | {"parameters": [["low", 1], ["low", 2]]}], "given twice"),
+        ("controls[0].parameters[0][1]", [PARTLY | {"parameters": [["low", float("nan")]]}], "expected a number"),
+        ("controls[0].parameters[0][0]", [PARTLY | {"parameters": [[7, 1]]}], "expected text"),
+        ("controls[0].parameters[0]", [PARTLY | {"parameters": [["low"]]}], "expected a pair"),
+        ("controls[0].parameters", [PARTLY | {"parameters": {"low": 1}}], "expected a list"),
+        ("controls[0].parameters", [PARTLY | {"parameters": [[str(i), 1] for i in range(17)]}], "at most 16"),
+        ("loras[0].points[0]", [{"name": "ink", "points": [[0.5]]}], "expected a pair"),
+        ("loras[0].points", [{"name": "ink", "points": 3}], "expected a list"),
         ("hires", [], "expected an object"),
-        ("hires", {"scale": 0.5}, "1 to 16"),
+        ("hires.scale", {"scale": 0.5}, "1 to 16"),
+        ("hires.scal", {"scal": 2}, "did you mean 'scale'"),
         ("outpaint", [1, 2, 3], "left, above, right and below"),
-        ("outpaint", [1, 2, 3, -1], "0 to"),
+        ("outpaint[3]", [1, 2, 3, -1], "0 to"),
     ],
 )
-def test_a_part_that_cannot_be_is_refused_by_name(field: str, value: Any, words: str):
+def test_a_part_that_cannot_be_is_refused_by_the_path_of_its_value(path: str, value: Any, words: str):
+    field = re.split(r"[.\[]", path)[0]
     with pytest.raises(RequestError, match=words) as caught:
         TextToImageRequest.from_dict(TextToImageRequest(prompt="a cat").to_dict() | {field: value})
-    assert caught.value.field == field
+    assert caught.value.field == path
 
 
 def test_version_2_is_read_as_it_was():

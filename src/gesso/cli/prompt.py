@@ -51,13 +51,12 @@ def command(
     """
     loras, lora_files = parse_loras(lora or [])
     request = TextToImageRequest(
-        **(parse_settings(settings or []) | syntax_settings(syntax)),
+        **(parse_settings(settings or []) | syntax_settings(syntax) | {"preset": preset}),
         prompt=" ".join(prompt),
         negative_prompt=negative_prompt,
         num_steps=steps,
         seed=seed,
         num_images=number,
-        preset=preset,
         loras=loras,
     )
     studio = Studio(offline=offline)

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.metadata.found import Draft, PictureMetadata, real, whole
-from gesso.pictures.infotext import MASKED_CONTENT
 from gesso.pictures.infotext_reading import Infotext
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass
+from gesso.request.request import ROWS
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
-_MASKED = {label: name for name, label in MASKED_CONTENT.items()}
-_AREAS = {"whole picture": "whole", "only masked": "masked"}
-_EMPHASIS = {"original": "original", "no norm": "no_norm", "ignore": "ignore", "none": "ignore"}
+_EMPHASIS = {"none": "ignore"}  # what an old version calls it
+# Fields that stand there as single numbers.
+_NUMBERS = (
+    *("num_steps", "guidance_scale", "image_guidance_scale", "guidance_rescale", "clip_skip", "ensd", "eta"),
+    *("noise_level", "refiner_switch_at"),
+)
 _SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "")
 # Keys that change the picture there and have no place in our request.
 _ELSEWHERE = (
@@ -41,8 +44,7 @@ def from_infotext(text: Infotext) -> PictureMetadata:
     _noise(draft, pairs, ours=ours)
     _passes(draft, pairs)
     _masks(draft, pairs)
-    if found := _EMPHASIS.get(pairs.get("Emphasis", "").lower()):
-        draft.set("emphasis", found, "Emphasis")
+    draft.set("emphasis", _word(pairs, "emphasis") or _EMPHASIS.get(pairs.get("Emphasis", "").lower()), "Emphasis")
     if pairs.get("Tiling", "") not in ("", "False"):
         draft.set("tiling", {"True": "xy"}.get(pairs["Tiling"], pairs["Tiling"].lower()), "Tiling")
     for key in pairs:
@@ -53,19 +55,10 @@ def from_infotext(text: Infotext) -> PictureMetadata:
 
 
 def _numbers(draft: Draft, pairs: Mapping[str, str]) -> None:
-    for key, name, read in (
-        ("Steps", "num_steps", whole),
-        ("CFG scale", "guidance_scale", real),
-        ("Image CFG scale", "image_guidance_scale", real),
-        ("CFG rescale", "guidance_rescale", real),
-        ("Clip skip", "clip_skip", whole),
-        ("ENSD", "ensd", whole),
-        ("Eta", "eta", real),
-        ("Noise level", "noise_level", whole),
-        ("Refiner switch at", "refiner_switch_at", real),
-    ):
-        if key in pairs:
-            value: Any = read(pairs[key])
+    for name in _NUMBERS:
+        row = ROWS[name]
+        if (key := row.field.infotext) in pairs:
+            value: Any = whole(pairs[key]) if row.kind == "whole" else real(pairs[key])
             draft.set(name, value if value is not None else pairs[key], key)
     if pairs.get("Discard penultimate sigma") == "True":
         draft.set("discard_penultimate_sigma", True, "Discard penultimate sigma")
@@ -129,7 +122,14 @@ def _passes(draft: Draft, pairs: Mapping[str, str]) -> None:
 
 def _masks(draft: Draft, pairs: Mapping[str, str]) -> None:
     draft.set("mask_blur", real(pairs.get("Mask blur")), "Mask blur")
-    draft.set("mask_content", _MASKED.get(pairs.get("Masked content", "").lower()), "Masked content")
-    draft.set("mask_area", _AREAS.get(pairs.get("Inpaint area", "").lower()), "Inpaint area")
+    draft.set("mask_content", _word(pairs, "mask_content"), "Masked content")
+    draft.set("mask_area", _word(pairs, "mask_area"), "Inpaint area")
     if draft.values.get("mask_area") == "masked":
         draft.set("mask_padding", whole(pairs.get("Masked area padding", "32")), "Masked area padding")
+
+
+def _word(pairs: Mapping[str, str], name: str) -> str | None:
+    """Our word for what a field is there; None for a word that says nothing."""
+    about = ROWS[name].field
+    found = pairs.get(about.infotext, "").lower()
+    return next((ours for ours, theirs in about.words.items() if theirs.lower() == found), None)

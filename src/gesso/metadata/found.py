@@ -94,7 +94,7 @@ class Draft:
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
             self.note(f"ignored: {error.message}")
             request = TextToImageRequest(
-                **{k: v for k, v in values.items() if k not in ("width", "height", error.field)}
+                **{k: v for k, v in values.items() if k not in ("width", "height", error.field.partition("[")[0])}
             )
         return PictureMetadata(
             tool=tool, request=request, model=model, model_hash=model_hash, notices=tuple(self.notices), pairs=pairs

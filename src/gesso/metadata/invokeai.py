@@ -5,7 +5,9 @@ from typing import Any
 from gesso.metadata.found import Draft, PictureMetadata, real, whole
 from gesso.request.checks import parse_json_object
 from gesso.request.parts import HiresPass, LoraUse
+from gesso.request.request import called_by
 
+_APART = ("clip_skip",)  # one less than ours
 _NOT_CARRIED = (
     "controlnets",
     "ipAdapters",
@@ -23,17 +25,9 @@ def from_invokeai(text: str) -> PictureMetadata:
     draft = Draft(preset="gesso", syntax="compel", emphasis="compel")
     draft.set("prompt", said.get("positive_prompt"), "positive_prompt")
     draft.set("negative_prompt", said.get("negative_prompt") or "", "negative_prompt")
-    for key, name, read in (
-        ("width", "width", whole),
-        ("height", "height", whole),
-        ("seed", "seed", whole),
-        ("steps", "num_steps", whole),
-        ("cfg_scale", "guidance_scale", real),
-        ("cfg_rescale_multiplier", "guidance_rescale", real),
-        ("strength", "strength", real),
-    ):
-        value: Any = read(said.get(key))
-        draft.set(name, value, key)
+    for key, row in called_by("invokeai"):
+        if row.is_number and key not in _APART:
+            draft.set(row.path, whole(said.get(key)) if row.kind == "whole" else real(said.get(key)), key)
     draft.set("noise", "nv" if said.get("rand_device") == "cuda" else "cpu", "rand_device")
     scheduler = said.get("scheduler")
     if isinstance(scheduler, str):  # dpmpp_2m_k: with the sigmas of Karras

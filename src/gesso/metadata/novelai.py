@@ -1,10 +1,10 @@
 """Settings from the text chunks of NovelAI: "Description" is the prompt, "Comment" a JSON object with the rest."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from gesso.metadata.found import Draft, PictureMetadata, real, whole
 from gesso.request.checks import parse_json_object
+from gesso.request.request import called_by
 
 
 def from_novelai(texts: Mapping[str, str]) -> PictureMetadata:
@@ -14,17 +14,9 @@ def from_novelai(texts: Mapping[str, str]) -> PictureMetadata:
     prompt = said.get("prompt")
     draft.set("prompt", prompt if isinstance(prompt, str) else texts.get("Description", ""), "prompt")
     draft.set("negative_prompt", said.get("uc") or "", "uc")
-    for key, name, read in (
-        ("steps", "num_steps", whole),
-        ("scale", "guidance_scale", real),
-        ("cfg_rescale", "guidance_rescale", real),
-        ("seed", "seed", whole),
-        ("width", "width", whole),
-        ("height", "height", whole),
-        ("strength", "strength", real),
-    ):
-        value: Any = read(said.get(key))
-        draft.set(name, value, key)
+    for key, row in called_by("novelai"):
+        if row.is_number:
+            draft.set(row.path, whole(said.get(key)) if row.kind == "whole" else real(said.get(key)), key)
     sampler, schedule = said.get("sampler"), said.get("noise_schedule")
     draft.sampler(
         sampler.removeprefix("k_") if isinstance(sampler, str) else None,

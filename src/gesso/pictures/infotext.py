@@ -8,30 +8,30 @@ among the pairs, so that `read_infotext` gives back what was written.
 
 import json
 import re
+from typing import Any
 
 from gesso.pictures.infotext_reading import EXACT_NEGATIVE, EXACT_PROMPT, NEGATIVE, read_infotext
+from gesso.request.fields import rows
 from gesso.request.hires import a1111_name
 from gesso.request.parts import ControlUse
 from gesso.request.recipe import Recipe
-from gesso.request.request import ResolvedRequest
+from gesso.request.request import ROWS, ResolvedRequest
 
-# What stands under a mask at the start -> the web UI's words.
-MASKED_CONTENT = {"fill": "fill", "original": "original", "noise": "latent noise", "nothing": "latent nothing"}
+Pair = tuple[str, str]
 
 
 def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
     """What other tools show and take over for this picture. Labels are A1111's names."""
     request = recipe.request
-    pairs: list[tuple[str, str]] = [
-        ("Steps", str(request.num_steps)),
-        ("Sampler", sampler_label),
-        ("Schedule type", schedule_label),
-        ("CFG scale", f"{request.guidance_scale:g}"),
-        ("Seed", str(_seed(recipe))),
-        ("Size", f"{request.width}x{request.height}"),
+    pairs: list[Pair] = [
+        _pair("num_steps", request.num_steps),
+        _pair("sampler", sampler_label),
+        _pair("schedule", schedule_label),
+        _pair("guidance_scale", request.guidance_scale),
+        *_if(request.image_guidance_scale is not None, "image_guidance_scale", request.image_guidance_scale),
+        _pair("seed", _seed(recipe)),
+        _pair("width", f"{request.width}x{request.height}"),
     ]
-    if request.image_guidance_scale is not None:
-        pairs.insert(4, ("Image CFG scale", f"{request.image_guidance_scale:g}"))
     if recipe.model_hash:
         pairs.append(("Model hash", recipe.model_hash))
     pairs.append(("Model", _stem(recipe.model)))
@@ -39,25 +39,18 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
     strength = request.strength
     if strength is None and request.hires is not None:
         strength = request.hires.strength
-    if strength is not None:
-        pairs.append(("Denoising strength", f"{strength:g}"))
-    if request.clip_skip > 1:
-        pairs.append(("Clip skip", str(request.clip_skip)))
-    if request.ensd:
-        pairs.append(("ENSD", str(request.ensd)))
-    if request.image is not None:
-        pairs.append(("Init image hash", request.image[:10]))
+    pairs += _if(strength is not None, "strength", strength)
+    pairs += _if(request.clip_skip > 1, "clip_skip", request.clip_skip)
+    pairs += _if(request.ensd != 0, "ensd", request.ensd)
+    pairs += _if(request.image is not None, "image", (request.image or "")[:10])
     if request.noise in ("cpu", "nv"):
-        pairs.append(("RNG", request.noise.upper()))
+        pairs.append(_pair("noise", request.noise.upper()))
     else:  # our own numbers: a tool that does not know them must not take another source for them
         pairs.append(("Noise", request.noise))
-        pairs.append(("Picture index", str(request.first_index)))
-    if request.eta:
-        pairs.append(("Eta", f"{request.eta:g}"))
-    if request.guidance_rescale:
-        pairs.append(("CFG rescale", f"{request.guidance_rescale:g}"))
-    if request.tiling is not None:
-        pairs.append(("Tiling", "True" if request.tiling == "xy" else request.tiling))
+        pairs.append(_pair("first_index", request.first_index))
+    pairs += _if(request.eta != 0, "eta", request.eta)
+    pairs += _if(request.guidance_rescale != 0, "guidance_rescale", request.guidance_rescale)
+    pairs += _if(request.tiling is not None, "tiling", request.tiling)
     pairs += _conventions(recipe)
     pairs += _second_pass(request)
     pairs += _adapters(recipe)
@@ -66,48 +59,41 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
     return write_infotext(request.prompt + _tags(recipe), request.negative_prompt, pairs)
 
 
-def _variation(request: ResolvedRequest) -> list[tuple[str, str]]:
+def _pair(path: str, value: Any) -> Pair:
+    """A field of the request by its key, its value as that tool writes it."""
+    row = ROWS[path]
+    return row.field.infotext, value if isinstance(value, str) and not row.field.words else row.write(value)
+
+
+def _if(present: bool, path: str, value: Any) -> list[Pair]:
+    """The same where there is something to say."""
+    return [_pair(path, value)] if present else []
+
+
+def _variation(request: ResolvedRequest) -> list[Pair]:
     pairs = []
     if request.variation_strength is not None:
-        pairs.append(("Variation seed", str(request.variation_seed)))
-        pairs.append(("Variation seed strength", f"{request.variation_strength:g}"))
+        pairs.append(_pair("variation_seed", request.variation_seed))
+        pairs.append(_pair("variation_strength", request.variation_strength))
     if request.seed_width is not None:
-        pairs.append(("Seed resize from", f"{request.seed_width}x{request.seed_height}"))
+        pairs.append(_pair("seed_width", f"{request.seed_width}x{request.seed_height}"))
     return pairs
 
 
-def _second_pass(request: ResolvedRequest) -> list[tuple[str, str]]:
+def _second_pass(request: ResolvedRequest) -> list[Pair]:
     """What is not as in the first pass."""
     hires = request.hires
     if hires is None:
         return []
-    resized = f"{hires.width}x{hires.height}" if hires.width is not None and hires.height is not None else None
-    found = (
-        ("Hires resize", resized),
-        ("Hires upscale", None if resized or hires.scale is None else f"{hires.scale:g}"),
-        ("Hires steps", _other(hires.num_steps, request.num_steps)),
-        ("Hires upscaler", None if hires.upscaler is None else a1111_name(hires.upscaler)),
-        ("Hires sampler", _other(hires.sampler, request.sampler)),
-        ("Hires schedule type", _other(hires.schedule, request.schedule)),
-        ("Hires CFG Scale", _other(hires.guidance_scale, request.guidance_scale)),
-        ("Hires prompt", _other(hires.prompt, request.prompt)),
-        ("Hires negative prompt", _other(hires.negative_prompt, request.negative_prompt)),
-    )
-    return [(key, value) for key, value in found if value is not None]
-
-
-def _other(value: object, before: object) -> str | None:
-    """The value as text, where there is one and it is not what stood before."""
-    if value is None or value == before:
-        return None
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-_CONTROL_MODES = {
-    "balanced": "Balanced",
-    "prompt": "My prompt is more important",
-    "control": "ControlNet is more important",
-}
+    resized = hires.width is not None and hires.height is not None
+    pairs = _if(resized, "hires.width", f"{hires.width}x{hires.height}")
+    pairs += _if(not resized and hires.scale is not None, "hires.scale", hires.scale)
+    pairs += _if(hires.num_steps not in (None, request.num_steps), "hires.num_steps", hires.num_steps)
+    pairs += _if(hires.upscaler is not None, "hires.upscaler", a1111_name(hires.upscaler or ""))
+    for name in ("sampler", "schedule", "guidance_scale", "prompt", "negative_prompt"):
+        value = getattr(hires, name)
+        pairs += _if(value is not None and value != getattr(request, name), f"hires.{name}", value)
+    return pairs
 
 
 def _controls(request: ResolvedRequest) -> list[tuple[str, str]]:
@@ -117,7 +103,8 @@ def _controls(request: ResolvedRequest) -> list[tuple[str, str]]:
             f"ControlNet {number}",
             f"Module: {use.preprocessor or 'none'}, Model: {_stem(use.model)}, Weight: {use.weight:g}, "
             f"{_thresholds(use)}"
-            f"Guidance Start: {use.start:g}, Guidance End: {use.end:g}, Control Mode: {_CONTROL_MODES[use.mode]}",
+            f"Guidance Start: {use.start:g}, Guidance End: {use.end:g}, "
+            f"Control Mode: {rows(ControlUse)['mode'].write(use.mode)}",
         )
         for number, use in enumerate(request.controls)
     ]
@@ -175,27 +162,22 @@ def _joined(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> 
 def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
     """What A1111 calls options; its own names where it has them, and only where they are not as it leaves them."""
     request = recipe.request
-    pairs = []
-    if request.mask is not None and request.mask_blur:
-        pairs.append(("Mask blur", f"{request.mask_blur:g}"))
-    if request.mask is not None and request.mask_content not in (None, "original"):
-        pairs.append(("Masked content", MASKED_CONTENT[request.mask_content]))
+    masked = request.mask is not None
+    pairs = _if(masked and request.mask_blur != 0, "mask_blur", request.mask_blur)
+    pairs += _if(masked and request.mask_content not in (None, "original"), "mask_content", request.mask_content)
     if request.mask_area == "masked":
-        pairs.append(("Inpaint area", "Only masked"))
-        pairs.append(("Masked area padding", str(request.mask_padding)))
+        pairs.append(_pair("mask_area", request.mask_area))
+        pairs.append(_pair("mask_padding", request.mask_padding))
     if request.refiner_switch_at is not None:
         pairs.append(("Refiner", f"{_stem(recipe.refiner)} [{recipe.refiner_hash}]"))
-        pairs.append(("Refiner switch at", f"{request.refiner_switch_at:g}"))
-    if request.noise_level is not None:
-        pairs.append(("Noise level", str(request.noise_level)))
-    if request.discard_penultimate_sigma:
-        pairs.append(("Discard penultimate sigma", "True"))
-    if request.initial_noise == "variance" and request.timestep_spacing != "a1111":
-        pairs.append(("SGM noise multiplier", "True"))
+        pairs.append(_pair("refiner_switch_at", request.refiner_switch_at))
+    pairs += _if(request.noise_level is not None, "noise_level", request.noise_level)
+    pairs += _if(request.discard_penultimate_sigma, "discard_penultimate_sigma", True)
+    apart = request.initial_noise == "variance" and request.timestep_spacing != "a1111"
+    pairs += _if(apart, "initial_noise", request.initial_noise)
     if request.sigmas is not None:
-        pairs.append(("Sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))
-    if request.preset != "gesso":
-        pairs.append(("Preset", request.preset))
+        pairs.append(_pair("sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))
+    pairs += _if(request.preset != "gesso", "preset", request.preset)
     return pairs
 
 

@@ -232,7 +232,7 @@ class _Encoder:
 
     def _encode(self, pieces: Sequence[Piece], *, negative: bool) -> EncodedText:
         model, request = self.model, self.request
-        emphasis: Emphasis = request.emphasis  # type: ignore[assignment]  # checked by the request
+        emphasis: Emphasis = request.emphasis
         most = 1 if request.chunks == "first" else None
         reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
         found: list[EncodedText] = []

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gesso.diffusion.conventions import (
     ImageStart,
-    InitialNoise,
     a1111_image_start,
     a1111_timestep_sigmas,
     a1111_timesteps_image_start,
@@ -24,7 +23,6 @@ from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_last_a
 from gesso.diffusion.noise_schedule import (
     ZERO_SNR_LAST_ALPHA_CUMPROD,
     NoiseSchedule,
-    Table,
     scaled_linear,
 )
 from gesso.diffusion.schedule import sigmas_of
@@ -153,7 +151,7 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
         sigmas=sigmas[start.first :],
         ends=(float(sigmas[sigmas > 0].min()), float(sigmas.max())),
         first=start.first,
-        noise_scale=initial_scale(cast(InitialNoise, request.initial_noise), sigmas, schedule),
+        noise_scale=initial_scale(request.initial_noise, sigmas, schedule),
         image_sigma=float(sigmas[start.noisy]),
         image_scale=start.scale(sigmas),
         final_scale=math.hypot(1.0, float(sigmas[-1])) if variance else 1.0,
@@ -174,7 +172,7 @@ def _notices(sampler: str, sigmas: Tensor) -> tuple[str, ...]:
 
 def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:
     """The model's timesteps and sigmas, computed as the request asks for."""
-    config, table = family.schedule, cast(Table, request.sigma_table)
+    config, table = family.schedule, request.sigma_table
     last = ZERO_SNR_LAST_ALPHA_CUMPROD
     if table == "float32":
         last = diffusers_last_alpha(DIFFUSERS_SCHEDULERS.get(request.sampler, ("EulerDiscreteScheduler",))[0])

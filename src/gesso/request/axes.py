@@ -6,12 +6,15 @@ ranges: 1-5, 1-5 (+2), 10-4 (-3), 0-1 (+0.25), 1-10 [5] for so many in equal dis
 
 import csv
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from gesso.request.checks import RequestError, check_known, short
-from gesso.request.request import TextToImageRequest
+from gesso.request.fields import Row, rows
+from gesso.request.parts import LoraUse
+from gesso.request.request import NAMED, TextToImageRequest, with_values
 
 MAX_VALUES = 256  # of one axis
 MAX_CELLS = 10_000  # of a grid
@@ -19,20 +22,10 @@ MAX_CELLS = 10_000  # of a grid
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _STEPPED = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})(?:\s*\(\s*({_NUMBER})\s*\))?")
 _COUNTED = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*\[\s*([0-9]{{1,4}})\s*\]")
-# What people call the fields.
-_ALIASES = {
-    "steps": "num_steps",
-    "cfg": "guidance_scale",
-    "cfg_scale": "guidance_scale",
-    "guidance": "guidance_scale",
-    "scheduler": "schedule",
-    "denoise": "strength",
-    "denoising": "strength",
-    "negative": "negative_prompt",
-    "var_seed": "variation_seed",
-    "var_strength": "variation_strength",
-}
-_NOT_AN_AXIS = ("image", "mask", "loras", "controls", "hires", "sigmas", "outpaint", "num_images")
+_NOT_AN_AXIS = ("prompt", "image", "mask", "num_images")  # a prompt is searched and replaced
+_AXES: Mapping[str, Row] = MappingProxyType(
+    {name: row for name, row in NAMED.items() if row.is_single and row.path not in _NOT_AN_AXIS}
+)
 
 Change = Callable[[TextToImageRequest], TextToImageRequest]
 
@@ -76,15 +69,14 @@ def parse_axis(text: str) -> Axis:
         return Axis(name, tuple(values), (None,) * len(values))
     if name.startswith("lora:"):
         return _lora_axis(name, values)
-    key = _ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+    key = name.replace("-", "_")
     if key == "size":
-        return Axis("size", tuple(values), tuple(_setting("size", **_size(value)) for value in values))
-    known = {field.name: str(field.type) for field in fields(TextToImageRequest) if field.name not in _NOT_AN_AXIS}
-    check_known("axis", key, [*known, *_ALIASES, "prompt", "size", "model"])
-    read, is_number = _reader(known[key])
-    texts = [one for value in values for one in (_ranged(value, whole=read is int) if is_number else [value])]
+        return Axis("size", tuple(values), tuple(_setting(_size(value)) for value in values))
+    check_known("axis", key, [*_AXES, "prompt", "size", "model"])
+    row = _AXES[key]
+    texts = [one for value in values for one in (_ranged(value, row.kind == "whole") if row.is_number else [value])]
     _check_count(texts)
-    return Axis(name, tuple(texts), tuple(_setting(name, **{key: _read(name, read, one)}) for one in texts))
+    return Axis(name, tuple(texts), tuple(_setting({row.path: row.read(one, name)}) for one in texts))
 
 
 def cells(axes: Sequence[Axis]) -> int:
@@ -115,26 +107,7 @@ def _check_count(values: Sequence[str]) -> None:
         raise RequestError("axis", f"{len(values)} values on one axis, at most {MAX_VALUES}")
 
 
-def _reader(annotation: str) -> tuple[Callable[[str], Any], bool]:
-    """From the type of a field to what reads its values, and whether they are numbers."""
-    if "bool" in annotation:
-        return lambda text: {"true": True, "false": False}[text.lower()], False
-    if "int" in annotation:
-        return int, True
-    if "float" in annotation:
-        return float, True
-    return str, False
-
-
-def _read(name: str, read: Callable[[str], Any], text: str) -> Any:
-    try:
-        return read(text)
-    except (ValueError, KeyError):
-        wanted = {int: "a whole number", float: "a number"}.get(read, "true or false")  # type: ignore[call-overload]
-        raise RequestError("axis", f"{name}: {short(text)} is not {wanted}") from None
-
-
-def _ranged(text: str, *, whole: bool) -> list[str]:
+def _ranged(text: str, whole: bool) -> list[str]:
     """The numbers of a range; a number alone stays one."""
     if match := _COUNTED.fullmatch(text):
         first, last, count = float(match[1]), float(match[2]), int(match[3])
@@ -155,10 +128,10 @@ def _ranged(text: str, *, whole: bool) -> list[str]:
     return [str(int(value)) if whole else f"{value:.6g}" for value in values]
 
 
-def _setting(name: str, **values: Any) -> Change:
-    TextToImageRequest(**({"prompt": ""} | values))  # a value that cannot be is told before anything is drawn
+def _setting(values: Mapping[str, Any]) -> Change:
+    with_values(TextToImageRequest(prompt=""), values)  # a value that cannot be is refused before anything is drawn
     more = {"sigmas": None} if {"num_steps", "schedule"} & values.keys() else {}
-    return lambda request: replace(request, **(more | values))
+    return lambda request: with_values(request, more | dict(values))
 
 
 def _size(text: str) -> dict[str, int]:
@@ -184,12 +157,10 @@ def _replacing(search: str, value: str) -> Change:
 
 
 def _lora_axis(name: str, values: list[str]) -> Axis:
-    from gesso.request.parts import LoraUse
-
-    texts = [one for value in values for one in _ranged(value, whole=False)]
+    texts = [one for value in values for one in _ranged(value, False)]
     _check_count(texts)
     file = name.partition(":")[2].strip()
-    uses = [LoraUse(name=file, weight=_read(name, float, text)) for text in texts]
+    uses = [LoraUse(name=file, weight=rows(LoraUse)["weight"].read(text, name)) for text in texts]
 
     def adding(use: LoraUse) -> Change:
         return lambda request: replace(

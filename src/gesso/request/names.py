@@ -14,7 +14,7 @@ R = TypeVar("R", bound=TextToImageRequest)
 
 
 def with_canonical_names(request: R) -> R:
-    """The same request with names from SAMPLERS and SCHEDULES.
+    """The same request with our own names of sampler and schedule.
 
     "DPM++ 2M Karras" is sampler and schedule in one, as A1111 wrote them before its version 1.9. Raises RequestError
     for names that nobody knows.
@@ -47,7 +47,7 @@ def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, s
 def _schedule(name: str) -> str:
     found = SCHEDULES.find(name)
     if found is None:
-        check_known("schedule", name, SCHEDULES.keys())
+        check_known("schedule", name, SCHEDULES)
     assert found is not None
     return found
 
@@ -59,5 +59,5 @@ def _split(name: str) -> tuple[str, str]:
             sampler = SAMPLERS.find(name[:end])
             if sampler is not None:
                 return sampler, schedule
-    check_known("sampler", name, SAMPLERS.keys())
+    check_known("sampler", name, SAMPLERS)
     raise AssertionError(name)

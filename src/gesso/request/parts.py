@@ -1,29 +1,18 @@
 """Values inside a request: adapters that are put on the model, networks that steer it, and a second, larger pass.
 
-Each is frozen, checked on construction, and becomes a JSON object of its fields; `part_from_dict` is the way back.
-Files are named here and found by a `Finder`; pictures are named by their SHA-256 and given beside the request.
+Each is frozen and checked on construction, and a JSON object of its fields in a recipe. Files are named here and found
+by a `Finder`; pictures are named by their SHA-256 and given beside the request.
 """
 
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Literal
 
-from gesso.request.checks import (
-    MAX_FILE_NAME,
-    MAX_GUIDANCE,
-    MAX_PROMPT_CHARS,
-    MAX_SIDE,
-    MAX_STEPS,
-    RequestError,
-    brief,
-    check_digest,
-    check_float,
-    check_int,
-    check_name,
-    check_text,
-    nearest,
-    short,
-)
+from msgspec import Meta
+
+from gesso.request.checks import MAX_GUIDANCE, MAX_NAME, MAX_SIDE, MAX_STEPS, RequestError, brief
+from gesso.request.fields import choice, digest, file_name, listed, named, real, settle, text, whole
+from gesso.request.presets import by_preset
 from gesso.text.grammar import MAX_POINTS
 
 MAX_STRENGTH = 100.0  # of an adapter or of a network that steers; far above, numbers overflow and no picture is left
@@ -32,216 +21,272 @@ MAX_CONTROLS = 16
 MAX_PARAMETERS = 16  # of a preprocessor
 MAX_PARAMETER = 2.0**32
 MAX_SCALE = 16.0
-CONTROL_MODES = ("balanced", "prompt", "control")
 
-P = TypeVar("P")
+ControlMode = Literal["balanced", "prompt", "control"]
+_Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+_Strength = Annotated[float, Meta(ge=-MAX_STRENGTH, le=MAX_STRENGTH)]
+_Parameter = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+_Number = Annotated[float, Meta(ge=-MAX_PARAMETER, le=MAX_PARAMETER)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraUse:
-    """A LoRA or one of its relatives on the model.
+    """A LoRA or one of its relatives on the model. Raises RequestError.
 
-    name         by which the `Finder` knows the file
-    weight       strength in the UNet
-    text_weight  strength in the text models; None: that in the UNet
-    points       strength over the run: pairs of a share of the steps, rising in 0..1, and a factor; between two points
-                 the factor goes in a straight line, before the first and after the last it stays. Empty: 1 throughout
+    points: pairs of a share of the steps, rising in 0..1, and a factor; between two points the factor goes in a
+    straight line, before the first and after the last it stays.
     """
 
-    name: str
-    weight: float = 1.0
-    text_weight: float | None = None
-    points: tuple[tuple[float, float], ...] = ()
+    name: Annotated[str, file_name(label="LoRA", help="Name by which the file is found.")]
+    weight: Annotated[float, real(-MAX_STRENGTH, MAX_STRENGTH, label="Weight", help="Strength in the UNet.")] = 1.0
+    text_weight: Annotated[
+        float | None,
+        real(
+            -MAX_STRENGTH,
+            MAX_STRENGTH,
+            label="Weight in the text encoder",
+            help="Strength in the text encoder.",
+            open="that in the UNet",
+        ),
+    ] = None
+    points: Annotated[
+        tuple[tuple[_Share, _Strength], ...],
+        listed(
+            most=MAX_POINTS,
+            label="Points",
+            help="Strength over the run: pairs of a share of the steps, rising, and a factor of the weight.",
+        ),
+    ] = ()
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        check_file_name("loras", self.name)
-        _check_needed("loras", self.weight, -MAX_STRENGTH, MAX_STRENGTH)
-        check_float("loras", self.text_weight, -MAX_STRENGTH, MAX_STRENGTH)
-        _check_pairs("loras", f"{self.name}: points of strength", self.points, MAX_POINTS)
-        last = -1.0
-        for share, factor in self.points:
-            _check_needed("loras", share, 0.0, 1.0)
-            _check_needed("loras", factor, -MAX_STRENGTH, MAX_STRENGTH)
-            if share <= last:
-                raise RequestError(
-                    "loras", f"{self.name}: the points of strength must rise in their share of the steps"
-                )
-            last = share
+        settle(self, LoraUse, "loras.")
+        if any(share >= after for (share, _), (after, _) in pairwise(self.points)):
+            raise RequestError(
+                "loras.points", f"{self.name}: the points of strength must rise in their share of the steps"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlUse:
-    """A network that steers by a picture: ControlNet, T2I-Adapter, IP-Adapter; which one, its file tells.
+    """A network that steers by a picture: ControlNet, T2I-Adapter, IP-Adapter; its file tells which it is.
 
-    model         by which the `Finder` knows the file
-    image         SHA-256 of the picture
-    preprocessor  by which the picture becomes the hint; None: it is the hint already
-    parameters    of the preprocessor, where they are not its defaults: pairs of a name and a number
-    weight        strength
-    start, end    share of the steps before it begins and after which it ends
-    mode          balanced; prompt: the prompt is more important; control: the picture is
-    encoder       of an IP-Adapter: by which the `Finder` knows the image encoder; None: the first that fits
-    kind          of a ControlNet Union: what the hint is, such as canny; None: what the preprocessor makes
+    Raises RequestError.
     """
 
-    model: str
-    image: str
-    preprocessor: str | None = None
-    parameters: tuple[tuple[str, float], ...] = ()
-    weight: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    mode: str = "balanced"
-    encoder: str | None = None
-    kind: str | None = None
+    model: Annotated[str, file_name(label="Control model", help="Name by which the network's file is found.")]
+    image: Annotated[str, digest(label="Control image", help="The picture that it goes by.")]
+    preprocessor: Annotated[
+        str | None,
+        named(
+            label="Preprocessor",
+            help="What makes the hint of the picture, such as canny.",
+            open="the picture is the hint",
+        ),
+    ] = None
+    parameters: Annotated[
+        tuple[tuple[_Parameter, _Number], ...],
+        listed(
+            most=MAX_PARAMETERS,
+            label="Parameters",
+            help="Of the preprocessor, where they are not its defaults: pairs of a name and a number.",
+        ),
+    ] = ()
+    weight: Annotated[float, real(0.0, MAX_STRENGTH, label="Weight", help="Strength of the network.")] = 1.0
+    start: Annotated[float, real(0.0, 1.0, label="Start", help="Share of the steps before it begins.")] = 0.0
+    end: Annotated[float, real(0.0, 1.0, label="End", help="Share of the steps after which it ends.")] = 1.0
+    mode: Annotated[
+        ControlMode,
+        choice(
+            label="Control mode",
+            help="Whether prompt or picture is more important.",
+            words={
+                "balanced": "Balanced",
+                "prompt": "My prompt is more important",
+                "control": "ControlNet is more important",
+            },
+        ),
+    ] = "balanced"
+    encoder: Annotated[
+        str | None,
+        file_name(
+            label="Image encoder",
+            help="Of an IP-Adapter: name by which the image encoder's file is found.",
+            open="the first that fits",
+        ),
+    ] = None
+    kind: Annotated[
+        str | None,
+        named(
+            label="Kind of hint",
+            help="Of a ControlNet Union: what the hint is, such as canny.",
+            open="what the preprocessor makes",
+        ),
+    ] = None
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        check_file_name("controls", self.model)
-        if self.encoder is not None:
-            check_file_name("controls", self.encoder)
-        check_digest("controls", self.image)
-        check_name("controls", self.preprocessor)
-        check_name("controls", self.kind)
-        self._check_parameters()
-        _check_needed("controls", self.weight, 0.0, MAX_STRENGTH)
-        _check_needed("controls", self.start, 0.0, 1.0)
-        _check_needed("controls", self.end, 0.0, 1.0)
-        if self.start > self.end:
-            raise RequestError("controls", f"{self.model}: starts at {self.start:g}, after its end {self.end:g}")
-        if self.mode not in CONTROL_MODES:
-            raise RequestError(
-                "controls", f"{self.model}: mode is {short(self.mode)}, expected {', '.join(CONTROL_MODES)}"
-            )
-
-    def _check_parameters(self) -> None:
-        _check_pairs("controls", f"{self.model}: parameters", self.parameters, MAX_PARAMETERS)
+        settle(self, ControlUse, "controls.")
         if self.parameters and self.preprocessor is None:
-            raise RequestError("controls", f"{self.model}: parameters without a preprocessor that they are for")
-        for name, value in self.parameters:
-            if not isinstance(name, str):
-                raise RequestError("controls", f"{self.model}: {short(name)} is no name of a parameter")
-            check_name("controls", name)
-            _check_needed("controls", value, -MAX_PARAMETER, MAX_PARAMETER)
-        if len({name for name, _ in self.parameters}) != len(self.parameters):
-            raise RequestError("controls", f"{self.model}: a parameter is said twice")
+            raise RequestError(
+                "controls.parameters", f"{self.model}: parameters without a preprocessor that they are for"
+            )
+        if len({key for key, _ in self.parameters}) != len(self.parameters):
+            raise RequestError("controls.parameters", f"{self.model}: a parameter is given twice")
+        if self.start > self.end:
+            raise RequestError("controls.start", f"{self.model}: starts at {self.start:g}, after its end {self.end:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiresPass:
-    """A second pass: the picture is enlarged and drawn again at strength. None: as in the first pass.
+    """A second pass: the picture is enlarged and drawn again at strength. Raises RequestError.
 
-    scale          by which width and height grow; or
-    width, height  of the finished picture, in pixels
-    upscaler       how it is enlarged: a way of interpolating, of the latents or of the picture, or a network's name
+    Its size is said by scale, or by width and height, of which one is enough.
     """
 
-    scale: float | None = None
-    width: int | None = None
-    height: int | None = None
-    upscaler: str | None = None
-    strength: float | None = None
-    num_steps: int | None = None
-    sampler: str | None = None
-    schedule: str | None = None
-    guidance_scale: float | None = None
-    prompt: str | None = None
-    negative_prompt: str | None = None
+    scale: Annotated[
+        float | None,
+        real(
+            1.0,
+            MAX_SCALE,
+            label="Upscale by",
+            help="Factor by which width and height grow.",
+            open="2, unless a size is given",
+            a1111="hr_scale",
+            infotext="Hires upscale",
+        ),
+    ] = None
+    width: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Width",
+            help="Width of the finished picture.",
+            unit="pixels",
+            open="by the scale",
+            a1111="hr_resize_x",
+            infotext="Hires resize",
+        ),
+    ] = None
+    height: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Height",
+            help="Height of the finished picture.",
+            unit="pixels",
+            open="by the scale",
+            a1111="hr_resize_y",
+            infotext="Hires resize",
+        ),
+    ] = None
+    upscaler: Annotated[
+        str | None,
+        file_name(
+            label="Upscaler",
+            help="How the picture is enlarged: lanczos, bicubic, nearest; latent_bilinear, latent_nearest_exact, ...; "
+            "or an upscaler network by its name.",
+            presets=by_preset("hires_upscaler"),
+            options=("hires-upscaler",),
+            a1111="hr_upscaler",
+            invokeai="hrf_method",
+            infotext="Hires upscaler",
+            metavar="UPSCALER",
+        ),
+    ] = None
+    strength: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Strength",
+            help="How much of the enlarged picture is drawn again, 0 to 1.",
+            unit="share",
+            presets=by_preset("hires_strength"),
+            options=("hires-strength",),
+            invokeai="hrf_strength",
+        ),
+    ] = None
+    num_steps: Annotated[
+        int | None,
+        whole(
+            1,
+            MAX_STEPS,
+            label="Steps",
+            help="Sampling steps of the second pass.",
+            open="those of the first pass",
+            options=("hires-steps",),
+            a1111="hr_second_pass_steps",
+            infotext="Hires steps",
+        ),
+    ] = None
+    sampler: Annotated[
+        str | None,
+        named(
+            label="Sampler",
+            help="Sampler of the second pass.",
+            open="that of the first pass",
+            registry="samplers",
+            options=("hires-sampler",),
+            a1111="hr_sampler_name",
+            infotext="Hires sampler",
+        ),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        named(
+            label="Schedule",
+            help="Schedule of the second pass.",
+            open="that of the first pass",
+            registry="schedules",
+            options=("hires-schedule",),
+            a1111="hr_scheduler",
+            infotext="Hires schedule type",
+        ),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        real(
+            0.0,
+            MAX_GUIDANCE,
+            label="Guidance scale",
+            help="Guidance of the second pass.",
+            open="that of the first pass",
+            options=("hires-guidance",),
+            a1111="hr_cfg",
+            infotext="Hires CFG Scale",
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        text(
+            label="Prompt",
+            help="Prompt of the second pass.",
+            open="that of the first pass",
+            options=("hires-prompt",),
+            a1111="hr_prompt",
+            infotext="Hires prompt",
+            metavar="TEXT",
+        ),
+    ] = None
+    negative_prompt: Annotated[
+        str | None,
+        text(
+            label="Negative prompt",
+            help="What the second pass avoids.",
+            open="that of the first pass",
+            options=("hires-negative-prompt",),
+            a1111="hr_negative_prompt",
+            infotext="Hires negative prompt",
+            metavar="TEXT",
+        ),
+    ] = None
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        check_float("hires", self.scale, 1.0, MAX_SCALE)
-        check_int("hires", self.width, 8, MAX_SIDE)
-        check_int("hires", self.height, 8, MAX_SIDE)
-        if self.upscaler is not None:
-            check_file_name("hires", self.upscaler)
-        check_float("hires", self.strength, 0.0, 1.0)
-        check_int("hires", self.num_steps, 1, MAX_STEPS)
-        check_name("hires", self.sampler)
-        check_name("hires", self.schedule)
-        check_float("hires", self.guidance_scale, 0.0, MAX_GUIDANCE)
-        for text in (self.prompt, self.negative_prompt):
-            if text is not None:
-                check_text("hires", text)
-
-
-# The fields of a request that hold such values: field -> class, and how many there may be; None: one alone.
-PARTS: Mapping[str, tuple[type[Any], int | None]] = {
-    "loras": (LoraUse, MAX_LORAS),
-    "controls": (ControlUse, MAX_CONTROLS),
-    "hires": (HiresPass, None),
-}
-
-
-def check_parts(field: str, value: object) -> None:
-    """A part of the right class, or a tuple of so many; None for one alone. Raises RequestError."""
-    cls, most = PARTS[field]
-    if most is None:
-        if value is not None and not isinstance(value, cls):
-            raise RequestError(field, f"{field} is a {type(value).__name__}, expected a {cls.__name__}")
-        return
-    if not isinstance(value, tuple) or not all(isinstance(part, cls) for part in value):
-        raise RequestError(field, f"{field} is {short(value)}, expected a tuple of {cls.__name__}")
-    if len(value) > most:
-        raise RequestError(field, f"{field}: {len(value)} of them, at most {most}")
-
-
-def parts_to_json(value: Any) -> Any:
-    """A part, or a tuple of parts, as objects and lists."""
-    if isinstance(value, tuple):
-        return [parts_to_json(part) for part in value]
-    return None if value is None else asdict(value)
-
-
-def parts_from_json(field: str, value: object) -> Any:
-    """What `parts_to_json` made of a field. Raises RequestError for anything else."""
-    cls, most = PARTS[field]
-    if most is None:
-        return None if value is None else part_from_dict(field, cls, value)
-    if not isinstance(value, list) or len(value) > most:
-        raise RequestError(field, f"{field} is {short(value)}, expected a list of at most {most}")
-    return tuple(part_from_dict(field, cls, part) for part in value)
-
-
-def part_from_dict(field: str, cls: type[P], found: object) -> P:
-    """One part from a JSON object; fields that have a default may be missing. Raises RequestError."""
-    if not isinstance(found, dict):
-        raise RequestError(field, f"{field} holds {short(found)}, expected an object")
-    known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(found.keys() - known.keys()):
-        raise RequestError(field, f"{field}: unknown field {short(unknown[0])}{nearest(unknown[0], known)}")
-    if missing := sorted(name for name, item in known.items() if item.default is MISSING and name not in found):
-        raise RequestError(field, f"{field}: field {missing[0]!r} is missing")
-    return cls(**{name: _tuples(field, value) for name, value in found.items()})
-
-
-def check_file_name(field: str, value: object) -> None:
-    """The name of a file that a `Finder` looks up. Raises RequestError."""
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_FILE_NAME or not value.isprintable():
-        raise RequestError(field, f"{field}: {short(value)} is no name of a file that could be found")
-
-
-def _tuples(field: str, value: object, depth: int = 0) -> Any:
-    """Lists as tuples, two deep at most."""
-    if not isinstance(value, list):
-        return value
-    if depth == 2 or len(value) > MAX_PROMPT_CHARS:
-        raise RequestError(field, f"{field} holds {short(value)}, a list too deep or too long")
-    return tuple(_tuples(field, item, depth + 1) for item in value)
-
-
-def _check_pairs(field: str, what: str, value: object, most: int) -> None:
-    if not isinstance(value, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
-        raise RequestError(field, f"{what} are {short(value)}, expected pairs")
-    if len(value) > most:
-        raise RequestError(field, f"{what}: {len(value)}, at most {most}")
-
-
-def _check_needed(field: str, value: object, low: float, high: float) -> None:
-    if value is None:
-        raise RequestError(field, f"{field}: a number is missing")
-    check_float(field, value, low, high)
+        settle(self, HiresPass, "hires.")

@@ -1,43 +1,31 @@
 """Prompts from a file, one picture a line: `read_prompts`.
 
     a red car                                   a prompt
-    --prompt "a red car" --steps 20 --seed 5    flags as A1111's script of that name reads them
+    --prompt "a red car" --steps 20 --seed 5    flags: A1111's, or any name of a field
     {"prompt": "a red car", "num_steps": 20}    fields of the request
 Empty lines and those that begin with # are left out.
 """
 
 import shlex
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gesso.errors import GessoError
-from gesso.request.checks import RequestError, parse_json_object, short
-from gesso.request.request import SCHEMA, VERSION, TextToImageRequest
+from gesso.request.checks import RequestError, nearest, parse_json_object, short
+from gesso.request.fields import Row
+from gesso.request.migrations import SCHEMA, VERSION
+from gesso.request.request import FIELDS, NAMED, TextToImageRequest, with_values
 
 MAX_LINES = 10_000
 MAX_BYTES = 64 * 2**20
 
-# A1111's flags -> fields of the request, and what reads them. Those of its own folders and styles are refused by name.
-_FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "prompt": ("prompt", str),
-    "negative_prompt": ("negative_prompt", str),
-    "seed": ("seed", int),
-    "subseed": ("variation_seed", int),
-    "subseed_strength": ("variation_strength", float),
-    "seed_resize_from_h": ("seed_height", int),
-    "seed_resize_from_w": ("seed_width", int),
-    "sampler_name": ("sampler", str),
-    "scheduler": ("schedule", str),
-    "steps": ("num_steps", int),
-    "cfg_scale": ("guidance_scale", float),
-    "width": ("width", int),
-    "height": ("height", int),
-    "denoising_strength": ("strength", float),
-    "batch_size": ("num_images", int),
-    "n_iter": ("num_images", int),
-}
+# Flags that a line may have: whatever a field is called, as far as one word is its value.
+FLAGS: Mapping[str, Row] = MappingProxyType(
+    {name: row for name, row in NAMED.items() if row.is_single and row.path not in ("image", "mask")}
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class PromptLine:
 
     def request(self, base: TextToImageRequest) -> TextToImageRequest:
         """The base with what the line says. Raises RequestError."""
-        return replace(base, **self.values)
+        return with_values(base, self.values)
 
 
 def read_prompts(path: Path) -> list[PromptLine]:
@@ -81,7 +69,7 @@ def _values(line: str) -> dict[str, Any]:
         values = _from_json(line)
     else:
         values = _from_flags(line) if line.startswith("--") else {"prompt": line}
-    request = TextToImageRequest(**({"prompt": ""} | values))
+    request = with_values(TextToImageRequest(prompt=""), values)
     if not request.prompt.strip():
         raise RequestError("prompt", "a line without a prompt")
     return values
@@ -90,8 +78,7 @@ def _values(line: str) -> dict[str, Any]:
 def _from_json(line: str) -> dict[str, Any]:
     values = parse_json_object(line, "line")
     request = TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, "prompt": ""} | values)
-    defaults = {field.name: field.default for field in fields(TextToImageRequest)}
-    return {name: getattr(request, name) for name in values if defaults[name] is not MISSING or name == "prompt"}
+    return {name: getattr(request, name) for name in values if name in FIELDS}
 
 
 def _from_flags(line: str) -> dict[str, Any]:
@@ -102,17 +89,16 @@ def _from_flags(line: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for at in range(0, len(words), 2):
         name = words[at].removeprefix("--").replace("-", "_")
-        if not words[at].startswith("--") or name not in _FLAGS:
-            raise RequestError("line", f"{short(words[at])}: unknown flag. Known: {', '.join(sorted(_FLAGS))}")
+        if not words[at].startswith("--") or name not in FLAGS:
+            raise RequestError(
+                "line", f"{short(words[at])}: unknown flag{nearest(name, FLAGS)}. Known: {', '.join(sorted(FLAGS))}"
+            )
         if at + 1 == len(words):
             raise RequestError("line", f"--{name}: its value is missing")
-        field, read = _FLAGS[name]
-        try:
-            value = read(words[at + 1])
-        except ValueError:
-            raise RequestError("line", f"--{name}: {short(words[at + 1])} is not a number") from None
-        if field == "num_images":
-            value *= values.get(field, 1)
-        if not (field in ("seed", "variation_seed") and value == -1):  # A1111's way to ask for a random one
-            values[field] = value
+        row = FLAGS[name]
+        value = row.read(words[at + 1], words[at])
+        if row.path == "num_images":
+            value *= values.get(row.path, 1)
+        if not (row.field.minus_one and value == -1):
+            values[row.path] = value
     return values

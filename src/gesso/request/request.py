@@ -7,46 +7,72 @@ stays a few lines of JSON. This file imports no torch, so that a request can be 
 model runs.
 """
 
-import json
 import secrets
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Self
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from gesso.request import hires
 from gesso.request.checks import (
     MAX_GUIDANCE,
     MAX_SIDE,
+    MAX_SIGMA,
     MAX_STEPS,
     RequestError,
     brief,
-    check_bool,
-    check_digest,
-    check_float,
-    check_int,
     check_known,
     check_multiple,
-    check_name,
-    check_sigmas,
-    check_text,
     nearest,
     parse_json_object,
     short,
 )
-from gesso.request.parts import (
-    PARTS,
-    ControlUse,
-    HiresPass,
-    LoraUse,
-    check_parts,
-    parts_from_json,
-    parts_to_json,
+from gesso.request.conventions import (
+    Chunks,
+    ControlRule,
+    Conventions,
+    Emphasis,
+    EmptyNegative,
+    InitialNoise,
+    Levels,
+    LoraMode,
+    MaskBlend,
+    Preset,
+    PromptTiming,
+    RefinerRule,
+    SdeNoise,
+    SigmaTable,
+    StrengthRule,
+    TimestepSpacing,
+    UnevenChunks,
+    VaeEncode,
 )
-from gesso.request.presets import CHOICES, PRESETS
+from gesso.request.fields import (
+    WITH_PICTURE,
+    Job,
+    Row,
+    Tool,
+    all_rows,
+    choice,
+    digest,
+    listed,
+    named,
+    part,
+    plain,
+    real,
+    rows,
+    settle,
+    text,
+    whole,
+)
+from gesso.request.migrations import SCHEMA, VERSION, migrated
+from gesso.request.parts import MAX_CONTROLS, MAX_LORAS, ControlUse, HiresPass, LoraUse
+from gesso.request.presets import PRESETS, by_preset
 from gesso.text.dialects import DIALECTS
-
-SCHEMA = "gesso.text-to-image"
-VERSION = 3
 
 MAX_PIXELS = 2048 * 2048  # decoding takes about 10 GiB at this size in float32 at the widths of Stable Diffusion
 MAX_IMAGES = 1000
@@ -54,141 +80,609 @@ MAX_INDEX = 2**31 - 1
 MAX_SEED = 2**64 - 1  # the key of the noise has 64 bits
 DRAWN_SEED_BITS = 32  # a seed that is drawn is one that other tools accept and people can copy
 MAX_CLIP_SKIP = 32  # layers of the largest text tower
-MAX_MASK_BLUR = 256.0  # pixels
 MAX_NOISE_LEVEL = 999
 MASK_PADDING = 32  # pixels around what is masked, where that alone is drawn; as in A1111
 MIN_TILE = 8  # latents a side
 OUTPAINT_BLUR = 8.0  # pixels by which new borders run into the picture
 OWN_SCHEDULE = "own"  # the schedule of a request that brings its own sigmas
 
+MaskContent = Literal["original", "fill", "noise", "nothing"]
+MaskArea = Literal["whole", "masked"]
+Resize = Literal["stretch", "crop", "fill"]
+Tiling = Literal["x", "y", "xy"]
+_Side = Annotated[int, Meta(ge=0, le=MAX_SIDE)]
+_Sigma = Annotated[float, Meta(ge=0.0, le=MAX_SIGMA)]
+_MASKED: tuple[Job, ...] = ("inpaint", "outpaint")
+
+R = TypeVar("R", bound="TextToImageRequest")
+
+
+def _falls(path: str, sigmas: tuple[float, ...]) -> None:
+    if not all(a > b for a, b in pairwise(sigmas)):
+        raise RequestError(path, f"{path} must fall from the noisiest to the last, which is usually 0")
+
 
 @dataclass(frozen=True, kw_only=True)
-class TextToImageRequest:
+class TextToImageRequest(Conventions):
     """What to draw. None means: the model's own default, or for the seed a fresh one.
 
     Every value is checked on construction; raises RequestError. What depends on the model (multiples of the size, names
     of samplers, clip_skip beyond its layers) is checked by `resolve`.
     """
 
-    prompt: str
-    negative_prompt: str = ""  # guidance leads away from it; "" is the unconditional text
-    width: int | None = None  # of the finished picture, in pixels
-    height: int | None = None
-    num_steps: int | None = None
-    guidance_scale: float | None = None  # w in uncond + w * (cond - uncond); 1.0 switches it off
-    guidance_rescale: float | None = None  # 0..1, arXiv:2305.08891 section 3.4
-    sampler: str | None = None
-    schedule: str | None = None
-    eta: float | None = None  # 0..1, noise put back by the stochastic samplers; None: the sampler's own
-    seed: int | None = None
-    noise: str | None = None  # where noise comes from: philox, cpu, nv
-    num_images: int = 1
-    first_index: int = 0  # index of the first picture; picture i is the same in any run that draws index i
-    clip_skip: int | None = None  # as A1111 counts: 1 is the last layer, 2 the one before
-    sigmas: tuple[float, ...] | None = None  # own noise levels, falling; in place of schedule and num_steps
+    prompt: Annotated[str, text(label="Prompt", help="What to draw.", a1111="prompt", invokeai="positive_prompt")]
+    negative_prompt: Annotated[
+        str,
+        text(
+            label="Negative prompt",
+            help="What to avoid.",
+            options=("negative-prompt",),
+            also=("negative",),
+            a1111="negative_prompt",
+            diffusers="negative_prompt",
+            invokeai="negative_prompt",
+            novelai="uc",
+            metavar="TEXT",
+        ),
+    ] = ""
+    width: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Width",
+            help="Width in pixels.",
+            unit="pixels",
+            open="the model's own size, or that of the picture to start from",
+            options=("width",),
+            letter="W",
+            a1111="width",
+            comfyui="width",
+            diffusers="width",
+            invokeai="width",
+            novelai="width",
+            infotext="Size",
+        ),
+    ] = None
+    height: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Height",
+            help="Height in pixels.",
+            unit="pixels",
+            open="as the width",
+            options=("height",),
+            letter="H",
+            a1111="height",
+            comfyui="height",
+            diffusers="height",
+            invokeai="height",
+            novelai="height",
+            infotext="Size",
+        ),
+    ] = None
+    num_steps: Annotated[
+        int | None,
+        whole(
+            1,
+            MAX_STEPS,
+            label="Steps",
+            help="Sampling steps.",
+            open="the model's own",
+            options=("steps",),
+            letter="s",
+            a1111="steps",
+            comfyui="steps",
+            diffusers="num_inference_steps",
+            invokeai="steps",
+            novelai="steps",
+            infotext="Steps",
+        ),
+    ] = None
+    guidance_scale: Annotated[
+        float | None,
+        real(
+            0.0,
+            MAX_GUIDANCE,
+            label="Guidance scale",
+            help="How closely to follow the prompt (CFG scale); 1 turns guidance off.",
+            open="the model's own",
+            options=("guidance", "cfg-scale"),
+            also=("cfg",),
+            a1111="cfg_scale",
+            comfyui="cfg",
+            diffusers="guidance_scale",
+            invokeai="cfg_scale",
+            novelai="scale",
+            infotext="CFG scale",
+        ),
+    ] = None
+    guidance_rescale: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Guidance rescale",
+            help="Against washed-out colours at high guidance, 0 to 1 (arXiv:2305.08891, section 3.4).",
+            open="0",
+            options=("guidance-rescale",),
+            diffusers="guidance_rescale",
+            invokeai="cfg_rescale_multiplier",
+            novelai="cfg_rescale",
+            infotext="CFG rescale",
+        ),
+    ] = None
+    sampler: Annotated[
+        str | None,
+        named(
+            label="Sampler",
+            help="euler, euler_ancestral, heun, ddim, dpmpp_2m, dpmpp_2m_sde, ...; any name of A1111 or ComfyUI.",
+            open="the model's own",
+            registry="samplers",
+            options=("sampler",),
+            a1111="sampler_name",
+            comfyui="sampler_name",
+            diffusers="scheduler",
+            invokeai="scheduler",
+            novelai="sampler",
+            infotext="Sampler",
+        ),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        named(
+            label="Schedule",
+            help="Spacing of the steps: uniform, karras, ...",
+            open="the model's own",
+            registry="schedules",
+            options=("schedule", "scheduler"),
+            a1111="scheduler",
+            comfyui="scheduler",
+            novelai="noise_schedule",
+            infotext="Schedule type",
+        ),
+    ] = None
+    eta: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Eta",
+            help="Noise that ancestral samplers put back, 0 to 1.",
+            open="the sampler's own",
+            options=("eta",),
+            a1111="eta",
+            diffusers="eta",
+            infotext="Eta",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        whole(
+            0,
+            MAX_SEED,
+            label="Seed",
+            help="Seed of the noise; a random one where left out or -1.",
+            open="a random one of 32 bits",
+            options=("seed",),
+            letter="S",
+            minus_one=True,
+            a1111="seed",
+            comfyui="seed",
+            diffusers="generator",
+            invokeai="seed",
+            novelai="seed",
+            infotext="Seed",
+        ),
+    ] = None
+    noise: Annotated[
+        str | None,
+        named(
+            label="Noise source",
+            help="Source of the noise: philox, or cpu and nv as other tools have it.",
+            presets=by_preset("noise"),
+            registry="noises",
+            options=("noise",),
+            a1111="randn_source",
+            invokeai="rand_device",
+            infotext="RNG",
+        ),
+    ] = None
+    num_images: Annotated[
+        int,
+        whole(
+            1,
+            MAX_IMAGES,
+            label="Number of pictures",
+            help="How many pictures.",
+            options=("number",),
+            letter="n",
+            a1111=("batch_size", "n_iter"),
+            comfyui="batch_size",
+            diffusers="num_images_per_prompt",
+        ),
+    ] = 1
+    first_index: Annotated[
+        int,
+        whole(
+            0,
+            MAX_INDEX,
+            label="Index of the first picture",
+            help="Index of the first picture; picture 3 of a run can so be drawn alone, the same bit for bit.",
+            options=("index",),
+            infotext="Picture index",
+        ),
+    ] = 0
+    clip_skip: Annotated[
+        int | None,
+        whole(
+            1,
+            MAX_CLIP_SKIP,
+            label="CLIP skip",
+            help="Layer of the text encoder, from the end: 1 is the last.",
+            open="the model's own",
+            options=("clip-skip",),
+            a1111="CLIP_stop_at_last_layers",
+            comfyui="stop_at_clip_layer",
+            diffusers="clip_skip",
+            invokeai="clip_skip",
+            infotext="Clip skip",
+        ),
+    ] = None
+    sigmas: Annotated[
+        tuple[_Sigma, ...] | None,
+        listed(
+            2,
+            MAX_STEPS + 1,
+            label="Sigmas",
+            help="Own noise levels such as 14.6,7,3,1,0, in place of a schedule and a number of steps.",
+            optional=True,
+            options=("sigmas",),
+            comfyui="sigmas",
+            diffusers="sigmas",
+            infotext="Sigmas",
+            metavar="LIST",
+            rule=_falls,
+        ),
+    ] = None
 
-    # Pictures that go in; see `source_images.picture_digest`.
-    image: str | None = None  # SHA-256 of the pixels of the picture to start from
-    strength: float | None = None  # 0..1: share of the schedule that is drawn again
-    mask: str | None = None  # SHA-256 of the mask; white is drawn again
-    mask_content: str | None = None  # what stands under the mask at the start: original, fill, noise, nothing
-    image_guidance_scale: float | None = None  # how strongly the picture leads, for models that edit by instruction
-    noise_level: int | None = None  # noise on the picture that is enlarged, for models that enlarge
-    refiner_switch_at: float | None = None  # 0..1: share of the steps after which the refiner takes over
+    image: Annotated[
+        str | None,
+        digest(
+            label="Picture to start from",
+            help="SHA-256 of the pixels of the picture to start from.",
+            group="source",
+            optional=True,
+            jobs=WITH_PICTURE,
+            options=("image", "init-image"),
+            letter="i",
+            a1111="init_images",
+            diffusers="image",
+            infotext="Init image hash",
+        ),
+    ] = None
+    strength: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Strength",
+            help="How much of the picture is drawn again, 0 to 1.",
+            unit="share",
+            group="source",
+            optional=True,
+            presets=by_preset("strength"),
+            jobs=("image", *_MASKED),
+            options=("strength", "denoise"),
+            also=("denoising",),
+            a1111="denoising_strength",
+            comfyui="denoise",
+            diffusers="strength",
+            invokeai="strength",
+            novelai="strength",
+            infotext="Denoising strength",
+        ),
+    ] = None
+    mask: Annotated[
+        str | None,
+        digest(
+            label="Mask",
+            help="SHA-256 of the mask, a grey picture; where it is white is drawn again.",
+            group="mask",
+            optional=True,
+            jobs=("inpaint",),
+            options=("mask",),
+            a1111="mask",
+            diffusers="mask_image",
+        ),
+    ] = None
+    mask_content: Annotated[
+        MaskContent | None,
+        choice(
+            label="Masked content",
+            help="What is under the mask at the start.",
+            means={
+                "original": "the picture",
+                "fill": "its blurred neighbours",
+                "noise": "noise",
+                "nothing": "nothing",
+            },
+            group="mask",
+            open="original",
+            optional=True,
+            jobs=_MASKED,
+            options=("mask-content", "inpainting-fill"),
+            a1111="inpainting_fill",
+            infotext="Masked content",
+            words={"fill": "fill", "original": "original", "noise": "latent noise", "nothing": "latent nothing"},
+        ),
+    ] = None
+    image_guidance_scale: Annotated[
+        float | None,
+        real(
+            0.0,
+            MAX_GUIDANCE,
+            label="Image guidance scale",
+            help="How closely to follow the picture, for models that edit by instruction.",
+            group="source",
+            open="the model's own",
+            optional=True,
+            jobs=("edit",),
+            options=("image-guidance",),
+            a1111="image_cfg_scale",
+            diffusers="image_guidance_scale",
+            infotext="Image CFG scale",
+        ),
+    ] = None
+    noise_level: Annotated[
+        int | None,
+        whole(
+            0,
+            MAX_NOISE_LEVEL,
+            label="Noise level",
+            help="Noise on the picture, for models that enlarge.",
+            group="source",
+            open="the model's own",
+            optional=True,
+            jobs=("upscale",),
+            options=("noise-level",),
+            diffusers="noise_level",
+            infotext="Noise level",
+        ),
+    ] = None
+    refiner_switch_at: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Switch to the refiner at",
+            help="Share of the steps before the refiner takes over, 0 to 1.",
+            unit="share",
+            open="0.8 with a refiner",
+            optional=True,
+            options=("refiner-switch-at",),
+            a1111="refiner_switch_at",
+            diffusers="denoising_end",
+            infotext="Refiner switch at",
+        ),
+    ] = None
+    preset: Annotated[
+        Preset | None,
+        choice(
+            label="Preset",
+            help="Whose conventions to follow where tools differ.",
+            means={
+                "gesso": "our own, exact where there is a choice",
+                "a1111": "AUTOMATIC1111's web UI and its forks",
+                "diffusers": "the library of that name",
+            },
+            open="gesso",
+            options=("preset",),
+            infotext="Preset",
+        ),
+    ] = None
 
-    # Conventions in which tools differ. Left open, the preset decides each; see `presets` for what they mean.
-    preset: str | None = None
-    initial_noise: str | None = None
-    timestep_spacing: str | None = None
-    round_timesteps: bool | None = None
-    discard_penultimate_sigma: bool | None = None
-    sigma_table: str | None = None
-    strength_rule: str | None = None
-    vae_encode: str | None = None
-    mask_blend: str | None = None
-    mask_blur: float | None = None
-    paste_back: bool | None = None
-    refiner_rule: str | None = None
-    sde_noise: str | None = None
-    syntax: str | None = None
-    emphasis: str | None = None
-    chunks: str | None = None
-    empty_negative: str | None = None
-    clip_skip_everywhere: bool | None = None
-    levels: str | None = None
-    ensd: int | None = None  # joins the seed for every draw after the first one
+    variation_seed: Annotated[
+        int | None,
+        whole(
+            0,
+            MAX_SEED,
+            label="Variation seed",
+            help="Seed of a second noise; random where left out.",
+            group="variation",
+            open="a random one of 32 bits",
+            optional=True,
+            options=("variation-seed", "subseed"),
+            also=("var_seed",),
+            minus_one=True,
+            a1111="subseed",
+            infotext="Variation seed",
+        ),
+    ] = None
+    variation_strength: Annotated[
+        float | None,
+        real(
+            0.0,
+            1.0,
+            label="Variation strength",
+            help="How much of the second noise is mixed in, 0 to 1.",
+            unit="share",
+            group="variation",
+            open="no variation",
+            optional=True,
+            options=("variation-strength", "subseed-strength"),
+            also=("var_strength",),
+            a1111="subseed_strength",
+            infotext="Variation seed strength",
+        ),
+    ] = None
+    seed_width: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Width of the seed's picture",
+            help="Width of the picture whose noise goes into the middle of this one's.",
+            unit="pixels",
+            group="variation",
+            optional=True,
+            a1111="seed_resize_from_w",
+            infotext="Seed resize from",
+        ),
+    ] = None
+    seed_height: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Height of the seed's picture",
+            help="Height of the picture whose noise goes into the middle of this one's.",
+            unit="pixels",
+            group="variation",
+            optional=True,
+            a1111="seed_resize_from_h",
+            infotext="Seed resize from",
+        ),
+    ] = None
+    tiling: Annotated[
+        Tiling | None,
+        choice(
+            label="Tiling",
+            help="Sides that continue each other, for patterns.",
+            means={"x": "left and right", "y": "top and bottom", "xy": "both"},
+            optional=True,
+            options=("tiling",),
+            a1111="tiling",
+            invokeai=("seamless_x", "seamless_y"),
+            infotext="Tiling",
+            words={"xy": "True"},
+            metavar="AXES",
+        ),
+    ] = None
 
-    # Noise besides the seed's.
-    variation_seed: int | None = None  # of a second noise that is mixed into the first
-    variation_strength: float | None = None  # 0..1: how much of it
-    seed_width: int | None = None  # size whose noise is laid into the middle of this picture's
-    seed_height: int | None = None
-    tiling: str | None = None  # x, y, xy: sides that continue each other
+    resize: Annotated[
+        Resize | None,
+        choice(
+            label="Resize mode",
+            help="How the picture comes to size.",
+            means={"stretch": "stretched", "crop": "cut to shape", "fill": "edges are added"},
+            group="source",
+            open="stretch",
+            optional=True,
+            jobs=("image", *_MASKED),
+            options=("resize-mode",),
+            a1111="resize_mode",
+        ),
+    ] = None
+    outpaint: Annotated[
+        tuple[_Side, _Side, _Side, _Side] | None,
+        plain(
+            label="Outpaint",
+            help="Pixels to add left, above, right and below the picture, and to draw.",
+            unit="pixels",
+            group="source",
+            optional=True,
+            jobs=("outpaint",),
+            options=("outpaint",),
+            metavar="PIXELS",
+            expected="pixels left, above, right and below",
+        ),
+    ] = None
+    mask_area: Annotated[
+        MaskArea | None,
+        choice(
+            label="Inpaint area",
+            help="What is drawn.",
+            means={
+                "whole": "the whole picture",
+                "masked": "crop to the mask, draw that at full size, paste it back",
+            },
+            group="mask",
+            open="whole",
+            optional=True,
+            jobs=("inpaint",),
+            options=("mask-area",),
+            a1111="inpaint_full_res",
+            infotext="Inpaint area",
+            words={"whole": "Whole picture", "masked": "Only masked"},
+        ),
+    ] = None
+    mask_padding: Annotated[
+        int | None,
+        whole(
+            0,
+            MAX_SIDE,
+            label="Mask padding",
+            help="Pixels around the mask that are seen, too, where the inpaint area is masked.",
+            unit="pixels",
+            group="mask",
+            open=str(MASK_PADDING),
+            optional=True,
+            jobs=("inpaint",),
+            options=("mask-padding",),
+            a1111="inpaint_full_res_padding",
+            infotext="Masked area padding",
+        ),
+    ] = None
 
-    # How pictures that go in are brought to size, and what of them is drawn.
-    resize: str | None = None  # stretch, crop, fill
-    outpaint: tuple[int, int, int, int] | None = None  # pixels added left, above, right, below, and drawn
-    mask_area: str | None = None  # whole: the picture; masked: what is masked alone, at the size that is drawn
-    mask_padding: int | None = None  # pixels around what is masked that are seen, too
+    hires: Annotated[
+        HiresPass | None,
+        part(
+            label="Second pass", help="Draw small, enlarge, draw again (hires fix).", optional=True, a1111="enable_hr"
+        ),
+    ] = None
+    tile: Annotated[
+        int | None,
+        whole(
+            8,
+            MAX_SIDE,
+            label="Tile size",
+            help="Denoise a large picture in overlapping tiles of this size.",
+            unit="pixels",
+            group="tiles",
+            optional=True,
+            options=("tile",),
+            metavar="PIXELS",
+        ),
+    ] = None
+    tile_overlap: Annotated[
+        int | None,
+        whole(
+            0,
+            MAX_SIDE,
+            label="Tile overlap",
+            help="Pixels that neighbouring tiles share.",
+            unit="pixels",
+            group="tiles",
+            open="a quarter of the tile",
+            optional=True,
+            options=("tile-overlap",),
+            metavar="PIXELS",
+        ),
+    ] = None
 
-    hires: HiresPass | None = None
-    tile: int | None = None  # pixels a side of the tiles in which a large picture is denoised
-    tile_overlap: int | None = None
-
-    loras: tuple[LoraUse, ...] = ()
-    controls: tuple[ControlUse, ...] = ()
-
-    prompt_timing: str | None = None  # conventions that came with version 3
-    lora_mode: str | None = None
-    uneven_chunks: str | None = None
-    control_rule: str | None = None
+    loras: Annotated[
+        tuple[LoraUse, ...],
+        listed(most=MAX_LORAS, label="LoRA", help="LoRA and their relatives on the model.", options=("lora",)),
+    ] = ()
+    controls: Annotated[
+        tuple[ControlUse, ...],
+        listed(
+            most=MAX_CONTROLS,
+            label="Control",
+            help="Networks that steer by a picture: ControlNet, T2I-Adapter, IP-Adapter.",
+            options=("control",),
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
-        check_text("prompt", self.prompt)
-        check_text("negative_prompt", self.negative_prompt)
-        check_int("width", self.width, 8, MAX_SIDE)
-        check_int("height", self.height, 8, MAX_SIDE)
+        settle(self, TextToImageRequest)
         if self.width is not None and self.height is not None and self.width * self.height > MAX_PIXELS:
             raise RequestError("width", f"size {self.width}x{self.height}: at most {MAX_PIXELS} pixels in all")
-        check_int("num_steps", self.num_steps, 1, MAX_STEPS)
-        check_float("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
-        check_float("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
-        check_name("sampler", self.sampler)
-        check_name("schedule", self.schedule)
-        check_float("eta", self.eta, 0.0, 1.0)
-        check_int("seed", self.seed, 0, MAX_SEED)
-        check_name("noise", self.noise)
-        check_name("syntax", self.syntax)
-        check_int("num_images", self.num_images, 1, MAX_IMAGES, optional=False)
-        check_int("first_index", self.first_index, 0, MAX_INDEX - self.num_images, optional=False)
-        check_int("clip_skip", self.clip_skip, 1, MAX_CLIP_SKIP)
-        check_sigmas(self.sigmas)
-        check_digest("image", self.image)
-        check_digest("mask", self.mask)
-        check_float("strength", self.strength, 0.0, 1.0)
-        check_float("image_guidance_scale", self.image_guidance_scale, 0.0, MAX_GUIDANCE)
-        check_int("noise_level", self.noise_level, 0, MAX_NOISE_LEVEL)
-        check_float("refiner_switch_at", self.refiner_switch_at, 0.0, 1.0)
-        check_float("mask_blur", self.mask_blur, 0.0, MAX_MASK_BLUR)
-        check_int("ensd", self.ensd, -(2**32), 2**32)
-        for name in ("round_timesteps", "discard_penultimate_sigma", "paste_back", "clip_skip_everywhere"):
-            check_bool(name, getattr(self, name))
-        check_int("variation_seed", self.variation_seed, 0, MAX_SEED)
-        check_float("variation_strength", self.variation_strength, 0.0, 1.0)
-        check_int("seed_width", self.seed_width, 8, MAX_SIDE)
-        check_int("seed_height", self.seed_height, 8, MAX_SIDE)
-        _check_outpaint(self.outpaint)
-        check_int("mask_padding", self.mask_padding, 0, MAX_SIDE)
-        check_int("tile", self.tile, 8, MAX_SIDE)
-        check_int("tile_overlap", self.tile_overlap, 0, MAX_SIDE)
-        for name in PARTS:
-            check_parts(name, getattr(self, name))
-        if self.preset is not None:
-            check_known("preset", self.preset, PRESETS)
-        for name, choices in CHOICES.items():
-            check_name(name, getattr(self, name))
-            if getattr(self, name) is not None:
-                check_known(name, getattr(self, name), choices)
+        if self.first_index > (last := MAX_INDEX - self.num_images):
+            raise RequestError("first_index", f"first_index is {self.first_index}, expected 0 to {last}")
 
     def __repr__(self) -> str:
         """The fields that are set; of conventions those that differ from the preset's."""
@@ -234,17 +728,14 @@ class TextToImageRequest:
 
     def to_json(self) -> str:
         """The request as one line of JSON; `from_json` gives an equal request."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return msgspec.json.encode(self._with_version()).decode()
 
     def to_dict(self) -> dict[str, Any]:
-        """Schema, version and every field."""
-        values = {name: getattr(self, name) for name in FIELDS}
-        for name in ("sigmas", "outpaint"):
-            if values[name] is not None:
-                values[name] = list(values[name])
-        for name in PARTS:
-            values[name] = parts_to_json(values[name])
-        return {"schema": SCHEMA, "version": VERSION} | values
+        """Schema, version and every field, as plain values."""
+        return dict(msgspec.to_builtins(self._with_version()))
+
+    def _with_version(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "version": VERSION} | {key: getattr(self, key) for key in FIELDS}
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -253,40 +744,18 @@ class TextToImageRequest:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; fields that have a default may be missing. Raises RequestError.
+        """What `to_dict` gave, in this version or an earlier one; fields that have a default may be missing.
 
-        Version 1 knew text to image alone, version 2 neither adapters nor a second pass; their fields are read as they
-        are, see ResolvedRequest for the others.
+        Raises RequestError.
         """
-        version = found.get("version")
-        if found.get("schema") != SCHEMA or version not in (1, 2, VERSION) or isinstance(version, bool):
+        values = migrated(found, resolved=issubclass(cls, ResolvedRequest))
+        if unknown := sorted(map(str, values.keys() - set(FIELDS))):
             raise RequestError(
-                "schema",
-                f"request of schema {short(found.get('schema'))}, version {short(version)}; "
-                f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
+                unknown[0][:64], f"request: unknown field {short(unknown[0])}{nearest(unknown[0], FIELDS)}"
             )
-        values = {key: value for key, value in found.items() if key not in ("schema", "version")}
-        known = FIELDS_OF_VERSION.get(version, FIELDS)
-        if unknown := sorted(values.keys() - set(known)):
-            raise RequestError(
-                str(unknown[0])[:64], f"request: unknown field {short(unknown[0])}{nearest(unknown[0], known)}"
-            )
-        if version == 1:
-            values = cls._version_1() | values
-        for name in ("sigmas", "outpaint"):
-            if isinstance(numbers := values.get(name), list):
-                values[name] = tuple(numbers)
-        for name in PARTS:
-            if name in values:
-                values[name] = parts_from_json(name, values[name])
-        if missing := sorted(name for name in _required(cls) if name not in values):
-            raise RequestError(missing[0], f"request: field {missing[0]!r} is missing")
+        if "prompt" not in values:
+            raise RequestError("prompt", "request: field 'prompt' is missing")
         return cls(**values)
-
-    @classmethod
-    def _version_1(cls) -> dict[str, Any]:
-        """What version 1 did where it had no field."""
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -304,40 +773,36 @@ class ResolvedRequest(TextToImageRequest):
     seed: int
     noise: str
     clip_skip: int
-    preset: str
-    initial_noise: str
-    timestep_spacing: str
+    preset: Preset
+    initial_noise: InitialNoise
+    timestep_spacing: TimestepSpacing
     round_timesteps: bool
     discard_penultimate_sigma: bool
-    sigma_table: str
-    strength_rule: str
-    vae_encode: str
-    mask_blend: str
+    sigma_table: SigmaTable
+    strength_rule: StrengthRule
+    vae_encode: VaeEncode
+    mask_blend: MaskBlend
     mask_blur: float
     paste_back: bool
-    refiner_rule: str
-    sde_noise: str
+    refiner_rule: RefinerRule
+    sde_noise: SdeNoise
     syntax: str
-    emphasis: str
-    chunks: str
-    empty_negative: str
+    emphasis: Emphasis
+    chunks: Chunks
+    prompt_timing: PromptTiming
+    lora_mode: LoraMode
+    uneven_chunks: UnevenChunks
+    control_rule: ControlRule
+    empty_negative: EmptyNegative
     clip_skip_everywhere: bool
-    levels: str
+    levels: Levels
     ensd: int
-    prompt_timing: str = "steps"  # versions 1 and 2 had no prompts that change,
-    lora_mode: str = "run"  # no LoRA,
-    uneven_chunks: str = "padded"  # this alone,
-    control_rule: str = "a1111"  # and no control networks
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in FIELDS:
             if getattr(self, name) is None and name not in MAY_STAY_OPEN:
                 raise RequestError(name, f"request: {name} is left open in a resolved request")
-
-    @classmethod
-    def _version_1(cls) -> dict[str, Any]:
-        return {"preset": "gesso", **PRESETS["gesso"], "syntax": "plain", "emphasis": "ignore", "chunks": "first"}
 
     def picture(self, offset: int) -> "ResolvedRequest":
         """The request for the picture at `offset` alone: same index, so the same picture."""
@@ -346,14 +811,37 @@ class ResolvedRequest(TextToImageRequest):
         return replace(self, num_images=1, first_index=self.first_index + offset)
 
 
-FIELDS = tuple(field.name for field in fields(TextToImageRequest))
-FIELDS_OF_VERSION = {1: FIELDS[: FIELDS.index("clip_skip") + 1], 2: FIELDS[: FIELDS.index("ensd") + 1]}
+ROWS: Mapping[str, Row] = MappingProxyType({row.path: row for row in all_rows(TextToImageRequest)})
+FIELDS = tuple(rows(TextToImageRequest))
 # What a picture may do without: None in a resolved request says that the request has no such part.
-MAY_STAY_OPEN = frozenset(
-    {"sigmas", "image", "strength", "mask", "mask_content", "image_guidance_scale", "noise_level", "refiner_switch_at"}
-    | {"variation_seed", "variation_strength", "seed_width", "seed_height", "tiling", "resize", "outpaint"}
-    | {"mask_area", "mask_padding", "hires", "tile", "tile_overlap"}
-)
+MAY_STAY_OPEN = frozenset(key for key, row in rows(TextToImageRequest).items() if row.field.optional)
+# Whatever a field may be called in a grid or a batch file -> its row.
+NAMED: Mapping[str, Row] = MappingProxyType({called: row for row in ROWS.values() for called in row.names})
+
+
+def called_by(tool: Tool) -> Iterator[tuple[str, Row]]:
+    """The names that a tool has for fields of a request, with their rows; those of its second pass are left out."""
+    for row in rows(TextToImageRequest).values():
+        for called in row.field.tools.get(tool, ()):
+            yield called, row
+
+
+def with_values(request: R, values: Mapping[str, Any]) -> R:
+    """The request with other values, by their paths: num_steps, hires.strength. Raises RequestError.
+
+    A part that the request lacks is begun with its defaults.
+    """
+    whole = {path: value for path, value in values.items() if "." not in path}
+    inner: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        group, dot, key = path.partition(".")
+        if dot:
+            inner.setdefault(group, {})[key] = value
+    for group, some in inner.items():
+        held, kind = whole.get(group, getattr(request, group)), ROWS[group].part
+        assert kind is not None
+        whole[group] = kind(**some) if held is None else replace(held, **some)
+    return replace(request, **whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -526,16 +1014,3 @@ def _check_hires(values: dict[str, Any], defaults: "Defaults") -> None:
             "schedules": defaults.schedules,
         },
     )
-
-
-def _required(cls: type[TextToImageRequest]) -> list[str]:
-    return [field.name for field in fields(cls) if field.default is MISSING]
-
-
-def _check_outpaint(value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, tuple) or len(value) != 4:
-        raise RequestError("outpaint", f"outpaint is {short(value)}, expected pixels left, above, right and below")
-    for pixels in value:
-        check_int("outpaint", pixels, 0, MAX_SIDE, optional=False)

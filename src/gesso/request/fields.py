@@ -1,0 +1,303 @@
+"""What is declared of a field of the request, once: bounds, words, and its names elsewhere.
+
+A field is an annotated attribute of a frozen dataclass:
+
+    num_steps: Annotated[int | None, whole(1, 1000, label="Steps", help="Sampling steps.", infotext="Steps")] = None
+
+`whole`, `real`, `flag`, `choice`, `named`, `text`, `file_name`, `digest` and `listed` say what its values are; the type
+says the same to whoever reads the code, and to mypy. `rows` gives the table of a class. From it come the checks, JSON
+Schema, options of the command line, axes of grids, flags of batch files, keys of infotext, and tables in docs/.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
+
+from gesso.diffusion.sampler_table import SAMPLERS
+from gesso.diffusion.schedule_table import SCHEDULES
+from gesso.request.checks import (
+    HEX_64,
+    MAX_FILE_NAME,
+    MAX_NAME,
+    MAX_PROMPT_CHARS,
+    RequestError,
+    check_file_name,
+    check_text,
+    short,
+)
+from gesso.request.typed import check
+from gesso.text.dialects import DIALECTS
+
+# What a picture is drawn from: text alone, a picture, a part of a picture, more than a picture; models that edit by
+# instruction, and models that enlarge.
+Job = Literal["text", "image", "inpaint", "outpaint", "edit", "upscale"]
+JOBS: tuple[Job, ...] = get_args(Job)
+WITH_PICTURE: tuple[Job, ...] = ("image", "inpaint", "outpaint", "edit", "upscale")
+
+Tool = Literal["a1111", "comfyui", "diffusers", "invokeai", "novelai"]
+TOOLS: Mapping[Tool, str] = MappingProxyType(
+    {"a1111": "A1111", "comfyui": "ComfyUI", "diffusers": "diffusers", "invokeai": "InvokeAI", "novelai": "NovelAI"}
+)
+NOISE_NAMES = ("philox", "cpu", "nv")  # of `diffusion.noise`, which needs torch: ours, and those of other tools
+# Names that can grow by a plug-in, so that no type lists them.
+REGISTRIES: Mapping[str, Callable[[], tuple[str, ...]]] = MappingProxyType(
+    {
+        "samplers": lambda: tuple(SAMPLERS),
+        "schedules": lambda: tuple(SCHEDULES),
+        "noises": lambda: NOISE_NAMES,
+        "dialects": lambda: tuple(DIALECTS),
+    }
+)
+Kind = Literal["whole", "real", "flag", "text", "choice", "list", "part", "parts"]
+_INT64 = 2**63 - 1
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Field:
+    """What is said of a field besides its type.
+
+    label     what a form writes beside it
+    help      one sentence: what it does
+    unit      of a number: pixels, share, ...
+    low, high of a number
+    least, most  characters of a text, values of a list
+    pattern   of a text
+    open      what takes its place where it is left open; of what has a value in each preset, the preset's
+    optional  a finished request may do without: it has no such part
+    presets   its value in each preset
+    means     what each choice means
+    registry  where its names are registered: samplers, schedules, noises, dialects
+    jobs      that it is for; all where none is named
+    group     under which heading it stands
+    options   what people call it where they type; the first is the command line's name for it
+    letter    its option of one letter
+    also      what else it may be called in grids and batch files
+    tools     what other tools call it in their interfaces
+    infotext  its key in the text that A1111 writes into pictures
+    words     A1111's words for its values there
+    minus_one -1 leaves it open, as other tools ask for a random seed
+    metavar   what stands for its value in a help text
+    expected  what its values are, in words, where the type does not say it well
+    rule      a check beyond type and bounds: (path, value); raises RequestError
+    """
+
+    label: str
+    help: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    least: int | None = None
+    most: int | None = None
+    pattern: str | None = None
+    open: str = ""
+    optional: bool = False
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    means: Mapping[str, str] = field(default_factory=dict)
+    registry: str = ""
+    jobs: tuple[Job, ...] = JOBS
+    group: str = ""
+    options: tuple[str, ...] = ()
+    letter: str = ""
+    also: tuple[str, ...] = ()
+    tools: Mapping[Tool, tuple[str, ...]] = field(default_factory=dict)
+    infotext: str = ""
+    words: Mapping[Any, str] = field(default_factory=dict)
+    minus_one: bool = False
+    metavar: str = ""
+    expected: str = ""
+    rule: Callable[[str, Any], None] | None = None
+
+    @property
+    def meta(self) -> Meta:
+        """The bounds, for msgspec, which holds those of whole numbers in 64 bits with a sign."""
+        high = self.high if self.high is None or self.high <= _INT64 else None
+        bounds: dict[str, Any] = {"ge": self.low, "le": high}  # None sets none
+        bounds |= {"min_length": self.least, "max_length": self.most, "pattern": self.pattern}
+        return Meta(**bounds, extra={"field": self})
+
+
+def whole(low: int, high: int, **about: Any) -> Field:
+    """A whole number from low to high."""
+    return _field(about, low=low, high=high)
+
+
+def real(low: float, high: float, **about: Any) -> Field:
+    """A finite number from low to high."""
+    return _field(about, low=low, high=high)
+
+
+def text(**about: Any) -> Field:
+    """Text of the length of a prompt."""
+    return _field(about, most=MAX_PROMPT_CHARS, rule=check_text)
+
+
+def named(**about: Any) -> Field:
+    """A short name."""
+    return _field(about, least=1, most=MAX_NAME, expected="a short name")
+
+
+def file_name(**about: Any) -> Field:
+    """The name of a file that a `Finder` looks up."""
+    expected = "the name of a file that could be found"
+    return _field(about, least=1, most=MAX_FILE_NAME, expected=expected, rule=check_file_name)
+
+
+def digest(**about: Any) -> Field:
+    """The SHA-256 of a picture, as 64 hexadecimal digits."""
+    return _field(about, most=64, pattern=f"^{HEX_64}$")
+
+
+def listed(least: int | None = None, most: int | None = None, **about: Any) -> Field:
+    """A list of so many values."""
+    return _field(about, least=least, most=most)
+
+
+def plain(**about: Any) -> Field:
+    """What its type says in full: true or false, one of several words, a part, values in fixed places."""
+    return _field(about)
+
+
+flag = choice = part = plain
+
+
+def _field(about: Mapping[str, Any], **more: Any) -> Field:
+    """A field; names of tools may be given as arguments, one alone without a tuple."""
+    named = {tool: about[tool] for tool in TOOLS if tool in about}
+    rest = {key: value for key, value in about.items() if key not in TOOLS}
+    names = {tool: (value,) if isinstance(value, str) else value for tool, value in named.items()}
+    return Field(**(more | rest), tools=MappingProxyType(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One field, with all that is known about it.
+
+    path     as a request has it: num_steps, hires.strength
+    kind     of its values
+    part     the dataclass of a kind "part" or "parts"
+    default  MISSING where it must be given
+    choices  of a kind "choice"
+    """
+
+    path: str
+    kind: Kind
+    field: Field
+    part: type | None = None
+    default: Any = MISSING
+    choices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are single numbers."""
+        return self.kind in ("whole", "real")
+
+    @property
+    def is_single(self) -> bool:
+        """Whether its values are single words or numbers, such as a line of text holds."""
+        return self.kind in ("whole", "real", "flag", "text", "choice")
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The words or names that it can have; none where there are too many to list."""
+        return self.choices or (REGISTRIES[self.field.registry]() if self.field.registry else ())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whatever it may be called in a grid or a batch file, with underscores; its own name first.
+
+        A name of A1111 is among them where its values are ours, too.
+        """
+        theirs = self.field.tools.get("a1111", ()) if self.kind not in ("choice", "flag") else ()
+        names = (self.path, *self.field.options, *self.field.also, *theirs)
+        return tuple(dict.fromkeys(one.replace("-", "_") for one in names))
+
+    def read(self, words: str, called: str = "") -> Any:
+        """A value from text, such as somebody types it. Raises RequestError for what is no number, or not yes or no.
+
+        called: the name that was typed, for the message
+        """
+        try:
+            if self.kind == "whole":
+                return int(words)
+            if self.kind == "real":
+                return float(words)
+            if self.kind == "flag":
+                return {word: word in _YES for word in (*_YES, *_NO)}[words.strip().lower()]
+        except (ValueError, KeyError):
+            expected = {"whole": "a whole number", "real": "a number"}.get(self.kind, "true or false")
+            raise RequestError(self.path, f"{called or self.path}: {short(words)} is not {expected}") from None
+        return words
+
+    def write(self, value: Any) -> str:
+        """A value as infotext has it."""
+        if value in self.field.words:
+            return self.field.words[value]
+        return f"{value:g}" if self.kind == "real" else str(value)
+
+
+@cache
+def rows(cls: type, prefix: str = "") -> Mapping[str, Row]:
+    """The table of a class: name -> row, in the order of its declaration."""
+    hints = get_type_hints(cls, include_extras=True)
+    return MappingProxyType(
+        {one.name: _row(f"{prefix}{one.name}", hints[one.name], one.default) for one in fields(cls)}
+    )
+
+
+def all_rows(cls: type, prefix: str = "") -> Iterator[Row]:
+    """The rows of a class and of the single parts that it holds: hires.strength after hires."""
+    for row in rows(cls, prefix).values():
+        yield row
+        if row.kind == "part" and row.part is not None:
+            yield from all_rows(row.part, f"{row.path}.")
+
+
+def _row(path: str, hint: Any, default: Any) -> Row:
+    kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    about = next((one for one in said if isinstance(one, Field)), None)
+    assert about is not None, f"{path}: nothing is declared"
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    named, held, choices = _kind(kind)
+    return Row(path=path, kind=named, field=about, part=held, default=default, choices=choices)
+
+
+def _kind(hint: Any) -> tuple[Kind, type | None, tuple[str, ...]]:
+    if get_origin(hint) is Literal:
+        return "choice", None, get_args(hint)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return "part", hint, ()
+    if get_origin(hint) is tuple:
+        first = get_args(hint)[0]
+        if is_dataclass(first) and isinstance(first, type):
+            return "parts", first, ()
+        return "list", None, ()
+    kinds: dict[Any, Kind] = {int: "whole", float: "real", bool: "flag", str: "text"}
+    return kinds[hint], None, ()
+
+
+def settle(one: Any, declared: type, prefix: str = "") -> None:
+    """Checks every field of a frozen dataclass as it was declared, and puts tuples in place of lists, and the like.
+
+    declared: the class whose table counts. Raises RequestError.
+    """
+    table = rows(declared)
+    given = {key: getattr(one, key) for key in table}
+    for key, value in check(declared, given, prefix=prefix).items():
+        about = table[key].field
+        if value is not None and about.high is not None and about.high > _INT64 and value > about.high:
+            raise RequestError(f"{prefix}{key}", f"{prefix}{key} is {value}, expected {about.low} to {about.high}")
+        if value is not None and about.rule is not None:
+            about.rule(f"{prefix}{key}", value)
+        if value is not given[key]:
+            object.__setattr__(one, key, value)

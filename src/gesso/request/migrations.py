@@ -1,0 +1,101 @@
+"""Requests of earlier versions, brought to the present one in explicit steps.
+
+Version 1 knew text to image alone, 2 brought pictures that go in and the conventions of other tools, 3 adapters,
+networks that steer, and a second pass. Each step says what its version did where it had no field; what a version knew
+is frozen here, whatever becomes of the table of fields.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gesso.request.checks import RequestError, nearest, short
+
+SCHEMA = "gesso.text-to-image"
+VERSION = 3
+
+# Version -> its fields, of those that are not the present one.
+FIELDS_OF_VERSION: dict[int, tuple[str, ...]] = {}
+FIELDS_OF_VERSION[1] = (
+    *("prompt", "negative_prompt", "width", "height", "num_steps", "guidance_scale", "guidance_rescale", "sampler"),
+    *("schedule", "eta", "seed", "noise", "num_images", "first_index", "clip_skip"),
+)
+FIELDS_OF_VERSION[2] = (
+    *FIELDS_OF_VERSION[1],
+    *("sigmas", "image", "strength", "mask", "mask_content", "image_guidance_scale", "noise_level"),
+    *("refiner_switch_at", "preset", "initial_noise", "timestep_spacing", "round_timesteps"),
+    *(
+        "discard_penultimate_sigma",
+        "sigma_table",
+        "strength_rule",
+        "vae_encode",
+        "mask_blend",
+        "mask_blur",
+        "paste_back",
+    ),
+    *("refiner_rule", "sde_noise", "syntax", "emphasis", "chunks", "empty_negative", "clip_skip_everywhere", "levels"),
+    "ensd",
+)
+
+
+def migrated(found: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
+    """The fields of a request of any version as the present one has them, without schema and version.
+
+    resolved: nothing may be left open, so that what an earlier version did is filled in; else it stays open. Raises
+    RequestError for another schema, a version that is not known, and a field that its version did not have.
+    """
+    version = found.get("version")
+    if found.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
+        raise RequestError(
+            "schema",
+            f"request of schema {short(found.get('schema'))}, version {short(version)}; "
+            f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
+        )
+    values = {key: value for key, value in found.items() if key not in ("schema", "version")}
+    known = FIELDS_OF_VERSION.get(version)
+    if known is not None and (unknown := sorted(map(str, values.keys() - set(known)))):
+        raise RequestError(
+            unknown[0][:64],
+            f"request: unknown field {short(unknown[0])} in version {version}{nearest(unknown[0], known)}",
+        )
+    for step in range(version, VERSION):
+        values = _STEPS[step](values, resolved)
+    return values
+
+
+def _from_1(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
+    """There were no conventions: what it did is what the preset gesso is, with prompts as plain text."""
+    if not resolved:
+        return values
+    return {
+        "preset": "gesso",
+        "initial_noise": "sigma",
+        "timestep_spacing": "schedule",
+        "round_timesteps": False,
+        "discard_penultimate_sigma": False,
+        "sigma_table": "exact",
+        "strength_rule": "share",
+        "vae_encode": "mean",
+        "mask_blend": "x0",
+        "mask_blur": 0.0,
+        "paste_back": True,
+        "refiner_rule": "calls",
+        "sde_noise": "brownian",
+        "syntax": "plain",
+        "emphasis": "ignore",
+        "chunks": "first",
+        "empty_negative": "as_trained",
+        "clip_skip_everywhere": False,
+        "levels": "round",
+        "ensd": 0,
+    } | values
+
+
+def _from_2(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
+    """There were no prompts that change, no LoRA, no networks that steer; uneven prompts were padded."""
+    if not resolved:
+        return values
+    came = {"prompt_timing": "steps", "lora_mode": "run", "uneven_chunks": "padded", "control_rule": "a1111"}
+    return came | values
+
+
+_STEPS: dict[int, Callable[[dict[str, Any], bool], dict[str, Any]]] = {1: _from_1, 2: _from_2}

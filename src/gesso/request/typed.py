@@ -1,0 +1,221 @@
+"""Values that come from outside against their declared types, by msgspec; what cannot be is an error in our words.
+
+Types are the annotations of dataclasses, with bounds as `msgspec.Meta`, or as what makes one (`fields.Field`):
+
+    notices: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    num_steps: Annotated[int | None, whole(1, 1000, label="Steps", help="Sampling steps.")] = None
+
+`check` is the one door: JSON values and Python values go through it alike. It makes tuples of lists and parts of
+objects, turns whole numbers into floats where a float is declared, and nothing else: no text becomes a number.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import inspect
+
+from gesso.request.checks import RequestError, nearest, short, unknown
+
+
+class Declared(Protocol):
+    """What stands in an annotation and knows the bounds: `Annotated[int | None, declared]`."""
+
+    @property
+    def meta(self) -> msgspec.Meta:
+        """The bounds, for msgspec."""
+
+
+@cache
+def types_of(cls: type) -> Mapping[str, Any]:
+    """The type of each field of a dataclass as msgspec wants it: bounds on what they bound, None beside it."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: _bounded(hints[field.name]) for field in fields(cls)}
+
+
+def _bounded(hint: Any) -> Any:
+    if get_origin(hint) is not Annotated:
+        return hint
+    kind, *said = get_args(hint)
+    metas = [one if isinstance(one, msgspec.Meta) else one.meta for one in said]
+    optional = get_origin(kind) in (Union, UnionType)
+    if optional:
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    for meta in metas:
+        kind = Annotated[kind, meta]
+    return kind | None if optional else kind
+
+
+@cache
+def _wire(cls: type) -> Any:
+    """The fields of a dataclass as a dictionary type, so that all of them are checked in one call."""
+    return TypedDict(cls.__name__, dict(types_of(cls)))  # type: ignore[operator]
+
+
+def check(cls: type, values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """A value for each field of a dataclass, as declared.
+
+    values: one for each field, from JSON or from Python. prefix: what a message puts before a name: "hires." Raises
+    RequestError, whose field is the path of the value that cannot be: "num_steps", "loras[0].weight".
+    """
+    for name, kind in types_of(cls).items():
+        _check_names(kind, values[name], f"{prefix}{name}")
+    try:
+        return dict(msgspec.convert(values, _wire(cls), strict=True))
+    except msgspec.ValidationError as error:
+        raise _in_our_words(error, _wire(cls), values, prefix) from error
+
+
+def convert(cls: type, values: object, what: str, *, exact: bool = False) -> Any:
+    """One value of a dataclass from a JSON object. Raises RequestError.
+
+    what: how messages call it: "recipe". exact: every field must be there, also one that has a default.
+    """
+    if not isinstance(values, dict):
+        raise RequestError(what, f"{what} is {short(values)}, expected an object")
+    _check_names(cls, values, what, exact=exact)
+    try:
+        return msgspec.convert(values, cls, strict=True)
+    except msgspec.ValidationError as error:
+        raise _in_our_words(error, cls, values, f"{what}.") from error
+
+
+def _check_names(kind: Any, value: object, path: str, *, exact: bool = False) -> None:
+    """No field of an object, or of objects in a list, is unknown or missing. Raises RequestError."""
+    for part, many in _parts(kind):
+        held = value if many else [value]
+        for number, found in enumerate(held if isinstance(held, list | tuple) else []):
+            if not isinstance(found, dict):
+                continue
+            where = f"{path}[{number}]" if many else path
+            known = {field.name: field for field in fields(part)}
+            if unknown := sorted(map(str, found.keys() - known.keys())):
+                raise RequestError(
+                    f"{where}.{unknown[0][:64]}",
+                    f"{where}: unknown field {short(unknown[0])}{nearest(unknown[0], known)}",
+                )
+            for name, field in known.items():
+                if name not in found and (exact or (field.default is MISSING and field.default_factory is MISSING)):
+                    raise RequestError(f"{where}.{name}", f"{where}: field {name!r} is missing")
+            for name, inner in types_of(part).items():
+                _check_names(inner, found.get(name), f"{where}.{name}", exact=exact)
+
+
+@cache
+def _parts(kind: Any) -> tuple[tuple[type, bool], ...]:
+    """The dataclasses that a type holds, and whether in a tuple."""
+
+    def walk(kind: Any, many: bool) -> Iterator[tuple[type, bool]]:
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield kind, many
+        elif get_origin(kind) is Annotated:
+            yield from walk(get_args(kind)[0], many)
+        elif get_origin(kind) in (Union, UnionType):
+            for arg in get_args(kind):
+                yield from walk(arg, many)
+        elif get_origin(kind) is tuple:
+            yield from walk(get_args(kind)[0], True)
+
+    return tuple(walk(kind, False))
+
+
+# "Expected `int`, got `str` - at `$.loras[0].weight`"
+_MESSAGE = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+def _in_our_words(error: msgspec.ValidationError, kind: Any, values: object, prefix: str) -> RequestError:
+    """What msgspec refused, with the path of the value, the value, and what was expected in its place."""
+    match = _MESSAGE.fullmatch(str(error))
+    assert match is not None
+    place = match[2] or ""
+    if isinstance(
+        error.__cause__, RequestError
+    ):  # a part refused its own fields; of several it does not know which it is
+        return _renamed(error.__cause__, prefix + place.removeprefix("."))
+    found, expected, value = _walk(kind, values, place)
+    path = prefix + place.removeprefix(".") if place else prefix.removesuffix(".")
+    if expected:
+        return RequestError(path, f"{path} is {short(value)}, expected {expected}")
+    return RequestError(path, _words(path, found, value))
+
+
+def _renamed(error: RequestError, path: str) -> RequestError:
+    """The error of a part that calls itself "loras", with its place in the list: "loras[0]"."""
+    name = error.field.partition(".")[0]
+    if not path.startswith(f"{name}["):
+        return error
+    field = path + error.field.removeprefix(name)
+    message = (
+        field + error.message.removeprefix(error.field) if error.message.startswith(error.field) else error.message
+    )
+    return RequestError(field, message)
+
+
+def _walk(declared: Any, value: Any, place: str) -> tuple[inspect.Type, str, Any]:
+    """The declared type at a place such as ".loras[0].weight", what is said to be expected there, and the value."""
+    kind, expected = _plain(inspect.type_info(declared))
+    for key, index in _STEP.findall(place):
+        if key:
+            assert isinstance(kind, inspect.DataclassType | inspect.TypedDictType)
+            kind, expected = _plain(next(field.type for field in kind.fields if field.name == key))
+            value = value[key] if isinstance(value, Mapping) else getattr(value, key)
+        else:
+            assert isinstance(kind, inspect.TupleType | inspect.VarTupleType)
+            kind, expected = _plain(
+                kind.item_types[int(index)] if isinstance(kind, inspect.TupleType) else kind.item_type
+            )
+            value = value[int(index)]
+    return kind, expected, value
+
+
+def _plain(kind: inspect.Type) -> tuple[inspect.Type, str]:
+    """The type without None beside it and without what is said about it, and what is said to be expected."""
+    expected = ""
+    while isinstance(kind, inspect.Metadata | inspect.UnionType):
+        if isinstance(kind, inspect.UnionType):
+            kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
+        else:
+            expected = getattr((kind.extra or {}).get("field"), "expected", "")
+            kind = kind.type
+    return kind, expected
+
+
+def _words(path: str, kind: inspect.Type, value: Any) -> str:
+    """A message for a value that is not of a type, or outside of its bounds."""
+    match kind:
+        case inspect.IntType() if type(value) is int:
+            expected = f"{kind.ge} to {kind.le}"
+        case inspect.IntType():
+            expected = "a whole number"
+        case inspect.FloatType() if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
+            expected = f"{kind.ge:g} to {kind.le:g}"
+        case inspect.FloatType():
+            expected = "a number"
+        case inspect.BoolType():
+            expected = "true or false"
+        case inspect.LiteralType() if isinstance(value, str):
+            return unknown(path, value, [str(one) for one in kind.values])
+        case inspect.LiteralType():
+            expected = f"one of {', '.join(map(str, kind.values))}"
+        case inspect.StrType() if kind.pattern is not None:
+            expected = "the 64 digits of a SHA-256"
+        case inspect.StrType() if isinstance(value, str) and value:
+            return f"{path} has {len(value)} characters, at most {kind.max_length} are read"
+        case inspect.StrType():
+            expected = "text"
+        case inspect.TupleType():
+            expected = "a pair" if len(kind.item_types) == 2 else f"{len(kind.item_types)} values"
+        case inspect.VarTupleType() if isinstance(value, list | tuple):
+            least = "" if kind.min_length is None else f"at least {kind.min_length} and "
+            return f"{path}: {len(value)} of them, expected {least}at most {kind.max_length}"
+        case inspect.VarTupleType():
+            expected = "a list"
+        case _:
+            expected = "an object"
+    return f"{path} is {short(value)}, expected {expected}"
