@@ -103,28 +103,30 @@ def run_tests(
             _Child(tree, Path(folder), writer, wanted, record=record).run(files)
         os.close(writer)
         outcome, running = Outcome(), files[0]
-        with os.fdopen(reader, "rb", buffering=0) as pipe:
-            for event in _events(pipe, known):
-                match event:
-                    case {"start": test}:
-                        running = test
-                    case {"end": test, "seconds": seconds, "failed": failed}:
-                        outcome.seconds[test] = seconds
-                        if failed:
-                            outcome.failed.append(test)
-                            outcome.blame(test, test)
-                    case {"broken": file}:
-                        outcome.blame(f"the collection of {file}", file)
-                    case {"touched": touched}:
-                        outcome.touched = touched
-                    case {"late": True}:
-                        outcome.blame(f"the time limit of {running}", running)
-                    case {"over": True}:
-                        running = ""
-                        break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        try:
+            with os.fdopen(reader, "rb", buffering=0) as pipe:
+                for event in _events(pipe, known):
+                    match event:
+                        case {"start": test}:
+                            running = test
+                        case {"end": test, "seconds": seconds, "failed": failed}:
+                            outcome.seconds[test] = seconds
+                            if failed:
+                                outcome.failed.append(test)
+                                outcome.blame(test, test)
+                        case {"broken": file}:
+                            outcome.blame(f"the collection of {file}", file)
+                        case {"touched": touched}:
+                            outcome.touched = touched
+                        case {"late": True}:
+                            outcome.blame(f"the time limit of {running}", running)
+                        case {"over": True}:
+                            running = ""
+                            break
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
         if running:  # it never came to its end
             outcome.blame(f"the end of the process (status {status}) in {running}", running)
         log = Path(folder) / "log"
@@ -185,6 +187,7 @@ class _Child:
     def _settle(self) -> None:
         """Surroundings of its own: a group of processes, a home, limits, and the tree's gesso before any other."""
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(self.tree)
         log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)

@@ -29,6 +29,7 @@ import os
 import py_compile
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(shown(mutant, sources[mutant.file]))
         return 0
     survivors = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the copy goes, and the tests that run
     with Laboratory.of(root) as laboratory:
         for number, mutant in enumerate(mutants, 1):
             verdict = laboratory.verdict(mutant, near=arguments.near)
@@ -218,15 +220,8 @@ class Laboratory:
 
     def record(self, file: str) -> Record:
         """What a test file touches: known already, or found out now."""
-        if file in self._records:
-            return self._records[file]
-        kept = self.state / "records" / f"{digest((file,))}.json"
-        if kept.exists():
-            found = json.loads(kept.read_text(encoding="utf-8"))
-            record = Record(found["seconds"], found["failed"], found["touched"])
-            if found["of"] == self._state_of(file, record):
-                self._records[file] = record
-                return record
+        if (known := self._known(file)) is not None:
+            return known
         print(f"  asking {file} what it touches", file=sys.stderr, flush=True)
         outcome = run_tests(self.tree, [file], record=True)
         record = self._records[file] = Record(outcome.seconds, outcome.failed, outcome.touched)
@@ -235,8 +230,19 @@ class Laboratory:
         if outcome.problem is not None:
             failed = ", ".join(outcome.failed) or outcome.problem
             print(f"  left aside, since it fails without a mutant: {failed}", file=sys.stderr, flush=True)
-        write(kept, asdict(record) | {"of": self._state_of(file, record)})
+        write(self._kept(file), asdict(record) | {"of": self._state_of(file, record)})
         return record
+
+    def _known(self, file: str) -> Record | None:
+        if file not in self._records and (kept := self._kept(file)).exists():
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            record = Record(found["seconds"], found["failed"], found["touched"])
+            if found["of"] == self._state_of(file, record):
+                self._records[file] = record
+        return self._records.get(file)
+
+    def _kept(self, file: str) -> Path:
+        return self.state / "records" / f"{digest((file,))}.json"
 
     def _state_of(self, file: str, record: Record) -> str:
         """A digest of all that decides what a test file does: itself, what it touches, what tests share."""
@@ -277,15 +283,18 @@ class Laboratory:
     def _ask(self, mutant: Mutant, stages: Sequence[Sequence[str]]) -> Verdict:
         """Those that touch the line, the nearest first; then all of the near files that have such a test."""
         tests, near = 0, dict[str, Record]()
-        for files in stages:
-            records = {file: self.record(file) for file in files}
-            touching = {file: record for file, record in records.items() if record.tests_of(mutant)}
-            verdict = self._try(mutant, touching, {test for one in touching.values() for test in one.tests_of(mutant)})
-            tests += verdict.tests
-            if verdict.by is not None:
-                return verdict
-            if files is not stages[-1] or len(stages) < 4:
-                near |= touching
+        for place, files in enumerate(stages):
+            known = [file for file in files if self._known(file) is not None]
+            unknown = sorted(set(files) - set(known), key=lambda file: len(self.test_files[file]))
+            for some in (known, *([file] for file in unknown)):  # a mutant that is caught early needs no more records
+                records = {file: self.record(file) for file in some}
+                touching = {file: record for file, record in records.items() if record.tests_of(mutant)}
+                wanted = {test for record in touching.values() for test in record.tests_of(mutant)}
+                verdict = self._try(mutant, touching, wanted)
+                tests += verdict.tests
+                if verdict.by is not None:
+                    return verdict
+                near |= touching if place < 3 else {}
         verdict = self._try(mutant, near, {test for record in near.values() for test in record.tests})
         return verdict if verdict.by is not None else Verdict(None, max(tests, verdict.tests))
 
