@@ -296,15 +296,16 @@ def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline
 
 def test_a_recipe_of_version_1_draws_the_same(pipeline: TextToImage):
     """What version 1 did without settings is that of the preset gesso, but for the prompt: every sign was text."""
+    import json
+
+    from gesso.request.migrations import FIELDS_OF_VERSION
     from gesso.request.recipe import Recipe
 
     picture = draw(pipeline)
-    import json
 
     found = json.loads(picture.recipe.to_json())
     request = found["request"]
-    last = list(request).index("clip_skip")
-    found["request"] = dict(list(request.items())[: last + 1]) | {"version": 1}
+    found["request"] = {name: request[name] for name in ("schema", *FIELDS_OF_VERSION[1])} | {"version": 1}
     found["version"] = 1
     del found["refiner"], found["refiner_files"]
     recipe = Recipe.from_json(json.dumps(found))
