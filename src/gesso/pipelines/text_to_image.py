@@ -329,8 +329,9 @@ class TextToImage:
             return [latents, *enlarged, again, *(yield from _decoded(model, again.value))]
         finally:
             if self.engine.memory is not None:
-                for control in job.controls.components.values():
-                    control.rest()
+                with self.engine.turn:
+                    for control in job.controls.components.values():
+                        control.rest()
 
     def _executing(self, job: Job) -> list[LoadedModel]:
         """The models as this job runs them: steered, seamless, and by a plan where memory is limited."""
