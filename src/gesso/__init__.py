@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.metadata.editing import copy_metadata, strip_metadata
     from gesso.metadata.found import PictureMetadata
     from gesso.metadata.reading import read_metadata
+    from gesso.notices import Notice
     from gesso.pictures.picture_file import read_picture, read_recipe
     from gesso.pictures.reading import read_hint, read_image, read_mask
     from gesso.pipelines.hint_pictures import hint_digest
@@ -69,6 +70,7 @@ _PUBLIC = {
     "CancelToken": "gesso.runtime.cancel",
     "Engine": "gesso.runtime.engine",
     "LoadedModel": "gesso.runtime.model",
+    "Notice": "gesso.notices",
     "Picture": "gesso.pipelines.picture",
     "Progress": "gesso.pipelines.picture",
     "TextToImage": "gesso.pipelines.text_to_image",
@@ -185,6 +187,7 @@ __all__ = [
     "NoiseSchedule",
     "NoiseSource",
     "NotFiniteError",
+    "Notice",
     "NumbersRescued",
     "Parameter",
     "Picture",

@@ -51,7 +51,7 @@ def test_what_the_request_says_stays_and_negatives_join():
 def test_flags_that_are_not_asked_for_are_text_and_told():
     (written,) = FrontEnd().requests(request("a cat --ar 3:2 -- --zzz"), TINY_SD)
     assert written.request.prompt == "a cat --ar 3:2 -- --zzz"
-    assert written.notices == ("--ar in the prompt is taken as text; --syntax midjourney reads such flags",)
+    assert written.notices == ("--ar in the prompt is taken as text; `syntax=midjourney` reads such flags",)
 
 
 def test_weighted_parts_guide_together():

@@ -17,7 +17,7 @@ from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.sizes import parse_size
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 from gesso.request.checks import check_known
 from gesso.request.finder import Kind
 from gesso.request.presets import PRESETS
@@ -428,7 +428,7 @@ def _line(saved: SavedPicture, *, as_json: bool) -> str:
     path, picture, seconds = saved.path, saved.picture, saved.seconds
     index = f" index={picture.index}" if picture.index else ""
     if not as_json:
-        return f"{GessoError(str(path)).one_line} seed={picture.seed}{index} time={seconds:.1f}s"
+        return f"{one_line(str(path))} seed={picture.seed}{index} time={seconds:.1f}s"
     return json.dumps(
         {
             "path": str(path),

@@ -9,7 +9,8 @@ from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddi
 from gesso.cli.generate import parse_settings
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
-from gesso.errors import GessoError
+from gesso.cli.words import in_options
+from gesso.errors import one_line
 from gesso.request.request import TextToImageRequest
 from gesso.studio.front_ends import open_front_end, syntax_settings
 from gesso.studio.prompts import read_prompts
@@ -75,9 +76,9 @@ def command(
             print(json.dumps(values, ensure_ascii=False))
             continue
         for line in (*(f"note: {notice}" for notice in each.notices), *each.reading.lines):
-            print(_safe(line))
+            print(in_options(_safe(line)) if line.lstrip().startswith("note: ") else _safe(line))
 
 
 def _safe(line: str) -> str:
     """On one line, nothing that a terminal obeys; the room before it stays."""
-    return line[: len(line) - len(line.lstrip())] + GessoError(line).one_line
+    return line[: len(line) - len(line.lstrip())] + one_line(line)

@@ -102,8 +102,7 @@ def _passes(draft: Draft, pairs: Mapping[str, str]) -> None:
     sampler = Draft()
     names = [pairs.get(key, "") for key in ("Hires sampler", "Hires schedule type")]
     sampler.sampler(*(None if name in _SAME else name for name in names))
-    for notice in sampler.notices:
-        draft.note(notice)
+    draft.note_all(sampler.notices)
     draft.values["hires"] = draft.part(
         HiresPass,
         "Hires",

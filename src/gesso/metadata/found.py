@@ -1,10 +1,11 @@
 """Settings read from a picture, as a request, with notices about what is not supported."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gesso.notices import Notice
 from gesso.request.checks import MAX_NAME, RequestError, short
 from gesso.request.names import with_canonical_names
 from gesso.request.recipe import Recipe
@@ -30,7 +31,7 @@ class PictureMetadata:
     model: str = ""
     model_hash: str = ""
     recipe: Recipe | None = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -39,7 +40,7 @@ class Draft:
 
     def __init__(self, **values: Any) -> None:
         self.values: dict[str, Any] = {}
-        self.notices: list[str] = []
+        self.notices: list[Notice] = []
         for name, value in values.items():
             self.set(name, value, name)
 
@@ -50,7 +51,7 @@ class Draft:
         try:
             TextToImageRequest(**({"prompt": ""} | {name: value}))
         except (RequestError, TypeError) as error:
-            self.note(f"ignored: {said}: {getattr(error, 'message', error)}")
+            self.note(f"ignored: {said}: {getattr(error, 'message', error)}", field=name)
         else:
             self.values[name] = value
 
@@ -75,16 +76,21 @@ class Draft:
             except RequestError:
                 found = None
             if found is None:
-                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has")
+                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has", code="sampler_unknown")
                 continue
             for name, value in (("sampler", found.sampler), ("schedule", found.schedule)):
                 if value is not None:
                     self.values[name] = value
 
-    def note(self, line: str) -> None:
+    def note(self, line: str, *, code: str = "setting_ignored", field: str | None = None) -> None:
         """What is not the same here."""
         if len(self.notices) < MAX_NOTICES and line not in self.notices:
-            self.notices.append(line[:300])
+            self.notices.append(Notice(line[:300], code=code, field=field))
+
+    def note_all(self, notices: Iterable[Notice]) -> None:
+        """The notices of a part that was read on its own."""
+        for notice in notices:
+            self.note(notice, code=notice.code, field=notice.field)
 
     def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
         """The value that came together."""
@@ -92,7 +98,7 @@ class Draft:
         try:
             request = TextToImageRequest(**values)
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
-            self.note(f"ignored: {error.message}")
+            self.note(f"ignored: {error.message}", field=error.field)
             request = TextToImageRequest(
                 **{k: v for k, v in values.items() if k not in ("width", "height", error.field.partition("[")[0])}
             )

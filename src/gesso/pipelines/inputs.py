@@ -15,6 +15,7 @@ from gesso.diffusion.denoiser import add_noise, per_row
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.tiles import Tile
 from gesso.families.base import Family
+from gesso.notices import Notice
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
 from gesso.pipelines.masks import filled
 from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_back, reach_of, soften, to_pixels
@@ -43,7 +44,7 @@ class SourcePictures:
     content: Image.Image | None = None
     mask: Image.Image | None = None
     around: "Around | None" = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @staticmethod
     def of(
@@ -115,11 +116,11 @@ class Around:
         return whole
 
 
-def _stretched(mask: Image.Image | None, image: Image.Image) -> tuple[str, ...]:
+def _stretched(mask: Image.Image | None, image: Image.Image) -> tuple[Notice, ...]:
     if mask is None or mask.size == image.size:
         return ()
     sizes = f"the mask has {mask.width}x{mask.height} pixels, the picture {image.width}x{image.height}"
-    return (f"{sizes}: the mask is stretched over the whole picture",)
+    return (Notice(f"{sizes}: the mask is stretched over the whole picture", code="mask_stretched", field="mask"),)
 
 
 def _one_part(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> SourcePictures:

@@ -27,6 +27,7 @@ from gesso.diffusion.noise_schedule import (
 )
 from gesso.diffusion.schedule import sigmas_of
 from gesso.families.base import Family
+from gesso.notices import Notice
 from gesso.request.checks import MAX_STEPS, RequestError
 from gesso.request.request import ResolvedRequest
 
@@ -96,7 +97,7 @@ class Steps:
     final_scale: float
     timestep_of: Callable[[Tensor], Tensor] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -161,12 +162,13 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
     )
 
 
-def _notices(sampler: str, sigmas: Tensor) -> tuple[str, ...]:
+def _notices(sampler: str, sigmas: Tensor) -> tuple[Notice, ...]:
     if len(sigmas) > 1 and sigmas[0] > LONGEST_START.get(sampler, math.inf) * sigmas[1]:
-        return (
+        text = (
             f"{sampler} begins with a step from sigma {sigmas[0]:.0f} to {sigmas[1]:.0f}, too long for it: expect a "
-            "ruined picture. Take dpmpp_2m, or the schedule exponential",
+            "ruined picture. Take dpmpp_2m, or the schedule exponential"
         )
+        return (Notice(text, code="first_step_too_long", field="sampler"),)
     return ()
 
 

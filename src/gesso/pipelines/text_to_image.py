@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gesso.diffusion.calls import Asking
 from gesso.events import NumbersRescued, PictureDone, PlanChosen, StepDone
+from gesso.notices import Notice
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, find_adapters, read_adapters
@@ -471,7 +472,7 @@ class TextToImage:
         self,
         request: ResolvedRequest,
         extras: tuple[ExtraFile, ...],
-        notices: tuple[str, ...],
+        notices: tuple[Notice, ...],
         image: Image.Image | None,
     ) -> Recipe:
         refiner = self.refiner

@@ -24,9 +24,10 @@ class RequestError(GessoError, ValueError):
     """A value of the request that cannot be; `field` names it. A GessoError to the user, a ValueError to code."""
 
     field: str
+    default_code = "invalid_field"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, field=field)
         self.field = field
 
 

@@ -44,10 +44,16 @@ def read_prompts(path: Path) -> list[PromptLine]:
     """The lines of a file. Raises GessoError, which names the line, for one that cannot be read."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
+            raise GessoError(
+                f"{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are read",
+                code="too_large",
+                data={"path": str(path)},
+            )
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise GessoError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise GessoError(
+            f"{path}: cannot be read as UTF-8 text ({error})", code="unreadable", data={"path": str(path)}
+        ) from error
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
@@ -56,11 +62,15 @@ def read_prompts(path: Path) -> list[PromptLine]:
         try:
             found.append(PromptLine(number, _values(line)))
         except RequestError as error:
-            raise GessoError(f"{path}, line {number}: {error.message}") from error
+            raise GessoError(
+                f"{path}, line {number}: {error.message}", code=error.code, field=error.field, data=error.data
+            ) from error
     if not found:
-        raise GessoError(f"{path}: no prompt in it; write one a line")
+        raise GessoError(f"{path}: no prompt in it; write one a line", code="prompt_missing", data={"path": str(path)})
     if len(found) > MAX_LINES:
-        raise GessoError(f"{path}: {len(found)} prompts, at most {MAX_LINES}")
+        raise GessoError(
+            f"{path}: {len(found)} prompts, at most {MAX_LINES}", code="too_large", data={"path": str(path)}
+        )
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.frontends.front_end import FrontEnd
+from gesso.notices import Notice
 from gesso.request.request import ResolvedRequest, TextToImageRequest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class PromptReading:
 
     request: ResolvedRequest
     reading: "ReadRequest"
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def read_prompts(
