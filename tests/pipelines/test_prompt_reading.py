@@ -1,13 +1,13 @@
 """How a request's texts are read, told without drawing."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from adapters.files import kohya, lora_parts, saved, target_of
+from asking import changed
 from gesso.cli.main import run
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.prompt_reading import MAX_TEXTS, ReadRequest, read_request
@@ -34,7 +34,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> NamedFiles:
 
 
 def read(model: LoadedModel, finder: NamedFiles, prompt: str, **values: object) -> ReadRequest:
-    request = replace(TextToImageRequest(prompt=prompt, num_steps=10), **values)
+    request = changed(TextToImageRequest(prompt=prompt, num_steps=10), **values)
     return read_request(request.resolve(defaults_for(request, model.family)), model, finder, AdapterShelf())
 
 

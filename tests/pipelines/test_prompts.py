@@ -1,11 +1,11 @@
 """Prompts as people type them, on their way to the network."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from asking import changed
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.request.request import TextToImageRequest
@@ -23,7 +23,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
 
 
 def encode(model: LoadedModel, **values: object) -> EncodedPrompt:
-    request = replace(REQUEST, **values)
+    request = changed(REQUEST, **values)
     return encode_prompts(model, request.resolve(defaults_for(request, model.family)))
 
 

@@ -129,8 +129,8 @@ def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, s
             fields.append(_field("negative_prompt", texts.negative_prompt, request, model, words))
     paths = dict(wanted.words)
     return ReadRequest(
-        syntax=request.syntax,
-        emphasis=request.emphasis,
+        syntax=request.conventions.syntax,
+        emphasis=request.conventions.emphasis,
         fields=tuple(fields),
         loras=tuple(_loras(wanted, model, shelf)),
         words=tuple(
@@ -171,7 +171,7 @@ def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
 def _field(
     name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]
 ) -> ReadField:
-    dialect = find_dialect(request.syntax)
+    dialect = find_dialect(request.conventions.syntax)
     steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
     prompts: dict[tuple[int, str], WeightedPrompt] = {}
     first = 1
@@ -183,7 +183,7 @@ def _field(
     shown = sorted(prompts, key=lambda key: (key[0], steps[key]))[:MAX_TEXTS]
     more = len(prompts) - len(shown)
     notices = (*parsed.notices, f"{more} texts more") if more else parsed.notices
-    most = 1 if request.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
+    most = 1 if request.conventions.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
     texts = []
     for key in shown:
         pieces = prompts[key].pieces

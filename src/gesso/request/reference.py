@@ -4,8 +4,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING
 
-from gesso.request.conventions import PRESET_NAMES, Conventions
-from gesso.request.fields import JOBS, TOOLS, Row, rows
+from gesso.request.conventions import Conventions
+from gesso.request.fields import JOBS, PRESET_NAMES, TOOLS, Row, rows
+from gesso.request.groups import Mask, Source, Tiles, Variation
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
 from gesso.request.request import TextToImageRequest
 
@@ -23,15 +24,8 @@ flags of `gesso batch` are made of the same table; in grids and batch files a fi
 Where a field is left out, what stands under "default" takes its place; several values there are those of the presets
 gesso, a1111 and diffusers.
 """
-GROUPS = {
-    "": "Prompt, size and sampling",
-    "source": "The picture to start from (image to image, outpainting, editing, enlarging)",
-    "mask": "The mask (inpainting)",
-    "variation": "Variations of the noise",
-    "tiles": "Tiles",
-}
 CONVENTIONS = """\
-## Conventions
+## Conventions: `conventions`
 
 Tools differ in how they turn the same settings into a picture. Each difference is a field; the preset decides those
 that are left open (`--preset` on the command line, `--set NAME=VALUE` for one of them).
@@ -40,11 +34,15 @@ that are left open (`--preset` on the command line, `--set NAME=VALUE` for one o
 
 def render() -> str:
     """The whole page, in Markdown."""
-    fields = [row for key, row in rows(TextToImageRequest).items() if key not in rows(Conventions)]
-    parts = [HEAD]
-    for group, title in GROUPS.items():
-        parts.append(_section(title, [row for row in fields if row.field.group == group]))
-    parts.append(_section("Second pass: `hires`", rows(HiresPass).values()))
+    parts = [HEAD, _section("Prompt, size and sampling", rows(TextToImageRequest).values())]
+    for title, cls in (
+        ("The picture to start from: `source`", Source),
+        ("The mask: `mask`", Mask),
+        ("Variations of the noise: `variation`", Variation),
+        ("Second pass: `hires`", HiresPass),
+        ("Tiles: `tiles`", Tiles),
+    ):
+        parts.append(_section(title, rows(cls).values()))
     parts.append(_section("LoRA: each of `loras`", rows(LoraUse).values()))
     parts.append(_section("ControlNet and its kin: each of `controls`", rows(ControlUse).values()))
     parts.append(CONVENTIONS)
