@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from asking import ask
 from gesso.errors import GessoError
 from gesso.frontends.front_end import MAX_LIST_NBYTES, FrontEnd, WildcardFolder, read_styles
 from gesso.frontends.styles import Style
@@ -15,7 +16,7 @@ STYLES = (Style("oil", "oil painting of {prompt}", "photo"), Style("calm", "calm
 
 
 def request(prompt: str, **values: object) -> TextToImageRequest:
-    return TextToImageRequest(prompt=prompt, **values)
+    return ask(prompt=prompt, **values)
 
 
 def test_without_anything_the_request_is_the_one_that_was_given():

@@ -83,7 +83,7 @@ class FrontEnd:
 
 def _with_flags(
     request: TextToImageRequest, flagged: FlaggedPrompt, family: "Family"
-) -> tuple[TextToImageRequest, tuple[str, ...]]:
+) -> tuple[TextToImageRequest, tuple[Notice, ...]]:
     """The request with what its flags ask for; what it says itself stays."""
     fields = flagged.fields(
         native_size=family.output_size,

@@ -142,7 +142,7 @@ def _sampling(draft: Draft, graph: _Graph, sampler: Node) -> None:
     draft.sampler(*(value if isinstance(value, str) else None for value in (name, schedule)))
     denoise = real(graph.value(steps or sampler, "denoise"))
     if denoise is not None and denoise < 1:
-        draft.set("strength", denoise, "denoise")
+        draft.set("source.strength", denoise, "denoise")
 
 
 def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
@@ -211,7 +211,7 @@ def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None
     latent = scaled is not None and _kind(scaled).startswith("Latent")
     names = [method] if isinstance(method, str) else []
     upscaler = upscaler_name(" ".join((["latent"] if latent else []) + names)) or None
-    own.values.setdefault("strength", 1.0)
+    own.values.setdefault("source.strength", 1.0)
     draft.values["hires"] = draft.part(
         HiresPass,
         "second pass",
@@ -219,7 +219,8 @@ def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None
         width=width,
         height=height,
         upscaler=upscaler,
-        **{key: own.values.get(key) for key in ("strength", "num_steps", "sampler", "schedule", "guidance_scale")},
+        strength=own.values["source.strength"],
+        **{key: own.values.get(key) for key in ("num_steps", "sampler", "schedule", "guidance_scale")},
     )
 
 

@@ -9,9 +9,11 @@ from gesso.notices import Notice
 from gesso.request.checks import MAX_NAME, RequestError, short
 from gesso.request.names import with_canonical_names
 from gesso.request.recipe import Recipe
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import NAMED, TextToImageRequest, with_values
 
 MAX_NOTICES = 64
+
+_EMPTY = TextToImageRequest(prompt="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +44,18 @@ class Draft:
         self.values: dict[str, Any] = {}
         self.notices: list[Notice] = []
         for name, value in values.items():
-            self.set(name, value, name)
+            self.set(NAMED[name].path, value, name)
 
-    def set(self, name: str, value: Any, said: str) -> None:
-        """A field of the request; `said`: what the file calls it. None is left open."""
+    def set(self, path: str, value: Any, said: str) -> None:
+        """A field of the request by its path; `said`: what the file calls it. None is left open."""
         if value is None:
             return
         try:
-            TextToImageRequest(**({"prompt": ""} | {name: value}))
+            with_values(_EMPTY, {path: value})
         except (RequestError, TypeError) as error:
-            self.note(f"ignored: {said}: {getattr(error, 'message', error)}", field=name)
+            self.note(f"ignored: {said}: {getattr(error, 'message', error)}", field=path)
         else:
-            self.values[name] = value
+            self.values[path] = value
 
     def part(self, cls: type[Any], said: str, **values: Any) -> Any:
         """A part of the request, or None and a notice."""
@@ -94,14 +96,12 @@ class Draft:
 
     def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
         """The value that came together."""
-        values = {"prompt": ""} | self.values
         try:
-            request = TextToImageRequest(**values)
+            request = with_values(_EMPTY, self.values)
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
             self.note(f"ignored: {error.message}", field=error.field)
-            request = TextToImageRequest(
-                **{k: v for k, v in values.items() if k not in ("width", "height", error.field.partition("[")[0])}
-            )
+            wrong = ("width", "height", error.field.partition("[")[0])
+            request = with_values(_EMPTY, {path: value for path, value in self.values.items() if path not in wrong})
         return PictureMetadata(
             tool=tool, request=request, model=model, model_hash=model_hash, notices=tuple(self.notices), pairs=pairs
         )

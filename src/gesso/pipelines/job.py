@@ -38,7 +38,7 @@ class Pass:
     @property
     def prompt_steps(self) -> int:
         """Steps over which prompts change: the whole schedule, but in A1111's second pass those that it takes."""
-        taken = self.base_steps > 0 and self.request.prompt_timing == "a1111"
+        taken = self.base_steps > 0 and self.request.conventions.prompt_timing == "a1111"
         return self.request.num_steps if taken else self.steps.num_planned
 
     @property

@@ -130,8 +130,8 @@ def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, s
             fields.append(_field("negative_prompt", texts.negative_prompt, request, model, words))
     paths = dict(wanted.words)
     return ReadRequest(
-        syntax=request.syntax,
-        emphasis=request.emphasis,
+        syntax=request.conventions.syntax,
+        emphasis=request.conventions.emphasis,
         fields=tuple(fields),
         loras=tuple(_loras(wanted, model, shelf)),
         words=tuple(
@@ -172,7 +172,7 @@ def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
 def _field(
     name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]
 ) -> ReadField:
-    dialect = find_dialect(request.syntax)
+    dialect = find_dialect(request.conventions.syntax)
     steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
     prompts: dict[tuple[int, str], WeightedPrompt] = {}
     first = 1
@@ -186,7 +186,7 @@ def _field(
     notices = parsed.notices
     if more:
         notices = (*notices, Notice(f"{more} texts more", code="texts_left_out", data={"count": more}))
-    most = 1 if request.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
+    most = 1 if request.conventions.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
     texts = []
     for key in shown:
         pieces = prompts[key].pieces

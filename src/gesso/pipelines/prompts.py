@@ -108,7 +108,7 @@ def encode_prompts(
         left_out = Notice(text, code="negative_prompt_left_out", field="negative_prompt")
         notices = prompt.notices + ((left_out,) if request.negative_prompt else ())
         return texts.together(prompt, None, notices)
-    unguided = request.guidance_scale == 1 and request.image_guidance_scale is None and not prompt.is_joined
+    unguided = request.guidance_scale == 1 and request.source.guidance_scale is None and not prompt.is_joined
     if unguided and not SAMPLERS[request.sampler].asks_uncond:
         return texts.together(prompt, None, prompt.notices)
     negative = texts.read("negative_prompt")
@@ -147,7 +147,7 @@ class _Encoder:
     ) -> None:
         self.model, self.request, self.parsed, self.adapters = model, request, parsed, adapters
         self.num_steps, self.base_steps = num_steps, base_steps
-        self.dialect = find_dialect(request.syntax)
+        self.dialect = find_dialect(request.conventions.syntax)
         self._encoded: dict[tuple[str, bool], EncodedText] = {}
         self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
         self._conditioned: dict[tuple[_Key, _Key | None], Texts] = {}
@@ -184,7 +184,7 @@ class _Encoder:
             parts = [*prompts]
             if uncond is not None:
                 parts.append(self._joined[uncond][0][0])
-                if self.request.uneven_chunks == "padded":
+                if self.request.conventions.uneven_chunks == "padded":
                     parts = self._padded(parts)
             self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._conditioned else 0)
             last = None if uncond is None else _conditioning([parts.pop()])
@@ -206,7 +206,9 @@ class _Encoder:
                 weights = [prompt.weight for prompt in planned.prompts]
                 self._joined[key] = join_prompts(encoded, weights, text.parsed.joined, self._empty())
             else:
-                zeros = self.request.empty_negative == "as_trained" and self.model.family.zero_empty_negative
+                zeros = (
+                    self.request.conventions.empty_negative == "as_trained" and self.model.family.zero_empty_negative
+                )
                 if zeros and negative and not self.request.negative_prompt:
                     encoded = [zeros_like(self.model.family, encoded[0])]
                 self._joined[key] = [(encoded[0], 1.0)]
@@ -234,8 +236,8 @@ class _Encoder:
 
     def _encode(self, pieces: Sequence[Piece], *, negative: bool) -> EncodedText:
         model, request = self.model, self.request
-        emphasis: Emphasis = request.emphasis
-        most = 1 if request.chunks == "first" else None
+        emphasis: Emphasis = request.conventions.emphasis
+        most = 1 if request.conventions.chunks == "first" else None
         reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
         found: list[EncodedText] = []
 
@@ -248,7 +250,7 @@ class _Encoder:
                         width=request.width,
                         height=request.height,
                         negative=negative,
-                        skip_everywhere=request.clip_skip_everywhere,
+                        skip_everywhere=request.conventions.clip_skip_everywhere,
                         reading=replace(reading, words=words),
                     )
                 )

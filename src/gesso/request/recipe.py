@@ -20,7 +20,7 @@ from gesso.request.request import ResolvedRequest
 from gesso.request.typed import convert, types_of
 
 SCHEMA = "gesso.recipe"
-VERSION = 3  # 1 knew text to image alone, 2 no files besides the models'
+VERSION = 4  # 1 knew text to image alone, 2 no files besides the models', 3 a flat request
 
 MAX_FILES = 64
 MAX_NOTICES = 64

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from inspect import get_annotations
 from types import NoneType, UnionType
 from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_origin, get_type_hints
 
@@ -34,8 +35,23 @@ class Declared(Protocol):
 @cache
 def types_of(cls: type) -> Mapping[str, Any]:
     """The type of each field of a dataclass as msgspec wants it: bounds on what they bound, None beside it."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: _bounded(hints[field.name]) for field in fields(cls)}
+    return {name: _bounded(hint) for name, hint in hints_of(cls).items()}
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The annotation of each field of a dataclass.
+
+    Where a subclass only narrows the type of a field, what the class above says of it is kept.
+    """
+    found: dict[str, Any] = {}
+    for one in reversed(cls.__mro__):
+        own = get_type_hints(one, include_extras=True) if is_dataclass(one) else {}
+        for name in get_annotations(one) if own else ():
+            hint, before = own[name], found.get(name)
+            if get_origin(hint) is not Annotated and get_origin(before) is Annotated:
+                hint = Annotated[(hint, *get_args(before)[1:])]
+            found[name] = hint
+    return {field.name: found[field.name] for field in fields(cls)}
 
 
 def _bounded(hint: Any) -> Any:
@@ -138,11 +154,11 @@ def _in_our_words(error: msgspec.ValidationError, kind: Any, values: object, pre
         error.__cause__, RequestError
     ):  # a part refused its own fields; of several it does not know which it is
         return _renamed(error.__cause__, prefix + place.removeprefix("."))
-    found, expected, value = _walk(kind, values, place)
+    found, said, value = _walk(kind, values, place)
     path = prefix + place.removeprefix(".") if place else prefix.removesuffix(".")
-    if expected:
+    if expected := getattr(said, "expected", ""):
         return RequestError(path, f"{path} is {short(value)}, expected {expected}")
-    return RequestError(path, _words(path, found, value))
+    return RequestError(path, _words(path, found, value, getattr(said, "high", None)))
 
 
 def _renamed(error: RequestError, path: str) -> RequestError:
@@ -157,40 +173,43 @@ def _renamed(error: RequestError, path: str) -> RequestError:
     return RequestError(field, message)
 
 
-def _walk(declared: Any, value: Any, place: str) -> tuple[inspect.Type, str, Any]:
-    """The declared type at a place such as ".loras[0].weight", what is said to be expected there, and the value."""
-    kind, expected = _plain(inspect.type_info(declared))
+def _walk(declared: Any, value: Any, place: str) -> tuple[inspect.Type, object, Any]:
+    """The declared type at a place such as ".loras[0].weight", what was declared there, and the value."""
+    kind, said = _plain(inspect.type_info(declared))
     for key, index in _STEP.findall(place):
         if key:
-            assert isinstance(kind, inspect.DataclassType | inspect.TypedDictType)
-            kind, expected = _plain(next(field.type for field in kind.fields if field.name == key))
+            if isinstance(kind, inspect.DataclassType):  # its bounds are in what `_wire` makes of it
+                kind, _ = _plain(inspect.type_info(_wire(kind.cls)))
+            assert isinstance(kind, inspect.TypedDictType)
+            kind, said = _plain(next(field.type for field in kind.fields if field.name == key))
             value = value[key] if isinstance(value, Mapping) else getattr(value, key)
         else:
             assert isinstance(kind, inspect.TupleType | inspect.VarTupleType)
-            kind, expected = _plain(
-                kind.item_types[int(index)] if isinstance(kind, inspect.TupleType) else kind.item_type
-            )
+            kind, said = _plain(kind.item_types[int(index)] if isinstance(kind, inspect.TupleType) else kind.item_type)
             value = value[int(index)]
-    return kind, expected, value
+    return kind, said, value
 
 
-def _plain(kind: inspect.Type) -> tuple[inspect.Type, str]:
-    """The type without None beside it and without what is said about it, and what is said to be expected."""
-    expected = ""
+def _plain(kind: inspect.Type) -> tuple[inspect.Type, object]:
+    """The type without None beside it and without what is said about it, and the field that was declared there."""
+    said = None
     while isinstance(kind, inspect.Metadata | inspect.UnionType):
         if isinstance(kind, inspect.UnionType):
             kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
         else:
-            expected = getattr((kind.extra or {}).get("field"), "expected", "")
+            said = (kind.extra or {}).get("field")
             kind = kind.type
-    return kind, expected
+    return kind, said
 
 
-def _words(path: str, kind: inspect.Type, value: Any) -> str:
-    """A message for a value that is not of a type, or outside of its bounds."""
+def _words(path: str, kind: inspect.Type, value: Any, highest: object) -> str:
+    """A message for a value that is not of a type, or outside of its bounds.
+
+    highest: a bound that is beyond those of msgspec
+    """
     match kind:
         case inspect.IntType() if type(value) is int:
-            expected = f"{kind.ge} to {kind.le}"
+            expected = f"{kind.ge} to {kind.le if kind.le is not None else highest}"
         case inspect.IntType():
             expected = "a whole number"
         case inspect.FloatType() if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
