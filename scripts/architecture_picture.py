@@ -103,7 +103,7 @@ def arrows(house: Mapping[str, Room]) -> list[tuple[str, str]]:
 
 # ---- the drawing -----------------------------------------------------------------------------------------------------
 
-WIDTH, MARGIN = 760, 14
+WIDTH, MARGIN = 840, 14
 BOX, BOX_HEIGHT = 134, 70
 LANE = 14  # width that an arrow takes where it crosses a row
 GAP = 14  # between neighbours in a row

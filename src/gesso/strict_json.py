@@ -1,4 +1,4 @@
-"""JSON from strangers, read as its standard has it: no key twice in an object, no NaN and no infinity (RFC 8259)."""
+"""JSON from strangers: read as its standard has it, no key twice in an object, no NaN and no infinity (RFC 8259)."""
 
 import json
 from collections.abc import Callable

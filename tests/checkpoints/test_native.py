@@ -72,7 +72,7 @@ def test_a_module_or_its_tensors(tmp_path: Path) -> None:
         ({"components": {"unet": {"a": torch.tensor([float("nan")])}}}, "unet.a holds numbers that are not finite"),
         ({"components": {"unet": {"a": torch.tensor([1e6])}}}, "not finite in torch.float16"),
         ({"modelspec": {"title": "x"}}, "needs resolution"),
-        ({"config": {"x": object()}}, "no place"),
+        ({"config": {"x": object()}}, "object cannot be stored in a configuration"),
         ({"config": {"x": float("nan")}}, "not JSON compliant"),
     ],
 )

@@ -258,7 +258,7 @@ def test_diffusers(case):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_we_cannot_do_as_diffusers_does_is_refused(case):
-    with pytest.raises(GessoError, match="known"):
+    with pytest.raises(GessoError, match="supported"):
         DiffusersScheduler.of_config(scheduler_of(case))
 
 

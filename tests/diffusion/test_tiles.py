@@ -94,5 +94,5 @@ def test_two_tiles_pass_smoothly_into_each_other():
 
 
 def test_an_overlap_as_wide_as_a_tile_is_refused():
-    with pytest.raises(ValueError, match="expected 0 to 7"):
+    with pytest.raises(ValueError, match="expected an overlap of 0 to 7"):
         tiles_of(8, 8, 8, 8)

@@ -62,7 +62,7 @@ def test_what_may_come_out(text, expected):
         ("__none__ x", "__none__ x", "is unknown"),
         ("__empty__", "__empty__", "is unknown"),
         ("__../../etc/passwd__", "__../../etc/passwd__", "is unknown"),
-        ("__a__", "x y __a__", "leads back"),
+        ("__a__", "x y __a__", "refers to itself"),
     ],
 )
 def test_what_cannot_be_filled_in_stays_and_is_told(text, left, notice):

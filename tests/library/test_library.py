@@ -249,7 +249,7 @@ def test_a_name_is_given_once(library: Library, tmp_path: Path):
     import_model(library, shelf.checkpoint(tmp_path / "a.safetensors"))
     with pytest.raises(GessoError, match="of this name already"):
         import_model(library, shelf.checkpoint(tmp_path / "b.safetensors", seed=1), name="A")
-    with pytest.raises(GessoError, match="carries"):
+    with pytest.raises(GessoError, match="is the built-in model"):
         import_model(library, tmp_path / "b.safetensors", name="gesso-mini")
 
 

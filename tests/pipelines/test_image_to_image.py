@@ -251,7 +251,7 @@ def test_presets_fill_what_is_left_open(pipeline: TextToImage):
     assert a1111.discard_penultimate_sigma
     assert not pipeline.resolve(changed(a1111, discard_penultimate_sigma=False)).discard_penultimate_sigma
     own = pipeline.resolve(changed(REQUEST, preset="a1111", noise="cpu", levels="round"))
-    assert (own.preset, own.noise, own.levels) == ("a1111", "cpu", "round")
+    assert (own.preset, own.noise, own.conventions.levels) == ("a1111", "cpu", "round")
 
 
 def test_the_preset_a1111_is_what_its_sources_say(pipeline: TextToImage):

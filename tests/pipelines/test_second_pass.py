@@ -245,7 +245,7 @@ def test_other_tools_are_told_of_the_second_pass(pipelines: dict[str, TextToImag
     assert found.hires is not None
     assert (found.hires.width, found.hires.height, found.hires.strength) == (128, 128, 0.4)
     assert (found.hires.prompt, found.hires.num_steps) == ("a dog, large", 5)
-    assert (found.variation_seed, found.variation_strength, found.tiling) == (9, 0.25, "xy")
+    assert (found.variation.seed, found.variation.strength, found.tiling) == (9, 0.25, "xy")
 
 
 def test_own_sigmas_are_those_of_the_first_pass(pipelines: dict[str, TextToImage]):

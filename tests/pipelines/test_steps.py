@@ -21,12 +21,13 @@ from gesso.pipelines.steps import Steps, noise_table, plan_steps
 from gesso.request.checks import RequestError
 from gesso.request.names import with_canonical_names
 from gesso.request.request import TextToImageRequest
+from gesso.request.resolving import resolve
 
 
 def planned(family: str | Family = "sd15", **values: Any) -> Steps:
     found = FAMILIES[family] if isinstance(family, str) else family
     request = with_canonical_names(ask(**({"prompt": "a cat", "seed": 1} | values)))
-    return plan_steps(request.resolve(defaults_for(request, found)), found)
+    return plan_steps(resolve(request, defaults_for(request, found)), found)
 
 
 def told(steps: Steps) -> list[float]:
@@ -112,7 +113,7 @@ def test_tables_differ_as_the_tools_round_them():
     """Largest relative differences of sigma: 3e-8 rounded, 1.3e-5 in float32 (samplers.md, section 1)."""
     request = TextToImageRequest(prompt="", seed=0)
     family = FAMILIES["sd15"]
-    resolved = request.resolve(defaults_for(request, family))
+    resolved = resolve(request, defaults_for(request, family))
     exact = noise_table(resolved, family).sigmas
     gaps = {
         table: float((noise_table(changed(resolved, sigma_table=table), family).sigmas / exact - 1).abs().max())
@@ -199,7 +200,7 @@ def test_the_preset_a1111_draws_between_sigmas_from_the_tree_of_the_whole_schedu
         prompt="", seed=5, preset="a1111", noise="cpu", ensd=31337, sampler="dpmpp_2m_sde", image="0" * 64, num_steps=9
     )
     family = FAMILIES["sd15"]
-    resolved = request.resolve(defaults_for(request, family))
+    resolved = resolve(request, defaults_for(request, family))
     steps = plan_steps(resolved, family)
     whole = plan_steps(changed(resolved, image=None, strength=None), family).sigmas
     assert len(steps.sigmas) < len(whole)
@@ -211,7 +212,7 @@ def test_the_preset_a1111_draws_between_sigmas_from_the_tree_of_the_whole_schedu
 
 def test_ensd_moves_every_draw_but_the_first():
     request = ask(prompt="", seed=5, noise="nv", ensd=31337)
-    resolved = request.resolve(defaults_for(request, FAMILIES["sd15"]))
+    resolved = resolve(request, defaults_for(request, FAMILIES["sd15"]))
     source = noise_source(resolved, range(2), plan_steps(resolved, FAMILIES["sd15"]))
     plain, moved = (NOISE_SOURCES["nv"]([seed] * 2, range(2)) for seed in (5, 5 + 31337))
     assert torch.equal(source.draw((4, 4, 4)), plain.draw((4, 4, 4)))

@@ -94,7 +94,7 @@ def test_a_png_has_all_its_rows(bands: list[int]):
 def test_what_cannot_be(twice: Upscaler, tmp_path: Path):
     with pytest.raises(ValueError, match="expected 1 or more"):
         upscale(noise(4, 4), (0, 4), "lanczos")
-    with pytest.raises(ValueError, match="expected one of nearest"):
+    with pytest.raises(GessoError, match=r"unknown upscaler 'magic'\. Known: nearest"):
         upscale(noise(4, 4), (4, 4), "magic")
 
 

@@ -69,7 +69,7 @@ def verify(
             detail = f"sha256 is {found.sha256[:16]}..., recorded was {str(expected)[:16]}..."
             reports.append(FileReport(file.name, file.path, "changed", found.sha256, detail))
     for report in reports:
-        log.log(logging.DEBUG if report.good else logging.WARNING, "verified %r: %s", str(report.path), report.status)
+        log.log(logging.DEBUG if report.good else logging.INFO, "verified %r: %s", str(report.path), report.status)
     return reports
 
 

@@ -51,8 +51,12 @@ class LibraryFinder:
             entry = self._known(kind, name, self._look())
         if entry is None:
             known = sorted(self.names(kind))
-            close = difflib.get_close_matches(name[:64], known, n=_SHOWN) or known[:_SHOWN]
-            there = f"Known: {', '.join(map(short, close))}" if close else "The library has none"
+            close = difflib.get_close_matches(name[:64], known, n=_SHOWN)
+            there = "The library has none"
+            if close:
+                there = f"Did you mean {' or '.join(map(short, close))}?"
+            elif known:
+                there = f"Known: {', '.join(map(short, known[:_SHOWN]))}{', ...' if len(known) > _SHOWN else ''}"
             raise GessoError(f"no {kind} is called {short(name)}. {there}")
         if entry.problem == MISSING:
             raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is the disk mounted?")

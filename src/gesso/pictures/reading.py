@@ -25,7 +25,7 @@ class _Notice(str):
     """Unlike any text that stands in a file, which Pillow keeps at the same place."""
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: str | Path) -> Image.Image:
     """A picture from a file as RGB, turned as its EXIF says; what is transparent lies on white, as in A1111.
 
     Raises GessoError for anything that is no picture, or too large a one.
@@ -34,12 +34,12 @@ def read_image(path: Path) -> Image.Image:
     return _bare(flat(_eight_bits(image, path)), image.info.get(_NOTICE))
 
 
-def read_mask(path: Path) -> Image.Image:
+def read_mask(path: str | Path) -> Image.Image:
     """A mask from a file as grey levels: white is redrawn. Raises GessoError as `read_image` does."""
     return _bare(_eight_bits(_open(path), path).convert("L"))
 
 
-def read_map(path: Path) -> Image.Image:
+def read_map(path: str | Path) -> Image.Image:
     """A map from a file: grey levels of 16 bits stay as they are, anything else comes as `read_image` gives it."""
     image = _open(path)
     return _bare(image) if is_deep(image) else _bare(flat(image), image.info.get(_NOTICE))
@@ -59,7 +59,7 @@ def _bare(image: Image.Image, notice: object = None) -> Image.Image:
     return bare
 
 
-def read_hint(path: Path) -> Image.Image:
+def read_hint(path: str | Path) -> Image.Image:
     """A control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
     image = _open(path)
     if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
@@ -72,14 +72,15 @@ def flat(image: Image.Image) -> Image.Image:
     return on_white(as_srgb(image))
 
 
-def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+def _eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
     try:
         return eight_bits(image)
     except ValueError as error:
         raise GessoError(f"{path}: {error}") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: str | Path) -> Image.Image:
+    path = Path(path)
     try:
         if not path.is_file():
             raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
