@@ -32,8 +32,8 @@ def with_fields(places: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., 
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {path: _value(ROWS[path], values.pop(name)) for name, path in paths.items()}
-            fields = {path: value for path, value in given.items() if value != ROWS[path].default}
+            typed = {path: _value(ROWS[path], values.pop(name)) for name, path in paths.items()}
+            fields = {path: value for path, value in typed.items() if value != ROWS[path].default}
             with field_names_as_options():
                 command(**values, fields=fields)
 

@@ -270,8 +270,8 @@ def all_rows(cls: type, prefix: str = "") -> Iterator[Row]:
 
 
 def _row(path: str, hint: Any, default: Any) -> Row:
-    kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    about = next((one for one in said if isinstance(one, Field)), None)
+    kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    about = next((one for one in metadata if isinstance(one, Field)), None)
     assert about is not None, f"{path}: nothing is declared"
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
@@ -300,15 +300,15 @@ def settle(one: Any, declared: type, prefix: str = "") -> None:
     RequestError.
     """
     table = rows(declared)
-    given = {key: getattr(one, key) for key in table}
-    values = {key: _as_object(value, table[key].part) for key, value in given.items()}
+    before = {key: getattr(one, key) for key in table}
+    values = {key: _as_object(value, table[key].part) for key, value in before.items()}
     for key, value in check(declared, values, prefix=prefix).items():
         about = table[key].field
         if value is not None and about.high is not None and about.high > _INT64 and value > about.high:
             raise RequestError(f"{prefix}{key}", f"{prefix}{key} is {value}, expected {about.low} to {about.high}")
         if value is not None and about.rule is not None:
             about.rule(f"{prefix}{key}", value)
-        if value is not given[key]:
+        if value is not before[key]:
             object.__setattr__(one, key, value)
 
 

@@ -39,11 +39,11 @@ def _parts(cls: type) -> Iterator[type]:
 def _object(cls: type) -> dict[str, Any]:
     """The schema of one class; its parts are referred to."""
     kinds = types_of(cls)
-    found, _ = msgspec.json.schema_components(kinds.values(), ref_template="#/$defs/{name}")
+    schemas, _ = msgspec.json.schema_components(kinds.values(), ref_template="#/$defs/{name}")
     table = rows(cls)
     return {
         "type": "object",
-        "properties": {key: _property(table[key], kind) for key, kind in zip(kinds, found, strict=True)},
+        "properties": {key: _property(table[key], kind) for key, kind in zip(kinds, schemas, strict=True)},
         "required": [key for key, row in table.items() if row.default is MISSING],
         "additionalProperties": False,
     }

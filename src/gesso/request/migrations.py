@@ -73,20 +73,20 @@ MOVED: Mapping[str, str] = MappingProxyType(
 )
 
 
-def migrated(found: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
+def migrated(old: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
     """The fields of a request of any version as the present one has them, without schema and version.
 
     resolved: nothing may be left open, so that what an earlier version did is filled in; else it stays open. Raises
     RequestError for another schema, a version that is not known, and a field that its version did not have.
     """
-    version = found.get("version")
-    if found.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
+    version = old.get("version")
+    if old.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
         raise RequestError(
             "schema",
-            f"request of schema {short(found.get('schema'))}, version {short(version)}; "
+            f"request of schema {short(old.get('schema'))}, version {short(version)}; "
             f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
         )
-    values = {key: value for key, value in found.items() if key not in ("schema", "version")}
+    values = {key: value for key, value in old.items() if key not in ("schema", "version")}
     known = FIELDS_OF_VERSION.get(version)
     if known is not None and (unknown := sorted(map(str, values.keys() - set(known)))):
         raise RequestError(
@@ -136,14 +136,14 @@ def _from_2(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
 
 def _from_3(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
     """Source picture, mask, variation, tiles and conventions were flat fields; "mask" was the picture alone."""
-    found: dict[str, Any] = {}
+    grouped: dict[str, Any] = {}
     for name, value in values.items():
         group, dot, key = (_MASK_IMAGE if name == "mask" else MOVED.get(name, name)).partition(".")
         if dot:
-            found.setdefault(group, {})[key] = value
+            grouped.setdefault(group, {})[key] = value
         else:
-            found[name] = value
-    return found
+            grouped[name] = value
+    return grouped
 
 
 _MASK_IMAGE = "mask.image"

@@ -16,24 +16,24 @@ _OF_A_PRESET = tuple(
 
 
 def overlay(base: TextToImageRequest, over: TextToImageRequest, *, with_image: bool) -> TextToImageRequest:
-    """The base with every field of `over` that is not as a request has it where nothing is said.
+    """The base with every field of `over` that is not as a request has it where nothing is changes.
 
     A preset in `over` brings its own conventions: those of the base go. A sampler in `over` goes with its own schedule
     and eta. with_image: whether a picture to start from is given; without one, and where the base names none, what only
     goes with a picture is left out. The result is open where both are.
     """
     values, asked, nothing = flat(base), flat(over), flat(TextToImageRequest(prompt=""))
-    said = {path: value for path, value in asked.items() if path == "prompt" or value != nothing[path]}
-    if said.get("preset", base.preset) != base.preset:
+    changes = {path: value for path, value in asked.items() if path == "prompt" or value != nothing[path]}
+    if changes.get("preset", base.preset) != base.preset:
         values |= dict.fromkeys(_OF_A_PRESET)
-    if said.get("sampler", base.sampler) != base.sampler:
+    if changes.get("sampler", base.sampler) != base.sampler:
         values |= {"schedule": None, "eta": None, "sigmas": None}
-    if {"schedule", "num_steps"} & said.keys():
+    if {"schedule", "num_steps"} & changes.keys():
         values["sigmas"] = None
-    if "sigmas" in said:
+    if "sigmas" in changes:
         values |= {"schedule": None, "num_steps": None}
     if not with_image and base.source.image is None:
         values |= dict.fromkeys(_OF_A_PICTURE)
     if values["schedule"] == "own" and values["sigmas"] is None:
         values["schedule"] = None
-    return TextToImageRequest(**nested(values | said))
+    return TextToImageRequest(**nested(values | changes))

@@ -139,7 +139,8 @@ def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
         verb = "is" if len(missing) == 1 else "are"
         raise GessoError(
             f"{where}: drawn with plug-ins of {', '.join(map(short, missing))}, which {verb} not installed. "
-            "Install with pip what you trust of it, and try again"
+            "Install with pip what you trust of it, and try again",
+            code="plugin_missing",
         )
 
 

@@ -114,8 +114,8 @@ def default(row: Row) -> str:
     if row.default is not None and row.default != () and row.default != "":
         return f"`{row.default}`"
     if about.presets:
-        found = [about.presets[preset] for preset in PRESET_NAMES]
-        return f"`{found[0]}`" if len(set(found)) == 1 else ", ".join(f"`{one}`" for one in dict.fromkeys(found))
+        presets = [about.presets[preset] for preset in PRESET_NAMES]
+        return f"`{presets[0]}`" if len(set(presets)) == 1 else ", ".join(f"`{one}`" for one in dict.fromkeys(presets))
     return about.open or "none"
 
 

@@ -436,12 +436,12 @@ class TextToImageRequest:
         return cls.from_dict(parse_json_object(text, "request"))
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What `to_dict` gave, in this version or an earlier one; fields that have a default may be missing.
 
         Raises RequestError.
         """
-        values = migrated(found, resolved=issubclass(cls, ResolvedRequest))
+        values = migrated(values, resolved=issubclass(cls, ResolvedRequest))
         if unknown := sorted(map(str, values.keys() - set(FIELDS))):
             name = unknown[0]
             words = has_moved(name) if name in MOVED else f"unknown field {short(name)}{nearest(name, FIELDS)}"
@@ -521,14 +521,14 @@ def flat(request: TextToImageRequest) -> dict[str, Any]:
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by their paths as arguments of a request: the inverse of `flat`."""
-    found: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
     for path, value in values.items():
         group, dot, key = path.partition(".")
         if dot:
-            found.setdefault(group, {})[key] = value
+            groups.setdefault(group, {})[key] = value
         else:
-            found[group] = value
-    return found
+            groups[group] = value
+    return groups
 
 
 def with_values(request: R, values: Mapping[str, Any]) -> R:

@@ -146,26 +146,26 @@ def _source(values: Values, defaults: Defaults) -> Values:
 
 def _edits(values: Values, defaults: Defaults) -> Values:
     """Settings of models that edit or enlarge, and of a refiner; refuses those of jobs that are not asked for."""
-    found: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
     for path, has, default, what in (
         ("source.guidance_scale", defaults.kind == "edit", defaults.image_guidance_scale, "edits by instruction"),
         ("source.noise_level", defaults.kind == "upscale", defaults.noise_level, "enlarges"),
     ):
         if has and values[path] is None:
-            found[path] = default
+            filled[path] = default
         elif values[path] is not None and not has:
             raise RequestError(path, f"{path} is for a model that {what}; leave it out")
-    level = found.get("source.noise_level", values["source.noise_level"])
+    level = filled.get("source.noise_level", values["source.noise_level"])
     if level is not None and level > defaults.max_noise_level:
         raise RequestError(
             "source.noise_level",
             f"source.noise_level is {level}, this model was trained up to {defaults.max_noise_level}",
         )
     if defaults.has_refiner and values["refiner_switch_at"] is None:
-        found["refiner_switch_at"] = defaults.refiner_switch_at
+        filled["refiner_switch_at"] = defaults.refiner_switch_at
     elif values["refiner_switch_at"] is not None and not defaults.has_refiner:
         raise RequestError("refiner_switch_at", "refiner_switch_at needs a refiner: give one with `refiner`")
-    return found
+    return filled
 
 
 def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
@@ -188,14 +188,14 @@ def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
         raise RequestError("mask.padding", "mask.padding goes with mask.area masked")
     if outpaint is not None and not any(outpaint):
         raise RequestError("source.outpaint", "source.outpaint adds 0 pixels at every side; say how many at which")
-    found: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
     if has_mask or outpaint is not None:
-        found["mask.content"] = values["mask.content"] or "original"
+        filled["mask.content"] = values["mask.content"] or "original"
     if one_part and values["mask.padding"] is None:
-        found["mask.padding"] = MASK_PADDING
+        filled["mask.padding"] = MASK_PADDING
     if outpaint is not None and asked["mask.blur"] is None:
-        found["mask.blur"] = max(values["mask.blur"], OUTPAINT_BLUR)
-    return found
+        filled["mask.blur"] = max(values["mask.blur"], OUTPAINT_BLUR)
+    return filled
 
 
 def _variation(values: Values, defaults: Defaults, draw_seed: Callable[[], int]) -> Values:
