@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar, overload
 
-from gesso.notices import Notice
-
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +83,7 @@ class NumbersRescued(Event):
     job: int
     index: int
     network: str
-    notice: Notice
+    notice: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ class PictureDone(Event):
     width: int
     height: int
     seconds: float
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 E = TypeVar("E", bound=Event)

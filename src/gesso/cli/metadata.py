@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.cli.targets import put
-from gesso.cli.words import in_options
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError
 
 if TYPE_CHECKING:
     from gesso.metadata.found import PictureMetadata
@@ -50,7 +49,7 @@ def show(
             typer.echo(f"error: {error.one_line}", err=True)
             continue
         if len(files) > 1 and not as_json:
-            print(f"{one_line(str(path))}:")
+            print(f"{GessoError(str(path)).one_line}:")
         print("\n".join(lines))
     if failed:
         raise typer.Exit(1)
@@ -99,7 +98,7 @@ def copy(
 
 def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
     put(path, data, overwrite=overwrite)
-    print(one_line(str(path)))
+    print(GessoError(str(path)).one_line)
 
 
 def _json(path: Path, found: "PictureMetadata") -> dict[str, Any]:
@@ -127,7 +126,7 @@ def _lines(found: "PictureMetadata") -> list[str]:
         environment = found.recipe.environment
         rows.append(("made with", f"gesso {environment.gesso}, torch {environment.torch}, {environment.dtype}"))
     return [f"{name:<27}{_printable(str(value))}" for name, value in rows] + [
-        f"note: {in_options(_printable(line))}" for line in found.notices
+        f"note: {_printable(line)}" for line in found.notices
     ]
 
 
@@ -137,4 +136,4 @@ def _raw(texts: dict[str, str]) -> list[str]:
 
 def _printable(text: str) -> str:
     """On one line, nothing that a terminal obeys."""
-    return one_line(text)
+    return GessoError(text).one_line

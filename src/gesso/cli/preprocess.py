@@ -9,8 +9,7 @@ import typer
 
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, target
-from gesso.cli.words import in_options
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +68,7 @@ def command(
         else:
             data = _png(_hint(name, file, wanted, mask, settings or []))
         put(path, data, overwrite=overwrite)
-        print(one_line(str(path)))
+        print(GessoError(str(path)).one_line)
 
 
 def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
@@ -80,7 +79,7 @@ def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None
     read = read_map if PREPROCESSORS[name].takes_map else read_image
     image = read(file)
     for notice in notices_of(image):
-        print(in_options(one_line(f"note: {notice}")), file=sys.stderr)
+        print(GessoError(f"note: {notice}").one_line, file=sys.stderr)
     return preprocess(name, image, size, parameters, None if mask is None else read_mask(mask))
 
 

@@ -224,25 +224,13 @@ def own_sigmas(values: Sequence[float]) -> Tensor:
     """
     numbers = [float(value) for value in values]
     if len(numbers) < 2:
-        raise GessoError(
-            f"sigmas: {len(numbers)} given, at least 2 needed (one step from the first to the second)",
-            code="invalid_value",
-            field="sigmas",
-        )
+        raise GessoError(f"sigmas: {len(numbers)} given, at least 2 needed (one step from the first to the second)")
     for index, number in enumerate(numbers):
         if not math.isfinite(number) or number < 0:
-            raise GessoError(
-                f"sigmas: number {index + 1} is {number}, expected a finite number of 0 or more",
-                code="invalid_value",
-                field="sigmas",
-            )
+            raise GessoError(f"sigmas: number {index + 1} is {number}, expected a finite number of 0 or more")
     for index, (first, second) in enumerate(pairwise(numbers)):
         if not first > second:
-            raise GessoError(
-                f"sigmas: number {index + 2} is {second} after {first}, expected falling numbers",
-                code="invalid_value",
-                field="sigmas",
-            )
+            raise GessoError(f"sigmas: number {index + 2} is {second} after {first}, expected falling numbers")
     return torch.tensor(numbers, dtype=torch.float64)
 
 

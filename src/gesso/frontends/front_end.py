@@ -21,7 +21,6 @@ from gesso.errors import GessoError
 from gesso.frontends.midjourney import FLAG_NAMES, FlaggedPrompt, parse_flags
 from gesso.frontends.styles import MAX_FILE_CHARS, Style, apply_styles, parse_styles
 from gesso.frontends.wildcards import expand, parse_list
-from gesso.notices import Notice
 from gesso.request.checks import short
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 
@@ -39,7 +38,7 @@ class Written:
     """A plain request, and what the user should know about how it came from what was written."""
 
     request: TextToImageRequest
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class FrontEnd:
     lists: Mapping[str, Sequence[str]] | None = None
 
     def num_images(self, request: TextToImageRequest) -> int:
-        """How many pictures will be drawn: the flag --repeat may say so. Raises PromptError."""
+        """How many pictures will be drawn: --repeat may say so. Raises PromptError."""
         repeat = parse_flags(request.prompt).flags.get("repeat") if self.flags else None
         return request.num_images if repeat is None or request.num_images != 1 else int(repeat)
 
@@ -66,13 +65,12 @@ class FrontEnd:
         family: of the model, whose defaults flags go by. Wildcards are filled in as the iterator is read; where they
         need a seed and none is given, one is drawn. Raises PromptError for flags and wildcards that cannot be read.
         """
-        notices: tuple[Notice, ...] = ()
+        notices: tuple[str, ...] = ()
         if self.flags:
             request, notices = _with_flags(request, parse_flags(request.prompt), family)
         elif looking := [name for name in dict.fromkeys(_FLAG.findall(request.prompt)) if name.lower() in FLAG_NAMES]:
             named = ", ".join(f"--{name}" for name in looking)
-            text = f"{named} in the prompt is taken as text; `syntax=midjourney` reads such flags"
-            notices = (Notice(text, code="flags_as_text", field="prompt"),)
+            notices = (f"{named} in the prompt is taken as text; --syntax midjourney reads such flags",)
         if self.styles:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
@@ -83,7 +81,7 @@ class FrontEnd:
 
 def _with_flags(
     request: TextToImageRequest, flagged: FlaggedPrompt, family: "Family"
-) -> tuple[TextToImageRequest, tuple[Notice, ...]]:
+) -> tuple[TextToImageRequest, tuple[str, ...]]:
     """The request with what its flags ask for; what it says itself stays."""
     fields = flagged.fields(
         native_size=family.output_size,
@@ -96,14 +94,7 @@ def _with_flags(
     taken = [name for name in fields if getattr(request, name) != (1 if name == "num_images" else None)]
     if "width" in taken or "height" in taken:
         taken += ["width", "height"]
-    notices = tuple(
-        Notice(
-            f"ignored: the flag for {name}, which is set to {getattr(request, name)} already",
-            code="flag_overridden",
-            field=name,
-        )
-        for name in taken
-    )
+    notices = tuple(f"ignored: the flag for {name}, which is set to {getattr(request, name)} already" for name in taken)
     fields = {name: value for name, value in fields.items() if name not in taken}
     made = replace(request, prompt=prompt, negative_prompt=negative, **fields)
     return made, flagged.notices + tuple(dict.fromkeys(notices))
@@ -121,12 +112,7 @@ def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> 
             return
         drawn = ((prompt, request.prompt, "prompt"), (negative, request.negative_prompt, "negative prompt"))
         notices += tuple(
-            Notice(
-                f"the {what} was drawn from: {' '.join(text.split())[:MAX_TEMPLATE]}",
-                code="template_drawn",
-                field=what.replace(" ", "_"),
-                data={"template": text},
-            )
+            f"the {what} was drawn from: {' '.join(text.split())[:MAX_TEMPLATE]}"
             for one, text, what in drawn
             if one.draws
         )
@@ -148,7 +134,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise GessoError(f"{folder}: not a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
+            raise GessoError(f"{folder}: not a folder of wildcards")
         self._files: dict[str, Path] = {}
         self._read: dict[str, tuple[str, ...]] = {}
         for base, folders, names in os.walk(folder):
@@ -158,11 +144,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                 if path.suffix.lower() == ".txt" and path.is_file():
                     self._files[path.relative_to(folder).with_suffix("").as_posix()] = path
             if len(self._files) > MAX_LISTS:
-                raise GessoError(
-                    f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down",
-                    code="too_large",
-                    data={"path": str(folder)},
-                )
+                raise GessoError(f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down")
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         if name not in self._read:
@@ -186,15 +168,9 @@ def _text(path: Path, most: int) -> str:
         with open(path, "rb") as handle:
             content = handle.read(most + 1)
         if len(content) > most:
-            raise GessoError(f"{path}: more than {most} bytes", code="too_large", data={"path": str(path)})
+            raise GessoError(f"{path}: more than {most} bytes")
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise GessoError(
-            f"{path}: cannot be read ({error.strerror})", code="unreadable", data={"path": str(path)}
-        ) from None
+        raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise GessoError(
-            f"{path}: byte {error.start} is not UTF-8 text; save {short(path.name)} as UTF-8",
-            code="unreadable",
-            data={"path": str(path)},
-        ) from None
+        raise GessoError(f"{path}: byte {error.start} is not UTF-8 text; save {short(path.name)} as UTF-8") from None

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
-from gesso.notices import Notice
 from gesso.text.prompt import MAX_CHARS, PromptError, check_prompt, shown
 
 MAX_DRAWS = 1000  # of one prompt
@@ -42,7 +41,7 @@ class Expansion:
 
     text: str
     draws: int
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class _Writer:
         self.draws = draws
         self.texts: list[str] = []
         self.length = 0
-        self.notices: list[Notice] = []
+        self.notices: list[str] = []
         self.names: set[str] = set()  # lists whose lines are being written
         self.read: dict[str, tuple[list[str], list[float]]] = {}  # name -> lines, sums of their shares
 
@@ -162,8 +161,7 @@ class _Writer:
         lines, sums = self.lines(wanted.name)
         if not lines or wanted.name in self.names:
             why = "refers to itself" if lines else "is unknown or empty"
-            notice = f"the wildcard {shown(wanted.text)} {why} and was left unchanged"
-            self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": wanted.name}))
+            self.notices.append(f"the wildcard {shown(wanted.text)} {why} and was left unchanged")
             self.add(wanted.text)
             return None
         line = lines[self.draws.choose(sums)]

@@ -11,7 +11,6 @@ def opencv(what: str) -> ModuleType:
         import cv2
     except ImportError as error:
         raise GessoError(
-            f"{what} needs OpenCV, which is not available ({error}). Try: pip install 'gesso[hints]'",
-            code="missing_extra",
+            f"{what} needs OpenCV, which is not available ({error}). Try: pip install 'gesso[hints]'"
         ) from error
     return cv2

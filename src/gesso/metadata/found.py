@@ -1,19 +1,16 @@
 """Settings read from a picture, as a request, with notices about what is not supported."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gesso.notices import Notice
 from gesso.request.checks import MAX_NAME, RequestError, short
 from gesso.request.names import with_canonical_names
 from gesso.request.recipe import Recipe
-from gesso.request.request import NAMED, TextToImageRequest, with_values
+from gesso.request.request import TextToImageRequest
 
 MAX_NOTICES = 64
-
-_EMPTY = TextToImageRequest(prompt="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +30,7 @@ class PictureMetadata:
     model: str = ""
     model_hash: str = ""
     recipe: Recipe | None = None
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[str, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -42,20 +39,20 @@ class Draft:
 
     def __init__(self, **values: Any) -> None:
         self.values: dict[str, Any] = {}
-        self.notices: list[Notice] = []
+        self.notices: list[str] = []
         for name, value in values.items():
-            self.set(NAMED[name].path, value, name)
+            self.set(name, value, name)
 
-    def set(self, path: str, value: Any, said: str) -> None:
-        """A field of the request by its path; `said`: what the file calls it. None is left open."""
+    def set(self, name: str, value: Any, said: str) -> None:
+        """A field of the request; `said`: what the file calls it. None is left open."""
         if value is None:
             return
         try:
-            with_values(_EMPTY, {path: value})
+            TextToImageRequest(**({"prompt": ""} | {name: value}))
         except (RequestError, TypeError) as error:
-            self.note(f"ignored: {said}: {getattr(error, 'message', error)}", field=path)
+            self.note(f"ignored: {said}: {getattr(error, 'message', error)}")
         else:
-            self.values[path] = value
+            self.values[name] = value
 
     def part(self, cls: type[Any], said: str, **values: Any) -> Any:
         """A part of the request, or None and a notice."""
@@ -78,30 +75,27 @@ class Draft:
             except RequestError:
                 found = None
             if found is None:
-                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has", code="sampler_unknown")
+                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has")
                 continue
             for name, value in (("sampler", found.sampler), ("schedule", found.schedule)):
                 if value is not None:
                     self.values[name] = value
 
-    def note(self, line: str, *, code: str = "setting_ignored", field: str | None = None) -> None:
+    def note(self, line: str) -> None:
         """What is not the same here."""
         if len(self.notices) < MAX_NOTICES and line not in self.notices:
-            self.notices.append(Notice(line[:300], code=code, field=field))
-
-    def note_all(self, notices: Iterable[Notice]) -> None:
-        """The notices of a part that was read on its own."""
-        for notice in notices:
-            self.note(notice, code=notice.code, field=notice.field)
+            self.notices.append(line[:300])
 
     def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
         """The value that came together."""
+        values = {"prompt": ""} | self.values
         try:
-            request = with_values(_EMPTY, self.values)
+            request = TextToImageRequest(**values)
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
-            self.note(f"ignored: {error.message}", field=error.field)
-            wrong = ("width", "height", error.field.partition("[")[0])
-            request = with_values(_EMPTY, {path: value for path, value in self.values.items() if path not in wrong})
+            self.note(f"ignored: {error.message}")
+            request = TextToImageRequest(
+                **{k: v for k, v in values.items() if k not in ("width", "height", error.field.partition("[")[0])}
+            )
         return PictureMetadata(
             tool=tool, request=request, model=model, model_hash=model_hash, notices=tuple(self.notices), pairs=pairs
         )

@@ -12,7 +12,6 @@ from torch import Tensor
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError
-from gesso.notices import Notice
 from gesso.pictures.infotext import infotext
 from gesso.pictures.picture_file import DEFAULT_QUALITY, FORMATS, encode_picture, write_new
 from gesso.request.checks import short
@@ -52,11 +51,11 @@ class Picture:
         return self.recipe.request.first_index
 
     @property
-    def notices(self) -> tuple[Notice, ...]:
+    def notices(self) -> tuple[str, ...]:
         """What the user should know: words ignored, text cut off."""
         return self.recipe.notices
 
-    def noted(self, notices: tuple[Notice, ...]) -> "Picture":
+    def noted(self, notices: tuple[str, ...]) -> "Picture":
         """The same with more that the user should know, such as what its prompt came from."""
         return replace(self, recipe=replace(self.recipe, notices=notices + self.recipe.notices)) if notices else self
 
@@ -85,11 +84,7 @@ class Picture:
         """
         path = Path(path)
         if (kind := FORMATS.get(path.suffix.lower())) is None:
-            raise GessoError(
-                f"{path}: pictures are saved as {', '.join(FORMATS)}; let the name end in one of these",
-                code="unsupported",
-                data={"path": str(path)},
-            )
+            raise GessoError(f"{path}: pictures are saved as {', '.join(FORMATS)}; let the name end in one of these")
         write_new(path, self.encode(kind, quality), overwrite=overwrite)
         return path
 

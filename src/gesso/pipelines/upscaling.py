@@ -98,11 +98,7 @@ def upscale(
     if isinstance(upscaler, str):
         name = UPSCALERS.find(upscaler)
         if name is None:
-            raise GessoError(
-                f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}",
-                code="unknown_name",
-                field="upscaler",
-            )
+            raise GessoError(f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}")
         upscaler = name
     if size is None:
         size = scaled_size(image.size, own_scale(upscaler) if scale is None else scale)

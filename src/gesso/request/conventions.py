@@ -7,11 +7,14 @@ beside the name of the preset. A convention is declared here alone: `presets.PRE
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from gesso.request.checks import brief
-from gesso.request.fields import by_preset, choice, flag, named, settle, whole
+from gesso.request.fields import choice, flag, named, real, whole
 
+MAX_MASK_BLUR = 256.0  # pixels
+
+Preset = Literal["gesso", "a1111", "diffusers"]
+PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 InitialNoise = Literal["sigma", "variance", "comfyui"]
 TimestepSpacing = Literal["schedule", "leading", "linspace", "trailing", "a1111"]
 SigmaTable = Literal["exact", "rounded", "float32"]
@@ -30,13 +33,19 @@ EmptyNegative = Literal["as_trained", "encoded"]
 Levels = Literal["round", "truncate"]
 
 
+def _by_preset(gesso: Any, a1111: Any, diffusers: Any) -> dict[str, Any]:
+    """The values of the presets, and the group that conventions stand in."""
+    values: dict[Preset, Any] = {"gesso": gesso, "a1111": a1111, "diffusers": diffusers}
+    return {"presets": MappingProxyType(values), "group": "conventions"}
+
+
 def _means(**means: str) -> Mapping[str, str]:
     return MappingProxyType(means)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
-    """A value for each convention; None: the preset decides. Raises RequestError."""
+    """One value for each. None: the preset decides."""
 
     initial_noise: Annotated[
         InitialNoise | None,
@@ -52,7 +61,7 @@ class Conventions:
             a1111="sgm_noise_multiplier",
             infotext="SGM noise multiplier",
             words={"variance": "True", "sigma": "False"},
-            presets=by_preset("sigma", "sigma", "variance"),
+            **_by_preset("sigma", "sigma", "variance"),
         ),
     ] = None
     timestep_spacing: Annotated[
@@ -69,7 +78,7 @@ class Conventions:
                 "the user's) goes with them",
             ),
             diffusers="timestep_spacing",
-            presets=by_preset("schedule", "schedule", "linspace"),
+            **_by_preset("schedule", "schedule", "linspace"),
         ),
     ] = None
     round_timesteps: Annotated[
@@ -78,7 +87,7 @@ class Conventions:
             label="Whole timesteps",
             help="Tell the network whole timesteps.",
             a1111="enable_quantization",
-            presets=by_preset(False, False, False),
+            **_by_preset(False, False, False),
         ),
     ] = None
     discard_penultimate_sigma: Annotated[
@@ -88,7 +97,7 @@ class Conventions:
             help="Plan one step more and leave out the last noise level above zero.",
             a1111="always_discard_next_to_last_sigma",
             infotext="Discard penultimate sigma",
-            presets=by_preset(False, False, False),
+            **_by_preset(False, False, False),
         ),
     ] = None
     sigma_table: Annotated[
@@ -101,7 +110,7 @@ class Conventions:
                 rounded="in float64, rounded to float32 at the end (k-diffusion, A1111)",
                 float32="in float32 throughout (diffusers)",
             ),
-            presets=by_preset("exact", "rounded", "float32"),
+            **_by_preset("exact", "rounded", "float32"),
         ),
     ] = None
     strength_rule: Annotated[
@@ -114,7 +123,7 @@ class Conventions:
                 a1111="one step more, and never all the way up to strength 1",
                 diffusers="that number rounded down; inpainting at strength 1 starts from noise alone",
             ),
-            presets=by_preset("share", "a1111", "diffusers"),
+            **_by_preset("share", "a1111", "diffusers"),
         ),
     ] = None
     vae_encode: Annotated[
@@ -127,7 +136,7 @@ class Conventions:
                 sample="a draw from its distribution, before any other noise",
             ),
             # A1111's is a sample from the global generator, which nobody can repeat.
-            presets=by_preset("mean", "mean", "sample"),
+            **_by_preset("mean", "mean", "sample"),
         ),
     ] = None
     mask_blend: Annotated[
@@ -140,7 +149,22 @@ class Conventions:
                 x="put into the noisy latents before every call but the first (diffusers), the mask shrunk by picking",
                 differential="as x, but with a grey mask: the lighter a place, the earlier it is freed",
             ),
-            presets=by_preset("x0", "x0", "x"),
+            **_by_preset("x0", "x0", "x"),
+        ),
+    ] = None
+    mask_blur: Annotated[
+        float | None,
+        real(
+            0.0,
+            MAX_MASK_BLUR,
+            label="Mask blur",
+            help="Pixels by which the edge of the mask is softened before anything else.",
+            unit="pixels",
+            options=("mask-blur",),
+            a1111="mask_blur",
+            infotext="Mask blur",
+            jobs=("inpaint", "outpaint"),
+            **_by_preset(0.0, 4.0, 0.0),
         ),
     ] = None
     paste_back: Annotated[
@@ -149,7 +173,7 @@ class Conventions:
             label="Paste back",
             help="Copy what is not masked from the picture that came in, bit for bit.",
             jobs=("inpaint", "outpaint"),
-            presets=by_preset(True, True, False),
+            **_by_preset(True, True, False),
         ),
     ] = None
     refiner_rule: Annotated[
@@ -161,7 +185,7 @@ class Conventions:
                 calls="of the network calls (A1111)",
                 timesteps="of the timesteps, with a fresh start of the sampler (diffusers)",
             ),
-            presets=by_preset("calls", "calls", "timesteps"),
+            **_by_preset("calls", "calls", "timesteps"),
         ),
     ] = None
     sde_noise: Annotated[
@@ -174,7 +198,7 @@ class Conventions:
                 independent="fresh draws (diffusers)",
                 torchsde="the tree of that package between the ends of the schedule (A1111, ComfyUI)",
             ),
-            presets=by_preset("brownian", "torchsde", "independent"),
+            **_by_preset("brownian", "torchsde", "independent"),
         ),
     ] = None
     syntax: Annotated[
@@ -190,7 +214,7 @@ class Conventions:
             ),
             registry="dialects",
             options=("syntax",),
-            presets=by_preset("a1111", "a1111", "plain"),
+            **_by_preset("a1111", "a1111", "plain"),
         ),
     ] = None
     emphasis: Annotated[
@@ -208,7 +232,7 @@ class Conventions:
             a1111="emphasis",
             infotext="Emphasis",
             words={"original": "Original", "no_norm": "No norm", "ignore": "Ignore"},
-            presets=by_preset("no_norm", "original", "ignore"),
+            **_by_preset("no_norm", "original", "ignore"),
         ),
     ] = None
     chunks: Annotated[
@@ -220,7 +244,7 @@ class Conventions:
                 all="it is read in chunks of that length",
                 first="what does not fit is left out",
             ),
-            presets=by_preset("all", "all", "first"),
+            **_by_preset("all", "all", "first"),
         ),
     ] = None
     prompt_timing: Annotated[
@@ -232,7 +256,7 @@ class Conventions:
                 steps="[a:b:5] has a for 5 steps of the whole schedule, of which an image-to-image run leaves some out",
                 a1111="a step later, counted from where the run begins",
             ),
-            presets=by_preset("steps", "a1111", "steps"),
+            **_by_preset("steps", "a1111", "steps"),
         ),
     ] = None
     lora_mode: Annotated[
@@ -245,7 +269,7 @@ class Conventions:
                 merged="it is added to the weights for each picture, rounded to their dtype; a UNet that a memory "
                 "plan moves about takes run",
             ),
-            presets=by_preset("run", "run", "run"),
+            **_by_preset("run", "run", "run"),
         ),
     ] = None
     uneven_chunks: Annotated[
@@ -258,7 +282,7 @@ class Conventions:
                 apart="a call for each",
             ),
             a1111="pad_cond_uncond",
-            presets=by_preset("padded", "apart", "padded"),
+            **_by_preset("padded", "apart", "padded"),
         ),
     ] = None
     control_rule: Annotated[
@@ -273,7 +297,7 @@ class Conventions:
                 diffusers="from 0.1 to 1 at equal ratios (its guess mode); a step must end before the end; the hint is "
                 "stretched",
             ),
-            presets=by_preset("a1111", "a1111", "diffusers"),
+            **_by_preset("a1111", "a1111", "diffusers"),
         ),
     ] = None
     empty_negative: Annotated[
@@ -282,7 +306,7 @@ class Conventions:
             label="Empty negative prompt",
             help="What SDXL gets in place of an empty negative prompt.",
             means=_means(as_trained="zeros", encoded="the encoding of the empty text"),
-            presets=by_preset("as_trained", "as_trained", "as_trained"),
+            **_by_preset("as_trained", "as_trained", "as_trained"),
         ),
     ] = None
     clip_skip_everywhere: Annotated[
@@ -290,7 +314,7 @@ class Conventions:
         flag(
             label="CLIP skip everywhere",
             help="Let clip_skip move the layer of SD 2 and SDXL, too, as diffusers does (its clip_skip is one less).",
-            presets=by_preset(False, False, True),
+            **_by_preset(False, False, True),
         ),
     ] = None
     levels: Annotated[
@@ -299,7 +323,7 @@ class Conventions:
             label="Levels",
             help="How 256 levels are made of the numbers of a picture.",
             means=_means(round="the nearest", truncate="the one below, which is half a level darker"),
-            presets=by_preset("round", "truncate", "round"),
+            **_by_preset("round", "truncate", "round"),
         ),
     ] = None
     ensd: Annotated[
@@ -311,39 +335,6 @@ class Conventions:
             help="Joins the seed for every draw of noise but the first; NovelAI's pictures need 31337.",
             a1111="eta_noise_seed_delta",
             infotext="ENSD",
-            presets=by_preset(0, 0, 0),
+            **_by_preset(0, 0, 0),
         ),
     ] = None
-
-    __repr__ = brief
-
-    def __post_init__(self) -> None:
-        settle(self, type(self), "conventions.")
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ResolvedConventions(Conventions):
-    """A value for each, none open."""
-
-    initial_noise: InitialNoise
-    timestep_spacing: TimestepSpacing
-    round_timesteps: bool
-    discard_penultimate_sigma: bool
-    sigma_table: SigmaTable
-    strength_rule: StrengthRule
-    vae_encode: VaeEncode
-    mask_blend: MaskBlend
-    paste_back: bool
-    refiner_rule: RefinerRule
-    sde_noise: SdeNoise
-    syntax: str
-    emphasis: Emphasis
-    chunks: Chunks
-    prompt_timing: PromptTiming
-    lora_mode: LoraMode
-    uneven_chunks: UnevenChunks
-    control_rule: ControlRule
-    empty_negative: EmptyNegative
-    clip_skip_everywhere: bool
-    levels: Levels
-    ensd: int

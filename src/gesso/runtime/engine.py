@@ -238,27 +238,20 @@ def find_model(model: str | Path) -> Path:
         path = Path(str(resources.files("gesso") / "data" / EMBEDDED[name]))
         if not path.is_file():
             raise GessoError(
-                f"{name}: this installation lacks {path.name}. Install gesso again, or give `model` a file",
-                code="missing",
+                f"{name}: this installation lacks {path.name}. Install gesso again, or give --model a file"
             )
         return path
     if "\0" in name or not name:
-        raise GessoError(
-            "`model`: empty, or with a NUL character; give a name, a file or a folder",
-            code="invalid_name",
-            field="model",
-        )
+        raise GessoError("--model: empty, or with a NUL character; give a name, a file or a folder")
     path = Path(name)
     try:
         exists = path.exists()
     except OSError as error:  # a name that is too long, a folder that may not be read
-        raise GessoError(f"{name[:200]}: cannot be read ({error.strerror})", code="unreadable") from error
+        raise GessoError(f"{name[:200]}: cannot be read ({error.strerror})") from error
     if not exists:
         raise GessoError(
             f"{name}: no such file or folder, and no model of that name. Known names: {', '.join(EMBEDDED)}; "
-            "otherwise give a .safetensors file or a diffusers folder",
-            code="unknown_name",
-            field="model",
+            "otherwise give a .safetensors file or a diffusers folder"
         )
     return path
 

@@ -43,11 +43,7 @@ class WeightFile:
         except OSError:
             same = False
         if not same:
-            raise GessoError(
-                f"{self.path}: changed or gone since it was loaded; load the model again",
-                code="changed",
-                data={"path": str(self.path)},
-            )
+            raise GessoError(f"{self.path}: changed or gone since it was loaded; load the model again")
         return hash_file(self.path)
 
 

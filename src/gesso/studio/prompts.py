@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.frontends.front_end import FrontEnd
-from gesso.notices import Notice
 from gesso.request.request import ResolvedRequest, TextToImageRequest
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class PromptReading:
 
     request: ResolvedRequest
     reading: "ReadRequest"
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def read_prompts(
@@ -50,7 +49,6 @@ def read_prompts(
     from gesso.pipelines.defaults import defaults_for
     from gesso.pipelines.prompt_reading import read_request
     from gesso.request.names import with_canonical_names
-    from gesso.request.resolving import resolve
     from gesso.runtime.engine import find_model
     from gesso.runtime.model import LoadedModel
     from gesso.runtime.precision import choose_precision
@@ -63,6 +61,6 @@ def read_prompts(
     )
     shelf, finder = AdapterShelf(), finder if finder is not None else studio.finder()
     for written in (front or FrontEnd()).requests(with_canonical_names(request), parts.family):
-        resolved = resolve(written.request, defaults_for(written.request, parts.family))
+        resolved = written.request.resolve(defaults_for(written.request, parts.family))
         reading = read_request(resolved, loaded, finder, shelf)
         yield PromptReading(request=resolved, reading=reading, notices=written.notices)

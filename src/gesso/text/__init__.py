@@ -1,1 +1,1 @@
-"""Prompts as text: parsed into weighted pieces and chunks of token ids, the weights applied (emphasis)."""
+"""Prompt text: parses prompts into weighted pieces and chunks of token ids, and applies the weights (emphasis)."""

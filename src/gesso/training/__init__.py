@@ -1,1 +1,1 @@
-"""The training loop: one for any task."""
+"""Training: one loop for any task."""
