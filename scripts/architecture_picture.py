@@ -77,9 +77,9 @@ def rooms() -> dict[str, Room]:
 
 
 def shared(house: Mapping[str, Room]) -> list[str]:
-    """Rooms that most others import: arrows to them would hide the rest, so they are drawn as the ground."""
+    """Single modules, and rooms that most others import: arrows to them would hide the rest, so they are the ground."""
     users = {name: sum(name in room.imports for room in house.values()) for name in house}
-    return [name for name in house if users[name] > len(house) / 2]
+    return [name for name in house if users[name] > len(house) / 2 or not (SOURCE / name).is_dir()]
 
 
 def arrows(house: Mapping[str, Room]) -> list[tuple[str, str]]:
@@ -108,6 +108,7 @@ BOX, BOX_HEIGHT = 134, 70
 LANE = 14  # width that an arrow takes where it crosses a row
 GAP = 14  # between neighbours in a row
 ROW = 104  # from the top of a row to the top of the next
+STRIP = 40  # the same of what is drawn as the ground
 BAR = BOX - 20  # length of the bar of the largest room
 
 Node = tuple[str, ...]  # (room,), or (from, to, row) where an arrow crosses a row
@@ -209,7 +210,7 @@ def svg(rows: Sequence[Sequence[str]], house: Mapping[str, Room]) -> str:
     x = places(order, below, above)
     y = {node: MARGIN + index * ROW for index, row in enumerate(order) for node in row}
     bottom = MARGIN + len(order) * ROW
-    height = bottom + 46 * len(ground) + 48
+    height = bottom + STRIP * len(ground) + 66
     largest = max(room.lines for room in house.values())
 
     def port(node: Node, neighbour: Node, neighbours: Sequence[Node]) -> float:
@@ -236,13 +237,14 @@ def svg(rows: Sequence[Sequence[str]], house: Mapping[str, Room]) -> str:
         parts.append(f'<path d="{words}" marker-end="url(#end)"><title>{upper} imports {lower}</title></path>')
     boxes = [node for row in order for node in row if len(node) == 1]
     parts += [box(house[node[0]], x[node], y[node], largest) for node in boxes]
-    parts += [wide(house[name], bottom + 46 * index) for index, name in enumerate(ground)]
+    parts += [wide(house[name], bottom + STRIP * index) for index, name in enumerate(ground)]
     legend = [
-        "An arrow leads from a room to one that it imports; what a chain of arrows says already is left out.",
+        "An arrow leads from a room to one that it imports; what a chain of arrows says already is left out,",
+        "and so are arrows to the modules at the foot, which any room may import.",
         f"The bar is a room's size; it is full at {largest:,} lines of Python.",
     ]
     for index, words in enumerate(legend):
-        parts.append(f'<text class="note" x="{WIDTH / 2:.0f}" y="{height - 28 + 17 * index}">{words}</text>')
+        parts.append(f'<text class="note" x="{WIDTH / 2:.0f}" y="{height - 45 + 17 * index}">{words}</text>')
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
@@ -265,11 +267,11 @@ STYLE = (
 
 
 def box(room: Room, middle: float, top: float, largest: int) -> str:
-    lines = textwrap.wrap(room.caption, 23)
-    assert len(lines) <= 2, f"{room.name}: {room.caption!r} does not fit into two lines of 23 characters"
-    first = top + (34 if len(lines) > 1 else 40)
+    lines = textwrap.wrap(room.caption, 21)
+    assert len(lines) <= 3, f"{room.name}: {room.caption!r} does not fit into three lines of 21 characters"
+    first = top + 46 - 6 * len(lines)
     words = "".join(
-        f'<text class="what" x="{middle:.0f}" y="{first + 13 * index:.0f}">{escape(line)}</text>'
+        f'<text class="what" x="{middle:.0f}" y="{first + 12 * index:.0f}">{escape(line)}</text>'
         for index, line in enumerate(lines)
     )
     bar = f'x="{middle - BAR / 2:.0f}" y="{top + BOX_HEIGHT - 11:.0f}" height="4"'
@@ -283,12 +285,11 @@ def box(room: Room, middle: float, top: float, largest: int) -> str:
 
 
 def wide(room: Room, top: float) -> str:
-    words = f"{room.caption}; imported by most rooms, so without arrows"
     return group(
         room,
         f'<rect x="{MARGIN}" y="{top:.0f}" width="{WIDTH - 2 * MARGIN}" height="34" rx="6"/>'
         f'<text x="{WIDTH / 2:.0f}" y="{top + 22:.0f}"><tspan class="name">{room.name}</tspan>'
-        f'<tspan class="what" dx="10">{escape(words)}</tspan></text>',
+        f'<tspan class="what" dx="10">{escape(room.caption)}</tspan></text>',
     )
 
 

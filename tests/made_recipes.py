@@ -5,11 +5,11 @@ from typing import Any
 from gesso.request.environment import Environment
 from gesso.request.presets import PRESETS
 from gesso.request.recipe import Recipe, WeightFile
-from gesso.request.request import ResolvedRequest
+from gesso.request.request import NAMED, ResolvedRequest, nested
 
 
 def make_recipe(**values: Any) -> Recipe:
-    """A valid recipe; values are fields of its request."""
+    """A valid recipe; values are fields of its request, by any name that the table has for them."""
     request: dict[str, Any] = {
         "prompt": "a cat",
         "width": 64,
@@ -24,10 +24,10 @@ def make_recipe(**values: Any) -> Recipe:
         "noise": "philox",
         "clip_skip": 1,
         "preset": "gesso",
-        **PRESETS["gesso"],
+        **{path: value for path, value in PRESETS["gesso"].items() if path.startswith(("conventions.", "mask."))},
     }
     return Recipe(
-        request=ResolvedRequest(**(request | values)),
+        request=ResolvedRequest(**nested(request | {NAMED[name].path: value for name, value in values.items()})),
         model="gesso-mini",
         family="gesso-mini",
         files=(WeightFile(name="gesso-mini.safetensors", sha256="0123456789abcdef" * 4),),

@@ -80,7 +80,7 @@ def drawn(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_picture_drawn_with_plug_ins_names_them(drawn: Path):
     recipe = read_recipe(drawn)  # here, without the package
     request = recipe.request
-    assert (request.sampler, request.schedule, request.syntax) == ("ralston", "cosine", "bang")
+    assert (request.sampler, request.schedule, request.conventions.syntax) == ("ralston", "cosine", "bang")
     assert request.hires is not None
     assert request.hires.upscaler == "scale2x"
     assert recipe.environment.plugins == ("gesso-example-plugin 0.1.0",)

@@ -90,7 +90,7 @@ def test_docstrings_of_rooms_have_a_caption():
     wrong = {
         name: room.docstring
         for name, room in script("architecture_picture").rooms().items()
-        if not re.fullmatch(r"[^:]{5,46}: .+\.|Errors .+\.", room.docstring)
+        if not re.fullmatch(r"[^:]{4,46}: .+\.|Errors .+\.", room.docstring)
     }
     assert wrong == {}
 

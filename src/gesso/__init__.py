@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.metadata.editing import copy_metadata, strip_metadata
     from gesso.metadata.found import PictureMetadata
     from gesso.metadata.reading import read_metadata
+    from gesso.notices import Notice
     from gesso.pictures.picture_file import read_picture, read_recipe
     from gesso.pictures.reading import read_hint, read_image, read_mask
     from gesso.pipelines.hint_pictures import hint_digest
@@ -44,8 +45,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.pipelines.upscaling import UPSCALERS, ImageUpscaler, upscale
     from gesso.registry import PluginError, Registry
     from gesso.request.checks import RequestError
+    from gesso.request.conventions import Conventions
     from gesso.request.environment import Environment
     from gesso.request.finder import Finder, NamedFiles
+    from gesso.request.groups import Mask, Source, Tiles, Variation
+    from gesso.request.json_schema import request_schema
     from gesso.request.parts import ControlUse, HiresPass, LoraUse
     from gesso.request.presets import PRESETS
     from gesso.request.recipe import ExtraFile, Recipe, WeightFile
@@ -69,16 +73,23 @@ _PUBLIC = {
     "CancelToken": "gesso.runtime.cancel",
     "Engine": "gesso.runtime.engine",
     "LoadedModel": "gesso.runtime.model",
+    "Notice": "gesso.notices",
     "Picture": "gesso.pipelines.picture",
     "Progress": "gesso.pipelines.picture",
     "TextToImage": "gesso.pipelines.text_to_image",
     # What to draw.
     "ControlUse": "gesso.request.parts",
+    "Conventions": "gesso.request.conventions",
     "HiresPass": "gesso.request.parts",
     "LoraUse": "gesso.request.parts",
+    "Mask": "gesso.request.groups",
     "PRESETS": "gesso.request.presets",
     "ResolvedRequest": "gesso.request.request",
+    "Source": "gesso.request.groups",
     "TextToImageRequest": "gesso.request.request",
+    "Tiles": "gesso.request.groups",
+    "Variation": "gesso.request.groups",
+    "request_schema": "gesso.request.json_schema",
     # Files: models, LoRA, control networks.
     "Entry": "gesso.library.entry",
     "Finder": "gesso.request.finder",
@@ -160,6 +171,7 @@ __all__ = [
     "CancelToken",
     "CancelledError",
     "ControlUse",
+    "Conventions",
     "Dialect",
     "Engine",
     "Entry",
@@ -177,6 +189,7 @@ __all__ = [
     "LibraryFinder",
     "LoadedModel",
     "LoraUse",
+    "Mask",
     "ModelCall",
     "ModelFileError",
     "ModelLoaded",
@@ -185,6 +198,7 @@ __all__ = [
     "NoiseSchedule",
     "NoiseSource",
     "NotFiniteError",
+    "Notice",
     "NumbersRescued",
     "Parameter",
     "Picture",
@@ -202,10 +216,13 @@ __all__ = [
     "Sampler",
     "Sampling",
     "Schedule",
+    "Source",
     "StepDone",
     "TextToImage",
     "TextToImageRequest",
+    "Tiles",
     "Upscaler",
+    "Variation",
     "Verdict",
     "WeightFile",
     "WeightedText",
@@ -221,6 +238,7 @@ __all__ = [
     "read_picture",
     "read_recipe",
     "replay",
+    "request_schema",
     "strip_metadata",
     "upscale",
     "weighted_dialect",

@@ -20,12 +20,12 @@ class GessoError(Exception):
 
         v2-1.safetensors: attn2.to_k.weight is [320, 1024], family 'sd15' expects [320, 768]. Try `family=sd21`
 
-    code   stable, for programs and for translations: one of those in docs/errors.md
+    code   stable, for programs and for translations: one of `gesso.codes`, as in docs/errors.md
     field  of the request, or the argument, that the error is about; None where it is about none
     data   what the message speaks of, as values of JSON
     """
 
-    default_code: ClassVar[str] = "error"
+    default_code: ClassVar[str] = "error"  # of a kind of error whose `code` is not passed
 
     def __init__(
         self, message: str, *, code: str | None = None, field: str | None = None, data: Mapping[str, Any] | None = None
@@ -38,13 +38,17 @@ class GessoError(Exception):
 
     @property
     def one_line(self) -> str:
-        """The message on a single line, control characters made visible.
+        """The message on a single line, as `one_line` gives it."""
+        return one_line(self.message)
 
-        File names and tensor names come from outside: they may neither break the line nor reach the terminal as
-        escape sequences.
-        """
-        line = " ".join(self.message.split())
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+def one_line(text: str) -> str:
+    """A text on a single line, control characters made visible.
+
+    File names and tensor names come from outside: they may neither break the line nor reach the terminal as escape
+    sequences.
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
 
 
 def in_words(text: str, word: Callable[[str, str | None], str | None]) -> str:

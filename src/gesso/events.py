@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar, overload
 
+from gesso.notices import Notice
+
 log = logging.getLogger(__name__)
 
 
@@ -83,7 +85,7 @@ class NumbersRescued(Event):
     job: int
     index: int
     network: str
-    notice: str
+    notice: Notice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ class PictureDone(Event):
     width: int
     height: int
     seconds: float
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 E = TypeVar("E", bound=Event)

@@ -1,4 +1,4 @@
-"""Registries: tables of built-in rows to which installed packages add rows of their own. Imports no torch.
+"""Tables that plug-ins extend: registries of built-in rows, to which installed packages add theirs. Imports no torch.
 
 A package adds a row by an entry point in the table's group, named as users will call it:
 
@@ -40,8 +40,13 @@ class PluginError(GessoError):
     distribution  name and version of the package that brings it
     """
 
+    default_code = "plugin_unusable"
+
     def __init__(self, group: str, name: str, distribution: str, reason: str) -> None:
-        super().__init__(f"plug-in {name!r} of {distribution} ({group}) cannot be used: {reason}")
+        super().__init__(
+            f"plug-in {name!r} of {distribution} ({group}) cannot be used: {reason}",
+            data={"group": group, "name": name, "distribution": distribution},
+        )
         self.group, self.name, self.distribution = group, name, distribution
 
 

@@ -80,7 +80,8 @@ def test_inpainting_keeps_what_is_not_masked_and_replays(capsys: pytest.CaptureF
     assert (code, err) == (0, "")
     image, recipe = read_picture(Path("x.png"))
     request = recipe.request
-    assert (request.preset, request.noise, request.strength, request.levels) == ("a1111", "nv", 0.6, "round")
+    assert (request.preset, request.noise, request.source.strength) == ("a1111", "nv", 0.6)
+    assert request.conventions.levels == "round"
     before = np.frombuffer(opened("photo.png")[0], np.uint8).reshape(64, 64, 3)
     assert (np.asarray(image)[:, 32:] == before[:, 32:]).all()
     text = opened("x.png")[1]

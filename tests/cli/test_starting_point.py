@@ -53,7 +53,7 @@ def test_settings_of_another_tool(capsys: pytest.CaptureFixture[str], model: str
     request = read_picture(Path("x.png"))[1].request
     assert (request.prompt, request.negative_prompt, request.num_steps) == ("a cat", "dog", 2)
     assert (request.sampler, request.guidance_scale, request.seed) == ("euler_ancestral", 3.0, 9)
-    assert (request.preset, request.noise, request.strength) == ("a1111", "nv", None)
+    assert (request.preset, request.noise, request.source.strength) == ("a1111", "nv", None)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_unet_that_takes_more_makes_another_family(tmp_path: Path, base: Famil
     found = load_parts(folder, unet=unet_file(tmp_path / "unet.safetensors", unet, "folder"))
     assert (found.family.name, found.family.concat) == (name, unet.concat)
     assert (found.family.unet, found.family.defaults) == (unet.unet, FAMILIES[name].defaults)
-    with pytest.raises(ModelFileError, match=f"makes a '{name}' of this model.*Try: --family {name}"):
+    with pytest.raises(ModelFileError, match=f"makes a '{name}' of this model.*Try: `family={name}`"):
         load_parts(folder, family=base.name, unet=tmp_path / "unet.safetensors")
 
 

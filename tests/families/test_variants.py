@@ -203,7 +203,7 @@ def test_the_moving_average_of_sdxl(tmp_path: Path) -> None:
 
 def test_names_of_families() -> None:
     assert family_named("sdxl-turbo").defaults.num_steps == 1
-    with pytest.raises(GessoError, match=r"--family sdxl9: no such family\. Known: sd15, "):
+    with pytest.raises(GessoError, match=r"`family` sdxl9: no such family\. Known: sd15, "):
         family_named("sdxl9")
     for family in FAMILIES.values():
         like = release_like(family)
@@ -236,16 +236,16 @@ def test_every_family_is_in_the_documentation() -> None:
 def test_a_native_file_says_itself_what_it_is(tmp_path: Path) -> None:
     path = save_tiny_mini(tmp_path / "mini.safetensors")
     for options in ({"family": "sdxl"}, {"prediction": "eps"}, {"vae": path}):
-        with pytest.raises(ModelFileError, match="leave out --family, --prediction, --vae and --unet"):
+        with pytest.raises(ModelFileError, match="leave out `family`, `prediction`, `vae` and `unet`"):
             load_parts(path, **options)
 
 
 @pytest.mark.usefixtures("no_vocabularies")
 def test_a_wrong_family_is_refused_with_the_right_one(tmp_path: Path) -> None:
     save_ldm(tmp_path / "xl.safetensors", tiny_parts(TINY_SDXL))
-    with pytest.raises(ModelFileError, match=r"looks like Stable Diffusion XL, not like 'sd15'\. Try: --family sdxl"):
+    with pytest.raises(ModelFileError, match=r"looks like Stable Diffusion XL, not like 'sd15'\. Try: `family=sdxl`"):
         load_parts(tmp_path / "xl.safetensors", family="sd15")
-    with pytest.raises(ModelFileError, match=r"looks like 'sdxl', not like 'sd15'\. Try: --family sdxl"):
+    with pytest.raises(ModelFileError, match=r"looks like 'sdxl', not like 'sd15'\. Try: `family=sdxl`"):
         load_parts(save_tiny_folder(tmp_path / "folder", TINY_SDXL), family="sd15")
 
 
@@ -407,7 +407,7 @@ def test_a_vae_of_its_own(tmp_path: Path, kind: str, into: str) -> None:
 def test_a_model_without_a_vae(tmp_path: Path) -> None:
     tensors = {n: t for n, t in ldm_tensors(tiny_parts()).items() if not n.startswith(ldm.VAE)}
     path, vae = write(tmp_path / "no.safetensors", tensors), write(tmp_path / "vae.safetensors", vae_of(tiny_parts()))
-    with pytest.raises(ModelFileError, match="has no VAE; give the file of one with --vae"):
+    with pytest.raises(ModelFileError, match="has no VAE; give the file of one with `vae`"):
         load_parts(path, family=TINY_SD)
     assert_same_networks(load_parts(path, family=TINY_SD, vae=vae), tiny_parts())
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from asking import ask
 from gesso.errors import GessoError
 from gesso.frontends.front_end import MAX_LIST_NBYTES, FrontEnd, WildcardFolder, read_styles
 from gesso.frontends.styles import Style
@@ -15,7 +16,7 @@ STYLES = (Style("oil", "oil painting of {prompt}", "photo"), Style("calm", "calm
 
 
 def request(prompt: str, **values: object) -> TextToImageRequest:
-    return TextToImageRequest(prompt=prompt, **values)
+    return ask(prompt=prompt, **values)
 
 
 def test_without_anything_the_request_is_the_one_that_was_given():
@@ -51,7 +52,7 @@ def test_what_the_request_says_stays_and_negatives_join():
 def test_flags_that_are_not_asked_for_are_text_and_told():
     (written,) = FrontEnd().requests(request("a cat --ar 3:2 -- --zzz"), TINY_SD)
     assert written.request.prompt == "a cat --ar 3:2 -- --zzz"
-    assert written.notices == ("--ar in the prompt is taken as text; --syntax midjourney reads such flags",)
+    assert written.notices == ("--ar in the prompt is taken as text; `syntax=midjourney` reads such flags",)
 
 
 def test_weighted_parts_guide_together():

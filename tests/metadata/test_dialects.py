@@ -34,10 +34,10 @@ def test_a1111():
     assert request.negative_prompt == "blurry"
     assert (request.num_steps, request.sampler, request.schedule) == (25, "dpmpp_2m", "karras")
     assert (request.guidance_scale, request.seed, request.width, request.height) == (6.5, 123, 512, 768)
-    assert (request.variation_seed, request.variation_strength) == (7, 0.25)
-    assert (request.seed_width, request.seed_height) == (512, 512)
-    assert (request.clip_skip, request.ensd, request.noise, request.tiling) == (2, 31337, "cpu", "xy")
-    assert (request.preset, request.emphasis, request.strength) == ("a1111", "no_norm", None)
+    assert (request.variation.seed, request.variation.strength) == (7, 0.25)
+    assert (request.variation.width, request.variation.height) == (512, 512)
+    assert (request.clip_skip, request.conventions.ensd, request.noise, request.tiling) == (2, 31337, "cpu", "xy")
+    assert (request.preset, request.conventions.emphasis, request.source.strength) == ("a1111", "no_norm", None)
     assert request.hires == HiresPass(
         scale=2.0, upscaler="latent_bilinear", strength=0.4, num_steps=10, prompt="a cat, close"
     )
@@ -56,8 +56,8 @@ def test_a1111_with_a_picture_and_a_mask():
         "Inpaint area: Only masked, Version: v1.9.0"
     )
     request = from_infotext(read_infotext(line)).request
-    assert (request.strength, request.mask_blur, request.mask_content) == (0.6, 4.0, "noise")
-    assert (request.mask_area, request.mask_padding, request.hires) == ("masked", 32, None)
+    assert (request.source.strength, request.mask.blur, request.mask.content) == (0.6, 4.0, "noise")
+    assert (request.mask.area, request.mask.padding, request.hires) == ("masked", 32, None)
 
 
 def test_what_gesso_wrote_is_read_with_its_own_conventions():
@@ -135,9 +135,9 @@ def test_comfyui():
     found = from_graph(json.dumps(graph()))
     request = found.request
     assert (found.tool, found.model, found.notices) == ("ComfyUI", "sd15.safetensors", ())
-    assert (request.prompt, request.negative_prompt, request.syntax) == ("a cat", "blurry", "comfyui")
+    assert (request.prompt, request.negative_prompt, request.conventions.syntax) == ("a cat", "blurry", "comfyui")
     assert (request.seed, request.num_steps, request.guidance_scale) == (42, 20, 8.0)
-    assert (request.sampler, request.schedule, request.strength) == ("dpmpp_2m", "karras", None)
+    assert (request.sampler, request.schedule, request.source.strength) == ("dpmpp_2m", "karras", None)
     assert (request.width, request.height, request.clip_skip, request.noise) == (512, 640, 2, "cpu")
     assert request.loras == (LoraUse(name="ink", weight=0.8, text_weight=0.5),)
 
@@ -390,7 +390,8 @@ def test_invokeai():
     }
     found = from_invokeai(json.dumps(said))
     request = found.request
-    assert (found.model, request.prompt, request.syntax, request.noise) == ("sd-1-5", "a cat++", "compel", "cpu")
+    assert (found.model, request.prompt, request.noise) == ("sd-1-5", "a cat++", "cpu")
+    assert request.conventions.syntax == "compel"
     assert (request.sampler, request.schedule, request.guidance_rescale) == ("dpmpp_2m", "karras", 0.7)
     assert (request.tiling, request.clip_skip, request.num_steps) == ("x", 2, 30)
     assert request.loras == (LoraUse(name="ink", weight=0.6),)

@@ -1,5 +1,6 @@
 """What gesso writes for other tools, read back: the settings that this form can carry are those of the request."""
 
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from gesso.metadata.a1111 import from_infotext
 from gesso.pictures.infotext import infotext
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.request.parts import ControlUse, HiresPass
+from gesso.request.request import NAMED
 from made_recipes import make_recipe
 
 MASKED = {"image": "0" * 64, "mask": "1" * 64, "strength": 0.6}
@@ -37,7 +39,7 @@ def test_settings_survive(values: dict[str, Any]):
     told = {name: value for name, value in values.items() if name not in ("image", "mask", "schedule")}
     if told.get("mask_content") == "original":
         del told["mask_content"]  # as every reader takes it where nothing is said
-    assert {name: getattr(found.request, name) for name in told} == told
+    assert {name: attrgetter(NAMED[name].path)(found.request) for name in told} == told
     expected = recipe.request
     assert (found.request.prompt, found.request.num_steps) == (expected.prompt, expected.num_steps)
     assert (found.request.seed, found.request.sampler) == (expected.seed, expected.sampler)

@@ -45,7 +45,7 @@ def test_pools_and_batches_divide():
 
 def test_the_gpus_recipe_needs_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(GessoError, match=r"'gpu' trains on 'cuda'.*--device.*--recipe cpu"):
+    with pytest.raises(GessoError, match=r"'gpu' trains on 'cuda'.*`device`.*`recipe=cpu`"):
         DefaultModel(GPU, tmp_path, OBJECTS, glyphs())
 
 

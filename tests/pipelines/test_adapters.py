@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adapters.files import kohya, lora_parts, saved, target_of
 from adapters.test_lora_parity import attention_only
+from asking import changed
 from gesso.adapters.names import Target
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
@@ -100,7 +101,7 @@ def test_a_lora_of_the_prompt_is_that_of_the_request(pipeline: TextToImage):
     assert (found - plain).abs().mean() > 1e-2
     assert torch.equal(found, pipeline.pixels(replace(REQUEST, loras=(STYLE,))))
     assert torch.equal(found, pipeline.pixels(replace(REQUEST, prompt="a cat <lyco:style:te=0.5:unet=0.5>")))
-    assert torch.equal(found, pipeline.pixels(replace(REQUEST, prompt="a cat withLora(style, 0.5)", syntax="compel")))
+    assert torch.equal(found, pipeline.pixels(changed(REQUEST, prompt="a cat withLora(style, 0.5)", syntax="compel")))
     assert torch.equal(pipeline.pixels(REQUEST), plain)
     assert torch.equal(pipeline.pixels(replace(REQUEST, prompt="a cat <lora:style:0>")), plain)
 
@@ -130,7 +131,7 @@ def test_several_at_once_in_any_order(pipeline: TextToImage):
 def test_merged_or_at_run_time_makes_no_difference(pipeline: TextToImage, prompt: str):
     request = replace(REQUEST, prompt=prompt)
     run = pipeline.pixels(request)
-    merged = pipeline.pixels(replace(request, lora_mode="merged"))
+    merged = pipeline.pixels(changed(request, lora_mode="merged"))
     assert (run - merged).abs().mean() < 1e-4  # float32 sums in another order, four steps of a random network
     assert (run - pipeline.pixels(REQUEST)).abs().mean() > 1e-2
 
@@ -170,7 +171,7 @@ def test_nothing_stays_after_an_error_or_a_picture_that_is_given_up(pipeline: Te
     request = replace(REQUEST, prompt="a cat <lora:style:0.5>", num_images=3)
     plain = pipeline.pixels(REQUEST)
     for mode in ("run", "merged"):
-        pictures = pipeline(replace(request, lora_mode=mode))
+        pictures = pipeline(changed(request, lora_mode=mode))
         next(pictures)
         assert torch.equal(pipeline.pixels(REQUEST), plain)  # another request between two pictures
         next(pictures)
@@ -182,7 +183,7 @@ def test_nothing_stays_after_an_error_or_a_picture_that_is_given_up(pipeline: Te
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            list(pipeline(replace(request, lora_mode=mode), stop))
+            list(pipeline(changed(request, lora_mode=mode), stop))
         assert torch.equal(pipeline.pixels(REQUEST), plain)
 
 
@@ -209,8 +210,8 @@ def test_numbers_out_of_range_are_computed_again_with_the_adapter_on(
     exact = TextToImage(Engine("cpu", "float32"), Engine("cpu", "float32").load(folders["sd"]), finder=files)
     half = Engine("cpu", "bfloat16")
     for mode in ("run", "merged"):
-        expected = exact.pixels(replace(request, lora_mode=mode))
-        found = TextToImage(half, half.load(folders["sd"]), finder=files).pixels(replace(request, lora_mode=mode))
+        expected = exact.pixels(changed(request, lora_mode=mode))
+        found = TextToImage(half, half.load(folders["sd"]), finder=files).pixels(changed(request, lora_mode=mode))
         assert torch.isfinite(found).all()
         assert torch.isfinite(expected).all()
 
@@ -259,7 +260,7 @@ def test_learned_words_stand_in_the_prompt_and_in_the_negative_prompt(pipeline: 
     assert not torch.equal(plain, taught)
     without = TextToImage(pipeline.engine, pipeline.model)
     for values in ({"prompt": "a (mystyle:1.2)"}, {"negative_prompt": "mystyle"}, {"prompt": "a [cat:MyStyle:0.5]"}):
-        request = replace(REQUEST, **values)
+        request = changed(REQUEST, **values)
         assert not torch.equal(pipeline.pixels(request), without.pixels(request))
     spelled_out = replace(REQUEST, prompt="a cat in embedding:mystyle")
     assert torch.equal(pipeline.pixels(spelled_out), taught)
@@ -376,7 +377,7 @@ def test_a_plan_of_memory_counts_them(folders: dict[str, Path], finder: NamedFil
     )  # what ran before left its traces
     model = engine.load(folders["sd"])
     pipeline = TextToImage(engine, model, finder=finder)
-    request = replace(REQUEST, prompt="a cat <lora:style:0.5>", lora_mode="merged")
+    request = changed(REQUEST, prompt="a cat <lora:style:0.5>", lora_mode="merged")
     plain, asked = (pipeline.plans(each)[model.name].phases for each in (REQUEST, request))
     numbers = load_file(finder.find("lora", "style"))
     nbytes = sum(t.nbytes for name, t in numbers.items() if not name.endswith("alpha"))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from asking import changed
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.networks import ChangingText, EditNetwork
@@ -94,7 +95,7 @@ def test_under_the_preset_of_a1111_a_change_comes_a_step_later(engine: Engine, m
     request = replace(REQUEST, prompt="a [cat:dog:0.5]", preset="a1111", sampler="euler")
     assert texts(engine, models["sd"], request, CAT_DOG) == "aaaaaabbbb"
     assert texts(engine, models["sd"], replace(request, prompt="a [cat|dog]"), CAT_DOG) == "aabababab" + "a"
-    assert texts(engine, models["sd"], replace(request, prompt_timing="steps"), CAT_DOG) == "aaaaabbbbb"
+    assert texts(engine, models["sd"], changed(request, prompt_timing="steps"), CAT_DOG) == "aaaaabbbbb"
 
 
 def test_both_calls_of_a_step_have_the_same_text(engine: Engine, models: dict[str, LoadedModel]):
@@ -105,7 +106,7 @@ def test_both_calls_of_a_step_have_the_same_text(engine: Engine, models: dict[st
 def test_image_to_image_counts_the_steps_that_it_leaves_out(
     engine: Engine, models: dict[str, LoadedModel], image: Image.Image
 ):
-    request = replace(REQUEST, prompt="a [cat:dog:0.7]", strength=0.5)
+    request = changed(REQUEST, prompt="a [cat:dog:0.7]", strength=0.5)
     assert texts(engine, models["sd"], request, CAT_DOG, image=image) == "aabbb"
     # A1111 counts from where it begins, and takes a step more.
     a1111 = replace(request, preset="a1111", sampler="euler")
@@ -115,7 +116,7 @@ def test_image_to_image_counts_the_steps_that_it_leaves_out(
 def test_inpainting_changes_its_text_as_well(engine: Engine, models: dict[str, LoadedModel], image: Image.Image):
     mask = Image.new("L", (64, 64), 255)
     for mask_blend in ("x0", "x"):
-        request = replace(REQUEST, prompt="a [cat:dog:0.5]", strength=1.0, mask_blend=mask_blend)
+        request = changed(REQUEST, prompt="a [cat:dog:0.5]", strength=1.0, mask_blend=mask_blend)
         assert texts(engine, models["sd"], request, CAT_DOG, image=image, mask=mask) == "aaaaabbbbb"
 
 
@@ -172,7 +173,7 @@ def test_the_same_prompt_twice_with_half_the_weight_is_the_prompt(
     engine: Engine, models: dict[str, LoadedModel], sampler: str
 ):
     for values in ({}, {"guidance_rescale": 0.7}, {"guidance_scale": 1.0, "width": 128}):
-        request = replace(REQUEST, sampler=sampler, num_steps=4, **values)
+        request = changed(REQUEST, sampler=sampler, num_steps=4, **values)
         pipeline = TextToImage(engine, models["sd"])
         plain = pipeline.pixels(request)
         halves = pipeline.pixels(replace(request, prompt="a cat :0.5 AND a cat :0.5"))
@@ -288,17 +289,17 @@ def test_a_long_prompt_beside_a_short_negative_one(engine: Engine, models: dict[
     wide = image.resize((128, 64))
     for name, given in (("sd", {}), ("xl", {}), ("edit", {"image": wide})):
         pipeline = TextToImage(engine, models[name])
-        asked = replace(REQUEST, prompt=f"{long} AND a dog", num_steps=2, width=128, uneven_chunks="apart")
+        asked = changed(REQUEST, prompt=f"{long} AND a dog", num_steps=2, width=128, uneven_chunks="apart")
         found = encode_prompts(models[name], pipeline.resolve(asked, **given))
         assert (found.cond.context.shape[1], found.uncond.context.shape[1]) == (2 * 77, 77)
         with contexts(models[name]) as seen:
             apart = pipeline.pixels(asked, **given)
         assert {context.shape[1] for context in seen} == {77, 2 * 77}
-        padded = pipeline.pixels(replace(asked, uneven_chunks="padded"), **given)
+        padded = pipeline.pixels(changed(asked, uneven_chunks="padded"), **given)
         assert not torch.equal(apart, padded)
         even = replace(asked, prompt="a cat AND a dog")
         assert torch.equal(
-            pipeline.pixels(even, **given), pipeline.pixels(replace(even, uneven_chunks="padded"), **given)
+            pipeline.pixels(even, **given), pipeline.pixels(changed(even, uneven_chunks="padded"), **given)
         )
     pipeline = TextToImage(engine, models["sd"])
     assert pipeline.resolve(replace(REQUEST, preset="a1111")).uneven_chunks == "apart"

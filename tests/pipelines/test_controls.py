@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from asking import changed
 from families.test_control_network import theirs
 from families.test_controlnet_union import their_union
 from families.test_t2i_adapter import their_adapter
@@ -122,7 +123,7 @@ def expected(model: str, path: Path, names: list[str], hints: list[Image.Image],
 
 
 def drawn(pipeline: TextToImage, uses: list[ControlUse], hints: list[Image.Image], **changes: Any) -> Tensor:
-    request = replace(
+    request = changed(
         REQUEST,
         negative_prompt="blurry",
         guidance_scale=5.0,
@@ -376,14 +377,14 @@ def test_tiles_see_their_part_of_the_hint(ours: Any) -> None:
 
 def test_a_large_picture_is_steered_in_tiles(ours: Any) -> None:
     hint, pipeline = picture(size=(192, 64)), ours("SD 1.5")
-    request = replace(REQUEST, width=192, tile=128, tile_overlap=64)
+    request = changed(REQUEST, width=192, tile=128, tile_overlap=64)
     plain = pipeline.pixels(request)
     assert not torch.equal(pipeline.pixels(replace(request, controls=(use(hint),)), hints=[hint]), plain)
 
 
 def test_an_inpainting_model_is_steered_too(ours: Any) -> None:
     hint, source, mask = picture(), picture(3), Image.new("L", (128, 64), 255)
-    request = replace(REQUEST, strength=1.0)
+    request = changed(REQUEST, strength=1.0)
     pipeline = ours("inpainting")
     plain = pipeline.pixels(request, image=source, mask=mask)
     found = pipeline.pixels(replace(request, controls=(use(hint),)), image=source, mask=mask, hints=[hint])
@@ -524,7 +525,7 @@ def test_a_hint_goes_with_the_masked_part_that_is_drawn(ours: Any) -> None:
     pipeline, source = ours("SD 1.5"), picture(3, (256, 64))
     mask = Image.new("L", (256, 64))
     mask.paste(255, (160, 0, 256, 64))
-    request = replace(REQUEST, mask_area="masked", mask_padding=0, strength=0.7, mask_blur=0.0)
+    request = changed(REQUEST, mask_area="masked", mask_padding=0, strength=0.7, mask_blur=0.0)
     hints = [Image.new("RGB", (256, 64)) for _ in range(3)]
     hints[1].paste((255, 255, 255), (0, 0, 64, 64))  # far from what is drawn
     hints[2].paste((255, 255, 255), (192, 0, 256, 64))
@@ -565,7 +566,7 @@ def test_image_to_image_beside_diffusers(folder: Any, ours: Any) -> None:
             control_guidance_start=0.2,
             control_guidance_end=0.5,
         ).images
-    request = replace(
+    request = changed(
         REQUEST,
         negative_prompt="blurry",
         guidance_scale=5.0,

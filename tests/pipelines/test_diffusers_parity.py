@@ -8,7 +8,7 @@ import re
 import statistics
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from asking import ask, changed
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
@@ -181,7 +182,7 @@ def scheduler(diffusers: Any, pipe: Any, case: Case) -> Any:
 
 
 def request(case: Case, job: str, **values: Any) -> TextToImageRequest:
-    return TextToImageRequest(
+    return ask(
         prompt=PROMPT,
         negative_prompt=NEGATIVE,
         num_steps=STEPS,
@@ -278,7 +279,7 @@ def test_same_picture_as_diffusers_from_models_of_one_job(diffusers: Any, ours: 
         output_type="np",
         **given,
     ).images[0]
-    found = ours(job).pixels(replace(request(case, "text to image"), **values), **pictures)
+    found = ours(job).pixels(changed(request(case, "text to image"), **values), **pictures)
     check((job, "", case.label), found, expected)
 
 

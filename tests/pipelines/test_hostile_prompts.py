@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asking import changed
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.frontends.front_end import FrontEnd
@@ -125,7 +126,7 @@ def test_generated_prompts_are_drawn_or_refused(pipeline: TextToImage, syntax: s
     drawn = 0
     for prompt in generated(25):
         try:
-            pixels = pipeline.pixels(replace(REQUEST, prompt=prompt, negative_prompt=prompt[::-1], syntax=syntax))
+            pixels = pipeline.pixels(changed(REQUEST, prompt=prompt, negative_prompt=prompt[::-1], syntax=syntax))
         except GessoError:
             continue
         assert torch.isfinite(pixels).all(), prompt

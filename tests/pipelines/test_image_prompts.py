@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from asking import ask
 from gesso.checkpoints.errors import ModelFileError
 from gesso.cli.control_options import parse_controls
 from gesso.cli.main import run
@@ -69,7 +70,7 @@ def pipeline(files: dict[str, Path], engine: Engine) -> TextToImage:
 
 def request(*uses: ControlUse, **values: Any) -> TextToImageRequest:
     given = {"prompt": "a turtle", "width": 64, "height": 64, "num_steps": 4, "seed": 3, "guidance_scale": 5.0}
-    return TextToImageRequest(**(given | values), controls=uses)
+    return ask(**(given | values), controls=uses)
 
 
 def use(model: str = "base", **values: Any) -> ControlUse:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from asking import changed
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.pictures.picture_file import read_picture
 from gesso.pipelines.picture import Picture, Progress
@@ -48,7 +49,7 @@ def left_half(width: int = 64, height: int = 64) -> Image.Image:
 def draw(
     pipeline: TextToImage, image: Image.Image | None = None, mask: Image.Image | None = None, **values: Any
 ) -> Picture:
-    (picture,) = pipeline(replace(REQUEST, **values), image=image, mask=mask)
+    (picture,) = pipeline(changed(REQUEST, **values), image=image, mask=mask)
     return picture
 
 
@@ -68,9 +69,9 @@ def test_the_request_names_the_picture_and_the_size_comes_from_it(pipeline: Text
     picture = draw(pipeline, source(90, 41))
     request = picture.recipe.request
     assert picture.image.size == (88, 40)
-    assert request.strength == 0.75
-    assert request.image is not None
-    assert len(request.image) == 64
+    assert request.source.strength == 0.75
+    assert request.source.image is not None
+    assert len(request.source.image) == 64
     with pytest.raises(RequestError, match="Give that very one"):
         pipeline(request, image=source(seed=1))
     with pytest.raises(RequestError, match="was not given"):
@@ -93,7 +94,7 @@ def test_the_request_names_the_picture_and_the_size_comes_from_it(pipeline: Text
 )
 def test_the_first_step_of_each_tool(pipeline: TextToImage, rule: str, strength: float, first: int):
     request = pipeline.resolve(
-        replace(REQUEST, strength=strength, strength_rule=rule, num_steps=20, sampler="euler"), image=source()
+        changed(REQUEST, strength=strength, strength_rule=rule, num_steps=20, sampler="euler"), image=source()
     )
     steps = plan_steps(request, pipeline.model.family)
     assert (steps.first, steps.num_steps) == (first, 20 - first)
@@ -106,7 +107,7 @@ def test_a_strength_that_leaves_diffusers_no_step_is_refused(pipeline: TextToIma
 
 def test_progress_counts_the_steps_that_are_taken(pipeline: TextToImage):
     seen: list[Progress] = []
-    list(pipeline(replace(REQUEST, num_steps=8, strength=0.5), seen.append, image=source()))
+    list(pipeline(changed(REQUEST, num_steps=8, strength=0.5), seen.append, image=source()))
     assert [state.step for state in seen] == [0, 1, 2, 3, 4]
     assert {state.num_steps for state in seen} == {4}
 
@@ -227,7 +228,7 @@ def test_own_sigmas(pipeline: TextToImage):
 )
 def test_settings_of_another_job_are_refused(pipeline: TextToImage, values: dict[str, Any], words: str):
     with pytest.raises(RequestError, match=words):
-        pipeline(replace(REQUEST, **values))
+        pipeline(changed(REQUEST, **values))
 
 
 def test_names_of_other_tools(pipeline: TextToImage):
@@ -248,9 +249,9 @@ def test_presets_fill_what_is_left_open(pipeline: TextToImage):
     a1111 = pipeline.resolve(replace(REQUEST, preset="a1111", sampler="DPM++ 3M SDE"))
     assert (a1111.noise, a1111.levels, a1111.schedule) == ("nv", "truncate", "exponential")
     assert a1111.discard_penultimate_sigma
-    assert not pipeline.resolve(replace(a1111, discard_penultimate_sigma=False)).discard_penultimate_sigma
-    own = pipeline.resolve(replace(REQUEST, preset="a1111", noise="cpu", levels="round"))
-    assert (own.preset, own.noise, own.levels) == ("a1111", "cpu", "round")
+    assert not pipeline.resolve(changed(a1111, discard_penultimate_sigma=False)).discard_penultimate_sigma
+    own = pipeline.resolve(changed(REQUEST, preset="a1111", noise="cpu", levels="round"))
+    assert (own.preset, own.noise, own.conventions.levels) == ("a1111", "cpu", "round")
 
 
 def test_the_preset_a1111_is_what_its_sources_say(pipeline: TextToImage):
@@ -310,7 +311,7 @@ def test_a_recipe_of_version_1_draws_the_same(pipeline: TextToImage):
     del found["refiner"], found["refiner_files"]
     recipe = Recipe.from_json(json.dumps(found))
     plain = {"syntax": "plain", "emphasis": "ignore", "chunks": "first"}
-    assert recipe == replace(picture.recipe, request=replace(picture.recipe.request, **plain))
+    assert recipe == replace(picture.recipe, request=changed(picture.recipe.request, **plain))
     assert replay(pipeline, picture.image, recipe)[0].kind == "identical"
 
 
@@ -326,7 +327,7 @@ def special(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_an_inpainting_model_sees_mask_and_masked_picture(special: dict[str, TextToImage]):
     pipeline, mask = special["inpaint"], left_half()
     base = draw(pipeline, source(), mask, num_steps=2, paste_back=False)
-    assert base.recipe.request.strength == 1.0
+    assert base.recipe.request.source.strength == 1.0
     outside, inside = np.asarray(source()).copy(), np.asarray(source()).copy()
     outside[:, 40:], inside[:, :20] = 0, 0
     assert gap(draw(pipeline, Image.fromarray(outside), mask, num_steps=2, paste_back=False).image, base.image) > 0
@@ -341,8 +342,8 @@ def test_an_inpainting_model_sees_mask_and_masked_picture(special: dict[str, Tex
 def test_an_editing_model_is_led_by_text_and_by_picture(special: dict[str, TextToImage]):
     pipeline, image = special["edit"], source()
     base = draw(pipeline, image, num_steps=2)
-    assert base.recipe.request.image_guidance_scale == 1.5
-    assert base.recipe.request.strength is None
+    assert base.recipe.request.source.guidance_scale == 1.5
+    assert base.recipe.request.source.strength is None
     assert gap(draw(pipeline, image, num_steps=2, image_guidance_scale=3.0).image, base.image) > 0
     assert gap(draw(pipeline, source(seed=1), num_steps=2).image, base.image) > 0
     with pytest.raises(RequestError, match="give it one"):
@@ -355,7 +356,7 @@ def test_an_upscaler_makes_four_of_each_pixel(engine: Engine, tmp_path: Path):
     pipeline = TextToImage(engine, engine.load(save_tiny_folder(tmp_path / "x4", TINY_X4)))
     base = draw(pipeline, source(16, 8), num_steps=2)
     assert base.image.size == (64, 32)
-    assert base.recipe.request.noise_level == 20
+    assert base.recipe.request.source.noise_level == 20
     assert gap(draw(pipeline, source(16, 8), num_steps=2, noise_level=200).image, base.image) > 0
     with pytest.raises(RequestError, match="trained up to 350"):
         draw(pipeline, source(16, 8), noise_level=351)

@@ -2,7 +2,6 @@
 
 import resource
 import tracemalloc
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from asking import changed
 from gesso.diffusion.conventions import slerp, slerp_a1111
 from gesso.diffusion.noise import nv_normal, philox_normal
 from gesso.families.base import Family
@@ -56,12 +56,12 @@ def spot(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image
 def draw(
     pipeline: TextToImage, image: Image.Image | None = None, mask: Image.Image | None = None, **values: Any
 ) -> Picture:
-    (picture,) = pipeline(replace(REQUEST, **values), image=image, mask=mask)
+    (picture,) = pipeline(changed(REQUEST, **values), image=image, mask=mask)
     return picture
 
 
 def start_of(pipeline: TextToImage, image: Image.Image, mask: Image.Image | None, **values: Any) -> Any:
-    request = pipeline.resolve(replace(REQUEST, **values), image=image, mask=mask)
+    request = pipeline.resolve(changed(REQUEST, **values), image=image, mask=mask)
     family, pictures = pipeline.model.family, range(request.first_index, request.first_index + request.num_images)
     return prepare(
         pipeline.model,
@@ -127,7 +127,7 @@ def test_what_stands_under_the_mask(pipelines: dict[str, TextToImage]):
         content: start_of(pipeline, image, mask, mask_content=content, strength=0.5, sampler="euler")
         for content in ("original", "fill", "noise", "nothing")
     }
-    request = pipeline.resolve(replace(REQUEST, strength=0.5, sampler="euler"), image=image)
+    request = pipeline.resolve(changed(REQUEST, strength=0.5, sampler="euler"), image=image)
     sigma = plan_steps(request, pipeline.model.family).image_sigma
     inside = starts["noise"].mask.expand_as(starts["noise"].x) > 0
     for content, start in starts.items():
@@ -192,8 +192,8 @@ def test_borders_grow_until_the_model_can_draw_them(pipelines: dict[str, TextToI
     picture = draw(pipelines["sd"], source(61, 45), width=None, height=None, outpaint=(0, 3, 10, 0))
     request = picture.recipe.request
     assert picture.image.size == (72, 48)
-    assert request.outpaint == (0, 3, 11, 0)
-    assert request.mask_blur == 8.0
+    assert request.source.outpaint == (0, 3, 11, 0)
+    assert request.mask.blur == 8.0
     with pytest.raises(RequestError, match="adds 0 pixels"):
         draw(pipelines["sd"], source(), outpaint=(0, 0, 0, 0))
     with pytest.raises(RequestError, match="at most 4096 are drawn"):
@@ -232,7 +232,7 @@ def test_a_given_size_is_that_of_picture_and_borders(pipelines: dict[str, TextTo
 def test_resize_modes(pipelines: dict[str, TextToImage], mode: str):
     image, mask = source(128, 64), spot(128, 64, (64, 0, 128, 64))
     shown = SourcePictures.of(
-        pipelines["sd"].resolve(replace(REQUEST, resize=mode), image=image, mask=mask), TINY_SD, image, mask
+        pipelines["sd"].resolve(changed(REQUEST, resize=mode), image=image, mask=mask), TINY_SD, image, mask
     )
     assert shown.mask is not None
     assert shown.image is not None
@@ -276,8 +276,8 @@ def test_noise_of_another_size_lies_in_the_middle(pipelines: dict[str, TextToIma
 
 def test_a_variation_without_a_seed_draws_one_and_the_recipe_tells(pipelines: dict[str, TextToImage]):
     picture = draw(pipelines["sd"], variation_strength=0.2)
-    assert picture.recipe.request.variation_seed is not None
-    assert draw(pipelines["sd"], variation_strength=0.2, variation_seed=1).recipe.request.variation_seed == 1
+    assert picture.recipe.request.variation.seed is not None
+    assert draw(pipelines["sd"], variation_strength=0.2, variation_seed=1).recipe.request.variation.seed == 1
 
 
 # --- sides that continue each other
@@ -309,7 +309,7 @@ def test_a_picture_no_larger_than_a_tile_is_drawn_as_without(pipelines: dict[str
     image = source() if model == "edit" else None
     plain = draw(pipelines[model], image)
     assert draw(pipelines[model], image, tile=64).image.tobytes() == plain.image.tobytes()
-    assert draw(pipelines[model], image, tile=128).recipe.request.tile_overlap == 32
+    assert draw(pipelines[model], image, tile=128).recipe.request.tiles.overlap == 32
 
 
 def test_the_network_sees_no_more_than_a_tile_and_memory_is_counted_so(pipelines: dict[str, TextToImage]):
@@ -326,7 +326,7 @@ def test_the_network_sees_no_more_than_a_tile_and_memory_is_counted_so(pipelines
     assert set(seen) == {(9, 8, 8)}
     peaks = {}
     for tile, side in ((None, 256), (64, 256), (64, 512)):
-        request = replace(REQUEST, width=side, height=side, tile=tile)
+        request = changed(REQUEST, width=side, height=side, tile=tile)
         (plan,) = pipeline.plans(request).values()
         peaks[tile, side] = next(phase.activations for phase in plan.phases if phase.name == "unet")
     assert peaks[64, 256] < peaks[None, 256] / 4
@@ -436,8 +436,8 @@ def test_any_value_from_outside_is_taken_or_refused_before_anything_is_made(valu
         request = TextToImageRequest.from_dict(found)
     except RequestError:
         return
-    assert request.mask_blur is None or 0 <= request.mask_blur <= 256
-    assert request.outpaint is None or all(0 <= side <= 4096 for side in request.outpaint)
+    assert request.mask.blur is None or 0 <= request.mask.blur <= 256
+    assert request.source.outpaint is None or all(0 <= side <= 4096 for side in request.source.outpaint)
     assert TextToImageRequest.from_json(request.to_json()) == request
 
 
@@ -456,7 +456,7 @@ def test_odd_pictures_and_masks_have_an_answer(pipelines: dict[str, TextToImage]
     for values in ({"resize": "stretch"}, {"resize": "crop"}, {"resize": "fill"}, {"mask_area": "masked"}):
         if "mask_area" in values and grey is None:
             continue
-        request = pipelines["sd"].resolve(replace(REQUEST, **values), image=image, mask=grey)
+        request = pipelines["sd"].resolve(changed(REQUEST, **values), image=image, mask=grey)
         if "mask_area" in values and grey is not None and grey.getbbox() is None:
             with pytest.raises(RequestError, match="black everywhere"):
                 SourcePictures.of(request, family, image, grey)

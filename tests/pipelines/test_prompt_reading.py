@@ -1,18 +1,19 @@
 """How a request's texts are read, told without drawing."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from adapters.files import kohya, lora_parts, saved, target_of
+from asking import changed
 from gesso.cli.main import run
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.prompt_reading import MAX_TEXTS, ReadRequest, read_request
 from gesso.request.finder import NamedFiles
 from gesso.request.request import TextToImageRequest
+from gesso.request.resolving import resolve
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.shelf import AdapterShelf
 from tiny_models import save_tiny_mini
@@ -34,8 +35,8 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> NamedFiles:
 
 
 def read(model: LoadedModel, finder: NamedFiles, prompt: str, **values: object) -> ReadRequest:
-    request = replace(TextToImageRequest(prompt=prompt, num_steps=10), **values)
-    return read_request(request.resolve(defaults_for(request, model.family)), model, finder, AdapterShelf())
+    request = changed(TextToImageRequest(prompt=prompt, num_steps=10), **values)
+    return read_request(resolve(request, defaults_for(request, model.family)), model, finder, AdapterShelf())
 
 
 def test_pieces_steps_chunks(model: LoadedModel, finder: NamedFiles):

@@ -1,14 +1,15 @@
 """Prompts as people type them, on their way to the network."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from asking import changed
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.request.request import TextToImageRequest
+from gesso.request.resolving import resolve
 from gesso.runtime.engine import Engine, LoadedModel
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
 
@@ -23,8 +24,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
 
 
 def encode(model: LoadedModel, **values: object) -> EncodedPrompt:
-    request = replace(REQUEST, **values)
-    return encode_prompts(model, request.resolve(defaults_for(request, model.family)))
+    request = changed(REQUEST, **values)
+    return encode_prompts(model, resolve(request, defaults_for(request, model.family)))
 
 
 def test_a_prompt_without_signs_is_the_same_in_every_syntax(models: dict[str, LoadedModel]):

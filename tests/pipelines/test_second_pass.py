@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from asking import changed
 from gesso.diffusion.conventions import a1111_image_start
 from gesso.errors import GessoError
 from gesso.pipelines.defaults import defaults_for
@@ -48,14 +49,14 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImage
 
 
 def draw(pipeline: TextToImage, hires: HiresPass | None, image: Image.Image | None = None, **values: Any) -> Picture:
-    (picture,) = pipeline(replace(REQUEST, hires=hires, **values), image=image)
+    (picture,) = pipeline(changed(REQUEST, hires=hires, **values), image=image)
     return picture
 
 
 def steps_of(pipeline: TextToImage, hires: HiresPass, **values: Any) -> tuple[ResolvedRequest, Steps]:
     family = pipeline.model.family
     second = second_request(
-        pipeline.resolve(replace(REQUEST, hires=hires, **values)), lambda asked: defaults_for(asked, family)
+        pipeline.resolve(changed(REQUEST, hires=hires, **values)), lambda asked: defaults_for(asked, family)
     )
     assert second is not None
     return second, plan_steps(second, family, again=True)
@@ -103,7 +104,7 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(
     pipelines: dict[str, TextToImage], hires: HiresPass, values: dict[str, Any], words: str
 ):
     with pytest.raises(RequestError, match=words):
-        pipelines["sd"](replace(REQUEST, hires=hires, **values))
+        pipelines["sd"](changed(REQUEST, hires=hires, **values))
 
 
 def test_models_that_work_on_a_picture_and_masks_take_no_second_pass(pipelines: dict[str, TextToImage]):
@@ -244,7 +245,7 @@ def test_other_tools_are_told_of_the_second_pass(pipelines: dict[str, TextToImag
     assert found.hires is not None
     assert (found.hires.width, found.hires.height, found.hires.strength) == (128, 128, 0.4)
     assert (found.hires.prompt, found.hires.num_steps) == ("a dog, large", 5)
-    assert (found.variation_seed, found.variation_strength, found.tiling) == (9, 0.25, "xy")
+    assert (found.variation.seed, found.variation.strength, found.tiling) == (9, 0.25, "xy")
 
 
 def test_own_sigmas_are_those_of_the_first_pass(pipelines: dict[str, TextToImage]):
@@ -255,7 +256,7 @@ def test_own_sigmas_are_those_of_the_first_pass(pipelines: dict[str, TextToImage
 
 def test_memory_is_counted_for_the_larger_pass_and_bounded_by_tiles(pipelines: dict[str, TextToImage]):
     def unet(**values: Any) -> int:
-        (plan,) = pipelines["sd"].plans(replace(REQUEST, **values)).values()
+        (plan,) = pipelines["sd"].plans(changed(REQUEST, **values)).values()
         return next(phase.activations for phase in plan.phases if phase.name == "unet")
 
     large = unet(width=512, height=512)
@@ -272,7 +273,7 @@ def test_a_request_with_a_second_pass_keeps_within_the_engines_memory(tmp_path: 
     pictures = []
     for memory in (None, "auto"):
         engine = Engine("cpu", memory=memory)
-        (picture,) = TextToImage(engine, engine.load(path))(replace(REQUEST, **values))
+        (picture,) = TextToImage(engine, engine.load(path))(changed(REQUEST, **values))
         pictures.append(np.asarray(picture.image, np.int16))
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 

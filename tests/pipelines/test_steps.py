@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from asking import ask, changed
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.diffusion.torchsde_tree import TorchsdeTree
@@ -20,12 +21,13 @@ from gesso.pipelines.steps import Steps, noise_table, plan_steps
 from gesso.request.checks import RequestError
 from gesso.request.names import with_canonical_names
 from gesso.request.request import TextToImageRequest
+from gesso.request.resolving import resolve
 
 
 def planned(family: str | Family = "sd15", **values: Any) -> Steps:
     found = FAMILIES[family] if isinstance(family, str) else family
-    request = with_canonical_names(TextToImageRequest(**({"prompt": "a cat", "seed": 1} | values)))
-    return plan_steps(request.resolve(defaults_for(request, found)), found)
+    request = with_canonical_names(ask(**({"prompt": "a cat", "seed": 1} | values)))
+    return plan_steps(resolve(request, defaults_for(request, found)), found)
 
 
 def told(steps: Steps) -> list[float]:
@@ -111,10 +113,10 @@ def test_tables_differ_as_the_tools_round_them():
     """Largest relative differences of sigma: 3e-8 rounded, 1.3e-5 in float32 (samplers.md, section 1)."""
     request = TextToImageRequest(prompt="", seed=0)
     family = FAMILIES["sd15"]
-    resolved = request.resolve(defaults_for(request, family))
+    resolved = resolve(request, defaults_for(request, family))
     exact = noise_table(resolved, family).sigmas
     gaps = {
-        table: float((noise_table(replace(resolved, sigma_table=table), family).sigmas / exact - 1).abs().max())
+        table: float((noise_table(changed(resolved, sigma_table=table), family).sigmas / exact - 1).abs().max())
         for table in ("rounded", "float32")
     }
     assert 0 < gaps["rounded"] < 3e-5
@@ -194,13 +196,13 @@ def test_noise_of_diffusers_sde_samplers_is_drawn_afresh():
 
 def test_the_preset_a1111_draws_between_sigmas_from_the_tree_of_the_whole_schedule():
     """Also where a run begins in the middle, and whatever the delta of later draws is."""
-    request = TextToImageRequest(
+    request = ask(
         prompt="", seed=5, preset="a1111", noise="cpu", ensd=31337, sampler="dpmpp_2m_sde", image="0" * 64, num_steps=9
     )
     family = FAMILIES["sd15"]
-    resolved = request.resolve(defaults_for(request, family))
+    resolved = resolve(request, defaults_for(request, family))
     steps = plan_steps(resolved, family)
-    whole = plan_steps(replace(resolved, image=None, strength=None), family).sigmas
+    whole = plan_steps(changed(resolved, image=None, strength=None), family).sigmas
     assert len(steps.sigmas) < len(whole)
     assert steps.ends == (float(whole[-2]), float(whole[0]))
     found = noise_source(resolved, range(1, 3), steps).brownian(steps.sigmas.tolist()).increment((4, 8, 8), 2.0, 1.0)
@@ -209,8 +211,8 @@ def test_the_preset_a1111_draws_between_sigmas_from_the_tree_of_the_whole_schedu
 
 
 def test_ensd_moves_every_draw_but_the_first():
-    request = TextToImageRequest(prompt="", seed=5, noise="nv", ensd=31337)
-    resolved = request.resolve(defaults_for(request, FAMILIES["sd15"]))
+    request = ask(prompt="", seed=5, noise="nv", ensd=31337)
+    resolved = resolve(request, defaults_for(request, FAMILIES["sd15"]))
     source = noise_source(resolved, range(2), plan_steps(resolved, FAMILIES["sd15"]))
     plain, moved = (NOISE_SOURCES["nv"]([seed] * 2, range(2)) for seed in (5, 5 + 31337))
     assert torch.equal(source.draw((4, 4, 4)), plain.draw((4, 4, 4)))

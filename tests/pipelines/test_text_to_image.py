@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from asking import changed
 from gesso.errors import GessoError
 from gesso.pictures.picture_file import pixels_sha256, read_picture
 from gesso.pipelines.picture import Picture, Progress, to_images
@@ -33,7 +34,7 @@ def pipeline(file: Path) -> TextToImage:
 
 
 def draw(pipeline: TextToImage, **values: object) -> list[Picture]:
-    return list(pipeline(replace(REQUEST, **values)))
+    return list(pipeline(changed(REQUEST, **values)))
 
 
 def pixels(pictures: list[Picture]) -> list[bytes]:

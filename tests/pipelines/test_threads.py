@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adapters.files import kohya, lora_parts, saved, target_of
+from asking import changed
 from families.test_control_network import theirs
 from gesso.diffusion.calls import Asking, NetworkCall
 from gesso.errors import GessoError
@@ -60,15 +61,15 @@ MIXES = {
     "unguided": Mix(replace(WIDE, guidance_scale=1.0, seed=2)),
     "lora": Mix(replace(BASE, loras=(STYLE,))),
     "two loras": Mix(replace(BASE, loras=(STYLE, LoraUse(name="other", weight=-0.4)), sampler="heun")),
-    "merged": Mix(replace(BASE, loras=(STYLE,), lora_mode="merged")),
+    "merged": Mix(changed(BASE, loras=(STYLE,), lora_mode="merged")),
     "rising": Mix(replace(BASE, loras=(LoraUse(name="style", weight=1.0, points=((0.0, 0.0), (1.0, 1.0))),))),
     "word": Mix(replace(BASE, prompt="a cat mystyle")),
     "control": Mix(replace(BASE, controls=(EDGES,)), (HINT,)),
     "control and lora": Mix(replace(BASE, controls=(replace(EDGES, weight=0.5),), loras=(STYLE,)), (HINT,)),
     "picture": Mix(replace(BASE, controls=(ControlUse(model="ip", image=hint_digest(HINT)),)), (HINT,)),
     "tiling": Mix(replace(BASE, tiling="xy", seed=3)),
-    "tiles": Mix(replace(BASE, width=2 * SIZE, tile=SIZE)),
-    "image": Mix(replace(BASE, strength=0.7), image=SOURCE),
+    "tiles": Mix(changed(BASE, width=2 * SIZE, tile=SIZE)),
+    "image": Mix(changed(BASE, strength=0.7), image=SOURCE),
     "changing": Mix(replace(BASE, prompt="a [cat:dog:0.5] AND a tree", sampler="ddim_cfgpp")),
     "turns": Mix(replace(WIDE, loras=(STYLE,)), stay="turns"),
     "stream": Mix(replace(WIDE, controls=(EDGES,)), (HINT,), stay="stream"),

@@ -1,5 +1,6 @@
 """Axes of a grid: what is typed, and what it does to a request."""
 
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ def applied(text: str) -> list[TextToImageRequest]:
 
 
 @pytest.mark.parametrize(
-    ("text", "field", "values"),
+    ("text", "path", "values"),
     [
         ("steps=4,8, 20", "num_steps", [4, 8, 20]),
         ("steps=1-5", "num_steps", [1, 2, 3, 4, 5]),
@@ -30,13 +31,17 @@ def applied(text: str) -> list[TextToImageRequest]:
         ("guidance=0-1[3]", "guidance_scale", [0.0, 0.5, 1.0]),
         ("seed=0,1", "seed", [0, 1]),
         ("sampler=euler, DPM++ 2M", "sampler", ["euler", "DPM++ 2M"]),
-        ("round-timesteps=true,false", "round_timesteps", [True, False]),
+        ("round-timesteps=true,false", "conventions.round_timesteps", [True, False]),
+        ("hires.strength=0.3,0.5", "hires.strength", [0.3, 0.5]),
+        ("source.strength=0.3,0.5", "source.strength", [0.3, 0.5]),
+        ("denoise=0.3", "source.strength", [0.3]),
+        ("mask_blur=0,4", "mask.blur", [0.0, 4.0]),
         ("negative=x", "negative_prompt", ["x"]),
         ("size=64,64x128", "height", [64, 128]),
     ],
 )
-def test_values(text: str, field: str, values: list[Any]):
-    assert [getattr(request, field) for request in applied(text)] == values
+def test_values(text: str, path: str, values: list[Any]):
+    assert [attrgetter(path)(request) for request in applied(text)] == values
 
 
 def test_steps_take_the_place_of_own_sigmas():
@@ -84,7 +89,7 @@ def test_models_are_told_apart():
         ('prompt="a', "quote too few"),
         ("image=x", "unknown axis"),
         ("size=axb", "WIDTHxHEIGHT"),
-        ("levels=sometimes", "unknown levels"),
+        ("levels=sometimes", "unknown conventions.levels"),
         ("seed=" + ",".join("1" * 300), "at most 256"),
     ],
 )

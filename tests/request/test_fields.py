@@ -14,22 +14,27 @@ from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.request.checks import RequestError
-from gesso.request.conventions import PRESET_NAMES, Conventions
-from gesso.request.fields import JOBS, NOISE_NAMES, TOOLS, Row, all_rows, rows
+from gesso.request.conventions import Conventions, ResolvedConventions
+from gesso.request.fields import JOBS, NOISE_NAMES, PRESET_NAMES, TOOLS, Row, all_rows, rows
+from gesso.request.groups import Mask, ResolvedMask, Source
+from gesso.request.migrations import MOVED
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
-from gesso.request.presets import PRESET_DEFAULTS, PRESETS
+from gesso.request.presets import PRESETS
 from gesso.request.reference import render
 from gesso.request.request import (
-    MAY_STAY_OPEN,
+    GROUPS,
     NAMED,
     ROWS,
     ResolvedRequest,
     TextToImageRequest,
     called_by,
+    flat,
+    nested,
     with_values,
 )
 
 ROOT = Path(__file__).parents[2]
+INSIDE = tuple(f"{group}." for group in GROUPS)
 EVERY = [*all_rows(TextToImageRequest), *all_rows(LoraUse, "loras."), *all_rows(ControlUse, "controls.")]
 
 
@@ -56,7 +61,7 @@ def test_every_field_says_what_it_is(row: Row):
 def test_no_name_means_two_fields():
     seen: dict[str, str] = {}
     for row in ROWS.values():
-        for name in row.names:
+        for name in row.names if row.path not in GROUPS else ():
             assert seen.setdefault(name, row.path) == row.path, name
     assert NAMED.keys() == seen.keys()
     letters = [row.field.letter for row in ROWS.values() if row.field.letter]
@@ -71,16 +76,16 @@ def test_what_people_typed_before_the_table_still_names_its_field():
         "cfg_scale": "guidance_scale",
         "guidance": "guidance_scale",
         "scheduler": "schedule",
-        "denoise": "strength",
-        "denoising": "strength",
-        "denoising_strength": "strength",
+        "denoise": "source.strength",
+        "denoising": "source.strength",
+        "denoising_strength": "source.strength",
         "negative": "negative_prompt",
-        "var_seed": "variation_seed",
-        "var_strength": "variation_strength",
-        "subseed": "variation_seed",
-        "subseed_strength": "variation_strength",
-        "seed_resize_from_h": "seed_height",
-        "seed_resize_from_w": "seed_width",
+        "var_seed": "variation.seed",
+        "var_strength": "variation.strength",
+        "subseed": "variation.seed",
+        "subseed_strength": "variation.strength",
+        "seed_resize_from_h": "variation.height",
+        "seed_resize_from_w": "variation.width",
         "sampler_name": "sampler",
         "batch_size": "num_images",
         "n_iter": "num_images",
@@ -88,26 +93,51 @@ def test_what_people_typed_before_the_table_still_names_its_field():
     assert {name: NAMED[name].path for name in before} == before
 
 
-def test_a_resolved_request_narrows_types_and_adds_nothing():
+def test_every_name_that_stood_flat_still_names_its_field_where_people_type():
+    assert {name: NAMED[name].path for name in MOVED} == dict(MOVED)
+    assert NAMED["mask"].path == "mask.image"
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [(ResolvedRequest, TextToImageRequest), (ResolvedConventions, Conventions), (ResolvedMask, Mask)],
+)
+def test_what_is_resolved_narrows_types_and_adds_nothing(narrow: type, wide: type):
     """Its annotations repeat names for mypy: none is new, and what may not stay open has no None in it."""
-    assert [field.name for field in fields(ResolvedRequest)] == [field.name for field in fields(TextToImageRequest)]
-    hints = get_type_hints(ResolvedRequest)
-    wide = get_type_hints(TextToImageRequest)
-    for name, row in rows(TextToImageRequest).items():
-        assert (type(None) in get_args(hints[name])) == (row.field.optional), name
-        assert hints[name] == wide[name] or hints[name] in get_args(wide[name])
-    assert {"image", "hires", "tile"} < MAY_STAY_OPEN
-    assert not {"seed", "width", "levels"} & MAY_STAY_OPEN
+    assert [field.name for field in fields(narrow)] == [field.name for field in fields(wide)]
+    hints, before = get_type_hints(narrow), get_type_hints(wide)
+    for name, row in rows(wide).items():
+        assert (type(None) in get_args(hints[name])) == row.field.optional, name
+        of_a_group = isinstance(before[name], type) and issubclass(hints[name], before[name])
+        assert of_a_group or hints[name] == before[name] or hints[name] in get_args(before[name]), name
+        assert rows(narrow)[name].field is row.field  # bounds and words stay
+
+
+def test_a_request_may_do_without_parts_and_not_without_settings():
+    optional = {path for path, row in ROWS.items() if row.field.optional}
+    assert {"source.image", "source.strength", "mask.image", "hires", "tiles.size", "sigmas", "tiling"} < optional
+    assert not {"seed", "width", "mask.blur", "conventions.levels", *GROUPS} & optional
 
 
 def test_presets_have_a_value_for_every_convention():
     for preset in PRESET_NAMES:
-        assert PRESETS[preset].keys() == rows(Conventions).keys()
-        request = TextToImageRequest(prompt="", preset=preset, **PRESETS[preset])  # each is one that it can have
-        assert request.levels == PRESETS[preset]["levels"]
-    assert ROWS["strength"].field.presets == {name: values["strength"] for name, values in PRESET_DEFAULTS.items()}
-    assert PRESETS["a1111"]["mask_blur"] == 4.0
-    assert PRESETS["diffusers"]["clip_skip_everywhere"] is True
+        assert PRESETS[preset].keys() > {f"conventions.{name}" for name in rows(Conventions)}
+        assert PRESETS[preset].keys() == {path for path, row in ROWS.items() if row.field.presets}
+        request = with_values(TextToImageRequest(prompt="", preset=preset), PRESETS[preset])  # each is one that may be
+        assert request.conventions.levels == PRESETS[preset]["conventions.levels"]
+    assert PRESETS["a1111"]["mask.blur"] == 4.0
+    assert PRESETS["diffusers"]["conventions.clip_skip_everywhere"] is True
+    assert [PRESETS[preset]["source.strength"] for preset in PRESET_NAMES] == [0.75, 0.75, 0.8]
+    assert [PRESETS[preset]["hires.strength"] for preset in PRESET_NAMES] == [0.3, 0.7, 0.3]
+    assert [PRESETS[preset]["noise"] for preset in PRESET_NAMES] == ["philox", "nv", "cpu"]
+
+
+def test_flat_and_nested_are_each_others_inverse():
+    request = TextToImageRequest(prompt="a cat", source=Source(strength=0.5), hires=HiresPass(scale=2))
+    values = flat(request)
+    assert TextToImageRequest(**nested(values)) == request
+    assert {path for path in values if "." in path} == {path for path in ROWS if path.startswith(INSIDE)}
+    assert values["hires"] == HiresPass(scale=2)
 
 
 def test_registries_are_named_without_what_runs():
@@ -127,7 +157,7 @@ def test_the_room_needs_no_torch():
 
 
 def test_the_page_of_fields_is_fresh():
-    expected = "python -m gesso.request.reference > docs/request.md"
+    expected = "python -m gesso.request.reference docs"
     assert (ROOT / "docs" / "request.md").read_text(encoding="utf-8") == render(), f"make it again: {expected}"
 
 
@@ -136,9 +166,9 @@ def test_the_page_of_fields_is_fresh():
     [
         ("num_steps", "12", 12),
         ("guidance_scale", "2", 2.0),
-        ("paste_back", "Yes", True),
-        ("round_timesteps", "off", False),
-        ("levels", "truncate", "truncate"),
+        ("conventions.paste_back", "Yes", True),
+        ("conventions.round_timesteps", "off", False),
+        ("conventions.levels", "truncate", "truncate"),
         ("hires.strength", "0.25", 0.25),
     ],
 )
@@ -153,7 +183,7 @@ def test_a_value_is_read_from_text(path: str, text: str, value: object):
     [
         ("num_steps", "1.5", "--steps: '1.5' is not a whole number"),
         ("guidance_scale", "x", "--steps: 'x' is not a number"),
-        ("paste_back", "maybe", "--steps: 'maybe' is not true or false"),
+        ("conventions.paste_back", "maybe", "--steps: 'maybe' is not true or false"),
     ],
 )
 def test_text_that_is_no_value_is_refused_by_the_name_that_was_typed(path: str, text: str, words: str):
@@ -175,6 +205,7 @@ def test_values_are_set_by_path_and_begin_a_part():
 
 def test_tools_call_fields_by_their_names():
     found = {key: row.path for key, row in called_by("invokeai")}
+    assert found["strength"] == "source.strength"
     assert found["cfg_rescale_multiplier"] == "guidance_rescale"
     assert dict(called_by("a1111"))["n_iter"].path == "num_images"
     assert "hrf_method" not in found

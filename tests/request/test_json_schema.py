@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from gesso.request.checks import RequestError
+from asking import ask
+from gesso.request.checks import MAX_SEED, RequestError
 from gesso.request.json_schema import request_schema
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
 from gesso.request.recipe import Recipe
-from gesso.request.request import FIELDS, MAX_SEED, TextToImageRequest
+from gesso.request.request import FIELDS, TextToImageRequest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "recipes.json"
 SCHEMA = request_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
-FULL = TextToImageRequest(
+FULL = ask(
     prompt="a cat",
     seed=MAX_SEED,
     sigmas=(3.0, 1.0, 0.0),
@@ -37,7 +38,9 @@ def plain(request: TextToImageRequest) -> dict[str, Any]:
 def test_it_is_a_schema_of_every_field():
     Draft202012Validator.check_schema(SCHEMA)
     assert set(SCHEMA["properties"]) == {"schema", "version", *FIELDS}
-    assert SCHEMA["$defs"].keys() == {"HiresPass", "LoraUse", "ControlUse"}
+    assert SCHEMA["$defs"].keys() == {
+        *("Source", "Mask", "Variation", "HiresPass", "Tiles", "LoraUse", "ControlUse", "Conventions")
+    }
     json.dumps(SCHEMA)
 
 
@@ -68,12 +71,12 @@ def test_it_takes_resolved_requests(recipe: str):
         {"sampler": ""},
         {"sampler": "x" * 65},
         {"preset": "forge"},
-        {"levels": "up"},
-        {"paste_back": 1},
-        {"image": "0" * 63},
-        {"image": "0" * 64 + "\n"},
-        {"outpaint": [1, 2, 3]},
-        {"outpaint": [1, 2, 3, -1]},
+        {"conventions": {"levels": "up"}},
+        {"conventions": {"paste_back": 1}},
+        {"source": {"image": "0" * 63}},
+        {"source": {"image": "0" * 64 + "\n"}},
+        {"source": {"outpaint": [1, 2, 3]}},
+        {"source": {"outpaint": [1, 2, 3, -1]}},
         {"sigmas": [1]},
         {"hires": {"scale": 0.5}},
         {"hires": {"scal": 2}},
@@ -84,6 +87,10 @@ def test_it_takes_resolved_requests(recipe: str):
         {"controls": [{"model": "edges", "image": "0" * 64, "mode": "both"}]},
         {"controls": [{"model": "edges", "image": "0" * 64, "preprocessor": "canny", "parameters": [["low"]]}]},
         {"sampelr": "euler"},
+        {"strength": 0.5},
+        {"source": {"strenth": 0.5}},
+        {"source": None},
+        {"mask": "0" * 64},
         {"version": 99},
         {"schema": "other"},
     ],
@@ -97,10 +104,13 @@ def test_schema_and_checks_refuse_the_same(change: dict[str, Any]):
 
 
 def test_it_says_what_a_form_needs():
-    strength, sampler = SCHEMA["properties"]["strength"], SCHEMA["properties"]["sampler"]
+    strength, sampler = SCHEMA["$defs"]["Source"]["properties"]["strength"], SCHEMA["properties"]["sampler"]
     assert strength["title"] == "Strength"
     assert strength["description"].startswith("How much of the picture")
     assert strength["x-gesso"]["presets"] == {"gesso": 0.75, "a1111": 0.75, "diffusers": 0.8}
     assert strength["x-gesso"]["jobs"] == ["image", "inpaint", "outpaint"]
     assert "dpmpp_2m" in sampler["examples"]
     assert SCHEMA["properties"]["num_images"]["default"] == 1
+    assert SCHEMA["properties"]["source"]["default"]["strength"] is None
+    levels = SCHEMA["$defs"]["Conventions"]["properties"]["levels"]
+    assert set(levels["x-gesso"]["means"]) == {"round", "truncate"}

@@ -1,29 +1,22 @@
-"""docs/presets.md has every convention with the values of the presets."""
+"""docs/presets.md has the tables that are made of the table of fields."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from gesso.request.presets import PRESET_DEFAULTS, PRESETS
+from gesso.request.presets import PRESETS
+from gesso.request.reference import BEGIN, END, with_tables
+from gesso.request.request import ROWS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "presets.md").read_text(encoding="utf-8")
 
 
-def shown(value: bool | float | str) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"`{value}`" if isinstance(value, str) else f"{value:g}"
+def test_its_tables_are_fresh():
+    assert PAGE.count(BEGIN) == PAGE.count(END) == 2
+    assert with_tables(PAGE) == PAGE, "make them again: python -m gesso.request.reference docs"
 
 
-@pytest.mark.parametrize("table", [PRESETS, PRESET_DEFAULTS], ids=["conventions", "defaults"])
-def test_the_page_has_the_row(table: Mapping[str, Mapping[str, Any]]) -> None:
-    for name in table["gesso"]:
-        row = " | ".join([f"| `{name}`", *(shown(preset[name]) for preset in table.values()), ""])
-        assert row in PAGE, row
-
-
-def test_the_page_has_no_other_row() -> None:
+def test_every_field_that_a_preset_decides_has_a_row():
     names = [line.split("`")[1] for line in PAGE.splitlines() if line.startswith("| `")]
-    assert names == [name for table in (PRESETS, PRESET_DEFAULTS) for name in table["gesso"]]
+    assert sorted(names) == sorted(ROWS[path].names[0] for path in PRESETS["gesso"])
+    row = "| `levels` | `round` | `truncate` | `round` |"
+    assert row in PAGE
+    assert "| `mask.blur` | 0 | 4 | 0 |" in PAGE

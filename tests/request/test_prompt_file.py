@@ -1,11 +1,13 @@
 """Prompts from a file: three ways to write a line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gesso.errors import GessoError
+from gesso.request.groups import Source
 from gesso.request.parts import LoraUse
 from gesso.request.prompt_file import read_prompts
 from gesso.request.request import TextToImageRequest
@@ -22,7 +24,7 @@ def test_lines(tmp_path: Path):
         "\ufeffa red car, shiny -- really\r\n\n# not this\n"
         '--prompt "a \\"blue\\" car" --negative_prompt blurry --steps 20 --cfg_scale 6.5 --sampler_name "Euler a" '
         "--seed -1 --batch_size 2 --n_iter 3\n"
-        '{"prompt": "x", "num_steps": 9, "loras": [{"name": "ink"}]}\n'
+        '{"prompt": "x", "num_steps": 9, "loras": [{"name": "ink"}], "source": {"strength": 0.5}}\n'
     )
     assert read(tmp_path, text) == [
         {"prompt": "a red car, shiny -- really"},
@@ -34,8 +36,21 @@ def test_lines(tmp_path: Path):
             "sampler": "Euler a",
             "num_images": 6,
         },
-        {"prompt": "x", "num_steps": 9, "loras": (LoraUse(name="ink"),)},
+        {"prompt": "x", "num_steps": 9, "loras": [{"name": "ink"}], "source.strength": 0.5},
     ]
+
+
+def test_a_line_sets_of_a_group_what_it_names(tmp_path: Path):
+    path = tmp_path / "p"
+    path.write_text(
+        '{"prompt": "b", "source": {"strength": 0.5}, "loras": [{"name": "ink"}]}\n--prompt c --denoise 0.25'
+    )
+    base = TextToImageRequest(prompt="", source=Source(resize="crop", strength=0.75))
+    first, second = (line.request(base) for line in read_prompts(path))
+    assert first.source == Source(resize="crop", strength=0.5)
+    assert first.loras == (LoraUse(name="ink"),)
+    assert second.source == Source(resize="crop", strength=0.25)
+    json.dumps([line.values for line in read_prompts(path)])  # as a run remembers them
 
 
 def test_a_line_wins_over_what_holds_for_all(tmp_path: Path):
@@ -58,6 +73,8 @@ def test_a_line_wins_over_what_holds_for_all(tmp_path: Path):
         ('--prompt "a', "do not end"),
         ("--prompt a --steps 0", "1 to 1000"),
         ('{"prompt": "a", "stepz": 1}', "unknown field 'stepz'"),
+        ('{"prompt": "a", "strength": 1}', "line 1: request: strength is now source.strength"),
+        ('{"prompt": "a", "source": {"strenth": 1}}', "did you mean 'strength'"),
         ('{"prompt": "a"', "not valid JSON"),
         ('{"prompt": "a", "num_steps": 1e9}', "line 1: num_steps"),
         ("a\0b", "NUL"),

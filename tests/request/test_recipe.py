@@ -128,7 +128,7 @@ def break_it(path: str, value: Any) -> str:
     ("path", "value"),
     [
         ("schema", "other"),
-        ("version", 4),
+        ("version", 5),
         ("version", True),
         ("extra", 1),
         ("request", []),

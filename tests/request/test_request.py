@@ -9,18 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asking import ask
 from gesso.errors import GessoError
-from gesso.request.checks import MAX_PROMPT_CHARS, RequestError, parse_json_object
-from gesso.request.migrations import FIELDS_OF_VERSION
+from gesso.request.checks import MAX_PROMPT_CHARS, MAX_SEED, RequestError, parse_json_object
+from gesso.request.conventions import Conventions
+from gesso.request.groups import Mask, Source, Tiles, Variation
+from gesso.request.migrations import MOVED
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
 from gesso.request.request import (
-    FIELDS,
-    MAX_SEED,
-    MAY_STAY_OPEN,
-    Defaults,
+    ROWS,
     ResolvedRequest,
     TextToImageRequest,
+    flat,
 )
+from gesso.request.resolving import Defaults, resolve
 
 DEFAULTS = Defaults(
     width=64,
@@ -39,20 +41,22 @@ DEFAULTS = Defaults(
 
 
 def resolved(**values: Any) -> ResolvedRequest:
-    return TextToImageRequest(**({"prompt": "a cat", "seed": 1} | values)).resolve(DEFAULTS)
+    return resolve(ask(**({"prompt": "a cat", "seed": 1} | values)), DEFAULTS)
 
 
 def test_resolving_fills_every_field_and_keeps_what_was_asked_for():
     request = resolved(width=128, num_steps=7)
-    assert {name for name in FIELDS if getattr(request, name) is None} == MAY_STAY_OPEN
+    assert {path for path, value in flat(request).items() if value is None} == {
+        path for path in flat(request) if ROWS[path].field.optional
+    }
     assert (request.width, request.height, request.num_steps, request.guidance_scale) == (128, 64, 7, 4.0)
-    assert request.resolve(DEFAULTS) == request
+    assert resolve(request, DEFAULTS) == request
 
 
 def test_a_seed_is_drawn_where_none_is_given_and_zero_is_a_seed():
     draw = TextToImageRequest(prompt="")
-    assert draw.resolve(DEFAULTS, draw_seed=lambda: 5).seed == 5
-    assert 0 <= draw.resolve(DEFAULTS).seed < 2**32
+    assert resolve(draw, DEFAULTS, draw_seed=lambda: 5).seed == 5
+    assert 0 <= resolve(draw, DEFAULTS).seed < 2**32
     assert resolved(seed=0).seed == 0
 
 
@@ -152,7 +156,7 @@ def test_a_resolved_request_survives_json_and_may_leave_nothing_open():
     "change",
     [
         {"sampelr": "euler"},
-        {"version": 4},
+        {"version": 5},
         {"version": True},
         {"schema": "other"},
         {"width": "64"},
@@ -181,7 +185,7 @@ def test_the_request_of_one_picture_keeps_its_index():
 
 PARTS = TextToImageRequest(
     prompt="a cat",
-    outpaint=(0, 8, 16, 0),
+    source=Source(outpaint=(0, 8, 16, 0)),
     hires=HiresPass(scale=2.0, prompt="a cat, close"),
     loras=(LoraUse(name="ink", weight=0.5, points=((0.0, 1.0), (0.5, 0.0))), LoraUse(name="old", text_weight=0.0)),
     controls=(
@@ -231,8 +235,13 @@ def test_adapters_and_a_second_pass_survive_json():
         ("hires", [], "expected an object"),
         ("hires.scale", {"scale": 0.5}, "1 to 16"),
         ("hires.scal", {"scal": 2}, "did you mean 'scale'"),
-        ("outpaint", [1, 2, 3], "left, above, right and below"),
-        ("outpaint[3]", [1, 2, 3, -1], "0 to"),
+        ("source.outpaint", {"outpaint": [1, 2, 3]}, "left, above, right and below"),
+        ("source.outpaint[3]", {"outpaint": [1, 2, 3, -1]}, "0 to"),
+        ("source.strength", {"strength": 2}, "0 to 1"),
+        ("source.strenght", {"strenght": 0.5}, "did you mean 'strength'"),
+        ("mask", "0" * 64, "expected Mask"),
+        ("conventions", None, "expected an object"),
+        ("conventions.levels", {"levels": "rounded"}, "did you mean 'round'"),
     ],
 )
 def test_a_part_that_cannot_be_is_refused_by_the_path_of_its_value(path: str, value: Any, words: str):
@@ -242,9 +251,49 @@ def test_a_part_that_cannot_be_is_refused_by_the_path_of_its_value(path: str, va
     assert caught.value.field == path
 
 
-def test_version_2_is_read_as_it_was():
-    old = {name: value for name, value in resolved().to_dict().items() if name in FIELDS_OF_VERSION[2]}
-    found = ResolvedRequest.from_dict(old | {"schema": "gesso.text-to-image", "version": 2})
-    assert found == resolved()
-    with pytest.raises(RequestError, match="unknown field 'loras'"):
-        ResolvedRequest.from_dict(old | {"schema": "gesso.text-to-image", "version": 2, "loras": []})
+def test_groups_are_values_of_their_own():
+    request = TextToImageRequest(
+        prompt="a cat",
+        source=Source(strength=0.5),
+        mask=Mask(content="fill", blur=4),
+        variation=Variation(strength=0.25),
+        tiles=Tiles(size=64),
+        conventions=Conventions(levels="truncate"),
+    )
+    assert request == ask(
+        prompt="a cat",
+        strength=0.5,
+        mask_content="fill",
+        mask_blur=4.0,
+        variation_strength=0.25,
+        tile=64,
+        levels="truncate",
+    )
+    assert TextToImageRequest.from_json(request.to_json()) == request
+    assert TextToImageRequest(prompt="").source == Source()
+    assert replace(request, source=replace(request.source, strength=1)).source.strength == 1.0
+
+
+@pytest.mark.parametrize(("flat_name", "path"), [*MOVED.items()])
+def test_a_field_that_stood_flat_is_an_error_that_names_its_place(flat_name: str, path: str):
+    group, _, key = path.partition(".")
+    words = re.escape(f"{flat_name} is now {path}: {group}={group.capitalize()}({key}=...)")
+    with pytest.raises(RequestError, match=words):
+        TextToImageRequest(**{"prompt": "a cat", flat_name: None})
+    with pytest.raises(RequestError, match=words):
+        replace(TextToImageRequest(prompt="a cat"), **{flat_name: None})
+    with pytest.raises(RequestError, match=words) as caught:
+        TextToImageRequest.from_dict(TextToImageRequest(prompt="a cat").to_dict() | {flat_name: None})
+    assert caught.value.field == flat_name
+
+
+def test_a_resolved_request_may_take_the_place_of_an_open_one_and_the_other_way_round():
+    request = resolved(levels="truncate")
+    open_again = TextToImageRequest(prompt="x", mask=request.mask, conventions=request.conventions)
+    assert type(open_again.conventions) is Conventions
+    assert open_again.conventions.levels == "truncate"
+    whole = {path: value for path, value in flat(request).items() if path.startswith("conventions.")}
+    given = Conventions(**{path.partition(".")[2]: value for path, value in whole.items()})
+    assert replace(request, conventions=given) == request
+    with pytest.raises(RequestError, match=r"conventions\.initial_noise is None, expected one of"):
+        replace(request, conventions=Conventions())

@@ -60,7 +60,7 @@ def test_sizes_are_read_as_people_write_them(text: str, nbytes: int):
 
 @pytest.mark.parametrize("text", ["", "six", "-1GB", "0", "1e9", "6 G i B", "nan", "9" * 40])
 def test_sizes_that_are_none(text: str):
-    with pytest.raises(GessoError, match="--memory"):
+    with pytest.raises(GessoError, match="`memory`"):
         parse_size(text)
 
 

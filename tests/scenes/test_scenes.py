@@ -194,7 +194,7 @@ def test_a_renderer_forgets_without_changing_the_picture():
 
 
 def test_a_missing_font_is_told_with_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(GessoError, match=r"No colour emoji font at .*nowhere\.ttf.*fonts-noto-color-emoji.*--font"):
+    with pytest.raises(GessoError, match=r"No colour emoji font at .*nowhere\.ttf.*fonts-noto-color-emoji.*`font`"):
         render_glyphs(["🐱"], tmp_path / "nowhere.ttf")
     monkeypatch.setattr("gesso.scenes.glyphs.FONT_PLACES", (Path("/no/such/font.ttf"),))
     with pytest.raises(GessoError, match=r"/no/such/font\.ttf"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from asking import changed
 from gesso.errors import GessoError
 from gesso.frontends.front_end import FrontEnd
 from gesso.library import Library
@@ -88,7 +89,7 @@ def test_another_finished_size_is_reported_before_the_first_step(studio: Studio,
     events: list[Event] = []
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     sources = read_sources(tmp_path / "red.png")
-    request = replace(REQUEST, strength=0.5, outpaint=(0, 0, 32, 0))
+    request = changed(REQUEST, strength=0.5, outpaint=(0, 0, 32, 0))
     pipeline = studio.open(ModelChoice(model="cats"))
     (picture,) = draw(pipeline, Order(request=request, sources=sources), events.append)
     assert events[0] == FinishedSize(width=96, height=64)
@@ -210,7 +211,7 @@ def test_files_of_a_recipe_are_those_and_no_others(studio: Studio, tmp_path: Pat
 def test_sources_that_a_recipe_needs_are_named():
     image = Image.new("RGB", (8, 8))
     request = make_recipe().request
-    plain, drawn = make_recipe(), replace(make_recipe(), request=replace(request, image="a" * 64))
+    plain, drawn = make_recipe(), replace(make_recipe(), request=changed(request, image="a" * 64))
     check_sources(drawn, image, None, (), "a.png")
     with pytest.raises(GessoError, match="Give it with `image`") as caught:
         check_sources(drawn, None, None, (), "a.png")

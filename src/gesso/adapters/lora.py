@@ -25,6 +25,7 @@ from gesso.adapters.textual_inversion import Embedding, embedding_from
 from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
 from gesso.checkpoints.weight_file import WeightFile
+from gesso.notices import Notice
 
 EXAMPLES = 5
 
@@ -49,12 +50,14 @@ class Match:
     unmatched: tuple[str, ...] = ()
 
     @property
-    def notice(self) -> str | None:
+    def notice(self) -> Notice | None:
         """A notice if some modules of the file do not exist in the model."""
         if not self.unmatched:
             return None
         names = examples(self.unmatched, EXAMPLES)
-        return f"{self.matched} modules fit, {len(self.unmatched)} do not exist in the model: {names}"
+        text = f"{self.matched} modules fit, {len(self.unmatched)} do not exist in the model: {names}"
+        data = {"matched": self.matched, "unmatched": len(self.unmatched)}
+        return Notice(text, code="lora_incomplete", field="loras", data=data)
 
 
 @dataclass(frozen=True, eq=False)

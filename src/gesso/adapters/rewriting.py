@@ -114,7 +114,7 @@ def _parts(change: WeightChange, layer: nn.Module) -> dict[str, Tensor]:
         return _parts(change.inner, layer) | {"dora_scale": change.magnitude.reshape(sizes)}
     if isinstance(change, Difference):
         return {"diff": change.difference if change.scale == 1 else change.difference.float() * change.scale}
-    raise GessoError(f"{type(change).__name__}: cannot be written to a file")
+    raise GessoError(f"{type(change).__name__}: cannot be written to a file", code="unsupported")
 
 
 def _dims(layer: nn.Module) -> int:
@@ -129,7 +129,8 @@ def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, 
     inner = weight.inner if isinstance(weight, Normed) and not weight.on_input else weight
     if not isinstance(inner, LowRank) or inner.mid is not None or change.bias is not None:
         raise GessoError(
-            f"{name}: PEFT files can hold only LoRA and DoRA, this is {type(weight).__name__}. Convert to kohya"
+            f"{name}: PEFT files can hold only LoRA and DoRA, this is {type(weight).__name__}. Convert to kohya",
+            code="unsupported",
         )
     up = inner.up if inner.scale == 1 else (inner.up.float() * inner.scale).to(inner.up.dtype)
     parts = {"lora_A.weight": inner.down, "lora_B.weight": up}
@@ -265,7 +266,8 @@ def _merged(
         if weight.needs_weight:
             raise GessoError(
                 f"{lora.where}: {name} depends on the model's own weights, so it cannot be merged with other "
-                "adapters. Merge it into a model instead, with --into"
+                "adapters. Merge it into a model instead, with `into`",
+                code="unsupported",
             )
         total += strength * weight.delta(torch.zeros(stored.shape))
     is_matrix = total.ndim >= 2 and not isinstance(layer, nn.Embedding)
@@ -308,12 +310,13 @@ def extracted(
             other = getattr(others.get(name), "weight", None)
             if other is None or other.shape != module.weight.shape:
                 raise GessoError(
-                    f"{component}.{name}: the two models have different sizes; give two models of one family"
+                    f"{component}.{name}: the two models have different sizes; give two models of one family",
+                    code="mismatch",
                 )
             before = module.weight.detach().float()
             difference = other.detach().float() - before
             if difference.abs().max() > _LEAST * before.abs().max():
                 found[f"{component}.{name}"] = ModuleChange(from_difference(difference, rank))
     if not found:
-        raise GessoError("the two models have the same weights; there is nothing to extract")
+        raise GessoError("the two models have the same weights; there is nothing to extract", code="mismatch")
     return found

@@ -40,9 +40,9 @@ class Kind:
 _LATER = "gesso does not load these yet"
 _ADAPTER = "it changes a model and is not a model itself; give a whole model"
 T2I_ADAPTER = "a T2I-Adapter"
-_CONTROL = "it steers a model and is not a model itself; give a whole model, and this file with --control"
+_CONTROL = "it steers a model and is not a model itself; give a whole model, and this file with `control`"
 _ONE_PART = "give a file or a folder with UNet, text encoder and VAE"
-_TINY = f"{_ONE_PART}, and this file with --vae, or with --preview-model for previews"
+_TINY = f"{_ONE_PART}, and this file with `vae`, or with `preview_model` for previews"
 
 
 def _starts(*prefixes: str) -> Callable[[Tensors], bool]:
@@ -90,7 +90,7 @@ def _model(what: str, family: str) -> Kind:
 
 
 _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
-    (is_upscaler, Kind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale --model")),
+    (is_upscaler, Kind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale, as `model`")),
     (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_CONTROL)),
     (
         _starts("control_model.", "controlnet_", "input_hint_block.", "zero_down."),
@@ -149,7 +149,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (_SD1, _model("Stable Diffusion 1", "sd15")),
     (
         _starts(ldm.UNET, "input_blocks.0.0."),
-        Kind("ldm", "a UNet without its text encoder or VAE", advice=f"{_ONE_PART}, and this file with --unet"),
+        Kind("ldm", "a UNet without its text encoder or VAE", advice=f"{_ONE_PART}, and this file with `unet`"),
     ),
     (
         _starts("encoder.layers.0.", "decoder.layers.0.", "taesd_decoder.", "taesd_encoder."),
@@ -161,14 +161,14 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     ),
     (
         _starts(ldm.VAE, "encoder.down.0.", "encoder.down_blocks.0."),
-        Kind("other", "a VAE alone", advice=f"{_ONE_PART}, and this file with --vae"),
+        Kind("other", "a VAE alone", advice=f"{_ONE_PART}, and this file with `vae`"),
     ),
     (
         _starts("down_blocks.0."),
         Kind(
             "other",
             "the UNet of a diffusers folder",
-            advice="give the folder above it, or a whole model, and this with --unet",
+            advice="give the folder above it, or a whole model, and this with `unet`",
         ),
     ),
     (
@@ -293,7 +293,7 @@ class Description:
 
     @property
     def named_family(self) -> str | None:
-        """The few-step family that the name of the file or folder speaks of: a hint for --family."""
+        """The few-step family that the name of the file or folder speaks of: a hint for `family`."""
         return named_family(self.path, self.family)
 
     @property

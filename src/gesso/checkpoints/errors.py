@@ -60,10 +60,10 @@ _SHOWN = 120  # characters of a name that a message repeats; names of a megabyte
 
 
 class ModelFileError(GessoError):
-    """A model file or folder that cannot be used; `reason` is for programs, the message for people."""
+    """A model file or folder that cannot be used; `reason` is for programs, and the error's code."""
 
     def __init__(self, reason: Reason, where: str | Path, message: str) -> None:
-        super().__init__(f"{where}: {message}")
+        super().__init__(f"{where}: {message}", code=reason, data={"path": str(where)})
         self.reason = reason
         self.detail = message  # without the place
         self.where = str(where)

@@ -11,7 +11,7 @@ from gesso.cli.many import RunOptions, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
-from gesso.errors import GessoError
+from gesso.errors import one_line
 from gesso.request.prompt_file import read_prompts
 from gesso.request.request import TextToImageRequest
 from gesso.studio.many import Run, line_jobs, with_settings
@@ -83,5 +83,5 @@ def command(
             return studio.open(ModelChoice(model=name), finder=finder, on_event=bar.show)
 
         for _, path, _ in run.pictures(opened, bar.show):
-            bar.result(GessoError(str(path)).one_line)
+            bar.result(one_line(str(path)))
         bar.note(summary_line(run.summary))

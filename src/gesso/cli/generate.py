@@ -12,16 +12,16 @@ import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras, parse_upscaler
 from gesso.cli.control_options import ControlOption, HintOption, parse_controls
+from gesso.cli.field_options import with_fields
 from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.sizes import parse_size
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 from gesso.request.checks import check_known
 from gesso.request.finder import Kind
-from gesso.request.presets import PRESETS
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import NAMED, TextToImageRequest, with_values
 from gesso.studio.drawing import Order, SavedPicture, check_names, memory_plans, save_drawn
 from gesso.studio.events import to_all
 from gesso.studio.front_ends import open_front_end, syntax_settings
@@ -33,6 +33,27 @@ if TYPE_CHECKING:
     from gesso.frontends.front_end import FrontEnd
 
 
+# After which of the command's own options the options of fields come in its help.
+_PLACES = {
+    "start": ("negative_prompt",),
+    "size": (
+        *("width", "height", "num_steps", "guidance_scale", "guidance_rescale", "sampler", "schedule", "eta", "seed"),
+        *("num_images", "first_index", "noise", "variation.seed", "variation.strength"),
+    ),
+    "seed_size": ("tiling",),
+    "hires": (
+        *("hires.upscaler", "hires.strength", "hires.num_steps", "hires.sampler", "hires.schedule"),
+        *("hires.guidance_scale", "hires.prompt", "hires.negative_prompt", "tiles.size", "tiles.overlap", "clip_skip"),
+    ),
+    "image": ("source.strength",),
+    "mask": ("mask.blur",),
+    "mask_invert": ("mask.content", "mask.area", "mask.padding", "source.resize"),
+    "outpaint": ("source.guidance_scale", "source.noise_level", "preset"),
+    "refiner": ("refiner_switch_at",),
+}
+
+
+@with_fields(_PLACES)
 def command(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; several words need no quotes.")
@@ -43,51 +64,12 @@ def command(
             "--from", metavar="PICTURE", help="Start from the settings in a picture of any tool; options beside it win."
         ),
     ] = None,
-    negative_prompt: Annotated[
-        str, typer.Option("--negative-prompt", metavar="TEXT", help="What to lead away from.")
-    ] = "",
     size: Annotated[
         str | None, typer.Option("--size", metavar="WxH", help="Size in pixels, such as 512x768, or 512 for a square.")
-    ] = None,
-    width: Annotated[int | None, typer.Option("--width", "-W", help="Width in pixels.")] = None,
-    height: Annotated[int | None, typer.Option("--height", "-H", help="Height in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.")] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option("--guidance", "--cfg-scale", help="How strongly the prompt leads; 1 switches it off."),
-    ] = None,
-    guidance_rescale: Annotated[
-        float | None, typer.Option("--guidance-rescale", help="Against washed-out colours at high guidance, 0 to 1.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option("--sampler", help="euler, euler_ancestral, heun, ddim, dpmpp_2m, dpmpp_2m_sde, ...")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option("--schedule", "--scheduler", help="Spacing of the steps: uniform, karras, ...")
-    ] = None,
-    eta: Annotated[float | None, typer.Option("--eta", help="Noise that ancestral samplers put back, 0 to 1.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", "-S", help="Seed; a random one where left out or -1.")] = None,
-    number: Annotated[int, typer.Option("--number", "-n", help="How many pictures.")] = 1,
-    index: Annotated[int, typer.Option("--index", help="Index of the first picture: picture 3 of a run alone.")] = 0,
-    noise: Annotated[
-        str | None, typer.Option("--noise", help="Source of the noise: philox, or cpu and nv as other tools have it.")
-    ] = None,
-    variation_seed: Annotated[
-        int | None, typer.Option("--variation-seed", "--subseed", help="Seed of a second noise; random where left out.")
-    ] = None,
-    variation_strength: Annotated[
-        float | None,
-        typer.Option(
-            "--variation-strength", "--subseed-strength", help="How much of the second noise is mixed in, 0 to 1."
-        ),
     ] = None,
     seed_size: Annotated[
         str | None,
         typer.Option("--seed-size", metavar="WxH", help="Size of the picture whose noise is laid into the middle."),
-    ] = None,
-    tiling: Annotated[
-        str | None,
-        typer.Option("--tiling", metavar="AXES", help="Sides that continue each other, for patterns: x, y or xy."),
     ] = None,
     hires: Annotated[
         str | None,
@@ -98,72 +80,13 @@ def command(
             help="Draw small, enlarge, draw again: 2 for twice the size, 1024x768, or 1024x for a width alone.",
         ),
     ] = None,
-    hires_upscaler: Annotated[
-        str | None,
-        typer.Option(
-            "--hires-upscaler",
-            metavar="UPSCALER",
-            help="How it is enlarged: lanczos, bicubic, nearest; latent_bilinear, latent_nearest_exact, ...; "
-            "or an upscaler network, by name or as a file.",
-        ),
-    ] = None,
-    hires_strength: Annotated[
-        float | None, typer.Option("--hires-strength", help="How much is drawn again, 0 to 1.")
-    ] = None,
-    hires_steps: Annotated[int | None, typer.Option("--hires-steps", help="Steps of the second pass.")] = None,
-    hires_sampler: Annotated[str | None, typer.Option("--hires-sampler", help="Its sampler.")] = None,
-    hires_schedule: Annotated[str | None, typer.Option("--hires-schedule", help="Its schedule.")] = None,
-    hires_guidance: Annotated[float | None, typer.Option("--hires-guidance", help="Its guidance.")] = None,
-    hires_prompt: Annotated[str | None, typer.Option("--hires-prompt", metavar="TEXT", help="Its prompt.")] = None,
-    hires_negative_prompt: Annotated[
-        str | None, typer.Option("--hires-negative-prompt", metavar="TEXT", help="What it leads away from.")
-    ] = None,
-    tile: Annotated[
-        int | None,
-        typer.Option("--tile", metavar="PIXELS", help="Denoise a large picture in overlapping tiles of this size."),
-    ] = None,
-    tile_overlap: Annotated[
-        int | None, typer.Option("--tile-overlap", metavar="PIXELS", help="What tiles have in common; a quarter.")
-    ] = None,
-    clip_skip: Annotated[
-        int | None, typer.Option("--clip-skip", help="Layer of the text encoder, from the end: 1 is the last.")
-    ] = None,
     image: Annotated[
         Path | None, typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from.")
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option("--strength", "--denoise", help="How much of the picture is drawn again, 0 to 1."),
     ] = None,
     mask: Annotated[
         Path | None, typer.Option("--mask", metavar="FILE", help="Grey picture; where it is white is drawn again.")
     ] = None,
-    mask_blur: Annotated[
-        float | None, typer.Option("--mask-blur", help="Pixels by which the mask's edge is softened.")
-    ] = None,
     mask_invert: MaskInvertOption = False,
-    mask_content: Annotated[
-        str | None,
-        typer.Option(
-            "--mask-content",
-            "--inpainting-fill",
-            help="What stands under the mask at the start: original, fill (blurred neighbours), noise, nothing.",
-        ),
-    ] = None,
-    mask_area: Annotated[
-        str | None,
-        typer.Option(
-            "--mask-area",
-            help="whole: the picture is drawn; masked: what is masked alone, larger, and put back in its place.",
-        ),
-    ] = None,
-    mask_padding: Annotated[
-        int | None, typer.Option("--mask-padding", help="Pixels around what is masked that are seen, too; 32.")
-    ] = None,
-    resize_mode: Annotated[
-        str | None,
-        typer.Option("--resize-mode", help="How the picture comes to size: stretch, crop, or fill, which adds edges."),
-    ] = None,
     outpaint: Annotated[
         str | None,
         typer.Option(
@@ -171,17 +94,6 @@ def command(
             metavar="PIXELS",
             help="Draw beyond the picture: 64 at each side, right=128, or left=32,top=64,right=0,bottom=8.",
         ),
-    ] = None,
-    image_guidance: Annotated[
-        float | None,
-        typer.Option("--image-guidance", help="How strongly the picture leads, for models that edit by instruction."),
-    ] = None,
-    noise_level: Annotated[
-        int | None, typer.Option("--noise-level", help="Noise on the picture, for models that enlarge.")
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", help="Whose conventions to follow where they differ: gesso, a1111, diffusers."),
     ] = None,
     sigmas: Annotated[
         str | None,
@@ -195,9 +107,6 @@ def command(
     ] = None,
     refiner: Annotated[
         str | None, typer.Option("--refiner", metavar="MODEL", help="Model that finishes what the first began.")
-    ] = None,
-    refiner_switch_at: Annotated[
-        float | None, typer.Option("--refiner-switch-at", help="Share of the steps before the refiner, 0 to 1.")
     ] = None,
     syntax: SyntaxOption = None,
     style: StyleOption = None,
@@ -258,10 +167,12 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
+    *,
+    fields: dict[str, Any],
 ) -> None:
     """Draw pictures from a prompt and print path, seed and time of each."""
     options, begin = dict(locals()), time.perf_counter()
-    request, files = _request(options)
+    request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
         raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
     controls = parse_controls(control or [])
@@ -303,61 +214,28 @@ def command(
         bar.note(f"{count} in {time.perf_counter() - begin:.1f} s, {startup:.1f} s of it to start")
 
 
-# Options that are fields of a request as they stand, where the names differ: option -> field.
-_FIELDS = {
-    "steps": "num_steps",
-    "guidance": "guidance_scale",
-    "number": "num_images",
-    "index": "first_index",
-    "image_guidance": "image_guidance_scale",
-    "resize_mode": "resize",
-} | {
-    name: name
-    for name in (
-        *("negative_prompt", "guidance_rescale", "sampler", "schedule", "eta", "noise", "clip_skip", "strength"),
-        *("noise_level", "preset", "refiner_switch_at", "variation_strength", "tiling", "tile", "tile_overlap"),
-        *("mask_content", "mask_area", "mask_padding"),
-    )
-}
-_HIRES_FIELDS = {
-    "hires_strength": "strength",
-    "hires_steps": "num_steps",
-    "hires_sampler": "sampler",
-    "hires_schedule": "schedule",
-    "hires_guidance": "guidance_scale",
-    "hires_prompt": "prompt",
-    "hires_negative_prompt": "negative_prompt",
-}
-
-
-def _request(options: Mapping[str, Any]) -> tuple[TextToImageRequest, dict[Kind, Mapping[str, Path]]]:
+def _request(
+    options: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[TextToImageRequest, dict[Kind, Mapping[str, Path]]]:
     """The request of the options, but for its controls, and the files that they name. Raises GessoError."""
-    width, height = _size(options["size"], options["width"], options["height"])
-    seed_size, sigmas, outpaint = options["seed_size"], options["sigmas"], options["outpaint"]
-    seed_width, seed_height = (None, None) if seed_size is None else parse_size(seed_size, "--seed-size")
+    values = {path: value for path, value in fields.items() if not path.startswith("hires.")}
+    again = {path.removeprefix("hires."): value for path, value in fields.items() if path.startswith("hires.")}
+    upscaler, upscaler_files = parse_upscaler(again.pop("upscaler", None))
     loras, lora_files = parse_loras(options["lora"] or [])
-    upscaler, upscaler_files = parse_upscaler(options["hires_upscaler"])
-    values = {field: options[name] for name, field in _FIELDS.items()}
     values |= parse_settings(options["settings"] or []) | syntax_settings(options["syntax"])
-    if options["mask_blur"] is not None:
-        values["mask_blur"] = options["mask_blur"]
-    request = TextToImageRequest(
-        **values,
-        prompt=" ".join(options["prompt"] or []),
-        width=width,
-        height=height,
-        seed=_seed(options["seed"]),
-        variation_seed=_seed(options["variation_seed"]),
-        seed_width=seed_width,
-        seed_height=seed_height,
-        sigmas=None if sigmas is None else parse_sigmas(sigmas),
-        outpaint=None if outpaint is None else parse_sides(outpaint),
-        hires=parse_hires(
-            options["hires"], upscaler=upscaler, **{field: options[name] for name, field in _HIRES_FIELDS.items()}
-        ),
-        loras=loras,
-    )
-    return request, {
+    if options["size"] is not None:
+        if {"width", "height"} & values.keys():
+            raise GessoError("--size and --width or --height: give one or the other")
+        values["width"], values["height"] = parse_size(options["size"], "--size")
+    if options["seed_size"] is not None:
+        values["variation.width"], values["variation.height"] = parse_size(options["seed_size"], "--seed-size")
+    if options["sigmas"] is not None:
+        values["sigmas"] = parse_sigmas(options["sigmas"])
+    if options["outpaint"] is not None:
+        values["source.outpaint"] = parse_sides(options["outpaint"])
+    second = parse_hires(options["hires"], upscaler=upscaler, **again)
+    request = TextToImageRequest(prompt=" ".join(options["prompt"] or []), hires=second, loras=loras)
+    return with_values(request, values), {
         "lora": lora_files,
         "embedding": parse_embeddings(options["embedding"] or []),
         "upscaler": upscaler_files,
@@ -374,20 +252,6 @@ def _order(request: TextToImageRequest, front: "FrontEnd", sources: Sources, con
     )
 
 
-def _seed(seed: int | None) -> int | None:
-    """-1 is how other tools ask for a random one."""
-    return None if seed == -1 else seed
-
-
-def _size(size: str | None, width: int | None, height: int | None) -> tuple[int | None, int | None]:
-    """--size or --width and --height, not both."""
-    if size is None:
-        return width, height
-    if width is not None or height is not None:
-        raise GessoError("--size and --width or --height: give one or the other")
-    return parse_size(size, "--size")
-
-
 def parse_sigmas(text: str) -> tuple[float, ...]:
     """ "14.6, 7, 1, 0" or the same with spaces alone. Raises GessoError."""
     try:
@@ -397,38 +261,25 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """NAME=VALUE for the conventions of a preset; the request checks the values. Raises GessoError."""
+    """NAME=VALUE for what a preset decides, by paths; the request checks the values. Raises GessoError."""
+    known = {name: row for name, row in NAMED.items() if row.field.presets and not row.path.startswith("hires.")}
     found: dict[str, Any] = {}
     for setting in settings:
         name, sign, text = setting.partition("=")
         name = name.strip().replace("-", "_")
         if not sign:
             raise GessoError(f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate")
-        check_known("setting", name, PRESETS["gesso"].keys())
-        found[name] = _value(PRESETS["gesso"][name], text.strip(), setting)
+        if name not in known:
+            check_known("setting", name, {row.names[0] for row in known.values()})
+        found[known[name].path] = known[name].read(text.strip(), f"--set {name}")
     return found
-
-
-def _value(like: object, text: str, setting: str) -> object:
-    """The text as the type that the setting has."""
-    if isinstance(like, bool):
-        yes, no = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-        if text.lower() not in (*yes, *no):
-            raise GessoError(f"--set {setting[:60]}: expected true or false")
-        return text.lower() in yes
-    if isinstance(like, int | float):
-        try:
-            return type(like)(text)
-        except ValueError:
-            raise GessoError(f"--set {setting[:60]}: expected a number") from None
-    return text
 
 
 def _line(saved: SavedPicture, *, as_json: bool) -> str:
     path, picture, seconds = saved.path, saved.picture, saved.seconds
     index = f" index={picture.index}" if picture.index else ""
     if not as_json:
-        return f"{GessoError(str(path)).one_line} seed={picture.seed}{index} time={seconds:.1f}s"
+        return f"{one_line(str(path))} seed={picture.seed}{index} time={seconds:.1f}s"
     return json.dumps(
         {
             "path": str(path),

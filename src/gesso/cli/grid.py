@@ -11,7 +11,7 @@ from gesso.cli.many import RunOptions, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 from gesso.request.axes import parse_axis
 from gesso.request.request import TextToImageRequest
 from gesso.studio.many import NO_AXIS, Grid, Run, draw_grid, with_settings
@@ -99,5 +99,5 @@ def command(
             return studio.open(ModelChoice(model=name), finder=finder, on_event=bar.show)
 
         for path in draw_grid(grid, run, opened, cell=cell, on_event=bar.show):
-            bar.result(GessoError(str(path)).one_line)
+            bar.result(one_line(str(path)))
         bar.note(summary_line(run.summary))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.cli.model_option import OfflineOption
+from gesso.cli.words import in_options
 from gesso.errors import GessoError
 from gesso.studio.home import open_library, resolve_model
 
@@ -363,7 +364,7 @@ def _read(file: "WeightFile", target: "Target") -> "Lora":
 
     found = read_lora(file, target)
     if found.match.notice:
-        print(_printable(f"note: {file.path}: {found.match.notice}"), file=sys.stderr)
+        print(in_options(_printable(f"note: {file.path}: {found.match.notice}")), file=sys.stderr)
     return found
 
 

@@ -19,7 +19,7 @@ import typer
 from gesso import __version__
 from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -136,11 +136,11 @@ def _explain(error: Exception) -> int:
     if isinstance(error, GessoError):
         line, code = line_of(error), EXIT_WRONG_INPUT
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # how typer says that an option is wrong
-        line, code = GessoError(error.format_message()).one_line, EXIT_WRONG_INPUT
+        line, code = one_line(error.format_message()), EXIT_WRONG_INPUT
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         line, code = "not enough memory. Try a smaller --size, --dtype bfloat16 or a smaller --batch", EXIT_FAILED
     else:
-        said = GessoError(f"{type(error).__name__}: {error}").one_line
+        said = one_line(f"{type(error).__name__}: {error}")
         line, code = f"{said[:500]} (a fault in gesso; add --debug for the whole story)", EXIT_FAILED
     print(f"error: {line}", file=sys.stderr)
     return code

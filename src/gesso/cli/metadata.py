@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.cli.targets import put
-from gesso.errors import GessoError
+from gesso.cli.words import in_options
+from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
     from gesso.metadata.found import PictureMetadata
@@ -49,7 +50,7 @@ def show(
             typer.echo(f"error: {error.one_line}", err=True)
             continue
         if len(files) > 1 and not as_json:
-            print(f"{GessoError(str(path)).one_line}:")
+            print(f"{one_line(str(path))}:")
         print("\n".join(lines))
     if failed:
         raise typer.Exit(1)
@@ -98,7 +99,7 @@ def copy(
 
 def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
     put(path, data, overwrite=overwrite)
-    print(GessoError(str(path)).one_line)
+    print(one_line(str(path)))
 
 
 def _json(path: Path, found: "PictureMetadata") -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _lines(found: "PictureMetadata") -> list[str]:
         environment = found.recipe.environment
         rows.append(("made with", f"gesso {environment.gesso}, torch {environment.torch}, {environment.dtype}"))
     return [f"{name:<27}{_printable(str(value))}" for name, value in rows] + [
-        f"note: {_printable(line)}" for line in found.notices
+        f"note: {in_options(_printable(line))}" for line in found.notices
     ]
 
 
@@ -136,4 +137,4 @@ def _raw(texts: dict[str, str]) -> list[str]:
 
 def _printable(text: str) -> str:
     """On one line, nothing that a terminal obeys."""
-    return GessoError(text).one_line
+    return one_line(text)

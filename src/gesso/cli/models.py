@@ -11,6 +11,7 @@ import typer
 
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
+from gesso.cli.words import in_options
 from gesso.errors import GessoError
 from gesso.studio.home import is_offline, open_library
 
@@ -458,7 +459,7 @@ def _info_table(found: Any, entry: "Entry") -> dict[str, Any]:
 
 
 def _lines(found: Any, entry: "Entry") -> list[str]:
-    loads = found.family or f"none that gesso loads: {found.kind.advice}"
+    loads = found.family or f"none that gesso loads: {in_options(found.kind.advice)}"
     lines = [
         f"name        {entry.name}",
         f"path        {found.path}",

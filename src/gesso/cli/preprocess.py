@@ -9,7 +9,8 @@ import typer
 
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, target
-from gesso.errors import GessoError
+from gesso.cli.words import in_options
+from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +69,7 @@ def command(
         else:
             data = _png(_hint(name, file, wanted, mask, settings or []))
         put(path, data, overwrite=overwrite)
-        print(GessoError(str(path)).one_line)
+        print(one_line(str(path)))
 
 
 def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
@@ -79,7 +80,7 @@ def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None
     read = read_map if PREPROCESSORS[name].takes_map else read_image
     image = read(file)
     for notice in notices_of(image):
-        print(GessoError(f"note: {notice}").one_line, file=sys.stderr)
+        print(in_options(one_line(f"note: {notice}")), file=sys.stderr)
     return preprocess(name, image, size, parameters, None if mask is None else read_mask(mask))
 
 

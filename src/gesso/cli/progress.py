@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gesso.cli.words import in_options
-from gesso.errors import GessoError
+from gesso.errors import one_line
 from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ class Bar:
         """A line for the user on stderr, above the bar."""
         if self.quiet:
             return
-        text = in_options(
-            GessoError(text).one_line
-        )  # it may repeat a prompt: no control character reaches the terminal
+        text = in_options(one_line(text))  # it may repeat a prompt: no control character reaches the terminal
         if self._bar is not None and self._bar.console.is_terminal:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -1,32 +1,26 @@
 """`gesso prompt PROMPT`: how it is read: pieces, weights, chunks, steps, adapters."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras
+from gesso.cli.field_options import with_fields
 from gesso.cli.generate import parse_settings
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
-from gesso.errors import GessoError
-from gesso.request.request import TextToImageRequest
+from gesso.cli.words import in_options
+from gesso.errors import one_line
+from gesso.request.request import TextToImageRequest, with_values
 from gesso.studio.front_ends import open_front_end, syntax_settings
 from gesso.studio.prompts import read_prompts
 from gesso.studio.studio import Studio
 
 
+@with_fields({"prompt": ("negative_prompt", "num_steps", "seed", "num_images", "preset")})
 def command(
     prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="As `gesso generate` takes it.")],
-    negative_prompt: Annotated[
-        str, typer.Option("--negative-prompt", metavar="TEXT", help="And the negative one.")
-    ] = "",
-    steps: Annotated[
-        int | None, typer.Option("--steps", "-s", help="Sampling steps, over which prompts change.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", "-S", help="Seed, by which wildcards are drawn.")] = None,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many pictures, each with its draws.")] = 1,
-    preset: Annotated[str | None, typer.Option("--preset", help="gesso, a1111, diffusers.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One convention, such as emphasis=original.")
     ] = None,
@@ -43,6 +37,8 @@ def command(
         str | None, typer.Option("--family", help="What the file is, where it cannot tell by itself: sd21, sdxl, ...")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, a line for each picture.")] = False,
+    *,
+    fields: dict[str, Any],
 ) -> None:
     """Show how a prompt is read, without drawing it.
 
@@ -50,15 +46,8 @@ def command(
     the model, and the LoRA and learned words that it names.
     """
     loras, lora_files = parse_loras(lora or [])
-    request = TextToImageRequest(
-        **(parse_settings(settings or []) | syntax_settings(syntax) | {"preset": preset}),
-        prompt=" ".join(prompt),
-        negative_prompt=negative_prompt,
-        num_steps=steps,
-        seed=seed,
-        num_images=number,
-        loras=loras,
-    )
+    values = fields | parse_settings(settings or []) | syntax_settings(syntax)
+    request = with_values(TextToImageRequest(prompt=" ".join(prompt), loras=loras), values)
     studio = Studio(offline=offline)
     readings = read_prompts(
         studio,
@@ -75,9 +64,9 @@ def command(
             print(json.dumps(values, ensure_ascii=False))
             continue
         for line in (*(f"note: {notice}" for notice in each.notices), *each.reading.lines):
-            print(_safe(line))
+            print(in_options(_safe(line)) if line.lstrip().startswith("note: ") else _safe(line))
 
 
 def _safe(line: str) -> str:
     """On one line, nothing that a terminal obeys; the room before it stays."""
-    return line[: len(line) - len(line.lstrip())] + GessoError(line).one_line
+    return line[: len(line) - len(line.lstrip())] + one_line(line)

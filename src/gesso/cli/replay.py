@@ -11,7 +11,7 @@ from gesso.cli.adapter_options import EmbeddingOption, parse_embeddings, parse_l
 from gesso.cli.control_options import HintOption
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
-from gesso.errors import GessoError
+from gesso.errors import one_line
 from gesso.studio.files import Files, encoder_name
 from gesso.studio.sources import read_sources
 from gesso.studio.studio import RecipePlaces
@@ -124,6 +124,6 @@ def _lines(verdict: "Verdict", path: Path | None) -> Iterator[str]:
     if verdict.edited:
         yield "edited: the pixels in this file are not those that gesso wrote"
     for line in verdict.changed:
-        yield f"changed: {GessoError(line).one_line}"
+        yield f"changed: {one_line(line)}"
     if path is not None:
-        yield f"new picture: {GessoError(str(path)).one_line}"
+        yield f"new picture: {one_line(str(path))}"

@@ -11,7 +11,7 @@ from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, taken, target
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 from gesso.studio.home import resolve_model
 from gesso.studio.studio import use_threads
 
@@ -97,7 +97,7 @@ def command(
                 raise taken(path)
             rows = _counted(bar, file.name, size, enlarged_rows(image, size, upscaler, tiles))
             put(path, png_parts(*size, rows, _texts(file, image, size, model)), overwrite=overwrite)
-            shown = GessoError(str(path)).one_line
+            shown = one_line(str(path))
             bar.result(f"{shown} size={size[0]}x{size[1]} time={time.monotonic() - start:.1f}s")
 
 

@@ -117,18 +117,24 @@ class DiffusersScheduler:
 
     def __post_init__(self) -> None:
         if self.name not in _KINDS:
-            raise GessoError(f"scheduler '{self.name}' is not supported. Supported: {', '.join(_KINDS)}")
+            raise GessoError(
+                f"scheduler '{self.name}' is not supported. Supported: {', '.join(_KINDS)}", code="unsupported"
+            )
         if self.timestep_spacing not in (None, *get_args(TimestepSpacing)):
-            raise GessoError(f"{self.name}: timestep_spacing is {self.timestep_spacing!r}")
+            raise GessoError(f"{self.name}: timestep_spacing is {self.timestep_spacing!r}", code="unsupported")
         if self.final_sigmas_type not in (None, "zero", "sigma_min"):
-            raise GessoError(f"{self.name}: final_sigmas_type is {self.final_sigmas_type!r}")
+            raise GessoError(f"{self.name}: final_sigmas_type is {self.final_sigmas_type!r}", code="unsupported")
         if self.original_inference_steps < 1:
-            raise GessoError(f"{self.name}: original_inference_steps is {self.original_inference_steps}")
+            raise GessoError(
+                f"{self.name}: original_inference_steps is {self.original_inference_steps}", code="unsupported"
+            )
         ways = (self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas, self.use_lu_lambdas)
         if sum(ways) > 1:
-            raise GessoError(f"{self.name}: only one of Karras, exponential, beta and Lu's sigmas can be used")
+            raise GessoError(
+                f"{self.name}: only one of Karras, exponential, beta and Lu's sigmas can be used", code="unsupported"
+            )
         if not self.lower_order_final and self.name in ("UniPCMultistepScheduler", "SASolverScheduler"):
-            raise GessoError(f"{self.name}: lower_order_final is False, which is not supported")
+            raise GessoError(f"{self.name}: lower_order_final is False, which is not supported", code="unsupported")
         self._check_solver()
 
     @classmethod
@@ -137,13 +143,17 @@ class DiffusersScheduler:
         name = str(config.get("_class_name", ""))
         for setting, off in _MUST_BE_OFF.items():
             if config.get(setting, off) not in (off, None):
-                raise GessoError(f"{name}: {setting} is {config[setting]!r}, which is not supported")
+                raise GessoError(
+                    f"{name}: {setting} is {config[setting]!r}, which is not supported", code="unsupported"
+                )
         known = {f.name for f in fields(cls)} - {"name"}
         settings = {key: value for key, value in config.items() if key in known and value is not None}
         for key, value in settings.items():
             expected: type = type(_EXAMPLES[key])
             if type(value) is not expected:
-                raise GessoError(f"{name}: {key} is {value!r}, expected a value of type {expected.__name__}")
+                raise GessoError(
+                    f"{name}: {key} is {value!r}, expected a value of type {expected.__name__}", code="unsupported"
+                )
         return cls(name=name, **settings)
 
     @property
@@ -278,18 +288,33 @@ class DiffusersScheduler:
     def _check_solver(self) -> None:
         if self.name == "DPMSolverMultistepScheduler":
             if self.algorithm_type not in (None, "dpmsolver++", "sde-dpmsolver++"):
-                raise GessoError(f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not supported")
+                raise GessoError(
+                    f"{self.name}: algorithm_type is {self.algorithm_type!r}, which is not supported",
+                    code="unsupported",
+                )
             if self.solver_type not in (None, "midpoint", "heun"):
-                raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'midpoint' or 'heun'")
+                raise GessoError(
+                    f"{self.name}: solver_type is {self.solver_type!r}, expected 'midpoint' or 'heun'",
+                    code="unsupported",
+                )
             # Order 3: its weight of the curvature ends in - 0.5 where the series has + 0.5, so it goes to -1, not to 0.
             if self.algorithm_type == "sde-dpmsolver++" and self.solver_order not in (None, 2):
-                raise GessoError(f"{self.name}: solver_order {self.solver_order} of the SDE is not supported, 2 is")
+                raise GessoError(
+                    f"{self.name}: solver_order {self.solver_order} of the SDE is not supported, 2 is",
+                    code="unsupported",
+                )
         if self.name == "UniPCMultistepScheduler" and self.solver_type not in (None, "bh1", "bh2"):
-            raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, expected 'bh1' or 'bh2'")
+            raise GessoError(
+                f"{self.name}: solver_type is {self.solver_type!r}, expected 'bh1' or 'bh2'", code="unsupported"
+            )
         if self.name == "DEISMultistepScheduler" and self.solver_type not in (None, "logrho", "midpoint", "heun"):
-            raise GessoError(f"{self.name}: solver_type is {self.solver_type!r}, only 'logrho' is supported")
+            raise GessoError(
+                f"{self.name}: solver_type is {self.solver_type!r}, only 'logrho' is supported", code="unsupported"
+            )
         if self.solver_order not in (None, 1, 2, 3):
-            raise GessoError(f"{self.name}: solver_order is {self.solver_order}, expected 1, 2 or 3")
+            raise GessoError(
+                f"{self.name}: solver_order is {self.solver_order}, expected 1, 2 or 3", code="unsupported"
+            )
 
 
 # Schedulers that put 2^-24 at the end of a schedule of zero terminal SNR, so that sigma is not infinite.
@@ -312,7 +337,8 @@ def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     kind, trained = config.get("beta_schedule", "linear"), config.get("trained_betas")
     if kind != "scaled_linear" or trained is not None:
         raise GessoError(
-            f"scheduler: beta_schedule is {kind!r}, only 'scaled_linear' without trained_betas is supported"
+            f"scheduler: beta_schedule is {kind!r}, only 'scaled_linear' without trained_betas is supported",
+            code="unsupported",
         )
     try:
         return scaled_linear(
@@ -324,7 +350,7 @@ def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
             table="float32",
         )
     except (TypeError, ValueError) as error:
-        raise GessoError(f"scheduler: {error}") from None
+        raise GessoError(f"scheduler: {error}", code="unsupported") from None
 
 
 # One value of the type that each setting has in a config.

@@ -224,13 +224,25 @@ def own_sigmas(values: Sequence[float]) -> Tensor:
     """
     numbers = [float(value) for value in values]
     if len(numbers) < 2:
-        raise GessoError(f"sigmas: {len(numbers)} given, at least 2 needed (one step from the first to the second)")
+        raise GessoError(
+            f"sigmas: {len(numbers)} given, at least 2 needed (one step from the first to the second)",
+            code="invalid_value",
+            field="sigmas",
+        )
     for index, number in enumerate(numbers):
         if not math.isfinite(number) or number < 0:
-            raise GessoError(f"sigmas: number {index + 1} is {number}, expected a finite number of 0 or more")
+            raise GessoError(
+                f"sigmas: number {index + 1} is {number}, expected a finite number of 0 or more",
+                code="invalid_value",
+                field="sigmas",
+            )
     for index, (first, second) in enumerate(pairwise(numbers)):
         if not first > second:
-            raise GessoError(f"sigmas: number {index + 2} is {second} after {first}, expected falling numbers")
+            raise GessoError(
+                f"sigmas: number {index + 2} is {second} after {first}, expected falling numbers",
+                code="invalid_value",
+                field="sigmas",
+            )
     return torch.tensor(numbers, dtype=torch.float64)
 
 

@@ -146,7 +146,7 @@ def read_family(folder: Path, release: Family | None = None) -> Family:
         raise ModelFileError("architecture_mismatch", folder, str(error)) from None
     if release is not None:
         if release.architecture != family.architecture:
-            message = f"looks like {like.name!r}, not like {release.name!r}. Try: --family {like.name}"
+            message = f"looks like {like.name!r}, not like {release.name!r}. Try: `family={like.name}`"
             raise ModelFileError("architecture_mismatch", folder, message)
         like = release
     return replace(

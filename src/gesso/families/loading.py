@@ -119,7 +119,7 @@ def _refuse_average(average: bool, path: Path) -> None:
 
 def _load_native(file: SafetensorsFile, how: _How) -> Parts:
     if any(value is not None for value in (how.family, how.prediction, how.vae, how.unet)):
-        message = "states its family and holds all its parts; leave out --family, --prediction, --vae and --unet"
+        message = "states its family and holds all its parts; leave out `family`, `prediction`, `vae` and `unet`"
         raise ModelFileError("architecture_mismatch", file.path, message)
     opened = native.load_native(file)
     family = family_from_config(opened.config, file.path)
@@ -146,7 +146,7 @@ def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
         del networks["vae"]
         names = {name: shape for name, shape in names.items() if not name.startswith(ldm.VAE)}
     elif not any(name.startswith(ldm.VAE) for name in names):
-        raise ModelFileError("missing_key", file.path, "has no VAE; give the file of one with --vae")
+        raise ModelFileError("missing_key", file.path, "has no VAE; give the file of one with `vae`")
     if how.unet is not None:
         del networks["unet"]
         names = {name: shape for name, shape in names.items() if not name.startswith((ldm.UNET, "model_ema."))}
@@ -185,7 +185,7 @@ def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
         return found
     wanted = how.family
     if wanted.architecture != found.architecture:
-        message = f"looks like {kind.what}, not like {wanted.name!r}. Try: --family {found.name}"
+        message = f"looks like {kind.what}, not like {wanted.name!r}. Try: `family={found.name}`"
         raise ModelFileError("architecture_mismatch", file.path, message)
     return wanted
 
@@ -272,7 +272,7 @@ def _with_unet(family: Family, unet: SeparateUNet, how: _How) -> Family:
     if wanted is None:
         return joined
     if wanted.architecture != joined.architecture:
-        message = f"makes a {joined.name!r} of this model, not a {wanted.name!r}. Try: --family {joined.name}"
+        message = f"makes a {joined.name!r} of this model, not a {wanted.name!r}. Try: `family={joined.name}`"
         raise ModelFileError("architecture_mismatch", unet.file.path, message)
     return replace(joined, name=wanted.name, defaults=wanted.defaults)
 

@@ -45,7 +45,7 @@ def _yaml_prediction(path: Path) -> Prediction | None:
     try:
         text = read_small_file(file, MAX_YAML).decode("utf-8")
     except UnicodeDecodeError:
-        raise ModelFileError("config", file, "is not UTF-8 text; remove it, or give --prediction") from None
+        raise ModelFileError("config", file, "is not UTF-8 text; remove it, or give `prediction`") from None
     if found := re.search(r"""^\s*parameterization:\s*["']?(\w+)["']?\s*(?:#.*)?$""", text, re.MULTILINE):
         return _PREDICTION_NAMES.get(found[1])
     if "denoiser_scaling.VScaling" in text:

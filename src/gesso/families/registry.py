@@ -44,7 +44,9 @@ FAMILIES: Registry[Family] = Registry(
 def family_named(name: str) -> Family:
     """A family by its name. Raises GessoError with the names that there are."""
     if name not in FAMILIES:
-        raise GessoError(f"--family {name[:64]}: no such family. Known: {', '.join(FAMILIES)}")
+        raise GessoError(
+            f"`family` {name[:64]}: no such family. Known: {', '.join(FAMILIES)}", code="unknown_name", field="family"
+        )
     return FAMILIES[name]
 
 

@@ -66,7 +66,7 @@ def _tiny(
 ) -> tuple[TAESD, tuple[Path, ...]]:
     """Which latents a TAESD was made for, those of SD 1 and 2 or of SDXL, its file does not tell."""
     if (config.latent_channels, config.downscale) != (TAESD_CONFIG.latent_channels, TAESD_CONFIG.downscale):
-        message = "is a TAESD, which does not exist for this model's latents; leave out --vae"
+        message = "is a TAESD, which does not exist for this model's latents; leave out `vae`"
         raise ModelFileError("architecture_mismatch", file.path, message)
     tiny, files = load_taesd(file.path, device, dtype, check=check, converted=converted)
     if tiny.encoder is None:

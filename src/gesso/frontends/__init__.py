@@ -1,1 +1,1 @@
-"""Front ends: turn styles, wildcards and the flags of other tools into a plain request."""
+"""Front ends of a prompt: turn styles, wildcards and the flags of other tools into a plain request."""

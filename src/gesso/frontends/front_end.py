@@ -21,6 +21,7 @@ from gesso.errors import GessoError
 from gesso.frontends.midjourney import FLAG_NAMES, FlaggedPrompt, parse_flags
 from gesso.frontends.styles import MAX_FILE_CHARS, Style, apply_styles, parse_styles
 from gesso.frontends.wildcards import expand, parse_list
+from gesso.notices import Notice
 from gesso.request.checks import short
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 
@@ -38,7 +39,7 @@ class Written:
     """A plain request, and what the user should know about how it came from what was written."""
 
     request: TextToImageRequest
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class FrontEnd:
     lists: Mapping[str, Sequence[str]] | None = None
 
     def num_images(self, request: TextToImageRequest) -> int:
-        """How many pictures will be drawn: --repeat may say so. Raises PromptError."""
+        """How many pictures will be drawn: the flag --repeat may say so. Raises PromptError."""
         repeat = parse_flags(request.prompt).flags.get("repeat") if self.flags else None
         return request.num_images if repeat is None or request.num_images != 1 else int(repeat)
 
@@ -65,12 +66,13 @@ class FrontEnd:
         family: of the model, whose defaults flags go by. Wildcards are filled in as the iterator is read; where they
         need a seed and none is given, one is drawn. Raises PromptError for flags and wildcards that cannot be read.
         """
-        notices: tuple[str, ...] = ()
+        notices: tuple[Notice, ...] = ()
         if self.flags:
             request, notices = _with_flags(request, parse_flags(request.prompt), family)
         elif looking := [name for name in dict.fromkeys(_FLAG.findall(request.prompt)) if name.lower() in FLAG_NAMES]:
             named = ", ".join(f"--{name}" for name in looking)
-            notices = (f"{named} in the prompt is taken as text; --syntax midjourney reads such flags",)
+            text = f"{named} in the prompt is taken as text; `syntax=midjourney` reads such flags"
+            notices = (Notice(text, code="flags_as_text", field="prompt"),)
         if self.styles:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
@@ -81,7 +83,7 @@ class FrontEnd:
 
 def _with_flags(
     request: TextToImageRequest, flagged: FlaggedPrompt, family: "Family"
-) -> tuple[TextToImageRequest, tuple[str, ...]]:
+) -> tuple[TextToImageRequest, tuple[Notice, ...]]:
     """The request with what its flags ask for; what it says itself stays."""
     fields = flagged.fields(
         native_size=family.output_size,
@@ -94,7 +96,14 @@ def _with_flags(
     taken = [name for name in fields if getattr(request, name) != (1 if name == "num_images" else None)]
     if "width" in taken or "height" in taken:
         taken += ["width", "height"]
-    notices = tuple(f"ignored: the flag for {name}, which is set to {getattr(request, name)} already" for name in taken)
+    notices = tuple(
+        Notice(
+            f"ignored: the flag for {name}, which is set to {getattr(request, name)} already",
+            code="flag_overridden",
+            field=name,
+        )
+        for name in taken
+    )
     fields = {name: value for name, value in fields.items() if name not in taken}
     made = replace(request, prompt=prompt, negative_prompt=negative, **fields)
     return made, flagged.notices + tuple(dict.fromkeys(notices))
@@ -112,7 +121,12 @@ def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> 
             return
         drawn = ((prompt, request.prompt, "prompt"), (negative, request.negative_prompt, "negative prompt"))
         notices += tuple(
-            f"the {what} was drawn from: {' '.join(text.split())[:MAX_TEMPLATE]}"
+            Notice(
+                f"the {what} was drawn from: {' '.join(text.split())[:MAX_TEMPLATE]}",
+                code="template_drawn",
+                field=what.replace(" ", "_"),
+                data={"template": text},
+            )
             for one, text, what in drawn
             if one.draws
         )
@@ -134,7 +148,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise GessoError(f"{folder}: not a folder of wildcards")
+            raise GessoError(f"{folder}: not a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
         self._files: dict[str, Path] = {}
         self._read: dict[str, tuple[str, ...]] = {}
         for base, folders, names in os.walk(folder):
@@ -144,7 +158,11 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                 if path.suffix.lower() == ".txt" and path.is_file():
                     self._files[path.relative_to(folder).with_suffix("").as_posix()] = path
             if len(self._files) > MAX_LISTS:
-                raise GessoError(f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down")
+                raise GessoError(
+                    f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down",
+                    code="too_large",
+                    data={"path": str(folder)},
+                )
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         if name not in self._read:
@@ -168,9 +186,15 @@ def _text(path: Path, most: int) -> str:
         with open(path, "rb") as handle:
             content = handle.read(most + 1)
         if len(content) > most:
-            raise GessoError(f"{path}: more than {most} bytes")
+            raise GessoError(f"{path}: more than {most} bytes", code="too_large", data={"path": str(path)})
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
+        raise GessoError(
+            f"{path}: cannot be read ({error.strerror})", code="unreadable", data={"path": str(path)}
+        ) from None
     except UnicodeDecodeError as error:
-        raise GessoError(f"{path}: byte {error.start} is not UTF-8 text; save {short(path.name)} as UTF-8") from None
+        raise GessoError(
+            f"{path}: byte {error.start} is not UTF-8 text; save {short(path.name)} as UTF-8",
+            code="unreadable",
+            data={"path": str(path)},
+        ) from None

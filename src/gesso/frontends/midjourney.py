@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gesso.notices import Notice
 from gesso.text.grammar import MAX_SUBPROMPTS, write_subprompts
 from gesso.text.prompt import MAX_WEIGHT, PromptError, check_prompt, shown
 
@@ -37,7 +38,7 @@ class Flag:
 
 
 _FASTER = "it chooses a queue, and gesso has none"
-_PICTURES = "give the picture with --image or --control instead"
+_PICTURES = "give the picture with `image` or `control` instead"
 FLAGS: tuple[Flag, ...] = (
     Flag("ar", "ratio"),
     Flag("seed", "int", 0, MAX_SEED),
@@ -64,8 +65,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("fast", "none", notice=_FASTER),
     Flag("relax", "none", notice=_FASTER),
     Flag("turbo", "none", notice=_FASTER),
-    Flag("v", "text", notice="it names a Midjourney model; choose a model with --model"),
-    Flag("niji", "text", notice="it names a Midjourney model; choose a model with --model"),
+    Flag("v", "text", notice="it names a Midjourney model; choose a model with `model`"),
+    Flag("niji", "text", notice="it names a Midjourney model; choose a model with `model`"),
     Flag("profile", "text", notice="it names a profile of a Midjourney account"),
     Flag("video", "none", notice="gesso makes no videos"),
     Flag("hd", "none", notice="ask for a size instead"),
@@ -103,7 +104,7 @@ class FlaggedPrompt:
     aspect: tuple[int, int] | None = None
     flags: Mapping[str, Any] = field(default_factory=dict, hash=False)
     links: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     def fields(self, *, native_size: int, multiple: int, num_steps: int, guidance_scale: float) -> dict[str, Any]:
         """Fields of a request that the flags decide; what they leave open is not in it.
@@ -146,16 +147,18 @@ def parse_flags(text: str) -> FlaggedPrompt:
     dashes = [found.start() for found in _DASH.finditer(text, start)]
     ends = [*dashes, len(text)][1:]
     flags: dict[str, Any] = {}
-    notices: list[str] = []
+    notices: list[Notice] = []
     if links:
-        notices.append(f"ignored: {len(links)} links to pictures ({_PICTURES})")
+        notices.append(Notice(f"ignored: {len(links)} links to pictures ({_PICTURES})", code="links_ignored"))
     for first, end in zip(dashes, ends, strict=True):
         flag, value = _read(text[first:end])
         if flag.name in flags:
             raise PromptError("flag", f"prompt: the flag --{flag.name} is given twice. Remove one.")
         flags[flag.name] = value
         if flag.notice:
-            notices.append(f"ignored: --{flag.name} ({flag.notice})")
+            notices.append(
+                Notice(f"ignored: --{flag.name} ({flag.notice})", code="flag_ignored", data={"flag": flag.name})
+            )
     return FlaggedPrompt(
         prompt=_weigh(text[start : dashes[0] if dashes else len(text)].strip()),
         negative_prompt=", ".join(flags.get("no", ())),

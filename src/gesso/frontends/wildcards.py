@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
+from gesso.notices import Notice
 from gesso.text.prompt import MAX_CHARS, PromptError, check_prompt, shown
 
 MAX_DRAWS = 1000  # of one prompt
@@ -41,7 +42,7 @@ class Expansion:
 
     text: str
     draws: int
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _Writer:
         self.draws = draws
         self.texts: list[str] = []
         self.length = 0
-        self.notices: list[str] = []
+        self.notices: list[Notice] = []
         self.names: set[str] = set()  # lists whose lines are being written
         self.read: dict[str, tuple[list[str], list[float]]] = {}  # name -> lines, sums of their shares
 
@@ -161,7 +162,8 @@ class _Writer:
         lines, sums = self.lines(wanted.name)
         if not lines or wanted.name in self.names:
             why = "refers to itself" if lines else "is unknown or empty"
-            self.notices.append(f"the wildcard {shown(wanted.text)} {why} and was left unchanged")
+            notice = f"the wildcard {shown(wanted.text)} {why} and was left unchanged"
+            self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": wanted.name}))
             self.add(wanted.text)
             return None
         line = lines[self.draws.choose(sums)]

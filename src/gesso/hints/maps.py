@@ -25,7 +25,8 @@ def depth(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
     if high - low < 1 and not (settings["stretch"] and high > low):
         raise GessoError(
             f"a depth map of one level ({low:.3f} to {high:.3f} of 255) carries no depth"
-            + ("; stretch=1 uses what it has" if high > low else "")
+            + ("; stretch=1 uses what it has" if high > low else ""),
+            code="unsuitable_hint",
         )
     if settings["stretch"]:
         levels = (levels - low) / (high - low) * 255
@@ -52,7 +53,8 @@ def segmentation(image: Image.Image, settings: Mapping[str, float]) -> Image.Ima
         most = found[strange][counts[strange].argmax()]
         raise GessoError(
             f"{counts[strange].sum()} of {codes.size} pixels have none of the colours of ADE20K, most of them "
-            f"#{most:06x}. snap=1 takes the nearest, any=1 lets all pass"
+            f"#{most:06x}. snap=1 takes the nearest, any=1 lets all pass",
+            code="unsuitable_hint",
         )
     found[strange] = _nearest(found[strange])
     return Image.fromarray(_channels(found[where].reshape(codes.shape)).astype(np.uint8))

@@ -11,6 +11,7 @@ def opencv(what: str) -> ModuleType:
         import cv2
     except ImportError as error:
         raise GessoError(
-            f"{what} needs OpenCV, which is not available ({error}). Try: pip install 'gesso[hints]'"
+            f"{what} needs OpenCV, which is not available ({error}). Try: pip install 'gesso[hints]'",
+            code="missing_extra",
         ) from error
     return cv2

@@ -70,14 +70,17 @@ def read_poses(text: str, size: Size | None = None) -> Poses:
     width, height = (_canvas(frame, key) for key in ("canvas_width", "canvas_height"))
     if width is None or height is None:
         if size is None:
-            raise GessoError("the keypoints do not state their canvas (canvas_width, canvas_height); give its size")
+            raise GessoError(
+                "the keypoints do not state their canvas (canvas_width, canvas_height); give its size",
+                code="invalid_value",
+            )
         check_size(size)
         width, height = size
     people = frame.get("people")
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
-        raise GessoError("not OpenPose keypoints: the list 'people' is missing")
+        raise GessoError("not OpenPose keypoints: the list 'people' is missing", code="wrong_kind")
     if len(people) > MAX_PEOPLE:
-        raise GessoError(f"keypoints of {len(people)} people, at most {MAX_PEOPLE} are drawn")
+        raise GessoError(f"keypoints of {len(people)} people, at most {MAX_PEOPLE} are drawn", code="too_large")
     found = [{part: _points(person, part) for part in KEYS} for person in people]
     seen = [point for person in found for points in person.values() for point in points if point is not None]
     scale = (1.0, 1.0)
@@ -85,7 +88,9 @@ def read_poses(text: str, size: Size | None = None) -> Poses:
         scale = (float(width), float(height))
         found = [{part: _scaled(points, scale) for part, points in person.items()} for person in found]
     if any(abs(x * scale[0]) > FARTHEST * width or abs(y * scale[1]) > FARTHEST * height for x, y in seen):
-        raise GessoError(f"keypoints far outside their canvas of {width}x{height}; is that its size?")
+        raise GessoError(
+            f"keypoints far outside their canvas of {width}x{height}; is that its size?", code="unsuitable_hint"
+        )
     return Poses(tuple(Person(**person) for person in found), width, height)
 
 
@@ -110,17 +115,19 @@ def resized(poses: Poses, size: Size) -> Poses:
 
 def _frame(text: str) -> Mapping[str, Any]:
     if len(text) > MAX_CHARACTERS:
-        raise GessoError(f"keypoints of {len(text)} characters, at most {MAX_CHARACTERS} are read")
+        raise GessoError(f"keypoints of {len(text)} characters, at most {MAX_CHARACTERS} are read", code="too_large")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise GessoError(f"not JSON: {str(error)[:100] or 'nested too deeply'}") from error
+        raise GessoError(f"not JSON: {str(error)[:100] or 'nested too deeply'}", code="damaged") from error
     if isinstance(found, list):
         if len(found) != 1:
-            raise GessoError(f"keypoints of {len(found)} frames, expected one; keep one of them")
+            raise GessoError(f"keypoints of {len(found)} frames, expected one; keep one of them", code="invalid_value")
         found = found[0]
     if not isinstance(found, dict):
-        raise GessoError(f"not OpenPose keypoints: a JSON {type(found).__name__}, expected an object")
+        raise GessoError(
+            f"not OpenPose keypoints: a JSON {type(found).__name__}, expected an object", code="wrong_kind"
+        )
     return found
 
 
@@ -129,7 +136,7 @@ def _canvas(frame: Mapping[str, Any], key: str) -> int | None:
     if side is None:
         return None
     if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MAX_CANVAS:
-        raise GessoError(f"{key} is {str(side)[:40]!r}, expected 1 to {MAX_CANVAS}")
+        raise GessoError(f"{key} is {str(side)[:40]!r}, expected 1 to {MAX_CANVAS}", code="invalid_value")
     return side
 
 
@@ -138,11 +145,12 @@ def _points(person: Mapping[str, Any], part: str) -> tuple[Point, ...]:
     key = KEYS[part]
     numbers = person.get(key) or []
     if not isinstance(numbers, list) or not all(_is_number(number) for number in numbers):
-        raise GessoError(f"{key}: expected a list of numbers up to {MAX_NUMBER:g}")
+        raise GessoError(f"{key}: expected a list of numbers up to {MAX_NUMBER:g}", code="invalid_value")
     expected = [3 * length for length in LENGTHS[part]]
     if numbers and len(numbers) not in expected:
         raise GessoError(
-            f"{key}: {len(numbers)} numbers, expected {' or '.join(map(str, expected))} (x, y, confidence)"
+            f"{key}: {len(numbers)} numbers, expected {' or '.join(map(str, expected))} (x, y, confidence)",
+            code="invalid_value",
         )
     points: list[Point] = [
         (float(x), float(y)) if sure > 0 else None

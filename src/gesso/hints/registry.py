@@ -167,11 +167,13 @@ def preprocess(
     size = size or image.size
     sizing.check_size(size)
     if row.needs_mask != (mask is not None):
-        raise GessoError(f"{name}: a mask is {'missing' if row.needs_mask else 'given, but not used'}")
+        raise GessoError(
+            f"{name}: a mask is {'missing' if row.needs_mask else 'given, but not used'}", code="unsuitable_hint"
+        )
     try:
         brought = row.bring(image, size)
     except ValueError as error:
-        raise GessoError(f"{name}: {error}") from error
+        raise GessoError(f"{name}: {error}", code="invalid_value") from error
     if mask is not None:
         hole = sizing.smooth(mask, size).convert("L").point(lambda level: 0 if level >= MASKED else 255)
         brought.putalpha(hole)
@@ -189,17 +191,20 @@ def canonical(name: str) -> str:
     if "pose" in name.lower():
         raise GessoError(
             f"{name[:64]}: skeletons are drawn from keypoints, not from a picture. The output of gesso preprocess "
-            "openpose POSE.json is a hint already and needs no preprocessor"
+            "openpose POSE.json is a hint already and needs no preprocessor",
+            code="unsuitable_hint",
         )
     close = get_close_matches(name, PREPROCESSORS, n=1)
     meant = f", did you mean {close[0]!r}" if close else ""
-    raise GessoError(f"unknown preprocessor {name[:64]!r}{meant}. Known: {', '.join(PREPROCESSORS)}")
+    raise GessoError(
+        f"unknown preprocessor {name[:64]!r}{meant}. Known: {', '.join(PREPROCESSORS)}", code="unknown_name"
+    )
 
 
 def _settings(name: str, known: Mapping[str, Parameter], given: Settings) -> Settings:
     if unknown := sorted(given.keys() - known.keys()):
         there = f"known: {', '.join(known)}" if known else "it takes none"
-        raise GessoError(f"{name}: unknown parameter {str(unknown[0])[:64]!r}, {there}")
+        raise GessoError(f"{name}: unknown parameter {str(unknown[0])[:64]!r}, {there}", code="unknown_name")
     settings = {key: parameter.default for key, parameter in known.items()} | dict(given)
     for key, parameter in known.items():
         _check(f"{name}: {key}", settings[key], parameter)
@@ -208,8 +213,10 @@ def _settings(name: str, known: Mapping[str, Parameter], given: Settings) -> Set
 
 def _check(what: str, value: object, parameter: Parameter) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise GessoError(f"{what} is {str(value)[:24]!r}, expected a number")
+        raise GessoError(f"{what} is {str(value)[:24]!r}, expected a number", code="invalid_value")
     if not parameter.low <= value <= parameter.high:
-        raise GessoError(f"{what} is {str(value)[:24]}, expected {parameter.low:g} to {parameter.high:.10g}")
+        raise GessoError(
+            f"{what} is {str(value)[:24]}, expected {parameter.low:g} to {parameter.high:.10g}", code="invalid_value"
+        )
     if parameter.whole and value != int(value):
-        raise GessoError(f"{what} is {value:g}, expected a whole number")
+        raise GessoError(f"{what} is {value:g}, expected a whole number", code="invalid_value")

@@ -20,7 +20,8 @@ def check_size(size: Size) -> None:
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise GessoError(
             f"a hint of {width}x{height}: sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all. Use the "
-            "size of the picture that it steers"
+            "size of the picture that it steers",
+            code="unsuitable_hint",
         )
 
 
@@ -43,7 +44,8 @@ def deep(image: Image.Image, size: Size) -> Image.Image:
         if (apart := int(np.ptp(channels, axis=2).max(initial=0))) > GREY_TOLERANCE:
             raise GessoError(
                 f"a depth map is grey, near is white; this picture has colours (channels {apart} levels apart). Give "
-                "the grey map of a depth estimator, without a colour scale"
+                "the grey map of a depth estimator, without a colour scale",
+                code="unsuitable_hint",
             )
         levels = channels.mean(axis=2)
     return _at(Image.fromarray(levels.astype(np.float32)), size, Image.Resampling.BILINEAR)

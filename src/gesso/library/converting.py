@@ -106,8 +106,10 @@ def convert(
             return _same_names(found, target, dtype, spec)
         if found.family is None:
             raise GessoError(
-                f"{source}: looks like {found.kind.what}, which has only one layout; --to safetensors keeps its "
-                "tensor names"
+                f"{source}: looks like {found.kind.what}, which has only one layout; `to=safetensors` keeps its "
+                "tensor names",
+                code="unsupported",
+                data={"path": str(source)},
             )
         from gesso.families.loading import load_parts
 
@@ -116,7 +118,7 @@ def convert(
         try:
             return _other_names(parts, found, target, to, spec, overwrite)
         except ValueError as error:  # a family without that layout
-            raise GessoError(f"{source}: {error}") from None
+            raise GessoError(f"{source}: {error}", code="unsupported", data={"path": str(source)}) from None
 
 
 @contextmanager
@@ -135,21 +137,41 @@ def _safetensors(source: Path, target: Path) -> Iterator[Path]:
 
 def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
     if to != "diffusers" and target.suffix.lower() != ".safetensors":
-        raise GessoError(f"{target}: this layout is a file that ends in .safetensors; rename the target")
+        raise GessoError(
+            f"{target}: this layout is a file that ends in .safetensors; rename the target",
+            code="invalid_name",
+            data={"path": str(target)},
+        )
     if to == "diffusers" and target.suffix.lower() == ".safetensors":
-        raise GessoError(f"{target}: --to diffusers writes a folder; give the name of a folder")
+        raise GessoError(
+            f"{target}: `to=diffusers` writes a folder; give the name of a folder",
+            code="invalid_name",
+            data={"path": str(target)},
+        )
     if not os.path.lexists(target):
         if not target.parent.is_dir():
-            raise GessoError(f"{target.parent}: no such folder")
+            raise GessoError(f"{target.parent}: no such folder", code="missing", data={"path": str(target.parent)})
         return
     same = target.resolve() == source.resolve()
     if same or not overwrite:
         what = "is the source itself" if same else "already exists; left unchanged"
-        raise GessoError(f"{target} {what}. Choose another name{'' if same else ', or add --overwrite'}")
+        raise GessoError(
+            f"{target} {what}. Choose another name{'' if same else ', or add `overwrite`'}",
+            code="name_taken",
+            data={"path": str(target)},
+        )
     if target.is_dir() != (to == "diffusers"):
-        raise GessoError(f"{target}: is a {'folder' if target.is_dir() else 'file'}, which this layout is not")
+        raise GessoError(
+            f"{target}: is a {'folder' if target.is_dir() else 'file'}, which this layout is not",
+            code="unsupported",
+            data={"path": str(target)},
+        )
     if target.is_dir() and not (target / "model_index.json").is_file():
-        raise GessoError(f"{target}: is a folder with other files in it; gesso does not replace it")
+        raise GessoError(
+            f"{target}: is a folder with other files in it; gesso does not replace it",
+            code="protected",
+            data={"path": str(target)},
+        )
 
 
 # ---- names stay ------------------------------------------------------------------------------------------------------
@@ -162,7 +184,11 @@ def _same_names(found: "Description", target: Path, dtype: str | None, spec: Map
     from gesso.checkpoints.weight_file import open_weights
 
     if len(found.files) != 1:
-        raise GessoError(f"{found.path}: is a folder of several files. Give one of them, or --to ldm or diffusers")
+        raise GessoError(
+            f"{found.path}: is a folder of several files. Give one of them, or `to=ldm` or diffusers",
+            code="unsupported",
+            data={"path": str(found.path)},
+        )
     wanted = getattr(torch, DTYPES[dtype]) if dtype else None
     file = open_weights(found.files[0].path)
     metadata = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
@@ -194,7 +220,7 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
         return tensor
     cast = tensor.to(dtype)
     if not bool(cast.isfinite().all()) and bool(tensor.float().isfinite().all()):
-        raise GessoError(f"{where} has numbers that overflow {dtype}. Convert to bf16 or fp32")
+        raise GessoError(f"{where} has numbers that overflow {dtype}. Convert to bf16 or fp32", code="overflow")
     return cast
 
 
@@ -269,7 +295,7 @@ def _save_native(target: Path, parts: "Parts", found: "Description", spec: Mappi
 
     if parts.family.name != NAME:
         raise ValueError(
-            f"a model of family {parts.family.name!r} cannot be saved in gesso's own layout; use --to ldm or diffusers"
+            f"a model of family {parts.family.name!r} cannot be saved in gesso's own layout; use `to=ldm` or diffusers"
         )
     keys = model_spec(parts.family, found, target, spec)
     named = {key.removeprefix(SPEC): value for key, value in keys.items()}

@@ -72,7 +72,9 @@ def files_of(path: Path) -> tuple[ModelFile, ...]:
     try:
         return tuple(_stamped(name, file) for name, file in listed.items())
     except OSError as error:
-        raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
+        raise GessoError(
+            f"{path}: cannot be read ({error.strerror})", code="unreadable", data={"path": str(path)}
+        ) from None
 
 
 def _shards(path: Path) -> tuple[Path, ...]:

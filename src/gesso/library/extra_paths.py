@@ -44,19 +44,29 @@ def read_extra_paths(path: Path) -> list[ExtraPlace]:
         if section is None:  # a section whose lines are all comments
             continue
         if not isinstance(section, dict):
-            raise GessoError(f"{path}: {name} is not a section with a base_path and folders")
+            raise GessoError(
+                f"{path}: {name} is not a section with a base_path and folders",
+                code="damaged",
+                data={"path": str(path)},
+            )
         base = _base(path, section.get("base_path"))
         default = section.get("is_default") is True
         for key, value in section.items():
             if key in _NO_FOLDERS or value is None:
                 continue
             if not isinstance(key, str) or not isinstance(value, str):
-                raise GessoError(f"{path}: {name}: {key} is {type(value).__name__}, expected the name of a folder")
+                raise GessoError(
+                    f"{path}: {name}: {key} is {type(value).__name__}, expected the name of a folder",
+                    code="damaged",
+                    data={"path": str(path)},
+                )
             lines = [line.strip() for line in value.splitlines() if line.strip()]
             if len(found) + len(lines) > MAX_FOLDERS:
-                raise GessoError(f"{path}: names more than {MAX_FOLDERS} folders")
+                raise GessoError(
+                    f"{path}: names more than {MAX_FOLDERS} folders", code="too_large", data={"path": str(path)}
+                )
             if "\0" in value:
-                raise GessoError(f"{path}: {name}: {key} has a NUL character")
+                raise GessoError(f"{path}: {name}: {key} has a NUL character", code="damaged", data={"path": str(path)})
             if (kind := COMFYUI_TYPES.get(key)) is not None:
                 found += [ExtraPlace(Place(_join(base, line), kind), default) for line in lines]
     return found
@@ -66,7 +76,11 @@ def _base(path: Path, found: Any) -> Path:
     if found is None:
         return path.parent.absolute()
     if not isinstance(found, str) or "\0" in found:
-        raise GessoError(f"{path}: base_path is {type(found).__name__}, expected the name of a folder")
+        raise GessoError(
+            f"{path}: base_path is {type(found).__name__}, expected the name of a folder",
+            code="damaged",
+            data={"path": str(path)},
+        )
     return _join(path.parent.absolute(), found.strip())
 
 
@@ -81,31 +95,47 @@ def _parse(path: Path) -> dict[Any, Any]:
     except ImportError:
         raise GessoError(
             f"{path}: reading it needs PyYAML. Install it with: pip install 'gesso[comfyui]'; or add its folders "
-            "one by one with --layout plain"
+            "one by one with `layout=plain`",
+            code="missing_extra",
+            data={"path": str(path)},
         ) from None
     try:
         with open(path, "rb") as handle:
             data = handle.read(MAX_BYTES + 1)
     except OSError as error:
-        raise GessoError(f"{path}: cannot be read ({error.strerror})") from None
+        raise GessoError(
+            f"{path}: cannot be read ({error.strerror})", code="unreadable", data={"path": str(path)}
+        ) from None
     if len(data) > MAX_BYTES:
-        raise GessoError(f"{path}: is larger than {MAX_BYTES:,} bytes, so it is not a list of folders")
+        raise GessoError(
+            f"{path}: is larger than {MAX_BYTES:,} bytes, so it is not a list of folders",
+            code="too_large",
+            data={"path": str(path)},
+        )
     try:
         text = data.decode("utf-8-sig")
         depth = 0
         for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
             if getattr(event, "anchor", None) is not None:
-                raise GessoError(f"{path}: has an anchor or alias (& or *), which gesso does not follow")
+                raise GessoError(
+                    f"{path}: has an anchor or alias (& or *), which gesso does not follow",
+                    code="damaged",
+                    data={"path": str(path)},
+                )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH or count > MAX_EVENTS:
-                raise GessoError(f"{path}: is too deep or too long for a list of folders")
+                raise GessoError(
+                    f"{path}: is too deep or too long for a list of folders", code="too_large", data={"path": str(path)}
+                )
         found = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
-        raise GessoError(f"{path}: is not valid YAML for a list of folders{where}") from None
+        raise GessoError(
+            f"{path}: is not valid YAML for a list of folders{where}", code="damaged", data={"path": str(path)}
+        ) from None
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise GessoError(f"{path}: is not a table of sections")
+        raise GessoError(f"{path}: is not a table of sections", code="damaged", data={"path": str(path)})
     return found

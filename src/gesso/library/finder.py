@@ -57,9 +57,11 @@ class LibraryFinder:
                 there = f"Did you mean {' or '.join(map(short, close))}?"
             elif known:
                 there = f"Known: {', '.join(map(short, known[:_SHOWN]))}{', ...' if len(known) > _SHOWN else ''}"
-            raise GessoError(f"no {kind} is called {short(name)}. {there}")
+            raise GessoError(f"no {kind} is called {short(name)}. {there}", code="unknown_name")
         if entry.problem == MISSING:
-            raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is the disk mounted?")
+            raise GessoError(
+                f"{entry.name}: its file is {MISSING} ({entry.path}). Is the disk mounted?", code="missing"
+            )
         return entry.path
 
     def names(self, kind: Kind) -> Collection[str]:

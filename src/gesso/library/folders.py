@@ -38,7 +38,11 @@ def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
     if folder.name == EXTRA_PATHS and folder.is_file():  # the list itself, as ComfyUI's own option takes it
         folder, layout = folder.parent, "comfyui"
     if not folder.is_dir():
-        raise GessoError(f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
+        raise GessoError(
+            f"{folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}",
+            code="missing",
+            data={"path": str(folder)},
+        )
     # People give the installation or its folder "models".
     bases = [folder, folder.parent] if folder.name == "models" else [folder]
     tests: dict[str, Callable[[Path], bool]] = {
@@ -51,10 +55,16 @@ def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
                 if test(base):
                     return base, name
     if layout == "a1111":
-        raise GessoError(f"{folder}: has no models/Stable-diffusion, so it is not a folder of A1111 or Forge")
+        raise GessoError(
+            f"{folder}: has no models/Stable-diffusion, so it is not a folder of A1111 or Forge",
+            code="wrong_kind",
+            data={"path": str(folder)},
+        )
     if layout == "comfyui":
         raise GessoError(
-            f"{folder}: has neither models/checkpoints nor {EXTRA_PATHS}, so it is not a folder of ComfyUI"
+            f"{folder}: has neither models/checkpoints nor {EXTRA_PATHS}, so it is not a folder of ComfyUI",
+            code="wrong_kind",
+            data={"path": str(folder)},
         )
     return folder, "plain"
 
@@ -99,7 +109,11 @@ def candidates(place: Place) -> Iterator[Candidate]:
         seen.add((status.st_dev, status.st_ino))
         looked_at += len(entries)
         if looked_at > MAX_FILES:
-            raise GessoError(f"{place.path}: more than {MAX_FILES:,} files; register the model folders inside it")
+            raise GessoError(
+                f"{place.path}: more than {MAX_FILES:,} files; register the model folders inside it",
+                code="too_large",
+                data={"path": str(place.path)},
+            )
         if any(entry.name == MODEL_INDEX for entry in entries):
             yield Candidate(folder, place.kind)
             return

@@ -15,7 +15,7 @@ from typing import Any
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 from gesso.library.entry import HUB, Entry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.importing import check_finite, require_readable
@@ -48,10 +48,16 @@ class HubName:
         """Raises GessoError."""
         match = _NAME.fullmatch(text)
         if match is None or ".." in text:
-            raise GessoError(f"{text[:200]}: expected hf:organisation/name, hf:organisation/name@revision or ...:file")
+            raise GessoError(
+                f"{text[:200]}: expected hf:organisation/name, hf:organisation/name@revision or ...:file",
+                code="invalid_name",
+            )
         file = match["file"] or ""
         if file and (not file.endswith(".safetensors") or not _is_plain(file)):
-            raise GessoError(f"{text[:200]}: from a hub, gesso fetches only .safetensors files and diffusers folders")
+            raise GessoError(
+                f"{text[:200]}: from a hub, gesso fetches only .safetensors files and diffusers folders",
+                code="unsupported",
+            )
         return cls(match["repo"], match["revision"] or "main", file)
 
     def at(self, commit: str) -> str:
@@ -81,13 +87,13 @@ def fetch(
             if entry.path == pin.path and entry.problem is None:
                 return entry
     if offline:
-        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)")
+        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)", code="offline")
     hub = _client()
     with _explained(text):
         info = hub.HfApi().model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
         listed = {str(file.rfilename): file for file in info.siblings or ()}
         if len(listed) > MAX_FILES:
-            raise GessoError(f"{text}: lists {len(listed):,} files, more than {MAX_FILES:,}")
+            raise GessoError(f"{text}: lists {len(listed):,} files, more than {MAX_FILES:,}", code="too_large")
         names = choose_files(text, wanted.file, list(listed))
         commit = str(info.sha)
         paths = _download(hub, wanted, commit, {name: listed[name] for name in names}, on_progress)
@@ -110,7 +116,7 @@ def choose_files(text: str, file: str, listed: Sequence[str]) -> list[str]:
     plain = [name for name in listed if _is_plain(name) and name.lower().endswith(ALLOWED)]
     if file:
         if file not in plain:
-            raise GessoError(f"{text}: the repository has no {file}; it has {_some(_weights(plain))}")
+            raise GessoError(f"{text}: the repository has no {file}; it has {_some(_weights(plain))}", code="missing")
         return [file]
     if MODEL_INDEX in plain:
         return _folder_files(plain)
@@ -118,7 +124,8 @@ def choose_files(text: str, file: str, listed: Sequence[str]) -> list[str]:
     if len(single) != 1:
         has = f"{len(single)} .safetensors files: {_some(single)}. Say which one: {text}:FILE" if single else "none"
         raise GessoError(
-            f"{text}: a repository without {MODEL_INDEX} must have exactly one .safetensors file; it has {has}"
+            f"{text}: a repository without {MODEL_INDEX} must have exactly one .safetensors file; it has {has}",
+            code="unsupported",
         )
     return single
 
@@ -164,7 +171,9 @@ def _download(
     sizes = {name: int(file.size or 0) for name, file in files.items()}
     for name, size in sizes.items():
         if size > MAX_SMALL and not name.endswith(".safetensors"):
-            raise GessoError(f"{wanted.repo}: {name} has {size:,} bytes, too large for a configuration")
+            raise GessoError(
+                f"{wanted.repo}: {name} has {size:,} bytes, too large for a configuration", code="too_large"
+            )
     total, done, received = sum(sizes.values()), 0, 0
 
     class Silent(hub.utils.tqdm):  # type: ignore[misc]
@@ -205,7 +214,9 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise GessoError("hf: names need the hub client. Install it with: pip install 'gesso[hub]'") from None
+        raise GessoError(
+            "hf: names need the hub client. Install it with: pip install 'gesso[hub]'", code="missing_extra"
+        ) from None
     return huggingface_hub
 
 
@@ -217,18 +228,22 @@ def _explained(text: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise GessoError(f"{text}: accept its licence on the hub's page and set a token (HF_TOKEN)") from None
+        raise GessoError(
+            f"{text}: accept its licence on the hub's page and set a token (HF_TOKEN)", code="hub_access"
+        ) from None
     except errors.RepositoryNotFoundError:
-        raise GessoError(f"{text}: no such repository, or a private one that needs a token (HF_TOKEN)") from None
+        raise GessoError(
+            f"{text}: no such repository, or a private one that needs a token (HF_TOKEN)", code="hub_access"
+        ) from None
     except errors.RevisionNotFoundError:
-        raise GessoError(f"{text}: the repository has no such revision") from None
+        raise GessoError(f"{text}: the repository has no such revision", code="missing") from None
     except errors.EntryNotFoundError as error:
-        raise GessoError(f"{text}: a file could not be fetched ({type(error).__name__})") from None
+        raise GessoError(f"{text}: a file could not be fetched ({type(error).__name__})", code="hub_failed") from None
     except errors.OfflineModeIsEnabled:
-        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)") from None
+        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)", code="offline") from None
     except errors.HFValidationError:
-        raise GessoError(f"{text}: the hub does not know this name") from None
+        raise GessoError(f"{text}: the hub does not know this name", code="missing") from None
     # No network, no room, a broken connection, an answer with an error's number.
     except (OSError, getattr(errors, "HTTPError", OSError)) as error:
-        said = GessoError(str(error)).one_line[:200]
-        raise GessoError(f"{text}: cannot be fetched ({type(error).__name__}: {said})") from None
+        said = one_line(str(error))[:200]
+        raise GessoError(f"{text}: cannot be fetched ({type(error).__name__}: {said})", code="hub_failed") from None

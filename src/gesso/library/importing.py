@@ -76,7 +76,11 @@ def import_model(
     if first.layout != "pickle":
         require_readable(first, source, kind)
     elif way != "copy":
-        raise GessoError(f"{source}: is a PyTorch file, which gesso converts to safetensors. Import it as a copy")
+        raise GessoError(
+            f"{source}: is a PyTorch file, which gesso converts to safetensors. Import it as a copy",
+            code="unsupported",
+            data={"path": str(source)},
+        )
     name = check_name(name or model_name(source))
     _require_free(library, name, source)
     if way == "copy":
@@ -93,7 +97,11 @@ def import_model(
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source, target_is_directory=source.is_dir())
         except OSError as error:
-            raise GessoError(f"{target}: cannot make a link there ({error.strerror}). Try --in-place") from None
+            raise GessoError(
+                f"{target}: cannot make a link there ({error.strerror}). Try `in_place`",
+                code="unwritable",
+                data={"path": str(target)},
+            ) from None
         files = tuple(replace(file, path=target / file.name if source.is_dir() else target) for file in entry.files)
         entry = replace(entry, path=target, files=files, origin=LINKED)
     return _register(library, replace(entry, name=name, source=str(source)), hashes)
@@ -112,9 +120,11 @@ def check_name(name: str) -> str:
         or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES
         or name.partition(".")[0].casefold() in reserved
     ):
-        raise GessoError(f"{name[:80]!r} cannot be the name of a model. Choose another with --name")
+        raise GessoError(
+            f"{name[:80]!r} cannot be the name of a model. Choose another with `name`", code="invalid_name"
+        )
     if name in CARRIED_MODELS:
-        raise GessoError(f"{name!r} is the built-in model. Choose another name with --name")
+        raise GessoError(f"{name!r} is the built-in model. Choose another name with `name`", code="name_taken")
     return name
 
 
@@ -126,14 +136,16 @@ def remove(library: Library, entry: Entry) -> None:
     if entry.origin == FOUND:
         raise GessoError(
             f"{entry.path}: is in the registered folder {entry.folder}, whose files gesso does not change. Delete "
-            f"the file yourself, or unregister the folder: gesso models remove {entry.folder}"
+            f"the file yourself, or unregister the folder: gesso models remove {entry.folder}",
+            code="protected",
+            data={"path": str(entry.path)},
         )
     if entry.origin == OWNED:
         _delete(library, entry.path)
     elif entry.origin == LINKED:
         entry.path.unlink(missing_ok=True)
     elif entry.name in CARRIED_MODELS:
-        raise GessoError(f"{entry.name}: is built into gesso and cannot be removed")
+        raise GessoError(f"{entry.name}: is built into gesso and cannot be removed", code="protected")
     library.index.put([], [entry.path])
     library.index.forget_files([file.path for file in entry.files])
     library.index.forget_pins(entry.path)
@@ -148,7 +160,9 @@ def _delete(library: Library, path: Path) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise GessoError(f"{path}: cannot be deleted ({error.strerror})") from None
+            raise GessoError(
+                f"{path}: cannot be deleted ({error.strerror})", code="unwritable", data={"path": str(path)}
+            ) from None
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -160,7 +174,9 @@ def _require_model(source: Path) -> None:
     if source.is_dir() and not (source / MODEL_INDEX).is_file():
         raise GessoError(
             f"{source}: has no {MODEL_INDEX}, so it is not a model. To use a folder of models in place: gesso models "
-            f"add-folder {source}"
+            f"add-folder {source}",
+            code="wrong_kind",
+            data={"path": str(source)},
         )
 
 
@@ -170,10 +186,12 @@ def require_readable(entry: Entry, source: Path, kind: str | None) -> None:
         from gesso.checkpoints.detect import describe
 
         describe(source)  # raises what is wrong
-        raise GessoError(f"{source}: {entry.problem}")
+        raise GessoError(f"{source}: {entry.problem}", code="damaged", data={"path": str(source)})
     if entry.kind == "other" and kind is None:
         raise GessoError(
-            f"{source}: looks like {entry.what}. If it is a model, give its kind with --kind: {', '.join(KINDS)}"
+            f"{source}: looks like {entry.what}. If it is a model, give its kind with `kind`: {', '.join(KINDS)}",
+            code="wrong_kind",
+            data={"path": str(source)},
         )
 
 
@@ -182,7 +200,10 @@ def _require_free(library: Library, name: str, source: Path) -> None:
         if entry.origin != FOUND and entry.name.casefold() == name.casefold() and entry.path != source:
             if entry.source == str(source):
                 continue  # the same again: told by its bytes later
-            raise GessoError(f"{name}: a model of this name already exists ({entry.path}). Choose another with --name")
+            raise GessoError(
+                f"{name}: a model of this name already exists ({entry.path}). Choose another with `name`",
+                code="name_taken",
+            )
 
 
 def _same_bytes(library: Library, hashes: list[Hashes]) -> Entry | None:
@@ -210,7 +231,7 @@ def check_finite(entry: Entry, on_progress: OnProgress) -> None:
                 done += info.nbytes
                 on_progress("checking", done, total)
         if bad:
-            message = f"{len(bad)} tensors hold NaN or infinity: {examples(bad)}. Add --allow-nonfinite to import it"
+            message = f"{len(bad)} tensors hold NaN or infinity: {examples(bad)}. Add `allow_nonfinite` to import it"
             raise ModelFileError("nonfinite", model_file.path, message)
 
 
@@ -236,7 +257,11 @@ def _quarantine(library: Library) -> Iterator[Path]:
     try:
         room.mkdir(parents=True)
     except OSError as error:
-        raise GessoError(f"{library.root}: cannot write there ({error.strerror})") from None
+        raise GessoError(
+            f"{library.root}: cannot write there ({error.strerror})",
+            code="unwritable",
+            data={"path": str(library.root)},
+        ) from None
     try:
         for other in parent.iterdir():
             if other != room and time.time() - other.stat().st_mtime > STALE:
@@ -292,7 +317,9 @@ def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:
     if shutil.disk_usage(target.parent).free < total + ROOM:
         raise GessoError(
             f"{source}: {total / 1e9:.1f} GB do not fit on the library's disk ({target.parents[1]}). Use "
-            "the model in place with --in-place"
+            "the model in place with `in_place`",
+            code="disk_full",
+            data={"path": str(source)},
         )
     done = 0
     try:
@@ -306,7 +333,11 @@ def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:
                 writing.flush()
                 os.fsync(writing.fileno())
     except OSError as error:
-        raise GessoError(f"{source}: cannot be copied into the library ({error.strerror or error})") from None
+        raise GessoError(
+            f"{source}: cannot be copied into the library ({error.strerror or error})",
+            code="unwritable",
+            data={"path": str(source)},
+        ) from None
 
 
 def _convert_parts(entry: Entry, inside: Path, on_progress: OnProgress) -> None:
@@ -320,7 +351,11 @@ def _convert_parts(entry: Entry, inside: Path, on_progress: OnProgress) -> None:
 
 def _place(inside: Path, target: Path) -> None:
     """From the quarantine to its name in one step, replacing nothing. Raises GessoError where the name is taken."""
-    taken = GessoError(f"{target}: a model of this name already exists. Choose another with --name")
+    taken = GessoError(
+        f"{target}: a model of this name already exists. Choose another with `name`",
+        code="name_taken",
+        data={"path": str(target)},
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if inside.is_dir():
@@ -333,7 +368,9 @@ def _place(inside: Path, target: Path) -> None:
     except FileExistsError:
         raise taken from None
     except OSError as error:
-        raise GessoError(f"{target}: cannot be written ({error.strerror})") from None
+        raise GessoError(
+            f"{target}: cannot be written ({error.strerror})", code="unwritable", data={"path": str(target)}
+        ) from None
 
 
 def _hash(entry: Entry, on_progress: OnProgress) -> list[Hashes]:

@@ -208,7 +208,11 @@ class Index:
             raise
         if version not in (0, VERSION):
             db.close()
-            raise GessoError(f"{self.path}: made by a newer gesso (version {version}). Update gesso")
+            raise GessoError(
+                f"{self.path}: made by a newer gesso (version {version}). Update gesso",
+                code="newer_version",
+                data={"path": str(self.path)},
+            )
         return db
 
     @contextmanager
@@ -218,14 +222,24 @@ class Index:
         except sqlite3.OperationalError as error:
             text = str(error)
             advice = "Another gesso may be using it; try again" if "lock" in text else "Is its folder writable?"
-            raise GessoError(f"{self.path}: the library's index cannot be used ({text}). {advice}") from None
+            raise GessoError(
+                f"{self.path}: the library's index cannot be used ({text}). {advice}",
+                code="damaged",
+                data={"path": str(self.path)},
+            ) from None
         except sqlite3.DatabaseError as error:
             raise GessoError(
                 f"{self.path}: the library's index is damaged ({error}). Move that file away: gesso finds the models "
-                "in the library again; add files and folders used in place once more"
+                "in the library again; add files and folders used in place once more",
+                code="damaged",
+                data={"path": str(self.path)},
             ) from None
         except OSError as error:
-            raise GessoError(f"{self.path}: cannot be used ({error.strerror or error})") from None
+            raise GessoError(
+                f"{self.path}: cannot be used ({error.strerror or error})",
+                code="damaged",
+                data={"path": str(self.path)},
+            ) from None
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:

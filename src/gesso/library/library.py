@@ -109,7 +109,7 @@ class Library:
         """
         base, layout = find_layout(Path(path), layout)
         if base == self.root or self.root in base.parents:
-            raise GessoError(f"{base}: is part of the library already")
+            raise GessoError(f"{base}: is part of the library already", code="name_taken", data={"path": str(base)})
         places(base, layout)  # a list of paths that cannot be read is told now
         folder = Folder(base, layout, now())
         self.index.put_folder(folder)

@@ -42,10 +42,12 @@ def resolve(
     if text in CARRIED_MODELS:
         return text
     if "\0" in text or not text.strip():
-        raise GessoError("the model's name is empty or has a NUL character; give a name, a file or a folder")
+        raise GessoError(
+            "the model's name is empty or has a NUL character; give a name, a file or a folder", code="invalid_name"
+        )
     if text.startswith(HUB_PREFIX):
         if library is None:
-            raise GessoError(f"{text}: hf: names need a library to store the files in")
+            raise GessoError(f"{text}: hf: names need a library to store the files in", code="invalid_name")
         from gesso.library.hub import fetch
 
         return fetch(library, text, offline=offline).path
@@ -53,11 +55,11 @@ def resolve(
         return _openable(Path(text), library)
     entry = find(text, library.entries(), kinds) if library is not None else None
     if entry is None:
-        raise GessoError(_unknown(text, library, kinds))
+        raise GessoError(_unknown(text, library, kinds), code="unknown_name")
     if entry.name in CARRIED_MODELS:
         return entry.name
     if entry.problem == MISSING:
-        raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?")
+        raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?", code="missing")
     return _openable(entry.path, library, entry)
 
 
@@ -80,7 +82,7 @@ def is_path(text: str) -> bool:
             return any((path / name).is_file() for name in (MODEL_INDEX, PART_CONFIG))
         return path.exists()
     except OSError as error:
-        raise GessoError(f"{text[:200]}: cannot be read ({error.strerror})") from error
+        raise GessoError(f"{text[:200]}: cannot be read ({error.strerror})", code="unreadable") from error
 
 
 def find(text: str, entries: Sequence[Entry], kinds: Collection[str] | None = ("checkpoint",)) -> Entry | None:
@@ -93,11 +95,13 @@ def find(text: str, entries: Sequence[Entry], kinds: Collection[str] | None = ("
     wanted = [entry for entry in found if kinds is None or _is_of(entry, kinds)]
     if found and not wanted:
         kind = found[0].kind
-        raise GessoError(f"{text}: is a {kind} ({found[0].what}), expected a {_or(kinds)}")
+        raise GessoError(f"{text}: is a {kind} ({found[0].what}), expected a {_or(kinds)}", code="wrong_kind")
     if len(wanted) > 1 and not _same(wanted):
         lines = "; ".join(_label(entry) for entry in wanted[:_SHOWN])
         more = f" and {len(wanted) - _SHOWN} more" if len(wanted) > _SHOWN else ""
-        raise GessoError(f"{text}: {len(wanted)} models have this name: {lines}{more}. Give a path or a hash")
+        raise GessoError(
+            f"{text}: {len(wanted)} models have this name: {lines}{more}. Give a path or a hash", code="ambiguous_name"
+        )
     return wanted[0] if wanted else None
 
 

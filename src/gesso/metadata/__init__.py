@@ -1,1 +1,1 @@
-"""Settings inside pictures (PNG info): of any tool, read without trust, removed, copied."""
+"""Settings inside pictures: of any tool (PNG info), read without trust, removed, copied."""

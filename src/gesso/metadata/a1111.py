@@ -14,8 +14,16 @@ _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 _EMPHASIS = {"none": "ignore"}  # what an old version calls it
 # Fields that stand there as single numbers.
 _NUMBERS = (
-    *("num_steps", "guidance_scale", "image_guidance_scale", "guidance_rescale", "clip_skip", "ensd", "eta"),
-    *("noise_level", "refiner_switch_at"),
+    *(
+        "num_steps",
+        "guidance_scale",
+        "source.guidance_scale",
+        "guidance_rescale",
+        "clip_skip",
+        "conventions.ensd",
+        "eta",
+    ),
+    *("source.noise_level", "refiner_switch_at"),
 )
 _SAME = ("Use same sampler", "Use same scheduler", "Use same checkpoint", "")
 # Keys that change the picture there and have no place in our request.
@@ -44,7 +52,11 @@ def from_infotext(text: Infotext) -> PictureMetadata:
     _noise(draft, pairs, ours=ours)
     _passes(draft, pairs)
     _masks(draft, pairs)
-    draft.set("emphasis", _word(pairs, "emphasis") or _EMPHASIS.get(pairs.get("Emphasis", "").lower()), "Emphasis")
+    draft.set(
+        "conventions.emphasis",
+        _word(pairs, "conventions.emphasis") or _EMPHASIS.get(pairs.get("Emphasis", "").lower()),
+        "Emphasis",
+    )
     if pairs.get("Tiling", "") not in ("", "False"):
         draft.set("tiling", {"True": "xy"}.get(pairs["Tiling"], pairs["Tiling"].lower()), "Tiling")
     for key in pairs:
@@ -61,16 +73,16 @@ def _numbers(draft: Draft, pairs: Mapping[str, str]) -> None:
             value: Any = whole(pairs[key]) if row.kind == "whole" else real(pairs[key])
             draft.set(name, value if value is not None else pairs[key], key)
     if pairs.get("Discard penultimate sigma") == "True":
-        draft.set("discard_penultimate_sigma", True, "Discard penultimate sigma")
+        draft.set("conventions.discard_penultimate_sigma", True, "Discard penultimate sigma")
     if pairs.get("SGM noise multiplier") == "True":
-        draft.set("initial_noise", "variance", "SGM noise multiplier")
+        draft.set("conventions.initial_noise", "variance", "SGM noise multiplier")
     if "Sigmas" in pairs:
         levels = [real(part) for part in pairs["Sigmas"].split()]
         draft.set("sigmas", tuple(levels), "Sigmas")
 
 
 def _sizes(draft: Draft, pairs: Mapping[str, str]) -> None:
-    for key, names in (("Size", ("width", "height")), ("Seed resize from", ("seed_width", "seed_height"))):
+    for key, names in (("Size", ("width", "height")), ("Seed resize from", ("variation.width", "variation.height"))):
         if (match := _SIZE.fullmatch(pairs.get(key, ""))) and int(match[1]) and int(match[2]):
             for name, side in zip(names, match.groups(), strict=True):
                 draft.set(name, int(side), key)
@@ -78,9 +90,9 @@ def _sizes(draft: Draft, pairs: Mapping[str, str]) -> None:
 
 def _noise(draft: Draft, pairs: Mapping[str, str], *, ours: bool) -> None:
     draft.set("seed", whole(pairs.get("Seed")), "Seed")
-    draft.set("variation_strength", real(pairs.get("Variation seed strength")), "Variation seed strength")
-    if "variation_strength" in draft.values:
-        draft.set("variation_seed", whole(pairs.get("Variation seed")), "Variation seed")
+    draft.set("variation.strength", real(pairs.get("Variation seed strength")), "Variation seed strength")
+    if "variation.strength" in draft.values:
+        draft.set("variation.seed", whole(pairs.get("Variation seed")), "Variation seed")
     source = pairs.get("RNG", "").lower()
     if ours and "Noise" in pairs:
         draft.set("noise", pairs["Noise"], "Noise")
@@ -96,14 +108,13 @@ def _passes(draft: Draft, pairs: Mapping[str, str]) -> None:
     strength = real(pairs.get("Denoising strength"))
     resized = _SIZE.fullmatch(pairs.get("Hires resize", ""))
     if "Hires upscale" not in pairs and "Hires upscaler" not in pairs and not (resized and int(resized[1])):
-        draft.set("strength", strength, "Denoising strength")
+        draft.set("source.strength", strength, "Denoising strength")
         return
     size = resized if resized and int(resized[1]) and int(resized[2]) else None
     sampler = Draft()
     names = [pairs.get(key, "") for key in ("Hires sampler", "Hires schedule type")]
     sampler.sampler(*(None if name in _SAME else name for name in names))
-    for notice in sampler.notices:
-        draft.note(notice)
+    draft.note_all(sampler.notices)
     draft.values["hires"] = draft.part(
         HiresPass,
         "Hires",
@@ -121,11 +132,11 @@ def _passes(draft: Draft, pairs: Mapping[str, str]) -> None:
 
 
 def _masks(draft: Draft, pairs: Mapping[str, str]) -> None:
-    draft.set("mask_blur", real(pairs.get("Mask blur")), "Mask blur")
-    draft.set("mask_content", _word(pairs, "mask_content"), "Masked content")
-    draft.set("mask_area", _word(pairs, "mask_area"), "Inpaint area")
-    if draft.values.get("mask_area") == "masked":
-        draft.set("mask_padding", whole(pairs.get("Masked area padding", "32")), "Masked area padding")
+    draft.set("mask.blur", real(pairs.get("Mask blur")), "Mask blur")
+    draft.set("mask.content", _word(pairs, "mask.content"), "Masked content")
+    draft.set("mask.area", _word(pairs, "mask.area"), "Inpaint area")
+    if draft.values.get("mask.area") == "masked":
+        draft.set("mask.padding", whole(pairs.get("Masked area padding", "32")), "Masked area padding")
 
 
 def _word(pairs: Mapping[str, str], name: str) -> str | None:

@@ -51,7 +51,11 @@ def read_texts(path: Path) -> PictureTexts:
                 found, size, texts = str(image.format), image.size, _exif_texts(image)
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise GessoError(f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}") from error
+        raise GessoError(
+            f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}",
+            code="wrong_kind",
+            data={"path": str(path)},
+        ) from error
     return PictureTexts(path, found, *size, texts)
 
 
@@ -71,7 +75,9 @@ def _png_texts(path: Path, chunks: list[tuple[bytes, bytes]]) -> dict[str, str]:
         left -= len(value)
         if left < 0 or len(texts) >= MAX_TEXTS:
             raise GessoError(
-                f"{path}: more text than {MAX_TEXT_BYTES} bytes or {MAX_TEXTS} pieces; gesso does not read it"
+                f"{path}: more text than {MAX_TEXT_BYTES} bytes or {MAX_TEXTS} pieces; gesso does not read it",
+                code="too_large",
+                data={"path": str(path)},
             )
         name = keyword.decode("latin-1")
         texts.setdefault(name, value.decode(encoding, errors="replace"))
@@ -91,9 +97,15 @@ def _unpack(path: Path, packed: bytes, most: int) -> bytes:
     try:
         value = unpacker.decompress(packed, most + 1)
     except zlib.error as error:
-        raise GessoError(f"{path}: a compressed text in it is damaged ({error})") from error
+        raise GessoError(
+            f"{path}: a compressed text in it is damaged ({error})", code="damaged", data={"path": str(path)}
+        ) from error
     if len(value) > most:
-        raise GessoError(f"{path}: a compressed text in it expands to more than {most} bytes; gesso does not read it")
+        raise GessoError(
+            f"{path}: a compressed text in it expands to more than {most} bytes; gesso does not read it",
+            code="too_large",
+            data={"path": str(path)},
+        )
     return value
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from gesso.errors import GessoError
 from gesso.metadata.comfyui_drawing import graph_of_drawing
 from gesso.metadata.found import Draft, PictureMetadata, real, whole
+from gesso.notices import Notice
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass, LoraUse
 
@@ -24,8 +25,9 @@ _ENDS = ("SaveImage", "PreviewImage", "SaveImageWebsocket", "SaveAnimatedWEBP")
 _THROUGH_PICTURE = ("images", "image", "samples", "pixels", "latent_image", "latent", "upscale_model_output")
 _THROUGH_TEXT = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond", "text_encode")
 _VALUES = ("value", "text", "string", "int", "float", "number", "seed", "noise_seed")
-_FROM_DRAWING = (
-    "read from ComfyUI's workflow (the UI's drawing of the graph), which does not name the values of custom nodes"
+_FROM_DRAWING = Notice(
+    "read from ComfyUI's workflow (the UI's drawing of the graph), which does not name the values of custom nodes",
+    code="workflow_only",
 )
 
 Node = Mapping[str, Any]
@@ -46,7 +48,7 @@ def from_drawing(text: str) -> PictureMetadata:
         found = _found(_Graph(graph_of_drawing(drawing)))
     except GessoError as error:
         inside = "; its subgraphs are not read" if "definitions" in drawing else ""
-        raise GessoError(f"{error.message}{inside}") from error
+        raise GessoError(f"{error.message}{inside}", code=error.code, field=error.field, data=error.data) from error
     return replace(found, notices=(_FROM_DRAWING, *found.notices))
 
 
@@ -66,13 +68,15 @@ def _found(graph: "_Graph") -> PictureMetadata:
 
 def _parsed(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARS:
-        raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are allowed")
+        raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are allowed", code="too_large")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise GessoError(f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})") from error
+        raise GessoError(
+            f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})", code="damaged"
+        ) from error
     if not isinstance(found, dict):
-        raise GessoError("the graph is not an object of nodes")
+        raise GessoError("the graph is not an object of nodes", code="damaged")
     return found
 
 
@@ -81,7 +85,7 @@ class _Graph:
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         if len(found) > MAX_NODES:
-            raise GessoError(f"the graph has {len(found)} nodes, at most {MAX_NODES} are allowed")
+            raise GessoError(f"the graph has {len(found)} nodes, at most {MAX_NODES} are allowed", code="too_large")
         self.nodes: dict[str, Node] = {str(key): node for key, node in found.items() if isinstance(node, dict)}
 
     def linked(self, node: Node, name: str) -> Node | None:
@@ -116,7 +120,9 @@ class _Graph:
                 return found
         found = next((node for node in self.nodes.values() if _kind(node) in _SAMPLERS), None)
         if found is None:
-            raise GessoError("the graph has no sampler node that gesso knows (KSampler and its relatives)")
+            raise GessoError(
+                "the graph has no sampler node that gesso knows (KSampler and its relatives)", code="no_settings"
+            )
         return found
 
     def passes(self, sampler: Node) -> tuple[Node, Node | None]:
@@ -136,7 +142,7 @@ def _sampling(draft: Draft, graph: _Graph, sampler: Node) -> None:
     draft.sampler(*(value if isinstance(value, str) else None for value in (name, schedule)))
     denoise = real(graph.value(steps or sampler, "denoise"))
     if denoise is not None and denoise < 1:
-        draft.set("strength", denoise, "denoise")
+        draft.set("source.strength", denoise, "denoise")
 
 
 def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
@@ -152,7 +158,7 @@ def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
         if isinstance(found, str):
             draft.set(field, found, name)
         elif node is not None and _kind(node) != "ConditioningZeroOut":
-            draft.note(f"ignored: the {name} prompt, which comes from {_kind(node)[:60]}")
+            draft.note(f"ignored: the {name} prompt, which comes from {_kind(node)[:60]}", code="prompt_ignored")
         clip = graph.upstream(graph.linked(text, "clip") if text else None, ("clip",), ("CLIPSetLastLayer",))
         skip = whole(graph.value(clip, "stop_at_clip_layer"))
         if skip is not None and skip < 0:
@@ -163,7 +169,7 @@ def _size(draft: Draft, graph: _Graph, sampler: Node) -> None:
     start = graph.linked(sampler, "latent_image")
     empty = graph.upstream(start, _THROUGH_PICTURE, ("EmptyLatentImage", "EmptySD3LatentImage"))
     if empty is None and start is not None:
-        draft.note("image to image: the input picture is not in the file")
+        draft.note("image to image: the input picture is not in the file", code="source_absent")
     for side in ("width", "height"):
         draft.set(side, whole(graph.value(empty, side)), side)
 
@@ -197,8 +203,7 @@ def _model(draft: Draft, graph: _Graph, sampler: Node) -> str:
 def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None:
     own = Draft()
     _sampling(own, graph, second)
-    for notice in own.notices:
-        draft.note(notice)
+    draft.note_all(own.notices)
     node = graph.linked(second, "latent_image")
     scaled = graph.upstream(node, _THROUGH_PICTURE, ("LatentUpscale", "ImageScale", "ImageUpscaleWithModel"))
     width, height = (whole(graph.value(scaled, side)) for side in ("width", "height"))
@@ -206,7 +211,7 @@ def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None
     latent = scaled is not None and _kind(scaled).startswith("Latent")
     names = [method] if isinstance(method, str) else []
     upscaler = upscaler_name(" ".join((["latent"] if latent else []) + names)) or None
-    own.values.setdefault("strength", 1.0)
+    own.values.setdefault("source.strength", 1.0)
     draft.values["hires"] = draft.part(
         HiresPass,
         "second pass",
@@ -214,7 +219,8 @@ def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None
         width=width,
         height=height,
         upscaler=upscaler,
-        **{key: own.values.get(key) for key in ("strength", "num_steps", "sampler", "schedule", "guidance_scale")},
+        strength=own.values["source.strength"],
+        **{key: own.values.get(key) for key in ("num_steps", "sampler", "schedule", "guidance_scale")},
     )
 
 

@@ -61,7 +61,7 @@ def graph_of_drawing(drawing: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The nodes by their numbers, each with class_type and inputs. Raises GessoError for what is no drawing."""
     nodes = drawing.get("nodes")
     if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-        raise GessoError("the workflow has no list of nodes")
+        raise GessoError("the workflow has no list of nodes", code="damaged")
     by_number = {str(node.get("id")): node for node in nodes}
     ways = _Ways(by_number, _links(drawing.get("links")))
     return {

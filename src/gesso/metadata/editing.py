@@ -46,7 +46,9 @@ def copy_metadata(
     """
     texts = read_texts(Path(source))
     if not texts.texts:
-        raise GessoError(f"{source}: carries no texts that could be copied")
+        raise GessoError(
+            f"{source}: carries no texts that could be copied", code="no_settings", data={"path": str(source)}
+        )
     target = Path(picture if target is None else target)
     write_new(target, with_metadata(Path(picture), texts), overwrite=overwrite)
     return target
@@ -62,7 +64,11 @@ def without_metadata(path: Path) -> bytes:
         return _join_jpeg([segment for segment in _jpeg_segments(path, data) if not _is_comment(*segment)])
     if data.startswith(b"RIFF"):
         return _join_webp([chunk for chunk in _webp_chunks(path, data) if chunk[0] not in (b"EXIF", b"XMP ")])
-    raise GessoError(f"{path}: metadata cannot be removed from AVIF files; save the picture as PNG first")
+    raise GessoError(
+        f"{path}: metadata cannot be removed from AVIF files; save the picture as PNG first",
+        code="unsupported",
+        data={"path": str(path)},
+    )
 
 
 def with_metadata(path: Path, source: PictureTexts) -> bytes:
@@ -74,12 +80,20 @@ def with_metadata(path: Path, source: PictureTexts) -> bytes:
         return join_chunks([chunks[0], *texts, *chunks[1:]])
     parameters, recipe = source.texts.get("parameters", ""), source.texts.get(RECIPE_KEYWORD, "")
     if left := sorted(source.texts.keys() - {"parameters", RECIPE_KEYWORD, "Software"}):
-        raise GessoError(f"{path}: this format cannot hold {', '.join(left)[:100]}; copy into a PNG")
+        raise GessoError(
+            f"{path}: this format cannot hold {', '.join(left)[:100]}; copy into a PNG",
+            code="unsupported",
+            data={"path": str(path)},
+        )
     exif = encode_exif(parameters, recipe)
     if plain.startswith(b"\xff\xd8"):
         body = exif if exif.startswith(_EXIF_HEAD) else _EXIF_HEAD + exif
         if len(body) > MAX_SEGMENT:
-            raise GessoError(f"{path}: {len(body)} bytes of text, a JPEG holds at most {MAX_SEGMENT}; copy into a PNG")
+            raise GessoError(
+                f"{path}: {len(body)} bytes of text, a JPEG holds at most {MAX_SEGMENT}; copy into a PNG",
+                code="unsupported",
+                data={"path": str(path)},
+            )
         segments = _jpeg_segments(path, plain)
         return _join_jpeg([segments[0], (_APP1, body), *segments[1:]])
     return _join_webp([*_webp_chunks(path, plain), (b"EXIF", exif.removeprefix(_EXIF_HEAD))])
@@ -110,7 +124,7 @@ def _jpeg_segments(path: Path, data: bytes) -> list[tuple[int, bytes]]:
             break
         found.append((marker, data[at + 4 : at + 2 + length]))
         at += 2 + length
-    raise GessoError(f"{path}: the JPEG is damaged. Use an undamaged copy")
+    raise GessoError(f"{path}: the JPEG is damaged. Use an undamaged copy", code="damaged", data={"path": str(path)})
 
 
 def _join_jpeg(segments: list[tuple[int, bytes]]) -> bytes:
@@ -131,7 +145,9 @@ def _webp_chunks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
     while at + 8 <= len(data):
         kind, (length,) = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])
         if at + 8 + length > len(data):
-            raise GessoError(f"{path}: the WebP is cut off. Use a complete copy")
+            raise GessoError(
+                f"{path}: the WebP is cut off. Use a complete copy", code="damaged", data={"path": str(path)}
+            )
         found.append((kind, data[at + 8 : at + 8 + length]))
         at += 8 + length + length % 2
     return found

@@ -1,16 +1,19 @@
 """Settings read from a picture, as a request, with notices about what is not supported."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gesso.notices import Notice
 from gesso.request.checks import MAX_NAME, RequestError, short
 from gesso.request.names import with_canonical_names
 from gesso.request.recipe import Recipe
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import NAMED, TextToImageRequest, with_values
 
 MAX_NOTICES = 64
+
+_EMPTY = TextToImageRequest(prompt="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class PictureMetadata:
     model: str = ""
     model_hash: str = ""
     recipe: Recipe | None = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -39,20 +42,20 @@ class Draft:
 
     def __init__(self, **values: Any) -> None:
         self.values: dict[str, Any] = {}
-        self.notices: list[str] = []
+        self.notices: list[Notice] = []
         for name, value in values.items():
-            self.set(name, value, name)
+            self.set(NAMED[name].path, value, name)
 
-    def set(self, name: str, value: Any, said: str) -> None:
-        """A field of the request; `said`: what the file calls it. None is left open."""
+    def set(self, path: str, value: Any, said: str) -> None:
+        """A field of the request by its path; `said`: what the file calls it. None is left open."""
         if value is None:
             return
         try:
-            TextToImageRequest(**({"prompt": ""} | {name: value}))
+            with_values(_EMPTY, {path: value})
         except (RequestError, TypeError) as error:
-            self.note(f"ignored: {said}: {getattr(error, 'message', error)}")
+            self.note(f"ignored: {said}: {getattr(error, 'message', error)}", field=path)
         else:
-            self.values[name] = value
+            self.values[path] = value
 
     def part(self, cls: type[Any], said: str, **values: Any) -> Any:
         """A part of the request, or None and a notice."""
@@ -75,27 +78,30 @@ class Draft:
             except RequestError:
                 found = None
             if found is None:
-                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has")
+                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has", code="sampler_unknown")
                 continue
             for name, value in (("sampler", found.sampler), ("schedule", found.schedule)):
                 if value is not None:
                     self.values[name] = value
 
-    def note(self, line: str) -> None:
+    def note(self, line: str, *, code: str = "setting_ignored", field: str | None = None) -> None:
         """What is not the same here."""
         if len(self.notices) < MAX_NOTICES and line not in self.notices:
-            self.notices.append(line[:300])
+            self.notices.append(Notice(line[:300], code=code, field=field))
+
+    def note_all(self, notices: Iterable[Notice]) -> None:
+        """The notices of a part that was read on its own."""
+        for notice in notices:
+            self.note(notice, code=notice.code, field=notice.field)
 
     def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
         """The value that came together."""
-        values = {"prompt": ""} | self.values
         try:
-            request = TextToImageRequest(**values)
+            request = with_values(_EMPTY, self.values)
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels
-            self.note(f"ignored: {error.message}")
-            request = TextToImageRequest(
-                **{k: v for k, v in values.items() if k not in ("width", "height", error.field.partition("[")[0])}
-            )
+            self.note(f"ignored: {error.message}", field=error.field)
+            wrong = ("width", "height", error.field.partition("[")[0])
+            request = with_values(_EMPTY, {path: value for path, value in self.values.items() if path not in wrong})
         return PictureMetadata(
             tool=tool, request=request, model=model, model_hash=model_hash, notices=tuple(self.notices), pairs=pairs
         )

@@ -23,7 +23,9 @@ def from_novelai(texts: Mapping[str, str]) -> PictureMetadata:
         schedule if isinstance(schedule, str) and schedule != "native" else None,
     )
     if any(sign in draft.values.get("prompt", "") for sign in "{}"):
-        draft.note("NovelAI's {braces} weigh 1.05 each; gesso takes them as text: write (text:1.05)")
-    draft.note(f"drawn by {texts.get('Source', 'a model of NovelAI')[:80]}, which is not public")
+        text = "NovelAI's {braces} weigh 1.05 each; gesso takes them as text: write (text:1.05)"
+        draft.note(text, code="syntax_differs", field="prompt")
+    text = f"drawn by {texts.get('Source', 'a model of NovelAI')[:80]}, which is not public"
+    draft.note(text, code="model_unavailable", field="model")
     pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}
     return draft.found("NovelAI", pairs=pairs)

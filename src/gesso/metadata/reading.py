@@ -28,7 +28,11 @@ def read_metadata(path: str | Path) -> PictureMetadata:
     found = settings_of(texts)
     if found is None:
         kinds = ", ".join(sorted(texts.texts)) or "nothing"
-        raise GessoError(f"{path}: no settings of gesso, A1111, ComfyUI, InvokeAI or NovelAI; it has {kinds[:200]}")
+        raise GessoError(
+            f"{path}: no settings of gesso, A1111, ComfyUI, InvokeAI or NovelAI; it has {kinds[:200]}",
+            code="no_settings",
+            data={"path": str(path)},
+        )
     log.debug("read settings of %s from %r", found.tool, str(path))
     return found
 
@@ -50,7 +54,9 @@ def settings_of(picture: PictureTexts) -> PictureMetadata | None:
         if "workflow" in texts:
             return _from_drawing(texts["workflow"])
     except GessoError as error:
-        raise GessoError(f"{picture.path}: {error.message}") from error
+        raise GessoError(
+            f"{picture.path}: {error.message}", code=error.code, field=error.field, data=error.data
+        ) from error
     return None
 
 
@@ -59,7 +65,12 @@ def _from_drawing(text: str) -> PictureMetadata:
         return from_drawing(text)
     except GessoError as error:
         message = "has ComfyUI's workflow without the graph itself (text chunk 'prompt')"
-        raise GessoError(f"{message}: {error.message}. Save the picture from ComfyUI again") from error
+        raise GessoError(
+            f"{message}: {error.message}. Save the picture from ComfyUI again",
+            code=error.code,
+            field=error.field,
+            data=error.data,
+        ) from error
 
 
 def _from_recipe(recipe: Recipe) -> PictureMetadata:

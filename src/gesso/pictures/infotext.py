@@ -28,7 +28,7 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         _pair("sampler", sampler_label),
         _pair("schedule", schedule_label),
         _pair("guidance_scale", request.guidance_scale),
-        *_if(request.image_guidance_scale is not None, "image_guidance_scale", request.image_guidance_scale),
+        *_if(request.source.guidance_scale is not None, "source.guidance_scale", request.source.guidance_scale),
         _pair("seed", _seed(recipe)),
         _pair("width", f"{request.width}x{request.height}"),
     ]
@@ -36,13 +36,13 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
         pairs.append(("Model hash", recipe.model_hash))
     pairs.append(("Model", _stem(recipe.model)))
     pairs += _variation(request)
-    strength = request.strength
+    strength = request.source.strength
     if strength is None and request.hires is not None:
         strength = request.hires.strength
-    pairs += _if(strength is not None, "strength", strength)
+    pairs += _if(strength is not None, "source.strength", strength)
     pairs += _if(request.clip_skip > 1, "clip_skip", request.clip_skip)
-    pairs += _if(request.ensd != 0, "ensd", request.ensd)
-    pairs += _if(request.image is not None, "image", (request.image or "")[:10])
+    pairs += _if(request.conventions.ensd != 0, "conventions.ensd", request.conventions.ensd)
+    pairs += _if(request.source.image is not None, "source.image", (request.source.image or "")[:10])
     if request.noise in ("cpu", "nv"):
         pairs.append(_pair("noise", request.noise.upper()))
     else:  # our own numbers: a tool that does not know them must not take another source for them
@@ -72,11 +72,11 @@ def _if(present: bool, path: str, value: Any) -> list[Pair]:
 
 def _variation(request: ResolvedRequest) -> list[Pair]:
     pairs = []
-    if request.variation_strength is not None:
-        pairs.append(_pair("variation_seed", request.variation_seed))
-        pairs.append(_pair("variation_strength", request.variation_strength))
-    if request.seed_width is not None:
-        pairs.append(_pair("seed_width", f"{request.seed_width}x{request.seed_height}"))
+    if request.variation.strength is not None:
+        pairs.append(_pair("variation.seed", request.variation.seed))
+        pairs.append(_pair("variation.strength", request.variation.strength))
+    if request.variation.width is not None:
+        pairs.append(_pair("variation.width", f"{request.variation.width}x{request.variation.height}"))
     return pairs
 
 
@@ -162,19 +162,19 @@ def _joined(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> 
 def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
     """What A1111 calls options; its own names where it has them, and only where they are not as it leaves them."""
     request = recipe.request
-    masked = request.mask is not None
-    pairs = _if(masked and request.mask_blur != 0, "mask_blur", request.mask_blur)
-    pairs += _if(masked and request.mask_content not in (None, "original"), "mask_content", request.mask_content)
-    if request.mask_area == "masked":
-        pairs.append(_pair("mask_area", request.mask_area))
-        pairs.append(_pair("mask_padding", request.mask_padding))
+    masked = request.mask.image is not None
+    pairs = _if(masked and request.mask.blur != 0, "mask.blur", request.mask.blur)
+    pairs += _if(masked and request.mask.content not in (None, "original"), "mask.content", request.mask.content)
+    if request.mask.area == "masked":
+        pairs.append(_pair("mask.area", request.mask.area))
+        pairs.append(_pair("mask.padding", request.mask.padding))
     if request.refiner_switch_at is not None:
         pairs.append(("Refiner", f"{_stem(recipe.refiner)} [{recipe.refiner_hash}]"))
         pairs.append(_pair("refiner_switch_at", request.refiner_switch_at))
-    pairs += _if(request.noise_level is not None, "noise_level", request.noise_level)
-    pairs += _if(request.discard_penultimate_sigma, "discard_penultimate_sigma", True)
-    apart = request.initial_noise == "variance" and request.timestep_spacing != "a1111"
-    pairs += _if(apart, "initial_noise", request.initial_noise)
+    pairs += _if(request.source.noise_level is not None, "source.noise_level", request.source.noise_level)
+    pairs += _if(request.conventions.discard_penultimate_sigma, "conventions.discard_penultimate_sigma", True)
+    apart = request.conventions.initial_noise == "variance" and request.conventions.timestep_spacing != "a1111"
+    pairs += _if(apart, "conventions.initial_noise", request.conventions.initial_noise)
     if request.sigmas is not None:
         pairs.append(_pair("sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))
     pairs += _if(request.preset != "gesso", "preset", request.preset)

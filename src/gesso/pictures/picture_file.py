@@ -53,7 +53,9 @@ def encode_picture(
     try:
         image.save(buffer, format=kind, quality=quality, exif=encode_exif(parameters, recipe.to_json()))
     except (OSError, ValueError) as error:
-        raise GessoError(f"the picture cannot be written as {kind} ({error}). A PNG can hold any text") from error
+        raise GessoError(
+            f"the picture cannot be written as {kind} ({error}). A PNG can hold any text", code="unsupported"
+        ) from error
     return buffer.getvalue()
 
 
@@ -81,7 +83,9 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = Fa
         raise
     except OSError as error:
         raise GessoError(
-            f"{path}: cannot be written ({error.strerror or error}). Choose another place with --output"
+            f"{path}: cannot be written ({error.strerror or error}). Choose another place with `output`",
+            code="unwritable",
+            data={"path": str(path)},
         ) from error
 
 
@@ -108,7 +112,11 @@ def _examined(path: Path) -> tuple[Recipe, str, bytes]:
     chunks = list(png_chunks(path, data))
     width, height = png_size(path, chunks)
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise GessoError(f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side")
+        raise GessoError(
+            f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side",
+            code="too_large",
+            data={"path": str(path)},
+        )
     recipe = _recipe(path, chunks)
     return recipe, "PNG", join_chunks([chunk for chunk in chunks if chunk[0] in PIXEL_CHUNKS])
 
@@ -123,11 +131,21 @@ def _examined_other(path: Path, data: bytes) -> tuple[Recipe, str, bytes]:
         with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP", "AVIF"]) as image:
             kind, size, text = str(image.format), image.size, recipe_of(image.getexif())
     except Exception as error:  # decoders of strangers' files raise whatever they like
-        raise GessoError(f"{path}: not a PNG, JPEG, WebP or AVIF picture") from error
+        raise GessoError(
+            f"{path}: not a PNG, JPEG, WebP or AVIF picture", code="wrong_kind", data={"path": str(path)}
+        ) from error
     if max(size) > MAX_SIDE:
-        raise GessoError(f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side")
+        raise GessoError(
+            f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side",
+            code="too_large",
+            data={"path": str(path)},
+        )
     if not text:
-        raise GessoError(f"{path}: no gesso recipe in this {kind} file. Replay needs the file as gesso wrote it")
+        raise GessoError(
+            f"{path}: no gesso recipe in this {kind} file. Replay needs the file as gesso wrote it",
+            code="no_settings",
+            data={"path": str(path)},
+        )
     return _parsed(path, text), kind, data
 
 
@@ -138,19 +156,31 @@ def _decode(path: Path, data: bytes, kind: str) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=[kind]) as image:
                 return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, zlib.error) as error:
-        raise GessoError(f"{path}: the pixels of this {kind} are damaged ({error}). Use an undamaged copy") from error
+        raise GessoError(
+            f"{path}: the pixels of this {kind} are damaged ({error}). Use an undamaged copy",
+            code="damaged",
+            data={"path": str(path)},
+        ) from error
 
 
 def read_bytes(path: Path) -> bytes:
     """The whole of a picture's file. Raises GessoError where there is none, or it is larger than MAX_FILE_BYTES."""
     try:
         if not path.is_file():
-            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
+            raise GessoError(
+                f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture",
+                code="missing",
+                data={"path": str(path)},
+            )
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed")
+            raise GessoError(
+                f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed",
+                code="too_large",
+                data={"path": str(path)},
+            )
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise GessoError(f"{path}: cannot be read ({error})") from error
+        raise GessoError(f"{path}: cannot be read ({error})", code="unreadable", data={"path": str(path)}) from error
 
 
 def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
@@ -159,23 +189,33 @@ def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
     if not found:
         foreign = any(body.startswith(b"parameters\0") for kind, body in chunks if kind in (b"tEXt", b"iTXt"))
         hint = "it has A1111 parameters only" if foreign else "another program may have removed it"
-        raise GessoError(f"{path}: no gesso recipe in this PNG ({hint}). Replay needs the file as gesso wrote it")
+        raise GessoError(
+            f"{path}: no gesso recipe in this PNG ({hint}). Replay needs the file as gesso wrote it",
+            code="no_settings",
+            data={"path": str(path)},
+        )
     if len(found) > 1:
-        raise GessoError(f"{path}: {len(found)} gesso recipes in one PNG, expected one")
+        raise GessoError(
+            f"{path}: {len(found)} gesso recipes in one PNG, expected one", code="damaged", data={"path": str(path)}
+        )
     parts = found[0].split(b"\0", 2)
     # keyword, NUL, compression flag and method, then language and translated keyword (empty), each ended by NUL
     head, flags_and_text = parts[0], found[0][len(parts[0]) + 1 :]
     assert head == keyword
     if len(found[0]) > MAX_RECIPE_BYTES or flags_and_text[:4] != b"\0\0\0\0":
-        raise GessoError(f"{path}: the gesso recipe is not stored as gesso stores it (too long, or compressed)")
+        raise GessoError(
+            f"{path}: the gesso recipe is not stored as gesso stores it (too long, or compressed)",
+            code="damaged",
+            data={"path": str(path)},
+        )
     try:
         return _parsed(path, flags_and_text[4:].decode())
     except UnicodeDecodeError as error:
-        raise GessoError(f"{path}: the gesso recipe is not UTF-8") from error
+        raise GessoError(f"{path}: the gesso recipe is not UTF-8", code="damaged", data={"path": str(path)}) from error
 
 
 def _parsed(path: Path, text: str) -> Recipe:
     try:
         return Recipe.from_json(text)
     except GessoError as error:
-        raise GessoError(f"{path}: {error.message}") from error
+        raise GessoError(f"{path}: {error.message}", code=error.code, field=error.field, data=error.data) from error

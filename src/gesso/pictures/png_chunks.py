@@ -15,28 +15,40 @@ MAX_CHUNKS = 100_000
 def png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Kind and body of each chunk up to the end mark. Raises GessoError for what is no PNG, or a damaged one."""
     if not data.startswith(SIGNATURE):
-        raise GessoError(f"{path}: not a PNG file")
+        raise GessoError(f"{path}: not a PNG file", code="wrong_kind", data={"path": str(path)})
     position = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
         length = int.from_bytes(data[position : position + 4], "big")
         end = position + 8 + length
         if len(data) < end + 4:
-            raise GessoError(f"{path}: the PNG is cut off after {len(data)} bytes. Use a complete copy")
+            raise GessoError(
+                f"{path}: the PNG is cut off after {len(data)} bytes. Use a complete copy",
+                code="damaged",
+                data={"path": str(path)},
+            )
         kind, body = data[position + 4 : position + 8], data[position + 8 : end]
         if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
-            raise GessoError(f"{path}: a part of the PNG has a wrong checksum. Use an undamaged copy")
+            raise GessoError(
+                f"{path}: a part of the PNG has a wrong checksum. Use an undamaged copy",
+                code="damaged",
+                data={"path": str(path)},
+            )
         yield kind, body
         if kind == b"IEND":
             return
         position = end + 4
-    raise GessoError(f"{path}: more than {MAX_CHUNKS} parts in one PNG")
+    raise GessoError(f"{path}: more than {MAX_CHUNKS} parts in one PNG", code="too_large", data={"path": str(path)})
 
 
 def png_size(path: Path, chunks: list[tuple[bytes, bytes]]) -> tuple[int, int]:
     """Width and height that the header claims. Raises GessoError where a file does not start with one."""
     kind, body = chunks[0]
     if kind != b"IHDR" or len(body) != 13:
-        raise GessoError(f"{path}: the PNG does not start with its header. Use an undamaged copy")
+        raise GessoError(
+            f"{path}: the PNG does not start with its header. Use an undamaged copy",
+            code="damaged",
+            data={"path": str(path)},
+        )
     width, height = struct.unpack(">II", body[:8])
     return width, height
 

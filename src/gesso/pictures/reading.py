@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 from gesso.hints.levels import eight_bits, is_deep, on_white
+from gesso.notices import Notice
 from gesso.pictures.colour_profile import as_srgb, profile_problem
 from gesso.pictures.picture_file import MAX_FILE_BYTES, pixels_sha256
 from gesso.request.request import MAX_PIXELS
@@ -18,11 +19,7 @@ from gesso.request.request import MAX_PIXELS
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
 MAX_INPUT_SIDE = 16_384
-_NOTICE = "gesso notice"  # where a picture that was read carries what its user should know
-
-
-class _Notice(str):
-    """Unlike any text that stands in a file, which Pillow keeps at the same place."""
+_NOTICE = "gesso notice"  # where a picture carries the Notice of its reading; a text there came with its file
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -45,16 +42,16 @@ def read_map(path: str | Path) -> Image.Image:
     return _bare(image) if is_deep(image) else _bare(flat(image), image.info.get(_NOTICE))
 
 
-def notices_of(*images: Image.Image | None) -> tuple[str, ...]:
+def notices_of(*images: Image.Image | None) -> tuple[Notice, ...]:
     """What the user should know of pictures that were read: whose profile was not followed."""
     found = (image.info.get(_NOTICE) for image in images if image is not None)
-    return tuple(dict.fromkeys(str(notice) for notice in found if isinstance(notice, _Notice)))
+    return tuple(dict.fromkeys(notice for notice in found if isinstance(notice, Notice)))
 
 
 def _bare(image: Image.Image, notice: object = None) -> Image.Image:
     """The pixels alone: where a picture was taken, its texts and its profile do not go along into new files."""
     bare = Image.fromarray(np.asarray(image))
-    if isinstance(notice, _Notice):
+    if isinstance(notice, Notice):
         bare.info[_NOTICE] = notice
     return bare
 
@@ -76,19 +73,27 @@ def _eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
     try:
         return eight_bits(image)
     except ValueError as error:
-        raise GessoError(f"{path}: {error}") from error
+        raise GessoError(f"{path}: {error}", code="damaged", data={"path": str(path)}) from error
 
 
 def _open(path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         if not path.is_file():
-            raise GessoError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture")
+            raise GessoError(
+                f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture",
+                code="missing",
+                data={"path": str(path)},
+            )
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed")
+            raise GessoError(
+                f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed",
+                code="too_large",
+                data={"path": str(path)},
+            )
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise GessoError(f"{path}: cannot be read ({error})") from error
+        raise GessoError(f"{path}: cannot be read ({error})", code="unreadable", data={"path": str(path)}) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of decoders about odd metadata
@@ -97,18 +102,24 @@ def _open(path: str | Path) -> Image.Image:
                 if image.width * image.height > MAX_INPUT_PIXELS or max(image.size) > MAX_INPUT_SIDE:
                     raise GessoError(
                         f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels "
-                        f"and {MAX_INPUT_SIDE} a side are allowed"
+                        f"and {MAX_INPUT_SIDE} a side are allowed",
+                        code="too_large",
+                        data={"path": str(path)},
                     )
                 image.load()
                 if not is_deep(image) and (problem := profile_problem(image)) is not None:
                     said = f"{path.name}: its colour profile is ignored ({problem}); the picture is taken for sRGB"
-                    image.info[_NOTICE] = _Notice(GessoError(said).one_line)
+                    image.info[_NOTICE] = Notice(one_line(said), code="profile_ignored", data={"path": str(path)})
                 return ImageOps.exif_transpose(image)
     except GessoError:
         raise
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise GessoError(f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}") from error
+        raise GessoError(
+            f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}",
+            code="wrong_kind",
+            data={"path": str(path)},
+        ) from error
 
 
 def picture_digest(image: Image.Image) -> str:

@@ -20,6 +20,7 @@ from gesso.adapters.textual_inversion import Embedding, attach_embeddings
 from gesso.checkpoints.errors import ModelFileError
 from gesso.errors import GessoError
 from gesso.models.clip import CLIPTextModel
+from gesso.notices import Notice
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.request.checks import RequestError
@@ -118,7 +119,7 @@ class Adapters:
 
     loras: tuple[tuple[Lora, LoraUse], ...] = ()
     words: tuple[Embedding, ...] = ()
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     merged: bool = False
     _constant: dict[bool, Attachment] = field(default_factory=dict, repr=False)
 
@@ -183,7 +184,7 @@ def read_adapters(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf, *, me
     """
     loras: list[tuple[Lora, LoraUse]] = []
     words: list[Embedding] = []
-    notices: list[str] = []
+    notices: list[Notice] = []
     for each in wanted.loras:
         name = each.use.name
         try:
@@ -191,10 +192,11 @@ def read_adapters(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf, *, me
         except ModelFileError as error:
             if error.reason != "architecture_mismatch" or not model.family.is_refiner:
                 raise
-            notices.append(f"the LoRA {name} is left out of the refiner: it fits nothing there")
+            text = f"the LoRA {name} is left out of the refiner: it fits nothing there"
+            notices.append(Notice(text, code="lora_left_out", field="loras", data={"name": name}))
             continue
-        if lora.match.notice:
-            notices.append(f"the LoRA {name}: {lora.match.notice}")
+        if (notice := lora.match.notice) is not None:
+            notices.append(notice.reworded(f"the LoRA {name}: {notice}"))
         loras.append((lora if each.rank is None else lora.cut(each.rank), each.use))
         words += lora.embeddings
     for name, path in wanted.words:
@@ -204,7 +206,8 @@ def read_adapters(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf, *, me
         if (problem := _misfit(word, model)) is None:
             fitting.append(word)
         else:
-            notices.append(f"the learned word {word.name} is read as text: {problem}")
+            text = f"the learned word {word.name} is read as text: {problem}"
+            notices.append(Notice(text, code="embedding_as_text", field="embeddings", data={"name": word.name}))
     return Adapters(tuple(loras), tuple(fitting), tuple(dict.fromkeys(notices)), merged)
 
 

@@ -8,8 +8,11 @@ from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
 from gesso.pipelines.steps import A1111_OWN_SPACING, DIFFUSERS_IN_SIGMA, DIFFUSERS_SCHEDULERS, default_spacing
-from gesso.request.presets import PRESET_DEFAULTS, PRESETS
-from gesso.request.request import MAX_NOISE_LEVEL, Defaults, TextToImageRequest
+from gesso.request.checks import MAX_NOISE_LEVEL
+from gesso.request.fields import Preset
+from gesso.request.presets import PRESETS
+from gesso.request.request import TextToImageRequest
+from gesso.request.resolving import Defaults
 from gesso.text.dialects import DIALECTS
 from gesso.text.emphasis import NEEDS_EMPTY
 
@@ -19,8 +22,8 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
 
     Where a preset's conventions depend on the sampler, they are those of the sampler that the request will have.
     """
-    preset = request.preset or "gesso"
-    sampler, schedule, conventions = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
+    preset: Preset = request.preset or "gesso"
+    sampler, schedule, presets = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
     if preset == "diffusers":
         if sampler is None and family.scheduler is not None:
             sampler = DiffusersScheduler(
@@ -31,13 +34,14 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
     row = SAMPLERS.get(sampler)
     if preset == "a1111" and row is not None:
         schedule = row.schedule if request.sampler is not None else schedule
-        conventions["discard_penultimate_sigma"] = row.discards_penultimate
+        presets["conventions.discard_penultimate_sigma"] = row.discards_penultimate
         if sampler in A1111_OWN_SPACING and request.schedule is None:
-            conventions |= {"timestep_spacing": "a1111", "initial_noise": "variance"}
+            presets |= _spacing("a1111", "variance")
     if preset == "diffusers":
-        conventions |= _diffusers_spacing(request, sampler, family)
-    if request.syntax is not None and (request.syntax in NEEDS_EMPTY or DIALECTS.origin(request.syntax) is not None):
-        conventions["emphasis"] = DIALECTS[request.syntax].emphasis  # these have weights of their own
+        presets |= _diffusers_spacing(request, sampler, family)
+    syntax = request.conventions.syntax
+    if syntax is not None and (syntax in NEEDS_EMPTY or DIALECTS.origin(syntax) is not None):
+        presets["conventions.emphasis"] = DIALECTS[syntax].emphasis  # these have weights of their own
     return Defaults(
         width=family.output_size,
         height=family.output_size,
@@ -45,12 +49,9 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         guidance_scale=family.defaults.guidance_scale,
         sampler=sampler,
         schedule=schedule,
-        noise=PRESET_DEFAULTS[preset]["noise"],
         clip_skip=family.clip_skip,
-        conventions={"preset": preset, **conventions},
-        strength=PRESET_DEFAULTS[preset]["strength"],
-        hires_upscaler=PRESET_DEFAULTS[preset]["hires_upscaler"],
-        hires_strength=PRESET_DEFAULTS[preset]["hires_strength"],
+        preset=preset,
+        presets=presets,
         kind=family.concat,
         max_noise_level=family.max_level if family.max_level is not None else MAX_NOISE_LEVEL,
         has_refiner=has_refiner,
@@ -66,10 +67,14 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
 def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family) -> dict[str, str]:
     """Timestep spacing and first noise as diffusers has them for a sampler; ours for one that it lacks."""
     if sampler not in DIFFUSERS_SCHEDULERS:
-        return {"timestep_spacing": "schedule", "initial_noise": "variance"}
-    spacing = request.timestep_spacing or default_spacing(sampler, family)
+        return _spacing("schedule", "variance")
+    spacing = request.conventions.timestep_spacing or default_spacing(sampler, family)
     scaled = sampler in DIFFUSERS_IN_SIGMA and spacing != "leading"
-    return {"timestep_spacing": spacing, "initial_noise": "sigma" if scaled else "variance"}
+    return _spacing(spacing, "sigma" if scaled else "variance")
+
+
+def _spacing(timesteps: str, noise: str) -> dict[str, str]:
+    return {"conventions.timestep_spacing": timesteps, "conventions.initial_noise": noise}
 
 
 def _default_eta(name: str) -> float:

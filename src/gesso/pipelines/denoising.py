@@ -48,20 +48,20 @@ def noise_source(
     draws: how many each of them has drawn already
     """
     kind = NOISE_SOURCES[request.noise]
-    indices = [0] * len(pictures) if request.variation_strength else pictures
+    indices = [0] * len(pictures) if request.variation.strength else pictures
     source: NoiseSource = kind([request.seed] * len(pictures), indices, draws=draws)
-    if request.ensd:
-        source = EnsdNoise(source, request.ensd)
-    if request.sde_noise == "torchsde":
+    if request.conventions.ensd:
+        source = EnsdNoise(source, request.conventions.ensd)
+    if request.conventions.sde_noise == "torchsde":
         return TreeNoise(source, *steps.ends, lambda seed, shape: kind([seed]).draw(shape)[0])
-    return IndependentNoise(source) if request.sde_noise == "independent" else source
+    return IndependentNoise(source) if request.conventions.sde_noise == "independent" else source
 
 
 def variation_source(request: ResolvedRequest, pictures: range) -> NoiseSource | None:
     """The numbers that are mixed into the first noise of the pictures with these indices."""
-    if not request.variation_strength or request.variation_seed is None:
+    if not request.variation.strength or request.variation.seed is None:
         return None
-    return NOISE_SOURCES[request.noise]([request.variation_seed] * len(pictures), pictures)
+    return NOISE_SOURCES[request.noise]([request.variation.seed] * len(pictures), pictures)
 
 
 def denoising(
@@ -95,7 +95,7 @@ def denoising(
 
     if refiner is not None and refined is not None and request.refiner_switch_at is not None:
         second = _denoiser(refiner, request, refined, steps, replace(start, steering=None), clock)
-        if request.refiner_rule == "timesteps":
+        if request.conventions.refiner_rule == "timesteps":
             switch = steps.switch_of(request.refiner_switch_at)
         else:
             calls = sampler.num_calls(steps.num_steps) or steps.num_steps
@@ -139,11 +139,11 @@ def _denoiser(
 ) -> Asks:
     """One model with its text, guidance and what it sees beside the latents, for the whole or tile by tile."""
     adapters = prompt.adapters.for_unet(model, clock)
-    if request.tile is None or request.tile_overlap is None:
+    if request.tiles.size is None or request.tiles.overlap is None:
         return _whole(model, adapters, request, prompt, steps, start, clock)
     multiple = model.family.size_multiple
-    overlap = request.tile_overlap // multiple
-    tiles = tiles_of(start.x.shape[-2], start.x.shape[-1], request.tile // multiple, overlap)
+    overlap = request.tiles.overlap // multiple
+    tiles = tiles_of(start.x.shape[-2], start.x.shape[-1], request.tiles.size // multiple, overlap)
     parts = [(tile, _whole(model, adapters, request, prompt, steps, start.part(tile), clock)) for tile in tiles]
     return TiledDenoiser(parts, overlap) if len(parts) > 1 else parts[0][1]
 
@@ -158,14 +158,14 @@ def _whole(
     clock: Clock,
 ) -> Denoiser:
     scale = request.guidance_scale
-    if request.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
+    if request.conventions.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE
     steer = start.steering.over(clock, steps.first) if start.steering is not None else None
     caller = UNetCaller(model, steer, adapters)
     networks = {id(texts): _guided(model, caller, request, texts, start, scale) for _, texts in prompt.moments}
     network = networks[id(prompt.moments[0][1])]
     if len(networks) > 1:
-        shift = -steps.first if request.prompt_timing == "a1111" else 1
+        shift = -steps.first if request.conventions.prompt_timing == "a1111" else 1
         network = ChangingText(clock, [(last, networks[id(texts)]) for last, texts in prompt.moments], shift)
     return Denoiser(
         network,
@@ -202,14 +202,14 @@ def _guided(
     if start.window is not None and model.family.unet.draft_size is not None:
         cond = replace(cond, window=start.window.repeat(len(texts.weights), 1))
         uncond = replace(uncond, window=start.window) if uncond is not None else None
-    if request.image_guidance_scale is not None and uncond is not None and start.concat is not None:
+    if request.source.guidance_scale is not None and uncond is not None and start.concat is not None:
         return EditNetwork(
             network=caller,
             cond=cond,
             uncond=uncond,
             neither=uncond.with_picture(torch.zeros_like(start.concat)),
             scale=scale,
-            image_scale=request.image_guidance_scale,
+            image_scale=request.source.guidance_scale,
             weights=texts.weights,
             apart=apart,
         )
@@ -227,15 +227,15 @@ def _guided(
 
 def _blends(request: ResolvedRequest, family: Family) -> bool:
     """Whether what is not masked is put under the latents; diffusers leaves that to a model that knows the mask."""
-    return not (request.mask_blend == "x" and family.concat == "inpaint")
+    return not (request.conventions.mask_blend == "x" and family.concat == "inpaint")
 
 
 def _masked(inner: Asks, request: ResolvedRequest, start: Start, family: Family, clock: Clock, steps: Steps) -> Asks:
     if not _blends(request, family) or start.mask is None or start.latents is None:
         return inner
-    if request.mask_blend == "differential":
+    if request.conventions.mask_blend == "differential":
         return Differential(inner, start.mask, start.latents, start.noise, clock, first=steps.first)
-    if request.mask_blend == "x":
+    if request.conventions.mask_blend == "x":
         return MaskedInput(inner, start.mask, start.latents, start.noise)
     return MaskedPrediction(inner, start.mask, start.latents)
 

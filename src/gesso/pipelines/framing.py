@@ -128,7 +128,7 @@ def with_size(request: TextToImageRequest, family: Family, image: Image.Image | 
     Where borders are added, they grow until the model can draw the whole. Where only what is masked is drawn, the
     picture decides nothing: the model's own size does.
     """
-    if image is None or (request.mask_area == "masked" and family.concat != "upscale"):
+    if image is None or (request.mask.area == "masked" and family.concat != "upscale"):
         return request
     width, height = drawable_size(image, family.size_multiple)
     if family.concat == "upscale":
@@ -139,15 +139,15 @@ def with_size(request: TextToImageRequest, family: Family, image: Image.Image | 
                 raise RequestError(name, f"{name} {own}: this model makes {side} of the picture's {side // scale}")
     elif request.width is not None or request.height is not None:
         return request
-    elif request.outpaint is not None:
+    elif request.source.outpaint is not None:
         return _with_borders(request, family.size_multiple, image)
     return replace(request, width=width, height=height)
 
 
 def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image) -> TextToImageRequest:
     """The size of a picture with its borders; each border is made wider until the model can draw the whole."""
-    assert request.outpaint is not None
-    left, top, right, bottom = request.outpaint
+    assert request.source.outpaint is not None
+    left, top, right, bottom = request.source.outpaint
     inside = image.size if image.width * image.height <= MAX_PIXELS else drawable_size(image, multiple)
     sides = []
     for name, own, before, after in (("width", inside[0], left, right), ("height", inside[1], top, bottom)):
@@ -156,10 +156,11 @@ def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image
         before, after = (before, after + missing) if after else (before + missing * bool(before), after)
         whole = own + before + after
         if whole > MAX_SIDE:
-            raise RequestError("outpaint", f"{name} {own} with borders is {whole}, at most {MAX_SIDE} are drawn")
+            raise RequestError("source.outpaint", f"{name} {own} with borders is {whole}, at most {MAX_SIDE} are drawn")
         sides.append((whole, before, after))
     (width, left, right), (height, top, bottom) = sides
-    return replace(request, width=width, height=height, outpaint=(left, top, right, bottom))
+    source = replace(request.source, outpaint=(left, top, right, bottom))
+    return replace(request, width=width, height=height, source=source)
 
 
 def finished_size(request: ResolvedRequest, image: Image.Image | None) -> Size | None:
@@ -169,9 +170,9 @@ def finished_size(request: ResolvedRequest, image: Image.Image | None) -> Size |
     hires = request.hires
     if hires is not None and hires.width is not None and hires.height is not None:
         return hires.width, hires.height
-    if request.mask_area == "masked" and image is not None:
+    if request.mask.area == "masked" and image is not None:
         return image.size
-    return (request.width, request.height) if request.outpaint is not None else None
+    return (request.width, request.height) if request.source.outpaint is not None else None
 
 
 def inside_of(canvas: Size, sides: Sides) -> Size:
@@ -179,6 +180,7 @@ def inside_of(canvas: Size, sides: Sides) -> Size:
     width, height = canvas[0] - sides[0] - sides[2], canvas[1] - sides[1] - sides[3]
     if width < 1 or height < 1:
         raise RequestError(
-            "outpaint", f"borders {','.join(map(str, sides))} leave nothing of {canvas[0]}x{canvas[1]} for the picture"
+            "source.outpaint",
+            f"borders {','.join(map(str, sides))} leave nothing of {canvas[0]}x{canvas[1]} for the picture",
         )
     return width, height

@@ -74,7 +74,9 @@ class HintPicture:
         mask = self.mask
         if mask is None:
             if "A" not in self.image.getbands():
-                raise GessoError("the hint needs a hole: give a mask, or a picture that is transparent there")
+                raise GessoError(
+                    "the hint needs a hole: give a mask, or a picture that is transparent there", code="unsuitable_hint"
+                )
             mask = self.image.getchannel("A").point([255 if level < HOLE else 0 for level in range(256)])
         return self._shaped(mask, size)
 

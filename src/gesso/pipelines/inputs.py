@@ -15,6 +15,7 @@ from gesso.diffusion.denoiser import add_noise, per_row
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.tiles import Tile
 from gesso.families.base import Family
+from gesso.notices import Notice
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
 from gesso.pipelines.masks import filled
 from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_back, reach_of, soften, to_pixels
@@ -43,7 +44,7 @@ class SourcePictures:
     content: Image.Image | None = None
     mask: Image.Image | None = None
     around: "Around | None" = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @staticmethod
     def of(
@@ -60,9 +61,13 @@ class SourcePictures:
         if family.concat == "upscale":
             return SourcePictures(image, image)
         notices = _stretched(mask, image)
-        if mask is not None and request.mask_area == "masked":
+        if mask is not None and request.mask.area == "masked":
             return replace(_one_part(request, image, fit(mask.convert("L"), *image.size)), notices=notices)
-        canvas, mode, sides = (request.width, request.height), request.resize or "stretch", request.outpaint or NONE
+        canvas, mode, sides = (
+            (request.width, request.height),
+            request.source.resize or "stretch",
+            request.source.outpaint or NONE,
+        )
         inside = inside_of(canvas, sides)
         placement = Placement.of(image.size, inside, mode)
         placed = extend(placement.place(image), sides)
@@ -73,7 +78,7 @@ class SourcePictures:
             whole = fit(mask.convert("L"), *image.size) if mode != "stretch" else mask.convert("L")
             drawn.paste(placement.place(whole), sides[:2])
         if any(sides):
-            drawn = ImageChops.lighter(drawn, border_mask(canvas, sides, reach_of(request.mask_blur)))
+            drawn = ImageChops.lighter(drawn, border_mask(canvas, sides, reach_of(request.mask.blur)))
         soft = _softened(drawn, request)
         return SourcePictures(placed, _content(request, placed, soft), soft, notices=notices)
 
@@ -115,17 +120,17 @@ class Around:
         return whole
 
 
-def _stretched(mask: Image.Image | None, image: Image.Image) -> tuple[str, ...]:
+def _stretched(mask: Image.Image | None, image: Image.Image) -> tuple[Notice, ...]:
     if mask is None or mask.size == image.size:
         return ()
     sizes = f"the mask has {mask.width}x{mask.height} pixels, the picture {image.width}x{image.height}"
-    return (f"{sizes}: the mask is stretched over the whole picture",)
+    return (Notice(f"{sizes}: the mask is stretched over the whole picture", code="mask_stretched", field="mask"),)
 
 
 def _one_part(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> SourcePictures:
     """What is masked and a little around it, at the size that is drawn."""
     soft, canvas = _softened(mask, request), (request.width, request.height)
-    region = masked_region(soft, request.mask_padding or 0, canvas)
+    region = masked_region(soft, request.mask.padding or 0, canvas)
     placement = Placement.of((region[2] - region[0], region[3] - region[1]), canvas, "fill")
     placed, small = placement.place(image.crop(region)), placement.place(soft.crop(region))
     return SourcePictures(placed, _content(request, placed, small), small, Around(image, soft, region, placement))
@@ -133,23 +138,25 @@ def _one_part(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -
 
 def _softened(mask: Image.Image, request: ResolvedRequest) -> Image.Image:
     """Grey levels that say when a place is freed are left as they are unless the request blurs them."""
-    if request.mask_blend == "differential" and request.mask_blur == 0:
+    if request.conventions.mask_blend == "differential" and request.mask.blur == 0:
         return mask
-    return soften(mask, request.mask_blur)
+    return soften(mask, request.mask.blur)
 
 
 def _pasted(
     drawn: Image.Image, image: Image.Image | None, mask: Image.Image | None, request: ResolvedRequest
 ) -> Image.Image:
-    if not request.paste_back or image is None or mask is None:
+    if not request.conventions.paste_back or image is None or mask is None:
         return drawn
-    if request.mask_blend == "differential":  # a dark grey place is drawn, too, from the picture's own colours
+    if (
+        request.conventions.mask_blend == "differential"
+    ):  # a dark grey place is drawn, too, from the picture's own colours
         mask = mask.point([min(FADE * level, 255) for level in range(256)])
     return paste_back(drawn, image, mask)
 
 
 def _content(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> Image.Image:
-    return image if request.mask_content == "original" else filled(image, mask)
+    return image if request.mask.content == "original" else filled(image, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,19 +216,23 @@ def prepare(
     shape = (family.vae.latent_channels, request.height // scale, request.width // scale)
     with torch.inference_mode():
         unseen = (
-            kind == "inpaint" and request.mask_blend == "x" and _from_noise(request)
+            kind == "inpaint" and request.conventions.mask_blend == "x" and _from_noise(request)
         )  # the concat shows enough of it
-        if request.strength is not None and pictures.content is not None and not unseen:
+        if request.source.strength is not None and pictures.content is not None and not unseen:
             latents = encode(model, _at_scale(pictures.content, family), request, noise, rows)
         concat, level = None, None
-        if kind == "upscale" and pictures.image is not None and request.noise_level is not None:
-            concat, level = _noisy_picture(pictures.image, request.noise_level, steps, noise, rows)
+        if kind == "upscale" and pictures.image is not None and request.source.noise_level is not None:
+            concat, level = _noisy_picture(pictures.image, request.source.noise_level, steps, noise, rows)
         unit = _first_noise(request, noise, shape, variation, scale).to(model.device)
-        if pictures.mask is not None and kind == "none" and (request.mask_blend, request.vae_encode) == ("x", "sample"):
+        if (
+            pictures.mask is not None
+            and kind == "none"
+            and (request.conventions.mask_blend, request.conventions.vae_encode) == ("x", "sample")
+        ):
             noise.draw(shape)  # diffusers encodes the masked picture for every model and uses it for some
         mask = None
         if pictures.mask is not None:
-            mask = latent_mask(pictures.mask, shape[1], shape[2], request.mask_blend).to(model.device)
+            mask = latent_mask(pictures.mask, shape[1], shape[2], request.conventions.mask_blend).to(model.device)
         if kind == "inpaint":
             concat = _masked_picture(model, request, pictures, noise, rows, shape)
         elif kind == "edit" and pictures.image is not None:
@@ -247,12 +258,12 @@ def _first_noise(
     scale: int,
 ) -> Tensor:
     """The next draw, with a variation mixed in and noise of another size in its middle, as the request asks."""
-    sizes = request.seed_height, request.seed_width
+    sizes = request.variation.height, request.variation.width
     return first_noise(
         noise,
         shape,
         variation=variation,
-        strength=request.variation_strength or 0.0,
+        strength=request.variation.strength or 0.0,
         mix=slerp_a1111 if request.preset == "a1111" else slerp,
         resized_from=(sizes[0] // scale, sizes[1] // scale) if sizes[0] and sizes[1] else None,
     )
@@ -268,20 +279,20 @@ def _first_x(request: ResolvedRequest, steps: Steps, unit: Tensor, latents: Tens
 
 def _under(request: ResolvedRequest, mask: Tensor | None, latents: Tensor | None, unit: Tensor) -> Tensor | None:
     """The latents of the picture, with what the request asks for under the mask."""
-    if latents is None or mask is None or request.mask_content not in ("noise", "nothing"):
+    if latents is None or mask is None or request.mask.content not in ("noise", "nothing"):
         return latents
-    return torch.where(mask > 0, unit if request.mask_content == "noise" else torch.zeros_like(unit), latents)
+    return torch.where(mask > 0, unit if request.mask.content == "noise" else torch.zeros_like(unit), latents)
 
 
 def _from_noise(request: ResolvedRequest) -> bool:
     """Whether an inpainting run starts without the picture."""
-    masked = request.mask is not None or request.outpaint is not None
-    return request.strength_rule == "diffusers" and masked and request.strength == 1
+    masked = request.mask.image is not None or request.source.outpaint is not None
+    return request.conventions.strength_rule == "diffusers" and masked and request.source.strength == 1
 
 
 def encode(model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: NoiseSource, rows: int) -> Tensor:
     """Pixels [1, 3, H, W] -> latents [rows, C, h, w] in float32: the mean, or a sample with noise of its own a row."""
-    if request.vae_encode == "mean":
+    if request.conventions.vae_encode == "mean":
         return _encode(model, pixels, None).expand(rows, -1, -1, -1)
     f = model.family.vae.downscale
     shape = (model.family.vae.latent_channels, pixels.shape[-2] // f, pixels.shape[-1] // f)

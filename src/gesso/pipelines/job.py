@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gesso.notices import Notice
 from gesso.pipelines.adapters import Wanted
 from gesso.pipelines.inputs import SourcePictures
 from gesso.pipelines.parsed import ParsedTexts
@@ -37,11 +38,11 @@ class Pass:
     @property
     def prompt_steps(self) -> int:
         """Steps over which prompts change: the whole schedule, but in A1111's second pass those that it takes."""
-        taken = self.base_steps > 0 and self.request.prompt_timing == "a1111"
+        taken = self.base_steps > 0 and self.request.conventions.prompt_timing == "a1111"
         return self.request.num_steps if taken else self.steps.num_planned
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Notice, ...]:
         """What the user should know of its texts, once they are encoded, and of its steps."""
         return (*(self.prompts[0].notices if self.prompts else ()), *self.steps.notices)
 
@@ -63,7 +64,7 @@ class Job:
     controls: Controls
     second: Pass | None = None
     upscaler: str | UpscalerFile | None = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def request(self) -> ResolvedRequest:

@@ -11,7 +11,7 @@ class ParsedTexts:
     """Prompt and negative prompt of a request. Raises PromptError for one that cannot be read, when it is asked for."""
 
     def __init__(self, request: ResolvedRequest) -> None:
-        self._request, self._dialect = request, find_dialect(request.syntax)
+        self._request, self._dialect = request, find_dialect(request.conventions.syntax)
 
     @classmethod
     def of(cls, request: ResolvedRequest, known: "ParsedTexts | None" = None) -> "ParsedTexts":
@@ -39,4 +39,4 @@ class ParsedTexts:
 
 
 def _words(request: ResolvedRequest) -> tuple[str, str, str]:
-    return request.syntax, request.prompt, request.negative_prompt
+    return request.conventions.syntax, request.prompt, request.negative_prompt

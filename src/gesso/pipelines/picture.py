@@ -12,6 +12,7 @@ from torch import Tensor
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError
+from gesso.notices import Notice
 from gesso.pictures.infotext import infotext
 from gesso.pictures.picture_file import DEFAULT_QUALITY, FORMATS, encode_picture, write_new
 from gesso.request.checks import short
@@ -51,11 +52,11 @@ class Picture:
         return self.recipe.request.first_index
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Notice, ...]:
         """What the user should know: words ignored, text cut off."""
         return self.recipe.notices
 
-    def noted(self, notices: tuple[str, ...]) -> "Picture":
+    def noted(self, notices: tuple[Notice, ...]) -> "Picture":
         """The same with more that the user should know, such as what its prompt came from."""
         return replace(self, recipe=replace(self.recipe, notices=notices + self.recipe.notices)) if notices else self
 
@@ -84,7 +85,11 @@ class Picture:
         """
         path = Path(path)
         if (kind := FORMATS.get(path.suffix.lower())) is None:
-            raise GessoError(f"{path}: pictures are saved as {', '.join(FORMATS)}; let the name end in one of these")
+            raise GessoError(
+                f"{path}: pictures are saved as {', '.join(FORMATS)}; let the name end in one of these",
+                code="unsupported",
+                data={"path": str(path)},
+            )
         write_new(path, self.encode(kind, quality), overwrite=overwrite)
         return path
 

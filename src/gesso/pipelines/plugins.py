@@ -26,7 +26,7 @@ def plugins_of(request: ResolvedRequest, *families: str) -> tuple[str, ...]:
 
 def _rows(request: ResolvedRequest, families: tuple[str, ...]) -> Iterator[tuple[Registry[Any], str]]:
     yield SAMPLERS, request.sampler
-    yield DIALECTS, request.syntax
+    yield DIALECTS, request.conventions.syntax
     if request.schedule != OWN_SCHEDULE:
         yield SCHEDULES, request.schedule
     for use in request.controls:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gesso.notices import Notice
 from gesso.pipelines.adapters import Wanted, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.request.checks import parse_json_object
@@ -67,7 +68,7 @@ class ReadField:
     field: str
     joined: str
     texts: tuple[ReadText, ...]
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def lines(self) -> Iterator[str]:
@@ -92,7 +93,7 @@ class ReadRequest:
     fields: tuple[ReadField, ...]
     loras: tuple[Mapping[str, Any], ...] = ()
     words: tuple[Mapping[str, Any], ...] = ()
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -129,8 +130,8 @@ def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, s
             fields.append(_field("negative_prompt", texts.negative_prompt, request, model, words))
     paths = dict(wanted.words)
     return ReadRequest(
-        syntax=request.syntax,
-        emphasis=request.emphasis,
+        syntax=request.conventions.syntax,
+        emphasis=request.conventions.emphasis,
         fields=tuple(fields),
         loras=tuple(_loras(wanted, model, shelf)),
         words=tuple(
@@ -171,7 +172,7 @@ def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
 def _field(
     name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]
 ) -> ReadField:
-    dialect = find_dialect(request.syntax)
+    dialect = find_dialect(request.conventions.syntax)
     steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
     prompts: dict[tuple[int, str], WeightedPrompt] = {}
     first = 1
@@ -182,8 +183,10 @@ def _field(
         first = planned.last_step + 1
     shown = sorted(prompts, key=lambda key: (key[0], steps[key]))[:MAX_TEXTS]
     more = len(prompts) - len(shown)
-    notices = (*parsed.notices, f"{more} texts more") if more else parsed.notices
-    most = 1 if request.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
+    notices = parsed.notices
+    if more:
+        notices = (*notices, Notice(f"{more} texts more", code="texts_left_out", data={"count": more}))
+    most = 1 if request.conventions.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
     texts = []
     for key in shown:
         pieces = prompts[key].pieces

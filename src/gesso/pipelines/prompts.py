@@ -13,6 +13,7 @@ from torch import Tensor
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import EncodedPrompt as EncodedText
 from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
+from gesso.notices import Notice
 from gesso.pipelines.adapters import Adapters
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.vocabulary import vocabulary_notices
@@ -58,11 +59,11 @@ class EncodedPrompt:
     """
 
     moments: tuple[tuple[int, Texts], ...]
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     adapters: Adapters = NO_ADAPTERS
 
     @classmethod
-    def constant(cls, texts: Texts, notices: tuple[str, ...] = ()) -> "EncodedPrompt":
+    def constant(cls, texts: Texts, notices: tuple[Notice, ...] = ()) -> "EncodedPrompt":
         """The same at every step."""
         return cls(((1, texts),), notices)
 
@@ -103,10 +104,11 @@ def encode_prompts(
             raise RequestError(
                 "prompt", "AND needs guidance, which this model is told and draws without. Leave AND out"
             )
-        left_out = ("left out: the negative prompt; the model is told its guidance and draws without",)
-        notices = prompt.notices + (left_out if request.negative_prompt else ())
+        text = "left out: the negative prompt; the model is told its guidance and draws without"
+        left_out = Notice(text, code="negative_prompt_left_out", field="negative_prompt")
+        notices = prompt.notices + ((left_out,) if request.negative_prompt else ())
         return texts.together(prompt, None, notices)
-    unguided = request.guidance_scale == 1 and request.image_guidance_scale is None and not prompt.is_joined
+    unguided = request.guidance_scale == 1 and request.source.guidance_scale is None and not prompt.is_joined
     if unguided and not SAMPLERS[request.sampler].asks_uncond:
         return texts.together(prompt, None, prompt.notices)
     negative = texts.read("negative_prompt")
@@ -120,7 +122,7 @@ class _Text:
     field: str
     parsed: ParsedPrompt
     plan: tuple[PlannedPrompt, ...]
-    notices: tuple[str, ...]
+    notices: tuple[Notice, ...]
 
     @property
     def is_joined(self) -> bool:
@@ -145,7 +147,7 @@ class _Encoder:
     ) -> None:
         self.model, self.request, self.parsed, self.adapters = model, request, parsed, adapters
         self.num_steps, self.base_steps = num_steps, base_steps
-        self.dialect = find_dialect(request.syntax)
+        self.dialect = find_dialect(request.conventions.syntax)
         self._encoded: dict[tuple[str, bool], EncodedText] = {}
         self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
         self._conditioned: dict[tuple[_Key, _Key | None], Texts] = {}
@@ -166,7 +168,7 @@ class _Encoder:
             notices += _cut(self._text(each, pieces, negative=negative), label)
         return _Text(field, parsed, plan, _few(notices))
 
-    def together(self, prompt: _Text, negative: _Text | None, notices: tuple[str, ...]) -> EncodedPrompt:
+    def together(self, prompt: _Text, negative: _Text | None, notices: tuple[Notice, ...]) -> EncodedPrompt:
         """What the network is told from step to step; equal moments are one object."""
         plans = [text.plan for text in (prompt, negative) if text is not None]
         moments = []
@@ -182,7 +184,7 @@ class _Encoder:
             parts = [*prompts]
             if uncond is not None:
                 parts.append(self._joined[uncond][0][0])
-                if self.request.uneven_chunks == "padded":
+                if self.request.conventions.uneven_chunks == "padded":
                     parts = self._padded(parts)
             self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._conditioned else 0)
             last = None if uncond is None else _conditioning([parts.pop()])
@@ -204,7 +206,9 @@ class _Encoder:
                 weights = [prompt.weight for prompt in planned.prompts]
                 self._joined[key] = join_prompts(encoded, weights, text.parsed.joined, self._empty())
             else:
-                zeros = self.request.empty_negative == "as_trained" and self.model.family.zero_empty_negative
+                zeros = (
+                    self.request.conventions.empty_negative == "as_trained" and self.model.family.zero_empty_negative
+                )
                 if zeros and negative and not self.request.negative_prompt:
                     encoded = [zeros_like(self.model.family, encoded[0])]
                 self._joined[key] = [(encoded[0], 1.0)]
@@ -232,8 +236,8 @@ class _Encoder:
 
     def _encode(self, pieces: Sequence[Piece], *, negative: bool) -> EncodedText:
         model, request = self.model, self.request
-        emphasis: Emphasis = request.emphasis
-        most = 1 if request.chunks == "first" else None
+        emphasis: Emphasis = request.conventions.emphasis
+        most = 1 if request.conventions.chunks == "first" else None
         reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
         found: list[EncodedText] = []
 
@@ -246,7 +250,7 @@ class _Encoder:
                         width=request.width,
                         height=request.height,
                         negative=negative,
-                        skip_everywhere=request.clip_skip_everywhere,
+                        skip_everywhere=request.conventions.clip_skip_everywhere,
                         reading=replace(reading, words=words),
                     )
                 )
@@ -275,18 +279,21 @@ def _words(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text if isinstance(piece, WeightedText) else " " for piece in pieces)
 
 
-def _cut(encoded: EncodedText, said: str) -> Iterator[str]:
+def _cut(encoded: EncodedText, said: str) -> Iterator[Notice]:
     """Notices about text that found no room and weights that were changed."""
     report = encoded.chunks
     yield from report.notices[: -1 if report.cut else None]
     if report.cut:
         shown = report.cut if len(report.cut) <= MAX_CUT else f"{report.cut[: MAX_CUT - 3]}..."
-        yield f"of the {said} {report.total_tokens} tokens fit: left out from '{shown}' on"
+        text = f"of the {said} {report.total_tokens} tokens fit: left out from '{shown}' on"
+        yield Notice(text, code="prompt_cut", data={"cut": report.cut, "num_tokens": report.total_tokens})
 
 
-def _few(notices: Sequence[str]) -> tuple[str, ...]:
+def _few(notices: Sequence[Notice]) -> tuple[Notice, ...]:
     """Each once, and not too many."""
     found = tuple(dict.fromkeys(notices))
     if len(found) <= MAX_TEXT_NOTICES:
         return found
-    return (*found[: MAX_TEXT_NOTICES - 1], f"and {len(found) - MAX_TEXT_NOTICES + 1} notices more of that kind")
+    more = len(found) - MAX_TEXT_NOTICES + 1
+    last = Notice(f"and {more} notices more of that kind", code="notices_left_out", data={"count": more})
+    return (*found[: MAX_TEXT_NOTICES - 1], last)

@@ -10,13 +10,17 @@ from torch.nn import functional as F
 
 from gesso.pipelines.framing import Placement
 from gesso.pipelines.upscaling import UPSCALERS, Size, Tiles, network_input, upscale
+from gesso.request.groups import Source
 from gesso.request.hires import LATENT_UPSCALERS
-from gesso.request.request import Defaults, ResolvedRequest, TextToImageRequest
+from gesso.request.request import ResolvedRequest, TextToImageRequest, with_values
+from gesso.request.resolving import Defaults
 from gesso.runtime.plan import EnlargingWork
 from gesso.runtime.upscaling import TILE, RestingUpscaler, Upscaler
 
 # Conventions that a preset chooses by the sampler.
-_OF_SAMPLER = ("initial_noise", "timestep_spacing", "discard_penultimate_sigma")
+_OF_SAMPLER = tuple(
+    f"conventions.{name}" for name in ("initial_noise", "timestep_spacing", "discard_penultimate_sigma")
+)
 
 
 def second_request(
@@ -35,11 +39,9 @@ def second_request(
     second = replace(
         request,
         hires=None,
-        image=None,
-        resize=None,
+        source=Source(strength=hires.strength),
         width=hires.width,
         height=hires.height,
-        strength=hires.strength,
         num_steps=hires.num_steps,
         sampler=hires.sampler,
         schedule=hires.schedule,
@@ -49,13 +51,13 @@ def second_request(
         negative_prompt=request.negative_prompt if hires.negative_prompt is None else hires.negative_prompt,
     )
     if second.preset != "a1111":  # there, noise of another size goes into the middle of the larger picture, too
-        second = replace(second, seed_width=None, seed_height=None)
+        second = with_values(second, {"variation.width": None, "variation.height": None})
     if second.sampler == request.sampler and request.sigmas is None:
         return second
     own = None if second.schedule == request.schedule else second.schedule
     defaults = defaults_of(TextToImageRequest(prompt="", preset=second.preset, sampler=second.sampler, schedule=own))
     eta = second.eta if second.sampler == request.sampler else defaults.etas.get(second.sampler) or 0.0
-    return replace(second, eta=eta, **{name: defaults.conventions[name] for name in _OF_SAMPLER})
+    return with_values(second, {"eta": eta, **{path: defaults.presets[path] for path in _OF_SAMPLER}})
 
 
 @dataclass(frozen=True)

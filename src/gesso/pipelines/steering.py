@@ -129,7 +129,7 @@ def find_controls(
     given = {hint_digest(image): image for image in hints}
     if unused := sorted(given.keys() - {use.image for use in request.controls}):
         raise RequestError("controls", f"the hint {unused[0][:10]}... is given, and no control names it")
-    mode = "stretch" if request.control_rule == "diffusers" else "crop"
+    mode = "stretch" if request.conventions.control_rule == "diffusers" else "crop"
     if part is not None:
         mode = "fill"  # as the picture itself comes to size then
     parts, pictures = [], []
@@ -149,7 +149,7 @@ def find_controls(
         _check_patches(control, request)
         _check_kind(control, use)
         parts.append((control, HintPicture(use, given[use.image], mask, mode, part)))
-    return Controls(tuple(parts), tuple(pictures), request.control_rule)
+    return Controls(tuple(parts), tuple(pictures), request.conventions.control_rule)
 
 
 def kind_of(use: ControlUse) -> str:

@@ -27,6 +27,7 @@ from gesso.diffusion.noise_schedule import (
 )
 from gesso.diffusion.schedule import sigmas_of
 from gesso.families.base import Family
+from gesso.notices import Notice
 from gesso.request.checks import MAX_STEPS, RequestError
 from gesso.request.request import ResolvedRequest
 
@@ -96,7 +97,7 @@ class Steps:
     final_scale: float
     timestep_of: Callable[[Tensor], Tensor] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -133,7 +134,7 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
     """
     schedule = noise_table(request, family)
     try:
-        exact = again and request.strength_rule == "a1111"
+        exact = again and request.conventions.strength_rule == "a1111"
         spaced = replace(request, num_steps=_exact_schedule(request)) if exact else request
         planned = _planned(spaced, schedule, family)
         start = _image_start(request, schedule, len(planned.sigmas) - 1, exact=exact)
@@ -142,16 +143,16 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
             raise
         raise RequestError("num_steps", f"{request.num_steps} steps of {request.sampler}: {error}") from error
     sigmas = planned.sigmas
-    variance = request.initial_noise == "variance"
+    variance = request.conventions.initial_noise == "variance"
     timestep_of = planned.timestep_of
-    if timestep_of is None and request.round_timesteps:
+    if timestep_of is None and request.conventions.round_timesteps:
         timestep_of = whole_timesteps(schedule)
     return Steps(
         schedule=schedule,
         sigmas=sigmas[start.first :],
         ends=(float(sigmas[sigmas > 0].min()), float(sigmas.max())),
         first=start.first,
-        noise_scale=initial_scale(request.initial_noise, sigmas, schedule),
+        noise_scale=initial_scale(request.conventions.initial_noise, sigmas, schedule),
         image_sigma=float(sigmas[start.noisy]),
         image_scale=start.scale(sigmas),
         final_scale=math.hypot(1.0, float(sigmas[-1])) if variance else 1.0,
@@ -161,18 +162,19 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
     )
 
 
-def _notices(sampler: str, sigmas: Tensor) -> tuple[str, ...]:
+def _notices(sampler: str, sigmas: Tensor) -> tuple[Notice, ...]:
     if len(sigmas) > 1 and sigmas[0] > LONGEST_START.get(sampler, math.inf) * sigmas[1]:
-        return (
+        text = (
             f"{sampler} begins with a step from sigma {sigmas[0]:.0f} to {sigmas[1]:.0f}, too long for it: expect a "
-            "ruined picture. Take dpmpp_2m, or the schedule exponential",
+            "ruined picture. Take dpmpp_2m, or the schedule exponential"
         )
+        return (Notice(text, code="first_step_too_long", field="sampler"),)
     return ()
 
 
 def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:
     """The model's timesteps and sigmas, computed as the request asks for."""
-    config, table = family.schedule, request.sigma_table
+    config, table = family.schedule, request.conventions.sigma_table
     last = ZERO_SNR_LAST_ALPHA_CUMPROD
     if table == "float32":
         last = diffusers_last_alpha(DIFFUSERS_SCHEDULERS.get(request.sampler, ("EulerDiscreteScheduler",))[0])
@@ -193,7 +195,9 @@ def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family
     """
     if sampler not in DIFFUSERS_SCHEDULERS:
         known = ", ".join(sorted(DIFFUSERS_SCHEDULERS))
-        raise RequestError("timestep_spacing", f"{spacing}: diffusers has no sampler {sampler}. It has {known}")
+        raise RequestError(
+            "conventions.timestep_spacing", f"{spacing}: diffusers has no sampler {sampler}. It has {known}"
+        )
     if schedule not in _RESPACED:
         raise RequestError("schedule", f"{schedule}: diffusers has {', '.join(_RESPACED)} with its timestep spacings")
     name, settings = DIFFUSERS_SCHEDULERS[sampler]
@@ -224,28 +228,30 @@ def default_spacing(sampler: str, family: Family) -> str:
 def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) -> _Planned:
     if request.sigmas is not None:
         return _Planned(torch.tensor(request.sigmas, dtype=torch.float64))
-    if request.timestep_spacing == "schedule":
-        if request.discard_penultimate_sigma:
+    if request.conventions.timestep_spacing == "schedule":
+        if request.conventions.discard_penultimate_sigma:
             return _Planned(discard_penultimate(sigmas_of(request.schedule, schedule, request.num_steps + 1)))
         return _Planned(sigmas_of(request.schedule, schedule, request.num_steps))
-    if request.timestep_spacing == "a1111":
+    if request.conventions.timestep_spacing == "a1111":
         if request.sampler not in A1111_OWN_SPACING:
-            raise RequestError("timestep_spacing", f"a1111: {request.sampler} has no timesteps of its own in A1111")
+            raise RequestError(
+                "conventions.timestep_spacing", f"a1111: {request.sampler} has no timesteps of its own in A1111"
+            )
         make = a1111_timestep_sigmas if request.sampler in A1111_TIMESTEP_SAMPLERS else a1111_unipc_sigmas
         return _Planned(make(schedule, request.num_steps))
-    scheduler = diffusers_scheduler(request.sampler, request.schedule, request.timestep_spacing, family)
+    scheduler = diffusers_scheduler(request.sampler, request.schedule, request.conventions.timestep_spacing, family)
     steps = scheduler.steps(schedule, request.num_steps)
     return _Planned(steps.sigmas, steps.timestep_of, steps.options)
 
 
 def _exact_schedule(request: ResolvedRequest) -> int:
     """Steps of a schedule of whose end a share of `strength` is num_steps. Raises RequestError for too many."""
-    assert request.strength is not None
-    found = a1111_image_start(request.num_steps, request.strength, exact_steps=True).num_steps
+    assert request.source.strength is not None
+    found = a1111_image_start(request.num_steps, request.source.strength, exact_steps=True).num_steps
     if found > MAX_STEPS:
         raise RequestError(
             "hires",
-            f"hires: {request.num_steps} steps at strength {request.strength:g} are the end of "
+            f"hires: {request.num_steps} steps at strength {request.source.strength:g} are the end of "
             f"{found}, at most {MAX_STEPS} are spaced. Take fewer steps or more strength",
         )
     return found
@@ -253,14 +259,14 @@ def _exact_schedule(request: ResolvedRequest) -> int:
 
 def _image_start(request: ResolvedRequest, schedule: NoiseSchedule, num_sigmas: int, *, exact: bool) -> ImageStart:
     """Where an image to image run begins; at the start of the schedule without a picture."""
-    strength, steps = request.strength, request.num_steps
+    strength, steps = request.source.strength, request.num_steps
     if strength is None:
         return ImageStart(steps, 0, 0)
-    if request.strength_rule == "a1111":
-        if request.timestep_spacing == "a1111" and request.sampler in A1111_TIMESTEP_SAMPLERS:
+    if request.conventions.strength_rule == "a1111":
+        if request.conventions.timestep_spacing == "a1111" and request.sampler in A1111_TIMESTEP_SAMPLERS:
             return a1111_timesteps_image_start(schedule, steps, strength, exact_steps=exact)
         return a1111_image_start(steps, strength, exact_steps=exact)
-    if request.strength_rule == "diffusers":
+    if request.conventions.strength_rule == "diffusers":
         return diffusers_image_start(steps, strength)
     taken = max(math.floor(num_sigmas * strength + 0.5), 1 if strength > 0 else 0)
     return ImageStart(num_sigmas, num_sigmas - taken, num_sigmas - taken)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gesso.diffusion.calls import Asking
 from gesso.events import NumbersRescued, PictureDone, PlanChosen, StepDone
+from gesso.notices import Notice
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, find_adapters, read_adapters
@@ -46,7 +47,8 @@ from gesso.request.checks import RequestError
 from gesso.request.finder import Finder, embedded_files
 from gesso.request.names import with_canonical_names
 from gesso.request.recipe import ExtraFile, Recipe, WeightFile
-from gesso.request.request import ResolvedRequest, TextToImageRequest
+from gesso.request.request import ResolvedRequest, TextToImageRequest, with_values
+from gesso.request.resolving import resolve
 from gesso.runtime.batcher import Batcher, Run, picture_call
 from gesso.runtime.cancel import CancelToken
 from gesso.runtime.engine import Engine
@@ -89,10 +91,10 @@ class TextToImage:
         names others, it is refused.
         """
         request = with_canonical_names(request)
-        request = _with_digest(request, "image", picture_digest(image) if image is not None else None)
+        request = _with_digest(request, "source", picture_digest(image) if image is not None else None)
         request = _with_digest(request, "mask", mask_digest(mask) if mask is not None else None)
         request = with_size(request, self.model.family, image)
-        return request.resolve(defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
+        return resolve(request, defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
 
     def __call__(
         self,
@@ -193,9 +195,12 @@ class TextToImage:
         hints: Sequence[Image.Image],
     ) -> Job:
         resolved = self.resolve(request, image=image, mask=mask)
-        for name, given in (("image", image), ("mask", mask)):
-            if (digest := getattr(resolved, name)) is not None and given is None:
-                raise RequestError(name, f"the request starts from the {name} {digest[:10]}..., which was not given")
+        for group, given in (("source", image), ("mask", mask)):
+            if (digest := getattr(resolved, group).image) is not None and given is None:
+                raise RequestError(
+                    f"{group}.image",
+                    f"the request starts from the {_WORDS[group]} {digest[:10]}..., which was not given",
+                )
         pictures = SourcePictures.of(resolved, self.model.family, image, mask)
         controls = find_controls(
             resolved,
@@ -277,7 +282,7 @@ class TextToImage:
 
         report(0, None)
         parts = yield from self._drawn(job, row, report)
-        (drawn,) = to_images(parts[-1].value, request.levels)
+        (drawn,) = to_images(parts[-1].value, request.conventions.levels)
         image = job.pictures.finish(drawn, request)
         lines = dict.fromkeys(line for each in job.passes for line in each.notices)
         notices = (*job.notices, *job.pictures.notices, *lines, *(line for part in parts for line in part.notices(0)))
@@ -395,7 +400,7 @@ class TextToImage:
         with self._ready(upscaler, model) as way, seamless(request.tiling):
             images = [
                 enlarged_picture(drawn, request.width, request.height, way, tile)
-                for drawn in to_images(parts[-1].value, request.levels)
+                for drawn in to_images(parts[-1].value, request.conventions.levels)
             ]
         return [*parts, Finite(torch.cat([encode_mean(model, image) for image in images]))]
 
@@ -429,7 +434,9 @@ class TextToImage:
         return each.prompts
 
     def _adapters(self, model: LoadedModel, each: Pass) -> Adapters:
-        return read_adapters(each.wanted, model, self.engine.shelf, merged=each.request.lora_mode == "merged")
+        return read_adapters(
+            each.wanted, model, self.engine.shelf, merged=each.request.conventions.lora_mode == "merged"
+        )
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
@@ -449,9 +456,9 @@ class TextToImage:
             height=height,
             rows=min(self.engine.rows_per_call, request.num_images),
             guided=request.guidance_scale != 1 and not model.family.is_told_guidance,
-            encodes=request.image is not None or hires is not None or model.family.concat == "inpaint",
+            encodes=request.source.image is not None or hires is not None or model.family.concat == "inpaint",
             seamless=request.tiling,
-            tile=request.tile,
+            tile=request.tiles.size,
             prompts=job.first.texts.num_guiding,
             adapters=self._adapters(model, job.first).nbytes(model),
             controls=job.controls.configs if is_first else (),
@@ -471,7 +478,7 @@ class TextToImage:
         self,
         request: ResolvedRequest,
         extras: tuple[ExtraFile, ...],
-        notices: tuple[str, ...],
+        notices: tuple[Notice, ...],
         image: Image.Image | None,
     ) -> Recipe:
         refiner = self.refiner
@@ -509,13 +516,18 @@ def _decoded(model: LoadedModel, latents: Tensor) -> Asking[list[Finite]]:
     return parts
 
 
-def _with_digest(request: TextToImageRequest, name: str, digest: str | None) -> TextToImageRequest:
-    """The request that names the picture which is given beside it."""
-    named = getattr(request, name)
-    if digest is None or named == digest:
+def _with_digest(request: TextToImageRequest, group: str, digest: str | None) -> TextToImageRequest:
+    """The request whose group, source or mask, names the picture that is given beside it."""
+    held = getattr(request, group)
+    if digest is None or held.image == digest:
         return request
-    if named is not None:
+    if held.image is not None:
         raise RequestError(
-            name, f"the request starts from the {name} {named[:10]}..., given is {digest[:10]}.... Give that very one"
+            f"{group}.image",
+            f"the request starts from the {_WORDS[group]} {held.image[:10]}..., given is {digest[:10]}.... "
+            "Give that very one",
         )
-    return replace(request, image=digest) if name == "image" else replace(request, mask=digest)
+    return with_values(request, {f"{group}.image": digest})
+
+
+_WORDS = {"source": "image", "mask": "mask"}

@@ -98,7 +98,11 @@ def upscale(
     if isinstance(upscaler, str):
         name = UPSCALERS.find(upscaler)
         if name is None:
-            raise GessoError(f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}")
+            raise GessoError(
+                f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}",
+                code="unknown_name",
+                field="upscaler",
+            )
         upscaler = name
     if size is None:
         size = scaled_size(image.size, own_scale(upscaler) if scale is None else scale)

@@ -7,6 +7,7 @@ Such a model (gesso-mini) was trained on a closed list of objects; its file carr
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+from gesso.notices import Notice
 from gesso.text.tokenizer import Tokenizer, split_words
 
 MAX_NAMED = 8  # words that one notice names
@@ -15,24 +16,27 @@ MAX_NOTICE_WORD = 40  # characters of one
 
 def vocabulary_notices(
     tokenizer: Tokenizer, text: str, *, field: str, objects: Mapping[str, Sequence[str]], model: str
-) -> tuple[str, ...]:
+) -> tuple[Notice, ...]:
     """Notices about one text: words ignored, and no object named where the model knows objects.
 
     field: "prompt" or "negative prompt"; only a prompt needs an object, and only where it says anything at all.
     """
-    notices = []
+    notices: list[Notice] = []
+    name = field.replace(" ", "_")
     unknown = tokenizer.unknown_words(text)
     if unknown:
         named = ", ".join(_with_suggestion(word, tokenizer.words) for word in unknown[:MAX_NAMED])
         more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         where = "" if field == "prompt" else f" in the {field}"
-        notices.append(f"ignored{where}: {named}{more}")
+        data = {"words": list(unknown)}
+        notices.append(Notice(f"ignored{where}: {named}{more}", code="words_ignored", field=name, data=data))
     if field == "prompt" and objects and text.strip() and not named_objects(tokenizer, text, objects):
         examples = ", ".join(list(objects)[:5])
-        notices.append(
+        text = (
             f"no object that {model} can draw is named, so expect nothing in particular. "
             f"It knows {len(objects)}, such as {examples} (gesso models info lists them)"
         )
+        notices.append(Notice(text, code="no_object", field=name))
     return tuple(notices)
 
 

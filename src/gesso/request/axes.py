@@ -22,7 +22,7 @@ MAX_CELLS = 10_000  # of a grid
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _STEPPED = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})(?:\s*\(\s*({_NUMBER})\s*\))?")
 _COUNTED = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*\[\s*([0-9]{{1,4}})\s*\]")
-_NOT_AN_AXIS = ("prompt", "image", "mask", "num_images")  # a prompt is searched and replaced
+_NOT_AN_AXIS = ("prompt", "source.image", "mask.image", "num_images")  # a prompt is searched and replaced
 _AXES: Mapping[str, Row] = MappingProxyType(
     {name: row for name, row in NAMED.items() if row.is_single and row.path not in _NOT_AN_AXIS}
 )
@@ -72,7 +72,8 @@ def parse_axis(text: str) -> Axis:
     key = name.replace("-", "_")
     if key == "size":
         return Axis("size", tuple(values), tuple(_setting(_size(value)) for value in values))
-    check_known("axis", key, [*_AXES, "prompt", "size", "model"])
+    if key not in _AXES:
+        check_known("axis", key, [*(one for one in _AXES if "." not in one), "prompt", "size", "model"])
     row = _AXES[key]
     texts = [one for value in values for one in (_ranged(value, row.kind == "whole") if row.is_number else [value])]
     _check_count(texts)

@@ -13,6 +13,8 @@ MAX_PROMPT_CHARS = 32_000  # what the OpenAI surface accepts; tokenizers take mi
 MAX_SIDE = 4096
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
+MAX_SEED = 2**64 - 1  # the key of the noise has 64 bits
+MAX_NOISE_LEVEL = 999
 MAX_SIGMA = 1e6
 MAX_NAME = 64  # characters of a sampler, a schedule, a setting
 MAX_FILE_NAME = 255  # of a model, a LoRA
@@ -21,12 +23,16 @@ HEX_64 = "[0-9a-f]{64}"  # a pattern for the digits of a SHA-256; no other patte
 
 
 class RequestError(GessoError, ValueError):
-    """A value of the request that cannot be; `field` names it. A GessoError to the user, a ValueError to code."""
+    """A value of the request that cannot be. A GessoError to the user, a ValueError to code.
+
+    field  its path: num_steps, source.strength, loras[0].weight
+    """
 
     field: str
+    default_code = "invalid_field"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, field=field)
         self.field = field
 
 

@@ -7,14 +7,11 @@ beside the name of the preset. A convention is declared here alone: `presets.PRE
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from gesso.request.fields import choice, flag, named, real, whole
+from gesso.request.checks import brief
+from gesso.request.fields import by_preset, choice, flag, named, settle, whole
 
-MAX_MASK_BLUR = 256.0  # pixels
-
-Preset = Literal["gesso", "a1111", "diffusers"]
-PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 InitialNoise = Literal["sigma", "variance", "comfyui"]
 TimestepSpacing = Literal["schedule", "leading", "linspace", "trailing", "a1111"]
 SigmaTable = Literal["exact", "rounded", "float32"]
@@ -33,19 +30,13 @@ EmptyNegative = Literal["as_trained", "encoded"]
 Levels = Literal["round", "truncate"]
 
 
-def _by_preset(gesso: Any, a1111: Any, diffusers: Any) -> dict[str, Any]:
-    """The values of the presets, and the group that conventions stand in."""
-    values: dict[Preset, Any] = {"gesso": gesso, "a1111": a1111, "diffusers": diffusers}
-    return {"presets": MappingProxyType(values), "group": "conventions"}
-
-
 def _means(**means: str) -> Mapping[str, str]:
     return MappingProxyType(means)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
-    """One value for each. None: the preset decides."""
+    """A value for each convention; None: the preset decides. Raises RequestError."""
 
     initial_noise: Annotated[
         InitialNoise | None,
@@ -61,7 +52,7 @@ class Conventions:
             a1111="sgm_noise_multiplier",
             infotext="SGM noise multiplier",
             words={"variance": "True", "sigma": "False"},
-            **_by_preset("sigma", "sigma", "variance"),
+            presets=by_preset("sigma", "sigma", "variance"),
         ),
     ] = None
     timestep_spacing: Annotated[
@@ -78,7 +69,7 @@ class Conventions:
                 "the user's) goes with them",
             ),
             diffusers="timestep_spacing",
-            **_by_preset("schedule", "schedule", "linspace"),
+            presets=by_preset("schedule", "schedule", "linspace"),
         ),
     ] = None
     round_timesteps: Annotated[
@@ -87,7 +78,7 @@ class Conventions:
             label="Whole timesteps",
             help="Tell the network whole timesteps.",
             a1111="enable_quantization",
-            **_by_preset(False, False, False),
+            presets=by_preset(False, False, False),
         ),
     ] = None
     discard_penultimate_sigma: Annotated[
@@ -97,7 +88,7 @@ class Conventions:
             help="Plan one step more and leave out the last noise level above zero.",
             a1111="always_discard_next_to_last_sigma",
             infotext="Discard penultimate sigma",
-            **_by_preset(False, False, False),
+            presets=by_preset(False, False, False),
         ),
     ] = None
     sigma_table: Annotated[
@@ -110,7 +101,7 @@ class Conventions:
                 rounded="in float64, rounded to float32 at the end (k-diffusion, A1111)",
                 float32="in float32 throughout (diffusers)",
             ),
-            **_by_preset("exact", "rounded", "float32"),
+            presets=by_preset("exact", "rounded", "float32"),
         ),
     ] = None
     strength_rule: Annotated[
@@ -123,7 +114,7 @@ class Conventions:
                 a1111="one step more, and never all the way up to strength 1",
                 diffusers="that number rounded down; inpainting at strength 1 starts from noise alone",
             ),
-            **_by_preset("share", "a1111", "diffusers"),
+            presets=by_preset("share", "a1111", "diffusers"),
         ),
     ] = None
     vae_encode: Annotated[
@@ -136,7 +127,7 @@ class Conventions:
                 sample="a draw from its distribution, before any other noise",
             ),
             # A1111's is a sample from the global generator, which nobody can repeat.
-            **_by_preset("mean", "mean", "sample"),
+            presets=by_preset("mean", "mean", "sample"),
         ),
     ] = None
     mask_blend: Annotated[
@@ -149,22 +140,7 @@ class Conventions:
                 x="put into the noisy latents before every call but the first (diffusers), the mask shrunk by picking",
                 differential="as x, but with a grey mask: the lighter a place, the earlier it is freed",
             ),
-            **_by_preset("x0", "x0", "x"),
-        ),
-    ] = None
-    mask_blur: Annotated[
-        float | None,
-        real(
-            0.0,
-            MAX_MASK_BLUR,
-            label="Mask blur",
-            help="Pixels by which the edge of the mask is softened before anything else.",
-            unit="pixels",
-            options=("mask-blur",),
-            a1111="mask_blur",
-            infotext="Mask blur",
-            jobs=("inpaint", "outpaint"),
-            **_by_preset(0.0, 4.0, 0.0),
+            presets=by_preset("x0", "x0", "x"),
         ),
     ] = None
     paste_back: Annotated[
@@ -173,7 +149,7 @@ class Conventions:
             label="Paste back",
             help="Copy what is not masked from the picture that came in, bit for bit.",
             jobs=("inpaint", "outpaint"),
-            **_by_preset(True, True, False),
+            presets=by_preset(True, True, False),
         ),
     ] = None
     refiner_rule: Annotated[
@@ -185,7 +161,7 @@ class Conventions:
                 calls="of the network calls (A1111)",
                 timesteps="of the timesteps, with a fresh start of the sampler (diffusers)",
             ),
-            **_by_preset("calls", "calls", "timesteps"),
+            presets=by_preset("calls", "calls", "timesteps"),
         ),
     ] = None
     sde_noise: Annotated[
@@ -198,7 +174,7 @@ class Conventions:
                 independent="fresh draws (diffusers)",
                 torchsde="the tree of that package between the ends of the schedule (A1111, ComfyUI)",
             ),
-            **_by_preset("brownian", "torchsde", "independent"),
+            presets=by_preset("brownian", "torchsde", "independent"),
         ),
     ] = None
     syntax: Annotated[
@@ -214,7 +190,7 @@ class Conventions:
             ),
             registry="dialects",
             options=("syntax",),
-            **_by_preset("a1111", "a1111", "plain"),
+            presets=by_preset("a1111", "a1111", "plain"),
         ),
     ] = None
     emphasis: Annotated[
@@ -232,7 +208,7 @@ class Conventions:
             a1111="emphasis",
             infotext="Emphasis",
             words={"original": "Original", "no_norm": "No norm", "ignore": "Ignore"},
-            **_by_preset("no_norm", "original", "ignore"),
+            presets=by_preset("no_norm", "original", "ignore"),
         ),
     ] = None
     chunks: Annotated[
@@ -244,7 +220,7 @@ class Conventions:
                 all="it is read in chunks of that length",
                 first="what does not fit is left out",
             ),
-            **_by_preset("all", "all", "first"),
+            presets=by_preset("all", "all", "first"),
         ),
     ] = None
     prompt_timing: Annotated[
@@ -256,7 +232,7 @@ class Conventions:
                 steps="[a:b:5] has a for 5 steps of the whole schedule, of which an image-to-image run leaves some out",
                 a1111="a step later, counted from where the run begins",
             ),
-            **_by_preset("steps", "a1111", "steps"),
+            presets=by_preset("steps", "a1111", "steps"),
         ),
     ] = None
     lora_mode: Annotated[
@@ -269,7 +245,7 @@ class Conventions:
                 merged="it is added to the weights for each picture, rounded to their dtype; a UNet that a memory "
                 "plan moves about takes run",
             ),
-            **_by_preset("run", "run", "run"),
+            presets=by_preset("run", "run", "run"),
         ),
     ] = None
     uneven_chunks: Annotated[
@@ -282,7 +258,7 @@ class Conventions:
                 apart="a call for each",
             ),
             a1111="pad_cond_uncond",
-            **_by_preset("padded", "apart", "padded"),
+            presets=by_preset("padded", "apart", "padded"),
         ),
     ] = None
     control_rule: Annotated[
@@ -297,7 +273,7 @@ class Conventions:
                 diffusers="from 0.1 to 1 at equal ratios (its guess mode); a step must end before the end; the hint is "
                 "stretched",
             ),
-            **_by_preset("a1111", "a1111", "diffusers"),
+            presets=by_preset("a1111", "a1111", "diffusers"),
         ),
     ] = None
     empty_negative: Annotated[
@@ -306,7 +282,7 @@ class Conventions:
             label="Empty negative prompt",
             help="What SDXL gets in place of an empty negative prompt.",
             means=_means(as_trained="zeros", encoded="the encoding of the empty text"),
-            **_by_preset("as_trained", "as_trained", "as_trained"),
+            presets=by_preset("as_trained", "as_trained", "as_trained"),
         ),
     ] = None
     clip_skip_everywhere: Annotated[
@@ -314,7 +290,7 @@ class Conventions:
         flag(
             label="CLIP skip everywhere",
             help="Let clip_skip move the layer of SD 2 and SDXL, too, as diffusers does (its clip_skip is one less).",
-            **_by_preset(False, False, True),
+            presets=by_preset(False, False, True),
         ),
     ] = None
     levels: Annotated[
@@ -323,7 +299,7 @@ class Conventions:
             label="Levels",
             help="How 256 levels are made of the numbers of a picture.",
             means=_means(round="the nearest", truncate="the one below, which is half a level darker"),
-            **_by_preset("round", "truncate", "round"),
+            presets=by_preset("round", "truncate", "round"),
         ),
     ] = None
     ensd: Annotated[
@@ -335,6 +311,39 @@ class Conventions:
             help="Joins the seed for every draw of noise but the first; NovelAI's pictures need 31337.",
             a1111="eta_noise_seed_delta",
             infotext="ENSD",
-            **_by_preset(0, 0, 0),
+            presets=by_preset(0, 0, 0),
         ),
     ] = None
+
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        settle(self, type(self), "conventions.")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ResolvedConventions(Conventions):
+    """A value for each, none open."""
+
+    initial_noise: InitialNoise
+    timestep_spacing: TimestepSpacing
+    round_timesteps: bool
+    discard_penultimate_sigma: bool
+    sigma_table: SigmaTable
+    strength_rule: StrengthRule
+    vae_encode: VaeEncode
+    mask_blend: MaskBlend
+    paste_back: bool
+    refiner_rule: RefinerRule
+    sde_noise: SdeNoise
+    syntax: str
+    emphasis: Emphasis
+    chunks: Chunks
+    prompt_timing: PromptTiming
+    lora_mode: LoraMode
+    uneven_chunks: UnevenChunks
+    control_rule: ControlRule
+    empty_negative: EmptyNegative
+    clip_skip_everywhere: bool
+    levels: Levels
+    ensd: int

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msgspec import Meta
 
@@ -29,7 +29,7 @@ from gesso.request.checks import (
     check_text,
     short,
 )
-from gesso.request.typed import check
+from gesso.request.typed import check, hints_of
 from gesso.text.dialects import DIALECTS
 
 # What a picture is drawn from: text alone, a picture, a part of a picture, more than a picture; models that edit by
@@ -37,6 +37,9 @@ from gesso.text.dialects import DIALECTS
 Job = Literal["text", "image", "inpaint", "outpaint", "edit", "upscale"]
 JOBS: tuple[Job, ...] = get_args(Job)
 WITH_PICTURE: tuple[Job, ...] = ("image", "inpaint", "outpaint", "edit", "upscale")
+
+Preset = Literal["gesso", "a1111", "diffusers"]
+PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 
 Tool = Literal["a1111", "comfyui", "diffusers", "invokeai", "novelai"]
 TOOLS: Mapping[Tool, str] = MappingProxyType(
@@ -73,7 +76,6 @@ class Field:
     means     what each choice means
     registry  where its names are registered: samplers, schedules, noises, dialects
     jobs      that it is for; all where none is named
-    group     under which heading it stands
     options   what people call it where they type; the first is the command line's name for it
     letter    its option of one letter
     also      what else it may be called in grids and batch files
@@ -96,11 +98,10 @@ class Field:
     pattern: str | None = None
     open: str = ""
     optional: bool = False
-    presets: Mapping[str, Any] = field(default_factory=dict)
+    presets: Mapping[Preset, Any] = field(default_factory=dict)
     means: Mapping[str, str] = field(default_factory=dict)
     registry: str = ""
     jobs: tuple[Job, ...] = JOBS
-    group: str = ""
     options: tuple[str, ...] = ()
     letter: str = ""
     also: tuple[str, ...] = ()
@@ -165,6 +166,11 @@ def plain(**about: Any) -> Field:
 flag = choice = part = plain
 
 
+def by_preset(gesso: Any, a1111: Any, diffusers: Any) -> Mapping[Preset, Any]:
+    """The value of each preset."""
+    return MappingProxyType({"gesso": gesso, "a1111": a1111, "diffusers": diffusers})
+
+
 def _field(about: Mapping[str, Any], **more: Any) -> Field:
     """A field; names of tools may be given as arguments, one alone without a tuple."""
     named = {tool: about[tool] for tool in TOOLS if tool in about}
@@ -213,12 +219,13 @@ class Row:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whatever it may be called in a grid or a batch file, with underscores; its own name first.
+        """Whatever it may be called where people type, with underscores; its own name first.
 
         A name of A1111 is among them where its values are ours, too.
         """
         theirs = self.field.tools.get("a1111", ()) if self.kind not in ("choice", "flag") else ()
-        names = (self.path, *self.field.options, *self.field.also, *theirs)
+        own = (self.path.removeprefix("conventions."), self.path)
+        names = (*own, *self.field.options, *self.field.also, *theirs)
         return tuple(dict.fromkeys(one.replace("-", "_") for one in names))
 
     def read(self, words: str, called: str = "") -> Any:
@@ -248,7 +255,7 @@ class Row:
 @cache
 def rows(cls: type, prefix: str = "") -> Mapping[str, Row]:
     """The table of a class: name -> row, in the order of its declaration."""
-    hints = get_type_hints(cls, include_extras=True)
+    hints = hints_of(cls)
     return MappingProxyType(
         {one.name: _row(f"{prefix}{one.name}", hints[one.name], one.default) for one in fields(cls)}
     )
@@ -263,8 +270,8 @@ def all_rows(cls: type, prefix: str = "") -> Iterator[Row]:
 
 
 def _row(path: str, hint: Any, default: Any) -> Row:
-    kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    about = next((one for one in said if isinstance(one, Field)), None)
+    kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    about = next((one for one in metadata if isinstance(one, Field)), None)
     assert about is not None, f"{path}: nothing is declared"
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
@@ -289,15 +296,25 @@ def _kind(hint: Any) -> tuple[Kind, type | None, tuple[str, ...]]:
 def settle(one: Any, declared: type, prefix: str = "") -> None:
     """Checks every field of a frozen dataclass as it was declared, and puts tuples in place of lists, and the like.
 
-    declared: the class whose table counts. Raises RequestError.
+    declared: the class whose types count; bounds and rules are those of the class that declares the field. Raises
+    RequestError.
     """
     table = rows(declared)
-    given = {key: getattr(one, key) for key in table}
-    for key, value in check(declared, given, prefix=prefix).items():
+    before = {key: getattr(one, key) for key in table}
+    values = {key: _as_object(value, table[key].part) for key, value in before.items()}
+    for key, value in check(declared, values, prefix=prefix).items():
         about = table[key].field
         if value is not None and about.high is not None and about.high > _INT64 and value > about.high:
             raise RequestError(f"{prefix}{key}", f"{prefix}{key} is {value}, expected {about.low} to {about.high}")
         if value is not None and about.rule is not None:
             about.rule(f"{prefix}{key}", value)
-        if value is not given[key]:
+        if value is not before[key]:
             object.__setattr__(one, key, value)
+
+
+def _as_object(value: Any, part: type | None) -> Any:
+    """A part that is a resolved one, where an open one is declared, or the other way round, by its values."""
+    if part is None or not is_dataclass(value) or isinstance(value, type) or type(value) is part:
+        return value
+    related = issubclass(part, type(value)) or issubclass(type(value), part)
+    return {one.name: getattr(value, one.name) for one in fields(value)} if related else value

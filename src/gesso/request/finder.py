@@ -43,7 +43,7 @@ class NamedFiles:
         known = self.files.get(kind, {})
         if name not in known:
             there = f"Known: {', '.join(sorted(known))}" if known else "None was given"
-            raise GessoError(f"no {kind} is called {short(name)}{nearest(name, known)}. {there}")
+            raise GessoError(f"no {kind} is called {short(name)}{nearest(name, known)}. {there}", code="unknown_name")
         return known[name]
 
     def names(self, kind: Kind) -> Collection[str]:

@@ -1,12 +1,13 @@
 """The second, larger pass of a request: how its open ends are filled. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from gesso.request.checks import MAX_SIDE, RequestError, check_known, check_multiple
 from gesso.request.parts import HiresPass
+from gesso.request.request import MAX_PIXELS
 
 DEFAULT_SCALE = 2.0
 MAX_STRETCH = 4
@@ -60,17 +61,26 @@ def a1111_name(upscaler: str) -> str:
 
 
 def filled(
-    hires: HiresPass, values: Mapping[str, Any], *, multiple: int, max_pixels: int, defaults: Mapping[str, Any]
+    hires: HiresPass,
+    values: Mapping[str, Any],
+    *,
+    multiple: int,
+    presets: Mapping[str, Any],
+    schedule: str,
+    samplers: Collection[str],
+    schedules: Collection[str],
 ) -> HiresPass:
     """The pass with nothing left open but its prompts, which are then those of the first pass.
 
-    values    the resolved fields of the first pass
-    defaults  upscaler, strength, sampler names and schedules that are known, and the model's own schedule
+    values    the resolved fields of the first pass, by their paths
+    presets   what the preset has for upscaler and strength
+    schedule  the model's own
+    samplers, schedules  that are known
     Raises RequestError for a size that the model cannot draw, that is too large, or smaller than the first.
     """
     width, height = _size(hires, values["width"], values["height"], multiple)
-    if width * height > max_pixels or max(width, height) > MAX_SIDE:
-        raise RequestError("hires", f"hires: {width}x{height}, at most {max_pixels} pixels and {MAX_SIDE} a side")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise RequestError("hires", f"hires: {width}x{height}, at most {MAX_PIXELS} pixels and {MAX_SIDE} a side")
     if width < values["width"] or height < values["height"]:
         raise RequestError(
             "hires", f"hires: {width}x{height} is less than the first pass's {values['width']}x{values['height']}"
@@ -82,22 +92,22 @@ def filled(
             f"hires: {width}x{height} out of {values['width']}x{values['height']} is too much of another shape; "
             f"one side may grow at most {MAX_STRETCH} times as much as the other",
         )
-    sampler, schedule = hires.sampler or values["sampler"], hires.schedule or values["schedule"]
-    if hires.schedule is None and values["sigmas"] is not None:  # own sigmas are those of the first pass
-        schedule = defaults["schedule"]
-    check_known("sampler", sampler, defaults["samplers"])
-    check_known("schedule", schedule, defaults["schedules"])
+    sampler = hires.sampler or values["sampler"]
+    first = schedule if values["sigmas"] is not None else values["schedule"]  # own sigmas are those of the first pass
+    spacing = hires.schedule or first
+    check_known("sampler", sampler, samplers)
+    check_known("schedule", spacing, schedules)
     strength, guidance = hires.strength, hires.guidance_scale
     return replace(
         hires,
         scale=None,
         width=width,
         height=height,
-        upscaler=upscaler_name(hires.upscaler or defaults["upscaler"]),
-        strength=defaults["strength"] if strength is None else strength,
+        upscaler=upscaler_name(hires.upscaler or presets["hires.upscaler"]),
+        strength=presets["hires.strength"] if strength is None else strength,
         num_steps=hires.num_steps or values["num_steps"],
         sampler=sampler,
-        schedule=schedule,
+        schedule=spacing,
         guidance_scale=values["guidance_scale"] if guidance is None else guidance,
     )
 
@@ -107,14 +117,14 @@ def _size(hires: HiresPass, width: int, height: int, multiple: int) -> tuple[int
     if hires.width is not None and hires.height is not None:
         if hires.scale is not None:
             raise RequestError("hires", "hires: a scale and a size; give one or the other")
-        check_multiple("hires width", hires.width, multiple)
-        check_multiple("hires height", hires.height, multiple)
+        check_multiple("hires.width", hires.width, multiple)
+        check_multiple("hires.height", hires.height, multiple)
         return hires.width, hires.height
     if hires.width is not None:
-        check_multiple("hires width", hires.width, multiple)
+        check_multiple("hires.width", hires.width, multiple)
         return hires.width, height * hires.width // width // multiple * multiple
     if hires.height is not None:
-        check_multiple("hires height", hires.height, multiple)
+        check_multiple("hires.height", hires.height, multiple)
         return width * hires.height // height // multiple * multiple, hires.height
     scale = DEFAULT_SCALE if hires.scale is None else hires.scale
     return int(width * scale) // multiple * multiple, int(height * scale) // multiple * multiple

@@ -18,8 +18,8 @@ def request_schema() -> dict[str, Any]:
     """The schema of `TextToImageRequest.to_dict`, in draft 2020-12.
 
     What depends on more than one field (sigmas that fall, an end before its start) is beyond a schema, and is checked
-    when a request is made of it. Under "x-gesso" a field has its group, the jobs that it is for, its unit, what its
-    choices mean, the values of the presets, and its names in other tools.
+    when a request is made of it. Under "x-gesso" a field has the jobs that it is for, its unit, what its choices
+    mean, the values of the presets, and its names in other tools.
     """
     whole = _object(TextToImageRequest)
     head = {"schema": {"const": SCHEMA}, "version": {"const": VERSION}}
@@ -39,11 +39,11 @@ def _parts(cls: type) -> Iterator[type]:
 def _object(cls: type) -> dict[str, Any]:
     """The schema of one class; its parts are referred to."""
     kinds = types_of(cls)
-    found, _ = msgspec.json.schema_components(kinds.values(), ref_template="#/$defs/{name}")
+    schemas, _ = msgspec.json.schema_components(kinds.values(), ref_template="#/$defs/{name}")
     table = rows(cls)
     return {
         "type": "object",
-        "properties": {key: _property(table[key], kind) for key, kind in zip(kinds, found, strict=True)},
+        "properties": {key: _property(table[key], kind) for key, kind in zip(kinds, schemas, strict=True)},
         "required": [key for key, row in table.items() if row.default is MISSING],
         "additionalProperties": False,
     }
@@ -56,7 +56,6 @@ def _property(row: Row, kind: dict[str, Any]) -> dict[str, Any]:
         if one.get("type") == "integer":
             one["maximum"] = about.high  # msgspec knows no bound above 64 bits with a sign
     more = {
-        "group": about.group,
         "jobs": list(about.jobs),
         "unit": about.unit,
         "means": dict(about.means),

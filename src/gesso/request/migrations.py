@@ -1,17 +1,18 @@
 """Requests of earlier versions, brought to the present one in explicit steps.
 
 Version 1 knew text to image alone, 2 brought pictures that go in and the conventions of other tools, 3 adapters,
-networks that steer, and a second pass. Each step says what its version did where it had no field; what a version knew
-is frozen here, whatever becomes of the table of fields.
+networks that steer, and a second pass, 4 put fields into groups. Each step says what its version did where it had no
+field; what a version knew is frozen here, whatever becomes of the table of fields.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gesso.request.checks import RequestError, nearest, short
 
 SCHEMA = "gesso.text-to-image"
-VERSION = 3
+VERSION = 4
 
 # Version -> its fields, of those that are not the present one.
 FIELDS_OF_VERSION: dict[int, tuple[str, ...]] = {}
@@ -36,21 +37,56 @@ FIELDS_OF_VERSION[2] = (
     "ensd",
 )
 
+FIELDS_OF_VERSION[3] = (
+    *FIELDS_OF_VERSION[2],
+    *("variation_seed", "variation_strength", "seed_width", "seed_height", "tiling", "resize", "outpaint", "mask_area"),
+    *("mask_padding", "hires", "tile", "tile_overlap", "loras", "controls", "prompt_timing", "lora_mode"),
+    *("uneven_chunks", "control_rule"),
+)
+_CONVENTIONS = (
+    *("initial_noise", "timestep_spacing", "round_timesteps", "discard_penultimate_sigma", "sigma_table"),
+    *("strength_rule", "vae_encode", "mask_blend", "paste_back", "refiner_rule", "sde_noise", "syntax", "emphasis"),
+    *("chunks", "prompt_timing", "lora_mode", "uneven_chunks", "control_rule", "empty_negative"),
+    *("clip_skip_everywhere", "levels", "ensd"),
+)
+# Fields that stood flat up to version 3 -> their places in version 4.
+MOVED: Mapping[str, str] = MappingProxyType(
+    {
+        "image": "source.image",
+        "strength": "source.strength",
+        "resize": "source.resize",
+        "outpaint": "source.outpaint",
+        "image_guidance_scale": "source.guidance_scale",
+        "noise_level": "source.noise_level",
+        "mask_content": "mask.content",
+        "mask_area": "mask.area",
+        "mask_padding": "mask.padding",
+        "mask_blur": "mask.blur",
+        "variation_seed": "variation.seed",
+        "variation_strength": "variation.strength",
+        "seed_width": "variation.width",
+        "seed_height": "variation.height",
+        "tile": "tiles.size",
+        "tile_overlap": "tiles.overlap",
+        **{name: f"conventions.{name}" for name in _CONVENTIONS},
+    }
+)
 
-def migrated(found: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
+
+def migrated(old: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
     """The fields of a request of any version as the present one has them, without schema and version.
 
     resolved: nothing may be left open, so that what an earlier version did is filled in; else it stays open. Raises
     RequestError for another schema, a version that is not known, and a field that its version did not have.
     """
-    version = found.get("version")
-    if found.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
+    version = old.get("version")
+    if old.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
         raise RequestError(
             "schema",
-            f"request of schema {short(found.get('schema'))}, version {short(version)}; "
+            f"request of schema {short(old.get('schema'))}, version {short(version)}; "
             f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
         )
-    values = {key: value for key, value in found.items() if key not in ("schema", "version")}
+    values = {key: value for key, value in old.items() if key not in ("schema", "version")}
     known = FIELDS_OF_VERSION.get(version)
     if known is not None and (unknown := sorted(map(str, values.keys() - set(known)))):
         raise RequestError(
@@ -98,4 +134,17 @@ def _from_2(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
     return came | values
 
 
-_STEPS: dict[int, Callable[[dict[str, Any], bool], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+def _from_3(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
+    """Source picture, mask, variation, tiles and conventions were flat fields; "mask" was the picture alone."""
+    grouped: dict[str, Any] = {}
+    for name, value in values.items():
+        group, dot, key = (_MASK_IMAGE if name == "mask" else MOVED.get(name, name)).partition(".")
+        if dot:
+            grouped.setdefault(group, {})[key] = value
+        else:
+            grouped[name] = value
+    return grouped
+
+
+_MASK_IMAGE = "mask.image"
+_STEPS: dict[int, Callable[[dict[str, Any], bool], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}

@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gesso.request.checks import MAX_GUIDANCE, MAX_NAME, MAX_SIDE, MAX_STEPS, RequestError, brief
-from gesso.request.fields import choice, digest, file_name, listed, named, real, settle, text, whole
-from gesso.request.presets import by_preset
+from gesso.request.fields import by_preset, choice, digest, file_name, listed, named, real, settle, text, whole
 from gesso.text.grammar import MAX_POINTS
 
 MAX_STRENGTH = 100.0  # of an adapter or of a network that steers; far above, numbers overflow and no picture is left
@@ -189,8 +188,8 @@ class HiresPass:
         file_name(
             label="Upscaler",
             help="How the picture is enlarged: lanczos, bicubic, nearest; latent_bilinear, latent_nearest_exact, ...; "
-            "or an upscaler network by its name.",
-            presets=by_preset("hires_upscaler"),
+            "or an upscaler network, by name or, on the command line, as a file.",
+            presets=by_preset("lanczos", "latent_bilinear", "lanczos"),
             options=("hires-upscaler",),
             a1111="hr_upscaler",
             invokeai="hrf_method",
@@ -206,7 +205,7 @@ class HiresPass:
             label="Strength",
             help="How much of the enlarged picture is drawn again, 0 to 1.",
             unit="share",
-            presets=by_preset("hires_strength"),
+            presets=by_preset(0.3, 0.7, 0.3),
             options=("hires-strength",),
             invokeai="hrf_strength",
         ),

@@ -17,20 +17,20 @@ from gesso.errors import GessoError
 from gesso.request.checks import RequestError, nearest, parse_json_object, short
 from gesso.request.fields import Row
 from gesso.request.migrations import SCHEMA, VERSION
-from gesso.request.request import FIELDS, NAMED, TextToImageRequest, with_values
+from gesso.request.request import GROUPS, NAMED, TextToImageRequest, with_values
 
 MAX_LINES = 10_000
 MAX_BYTES = 64 * 2**20
 
 # Flags that a line may have: whatever a field is called, as far as one word is its value.
 FLAGS: Mapping[str, Row] = MappingProxyType(
-    {name: row for name, row in NAMED.items() if row.is_single and row.path not in ("image", "mask")}
+    {name: row for name, row in NAMED.items() if row.is_single and row.path not in ("source.image", "mask.image")}
 )
 
 
 @dataclass(frozen=True)
 class PromptLine:
-    """One line.  number: its place in the file, from 1; values: the fields of the request that it sets"""
+    """One line.  number: its place in the file, from 1; values: what it sets, by paths, as JSON has it"""
 
     number: int
     values: dict[str, Any]
@@ -44,10 +44,16 @@ def read_prompts(path: Path) -> list[PromptLine]:
     """The lines of a file. Raises GessoError, which names the line, for one that cannot be read."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise GessoError(f"{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
+            raise GessoError(
+                f"{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are read",
+                code="too_large",
+                data={"path": str(path)},
+            )
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise GessoError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        raise GessoError(
+            f"{path}: cannot be read as UTF-8 text ({error})", code="unreadable", data={"path": str(path)}
+        ) from error
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
@@ -56,11 +62,15 @@ def read_prompts(path: Path) -> list[PromptLine]:
         try:
             found.append(PromptLine(number, _values(line)))
         except RequestError as error:
-            raise GessoError(f"{path}, line {number}: {error.message}") from error
+            raise GessoError(
+                f"{path}, line {number}: {error.message}", code=error.code, field=error.field, data=error.data
+            ) from error
     if not found:
-        raise GessoError(f"{path}: no prompt in it; write one a line")
+        raise GessoError(f"{path}: no prompt in it; write one a line", code="prompt_missing", data={"path": str(path)})
     if len(found) > MAX_LINES:
-        raise GessoError(f"{path}: {len(found)} prompts, at most {MAX_LINES}")
+        raise GessoError(
+            f"{path}: {len(found)} prompts, at most {MAX_LINES}", code="too_large", data={"path": str(path)}
+        )
     return found
 
 
@@ -76,9 +86,13 @@ def _values(line: str) -> dict[str, Any]:
 
 
 def _from_json(line: str) -> dict[str, Any]:
-    values = parse_json_object(line, "line")
-    request = TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, "prompt": ""} | values)
-    return {name: getattr(request, name) for name in values if name in FIELDS}
+    """What an object sets; of a group only the fields that it names."""
+    found = parse_json_object(line, "line")
+    TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, "prompt": ""} | found)
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        values |= {f"{key}.{inner}": one for inner, one in value.items()} if key in GROUPS else {key: value}
+    return values
 
 
 def _from_flags(line: str) -> dict[str, Any]:

@@ -6,12 +6,13 @@ known by its SHA-256.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from gesso.errors import GessoError
+from gesso.notices import RECORDED, Notice
 from gesso.registry import missing_distributions
 from gesso.request.checks import HEX_64, RequestError, parse_json_object, short
 from gesso.request.environment import Environment, Text
@@ -19,10 +20,15 @@ from gesso.request.request import ResolvedRequest
 from gesso.request.typed import convert, types_of
 
 SCHEMA = "gesso.recipe"
-VERSION = 3  # 1 knew text to image alone, 2 no files besides the models'
+VERSION = 4  # 1 knew text to image alone, 2 no files besides the models', 3 a flat request
 
 MAX_FILES = 64
 MAX_NOTICES = 64
+
+if TYPE_CHECKING:
+    _Notice = Notice
+else:
+    _Notice = Text  # what stands in the file; the recipe makes notices of it
 
 Digest = Annotated[str, Meta(pattern=f"^{HEX_64}$", max_length=64)]
 
@@ -58,9 +64,13 @@ class Recipe:
     refiner: Text = ""  # name of the model that finished the picture; "" where none did
     refiner_files: Annotated[tuple[WeightFile, ...], Meta(max_length=MAX_FILES)] = ()
     extras: Annotated[tuple[ExtraFile, ...], Meta(max_length=MAX_FILES)] = ()
-    notices: Annotated[tuple[Text, ...], Meta(max_length=MAX_NOTICES)] = ()
+    notices: Annotated[tuple[_Notice, ...], Meta(max_length=MAX_NOTICES)] = ()
     # Of height, width and the RGB bytes; tells whether the picture was edited afterwards. "" before it is drawn.
     pixels_sha256: Annotated[str, Meta(pattern=f"^({HEX_64})?$(?!\n)")] = ""
+
+    def __post_init__(self) -> None:
+        notices = (each if isinstance(each, Notice) else Notice(each, code=RECORDED) for each in self.notices)
+        object.__setattr__(self, "notices", tuple(notices))
 
     @property
     def model_hash(self) -> str:
@@ -76,6 +86,7 @@ class Recipe:
         """One line of JSON; `from_json` gives an equal recipe."""
         values = {key: getattr(self, key) for key in types_of(Recipe)} | {"request": self.request.to_dict()}
         values["environment"] = asdict(self.environment)
+        values["notices"] = [str(notice) for notice in self.notices]
         if not self.environment.plugins:
             del values["environment"]["plugins"]  # so that every gesso reads a recipe that takes none
         return msgspec.json.encode({"schema": SCHEMA, "version": VERSION} | values).decode()
@@ -128,7 +139,8 @@ def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
         verb = "is" if len(missing) == 1 else "are"
         raise GessoError(
             f"{where}: drawn with plug-ins of {', '.join(map(short, missing))}, which {verb} not installed. "
-            "Install with pip what you trust of it, and try again"
+            "Install with pip what you trust of it, and try again",
+            code="plugin_missing",
         )
 
 

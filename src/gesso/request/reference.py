@@ -1,18 +1,23 @@
-"""The page docs/request.md, made of the table of fields: `python -m gesso.request.reference > docs/request.md`."""
+"""What docs/ has of the table of fields: the page request.md, and the tables in presets.md.
+
+`python -m gesso.request.reference docs` writes both.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING
+from pathlib import Path
 
-from gesso.request.conventions import PRESET_NAMES, Conventions
-from gesso.request.fields import JOBS, TOOLS, Row, rows
+from gesso.request.conventions import Conventions
+from gesso.request.fields import JOBS, PRESET_NAMES, TOOLS, Row, rows
+from gesso.request.groups import Mask, Source, Tiles, Variation
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import PRESET_ROWS, TextToImageRequest
 
 HEAD = """\
 # The fields of a request
 
-<!-- Made by `python -m gesso.request.reference > docs/request.md`; a test keeps it fresh. -->
+<!-- Made by `python -m gesso.request.reference docs`; a test keeps it fresh. -->
 
 Everything that decides a picture besides the model is a field of one request: in Python (`TextToImageRequest`), in
 batch files, and in the recipe that a picture carries. This page lists them all, with the names that other tools have
@@ -23,33 +28,39 @@ flags of `gesso batch` are made of the same table; in grids and batch files a fi
 Where a field is left out, what stands under "default" takes its place; several values there are those of the presets
 gesso, a1111 and diffusers.
 """
-GROUPS = {
-    "": "Prompt, size and sampling",
-    "source": "The picture to start from (image to image, outpainting, editing, enlarging)",
-    "mask": "The mask (inpainting)",
-    "variation": "Variations of the noise",
-    "tiles": "Tiles",
-}
-CONVENTIONS = """\
-## Conventions
+TAIL = """\
+## Conventions: `conventions`
 
-Tools differ in how they turn the same settings into a picture. Each difference is a field; the preset decides those
-that are left open (`--preset` on the command line, `--set NAME=VALUE` for one of them).
+The fields of this group, in which tools differ, and what each preset sets are on a page of their own:
+[presets.md](presets.md).
 """
+BEGIN, END = "<!-- Made by `python -m gesso.request.reference docs`; a test keeps it fresh. -->", "<!-- Until here. -->"
 
 
 def render() -> str:
     """The whole page, in Markdown."""
-    fields = [row for key, row in rows(TextToImageRequest).items() if key not in rows(Conventions)]
-    parts = [HEAD]
-    for group, title in GROUPS.items():
-        parts.append(_section(title, [row for row in fields if row.field.group == group]))
-    parts.append(_section("Second pass: `hires`", rows(HiresPass).values()))
+    parts = [HEAD, _section("Prompt, size and sampling", rows(TextToImageRequest).values())]
+    for title, cls in (
+        ("The picture to start from: `source`", Source),
+        ("The mask: `mask`", Mask),
+        ("Variations of the noise: `variation`", Variation),
+        ("Second pass: `hires`", HiresPass),
+        ("Tiles: `tiles`", Tiles),
+    ):
+        parts.append(_section(title, rows(cls).values()))
     parts.append(_section("LoRA: each of `loras`", rows(LoraUse).values()))
     parts.append(_section("ControlNet and its kin: each of `controls`", rows(ControlUse).values()))
-    parts.append(CONVENTIONS)
-    parts.append("\n".join(_conventions()))
-    return "\n".join(parts) + "\n"
+    parts.append(TAIL)
+    return "\n".join(parts)
+
+
+def with_tables(page: str) -> str:
+    """docs/presets.md with its tables made anew, each between two comments."""
+    tables = iter((_presets(rows(Conventions).values()), _presets(row for _, row in PRESET_ROWS if not _own(row))))
+    before, *marked = page.split(BEGIN)
+    for part in marked:
+        before += "\n".join([BEGIN, "", *next(tables), "", END]) + part.partition(END)[2]
+    return before
 
 
 def _section(title: str, table: Iterable[Row]) -> str:
@@ -103,22 +114,32 @@ def default(row: Row) -> str:
     if row.default is not None and row.default != () and row.default != "":
         return f"`{row.default}`"
     if about.presets:
-        found = [about.presets[preset] for preset in PRESET_NAMES]
-        return f"`{found[0]}`" if len(set(found)) == 1 else ", ".join(f"`{one}`" for one in dict.fromkeys(found))
+        presets = [about.presets[preset] for preset in PRESET_NAMES]
+        return f"`{presets[0]}`" if len(set(presets)) == 1 else ", ".join(f"`{one}`" for one in dict.fromkeys(presets))
     return about.open or "none"
 
 
-def _conventions() -> Iterator[str]:
-    yield "| convention | what it is | values | " + " | ".join(f"`{preset}`" for preset in PRESET_NAMES) + " |"
-    yield "| --- | --- | --- |" + " --- |" * len(PRESET_NAMES)
-    for row in rows(Conventions).values():
-        presets = " | ".join(f"`{_shown(row.field.presets[preset])}`" for preset in PRESET_NAMES)
-        yield f"| `{row.name}` | {_help(row)} | {values(row)} | {presets} |"
+def _own(row: Row) -> bool:
+    return row.path.startswith("conventions.")
 
 
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _presets(table: Iterable[Row]) -> Iterator[str]:
+    """What each preset has for a field."""
+    yield "| field | " + " | ".join(f"`{preset}`" for preset in PRESET_NAMES) + " | what it does |"
+    yield "| --- |" + " --- |" * (len(PRESET_NAMES) + 1)
+    for row in table:
+        presets = " | ".join(_shown(row.field.presets[preset]) for preset in PRESET_NAMES)
+        means = "".join(f" `{one}`: {words}." for one, words in row.field.means.items())
+        yield f"| `{row.names[0]}` | {presets} | {_help(row)}{means} |"
+
+
+def _shown(value: bool | float | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"`{value}`" if isinstance(value, str) else f"{value:g}"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    docs = Path(sys.argv[1])
+    (docs / "request.md").write_text(render(), encoding="utf-8")
+    (docs / "presets.md").write_text(with_tables((docs / "presets.md").read_text(encoding="utf-8")), encoding="utf-8")

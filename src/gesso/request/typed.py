@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from inspect import get_annotations
 from types import NoneType, UnionType
 from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_origin, get_type_hints
 
@@ -34,15 +35,30 @@ class Declared(Protocol):
 @cache
 def types_of(cls: type) -> Mapping[str, Any]:
     """The type of each field of a dataclass as msgspec wants it: bounds on what they bound, None beside it."""
-    hints = get_type_hints(cls, include_extras=True)
-    return {field.name: _bounded(hints[field.name]) for field in fields(cls)}
+    return {name: _bounded(hint) for name, hint in hints_of(cls).items()}
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The annotation of each field of a dataclass.
+
+    Where a subclass only narrows the type of a field, what the class above says of it is kept.
+    """
+    hints: dict[str, Any] = {}
+    for one in reversed(cls.__mro__):
+        own = get_type_hints(one, include_extras=True) if is_dataclass(one) else {}
+        for name in get_annotations(one) if own else ():
+            hint, before = own[name], hints.get(name)
+            if get_origin(hint) is not Annotated and get_origin(before) is Annotated:
+                hint = Annotated[(hint, *get_args(before)[1:])]
+            hints[name] = hint
+    return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def _bounded(hint: Any) -> Any:
     if get_origin(hint) is not Annotated:
         return hint
-    kind, *said = get_args(hint)
-    metas = [one if isinstance(one, msgspec.Meta) else one.meta for one in said]
+    kind, *metadata = get_args(hint)
+    metas = [one if isinstance(one, msgspec.Meta) else one.meta for one in metadata]
     optional = get_origin(kind) in (Union, UnionType)
     if optional:
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
@@ -89,21 +105,21 @@ def _check_names(kind: Any, value: object, path: str, *, exact: bool = False) ->
     """No field of an object, or of objects in a list, is unknown or missing. Raises RequestError."""
     for part, many in _parts(kind):
         held = value if many else [value]
-        for number, found in enumerate(held if isinstance(held, list | tuple) else []):
-            if not isinstance(found, dict):
+        for number, one in enumerate(held if isinstance(held, list | tuple) else []):
+            if not isinstance(one, dict):
                 continue
             where = f"{path}[{number}]" if many else path
             known = {field.name: field for field in fields(part)}
-            if unknown := sorted(map(str, found.keys() - known.keys())):
+            if unknown := sorted(map(str, one.keys() - known.keys())):
                 raise RequestError(
                     f"{where}.{unknown[0][:64]}",
                     f"{where}: unknown field {short(unknown[0])}{nearest(unknown[0], known)}",
                 )
             for name, field in known.items():
-                if name not in found and (exact or (field.default is MISSING and field.default_factory is MISSING)):
+                if name not in one and (exact or (field.default is MISSING and field.default_factory is MISSING)):
                     raise RequestError(f"{where}.{name}", f"{where}: field {name!r} is missing")
             for name, inner in types_of(part).items():
-                _check_names(inner, found.get(name), f"{where}.{name}", exact=exact)
+                _check_names(inner, one.get(name), f"{where}.{name}", exact=exact)
 
 
 @cache
@@ -138,11 +154,11 @@ def _in_our_words(error: msgspec.ValidationError, kind: Any, values: object, pre
         error.__cause__, RequestError
     ):  # a part refused its own fields; of several it does not know which it is
         return _renamed(error.__cause__, prefix + place.removeprefix("."))
-    found, expected, value = _walk(kind, values, place)
+    type_, field, value = _walk(kind, values, place)
     path = prefix + place.removeprefix(".") if place else prefix.removesuffix(".")
-    if expected:
+    if expected := getattr(field, "expected", ""):
         return RequestError(path, f"{path} is {short(value)}, expected {expected}")
-    return RequestError(path, _words(path, found, value))
+    return RequestError(path, _words(path, type_, value, getattr(field, "high", None)))
 
 
 def _renamed(error: RequestError, path: str) -> RequestError:
@@ -157,40 +173,43 @@ def _renamed(error: RequestError, path: str) -> RequestError:
     return RequestError(field, message)
 
 
-def _walk(declared: Any, value: Any, place: str) -> tuple[inspect.Type, str, Any]:
-    """The declared type at a place such as ".loras[0].weight", what is said to be expected there, and the value."""
-    kind, expected = _plain(inspect.type_info(declared))
+def _walk(declared: Any, value: Any, place: str) -> tuple[inspect.Type, object, Any]:
+    """The declared type at a place such as ".loras[0].weight", what was declared there, and the value."""
+    kind, field = _plain(inspect.type_info(declared))
     for key, index in _STEP.findall(place):
         if key:
-            assert isinstance(kind, inspect.DataclassType | inspect.TypedDictType)
-            kind, expected = _plain(next(field.type for field in kind.fields if field.name == key))
+            if isinstance(kind, inspect.DataclassType):  # its bounds are in what `_wire` makes of it
+                kind, _ = _plain(inspect.type_info(_wire(kind.cls)))
+            assert isinstance(kind, inspect.TypedDictType)
+            kind, field = _plain(next(one.type for one in kind.fields if one.name == key))
             value = value[key] if isinstance(value, Mapping) else getattr(value, key)
         else:
             assert isinstance(kind, inspect.TupleType | inspect.VarTupleType)
-            kind, expected = _plain(
-                kind.item_types[int(index)] if isinstance(kind, inspect.TupleType) else kind.item_type
-            )
+            kind, field = _plain(kind.item_types[int(index)] if isinstance(kind, inspect.TupleType) else kind.item_type)
             value = value[int(index)]
-    return kind, expected, value
+    return kind, field, value
 
 
-def _plain(kind: inspect.Type) -> tuple[inspect.Type, str]:
-    """The type without None beside it and without what is said about it, and what is said to be expected."""
-    expected = ""
+def _plain(kind: inspect.Type) -> tuple[inspect.Type, object]:
+    """The type without None beside it and without what is field about it, and the field that was declared there."""
+    field = None
     while isinstance(kind, inspect.Metadata | inspect.UnionType):
         if isinstance(kind, inspect.UnionType):
             kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
         else:
-            expected = getattr((kind.extra or {}).get("field"), "expected", "")
+            field = (kind.extra or {}).get("field")
             kind = kind.type
-    return kind, expected
+    return kind, field
 
 
-def _words(path: str, kind: inspect.Type, value: Any) -> str:
-    """A message for a value that is not of a type, or outside of its bounds."""
+def _words(path: str, kind: inspect.Type, value: Any, highest: object) -> str:
+    """A message for a value that is not of a type, or outside of its bounds.
+
+    highest: a bound that is beyond those of msgspec
+    """
     match kind:
         case inspect.IntType() if type(value) is int:
-            expected = f"{kind.ge} to {kind.le}"
+            expected = f"{kind.ge} to {kind.le if kind.le is not None else highest}"
         case inspect.IntType():
             expected = "a whole number"
         case inspect.FloatType() if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):

@@ -8,6 +8,8 @@ from gesso.errors import GessoError
 class CancelledError(GessoError):
     """The work was cancelled by its token."""
 
+    default_code = "cancelled"
+
     def __init__(self) -> None:
         super().__init__("cancelled")
 

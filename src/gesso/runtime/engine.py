@@ -238,20 +238,27 @@ def find_model(model: str | Path) -> Path:
         path = Path(str(resources.files("gesso") / "data" / EMBEDDED[name]))
         if not path.is_file():
             raise GessoError(
-                f"{name}: this installation lacks {path.name}. Install gesso again, or give --model a file"
+                f"{name}: this installation lacks {path.name}. Install gesso again, or give `model` a file",
+                code="missing",
             )
         return path
     if "\0" in name or not name:
-        raise GessoError("--model: empty, or with a NUL character; give a name, a file or a folder")
+        raise GessoError(
+            "`model`: empty, or with a NUL character; give a name, a file or a folder",
+            code="invalid_name",
+            field="model",
+        )
     path = Path(name)
     try:
         exists = path.exists()
     except OSError as error:  # a name that is too long, a folder that may not be read
-        raise GessoError(f"{name[:200]}: cannot be read ({error.strerror})") from error
+        raise GessoError(f"{name[:200]}: cannot be read ({error.strerror})", code="unreadable") from error
     if not exists:
         raise GessoError(
             f"{name}: no such file or folder, and no model of that name. Known names: {', '.join(EMBEDDED)}; "
-            "otherwise give a .safetensors file or a diffusers folder"
+            "otherwise give a .safetensors file or a diffusers folder",
+            code="unknown_name",
+            field="model",
         )
     return path
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gesso.diffusion.calls import Asking, answered
 from gesso.errors import GessoError
 from gesso.families.parts import is_finite
+from gesso.notices import Notice
 
 if TYPE_CHECKING:
     from gesso.runtime.model import LoadedModel
@@ -34,8 +35,10 @@ LABELS = {
 class NotFiniteError(GessoError):
     """A network gave NaN or infinity, in float32 too. `part` is its name, `module` the first one inside that did."""
 
+    default_code = "not_finite"
+
     def __init__(self, message: str, part: str, module: str | None) -> None:
-        super().__init__(message)
+        super().__init__(message, data={"part": part, "module": module})
         self.part, self.module = part, module
 
 
@@ -55,10 +58,10 @@ class Finite:
 
     value: Tensor
     rows: tuple[int, ...] = ()
-    notice: str | None = None
+    notice: Notice | None = None
     part: str = ""
 
-    def notices(self, row: int) -> tuple[str, ...]:
+    def notices(self, row: int) -> tuple[Notice, ...]:
         """What to say about one row."""
         return (self.notice,) if self.notice and row in self.rows else ()
 
@@ -120,7 +123,8 @@ def asking_finite(part: str, compute: Callable[..., Asking[Tensor]], *models: "L
     rows = tuple(int(row) for row in lost.nonzero())
     if value is not None:
         again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again, value.to(again.dtype))
-    notice = f"{LABELS[part]} left the range of {_name(before)}; computed again in float32"
+    text = f"{LABELS[part]} left the range of {_name(before)}; computed again in float32"
+    notice = Notice(text, code="numbers_rescued", data={"part": part, "dtype": _name(before)})
     log.info("%s: %s", models[0].name, notice)
     return Finite(again, rows, notice, part)
 

@@ -43,7 +43,11 @@ class WeightFile:
         except OSError:
             same = False
         if not same:
-            raise GessoError(f"{self.path}: changed or gone since it was loaded; load the model again")
+            raise GessoError(
+                f"{self.path}: changed or gone since it was loaded; load the model again",
+                code="changed",
+                data={"path": str(self.path)},
+            )
         return hash_file(self.path)
 
 

@@ -63,7 +63,9 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]i?)?b?)", text.strip().lower())
     nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if not 0 < nbytes < 2**50:
-        raise GessoError(f"--memory {text[:40]}: expected a size such as 6GiB, 800MB or auto")
+        raise GessoError(
+            f"`memory` {text[:40]}: expected a size such as 6GiB, 800MB or auto", code="invalid_value", field="memory"
+        )
     return nbytes
 
 
@@ -469,10 +471,12 @@ def _too_small(plan: MemoryPlan, family: Family, work: Workload) -> GessoError:
     phase = _largest(plan)
     less = "leave the picture that prompts out" if phase.name == "image encoder" else "ask for a smaller picture"
     return GessoError(
-        f"--memory {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} takes at least "
+        f"`memory` {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} takes at least "
         f"{size_text(plan.peak)} ({phase.name}: weights {size_text(phase.weights)}, activations "
         f"{size_text(phase.activations)}, process {size_text(plan.base + SLACK)}). "
-        f"Allow more memory, or {less}"
+        f"Allow more memory, or {less}",
+        code="memory_exceeded",
+        field="memory",
     )
 
 

@@ -38,16 +38,24 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise GessoError(f"--device {name[:64]}: no such device. Known: auto, cpu, cuda, cuda:1 and so on, mps")
+        raise GessoError(
+            f"`device` {name[:64]}: no such device. Known: auto, cpu, cuda, cuda:1 and so on, mps",
+            code="device_missing",
+            field="device",
+        )
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index or 0
         if index >= count:
             found = f"{count} CUDA device(s)" if count else "no CUDA device, or a torch built without CUDA"
-            raise GessoError(f"--device {name}: found {found}. Try --device cpu")
+            raise GessoError(f"`device` {name}: found {found}. Try `device=cpu`", code="device_missing", field="device")
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise GessoError("--device mps: this machine or this torch has no Metal device. Try --device cpu")
+        raise GessoError(
+            "`device=mps`: this machine or this torch has no Metal device. Try `device=cpu`",
+            code="device_missing",
+            field="device",
+        )
     return torch.device(device.type)
 
 
@@ -61,11 +69,15 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         name = "float32" if device.type == "cpu" else "float16"
     if name not in DTYPES:
-        raise GessoError(f"--dtype {name[:64]}: unknown. Known: auto, {', '.join(DTYPES)}")
+        raise GessoError(
+            f"`dtype` {name[:64]}: unknown. Known: auto, {', '.join(DTYPES)}", code="dtype_unsupported", field="dtype"
+        )
     if name == "float16" and device.type == "cpu":
         raise GessoError(
-            "--dtype float16: CPUs compute float16 hundreds of times slower than float32. "
-            "Take --dtype bfloat16 (half the memory) or float32"
+            "`dtype=float16`: CPUs compute float16 hundreds of times slower than float32. "
+            "Take `dtype=bfloat16` (half the memory) or float32",
+            code="dtype_unsupported",
+            field="dtype",
         )
     dtype = DTYPES[name]
     return Precision(unet=dtype, text=torch.float32, vae=torch.float32 if name == "float16" else dtype)
@@ -106,7 +118,11 @@ def memory_free(device: torch.device) -> int:
         return int((free + torch.cuda.memory_reserved(device)) * 0.9)
     available = _field("/proc/meminfo", "MemAvailable")
     if available is None:
-        raise GessoError("--memory auto: this system does not say how much is free. Give a size, such as 6GiB")
+        raise GessoError(
+            "`memory=auto`: this system does not say how much is free. Give a size, such as 6GiB",
+            code="memory_unknown",
+            field="memory",
+        )
     found = available + memory_used(device)
     try:
         with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:

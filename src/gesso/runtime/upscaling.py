@@ -81,7 +81,9 @@ class Upscaler:
         seen = seen.to(weight.device).float() / 127.5 - 1 if levels else seen.to(weight.device)
         made = cell.own(self.network(seen.to(weight.dtype)), self.scale, 1).float()
         if not made.isfinite().all():
-            raise GessoError(f"the upscaler's numbers leave {weight.dtype}; load it as float32 (--dtype float32)")
+            raise GessoError(
+                f"the upscaler's numbers leave {weight.dtype}; load it as float32 (`dtype=float32`)", code="overflow"
+            )
         made = made.clamp(-1, 1)
         return ((made + 1) * 127.5).round().byte().to(pixels.device) if levels else made.to(pixels.device)
 

@@ -39,7 +39,8 @@ def find_font(path: Path | None = None) -> Path:
     looked = path or ", ".join(str(place) for place in FONT_PLACES)
     raise GessoError(
         f"No colour emoji font at {looked}. Training pictures are composed from Noto Color Emoji: install it "
-        "(Debian, Ubuntu: apt install fonts-noto-color-emoji) or give its file with --font."
+        "(Debian, Ubuntu: apt install fonts-noto-color-emoji) or give its file with `font`.",
+        code="missing",
     )
 
 
@@ -52,7 +53,11 @@ def render_glyphs(glyphs: Sequence[str], font_path: Path | None = None) -> np.nd
     try:
         font = ImageFont.truetype(str(path), STRIKE)
     except OSError as error:
-        raise GessoError(f"{path}: not a usable font ({error}). Expected Noto Color Emoji.") from error
+        raise GessoError(
+            f"{path}: not a usable font ({error}). Expected Noto Color Emoji.",
+            code="wrong_kind",
+            data={"path": str(path)},
+        ) from error
     return np.stack([_render(glyph, font) for glyph in glyphs])
 
 
@@ -61,7 +66,7 @@ def _render(glyph: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     ImageDraw.Draw(canvas).text((20, 20), glyph.removesuffix("\ufe0f"), font=font, embedded_color=True)
     box = canvas.getchannel("A").getbbox()
     if box is None or box[2] - box[0] > 140:  # nothing drawn, or the parts of a sequence side by side
-        raise GessoError(f"The emoji font has no glyph for {glyph!r}. Use version 2.042 or newer.")
+        raise GessoError(f"The emoji font has no glyph for {glyph!r}. Use version 2.042 or newer.", code="damaged")
     ink = canvas.crop(box).convert("RGBa")  # premultiplied: scaling must not pull in the colour of nothing
     scale = GLYPH_SIZE / max(ink.size)
     ink = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.LANCZOS)
@@ -86,7 +91,9 @@ def save_atlas(path: Path, glyphs: np.ndarray, objects: Sequence[Thing]) -> None
         with atomic_file(path) as file:
             picture.save(file, "PNG", pnginfo=note)
     except OSError as error:
-        raise GessoError(f"{path}: the atlas cannot be written ({error}).") from error
+        raise GessoError(
+            f"{path}: the atlas cannot be written ({error}).", code="unwritable", data={"path": str(path)}
+        ) from error
 
 
 def load_atlas(path: Path, objects: Sequence[Thing]) -> np.ndarray:
@@ -102,23 +109,31 @@ def load_atlas(path: Path, objects: Sequence[Thing]) -> np.ndarray:
             with Image.open(path, formats=("PNG",)) as picture:
                 note, wanted = picture.info.get(ATLAS_KEY), _atlas_note(objects)
                 if (found := _read_note(note)) is None:
-                    raise GessoError(f"{path}: a PNG, but not an atlas of glyphs. {remedy}")
+                    raise GessoError(
+                        f"{path}: a PNG, but not an atlas of glyphs. {remedy}", code="damaged", data={"path": str(path)}
+                    )
                 if found != wanted:
                     raise GessoError(
                         f"{path}: an atlas of {found.get('objects')!r} objects, hash {str(found.get('hash'))[:12]}, "
-                        f"expected {wanted['objects']} objects, hash {wanted['hash'][:12]}. {remedy}"
+                        f"expected {wanted['objects']} objects, hash {wanted['hash'][:12]}. {remedy}",
+                        code="damaged",
+                        data={"path": str(path)},
                     )
                 width, height = _atlas_size(len(objects))
                 if picture.size != (width, height) or picture.mode != "RGBA":
                     raise GessoError(
                         f"{path}: {picture.mode} of {picture.size[0]} x {picture.size[1]}, expected RGBA of "
-                        f"{width} x {height}. {remedy}"
+                        f"{width} x {height}. {remedy}",
+                        code="damaged",
+                        data={"path": str(path)},
                     )
                 sheet = np.asarray(picture)
     except GessoError:
         raise
     except Exception as error:  # a hostile file makes Pillow raise many kinds
-        raise GessoError(f"{path}: the atlas cannot be read ({error}). {remedy}") from error
+        raise GessoError(
+            f"{path}: the atlas cannot be read ({error}). {remedy}", code="unreadable", data={"path": str(path)}
+        ) from error
     tiles = sheet.reshape(-1, GLYPH_SIZE, ATLAS_COLUMNS, GLYPH_SIZE, 4).swapaxes(1, 2)
     return np.ascontiguousarray(tiles.reshape(-1, GLYPH_SIZE, GLYPH_SIZE, 4)[: len(objects)])
 

@@ -64,12 +64,20 @@ def parse_things(text: str, source: str) -> tuple[Thing, ...]:
             continue
         fields = [field.strip() for field in line.split("|")]
         if len(fields) != 3 or not fields[0] or not fields[1]:
-            raise GessoError(f"{source} line {number}: found {line!r}, expected: glyph | name | synonyms.")
+            raise GessoError(
+                f"{source} line {number}: found {line!r}, expected: glyph | name | synonyms.",
+                code="damaged",
+                data={"path": str(source)},
+            )
         name, _, plural = fields[1].partition("/")
         synonyms = tuple(word.strip() for word in fields[2].split(",") if word.strip())
         for word in (name, *synonyms):
             if word in seen:
-                raise GessoError(f"{source} line {number}: {word!r} already stands for {seen[word]!r}. Remove one.")
+                raise GessoError(
+                    f"{source} line {number}: {word!r} already stands for {seen[word]!r}. Remove one.",
+                    code="damaged",
+                    data={"path": str(source)},
+                )
             seen[word] = name
         things.append(Thing(fields[0], name, plural or plural_of(name), synonyms))
     return tuple(things)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gesso.notices import Notice
+
 if TYPE_CHECKING:
     from gesso.pipelines.picture import Progress
 
@@ -41,7 +43,7 @@ class Sampling:
 class Noticed:
     """Something that the user should know about a picture.  about: the picture's name in a run; "" without one"""
 
-    notice: str
+    notice: Notice
     about: str = ""
 
 

@@ -17,14 +17,14 @@ MIDJOURNEY = "midjourney"  # a syntax of the front end alone: what comes out is 
 
 
 def syntax_settings(syntax: str | None) -> dict[str, Any]:
-    """The fields of a request for a syntax by its name. Raises RequestError for an unknown one."""
+    """The fields of a request for a syntax by its name, by their paths. Raises RequestError for an unknown one."""
     if syntax is None:
         return {}
     if syntax == MIDJOURNEY:
-        return {"syntax": "a1111"}
+        return {"conventions.syntax": "a1111"}
     if syntax not in DIALECTS:
         check_known("syntax", syntax, (*DIALECTS, MIDJOURNEY))
-    return {"syntax": syntax}
+    return {"conventions.syntax": syntax}
 
 
 def open_front_end(

@@ -1,4 +1,4 @@
-"""What the files of a run are called: from `--output` and the request to a free path.
+"""What the files of a run are called: from an output name and the request to a free path.
 
 Fields such as {seed} are filled with cleaned values, so what stands in a prompt or a model's name can neither leave the
 folder nor make a name that a file system refuses. No file is overwritten in silence.
@@ -68,8 +68,11 @@ class OutputNames:
             except FileExistsError:
                 continue
         if self.exact:
-            raise GessoError(_taken(next(self.candidates(recipe))))
-        raise GessoError(f"{self.pattern}: {MAX_TRIES} files of this name are there already. Choose another --output")
+            raise GessoError(_taken(next(self.candidates(recipe))), code="name_taken")
+        raise GessoError(
+            f"{self.pattern}: {MAX_TRIES} files of this name are there already. Choose another `output`",
+            code="name_taken",
+        )
 
     def candidates(self, recipe: Recipe) -> Iterator[Path]:
         """Names to try in turn: the filled pattern, then the same with _2, _3, ... before the ending."""
@@ -83,7 +86,7 @@ class OutputNames:
 
 
 def plan(output: str | None, *, num_images: int, first_index: int = 0, overwrite: bool = False) -> OutputNames:
-    """Read `--output` and make sure, before any work, that it can be written.
+    """Read an output name and make sure, before any work, that it can be written.
 
     None: outputs/gesso-{seed}.png. An existing folder, a name that ends in / or one without an ending:
     that folder. Otherwise a file name or pattern that ends in .png, .jpg, .webp or .avif. Where a run has several
@@ -94,13 +97,19 @@ def plan(output: str | None, *, num_images: int, first_index: int = 0, overwrite
     if output is None:
         pattern, exact = os.path.join(DEFAULT_FOLDER, default), False
     elif "\0" in output or not output.strip():
-        raise GessoError("--output is empty or contains a NUL character; give a file name, a folder or a pattern")
+        raise GessoError(
+            "`output` is empty or contains a NUL character; give a file name, a folder or a pattern",
+            code="invalid_name",
+            field="output",
+        )
     elif Path(output).is_dir():  # its name is no pattern
         pattern, exact = os.path.join(output.replace("{", "{{").replace("}", "}}"), default), False
     elif output.endswith(("/", os.sep)) or not Path(output).suffix:
         pattern, exact = os.path.join(output, default), False
     elif Path(output).suffix.lower() not in FORMATS:
-        raise GessoError(f"{output}: use a name that ends in {', '.join(FORMATS)}, or a folder")
+        raise GessoError(
+            f"{output}: use a name that ends in {', '.join(FORMATS)}, or a folder", code="invalid_name", field="output"
+        )
     else:
         stem, ending = os.path.splitext(output)
         used = _fields_of(output)
@@ -110,7 +119,7 @@ def plan(output: str | None, *, num_images: int, first_index: int = 0, overwrite
     _fields_of(pattern)
     names = OutputNames(pattern, exact, overwrite)
     if exact and not overwrite and os.path.lexists(pattern):
-        raise GessoError(_taken(Path(pattern)))
+        raise GessoError(_taken(Path(pattern)), code="name_taken")
     _check_writable(pattern)
     return names
 
@@ -132,9 +141,15 @@ def _fields_of(pattern: str) -> set[str]:
     names = {match[1] for match in _FIELD.finditer(pattern)} - {None}
     if unknown := sorted(names - FIELDS.keys()):
         known = ", ".join(f"{{{name}}}" for name in FIELDS)
-        raise GessoError(f"--output {pattern}: unknown field {{{unknown[0]}}}. Known: {known}")
+        raise GessoError(
+            f"`output` {pattern}: unknown field {{{unknown[0]}}}. Known: {known}", code="invalid_name", field="output"
+        )
     if re.search(r"[{}]", _FIELD.sub("", pattern)):
-        raise GessoError(f"--output {pattern}: a brace without its partner; write {{{{ or }}}} for a brace in a name")
+        raise GessoError(
+            f"`output` {pattern}: a brace without its partner; write {{{{ or }}}} for a brace in a name",
+            code="invalid_name",
+            field="output",
+        )
     return names
 
 
@@ -151,13 +166,19 @@ def _check_writable(pattern: str) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise GessoError(f"--output: {folder} is a file, so nothing can be written below it. Choose another place")
+        raise GessoError(
+            f"`output`: {folder} is a file, so nothing can be written below it. Choose another place",
+            code="unwritable",
+            field="output",
+        )
     probe = folder / f".{secrets.token_hex(8)}.tmp"
     try:  # permissions do not tell everything: a file system may be read-only, or none at all
         probe.touch(exist_ok=False)
     except OSError as error:
         raise GessoError(
-            f"--output: nothing can be written into {folder} ({error.strerror}). Choose another place"
+            f"`output`: nothing can be written into {folder} ({error.strerror}). Choose another place",
+            code="unwritable",
+            field="output",
         ) from error
     finally:
         probe.unlink(missing_ok=True)
@@ -169,4 +190,4 @@ def _cut(text: str, size: int) -> str:
 
 
 def _taken(path: Path) -> str:
-    return f"{path} is there already and stays as it is. Choose another name, or add --overwrite"
+    return f"{path} is there already and stays as it is. Choose another name, or add `overwrite`"

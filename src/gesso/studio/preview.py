@@ -23,7 +23,11 @@ class Preview:
 
     def __init__(self, path: Path, decode: Callable[[Tensor], Tensor], *, every: int = 1) -> None:
         if path.suffix.lower() != ".png":
-            raise GessoError(f"{path}: previews are written as PNG. Use a name that ends in .png")
+            raise GessoError(
+                f"{path}: previews are written as PNG. Use a name that ends in .png",
+                code="unsupported",
+                data={"path": str(path)},
+            )
         self.path, self.decode, self.every = path, decode, every
 
     def on_event(self, event: Event) -> None:

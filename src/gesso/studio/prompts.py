@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.frontends.front_end import FrontEnd
+from gesso.notices import Notice
 from gesso.request.request import ResolvedRequest, TextToImageRequest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class PromptReading:
 
     request: ResolvedRequest
     reading: "ReadRequest"
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def read_prompts(
@@ -49,6 +50,7 @@ def read_prompts(
     from gesso.pipelines.defaults import defaults_for
     from gesso.pipelines.prompt_reading import read_request
     from gesso.request.names import with_canonical_names
+    from gesso.request.resolving import resolve
     from gesso.runtime.engine import find_model
     from gesso.runtime.model import LoadedModel
     from gesso.runtime.precision import choose_precision
@@ -61,6 +63,6 @@ def read_prompts(
     )
     shelf, finder = AdapterShelf(), finder if finder is not None else studio.finder()
     for written in (front or FrontEnd()).requests(with_canonical_names(request), parts.family):
-        resolved = written.request.resolve(defaults_for(written.request, parts.family))
+        resolved = resolve(written.request, defaults_for(written.request, parts.family))
         reading = read_request(resolved, loaded, finder, shelf)
         yield PromptReading(request=resolved, reading=reading, notices=written.notices)

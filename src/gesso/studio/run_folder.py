@@ -25,6 +25,8 @@ MAX_RUNS = 10_000
 class OtherRunError(GessoError):
     """A folder that holds something else than the run."""
 
+    default_code = "other_run"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -52,7 +54,11 @@ class RunFolder:
             return None
         image, recipe = read_picture(path)
         if recipe.request != expected.request or _files(recipe) != _files(expected):
-            raise GessoError(f"{path}: is another picture than this run draws there. Choose another --output")
+            raise GessoError(
+                f"{path}: is another picture than this run draws there. Choose another `output`",
+                code="other_run",
+                data={"path": str(path)},
+            )
         return image
 
     def save(self, name: str, data: bytes) -> Path:
@@ -61,7 +67,11 @@ class RunFolder:
         try:
             write_new(path, data)
         except FileExistsError:
-            raise GessoError(f"{path}: appeared while it was drawn; is the same run going on elsewhere?") from None
+            raise GessoError(
+                f"{path}: appeared while it was drawn; is the same run going on elsewhere?",
+                code="other_run",
+                data={"path": str(path)},
+            ) from None
         return path
 
 
@@ -73,7 +83,11 @@ def begin_run(base: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
             return open_run(path, what, seed)
         except OtherRunError:
             continue
-    raise GessoError(f"{base}: {MAX_RUNS} runs are there already. Choose a folder with --output")
+    raise GessoError(
+        f"{base}: {MAX_RUNS} runs are there already. Choose a folder with `output`",
+        code="name_taken",
+        data={"path": str(base)},
+    )
 
 
 def open_run(path: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
@@ -86,14 +100,18 @@ def open_run(path: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
     if file.exists():
         found = parse_json_object(read_bytes(file).decode("utf-8", errors="replace"), FILE)
         if found.get("schema") != SCHEMA or not isinstance(found.get("seed"), int):
-            raise GessoError(f"{file}: not written by gesso; choose another folder with --output")
+            raise GessoError(
+                f"{file}: not written by gesso; choose another folder with `output`",
+                code="other_run",
+                data={"path": str(file)},
+            )
         if found.get("what") != what or seed not in (None, found["seed"]):
             told = [key for key in what if not isinstance(found["what"], dict) or found["what"].get(key) != what[key]]
             differs = ", ".join(told) or "seed"
-            raise OtherRunError(f"{path}: holds another run ({differs} differ). Choose another folder with --output")
+            raise OtherRunError(f"{path}: holds another run ({differs} differ). Choose another folder with `output`")
         return RunFolder(path, found["seed"], is_new=False)
     if path.exists() and (not path.is_dir() or any(entry.suffix in FORMATS for entry in path.iterdir())):
-        raise OtherRunError(f"{path}: is there already and holds other pictures. Choose another folder with --output")
+        raise OtherRunError(f"{path}: is there already and holds other pictures. Choose another folder with `output`")
     seed = secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed
     text = json.dumps({"schema": SCHEMA, "seed": seed, "what": what}, ensure_ascii=False, indent=1)
     try:

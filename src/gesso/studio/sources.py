@@ -126,7 +126,8 @@ def check_sources(recipe: "Recipe", image: object, mask: object, hints: Sequence
     where               what the recipe was read from, for the error
     Raises GessoError (code source_missing, source_not_needed).
     """
-    for name, digest, source in (("image", recipe.request.image, image), ("mask", recipe.request.mask, mask)):
+    request = recipe.request
+    for name, digest, source in (("image", request.source.image, image), ("mask", request.mask.image, mask)):
         if digest is not None and source is None:
             raise GessoError(
                 f"{where}: drawn from the {name} {digest[:10]}..., which is not in it. Give it with `{name}`",
@@ -140,7 +141,7 @@ def check_sources(recipe: "Recipe", image: object, mask: object, hints: Sequence
                 code="source_not_needed",
                 field=name,
             )
-    digests = list(dict.fromkeys(use.image for use in recipe.request.controls))
+    digests = list(dict.fromkeys(use.image for use in request.controls))
     if len(hints) < len(digests):  # one picture may serve several networks
         several = len(digests) > 1
         raise GessoError(

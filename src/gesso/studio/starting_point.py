@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
+from gesso.notices import Notice
 from gesso.request.request import TextToImageRequest
 from gesso.studio.home import model_of_recipe
 
@@ -22,7 +23,7 @@ class StartingPoint:
 
     request: TextToImageRequest
     model: str | None = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 def start_from(

@@ -1,1 +1,1 @@
-"""Prompt text: parses prompts into weighted pieces and chunks of token ids, and applies the weights (emphasis)."""
+"""Prompts as text: parsed into weighted pieces and chunks of token ids, the weights applied (emphasis)."""

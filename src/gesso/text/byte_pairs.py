@@ -127,7 +127,8 @@ def parse_merges(lines: Sequence[str], name: str, first_line: int = 1) -> tuple[
         if not (left and space and right) or " " in right:
             raise GessoError(
                 f"{name}: line {number} is {_short(line)}, expected two pieces separated by one space. Download the "
-                "file again."
+                "file again.",
+                code="damaged",
             )
         merges.append((left, right))
     return tuple(merges)
@@ -148,13 +149,19 @@ def read_folder(folder: Path) -> BytePairs:
     else:
         raise GessoError(
             f"{folder}: no tokenizer found; expected vocab.json and merges.txt, or tokenizer.json. Give the "
-            "'tokenizer' folder of a complete checkpoint."
+            "'tokenizer' folder of a complete checkpoint.",
+            code="missing",
+            data={"path": str(folder)},
         )
     settings = _read_settings(folder, pieces)
     try:
         return BytePairs(pieces=pieces, merges=merges, **settings)
     except ValueError as error:
-        raise GessoError(f"{source}: {error}. The files do not belong together; download the folder again.") from None
+        raise GessoError(
+            f"{source}: {error}. The files do not belong together; download the folder again.",
+            code="damaged",
+            data={"path": str(source)},
+        ) from None
 
 
 def folder_files(pairs: BytePairs) -> dict[str, str]:
@@ -176,9 +183,13 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (RecursionError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise GessoError(f"{name}: not JSON ({error}); expected a JSON object. Download the file again.") from None
+        raise GessoError(
+            f"{name}: not JSON ({error}); expected a JSON object. Download the file again.", code="damaged"
+        ) from None
     if not isinstance(found, dict):
-        raise GessoError(f"{name}: holds a JSON {type(found).__name__}, expected an object. Download the file again.")
+        raise GessoError(
+            f"{name}: holds a JSON {type(found).__name__}, expected an object. Download the file again.", code="damaged"
+        )
     return found
 
 
@@ -198,7 +209,11 @@ def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, 
     try:
         lines = _read(merges_file).decode().split("\n")  # not splitlines: pieces may hold its rarer line ends
     except UnicodeDecodeError as error:
-        raise GessoError(f"{merges_file}: not UTF-8 text ({error}). Download the file again.") from None
+        raise GessoError(
+            f"{merges_file}: not UTF-8 text ({error}). Download the file again.",
+            code="damaged",
+            data={"path": str(merges_file)},
+        ) from None
     lines = [line.removesuffix("\r") for line in lines]
     while lines and not lines[-1]:
         lines.pop()
@@ -214,11 +229,17 @@ def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]
         kind = model.get("type") if isinstance(model, dict) else None
         raise GessoError(
             f"{file}: model of type {kind!r}, expected CLIP's 'BPE' with pieces that end in {WORD_END}. "
-            "The folder holds the tokenizer of another text encoder."
+            "The folder holds the tokenizer of another text encoder.",
+            code="wrong_kind",
+            data={"path": str(file)},
         )
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
-        raise GessoError(f"{file}: 'vocab' or 'merges' is missing in 'model'. Download the file again.")
+        raise GessoError(
+            f"{file}: 'vocab' or 'merges' is missing in 'model'. Download the file again.",
+            code="damaged",
+            data={"path": str(file)},
+        )
     pieces = _pieces_of(vocab, file)
     _check_added(found.get("added_tokens") or [], pieces, file)
     # Older files write a merge as "a b", newer ones as ["a", "b"].
@@ -234,7 +255,9 @@ def _pieces_of(vocab: dict[str, Any], file: Path) -> tuple[str, ...]:
     try:
         return order_pieces(vocab)
     except ValueError as error:
-        raise GessoError(f"{file}: {error}. Download the file again.") from None
+        raise GessoError(
+            f"{file}: {error}. Download the file again.", code="damaged", data={"path": str(file)}
+        ) from None
 
 
 def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
@@ -251,7 +274,11 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
             if token is None:
                 continue
             if not isinstance(token, str):
-                raise GessoError(f"{file}: {key} is {_short(token)}, expected a string. Download the file again.")
+                raise GessoError(
+                    f"{file}: {key} is {_short(token)}, expected a string. Download the file again.",
+                    code="damaged",
+                    data={"path": str(file)},
+                )
             settings[role] = token
         length = found.get("model_max_length")
         # transformers writes 10^30 where no length was set.
@@ -270,7 +297,9 @@ def _check_class(found: object, file: Path) -> None:
     if isinstance(found, str) and not found.startswith(("CLIP", "PreTrainedTokenizerFast", "TokenizersBackend")):
         raise GessoError(
             f"{file}: tokenizer_class is {_short(found)}, expected 'CLIPTokenizer'. "
-            "The folder holds the tokenizer of another text encoder."
+            "The folder holds the tokenizer of another text encoder.",
+            code="wrong_kind",
+            data={"path": str(file)},
         )
 
 
@@ -282,7 +311,9 @@ def _check_added(tokens: object, pieces: Sequence[str], file: Path) -> None:
         if content not in known:
             raise GessoError(
                 f"{file}: the added token {_short(content)} is not in the vocabulary, and gesso does not read added "
-                "tokens. Use the checkpoint without it, and load embeddings (textual inversion) separately."
+                "tokens. Use the checkpoint without it, and load embeddings (textual inversion) separately.",
+                code="unsupported",
+                data={"path": str(file)},
             )
 
 
@@ -292,12 +323,18 @@ def _read(file: Path) -> bytes:
         if size > MAX_FILE_BYTES:
             raise GessoError(
                 f"{file}: {size} bytes, expected at most {MAX_FILE_BYTES} in a vocabulary file. Download the file "
-                "again."
+                "again.",
+                code="too_large",
+                data={"path": str(file)},
             )
         return file.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise GessoError(f"{file}: cannot be read ({reason}); expected a vocabulary file. Check the folder.") from None
+        raise GessoError(
+            f"{file}: cannot be read ({reason}); expected a vocabulary file. Check the folder.",
+            code="unreadable",
+            data={"path": str(file)},
+        ) from None
 
 
 def _short(value: object) -> str:

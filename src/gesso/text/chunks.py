@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gesso.notices import Notice
 from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedText, check_prompt, shown
 from gesso.text.tokenizer import Tokenizer
 
@@ -69,14 +70,21 @@ class ChunkReport:
         return sum(self.num_tokens)
 
     @property
-    def notices(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[Notice, ...]:
         """A line for each weight that was changed, and one for what was cut. Unknown words are the caller's to name."""
         changed = tuple(
-            f"the weight {asked:g} of {shown(text.strip())} was changed to {taken:g}"
+            Notice(
+                f"the weight {asked:g} of {shown(text.strip())} was changed to {taken:g}",
+                code="weight_clamped",
+                data={"asked": asked, "taken": taken},
+            )
             for text, asked, taken in self.clamped[:8]
         )
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
-        return changed + ((f"prompt too long for {room}: ignored from {shown(self.cut)}",) if self.cut else ())
+        if not self.cut:
+            return changed
+        cut = f"prompt too long for {room}: ignored from {shown(self.cut)}"
+        return (*changed, Notice(cut, code="prompt_cut", data={"cut": self.cut}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gesso.notices import Notice
 from gesso.text.attention import escape
 from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, shown
 from gesso.text.schedule import PromptSchedule, WhenRule, parse_schedule
@@ -110,7 +111,7 @@ class ParsedPrompt:
     subprompts: tuple[SubPrompt, ...]
     joined: Joined = "guidance"
     networks: tuple[ExtraNetwork, ...] = ()
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def is_constant(self) -> bool:
@@ -150,14 +151,24 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     everything else means something, if need be itself.
     """
     check_prompt(text)
-    notices: list[str] = []
+    notices: list[Notice] = []
     comments = list(_comments(text))
-    notices += [f"ignored as a comment: {shown(text[start:end].strip())}" for start, end in comments[:3]]
+    notices += [
+        Notice(f"ignored as a comment: {shown(text[start:end].strip())}", code="comment_ignored")
+        for start, end in comments[:3]
+    ]
     uncommented = Traced.whole(text).without(comments)
     networks = [] if negative else list(_networks(uncommented))
     traced = uncommented.without((tag.start, tag.end) for tag in networks)
     others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
-    notices += [f"ignored: <{shown(kind)[1:-1]}:...>, an unknown kind of extra network" for kind in others]
+    notices += [
+        Notice(
+            f"ignored: <{shown(kind)[1:-1]}:...>, an unknown kind of extra network",
+            code="network_ignored",
+            data={"kind": kind},
+        )
+        for kind in others
+    ]
     _check_count("extra networks such as <lora:name:1>", len(networks), MAX_NETWORKS)
     _check_count("times BREAK", sum(1 for _ in _BREAK.finditer(traced.text)), MAX_BREAKS)
     subprompts = (SubPrompt(schedule=parse_schedule(traced)),) if negative else tuple(_subprompts(traced, notices))
@@ -270,7 +281,7 @@ def _placed(tag: ExtraNetwork, traced: Traced) -> ExtraNetwork:
     return ExtraNetwork(kind=tag.kind, name=tag.name, arguments=tag.arguments, named=tag.named, start=start, end=end)
 
 
-def _subprompts(traced: Traced, notices: list[str]) -> Iterator[SubPrompt]:
+def _subprompts(traced: Traced, notices: list[Notice]) -> Iterator[SubPrompt]:
     joints = [found.span() for found in _AND.finditer(traced.text)]
     _check_count("prompts joined by AND", len(joints) + 1, MAX_SUBPROMPTS)
     if not joints:
@@ -282,7 +293,13 @@ def _subprompts(traced: Traced, notices: list[str]) -> Iterator[SubPrompt]:
         end, asked = _split_weight(traced.text, start, end)
         weight = max(-MAX_WEIGHT, min(MAX_WEIGHT, asked))
         if weight != asked:
-            notices.append(f"the weight {asked:g} of {shown(traced.text[start:end].strip())} was changed to {weight:g}")
+            notices.append(
+                Notice(
+                    f"the weight {asked:g} of {shown(traced.text[start:end].strip())} was changed to {weight:g}",
+                    code="weight_clamped",
+                    data={"asked": asked, "taken": weight},
+                )
+            )
         yield SubPrompt(schedule=parse_schedule(traced.cut([(start, end)])), weight=weight)
 
 

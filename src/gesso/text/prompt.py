@@ -26,10 +26,10 @@ Reason = Literal[
 
 
 class PromptError(GessoError, ValueError):
-    """A prompt that cannot be read; `reason` is one of a closed list."""
+    """A prompt that cannot be read; `reason` is one of a closed list, and the error's code."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, code=reason)
         self.reason = reason
 
 

@@ -1,1 +1,1 @@
-"""Training: one loop for any task."""
+"""The training loop: one for any task."""

@@ -90,7 +90,11 @@ def load_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises many kinds
         reason = str(error).partition(".")[0][:120]
-        raise GessoError(f"{path}: not a training state of gesso ({reason}). Remove it to start again.") from error
+        raise GessoError(
+            f"{path}: not a training state of gesso ({reason}). Remove it to start again.",
+            code="damaged",
+            data={"path": str(path)},
+        ) from error
     return state
 
 
@@ -98,7 +102,9 @@ def load_average(folder: Path) -> dict[str, dict[str, Tensor]]:
     """The averaged weights of a training, by module and name. Raises GessoError where there is none yet."""
     path = folder / "last.pt"
     if not path.exists():
-        raise GessoError(f"{path} is missing. Train the stage {folder.name!r} first.")
+        raise GessoError(
+            f"{path} is missing. Train the stage {folder.name!r} first.", code="missing", data={"path": str(path)}
+        )
     average: dict[str, dict[str, Tensor]] = load_state(path)["average"]
     return average
 
@@ -131,7 +137,11 @@ def fit(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GessoError(f"{folder}: cannot make the folder ({error.strerror}). Choose another place") from error
+        raise GessoError(
+            f"{folder}: cannot make the folder ({error.strerror}). Choose another place",
+            code="unwritable",
+            data={"path": str(folder)},
+        ) from error
     run = _Run(task, plan, folder, torch.device(device), what, on_log)
     if compiled:
         for network in task.networks():
@@ -191,7 +201,11 @@ class _Run:
     def _go_on(self, state: dict[str, Any]) -> None:
         was = state.get("what")
         if was is not None and self.what is not None and was != self.what:
-            raise GessoError(f"{self.last}: is the state of {was}, not of {self.what}. Use another folder")
+            raise GessoError(
+                f"{self.last}: is the state of {was}, not of {self.what}. Use another folder",
+                code="other_training",
+                data={"path": str(self.last)},
+            )
         try:
             for name, module in self.task.modules.items():
                 module.load_state_dict(state["modules"][name])
@@ -200,7 +214,9 @@ class _Run:
         except (KeyError, RuntimeError, ValueError):
             raise GessoError(
                 f"{self.last}: is the state of another training or of other sizes. Use another folder, or the "
-                "options of that training"
+                "options of that training",
+                code="other_training",
+                data={"path": str(self.last)},
             ) from None
         self.step, self.samples, self.seconds_before = state["step"], state["samples"], state["seconds"]
         self.precision = state.get("precision", "float32")  # states from before there was a choice
@@ -307,7 +323,8 @@ class _Run:
                 self.sums[key] = self.sums.get(key, 0.0) + float(value)
             if not math.isfinite(float(figures["norm"])):
                 raise GessoError(
-                    f"step {at}: the gradient is not finite. Lower the learning rate, or resume from {self.last}."
+                    f"step {at}: the gradient is not finite. Lower the learning rate, or resume from {self.last}.",
+                    code="not_finite",
                 )
         self.summed += len(self.waiting)
         self.waiting.clear()

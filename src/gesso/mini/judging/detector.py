@@ -309,7 +309,9 @@ def _about(
     if config.num_things != len(things) or table != table_hash(things):
         raise GessoError(
             f"{path}: the judge was trained on another object table ({config.num_things} objects, {table[:8]}) than "
-            f"the one in use ({len(things)} objects, {table_hash(things)[:8]}). {REMAKE}"
+            f"the one in use ({len(things)} objects, {table_hash(things)[:8]}). {REMAKE}",
+            code="other_training",
+            data={"path": str(path)},
         )
     return config, accuracy, unseen
 

@@ -1,0 +1,95 @@
+"""Options for fields of a request, made from the table of fields: names, type, range, help and default."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from gesso.request.checks import RequestError
+from gesso.request.fields import Row
+from gesso.request.request import ROWS
+
+_TYPES: Mapping[str, type] = {"whole": int, "real": float, "text": str, "choice": str}
+_LONGEST = 10_000  # a range beyond says nothing
+_PATH = re.compile(r"\b[a-z]+(?:[._][a-z]+)+\b")  # a field whose name is not that of its option: num_steps, mask.blur
+
+
+def with_fields(places: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command options for fields of a request.
+
+    places  parameter of the command -> paths of the fields whose options follow it in the help
+    The command gets what was typed as its argument `fields`: path -> value; fields that were left out are not in it.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        paths = {_parameter(path): path for some in places.values() for path in some}
+        own = [one for one in inspect.signature(command).parameters.values() if one.name != "fields"]
+        assert places.keys() <= {one.name for one in own}
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            typed = {path: _value(ROWS[path], values.pop(name)) for name, path in paths.items()}
+            fields = {path: value for path, value in typed.items() if value != ROWS[path].default}
+            with field_names_as_options():
+                command(**values, fields=fields)
+
+        parameters = []
+        for one in own:
+            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            parameters += [_option(ROWS[path]) for path in places.get(one.name, ())]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def help_of(row: Row) -> str:
+    """What an option says of its field: the sentence of the table, with its range or the words that it can have."""
+    about, sentence = row.field, row.field.help.removesuffix(".")
+    if words := row.choices or tuple(about.means):
+        return f"{sentence}: {', '.join(words)}."
+    span = f"{about.low:g} to {about.high:g}" if about.low is not None and about.high is not None else ""
+    tells = not span or span in sentence or (about.high or 0) > _LONGEST
+    return about.help if tells else f"{sentence} ({span})."
+
+
+@contextmanager
+def field_names_as_options() -> Iterator[None]:
+    """Errors about fields name the options that set them: "mask.padding goes with ..." is of --mask-padding."""
+    try:
+        yield
+    except RequestError as error:
+        error.message = _PATH.sub(lambda match: _named(match[0]), error.message)
+        raise
+
+
+def _named(path: str) -> str:
+    row = ROWS.get(path)
+    return f"--{row.field.options[0]}" if row is not None and row.field.options else path
+
+
+def _parameter(path: str) -> str:
+    return path.replace(".", "__")
+
+
+def _option(row: Row) -> inspect.Parameter:
+    about = row.field
+    names = [f"--{name}" for name in about.options] + ([f"-{about.letter}"] if about.letter else [])
+    # Ranges are the request's to check: its message says both ends.
+    option = typer.Option(*names, help=help_of(row), metavar=about.metavar or None, show_default=False)
+    kind: Any = _TYPES[row.kind]
+    return inspect.Parameter(
+        _parameter(row.path),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=row.default,
+        annotation=Annotated[kind if row.default is not None else kind | None, option],
+    )
+
+
+def _value(row: Row, value: Any) -> Any:
+    """What was typed; -1 leaves a seed open, as other tools ask for a random one."""
+    return row.default if row.field.minus_one and value == -1 else value

@@ -1,0 +1,258 @@
+"""What a request leaves open is filled in, and what it asks for checked against the model: `resolve`.
+
+Each kind of setting has a function that gives what it fills in, by paths, and refuses what cannot be.
+"""
+
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gesso.request import hires
+from gesso.request.checks import MAX_NOISE_LEVEL, RequestError, check_known, check_multiple
+from gesso.request.fields import Preset
+from gesso.request.groups import MASK_PADDING
+from gesso.request.presets import PRESETS
+from gesso.request.request import DRAWN_SEED_BITS, OWN_SCHEDULE, ROWS, ResolvedRequest, TextToImageRequest, flat, nested
+from gesso.text.dialects import DIALECTS
+
+MIN_TILE = 8  # latents a side
+OUTPAINT_BLUR = 8.0  # pixels by which new borders run into the picture
+WHERE_A_PICTURE_IS = ("source.strength", "source.outpaint", "source.resize", "mask.image")
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a model fills in, and what it accepts.
+
+    preset, presets: its name, and a value for each field that a preset decides, as preset, sampler and model have it
+    kind: what the model takes besides text: none, inpaint (mask and masked picture), edit (picture), upscale (picture)
+    max_noise_level: the noisiest picture that a model which enlarges was trained with
+    has_refiner: whether one is given beside the request
+    """
+
+    width: int
+    height: int
+    num_steps: int
+    guidance_scale: float
+    guidance_rescale: float = 0.0
+    sampler: str
+    schedule: str
+    clip_skip: int = 1
+    preset: Preset = "gesso"
+    presets: Mapping[str, Any] = field(default_factory=lambda: PRESETS["gesso"])
+    image_guidance_scale: float = 1.5
+    noise_level: int = 20
+    max_noise_level: int = MAX_NOISE_LEVEL
+    refiner_switch_at: float = 0.8
+    kind: str = "none"
+    has_refiner: bool = False
+    multiple: int  # width and height are multiples of it
+    max_clip_skip: int
+    samplers: Collection[str]
+    schedules: Collection[str]
+    noises: Collection[str]
+    etas: Mapping[str, float]  # the samplers that have an eta, with the one they take when none is asked for
+
+    def of(self, path: str) -> Any:
+        """The value of a field that was left open and may not stay so."""
+        return self.presets[path] if path in self.presets else getattr(self, path)
+
+
+def resolve(
+    request: TextToImageRequest, defaults: Defaults, *, draw_seed: Callable[[], int] | None = None
+) -> ResolvedRequest:
+    """The same request with nothing left open, checked against the model. Raises RequestError.
+
+    `draw_seed` gives a seed where none was asked for; by default a random one of 32 bits.
+    """
+    draw = draw_seed or (lambda: secrets.randbits(DRAWN_SEED_BITS))
+    asked = flat(request)
+    values = asked | (_own_steps(request, request.sigmas) if request.sigmas is not None else {})
+    values |= {
+        path: defaults.of(path)
+        for path, value in values.items()
+        if value is None and path not in ("seed", "eta") and not ROWS[path].field.optional
+    }
+    values |= {"seed": draw()} if request.seed is None else {}
+    _check_model(values, defaults, own_schedule=request.sigmas is not None)
+    values |= _sampler(values, defaults)
+    values |= _source(values, defaults)
+    values |= _edits(values, defaults)
+    values |= _mask(values, defaults, asked)
+    values |= _variation(values, defaults, draw)
+    values |= _tiles(values, defaults)
+    values |= _hires(values, defaults)
+    return ResolvedRequest(**nested(values))
+
+
+def _own_steps(request: TextToImageRequest, sigmas: tuple[float, ...]) -> dict[str, Any]:
+    """Number of steps and name of the schedule for sigmas that the user brings."""
+    steps = len(sigmas) - 1
+    if request.num_steps not in (None, steps):
+        raise RequestError("sigmas", f"{len(sigmas)} sigmas are {steps} steps; leave num_steps {request.num_steps} out")
+    if request.schedule not in (None, OWN_SCHEDULE):
+        raise RequestError("sigmas", f"own sigmas take the place of the schedule {request.schedule}; leave one out")
+    return {"num_steps": steps, "schedule": OWN_SCHEDULE, "conventions.timestep_spacing": "schedule"}
+
+
+def _check_model(values: Values, defaults: Defaults, *, own_schedule: bool) -> None:
+    """Names that are known, and what the model can draw."""
+    check_known("sampler", values["sampler"], defaults.samplers)
+    if not own_schedule:
+        check_known("schedule", values["schedule"], defaults.schedules)
+    check_known("noise", values["noise"], defaults.noises)
+    check_known("syntax", values["conventions.syntax"], DIALECTS)
+    for side in ("width", "height"):
+        check_multiple(side, values[side], defaults.multiple)
+    if values["clip_skip"] > defaults.max_clip_skip:
+        raise RequestError(
+            "clip_skip", f"clip_skip {values['clip_skip']}: the model's text encoder has {defaults.max_clip_skip}"
+        )
+
+
+def _sampler(values: Values, defaults: Defaults) -> Values:
+    """The sampler's own eta; refuses one that it does not have."""
+    own = defaults.etas.get(values["sampler"])  # None: this sampler has no eta
+    if values["eta"] and own is None:
+        raise RequestError(
+            "eta", f"eta {values['eta']:g}: the sampler {values['sampler']} puts no noise back; leave it out"
+        )
+    return {"eta": own or 0.0} if values["eta"] is None else {}
+
+
+def _source(values: Values, defaults: Defaults) -> Values:
+    """How much of a picture is drawn again; refuses what has no picture, and what the model does not take with one."""
+    with_image = values["source.image"] is not None
+    if defaults.kind in ("edit", "upscale"):
+        verb = "edits" if defaults.kind == "edit" else "enlarges"
+        if not with_image:
+            raise RequestError("source.image", f"this model {verb} a picture: give it one with `image`")
+        for path, what in (("source.strength", "strength"), ("mask.image", "mask"), ("source.outpaint", "outpaint")):
+            if values[path] is not None:
+                raise RequestError(path, f"this model {verb} the whole picture and takes no {what}; leave it out")
+    for path in WHERE_A_PICTURE_IS:
+        if values[path] is not None and not with_image:
+            raise RequestError(path, f"{path} needs a picture to start from: give one with `image`")
+    if with_image and values["source.strength"] is None and defaults.kind not in ("edit", "upscale"):
+        masked = values["mask.image"] is not None or values["source.outpaint"] is not None
+        return {
+            "source.strength": 1.0 if masked and defaults.kind == "inpaint" else defaults.presets["source.strength"]
+        }
+    return {}
+
+
+def _edits(values: Values, defaults: Defaults) -> Values:
+    """Settings of models that edit or enlarge, and of a refiner; refuses those of jobs that are not asked for."""
+    filled: dict[str, Any] = {}
+    for path, has, default, what in (
+        ("source.guidance_scale", defaults.kind == "edit", defaults.image_guidance_scale, "edits by instruction"),
+        ("source.noise_level", defaults.kind == "upscale", defaults.noise_level, "enlarges"),
+    ):
+        if has and values[path] is None:
+            filled[path] = default
+        elif values[path] is not None and not has:
+            raise RequestError(path, f"{path} is for a model that {what}; leave it out")
+    level = filled.get("source.noise_level", values["source.noise_level"])
+    if level is not None and level > defaults.max_noise_level:
+        raise RequestError(
+            "source.noise_level",
+            f"source.noise_level is {level}, this model was trained up to {defaults.max_noise_level}",
+        )
+    if defaults.has_refiner and values["refiner_switch_at"] is None:
+        filled["refiner_switch_at"] = defaults.refiner_switch_at
+    elif values["refiner_switch_at"] is not None and not defaults.has_refiner:
+        raise RequestError("refiner_switch_at", "refiner_switch_at needs a refiner: give one with `refiner`")
+    return filled
+
+
+def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
+    """What is under a mask, how far around it is seen, and how soft it is; refuses what has nothing to work on."""
+    has_mask, outpaint = values["mask.image"] is not None, values["source.outpaint"]
+    if defaults.kind == "upscale" and values["source.resize"] is not None:
+        raise RequestError("source.resize", "this model enlarges the picture as it is; leave source.resize out")
+    if values["mask.content"] is not None and not has_mask and outpaint is None:
+        raise RequestError("mask.content", "mask.content needs a mask: give one with `mask`")
+    if values["mask.area"] is not None and not has_mask:
+        raise RequestError("mask.area", "mask.area needs a mask: give one with `mask`")
+    one_part = values["mask.area"] == "masked"
+    if one_part and outpaint is not None:
+        raise RequestError(
+            "mask.area", "mask.area masked draws a part of the picture, source.outpaint more: leave one out"
+        )
+    if one_part and values["source.resize"] is not None:
+        raise RequestError("source.resize", "mask.area masked keeps the picture's size; leave source.resize out")
+    if values["mask.padding"] is not None and not one_part:
+        raise RequestError("mask.padding", "mask.padding goes with mask.area masked")
+    if outpaint is not None and not any(outpaint):
+        raise RequestError("source.outpaint", "source.outpaint adds 0 pixels at every side; say how many at which")
+    filled: dict[str, Any] = {}
+    if has_mask or outpaint is not None:
+        filled["mask.content"] = values["mask.content"] or "original"
+    if one_part and values["mask.padding"] is None:
+        filled["mask.padding"] = MASK_PADDING
+    if outpaint is not None and asked["mask.blur"] is None:
+        filled["mask.blur"] = max(values["mask.blur"], OUTPAINT_BLUR)
+    return filled
+
+
+def _variation(values: Values, defaults: Defaults, draw_seed: Callable[[], int]) -> Values:
+    """The seed of a variation; refuses half of a size, and a seed that nothing is taken of."""
+    if values["variation.strength"] is None and values["variation.seed"] is not None:
+        raise RequestError("variation.seed", "variation.seed needs variation.strength: how much of it, 0 to 1")
+    if (values["variation.width"] is None) != (values["variation.height"] is None):
+        raise RequestError("variation.width", "variation.width and variation.height go together")
+    for path in ("variation.width", "variation.height"):
+        if values[path] is not None:
+            check_multiple(path, values[path], defaults.multiple)
+    if values["variation.strength"] is not None and values["variation.seed"] is None:
+        return {"variation.seed": draw_seed()}
+    return {}
+
+
+def _tiles(values: Values, defaults: Defaults) -> Values:
+    """How far tiles overlap; refuses tiles that the model cannot draw, and those that cost without end."""
+    size, overlap = values["tiles.size"], values["tiles.overlap"]
+    if size is None:
+        if overlap is not None:
+            raise RequestError("tiles.overlap", "tiles.overlap goes with tiles.size: the size of the tiles")
+        return {}
+    if values["tiling"] is not None:
+        raise RequestError(
+            "tiles.size", "tiles.size draws in parts, which see their own edges; tiling wants none: leave one out"
+        )
+    if defaults.kind == "upscale":
+        raise RequestError("tiles.size", "this model enlarges the picture at once; leave tiles.size out")
+    check_multiple("tiles.size", size, defaults.multiple)
+    if size < MIN_TILE * defaults.multiple:
+        raise RequestError("tiles.size", f"tiles.size {size}: at least {MIN_TILE * defaults.multiple} for this model")
+    if overlap is None:
+        overlap = size // 4 // defaults.multiple * defaults.multiple
+    check_multiple("tiles.overlap", overlap, defaults.multiple)
+    if overlap > size // 2:
+        raise RequestError("tiles.overlap", f"tiles.overlap {overlap}: at most half of the tile, {size // 2}")
+    return {"tiles.overlap": overlap}
+
+
+def _hires(values: Values, defaults: Defaults) -> Values:
+    """The second pass; refuses one over a picture of which parts are kept."""
+    if values["hires"] is None:
+        return {}
+    for path, what in (("mask.image", "mask"), ("source.outpaint", "outpaint")):
+        if values[path] is not None:
+            raise RequestError("hires", f"hires draws the whole picture again and takes no {what}; leave one out")
+    if defaults.kind in ("edit", "upscale"):
+        raise RequestError("hires", "this model works on a picture as it is; leave hires out")
+    return {
+        "hires": hires.filled(
+            values["hires"],
+            values,
+            multiple=defaults.multiple,
+            presets=defaults.presets,
+            schedule=defaults.schedule,
+            samplers=defaults.samplers,
+            schedules=defaults.schedules,
+        )
+    }

@@ -1,0 +1,121 @@
+"""Every error and notice has a code of the table, and the table has no code that nothing uses."""
+
+import ast
+import copy
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from gesso import codes
+from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.errors import Reason as ModelFileReason
+from gesso.cli.words import in_options
+from gesso.errors import GessoError
+from gesso.notices import RECORDED, Notice
+from gesso.registry import PluginError
+from gesso.request.checks import RequestError
+from gesso.runtime.cancel import CancelledError
+from gesso.runtime.finite import NotFiniteError
+from gesso.text.prompt import PromptError
+from gesso.text.prompt import Reason as PromptReason
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "src/gesso").rglob("*.py"))}
+REASONS = {*get_args(ModelFileReason), *get_args(PromptReason)}
+NOTES = {"Notice", "note"}  # what makes a notice, by the name that is called
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """(where, the name that is called, the call) of all calls in the package."""
+    for path, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", name, node
+
+
+def code_of(call: ast.Call) -> ast.expr | None:
+    return next((each.value for each in call.keywords if each.arg == "code"), None)
+
+
+def constants(value: ast.expr) -> list[str]:
+    """The codes that an expression may be, as far as they stand in it."""
+    return [each.value for each in ast.walk(value) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+
+
+def test_codes_in_the_source_stand_in_the_table() -> None:
+    for where, name, call in calls():
+        if (value := code_of(call)) is not None and (name.endswith("Error") or name in NOTES):
+            table = codes.NOTICES if name in NOTES else codes.ERRORS
+            assert all(code in table for code in constants(value)), f"{where}: {ast.unparse(value)}"
+        if name in ("ModelFileError", "PromptError") and call.args and isinstance(call.args[0], ast.Constant):
+            assert call.args[0].value in codes.ERRORS, f"{where}: {ast.unparse(call)}"
+
+
+def test_an_error_below_the_command_line_says_which_it_is() -> None:
+    for where, name, call in calls():
+        if name == "GessoError" and "/cli/" not in where:
+            value = code_of(call)
+            assert value is not None, f"{where}: {ast.unparse(call)}"
+            passed_on = isinstance(value, ast.Attribute) and value.attr == "code"
+            assert passed_on or (constants(value) and "error" not in constants(value)), f"{where}: {ast.unparse(call)}"
+
+
+def test_every_code_is_used() -> None:
+    errors, notices = set(REASONS) | {GessoError.default_code}, {RECORDED}
+    for _, name, call in calls():
+        if (value := code_of(call)) is not None:
+            (notices if name in NOTES else errors).update(constants(value))
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                for line in node.body:
+                    if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "default_code":
+                        errors.update(constants(line.value))
+            if isinstance(node, ast.FunctionDef) and node.name in NOTES:
+                defaults = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                notices.update(constants(next((value for arg, value in defaults if arg.arg == "code" and value), None)))
+    assert errors == set(codes.ERRORS)
+    assert notices == set(codes.NOTICES)
+
+
+def test_the_page_is_fresh() -> None:
+    """Make it again with: python -m gesso.codes >docs/errors.md"""
+    assert (ROOT / "docs/errors.md").read_text(encoding="utf-8") == codes.page()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "field", "data"),
+    [
+        (GessoError("a"), "error", None, {}),
+        (GessoError("a", code="missing", data={"path": "b"}), "missing", None, {"path": "b"}),
+        (RequestError("width", "a"), "invalid_field", "width", {}),
+        (PromptError("wildcard", "a"), "wildcard", None, {}),
+        (ModelFileError("shape", Path("b"), "a"), "shape", None, {"path": "b"}),
+        (NotFiniteError("a", "unet", None), "not_finite", None, {"part": "unet", "module": None}),
+        (CancelledError(), "cancelled", None, {}),
+        (
+            PluginError("gesso.samplers", "b", "c 1", "a"),
+            "plugin_unusable",
+            None,
+            {"group": "gesso.samplers", "name": "b", "distribution": "c 1"},
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_kind_of_error_has_its_code(error: GessoError, code: str, field: str | None, data: dict[str, object]) -> None:
+    assert (error.code, error.field, error.data) == (code, field, data)
+
+
+def test_a_notice_is_its_text() -> None:
+    notice = Notice("the `mask` is stretched", code="mask_stretched", field="mask", data={"width": 3})
+    assert notice == "the `mask` is stretched"
+    assert json.loads(json.dumps([notice])) == ["the `mask` is stretched"]
+    assert in_options(notice) == "the --mask is stretched"
+    for each in (copy.deepcopy(notice), pickle.loads(pickle.dumps(notice)), notice.reworded("other")):
+        assert (each.code, each.field, each.data) == ("mask_stretched", "mask", {"width": 3})
+    assert notice.reworded("other") == "other"
