@@ -1,4 +1,4 @@
-"""The codes of errors and notices, one sentence each. docs/errors.md is made of them.
+"""Errors and notices by code: one sentence each, of which docs/errors.md is made.
 
 python -m gesso.codes >docs/errors.md
 """

@@ -19,6 +19,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.parts import HiresPass
 from gesso.request.request import TextToImageRequest
+from gesso.request.resolving import resolve
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.text.prompt import PromptError
@@ -60,7 +61,7 @@ def texts(engine: Engine, model: LoadedModel, request: TextToImageRequest, known
     told = {}
     for letter, prompt in known.items():
         alone = replace(request, prompt=prompt)
-        resolved = alone.resolve(defaults_for(alone, model.family)) if not given else None
+        resolved = resolve(alone, defaults_for(alone, model.family)) if not given else None
         resolved = resolved or TextToImage(engine, model).resolve(alone, **given)
         told[letter] = encode_prompts(model, resolved).cond.context
     with contexts(model) as seen:
@@ -302,4 +303,4 @@ def test_a_long_prompt_beside_a_short_negative_one(engine: Engine, models: dict[
             pipeline.pixels(even, **given), pipeline.pixels(changed(even, uneven_chunks="padded"), **given)
         )
     pipeline = TextToImage(engine, models["sd"])
-    assert pipeline.resolve(replace(REQUEST, preset="a1111")).uneven_chunks == "apart"
+    assert pipeline.resolve(replace(REQUEST, preset="a1111")).conventions.uneven_chunks == "apart"

@@ -16,7 +16,7 @@ from gesso.pipelines.picture import Picture, Progress
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import NAMED, TextToImageRequest, flat
 from gesso.runtime.engine import Engine
 from gesso.runtime.finite import NotFiniteError
 from gesso.studio.replay import replay
@@ -247,17 +247,17 @@ def test_names_of_other_tools(pipeline: TextToImage):
 
 def test_presets_fill_what_is_left_open(pipeline: TextToImage):
     a1111 = pipeline.resolve(replace(REQUEST, preset="a1111", sampler="DPM++ 3M SDE"))
-    assert (a1111.noise, a1111.levels, a1111.schedule) == ("nv", "truncate", "exponential")
-    assert a1111.discard_penultimate_sigma
-    assert not pipeline.resolve(changed(a1111, discard_penultimate_sigma=False)).discard_penultimate_sigma
+    assert (a1111.noise, a1111.conventions.levels, a1111.schedule) == ("nv", "truncate", "exponential")
+    assert a1111.conventions.discard_penultimate_sigma
+    assert not pipeline.resolve(changed(a1111, discard_penultimate_sigma=False)).conventions.discard_penultimate_sigma
     own = pipeline.resolve(changed(REQUEST, preset="a1111", noise="cpu", levels="round"))
     assert (own.preset, own.noise, own.conventions.levels) == ("a1111", "cpu", "round")
 
 
 def test_the_preset_a1111_is_what_its_sources_say(pipeline: TextToImage):
     """Notes of the tool: where its pictures come from. (The preset "diffusers" is held beside diffusers itself.)"""
-    found = pipeline.resolve(replace(REQUEST, preset="a1111", sampler="Euler a"), image=source(), mask=left_half())
-    told = {
+    request = pipeline.resolve(replace(REQUEST, preset="a1111", sampler="Euler a"), image=source(), mask=left_half())
+    expected = {
         "schedule": "uniform",
         "noise": "nv",  # its GPU source, repeatable anywhere
         "sigma_table": "rounded",  # float64, kept as float32
@@ -279,7 +279,8 @@ def test_the_preset_a1111_is_what_its_sources_say(pipeline: TextToImage):
         "strength": 0.75,
         "eta": 1.0,
     }
-    assert {name: getattr(found, name) for name in told} == told
+    values = flat(request)
+    assert {name: values[NAMED[name].path] for name in expected} == expected
 
 
 def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline: TextToImage, tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asking import ask
+from asking import changed
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
@@ -62,7 +62,7 @@ def test_in_limited_memory_neither_is_there_while_the_other_works(
 
     monkeypatch.setattr(base.parts.vae, "decode", decoded)
     pipeline = TextToImage(engine, base, refiner=refiner)
-    request = ask(**{**vars(REQUEST), "refiner_rule": rule})
+    request = changed(REQUEST, refiner_rule=rule)
     pictures = list(pipeline(request))
     assert set(worked) == {"xl CLIPTextModel", "refiner CLIPTextModel", "xl UNet", "refiner UNet", "xl decoder"}
     first, second = (plan.base for plan in pipeline.plans(request).values())

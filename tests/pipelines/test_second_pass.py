@@ -202,18 +202,18 @@ def test_a1111_takes_as_many_steps_as_are_asked_for(pipelines: dict[str, TextToI
     second, steps = steps_of(pipelines["sd"], HiresPass(strength=0.4, num_steps=10), preset="a1111")
     assert (steps.num_planned, steps.num_steps) == (25, 10)
     assert a1111_image_start(10, 0.4, exact_steps=True).first == steps.first == 15
-    assert second.strength == 0.4
+    assert second.source.strength == 0.4
     _, same = steps_of(pipelines["sd"], HiresPass(strength=0.4), preset="a1111")
     assert same.num_steps == 4
     _, own = steps_of(pipelines["sd"], HiresPass(strength=0.4, num_steps=10))
     assert (own.num_planned, own.num_steps) == (10, 4)
     sde, _ = steps_of(pipelines["sd"], HiresPass(sampler="dpmpp_3m_sde"), preset="a1111")
-    assert sde.discard_penultimate_sigma
+    assert sde.conventions.discard_penultimate_sigma
     ddim, steps = steps_of(pipelines["sd"], HiresPass(sampler="ddim", num_steps=8, strength=0.5), preset="a1111")
-    assert (ddim.timestep_spacing, ddim.initial_noise) == ("a1111", "variance")
+    assert (ddim.conventions.timestep_spacing, ddim.conventions.initial_noise) == ("a1111", "variance")
     assert steps.num_steps == 6  # of timesteps A1111 makes one call fewer than it keeps, and keeps one fewer
     back, _ = steps_of(pipelines["sd"], HiresPass(sampler="euler"), preset="a1111", sampler="ddim")
-    assert (back.timestep_spacing, back.initial_noise) == ("schedule", "sigma")
+    assert (back.conventions.timestep_spacing, back.conventions.initial_noise) == ("schedule", "sigma")
 
 
 def test_a_prompt_that_changes_goes_on_through_the_second_pass(pipelines: dict[str, TextToImage]):
