@@ -37,8 +37,7 @@ def _yardstick() -> int:
 def _seconds(function: Callable[[], object]) -> float:
     best = float("inf")
     for _ in range(3):
-        gc.collect()
-        gc.disable()
+        gc.disable()  # and no collection before: in a process with torch and many tests that alone takes half a second
         try:
             start = time.process_time()
             function()
