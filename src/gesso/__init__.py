@@ -59,7 +59,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.runtime.finite import NotFiniteError
     from gesso.runtime.model import LoadedModel
     from gesso.runtime.upscaling import Upscaler, load_upscaler
-    from gesso.studio.replay import Verdict, replay
+    from gesso.studio.replay import Verdict, replay, replay_recipe
+    from gesso.studio.sources import Sources
+    from gesso.studio.studio import EngineOptions, ModelChoice, RecipePlaces, Studio
     from gesso.text.dialects import DIALECTS, Dialect, weighted_dialect
     from gesso.text.prompt import PromptError, WeightedText
 
@@ -72,10 +74,13 @@ _PUBLIC = {
     # Drawing.
     "CancelToken": "gesso.runtime.cancel",
     "Engine": "gesso.runtime.engine",
+    "EngineOptions": "gesso.studio.studio",
     "LoadedModel": "gesso.runtime.model",
+    "ModelChoice": "gesso.studio.studio",
     "Notice": "gesso.notices",
     "Picture": "gesso.pipelines.picture",
     "Progress": "gesso.pipelines.picture",
+    "Studio": "gesso.studio.studio",
     "TextToImage": "gesso.pipelines.text_to_image",
     # What to draw.
     "ControlUse": "gesso.request.parts",
@@ -110,10 +115,13 @@ _PUBLIC = {
     "Environment": "gesso.request.environment",
     "ExtraFile": "gesso.request.recipe",
     "Recipe": "gesso.request.recipe",
+    "RecipePlaces": "gesso.studio.studio",
+    "Sources": "gesso.studio.sources",
     "Verdict": "gesso.studio.replay",
     "WeightFile": "gesso.request.recipe",
     "read_recipe": "gesso.pictures.picture_file",
     "replay": "gesso.studio.replay",
+    "replay_recipe": "gesso.studio.replay",
     # Pictures without a prompt.
     "Upscaler": "gesso.runtime.upscaling",
     "load_upscaler": "gesso.runtime.upscaling",
@@ -174,6 +182,7 @@ __all__ = [
     "Conventions",
     "Dialect",
     "Engine",
+    "EngineOptions",
     "Entry",
     "Environment",
     "Event",
@@ -191,6 +200,7 @@ __all__ = [
     "LoraUse",
     "Mask",
     "ModelCall",
+    "ModelChoice",
     "ModelFileError",
     "ModelLoaded",
     "ModelLoading",
@@ -210,6 +220,7 @@ __all__ = [
     "Progress",
     "PromptError",
     "Recipe",
+    "RecipePlaces",
     "Registry",
     "RequestError",
     "ResolvedRequest",
@@ -217,7 +228,9 @@ __all__ = [
     "Sampling",
     "Schedule",
     "Source",
+    "Sources",
     "StepDone",
+    "Studio",
     "TextToImage",
     "TextToImageRequest",
     "Tiles",
@@ -238,6 +251,7 @@ __all__ = [
     "read_picture",
     "read_recipe",
     "replay",
+    "replay_recipe",
     "request_schema",
     "strip_metadata",
     "upscale",

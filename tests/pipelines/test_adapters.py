@@ -30,7 +30,7 @@ from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.precision import memory_used
 from gesso.runtime.shelf import AdapterShelf
-from gesso.studio.replay import replay
+from gesso.studio.replay import replay_recipe
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, clip_tokenizer, save_tiny_folder
 
 REQUEST = TextToImageRequest(prompt="a cat", seed=1, num_steps=4, width=64, height=64)
@@ -310,7 +310,7 @@ def test_the_recipe_names_every_file_by_its_hash(pipeline: TextToImage, finder: 
     for extra in extras:
         assert extra.sha256 == hash_file(finder.find(extra.kind, extra.name)).sha256
     assert Recipe.from_json(picture.recipe.to_json()) == picture.recipe
-    verdict, _ = replay(pipeline, picture.image, picture.recipe)
+    verdict, _ = replay_recipe(pipeline, picture.image, picture.recipe)
     assert verdict.kind == "identical" and verdict.changed == ()
 
 
@@ -322,15 +322,15 @@ def test_a_file_that_changed_is_told_and_one_that_is_gone_is_an_error(
     (picture,) = mine(replace(REQUEST, prompt="a cat <lora:mine:0.5>"))
     before = hash_file(path).sha256
     lora_file(path, target_of(TINY_SD), seed=5)
-    verdict, again = replay(mine, picture.image, picture.recipe)
+    verdict, again = replay_recipe(mine, picture.image, picture.recipe)
     assert verdict.kind == "different"
     assert verdict.changed == (f"lora mine: {before[:10]} -> {hash_file(path).sha256[:10]}",)
     assert changes(picture.recipe, again.recipe) == list(verdict.changed)
     path.unlink()
     with pytest.raises(ModelFileError, match="cannot be read"):
-        replay(mine, picture.image, picture.recipe)
+        replay_recipe(mine, picture.image, picture.recipe)
     with pytest.raises(RequestError, match="no lora is called 'mine'"):
-        replay(TextToImage(engine, pipeline.model), picture.image, picture.recipe)
+        replay_recipe(TextToImage(engine, pipeline.model), picture.image, picture.recipe)
 
 
 def test_a_shelf_reads_a_file_once_and_again_where_it_changed(

@@ -33,7 +33,7 @@ from gesso.request.parts import ControlUse
 from gesso.request.recipe import Recipe
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
-from gesso.studio.replay import replay
+from gesso.studio.replay import replay_recipe
 from pipelines.test_diffusers_parity import Case, scheduler
 from tiny_models import save_tiny_mini, tiny_family
 from tiny_sd import TINY_INPAINT, TINY_SD, TINY_SD21, TINY_SDXL, save_tiny_folder
@@ -399,10 +399,10 @@ def test_the_recipe_names_file_and_hint_and_replays(folder: Any, ours: Any) -> N
     (extra,) = recipe.extras
     assert (extra.kind, extra.name, extra.sha256) == ("control", "edges", hash_file(file).sha256)
     assert recipe.request.controls[0].image == hint_digest(hint)
-    verdict, _ = replay(pipeline, result.image, recipe, hints=[hint])
+    verdict, _ = replay_recipe(pipeline, result.image, recipe, hints=[hint])
     assert verdict.kind == "identical"
     with pytest.raises(RequestError, match=r"edges: its hint .* was not given"):
-        replay(pipeline, result.image, recipe)
+        replay_recipe(pipeline, result.image, recipe)
 
 
 def test_pictures_that_nobody_asked_for_are_refused(ours: Any) -> None:

@@ -19,7 +19,7 @@ from gesso.request.checks import RequestError
 from gesso.request.request import NAMED, TextToImageRequest, flat
 from gesso.runtime.engine import Engine
 from gesso.runtime.finite import NotFiniteError
-from gesso.studio.replay import replay
+from gesso.studio.replay import replay_recipe
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, TINY_X4, save_tiny_folder
 
@@ -289,11 +289,11 @@ def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline
     path = tmp_path / "x.png"
     path.write_bytes(picture.to_png())
     original, recipe = read_picture(path)
-    verdict, again = replay(pipeline, original, recipe, image=image, mask=mask)
+    verdict, again = replay_recipe(pipeline, original, recipe, image=image, mask=mask)
     assert verdict.kind == "identical"
     assert again.recipe == picture.recipe
     with pytest.raises(RequestError, match="was not given"):
-        replay(pipeline, original, recipe, image=image)
+        replay_recipe(pipeline, original, recipe, image=image)
 
 
 def test_a_recipe_of_version_1_draws_the_same(pipeline: TextToImage):
@@ -313,7 +313,7 @@ def test_a_recipe_of_version_1_draws_the_same(pipeline: TextToImage):
     recipe = Recipe.from_json(json.dumps(found))
     plain = {"syntax": "plain", "emphasis": "ignore", "chunks": "first"}
     assert recipe == replace(picture.recipe, request=changed(picture.recipe.request, **plain))
-    assert replay(pipeline, picture.image, recipe)[0].kind == "identical"
+    assert replay_recipe(pipeline, picture.image, recipe)[0].kind == "identical"
 
 
 @pytest.fixture(scope="module")

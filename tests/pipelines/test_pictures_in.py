@@ -27,7 +27,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.runtime.engine import Engine
-from gesso.studio.replay import replay
+from gesso.studio.replay import replay_recipe
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, save_tiny_folder
 
@@ -358,7 +358,7 @@ def test_a_model_that_edits_takes_what_is_not_about_parts(pipelines: dict[str, T
     plain = draw(pipelines["edit"], image, width=128, height=64)
     picture = draw(pipelines["edit"], image, width=128, height=64, **values)
     assert picture.image.tobytes() != plain.image.tobytes()
-    assert replay(pipelines["edit"], picture.image, picture.recipe, image=image)[0].kind == "identical"
+    assert replay_recipe(pipelines["edit"], picture.image, picture.recipe, image=image)[0].kind == "identical"
     with pytest.raises(RequestError, match="takes no mask"):
         draw(pipelines["edit"], image, Image.new("L", (200, 160), 255))
 
@@ -386,7 +386,7 @@ def test_replay_is_identical(pipelines: dict[str, TextToImage], values: dict[str
     picture = draw(pipelines[model], image, mask, **values)
     request = picture.recipe.request
     assert ResolvedRequest.from_json(request.to_json()) == request
-    verdict, _ = replay(pipelines[model], picture.image, picture.recipe, image=image, mask=mask)
+    verdict, _ = replay_recipe(pipelines[model], picture.image, picture.recipe, image=image, mask=mask)
     assert verdict.kind == "identical"
 
 

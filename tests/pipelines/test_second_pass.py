@@ -29,7 +29,7 @@ from gesso.request.parts import HiresPass
 from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.runtime.engine import Engine
 from gesso.runtime.plan import Workload
-from gesso.studio.replay import replay
+from gesso.studio.replay import replay_recipe
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_EDIT, TINY_INPAINT, TINY_SD, TINY_SDXL, save_tiny_folder
 from upscaler_files import upscaler_weights
@@ -175,7 +175,7 @@ def test_every_kind_of_upscaler_and_the_recipe(pipelines: dict[str, TextToImage]
         assert (request.hires.sampler, request.hires.schedule) == ("dpmpp_2m", "karras")
         assert ResolvedRequest.from_json(request.to_json()) == request
         assert [file.name for file in picture.recipe.extras] == ([name] if name == "compact" else [])
-        verdict, again = replay(pipelines[model], picture.image, picture.recipe)
+        verdict, again = replay_recipe(pipelines[model], picture.image, picture.recipe)
         assert verdict.kind == "identical"
         assert again.recipe == picture.recipe
         other = draw(pipelines[model], replace(hires, prompt=None), width=64, height=64)

@@ -16,7 +16,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
-from gesso.studio.replay import compare, replay
+from gesso.studio.replay import compare, replay_recipe
 from tiny_models import save_tiny_mini
 
 REQUEST = TextToImageRequest(prompt="a red cat", seed=7)
@@ -220,7 +220,7 @@ def test_replay_of_a_saved_picture_is_identical(pipeline: TextToImage, tmp_path:
     picture = draw(pipeline, num_images=2, sampler="dpmpp_2m_sde")[1]
     path = tmp_path / "x.png"
     path.write_bytes(picture.to_png())
-    verdict, again = replay(pipeline, *read_picture(path))
+    verdict, again = replay_recipe(pipeline, *read_picture(path))
     assert (verdict.kind, verdict.line, verdict.levels, verdict.changed, verdict.edited) == (
         "identical",
         "identical",
@@ -234,13 +234,13 @@ def test_replay_of_a_saved_picture_is_identical(pipeline: TextToImage, tmp_path:
 def test_replay_names_an_edit_and_other_weights(pipeline: TextToImage, tmp_path: Path):
     (picture,) = draw(pipeline)
     brighter = picture.image.point(lambda level: min(level + 1, 255))
-    verdict, _ = replay(pipeline, brighter, picture.recipe)
+    verdict, _ = replay_recipe(pipeline, brighter, picture.recipe)
     assert (verdict.kind, verdict.levels, verdict.edited) == ("equal", 1, True)
-    verdict, _ = replay(pipeline, brighter, picture.recipe, tolerance=0)
+    verdict, _ = replay_recipe(pipeline, brighter, picture.recipe, tolerance=0)
     assert verdict.kind == "different"
     engine = Engine("cpu")
     other = TextToImage(engine, engine.load(save_tiny_mini(tmp_path / "tiny.safetensors", seed=1)))
-    verdict, _ = replay(other, picture.image, picture.recipe)
+    verdict, _ = replay_recipe(other, picture.image, picture.recipe)
     assert verdict.kind == "different"
     assert [line.split(":")[0] for line in verdict.changed] == ["weights tiny.safetensors"]
 

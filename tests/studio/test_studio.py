@@ -26,7 +26,7 @@ from gesso.studio.files import add_file, recipe_files
 from gesso.studio.many import Grid, Run, RunSummary, draw_grid, line_jobs, with_settings
 from gesso.studio.output_names import plan
 from gesso.studio.prompts import read_prompts
-from gesso.studio.replay import replay_file
+from gesso.studio.replay import replay
 from gesso.studio.run_folder import open_run
 from gesso.studio.sources import Sources, check_sources, read_sources
 from gesso.studio.starting_point import start_from
@@ -162,14 +162,14 @@ def test_a_picture_replays_with_a_model_that_was_renamed_and_moved(studio: Studi
     (folder / "sub").mkdir()
     shutil.move(folder / "cats.safetensors", folder / "sub" / "dogs.safetensors")
     with pytest.raises(GessoError, match="Say where it is with `model`") as caught:
-        replay_file(path, library=library)
+        replay(path, library=library)
     digest = read_picture(path)[1].model_hash
     assert (caught.value.code, caught.value.field) == ("recipe_model_missing", "model")
     assert caught.value.data == {"name": "cats.safetensors", "sha256": digest}
     moved = str(folder / "sub" / "dogs.safetensors")
-    assert replay_file(path, places=RecipePlaces(model=moved), library=library)[0].kind == "identical"
+    assert replay(path, places=RecipePlaces(model=moved), library=library)[0].kind == "identical"
     library.hashed(next(entry for entry in library.entries() if entry.path == Path(moved)))
-    verdict, again = replay_file(path, library=library)
+    verdict, again = replay(path, library=library)
     assert (verdict.kind, verdict.changed) == ("identical", ())
     assert again.recipe.request == read_picture(path)[1].request
 
@@ -178,9 +178,9 @@ def test_a_picture_drawn_as_another_prediction_is_replayed_as_that(studio: Studi
     """The folder looks like one that predicts noise; the recipe says how it was taken."""
     choice = ModelChoice(model=save_tiny_folder(tmp_path / "sd"), prediction="v")
     path = save_one(studio, tmp_path / "a.png", REQUEST, choice)
-    verdict, again = replay_file(path, library=library)
+    verdict, again = replay(path, library=library)
     assert (verdict.kind, again.recipe.prediction) == ("identical", "v")
-    plain = studio.open(ModelChoice(model=tmp_path / "sd"))
+    plain = studio.open(tmp_path / "sd")
     assert plain.model.family.prediction == "eps"
 
 

@@ -97,9 +97,9 @@ def command(
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
-        from gesso.studio.replay import replay_file
+        from gesso.studio.replay import replay
 
-        verdict, again = replay_file(
+        verdict, again = replay(
             picture,
             read_sources(image, mask, hint or [], invert_mask=mask_invert),
             RecipePlaces(model=model, refiner=refiner, vae=vae, unet=unet, files=files),

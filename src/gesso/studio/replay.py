@@ -63,8 +63,8 @@ class Verdict:
         return f"equal within {amount}" if self.kind == "equal" else f"different: by up to {amount}"
 
 
-def replay_file(
-    path: Path,
+def replay(
+    path: str | Path,
     sources: Sources | None = None,
     places: RecipePlaces | None = None,
     *,
@@ -76,7 +76,7 @@ def replay_file(
     on_event: OnEvent = ignore,
     cancel: "CancelToken | None" = None,
 ) -> tuple[Verdict, Picture]:
-    """Draw a picture in a file again, with the models and files of its recipe wherever they lie now, and compare.
+    """Draw the picture of a file again, with the models and files of its recipe wherever they are now, and compare.
 
     sources  the pictures that it was drawn from, where it was
     places   where models and files are that are not found by name and hash
@@ -84,13 +84,14 @@ def replay_file(
     library  None: the user's
     Raises GessoError where the file is no picture that gesso wrote, and for what is not on this machine.
     """
+    path = Path(path)
     sources = sources or Sources()
     original, recipe = read_picture(path)
     check_plugins(recipe, path)
     check_sources(recipe, sources.image, sources.mask, sources.hints, path)
     studio = Studio(EngineOptions.of_recipe(recipe, device=device, dtype=dtype, threads=threads), library=library)
     pipeline = studio.open_recipe(recipe, places, near=path.parent, where=path, on_event=on_event)
-    return replay(
+    return replay_recipe(
         pipeline,
         original,
         recipe,
@@ -102,7 +103,7 @@ def replay_file(
     )
 
 
-def replay(
+def replay_recipe(
     pipeline: TextToImage,
     original: Image.Image,
     recipe: Recipe,

@@ -1,9 +1,9 @@
 """From names and files to a ready pipeline.
 
 studio = Studio(EngineOptions(dtype="bfloat16", memory="6GiB"))
-pipeline = studio.open(ModelChoice(model="my-checkpoint", vae="kl-f8-anime"))
-for picture in draw(pipeline, Order(request=TextToImageRequest(prompt="a cat"))):
-    picture.image.show()
+pipeline = studio.open(ModelChoice(model="my-checkpoint", vae="kl-f8-anime"))  # or studio.open("my-checkpoint")
+for picture in pipeline(TextToImageRequest(prompt="a cat")):
+    picture.show()
 """
 
 import os
@@ -142,14 +142,19 @@ class Studio:
         return LibraryFinder(self.library, files)
 
     def open(
-        self, choice: ModelChoice | None = None, *, finder: "Finder | None" = None, on_event: OnEvent = ignore
+        self,
+        choice: ModelChoice | str | Path | None = None,
+        *,
+        finder: "Finder | None" = None,
+        on_event: OnEvent = ignore,
     ) -> "TextToImage":
         """The pipeline of a model, and of a refiner if any; what is loaded already stays.
 
+        choice  the model, and what goes with it; None: the default model
         finder  of the files that requests name; None: `self.finder()`
         Raises GessoError for what is not there, and ModelFileError for files that cannot be used.
         """
-        choice = choice or ModelChoice()
+        choice = choice if isinstance(choice, ModelChoice) else ModelChoice(model=choice or DEFAULT_MODEL)
         on_event(Loading(model=Path(choice.model).name))
         model = self.resolve(choice.model)
         refiner = None if choice.refiner is None else self.resolve(choice.refiner)
