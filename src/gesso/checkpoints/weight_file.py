@@ -12,15 +12,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.foreign import START, container_of
-from gesso.checkpoints.gguf_file import open_gguf
 from gesso.checkpoints.keymap import TensorSource
-from gesso.checkpoints.pickle_file import SOURCE_KEY, Limits, convert_pickle, list_pickle
 from gesso.checkpoints.safetensors_file import TensorInfo, open_regular, open_safetensors, sha256_of
 from gesso.checkpoints.sharded import open_sharded
+
+if TYPE_CHECKING:
+    from gesso.checkpoints.pickle_file import Limits
+
+# The modules of pickles and GGUF are imported where such a file is opened: most pictures need neither, and importing
+# them takes a hundredth of the time of a short command.
 
 
 class WeightFile(Protocol):
@@ -62,7 +66,7 @@ class PickleFile:
     nbytes: int
     tensors: Mapping[str, TensorInfo]
     dropped: tuple[str, ...]  # what was no tensor, in words
-    limits: Limits
+    limits: "Limits"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -77,6 +81,8 @@ class PickleFile:
     @contextmanager
     def reader(self) -> Iterator[TensorSource]:
         """Converts into a temporary file of the same size, and maps that. The tensors read stay valid afterwards."""
+        from gesso.checkpoints.pickle_file import convert_pickle
+
         with tempfile.TemporaryDirectory(prefix="gesso-", ignore_cleanup_errors=True) as folder:
             target = Path(folder) / "converted.safetensors"
             convert_pickle(self.path, target, limits=self.limits)
@@ -87,7 +93,7 @@ class PickleFile:
                 yield reader
 
 
-def open_weights(path: str | Path, *, converted: Path | None = None, limits: Limits | None = None) -> WeightFile:
+def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Limits | None" = None) -> WeightFile:
     """Opens any file of weights, whatever its name; touches no weights.
 
     converted  folder for safetensors copies of PyTorch files, under the SHA-256 of the original: made once, used from
@@ -99,6 +105,8 @@ def open_weights(path: str | Path, *, converted: Path | None = None, limits: Lim
     with open_regular(path) as (handle, nbytes):
         container = container_of(handle.read(START))
     if container == "gguf":
+        from gesso.checkpoints.gguf_file import open_gguf
+
         return open_gguf(path)
     if container == "index":
         return open_sharded(path)
@@ -106,23 +114,29 @@ def open_weights(path: str | Path, *, converted: Path | None = None, limits: Lim
         return open_safetensors(path)
     if converted is not None:
         return open_safetensors(converted_copy(path, converted, limits=limits))
+    from gesso.checkpoints.pickle_file import Limits, list_pickle
+
     listing = list_pickle(path, limits=limits)
     return PickleFile(path, nbytes, listing.tensors, listing.dropped, limits or Limits())
 
 
 def _is_copy(copy: Path, digest: str) -> bool:
+    from gesso.checkpoints.pickle_file import SOURCE_KEY
+
     try:
         return open_safetensors(copy).metadata.get(SOURCE_KEY) == digest
     except ModelFileError:  # not there, or damaged since
         return False
 
 
-def converted_copy(path: Path, folder: Path, *, limits: Limits | None = None, sha256: str | None = None) -> Path:
+def converted_copy(path: Path, folder: Path, *, limits: "Limits | None" = None, sha256: str | None = None) -> Path:
     """The safetensors copy of a PyTorch file in this folder, made now where there is none. Raises ModelFileError.
 
     sha256  of the file, where it is known. The copy's name has its start; the copy itself says the whole of it.
     Two processes may make the same copy at once: each writes its own and the last to end replaces an equal file.
     """
+    from gesso.checkpoints.pickle_file import convert_pickle
+
     digest = sha256 or sha256_of(path)
     copy = folder / f"{path.stem}.{digest[:10]}.safetensors"
     if not _is_copy(copy, digest):

@@ -5,6 +5,7 @@ stopped with Ctrl-C; 143 stopped with SIGTERM. Nothing but the table below is kn
 that `gesso --help` needs neither torch nor any command's module.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -55,6 +56,9 @@ def main() -> NoReturn:
     # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep those
     # that have work from running: two threads on two busy cores took 20 to 80 s for a picture that takes 2 s like this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
+    # through them again and again: a twentieth of the time of a short command.
+    gc.set_threshold(10_000)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from gesso.registry import Registry
 from gesso.text.comfyui import parse_comfyui
-from gesso.text.compel import parse_compel
 from gesso.text.grammar import ParsedPrompt, SubPrompt, parse_prompt
 from gesso.text.prompt import Piece, PromptError, Traced, WeightedText, check_prompt
 from gesso.text.schedule import constant
@@ -42,6 +41,12 @@ def _comfyui(text: str) -> ParsedPrompt:
     return _constant(text, parse_comfyui)
 
 
+def _compel(text: str) -> ParsedPrompt:
+    from gesso.text.compel import parse_compel  # with its grammar, which few prompts need
+
+    return parse_compel(text)
+
+
 def _constant(text: str, read: Callable[[Traced], tuple[Piece, ...]]) -> ParsedPrompt:
     check_prompt(text)
     return ParsedPrompt(source=text, subprompts=(SubPrompt(schedule=constant(text, read)),))
@@ -57,7 +62,7 @@ _BUILTIN = {
             emphasis="original",
         ),
         Dialect(name="comfyui", parse=_comfyui, parse_negative=_comfyui, emphasis="comfyui", whole_words=True),
-        Dialect(name="compel", parse=parse_compel, parse_negative=parse_compel, emphasis="compel"),
+        Dialect(name="compel", parse=_compel, parse_negative=_compel, emphasis="compel"),
         Dialect(name="plain", parse=_plain, parse_negative=_plain, emphasis="ignore"),  # every sign is text
     )
 }
