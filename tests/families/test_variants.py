@@ -22,7 +22,7 @@ from gesso.families import loading
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
 from gesso.families.parts import Parts
-from gesso.families.prediction import probe_prediction, told_prediction
+from gesso.families.prediction import declared_prediction, probe_prediction
 from gesso.families.registry import FAMILIES, family_named, release_like
 from gesso.families.saving import ldm_tensors, save_diffusers, save_ldm
 from gesso.families.taesd import load_taesd, save_taesd
@@ -272,7 +272,7 @@ def test_a_folder_takes_its_settings_from_a_named_family(tmp_path: Path, monkeyp
 )
 def test_a_yaml_beside_the_file_tells_the_prediction(tmp_path: Path, text: str, expected: str | None) -> None:
     (tmp_path / "model.yaml").write_text(text)
-    assert told_prediction(tmp_path / "model.safetensors", {}, {}) == expected
+    assert declared_prediction(tmp_path / "model.safetensors", {}, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -290,13 +290,13 @@ def test_a_yaml_beside_the_file_tells_the_prediction(tmp_path: Path, text: str, 
 def test_what_tells_the_prediction(
     tmp_path: Path, names: dict[str, int], metadata: dict[str, str], expected: str | None
 ) -> None:
-    assert told_prediction(tmp_path / "model.safetensors", names, metadata) == expected
+    assert declared_prediction(tmp_path / "model.safetensors", names, metadata) == expected
 
 
 def test_yaml_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ModelFileError, match="is not UTF-8"):
-        told_prediction(tmp_path / "model.safetensors", {}, {})
+        declared_prediction(tmp_path / "model.safetensors", {}, {})
 
 
 def answering(unet: UNet, value: float) -> UNet:

@@ -13,7 +13,7 @@ from torch import Tensor
 from asking import changed
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.defaults import defaults_for
-from gesso.pipelines.networks import ChangingText, EditNetwork
+from gesso.pipelines.networks import InstructPix2PixNetwork, PromptEditing
 from gesso.pipelines.prompts import encode_prompts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
@@ -223,7 +223,7 @@ def test_guidance_by_text_and_picture_adds_joined_prompts():
     def told(*values: float) -> Conditioning:
         return Conditioning(context=torch.tensor(values).reshape(-1, 1, 1))
 
-    edit = EditNetwork(network, told(3.0, 5.0), told(1.0), told(0.5), 7.0, 1.5, weights=(1.0, 0.5))
+    edit = InstructPix2PixNetwork(network, told(3.0, 5.0), told(1.0), told(0.5), 7.0, 1.5, weights=(1.0, 0.5))
     guided, uncond = edit.with_uncond(torch.zeros(1, 4, 2, 2), torch.zeros(1))
     assert guided[0, 0, 0, 0].item() == pytest.approx(0.5 + 7.0 * (2.0 + 0.5 * 4.0) + 1.5 * 0.5)
     assert uncond[0, 0, 0, 0].item() == pytest.approx(1.0)
@@ -241,7 +241,7 @@ def test_a_text_that_changes_goes_by_the_clock():
             return torch.stack([z + self.value, z])
 
     clock = Clock(6)
-    network = ChangingText(clock, [(2, Says(1.0)), (3, Says(2.0)), (5, Says(3.0))])
+    network = PromptEditing(clock, [(2, Says(1.0)), (3, Says(2.0)), (5, Says(3.0))])
     late = replace(network, shift=0)
     said, later = [], []
     for clock.step in range(6):

@@ -24,8 +24,8 @@ from gesso.families.control_network import control_unet
 from gesso.families.native_control import save_control
 from gesso.hints.registry import preprocess
 from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.pipelines.controls import find_controls, is_on, strengths
 from gesso.pipelines.hint_pictures import HintPicture, hint_digest
-from gesso.pipelines.steering import find_controls, is_on, strengths
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.finder import NamedFiles
@@ -448,9 +448,9 @@ def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any
     for stay in ("turns", "stream"):
         engine.memory = None
         tight = replace(next(iter(with_control.values())), stay=stay)
-        limited = TextToImage(engine, pipeline.model.under(tight), finder=pipeline.finder)
+        limited = TextToImage(engine, pipeline.model.with_plan(tight), finder=pipeline.finder)
         assert torch.equal(limited.pixels(request, hints=[hint]), wanted)
-        pipeline.model.residency.rest_all()
+        pipeline.model.residency.offload_all()
 
 
 def test_the_default_models_own_file(tmp_path: Path) -> None:
@@ -494,17 +494,17 @@ def test_another_shape_is_cropped_or_stretched(mode: str, left: int, preprocesso
     """Black at both ends of a wide picture, white in its middle."""
     image = Image.new("RGB", (128, 64))
     image.paste((255, 255, 255), (32, 0, 96, 64))
-    found = np.asarray(made(image, mode, preprocessor=preprocessor).made((64, 64)).convert("L"))
+    found = np.asarray(made(image, mode, preprocessor=preprocessor).hint((64, 64)).convert("L"))
     assert abs(int(found[32, 4]) - left) < 16
 
 
 def test_a_preprocessor_with_parameters_of_its_own() -> None:
     image = picture(size=(64, 64))
-    found = made(image, preprocessor="canny", parameters=(("low", 900.0), ("high", 1200.0))).made((64, 64))
+    found = made(image, preprocessor="canny", parameters=(("low", 900.0), ("high", 1200.0))).hint((64, 64))
     assert found.tobytes() == preprocess("canny", image, parameters={"low": 900, "high": 1200}).tobytes()
     assert found.tobytes() != preprocess("canny", image).tobytes()
     with pytest.raises(RequestError, match="canny: unknown parameter 'lwo'"):
-        made(image, preprocessor="canny", parameters=(("lwo", 1.0),)).made((64, 64))
+        made(image, preprocessor="canny", parameters=(("lwo", 1.0),)).hint((64, 64))
 
 
 @pytest.mark.parametrize("preprocessor", [None, "tile"])

@@ -15,9 +15,9 @@ from gesso.events import (
     Event,
     ModelLoaded,
     ModelLoading,
-    NumbersRescued,
     PictureDone,
     PlanChosen,
+    RecomputedInFloat32,
     StepDone,
 )
 from gesso.pipelines.text_to_image import TextToImage
@@ -126,12 +126,12 @@ def test_numbers_that_were_rescued_are_told(mini: Path, monkeypatch: pytest.Monk
         return pixels * torch.nan if latents.dtype == torch.bfloat16 else pixels
 
     monkeypatch.setattr(type(model.parts.vae), "decode", overflowing)
-    engine.events.subscribe(events.append, NumbersRescued, PictureDone)
+    engine.events.subscribe(events.append, RecomputedInFloat32, PictureDone)
     with caplog.at_level(logging.INFO, logger="gesso"):
         (picture,) = TextToImage(engine, model)(REQUEST)
     notice = "the autoencoder left the range of bfloat16; computed again in float32"
     rescued, done = events
-    assert rescued == NumbersRescued(job=1, index=0, network="vae", notice=notice)
+    assert rescued == RecomputedInFloat32(job=1, index=0, network="vae", notice=notice)
     assert isinstance(done, PictureDone)
     assert done.notices == picture.notices
     assert notice in done.notices

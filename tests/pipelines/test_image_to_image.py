@@ -367,7 +367,7 @@ def test_an_upscaler_makes_four_of_each_pixel(engine: Engine, tmp_path: Path):
 
 
 def test_guidance_by_picture_is_equation_3():
-    from gesso.pipelines.networks import EditNetwork
+    from gesso.pipelines.networks import InstructPix2PixNetwork
     from gesso.runtime.conditioning import Conditioning
 
     def network(z: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -377,7 +377,7 @@ def test_guidance_by_picture_is_equation_3():
     def told(text: float, picture: float) -> Conditioning:
         return Conditioning(context=torch.full((2, 3, 4), float(text)), concat=torch.full((2, 1, 4, 4), float(picture)))
 
-    edit = EditNetwork(network, told(3, 1), told(1, 1), told(1, 0), scale=7.0, image_scale=1.5)
+    edit = InstructPix2PixNetwork(network, told(3, 1), told(1, 1), told(1, 0), scale=7.0, image_scale=1.5)
     out = edit(torch.zeros(2, 1, 4, 4), torch.zeros(2))
     assert torch.equal(out, torch.full_like(out, 1 + 7.0 * (13 - 11) + 1.5 * (11 - 1)))
 

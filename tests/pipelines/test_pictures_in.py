@@ -19,7 +19,7 @@ from gesso.pipelines.clock import Clock
 from gesso.pipelines.denoising import noise_source, variation_source
 from gesso.pipelines.framing import Placement
 from gesso.pipelines.inputs import SourcePictures, prepare
-from gesso.pipelines.networks import Differential
+from gesso.pipelines.networks import DifferentialDiffusion
 from gesso.pipelines.picture import Picture
 from gesso.pipelines.source_images import soften
 from gesso.pipelines.steps import plan_steps
@@ -160,7 +160,7 @@ def test_each_place_is_freed_at_its_own_step():
         def with_uncond(self, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
             return torch.stack([self(x, sigma)] * 2)
 
-    denoise = Differential(Inner(), mask, image, noise, clock, first=2)
+    denoise = DifferentialDiffusion(Inner(), mask, image, noise, clock, first=2)
     for step in range(2, 6):
         clock.step = step
         denoise(torch.zeros(1, 1, 1, 5), 0.5)

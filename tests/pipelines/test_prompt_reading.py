@@ -14,8 +14,8 @@ from gesso.pipelines.prompt_reading import MAX_TEXTS, ReadRequest, read_request
 from gesso.request.finder import NamedFiles
 from gesso.request.request import TextToImageRequest
 from gesso.request.resolving import resolve
+from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.shelf import AdapterShelf
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_SD, save_tiny_folder
 
@@ -36,7 +36,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> NamedFiles:
 
 def read(model: LoadedModel, finder: NamedFiles, prompt: str, **values: object) -> ReadRequest:
     request = changed(TextToImageRequest(prompt=prompt, num_steps=10), **values)
-    return read_request(resolve(request, defaults_for(request, model.family)), model, finder, AdapterShelf())
+    return read_request(resolve(request, defaults_for(request, model.family)), model, finder, AdapterCache())
 
 
 def test_pieces_steps_chunks(model: LoadedModel, finder: NamedFiles):

@@ -16,7 +16,7 @@ from gesso.families.base import Family
 from gesso.families.registry import FAMILIES
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.denoising import noise_source
-from gesso.pipelines.networks import HandOver, IndependentNoise
+from gesso.pipelines.networks import IndependentNoise, RefinerSwitch
 from gesso.pipelines.steps import Steps, noise_table, plan_steps
 from gesso.request.checks import RequestError
 from gesso.request.names import with_canonical_names
@@ -141,7 +141,7 @@ class Saying:
 def test_the_refiner_takes_over_after_a_share_of_the_calls(sampler: str, calls: int, base: int):
     """0.8 of 5 calls are 4; of 9 calls, 8 come before 8 / 9 is at least 0.8. Said once."""
     first, second, switched = Saying(0), Saying(1), []
-    denoise = HandOver(first, second, at=0.8, num_calls=calls, on_switch=lambda: switched.append(1))
+    denoise = RefinerSwitch(first, second, at=0.8, num_calls=calls, on_switch=lambda: switched.append(1))
     sigmas = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     sample(SAMPLERS[sampler], denoise, torch.zeros(1, 1, 2, 2), sigmas)
     assert (first.calls, second.calls, switched) == (base, calls - base, [1])

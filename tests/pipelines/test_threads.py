@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models.test_image_prompt import VISION, image_prompt_file, randomise
 from torch import Tensor
 
 from adapters.files import kohya, lora_parts, saved, target_of
@@ -29,7 +30,6 @@ from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.runtime.engine import Engine
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import MemoryPlan, Phase
-from models.test_image_prompt import VISION, image_prompt_file, randomise
 from pipelines.test_controls import picture
 from tiny_sd import TINY_SD, save_tiny_folder
 
@@ -123,7 +123,7 @@ def under(draw: TextToImage, mix: Mix) -> TextToImage:
         return draw
     phases = (Phase(name="unet", weights=0, activations=0),)
     plan = MemoryPlan(budget=None, base=0, stay=mix.stay, unet_rows=1, vae_rows=1, tile=None, phases=phases)  # type: ignore[arg-type]
-    return TextToImage(draw.engine, draw.model.under(plan), finder=draw.finder)
+    return TextToImage(draw.engine, draw.model.with_plan(plan), finder=draw.finder)
 
 
 def drawn(draw: TextToImage, name: str, **more: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gesso.errors import GessoError
 from gesso.families.parts import Parts
-from gesso.runtime.finite import AllLostError, NotFiniteError, finite, lost_rows, stop_when_all_lost
+from gesso.runtime.finite import NoFiniteRowError, NotFiniteError, finite, nonfinite_rows, stop_when_all_nonfinite
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import Component
@@ -116,7 +116,7 @@ def test_a_sampler_stops_when_every_row_is_lost_and_starts_again_in_float32():
         dtype = model.dtype("unet")
         formats.append(dtype)
         x = torch.full((2, 4, 8, 8), float("nan") if dtype != F32 else 1.0)
-        stop_when_all_lost(x)
+        stop_when_all_nonfinite(x)
         return x
 
     found = finite("unet", run, model)
@@ -126,17 +126,17 @@ def test_a_sampler_stops_when_every_row_is_lost_and_starts_again_in_float32():
     assert "the UNet left the range of bfloat16" in found.notice
     half = torch.full((2, 1), 1.0)
     half[1] = float("nan")
-    stop_when_all_lost(half)  # a row that is left goes on
-    assert lost_rows(half).tolist() == [False, True]
-    with pytest.raises(AllLostError):
-        stop_when_all_lost(half[1:])
+    stop_when_all_nonfinite(half)  # a row that is left goes on
+    assert nonfinite_rows(half).tolist() == [False, True]
+    with pytest.raises(NoFiniteRowError):
+        stop_when_all_nonfinite(half[1:])
 
 
 def test_lost_for_good_is_an_error_whatever_stopped_it():
     model = model_of(own_parts(), unet=torch.bfloat16)
 
     def run(model: LoadedModel) -> Tensor:
-        stop_when_all_lost(torch.full((1, 1), float("nan")))
+        stop_when_all_nonfinite(torch.full((1, 1), float("nan")))
         raise AssertionError
 
     with pytest.raises(NotFiniteError, match="unet gave numbers that are not finite in float32"):
@@ -161,4 +161,4 @@ def test_a_network_that_steers_is_named():
         torch.inference_mode(),
         pytest.raises(NotFiniteError, match=match),
     ):
-        finite("unet", run, model.beside({"control 0": component}))
+        finite("unet", run, model.with_controls({"control 0": component}))

@@ -45,6 +45,6 @@ def context_name(width: int) -> str:
     return _CONTEXTS.get(width, f"a model with text states {width} wide")
 
 
-def told_base(metadata: Mapping[str, str]) -> str | None:
+def declared_base(metadata: Mapping[str, str]) -> str | None:
     """The base model that the metadata name: ModelSpec's architecture, else the trainer's word."""
     return metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or None

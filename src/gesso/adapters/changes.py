@@ -271,7 +271,7 @@ class Rotation(WeightChange):
 
 
 @dataclass(frozen=True, eq=False)
-class Normed(WeightChange):
+class DoRA(WeightChange):
     """DoRA (Liu et al. 2024, arXiv:2402.09353): the changed weight with rows or columns of given lengths.
 
     magnitude  O numbers, or I where `on_input`
@@ -295,7 +295,7 @@ class Normed(WeightChange):
 
 
 @dataclass(frozen=True, eq=False)
-class Third(WeightChange):
+class QkvPart(WeightChange):
     """One of the three weights of an attention that the file changes as one, stacked: q, k, v."""
 
     inner: WeightChange
@@ -306,10 +306,10 @@ class Third(WeightChange):
         return self.inner.delta(stacked).chunk(3)[self.index]
 
 
-def third(change: WeightChange, index: int) -> WeightChange:
+def qkv_part(change: WeightChange, index: int) -> WeightChange:
     """A stacked change's part for q (0), k (1) or v (2). Raises ValueError for kinds that need the whole weight."""
     if change.needs_weight:
         raise ValueError("needs the query, key and value weights together")
     if isinstance(change, LowRank):
         return replace(change, up=change.up.chunk(3)[index])
-    return Third(change, index)
+    return QkvPart(change, index)

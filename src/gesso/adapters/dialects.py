@@ -29,7 +29,7 @@ _OLD = re.compile(r"(?P<base>.+)\.to_(?P<which>q|k|v|out)_lora\.(?P<way>down|up)
 
 
 @dataclass(frozen=True)
-class Named:
+class TensorName:
     """One tensor's name, taken apart.  module: as the file spells it"""
 
     dialect: str
@@ -38,11 +38,11 @@ class Named:
     place: Place | None
 
 
-def take_apart(name: str, target: Target) -> Named | None:
+def parse_tensor_name(name: str, target: Target) -> TensorName | None:
     """None for a name that no dialect has. A place of None: the target has no such module."""
     stem, _, part = name.partition(".")
     if part in PARTS and stem.startswith(("lora_", "oft_", "lycoris_")):
-        return Named("kohya", stem, part, target.stems.get(stem))
+        return TensorName("kohya", stem, part, target.stems.get(stem))
     plain = name.removeprefix(_RAW_PREFIX)
     if found := _OLD.fullmatch(plain):
         way = "lora_down.weight" if found["way"] == "down" else "lora_up.weight"
@@ -51,13 +51,13 @@ def take_apart(name: str, target: Target) -> Named | None:
         names = [f"{base}.{out if found['which'] == 'out' else q}"] if q else []
         names.append(f"{base}.{'out' if found['which'] == 'out' else found['which']}_proj")
         place = next((target.dotted[each] for each in names if each in target.dotted), None)
-        return Named("diffusers (2023)", names[0], way, place)
+        return TensorName("diffusers (2023)", names[0], way, place)
     if found := _PEFT.fullmatch(plain):
         dialect = "PEFT" if found["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
-        return Named(dialect, found["module"], _PARTS[found["part"]], target.dotted.get(found["module"]))
+        return TensorName(dialect, found["module"], _PARTS[found["part"]], target.dotted.get(found["module"]))
     for split in (1, 2):
         words = plain.rsplit(".", split)
         part = ".".join(words[1:])
         if len(words) == split + 1 and part in PARTS and words[0] in target.dotted:
-            return Named("dotted", words[0], part, target.dotted[words[0]])
+            return TensorName("dotted", words[0], part, target.dotted[words[0]])
     return None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.models.image_prompt import ImagePrompt
+from gesso.models.ip_adapter import IPAdapter
 from gesso.models.unet import UNet
 from gesso.nn.attention import Attention, SpatialTransformer
 
@@ -30,25 +30,25 @@ def cross_attentions(unet: UNet) -> list[Attention]:
 
 
 @dataclass(frozen=True, eq=False)
-class PicturePrompt:
+class ImagePromptTokens:
     """A picture for one adapter.
 
     tokens, without  [1, T, C] of the picture, and of none, for the rows that guidance leads away from
     """
 
-    network: ImagePrompt
+    network: IPAdapter
     tokens: Tensor
     without: Tensor
 
 
-class PictureAttachment:
+class IPAdapterAttachment:
     """Adapters for a UNet with their pictures; `use` puts them on it for a call.
 
     Keys and values of the pictures are computed once and kept.
     Raises ValueError where an adapter is for another number of attentions, or for other widths.
     """
 
-    def __init__(self, unet: UNet, prompts: Sequence[PicturePrompt]) -> None:
+    def __init__(self, unet: UNet, prompts: Sequence[ImagePromptTokens]) -> None:
         self.attentions, self._prompts = cross_attentions(unet), tuple(prompts)
         widths = [attention.to_q.out_features for attention in self.attentions]
         for prompt in prompts:
@@ -57,12 +57,12 @@ class PictureAttachment:
                 raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)}, of other widths")
         self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def use(self, strengths: Sequence[float], negative: Tensor | None = None) -> "PictureUse":
+    def use(self, strengths: Sequence[float], negative: Tensor | None = None) -> "IPAdapterCall":
         """One call's use of them.
 
         strengths: of each picture; negative: bool [B], rows that guidance leads away from. None: no row
         """
-        return PictureUse(self, tuple(strengths), negative)
+        return IPAdapterCall(self, tuple(strengths), negative)
 
     def prepare(self, number: int) -> None:
         """Keys and values of one picture for every attention, so that its network may rest from now on."""
@@ -97,12 +97,12 @@ class PictureAttachment:
         return keys.to(like), values.to(like)
 
 
-class PictureUse:
+class IPAdapterCall:
     """Pictures on a UNet for one call, or for some rows of it alone: a context manager, within which they are on."""
 
     def __init__(
         self,
-        attachment: PictureAttachment,
+        attachment: IPAdapterAttachment,
         strengths: tuple[float, ...],
         negative: Tensor | None,
         rows: slice | None = None,
@@ -111,9 +111,9 @@ class PictureUse:
         self._queries: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
 
-    def on(self, rows: slice) -> "PictureUse":
+    def on(self, rows: slice) -> "IPAdapterCall":
         """The same for some rows of a larger batch alone."""
-        return PictureUse(self._attachment, self._strengths, self._negative, rows)
+        return IPAdapterCall(self._attachment, self._strengths, self._negative, rows)
 
     def __enter__(self) -> Self:
         for place, attention in enumerate(self._attachment.attentions):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gesso.adapters.changes import (
     Difference,
+    DoRA,
     Generalized,
     Hadamard,
     Kronecker,
     LowRank,
-    Normed,
     Rotation,
     Scaling,
     WeightChange,
@@ -197,7 +197,7 @@ def build(parts: Parts, reader: Reader) -> WeightChange | None:
         change = _times(change, reader.number(parts, "scalar"))
     magnitude = next((parts[part] for part in _MAGNITUDES if part in parts), None)
     if magnitude is not None:
-        change = Normed(change, magnitude, _is_per_input(parts, magnitude, reader))
+        change = DoRA(change, magnitude, _is_per_input(parts, magnitude, reader))
     return change
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesso.adapters.architecture import architecture_of, told_base
-from gesso.adapters.changes import LowRank, WeightChange, third
-from gesso.adapters.dialects import BUNDLED, Named, take_apart
+from gesso.adapters.architecture import architecture_of, declared_base
+from gesso.adapters.changes import LowRank, WeightChange, qkv_part
+from gesso.adapters.dialects import BUNDLED, TensorName, parse_tensor_name
 from gesso.adapters.kinds import MAX_RANK, Reader, build, kind_of, label_of
 from gesso.adapters.names import Place, Target
 from gesso.adapters.textual_inversion import Embedding, embedding_from
 from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
-from gesso.checkpoints.weight_file import WeightFile
+from gesso.checkpoints.weight_file import TensorFile
 from gesso.notices import Notice
 
 EXAMPLES = 5
@@ -111,7 +111,7 @@ def _tensors(change: object) -> Iterable[Tensor]:
             yield from _tensors(value)
 
 
-def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> Lora:
+def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> Lora:
     """Reads an adapter for a model. Touches every number once.
 
     name: what to call it; the file's stem where None. Raises ModelFileError: architecture_mismatch where nothing fits,
@@ -169,16 +169,16 @@ def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> L
     )
 
 
-def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, Named], list[str], list[str]]:
+def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, TensorName], list[str], list[str]]:
     """Names with a place, names of bundled words, and modules or names without a place."""
-    named: dict[str, Named] = {}
+    named: dict[str, TensorName] = {}
     bundled: list[str] = []
     unmatched: dict[str, None] = {}
     for name in tensors:
         if name.startswith(BUNDLED):
             bundled.append(name)
             continue
-        found = take_apart(name, target)
+        found = parse_tensor_name(name, target)
         if found is None or found.place is None:
             unmatched[name if found is None else found.module] = None
         else:
@@ -186,9 +186,9 @@ def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, Nam
     return named, bundled, list(unmatched)
 
 
-def _mismatch(file: WeightFile, target: Target, why: str) -> ModelFileError:
+def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
     looks = architecture_of(file.tensors)
-    told = told_base(file.metadata)
+    told = declared_base(file.metadata)
     said = f" (its metadata say {shown(told)})" if told else ""
     message = (
         f"is made for {looks}{said}, the model is {target.name!r}: {why}. Use an adapter made for this kind of "
@@ -198,7 +198,7 @@ def _mismatch(file: WeightFile, target: Target, why: str) -> ModelFileError:
 
 
 def _changes(
-    parts: Mapping[str, Tensor], place: Place, module: str, file: WeightFile, target: Target, told: "_Told"
+    parts: Mapping[str, Tensor], place: Place, module: str, file: TensorFile, target: Target, told: "_Told"
 ) -> dict[str, ModuleChange]:
     """The changes of one module of the file: one of our modules, or three that it stacks."""
     network = target.networks[place.component]
@@ -221,7 +221,7 @@ def _changes(
     made = {}
     for index, name in enumerate(place.modules):
         try:
-            part = None if change is None else third(change, index)
+            part = None if change is None else qkv_part(change, index)
         except ValueError as error:
             raise reader.refuse(
                 f"changes query, key and value as one weight, which this kind of adapter cannot: {error}"
@@ -230,7 +230,7 @@ def _changes(
     return made
 
 
-def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: WeightFile, target: Target) -> None:
+def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: TensorFile, target: Target) -> None:
     """Computes shapes alone, on the meta device."""
     if isinstance(change, LowRank) and change.mid is None:
         if _fits(change, shape):
@@ -255,7 +255,7 @@ def _fits(change: LowRank, shape: tuple[int, ...]) -> bool:
     return down.shape[1] == shape[1] and (matrix(down) if not kernel else tuple(down.shape[2:]) == kernel)
 
 
-def _refuse_nonfinite(name: str, tensor: Tensor, file: WeightFile) -> None:
+def _refuse_nonfinite(name: str, tensor: Tensor, file: TensorFile) -> None:
     if not tensor.is_floating_point():
         raise ModelFileError("dtype", file.path, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
     wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
@@ -287,7 +287,7 @@ class _Told:
     by_root: bool = False
 
     @classmethod
-    def of(cls, file: WeightFile) -> "_Told":
+    def of(cls, file: TensorFile) -> "_Told":
         beside = file.path.with_name("adapter_config.json")
         if file.path.stem == "adapter_model" and beside.is_file():
             return cls._from_config(read_object(beside), "")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from gesso.adapters.changes import (
     Difference,
+    DoRA,
     Generalized,
     Hadamard,
     Kronecker,
     LowRank,
-    Normed,
     Rotation,
     Scaling,
     WeightChange,
@@ -108,7 +108,7 @@ def _parts(change: WeightChange, layer: nn.Module) -> dict[str, Tensor]:
         return {"oft_blocks": change.blocks, "alpha": torch.tensor(change.constraint / out)} | present(
             rescale=change.rescale
         )
-    if isinstance(change, Normed):
+    if isinstance(change, DoRA):
         sizes = [1] * _dims(layer)
         sizes[1 if change.on_input else 0] = -1
         return _parts(change.inner, layer) | {"dora_scale": change.magnitude.reshape(sizes)}
@@ -126,7 +126,7 @@ def _dims(layer: nn.Module) -> int:
 def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, Tensor]:
     """PEFT takes alpha for the rank where nothing says otherwise, so the scale goes into the upper factor."""
     weight = change.weight
-    inner = weight.inner if isinstance(weight, Normed) and not weight.on_input else weight
+    inner = weight.inner if isinstance(weight, DoRA) and not weight.on_input else weight
     if not isinstance(inner, LowRank) or inner.mid is not None or change.bias is not None:
         raise GessoError(
             f"{name}: PEFT files can hold only LoRA and DoRA, this is {type(weight).__name__}. Convert to kohya",
@@ -134,7 +134,7 @@ def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, 
         )
     up = inner.up if inner.scale == 1 else (inner.up.float() * inner.scale).to(inner.up.dtype)
     parts = {"lora_A.weight": inner.down, "lora_B.weight": up}
-    if isinstance(weight, Normed):
+    if isinstance(weight, DoRA):
         sizes = (1, -1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
         parts["lora_magnitude_vector"] = weight.magnitude.reshape(sizes)
     return parts

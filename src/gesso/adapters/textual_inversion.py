@@ -4,7 +4,7 @@ Files: A1111's .pt (its vectors come as "emb_params" out of the reader of PyTorc
 diffusers' learned_embeds ({"<token>": vectors}), SDXL's {"clip_l": ..., "clip_g": ...}, and those bundled with a LoRA.
 
     with attach_embeddings({"text": text_model}, [embedding], tokenizer) as attached:
-        chunk(pieces, tokenizer, words=attached.words)  # ids that only the attached models know
+        chunk(pieces, tokenizer, embeddings=attached.tokens)  # ids that only the attached models know
 
 Shapes: N vectors, D width of the text model.
 """
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from gesso.checkpoints.errors import ModelFileError, shape_text, shown
-from gesso.checkpoints.weight_file import WeightFile
+from gesso.checkpoints.weight_file import TensorFile
 from gesso.models.clip import CLIPTextModel
-from gesso.text.chunks import LearnedWord
+from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer
 
 MAX_VECTORS = 75  # a chunk holds no more
@@ -61,7 +61,7 @@ class Embedding:
         return (self.name, f"embedding:{self.name}", *others)
 
 
-def read_embedding(file: WeightFile, *, name: str | None = None) -> Embedding:
+def read_embedding(file: TensorFile, *, name: str | None = None) -> Embedding:
     """An embedding from a file of any format. name: what a prompt calls it; the file's stem if None.
 
     Raises ModelFileError for a file that is none.
@@ -116,16 +116,16 @@ def attach_embeddings(
     by_name = {embedding.name: embedding for embedding in embeddings}
     first = max(model.config.vocab_size for model in models.values())
     tables: dict[str, list[Tensor]] = {part: [] for part in models}
-    words: dict[tuple[int, ...], LearnedWord] = {}
+    tokens: dict[tuple[int, ...], EmbeddingToken] = {}
     for embedding in by_name.values():
         for part, vectors in _placed(embedding, models).items():
             tables[part].append(vectors)
         for spelling in embedding.spellings:
             ids = tuple(token.id for token in tokenizer.tokens(spelling))
             if ids:
-                words[ids] = LearnedWord(embedding.name, ids, embedding.num_vectors, first)
+                tokens[ids] = EmbeddingToken(embedding.name, ids, embedding.num_vectors, first)
         first += embedding.num_vectors
-    return AttachedEmbeddings(models, {part: torch.cat(each) for part, each in tables.items() if each}, words)
+    return AttachedEmbeddings(models, {part: torch.cat(each) for part, each in tables.items() if each}, tokens)
 
 
 def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[str, Tensor]:
@@ -147,15 +147,15 @@ def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[s
 
 
 class AttachedEmbeddings:
-    """Embeddings that are attached.  words: for `gesso.text.chunks.chunk`"""
+    """Embeddings that are attached.  tokens: for `gesso.text.chunks.chunk`"""
 
     def __init__(
         self,
         models: Mapping[str, CLIPTextModel],
         vectors: Mapping[str, Tensor],
-        words: Mapping[tuple[int, ...], LearnedWord],
+        tokens: Mapping[tuple[int, ...], EmbeddingToken],
     ) -> None:
-        self.words = tuple(words.values())
+        self.tokens = tuple(tokens.values())
         self._hooks: list[Any] = []
         for part, table in vectors.items():
             model = models[part]

@@ -83,7 +83,7 @@ class ControlNetFile:
         return None
 
     @property
-    def is_told_sizes(self) -> bool:
+    def takes_sizes(self) -> bool:
         """Whether it is told the sizes of the picture beside the time, as those of SDXL are."""
         return any(
             name.startswith((f"{self.prefix}add_embedding.", f"{self.prefix}label_emb.")) for name in self.shapes

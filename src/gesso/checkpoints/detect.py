@@ -15,7 +15,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.native import COMPONENTS, is_native
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, sha256_of
 from gesso.checkpoints.upscalers import is_upscaler
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 
 Tensors = Mapping[str, TensorInfo]
 FIRST_CONVOLUTION = f"{ldm.UNET}input_blocks.0.0.weight"
@@ -235,14 +235,14 @@ def named_family(path: str | Path, family: str | None) -> str | None:
     return None
 
 
-def detect(file: WeightFile) -> Kind:
+def detect(file: TensorFile) -> Kind:
     """What a file looks like. Its metadata decide nothing but whether it claims to be gesso's own layout."""
     if isinstance(file, SafetensorsFile) and is_native(file):
         return NATIVE
     return next((kind for test, kind in _KINDS if test(file.tensors)), _UNKNOWN)
 
 
-def require_model(file: WeightFile) -> Kind:
+def require_model(file: TensorFile) -> Kind:
     """The kind of a file that is a whole model of a family that gesso loads. Raises ModelFileError for any other."""
     kind = detect(file)
     if kind.family is None:
@@ -347,6 +347,6 @@ def _part(name: str, infos: Iterable[TensorInfo]) -> PartDescription:
     return PartDescription(name, len(infos), sum(info.count for info in infos), tuple(dtypes))
 
 
-def _files(*files: WeightFile) -> tuple[FileDescription, ...]:
+def _files(*files: TensorFile) -> tuple[FileDescription, ...]:
     """Each file on disk: a part may lie in several."""
     return tuple(FileDescription(path, path.stat().st_size, file.metadata) for file in files for path in file.files)

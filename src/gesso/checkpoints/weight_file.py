@@ -23,7 +23,7 @@ from gesso.checkpoints.safetensors_file import TensorInfo, open_regular, open_sa
 from gesso.checkpoints.sharded import open_sharded
 
 
-class WeightFile(Protocol):
+class TensorFile(Protocol):
     """A file whose header was checked; SafetensorsFile, ShardedFile, GgufFile and PickleFile are such."""
 
     @property
@@ -87,7 +87,7 @@ class PickleFile:
                 yield reader
 
 
-def open_weights(path: str | Path, *, converted: Path | None = None, limits: Limits | None = None) -> WeightFile:
+def open_weights(path: str | Path, *, converted: Path | None = None, limits: Limits | None = None) -> TensorFile:
     """Opens any file of weights, whatever its name; touches no weights.
 
     converted  folder for safetensors copies of PyTorch files, under the SHA-256 of the original: made once, used from

@@ -30,7 +30,7 @@ TimestepSpacing = Literal["leading", "linspace", "trailing"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Steps:
+class SchedulerSteps:
     """What a run needs to know about its steps.
 
     sigmas: float64 [n + 1], falling. timesteps: float64 [n], what the network is told at the first call of each step.
@@ -167,7 +167,7 @@ class DiffusersScheduler:
             return "pndm"
         return _KINDS[self.name].sampler
 
-    def steps(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
+    def steps(self, schedule: NoiseSchedule, num_steps: int) -> SchedulerSteps:
         """The steps of a run. schedule: best that of `scaled_linear(table="float32")`, which is diffusers' own.
 
         Raises ValueError unless 1 <= num_steps <= T, and where no step is left (DEIS and SA-Solver, Karras, one step).
@@ -189,7 +189,7 @@ class DiffusersScheduler:
         falling = listed[:-1][listed.diff() < -SAME_SIGMA * listed[:-1]]
         if len(falling) == 0:
             raise ValueError(f"{self.name} makes no step of {num_steps}: it would go from {first} to {last}")
-        return Steps(
+        return SchedulerSteps(
             sigmas=torch.cat([falling, listed[-1:]]),
             timesteps=timesteps[: len(falling)],
             initial_scale=math.hypot(1, first) if scaled else first,

@@ -111,10 +111,10 @@ class Family:
     @property
     def architecture(self) -> tuple[Layout, Concat, bool]:
         """What a name given by the user must agree with."""
-        return self.layout, self.concat, self.is_told_guidance
+        return self.layout, self.concat, self.takes_guidance_scale
 
     @property
-    def is_told_guidance(self) -> bool:
+    def takes_guidance_scale(self) -> bool:
         """Whether guidance is an input of the UNet (guidance distillation), which is then called once, not twice."""
         return self.unet.guidance_dim is not None
 

@@ -18,7 +18,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
 from gesso.checkpoints.t2i_adapters import XL_PATCH, t2i_adapter_layout
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.families.base import Family
 from gesso.families.native_control import is_native_control, load_control
 from gesso.families.parts import fill, on_meta
@@ -31,7 +31,7 @@ CONFIG = "config.json"
 POOLED_NAME = "shuffle"  # what the published ControlNet that averages over the picture is called
 
 
-SteeringNetwork = ControlNet | T2IAdapter
+ControlNetwork = ControlNet | T2IAdapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class ControlParts:
     preprocessor  by which its hints were made in training, where the file says it
     """
 
-    network: SteeringNetwork
+    network: ControlNetwork
     files: tuple[Path, ...]
     hint_scale: int
     pooled: bool = False
@@ -96,11 +96,11 @@ def control_unet(family: Family) -> UNetConfig:
     return replace(family.unet, in_channels=channels, draft_size=None, guidance_dim=None, noise_levels=None)
 
 
-def _network(found: ControlNetFile, file: WeightFile, family: Family, unet: nn.Module | None) -> ControlNet:
+def _network(found: ControlNetFile, file: TensorFile, family: Family, unet: nn.Module | None) -> ControlNet:
     sizes = control_unet(family)
     other_text = found.context_dim not in (None, sizes.context_dim)
-    if other_text or found.is_told_sizes != (sizes.added_dim is not None):
-        small = "Stable Diffusion XL" if found.is_told_sizes else "Stable Diffusion 1 or 2"
+    if other_text or found.takes_sizes != (sizes.added_dim is not None):
+        small = "Stable Diffusion XL" if found.takes_sizes else "Stable Diffusion 1 or 2"
         made = context_name(found.context_dim) if found.context_dim is not None else small
         message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(sizes.context_dim)})"
         raise ModelFileError("architecture_mismatch", file.path, f"{message}. Use one made for this model")
@@ -155,7 +155,7 @@ def _native(file: SafetensorsFile, family: Family) -> ControlParts:
     )
 
 
-def _t2i_adapter(file: WeightFile, family: Family) -> ControlParts:
+def _t2i_adapter(file: TensorFile, family: Family) -> ControlParts:
     names = shapes_of(file.tensors)
     config, rules = t2i_adapter_layout(names, file.path)
     is_xl = config.patch == XL_PATCH

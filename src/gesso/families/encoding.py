@@ -19,7 +19,7 @@ from gesso.families.parts import Parts
 from gesso.models.clip import CLIPTextModel, TextEncoding
 from gesso.nn.embedding import sinusoid
 from gesso.text import emphasis
-from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, LearnedWord, chunk
+from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, EmbeddingToken, chunk
 from gesso.text.emphasis import NEEDS_EMPTY, Emphasis
 from gesso.text.grammar import Joined
 from gesso.text.prompt import Piece, PromptError, WeightedText
@@ -56,21 +56,21 @@ class Reading:
     backtrack   tokens that may move on to the next chunk behind a comma; 0: none
     whole_words chunks end between words, as in ComfyUI; there is no moving on then
     max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
-    words       embeddings attached to the text encoders (`adapters.textual_inversion`)
+    embeddings  those attached to the text encoders (`adapters.textual_inversion`)
     """
 
     emphasis: Emphasis = "original"
     backtrack: int = BACKTRACK
     whole_words: bool = False
     max_chunks: int | None = None
-    words: tuple[LearnedWord, ...] = ()
+    embeddings: tuple[EmbeddingToken, ...] = ()
 
 
 PLAIN = Reading(max_chunks=1)
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPrompt:
+class PromptEmbeds:
     """One prompt.  context [1, N * L, D] of N chunks, added [1, A] or None for a UNet that takes none
 
     chunks: what a user should know: tokens a chunk, what was cut off, unknown words, weights that were changed.
@@ -92,7 +92,7 @@ def encode_prompt(
     sizes: Sizes | None = None,
     skip_everywhere: bool = False,
     reading: Reading | None = None,
-) -> EncodedPrompt:
+) -> PromptEmbeds:
     """A prompt through the text models of a family, on the device of its first.
 
     text             a str is plain text, and what does not fit one chunk is cut off; pieces are read as `reading` says
@@ -114,16 +114,16 @@ def encode_prompt(
         last = _read(family, parts.text_2, parts.tokenizer_2 or parts.tokenizer, pieces, reading, skip)
         context = torch.cat([context, last.states.to(context)], dim=-1)
     if not family.unet.added_dim:
-        return EncodedPrompt(context, None, chunks)
+        return PromptEmbeds(context, None, chunks)
     if not family.num_sizes:  # gesso-mini is told its pooled text
-        return EncodedPrompt(context, last.pooled, chunks)
+        return PromptEmbeds(context, last.pooled, chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
         sizes = Sizes(original=(height, width), target=(height, width), aesthetic_score=score)
-    return EncodedPrompt(context, _added(family, last, sizes), chunks)
+    return PromptEmbeds(context, _added(family, last, sizes), chunks)
 
 
-def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
+def zeros_like(family: Family, encoded: PromptEmbeds) -> PromptEmbeds:
     """What SDXL is told in place of an empty negative prompt: zeros for its states and its pooled text, the sizes kept.
 
     That is how it was trained; `Family.zero_empty_negative` says where tools do so.
@@ -136,7 +136,7 @@ def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
     return replace(encoded, context=context, added=added)
 
 
-def pad_chunks(encoded: EncodedPrompt, empty: EncodedPrompt, length: int) -> EncodedPrompt:
+def pad_chunks(encoded: PromptEmbeds, empty: PromptEmbeds, length: int) -> PromptEmbeds:
     """The prompt with the chunk of an empty one behind it, as often as a context of `length` rows needs.
 
     For guidance in one network call, where a prompt has more chunks than its negative (pad_cond_uncond in A1111).
@@ -149,8 +149,8 @@ def pad_chunks(encoded: EncodedPrompt, empty: EncodedPrompt, length: int) -> Enc
 
 
 def join_prompts(
-    encoded: Sequence[EncodedPrompt], weights: Sequence[float], joined: Joined, empty: EncodedPrompt
-) -> list[tuple[EncodedPrompt, float]]:
+    encoded: Sequence[PromptEmbeds], weights: Sequence[float], joined: Joined, empty: PromptEmbeds
+) -> list[tuple[PromptEmbeds, float]]:
     """The prompts of one text, as `ParsedPrompt.joined` says: what to draw with, each with its share of the guidance.
 
     "guidance" keeps them apart, at one length: shorter ones repeat their last vector, as in A1111. All others make one
@@ -206,7 +206,7 @@ def _read(
         backtrack=reading.backtrack,
         whole_words=reading.whole_words,
         max_chunks=most,
-        words=reading.words,
+        embeddings=reading.embeddings,
     )
     states, first = _encode(family, model, chunks.ids, skip)
     if not chunks.is_plain:

@@ -15,13 +15,13 @@ from gesso.checkpoints.detect import Kind, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_text, read_family
 from gesso.families.gesso_mini import family_from_config
 from gesso.families.parts import Parts, empty_networks, fill, param_shapes
-from gesso.families.prediction import probe_prediction, told_prediction
+from gesso.families.prediction import declared_prediction, probe_prediction
 from gesso.families.registry import family_named, release_like
 from gesso.families.saving import folder_rules
 from gesso.families.separate_unet import SeparateUNet
@@ -137,7 +137,7 @@ def _load_native(file: SafetensorsFile, how: _How) -> Parts:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
+def _load_ldm(file: TensorFile, kind: Kind, how: _How) -> Parts:
     family = _as_stored(_ldm_family(file, kind, how), file)
     networks = empty_networks(family, file.path)
     rules = ldm.file_rules(family.layout, family.unet, family.vae)
@@ -176,7 +176,7 @@ _SCALARS = (
 )
 
 
-def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
+def _ldm_family(file: TensorFile, kind: Kind, how: _How) -> Family:
     """The family asked for, else the one that the header shows."""
     found = family_named(str(kind.family))
     if how.unet is not None:
@@ -190,7 +190,7 @@ def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
     return wanted
 
 
-def _as_stored(family: Family, file: WeightFile) -> Family:
+def _as_stored(family: Family, file: TensorFile) -> Family:
     """SD 2 as converted from a diffusers folder lacks the text layer that is not read, and perhaps the projection."""
     if family.layout != "sd2":
         return family
@@ -202,12 +202,12 @@ def _as_stored(family: Family, file: WeightFile) -> Family:
     return replace(family, text=text, text_layer=family.text_layer - (family.text.num_layers - layers))
 
 
-def _with_prediction(family: Family, unet: nn.Module, file: WeightFile, how: _How) -> Family:
+def _with_prediction(family: Family, unet: nn.Module, file: TensorFile, how: _How) -> Family:
     """What the UNet predicts, as far as anything tells; SD 2 of 512 and of 768 pixels part here."""
     is_open = how.family is None and (family.layout, family.concat) == ("sd2", "none")
     told = how.prediction
     if told is None and (is_open or family.layout != "sd2"):
-        told = told_prediction(file.path, file.tensors, file.metadata)
+        told = declared_prediction(file.path, file.tensors, file.metadata)
     if told is None and is_open:
         assert isinstance(unet, UNet)
         told = probe_prediction(unet)

@@ -23,7 +23,7 @@ MAX_YAML = 64 * 1024  # bytes; published ones have 2 kB
 _PREDICTION_NAMES: Mapping[str, Prediction] = {"v": "v", "v_prediction": "v", "epsilon": "eps", "eps": "eps"}
 
 
-def told_prediction(path: Path, names: Mapping[str, Any], metadata: Mapping[str, str]) -> Prediction | None:
+def declared_prediction(path: Path, names: Mapping[str, Any], metadata: Mapping[str, str]) -> Prediction | None:
     """What a file, or a .yaml beside it, says that its UNet predicts; None where nothing says it.
 
     names: those of its tensors. Raises ModelFileError for a .yaml that cannot be read.

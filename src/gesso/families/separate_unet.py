@@ -10,7 +10,7 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError, shape_text
 from gesso.checkpoints.keymap import Rule, Shape, load, nest, plan, shapes_of
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.families.base import Concat, Family
 from gesso.families.parts import empty_networks, fill
 from gesso.families.registry import release_like
@@ -27,7 +27,7 @@ class SeparateUNet:
     folder  whether they are those of the diffusers library, rather than of latent-diffusion
     """
 
-    file: WeightFile
+    file: TensorFile
     shapes: dict[str, Shape]
     prefix: str
     folder: bool

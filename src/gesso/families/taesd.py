@@ -15,7 +15,7 @@ from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, save, shapes_of
 from gesso.checkpoints.safetensors_file import write_safetensors
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.families.parts import fill, on_meta
 from gesso.models.taesd import TAESD, TAESDConfig
 
@@ -69,13 +69,13 @@ def _file_in(path: Path) -> Path:
     )
 
 
-def _whole(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _whole(file: TensorFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     rows = plan(names.diffusers_rules(config), shapes_of(file.tensors), shapes_of(model.state_dict()), where=file.path)
     with file.reader() as reader:
         return load(rows, reader)
 
 
-def _halves(file: WeightFile, converted: Path | None) -> dict[str, WeightFile]:
+def _halves(file: TensorFile, converted: Path | None) -> dict[str, TensorFile]:
     """The author's files: what this one holds, and what the other beside it does."""
     found = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
     if not found:
@@ -91,7 +91,7 @@ def _halves(file: WeightFile, converted: Path | None) -> dict[str, WeightFile]:
     return found
 
 
-def _joined(sources: Mapping[str, WeightFile], model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _joined(sources: Mapping[str, TensorFile], model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for half, source in sources.items():
         rules = names.encoder_rules(config) if half == "encoder" else names.decoder_rules(config)
@@ -104,7 +104,7 @@ def _joined(sources: Mapping[str, WeightFile], model: TAESD, config: TAESDConfig
     return tensors
 
 
-def _half_prefix(file: WeightFile, half: str) -> str | None:
+def _half_prefix(file: TensorFile, half: str) -> str | None:
     """The prefix under which a file has a half; None where it has it not. The encoder's first number is 0."""
     first = "0.weight" if half == "encoder" else "1.weight"
     return next((prefix for prefix in _PREFIXES[half] if f"{prefix}{first}" in file.tensors), None)

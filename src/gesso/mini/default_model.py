@@ -21,7 +21,7 @@ from gesso.mini.denoising import DenoisingTask, initialise_text, initialise_unet
 from gesso.mini.grounding import GroundingTask
 from gesso.mini.pictures import Pictures
 from gesso.mini.pools import Captions, LatentPool, Pool, PreparedPool
-from gesso.mini.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, Recipe, Stage
+from gesso.mini.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, ModelRecipe, Stage
 from gesso.mini.upscaling import UpscalingTask, initialise_upscaler
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
@@ -49,7 +49,7 @@ class DefaultModel:
     """
 
     def __init__(
-        self, recipe: Recipe, folder: Path, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None
+        self, recipe: ModelRecipe, folder: Path, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None
     ) -> None:
         self.recipe, self.folder, self.objects = recipe, folder, objects
         self.device = _device(recipe)
@@ -210,7 +210,7 @@ class DefaultModel:
         return module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _device(recipe: Recipe) -> torch.device:
+def _device(recipe: ModelRecipe) -> torch.device:
     device = torch.device(recipe.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise GessoError(

@@ -55,7 +55,7 @@ LAST_MIX: Mix = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ModelRecipe:
     """Everything that defines a training of the default model."""
 
     name: str
@@ -117,7 +117,7 @@ class Recipe:
         )
 
 
-CPU = Recipe(
+CPU = ModelRecipe(
     name="cpu",
     device="cpu",
     native_size=64,
@@ -190,7 +190,7 @@ CPU = Recipe(
 # - 8 channels of latents: of composed pictures, a linear code of 8 numbers for 8 x 8 pixels keeps 23.8 dB and one of 4
 #   keeps 21.1, where the 4 for 4 x 4 that serve the CPU's 64 pixels keep 22.3.
 # - Each head of an attention has 32 channels; the text is 224 wide so that the draft's heads divide it as well.
-GPU = Recipe(
+GPU = ModelRecipe(
     name="gpu",
     device="cuda",
     objects="full",
@@ -263,7 +263,7 @@ GPU = Recipe(
 RECIPES = {recipe.name: recipe for recipe in (CPU, GPU)}
 
 
-def on_device(recipe: Recipe, device: str) -> Recipe:
+def on_device(recipe: ModelRecipe, device: str) -> ModelRecipe:
     """The same training on another device. A CPU computes in the precision that is faster there, uncompiled."""
     if device == recipe.device:
         return recipe
@@ -272,7 +272,7 @@ def on_device(recipe: Recipe, device: str) -> Recipe:
     return replace(recipe, device=device)
 
 
-def rehearsal(recipe: Recipe, steps: int = 3, batch_size: int = 4) -> Recipe:
+def rehearsal(recipe: ModelRecipe, steps: int = 3, batch_size: int = 4) -> ModelRecipe:
     """The same networks on the same path for a few steps of a few pictures: whether a machine can run it at all."""
     plans: dict[str, Any] = {
         stage: replace(

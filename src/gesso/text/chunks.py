@@ -25,7 +25,7 @@ MAX_CHUNKS = 128  # 32,000 characters of English prose fill about 100; each cost
 
 
 @dataclass(frozen=True)
-class LearnedWord:
+class EmbeddingToken:
     """A word whose vectors were learned (textual inversion); they take the place of its ids.
 
     ids          of the word as a prompt spells it; at least one
@@ -41,7 +41,7 @@ class LearnedWord:
 
 
 @dataclass(frozen=True)
-class Placement:
+class EmbeddingPlacement:
     """A textual inversion in a chunk: its vectors replace the embeddings [chunk, position : position + num_vectors]."""
 
     name: str
@@ -101,7 +101,7 @@ class Chunks:
     weights: Tensor
     pieces: Tensor
     report: ChunkReport
-    placements: tuple[Placement, ...] = ()
+    placements: tuple[EmbeddingPlacement, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -116,7 +116,7 @@ def chunk(
     backtrack: int = BACKTRACK,
     whole_words: bool = False,
     max_chunks: int = MAX_CHUNKS,
-    words: Sequence[LearnedWord] = (),
+    embeddings: Sequence[EmbeddingToken] = (),
 ) -> Chunks:
     """Pieces to chunks of the tokenizer's length.
 
@@ -133,7 +133,7 @@ def chunk(
     for piece in pieces:
         if isinstance(piece, WeightedText):
             check_prompt(piece.text)
-    filler = _Filler(tokenizer, 0 if whole_words or max_chunks == 1 else backtrack, words)
+    filler = _Filler(tokenizer, 0 if whole_words or max_chunks == 1 else backtrack, embeddings)
     filler.whole_words = whole_words and max_chunks > 1
     clamped = filler.fill(pieces)
     if len(filler.rows) > max_chunks > 1:
@@ -151,9 +151,9 @@ def chunk(
             clamped=clamped,
         ),
         placements=tuple(
-            Placement(word.name, index, position + 1, word.num_vectors)
+            EmbeddingPlacement(word.name, index, position + 1, word.num_vectors)
             for index, row in enumerate(kept)
-            for position, word in row.words
+            for position, word in row.embeddings
         ),
     )
 
@@ -199,10 +199,10 @@ class _Token(NamedTuple):
 
 @dataclass
 class _Row:
-    """A chunk being filled.  words: embeddings with the position of their first token"""
+    """A chunk being filled.  embeddings: embeddings with the position of their first token"""
 
     tokens: list[_Token] = field(default_factory=list)
-    words: list[tuple[int, LearnedWord]] = field(default_factory=list)
+    embeddings: list[tuple[int, EmbeddingToken]] = field(default_factory=list)
 
 
 class _Filler:
@@ -210,13 +210,13 @@ class _Filler:
 
     NO_COMMA = -(10**9)  # far from every place
 
-    def __init__(self, tokenizer: Tokenizer, backtrack: int, words: Sequence[LearnedWord]) -> None:
+    def __init__(self, tokenizer: Tokenizer, backtrack: int, embeddings: Sequence[EmbeddingToken]) -> None:
         self.tokenizer = tokenizer
         self.room = tokenizer.length - 2
         self.backtrack = backtrack
         comma = tokenizer.tokens(",")
         self.comma = comma[0].id if len(comma) == 1 else -1
-        self.words = _by_first_id(words, self.room)
+        self.embeddings = _by_first_id(embeddings, self.room)
         self.whole_words = False
         self.rows: list[_Row] = []
         self.row = _Row()
@@ -259,7 +259,7 @@ class _Filler:
                 continue
             if len(self.row.tokens) + word.num_vectors > self.room:
                 self.close()
-            self.row.words.append((len(self.row.tokens), word))
+            self.row.embeddings.append((len(self.row.tokens), word))
             places = range(word.num_vectors)
             ids = (self.tokenizer.pad if word.first_id is None else word.first_id + place for place in places)
             self.row.tokens += [token._replace(id=index) for index in ids]
@@ -268,8 +268,8 @@ class _Filler:
     def move_on(self) -> None:
         """Closes the row behind its last comma; what stood there begins the next."""
         first, old = self.last_comma + 1, self.row
-        moved = _Row(old.tokens[first:], [(place - first, word) for place, word in old.words if place >= first])
-        self.row = _Row(old.tokens[:first], [(place, word) for place, word in old.words if place < first])
+        moved = _Row(old.tokens[first:], [(place - first, word) for place, word in old.embeddings if place >= first])
+        self.row = _Row(old.tokens[:first], [(place, word) for place, word in old.embeddings if place < first])
         self.close()
         self.row = moved
 
@@ -278,8 +278,8 @@ class _Filler:
         self.row = _Row()
         self.last_comma = self.NO_COMMA
 
-    def word_at(self, tokens: Sequence[_Token], position: int) -> LearnedWord | None:
-        for word in self.words.get(tokens[position].id, ()):
+    def word_at(self, tokens: Sequence[_Token], position: int) -> EmbeddingToken | None:
+        for word in self.embeddings.get(tokens[position].id, ()):
             stretch = tokens[position : position + len(word.ids)]
             if tuple(token.id for token in stretch) == word.ids:
                 return word
@@ -298,10 +298,10 @@ def _groups(tokens: Sequence[_Token], text: str) -> list[list[_Token]]:
     return groups
 
 
-def _by_first_id(words: Sequence[LearnedWord], room: int) -> dict[int, list[LearnedWord]]:
+def _by_first_id(embeddings: Sequence[EmbeddingToken], room: int) -> dict[int, list[EmbeddingToken]]:
     """Words by the id they begin with, those of most ids first. Raises ValueError for one that fits no chunk."""
-    found: dict[int, list[LearnedWord]] = {}
-    for word in sorted(words, key=lambda word: -len(word.ids)):
+    found: dict[int, list[EmbeddingToken]] = {}
+    for word in sorted(embeddings, key=lambda word: -len(word.ids)):
         if not word.ids or not 1 <= word.num_vectors <= room:
             raise ValueError(f"embedding {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
         found.setdefault(word.ids[0], []).append(word)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gesso.mini.judging.detector import Detection, Detector, DetectorFile, Found, detect
+from gesso.mini.judging.detector import DetectedObject, Detection, Detector, DetectorFile, detect
 from gesso.scenes.caption import Captioner
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import PART_SIZE, PLACES, Category, Item, Scene, SceneSampler, held_out
@@ -189,11 +189,11 @@ def _any_tinted(seen: Detection, item: Item) -> bool:
     return any(one.thing == item.thing and one.tint == item.tint for one in seen.found)
 
 
-def _best(seen: Detection, thing: int) -> Found | None:
+def _best(seen: Detection, thing: int) -> DetectedObject | None:
     return max((one for one in seen.found if one.thing == thing), key=lambda one: one.confidence, default=None)
 
 
-def _holds(relation: str, first: Found, second: Found) -> bool:
+def _holds(relation: str, first: DetectedObject, second: DetectedObject) -> bool:
     dx, dy = second.x - first.x, second.y - first.y
     along, across = {"left": (dx, dy), "right": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[relation]
     return along >= MIN_DISTANCE and along > abs(across)

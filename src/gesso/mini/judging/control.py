@@ -21,7 +21,7 @@ from gesso.scenes.render import Renderer
 from gesso.scenes.scene import moved
 from gesso.scenes.vocabulary import Thing
 
-Steer = Callable[[list[str], list[int], np.ndarray], np.ndarray]
+ControlFunction = Callable[[list[str], list[int], np.ndarray], np.ndarray]
 """(prompts, one seed each, hints uint8 [B, H, H, 3]) -> uint8 [B, H, H, 3]"""
 
 PLACEMENTS = ("usual", "moved")
@@ -113,7 +113,7 @@ class ControlReport:
 
 
 def evaluate_control(
-    steer: Steer,
+    steer: ControlFunction,
     generate: Generate,
     *,
     things: tuple[Thing, ...],

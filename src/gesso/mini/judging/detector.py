@@ -111,7 +111,7 @@ def channels_last(detector: Detector) -> Detector:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedObject:
     """One object in a picture; x and y are shares of its side."""
 
     thing: int | None  # row of the object table; None where it is none of them
@@ -126,7 +126,7 @@ class Detection:
     """What is seen in a picture."""
 
     background: str | None  # one of BACKGROUNDS, None where the border has no such colour
-    found: tuple[Found, ...]
+    found: tuple[DetectedObject, ...]
 
 
 def to_input(images: np.ndarray) -> Tensor:
@@ -160,7 +160,7 @@ def detect(detector: Detector, images: np.ndarray, batch_size: int = 64) -> list
     return found
 
 
-def read_scores(scores: Scores) -> tuple[Found, ...]:
+def read_scores(scores: Scores) -> tuple[DetectedObject, ...]:
     """Scores of one picture (no batch) -> its objects, the most certain first."""
     objectness = scores.middle.sigmoid()
     largest = F.max_pool2d(objectness[None, None], 2 * PEAK_RADIUS + 1, 1, PEAK_RADIUS)[0, 0]
@@ -170,7 +170,7 @@ def read_scores(scores: Scores) -> tuple[Found, ...]:
         likely, thing = scores.thing[:, row, column].softmax(0).max(0)
         known = int(thing) < len(scores.thing) - 1 and float(likely) >= MIN_CONFIDENCE
         found.append(
-            Found(
+            DetectedObject(
                 thing=int(thing) if known else None,
                 x=(column + 0.5) / GRID_SIZE,
                 y=(row + 0.5) / GRID_SIZE,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,7 +17,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.cli.control_options import parse_controls
 from gesso.cli.main import run
 from gesso.errors import GessoError
-from gesso.families.image_prompt import is_image_prompt_file
+from gesso.families.ip_adapter import is_ip_adapter_file
 from gesso.pipelines.hint_pictures import hint_digest
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
@@ -25,9 +26,8 @@ from gesso.request.parts import ControlUse
 from gesso.request.request import TextToImageRequest
 from gesso.runtime import shelf
 from gesso.runtime.engine import Engine
-from gesso.runtime.image_prompt import clip_pixels
+from gesso.runtime.ip_adapter import clip_pixels
 from gesso.studio.sources import control_files, read_controls
-from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
 from tiny_sd import TINY_SD, save_tiny_folder
 
 with warnings.catch_warnings():
@@ -218,16 +218,16 @@ def test_what_a_file_is_is_looked_up_once_until_it_changes(
 
     def look(path: Path) -> bool:
         seen.append(path)
-        return is_image_prompt_file(path)
+        return is_ip_adapter_file(path)
 
-    monkeypatch.setattr(shelf, "is_image_prompt_file", look)
+    monkeypatch.setattr(shelf, "is_ip_adapter_file", look)
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(files["base"].read_bytes())
-    known = shelf.AdapterShelf()
-    assert known.is_image_prompt(path) and known.is_image_prompt(path)
+    known = shelf.AdapterCache()
+    assert known.is_ip_adapter(path) and known.is_ip_adapter(path)
     assert seen == [path]
     path.write_bytes(files["vit"].read_bytes())
-    assert not known.is_image_prompt(path)
+    assert not known.is_ip_adapter(path)
     assert seen == [path, path]
 
 
