@@ -137,7 +137,7 @@ def one(way: str, family_name: str, path: Path, config: Path) -> dict[str, Any]:
         "maxrss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     if way in ("bfloat16", "float32"):
-        found["weights"] = kept.residency.onloaded_nbytes()  # the text models are float32 in both
+        found["weights"] = kept.residency.onloaded_nbytes()  # the text encoders are float32 in both
     del kept
     return found
 

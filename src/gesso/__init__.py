@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     )
     from gesso.families.base import Family, FamilyDefaults
     from gesso.families.registry import FAMILIES
-    from gesso.hints.registry import PREPROCESSORS, Parameter, Preprocessor, preprocess
+    from gesso.hints.registry import PREPROCESSORS, Preprocessor, PreprocessorParameter, preprocess
     from gesso.library.entry import Entry
     from gesso.library.finder import LibraryFinder
     from gesso.library.library import Library
@@ -133,7 +133,7 @@ _PUBLIC = {
     "ModelCall": "gesso.diffusion.samplers.seam",
     "NoiseSchedule": "gesso.diffusion.noise_schedule",
     "NoiseSource": "gesso.diffusion.noise",
-    "Parameter": "gesso.hints.registry",
+    "PreprocessorParameter": "gesso.hints.registry",
     "Preprocessor": "gesso.hints.registry",
     "Registry": "gesso.registry",
     "Sampler": "gesso.diffusion.sampler_row",
@@ -199,13 +199,13 @@ __all__ = [
     "NoiseSource",
     "NotFiniteError",
     "Notice",
-    "Parameter",
     "Picture",
     "PictureDone",
     "PictureMetadata",
     "PlanChosen",
     "PluginError",
     "Preprocessor",
+    "PreprocessorParameter",
     "Progress",
     "PromptError",
     "Recipe",

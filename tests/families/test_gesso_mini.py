@@ -173,7 +173,7 @@ def write(path: Path, change: Any = None, config: Mapping[str, Any] | None = Non
         (lambda c: None, changed("unet.num_res_blocks", 2), "missing_key", "tensors are missing"),
         (lambda c: None, changed("unet.num_heads", [2, 3]), "config", "does not divide into 3 heads"),
         (lambda c: None, changed("unet.norm_groups", 7), "config", "sizes that make no model"),
-        (lambda c: None, changed("text.vocab_size", 100), "architecture_mismatch", "its text model knows 100"),
+        (lambda c: None, changed("text.vocab_size", 100), "architecture_mismatch", "its text encoder has 100"),
         (lambda c: None, changed("text.max_length", 20), "architecture_mismatch", "16 ids a text"),
         (lambda c: None, changed("text.eos_id", 3), "architecture_mismatch", "id of the end"),
     ],

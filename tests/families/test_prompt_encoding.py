@@ -1,4 +1,4 @@
-"""Pieces of a prompt to states: chunks, both towers, and each rule of emphasis with a real text model."""
+"""Pieces of a prompt to states: chunks, both towers, and each rule of emphasis with a real text encoder."""
 
 import math
 import warnings

@@ -520,7 +520,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     parts = load_parts(folder)
     assert_same_networks(parts, tiny_parts(TINY_SDXL))
-    assert len(parts.files) == 5  # two of the UNet's, two text towers, the VAE
+    assert len(parts.files) == 5  # two of the UNet's, two text encoders, the VAE
 
 
 @pytest.mark.parametrize(

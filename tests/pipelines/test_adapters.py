@@ -1,4 +1,4 @@
-"""LoRA and learned words of a request, through the whole pipeline."""
+"""LoRA and embeddings of a request, through the whole pipeline."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -269,7 +269,7 @@ def test_learned_words_stand_in_the_prompt_and_in_the_negative_prompt(pipeline: 
 def test_a_word_of_another_model_is_text_and_told(pipeline: TextToImage):
     request = replace(REQUEST, prompt="a cat, xlword")
     (picture,) = pipeline(request)
-    assert any("xlword is read as text" in notice for notice in picture.notices)
+    assert any("xlword: read as plain text" in notice for notice in picture.notices)
     assert torch.equal(pipeline.pixels(request), TextToImage(pipeline.engine, pipeline.model).pixels(request))
 
 
@@ -333,7 +333,7 @@ def test_a_file_that_changed_is_told_and_one_that_is_gone_is_an_error(
         replay(TextToImage(engine, pipeline.model), picture.image, picture.recipe)
 
 
-def test_a_shelf_reads_a_file_once_and_again_where_it_changed(
+def test_a_cache_reads_a_file_once_and_again_where_it_changed(
     models: dict[str, LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     import gesso.runtime.adapter_cache as module
@@ -343,12 +343,12 @@ def test_a_shelf_reads_a_file_once_and_again_where_it_changed(
     monkeypatch.setattr(module, "open_weights", lambda path: read.append(path) or original(path))
     target = target_of(TINY_SD)
     paths = [lora_file(tmp_path / f"{seed}.safetensors", target, seed=seed) for seed in range(3)]
-    shelf = AdapterCache()
-    first = shelf.lora(paths[0], models["sd"])
-    assert shelf.lora(paths[0], models["sd"]) is first
+    cache = AdapterCache()
+    first = cache.lora(paths[0], models["sd"])
+    assert cache.lora(paths[0], models["sd"]) is first
     assert len(read) == 1
     lora_file(paths[0], target, seed=9)
-    assert shelf.lora(paths[0], models["sd"]) is not first
+    assert cache.lora(paths[0], models["sd"]) is not first
     small = AdapterCache(max_nbytes=2 * first.nbytes)
     for path in paths:
         small.lora(path, models["sd"])

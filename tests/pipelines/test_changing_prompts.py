@@ -256,7 +256,7 @@ def test_a_model_that_is_told_its_guidance_takes_schedules_and_refuses_and(
 ):
     pipeline = TextToImage(engine, models["lcm"])
     list(pipeline(replace(REQUEST, prompt="a [cat:dog:0.5]", num_steps=4, width=128, height=128)))
-    with pytest.raises(RequestError, match="AND needs guidance"):
+    with pytest.raises(RequestError, match="AND needs classifier-free guidance"):
         list(pipeline(replace(REQUEST, prompt="a cat AND a dog", num_steps=4)))
 
 

@@ -115,7 +115,7 @@ def test_a_plan_is_told_where_memory_is_limited(mini: Path):
     assert [type(one) for one in events].index(PlanChosen) == 0
 
 
-def test_numbers_that_were_rescued_are_told(mini: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_a_network_recomputed_in_float32_is_an_event(mini: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     """The autoencoder gives NaN in half precision, as SDXL's does in float16."""
     engine, events = Engine("cpu", "bfloat16"), list[Event]()
     model = engine.load(mini)
@@ -129,9 +129,9 @@ def test_numbers_that_were_rescued_are_told(mini: Path, monkeypatch: pytest.Monk
     engine.events.subscribe(events.append, RecomputedInFloat32, PictureDone)
     with caplog.at_level(logging.INFO, logger="gesso"):
         (picture,) = TextToImage(engine, model)(REQUEST)
-    notice = "the autoencoder left the range of bfloat16; computed again in float32"
-    rescued, done = events
-    assert rescued == RecomputedInFloat32(job=1, index=0, network="vae", notice=notice)
+    notice = "the VAE produced NaN or infinity in bfloat16 and was recomputed in float32"
+    recomputed, done = events
+    assert recomputed == RecomputedInFloat32(job=1, index=0, network="vae", notice=notice)
     assert isinstance(done, PictureDone)
     assert done.notices == picture.notices
     assert notice in done.notices

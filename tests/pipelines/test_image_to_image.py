@@ -72,9 +72,9 @@ def test_the_request_names_the_picture_and_the_size_comes_from_it(pipeline: Text
     assert request.source.strength == 0.75
     assert request.source.image is not None
     assert len(request.source.image) == 64
-    with pytest.raises(RequestError, match="Give that very one"):
+    with pytest.raises(RequestError, match=r"but \w+\.\.\. was given"):
         pipeline(request, image=source(seed=1))
-    with pytest.raises(RequestError, match="was not given"):
+    with pytest.raises(RequestError, match="but none was given"):
         pipeline(request)
 
 
@@ -291,7 +291,7 @@ def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline
     verdict, again = replay(pipeline, original, recipe, image=image, mask=mask)
     assert verdict.kind == "identical"
     assert again.recipe == picture.recipe
-    with pytest.raises(RequestError, match="was not given"):
+    with pytest.raises(RequestError, match="but none was given"):
         replay(pipeline, original, recipe, image=image)
 
 
@@ -394,7 +394,7 @@ def test_an_encoder_whose_numbers_are_not_finite_is_named_with_its_module(tmp_pa
         return output * float("nan")
 
     model.parts.vae.encoder.conv_in.register_forward_hook(lose)
-    match = r"^sd: vae gave .* not finite in float32 \(encoder\.conv_in is the first"
+    match = r"^sd: the VAE produced NaN or infinity in float32 \(first in module encoder\.conv_in\)"
     with pytest.raises(NotFiniteError, match=match):
         draw(TextToImage(engine, model), source())
     assert formats[0] == engine.precision.vae

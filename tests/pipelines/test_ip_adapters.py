@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,10 +23,11 @@ from gesso.request.checks import RequestError
 from gesso.request.finder import NamedFiles
 from gesso.request.parts import ControlUse
 from gesso.request.request import TextToImageRequest
-from gesso.runtime import shelf
+from gesso.runtime import adapter_cache
 from gesso.runtime.engine import Engine
 from gesso.runtime.ip_adapter import clip_pixels
 from gesso.studio.sources import control_files, read_controls
+from models.test_ip_adapter import VISION, image_prompt_file, nested, randomise, saved
 from tiny_sd import TINY_SD, save_tiny_folder
 
 with warnings.catch_warnings():
@@ -220,10 +220,10 @@ def test_what_a_file_is_is_looked_up_once_until_it_changes(
         seen.append(path)
         return is_ip_adapter_file(path)
 
-    monkeypatch.setattr(shelf, "is_ip_adapter_file", look)
+    monkeypatch.setattr(adapter_cache, "is_ip_adapter_file", look)
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(files["base"].read_bytes())
-    known = shelf.AdapterCache()
+    known = adapter_cache.AdapterCache()
     assert known.is_ip_adapter(path) and known.is_ip_adapter(path)
     assert seen == [path]
     path.write_bytes(files["vit"].read_bytes())

@@ -99,9 +99,9 @@ def test_own_sigmas_stand_in_for_everything():
     ("values", "words"),
     [
         ({"preset": "diffusers", "sampler": "euler", "schedule": "kl_optimal"}, "diffusers has uniform"),
-        ({"timestep_spacing": "trailing", "sampler": "restart"}, "diffusers has no sampler restart"),
-        ({"timestep_spacing": "a1111", "sampler": "euler"}, "no timesteps of its own"),
-        ({"preset": "a1111", "sampler": "ddim", "num_steps": 1}, "2 is the least"),
+        ({"timestep_spacing": "trailing", "sampler": "restart"}, "diffusers has no scheduler like restart"),
+        ({"timestep_spacing": "a1111", "sampler": "euler"}, "no timestep spacing of its own"),
+        ({"preset": "a1111", "sampler": "ddim", "num_steps": 1}, "2 is the minimum"),
     ],
 )
 def test_settings_that_do_not_go_together(values: dict[str, Any], words: str):
@@ -225,7 +225,7 @@ def test_a_first_step_that_is_too_long_is_told(sampler: str, longest: int):
     ends = FAMILIES["sd15"].schedule
     pure = replace(FAMILIES["sd15"], schedule=replace(ends, zero_terminal_snr=True))
     (notice,) = planned(pure, sampler=sampler, schedule="uniform", num_steps=longest).notices
-    assert f"{sampler} begins with a step from sigma 45" in notice and "Take dpmpp_2m" in notice
+    assert f"{sampler}: the first step, from sigma 45" in notice and "Use the sampler dpmpp_2m" in notice
     assert planned(pure, sampler=sampler, schedule="exponential", num_steps=longest).notices == ()
     assert planned("sd15", sampler=sampler, schedule="uniform", num_steps=longest).notices == ()
     assert planned(pure, sampler="dpmpp_2m", schedule="uniform", num_steps=longest).notices == ()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.test_image_prompt import VISION, image_prompt_file, randomise
 from torch import Tensor
 
 from adapters.files import kohya, lora_parts, saved, target_of
@@ -30,6 +29,7 @@ from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.runtime.engine import Engine
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import MemoryPlan, Phase
+from models.test_ip_adapter import VISION, image_prompt_file, randomise
 from pipelines.test_controls import picture
 from tiny_sd import TINY_SD, save_tiny_folder
 
@@ -346,7 +346,7 @@ def test_a_run_that_is_given_up_cleans_up():
     batcher.add(run)
     batcher.step()
     assert not run.is_done
-    with pytest.raises(RuntimeError, match="not done"):
+    with pytest.raises(RuntimeError, match="not finished"):
         run.result()
     run.close()
     assert cleaned == [True]

@@ -48,7 +48,7 @@ def test_a_decoder_that_overflows_half_precision_is_asked_again_in_float32(loud:
         assert not bool(model.decode(latents()).isfinite().all())  # otherwise this test tests nothing
         found = finite("vae", lambda model: model.decode(latents()), model)
     assert found.rows == (0,)
-    assert found.notice == "the autoencoder left the range of float16; computed again in float32"
+    assert found.notice == "the VAE produced NaN or infinity in float16 and was recomputed in float32"
     assert found.notices(0) == (found.notice,)
     assert found.value.dtype == F32
     gap = (found.value - expected).abs().max().item()
@@ -101,7 +101,7 @@ def test_an_error_names_the_part_and_the_first_module_that_gave_them(dtype: torc
         with pytest.raises(GessoError, match="NaN or infinity"), torch.inference_mode():
             finite("vae", lambda model: model.decode(latents()), model)
         return
-    match = "vae gave numbers that are not finite in float32"
+    match = "the VAE produced NaN or infinity in float32"
     with pytest.raises(NotFiniteError, match=match) as found, torch.inference_mode():
         finite("vae", lambda model: model.decode(latents()), model)
     assert found.value.part == "vae"
@@ -139,7 +139,7 @@ def test_lost_for_good_is_an_error_whatever_stopped_it():
         stop_when_all_nonfinite(torch.full((1, 1), float("nan")))
         raise AssertionError
 
-    with pytest.raises(NotFiniteError, match="unet gave numbers that are not finite in float32"):
+    with pytest.raises(NotFiniteError, match="the UNet produced NaN or infinity in float32"):
         finite("unet", run, model)
 
 
@@ -156,7 +156,7 @@ def test_a_network_that_steers_is_named():
 
     component = Component("control", steering, CPU, "x")
     component.dtype = F32  # as if settled: the check of the weights would find it first
-    match = r"unet gave numbers that are not finite in float32 \(control 0: 1 is the first"
+    match = r"the UNet produced NaN or infinity in float32 \(first in module control 0: 1\)"
     with (
         torch.inference_mode(),
         pytest.raises(NotFiniteError, match=match),

@@ -211,7 +211,7 @@ def test_measures_come_in_turn_as_the_budget_shrinks():
     assert seen[-1][2] == 1
     assert seen[-1][3] == 16
     assert any(tile is None and vae_rows == 1 for _, _, vae_rows, tile in seen)  # rows before tiles
-    assert "takes at least" in message
+    assert "needs at least" in message
     assert f"process {size_text(100 * MIB + SLACK)}" in message  # and says what of it is not the networks'
 
 
@@ -223,7 +223,7 @@ def test_pictures_are_enlarged_one_by_one_where_all_together_do_not_fit(file: Pa
     tight = make_plan(model.footprint, work, budget=int(together.peak * 0.7), base=0)
     assert together.vae_rows == 4
     assert (tight.vae_rows, tight.upscaler_tile) == (1, None)
-    assert "the autoencoder takes 1 picture a call" in tight.measures
+    assert "VAE: 1 picture per call" in tight.measures
     rows: list[int] = []
     hook = model.parts.networks["upscaler"].register_forward_pre_hook(
         lambda _module, inputs: rows.append(len(inputs[0]))

@@ -179,7 +179,7 @@ def test_a_changed_file_gives_no_hash(tmp_path: Path):
     path = save_tiny_mini(tmp_path / "tiny.safetensors")
     model: LoadedModel = Engine("cpu").load(path)
     path.touch()
-    with pytest.raises(GessoError, match="changed or gone"):
+    with pytest.raises(GessoError, match="changed or removed"):
         _ = model.files
     asked: list[Path] = []
 

@@ -1,4 +1,4 @@
-"""Names of an adapter's tensors -> module and part, for each file format in use.
+"""Parses the tensor names of adapter files (kohya, PEFT, diffusers) into module and part.
 
 kohya          lora_unet_down_blocks_0_..._to_q.lora_down.weight; LyCORIS and OFT: the same stem, other parts
 PEFT           unet.down_blocks.0....to_q.lora_A.weight; raw saves: base_model.model. before, an adapter's name within
@@ -30,7 +30,7 @@ _OLD = re.compile(r"(?P<base>.+)\.to_(?P<which>q|k|v|out)_lora\.(?P<way>down|up)
 
 @dataclass(frozen=True)
 class TensorName:
-    """One tensor's name, taken apart.  module: as the file spells it"""
+    """A parsed tensor name.  module: as the file spells it"""
 
     dialect: str
     module: str
@@ -39,22 +39,22 @@ class TensorName:
 
 
 def parse_tensor_name(name: str, target: Target) -> TensorName | None:
-    """None for a name that no dialect has. A place of None: the target has no such module."""
+    """Parses a tensor name; None for a name that no format uses. `place` is None if the model has no such module."""
     stem, _, part = name.partition(".")
     if part in PARTS and stem.startswith(("lora_", "oft_", "lycoris_")):
         return TensorName("kohya", stem, part, target.stems.get(stem))
     plain = name.removeprefix(_RAW_PREFIX)
-    if found := _OLD.fullmatch(plain):
-        way = "lora_down.weight" if found["way"] == "down" else "lora_up.weight"
-        base = found["base"].removesuffix(".processor")
-        q, out = (f"to_{found['which']}", "to_out.0") if base != found["base"] else ("", "")
-        names = [f"{base}.{out if found['which'] == 'out' else q}"] if q else []
-        names.append(f"{base}.{'out' if found['which'] == 'out' else found['which']}_proj")
+    if match := _OLD.fullmatch(plain):
+        way = "lora_down.weight" if match["way"] == "down" else "lora_up.weight"
+        base = match["base"].removesuffix(".processor")
+        q, out = (f"to_{match['which']}", "to_out.0") if base != match["base"] else ("", "")
+        names = [f"{base}.{out if match['which'] == 'out' else q}"] if q else []
+        names.append(f"{base}.{'out' if match['which'] == 'out' else match['which']}_proj")
         place = next((target.dotted[each] for each in names if each in target.dotted), None)
         return TensorName("diffusers (2023)", names[0], way, place)
-    if found := _PEFT.fullmatch(plain):
-        dialect = "PEFT" if found["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
-        return TensorName(dialect, found["module"], _PARTS[found["part"]], target.dotted.get(found["module"]))
+    if match := _PEFT.fullmatch(plain):
+        dialect = "PEFT" if match["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
+        return TensorName(dialect, match["module"], _PARTS[match["part"]], target.dotted.get(match["module"]))
     for split in (1, 2):
         words = plain.rsplit(".", split)
         part = ".".join(words[1:])

@@ -1,4 +1,4 @@
-"""The tensors that a module has in a file -> its weight change: one row per kind of adapter.
+"""The kinds of adapters (LoRA, LoHa, LoKr, DoRA, ...): which tensors each has, and how its weight change is built.
 
 Part names are those of kohya's trainer and of LyCORIS; what PEFT and diffusers call otherwise is renamed before
 (`dialects`). Everything is checked by header where possible: a rank without a bound, an alpha that is no number.
@@ -32,7 +32,7 @@ Parts = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """needed: parts by which the kind is known; allowed: further parts; build: a scale for the rank -> the change"""
+    """A kind of adapter.  needed: parts that identify it; allowed: further parts; build: parts -> the weight change"""
 
     name: str
     needed: tuple[str, ...]
@@ -42,7 +42,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Reader:
-    """What building a change needs beside its parts.  alpha: what the metadata say, where they do"""
+    """What building a change needs besides its parts.  alpha: from the metadata, if they state it"""
 
     where: Path
     module: str
@@ -93,13 +93,13 @@ def _loha(parts: Parts, reader: Reader) -> WeightChange:
 
 def _lokr(parts: Parts, reader: Reader) -> WeightChange:
     names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
-    found = {name: parts.get(f"lokr_{name}") for name in names}
+    factors = {name: parts.get(f"lokr_{name}") for name in names}
     for half in ("w1", "w2"):
-        if found[half] is None and (found[f"{half}_a"] is None or found[f"{half}_b"] is None):
+        if factors[half] is None and (factors[f"{half}_a"] is None or factors[f"{half}_b"] is None):
             raise reader.refuse(f"lacks lokr_{half}")
-    factor = next((found[name] for name in ("w1_b", "w2_b") if found[name] is not None), None)
+    factor = next((factors[name] for name in ("w1_b", "w2_b") if factors[name] is not None), None)
     scale = 1.0 if factor is None else reader.scale(parts, factor.shape[0])  # two whole matrices know no alpha
-    return Kronecker(scale=scale, t2=parts.get("lokr_t2"), **found)
+    return Kronecker(scale=scale, t2=parts.get("lokr_t2"), **factors)
 
 
 def _glora(parts: Parts, reader: Reader) -> WeightChange:

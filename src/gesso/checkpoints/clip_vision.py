@@ -64,8 +64,8 @@ def clip_vision_rules() -> list[Rule]:
 
 
 def _shape(shapes: Mapping[str, Shape], name: str, dims: int, where: object) -> Shape:
-    found = shapes.get(name, ())
-    if len(found) != dims or 0 in found:
-        message = f"{name} is {shape_text(found) if found else 'missing'}: not an image encoder of CLIP"
+    shape = shapes.get(name, ())
+    if len(shape) != dims or 0 in shape:
+        message = f"{name} is {shape_text(shape) if shape else 'missing'}: not an image encoder of CLIP"
         raise ModelFileError("architecture_mismatch", str(where), message)
-    return found
+    return shape

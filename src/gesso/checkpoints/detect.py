@@ -207,8 +207,8 @@ def detect_folder(folder: Path, unet: Tensors) -> Kind:
     if layout == "sd1" and len(shape("attentions.0.proj_in.weight")) == 2:  # linear in SD 2, a convolution in SD 1
         layout = "sd2"
     into, out = shape("conv_in.weight"), shape("conv_out.weight")
-    beside = into[1] - out[0] if len(into) == len(out) == 4 else -1
-    family = _FOLDER_FAMILIES.get((layout, beside))
+    extra = into[1] - out[0] if len(into) == len(out) == 4 else -1
+    family = _FOLDER_FAMILIES.get((layout, extra))
     if shape(ldm.GUIDANCE):
         family = _GUIDED_FAMILIES.get(family or "")
     return Kind("diffusers", "a diffusers folder", family=family)

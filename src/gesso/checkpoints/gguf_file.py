@@ -223,17 +223,17 @@ class _Parser:
 
     def values(self, count: int) -> dict[str, Any]:
         """Keys and values; None for a long array."""
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         room = MAX_METADATA
         for _ in range(count):
             key = self.text(MAX_NAME)
-            if key in found:
+            if key in values:
                 self.refuse("duplicate_key", f"has the key {shown(key)!r} twice")
-            found[key] = self.value(self.number("I"), key)
-            room -= len(key) + len(str(found[key]))
+            values[key] = self.value(self.number("I"), key)
+            room -= len(key) + len(str(values[key]))
             if room < 0:
                 self.refuse("gguf_metadata", f"has more than {MAX_METADATA:,} characters of metadata")
-        return found
+        return values
 
     def value(self, kind: int, key: str) -> Any:
         if kind == _TEXT:
@@ -259,7 +259,7 @@ class _Parser:
 
     def rows(self, count: int) -> list[tuple[str, tuple[int, ...], int, int]]:
         """Name, shape (slowest dimension first), type and offset of each tensor."""
-        found = []
+        rows = []
         names: set[str] = set()
         for _ in range(count):
             name = self.text(MAX_NAME)
@@ -274,8 +274,8 @@ class _Parser:
             shape = tuple(self.number("Q") for _ in range(num_dims))[::-1]
             if any(not 0 < side <= MAX_SIDE for side in shape):
                 self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, expected sides of 1 to {MAX_SIDE}")
-            found.append((name, shape, self.number("I"), self.number("Q")))
-        return found
+            rows.append((name, shape, self.number("I"), self.number("Q")))
+        return rows
 
     def place(
         self, rows: list[tuple[str, tuple[int, ...], int, int]], alignment: int, values: Mapping[str, Any]
@@ -317,11 +317,11 @@ class _Parser:
         return TensorInfo(dtype=dtype, shape=shape, nbytes=count * dtype.itemsize), span
 
     def original(self, name: str, shape: tuple[int, ...], count: int, values: Mapping[str, Any]) -> tuple[int, ...]:
-        found = values.get(ORIGINAL_SHAPE + name)
-        if found is None:
+        stored = values.get(ORIGINAL_SHAPE + name)
+        if stored is None:
             return shape
-        if not isinstance(found, list) or not all(type(side) is int and side > 0 for side in found):
+        if not isinstance(stored, list) or not all(type(side) is int and side > 0 for side in stored):
             self.refuse("gguf_shape", f"the original shape of {shown(name)} is no shape")
-        if len(found) > 8 or math.prod(found) != count:
-            self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, but was {shape_text(found)}")
-        return tuple(found)
+        if len(stored) > 8 or math.prod(stored) != count:
+            self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, but was {shape_text(stored)}")
+        return tuple(stored)

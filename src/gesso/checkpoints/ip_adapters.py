@@ -110,8 +110,8 @@ def ip_adapter_rules(config: IPAdapterConfig, count: int) -> list[Rule]:
 
 
 def _matrix(shapes: Mapping[str, Shape], name: str, where: object) -> tuple[int, int]:
-    found = shapes.get(name, ())
-    if len(found) != 2 or 0 in found:
-        message = f"{name} is {shape_text(found) if found else 'missing'}, expected a matrix"
+    shape = shapes.get(name, ())
+    if len(shape) != 2 or 0 in shape:
+        message = f"{name} is {shape_text(shape) if shape else 'missing'}, expected a matrix"
         raise ModelFileError("shape", str(where), message)
-    return found[0], found[1]
+    return shape[0], shape[1]

@@ -218,5 +218,5 @@ def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
     raise ModelFileError("sandbox", where, f"the separate process that reads PyTorch files {how}")
 
 
-def _strings(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(word, str) for word in found)
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)

@@ -231,12 +231,12 @@ def _count(text: str) -> int:
     return -1 if text.startswith("-") else int(text)
 
 
-def _check_metadata(found: Any, refuse: Any) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(_is_text(key) and _is_text(value) for key, value in found.items()):
+def _check_metadata(metadata: Any, refuse: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(_is_text(key) and _is_text(value) for key, value in metadata.items()):
         refuse("metadata", "the metadata is not a table of strings")
-    if sum(len(key) + len(value) for key, value in found.items()) > MAX_METADATA:
+    if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
         refuse("metadata", f"more than {MAX_METADATA:,} characters of metadata")
-    return dict(found)
+    return dict(metadata)
 
 
 def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
@@ -263,19 +263,19 @@ def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
     return TensorInfo(dtype=dtype, shape=tuple(shape), nbytes=nbytes), offsets[0]
 
 
-def _is_text(found: Any) -> bool:
+def _is_text(value: Any) -> bool:
     """Whether this is a string that can be written down: JSON can spell half a surrogate pair."""
-    if not isinstance(found, str):
+    if not isinstance(value, str):
         return False
     try:
-        found.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _counts(found: Any) -> bool:
-    return isinstance(found, list) and all(type(value) is int and value >= 0 for value in found)
+def _counts(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(value) is int and value >= 0 for value in numbers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

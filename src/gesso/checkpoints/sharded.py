@@ -98,12 +98,12 @@ def _read_index(path: Path) -> dict[str, str]:
     if max(text.count(b","), text.count(b'"') // 2) > 8 * MAX_TENSORS:  # before the parser spends memory on them
         raise ModelFileError("shard_index", path, "has far more entries than any model has tensors")
     try:
-        found = strict_json.loads(text.decode("utf-8"))
+        index = strict_json.loads(text.decode("utf-8"))
     except strict_json.RepeatedKeyError as error:
         raise ModelFileError("duplicate_key", path, f"names {shown(error.key)!r} twice") from None
     except (ValueError, RecursionError):
         raise ModelFileError("shard_index", path, "is not JSON") from None
-    places = found.get("weight_map") if isinstance(found, dict) else None
+    places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not 0 < len(places) <= MAX_TENSORS:
         message = f'has no "weight_map" of 1 to {MAX_TENSORS:,} tensors, as an index of weights has'
         raise ModelFileError("shard_index", path, message)

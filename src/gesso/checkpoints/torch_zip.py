@@ -76,11 +76,11 @@ def check_crc(file: BinaryIO, member: Member, *, where: str) -> None:
     refuse_crc(member, crc, where=where)
 
 
-def refuse_crc(member: Member, found: int, *, where: str) -> None:
+def refuse_crc(member: Member, crc: int, *, where: str) -> None:
     """Raises ModelFileError (zip_checksum) unless this is the member's checksum."""
-    if found != member.crc:
+    if crc != member.crc:
         message = (
-            f"{member.name} is damaged: its checksum is {found:08x}, expected {member.crc:08x}; download the file again"
+            f"{member.name} is damaged: its checksum is {crc:08x}, expected {member.crc:08x}; download the file again"
         )
         raise ModelFileError("zip_checksum", where, message)
 
@@ -113,7 +113,7 @@ class _Archive:
         names = self._names(entries)
         for entry in entries:
             self._check_method(entry)
-        found: dict[str, Member] = {}
+        members: dict[str, Member] = {}
         at = 0
         ordered = sorted(zip(entries, names, strict=True), key=lambda pair: pair[0].header)
         for (entry, name), following in zip(ordered, [*(e.header for e, _ in ordered[1:]), directory], strict=True):
@@ -121,10 +121,10 @@ class _Archive:
                 self.refuse("zip_overlap", f"{shown(name)} begins at byte {entry.header:,}, expected {at:,}")
             begin = self._check_header(entry, name)
             at = self._end(entry, name, begin, following)
-            found[name] = Member(name, begin, entry.nbytes, entry.crc)
+            members[name] = Member(name, begin, entry.nbytes, entry.crc)
         if at != directory:
             self.refuse("zip_overlap", "bytes before the archive's directory belong to no member")
-        return found
+        return members
 
     # ---- the directory ----
 
@@ -204,28 +204,28 @@ class _Archive:
     def _widen(self, extra: bytes, *values: int) -> list[int]:
         """Sizes that do not fit into 32 bits stand in an extra field of the directory, in this order."""
         wide = self._extra(extra).get(1, b"")
-        found, at = [], 0
+        numbers, at = [], 0
         for value in values:
             if value == 0xFFFFFFFF:
                 if len(wide) < at + 8:
                     self.refuse("zip_damaged", "a member lacks its zip64 sizes")
                 value = int.from_bytes(wide[at : at + 8], "little")
                 at += 8
-            found.append(value)
-        return found
+            numbers.append(value)
+        return numbers
 
     def _extra(self, extra: bytes) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
+        fields: dict[int, bytes] = {}
         at = 0
         while at < len(extra):
             if len(extra) - at < 4:
                 self.refuse("zip_damaged", "a member has an extra field that makes no sense")
             tag, length = struct.unpack_from("<2H", extra, at)
-            if tag in found or at + 4 + length > len(extra):
+            if tag in fields or at + 4 + length > len(extra):
                 self.refuse("zip_damaged", "a member has an extra field that makes no sense")
-            found[tag] = extra[at + 4 : at + 4 + length]
+            fields[tag] = extra[at + 4 : at + 4 + length]
             at += 4 + length
-        return found
+        return fields
 
     # ---- names ----
 

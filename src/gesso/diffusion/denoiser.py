@@ -1,4 +1,4 @@
-"""The seam between solver and network: `denoise(x, sigma) -> x0`.
+"""The interface between sampler and network: `denoise(x, sigma) -> x0`, and the prediction types eps, v and x0.
 
 x = x0 + sigma * eps is what samplers work on; a network was trained on z = x / sqrt(1 + sigma^2), which has the
 variance of the data, and on timesteps. Prediction types: eps (Ho et al. 2020), v (Salimans & Ho 2022, appendix D,
@@ -33,7 +33,7 @@ def per_row(value: Tensor | float, x: Tensor) -> Tensor:
     """
     value = torch.as_tensor(value, dtype=torch.float64)
     if value.ndim > 1 or (value.ndim == 1 and len(value) != len(x)):
-        raise ValueError(f"one value or one a row expected, found {list(value.shape)} for x {list(x.shape)}")
+        raise ValueError(f"expected one value, or one per row, found {list(value.shape)} for x {list(x.shape)}")
     return value.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -48,7 +48,7 @@ def scale_input(x: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def to_x0(prediction: Prediction, x: Tensor, sigma: Tensor | float, output: Tensor) -> Tensor:
-    """What the network said, as clean latents.
+    """The network's output as clean latents x0.
 
     x, output [B, ...] -> x0 [B, ...] in the type of x. Raises ValueError for an unknown prediction.
     """
@@ -66,7 +66,7 @@ def to_x0(prediction: Prediction, x: Tensor, sigma: Tensor | float, output: Tens
 
 
 def target(prediction: Prediction, x0: Tensor, eps: Tensor, sigma: Tensor | float) -> Tensor:
-    """What the network should say for x = x0 + sigma * eps; the inverse of `to_x0`.
+    """The training target for x = x0 + sigma * eps; the inverse of `to_x0`.
 
     x0, eps [B, ...] -> [B, ...] in the type of x0. Raises ValueError for an unknown prediction.
     """

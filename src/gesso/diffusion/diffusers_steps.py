@@ -1,4 +1,4 @@
-"""The steps that diffusers' schedulers make: sigmas, timesteps for the network, scale of the first noise.
+"""diffusers' schedulers: their sigmas, timesteps and scale of the initial noise.
 
 A folder in diffusers' layout says in scheduler/scheduler_config.json how its pictures are made. Each scheduler class
 has its own rule for the spacing of timesteps, for their rounding and for the end; what they share is here once. Their
@@ -31,7 +31,7 @@ TimestepSpacing = Literal["leading", "linspace", "trailing"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SchedulerSteps:
-    """What a run needs to know about its steps.
+    """The steps of a run.
 
     sigmas: float64 [n + 1], falling. timesteps: float64 [n], what the network is told at the first call of each step.
     initial_scale: x = n * initial_scale begins. final_scale: the VAE gets x * final_scale.
@@ -261,7 +261,7 @@ class DiffusersScheduler:
             return float(sigmas[-1])
         return schedule.sigma_min
 
-    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, made: int) -> dict[str, Any]:
+    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, num_made: int) -> dict[str, Any]:
         kind = _KINDS[self.name]
         options: dict[str, Any] = {}
         if kind.jumps and self.sampler in ("ddim", "ddpm"):
@@ -269,7 +269,7 @@ class DiffusersScheduler:
             if not torch.equal(down[:-1], timesteps[1:]):
                 last = self._last_sigma(schedule, timesteps)
                 landings = [float(schedule.sigmas[int(t)]) if t >= 0 else last for t in down]
-                options["landings"] = landings[:made]
+                options["landings"] = landings[:num_made]
         if self.name == "DDPMScheduler" and self.variance_type == "fixed_large":
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
@@ -379,9 +379,9 @@ def _float32_sigmas(schedule: NoiseSchedule) -> Tensor:
 
 def _timestep_of(table: Tensor, sigmas: Tensor) -> Tensor:
     """Fractional timesteps, straight lines between logarithms in float32."""
-    logs, wanted = table.float().log().double(), sigmas.log()
-    low = (torch.searchsorted(logs, wanted, right=True) - 1).clamp(0, len(table) - 2)
-    return low + ((wanted - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)
+    logs, log_sigmas = table.float().log().double(), sigmas.log()
+    low = (torch.searchsorted(logs, log_sigmas, right=True) - 1).clamp(0, len(table) - 2)
+    return low + ((log_sigmas - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)
 
 
 def _interpolate(table: Tensor, timesteps: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Classifier-free guidance in one batch (Ho & Salimans 2022, arXiv:2207.12598), with its rescale (arXiv:2305.08891).
 
 Guidance wraps a network: it takes (z, timestep) and returns a prediction like a network without a prompt, so `Denoiser`
-needs to know nothing of it. The conditioning (hidden states, pooled vector, ControlNet hints) is opaque here: any type C
-with a function that concatenates two batches of it.
+needs to know nothing of it. The conditioning (hidden states, pooled vector, ControlNet hints) is opaque here: any type
+C with a function that concatenates two batches of it.
 """
 
 from __future__ import annotations

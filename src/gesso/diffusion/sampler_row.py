@@ -1,4 +1,4 @@
-"""What the table of samplers says of each: what it is called, what it costs, what it takes. Imports no torch."""
+"""`Sampler`, a row of SAMPLERS: label, aliases, order, calls per step, options. Imports no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sampler:
     ignores_sigmas: only the first sigma, the last above 0 and their number count; what is left at the end is noise of
     the last sigma above 0. row_steps: chooses its own steps for every row.
     discards_penultimate: A1111 makes one step more and leaves out the last sigma above 0 (`discard_penultimate`).
-    asks_uncond: asks for the prediction without the prompt as well.
+    asks_uncond: needs the unconditional prediction, too (CFG++).
     counted: number of calls where calls_per_step does not tell it; None there: it depends on the picture.
     """
 

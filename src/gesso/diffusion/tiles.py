@@ -65,11 +65,11 @@ class TiledDenoiser(Asks):
         total: Tensor | None = None
         weights = x.new_zeros(x.shape[-2:])
         for tile, denoise in self.parts:
-            found = yield from ask(denoise, tile.of(x).contiguous(), level, uncond=uncond)
+            x0 = yield from ask(denoise, tile.of(x).contiguous(), level, uncond=uncond)
             if total is None:
-                total = found.new_zeros(*found.shape[:-2], *x.shape[-2:])
+                total = x0.new_zeros(*x0.shape[:-2], *x.shape[-2:])
             weight = _fade(tile.height, self.overlap, x)[:, None] * _fade(tile.width, self.overlap, x)
-            tile.of(total).add_(found * weight)
+            tile.of(total).add_(x0 * weight)
             tile.of(weights).add_(weight)
         assert total is not None
         return total / weights

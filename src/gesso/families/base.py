@@ -70,8 +70,8 @@ class Family:
     """One release.
 
     layout       names of a single file, and what the added vector is made of
-    text_2       the second text tower of SDXL; its states stand beside those of the first
-    text_layer   which states of the text towers the UNet reads: 1 the last layer's, 2 those of the one before
+    text_2       the second text encoder of SDXL; its states stand beside those of the first
+    text_layer   which states of the text encoders the UNet reads: 1 the last layer's, 2 those of the one before
     text_norm    whether the tower's last norm follows
     concat       what the UNet sees beside the latents
     max_level    the highest noise level of a picture to enlarge that the UNet was trained with (x4 upscaler)

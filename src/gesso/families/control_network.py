@@ -64,29 +64,29 @@ def load_control_network(
     Raises ModelFileError for another kind of file, and for a network of another architecture, naming both.
     """
     path = Path(path)
-    told: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}
     if path.is_dir():
-        told = read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
+        settings = read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
         path = weight_file(path, STEMS["unet"])
     file = open_weights(path, converted=converted)
     if isinstance(file, SafetensorsFile) and is_native_control(file):
         return _native(file, family)
-    found = ControlNetFile.of(shapes_of(file.tensors))
-    if found is None and (kind := detect(file).what) == T2I_ADAPTER:
+    header = ControlNetFile.of(shapes_of(file.tensors))
+    if header is None and (kind := detect(file).what) == T2I_ADAPTER:
         return _t2i_adapter(file, family)
-    if found is None:
+    if header is None:
         message = f"looks like {kind}, expected a ControlNet or {T2I_ADAPTER}"
         raise ModelFileError("architecture_mismatch", path, message)
-    network = _network(found, file, family, unet)
+    network = _network(header, file, family, unet)
     if DIFFERENCE in file.tensors:
         _add_unet(network, unet, path)
-    pooled = told.get("global_pool_conditions", POOLED_NAME in path.stem.lower())
+    pooled = settings.get("global_pool_conditions", POOLED_NAME in path.stem.lower())
     return ControlParts(
         network=network,
         files=file.files,
         hint_scale=network.config.downscale,
         pooled=pooled is True,
-        swapped=told.get("controlnet_conditioning_channel_order") == "bgr",
+        swapped=settings.get("controlnet_conditioning_channel_order") == "bgr",
     )
 
 
@@ -96,25 +96,25 @@ def control_unet(family: Family) -> UNetConfig:
     return replace(family.unet, in_channels=channels, draft_size=None, guidance_dim=None, noise_levels=None)
 
 
-def _network(found: ControlNetFile, file: TensorFile, family: Family, unet: nn.Module | None) -> ControlNet:
+def _network(header: ControlNetFile, file: TensorFile, family: Family, unet: nn.Module | None) -> ControlNet:
     sizes = control_unet(family)
-    other_text = found.context_dim not in (None, sizes.context_dim)
-    if other_text or found.takes_sizes != (sizes.added_dim is not None):
-        small = "Stable Diffusion XL" if found.takes_sizes else "Stable Diffusion 1 or 2"
-        made = context_name(found.context_dim) if found.context_dim is not None else small
-        message = f"is a ControlNet for {made}, the model is {family.name!r} ({context_name(sizes.context_dim)})"
+    other_text = header.context_dim not in (None, sizes.context_dim)
+    if other_text or header.takes_sizes != (sizes.added_dim is not None):
+        small = "Stable Diffusion XL" if header.takes_sizes else "Stable Diffusion 1 or 2"
+        made_for = context_name(header.context_dim) if header.context_dim is not None else small
+        message = f"is a ControlNet for {made_for}, the model is {family.name!r} ({context_name(sizes.context_dim)})"
         raise ModelFileError("architecture_mismatch", file.path, f"{message}. Use one made for this model")
-    config = found.config(sizes, file.path)
+    config = header.config(sizes, file.path)
     with on_meta():
         network = UnionControlNet(config) if isinstance(config, UnionConfig) else ControlNet(config)
-    rules = found.rules(config, linear=family.layout != "sd1")
+    rules = header.rules(config, linear=family.layout != "sd1")
     params = shapes_of(network.state_dict())
     with file.reader() as reader:
         if CONTROL_LORA in file.tensors:
             base = _of(unet, file.path)
-            tensors = control_lora_tensors(rules, found.shapes, reader, params, base, file.path)
+            tensors = control_lora_tensors(rules, header.shapes, reader, params, base, file.path)
         else:
-            tensors = load(plan(rules, found.shapes, params, where=file.path), reader)
+            tensors = load(plan(rules, header.shapes, params, where=file.path), reader)
         fill(network, tensors, file.path, device="cpu", dtype=None, check=False)
     return network
 
@@ -134,24 +134,24 @@ def _add_unet(network: ControlNet, unet: nn.Module | None, where: Path) -> None:
 
 
 def _native(file: SafetensorsFile, family: Family) -> ControlParts:
-    found = load_control(file.path)
-    wanted, has = control_unet(family), found.control.config.unet
-    if found.family != family.name:
-        message = f"is a ControlNet for {found.family!r}, the model is {family.name!r}. Use one made for this model"
+    native = load_control(file.path)
+    expected, has = control_unet(family), native.control.config.unet
+    if native.family != family.name:
+        message = f"is a ControlNet for {native.family!r}, the model is {family.name!r}. Use one made for this model"
         raise ModelFileError("architecture_mismatch", file.path, message)
     same = (has.in_channels, has.context_dim, has.added_dim) == (
-        wanted.in_channels,
-        wanted.context_dim,
-        wanted.added_dim,
+        expected.in_channels,
+        expected.context_dim,
+        expected.added_dim,
     )
-    if not same or skip_widths(has) != skip_widths(wanted):
+    if not same or skip_widths(has) != skip_widths(expected):
         message = f"is a ControlNet for a {family.name!r} of other sizes: channels {list(has.channels)}"
-        raise ModelFileError("shape", file.path, f"{message}, the model has {list(wanted.channels)}")
+        raise ModelFileError("shape", file.path, f"{message}, the model has {list(expected.channels)}")
     return ControlParts(
-        network=found.control,
+        network=native.control,
         files=file.files,
-        hint_scale=found.control.config.downscale,
-        preprocessor=found.hint or None,
+        hint_scale=native.control.config.downscale,
+        preprocessor=native.hint or None,
     )
 
 
@@ -161,8 +161,8 @@ def _t2i_adapter(file: TensorFile, family: Family) -> ControlParts:
     is_xl = config.patch == XL_PATCH
     places = (*family.unet.channels, family.unet.channels[-1])[: len(config.channels)]
     if is_xl != (family.layout == "sdxl") or config.channels != places or family.output_scale != 1:
-        made = "Stable Diffusion XL" if is_xl else "Stable Diffusion 1 or 2"
-        message = f"is {T2I_ADAPTER} for {made} (widths {list(config.channels)}), the model is {family.name!r}"
+        base = "Stable Diffusion XL" if is_xl else "Stable Diffusion 1 or 2"
+        message = f"is {T2I_ADAPTER} for {base} (widths {list(config.channels)}), the model is {family.name!r}"
         raise ModelFileError("architecture_mismatch", file.path, f"{message}. Use one made for this model")
     with on_meta():
         network = T2IAdapter(config)

@@ -4,7 +4,7 @@ Which states: SD 1 the last layer's, with the last norm; SD 2 those of the layer
 the layer before, without a norm, of both towers side by side (768 and 1280 wide). The vector of SDXL is the second
 tower's pooled text, projected, beside sinusoids of sizes (Podell et al. 2023, arXiv:2307.01952, section 2.2).
 
-A prompt with weights, or too long for the text model, comes as pieces (`gesso.text.grammar`): each chunk of it is
+A prompt with weights, or too long for the text encoder, comes as pieces (`gesso.text.grammar`): each chunk of it is
 encoded alone, weighted, and laid behind the one before. The vector is told the first chunk only, without weights.
 """
 
@@ -93,7 +93,7 @@ def encode_prompt(
     skip_everywhere: bool = False,
     reading: Reading | None = None,
 ) -> PromptEmbeds:
-    """A prompt through the text models of a family, on the device of its first.
+    """A prompt through the text encoders of a family, on the device of its first.
 
     text             a str is plain text, and what does not fit one chunk is cut off; pieces are read as `reading` says
     clip_skip        as A1111 counts: 1 is the layer that the model was trained with, n > 1 is n - 1 layers earlier
@@ -161,8 +161,8 @@ def join_prompts(
         raise ValueError(f"{len(encoded)} prompts, {len(weights)} weights")
     length = max(prompt.context.shape[1] for prompt in encoded)
     if joined == "guidance":
-        apart = [replace(prompt, context=_repeat_last(prompt.context, length)) for prompt in encoded]
-        return list(zip(apart, weights, strict=True))
+        separate = [replace(prompt, context=_repeat_last(prompt.context, length)) for prompt in encoded]
+        return list(zip(separate, weights, strict=True))
     if joined == "chain":
         moved = []
         for prompt, weight in zip(encoded, weights, strict=True):
@@ -184,7 +184,7 @@ def _repeat_last(context: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tower:
-    """What one text model gave.
+    """What one text encoder gave.
 
     states [1, N * L, D], weighted; pooled [1, D] and projected [1, P], where the model projects, of the first chunk
     """
@@ -198,7 +198,7 @@ class _Tower:
 def _read(
     family: Family, model: CLIPTextModel, tokenizer: Tokenizer, pieces: Sequence[Piece], reading: Reading, skip: int
 ) -> _Tower:
-    """Pieces through one text model: chunks, states, weights."""
+    """Pieces through one text encoder: chunks, states, weights."""
     most = reading.max_chunks or (1 if tokenizer.kind == "words" else MAX_CHUNKS)
     chunks = chunk(
         pieces,
@@ -244,7 +244,7 @@ def _weigh(
 
 def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
     """The pieces of weight below 1, each with where its tokens are: bool [N, L]."""
-    found = []
+    variants = []
     below = chunks.pieces[chunks.weights < 1].unique()
     if len(below) > MAX_DOWNWEIGHTED:
         raise PromptError(
@@ -254,8 +254,8 @@ def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
         )
     for piece in below.tolist():
         tokens = chunks.pieces == piece
-        found.append((float(chunks.weights[tokens][0]), tokens))
-    return found
+        variants.append((float(chunks.weights[tokens][0]), tokens))
+    return variants
 
 
 def _encode(
@@ -283,7 +283,7 @@ def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: 
 
 def _added(family: Family, tower: _Tower, sizes: Sizes) -> Tensor:
     if tower.projected is None:
-        raise ValueError(f"the text model of {family.name!r} has no text projection, which its UNet needs")
+        raise ValueError(f"the text encoder of {family.name!r} has no text projection, which its UNet needs")
     values = torch.tensor(sizes.values(family), device=tower.pooled.device)
-    told = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
-    return torch.cat([tower.projected, told.to(tower.projected)], dim=1)
+    embedded = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
+    return torch.cat([tower.projected, embedded.to(tower.projected)], dim=1)

@@ -41,8 +41,8 @@ def load_ip_adapter(path: str | Path, family: Family, *, converted: Path | None 
         raise _other(file, "an IP-Adapter")
     config, widths = ip_adapter_config(shapes, file.path)
     if config.context_dim != family.unet.context_dim:
-        made, has = context_name(config.context_dim), context_name(family.unet.context_dim)
-        message = f"is an IP-Adapter for {made}, the model is {family.name!r} ({has}). Use one made for this model"
+        base, has = context_name(config.context_dim), context_name(family.unet.context_dim)
+        message = f"is an IP-Adapter for {base}, the model is {family.name!r} ({has}). Use one made for this model"
         raise ModelFileError("architecture_mismatch", file.path, message)
     try:
         with on_meta():
@@ -75,6 +75,6 @@ def _file_in(path: Path) -> Path:
     return weight_file(inside if inside.is_dir() else path, "model")
 
 
-def _other(file: TensorFile, wanted: str) -> ModelFileError:
-    message = f"looks like {detect(file).what}, expected {wanted}"
+def _other(file: TensorFile, expected: str) -> ModelFileError:
+    message = f"looks like {detect(file).what}, expected {expected}"
     return ModelFileError("architecture_mismatch", file.path, message)

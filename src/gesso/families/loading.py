@@ -178,16 +178,16 @@ _SCALARS = (
 
 def _ldm_family(file: TensorFile, kind: Kind, how: _How) -> Family:
     """The family asked for, else the one that the header shows."""
-    found = family_named(str(kind.family))
+    detected = family_named(str(kind.family))
     if how.unet is not None:
-        found = how.unet.family(found)
+        detected = how.unet.family(detected)
     if how.family is None:
-        return found
-    wanted = how.family
-    if wanted.architecture != found.architecture:
-        message = f"looks like {kind.what}, not like {wanted.name!r}. Try: `family={found.name}`"
+        return detected
+    requested = how.family
+    if requested.architecture != detected.architecture:
+        message = f"looks like {kind.what}, not like {requested.name!r}. Try: `family={detected.name}`"
         raise ModelFileError("architecture_mismatch", file.path, message)
-    return wanted
+    return requested
 
 
 def _as_stored(family: Family, file: TensorFile) -> Family:
@@ -205,17 +205,17 @@ def _as_stored(family: Family, file: TensorFile) -> Family:
 def _with_prediction(family: Family, unet: nn.Module, file: TensorFile, how: _How) -> Family:
     """What the UNet predicts, as far as anything tells; SD 2 of 512 and of 768 pixels part here."""
     is_open = how.family is None and (family.layout, family.concat) == ("sd2", "none")
-    told = how.prediction
-    if told is None and (is_open or family.layout != "sd2"):
-        told = declared_prediction(file.path, file.tensors, file.metadata)
-    if told is None and is_open:
+    prediction = how.prediction
+    if prediction is None and (is_open or family.layout != "sd2"):
+        prediction = declared_prediction(file.path, file.tensors, file.metadata)
+    if prediction is None and is_open:
         assert isinstance(unet, UNet)
-        told = probe_prediction(unet)
+        prediction = probe_prediction(unet)
     if ldm.ZERO_TERMINAL_SNR in file.tensors:
         family = replace(family, schedule=replace(family.schedule, zero_terminal_snr=True))
-    if told is None or told == family.prediction:
+    if prediction is None or prediction == family.prediction:
         return family
-    family = replace(family, prediction=told)
+    family = replace(family, prediction=prediction)
     if is_open:
         like = release_like(family)
         return replace(family, name=like.name, native_size=like.native_size, scheduler=like.scheduler)
@@ -268,13 +268,13 @@ def _load_folder(folder: Path, how: _How) -> Parts:
 
 def _with_unet(family: Family, unet: SeparateUNet, how: _How) -> Family:
     """The family of a folder whose UNet comes from elsewhere, under the name that was asked for."""
-    joined, wanted = unet.family(family), how.family
-    if wanted is None:
+    joined, requested = unet.family(family), how.family
+    if requested is None:
         return joined
-    if wanted.architecture != joined.architecture:
-        message = f"makes a {joined.name!r} of this model, not a {wanted.name!r}. Try: `family={joined.name}`"
+    if requested.architecture != joined.architecture:
+        message = f"makes a {joined.name!r} of this model, not a {requested.name!r}. Try: `family={joined.name}`"
         raise ModelFileError("architecture_mismatch", unet.file.path, message)
-    return replace(joined, name=wanted.name, defaults=wanted.defaults)
+    return replace(joined, name=requested.name, defaults=requested.defaults)
 
 
 def _other_unet(family: Family, networks: dict[str, nn.Module], how: _How) -> list[Path]:
@@ -297,15 +297,15 @@ def _other_vae(family: Family, networks: dict[str, nn.Module], how: _How) -> lis
 
 def _check_tokenizer(tokenizer: Tokenizer, text: CLIPTextConfig, where: Path) -> None:
     if tokenizer.size > text.vocab_size:
-        message = f"its tokenizer has {tokenizer.size} token ids, its text model knows {text.vocab_size}"
+        message = f"its tokenizer has {tokenizer.size} token ids, its text encoder has {text.vocab_size}"
         raise ModelFileError("architecture_mismatch", where, message)
     pairs = {
         "ids a text": (tokenizer.length, text.max_length),
         "as the id of the end": (tokenizer.eos, text.eos_id),
     }
-    for what, (found, expected) in pairs.items():
-        if found != expected:
-            message = f"its tokenizer has {found} {what}, its text model {expected}"
+    for what, (value, expected) in pairs.items():
+        if value != expected:
+            message = f"its tokenizer has {value} {what}, its text encoder {expected}"
             raise ModelFileError("architecture_mismatch", where, message)
 
 
@@ -316,7 +316,7 @@ def _parts(
     files: list[Path],
     scalars: Mapping[str, Tensor] | None = None,
 ) -> Parts:
-    """Raises ModelFileError where a tokenizer and its text model do not belong together."""
+    """Raises ModelFileError where a tokenizer and its text encoder do not belong together."""
     for part, tokenizer in tokenizers.items():
         _check_tokenizer(tokenizer, networks[part].config, files[0])
     return Parts(

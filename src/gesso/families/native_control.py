@@ -55,9 +55,9 @@ def load_control(path: Path, device: str | torch.device = "cpu", dtype: torch.dt
             "architecture_mismatch", path, f"not a ControlNet in gesso's own layout: its metadata lack {KEY}"
         )
     whole = parse_object(file.metadata[KEY], f"{path}: {KEY}")
-    found = (whole.get("format"), whole.get("version"))
-    if found != (FORMAT, VERSION):
-        message = f"format {shown(str(found[0]))} version {shown(str(found[1]))}, expected {FORMAT} version {VERSION}"
+    layout = (whole.get("format"), whole.get("version"))
+    if layout != (FORMAT, VERSION):
+        message = f"format {shown(str(layout[0]))} version {shown(str(layout[1]))}, expected {FORMAT} version {VERSION}"
         raise ModelFileError("config", path, f"{message}; update gesso")
     config = from_json(ControlNetConfig, whole.get("config"), path, "config")
     family, hint = (shown(str(whole.get(key, ""))) for key in ("family", "hint"))

@@ -26,7 +26,7 @@ class Parts:
     """What `load_parts` gives. The networks are in evaluation mode and ask for no gradients.
 
     files                each weight file that was read, in a fixed order, the model's own first
-    text_2, tokenizer_2  SDXL's second text tower
+    text_2, tokenizer_2  SDXL's second text encoder
     scalars              numbers that a single file holds beside the weights and that nothing reads, by their names
                          there, such as logit_scale: kept so that saving gives the same file
     """
@@ -45,14 +45,14 @@ class Parts:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks by component: unet, text, vae, and text_2 and upscaler where there are such."""
-        found = {
+        networks = {
             "unet": self.unet,
             "text": self.text,
             "text_2": self.text_2,
             "vae": self.vae,
             "upscaler": self.upscaler,
         }
-        return {name: network for name, network in found.items() if network is not None}
+        return {name: network for name, network in networks.items() if network is not None}
 
 
 # What networks make their parameters with; anything else would be made in memory, and replaced there.

@@ -28,8 +28,8 @@ def declared_prediction(path: Path, names: Mapping[str, Any], metadata: Mapping[
 
     names: those of its tensors. Raises ModelFileError for a .yaml that cannot be read.
     """
-    if (told := _yaml_prediction(path)) is not None:
-        return told
+    if (declared := _yaml_prediction(path)) is not None:
+        return declared
     if ldm.V_PREDICTION in names:
         return "v"
     if metadata.get("modelspec.architecture", "").startswith("stable-diffusion-v2-768-v"):
@@ -46,8 +46,8 @@ def _yaml_prediction(path: Path) -> Prediction | None:
         text = read_small_file(file, MAX_YAML).decode("utf-8")
     except UnicodeDecodeError:
         raise ModelFileError("config", file, "is not UTF-8 text; remove it, or give `prediction`") from None
-    if found := re.search(r"""^\s*parameterization:\s*["']?(\w+)["']?\s*(?:#.*)?$""", text, re.MULTILINE):
-        return _PREDICTION_NAMES.get(found[1])
+    if match := re.search(r"""^\s*parameterization:\s*["']?(\w+)["']?\s*(?:#.*)?$""", text, re.MULTILINE):
+        return _PREDICTION_NAMES.get(match[1])
     if "denoiser_scaling.VScaling" in text:
         return "v"
     # latent-diffusion's default, which its configs leave out

@@ -61,5 +61,5 @@ def release_like(family: Family) -> Family:
             return release
     if family.layout == "sd2":  # predicts x0, as no release does
         return SD21_BASE
-    told = " and guidance as an input" if family.unet.guidance_dim else ""
-    raise ValueError(f"no release has the layout {family.layout!r} with {family.concat!r} beside its latents{told}")
+    guidance = " and guidance as an input" if family.unet.guidance_dim else ""
+    raise ValueError(f"no release has the layout {family.layout!r} with {family.concat!r} beside its latents{guidance}")

@@ -52,25 +52,25 @@ def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
 def _beside(parts: Parts) -> dict[str, Tensor]:
     """What a single file holds beside the weights."""
     family = parts.family
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     if family.num_sizes == 0:  # the files of SDXL have no tables
         cumprod = family.schedule.build().alphas_cumprod
-        found |= ldm.schedule_buffers(cumprod, low_scale=family.concat == "upscale")
+        tensors |= ldm.schedule_buffers(cumprod, low_scale=family.concat == "upscale")
     for name in ldm.position_ids(family.layout):
-        found[name] = torch.arange(family.text.max_length)[None]
+        tensors[name] = torch.arange(family.text.max_length)[None]
     for name in ldm.logit_scales(family.layout):
-        found[name] = torch.tensor(_LOGIT_SCALE, dtype=parts.text.norm.weight.dtype)
+        tensors[name] = torch.tensor(_LOGIT_SCALE, dtype=parts.text.norm.weight.dtype)
     if family.num_sizes and family.prediction == "v":
-        found[ldm.V_PREDICTION] = torch.zeros(())
+        tensors[ldm.V_PREDICTION] = torch.zeros(())
         if family.schedule.zero_terminal_snr:
-            found[ldm.ZERO_TERMINAL_SNR] = torch.zeros(())
-    return found
+            tensors[ldm.ZERO_TERMINAL_SNR] = torch.zeros(())
+    return tensors
 
 
 def save_diffusers(folder: str | Path, parts: Parts) -> None:
     """A folder that the diffusers library loads. The folder appears whole or not at all; it may not exist before.
 
-    Of SD 2 it holds the text tower without its last layer, which nothing reads: that library has no place for it.
+    Of SD 2 it holds the text encoder without its last layer, which nothing reads: that library has no place for it.
     Raises ValueError for a family that the library has no classes for, ModelFileError where it cannot be written.
     """
     folder = Path(folder)

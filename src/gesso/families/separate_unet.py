@@ -57,16 +57,16 @@ class SeparateUNet:
         Raises ModelFileError where no release has such a UNet.
         """
         into = self._shape("conv_in.weight" if self.folder else "input_blocks.0.0.weight", 4)[1]
-        beside = into - base.vae.latent_channels
+        extra = into - base.vae.latent_channels
         guidance = self.shapes.get(self.prefix + ldm.GUIDANCE)
-        told = guidance[1] if guidance is not None and len(guidance) == 2 else None
-        if beside not in _CONCATS:
-            found = f"its UNet takes {into} channels, {base.name!r} has {base.vae.latent_channels} of latents"
-            raise ModelFileError("architecture_mismatch", self.file.path, found)
-        unet = replace(base.unet, in_channels=into, guidance_dim=told)
+        guidance_dim = guidance[1] if guidance is not None and len(guidance) == 2 else None
+        if extra not in _CONCATS:
+            problem = f"its UNet takes {into} channels, {base.name!r} has {base.vae.latent_channels} of latents"
+            raise ModelFileError("architecture_mismatch", self.file.path, problem)
+        unet = replace(base.unet, in_channels=into, guidance_dim=guidance_dim)
         if unet == base.unet:
             return base
-        joined = replace(base, unet=unet, concat=_CONCATS[beside])
+        joined = replace(base, unet=unet, concat=_CONCATS[extra])
         try:
             like = release_like(joined)
         except ValueError as error:
@@ -86,11 +86,11 @@ class SeparateUNet:
         return unet, self.file.files
 
     def _shape(self, name: str, dims: int) -> Shape:
-        found = self.shapes.get(self.prefix + name, ())
-        if len(found) != dims:
-            message = f"{self.prefix + name} is {shape_text(found) if found else 'missing'}, expected {dims} dimensions"
+        shape = self.shapes.get(self.prefix + name, ())
+        if len(shape) != dims:
+            message = f"{self.prefix + name} is {shape_text(shape) if shape else 'missing'}, expected {dims} dimensions"
             raise ModelFileError("shape", self.file.path, message)
-        return found
+        return shape
 
 
 def _file_in(path: Path) -> Path:

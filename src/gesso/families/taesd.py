@@ -77,18 +77,18 @@ def _whole(file: TensorFile, model: TAESD, config: TAESDConfig) -> dict[str, Ten
 
 def _halves(file: TensorFile, converted: Path | None) -> dict[str, TensorFile]:
     """The author's files: what this one holds, and what the other beside it does."""
-    found = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
-    if not found:
+    halves = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
+    if not halves:
         message = f"looks like {detect(file).what}, expected a TAESD (tiny autoencoder)"
         raise ModelFileError("architecture_mismatch", file.path, message)
     for half, other in _OTHER.items():
-        beside = file.path.with_name(file.path.name.replace(other, half))
-        if half not in found and beside != file.path and beside.is_file():
-            found[half] = open_weights(beside, converted=converted)
-    if "decoder" not in found:
+        other_file = file.path.with_name(file.path.name.replace(other, half))
+        if half not in halves and other_file != file.path and other_file.is_file():
+            halves[half] = open_weights(other_file, converted=converted)
+    if "decoder" not in halves:
         message = "is the encoder of a TAESD, but taesd_decoder.safetensors is not beside it; both are needed"
         raise ModelFileError("missing", file.path, message)
-    return found
+    return halves
 
 
 def _joined(sources: Mapping[str, TensorFile], model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
@@ -96,9 +96,9 @@ def _joined(sources: Mapping[str, TensorFile], model: TAESD, config: TAESDConfig
     for half, source in sources.items():
         rules = names.encoder_rules(config) if half == "encoder" else names.decoder_rules(config)
         prefix = _half_prefix(source, half) or ""
-        given = {name: shape for name, shape in shapes_of(source.tensors).items() if name.startswith(prefix)}
+        half_shapes = {name: shape for name, shape in shapes_of(source.tensors).items() if name.startswith(prefix)}
         params = {n: shape for n, shape in shapes_of(model.state_dict()).items() if n.startswith(f"{half}.")}
-        rows = plan([*nest(rules, prefix, f"{half}."), *_DROPPED], given, params, where=source.path)
+        rows = plan([*nest(rules, prefix, f"{half}."), *_DROPPED], half_shapes, params, where=source.path)
         with source.reader() as reader:
             tensors |= load(rows, reader)
     return tensors

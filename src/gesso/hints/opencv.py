@@ -1,4 +1,4 @@
-"""OpenCV, which comes with the extra `hints`."""
+"""Imports OpenCV, an optional dependency (the extra `hints`)."""
 
 from types import ModuleType
 

@@ -125,8 +125,8 @@ class ControlTask(DenoisingTask):
         for time in (999, 800, 600):
             eps = torch.randn(latents.shape, generator=generator_for(10**9, time))
             rows = torch.full((len(scenes),), time)
-            for label, seen in (("right", hint), ("swapped", hint.roll(1, dims=0))):
-                figures[f"{label}_{time}"] = float(self.steered(latents, eps, rows, ids, seen).mean())
+            for label, shown_hint in (("right", hint), ("swapped", hint.roll(1, dims=0))):
+                figures[f"{label}_{time}"] = float(self.steered(latents, eps, rows, ids, shown_hint).mean())
             figures[f"none_{time}"] = float(self.errors(latents, eps, rows, ids).mean())
         return figures
 

@@ -65,12 +65,12 @@ class LoraFactors(nn.Module):
 
     def changes(self) -> dict[str, ModuleChange]:
         """What the factors do, as an adapter that was read says it."""
-        found = {}
+        changes = {}
         for key, factors in self.layers.items():
             assert isinstance(factors, Factors)
             change = LowRank(factors.up.detach(), factors.down.detach(), 1.0)
-            found[self.names[key]] = ModuleChange(change)
-        return found
+            changes[self.names[key]] = ModuleChange(change)
+        return changes
 
 
 def _layers(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:

@@ -132,6 +132,6 @@ class UpscalingTask:
         drawn = torch.cat([self.upscaler(part) for part in decoded.split(16)])
         plain = F.interpolate(decoded, size=large.shape[-2:], mode="bicubic")
         figures = {"psnr": psnr(decoded, pixels)}
-        for name, found in (("large", drawn), ("bicubic", plain)):
-            figures |= {f"psnr_{name}": psnr(found, large), f"steepness_{name}": steepness(found)}
+        for name, output in (("large", drawn), ("bicubic", plain)):
+            figures |= {f"psnr_{name}": psnr(output, large), f"steepness_{name}": steepness(output)}
         return figures | {"steepness_true": steepness(large)}

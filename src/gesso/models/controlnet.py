@@ -93,9 +93,9 @@ class ControlNet(nn.Module):
 
         Raises ValueError for a hint of another size than `downscale` times the latents'.
         """
-        wanted = tuple(side * self.config.downscale for side in x.shape[-2:])
-        if tuple(hint.shape[-2:]) != wanted:
-            raise ValueError(f"hint {list(hint.shape)}, expected {wanted[0]} x {wanted[1]} for these latents")
+        expected = tuple(side * self.config.downscale for side in x.shape[-2:])
+        if tuple(hint.shape[-2:]) != expected:
+            raise ValueError(f"hint {list(hint.shape)}, expected {expected[0]} x {expected[1]} for these latents")
         emb = self.embed(timestep, x.dtype, added)
         return self.descend(self.conv_in(x) + self.hint(hint), emb, context)
 

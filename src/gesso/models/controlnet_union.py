@@ -48,9 +48,9 @@ class UnionControlNet(ControlNet):
         self, x: Tensor, timestep: Tensor, context: Tensor, hint: Tensor, added: Tensor | None = None, *, kind: int
     ) -> list[Tensor]:
         """As `ControlNet.forward`, for a hint [1, 3, h, w] of a kind, 0 to K - 1."""
-        told = torch.zeros(self.union.num_kinds, device=x.device)
-        told[kind] = 1
-        kinds = sinusoid(told, self.union.kind_dim).flatten().to(x.dtype)
+        control_type = torch.zeros(self.union.num_kinds, device=x.device)
+        control_type[kind] = 1
+        kinds = sinusoid(control_type, self.union.kind_dim).flatten().to(x.dtype)
         emb = self.embed(timestep, x.dtype, added) + self.kind_embed(kinds[None])
         encoded = self.hint(hint)
         token = (encoded.mean(dim=(2, 3)) + self.tasks[kind])[:, None]

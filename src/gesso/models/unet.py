@@ -230,11 +230,11 @@ class UNet(nn.Module):
                 f"added vector {'missing' if added is None else 'given'}, added_dim {self.config.added_dim}"
             )
         if (level is None) != (self.level_embed is None):
-            found = "missing" if level is None else "given"
-            raise ValueError(f"noise level {found}, noise_levels {self.config.noise_levels}")
+            problem = "missing" if level is None else "given"
+            raise ValueError(f"noise level {problem}, noise_levels {self.config.noise_levels}")
         if (guidance is None) != (self.guidance_embed is None):
-            found = "missing" if guidance is None else "given"
-            raise ValueError(f"guidance {found}, guidance_dim {self.config.guidance_dim}")
+            problem = "missing" if guidance is None else "given"
+            raise ValueError(f"guidance {problem}, guidance_dim {self.config.guidance_dim}")
         time = sinusoid(timestep, self.config.channels[0]).to(x.dtype)
         if self.guidance_embed is not None and guidance is not None:
             time = time + self.guidance_embed(guidance_sinusoid(guidance, self.guidance_embed.in_features).to(x.dtype))

@@ -47,10 +47,10 @@ class UpscalerConfig:
     @property
     def sight(self) -> int:
         """Pixels of the input around a place that its result depends on, at most; a multiple of `multiple`."""
-        seen = REACH + 6 * self.patch_size  # neighbours; the last convolutions, and what enlarges them
+        radius = REACH + 6 * self.patch_size  # neighbours; the last convolutions, and what enlarges them
         for level, num_blocks in enumerate(self.num_blocks):
-            seen += (1 + 2 * num_blocks) * self.patch_size * 2**level
-        return -(-seen // self.multiple) * self.multiple
+            radius += (1 + 2 * num_blocks) * self.patch_size * 2**level
+        return -(-radius // self.multiple) * self.multiple
 
 
 class Block(nn.Module):

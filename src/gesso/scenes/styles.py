@@ -97,8 +97,8 @@ def tone_of(glyph: np.ndarray, radius: float) -> np.ndarray:
 
 def tone_range(tone: np.ndarray, alpha: np.ndarray) -> tuple[float, float]:
     """The dark and the light end of a glyph's tones, less a little of both."""
-    seen = tone[alpha > 0.5]
-    low, high = np.percentile(seen, (8, 92)) if len(seen) else (0.0, 0.0)
+    visible = tone[alpha > 0.5]
+    low, high = np.percentile(visible, (8, 92)) if len(visible) else (0.0, 0.0)
     return float(low), float(high)
 
 

@@ -1,6 +1,6 @@
 """Splits the weighted pieces of a prompt into chunks of token ids, as A1111 does for long prompts.
 
-A text model takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
+A text encoder takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
 beginning, end and padding; each is encoded alone, and what comes out is laid one after the other. Each piece is
 tokenised alone, so that a weight begins and ends with a token. BREAK ends a chunk. Where a chunk is full and a comma
 stands among its last tokens, the words behind that comma move on to the next one.
@@ -26,12 +26,12 @@ MAX_CHUNKS = 128  # 32,000 characters of English prose fill about 100; each cost
 
 @dataclass(frozen=True)
 class EmbeddingToken:
-    """A word whose vectors were learned (textual inversion); they take the place of its ids.
+    """A word of the prompt that stands for a textual inversion embedding, whose vectors replace its token ids.
 
     ids          of the word as a prompt spells it; at least one
     num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
-    first_id     the id, above the vocabulary, that the text model was taught for the first vector; the others follow.
-                 None: padding stands there, and `Chunks.placements` says where
+    first_id     the id, above the vocabulary, of the first vector in the text encoder; the others follow.
+                None: padding takes its place, and `Chunks.placements` says where
     """
 
     name: str
@@ -42,7 +42,7 @@ class EmbeddingToken:
 
 @dataclass(frozen=True)
 class EmbeddingPlacement:
-    """A textual inversion in a chunk: its vectors replace the embeddings [chunk, position : position + num_vectors]."""
+    """An embedding in a chunk: its vectors replace the token embeddings [chunk, position : position + num_vectors]."""
 
     name: str
     chunk: int
@@ -55,9 +55,9 @@ class ChunkReport:
     """What a user should know about a prompt that was chunked.
 
     num_tokens  per chunk, the tokens of the prompt in it, without beginning, end and padding
-    cut         the text from the first word on that found no room in `max_chunks`; "" where all of it did
-    unknown     words that the vocabulary does not know (`Tokenizer.unknown_words`) in what found room
-    clamped     pieces whose weight was changed: (text, asked for, taken)
+    cut         the text from the first word that does not fit into `max_chunks`; "" if all fits
+    unknown     words that the vocabulary does not know (`Tokenizer.unknown_words`) in the part that fits
+    clamped     pieces whose weight was out of range: (text, requested weight, used weight)
     """
 
     num_tokens: tuple[int, ...]
@@ -71,14 +71,14 @@ class ChunkReport:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """A line for each weight that was changed, and one for what was cut. Unknown words are the caller's to name."""
+        """Notices about changed weights and about text that was cut. Unknown words are reported by the caller."""
         changed = tuple(
             Notice(
-                f"the weight {asked:g} of {shown(text.strip())} was changed to {taken:g}",
+                f"the weight {requested:g} of {shown(text.strip())} was changed to {used:g}",
                 code="weight_clamped",
-                data={"asked": asked, "taken": taken},
+                data={"asked": requested, "taken": used},
             )
-            for text, asked, taken in self.clamped[:8]
+            for text, requested, used in self.clamped[:8]
         )
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
         if not self.cut:
@@ -89,12 +89,12 @@ class ChunkReport:
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """A prompt as a text model takes it.
+    """A prompt in chunks of token ids, the input of a text encoder.
 
     ids      int64 [N, L], N at least 1
     weights  float32 [N, L], finite, from -MAX_WEIGHT to MAX_WEIGHT; 1 for beginning, end and padding
     pieces   int64 [N, L], the index of the piece that a token is from; -1 for beginning, end and padding
-    placements  where embeddings (textual inversion) stand
+    placements  positions of embeddings (textual inversion)
     """
 
     ids: Tensor
@@ -233,8 +233,8 @@ class _Filler:
             weight = min(MAX_WEIGHT, max(-MAX_WEIGHT, piece.weight)) if piece.weight == piece.weight else 1.0
             if weight != piece.weight:
                 clamped.append((piece.text, piece.weight, weight))
-            found = [_Token(token.id, weight, index, token.word) for token in self.tokenizer.tokens(piece.text)]
-            for group in _groups(found, piece.text) if self.whole_words else [found]:
+            tokens = [_Token(token.id, weight, index, token.word) for token in self.tokenizer.tokens(piece.text)]
+            for group in _groups(tokens, piece.text) if self.whole_words else [tokens]:
                 if self.whole_words and len(group) < LONG_WORD and len(self.row.tokens) + len(group) > self.room:
                     self.close()
                 self.add(group)
@@ -300,9 +300,9 @@ def _groups(tokens: Sequence[_Token], text: str) -> list[list[_Token]]:
 
 def _by_first_id(embeddings: Sequence[EmbeddingToken], room: int) -> dict[int, list[EmbeddingToken]]:
     """Words by the id they begin with, those of most ids first. Raises ValueError for one that fits no chunk."""
-    found: dict[int, list[EmbeddingToken]] = {}
+    by_id: dict[int, list[EmbeddingToken]] = {}
     for word in sorted(embeddings, key=lambda word: -len(word.ids)):
         if not word.ids or not 1 <= word.num_vectors <= room:
             raise ValueError(f"embedding {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
-        found.setdefault(word.ids[0], []).append(word)
-    return found
+        by_id.setdefault(word.ids[0], []).append(word)
+    return by_id

@@ -1,4 +1,4 @@
-"""What a prompt is made of once it is read: pieces of text with weights, and where each stood in what was typed."""
+"""The pieces of a parsed prompt: text with weights, BREAK, and their places in the source text."""
 
 from array import array
 from collections.abc import Iterable

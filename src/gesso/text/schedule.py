@@ -180,8 +180,8 @@ def parse_schedule(text: str | Traced) -> PromptSchedule:
     marks: list[_Mark] = []
     groups: list[_Group] = []
     num_schedules = 0
-    for found in _SIGN.finditer(traced.text):
-        sign, place = found[0], found.start()
+    for match in _SIGN.finditer(traced.text):
+        sign, place = match[0], match.start()
         if sign in "[(":
             groups.append(_Group(sign, place))
         elif sign in ":|":

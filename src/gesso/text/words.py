@@ -1,4 +1,4 @@
-"""Words of a learned vocabulary: how text is split into them, how they are learned, how they become a backend.
+"""gesso-mini's vocabulary of whole words: how text is split, how the words are learned, and their tokenizer backend.
 
 Text is brought to one form first (compatibility forms, no accents, lower case), so that "Crème", "crème" and "CREME"
 are one word. A word that the vocabulary lacks falls apart into pieces it has, down to bytes.

@@ -35,17 +35,17 @@ class Group:
         """Whether the first process says so: all stop at the same step."""
         if self.size == 1:
             return value
-        told = torch.tensor([float(value)])
-        dist.broadcast(told, 0)
-        return bool(told.item())
+        total = torch.tensor([float(value)])
+        dist.broadcast(total, 0)
+        return bool(total.item())
 
     def tell(self, value: float) -> float:
         """The first process's value."""
         if self.size == 1:
             return value
-        told = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(told, 0)
-        return float(told.item())
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
 
 
 def _member(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

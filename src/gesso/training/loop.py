@@ -238,15 +238,15 @@ class _Run:
     def finished(self) -> bool:
         return self.samples >= self.plan.total_samples
 
-    def choose_precision(self, wanted: Precision | Literal["auto"]) -> None:
+    def choose_precision(self, precision: Precision | Literal["auto"]) -> None:
         """A run that goes on keeps its own."""
-        if self.precision is None and wanted == "auto":
+        if self.precision is None and precision == "auto":
             with eager():
                 faster, timings = faster_precision(self.task, self.plan.batch_size, self.seed, self.device)
             self.precision = "bfloat16" if self.group.agree(faster == "bfloat16") else "float32"
             self._write({"step": 0, "samples": 0, "bfloat16": float(self.precision == "bfloat16")} | timings)
-        elif self.precision is None and wanted != "auto":
-            self.precision = wanted
+        elif self.precision is None and precision != "auto":
+            self.precision = precision
         assert self.precision is not None
         self.task.precision = context_of(self.precision, self.device)
 

@@ -269,11 +269,11 @@ def test_judge_figures():
 
 
 def test_a_report_is_json(tmp_path):
-    from gesso.mini.judging.composition import Judged, Report
+    from gesso.mini.judging.composition import JudgedPicture, Report
 
     one = prompt("two", item(CAT), item(DOG), text="cat and dog")
     found = seen(DetectedObject(CAT, 0.3, 0.5))
-    judged = Judged(one, 7, found, judge(one, found), np.zeros((64, 64, 3), np.uint8))
+    judged = JudgedPicture(one, 7, found, judge(one, found), np.zeros((64, 64, 3), np.uint8))
     report = Report(
         scores=(score(), replace(score(right=8), category="counting"), score(accuracy=0.5)),
         seed=7,

@@ -1,4 +1,4 @@
-"""Samplers: from noise to a picture, as generators over model calls. `seam` tells what they share.
+"""Samplers: from noise to a picture, as generators over model calls. `seam` explains what they share.
 
 One file a kind of solver, one row a sampler in `gesso.diffusion.sampler_table`.
 """

@@ -159,6 +159,6 @@ def ddpm(
     return x
 
 
-def _moved(x: Tensor, found: float, taken: float) -> Tensor:
+def _moved(x: Tensor, start: float, end: float) -> Tensor:
     """x holding noise of one sigma, as the x of another that looks the same to the network, z = x / sqrt(1 + s^2)."""
-    return x if found == taken else x * (math.hypot(1, taken) / math.hypot(1, found))
+    return x if start == end else x * (math.hypot(1, end) / math.hypot(1, start))

@@ -1,4 +1,4 @@
-"""Running one sampler to its end: by asking for the network calls (`sampling`), or making them (`sample`)."""
+"""Runs a sampler to its end: as a generator of network calls (`sampling`), or making the calls (`sample`)."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ TOLERANCE = 1 / 64  # of the side, by which an edge may lie beside the one that 
 FOREGROUND = 40  # levels from the background's colour
 
 
-def edge_f1(found: np.ndarray, wanted: np.ndarray) -> float:
+def edge_f1(edges: np.ndarray, expected: np.ndarray) -> float:
     """Harmonic mean of two shares: edges found that are wanted near there, and edges wanted that are found near there.
 
     bool [H, H] each; near: within TOLERANCE of the side, in both directions. 1 where both are empty.
     """
-    reach = max(1, round(TOLERANCE * len(wanted)))
-    maps = torch.from_numpy(np.stack([found, wanted])).float()[:, None]
+    reach = max(1, round(TOLERANCE * len(expected)))
+    maps = torch.from_numpy(np.stack([edges, expected])).float()[:, None]
     near = F.max_pool2d(maps, 2 * reach + 1, 1, reach)
     hits = (maps * near.flip(0)).sum(dim=(1, 2, 3))
     counts = maps.sum(dim=(1, 2, 3))
@@ -52,10 +52,10 @@ def foreground(image: np.ndarray) -> np.ndarray:
     return np.abs(image.astype(int) - np.median(border, axis=0)).max(axis=2) > FOREGROUND
 
 
-def iou(found: np.ndarray, wanted: np.ndarray) -> float:
+def iou(mask: np.ndarray, expected: np.ndarray) -> float:
     """Intersection over union of bool [H, H]; 1 where both are empty."""
-    union = (found | wanted).sum()
-    return float((found & wanted).sum() / union) if union else 1.0
+    union = (mask | expected).sum()
+    return float((mask & expected).sum() / union) if union else 1.0
 
 
 def edges_of(image: np.ndarray) -> np.ndarray:
@@ -105,8 +105,8 @@ class ControlReport:
 
     def to_json(self) -> str:
         pictures = {
-            placement: [{k: v for k, v in vars(one).items() if k != "shown"} for one in found]
-            for placement, found in self.followed.items()
+            placement: [{k: v for k, v in vars(one).items() if k != "shown"} for one in results]
+            for placement, results in self.followed.items()
         }
         whole = {"format": "gesso-control", "version": 1, "seed": self.seed, "settings": dict(self.settings)}
         return json.dumps(whole | {"scores": self.rows(), "pictures": pictures}, indent=1)
@@ -139,10 +139,10 @@ def evaluate_control(
         plain = generate(texts, seeds)  # no placement changes it
         for placement in PLACEMENTS:
             scenes = [moved(one.scene, rng) if placement == "moved" else one.scene for one in batch]
-            wanted = [renderer(scene, size) for scene in scenes]
-            hints = np.stack([np.asarray(preprocess(HINT, Image.fromarray(image))) for image in wanted])
+            originals = [renderer(scene, size) for scene in scenes]
+            hints = np.stack([np.asarray(preprocess(HINT, Image.fromarray(image))) for image in originals])
             drawn = steer(texts, seeds, hints)
-            for text, one, image, hint, steered, free in zip(texts, seeds, wanted, hints, drawn, plain, strict=True):
+            for text, one, image, hint, steered, free in zip(texts, seeds, originals, hints, drawn, plain, strict=True):
                 edges, mask = hint[..., 0] > 127, foreground(image)
                 f1, overlap = (
                     tuple(measure(of(picture), target) for picture in (steered, free))

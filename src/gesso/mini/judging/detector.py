@@ -126,7 +126,7 @@ class Detection:
     """What is seen in a picture."""
 
     background: str | None  # one of BACKGROUNDS, None where the border has no such colour
-    found: tuple[DetectedObject, ...]
+    objects: tuple[DetectedObject, ...]
 
 
 def to_input(images: np.ndarray) -> Tensor:
@@ -150,14 +150,14 @@ def detect(detector: Detector, images: np.ndarray, batch_size: int = 64) -> list
     """uint8 [B, H, H, 3], H >= 64 -> what is seen in each picture.  The detector must be in eval mode."""
     if detector.training:
         raise ValueError("the detector is in training mode; call eval() first")
-    found: list[Detection] = []
+    detections: list[Detection] = []
     for start in range(0, len(images), batch_size):
         pixels = to_input(images[start : start + batch_size])
         scores = detector(pixels)
         for row, background in enumerate(backgrounds_of(pixels)):
             one = Scores(scores.middle[row], scores.thing[row], scores.tint[row])
-            found.append(Detection(background, read_scores(one)))
-    return found
+            detections.append(Detection(background, read_scores(one)))
+    return detections
 
 
 def read_scores(scores: Scores) -> tuple[DetectedObject, ...]:
@@ -165,11 +165,11 @@ def read_scores(scores: Scores) -> tuple[DetectedObject, ...]:
     objectness = scores.middle.sigmoid()
     largest = F.max_pool2d(objectness[None, None], 2 * PEAK_RADIUS + 1, 1, PEAK_RADIUS)[0, 0]
     rows, columns = ((objectness == largest) & (objectness >= MIN_OBJECTNESS)).nonzero(as_tuple=True)
-    found = []
+    objects = []
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         likely, thing = scores.thing[:, row, column].softmax(0).max(0)
         known = int(thing) < len(scores.thing) - 1 and float(likely) >= MIN_CONFIDENCE
-        found.append(
+        objects.append(
             DetectedObject(
                 thing=int(thing) if known else None,
                 x=(column + 0.5) / GRID_SIZE,
@@ -178,7 +178,7 @@ def read_scores(scores: Scores) -> tuple[DetectedObject, ...]:
                 confidence=float(objectness[row, column] * likely),
             )
         )
-    return tuple(sorted(found, key=lambda one: -one.confidence))
+    return tuple(sorted(objects, key=lambda one: -one.confidence))
 
 
 def backgrounds_of(pixels: Tensor) -> list[str | None]:
@@ -290,7 +290,7 @@ def _about(
         raise ModelFileError("architecture_mismatch", path, f"not a detector: its metadata lack {FORMAT!r}. {REMAKE}")
     try:
         about: Any = json.loads(metadata[FORMAT])
-        found = (about["format"], about["version"])
+        layout = (about["format"], about["version"])
         config = DetectorConfig(
             num_things=_count(about["config"]["num_things"], 100_000),
             channels=_counts(about["config"]["channels"], 4),
@@ -303,8 +303,8 @@ def _about(
         table = str(about["things"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelFileError("config", path, f"the metadata {FORMAT!r} are damaged. {REMAKE}") from None
-    if found != (FORMAT, VERSION):
-        message = f"format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {VERSION}. {REMAKE}"
+    if layout != (FORMAT, VERSION):
+        message = f"format {layout[0]!r} version {layout[1]!r}, expected {FORMAT!r} version {VERSION}. {REMAKE}"
         raise ModelFileError("config", path, message)
     if config.num_things != len(things) or table != table_hash(things):
         raise GessoError(

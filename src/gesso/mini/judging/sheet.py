@@ -5,7 +5,7 @@ from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gesso.mini.judging.composition import CATEGORIES, THUMBNAIL, TITLES, Judged, Report
+from gesso.mini.judging.composition import CATEGORIES, THUMBNAIL, TITLES, JudgedPicture, Report
 
 COLUMNS, MARGIN, LINE, FONT_SIZE = 8, 8, 13, 11
 TEXT_LINES, CHARACTERS = 6, 21  # as many fit below a picture
@@ -20,7 +20,7 @@ def contact_sheet(report: Report, *, failures: int = 8, successes: int = 8) -> I
     """
     font = ImageFont.load_default(FONT_SIZE)
     words = dict(zip(map(id, report.judged), report.words, strict=True))
-    sections: list[tuple[str, list[Judged]]] = []
+    sections: list[tuple[str, list[JudgedPicture]]] = []
     for category in CATEGORIES:
         rows = [one for one in report.judged if one.prompt.scene.category == category]
         for right, limit in ((False, failures), (True, successes)):
@@ -48,7 +48,7 @@ def _cell(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     at: tuple[int, int],
-    one: Judged,
+    one: JudgedPicture,
     seen: str,
 ) -> None:
     left, top = at
