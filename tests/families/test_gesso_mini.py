@@ -160,7 +160,7 @@ def write(path: Path, change: Any = None, config: Mapping[str, Any] | None = Non
     ("change", "config", "reason", "message"),
     [
         (lambda c: c["unet"].pop("conv_in.bias"), None, "missing_key", "unet: 1 tensors are missing: conv_in.bias"),
-        (lambda c: c["vae"].update(extra=torch.zeros(1)), None, "unknown_key", "vae: 1 tensors fit nothing: extra"),
+        (lambda c: c["vae"].update(extra=torch.zeros(1)), None, "unknown_key", "vae: 1 tensors are unknown: extra"),
         (lambda c: c.pop("upscaler"), None, "missing_key", "has tensors of unet, text, vae, its configuration of"),
         (lambda c: None, changed("upscaler", None), "missing_key", "has tensors of unet, text, vae, upscaler, its"),
         (

@@ -263,7 +263,7 @@ def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -
     for changes, message in (
         ({}, "needs kind=, the kind of hint"),
         ({"kind": "cany"}, "unknown kind of hint 'cany'"),
-        ({"kind": "tile"}, "knows 6 kinds of hints, not tile"),
+        ({"kind": "tile"}, "does not support hints of kind tile"),
         ({"preprocessor": "colour"}, "takes no hint of kind 'colour'"),
     ):
         with pytest.raises(RequestError, match=message):
@@ -372,7 +372,7 @@ def test_tiles_see_their_part_of_the_hint(ours: Any) -> None:
     whole = controls.at(8, 24, pipeline.model.device)
     assert whole is not None
     part = whole.part(Tile(top=0, left=8, height=8, width=16))
-    assert torch.equal(part.guides[0].hint, whole.guides[0].hint[..., 64:])
+    assert torch.equal(part.controls[0].hint, whole.controls[0].hint[..., 64:])
 
 
 def test_a_large_picture_is_steered_in_tiles(ours: Any) -> None:

@@ -194,7 +194,7 @@ def test_borders_grow_until_the_model_can_draw_them(pipelines: dict[str, TextToI
     assert request.mask.blur == 8.0
     with pytest.raises(RequestError, match="adds 0 pixels"):
         draw(pipelines["sd"], source(), outpaint=(0, 0, 0, 0))
-    with pytest.raises(RequestError, match="at most 4096 are drawn"):
+    with pytest.raises(RequestError, match="at most 4096 is allowed"):
         draw(pipelines["sd"], source(), width=None, height=None, outpaint=(0, 0, 4096, 0))
     with pytest.raises(RequestError, match="takes no outpaint"):
         draw(pipelines["edit"], source(), outpaint=(0, 0, 8, 0))

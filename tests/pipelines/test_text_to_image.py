@@ -149,8 +149,8 @@ def test_notices_travel_with_the_picture(pipeline: TextToImage):
     (picture,) = draw(pipeline, prompt="a zxqw", negative_prompt="qqq")
     assert [notice.split(":")[0] for notice in picture.notices] == [
         "unknown words ignored",
-        "tiny.safetensors knows nothing in this prompt, so the picture will be meaningless. It draws 3 things, such as cat, "
-        "turtle, slice of pizza (gesso models info lists them)",
+        "tiny.safetensors knows nothing in this prompt, so the picture will be meaningless. It draws 3 things, such as "
+        "cat, turtle, slice of pizza (gesso models info lists them)",
         "unknown words ignored in the negative prompt",
     ]
     assert picture.recipe.notices == picture.notices

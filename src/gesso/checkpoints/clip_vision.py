@@ -1,4 +1,4 @@
-"""CLIP's image encoder as transformers names it: the names of its tensors, and its sizes as a header tells them."""
+"""CLIP's image encoder in transformers' layout: its tensor names, and its config from a file's header."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The names of the tensors of a ControlNet, and its sizes as a header tells them.
+"""ControlNet files: their tensor names, and the config from a file's header.
 
 Two spellings: of the ControlNet authors' cldm ("control_model.input_blocks...", the prefix often left out) and of the
 diffusers library. Both name the copied way down as they name the UNet.
@@ -51,7 +51,7 @@ _UNION = [
 
 @dataclass(frozen=True)
 class ControlNetFile:
-    """What a header says.
+    """The header of a ControlNet file.
 
     shapes   of the ControlNet's tensors by their names in the file, the prefix included
     prefix   that these names have
@@ -64,7 +64,7 @@ class ControlNetFile:
 
     @staticmethod
     def of(shapes: Mapping[str, Shape]) -> "ControlNetFile | None":
-        """None where no ControlNet is in the file. A whole model beside it is left alone."""
+        """The ControlNet in a file; None if there is none. A whole model in the same file is ignored."""
         for prefix in (PREFIX, ""):
             for hint, folder in ((_LDM_HINT, False), (_DIFFUSERS_HINT, True)):
                 if any(name.startswith(prefix + hint) for name in shapes):
@@ -76,7 +76,7 @@ class ControlNetFile:
 
     @property
     def context_dim(self) -> int | None:
-        """Width of the text states that it reads; None where it reads none."""
+        """Width of the text embeddings that it takes; None if it takes none."""
         for name, shape in self.shapes.items():
             if _CONTEXT.search(name) and len(shape) == 2:
                 return shape[1]
@@ -84,7 +84,7 @@ class ControlNetFile:
 
     @property
     def takes_sizes(self) -> bool:
-        """Whether it is told the sizes of the picture beside the time, as those of SDXL are."""
+        """Whether it takes size conditioning, as those of SDXL do."""
         return any(
             name.startswith((f"{self.prefix}add_embedding.", f"{self.prefix}label_emb.")) for name in self.shapes
         )

@@ -23,7 +23,7 @@ FIRST_CONVOLUTION = f"{ldm.UNET}input_blocks.0.0.weight"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file.
+    """A kind of model file.
 
     layout  "native", "ldm", "diffusers" or "other"
     what    in words, as it stands after "looks like"
@@ -224,7 +224,7 @@ _FEW_STEP_BASES: Mapping[str, Mapping[str, str]] = {
 
 
 def named_family(path: str | Path, family: str | None) -> str | None:
-    """The few-step family that a model's name speaks of, where its header says `family`; a hint and no more.
+    """The few-step family that a model's name suggests, for a header of `family`; a hint and no more.
 
     A distilled model looks like the one that it was made from, and wants other settings.
     """
@@ -276,7 +276,7 @@ class FileDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What `gesso models info` tells about a file or a folder."""
+    """Description of a file or folder, for `gesso models info`."""
 
     path: Path
     kind: Kind

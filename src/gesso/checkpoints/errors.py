@@ -1,4 +1,4 @@
-"""What can be wrong with a model file, from a closed list of reasons."""
+"""`ModelFileError`: what is wrong with a model file, from a closed list of reasons."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

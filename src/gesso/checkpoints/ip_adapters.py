@@ -1,4 +1,4 @@
-"""The names of the tensors of an IP-Adapter, and its sizes as a header tells them."""
+"""IP-Adapter files: their tensor names, and the config from a file's header."""
 
 import re
 from collections.abc import Mapping

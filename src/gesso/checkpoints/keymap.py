@@ -1,4 +1,4 @@
-"""One engine for every table of names: file tensors <-> native parameters.
+"""Converts checkpoints by tables of tensor names: file tensors <-> native parameters.
 
 A table is a list of rules. Read downwards it says where each tensor of a file goes; the same rows read from right to
 left say what a file is made of. The engine works forward from the names of the parameters, so nothing in a file can

@@ -24,7 +24,7 @@ LOW_SCALE = "low_scale_model."  # x4 upscaler: the schedule of the noise on the 
 
 @dataclass(frozen=True)
 class Tower:
-    """Where a file has a text encoder: component text or text_2, prefix, and whose names follow."""
+    """A text encoder in a single file: component text or text_2, prefix, and whose tensor names it uses."""
 
     component: str
     prefix: str
@@ -41,7 +41,7 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "refiner": (Tower("text", "conditioner.embedders.0.model.", openclip=True),),
 }
 
-# The guidance that a distilled model is told. latent-diffusion has no such tensor; files of distilled models keep the
+# The guidance embedding of a distilled model. latent-diffusion has no such tensor; files of distilled models keep the
 # name that it has in diffusers.
 GUIDANCE = "time_embedding.cond_proj.weight"
 

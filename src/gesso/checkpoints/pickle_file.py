@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What became of a file."""
+    """The result of a conversion."""
 
     source: Path
     target: Path
@@ -63,7 +63,7 @@ class Conversion:
 
 @dataclass(frozen=True, kw_only=True)
 class PickleListing:
-    """What is in a file, without its numbers."""
+    """Tensors of a PyTorch file by name, without their data."""
 
     tensors: Mapping[str, TensorInfo]
     dropped: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The names of the tensors of a T2I-Adapter, and its sizes as a header tells them.
+"""T2I-Adapter files: their tensor names, and the config from a file's header.
 
 Two spellings: of its authors (blocks numbered through, "body.3.block1") and of the diffusers library ("adapter.body.1.
 resnets.1.block1"); a prefix "adapter." may stand before either.

@@ -28,7 +28,7 @@ STACKED_VERSION = 1001
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What is inside; no number has been read yet."""
+    """The contents of a PyTorch file; no tensor data has been read yet."""
 
     tensors: Mapping[str, TensorRef]
     dropped: tuple[str, ...]  # what was no tensor, in words

@@ -1,4 +1,4 @@
-"""The names of the tensors of upscaler networks, and their sizes as a header tells them.
+"""Upscaler files (ESRGAN, Real-ESRGAN): their tensor names, and the config from a file's header.
 
 RRDBNet has three spellings: of the first ESRGAN, whose layers are numbered; of its second release (BSRGAN, RealSR); and
 of Real-ESRGAN. SRVGGNetCompact has one.

@@ -1,5 +1,7 @@
-"""Loads control networks of any published format: ControlNets in cldm's single files, in files and folders of
-diffusers and in gesso's own; T2I-Adapters as their authors and as diffusers have them."""
+"""Loads ControlNets and T2I-Adapters of any published format.
+
+ControlNets in cldm's single files, in files and folders of diffusers and in gesso's own layout; T2I-Adapters in their
+authors' and in diffusers' layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,11 +40,11 @@ ControlNetwork = ControlNet | T2IAdapter
 class ControlParts:
     """A control network (ControlNet or T2I-Adapter), with its weights as they are stored.
 
-    files         it was read from
-    hint_scale    pixels of its hint a side for one place of the latents
-    pooled        its outputs are averaged over the picture: it steers colours and style, not places
-    swapped       it was trained on blue, green, red
-    preprocessor  by which its hints were made in training, where the file says it
+    files         that it was read from
+    hint_scale    pixels a side of its hint per latent pixel
+    pooled        its outputs are averaged over the picture (global average pooling): it controls colours and style
+    swapped       it was trained on BGR
+    preprocessor  of its training hints, if the file states it
     """
 
     network: ControlNetwork
@@ -56,10 +58,10 @@ class ControlParts:
 def load_control_network(
     path: str | Path, family: Family, unet: nn.Module | None = None, *, converted: Path | None = None
 ) -> ControlParts:
-    """A control network for models of a family; on the CPU, in the dtype of the file, its numbers not checked.
+    """A control network for models of a family; on the CPU, in the dtype of the file, its weights not checked.
 
     path       a file, or a folder of the diffusers library
-    unet       of the model: for a file that holds the difference to it, whole or as factors of low rank (Control-LoRA)
+    unet       of the model: for a file with differences to it, whole or low-rank (Control-LoRA)
     converted  as for `open_weights`
     Raises ModelFileError for another kind of file, and for a network of another architecture, naming both.
     """
@@ -91,7 +93,7 @@ def load_control_network(
 
 
 def control_unet(family: Family) -> UNetConfig:
-    """The sizes of the UNet that a ControlNet copies: it sees the latents alone and is not told the guidance."""
+    """The config of the UNet that a ControlNet copies: without extra channels and guidance embedding."""
     channels = family.vae.latent_channels
     return replace(family.unet, in_channels=channels, draft_size=None, guidance_dim=None, noise_levels=None)
 
@@ -126,7 +128,7 @@ def _of(unet: nn.Module | None, where: Path) -> Mapping[str, Tensor]:
 
 
 def _add_unet(network: ControlNet, unet: nn.Module | None, where: Path) -> None:
-    """Makes weights of differences (files with the mark "difference")."""
+    """Adds the UNet's weights to a ControlNet stored as differences (files with the mark "difference")."""
     base = _of(unet, where)
     for name, param in network.named_parameters():
         if name in base and base[name].shape == param.shape:

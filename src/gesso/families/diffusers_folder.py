@@ -1,4 +1,4 @@
-"""The configuration files of a diffusers folder: read into a family, written from one.
+"""Config files of a diffusers folder (model_index.json, config.json): read into a family, written from one.
 
 Nothing that a configuration names is ever imported: class names are compared with the few that gesso has, each
 setting is either read, or must have the one value that gesso computes with, or concerns training only. A setting that
@@ -223,7 +223,7 @@ def _max_level(folder: Path, index: Mapping[str, Any]) -> int:
 
 
 class _Settings:
-    """One config file: every setting is asked for, or known to be idle, or refused."""
+    """One config file: every setting is read, known to have no effect, or refused."""
 
     def __init__(self, path: Path, fixed: Mapping[str, Any], read: tuple[str, ...], idle: tuple[str, ...]) -> None:
         self.path = path

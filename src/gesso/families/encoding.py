@@ -1,4 +1,4 @@
-"""Encodes prompts for a family's UNet: hidden states of its text encoders, and a pooled vector where it takes one.
+"""Encodes prompts for a family's UNet: hidden states of its text encoders, and the pooled vector if it takes one.
 
 Which states: SD 1 the last layer's, with the last norm; SD 2 those of the layer before, with the norm; SDXL those of
 the layer before, without a norm, of both towers side by side (768 and 1280 wide). The vector of SDXL is the second
@@ -33,8 +33,8 @@ MAX_DOWNWEIGHTED = 32  # pieces of weight below 1 that Compel's rule encodes wit
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What SDXL is told about the picture, in pixels: (height, width) of the photograph it would have come from, rows
-    and columns cut off above and left, (height, width) of the picture. The refiner is told a score instead of the last.
+    """SDXL's size conditioning in pixels: original_size (height, width), crops_coords_top_left, target_size. The
+    refiner takes an aesthetic score instead of the target size.
     """
 
     original: tuple[int, int]
@@ -43,18 +43,18 @@ class Sizes:
     aesthetic_score: float = AESTHETIC_SCORE
 
     def values(self, family: Family) -> tuple[float, ...]:
-        """As many numbers as the family is told: 0, 6 or 5."""
+        """The numbers that the family takes: 0, 6 or 5."""
         last = (self.aesthetic_score,) if family.is_refiner else self.target
         return (*self.original, *self.crop, *last) if family.num_sizes else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the pieces of a prompt become states. Each of these settings changes pictures.
+    """How the pieces of a prompt are encoded. Each of these settings changes pictures.
 
     emphasis    the rule of `gesso.text.emphasis`
-    backtrack   tokens that may move on to the next chunk behind a comma; 0: none
-    whole_words chunks end between words, as in ComfyUI; there is no moving on then
+    backtrack   tokens after the last comma that may move to the next chunk (A1111: comma padding backtrack); 0: none
+    whole_words chunks end between words, as in ComfyUI, without backtrack
     max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
     embeddings  those attached to the text encoders (`adapters.textual_inversion`)
     """
@@ -71,9 +71,9 @@ PLAIN = Reading(max_chunks=1)
 
 @dataclass(frozen=True, eq=False)
 class PromptEmbeds:
-    """One prompt.  context [1, N * L, D] of N chunks, added [1, A] or None for a UNet that takes none
+    """The embeddings of one prompt.  context [1, N * L, D] of N chunks; added [1, A], or None if the UNet takes none
 
-    chunks: what a user should know: tokens a chunk, what was cut off, unknown words, weights that were changed.
+    chunks: for notices: tokens per chunk, text that was cut off, unknown words, weights that were changed.
     """
 
     context: Tensor
@@ -99,9 +99,9 @@ def encode_prompt(
     clip_skip        as A1111 counts: 1 is the layer that the model was trained with, n > 1 is n - 1 layers earlier
     skip_everywhere  it moves the layer of SD 2 and SDXL, too, as the diffusers library does; A1111 leaves them alone
     width, height    of the finished picture, in pixels; families with size conditioning are told
-    negative         the prompt tells what the picture should not be: the refiner is told a low score
-    sizes            another thing to tell than that the picture has its size and was not cropped
-    `zeros_like` is what SDXL is told instead of an empty negative prompt.
+    negative         this is a negative prompt: the refiner gets a low aesthetic score
+    sizes            size conditioning; by default the picture's own size without crop
+    `zeros_like` gives SDXL's embeddings of an empty negative prompt.
     """
     family = parts.family
     skip = clip_skip - 1 if skip_everywhere or family.layout == "sd1" else 0
@@ -124,9 +124,9 @@ def encode_prompt(
 
 
 def zeros_like(family: Family, encoded: PromptEmbeds) -> PromptEmbeds:
-    """What SDXL is told in place of an empty negative prompt: zeros for its states and its pooled text, the sizes kept.
+    """SDXL's embeddings of an empty negative prompt: zeros for hidden states and pooled text, the sizes kept.
 
-    That is how it was trained; `Family.zero_empty_negative` says where tools do so.
+    This is how it was trained (diffusers: force_zeros_for_empty_prompt); `Family.zero_empty_negative` says for which.
     """
     context = torch.zeros_like(encoded.context)
     if encoded.added is None or not family.num_sizes:
@@ -184,7 +184,7 @@ def _repeat_last(context: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tower:
-    """What one text encoder gave.
+    """The output of one text encoder.
 
     states [1, N * L, D], weighted; pooled [1, D] and projected [1, P], where the model projects, of the first chunk
     """
@@ -198,7 +198,7 @@ class _Tower:
 def _read(
     family: Family, model: CLIPTextModel, tokenizer: Tokenizer, pieces: Sequence[Piece], reading: Reading, skip: int
 ) -> _Tower:
-    """Pieces through one text encoder: chunks, states, weights."""
+    """Encodes pieces with one text encoder: chunks, hidden states, weights."""
     most = reading.max_chunks or (1 if tokenizer.kind == "words" else MAX_CHUNKS)
     chunks = chunk(
         pieces,
@@ -224,7 +224,7 @@ def _weigh(
     rule: Emphasis,
     skip: int,
 ) -> Tensor:
-    """States [N, L, D] by a rule of emphasis; each tower is weighted alone."""
+    """Applies the weights to hidden states [N, L, D] by a rule of emphasis; for each text encoder on its own."""
     weights = chunks.weights.to(states.device)
     if rule == "ignore":
         return emphasis.ignore(states, weights)

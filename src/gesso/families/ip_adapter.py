@@ -1,4 +1,4 @@
-"""IP-Adapters and the image encoder that they need, from their published files, for a model."""
+"""Loads IP-Adapters and CLIP image encoders from their published files, for a model."""
 
 from pathlib import Path
 from typing import TypeVar

@@ -48,14 +48,14 @@ def load_parts(
 ) -> Parts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
-    family      what the model is, by name or as a value; told from the header where None. A name is for what looks like
+    family      what the model is, by name or as a value; None: detected from the header. A name is for what looks like
                 another, such as "sdxl-turbo"
-    prediction  what its UNet predicts, where gesso would tell it wrongly; see `families.prediction`
+    prediction  what its UNet predicts, if gesso would detect it wrongly; see `families.prediction`
     vae         a file or folder with another autoencoder
-    unet        a file or folder with another UNet, which may see more beside the latents or be told its guidance
+    unet        a file or folder with another UNet, which may have extra input channels or a guidance embedding
     average     the UNet's moving average from a file of LDM names that holds both; few do
     dtype       of the networks; None: each tensor as it is stored, mapped and not read
-    check       read every number once to refuse NaN and infinity; False leaves that to the caller
+    check       read all weights once to refuse NaN and infinity; False leaves that to the caller
     converted   folder for safetensors copies of PyTorch files (.ckpt); None: a copy that lasts while it is read
     Tensors that need no change stay views of the mapped file, so the file must not change while they are used.
     Raises ModelFileError, and GessoError for an unknown name of a family.
@@ -177,7 +177,7 @@ _SCALARS = (
 
 
 def _ldm_family(file: TensorFile, kind: Kind, how: _How) -> Family:
-    """The family asked for, else the one that the header shows."""
+    """The requested family, else the one detected from the header."""
     detected = family_named(str(kind.family))
     if how.unet is not None:
         detected = how.unet.family(detected)
@@ -203,7 +203,7 @@ def _as_stored(family: Family, file: TensorFile) -> Family:
 
 
 def _with_prediction(family: Family, unet: nn.Module, file: TensorFile, how: _How) -> Family:
-    """What the UNet predicts, as far as anything tells; SD 2 of 512 and of 768 pixels part here."""
+    """The family with the detected prediction type, which tells SD 2 of 512 from SD 2 of 768 pixels."""
     is_open = how.family is None and (family.layout, family.concat) == ("sd2", "none")
     prediction = how.prediction
     if prediction is None and (is_open or family.layout != "sd2"):

@@ -1,7 +1,7 @@
 """A ControlNet that gesso trained itself, in one safetensors file with native names.
 
 Metadata     modelspec.*    ModelSpec 1.0.1, for other tools and people
-             gesso.control  JSON: format, version, the family that it steers, and its sizes
+             gesso.control  JSON: format, version, the family that it is for, and its sizes
 """
 
 import json
@@ -22,7 +22,7 @@ FORMAT, VERSION, KEY = "gesso-controlnet", 1, "gesso.control"
 
 @dataclass(frozen=True)
 class NativeControl:
-    """A ControlNet that was read. family: of the models that it steers; hint: the preprocessor that it asks for"""
+    """A ControlNet that was read.  family: of the models that it is for; hint: the preprocessor of its hints"""
 
     control: ControlNet
     family: str

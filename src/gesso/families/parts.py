@@ -23,11 +23,11 @@ from gesso.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What `load_parts` gives. The networks are in evaluation mode and ask for no gradients.
+    """The result of `load_parts`. The networks are in evaluation mode and need no gradients.
 
     files                each weight file that was read, in a fixed order, the model's own first
     text_2, tokenizer_2  SDXL's second text encoder
-    scalars              numbers that a single file holds beside the weights and that nothing reads, by their names
+    scalars              numbers that a single file holds besides the weights and that nothing reads, by their names
                          there, such as logit_scale: kept so that saving gives the same file
     """
 
@@ -80,7 +80,7 @@ class _OnMeta(TorchFunctionMode):
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Networks made in here have no memory for their numbers, and take no time."""
+    """Networks made within the block have no memory for their weights, and cost no time."""
     with _OnMeta():
         yield
 
@@ -131,10 +131,10 @@ def fill(
     dtype: torch.dtype | None,
     check: bool = True,
 ) -> None:
-    """Gives a network its numbers. Where dtype and device agree with the tensors these become the parameters, uncopied.
+    """Fills a network with weights. If dtype and device agree with the tensors, these become the parameters, uncopied.
 
-    dtype  None: each tensor keeps the format that it is stored in
-    check  reads every number to refuse NaN and infinity; False leaves that to who copies them (`runtime.residency`)
+    dtype  None: each tensor keeps its stored dtype
+    check  reads all weights to refuse NaN and infinity; False leaves that to the code that copies them
     Raises ModelFileError for a missing or further name, another shape, and with `check` numbers that are not finite,
     in the file or in `dtype`.
     """
@@ -142,7 +142,7 @@ def fill(
     if missing := [name for name in expected if name not in tensors]:
         raise ModelFileError("missing_key", where, f"{len(missing)} tensors are missing: {examples(missing)}")
     if unknown := [name for name in tensors if name not in expected]:
-        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors fit nothing: {examples(unknown)}")
+        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors are unknown: {examples(unknown)}")
     placed = {}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
@@ -168,7 +168,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Path) -> None:
-    """Raises ModelFileError where `placed`, made from `stored`, holds NaN or infinity."""
+    """Raises ModelFileError if `placed`, converted from `stored`, holds NaN or infinity."""
     if is_finite(placed):
         return
     if is_finite(stored):

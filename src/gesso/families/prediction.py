@@ -1,4 +1,4 @@
-"""What a UNet predicts, noise or velocity, where the names and shapes of its file cannot tell.
+"""Detects the prediction type of a UNet, eps or v, which names and shapes of its file do not show.
 
 In the order of trust: the user; a .yaml file of the same name beside the model, as A1111 reads it; tensors that are
 only there as marks; the file's metadata; and for Stable Diffusion 2 the answer of the network itself.
@@ -24,7 +24,7 @@ _PREDICTION_NAMES: Mapping[str, Prediction] = {"v": "v", "v_prediction": "v", "e
 
 
 def declared_prediction(path: Path, names: Mapping[str, Any], metadata: Mapping[str, str]) -> Prediction | None:
-    """What a file, or a .yaml beside it, says that its UNet predicts; None where nothing says it.
+    """The prediction type that a file or the .yaml next to it states; None if neither does.
 
     names: those of its tensors. Raises ModelFileError for a .yaml that cannot be read.
     """
@@ -56,7 +56,7 @@ def _yaml_prediction(path: Path) -> Prediction | None:
 
 @torch.no_grad()
 def probe_prediction(unet: UNet) -> Prediction:
-    """Noise or velocity, from what the UNet of an SD 2 says to one flat grey input at the last timestep.
+    """Noise or velocity, from the output of an SD 2 UNet for one flat grey input at the last timestep.
 
     A noise prediction gives about the input back; a velocity is far below it: A1111's test, with its numbers
     (sd_models_config.py). Computed in float32, a layer at a time, whatever the weights are stored as. One call at 8 x 8

@@ -1,4 +1,4 @@
-"""The releases that gesso knows by name, and those of plug-ins. gesso-mini is none of them: its file has its sizes."""
+"""FAMILIES: the releases by name, and those of plug-ins. gesso-mini is not among them: its file has its sizes."""
 
 from gesso.errors import GessoError
 from gesso.families.base import Family

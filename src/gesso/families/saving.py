@@ -46,11 +46,11 @@ def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
         for name, tensor in network.state_dict().items()
     }
     tensors = keymap.save(ldm.file_rules(family.layout, family.unet, family.vae), params)
-    return tensors | _beside(parts) | dict(parts.scalars)
+    return tensors | _extra_tensors(parts) | dict(parts.scalars)
 
 
-def _beside(parts: Parts) -> dict[str, Tensor]:
-    """What a single file holds beside the weights."""
+def _extra_tensors(parts: Parts) -> dict[str, Tensor]:
+    """Tensors of a single file besides the weights."""
     family = parts.family
     tensors: dict[str, Tensor] = {}
     if family.num_sizes == 0:  # the files of SDXL have no tables

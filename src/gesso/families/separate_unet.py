@@ -20,7 +20,7 @@ _CONCATS: dict[int, Concat] = {0: "none", 5: "inpaint", 4: "edit"}  # channels b
 
 @dataclass(frozen=True, eq=False)
 class SeparateUNet:
-    """A file that was opened, its numbers not read yet.
+    """An opened file with a UNet, its weights not read yet.
 
     shapes  of its tensors by their names in the file, those of the UNet alone
     prefix  that these names have
@@ -34,7 +34,7 @@ class SeparateUNet:
 
     @staticmethod
     def open(path: str | Path, *, converted: Path | None = None) -> "SeparateUNet":
-        """Looks at the header. path: a UNet alone, a whole model, or a folder of the diffusers library.
+        """Reads the header.  path: a UNet alone, a whole model, or a folder of the diffusers library.
 
         Raises ModelFileError for a file without a UNet.
         """
@@ -52,7 +52,7 @@ class SeparateUNet:
         raise ModelFileError("architecture_mismatch", file.path, message)
 
     def family(self, base: Family) -> Family:
-        """The family of a model whose UNet this is to be: its input and what it is told may differ from the model's.
+        """The family of a model with this UNet; its input channels and guidance embedding may differ from the model's.
 
         Raises ModelFileError where no release has such a UNet.
         """

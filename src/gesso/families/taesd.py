@@ -76,7 +76,7 @@ def _whole(file: TensorFile, model: TAESD, config: TAESDConfig) -> dict[str, Ten
 
 
 def _halves(file: TensorFile, converted: Path | None) -> dict[str, TensorFile]:
-    """The author's files: what this one holds, and what the other beside it does."""
+    """The halves of the author's files: in this one, and in the other next to it."""
     halves = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
     if not halves:
         message = f"looks like {detect(file).what}, expected a TAESD (tiny autoencoder)"

@@ -1,4 +1,4 @@
-"""Scenes drawn many at a time, on whichever device trains.
+"""Renders batches of scenes on the training device.
 
 A scene is laid out as a few numbers (on the CPU, by worker processes) and drawn by matrix products: scaling a glyph and
 putting it at its place is one product from the left and one from the right. The pictures are those of `Renderer`, which

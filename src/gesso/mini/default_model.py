@@ -42,7 +42,7 @@ OnLog = Callable[[dict[str, float]], None]
 
 
 class DefaultModel:
-    """One making of the default model in one folder, which holds a folder a stage.
+    """One training of the default model in one folder, with a subfolder per stage.
 
     glyphs: uint8 [number of objects, 128, 128, 4], or None to draw them from the system's font. Raises GessoError where
     torch does not find the recipe's device.

@@ -1,4 +1,4 @@
-"""Latents of composed pictures with their captions, made a segment at a time and used several times.
+"""Training data as cached latents with captions, made a segment at a time and used several times.
 
 Encoding costs a third of a training step, so each picture is used `passes` times, each time with new noise, a new time
 and a new caption. A segment follows from (seed, number of the segment) alone, so a resumed run sees the same.

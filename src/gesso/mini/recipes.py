@@ -1,4 +1,4 @@
-"""How gesso's default model is made: its sizes and the plans of its trainings, for a CPU and for one GPU."""
+"""Training recipes of gesso's default model: its sizes and training plans, for a CPU and for one GPU."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args

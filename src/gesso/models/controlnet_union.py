@@ -26,7 +26,7 @@ class UnionConfig(ControlNetConfig):
 
 
 class UnionControlNet(ControlNet):
-    """As a ControlNet, told the kind of the hint; what the whole hint is like moves every place of it.
+    """A ControlNet with the kind of the hint as an input; a summary of the whole hint is added at every position.
 
     Its authors' transformer looks along the batch, not from the hint to the latents. All rows of a call have the same
     hint here, so there is one token, which sees itself.

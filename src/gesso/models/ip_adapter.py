@@ -1,4 +1,4 @@
-"""IP-Adapter's projections: an image encoder's output as tokens of an image prompt, which stand beside the text
+"""IP-Adapter's projections: an image encoder's output becomes tokens of an image prompt, besides those of the text
 (Ye et al. 2023, arXiv:2308.06721).
 
 B batch, D width of the encoder, T tokens, C context_dim of the UNet.
@@ -122,6 +122,6 @@ class IPAdapter(nn.Module):
         self.to_v = nn.ModuleList(nn.Linear(config.context_dim, width, bias=False) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the encoder said -> tokens [B, T, C]."""
+        """Output of the image encoder -> tokens [B, T, C]."""
         tokens: Tensor = self.projection(x)
         return tokens

@@ -1,4 +1,4 @@
-"""UNet that predicts noise or velocity and looks at the text (Rombach et al. 2022, arXiv:2112.10752, section 3.3).
+"""UNet with cross-attention that predicts noise or velocity (Rombach et al. 2022, arXiv:2112.10752, section 3.3).
 
 Shapes: B batch, C channels of the latents, H W rows and columns of the latents, L tokens, D context_dim,
 A added_dim, E = 4 * channels[0].
@@ -217,10 +217,10 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
-        level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
-        guidance [B]: the scale, for a model with `guidance_dim`, which was distilled from guided calls.
-        control: what a ControlNet adds to each skip, and last to the middle.
-        features: what a T2I-Adapter adds to each level on the way down, and, one more, to the middle.
+        level [B] int64: noise level of the picture in the extra channels, for a model with `noise_levels`.
+        guidance [B]: the guidance scale, for a guidance-distilled model (`guidance_dim`).
+        control: residuals of a ControlNet for each skip connection, and last for the middle block.
+        features: of a T2I-Adapter, added to each down level, and, one more, to the middle block.
         window int64 [B, 4]: x is part of a larger whole, from this row and column on of so many; the draft is of the
         whole. All rows have the same.
         Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.

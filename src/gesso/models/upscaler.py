@@ -1,4 +1,4 @@
-"""Draws a picture larger: each point of the larger picture is given one of a few colours found around it.
+"""gesso-mini's upscaler: each pixel of the larger picture takes one of a few colours found around it.
 
 An average of what could be there is blurred; a choice between colours is not. So the network does not say what colour
 a point has. It says how likely it has that of each of its neighbours in the small picture, a little to the left, to the

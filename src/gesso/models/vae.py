@@ -1,4 +1,4 @@
-"""KL-regularised autoencoder (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G).
+"""VAE: the KL-regularised autoencoder (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G).
 
 Shapes: B batch, C channels of the latents, H W rows and columns of the pixels, f = patch_size * 2 ** (levels - 1).
 """

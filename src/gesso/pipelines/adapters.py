@@ -74,7 +74,9 @@ def find_adapters(
         use = LoraUse(name=tag.name, weight=tag.unet_weight, text_weight=tag.text_weight, points=tag.points)
         loras.append(_requested_lora("prompt", use, finder, tag.rank))
     if len(loras) > MAX_LORAS:
-        raise RequestError("loras", f"{len(loras)} LoRAs in the request and its prompt, the maximum is {MAX_LORAS}")
+        raise RequestError(
+            "loras", f"{len(loras)} LoRAs in the request and its prompt, at most {MAX_LORAS} are allowed"
+        )
     embeddings = embeddings_in_text(finder.names("embedding"), (request.prompt, request.negative_prompt), tokenizer)
     return RequestedAdapters(tuple(loras), tuple((name, finder.find("embedding", name)) for name in embeddings))
 
@@ -98,7 +100,9 @@ def embeddings_in_text(names: Collection[str], texts: Sequence[str], tokenizer: 
     ids = [_ids(text, tokenizer) for text in texts]
     names_found = [name for name in likely if (own := _ids(name, tokenizer)) and any(own in text for text in ids)]
     if len(names_found) > MAX_EMBEDDINGS:
-        raise RequestError("prompt", f"{len(names_found)} embeddings in the prompt, the maximum is {MAX_EMBEDDINGS}")
+        raise RequestError(
+            "prompt", f"{len(names_found)} embeddings in the prompt, at most {MAX_EMBEDDINGS} are allowed"
+        )
     return sorted(names_found, key=len, reverse=True)
 
 

@@ -155,7 +155,9 @@ def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image
         before, after = (before, after + missing) if after else (before + missing * bool(before), after)
         whole = own + before + after
         if whole > MAX_SIDE:
-            raise RequestError("source.outpaint", f"{name} {own} with borders is {whole}, the maximum is {MAX_SIDE}")
+            raise RequestError(
+                "source.outpaint", f"{name} {own} with borders is {whole}, at most {MAX_SIDE} is allowed"
+            )
         sides.append((whole, before, after))
     (width, left, right), (height, top, bottom) = sides
     source = replace(request.source, outpaint=(left, top, right, bottom))

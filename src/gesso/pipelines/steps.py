@@ -255,7 +255,7 @@ def _exact_schedule(request: ResolvedRequest) -> int:
         raise RequestError(
             "hires",
             f"hires: {request.num_steps} steps at strength {request.source.strength:g} need a schedule of "
-            f"{num_steps} steps, the maximum is {MAX_STEPS}. Use fewer steps or a higher strength",
+            f"{num_steps} steps, at most {MAX_STEPS} are allowed. Use fewer steps or a higher strength",
         )
     return num_steps
 

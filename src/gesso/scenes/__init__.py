@@ -1,1 +1,1 @@
-"""Pictures with exact captions: composed from the colour emoji font; gesso's own model learns from them."""
+"""Synthetic training pictures with exact captions, composed from the colour emoji font, for gesso-mini."""

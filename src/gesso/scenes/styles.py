@@ -1,4 +1,4 @@
-"""Scenes drawn in another style: what the style LoRAs that come with gesso were trained on.
+"""Renders scenes in other styles: the training pictures of the style LoRAs that come with gesso.
 
 A style keeps what a prompt can ask for: objects, numbers, places, tints and backgrounds. It must also get through the
 autoencoder of a small model, so its strokes are some two pixels wide at 64 x 64; blocks of pixel art would be smoothed

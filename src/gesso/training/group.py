@@ -1,4 +1,4 @@
-"""Processes that train one network together, each on its own pictures (synchronous data parallelism)."""
+"""Synchronous data parallelism: processes that train one network together, each on its own pictures."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -32,14 +32,14 @@ class Group:
             start += tensor.numel()
 
     def agree(self, value: bool) -> bool:
-        """Whether the first process says so: all stop at the same step."""
+        """The first process's value for all, so that all stop at the same step."""
         if self.size == 1:
             return value
-        total = torch.tensor([float(value)])
-        dist.broadcast(total, 0)
-        return bool(total.item())
+        flag = torch.tensor([float(value)])
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
 
-    def tell(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """The first process's value."""
         if self.size == 1:
             return value

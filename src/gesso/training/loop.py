@@ -357,7 +357,7 @@ def by_time(
         return plan
     speed = (samples - before) / (now - since)
     total = max(samples + speed * (60 * plan.minutes - seconds), samples / (1 - plan.decay_share))
-    return replace(plan, total_samples=int(group.tell(total)))
+    return replace(plan, total_samples=int(group.broadcast(total)))
 
 
 def eager() -> AbstractContextManager[object]:

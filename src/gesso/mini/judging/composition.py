@@ -1,4 +1,4 @@
-"""Does a picture show what was asked for? Prompts, a verdict for each picture, and scores with their intervals.
+"""Prompt adherence, in the manner of GenEval: prompts, a verdict per picture, and scores with confidence intervals.
 
 In the manner of GenEval (Ghosh et al. 2023, arXiv:2310.11513), on gesso's own world of composed pictures: a detector
 says what is in a picture, and a picture is right only if everything that its prompt says holds. The prompts are drawn
@@ -149,7 +149,7 @@ def prompt_set(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What holds of what a prompt says; a clause that it does not say is absent."""
+    """Which clauses of a prompt hold in its picture; clauses that the prompt does not have are absent."""
 
     clauses: Mapping[str, bool]
 
@@ -163,7 +163,7 @@ class Verdict:
 
 
 def judge(prompt: Prompt, detection: Detection) -> Verdict:
-    """Compare a prompt with what is seen in its picture.
+    """Compares a prompt with the objects detected in its picture.
 
     objects     every object named is there
     number      as many of each as named, and nothing else
@@ -214,7 +214,7 @@ def describe(detection: Detection, things: tuple[Thing, ...]) -> str:
 
 @dataclass(frozen=True)
 class JudgeFigures:
-    """How the judge does on fresh composed pictures of one category."""
+    """Accuracy of the judge on new composed pictures of one category."""
 
     total: int
     right: int  # true pictures called right

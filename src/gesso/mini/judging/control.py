@@ -1,5 +1,5 @@
-"""Does a picture follow its edge map? Agreement with the picture that the edges were taken from, with and without a
-ControlNet, on the same prompts and seeds.
+"""ControlNet adherence: how well a picture follows its edge map, with and without the ControlNet, on the same prompts
+and seeds.
 
 The pictures are composed ones of combinations that training never showed, in two placements: where the model would put
 the objects anyway, and somewhere else. Only the second shows that the map leads.
@@ -21,7 +21,7 @@ from gesso.scenes.render import Renderer
 from gesso.scenes.scene import moved
 from gesso.scenes.vocabulary import Thing
 
-ControlFunction = Callable[[list[str], list[int], np.ndarray], np.ndarray]
+DrawControlled = Callable[[list[str], list[int], np.ndarray], np.ndarray]
 """(prompts, one seed each, hints uint8 [B, H, H, 3]) -> uint8 [B, H, H, 3]"""
 
 PLACEMENTS = ("usual", "moved")
@@ -113,7 +113,7 @@ class ControlReport:
 
 
 def evaluate_control(
-    steer: ControlFunction,
+    draw_controlled: DrawControlled,
     generate: Generate,
     *,
     things: tuple[Thing, ...],
@@ -127,8 +127,8 @@ def evaluate_control(
 ) -> ControlReport:
     """Draw each prompt twice from the same seed, with the edges of a composed picture of its scene and without.
 
-    steer, generate  the model with the ControlNet, and without; picture i gets seed + i
-    size             of the pictures and the hints
+    draw_controlled, generate  the model with the ControlNet, and without; picture i gets seed + i
+    size                       of the pictures and the hints
     """
     prompts = prompt_set(things, num_prompts, seed, every_object=False)
     followed: dict[str, list[Followed]] = {placement: [] for placement in PLACEMENTS}
@@ -141,7 +141,7 @@ def evaluate_control(
             scenes = [moved(one.scene, rng) if placement == "moved" else one.scene for one in batch]
             originals = [renderer(scene, size) for scene in scenes]
             hints = np.stack([np.asarray(preprocess(HINT, Image.fromarray(image))) for image in originals])
-            drawn = steer(texts, seeds, hints)
+            drawn = draw_controlled(texts, seeds, hints)
             for text, one, image, hint, steered, free in zip(texts, seeds, originals, hints, drawn, plain, strict=True):
                 edges, mask = hint[..., 0] > 127, foreground(image)
                 f1, overlap = (

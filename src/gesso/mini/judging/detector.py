@@ -1,4 +1,4 @@
-"""The judge's eyes: finds objects of the table in a small picture, with their places and tints.
+"""The judge's object detector: finds the objects of the table in a small picture, with positions and tints.
 
 Anchor-free: a grid of cells says where the middle of an object is, and there which object and which tint
 (Zhou et al. 2019, "Objects as Points", arXiv:1904.07850). Objects that are none of the table, or too smeared to be
@@ -67,7 +67,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network says of every cell, before the softmax."""
+    """The network's output for every cell, before the softmax."""
 
     middle: Tensor  # [B, G, G] whether the middle of an object is here
     thing: Tensor  # [B, N + 1, G, G]; the last is "none of these"
@@ -123,7 +123,7 @@ class DetectedObject:
 
 @dataclass(frozen=True)
 class Detection:
-    """What is seen in a picture."""
+    """The objects and the background detected in a picture."""
 
     background: str | None  # one of BACKGROUNDS, None where the border has no such colour
     objects: tuple[DetectedObject, ...]

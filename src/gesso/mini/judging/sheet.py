@@ -1,4 +1,4 @@
-"""Contact sheets of an evaluation: the pictures with their prompts, what was wrong with them, what was seen."""
+"""Contact sheets of an evaluation: the pictures with their prompts, what was wrong with them, what was detected."""
 
 from collections.abc import Sequence
 from textwrap import wrap

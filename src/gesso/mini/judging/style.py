@@ -1,7 +1,7 @@
-"""Is a picture in a style? A small classifier, trained on the spot on composed pictures, and the share of a model's
-pictures that it takes for the style.
+"""Style adherence: a small classifier, trained on the spot on composed pictures, and the share of a model's pictures
+that it assigns to the style.
 
-Its own accuracy, on fresh composed pictures of combinations that it never saw, stands beside the score.
+Its own accuracy, on new composed pictures of unseen combinations, is reported with the score.
 """
 
 import copy
