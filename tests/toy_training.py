@@ -13,7 +13,7 @@ from gesso.mini.recipes import CPU, GPU, STAGES, Recipe
 from gesso.mini.trained_model import TrainedModel
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import all_words
 from gesso.scenes.vocabulary import things
@@ -87,7 +87,7 @@ def model_file(path: Path) -> Path:
         "unet": UNet(family.unet),
         "text": CLIPTextModel(family.text),
         "vae": AutoencoderKL(family.vae),
-        "upscaler": Upscaler(family.upscaler),
+        "upscaler": MiniUpscaler(family.upscaler),
     }
     save_native(path, networks, config_of(family), tokenizer.to_json(), {"title": "toy", "resolution": "128x128"})
     return path

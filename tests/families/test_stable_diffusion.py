@@ -21,7 +21,7 @@ from gesso.errors import GessoError
 from gesso.families import saving
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.families.registry import FAMILIES
 from gesso.families.saving import save_diffusers, save_ldm
 from gesso.families.sd15 import SD15
@@ -31,7 +31,7 @@ from tiny_sd import TINY_SD, clip_tokenizer, tiny_parts
 MAPS = Path("/proc/self/maps")
 
 
-def assert_same_networks(found: Parts, expected: Parts) -> None:
+def assert_same_networks(found: ModelParts, expected: ModelParts) -> None:
     for part in ("unet", "vae", "text"):
         tensors = getattr(found, part).state_dict()
         for name, tensor in getattr(expected, part).state_dict().items():

@@ -21,7 +21,7 @@ from gesso.errors import GessoError
 from gesso.families import loading
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.families.prediction import declared_prediction, probe_prediction
 from gesso.families.registry import FAMILIES, family_named, release_like
 from gesso.families.saving import ldm_tensors, save_diffusers, save_ldm
@@ -47,7 +47,7 @@ PARTS = ("unet", "text", "text_2", "vae")
 NAMES = sorted(TINY_FAMILIES.keys() - {"sd15"})  # tests/families/test_stable_diffusion.py has that
 
 
-def assert_same_networks(found: Parts, expected: Parts, parts: tuple[str, ...] = PARTS) -> None:
+def assert_same_networks(found: ModelParts, expected: ModelParts, parts: tuple[str, ...] = PARTS) -> None:
     for part in parts:
         network = getattr(expected, part)
         assert (getattr(found, part) is None) == (network is None), part
@@ -367,10 +367,10 @@ def test_a_mark_tells_that_an_sdxl_predicts_the_velocity(tmp_path: Path, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Parts in files of their own
+# ModelParts in files of their own
 
 
-def vae_of(parts: Parts) -> dict[str, Tensor]:
+def vae_of(parts: ModelParts) -> dict[str, Tensor]:
     """Another autoencoder, by the names of a single file without the prefix."""
     tensors = ldm_tensors(parts)
     return {name.removeprefix(ldm.VAE): tensor for name, tensor in tensors.items() if name.startswith(ldm.VAE)}

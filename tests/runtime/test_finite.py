@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gesso.errors import GessoError
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.runtime.finite import NoFiniteRowError, NotFiniteError, finite, nonfinite_rows, stop_when_all_nonfinite
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.precision import Precision
@@ -19,17 +19,17 @@ CPU = torch.device("cpu")
 F32, F16 = torch.float32, torch.float16
 
 
-def own_parts() -> Parts:
+def own_parts() -> ModelParts:
     parts = tiny_parts()
     return replace(parts, unet=copy.deepcopy(parts.unet), vae=copy.deepcopy(parts.vae), text=copy.deepcopy(parts.text))
 
 
-def model_of(parts: Parts, *, vae: torch.dtype = F32, unet: torch.dtype = F32) -> LoadedModel:
+def model_of(parts: ModelParts, *, vae: torch.dtype = F32, unet: torch.dtype = F32) -> LoadedModel:
     return LoadedModel(name="x", parts=parts, device=CPU, precision=Precision(unet=unet, text=F32, vae=vae))
 
 
 @pytest.fixture
-def loud() -> Parts:
+def loud() -> ModelParts:
     """Its decoder's first convolution gives about 1e6 times what it should; the group norm after it takes that back."""
     parts = own_parts()
     parts.vae.decoder.conv_in.weight.mul_(1e4)
@@ -41,7 +41,7 @@ def latents(rows: int = 1) -> Tensor:
     return torch.randn(rows, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 3
 
 
-def test_a_decoder_that_overflows_half_precision_is_asked_again_in_float32(loud: Parts):
+def test_a_decoder_that_overflows_half_precision_is_asked_again_in_float32(loud: ModelParts):
     plain, model = model_of(copy.deepcopy(loud)), model_of(loud, vae=F16)
     with torch.inference_mode():
         expected = plain.decode(latents())
@@ -56,7 +56,7 @@ def test_a_decoder_that_overflows_half_precision_is_asked_again_in_float32(loud:
     assert model.residency.dtype("vae") == F16  # the next picture starts as this one did
 
 
-def test_only_rows_that_are_lost_are_computed_again(loud: Parts):
+def test_only_rows_that_are_lost_are_computed_again(loud: ModelParts):
     """The others keep what half precision gave, bit by bit, although the second try computed them, too."""
     model = model_of(loud, vae=F16)
     both = torch.cat([latents() * 1e-4, latents()])

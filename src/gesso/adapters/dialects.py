@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from gesso.adapters.kinds import PARTS
-from gesso.adapters.names import Place, Target
+from gesso.adapters.names import ModulePlace, Target
 
 BUNDLED = "bundle_emb."
 _RAW_PREFIX = "base_model.model."
@@ -35,7 +35,7 @@ class TensorName:
     dialect: str
     module: str
     part: str
-    place: Place | None
+    place: ModulePlace | None
 
 
 def parse_tensor_name(name: str, target: Target) -> TensorName | None:

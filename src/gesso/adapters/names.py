@@ -35,7 +35,7 @@ _OWN_PARTS = ("draft.",)
 
 
 @dataclass(frozen=True)
-class Place:
+class ModulePlace:
     """The modules that a module of a file stands for: one, or three whose weights the file stacks (q, k, v)."""
 
     component: str
@@ -56,26 +56,26 @@ class Target:
     networks: Mapping[str, nn.Module]
 
     @cached_property
-    def stems(self) -> Mapping[str, Place]:
+    def stems(self) -> Mapping[str, ModulePlace]:
         """Names with underscores, as kohya's trainer and LyCORIS write them: "lora_unet_down_blocks_0_..."."""
-        places: dict[str, Place] = {}
+        places: dict[str, ModulePlace] = {}
         for component, spellings in self._spellings.items():
             starts = [first + prefix for prefix in _KOHYA[self.layout][component] for first in _KOHYA_STARTS]
             for spelling in spellings:
                 for name, modules in spelling.items():
                     for start in starts:
-                        places.setdefault(start + name.replace(".", "_"), Place(component, modules))
+                        places.setdefault(start + name.replace(".", "_"), ModulePlace(component, modules))
         return places
 
     @cached_property
-    def dotted(self) -> Mapping[str, Place]:
+    def dotted(self) -> Mapping[str, ModulePlace]:
         """Names with dots, as PEFT and diffusers write them: "unet.down_blocks.0...."; also without the first word."""
-        places: dict[str, Place] = {}
+        places: dict[str, ModulePlace] = {}
         for component, spellings in self._spellings.items():
             for prefix in _DOTTED[self.layout][component]:
                 for spelling in spellings:
                     for name, modules in spelling.items():
-                        places.setdefault(prefix + name, Place(component, modules))
+                        places.setdefault(prefix + name, ModulePlace(component, modules))
         return places
 
     def stem_of(self, component: str, module: str) -> str:

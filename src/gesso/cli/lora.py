@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gesso.adapters.lora import Lora, ModuleChange
     from gesso.adapters.names import Target
     from gesso.checkpoints.weight_file import TensorFile
-    from gesso.families.parts import Parts
+    from gesso.families.parts import ModelParts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -268,7 +268,7 @@ def _merge_into(
     print(_printable(f"{out}: {path.name} with {len(loras)} adapters in {count} layers, {out.stat().st_size:,} bytes"))
 
 
-def _save_whole(out: Path, parts: "Parts", source: Path) -> None:
+def _save_whole(out: Path, parts: "ModelParts", source: Path) -> None:
     from gesso.checkpoints.native import save_native
     from gesso.families.gesso_mini import NAME, config_of
     from gesso.families.saving import save_ldm
@@ -352,7 +352,7 @@ def _target(file: "TensorFile", model: str | None) -> "Target":
     return Target(family.name, family.layout, empty_networks(family, file.path))
 
 
-def _target_of(parts: "Parts") -> "Target":
+def _target_of(parts: "ModelParts") -> "Target":
     from gesso.adapters.names import Target
 
     networks: dict[str, nn.Module] = parts.networks

@@ -18,7 +18,8 @@ from gesso.studio.studio import use_threads
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gesso.pipelines.upscaling import Rows, Size
+    from gesso.hints.sizing import Size
+    from gesso.pipelines.upscaling import Rows
     from gesso.runtime.upscaling import Upscaler
 
 MAX_SCALE = 64.0

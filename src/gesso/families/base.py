@@ -8,7 +8,7 @@ from gesso.diffusion.denoiser import Prediction
 from gesso.diffusion.schedule import NoiseSchedule, scaled_linear
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
-from gesso.models.upscaler import UpscalerConfig
+from gesso.models.upscaler import MiniUpscalerConfig
 from gesso.models.vae import VAEConfig
 
 
@@ -94,7 +94,7 @@ class Family:
     concat: Concat = "none"
     max_level: int | None = None
     zero_empty_negative: bool = False
-    upscaler: UpscalerConfig | None = None
+    upscaler: MiniUpscalerConfig | None = None
     prediction: Prediction
     schedule: ScheduleConfig
     native_size: int

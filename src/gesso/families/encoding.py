@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gesso.families.base import Family
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.models.clip import CLIPTextModel, TextEncoding
 from gesso.nn.embedding import sinusoid
 from gesso.text import emphasis
@@ -82,7 +82,7 @@ class PromptEmbeds:
 
 
 def encode_prompt(
-    parts: Parts,
+    parts: ModelParts,
     text: str | Sequence[Piece],
     *,
     clip_skip: int,

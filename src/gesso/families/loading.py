@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.checkpoints import diffusers, ldm, native
-from gesso.checkpoints.detect import Kind, require_model
+from gesso.checkpoints.detect import FileKind, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
@@ -20,7 +20,7 @@ from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_text, read_family
 from gesso.families.gesso_mini import family_from_config
-from gesso.families.parts import Parts, empty_networks, fill, param_shapes
+from gesso.families.parts import ModelParts, empty_networks, fill, param_shapes
 from gesso.families.prediction import declared_prediction, probe_prediction
 from gesso.families.registry import family_named, release_like
 from gesso.families.saving import folder_rules
@@ -45,7 +45,7 @@ def load_parts(
     average: bool = False,
     check: bool = True,
     converted: str | Path | None = None,
-) -> Parts:
+) -> ModelParts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
     family      what the model is, by name or as a value; None: detected from the header. A name is for what looks like
@@ -99,7 +99,7 @@ class _How:
         fill(network, tensors, where, device=self.device, dtype=self.dtype, check=self.check)
 
 
-def _load(path: Path, how: _How) -> Parts:
+def _load(path: Path, how: _How) -> ModelParts:
     if path.is_dir():
         _refuse_average(how.average, path)
         return _load_folder(path, how)
@@ -117,7 +117,7 @@ def _refuse_average(average: bool, path: Path) -> None:
         raise ModelFileError("missing_key", path, "has no moving average (EMA) beside its weights")
 
 
-def _load_native(file: SafetensorsFile, how: _How) -> Parts:
+def _load_native(file: SafetensorsFile, how: _How) -> ModelParts:
     if any(value is not None for value in (how.family, how.prediction, how.vae, how.unet)):
         message = "states its family and holds all its parts; leave out `family`, `prediction`, `vae` and `unet`"
         raise ModelFileError("architecture_mismatch", file.path, message)
@@ -137,7 +137,7 @@ def _load_native(file: SafetensorsFile, how: _How) -> Parts:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load_ldm(file: TensorFile, kind: Kind, how: _How) -> Parts:
+def _load_ldm(file: TensorFile, kind: FileKind, how: _How) -> ModelParts:
     family = _as_stored(_ldm_family(file, kind, how), file)
     networks = empty_networks(family, file.path)
     rules = ldm.file_rules(family.layout, family.unet, family.vae)
@@ -176,7 +176,7 @@ _SCALARS = (
 )
 
 
-def _ldm_family(file: TensorFile, kind: Kind, how: _How) -> Family:
+def _ldm_family(file: TensorFile, kind: FileKind, how: _How) -> Family:
     """The requested family, else the one detected from the header."""
     detected = family_named(str(kind.family))
     if how.unet is not None:
@@ -241,7 +241,7 @@ def _clip_tokenizer(*, openclip: bool) -> Tokenizer:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load_folder(folder: Path, how: _How) -> Parts:
+def _load_folder(folder: Path, how: _How) -> ModelParts:
     paths = diffusers.weight_files(folder)
     family = read_family(folder, how.family) if how.unet is None else _with_unet(read_family(folder), how.unet, how)
     if how.prediction is not None:
@@ -315,11 +315,11 @@ def _parts(
     tokenizers: Mapping[str, Tokenizer],
     files: list[Path],
     scalars: Mapping[str, Tensor] | None = None,
-) -> Parts:
+) -> ModelParts:
     """Raises ModelFileError where a tokenizer and its text encoder do not belong together."""
     for part, tokenizer in tokenizers.items():
         _check_tokenizer(tokenizer, networks[part].config, files[0])
-    return Parts(
+    return ModelParts(
         family=family,
         unet=networks["unet"],
         vae=networks["vae"],

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
+from gesso.checkpoints.errors import ModelFileError, examples, quote, shape_text
 from gesso.checkpoints.keymap import Shape, shapes_of
 from gesso.families.base import Family
 from gesso.models.clip import CLIPTextModel
 from gesso.models.taesd import TAESD
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class ModelParts:
     """The result of `load_parts`. The networks are in evaluation mode and need no gradients.
 
     files                each weight file that was read, in a fixed order, the model's own first
@@ -36,7 +36,7 @@ class Parts:
     vae: AutoencoderKL | TAESD
     text: CLIPTextModel
     tokenizer: Tokenizer
-    upscaler: Upscaler | None
+    upscaler: MiniUpscaler | None
     files: tuple[Path, ...]
     text_2: CLIPTextModel | None = None
     tokenizer_2: Tokenizer | None = None
@@ -100,9 +100,9 @@ def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
             if family.text_2 is not None:
                 networks["text_2"] = CLIPTextModel(family.text_2)
             if family.upscaler is not None:
-                networks["upscaler"] = Upscaler(family.upscaler)
+                networks["upscaler"] = MiniUpscaler(family.upscaler)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", where, f"sizes that make no model: {shown(str(error))}") from None
+        raise ModelFileError("config", where, f"sizes that make no model: {quote(str(error))}") from None
     return networks
 
 
@@ -112,7 +112,7 @@ def empty_vae(config: VAEConfig, where: str | Path) -> AutoencoderKL:
         with on_meta():
             return AutoencoderKL(config)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", where, f"sizes that make no VAE: {shown(str(error))}") from None
+        raise ModelFileError("config", where, f"sizes that make no VAE: {quote(str(error))}") from None
 
 
 def param_shapes(networks: Mapping[str, nn.Module]) -> dict[str, Shape]:
@@ -146,10 +146,10 @@ def fill(
     placed = {}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
-            message = f"{shown(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
+            message = f"{quote(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
             raise ModelFileError("shape", where, message)
         if not tensor.is_floating_point():
-            raise ModelFileError("dtype", where, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
+            raise ModelFileError("dtype", where, f"{quote(name)} is {tensor.dtype}, expected floating-point numbers")
         placed[name] = tensor.to(device=device, dtype=dtype)
         if check:
             refuse_nonfinite(name, tensor, placed[name], where)
@@ -172,6 +172,6 @@ def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Pat
     if is_finite(placed):
         return
     if is_finite(stored):
-        message = f"{shown(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
+        message = f"{quote(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
         raise ModelFileError("overflow", where, message)
-    raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged or badly made")
+    raise ModelFileError("nonfinite", where, f"{quote(name)} holds NaN or infinity; the file is damaged or badly made")

@@ -15,14 +15,14 @@ from gesso.checkpoints.keymap import Rule
 from gesso.checkpoints.safetensors_file import write_safetensors
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_configs, folder_text
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.files import hidden_name, sync_folder
 
 _FORMAT = {"format": "pt"}  # what other loaders look for
 _LOGIT_SCALE = math.log(100)  # where the temperature of CLIP's training was held
 
 
-def save_ldm(path: str | Path, parts: Parts) -> None:
+def save_ldm(path: str | Path, parts: ModelParts) -> None:
     """One safetensors file with the names of latent-diffusion, as the releases of SD 1, SD 2 and SDXL are.
 
     Loading it again gives the same bits; so does saving what was loaded. The numbers keep their dtype; the tables of
@@ -33,7 +33,7 @@ def save_ldm(path: str | Path, parts: Parts) -> None:
     write_safetensors(path, ldm_tensors(parts), _FORMAT)
 
 
-def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
+def ldm_tensors(parts: ModelParts) -> dict[str, Tensor]:
     """What `save_ldm` writes, by the names there. Raises ValueError for a family that has no LDM names."""
     family = parts.family
     if family.scheduler is None or family.vae.patch_size != 1 or family.upscaler:
@@ -49,7 +49,7 @@ def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
     return tensors | _extra_tensors(parts) | dict(parts.scalars)
 
 
-def _extra_tensors(parts: Parts) -> dict[str, Tensor]:
+def _extra_tensors(parts: ModelParts) -> dict[str, Tensor]:
     """Tensors of a single file besides the weights."""
     family = parts.family
     tensors: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ def _extra_tensors(parts: Parts) -> dict[str, Tensor]:
     return tensors
 
 
-def save_diffusers(folder: str | Path, parts: Parts) -> None:
+def save_diffusers(folder: str | Path, parts: ModelParts) -> None:
     """A folder that the diffusers library loads. The folder appears whole or not at all; it may not exist before.
 
     Of SD 2 it holds the text encoder without its last layer, which nothing reads: that library has no place for it.
@@ -104,7 +104,7 @@ def folder_rules(family: Family) -> dict[str, list[Rule]]:
     return {"unet": unet, "text": text, "text_2": text, "vae": diffusers.vae_rules()}
 
 
-def folder_tensors(parts: Parts, part: str) -> dict[str, Tensor]:
+def folder_tensors(parts: ModelParts, part: str) -> dict[str, Tensor]:
     """What `save_diffusers` writes of one part, by the names there."""
     family, params = parts.family, parts.networks[part].state_dict()
     if part == "text" and folder_text(family) != family.text:

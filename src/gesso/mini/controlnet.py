@@ -30,7 +30,7 @@ from gesso.models.unet import UNet
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Scene, SceneSampler, moved
 from gesso.training.loop import Plan, fit, load_average, load_state
-from gesso.training.precision import Precision
+from gesso.training.precision import TrainingPrecision
 from gesso.training.task import Enter, Figures, generator_for
 
 EMPTY_SHARE = 0.5  # captions left out
@@ -140,7 +140,7 @@ class ControlRecipe:
     plan: Plan
     pool_size: int
     pool_passes: int
-    precision: Precision | Literal["auto"] = "auto"
+    precision: TrainingPrecision | Literal["auto"] = "auto"
     report_pictures: int = 96
 
 

@@ -25,7 +25,7 @@ from gesso.mini.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, ModelRecipe, 
 from gesso.mini.upscaling import UpscalingTask, initialise_upscaler
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import Captioner, all_words
 from gesso.scenes.glyphs import render_glyphs
@@ -86,7 +86,7 @@ class DefaultModel:
             task = self._denoising()
         else:
             vae = self._trained_vae()
-            upscaler = Upscaler(recipe.upscaler)
+            upscaler = MiniUpscaler(recipe.upscaler)
             initialise_upscaler(upscaler)
             task = UpscalingTask(
                 vae,

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesso.mini.compositor import Compositor, Layout, lay_out
+from gesso.mini.compositor import Compositor, SceneLayout, lay_out
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Scene, SceneSampler
 from gesso.training.ahead import Ahead
 
-Shown = list[Scene] | Layout  # what is in a batch of pictures, as far as drawing needs to know
+Shown = list[Scene] | SceneLayout  # what is in a batch of pictures, as far as drawing needs to know
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -27,7 +27,7 @@ class LayoutMaker:
     count: int
     seed: int
 
-    def __call__(self, step: int) -> Layout:
+    def __call__(self, step: int) -> SceneLayout:
         return lay_out(scenes_of(self.sampler, self.count, self.seed, step))
 
 
@@ -49,7 +49,7 @@ class Pictures:
     ) -> None:
         self.sampler, self.renderer, self.size = sampler, renderer, size
         self.device, self.workers = torch.device(device), workers
-        self._ahead: Ahead[Layout] | None = None
+        self._ahead: Ahead[SceneLayout] | None = None
 
     def scenes(self, count: int, *key: int) -> list[Scene]:
         return scenes_of(self.sampler, count, *key)
@@ -67,8 +67,8 @@ class Pictures:
         """-> float32 [B, 3, size, size] in [-1, 1] on the device"""
         side = size or self.size
         if isinstance(self.renderer, Compositor):
-            return self.renderer(shown if isinstance(shown, Layout) else lay_out(shown), side)
-        assert not isinstance(shown, Layout), "layouts are for a compositor"
+            return self.renderer(shown if isinstance(shown, SceneLayout) else lay_out(shown), side)
+        assert not isinstance(shown, SceneLayout), "layouts are for a compositor"
         return to_pixels(np.stack([self.renderer(scene, side) for scene in shown])).to(self.device)
 
 

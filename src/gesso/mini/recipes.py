@@ -6,13 +6,13 @@ from typing import Any, Literal, get_args
 from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
-from gesso.models.upscaler import UpscalerConfig
+from gesso.models.upscaler import MiniUpscalerConfig
 from gesso.models.vae import VAEConfig
 from gesso.scenes.scene import Category
 from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.loop import Plan
-from gesso.training.precision import Precision
+from gesso.training.precision import TrainingPrecision
 
 Stage = Literal["autoencoder", "grounding", "denoising", "upscaling"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -69,7 +69,7 @@ class ModelRecipe:
     text_layers: int
     text_heads: int
     text_length: int
-    upscaler: UpscalerConfig
+    upscaler: MiniUpscalerConfig
     decoder_smear: float  # of the latents, in the training of the upscaler
     autoencoder: Plan
     grounding: Plan
@@ -81,7 +81,7 @@ class ModelRecipe:
     pool_passes: int
     defaults: FamilyDefaults
     objects: str = "default"  # table of what it draws, see scenes.vocabulary.things
-    precision: Precision | Literal["auto"] = "auto"
+    precision: TrainingPrecision | Literal["auto"] = "auto"
     compile: bool = False
     # Pictures drawn many at a time on the device and captions made ahead, for a device that would wait for a CPU.
     prepared: bool = False
@@ -143,7 +143,7 @@ CPU = ModelRecipe(
     text_layers=2,
     text_heads=6,
     text_length=24,
-    upscaler=UpscalerConfig(scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=1),
+    upscaler=MiniUpscalerConfig(scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=1),
     decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=16,
@@ -214,7 +214,7 @@ GPU = ModelRecipe(
     text_layers=3,
     text_heads=7,
     text_length=32,
-    upscaler=UpscalerConfig(scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=2),
+    upscaler=MiniUpscalerConfig(scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=2),
     decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=64,

@@ -24,7 +24,7 @@ REACH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscalerConfig:
+class MiniUpscalerConfig:
     scale: int  # sides grow by this
     channels: tuple[int, ...]  # per level, finest first; at least two
     num_blocks: tuple[int, ...]  # per level
@@ -92,7 +92,7 @@ class Level(nn.Module):
 class Palette(nn.Module):
     """The colours around each point of the larger picture, and how likely each is there."""
 
-    def __init__(self, config: UpscalerConfig) -> None:
+    def __init__(self, config: MiniUpscalerConfig) -> None:
         super().__init__()
         self.config = config
         channels, count = config.channels[::-1], len(AROUND)
@@ -120,10 +120,10 @@ class Palette(nn.Module):
         return logits, colours.unflatten(1, (len(AROUND), self.config.image_channels))
 
 
-class Upscaler(nn.Module):
+class MiniUpscaler(nn.Module):
     """Pixels to more pixels."""
 
-    def __init__(self, config: UpscalerConfig) -> None:
+    def __init__(self, config: MiniUpscalerConfig) -> None:
         super().__init__()
         self.config = config
         self.palette = Palette(config)

@@ -15,10 +15,11 @@ from torch import Tensor
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
 from gesso.hints.registry import canonical
+from gesso.hints.sizing import Size
 from gesso.models.controlnet_union import UnionControlNet
 from gesso.models.t2i_adapter import T2IAdapter
 from gesso.pipelines.clock import Clock
-from gesso.pipelines.hint_pictures import HintPicture, Size, hint_digest
+from gesso.pipelines.hint_pictures import HintPicture, hint_digest
 from gesso.pipelines.ip_adapters import IPAdapterInput, IPAdapters, find_ip_adapter
 from gesso.request.checks import RequestError, check_multiple, short
 from gesso.request.finder import Finder

@@ -6,13 +6,13 @@ import numpy as np
 from PIL import Image
 
 from gesso.families.base import Family
+from gesso.hints.sizing import Size
 from gesso.pipelines.source_images import drawable_size, fit
 from gesso.request.checks import MAX_SIDE, RequestError
 from gesso.request.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
 
 MAX_COVER = 16  # how many times larger than its visible part a picture is resized
 
-Size = tuple[int, int]  # width, height
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Sides = tuple[int, int, int, int]  # pixels at the left, top, right, bottom
 

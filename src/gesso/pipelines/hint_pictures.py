@@ -12,13 +12,13 @@ from gesso.errors import GessoError
 from gesso.hints.levels import eight_bits, is_deep
 from gesso.hints.pixels import hint_pixels
 from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
+from gesso.hints.sizing import Size
 from gesso.pictures.reading import flat, picture_digest
 from gesso.pipelines.framing import Placement
 from gesso.request.checks import RequestError
 from gesso.request.parts import ControlUse
 
 HOLE = 128  # alpha below which a pixel is masked in an inpaint hint
-Size = tuple[int, int]  # width, height
 
 
 def hint_digest(image: Image.Image) -> str:

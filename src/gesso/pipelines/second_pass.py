@@ -8,8 +8,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from gesso.hints.sizing import Size
 from gesso.pipelines.framing import Placement
-from gesso.pipelines.upscaling import UPSCALERS, Size, UpscalerTiles, network_input, upscale
+from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, network_input, upscale
 from gesso.request.groups import Source
 from gesso.request.hires import LATENT_UPSCALERS
 from gesso.request.request import ResolvedRequest, TextToImageRequest, with_values

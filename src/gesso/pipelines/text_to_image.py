@@ -60,7 +60,7 @@ from gesso.runtime.upscaling import TILE, Upscaler
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
+ReportStep = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
 
 
 class TextToImage:
@@ -308,7 +308,7 @@ class TextToImage:
         return Picture(image=image, recipe=recipe)
 
     @torch.inference_mode()
-    def _draw(self, job: Job, row: int, report: Report) -> Asking[list[Finite]]:
+    def _draw(self, job: Job, row: int, report: ReportStep) -> Asking[list[Finite]]:
         """Draws one picture of a job: the output of each of its stages, the pixels [1, 3, H, W] last.
 
         NaN and infinity are recomputed in float32, see `runtime.finite`.
@@ -361,7 +361,7 @@ class TextToImage:
         job: Job,
         each: Pass,
         row: int,
-        report: Report,
+        report: ReportStep,
         models: Sequence[LoadedModel],
         *,
         latents: Tensor | None = None,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gesso.errors import GessoError
+from gesso.hints.sizing import Size
 from gesso.registry import Registry
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
@@ -29,7 +30,6 @@ TO_SIZE = "lanczos"  # from a network's output to the requested size, as in A111
 MAX_PASSES = 3  # how often a network is applied to its own output, as in A1111
 BAND = 256  # rows at a time
 
-Size = tuple[int, int]  # width, height
 Rows = NDArray[np.uint8]  # [H, W, 3]
 
 

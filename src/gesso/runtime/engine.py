@@ -18,7 +18,7 @@ from gesso.events import Event, EventStream
 from gesso.families.control_network import load_control_network
 from gesso.families.ip_adapter import load_image_encoder, load_ip_adapter
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.request.environment import Environment
 from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.control import LoadedControl
@@ -89,7 +89,7 @@ class Engine:
         self.adapter_cache = AdapterCache(events=self.events)
         self.device_lock = RLock()
         self._models = LRUCache[LoadedModel](max_models, room_first=True)
-        self._controls = LRUCache[tuple[Parts, LoadedControl]](MAX_CONTROLS)
+        self._controls = LRUCache[tuple[ModelParts, LoadedControl]](MAX_CONTROLS)
         self._others = LRUCache[Any](MAX_CONTROLS)
         self._jobs = count(1)
 
@@ -134,7 +134,7 @@ class Engine:
             key, lambda: load_with_events(self.events, "model", name, load, nbytes, lambda loaded: loaded.family.name)
         )
 
-    def _load(self, path: Path, name: str, parts: Parts) -> LoadedModel:
+    def _load(self, path: Path, name: str, parts: ModelParts) -> LoadedModel:
         weights = tuple(LoadedWeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
         model = LoadedModel(
             name=name,
@@ -156,7 +156,7 @@ class Engine:
         Raises GessoError if it is neither, or made for models of another architecture.
         """
 
-        def load() -> tuple[Parts, LoadedControl]:  # the model's parts are held so that their id stays their own
+        def load() -> tuple[ModelParts, LoadedControl]:  # the model's parts are held so that their id stays their own
             parts = load_control_network(path, model.family, model.parts.unet)
             component = Component("control", parts.network, self.device, path)
             return model.parts, LoadedControl(path.name, parts, component)

@@ -103,7 +103,7 @@ def return_memory_promptly() -> None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD
 
 
-class Block:
+class MemoryBlock:
     """One piece of memory for many tensors; it goes back to the system when the last tensor in it is gone."""
 
     def __init__(self, tensors: Iterable[tuple[int, torch.dtype]]) -> None:

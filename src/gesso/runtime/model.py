@@ -16,7 +16,7 @@ from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
 from gesso.runtime.plan import Footprint, MemoryPlan
@@ -86,7 +86,7 @@ class LoadedModel:
     """
 
     name: str  # "gesso-mini", or the name of the file or folder, without the path to it
-    parts: Parts
+    parts: ModelParts
     device: torch.device
     precision: Precision
     weights: tuple[LoadedWeightFile, ...] = ()  # the UNet's first

@@ -36,7 +36,7 @@ from gesso.models.srvgg import SRVGG, SRVGGConfig
 from gesso.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.footprint import peak_nbytes
 from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter, image_features
@@ -394,7 +394,7 @@ class Footprint:
 
     def _upscale(self, rows: int, height: int, width: int, tile: int | None) -> int:
         upscaler = self._network("upscaler")
-        assert isinstance(upscaler, Upscaler)
+        assert isinstance(upscaler, MiniUpscaler)
         if tile is not None:
             most = tile + 2 * upscaler.config.sight
             height, width = min(height, most), min(width, most)

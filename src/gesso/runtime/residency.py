@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gesso.families.parts import Parts, is_finite, refuse_nonfinite
-from gesso.runtime.mapped import Block, MappedFiles
+from gesso.families.parts import ModelParts, is_finite, refuse_nonfinite
+from gesso.runtime.mapped import MappedFiles, MemoryBlock
 
 Stay = Literal["resident", "turns", "stream"]
 _STEP = 2**18  # numbers that are converted and checked while they are in the processor's cache
@@ -140,7 +140,7 @@ class Residency:
     """
 
     def __init__(
-        self, parts: Parts, device: torch.device, dtypes: Mapping[str, torch.dtype], where: str | Path
+        self, parts: ModelParts, device: torch.device, dtypes: Mapping[str, torch.dtype], where: str | Path
     ) -> None:
         self.components = {name: Component(name, net, device, where) for name, net in parts.networks.items()}
         self._dtypes = dict(dtypes)
@@ -197,7 +197,7 @@ def _onloaded(
     ordered = sorted(stored.items(), key=lambda item: item[1].data_ptr())
     if device.type == "cpu":
         copied = [tensor.numel() for _, tensor in ordered if not _is_ready(tensor, dtype)]
-        block = Block((count, dtype) for count in copied)
+        block = MemoryBlock((count, dtype) for count in copied)
     for name, tensor in ordered:
         files.fetch(tensor)
         if device.type != "cpu":

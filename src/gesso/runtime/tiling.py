@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, DecoderLevel, EncoderLevel, Posterior
 
 MIN_TILE = 16  # latents a side
@@ -123,8 +123,8 @@ def encode_tiled(vae: AutoencoderKL, pixels: Tensor, tile: int) -> Posterior:
     return encode_tail(vae, x)
 
 
-def upscale_tiled(upscaler: Upscaler, pixels: Tensor, tile: int) -> Tensor:
-    """`Upscaler.forward` in tiles of `tile` input pixels a side, each with a rim as wide as its receptive field.
+def upscale_tiled(upscaler: MiniUpscaler, pixels: Tensor, tile: int) -> Tensor:
+    """`MiniUpscaler.forward` in tiles of `tile` input pixels a side, each with a rim as wide as its receptive field.
 
     pixels [B, 3, H, W] -> [B, 3, sH, sW]. Raises ValueError for a tile that the network's levels do not divide.
     """

@@ -19,7 +19,7 @@ from typing import Literal
 
 from gesso.notices import Notice
 from gesso.text.attention import escape
-from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, shown
+from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, quote
 from gesso.text.schedule import PromptSchedule, WhenRule, parse_schedule
 
 MAX_SUBPROMPTS = 32
@@ -154,7 +154,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     notices: list[Notice] = []
     comments = list(_comments(text))
     notices += [
-        Notice(f"ignored as a comment: {shown(text[start:end].strip())}", code="comment_ignored")
+        Notice(f"ignored as a comment: {quote(text[start:end].strip())}", code="comment_ignored")
         for start, end in comments[:3]
     ]
     uncommented = Traced.whole(text).without(comments)
@@ -163,7 +163,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
     notices += [
         Notice(
-            f"ignored: <{shown(kind)[1:-1]}:...>, an unknown kind of extra network",
+            f"ignored: <{quote(kind)[1:-1]}:...>, an unknown kind of extra network",
             code="network_ignored",
             data={"kind": kind},
         )
@@ -202,20 +202,20 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
     if not name or len(name) > MAX_NAME or not name.isprintable() or _FORBIDDEN_IN_NAME & set(name) or ".." in name:
         raise PromptError(
             "network_tag",
-            f"prompt: {shown(name)} is not the name of a LoRA. Give the name of its file, without folder and "
+            f"prompt: {quote(name)} is not the name of a LoRA. Give the name of its file, without folder and "
             "extension.",
         )
     if unknown := sorted(set(network.named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
-        what = f"the argument {shown(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
+        what = f"the argument {quote(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
         raise PromptError(
-            "network_tag", f"prompt: <{network.kind}:{shown(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
+            "network_tag", f"prompt: <{network.kind}:{quote(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
         )
     arguments = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | dict(network.named)
     text = read_points(arguments["te"], name) if "te" in arguments else ((0.0, 1.0),)
     unet = read_points(arguments["unet"], name) if "unet" in arguments else text
     rank = int(_number(arguments["dyn"], name)) if "dyn" in arguments else None
     if rank is not None and rank < 1:
-        raise PromptError("number", f"prompt: the LoRA {shown(name)} is cut to rank {rank}, expected 1 or more.")
+        raise PromptError("number", f"prompt: the LoRA {quote(name)} is cut to rank {rank}, expected 1 or more.")
     points = unet if len(unet) > 1 else ()
     return LoraTag(
         name=name,
@@ -240,7 +240,7 @@ def read_points(text: str, name: str) -> tuple[tuple[float, float], ...]:
     if len(points) > MAX_POINTS or not rises:
         raise PromptError(
             "number",
-            f"prompt: the LoRA {shown(name)} has the weight {shown(text)}, expected a number, or at most {MAX_POINTS} "
+            f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number, or at most {MAX_POINTS} "
             "of them at rising shares of the steps, such as 1@0,0.2@0.6.",
         )
     return tuple(points)
@@ -295,7 +295,7 @@ def _subprompts(traced: Traced, notices: list[Notice]) -> Iterator[SubPrompt]:
         if weight != asked:
             notices.append(
                 Notice(
-                    f"the weight {asked:g} of {shown(traced.text[start:end].strip())} was changed to {weight:g}",
+                    f"the weight {asked:g} of {quote(traced.text[start:end].strip())} was changed to {weight:g}",
                     code="weight_clamped",
                     data={"asked": asked, "taken": weight},
                 )
@@ -318,7 +318,7 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise PromptError("number", f"prompt: the LoRA {shown(name)} has the weight {shown(text)}, expected a number.")
+        raise PromptError("number", f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number.")
     return value
 
 

@@ -112,7 +112,7 @@ def check_prompt(text: str, what: str = "prompt") -> None:
         ) from None
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """A part of a prompt as a message repeats it: short, on one line, nothing that a terminal obeys."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
 

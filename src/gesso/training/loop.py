@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gesso.errors import GessoError
 from gesso.files import atomic_file
 from gesso.training.group import Group
-from gesso.training.precision import Precision, context_of, faster_precision
+from gesso.training.precision import TrainingPrecision, context_of, faster_precision
 from gesso.training.task import Figures, Task
 
 OPEN_END = 2**62  # samples of a plan whose length is not known yet
@@ -115,7 +115,7 @@ def fit(
     folder: Path,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision | Literal["auto"] = "float32",
+    precision: TrainingPrecision | Literal["auto"] = "float32",
     compiled: bool = False,
     save_every: float = 120.0,
     log_every: int = 50,
@@ -188,7 +188,7 @@ class _Run:
         self.seed = plan.seed + 1_000_003 * self.group.rank  # every process sees pictures of its own
         self.step = self.samples = 0
         self.seconds_before = 0.0  # that earlier parts of the run took
-        self.precision: Precision | None = None
+        self.precision: TrainingPrecision | None = None
         self.fixed = plan.minutes is None  # the length of the run
         if self.last.exists():
             self._go_on(load_state(self.last))
@@ -238,7 +238,7 @@ class _Run:
     def finished(self) -> bool:
         return self.samples >= self.plan.total_samples
 
-    def choose_precision(self, precision: Precision | Literal["auto"]) -> None:
+    def choose_precision(self, precision: TrainingPrecision | Literal["auto"]) -> None:
         """A run that goes on keeps its own."""
         if self.precision is None and precision == "auto":
             with eager():

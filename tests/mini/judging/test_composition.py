@@ -269,12 +269,12 @@ def test_judge_figures():
 
 
 def test_a_report_is_json(tmp_path):
-    from gesso.mini.judging.composition import JudgedPicture, Report
+    from gesso.mini.judging.composition import CompositionReport, JudgedPicture
 
     one = prompt("two", item(CAT), item(DOG), text="cat and dog")
     found = seen(DetectedObject(CAT, 0.3, 0.5))
     judged = JudgedPicture(one, 7, found, judge(one, found), np.zeros((64, 64, 3), np.uint8))
-    report = Report(
+    report = CompositionReport(
         scores=(score(), replace(score(right=8), category="counting"), score(accuracy=0.5)),
         seed=7,
         settings={"model": "m"},

@@ -148,7 +148,7 @@ def prompt_set(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PromptVerdict:
     """Which clauses of a prompt hold in its picture; clauses that the prompt does not have are absent."""
 
     clauses: Mapping[str, bool]
@@ -162,7 +162,7 @@ class Verdict:
         return tuple(name for name, holds in self.clauses.items() if not holds)
 
 
-def judge(prompt: Prompt, detection: Detection) -> Verdict:
+def judge(prompt: Prompt, detection: Detection) -> PromptVerdict:
     """Compares a prompt with the objects detected in its picture.
 
     objects     every object named is there
@@ -182,7 +182,7 @@ def judge(prompt: Prompt, detection: Detection) -> Verdict:
         clauses["position"] = first is not None and second is not None and _holds(scene.relation, first, second)
     if prompt.says_background:
         clauses["background"] = detection.background == scene.background
-    return Verdict(clauses)
+    return PromptVerdict(clauses)
 
 
 def _any_tinted(detection: Detection, item: Item) -> bool:
@@ -304,7 +304,7 @@ class JudgedPicture:
     prompt: Prompt
     seed: int
     detection: Detection
-    verdict: Verdict
+    verdict: PromptVerdict
     thumbnail: np.ndarray = field(repr=False)  # uint8 [h, h, 3], h at most 128
 
 
@@ -341,7 +341,7 @@ class CategoryScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CompositionReport:
     """What an evaluation found."""
 
     scores: tuple[CategoryScore, ...]
@@ -440,7 +440,7 @@ def evaluate_composition(
     floors: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
+) -> CompositionReport:
     """Draw a prompt set and judge the pictures.
 
     generate        see Generate; gets batch_size prompts at most, picture i with seed + i
@@ -469,7 +469,7 @@ def evaluate_composition(
             detector.detector, things, renderer, per_category=judge_pictures, seed=seed, size=min(size, 256)
         )
     floors = floors or FLOORS["gpu" if len(things) >= 600 else "cpu"]
-    return Report(
+    return CompositionReport(
         scores=tuple(_score(category, judged, fresh, detector.accuracy, floors) for category in CATEGORIES),
         seed=seed,
         settings=settings or {},

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gesso.mini.judging.composition import CATEGORIES, THUMBNAIL, TITLES, JudgedPicture, Report
+from gesso.mini.judging.composition import CATEGORIES, THUMBNAIL, TITLES, CompositionReport, JudgedPicture
 
 COLUMNS, MARGIN, LINE, FONT_SIZE = 8, 8, 13, 11
 TEXT_LINES, CHARACTERS = 6, 21  # as many fit below a picture
@@ -13,7 +13,7 @@ CELL_WIDTH, CELL_HEIGHT, HEAD_HEIGHT = THUMBNAIL + MARGIN, THUMBNAIL + 3 + LINE 
 RIGHT, WRONG, INK = (40, 140, 60), (200, 30, 30), (30, 30, 30)
 
 
-def contact_sheet(report: Report, *, failures: int = 8, successes: int = 8) -> Image.Image:
+def contact_sheet(report: CompositionReport, *, failures: int = 8, successes: int = 8) -> Image.Image:
     """The first failures and the first successes of every category, each kind in rows of its own.
 
     Headings say how many there are of both, since the sheet shows failures more often than they happen.
