@@ -535,7 +535,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sdxl", "model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "WithProjection"),
         ("sdxl", "unet/config.json", {"projection_class_embeddings_input_dim": 97}, "vector added to the time is 97"),
         ("sdxl", "unet/config.json", {"addition_embed_type": None}, "vector added to the time is None"),
-        ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "has text states 80 wide, its UNet takes 32"),
+        ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "its text encoder is 80 wide, its UNet takes 32"),
         (
             "sdxl",
             "unet/config.json",

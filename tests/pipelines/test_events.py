@@ -183,6 +183,6 @@ def test_the_log_tells_of_loading_and_drawing_and_never_of_prompts(folder: Path,
     texts = [f"{record.name} {record.getMessage()} {record.exc_text}" for record in caplog.records]
     assert not [text for text in texts for word in ("xylophone", "quagmire", "quux", "corge", "zxqwv") if word in text]
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("gesso.")]
-    for begin in ("opened '", "loaded 'tiny' (model sd15): ", "loaded 'ink' (lora): ", "plan for tiny, job 1: "):
+    for begin in ("opened '", "loaded 'tiny' (model sd15): ", "loaded 'ink' (lora): ", "memory plan for tiny, job 1: "):
         assert sum(message.startswith(begin) for message in messages) == 1, begin
     assert sum(message.startswith("drew picture 0 of job 1 with tiny: 32x32, 3 steps of ") for message in messages) == 1

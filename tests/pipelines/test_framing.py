@@ -53,7 +53,7 @@ def test_the_mask_of_a_border_reaches_into_the_picture():
     assert mask[0].tolist() == [255] * 3 + [0] * 3 + [255] * 4
     assert (mask == mask[0]).all()
     assert np.asarray(border_mask((8, 8), (3, 0, 3, 0), 9)).all()  # borders may meet
-    with pytest.raises(RequestError, match="leave nothing of 8x8"):
+    with pytest.raises(RequestError, match="leave no room for the picture in 8x8"):
         inside_of((8, 8), (4, 0, 4, 0))
 
 

@@ -183,8 +183,8 @@ def test_recipe_and_replay(pipeline: TextToImage, files: dict[str, Path]) -> Non
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"preprocessor": "canny"}, "leave preprocessor canny out"),
-        ({"mode": "prompt"}, "leave mode prompt out"),
+        ({"preprocessor": "canny"}, "remove preprocessor canny"),
+        ({"mode": "prompt"}, "remove mode prompt"),
         ({"encoder": "nobody"}, "no image_encoder is called"),
     ],
 )
@@ -195,7 +195,7 @@ def test_what_an_ip_adapter_does_not_take(pipeline: TextToImage, values: dict[st
 
 def test_without_an_encoder_it_says_which_is_needed(engine: Engine, files: dict[str, Path]) -> None:
     lacking = TextToImage(engine, engine.load(files["model"]), finder=NamedFiles({"control": {"base": files["base"]}}))
-    with pytest.raises(RequestError, match="needs CLIP's image encoder, 48 wide"):
+    with pytest.raises(RequestError, match="needs a CLIP image encoder of width 48"):
         lacking(request(use()), hints=[picture()])
     odd = saved(files["base"].parent / "odd.safetensors", {"x": torch.zeros(2, 2)})
     other = NamedFiles({"control": {"base": files["base"]}, "image_encoder": {"odd": odd}})

@@ -222,7 +222,7 @@ def test_a_given_size_is_that_of_picture_and_borders(pipelines: dict[str, TextTo
     assert shown is not None
     expected = np.asarray(source(200, 100).resize((128, 64), Image.Resampling.LANCZOS))[:, 32:96]
     assert (np.asarray(shown)[:, 16:80] == expected).all()
-    with pytest.raises(RequestError, match="leave nothing of 64x64"):
+    with pytest.raises(RequestError, match="leave no room for the picture in 64x64"):
         draw(pipelines["sd"], source(), outpaint=(32, 0, 32, 0))
 
 

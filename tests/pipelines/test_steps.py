@@ -98,7 +98,7 @@ def test_own_sigmas_stand_in_for_everything():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"preset": "diffusers", "sampler": "euler", "schedule": "kl_optimal"}, "diffusers has uniform"),
+        ({"preset": "diffusers", "sampler": "euler", "schedule": "kl_optimal"}, "use one of uniform"),
         ({"timestep_spacing": "trailing", "sampler": "restart"}, "diffusers has no scheduler like restart"),
         ({"timestep_spacing": "a1111", "sampler": "euler"}, "no timestep spacing of its own"),
         ({"preset": "a1111", "sampler": "ddim", "num_steps": 1}, "2 is the minimum"),

@@ -189,7 +189,7 @@ def test_a_picture_that_prompts_is_refused_where_its_encoder_does_not_fit():
     enough = 100 * MIB + SLACK + own + free.activations
     found = plan(model, enough, work)
     assert (found.stay, found.peak) == ("resident", enough)
-    with pytest.raises(GessoError, match=r"\(image encoder: .* or leave the picture that prompts out"):
+    with pytest.raises(GessoError, match=r"\(image encoder: .* or leave out the IP-Adapter"):
         plan(model, enough - 1, work)
 
 

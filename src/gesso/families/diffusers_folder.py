@@ -206,7 +206,7 @@ def _concat(folder: Path, unet: UNetConfig, vae: VAEConfig) -> Concat:
 def _check_widths(folder: Path, family: Family) -> None:
     wide = family.text.dim + (family.text_2.dim if family.text_2 else 0)
     if wide != family.unet.context_dim:
-        message = f"has text states {wide} wide, its UNet takes {family.unet.context_dim}"
+        message = f"its text encoder is {wide} wide, its UNet takes {family.unet.context_dim}"
         raise ModelFileError("architecture_mismatch", folder, message)
     pooled = (family.text_2 or family.text).projection_dim or 0
     sizes = (family.unet.added_dim or 0) - pooled if family.num_sizes else 0

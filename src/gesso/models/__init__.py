@@ -1,1 +1,1 @@
-"""Network architectures (UNet, VAE, CLIP, ControlNet, ...), one per file: a frozen config and a module."""
+"""Network architectures: UNet, VAE, CLIP, ControlNet and others, one per file, each a frozen config and a module."""

@@ -1,1 +1,1 @@
-"""Synthetic training pictures with exact captions, composed from the colour emoji font, for gesso-mini."""
+"""Synthetic training pictures: composed from the colour emoji font, with exact captions; gesso-mini learns from them."""
