@@ -360,7 +360,7 @@ def test_an_upscaler_makes_four_of_each_pixel(engine: Engine, tmp_path: Path):
     assert gap(draw(pipeline, source(16, 8), num_steps=2, noise_level=200).image, base.image) > 0
     with pytest.raises(RequestError, match="trained up to 350"):
         draw(pipeline, source(16, 8), noise_level=351)
-    with pytest.raises(RequestError, match="upscales the picture.s 16 to 64"):
+    with pytest.raises(RequestError, match="upscales the picture's 16 to 64"):
         draw(pipeline, source(16, 8), width=128)
     with pytest.raises(RequestError, match="enlarges a picture"):
         draw(pipeline)

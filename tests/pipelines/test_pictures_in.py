@@ -111,8 +111,8 @@ def test_a_part_is_drawn_larger_and_the_picture_keeps_its_size(pipelines: dict[s
     changed = (np.asarray(picture.image) != np.asarray(image)).any(axis=2)
     assert not changed[np.asarray(mask) == 0].any()
     shown = SourcePictures.of(request, TINY_SD, image, mask)
-    assert shown.around is not None
-    left, top, right, bottom = shown.around.region
+    assert shown.crop is not None
+    left, top, right, bottom = shown.crop.region
     assert (right - left, bottom - top) == (46, 46)  # 30 + 2 * 8, and as high
     with pytest.raises(RequestError, match="entirely black"):
         draw(pipelines["sd"], image, Image.new("L", (301, 97)), mask_area="masked")

@@ -103,7 +103,7 @@ def _lokr(parts: TensorParts, reader: Reader) -> WeightChange:
 
 
 def _glora(parts: TensorParts, reader: Reader) -> WeightChange:
-    """LyCORIS turned the numbers of the four around; which file is which, the shapes tell."""
+    """LyCORIS changed the order of the four tensors between versions; their shapes show which version a file has."""
     a1, a2, b1, b2 = (parts[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
     out, into = reader.weight_shape[:2]
     if b1.shape[0] == out and a1.shape[0] == into and b1.shape[1] == b2.shape[0]:
@@ -208,7 +208,7 @@ def _times(change: WeightChange, factor: float) -> WeightChange:
 
 
 def _is_per_input(parts: TensorParts, magnitude: Tensor, reader: Reader) -> bool:
-    """PEFT's vector is per output. LyCORIS' is [O, 1, ...], in older files [1, I, ...]: the shape tells."""
+    """PEFT's vector is per output. LyCORIS' is [O, 1, ...], in older files [1, I, ...]: recognised by the shape."""
     out, into = reader.weight_shape[:2]
     if "magnitude" in parts or magnitude.ndim < 2:
         per_input = False

@@ -68,7 +68,7 @@ class Lora:
     kinds       what the file holds and how many modules of it, such as {"LoRA": 192}
     ranks       the same of ranks
     embeddings  embeddings (textual inversion) in the same file
-    metadata    what the file says of itself: to be shown as text, not to be trusted
+    metadata    of the file: to be shown as text, not to be trusted
     """
 
     name: str

@@ -124,7 +124,7 @@ def _dims(layer: nn.Module) -> int:
 
 
 def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, Tensor]:
-    """PEFT takes alpha for the rank where nothing says otherwise, so the scale goes into the upper factor."""
+    """PEFT assumes alpha = rank without a config, so the scale goes into the upper factor."""
     weight = change.weight
     inner = weight.inner if isinstance(weight, DoRA) and not weight.on_input else weight
     if not isinstance(inner, LowRank) or inner.mid is not None or change.bias is not None:
@@ -141,7 +141,7 @@ def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, 
 
 
 def file_metadata(target: Target, changes: Changes, dialect: str, kept: Mapping[str, str]) -> dict[str, str]:
-    """What a new file says of itself: what the old one said, less hashes, and its network in the trainer's words."""
+    """Metadata of a new file: that of the old one without hashes, and its network in kohya's keys."""
     gone = ("sshs_", "modelspec.hash", "lora_adapter_metadata", "format")
     metadata = {key: value for key, value in kept.items() if not key.startswith(gone)}
     if dialect == "peft":

@@ -14,7 +14,7 @@ _LAYER = "encoder.layers.{i}."
 
 
 def clip_vision_config(shapes: Mapping[str, Shape], where: object) -> CLIPVisionConfig:
-    """Sizes of the encoder in a file; what shapes cannot tell (heads, activation) goes with its width.
+    """Sizes of the encoder in a file; what shapes do not show (heads, activation) follows from its width.
 
     Raises ModelFileError.
     """

@@ -40,7 +40,7 @@ def names_class(index: Mapping[str, Any], part: str) -> str | None:
     """The class that a model_index.json names for a part.
 
     None where the part is absent or switched off, and where the class is of another library than `LIBRARIES`: there it
-    would be code of a stranger, whatever it is called.
+    would be foreign code, whatever it is called.
     """
     named = index.get(part)
     if not isinstance(named, list) or len(named) != 2 or named[0] not in LIBRARIES:

@@ -1,9 +1,9 @@
-"""Identifies a file by its first bytes, whatever its name says."""
+"""Identifies a file by its first bytes, whatever its name."""
 
 import codecs
 from typing import Literal
 
-START = 512  # bytes that are enough to tell
+START = 512  # bytes that are enough to identify a file
 
 Container = Literal["zip", "stacked", "pickle", "gguf", "index", "other"]
 

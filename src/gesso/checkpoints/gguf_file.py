@@ -162,7 +162,7 @@ def open_gguf(path: str | Path) -> GgufFile:
 
 
 def parse_gguf(path: Path, header: bytes, nbytes: int) -> GgufFile:
-    """The first bytes of a file of nbytes -> what it says. Time and memory are bounded by the length of the header."""
+    """Parses the first bytes of a file of nbytes. Time and memory are bounded by the length of the header."""
     return _Parser(path, header, nbytes).file()
 
 
@@ -249,7 +249,7 @@ class _Parser:
         if kind in _NUMBERS:
             raw = self.take(count * struct.calcsize(f"<{_NUMBERS[kind]}"))
             return list(struct.unpack(f"<{count}{_NUMBERS[kind]}", raw)) if count <= 16 else None
-        if kind != _TEXT:  # arrays of arrays: nobody writes them
+        if kind != _TEXT:  # arrays of arrays: no writer uses them
             self.refuse("gguf_metadata", f"{quote(key)} is an array of kind {kind}, expected numbers or texts")
         if count > MAX_ARRAY:
             self.refuse("gguf_count", f"{quote(key)} has {count:,} texts, expected at most {MAX_ARRAY:,}")

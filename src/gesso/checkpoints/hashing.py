@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gesso.checkpoints.errors import ModelFileError
 
-OnBytes = Callable[[int], object]  # told how many more bytes are done
+OnBytes = Callable[[int], object]  # called with the number of bytes done since the last call
 BLOCK = 2**22
 _V1_START, _V1_LENGTH = 0x100000, 0x10000
 

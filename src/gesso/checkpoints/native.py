@@ -102,7 +102,7 @@ def _modelspec(metadata: Mapping[str, str], config: Mapping[str, Any]) -> dict[s
 
 
 def is_native(file: SafetensorsFile) -> bool:
-    """Whether a file says that it has this layout."""
+    """Whether the metadata of a file claims this layout."""
     return CONFIG_KEY in file.metadata
 
 

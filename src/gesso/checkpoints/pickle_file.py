@@ -2,7 +2,7 @@
 
 This process opens the file and the place for the result and hands both to a child, which has given its rights away
 (sandbox.py) before it reads a byte, and which knows a closed list of operations and names (pickle_reader.py). What the
-child wrote passes the gate of safetensors_file.py like a stranger's file, and only then takes its name.
+child wrote passes the checks of safetensors_file.py like any untrusted file, and only then takes its name.
 """
 
 import json
@@ -129,7 +129,7 @@ def _identity(handle: BufferedReader) -> tuple[int, ...]:
 
 
 def _check_result(path: Path, source: Path) -> list[str]:
-    """The child is not believed: its file passes the gate of any file."""
+    """The child is not trusted: its file is checked like any file."""
     try:
         return list(open_safetensors(path).tensors)
     except ModelFileError as error:
@@ -198,7 +198,7 @@ def _spawn(task: str, source: IO[bytes], out: IO[bytes], answer: IO[bytes], wher
 
 
 def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
-    """The child's last words, checked like anything else that comes from outside."""
+    """The child's report, checked like anything else that comes from outside."""
     try:
         report: Any = json.loads(text.rstrip().rpartition(b"\n")[2])
     except (ValueError, RecursionError):

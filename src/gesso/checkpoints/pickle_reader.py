@@ -30,7 +30,7 @@ class PickleLimits:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A block of numbers that lies elsewhere in the file. dtype None: bytes of a type that each tensor tells."""
+    """A block of tensor data elsewhere in the file. dtype None: bytes whose dtype each tensor states."""
 
     key: str
     dtype: str | None

@@ -59,7 +59,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the header says about one tensor."""
+    """The header's entry for one tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -240,7 +240,7 @@ def _check_metadata(metadata: Any, refuse: Any) -> dict[str, str]:
 
 
 def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
-    """One tensor's row of the header -> what it says, and where its data begins."""
+    """Checks one entry of the header -> the entry, and where its data begins."""
     label = quote(name)
     if not name or len(name) > MAX_NAME or not _is_text(name):
         refuse("header_json", f"a tensor name of {len(name)} characters, expected 1 to {MAX_NAME} of Unicode")

@@ -1,6 +1,6 @@
 """Several safetensors files that are one model, under an index (`*.safetensors.index.json`, as Hugging Face writes it).
 
-The index is data from a stranger: it names plain files beside itself and nothing else, and every tensor must be in the
+The index is untrusted: it may name plain files in its own folder and nothing else, and every tensor must be in the
 file that it says, and in no other.
 """
 

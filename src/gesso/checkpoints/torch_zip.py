@@ -260,7 +260,7 @@ class _Archive:
     # ---- the members' own headers ----
 
     def _check_header(self, entry: _Entry, name: str) -> int:
-        """The member's own header must tell the same story as the directory -> where its bytes begin."""
+        """Checks that the member's own header agrees with the directory -> where its bytes begin."""
         head = self.read(entry.header, 30)
         if not head.startswith(b"PK\x03\x04"):
             self.refuse("zip_damaged", f"{quote(name)} is not where the directory says")

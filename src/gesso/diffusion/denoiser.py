@@ -94,7 +94,7 @@ class Denoiser(Asks):
     network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]; one that asks for its calls, such as
     `GuidedNetwork`, or a plain function. It sees z in the type of x and casts to its
     own; its output is cast back. Timesteps may be fractional, as in k-diffusion.
-    timestep_of: another rule for what timestep the network is told, float64 sigma [B] -> float64 timestep [B]; see
+    timestep_of: another rule for the network's timestep, float64 sigma [B] -> float64 timestep [B]; see
     `conventions.whole_timesteps` and `diffusers_steps`. None: `schedule.timestep_of`.
     consistency: the network was made by latent consistency distillation (Luo et al. 2023, arXiv:2310.04378): what it
     says is mixed with z by the boundary weights of equation 9, as diffusers and A1111 do (ComfyUI does not; the

@@ -1,6 +1,6 @@
 """diffusers' schedulers: their sigmas, timesteps and scale of the initial noise.
 
-A folder in diffusers' layout says in scheduler/scheduler_config.json how its pictures are made. Each scheduler class
+A folder in diffusers' layout sets its scheduler in scheduler/scheduler_config.json. Each scheduler class
 has its own rule for the spacing of timesteps, for their rounding and for the end; what they share is here once. Their
 solvers are our samplers (`DiffusersScheduler.sampler`). Written after the behaviour of diffusers 0.42, and held to it
 by tests; sigmas are rounded to float32, as theirs are.
@@ -33,7 +33,7 @@ TimestepSpacing = Literal["leading", "linspace", "trailing"]
 class SchedulerSteps:
     """The steps of a run.
 
-    sigmas: float64 [n + 1], falling. timesteps: float64 [n], what the network is told at the first call of each step.
+    sigmas: float64 [n + 1], falling. timesteps: float64 [n], the network's input at the first call of each step.
     initial_scale: x = n * initial_scale begins. final_scale: the VAE gets x * final_scale.
     options: for the sampler. timestep_of, consistency: for `Denoiser`.
     """
@@ -92,7 +92,7 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersScheduler:
-    """What a scheduler_config.json says, as far as it changes pictures and we can do it. Build it with `of_config`.
+    """A scheduler_config.json, as far as it changes pictures and gesso supports it. Build it with `of_config`.
 
     name: the class. The rest: its settings, by diffusers' names; None where the class's own default holds.
     """

@@ -5,7 +5,8 @@ the layer before, without a norm, of both towers side by side (768 and 1280 wide
 tower's pooled text, projected, beside sinusoids of sizes (Podell et al. 2023, arXiv:2307.01952, section 2.2).
 
 A prompt with weights, or too long for the text encoder, comes as pieces (`gesso.text.grammar`): each chunk of it is
-encoded alone, weighted, and laid behind the one before. The vector is told the first chunk only, without weights.
+encoded alone, weighted, and concatenated to the one before. The pooled vector is that of the first chunk, without
+weights.
 """
 
 from collections.abc import Sequence
@@ -95,10 +96,10 @@ def encode_prompt(
 ) -> PromptEmbeds:
     """A prompt through the text encoders of a family, on the device of its first.
 
-    text             a str is plain text, and what does not fit one chunk is cut off; pieces are read as `reading` says
+    text             a str is plain text, cut to one chunk; pieces are encoded by `reading`
     clip_skip        as A1111 counts: 1 is the layer that the model was trained with, n > 1 is n - 1 layers earlier
     skip_everywhere  it moves the layer of SD 2 and SDXL, too, as the diffusers library does; A1111 leaves them alone
-    width, height    of the finished picture, in pixels; families with size conditioning are told
+    width, height    of the finished picture, in pixels, for families with size conditioning
     negative         this is a negative prompt: the refiner gets a low aesthetic score
     sizes            size conditioning; by default the picture's own size without crop
     `zeros_like` gives SDXL's embeddings of an empty negative prompt.
@@ -115,7 +116,7 @@ def encode_prompt(
         context = torch.cat([context, last.states.to(context)], dim=-1)
     if not family.unet.added_dim:
         return PromptEmbeds(context, None, chunks)
-    if not family.num_sizes:  # gesso-mini is told its pooled text
+    if not family.num_sizes:  # gesso-mini takes the pooled text
         return PromptEmbeds(context, last.pooled, chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
@@ -151,7 +152,7 @@ def pad_chunks(encoded: PromptEmbeds, empty: PromptEmbeds, length: int) -> Promp
 def join_prompts(
     encoded: Sequence[PromptEmbeds], weights: Sequence[float], joined: Joined, empty: PromptEmbeds
 ) -> list[tuple[PromptEmbeds, float]]:
-    """The prompts of one text, as `ParsedPrompt.joined` says: what to draw with, each with its share of the guidance.
+    """Joins the prompts of one text by the rule `ParsedPrompt.joined` -> embeddings, each with its guidance weight.
 
     "guidance" keeps them apart, at one length: shorter ones repeat their last vector, as in A1111. All others make one
     of them, shorter ones padded with chunks of `empty`; the vector is that of the first, or the mean of all for

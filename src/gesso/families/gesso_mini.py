@@ -1,4 +1,4 @@
-"""gesso-mini: the model that gesso trains itself. Its file says what sizes it has, since it can be trained at any.
+"""gesso-mini: the model that gesso trains itself. Its sizes are in its file, since it can be trained at any.
 
 The architecture is Stable Diffusion's at small size, with two additions: the pooled text vector is added to the time
 embedding (`UNetConfig.added_dim` is the text encoder's width), and a network of its own may enlarge the picture.
@@ -26,7 +26,7 @@ def config_of(family: Family) -> dict[str, Any]:
 
 
 def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
-    """A family from the JSON of a file that a stranger may have written. Raises ModelFileError.
+    """A family from the JSON of an untrusted file. Raises ModelFileError.
 
     Every number has bounds, every field is known, and sizes that depend on each other agree.
     """

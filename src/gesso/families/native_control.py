@@ -43,7 +43,7 @@ def save_control(path: Path, control: ControlNet, family: str, hint: str, about:
 
 
 def is_native_control(file: SafetensorsFile) -> bool:
-    """Whether a file says that it has this layout."""
+    """Whether the metadata of a file claims this layout."""
     return KEY in file.metadata
 
 

@@ -18,7 +18,7 @@ from gesso.families.sdxl_turbo import SDXL_TURBO
 from gesso.families.x4_upscaler import X4_UPSCALER
 from gesso.registry import Registry
 
-# Those that a header can tell; SD 2 of 512 and of 768 pixels by what they predict.
+# Releases that are detected from a header; SD 2 of 512 and of 768 pixels by their prediction type.
 _RELEASES = (
     SD15,
     SD15_INPAINT,

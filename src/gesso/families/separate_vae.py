@@ -64,7 +64,7 @@ def _tiny(
     check: bool,
     converted: Path | None,
 ) -> tuple[TAESD, tuple[Path, ...]]:
-    """Which latents a TAESD was made for, those of SD 1 and 2 or of SDXL, its file does not tell."""
+    """A TAESD as VAE; its file does not show whether it is for the latents of SD 1 and 2 or of SDXL."""
     if (config.latent_channels, config.downscale) != (TAESD_CONFIG.latent_channels, TAESD_CONFIG.downscale):
         message = "is a TAESD, which does not exist for this model's latents; leave out `vae`"
         raise ModelFileError("architecture_mismatch", file.path, message)

@@ -14,7 +14,7 @@ UNLABELLED = 0x000000  # what the colouring of ADE20K leaves where it knows noth
 
 
 def depth(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
-    """A depth map, near is white, as MiDaS and its followers give it; which end is near cannot be seen, only told.
+    """A depth map, near is white, as MiDaS and its followers give it; which end is near cannot be detected.
 
     image    grey levels from 0 to 255, mode F
     invert   1: near is black in the picture

@@ -1,6 +1,6 @@
 """Poses as OpenPose writes them: JSON of people, each with keypoints of body, hands and face.
 
-A point is x, y and how sure it is; 0 says that it was not seen. Bodies of 18 points (COCO) and of 25 (BODY_25) are
+A point is x, y and a confidence; 0: it was not detected. Bodies of 18 points (COCO) and of 25 (BODY_25) are
 read; inside and on writing there are 18, since the ControlNets know no others. Coordinates are pixels of a canvas, or,
 where all are about 0 to 1, shares of it. The canvas is not part of OpenPose's own files; `canvas_width` and
 `canvas_height` are what the editors of other tools write.
@@ -61,10 +61,10 @@ class Poses:
 
 
 def read_poses(text: str, size: Size | None = None) -> Poses:
-    """What an OpenPose file says; a list with one frame in it, too, as ComfyUI's nodes write it.
+    """Reads OpenPose JSON; also a list with one frame in it, as ComfyUI's nodes write it.
 
-    size  the canvas, width and height, where the file does not tell
-    Raises GessoError for anything that is no such file, and where nobody tells the canvas.
+    size  the canvas, width and height, if the file does not state it
+    Raises GessoError for anything else, and if the canvas is not known.
     """
     frame = _frame(text)
     width, height = (_canvas(frame, key) for key in ("canvas_width", "canvas_height"))

@@ -44,7 +44,7 @@ class UnionControlNet(ControlNet):
         )
         self.to_hint = nn.Linear(config.task_dim, first)
 
-    def forward(  # type: ignore[override]  # it must be told the kind
+    def forward(  # type: ignore[override]  # it needs the kind of hint
         self, x: Tensor, timestep: Tensor, context: Tensor, hint: Tensor, added: Tensor | None = None, *, kind: int
     ) -> list[Tensor]:
         """As `ControlNet.forward`, for a hint [1, 3, h, w] of a kind, 0 to K - 1."""

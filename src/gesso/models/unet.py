@@ -29,11 +29,15 @@ class UNetConfig:
     num_res_blocks: int  # per level on the way down; one more on the way up
     context_dim: int
     added_dim: int | None = None  # width of a vector added to the time embedding (SDXL: pooled text and sizes)
-    draft_size: int | None = None  # rows and columns of a first guess from the text that joins the input; None: without
+    draft_size: int | None = None  # rows and columns of gesso-mini's draft, a first guess from the text; None: without
     norm_groups: int = 32
-    cross_only: tuple[bool, ...] | None = None  # levels whose self-attention looks at the text, too; None: no level
-    noise_levels: int | None = None  # noise levels of a picture beside the latents that a table embeds (x4 upscaler)
-    guidance_dim: int | None = None  # width of the embedding of the guidance that a distilled model is told (LCM)
+    cross_only: tuple[bool, ...] | None = None  # levels whose self-attention is cross-attention, too; None: no level
+    noise_levels: int | None = (
+        None  # noise levels of the input picture that a table embeds (x4 upscaler; diffusers: num_class_embeds)
+    )
+    guidance_dim: int | None = (
+        None  # width of the guidance scale embedding of a distilled model (LCM; diffusers: time_cond_proj_dim)
+    )
     upcast_attention: bool = False  # attention scores in float32 (SD 2.1)
 
 

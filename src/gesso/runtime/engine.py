@@ -113,8 +113,8 @@ class Engine:
     ) -> LoadedModel:
         """A model by its name ("gesso-mini") or from a file or a diffusers folder, from memory where it is loaded.
 
-        family, prediction, vae, unet: where the file does not tell, or something else is wanted; see `load_parts`.
-        Raises GessoError where there is none, or the file is not a model that gesso can use.
+        family, prediction, vae, unet: override what is detected from the file; see `load_parts`.
+        Raises GessoError if there is none, or gesso cannot use the file.
         """
         path = find_model(model)
         vae, unet = (None if other is None else find_model(other) for other in (vae, unet))

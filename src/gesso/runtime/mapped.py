@@ -95,8 +95,8 @@ def _advise(begin: int, end: int, advice: int) -> None:
 def return_memory_promptly() -> None:
     """Makes the C library give memory of 1 MiB or more back as soon as it is freed, for the whole process.
 
-    Otherwise glibc raises that limit to 32 MiB as it learns, and tensors below it leave holes that nobody else can use:
-    of 110 MiB that a tiled decoder needs at most, 100 stayed with the process. Costs the pages' first touch again.
+    Otherwise glibc raises that limit to 32 MiB as it learns, and tensors below it leave holes that nothing else can
+    use: of 110 MiB that a tiled decoder needs at most, 100 stayed with the process. Costs the pages' first touch again.
     """
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is not None:

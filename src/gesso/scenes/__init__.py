@@ -1,1 +1,1 @@
-"""Synthetic training pictures: composed from the colour emoji font, with exact captions; gesso-mini learns from them."""
+"""Synthetic training pictures: composed from the colour emoji font, with exact captions, for gesso-mini."""

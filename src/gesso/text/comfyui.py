@@ -39,7 +39,7 @@ def write_comfyui(pieces: tuple[WeightedText, ...]) -> str:
 
 
 class _Reader:
-    """One pass. A group is a pair of brackets: its parent, and its weight where it says one."""
+    """One pass. A group is a pair of brackets: its parent, and its weight if it has one."""
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced

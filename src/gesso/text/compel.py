@@ -8,8 +8,8 @@
     withLora(name, 0.8)     a LoRA
     \\( \\) \\" \\+ \\-          the sign itself
 
-Nested weights multiply. A bracket or quote without its other half is text. `.swap()` is refused: no text states can do
-what it asks for.
+Nested weights multiply. A bracket or quote without its other half is text. `.swap()` is refused: text embeddings cannot
+do what it asks for.
 
 Time is linear in the length of the text, without recursion.
 """

@@ -72,7 +72,7 @@ Joined = Literal["guidance", "blend", "sum", "chain"]
 
 @dataclass(frozen=True, kw_only=True)
 class SubPrompt:
-    """One of the prompts that make up a whole; `ParsedPrompt.joined` says how."""
+    """One of the prompts of a whole; `ParsedPrompt.joined` says how they are joined."""
 
     schedule: PromptSchedule
     weight: float = 1.0

@@ -42,7 +42,7 @@ class When:
 
         base_steps: steps of the pass before, where this one refines its picture; such moments are counted from the
         start of the first pass, so a share of 1.5 is the middle of the second.
-        rule: "point" tells a share by its point; "share", of A1111 before 1.6, takes any number below 1 as one.
+        rule: "point": a number with a point is a share; "share", of A1111 before 1.6, takes any number below 1 as one.
         """
         value = float(self.text)
         if rule == "share":

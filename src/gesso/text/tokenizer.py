@@ -216,7 +216,7 @@ class Tokenizer:
         return replace(self, length=length)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` tells what that was.
+        """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` reports it.
 
         Time is linear in the length of the texts. Raises ValueError unless texts is a sequence of str, GessoError for
         half a surrogate pair.

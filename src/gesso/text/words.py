@@ -67,7 +67,7 @@ def is_contraction(piece: str) -> bool:
 
 
 def is_word(piece: str) -> bool:
-    """Whether a piece says something: letters, numbers and emoji (category So) do, contractions and signs do not."""
+    """Whether a piece has a meaning: letters, numbers and emoji (category So) do, contractions and signs do not."""
     category = unicodedata.category(piece[0])
     return category[0] in "LN" or category == "So"
 

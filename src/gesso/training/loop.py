@@ -130,7 +130,7 @@ def fit(
     folder gets `last.pt` (everything needed to go on, on any device) and `log.jsonl`; where `last.pt` exists, the run
     goes on from it. device: where the task's modules are. precision: of a new run, "auto" times both; a run that goes
     on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. what:
-    is trained, where sizes do not tell. Times are in seconds. -> the moving average of the weights by module and name.
+    is trained, if sizes do not show it. Times are in seconds. -> the moving average of the weights by module and name.
     Raises GessoError where the folder cannot be made, for a state of another training in it, and for a gradient that is
     not finite.
     """

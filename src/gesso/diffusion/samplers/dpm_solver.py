@@ -1,4 +1,4 @@
-"""DPM-Solver 1, 2 and 3 and what k-diffusion made of them: DPM2, DPM fast, DPM adaptive. The seam is told in `seam`.
+"""DPM-Solver 1, 2 and 3 and k-diffusion's DPM2, DPM fast, DPM adaptive. See `seam` for the interface.
 
 Lu et al. 2022, "DPM-Solver" (arXiv:2206.00927); singlestep, noise prediction.
 """

@@ -1,4 +1,4 @@
-"""Samplers for models distilled to a few steps: LCM, TCD. The seam is told in `seam`."""
+"""Samplers for models distilled to a few steps: LCM, TCD. See `seam` for the interface."""
 
 from __future__ import annotations
 

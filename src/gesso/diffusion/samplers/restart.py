@@ -1,4 +1,4 @@
-"""Restart sampling (Xu et al. 2023, arXiv:2306.14878). The seam is told in `seam`."""
+"""Restart sampling (Xu et al. 2023, arXiv:2306.14878). See `seam` for the interface."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def sampling(
     """One sampler to its end, without gradients, asking for the network calls that its denoiser wants.
 
     sampler: a row of SAMPLERS or a sampler function. denoise, a plain function or one that asks, is given sigma as
-    float64 [B] on the CPU; samplers that ask for the prediction without the prompt (CFG++) need one that can tell it,
+    float64 [B] on the CPU; samplers that need the unconditional prediction (CFG++) need one that gives it,
     such as `Denoiser`.
     stop: only the steps before this one are taken, while the sampler knows of those that follow.
     x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1], or of sigmas[stop]; of a sampler that calls
@@ -73,7 +73,7 @@ def sample(
 def answering(denoise: Denoise, call: ModelCall) -> Asking[Tensor]:
     """What a sampler wants to be sent: x0 [B, ...], or [2, B, ...] where it asks for the one without a prompt too.
 
-    Raises ValueError for a denoiser that cannot tell the two apart.
+    Raises ValueError for a denoiser without an unconditional prediction.
     """
     missing = "this sampler needs the unconditional prediction: it needs a guided Denoiser"
     return (yield from ask(denoise, call.x, call.sigma_of_rows(), uncond=call.uncond, missing=missing))

@@ -244,7 +244,7 @@ def _weights(detector: Detector) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class DetectorFile:
-    """A loaded detector, in eval mode, with what its file says about it."""
+    """A loaded detector, in eval mode, with the metadata of its file."""
 
     detector: Detector
     accuracy: Mapping[str, float]  # by category, on fresh composed pictures, when it was made

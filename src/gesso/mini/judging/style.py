@@ -95,7 +95,7 @@ def accuracy(
     count: int = 210,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Share of fresh composed pictures of held-out combinations that it tells right, by kind."""
+    """Share of new composed pictures of held-out combinations that it classifies correctly, by kind."""
     scenes = []
     for index, category in enumerate(CATEGORIES):
         new = new_scenes(category, things, np.random.default_rng((seed, 10**8 + index)))
