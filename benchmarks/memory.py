@@ -44,7 +44,7 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
         height=size,
         rows=rows,
         encodes=True,
-        pictures=(ImagePromptWork(*prompting),) if prompting else (),
+        image_prompts=(ImagePromptWork(*prompting),) if prompting else (),
         enlarging=EnlargingWork(enlarger.upscaler.network.config, enlarger.component, (size // 2, size // 2))
         if enlarger
         else None,

@@ -9,7 +9,7 @@ import torch
 from gesso.checkpoints.native import save_native
 from gesso.families.gesso_mini import config_of
 from gesso.families.loading import load_parts
-from gesso.mini.recipes import CPU, GPU, STAGES, Recipe
+from gesso.mini.recipes import CPU, GPU, STAGES, ModelRecipe
 from gesso.mini.trained_model import TrainedModel
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
@@ -22,7 +22,7 @@ from gesso.text.tokenizer import learn_vocabulary
 OBJECTS = things()[:6]
 
 
-def toy(recipe: Recipe) -> Recipe:
+def toy(recipe: ModelRecipe) -> ModelRecipe:
     """A recipe with tiny networks and plans of eight steps."""
     return replace(
         recipe,

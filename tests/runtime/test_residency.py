@@ -10,7 +10,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gesso.families.loading import load_parts
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.mapped import Block, MappedFiles
+from gesso.runtime.mapped import MappedFiles, MemoryBlock
 from gesso.runtime.precision import choose_precision
 from gesso.runtime.residency import Component, Residency
 from tiny_models import save_tiny_mini
@@ -144,7 +144,7 @@ def test_only_pages_of_files_are_given_back(tmp_path: Path):
 
 
 def test_blocks_hold_what_was_asked_for():
-    block = Block([(3, torch.float32), (0, torch.bfloat16), (5, torch.bfloat16)])
+    block = MemoryBlock([(3, torch.float32), (0, torch.bfloat16), (5, torch.bfloat16)])
     first, none, second = block.take(3, torch.float32), block.take(0, torch.bfloat16), block.take(5, torch.bfloat16)
     first.fill_(1)
     second.fill_(2)

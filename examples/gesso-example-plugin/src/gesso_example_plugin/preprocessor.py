@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from PIL import Image, ImageOps
 
-from gesso import PreprocessorParameter, Preprocessor
+from gesso import Preprocessor, PreprocessorParameter
 
 
 def posterize(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
