@@ -102,7 +102,7 @@ def test_a_model_that_is_not_there_is_one_error(name: str):
 
 def test_the_embedded_model_is_found_by_name_or_missed_by_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(engine_module.EMBEDDED, "gesso-mini", "nothing.safetensors")
-    with pytest.raises(GessoError, match="installation lacks"):
+    with pytest.raises(GessoError, match="missing from this installation"):
         find_model("gesso-mini")
 
 

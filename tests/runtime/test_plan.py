@@ -180,7 +180,7 @@ def test_a_picture_that_prompts_is_refused_where_its_encoder_does_not_fit():
     reading = ImagePromptWork(
         LoadedIPAdapter(networks[1], adapter, Path("x")), LoadedImageEncoder(networks[0], encoder, Path("x"))
     )
-    work = Workload(width=64, height=64, pictures=(reading,))
+    work = Workload(width=64, height=64, image_prompts=(reading,))
     free = {phase.name: phase for phase in plan(model, None, work).phases}["image encoder"]
     own = sum(4 * param.numel() for param in networks[0].parameters())
     assert free.weights == own + sum(
@@ -261,7 +261,7 @@ def test_a_taesd_in_the_place_of_the_autoencoder_is_counted_and_has_no_tiles():
 def test_a_plan_is_shown_to_people_and_to_programs():
     found = plan(model_of(), 10 * GIB, Workload(width=512, height=512))
     table = found.table()
-    assert "budget 10.00 GiB" in table
+    assert "limit 10.00 GiB" in table
     assert all(name in table for name in ("text", "unet", "decode", "weights", "activations"))
     data = json.loads(found.to_json())
     assert data["peak"] == found.peak
