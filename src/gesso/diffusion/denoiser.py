@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, ask
+from gesso.diffusion.calls import CallGenerator, GeneratorFunction, calls_of
 from gesso.diffusion.schedule import NoiseSchedule
 
 Prediction = Literal["eps", "v", "x0"]
@@ -88,7 +88,7 @@ def _unknown(prediction: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser(Asks):
+class Denoiser(GeneratorFunction):
     """A network with its schedule and prediction type, as `denoise(x, sigma) -> x0`.
 
     network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]; one that asks for its calls, such as
@@ -111,7 +111,7 @@ class Denoiser(Asks):
         if self.prediction not in get_args(Prediction):
             raise ValueError(_unknown(self.prediction))
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """x [B, ...], level: sigma > 0, a scalar or [B] -> x0 [B, ...]; uncond: [2, B, ...]. One call of the network.
 
         Raises ValueError for a network that cannot answer without the prompt, where that is asked for.
@@ -119,7 +119,7 @@ class Denoiser(Asks):
         timestep = self._timestep(x, level)
         missing = "the unconditional prediction is needed: the network must be a GuidedNetwork"
         z, time = scale_input(x, level), timestep.to(torch.float32)
-        output = yield from ask(self.network, z, time, uncond=uncond, missing=missing)
+        output = yield from calls_of(self.network, z, time, uncond=uncond, missing=missing)
         if not uncond:
             return self._x0(x, level, timestep, output)
         return torch.stack([self._x0(x, level, timestep, each) for each in output])

@@ -15,14 +15,14 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, NetworkCall
+from gesso.diffusion.calls import CallGenerator, GeneratorFunction, NetworkCall
 from gesso.diffusion.denoiser import per_row
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedNetwork(Asks, Generic[C]):
+class GuidedNetwork(GeneratorFunction, Generic[C]):
     """Classifier-free guidance as a network of its own, which yields one call, on B rows or on 2B and more.
 
     network: (z [B, ...], timestep [B], conditioning of B rows) -> eps, v or x0 [B, ...].
@@ -70,7 +70,7 @@ class GuidedNetwork(Asks, Generic[C]):
         assert self.uncond is not None
         return self.cat(self.uncond, self.cond)
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call, on B rows without guidance, else on 2B
         or more.
 

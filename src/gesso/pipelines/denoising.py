@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gesso.adapters.attaching import Attachment
-from gesso.diffusion.calls import Asking, Asks
+from gesso.diffusion.calls import CallGenerator, GeneratorFunction
 from gesso.diffusion.conventions import CFGPP_SCALE, EnsdNoise
 from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.guidance import GuidedNetwork
@@ -74,11 +74,11 @@ def denoising(
     prompt: EncodedPrompt,
     refiner: LoadedModel | None = None,
     refined: EncodedPrompt | None = None,
-) -> Asking[Tensor]:
+) -> CallGenerator[Tensor]:
     """Denoises from `start` to clean latents [B, C, h, w] in float32, for the rows of the noise source.
 
     prompt, refined: of one row, which all share, or of B.
-    To be run by `runtime.finite.asking_finite`, which handles NaN and infinity.
+    To be run by `runtime.finite.finite_calls`, which handles NaN and infinity.
     """
     if steps.num_steps == 0:
         assert start.latents is not None
@@ -106,7 +106,9 @@ def denoising(
         stop_when_all_nonfinite(x0)
         report(step, x0)
 
-    def part(denoise: Asks, x: Tensor, sigmas: Tensor, first: int, stop: int | None = None) -> Asking[Tensor]:
+    def part(
+        denoise: GeneratorFunction, x: Tensor, sigmas: Tensor, first: int, stop: int | None = None
+    ) -> CallGenerator[Tensor]:
         return sampling(
             sampler_named(request.sampler),
             _masked(denoise, request, start, model.family, clock, steps),
@@ -136,7 +138,7 @@ def denoising(
 
 def _denoiser(
     model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start, clock: Clock
-) -> Asks:
+) -> GeneratorFunction:
     """One model with its prompt, guidance and extra channels, for the whole picture or in tiles (MultiDiffusion)."""
     adapters = prompt.adapters.for_unet(model, clock)
     if request.tiles.size is None or request.tiles.overlap is None:
@@ -183,7 +185,7 @@ def _guided(
     texts: TextConditioning,
     start: Start,
     scale: float,
-) -> Asks:
+) -> GeneratorFunction:
     """The network with one prompt, guidance and extra channels.  caller: the model's UNet"""
     rows = len(start.x)
     # One prompt for all rows, or one for each; of prompts joined by AND, all rows of one, then those of the next.
@@ -230,7 +232,9 @@ def _blends(request: ResolvedRequest, family: Family) -> bool:
     return not (request.conventions.mask_blend == "x" and family.concat == "inpaint")
 
 
-def _masked(inner: Asks, request: ResolvedRequest, start: Start, family: Family, clock: Clock, steps: Steps) -> Asks:
+def _masked(
+    inner: GeneratorFunction, request: ResolvedRequest, start: Start, family: Family, clock: Clock, steps: Steps
+) -> GeneratorFunction:
     if not _blends(request, family) or start.mask is None or start.latents is None:
         return inner
     if request.conventions.mask_blend == "differential":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, Function, NetworkCall, ask
+from gesso.diffusion.calls import CallGenerator, Function, GeneratorFunction, NetworkCall, calls_of
 from gesso.diffusion.denoiser import add_noise
 from gesso.diffusion.guidance import joined
 from gesso.diffusion.noise import NoiseSource
@@ -20,7 +20,7 @@ from gesso.runtime.conditioning import Conditioning
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedPrediction(Asks):
+class MaskedPrediction(GeneratorFunction):
     """Inpainting as in A1111: puts the source picture into every prediction x0 where the mask is 0.
 
     mask [1, 1, h, w], 1 is redrawn; latents [B, C, h, w] of the source picture.
@@ -30,12 +30,12 @@ class MaskedPrediction(Asks):
     mask: Tensor
     latents: Tensor
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
-        x0 = yield from ask(self.inner, x, level, uncond=uncond)
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
+        x0 = yield from calls_of(self.inner, x, level, uncond=uncond)
         return torch.where(self.mask > 0, x0, self.latents)
 
 
-class MaskedInput(Asks):
+class MaskedInput(GeneratorFunction):
     """Inpainting as in diffusers: puts the source picture, with noise added, into x where the mask is 0, in every call
     but the first.
 
@@ -47,9 +47,9 @@ class MaskedInput(Asks):
         self.inner, self.mask, self.latents, self.noise = inner, mask, latents, noise
         self._is_first = True
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         self._blend(x, level)
-        return (yield from ask(self.inner, x, level, uncond=uncond))
+        return (yield from calls_of(self.inner, x, level, uncond=uncond))
 
     def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
         if not self._is_first:
@@ -57,7 +57,7 @@ class MaskedInput(Asks):
         self._is_first = False
 
 
-class DifferentialDiffusion(Asks):
+class DifferentialDiffusion(GeneratorFunction):
     """Differential diffusion, soft inpainting (Levin & Fried 2023, arXiv:2306.00950, algorithm 1): each pixel is
     redrawn from its own step on; until then it is the source picture with noise added.
 
@@ -71,9 +71,9 @@ class DifferentialDiffusion(Asks):
         self.inner, self.mask, self.latents, self.noise, self.clock = inner, mask, latents, noise, clock
         self._first = first
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         self._blend(x, level)
-        return (yield from ask(self.inner, x, level, uncond=uncond))
+        return (yield from calls_of(self.inner, x, level, uncond=uncond))
 
     def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
         done = self.clock.step - self._first
@@ -82,7 +82,7 @@ class DifferentialDiffusion(Asks):
         x.copy_(torch.where(redrawn & (self.mask > 0), x, add_noise(self.latents, self.noise, sigma)))
 
 
-class RefinerSwitch(Asks):
+class RefinerSwitch(GeneratorFunction):
     """The base model first, the refiner after a share of the calls (A1111's rule: checked before each call)."""
 
     def __init__(
@@ -91,8 +91,8 @@ class RefinerSwitch(Asks):
         self.base, self.refiner, self.at, self.num_calls, self.on_switch = base, refiner, at, num_calls, on_switch
         self._calls, self._refining = 0, False
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
-        return (yield from ask(self._next(), x, level, uncond=uncond))
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
+        return (yield from calls_of(self._next(), x, level, uncond=uncond))
 
     def _next(self) -> Function:
         if not self._refining and self._calls / self.num_calls >= self.at:
@@ -103,7 +103,7 @@ class RefinerSwitch(Asks):
 
 
 @dataclass(frozen=True, eq=False)
-class InstructPix2PixNetwork(Asks):
+class InstructPix2PixNetwork(GeneratorFunction):
     """InstructPix2Pix: guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3).
 
     cond: prompt and picture; uncond: negative prompt and picture; neither: negative prompt and a picture of zeros.
@@ -119,28 +119,30 @@ class InstructPix2PixNetwork(Asks):
     weights: tuple[float, ...] = (1.0,)
     separate: bool = False
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...] in the dtype of z. One call of the network, on 3B rows or more."""
         z, timestep = x, torch.as_tensor(level)
         times, unconds = len(self.weights), Conditioning.cat(self.uncond, self.neither)
         if self.separate:
-            prompts = yield from self._ask(z, timestep, self.cond, times)
-            unguided, neither = yield from self._ask(z, timestep, unconds, 2)
+            prompts = yield from self._predict(z, timestep, self.cond, times)
+            unguided, neither = yield from self._predict(z, timestep, unconds, 2)
         else:
             both = Conditioning.cat(self.cond, unconds)
-            *prompts, unguided, neither = yield from self._ask(z, timestep, both, times + 2)
+            *prompts, unguided, neither = yield from self._predict(z, timestep, both, times + 2)
         cond = joined(prompts, unguided, self.weights)
         guided = neither + self.scale * (cond - unguided) + self.image_scale * (unguided - neither)
         return torch.stack([guided, unguided]) if uncond else guided
 
-    def _ask(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, times: int) -> Asking[list[Tensor]]:
+    def _predict(
+        self, z: Tensor, timestep: Tensor, conditioning: Conditioning, times: int
+    ) -> CallGenerator[list[Tensor]]:
         call = NetworkCall(self.network, torch.cat([z] * times), torch.cat([timestep] * times), conditioning)
         output = yield call
         return list(output.to(z.dtype).chunk(times))
 
 
 @dataclass(frozen=True, eq=False)
-class PromptEditing(Asks):
+class PromptEditing(GeneratorFunction):
     """Prompt editing: a network whose prompt changes over the steps.
 
     moments: (last step, network) pairs, steps counted from 1 and rising; the last network is used to the end
@@ -151,9 +153,9 @@ class PromptEditing(Asks):
     moments: Sequence[tuple[int, Function]]
     shift: int = 1
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...]"""
-        return (yield from ask(self._current(), x, level, uncond=uncond))
+        return (yield from calls_of(self._current(), x, level, uncond=uncond))
 
     def _current(self) -> Function:
         place = bisect_left([last for last, _ in self.moments], self.clock.step + self.shift)

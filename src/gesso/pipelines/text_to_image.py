@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking
+from gesso.diffusion.calls import CallGenerator
 from gesso.events import PictureDone, PlanChosen, RecomputedInFloat32, StepDone
 from gesso.notices import Notice
 from gesso.pictures.picture_file import pixels_sha256
@@ -52,7 +52,7 @@ from gesso.request.resolving import resolve
 from gesso.runtime.batcher import Batcher, Run, picture_call
 from gesso.runtime.cancel import CancelToken
 from gesso.runtime.engine import Engine
-from gesso.runtime.finite import Finite, asking_finite
+from gesso.runtime.finite import Finite, finite_calls
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import MemoryPlan, Workload
 from gesso.runtime.seamless import seamless
@@ -259,7 +259,7 @@ class TextToImage:
         with self.engine.device_lock if self.engine.memory is not None else nullcontext():
             yield
 
-    def _picture(self, job: Job, row: int, on_progress: OnProgress | None) -> Asking[Picture]:
+    def _picture(self, job: Job, row: int, on_progress: OnProgress | None) -> CallGenerator[Picture]:
         """Draws and finishes one picture of a job, with its recipe, events and log line."""
         request, events = job.request, self.engine.events
         index, begin = request.first_index + row, time.monotonic()
@@ -308,7 +308,7 @@ class TextToImage:
         return Picture(image=image, recipe=recipe)
 
     @torch.inference_mode()
-    def _draw(self, job: Job, row: int, report: ReportStep) -> Asking[list[Finite]]:
+    def _draw(self, job: Job, row: int, report: ReportStep) -> CallGenerator[list[Finite]]:
         """Draws one picture of a job: the output of each of its stages, the pixels [1, 3, H, W] last.
 
         NaN and infinity are recomputed in float32, see `runtime.finite`.
@@ -366,7 +366,7 @@ class TextToImage:
         *,
         latents: Tensor | None = None,
         draws: Sequence[int] | None = None,
-    ) -> Asking[tuple[Finite, Sequence[int]]]:
+    ) -> CallGenerator[tuple[Finite, Sequence[int]]]:
         """Runs one pass for one picture: its latents, and how many draws of noise it made.
 
         models: the model, and the refiner if there is one; latents: to start from in place of the source picture;
@@ -376,7 +376,7 @@ class TextToImage:
         prompts = self._prompts(each, models)
         pictures = job.pictures if each is job.first else SourcePictures()
 
-        def compute(*models: LoadedModel) -> Asking[Tensor]:
+        def compute(*models: LoadedModel) -> CallGenerator[Tensor]:
             noise = noise_source(request, range(index, index + 1), each.steps, draws)
             variation = variation_source(request, range(index, index + 1))
             start = prepare(models[0], request, each.steps, pictures, noise, 1, variation, latents, job.controls)
@@ -385,9 +385,9 @@ class TextToImage:
             draws_made[:] = noise.draws
             return drawn
 
-        return (yield from asking_finite("unet", compute, *models)), draws_made
+        return (yield from finite_calls("unet", compute, *models)), draws_made
 
-    def _enlarged(self, job: Job, second: Pass, model: LoadedModel, latents: Tensor) -> Asking[list[Finite]]:
+    def _enlarged(self, job: Job, second: Pass, model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]:
         """Upscales the output of the first pass to latents of the second pass's size."""
         assert job.upscaler is not None
         request, family, upscaler = second.request, model.family, job.upscaler
@@ -501,18 +501,18 @@ class TextToImage:
         )
 
 
-def _decoded(model: LoadedModel, latents: Tensor) -> Asking[list[Finite]]:
+def _decoded(model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]:
     """Decodes latents to pixels, upscaled if the model has an upscaler of its own."""
 
-    def calling(part: str, x: Tensor) -> Callable[[LoadedModel], Asking[Tensor]]:
-        def compute(model: LoadedModel) -> Asking[Tensor]:
+    def calling(part: str, x: Tensor) -> Callable[[LoadedModel], CallGenerator[Tensor]]:
+        def compute(model: LoadedModel) -> CallGenerator[Tensor]:
             return (yield picture_call(model, part, x))
 
         return compute
 
-    parts = [(yield from asking_finite("vae", calling("decode", latents), model))]
+    parts = [(yield from finite_calls("vae", calling("decode", latents), model))]
     if model.has_upscaler:
-        parts.append((yield from asking_finite("upscaler", calling("upscale", parts[0].value), model)))
+        parts.append((yield from finite_calls("upscaler", calling("upscale", parts[0].value), model)))
     return parts
 
 

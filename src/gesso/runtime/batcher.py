@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gesso.adapters.attaching import Attachment
-from gesso.diffusion.calls import Asking, NetworkCall
+from gesso.diffusion.calls import CallGenerator, NetworkCall
 from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals, joined_residuals
 from gesso.runtime.model import LoadedModel
@@ -62,12 +62,12 @@ def picture_call(model: LoadedModel, part: str, z: Tensor) -> NetworkCall:
 class Run(Generic[R]):
     """A running computation, and its result or error.
 
-    asking  the generator that computes it
+    calls   the generator that computes it
     cancel  checked before each of its calls
     """
 
-    def __init__(self, asking: Asking[R], cancel: CancelToken | None = None) -> None:
-        self._asking, self._cancel = asking, cancel
+    def __init__(self, calls: CallGenerator[R], cancel: CancelToken | None = None) -> None:
+        self._calls, self._cancel = calls, cancel
         self.call: NetworkCall | None = None  # that it waits for
         self.error: BaseException | None = None
         self._results: list[R] = []
@@ -90,7 +90,7 @@ class Run(Generic[R]):
         """Cancels the run unless it has ended; it cleans up at once."""
         if not self.is_done:
             self.error = CancelledError()
-            self._asking.close()
+            self._calls.close()
         self.call = None
 
     def advance(self, answer: Tensor | BaseException | None = None) -> None:
@@ -100,12 +100,12 @@ class Run(Generic[R]):
         self.call = None
         try:
             if isinstance(answer, BaseException):
-                self.call = self._asking.throw(answer)
+                self.call = self._calls.throw(answer)
             elif not self._is_begun:
-                self.call = next(self._asking)
+                self.call = next(self._calls)
             else:
                 assert answer is not None
-                self.call = self._asking.send(answer)
+                self.call = self._calls.send(answer)
         except StopIteration as end:
             self._results.append(end.value)
         except Exception as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gesso.diffusion.calls import Asking, answered
+from gesso.diffusion.calls import CallGenerator, run_calls
 from gesso.errors import GessoError
 from gesso.families.parts import is_finite
 from gesso.notices import Notice
@@ -83,17 +83,19 @@ def stop_when_all_nonfinite(x: Tensor) -> None:
 def finite(part: str, compute: Callable[..., Tensor], *models: "LoadedModel") -> Finite:
     """compute(*models); rows that are not finite are recomputed with `part` in float32.
 
-    As `asking_finite`, for a computation that makes its calls itself.
+    As `finite_calls`, for a computation that makes its calls itself.
     """
 
-    def asking(*models: "LoadedModel") -> Asking[Tensor]:
+    def calls(*models: "LoadedModel") -> CallGenerator[Tensor]:
         yield from ()  # asks for nothing
         return compute(*models)
 
-    return answered(asking_finite(part, asking, *models))
+    return run_calls(finite_calls(part, calls, *models))
 
 
-def asking_finite(part: str, compute: Callable[..., Asking[Tensor]], *models: "LoadedModel") -> Asking[Finite]:
+def finite_calls(
+    part: str, compute: Callable[..., CallGenerator[Tensor]], *models: "LoadedModel"
+) -> CallGenerator[Finite]:
     """compute(*models); rows that are not finite are recomputed with `part` in float32.
 
     part     the network that computes: text, text_2, unet, vae or upscaler
@@ -132,7 +134,7 @@ def asking_finite(part: str, compute: Callable[..., Asking[Tensor]], *models: "L
 
 
 def _error(
-    part: str, compute: Callable[..., Asking[Tensor]], models: "Sequence[LoadedModel]"
+    part: str, compute: Callable[..., CallGenerator[Tensor]], models: "Sequence[LoadedModel]"
 ) -> Generator[Any, Tensor, NotFiniteError]:
     model, module = (yield from first_bad_module(part, compute, models)) or (models[0], None)
     inside = f" (first in module {module})" if module else ""
@@ -145,7 +147,7 @@ def _error(
 
 
 def first_bad_module(
-    part: str, compute: Callable[..., Asking[Tensor]], models: "Sequence[LoadedModel]"
+    part: str, compute: Callable[..., CallGenerator[Tensor]], models: "Sequence[LoadedModel]"
 ) -> "Generator[Any, Tensor, tuple[LoadedModel, str] | None]":
     """Computes once more and checks every module of `part`, and of its control networks: the first whose output is not
     finite although its inputs are. None if there is none: then NaN or infinity came in from elsewhere."""

@@ -64,14 +64,14 @@ def edges_of(image: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Followed:
+class EdgeAgreement:
     """One prompt's two pictures. f1, iou: (with, without) the ControlNet"""
 
     prompt: str
     seed: int
     f1: tuple[float, float]
     iou: tuple[float, float]
-    shown: tuple[np.ndarray, ...] = field(repr=False)  # thumbnails: the map, with, without
+    thumbnails: tuple[np.ndarray, ...] = field(repr=False)  # thumbnails: the map, with, without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,12 @@ class ControlReport:
 
     seed: int
     settings: Mapping[str, Any]
-    followed: Mapping[str, Sequence[Followed]] = field(repr=False)
+    results: Mapping[str, Sequence[EdgeAgreement]] = field(repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
         """Means, their standard errors, and the share of pictures that the ControlNet brings nearer to the map."""
         rows = []
-        for placement, pictures in self.followed.items():
+        for placement, pictures in self.results.items():
             for measure in ("f1", "iou"):
                 pairs = np.array([getattr(one, measure) for one in pictures])
                 means, errors = pairs.mean(axis=0), pairs.std(axis=0, ddof=1) / len(pairs) ** 0.5
@@ -105,8 +105,8 @@ class ControlReport:
 
     def to_json(self) -> str:
         pictures = {
-            placement: [{k: v for k, v in vars(one).items() if k != "shown"} for one in results]
-            for placement, results in self.followed.items()
+            placement: [{k: v for k, v in vars(one).items() if k != "thumbnails"} for one in pictures]
+            for placement, pictures in self.results.items()
         }
         whole = {"format": "gesso-control", "version": 1, "seed": self.seed, "settings": dict(self.settings)}
         return json.dumps(whole | {"scores": self.rows(), "pictures": pictures}, indent=1)
@@ -131,7 +131,7 @@ def evaluate_control(
     size                       of the pictures and the hints
     """
     prompts = prompt_set(things, num_prompts, seed, every_object=False)
-    followed: dict[str, list[Followed]] = {placement: [] for placement in PLACEMENTS}
+    results: dict[str, list[EdgeAgreement]] = {placement: [] for placement in PLACEMENTS}
     rng = np.random.default_rng((seed, 10**7))
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -148,9 +148,11 @@ def evaluate_control(
                     tuple(measure(of(picture), target) for picture in (steered, free))
                     for measure, of, target in ((edge_f1, edges_of, edges), (iou, foreground, mask))
                 )
-                shown = tuple(thumbnail(picture) for picture in (hint, steered, free))
-                followed[placement].append(
-                    Followed(prompt=text, seed=one, f1=(f1[0], f1[1]), iou=(overlap[0], overlap[1]), shown=shown)
+                thumbnails = tuple(thumbnail(picture) for picture in (hint, steered, free))
+                results[placement].append(
+                    EdgeAgreement(
+                        prompt=text, seed=one, f1=(f1[0], f1[1]), iou=(overlap[0], overlap[1]), thumbnails=thumbnails
+                    )
                 )
         on_progress(start + len(batch), len(prompts))
-    return ControlReport(seed=seed, settings=settings or {}, followed=followed)
+    return ControlReport(seed=seed, settings=settings or {}, results=results)
