@@ -104,7 +104,7 @@ _BUILTIN = {
     ),
     "inpaint": Preprocessor(
         inpaint,
-        "The picture with a hole where the mask is white.",
+        "The picture with its masked (white) part removed, for an inpaint ControlNet.",
         aliases=("inpaint_only",),
         needs_mask=True,
     ),
@@ -182,7 +182,7 @@ def preprocess(
     with PREPROCESSORS.guard(name):
         hint = row.make(brought, settings)
         if hint.size != size:
-            raise ValueError(f"the hint is {hint.width}x{hint.height}, asked for were {size[0]}x{size[1]}")
+            raise ValueError(f"the hint is {hint.width}x{hint.height}, expected {size[0]}x{size[1]}")
     return hint
 
 

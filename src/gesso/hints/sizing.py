@@ -20,7 +20,7 @@ def check_size(size: Size) -> None:
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise GessoError(
             f"a hint of {width}x{height}: sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all. Use the "
-            "size of the picture that it steers",
+            "size of the picture to draw",
             code="unsuitable_hint",
         )
 
