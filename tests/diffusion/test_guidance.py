@@ -120,7 +120,7 @@ def test_wrong_arguments_are_refused():
     for phi in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="rescale"):
             GuidedNetwork(Network(), words(1.0), words(0.0), 7.5, cat, phi)
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         guide(normal(2, 4, 3, 3), normal(2, 4, 3, 3), torch.ones(3))
 
 
