@@ -51,7 +51,7 @@ def make(family_name: str, path: Path) -> None:
     """A file as the release has it, with random numbers."""
     import torch
 
-    from gesso.families.parts import Parts, empty_networks, fill
+    from gesso.families.parts import ModelParts, empty_networks, fill
     from gesso.families.registry import FAMILIES
     from gesso.families.saving import save_ldm
     from gesso.text.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def make(family_name: str, path: Path) -> None:
         if network is not None:
             weights = {name: block[: p.numel()].view(p.shape) for name, p in network.named_parameters()}
             fill(network, weights, "benchmark", device="cpu", dtype=None, check=False)
-    save_ldm(path, Parts(family=family, tokenizer=Tokenizer.clip(), files=(), **networks))
+    save_ldm(path, ModelParts(family=family, tokenizer=Tokenizer.clip(), files=(), **networks))
 
 
 def make_config(family_name: str, folder: Path) -> None:
@@ -137,7 +137,7 @@ def one(way: str, family_name: str, path: Path, config: Path) -> dict[str, Any]:
         "maxrss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     if way in ("bfloat16", "float32"):
-        found["weights"] = kept.residency.settled_nbytes()  # the text models are float32 in both
+        found["weights"] = kept.residency.onloaded_nbytes()  # the text encoders are float32 in both
     del kept
     return found
 

@@ -2,9 +2,9 @@
 
     python benchmarks/lora_switch.py --dtype bfloat16 --rank 32
 
-A rank-32 LoRA on every linear layer and convolution of UNet and text model. First run time and merging are compared in
-their result. "switch" is attaching, the first call's placing of the numbers and detaching, without the file being read;
-"read" is that, from a file in the page cache. A line of JSON, in CPU seconds of all threads of this process.
+A rank-32 LoRA on every linear layer and convolution of UNet and text encoder. First run time and merging are compared
+in their result. "switch" is attaching, the first call's placing of the tensors and detaching, without reading the file;
+"read" is reading it, from the page cache. A line of JSON, in CPU seconds of all threads of this process.
 """
 
 import argparse

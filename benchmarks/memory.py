@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gesso.runtime.engine import Engine
-    from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
-    from gesso.runtime.upscaling import RestingUpscaler
+    from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
+    from gesso.runtime.upscaling import OffloadedUpscaler
 
 PHASES = ("text", "unet", "decode", "tiles", "encode", "enlarge", "image encoder")
 
@@ -31,8 +31,8 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
     from gesso.pipelines.second_pass import enlarged_picture
     from gesso.runtime.conditioning import Conditioning
     from gesso.runtime.engine import Engine
-    from gesso.runtime.image_prompt import clip_pixels, said_of
-    from gesso.runtime.plan import EnlargingWork, PictureReading, Workload
+    from gesso.runtime.ip_adapter import clip_pixels, image_features
+    from gesso.runtime.plan import EnlargingWork, ImagePromptWork, Workload
 
     torch.set_num_threads(1)
     engine = Engine("cpu", dtype, memory="64GiB")
@@ -44,7 +44,7 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
         height=size,
         rows=rows,
         encodes=True,
-        pictures=(PictureReading(*prompting),) if prompting else (),
+        image_prompts=(ImagePromptWork(*prompting),) if prompting else (),
         enlarging=EnlargingWork(enlarger.upscaler.network.config, enlarger.component, (size // 2, size // 2))
         if enlarger
         else None,
@@ -64,13 +64,13 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
     picture = Image.new("RGB", (size // 2, size // 2))
     kind = {"text": "text", "unet": "unet"}.get(phase, "vae")
     if enlarger:
-        enlarger.component.settle(model.dtype("unet"))
+        enlarger.component.onload(model.dtype("unet"))
     if prompting:
-        prompting[1].component.settle(model.dtype("text"))
+        prompting[1].component.onload(model.dtype("text"))
     model.residency.use(*(name for name in model.parts.networks if name.startswith(kind)))
     reset_peak()
     before = status("VmRSS")
-    model = model.under(plan)
+    model = model.with_plan(plan)
     with torch.inference_mode():
         if phase == "text":
             model.encode_prompt("a red car", clip_skip=1, width=size, height=size)
@@ -88,7 +88,7 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
         elif prompting:
             encoder = prompting[1].network
             pixels = clip_pixels(picture, encoder.config.image_size).to(model.dtype("text"))
-            said_of(encoder, pixels, "plus")
+            image_features(encoder, pixels, "plus")
         else:
             model.decode(latents)
     took = status("VmHWM") - before
@@ -102,20 +102,20 @@ def one(phase: str, model_path: str, size: int, dtype: str, rows: int) -> dict[s
     }
 
 
-def upscaler(engine: "Engine") -> "RestingUpscaler":
+def upscaler(engine: "Engine") -> "OffloadedUpscaler":
     from gesso.models.rrdb import RRDBNet, RRDBNetConfig
     from gesso.runtime.residency import Component
-    from gesso.runtime.upscaling import RestingUpscaler, Upscaler
+    from gesso.runtime.upscaling import OffloadedUpscaler, Upscaler
 
     config = RRDBNetConfig(channels=64, growth=32, num_blocks=4, num_enlargements=2, fold=1)
     network = RRDBNet(config).requires_grad_(False)
-    return RestingUpscaler(Upscaler(network), Component("upscaler", network, engine.device, "random"))
+    return OffloadedUpscaler(Upscaler(network), Component("upscaler", network, engine.device, "random"))
 
 
-def image_prompt(engine: "Engine") -> "tuple[LoadedImagePrompt, LoadedImageEncoder]":
+def image_prompt(engine: "Engine") -> "tuple[LoadedIPAdapter, LoadedImageEncoder]":
     from gesso.models.clip_vision import CLIPVisionConfig, CLIPVisionModel
-    from gesso.models.image_prompt import ImagePrompt, ImagePromptConfig
-    from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
+    from gesso.models.ip_adapter import IPAdapter, IPAdapterConfig
+    from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
     from gesso.runtime.residency import Component
 
     vit = CLIPVisionConfig(
@@ -128,11 +128,11 @@ def image_prompt(engine: "Engine") -> "tuple[LoadedImagePrompt, LoadedImageEncod
         activation="gelu",
         projection_dim=1024,
     )
-    plus = ImagePromptConfig(kind="plus", encoder_dim=1280, context_dim=768, num_tokens=16, dim=768, num_layers=4)
+    plus = IPAdapterConfig(kind="plus", encoder_dim=1280, context_dim=768, num_tokens=16, dim=768, num_layers=4)
     encoder = CLIPVisionModel(vit).requires_grad_(False)
-    adapter = ImagePrompt(plus, (320,) * 16).requires_grad_(False)
+    adapter = IPAdapter(plus, (320,) * 16).requires_grad_(False)
     parts = [Component(name, network, engine.device, "random") for name, network in (("a", adapter), ("e", encoder))]
-    return LoadedImagePrompt(adapter, parts[0], Path("a")), LoadedImageEncoder(encoder, parts[1], Path("e"))
+    return LoadedIPAdapter(adapter, parts[0], Path("a")), LoadedImageEncoder(encoder, parts[1], Path("e"))
 
 
 def reset_peak() -> None:

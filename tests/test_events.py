@@ -6,7 +6,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from gesso.events import Event, EventStream, ModelLoading, NumbersRescued, StepDone
+from gesso.events import Event, EventStream, ModelLoading, RecomputedInFloat32, StepDone
 
 STEP = StepDone(job=1, index=0, step=1, num_steps=4, seconds=0.5)
 LOADING = ModelLoading(kind="model", name="gesso-mini")
@@ -17,7 +17,7 @@ def test_subscribers_get_all_events_or_those_of_their_kinds_in_order():
     stream.subscribe(everything.append)
     stream.subscribe(steps.append, StepDone)
     stream.subscribe(two.append, StepDone, ModelLoading)
-    rescued = NumbersRescued(job=1, index=0, network="vae", notice="again in float32")
+    rescued = RecomputedInFloat32(job=1, index=0, network="vae", notice="again in float32")
     for event in (LOADING, STEP, rescued):
         stream.publish(event)
     assert everything == [LOADING, STEP, rescued]

@@ -9,7 +9,7 @@ from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.families.gesso_mini import config_of
 from gesso.models.clip import CLIPTextConfig, CLIPTextModel
 from gesso.models.unet import UNet, UNetConfig
-from gesso.models.upscaler import Upscaler, UpscalerConfig
+from gesso.models.upscaler import MiniUpscaler, MiniUpscalerConfig
 from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.text.tokenizer import Tokenizer
 
@@ -63,7 +63,7 @@ def tiny_family(*, upscale: bool = True) -> Family:
             activation="gelu",
             eos_id=tokenizer.eos,
         ),
-        upscaler=UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0) if upscale else None,
+        upscaler=MiniUpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0) if upscale else None,
         prediction="v",
         schedule=ScheduleConfig(beta_start=0.00085, beta_end=0.012, num_timesteps=1000, zero_terminal_snr=True),
         native_size=32,
@@ -78,7 +78,7 @@ def save_tiny_mini(path: Path, *, upscale: bool = True, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     networks = {"unet": UNet(family.unet), "text": CLIPTextModel(family.text), "vae": AutoencoderKL(family.vae)}
     if family.upscaler is not None:
-        networks["upscaler"] = Upscaler(family.upscaler)
+        networks["upscaler"] = MiniUpscaler(family.upscaler)
     modelspec = {"title": "tiny", "resolution": f"{family.output_size}x{family.output_size}"}
     save_native(path, networks, config_of(family), Tokenizer.from_words(WORDS, length=16).to_json(), modelspec)
     return path

@@ -10,7 +10,7 @@ from gesso.checkpoints import ldm
 from gesso.families.base import Family
 from gesso.families.instruct_pix2pix import INSTRUCT_PIX2PIX
 from gesso.families.lcm import SD15_LCM_FULL, SDXL_LCM_FULL
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.families.saving import save_diffusers
 from gesso.families.sd2_inpaint import SD2_INPAINT
 from gesso.families.sd15 import SD15
@@ -133,7 +133,7 @@ def clip_tokenizer(*, openclip: bool = False) -> Tokenizer:
 
 
 @cache
-def tiny_parts(family: Family = TINY_SD, seed: int = 0) -> Parts:
+def tiny_parts(family: Family = TINY_SD, seed: int = 0) -> ModelParts:
     """A whole random model, not to be changed; its biases are random too, since torch starts some at zero."""
     torch.manual_seed(seed)
     unet, vae, text = UNet(family.unet), AutoencoderKL(family.vae), CLIPTextModel(family.text)
@@ -146,7 +146,7 @@ def tiny_parts(family: Family = TINY_SD, seed: int = 0) -> Parts:
             if param.ndim == 1:
                 param.add_(0.1 * torch.randn_like(param))
     openclip = {tower.component: tower.openclip for tower in ldm.TOWERS[family.layout]}
-    return Parts(
+    return ModelParts(
         family=family,
         unet=unet,
         vae=vae,

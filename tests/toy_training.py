@@ -9,11 +9,11 @@ import torch
 from gesso.checkpoints.native import save_native
 from gesso.families.gesso_mini import config_of
 from gesso.families.loading import load_parts
-from gesso.mini.recipes import CPU, GPU, STAGES, Recipe
+from gesso.mini.recipes import CPU, GPU, STAGES, ModelRecipe
 from gesso.mini.trained_model import TrainedModel
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import all_words
 from gesso.scenes.vocabulary import things
@@ -22,7 +22,7 @@ from gesso.text.tokenizer import learn_vocabulary
 OBJECTS = things()[:6]
 
 
-def toy(recipe: Recipe) -> Recipe:
+def toy(recipe: ModelRecipe) -> ModelRecipe:
     """A recipe with tiny networks and plans of eight steps."""
     return replace(
         recipe,
@@ -87,7 +87,7 @@ def model_file(path: Path) -> Path:
         "unet": UNet(family.unet),
         "text": CLIPTextModel(family.text),
         "vae": AutoencoderKL(family.vae),
-        "upscaler": Upscaler(family.upscaler),
+        "upscaler": MiniUpscaler(family.upscaler),
     }
     save_native(path, networks, config_of(family), tokenizer.to_json(), {"title": "toy", "resolution": "128x128"})
     return path

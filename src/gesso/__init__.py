@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
         EventStream,
         ModelLoaded,
         ModelLoading,
-        NumbersRescued,
         PictureDone,
         PlanChosen,
+        RecomputedInFloat32,
         StepDone,
     )
     from gesso.families.base import Family, FamilyDefaults
     from gesso.families.registry import FAMILIES
-    from gesso.hints.registry import PREPROCESSORS, Parameter, Preprocessor, preprocess
+    from gesso.hints.registry import PREPROCESSORS, Preprocessor, PreprocessorParameter, preprocess
     from gesso.library.entry import Entry
     from gesso.library.finder import LibraryFinder
     from gesso.library.library import Library
@@ -141,7 +141,7 @@ _PUBLIC = {
     "ModelCall": "gesso.diffusion.samplers.seam",
     "NoiseSchedule": "gesso.diffusion.noise_schedule",
     "NoiseSource": "gesso.diffusion.noise",
-    "Parameter": "gesso.hints.registry",
+    "PreprocessorParameter": "gesso.hints.registry",
     "Preprocessor": "gesso.hints.registry",
     "Registry": "gesso.registry",
     "Sampler": "gesso.diffusion.sampler_row",
@@ -154,7 +154,7 @@ _PUBLIC = {
     "EventStream": "gesso.events",
     "ModelLoaded": "gesso.events",
     "ModelLoading": "gesso.events",
-    "NumbersRescued": "gesso.events",
+    "RecomputedInFloat32": "gesso.events",
     "PictureDone": "gesso.events",
     "PlanChosen": "gesso.events",
     "StepDone": "gesso.events",
@@ -209,18 +209,18 @@ __all__ = [
     "NoiseSource",
     "NotFiniteError",
     "Notice",
-    "NumbersRescued",
-    "Parameter",
     "Picture",
     "PictureDone",
     "PictureMetadata",
     "PlanChosen",
     "PluginError",
     "Preprocessor",
+    "PreprocessorParameter",
     "Progress",
     "PromptError",
     "Recipe",
     "RecipePlaces",
+    "RecomputedInFloat32",
     "Registry",
     "RequestError",
     "ResolvedRequest",

@@ -132,7 +132,7 @@ NOTICES: Mapping[str, str] = {
     "mask_stretched": "The mask was stretched over the picture.",
     "profile_ignored": "The colour profile of a picture could not be followed.",
     # Computing.
-    "numbers_rescued": "A network left the range of its dtype and was computed again in float32.",
+    "recomputed_in_float32": "A network left the range of its dtype and was computed again in float32.",
     "first_step_too_long": "The sampler begins with a step that is too long for it.",
     # Settings of other tools, and recipes.
     "setting_ignored": "A setting that gesso does not have, or a value that it does not take.",

@@ -73,7 +73,7 @@ class PlanChosen(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumbersRescued(Event):
+class RecomputedInFloat32(Event):
     """A network gave NaN or infinity in half precision, and it was computed again in float32.
 
     job      as in PlanChosen

@@ -32,10 +32,10 @@ def test_however_the_network_lies(dtype: torch.dtype, tmp_path: Path) -> None:
         return found
 
     before = predict()
-    residency.rest_all()
+    residency.offload_all()
     with attach(target.networks, [(lora, 0.5, 0.5)]):
         settled = predict()
-        residency.rest_all()
+        residency.offload_all()
         streamed = predict("stream")
         again = predict()
     assert torch.equal(streamed, settled) and torch.equal(again, settled)
@@ -47,7 +47,7 @@ def test_however_the_network_lies(dtype: torch.dtype, tmp_path: Path) -> None:
     assert gap < (1e-5 if dtype == torch.float32 else 0.05), gap
     assert torch.equal(predict(), before)
     with attach(target.networks, [(lora, 0.5, 0.5)], merged=True):
-        residency.rest_all()  # who lets go of the numbers lets go of what was merged into them
+        residency.offload_all()  # who lets go of the numbers lets go of what was merged into them
         assert torch.equal(predict(), before)
     assert torch.equal(predict(), before)
     assert all(path.read_bytes() == old for path, old in content.items())  # nothing was written into the mapped files

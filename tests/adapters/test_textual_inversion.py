@@ -83,8 +83,8 @@ def embedding(name: str, vectors: Tensor, **others: Tensor) -> Embedding:
     return Embedding(name, {"": vectors} if not others else {"text": vectors, **others}, Path(name))
 
 
-def chunked(text: str, words) -> Chunks:
-    return chunk([WeightedText(text)], clip_tokenizer(), words=words)
+def chunked(text: str, tokens) -> Chunks:
+    return chunk([WeightedText(text)], clip_tokenizer(), embeddings=tokens)
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def test_vectors_stand_where_the_word_stood() -> None:
     plain = chunked("a photo of a cat", ())
     before = model(plain.ids)
     with attach_embeddings({"text": model}, [embedding("mycat", VECTORS)], tokenizer) as attached:
-        chunks = chunked("a photo of mycat, sleeping", attached.words)
+        chunks = chunked("a photo of mycat, sleeping", attached.tokens)
         found = model(chunks.ids)
         assert torch.equal(model(plain.ids).last, before.last)  # other prompts do not change
     position = chunks.placements[0].position
@@ -119,7 +119,7 @@ def test_the_longest_spelling_wins_and_every_spelling_counts() -> None:
     given.append(Embedding("toy", {"": VECTORS}, Path("toy"), token="<cat-toy>"))
     with attach_embeddings({"text": model}, given, tokenizer) as attached:
         text = "my dog, my cat, embedding:my, <cat-toy> toy"
-        found = [(place.name, place.num_vectors) for place in chunked(text, attached.words).placements]
+        found = [(place.name, place.num_vectors) for place in chunked(text, attached.tokens).placements]
     assert found == [("my", 1), ("my cat", 2), ("my", 1), ("toy", 3), ("toy", 3)]
 
 
@@ -128,7 +128,7 @@ def test_two_text_models_share_the_words() -> None:
     parts = tiny_parts(TINY_SDXL)
     word = embedding("mycat", VECTORS, text_2=randn(3, 48))
     with attach_embeddings({"text": parts.text, "text_2": parts.text_2}, [word], clip_tokenizer()) as attached:
-        ids = chunked("mycat", attached.words).ids
+        ids = chunked("mycat", attached.tokens).ids
         for model, vectors in ((parts.text, VECTORS), (parts.text_2, word.vectors["text_2"])):
             found = model(ids).hidden[0] - model.position_embedding.weight
             torch.testing.assert_close(found[0, 1:4], vectors)
@@ -148,7 +148,7 @@ def test_a_prompt_of_a_whole_model_finds_the_words() -> None:
     pieces = [WeightedText("a photo of "), WeightedText("mycat", 1.2)]
     before = encode_prompt(parts, pieces, **said)
     with attach_embeddings(models, [word], clip_tokenizer()) as attached:
-        found = encode_prompt(parts, pieces, **said, reading=Reading(words=attached.words))
+        found = encode_prompt(parts, pieces, **said, reading=Reading(embeddings=attached.tokens))
         assert found.chunks.num_tokens == (6,) and before.chunks.num_tokens == (5,)
         assert (found.context - before.context).abs().max() > 1e-3
         assert torch.equal(encode_prompt(parts, pieces, **said).context, before.context)

@@ -19,7 +19,7 @@ from gesso.checkpoints.gguf_file import GgufFile
 from gesso.checkpoints.pickle_file import SOURCE_KEY
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
 from gesso.checkpoints.sharded import ShardedFile
-from gesso.checkpoints.weight_file import PickleFile, WeightFile, open_weights
+from gesso.checkpoints.weight_file import PickleFile, TensorFile, open_weights
 
 W = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, Path]:
 )
 def test_every_container_reads_alike(tmp_path: Path, kind: str, made_by: type) -> None:
     path = files(tmp_path)[kind]
-    file: WeightFile = open_weights(path)
+    file: TensorFile = open_weights(path)
     assert isinstance(file, made_by)
     assert file.path == path
     assert {name: (info.dtype, info.shape) for name, info in file.tensors.items()} == {"w": (torch.float32, (2, 2))}

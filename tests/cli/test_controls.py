@@ -98,7 +98,7 @@ def test_a_picture_and_its_replay(there: Path, capsys: pytest.CaptureFixture[str
     assert "Give each with --hint" in err
     code, _, err = said(capsys, *again, "--hint", "other.png")
     assert code == 2
-    assert "no control names it" in err
+    assert "is not used by any of" in err
 
 
 def test_memory_is_told_with_it(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

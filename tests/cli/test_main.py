@@ -115,7 +115,7 @@ def test_generate_takes_every_option(capsys: pytest.CaptureFixture[str], model: 
 def test_notices_go_to_stderr_once(capsys: pytest.CaptureFixture[str], model: str):
     code, out, err = generate(capsys, "a zxqw cat", "-n", "2", "-m", model)
     assert code == 0
-    assert err.count("note: ignored: 'zxqw'") == 1
+    assert err.count("note: unknown words ignored: 'zxqw'") == 1
     assert "note" not in out
 
 
@@ -146,7 +146,7 @@ WRONG = [
     (["generate", "cat", "--guidance", "nan"], "--guidance is nan, expected a number"),
     (["generate", "cat", "--dtype", "float16", "--device", "cpu"], "bfloat16"),
     (["generate", "cat", "--dtype", "int8"], "float32"),
-    (["generate", "cat", "--device", "tpu"], "no such device"),
+    (["generate", "cat", "--device", "tpu"], "unknown device"),
     (["generate", "cat\udcff"], "Unicode"),
     (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "puts no noise back"),
     (["generate", "cat", "--clip-skip", "9"], "has 2"),

@@ -77,7 +77,7 @@ def test_timesteps_of_a1111():
     for num_steps in (0, 1001):
         with pytest.raises(ValueError, match=r"expected 1 \.\. 1000"):
             a1111_timesteps(SD15, num_steps)
-    with pytest.raises(ValueError, match="2 is the least"):
+    with pytest.raises(ValueError, match="2 is the minimum"):
         a1111_timestep_sigmas(SD15, 1)
 
 

@@ -113,7 +113,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="prediction"):
         target("flow", x, x, 1.0)
     for sigma in (torch.ones(2), torch.ones(3, 1)):
-        with pytest.raises(ValueError, match="one a row"):
+        with pytest.raises(ValueError, match="one per row"):
             scale_input(x, sigma)
 
 

@@ -120,7 +120,7 @@ def test_wrong_arguments_are_refused():
     for phi in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="rescale"):
             GuidedNetwork(Network(), words(1.0), words(0.0), 7.5, cat, phi)
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         guide(normal(2, 4, 3, 3), normal(2, 4, 3, 3), torch.ones(3))
 
 
@@ -186,6 +186,6 @@ def test_what_no_batch_holds_is_asked_for_apart():
     network, z, t = Network(), normal(2, 4, 3, 3), torch.tensor([10.0, 900.0])
     told = {"cond": words(1.0, 2.0, 4.0, -3.0), "uncond": words(0.5, -1.0), "scale": 7.5, "weights": (1.0, -0.5)}
     expected = GuidedNetwork(Network(), cat=cat, **told).with_uncond(z, t)
-    found = GuidedNetwork(network, cat=cat, apart=True, **told).with_uncond(z, t)
+    found = GuidedNetwork(network, cat=cat, separate=True, **told).with_uncond(z, t)
     assert torch.equal(found, expected)
     assert network.rows == [2, 4]

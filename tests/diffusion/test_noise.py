@@ -184,5 +184,5 @@ def test_wrong_numbers_are_refused():
         PhiloxNoise([1], [2**32])
     with pytest.raises(ValueError, match="draw"):
         philox_normal((4,), seed=1, draw=-1)
-    with pytest.raises(ValueError, match="one of each a row"):
+    with pytest.raises(ValueError, match="one of each per row"):
         PhiloxNoise([1, 2], [0])

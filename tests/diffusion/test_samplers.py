@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gesso.diffusion.calls import answered
+from gesso.diffusion.calls import run_calls
 from gesso.diffusion.conventions import (
     a1111_timestep_sigmas,
     a1111_unipc_sigmas,
@@ -23,7 +23,7 @@ from gesso.diffusion.denoiser import Denoiser, boundary, to_x0
 from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_noise_schedule
 from gesso.diffusion.guidance import GuidedNetwork
 from gesso.diffusion.noise import NoiseSource, PhiloxNoise
-from gesso.diffusion.samplers import SAMPLERS, answering, sample
+from gesso.diffusion.samplers import SAMPLERS, reply_to, sample
 from gesso.diffusion.samplers import stochastic as stochastic_room
 from gesso.diffusion.samplers.quadrature import lagrange_integrals
 from gesso.diffusion.schedule import SCHEDULES, scaled_linear
@@ -48,7 +48,7 @@ class Alike:
 
 
 class GoldenNoise(NoiseSource):
-    """The noise of the saved problem: the k-th request is answered by numpy with seed 1000 + k."""
+    """The noise of the saved problem: the k-th request is run_calls by numpy with seed 1000 + k."""
 
     def _draw_row(self, row, shape):
         return torch.from_numpy(np.random.RandomState(1000 + self.draws[row]).standard_normal(shape))
@@ -58,7 +58,7 @@ class GoldenNoise(NoiseSource):
 
 
 class Independent:
-    """In place of a Brownian path: each question is answered by the next draw."""
+    """In place of a Brownian path: each question is run_calls by the next draw."""
 
     def __init__(self, noise):
         self.noise = noise
@@ -86,7 +86,7 @@ def calls_and_final(sampler, x, sigmas, noise, **options):
         except StopIteration as end:
             return calls, end.value
         calls.append(call)
-        reply = answered(answering(two_hills, call))
+        reply = run_calls(reply_to(two_hills, call))
 
 
 def gap(final, saved):

@@ -160,7 +160,7 @@ def write(path: Path, change: Any = None, config: Mapping[str, Any] | None = Non
     ("change", "config", "reason", "message"),
     [
         (lambda c: c["unet"].pop("conv_in.bias"), None, "missing_key", "unet: 1 tensors are missing: conv_in.bias"),
-        (lambda c: c["vae"].update(extra=torch.zeros(1)), None, "unknown_key", "vae: 1 tensors fit nothing: extra"),
+        (lambda c: c["vae"].update(extra=torch.zeros(1)), None, "unknown_key", "vae: 1 tensors are unknown: extra"),
         (lambda c: c.pop("upscaler"), None, "missing_key", "has tensors of unet, text, vae, its configuration of"),
         (lambda c: None, changed("upscaler", None), "missing_key", "has tensors of unet, text, vae, upscaler, its"),
         (
@@ -173,7 +173,7 @@ def write(path: Path, change: Any = None, config: Mapping[str, Any] | None = Non
         (lambda c: None, changed("unet.num_res_blocks", 2), "missing_key", "tensors are missing"),
         (lambda c: None, changed("unet.num_heads", [2, 3]), "config", "does not divide into 3 heads"),
         (lambda c: None, changed("unet.norm_groups", 7), "config", "sizes that make no model"),
-        (lambda c: None, changed("text.vocab_size", 100), "architecture_mismatch", "its text model knows 100"),
+        (lambda c: None, changed("text.vocab_size", 100), "architecture_mismatch", "its text encoder has 100"),
         (lambda c: None, changed("text.max_length", 20), "architecture_mismatch", "16 ids a text"),
         (lambda c: None, changed("text.eos_id", 3), "architecture_mismatch", "id of the end"),
     ],

@@ -1,4 +1,4 @@
-"""Pieces of a prompt to states: chunks, both towers, and each rule of emphasis with a real text model."""
+"""Pieces of a prompt to states: chunks, both towers, and each rule of emphasis with a real text encoder."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ from gesso.families.base import Family
 from gesso.families.encoding import (
     CHUNKS_AT_ONCE,
     MAX_DOWNWEIGHTED,
-    EncodedPrompt,
+    PromptEmbeds,
     Reading,
     encode_prompt,
     join_prompts,
@@ -31,7 +31,7 @@ STABLE = [TINY_SD, TINY_SD21, TINY_SDXL, TINY_REFINER]
 LONG = "a cat, " * 30 + "a (red:1.3) dog"
 
 
-def encode(family: Family, text, **options) -> EncodedPrompt:
+def encode(family: Family, text, **options) -> PromptEmbeds:
     return encode_prompt(tiny_parts(family), text, clip_skip=1, width=64, height=64, **options)
 
 

@@ -21,7 +21,7 @@ from gesso.errors import GessoError
 from gesso.families import saving
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.families.registry import FAMILIES
 from gesso.families.saving import save_diffusers, save_ldm
 from gesso.families.sd15 import SD15
@@ -31,7 +31,7 @@ from tiny_sd import TINY_SD, clip_tokenizer, tiny_parts
 MAPS = Path("/proc/self/maps")
 
 
-def assert_same_networks(found: Parts, expected: Parts) -> None:
+def assert_same_networks(found: ModelParts, expected: ModelParts) -> None:
     for part in ("unet", "vae", "text"):
         tensors = getattr(found, part).state_dict()
         for name, tensor in getattr(expected, part).state_dict().items():
@@ -354,7 +354,7 @@ def test_truncated_files(single_file: Path, tmp_path: Path) -> None:
         ("unet/config.json", {"block_out_channels": "x"}, "block_out_channels is x, expected a list"),
         ("unet/config.json", {"block_out_channels": [32]}, "expected a list of 1"),
         ("unet/config.json", {"cross_attention_dim": None}, "the UNet.context_dim is None"),
-        ("unet/config.json", {"cross_attention_dim": 64}, "has text states 32 wide"),
+        ("unet/config.json", {"cross_attention_dim": 64}, "its text encoder is 32 wide"),
         ("unet/config.json", {"attention_head_dim": [8, 8]}, "expected a list of 4"),
         ("unet/config.json", {"attention_head_dim": 7}, "does not divide into 7 heads"),
         ("unet/config.json", {"down_block_types": ["DownBlock2D"] * 4}, "not those of Stable Diffusion"),

@@ -21,8 +21,8 @@ from gesso.errors import GessoError
 from gesso.families import loading
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
-from gesso.families.prediction import probe_prediction, told_prediction
+from gesso.families.parts import ModelParts
+from gesso.families.prediction import declared_prediction, probe_prediction
 from gesso.families.registry import FAMILIES, family_named, release_like
 from gesso.families.saving import ldm_tensors, save_diffusers, save_ldm
 from gesso.families.taesd import load_taesd, save_taesd
@@ -47,7 +47,7 @@ PARTS = ("unet", "text", "text_2", "vae")
 NAMES = sorted(TINY_FAMILIES.keys() - {"sd15"})  # tests/families/test_stable_diffusion.py has that
 
 
-def assert_same_networks(found: Parts, expected: Parts, parts: tuple[str, ...] = PARTS) -> None:
+def assert_same_networks(found: ModelParts, expected: ModelParts, parts: tuple[str, ...] = PARTS) -> None:
     for part in parts:
         network = getattr(expected, part)
         assert (getattr(found, part) is None) == (network is None), part
@@ -272,7 +272,7 @@ def test_a_folder_takes_its_settings_from_a_named_family(tmp_path: Path, monkeyp
 )
 def test_a_yaml_beside_the_file_tells_the_prediction(tmp_path: Path, text: str, expected: str | None) -> None:
     (tmp_path / "model.yaml").write_text(text)
-    assert told_prediction(tmp_path / "model.safetensors", {}, {}) == expected
+    assert declared_prediction(tmp_path / "model.safetensors", {}, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -290,13 +290,13 @@ def test_a_yaml_beside_the_file_tells_the_prediction(tmp_path: Path, text: str, 
 def test_what_tells_the_prediction(
     tmp_path: Path, names: dict[str, int], metadata: dict[str, str], expected: str | None
 ) -> None:
-    assert told_prediction(tmp_path / "model.safetensors", names, metadata) == expected
+    assert declared_prediction(tmp_path / "model.safetensors", names, metadata) == expected
 
 
 def test_yaml_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ModelFileError, match="is not UTF-8"):
-        told_prediction(tmp_path / "model.safetensors", {}, {})
+        declared_prediction(tmp_path / "model.safetensors", {}, {})
 
 
 def answering(unet: UNet, value: float) -> UNet:
@@ -367,10 +367,10 @@ def test_a_mark_tells_that_an_sdxl_predicts_the_velocity(tmp_path: Path, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Parts in files of their own
+# ModelParts in files of their own
 
 
-def vae_of(parts: Parts) -> dict[str, Tensor]:
+def vae_of(parts: ModelParts) -> dict[str, Tensor]:
     """Another autoencoder, by the names of a single file without the prefix."""
     tensors = ldm_tensors(parts)
     return {name.removeprefix(ldm.VAE): tensor for name, tensor in tensors.items() if name.startswith(ldm.VAE)}
@@ -520,7 +520,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     parts = load_parts(folder)
     assert_same_networks(parts, tiny_parts(TINY_SDXL))
-    assert len(parts.files) == 5  # two of the UNet's, two text towers, the VAE
+    assert len(parts.files) == 5  # two of the UNet's, two text encoders, the VAE
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sdxl", "model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "WithProjection"),
         ("sdxl", "unet/config.json", {"projection_class_embeddings_input_dim": 97}, "vector added to the time is 97"),
         ("sdxl", "unet/config.json", {"addition_embed_type": None}, "vector added to the time is None"),
-        ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "has text states 80 wide, its UNet takes 32"),
+        ("sdxl", "unet/config.json", {"cross_attention_dim": 32}, "its text encoder is 80 wide, its UNet takes 32"),
         (
             "sdxl",
             "unet/config.json",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gesso.mini.compositor import Compositor, Layout, lanczos, lay_out
+from gesso.mini.compositor import Compositor, SceneLayout, lanczos, lay_out
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Item, Scene, SceneSampler
 from gesso.scenes.vocabulary import COLOURS
@@ -70,7 +70,7 @@ def test_a_layout_is_the_scene():
 def test_impossible_layouts_are_refused():
     with pytest.raises(ValueError, match="both red and grayscale"):
         lay_out([Scene("style", "white", (Item(0, 0.5, 0.5, 0.7, "red", "grayscale"),))])
-    large = Layout(np.zeros((1, 4), np.int32), np.full((1, 4, 3), 1.5), np.zeros((1, 3), np.uint8))
+    large = SceneLayout(np.zeros((1, 4), np.int32), np.full((1, 4, 3), 1.5), np.zeros((1, 3), np.uint8))
     with pytest.raises(ValueError, match="larger than the picture"):
         Compositor(ink())(large, 64)
 

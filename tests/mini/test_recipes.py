@@ -9,7 +9,7 @@ from gesso.mini.default_model import DefaultModel
 from gesso.mini.recipes import CPU, GPU, RECIPES, STAGES, on_device, rehearsal
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import all_words
 from gesso.scenes.vocabulary import things
@@ -26,7 +26,12 @@ def test_the_file_fits(recipe):
     family = recipe.family(learn_vocabulary(all_words(objects), 4096, length=recipe.text_length), objects, 1.0)
     assert family_from_config(config_of(family), "here") == family
     with torch.device("meta"):
-        networks = UNet(family.unet), CLIPTextModel(family.text), AutoencoderKL(family.vae), Upscaler(family.upscaler)
+        networks = (
+            UNet(family.unet),
+            CLIPTextModel(family.text),
+            AutoencoderKL(family.vae),
+            MiniUpscaler(family.upscaler),
+        )
     count = sum(p.numel() for network in networks for p in network.parameters())
     assert 2 * count < LIMIT - 1e6
     assert family.output_size == 256
@@ -68,7 +73,7 @@ def test_each_network_is_one_graph():
     tokenizer = learn_vocabulary(all_words(OBJECTS), 4096, length=32)
     family = PREPARED.family(tokenizer, OBJECTS, 1.0)
     unet, text, vae = UNet(family.unet), CLIPTextModel(family.text), AutoencoderKL(family.vae)
-    palette = Upscaler(family.upscaler).palette
+    palette = MiniUpscaler(family.upscaler).palette
     ids, latents = tokenizer.encode(["a cat", ""]), torch.randn(2, family.vae.latent_channels, 8, 8)
     with torch.no_grad():
         encoding = text(ids)

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from gesso.mini.upscaling import TOLERANCE, UpscalingTask, choice_gap, initialise_upscaler, steepness
-from gesso.models.upscaler import Upscaler, UpscalerConfig
+from gesso.models.upscaler import MiniUpscaler, MiniUpscalerConfig
 
-CONFIG = UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0)
+CONFIG = MiniUpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0)
 
 
 def edge(place, width=32):
@@ -56,7 +56,7 @@ def test_steepness_falls_with_blur_and_not_with_place():
 
 @torch.no_grad()
 def test_an_upscaler_starts_with_the_colours_of_the_small_picture():
-    upscaler = Upscaler(CONFIG)
+    upscaler = MiniUpscaler(CONFIG)
     initialise_upscaler(upscaler)
     pixels = torch.rand(1, 3, 8, 8)
     _, colours = upscaler.palette(pixels)
@@ -67,7 +67,7 @@ def task(**options):
     vae = SimpleNamespace(
         requires_grad_=lambda on: None, decoder=torch.nn.Conv2d(1, 1, 1), post_quant_conv=torch.nn.Conv2d(1, 1, 1)
     )
-    return UpscalingTask(vae, Upscaler(CONFIG), None, **options)
+    return UpscalingTask(vae, MiniUpscaler(CONFIG), None, **options)
 
 
 def test_latents_are_disturbed_as_much_as_was_said():
@@ -87,7 +87,7 @@ def test_latents_are_disturbed_as_much_as_was_said():
 def test_a_small_upscaler_learns_to_choose():
     """A crisp edge from a blurred one, in a hundred steps: steeper than what it was given, interpolated."""
     torch.manual_seed(0)
-    upscaler = Upscaler(CONFIG)
+    upscaler = MiniUpscaler(CONFIG)
     initialise_upscaler(upscaler)
     places = range(8, 56, 4)
     large = torch.cat([edge(place, 64) for place in places])

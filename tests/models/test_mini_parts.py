@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from gesso.models.unet import UNet, UNetConfig
-from gesso.models.upscaler import AROUND, Upscaler, UpscalerConfig, mix
+from gesso.models.upscaler import AROUND, MiniUpscaler, MiniUpscalerConfig, mix
 from gesso.models.vae import AutoencoderKL, VAEConfig
 
 CONFIG = UNetConfig(
@@ -64,13 +64,13 @@ def test_a_draft_of_odd_size_is_refused():
         UNet(replace(CONFIG, draft_size=7))
 
 
-SMALL_UPSCALER = UpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0)
+SMALL_UPSCALER = MiniUpscalerConfig(scale=2, channels=(8, 8), num_blocks=(1, 1), sharpness=2.0)
 
 
 @torch.no_grad()
 def test_an_upscaler_that_knows_nothing_blurs():
     """No colour corrected, none likelier: the mean of a pixel and its neighbours two and four pixels away, enlarged."""
-    upscaler = Upscaler(SMALL_UPSCALER)
+    upscaler = MiniUpscaler(SMALL_UPSCALER)
     for part in (upscaler.palette.corrections, upscaler.palette.likely, upscaler.palette.likely_detail):
         for parameter in part.parameters():
             parameter.zero_()
@@ -84,7 +84,7 @@ def test_an_upscaler_that_knows_nothing_blurs():
 @torch.no_grad()
 def test_an_upscaler_that_knows_the_side_takes_its_colour():
     """Right of an edge the colour on the right is likely, left of it the one on the left: nothing between is left."""
-    upscaler = Upscaler(SMALL_UPSCALER)
+    upscaler = MiniUpscaler(SMALL_UPSCALER)
     left, right = AROUND.index((0, -2)), AROUND.index((0, 2))
     sure = torch.full((1, len(AROUND), 16, 16), -100.0)
     sure[:, left, :, :8] = sure[:, right, :, 8:] = 100.0
@@ -110,7 +110,7 @@ def test_the_likelier_colour_is_taken():
 @torch.no_grad()
 def test_an_upscaler_keeps_places():
     """A change at one place shows within the reach of its convolutions and nowhere else."""
-    upscaler = Upscaler(SMALL_UPSCALER)
+    upscaler = MiniUpscaler(SMALL_UPSCALER)
     pixels = torch.rand(1, 3, 32, 32)
     changed = pixels.clone()
     changed[..., 1, 1] += 0.5
@@ -124,7 +124,7 @@ def test_an_upscaler_keeps_places():
 
 def test_an_upscaler_refuses_half_a_patch():
     with pytest.raises(ValueError, match="multiples of 2"):
-        Upscaler(SMALL_UPSCALER)(torch.rand(1, 3, 8, 7))
+        MiniUpscaler(SMALL_UPSCALER)(torch.rand(1, 3, 8, 7))
 
 
 @pytest.mark.parametrize("channels", [(8,), (8, 8, 8)])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gesso.checkpoints import diffusers, ldm, taesd
 from gesso.checkpoints.keymap import Shape, plan, save, shapes_of
 from gesso.families.base import Family
-from gesso.families.parts import Parts, empty_networks, on_meta, param_shapes
+from gesso.families.parts import ModelParts, empty_networks, on_meta, param_shapes
 from gesso.families.registry import FAMILIES
 from gesso.families.saving import folder_rules, folder_tensors, ldm_tensors
 from gesso.families.sd15 import SD15
@@ -38,10 +38,10 @@ def listed(tensors: Mapping[str, Tensor]) -> Listed:
 
 
 @cache
-def whole(family: Family, dtype: torch.dtype = torch.float32) -> Parts:
+def whole(family: Family, dtype: torch.dtype = torch.float32) -> ModelParts:
     """The model at its real size, without memory for its numbers."""
     networks: dict[str, Any] = {name: net.to(dtype) for name, net in empty_networks(family, "published").items()}
-    return Parts(
+    return ModelParts(
         family=family,
         unet=networks["unet"],
         vae=networks["vae"],

@@ -1,4 +1,4 @@
-"""LoRA and learned words of a request, through the whole pipeline."""
+"""LoRA and embeddings of a request, through the whole pipeline."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from gesso.adapters.names import Target
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.families.base import Family
-from gesso.pipelines.adapters import factor_at, find_adapters, read_adapters, spelled
+from gesso.pipelines.adapters import embeddings_in_text, factor_at, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
@@ -27,9 +27,9 @@ from gesso.request.finder import NamedFiles
 from gesso.request.parts import LoraUse
 from gesso.request.recipe import Recipe, changes
 from gesso.request.request import TextToImageRequest
+from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.precision import memory_used
-from gesso.runtime.shelf import AdapterShelf
 from gesso.studio.replay import replay_recipe
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, clip_tokenizer, save_tiny_folder
 
@@ -234,7 +234,7 @@ def test_what_fits_in_part_is_counted(pipeline: TextToImage):
 )
 def test_a_name_is_looked_up_and_never_opened(pipeline: TextToImage, name: str, monkeypatch: pytest.MonkeyPatch):
     opened: list[Any] = []
-    monkeypatch.setattr("gesso.runtime.shelf.open_weights", lambda path: opened.append(path))
+    monkeypatch.setattr("gesso.runtime.adapter_cache.open_weights", lambda path: opened.append(path))
     with pytest.raises((RequestError, ValueError)):
         pipeline(
             replace(REQUEST, prompt=f"a cat <lora:{name}:1>") if name else replace(REQUEST, loras=(LoraUse(name=""),))
@@ -269,7 +269,7 @@ def test_learned_words_stand_in_the_prompt_and_in_the_negative_prompt(pipeline: 
 def test_a_word_of_another_model_is_text_and_told(pipeline: TextToImage):
     request = replace(REQUEST, prompt="a cat, xlword")
     (picture,) = pipeline(request)
-    assert any("xlword is read as text" in notice for notice in picture.notices)
+    assert any("xlword: read as plain text" in notice for notice in picture.notices)
     assert torch.equal(pipeline.pixels(request), TextToImage(pipeline.engine, pipeline.model).pixels(request))
 
 
@@ -281,9 +281,9 @@ def test_a_lora_brings_its_words(pipeline: TextToImage):
 def test_names_are_found_token_for_token():
     tokenizer = clip_tokenizer()
     names = ["cat", "easynegative", "Bad-Hands", "a", ""]
-    assert spelled(names, ["A cats' bad-hands"], tokenizer) == ["Bad-Hands", "a"]
-    assert spelled(names, ["(cat:1.2)", "EasyNegative"], tokenizer) == ["easynegative", "cat"]
-    assert spelled(names, [""], tokenizer) == []
+    assert embeddings_in_text(names, ["A cats' bad-hands"], tokenizer) == ["Bad-Hands", "a"]
+    assert embeddings_in_text(names, ["(cat:1.2)", "EasyNegative"], tokenizer) == ["easynegative", "cat"]
+    assert embeddings_in_text(names, [""], tokenizer) == []
 
 
 def test_sdxl_and_its_refiner(engine: Engine, models: dict[str, LoadedModel], finder: NamedFiles):
@@ -333,23 +333,23 @@ def test_a_file_that_changed_is_told_and_one_that_is_gone_is_an_error(
         replay_recipe(TextToImage(engine, pipeline.model), picture.image, picture.recipe)
 
 
-def test_a_shelf_reads_a_file_once_and_again_where_it_changed(
+def test_a_cache_reads_a_file_once_and_again_where_it_changed(
     models: dict[str, LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    import gesso.runtime.shelf as module
+    import gesso.runtime.adapter_cache as module
 
     read: list[Path] = []
     original = module.open_weights
     monkeypatch.setattr(module, "open_weights", lambda path: read.append(path) or original(path))
     target = target_of(TINY_SD)
     paths = [lora_file(tmp_path / f"{seed}.safetensors", target, seed=seed) for seed in range(3)]
-    shelf = AdapterShelf()
-    first = shelf.lora(paths[0], models["sd"])
-    assert shelf.lora(paths[0], models["sd"]) is first
+    cache = AdapterCache()
+    first = cache.lora(paths[0], models["sd"])
+    assert cache.lora(paths[0], models["sd"]) is first
     assert len(read) == 1
     lora_file(paths[0], target, seed=9)
-    assert shelf.lora(paths[0], models["sd"]) is not first
-    small = AdapterShelf(max_nbytes=2 * first.nbytes)
+    assert cache.lora(paths[0], models["sd"]) is not first
+    small = AdapterCache(max_nbytes=2 * first.nbytes)
     for path in paths:
         small.lora(path, models["sd"])
         assert small.nbytes <= 2 * first.nbytes
@@ -367,7 +367,7 @@ def test_a_rank_can_be_cut(pipeline: TextToImage, models: dict[str, LoadedModel]
     assert not torch.equal(pipeline.pixels(cut), pipeline.pixels(whole))
     resolved = pipeline.resolve(cut)
     wanted = find_adapters(resolved, ParsedTexts(resolved), finder, models["sd"].tokenizer)
-    ((lora, _),) = read_adapters(wanted, models["sd"], AdapterShelf()).loras
+    ((lora, _),) = read_adapters(wanted, models["sd"], AdapterCache()).loras
     assert {change.weight.rank for change in lora.changes.values() if change.weight} == {1}
 
 

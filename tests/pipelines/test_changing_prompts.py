@@ -13,7 +13,7 @@ from torch import Tensor
 from asking import changed
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.defaults import defaults_for
-from gesso.pipelines.networks import ChangingText, EditNetwork
+from gesso.pipelines.networks import InstructPix2PixNetwork, PromptEditing
 from gesso.pipelines.prompts import encode_prompts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
@@ -224,7 +224,7 @@ def test_guidance_by_text_and_picture_adds_joined_prompts():
     def told(*values: float) -> Conditioning:
         return Conditioning(context=torch.tensor(values).reshape(-1, 1, 1))
 
-    edit = EditNetwork(network, told(3.0, 5.0), told(1.0), told(0.5), 7.0, 1.5, weights=(1.0, 0.5))
+    edit = InstructPix2PixNetwork(network, told(3.0, 5.0), told(1.0), told(0.5), 7.0, 1.5, weights=(1.0, 0.5))
     guided, uncond = edit.with_uncond(torch.zeros(1, 4, 2, 2), torch.zeros(1))
     assert guided[0, 0, 0, 0].item() == pytest.approx(0.5 + 7.0 * (2.0 + 0.5 * 4.0) + 1.5 * 0.5)
     assert uncond[0, 0, 0, 0].item() == pytest.approx(1.0)
@@ -242,7 +242,7 @@ def test_a_text_that_changes_goes_by_the_clock():
             return torch.stack([z + self.value, z])
 
     clock = Clock(6)
-    network = ChangingText(clock, [(2, Says(1.0)), (3, Says(2.0)), (5, Says(3.0))])
+    network = PromptEditing(clock, [(2, Says(1.0)), (3, Says(2.0)), (5, Says(3.0))])
     late = replace(network, shift=0)
     said, later = [], []
     for clock.step in range(6):
@@ -257,7 +257,7 @@ def test_a_model_that_is_told_its_guidance_takes_schedules_and_refuses_and(
 ):
     pipeline = TextToImage(engine, models["lcm"])
     list(pipeline(replace(REQUEST, prompt="a [cat:dog:0.5]", num_steps=4, width=128, height=128)))
-    with pytest.raises(RequestError, match="AND needs guidance"):
+    with pytest.raises(RequestError, match="AND needs classifier-free guidance"):
         list(pipeline(replace(REQUEST, prompt="a cat AND a dog", num_steps=4)))
 
 

@@ -24,8 +24,8 @@ from gesso.families.control_network import control_unet
 from gesso.families.native_control import save_control
 from gesso.hints.registry import preprocess
 from gesso.models.controlnet import ControlNet, ControlNetConfig
+from gesso.pipelines.controls import find_controls, is_on, strengths
 from gesso.pipelines.hint_pictures import HintPicture, hint_digest
-from gesso.pipelines.steering import find_controls, is_on, strengths
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.finder import NamedFiles
@@ -261,9 +261,9 @@ def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -
     (plan,) = pipeline.plans(replace(REQUEST, controls=(use(hint, kind="depth"),)), hints=[hint]).values()
     assert plan.fits
     for changes, message in (
-        ({}, "say which with kind="),
-        ({"kind": "cany"}, "takes no hint of kind 'cany'"),
-        ({"kind": "tile"}, "knows 6 kinds of hints, not tile"),
+        ({}, "needs kind=, the kind of hint"),
+        ({"kind": "cany"}, "unknown kind of hint 'cany'"),
+        ({"kind": "tile"}, "does not support hints of kind tile"),
         ({"preprocessor": "colour"}, "takes no hint of kind 'colour'"),
     ):
         with pytest.raises(RequestError, match=message):
@@ -272,7 +272,7 @@ def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -
 
 def test_a_kind_is_for_unions(ours: Any) -> None:
     hint = picture()
-    with pytest.raises(RequestError, match="takes one kind of hint"):
+    with pytest.raises(RequestError, match="not a ControlNet Union"):
         ours("SD 1.5")(replace(REQUEST, controls=(use(hint, kind="canny"),)), hints=[hint])
 
 
@@ -372,7 +372,7 @@ def test_tiles_see_their_part_of_the_hint(ours: Any) -> None:
     whole = controls.at(8, 24, pipeline.model.device)
     assert whole is not None
     part = whole.part(Tile(top=0, left=8, height=8, width=16))
-    assert torch.equal(part.guides[0].hint, whole.guides[0].hint[..., 64:])
+    assert torch.equal(part.controls[0].hint, whole.controls[0].hint[..., 64:])
 
 
 def test_a_large_picture_is_steered_in_tiles(ours: Any) -> None:
@@ -401,12 +401,12 @@ def test_the_recipe_names_file_and_hint_and_replays(folder: Any, ours: Any) -> N
     assert recipe.request.controls[0].image == hint_digest(hint)
     verdict, _ = replay_recipe(pipeline, result.image, recipe, hints=[hint])
     assert verdict.kind == "identical"
-    with pytest.raises(RequestError, match=r"edges: its hint .* was not given"):
+    with pytest.raises(RequestError, match=r"edges: the hint .* is missing"):
         replay_recipe(pipeline, result.image, recipe)
 
 
 def test_pictures_that_nobody_asked_for_are_refused(ours: Any) -> None:
-    with pytest.raises(RequestError, match="no control names it"):
+    with pytest.raises(RequestError, match="is not used by any of"):
         ours("SD 1.5")(REQUEST, hints=[picture()])
 
 
@@ -448,9 +448,9 @@ def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any
     for stay in ("turns", "stream"):
         engine.memory = None
         tight = replace(next(iter(with_control.values())), stay=stay)
-        limited = TextToImage(engine, pipeline.model.under(tight), finder=pipeline.finder)
+        limited = TextToImage(engine, pipeline.model.with_plan(tight), finder=pipeline.finder)
         assert torch.equal(limited.pixels(request, hints=[hint]), wanted)
-        pipeline.model.residency.rest_all()
+        pipeline.model.residency.offload_all()
 
 
 def test_the_default_models_own_file(tmp_path: Path) -> None:
@@ -494,17 +494,17 @@ def test_another_shape_is_cropped_or_stretched(mode: str, left: int, preprocesso
     """Black at both ends of a wide picture, white in its middle."""
     image = Image.new("RGB", (128, 64))
     image.paste((255, 255, 255), (32, 0, 96, 64))
-    found = np.asarray(made(image, mode, preprocessor=preprocessor).made((64, 64)).convert("L"))
+    found = np.asarray(made(image, mode, preprocessor=preprocessor).hint((64, 64)).convert("L"))
     assert abs(int(found[32, 4]) - left) < 16
 
 
 def test_a_preprocessor_with_parameters_of_its_own() -> None:
     image = picture(size=(64, 64))
-    found = made(image, preprocessor="canny", parameters=(("low", 900.0), ("high", 1200.0))).made((64, 64))
+    found = made(image, preprocessor="canny", parameters=(("low", 900.0), ("high", 1200.0))).hint((64, 64))
     assert found.tobytes() == preprocess("canny", image, parameters={"low": 900, "high": 1200}).tobytes()
     assert found.tobytes() != preprocess("canny", image).tobytes()
     with pytest.raises(RequestError, match="canny: unknown parameter 'lwo'"):
-        made(image, preprocessor="canny", parameters=(("lwo", 1.0),)).made((64, 64))
+        made(image, preprocessor="canny", parameters=(("lwo", 1.0),)).hint((64, 64))
 
 
 @pytest.mark.parametrize("preprocessor", [None, "tile"])
@@ -592,7 +592,7 @@ def test_the_hole_of_an_inpainting_hint() -> None:
     clear = image.convert("RGBA")
     clear.putalpha(mask.point([255 - level for level in range(256)]))
     assert torch.equal(made(clear, preprocessor="inpaint").pixels((64, 64)), found)
-    with pytest.raises(RequestError, match="needs a hole"):
+    with pytest.raises(RequestError, match="needs a mask"):
         made(image, preprocessor="inpaint").pixels((64, 64))
 
 

@@ -15,9 +15,9 @@ from gesso.events import (
     Event,
     ModelLoaded,
     ModelLoading,
-    NumbersRescued,
     PictureDone,
     PlanChosen,
+    RecomputedInFloat32,
     StepDone,
 )
 from gesso.pipelines.text_to_image import TextToImage
@@ -115,7 +115,7 @@ def test_a_plan_is_told_where_memory_is_limited(mini: Path):
     assert [type(one) for one in events].index(PlanChosen) == 0
 
 
-def test_numbers_that_were_rescued_are_told(mini: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+def test_a_network_recomputed_in_float32_is_an_event(mini: Path, monkeypatch: pytest.MonkeyPatch, caplog):
     """The autoencoder gives NaN in half precision, as SDXL's does in float16."""
     engine, events = Engine("cpu", "bfloat16"), list[Event]()
     model = engine.load(mini)
@@ -126,12 +126,12 @@ def test_numbers_that_were_rescued_are_told(mini: Path, monkeypatch: pytest.Monk
         return pixels * torch.nan if latents.dtype == torch.bfloat16 else pixels
 
     monkeypatch.setattr(type(model.parts.vae), "decode", overflowing)
-    engine.events.subscribe(events.append, NumbersRescued, PictureDone)
+    engine.events.subscribe(events.append, RecomputedInFloat32, PictureDone)
     with caplog.at_level(logging.INFO, logger="gesso"):
         (picture,) = TextToImage(engine, model)(REQUEST)
-    notice = "the autoencoder left the range of bfloat16; computed again in float32"
-    rescued, done = events
-    assert rescued == NumbersRescued(job=1, index=0, network="vae", notice=notice)
+    notice = "the VAE produced NaN or infinity in bfloat16 and was recomputed in float32"
+    recomputed, done = events
+    assert recomputed == RecomputedInFloat32(job=1, index=0, network="vae", notice=notice)
     assert isinstance(done, PictureDone)
     assert done.notices == picture.notices
     assert notice in done.notices
@@ -183,6 +183,6 @@ def test_the_log_tells_of_loading_and_drawing_and_never_of_prompts(folder: Path,
     texts = [f"{record.name} {record.getMessage()} {record.exc_text}" for record in caplog.records]
     assert not [text for text in texts for word in ("xylophone", "quagmire", "quux", "corge", "zxqwv") if word in text]
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("gesso.")]
-    for begin in ("opened '", "loaded 'tiny' (model sd15): ", "loaded 'ink' (lora): ", "plan for tiny, job 1: "):
+    for begin in ("opened '", "loaded 'tiny' (model sd15): ", "loaded 'ink' (lora): ", "memory plan for tiny, job 1: "):
         assert sum(message.startswith(begin) for message in messages) == 1, begin
     assert sum(message.startswith("drew picture 0 of job 1 with tiny: 32x32, 3 steps of ") for message in messages) == 1

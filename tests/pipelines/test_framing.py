@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gesso.pipelines.framing import Placement, border_mask, extend, inside_of, masked_region
-from gesso.pipelines.masks import filled
+from gesso.pipelines.masks import fill_masked
 from gesso.request.checks import RequestError
 
 SIDES = st.integers(1, 300)
@@ -53,7 +53,7 @@ def test_the_mask_of_a_border_reaches_into_the_picture():
     assert mask[0].tolist() == [255] * 3 + [0] * 3 + [255] * 4
     assert (mask == mask[0]).all()
     assert np.asarray(border_mask((8, 8), (3, 0, 3, 0), 9)).all()  # borders may meet
-    with pytest.raises(RequestError, match="leave nothing of 8x8"):
+    with pytest.raises(RequestError, match="leave no room for the picture in 8x8"):
         inside_of((8, 8), (4, 0, 4, 0))
 
 
@@ -108,12 +108,12 @@ def test_what_is_filled_takes_the_colours_around_it():
     hole.paste(255, (16, 16, 32, 32))
     even = Image.new("RGB", (48, 48), (200, 40, 90))
     even.paste((0, 255, 0), (16, 16, 32, 32))
-    assert np.abs(np.asarray(filled(even, hole), np.int16) - (200, 40, 90)).max() <= 4  # rounded opacities
+    assert np.abs(np.asarray(fill_masked(even, hole), np.int16) - (200, 40, 90)).max() <= 4  # rounded opacities
     image = noise(48, 48)
     outside = np.asarray(hole) == 0
-    assert (np.asarray(filled(image, hole))[outside] == np.asarray(image)[outside]).all()
+    assert (np.asarray(fill_masked(image, hole))[outside] == np.asarray(image)[outside]).all()
     halves = Image.new("RGB", (48, 48))
     halves.paste((255, 255, 255), (24, 0, 48, 48))
-    row = np.asarray(filled(halves, hole))[24, 16:32, 0].astype(int)
+    row = np.asarray(fill_masked(halves, hole))[24, 16:32, 0].astype(int)
     assert (np.diff(row) >= -2).all()
     assert row[0] < 80 < row[8] < 180 < row[-1]

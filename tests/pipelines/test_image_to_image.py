@@ -72,9 +72,9 @@ def test_the_request_names_the_picture_and_the_size_comes_from_it(pipeline: Text
     assert request.source.strength == 0.75
     assert request.source.image is not None
     assert len(request.source.image) == 64
-    with pytest.raises(RequestError, match="Give that very one"):
+    with pytest.raises(RequestError, match=r"but \w+\.\.\. was given"):
         pipeline(request, image=source(seed=1))
-    with pytest.raises(RequestError, match="was not given"):
+    with pytest.raises(RequestError, match="but none was given"):
         pipeline(request)
 
 
@@ -292,7 +292,7 @@ def test_replay_of_an_inpainted_picture_needs_the_pictures_it_came_from(pipeline
     verdict, again = replay_recipe(pipeline, original, recipe, image=image, mask=mask)
     assert verdict.kind == "identical"
     assert again.recipe == picture.recipe
-    with pytest.raises(RequestError, match="was not given"):
+    with pytest.raises(RequestError, match="but none was given"):
         replay_recipe(pipeline, original, recipe, image=image)
 
 
@@ -361,14 +361,14 @@ def test_an_upscaler_makes_four_of_each_pixel(engine: Engine, tmp_path: Path):
     assert gap(draw(pipeline, source(16, 8), num_steps=2, noise_level=200).image, base.image) > 0
     with pytest.raises(RequestError, match="trained up to 350"):
         draw(pipeline, source(16, 8), noise_level=351)
-    with pytest.raises(RequestError, match="makes 64"):
+    with pytest.raises(RequestError, match="upscales the picture's 16 to 64"):
         draw(pipeline, source(16, 8), width=128)
     with pytest.raises(RequestError, match="enlarges a picture"):
         draw(pipeline)
 
 
 def test_guidance_by_picture_is_equation_3():
-    from gesso.pipelines.networks import EditNetwork
+    from gesso.pipelines.networks import InstructPix2PixNetwork
     from gesso.runtime.conditioning import Conditioning
 
     def network(z: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -378,7 +378,7 @@ def test_guidance_by_picture_is_equation_3():
     def told(text: float, picture: float) -> Conditioning:
         return Conditioning(context=torch.full((2, 3, 4), float(text)), concat=torch.full((2, 1, 4, 4), float(picture)))
 
-    edit = EditNetwork(network, told(3, 1), told(1, 1), told(1, 0), scale=7.0, image_scale=1.5)
+    edit = InstructPix2PixNetwork(network, told(3, 1), told(1, 1), told(1, 0), scale=7.0, image_scale=1.5)
     out = edit(torch.zeros(2, 1, 4, 4), torch.zeros(2))
     assert torch.equal(out, torch.full_like(out, 1 + 7.0 * (13 - 11) + 1.5 * (11 - 1)))
 
@@ -395,7 +395,7 @@ def test_an_encoder_whose_numbers_are_not_finite_is_named_with_its_module(tmp_pa
         return output * float("nan")
 
     model.parts.vae.encoder.conv_in.register_forward_hook(lose)
-    match = r"^sd: vae gave .* not finite in float32 \(encoder\.conv_in is the first"
+    match = r"^sd: the VAE produced NaN or infinity in float32 \(first in module encoder\.conv_in\)"
     with pytest.raises(NotFiniteError, match=match):
         draw(TextToImage(engine, model), source())
     assert formats[0] == engine.precision.vae

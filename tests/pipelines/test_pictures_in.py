@@ -19,7 +19,7 @@ from gesso.pipelines.clock import Clock
 from gesso.pipelines.denoising import noise_source, variation_source
 from gesso.pipelines.framing import Placement
 from gesso.pipelines.inputs import SourcePictures, prepare
-from gesso.pipelines.networks import Differential
+from gesso.pipelines.networks import DifferentialDiffusion
 from gesso.pipelines.picture import Picture
 from gesso.pipelines.source_images import soften
 from gesso.pipelines.steps import plan_steps
@@ -96,9 +96,7 @@ def test_a_mask_of_another_size_is_stretched_and_told(pipelines: dict[str, TextT
     whole = draw(pipelines["sd"], image, mask, mask_area=area, height=48, mask_blur=0)
     stretched = draw(pipelines["sd"], image, small, mask_area=area, height=48, mask_blur=0)
     assert whole.notices == ()
-    assert stretched.notices == (
-        "the mask has 32x48 pixels, the picture 64x48: the mask is stretched over the whole picture",
-    )
+    assert stretched.notices == ("the mask is 32x48, the picture 64x48: the mask was stretched to fit",)
     assert stretched.recipe.notices == stretched.notices
     assert np.array_equal(np.asarray(whole.image), np.asarray(stretched.image))
 
@@ -113,10 +111,10 @@ def test_a_part_is_drawn_larger_and_the_picture_keeps_its_size(pipelines: dict[s
     changed = (np.asarray(picture.image) != np.asarray(image)).any(axis=2)
     assert not changed[np.asarray(mask) == 0].any()
     shown = SourcePictures.of(request, TINY_SD, image, mask)
-    assert shown.around is not None
-    left, top, right, bottom = shown.around.region
+    assert shown.crop is not None
+    left, top, right, bottom = shown.crop.region
     assert (right - left, bottom - top) == (46, 46)  # 30 + 2 * 8, and as high
-    with pytest.raises(RequestError, match="black everywhere"):
+    with pytest.raises(RequestError, match="entirely black"):
         draw(pipelines["sd"], image, Image.new("L", (301, 97)), mask_area="masked")
 
 
@@ -160,7 +158,7 @@ def test_each_place_is_freed_at_its_own_step():
         def with_uncond(self, x: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
             return torch.stack([self(x, sigma)] * 2)
 
-    denoise = Differential(Inner(), mask, image, noise, clock, first=2)
+    denoise = DifferentialDiffusion(Inner(), mask, image, noise, clock, first=2)
     for step in range(2, 6):
         clock.step = step
         denoise(torch.zeros(1, 1, 1, 5), 0.5)
@@ -196,7 +194,7 @@ def test_borders_grow_until_the_model_can_draw_them(pipelines: dict[str, TextToI
     assert request.mask.blur == 8.0
     with pytest.raises(RequestError, match="adds 0 pixels"):
         draw(pipelines["sd"], source(), outpaint=(0, 0, 0, 0))
-    with pytest.raises(RequestError, match="at most 4096 are drawn"):
+    with pytest.raises(RequestError, match="at most 4096 is allowed"):
         draw(pipelines["sd"], source(), width=None, height=None, outpaint=(0, 0, 4096, 0))
     with pytest.raises(RequestError, match="takes no outpaint"):
         draw(pipelines["edit"], source(), outpaint=(0, 0, 8, 0))
@@ -224,7 +222,7 @@ def test_a_given_size_is_that_of_picture_and_borders(pipelines: dict[str, TextTo
     assert shown is not None
     expected = np.asarray(source(200, 100).resize((128, 64), Image.Resampling.LANCZOS))[:, 32:96]
     assert (np.asarray(shown)[:, 16:80] == expected).all()
-    with pytest.raises(RequestError, match="leave nothing of 64x64"):
+    with pytest.raises(RequestError, match="leave no room for the picture in 64x64"):
         draw(pipelines["sd"], source(), outpaint=(32, 0, 32, 0))
 
 
@@ -458,7 +456,7 @@ def test_odd_pictures_and_masks_have_an_answer(pipelines: dict[str, TextToImage]
             continue
         request = pipelines["sd"].resolve(changed(REQUEST, **values), image=image, mask=grey)
         if "mask_area" in values and grey is not None and grey.getbbox() is None:
-            with pytest.raises(RequestError, match="black everywhere"):
+            with pytest.raises(RequestError, match="entirely black"):
                 SourcePictures.of(request, family, image, grey)
             continue
         shown = SourcePictures.of(request, family, image, grey)

@@ -14,8 +14,8 @@ from gesso.pipelines.prompt_reading import MAX_TEXTS, ReadRequest, read_request
 from gesso.request.finder import NamedFiles
 from gesso.request.request import TextToImageRequest
 from gesso.request.resolving import resolve
+from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.shelf import AdapterShelf
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_SD, save_tiny_folder
 
@@ -36,7 +36,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> NamedFiles:
 
 def read(model: LoadedModel, finder: NamedFiles, prompt: str, **values: object) -> ReadRequest:
     request = changed(TextToImageRequest(prompt=prompt, num_steps=10), **values)
-    return read_request(resolve(request, defaults_for(request, model.family)), model, finder, AdapterShelf())
+    return read_request(resolve(request, defaults_for(request, model.family)), model, finder, AdapterCache())
 
 
 def test_pieces_steps_chunks(model: LoadedModel, finder: NamedFiles):
@@ -56,7 +56,7 @@ def test_what_found_no_room_and_weights_that_were_changed(model: LoadedModel, fi
     assert text.tokens == (75,)
     assert text.cut.startswith("cat cat")
     assert text.clamped == (("x", 50.0, 10.0),)
-    assert any("no room for" in line for line in text.lines)
+    assert any("cut off" in line for line in text.lines)
 
 
 def test_adapters_and_words_take_their_tokens(model: LoadedModel, finder: NamedFiles):
@@ -64,7 +64,7 @@ def test_adapters_and_words_take_their_tokens(model: LoadedModel, finder: NamedF
     assert found.fields[0].texts[0].tokens == (4,)  # a, and three vectors
     (lora,) = found.loras
     assert (lora["name"], lora["points"], lora["text_weight"]) == ("ink", ((0.0, 0.5), (1.0, 1.0)), 0.5)
-    assert "modules fit" in lora["fit"]
+    assert "modules matched" in lora["fit"]
     assert found.words[0]["vectors"] == 3
     assert json.loads(json.dumps(found.to_dict()))["words"][0]["name"] == "mystyle"
 
@@ -87,7 +87,7 @@ def test_no_more_texts_than_anyone_reads(model: LoadedModel, finder: NamedFiles)
     many = " ".join("[" + "|".join(f"w{i}" for i in range(count)) + "]" for count in (7, 11, 13))
     (field,) = read(model, finder, many, num_steps=1000).fields
     assert len(field.texts) == MAX_TEXTS
-    assert field.notices == (f"{1000 - MAX_TEXTS} texts more",)
+    assert field.notices == (f"{1000 - MAX_TEXTS} more texts",)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -97,7 +97,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run(list(asked)) == 0
     out = capsys.readouterr().out
     assert "1.2 'red'" in out
-    assert "unknown: " in out
+    assert "unknown words: " in out
     assert "drawn from: a (red:1.2) {zzz|zzz}" in out
     assert "\x1b" not in out
     assert run([*asked, "--json", "-n", "2"]) == 0

@@ -57,7 +57,7 @@ def test_long_prompts_come_in_chunks_and_the_negative_keeps_up(models: dict[str,
         assert found.notices == ()
     first = encode(models["sd"], prompt=long, chunks="first")
     assert first.cond.context.shape[1] == 77
-    assert "left out from" in first.notices[0]
+    assert "ignored from" in first.notices[0]
 
 
 def test_an_empty_negative_is_zeros_for_sdxl_as_it_was_trained(models: dict[str, LoadedModel]):

@@ -86,7 +86,7 @@ def test_a_refiner_that_leaves_half_precision_is_asked_again_in_float32(folders:
     pictures = list(TextToImage(engine, base, refiner=refiner)(REQUEST))
     assert set(formats) == {torch.bfloat16, torch.float32}
     for picture in pictures:
-        assert picture.notices == ("the UNet left the range of bfloat16; computed again in float32",)
+        assert picture.notices == ("the UNet produced NaN or infinity in bfloat16 and was recomputed in float32",)
     assert base.residency.dtype("unet") == refiner.residency.dtype("unet") == torch.bfloat16
 
 
@@ -94,7 +94,7 @@ def test_an_error_of_the_refiner_names_the_refiner_and_its_module(folders: tuple
     engine = Engine("cpu", "bfloat16", max_models=2)
     base, refiner = loaded(engine, folders)
     refiner.parts.unet.conv_in.register_forward_hook(lambda _module, _inputs, output: output * float("nan"))
-    with pytest.raises(NotFiniteError, match=r"^refiner: unet gave .* in float32 \(conv_in is the first") as found:
+    with pytest.raises(NotFiniteError, match=r"^refiner: the UNet .* \(first in module conv_in\)") as found:
         list(TextToImage(engine, base, refiner=refiner)(REQUEST))
     assert (found.value.part, found.value.module) == ("unet", "conv_in")
 
@@ -104,5 +104,5 @@ def test_an_error_of_the_second_text_model_names_it(folders: tuple[Path, Path]):
     base = engine.load(folders[0])
     norm = next(m for m in base.parts.networks["text_2"].modules() if isinstance(m, torch.nn.LayerNorm))
     norm.register_forward_hook(lambda _module, _inputs, output: output * float("nan"))
-    with pytest.raises(NotFiniteError, match=r"^xl: text gave .* in float32 \(text_2: \S+norm\S* is the first"):
+    with pytest.raises(NotFiniteError, match=r"^xl: the text encoder .* \(first in module text_2: \S+norm"):
         list(TextToImage(engine, base)(TextToImageRequest(prompt="a", seed=1, num_steps=1, width=64, height=64)))

@@ -97,7 +97,7 @@ def test_the_finished_size(pipelines: dict[str, TextToImage], hires: HiresPass, 
         (HiresPass(width=2048, height=2048), {"width": 8, "height": 2048}, "too much of another shape"),
         (HiresPass(sampler="eulr"), {}, "did you mean 'euler'"),
         (HiresPass(schedule="karas"), {}, "did you mean 'karras'"),
-        (HiresPass(strength=0.001, num_steps=900), {"preset": "a1111"}, "at most 1000 are spaced"),
+        (HiresPass(strength=0.001, num_steps=900), {"preset": "a1111"}, "at most 1000 are allowed"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_drawn(

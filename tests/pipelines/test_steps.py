@@ -16,7 +16,7 @@ from gesso.families.base import Family
 from gesso.families.registry import FAMILIES
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.denoising import noise_source
-from gesso.pipelines.networks import HandOver, IndependentNoise
+from gesso.pipelines.networks import IndependentNoise, RefinerSwitch
 from gesso.pipelines.steps import Steps, noise_table, plan_steps
 from gesso.request.checks import RequestError
 from gesso.request.names import with_canonical_names
@@ -98,10 +98,10 @@ def test_own_sigmas_stand_in_for_everything():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"preset": "diffusers", "sampler": "euler", "schedule": "kl_optimal"}, "diffusers has uniform"),
-        ({"timestep_spacing": "trailing", "sampler": "restart"}, "diffusers has no sampler restart"),
-        ({"timestep_spacing": "a1111", "sampler": "euler"}, "no timesteps of its own"),
-        ({"preset": "a1111", "sampler": "ddim", "num_steps": 1}, "2 is the least"),
+        ({"preset": "diffusers", "sampler": "euler", "schedule": "kl_optimal"}, "use one of uniform"),
+        ({"timestep_spacing": "trailing", "sampler": "restart"}, "diffusers has no scheduler like restart"),
+        ({"timestep_spacing": "a1111", "sampler": "euler"}, "no timestep spacing of its own"),
+        ({"preset": "a1111", "sampler": "ddim", "num_steps": 1}, "2 is the minimum"),
     ],
 )
 def test_settings_that_do_not_go_together(values: dict[str, Any], words: str):
@@ -141,7 +141,7 @@ class Saying:
 def test_the_refiner_takes_over_after_a_share_of_the_calls(sampler: str, calls: int, base: int):
     """0.8 of 5 calls are 4; of 9 calls, 8 come before 8 / 9 is at least 0.8. Said once."""
     first, second, switched = Saying(0), Saying(1), []
-    denoise = HandOver(first, second, at=0.8, num_calls=calls, on_switch=lambda: switched.append(1))
+    denoise = RefinerSwitch(first, second, at=0.8, num_calls=calls, on_switch=lambda: switched.append(1))
     sigmas = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0, 0.0], dtype=torch.float64)
     sample(SAMPLERS[sampler], denoise, torch.zeros(1, 1, 2, 2), sigmas)
     assert (first.calls, second.calls, switched) == (base, calls - base, [1])
@@ -225,7 +225,7 @@ def test_a_first_step_that_is_too_long_is_told(sampler: str, longest: int):
     ends = FAMILIES["sd15"].schedule
     pure = replace(FAMILIES["sd15"], schedule=replace(ends, zero_terminal_snr=True))
     (notice,) = planned(pure, sampler=sampler, schedule="uniform", num_steps=longest).notices
-    assert f"{sampler} begins with a step from sigma 45" in notice and "Take dpmpp_2m" in notice
+    assert f"{sampler}: the first step, from sigma 45" in notice and "Use the sampler dpmpp_2m" in notice
     assert planned(pure, sampler=sampler, schedule="exponential", num_steps=longest).notices == ()
     assert planned("sd15", sampler=sampler, schedule="uniform", num_steps=longest).notices == ()
     assert planned(pure, sampler="dpmpp_2m", schedule="uniform", num_steps=longest).notices == ()

@@ -16,6 +16,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from gesso.runtime.finite import LABELS
 from gesso.studio.replay import compare, replay_recipe
 from tiny_models import save_tiny_mini
 
@@ -140,24 +141,24 @@ def test_a_start_that_pndm_cannot_take_is_told(pipeline: TextToImage):
     """The model has zero terminal SNR; karras goes down from there in small steps."""
     for schedule, told in (("uniform", True), ("karras", False)):
         (picture,) = draw(pipeline, sampler="pndm", schedule=schedule, num_steps=10)
-        assert [notice[:37] for notice in picture.notices] == ["pndm begins with a step from sigma 45"] * told
+        assert [notice[:35] for notice in picture.notices] == ["pndm: the first step, from sigma 45"] * told
     assert draw(pipeline, sampler="dpmpp_2m", schedule="uniform")[0].notices == ()
 
 
 def test_notices_travel_with_the_picture(pipeline: TextToImage):
     (picture,) = draw(pipeline, prompt="a zxqw", negative_prompt="qqq")
     assert [notice.split(":")[0] for notice in picture.notices] == [
-        "ignored",
-        "no object that tiny.safetensors can draw is named, so expect nothing in particular. It knows 3, such as cat, "
-        "turtle, slice of pizza (gesso models info lists them)",
-        "ignored in the negative prompt",
+        "unknown words ignored",
+        "tiny.safetensors knows nothing in this prompt, so the picture will be meaningless. It draws 3 things, such as "
+        "cat, turtle, slice of pizza (gesso models info lists them)",
+        "unknown words ignored in the negative prompt",
     ]
     assert picture.recipe.notices == picture.notices
 
 
 def test_text_that_does_not_fit_is_named(pipeline: TextToImage):
     (picture,) = draw(pipeline, prompt="cat " * 14 + "turtle")
-    assert picture.notices == ("of the prompt 14 tokens fit: left out from 'turtle' on",)
+    assert picture.notices == ("prompt too long: the first 14 tokens are used; ignored from 'turtle' on",)
 
 
 def test_progress_counts_every_step_of_every_picture(pipeline: TextToImage):
@@ -185,7 +186,7 @@ def test_numbers_that_are_not_finite_are_an_error_that_names_the_network(file: P
     with torch.no_grad():
         params = list(getattr(model.parts, part).parameters())
         params[-1].fill_(float("nan"))
-    with pytest.raises(GessoError, match=f"{part} gave numbers that are not finite"):
+    with pytest.raises(GessoError, match=f"{LABELS[part]} produced NaN or infinity"):
         list(TextToImage(engine, model)(REQUEST))
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calls import changed
 from torch import Tensor
 
 from adapters.files import kohya, lora_parts, saved, target_of
-from asking import changed
 from families.test_control_network import theirs
-from gesso.diffusion.calls import Asking, NetworkCall
+from gesso.diffusion.calls import CallGenerator, NetworkCall
 from gesso.errors import GessoError
 from gesso.families.control_network import control_unet
 from gesso.pipelines.hint_pictures import hint_digest
@@ -29,7 +29,7 @@ from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.runtime.engine import Engine
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import MemoryPlan, Phase
-from models.test_image_prompt import VISION, image_prompt_file, randomise
+from models.test_ip_adapter import VISION, image_prompt_file, randomise
 from pipelines.test_controls import picture
 from tiny_sd import TINY_SD, save_tiny_folder
 
@@ -123,7 +123,7 @@ def under(draw: TextToImage, mix: Mix) -> TextToImage:
         return draw
     phases = (Phase(name="unet", weights=0, activations=0),)
     plan = MemoryPlan(budget=None, base=0, stay=mix.stay, unet_rows=1, vae_rows=1, tile=None, phases=phases)  # type: ignore[arg-type]
-    return TextToImage(draw.engine, draw.model.under(plan), finder=draw.finder)
+    return TextToImage(draw.engine, draw.model.with_plan(plan), finder=draw.finder)
 
 
 def drawn(draw: TextToImage, name: str, **more: Any) -> np.ndarray:
@@ -334,7 +334,7 @@ def test_a_batch_that_fails_is_computed_run_by_run(
 def test_a_run_that_is_given_up_cleans_up():
     cleaned: list[bool] = []
 
-    def asking() -> Asking[int]:
+    def calls() -> CallGenerator[int]:
         try:
             yield NetworkCall(lambda z, timestep, conditioning: z, torch.zeros(1), torch.zeros(1), None)
             yield NetworkCall(lambda z, timestep, conditioning: z, torch.zeros(1), torch.zeros(1), None)
@@ -342,11 +342,11 @@ def test_a_run_that_is_given_up_cleans_up():
             cleaned.append(True)
         return 1
 
-    run, batcher = Run(asking()), Batcher()
+    run, batcher = Run(calls()), Batcher()
     batcher.add(run)
     batcher.step()
     assert not run.is_done
-    with pytest.raises(RuntimeError, match="not done"):
+    with pytest.raises(RuntimeError, match="not finished"):
         run.result()
     run.close()
     assert cleaned == [True]
@@ -359,14 +359,14 @@ def test_an_error_of_a_call_reaches_the_run_where_it_waits():
     def fails(*_: Any) -> Tensor:
         raise GessoError("no")
 
-    def asking() -> Asking[str]:
+    def calls() -> CallGenerator[str]:
         try:
             yield NetworkCall(fails, torch.zeros(1), torch.zeros(1), None)
         except GessoError as error:
             return error.message
         return "nothing"
 
-    assert Batcher().complete([Run(asking())]) == ["no"]
+    assert Batcher().complete([Run(calls())]) == ["no"]
     with pytest.raises(ValueError, match="expected 1 or more"):
         Batcher(0)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from gesso.errors import GessoError
 from gesso.pictures.png_rows import png_parts
-from gesso.pipelines.upscaling import RESAMPLERS, UPSCALERS, ImageUpscaler, Tiles, enlarged_rows, upscale
+from gesso.pipelines.upscaling import RESAMPLERS, UPSCALERS, ImageUpscaler, UpscalerTiles, enlarged_rows, upscale
 from gesso.runtime.upscaling import Upscaler, load_upscaler
 from upscaler_files import compact_shapes, weights
 
@@ -64,13 +64,13 @@ def test_a_large_result_is_never_whole(twice: Upscaler):
     """8 million pixels in bands of a row of tiles: tracemalloc sees numpy's memory, which the bands are."""
     tracemalloc.start()
     rows = 0
-    for band in enlarged_rows(noise(500, 1000), (2000, 4000), "lanczos", Tiles(side=16, rim=4)):
+    for band in enlarged_rows(noise(500, 1000), (2000, 4000), "lanczos", UpscalerTiles(side=16, rim=4)):
         rows += len(band)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert rows == 4000
     assert peak < 3 * 2000 * 4000 / 2
-    rows = sum(map(len, enlarged_rows(noise(64, 200), (100, 390), twice, Tiles(side=32, rim=4))))
+    rows = sum(map(len, enlarged_rows(noise(64, 200), (100, 390), twice, UpscalerTiles(side=32, rim=4))))
     assert rows == 390
 
 

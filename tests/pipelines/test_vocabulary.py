@@ -17,13 +17,13 @@ def test_a_prompt_of_known_words_needs_no_notice():
 
 
 def test_unknown_words_are_named_with_what_may_have_been_meant():
-    assert notices("a zxqw cat turtel") == ("ignored: 'zxqw', 'turtel' (did you mean 'turtle'?)",)
-    assert notices("zxqw", "negative prompt") == ("ignored in the negative prompt: 'zxqw'",)
+    assert notices("a zxqw cat turtel") == ("unknown words ignored: 'zxqw', 'turtel' (did you mean 'turtle'?)",)
+    assert notices("zxqw", "negative prompt") == ("unknown words ignored in the negative prompt: 'zxqw'",)
 
 
 def test_a_prompt_without_an_object_is_told_so():
     (notice,) = notices("a red background")
-    assert "no object that tiny can draw is named" in notice
+    assert "tiny knows nothing in this prompt" in notice
     assert "cat, turtle" in notice
     assert len(notices("a submarine")) == 2
 

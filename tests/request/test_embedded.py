@@ -10,7 +10,7 @@ from gesso.adapters.names import Target
 from gesso.checkpoints.weight_file import open_weights
 from gesso.families.control_network import load_control_network
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.request.embedded import EMBEDDED_EXTRAS, embedded_extras
 from gesso.runtime.engine import find_model
 
@@ -19,7 +19,7 @@ DATA = Path(str(resources.files("gesso") / "data"))
 
 
 @pytest.fixture(scope="module")
-def parts() -> Parts:
+def parts() -> ModelParts:
     return load_parts(find_model("gesso-mini"), dtype=None, check=False)
 
 
@@ -31,7 +31,7 @@ def test_what_is_named_is_there_and_small() -> None:
 
 
 @pytest.mark.parametrize("name", embedded_extras("lora"))
-def test_a_style_fits_the_model_whole(name: str, parts: Parts) -> None:
+def test_a_style_fits_the_model_whole(name: str, parts: ModelParts) -> None:
     lora = read_lora(open_weights(embedded_extras("lora")[name]), Target("gesso-mini", "sd1", parts.networks))
     assert lora.match.unmatched == ()
     assert lora.components == ("unet",)
@@ -40,7 +40,7 @@ def test_a_style_fits_the_model_whole(name: str, parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("name", embedded_extras("control"))
-def test_a_control_net_fits_the_model(name: str, parts: Parts) -> None:
+def test_a_control_net_fits_the_model(name: str, parts: ModelParts) -> None:
     found = load_control_network(embedded_extras("control")[name], parts.family)
     assert found.preprocessor == "canny"
     assert found.network.config.downscale == parts.family.size_multiple  # the hint has the size of the picture

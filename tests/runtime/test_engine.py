@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gesso.errors import GessoError
-from gesso.families.encoding import EncodedPrompt
+from gesso.families.encoding import PromptEmbeds
 from gesso.families.saving import save_diffusers
 from gesso.runtime import engine as engine_module
 from gesso.runtime.conditioning import Conditioning
@@ -102,7 +102,7 @@ def test_a_model_that_is_not_there_is_one_error(name: str):
 
 def test_the_embedded_model_is_found_by_name_or_missed_by_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(engine_module.EMBEDDED, "gesso-mini", "nothing.safetensors")
-    with pytest.raises(GessoError, match="installation lacks"):
+    with pytest.raises(GessoError, match="missing from this installation"):
         find_model("gesso-mini")
 
 
@@ -111,7 +111,7 @@ def test_clip_skip_takes_an_earlier_layer_through_the_last_norm():
     model = engine_module.LoadedModel(name="x", parts=parts, device=CPU, precision=choose_precision("float32", CPU))
     encoding = parts.text(parts.tokenizer.encode(["a cat"]))
 
-    def encoded(clip_skip: int) -> EncodedPrompt:
+    def encoded(clip_skip: int) -> PromptEmbeds:
         return model.encode_prompt("a cat", clip_skip=clip_skip, width=64, height=64)
 
     assert torch.equal(encoded(1).context, encoding.last)

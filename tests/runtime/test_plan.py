@@ -16,20 +16,20 @@ from gesso.diffusion.samplers import SAMPLERS, sample
 from gesso.errors import GessoError
 from gesso.families.sd15 import SD15
 from gesso.models.clip_vision import CLIPVisionConfig, CLIPVisionModel
-from gesso.models.image_prompt import ImagePrompt, ImagePromptConfig
+from gesso.models.ip_adapter import IPAdapter, IPAdapterConfig
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine
 from gesso.runtime.footprint import peak_nbytes
-from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
+from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import (
     GIB,
     MIB,
     SLACK,
+    ImagePromptWork,
     MemoryPlan,
     Phase,
-    PictureReading,
     Workload,
     make_plan,
     parse_size,
@@ -145,14 +145,14 @@ def test_weights_in_memory_by_the_way_they_stay():
     model = model_of()
     work = Workload(width=128, height=128)
     unet = model.residency.components["unet"]
-    total = sum(component.settled_nbytes(torch.float32) for component in model.residency.components.values())
+    total = sum(component.onloaded_nbytes(torch.float32) for component in model.residency.components.values())
     found = {}
     for stay in ("resident", "turns", "stream"):
         phases = model.footprint.phases(work, replace(plan(model, None, work), stay=stay))
         found[stay] = next(phase.weights for phase in phases if phase.name == "unet")
     layer = unet.largest_layer_nbytes(torch.float32)
-    assert found == {"resident": total, "turns": unet.settled_nbytes(torch.float32), "stream": layer}
-    assert layer < unet.settled_nbytes(torch.float32) / 10
+    assert found == {"resident": total, "turns": unet.onloaded_nbytes(torch.float32), "stream": layer}
+    assert layer < unet.onloaded_nbytes(torch.float32) / 10
     steering = Component("control", nn.Linear(100, 100), CPU, "x")
     work = replace(work, components=(steering,))
     for stay, weights in found.items():
@@ -174,22 +174,22 @@ def test_a_picture_that_prompts_is_refused_where_its_encoder_does_not_fit():
         activation="gelu",
         projection_dim=64,
     )
-    prompt = ImagePromptConfig(kind="base", encoder_dim=64, context_dim=32, num_tokens=4)
-    networks = CLIPVisionModel(vit), ImagePrompt(prompt, (16,))
+    prompt = IPAdapterConfig(kind="base", encoder_dim=64, context_dim=32, num_tokens=4)
+    networks = CLIPVisionModel(vit), IPAdapter(prompt, (16,))
     encoder, adapter = (Component("x", network, CPU, "x") for network in networks)
-    reading = PictureReading(
-        LoadedImagePrompt(networks[1], adapter, Path("x")), LoadedImageEncoder(networks[0], encoder, Path("x"))
+    reading = ImagePromptWork(
+        LoadedIPAdapter(networks[1], adapter, Path("x")), LoadedImageEncoder(networks[0], encoder, Path("x"))
     )
-    work = Workload(width=64, height=64, pictures=(reading,))
+    work = Workload(width=64, height=64, image_prompts=(reading,))
     free = {phase.name: phase for phase in plan(model, None, work).phases}["image encoder"]
     own = sum(4 * param.numel() for param in networks[0].parameters())
     assert free.weights == own + sum(
-        model.residency.components[n].settled_nbytes(torch.float32) for n in model.parts.networks
+        model.residency.components[n].onloaded_nbytes(torch.float32) for n in model.parts.networks
     )
     enough = 100 * MIB + SLACK + own + free.activations
     found = plan(model, enough, work)
     assert (found.stay, found.peak) == ("resident", enough)
-    with pytest.raises(GessoError, match=r"\(image encoder: .* or leave the picture that prompts out"):
+    with pytest.raises(GessoError, match=r"\(image encoder: .* or leave out the IP-Adapter"):
         plan(model, enough - 1, work)
 
 
@@ -211,7 +211,7 @@ def test_measures_come_in_turn_as_the_budget_shrinks():
     assert seen[-1][2] == 1
     assert seen[-1][3] == 16
     assert any(tile is None and vae_rows == 1 for _, _, vae_rows, tile in seen)  # rows before tiles
-    assert "takes at least" in message
+    assert "needs at least" in message
     assert f"process {size_text(100 * MIB + SLACK)}" in message  # and says what of it is not the networks'
 
 
@@ -223,13 +223,13 @@ def test_pictures_are_enlarged_one_by_one_where_all_together_do_not_fit(file: Pa
     tight = make_plan(model.footprint, work, budget=int(together.peak * 0.7), base=0)
     assert together.vae_rows == 4
     assert (tight.vae_rows, tight.upscaler_tile) == (1, None)
-    assert "the autoencoder takes 1 picture a call" in tight.measures
+    assert "VAE: 1 picture per call" in tight.measures
     rows: list[int] = []
     hook = model.parts.networks["upscaler"].register_forward_pre_hook(
         lambda _module, inputs: rows.append(len(inputs[0]))
     )
     with torch.inference_mode():
-        assert model.under(tight).upscale(torch.zeros(4, 3, 16, 16)).shape == (4, 3, 32, 32)
+        assert model.with_plan(tight).upscale(torch.zeros(4, 3, 16, 16)).shape == (4, 3, 32, 32)
     hook.remove()
     assert rows == [1] * 4
 
@@ -255,13 +255,13 @@ def test_a_taesd_in_the_place_of_the_autoencoder_is_counted_and_has_no_tiles():
     assert least.vae_rows == 1
     latents = torch.randn(2, 4, 8, 8)
     with torch.no_grad():  # float32 rounding between memory layouts
-        torch.testing.assert_close(model.under(least).decode(latents), tiny.decode(latents), atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.with_plan(least).decode(latents), tiny.decode(latents), atol=1e-5, rtol=0)
 
 
 def test_a_plan_is_shown_to_people_and_to_programs():
     found = plan(model_of(), 10 * GIB, Workload(width=512, height=512))
     table = found.table()
-    assert "budget 10.00 GiB" in table
+    assert "limit 10.00 GiB" in table
     assert all(name in table for name in ("text", "unet", "decode", "weights", "activations"))
     data = json.loads(found.to_json())
     assert data["peak"] == found.peak
@@ -293,7 +293,7 @@ def test_a_plan_changes_how_the_networks_run_and_not_what_they_say(file: Path):
     with torch.inference_mode():
         answers = []
         for model in (free, tight):
-            limited = model.under(stream if model is tight else base)
+            limited = model.with_plan(stream if model is tight else base)
             prompt = limited.encode_prompt("a red cat", clip_skip=1, width=64, height=64)
             conditioning = Conditioning(context=prompt.context, added=prompt.added).repeat(2)
             predicted = limited.predict(z, torch.tensor([10.0, 700.0]), conditioning)
@@ -320,7 +320,9 @@ def test_a_plan_made_while_layers_are_streamed_counts_none_of_them_as_there(
     bases = {}
     for stay in ("turns", "stream"):
         with torch.inference_mode():
-            model.under(replace(free, stay=stay)).predict(torch.zeros(1, 4, 16, 16), torch.tensor([10.0]), conditioning)
+            model.with_plan(replace(free, stay=stay)).predict(
+                torch.zeros(1, 4, 16, 16), torch.tensor([10.0]), conditioning
+            )
             bases[stay] = engine.plan(model, work).base
     in_memory = 4 * sum(param.numel() for param in model.parts.unet.parameters())
     assert bases == {"turns": 10 * GIB - in_memory, "stream": 10 * GIB}
@@ -424,7 +426,7 @@ whole = Engine("cpu").plan(model, work)  # what counting needs is imported
 engine = Engine("cpu", memory=memory_used(cpu) + SLACK + 150 * MIB)
 with torch.inference_mode():
     plan = engine.plan(model, work)
-    model.under(plan).decode(torch.zeros(1, 4, 64, 64))
+    model.with_plan(plan).decode(torch.zeros(1, 4, 64, 64))
 # Not ru_maxrss: it begins at the peak of the process that started this one.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)

@@ -10,7 +10,7 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gesso.families.loading import load_parts
 from gesso.runtime.engine import Engine, LoadedModel
-from gesso.runtime.mapped import Block, MappedFiles
+from gesso.runtime.mapped import MappedFiles, MemoryBlock
 from gesso.runtime.precision import choose_precision
 from gesso.runtime.residency import Component, Residency
 from tiny_models import save_tiny_mini
@@ -38,7 +38,7 @@ def test_settling_is_what_converting_gives(file: Path, dtype: torch.dtype):
     plain = load_parts(file, dtype=torch.float32).networks
     residency = load(file)
     for name, component in residency.components.items():
-        component.settle(dtype)
+        component.onload(dtype)
         found = numbers(component.network)
         for key, param in plain[name].named_parameters():
             assert found[key].dtype == dtype
@@ -55,11 +55,11 @@ def test_convolutions_lie_channels_last(file: Path):
 def test_rest_gives_the_file_back_and_settles_again_to_the_same_bits(file: Path):
     component = load(file).components["unet"]
     stored = {name: param.data_ptr() for name, param in component.network.named_parameters()}
-    component.settle(torch.float32)
+    component.onload(torch.float32)
     settled = numbers(component.network)
-    component.rest()
+    component.offload()
     assert {name: param.data_ptr() for name, param in component.network.named_parameters()} == stored
-    component.settle(torch.float32)
+    component.onload(torch.float32)
     assert all(torch.equal(param, settled[name]) for name, param in component.network.named_parameters())
 
 
@@ -68,14 +68,14 @@ def test_streamed_layers_compute_the_same_bits_and_hold_nothing(file: Path):
     x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
     context, added = torch.ones(2, 16, 16), torch.ones(2, 16)
     with torch.inference_mode():
-        component.settle(torch.float32)
+        component.onload(torch.float32)
         expected = component.network(x, t, context, added)
-        assert component.is_settled
+        assert component.is_onloaded
         component.stream(torch.float32)
-        assert not component.is_settled  # its numbers come and go: at no time are they all in memory
+        assert not component.is_onloaded  # its numbers come and go: at no time are they all in memory
         assert torch.equal(component.network(x, t, context, added), expected)
     assert {param.dtype for param in component.network.parameters()} == {torch.float16}
-    component.settle(torch.float32)
+    component.onload(torch.float32)
     assert {param.dtype for param in component.network.parameters()} == {torch.float32}
     assert torch.equal(component.network(x, t, context, added), expected)
 
@@ -95,7 +95,7 @@ def test_numbers_that_are_not_finite_are_refused_when_they_are_settled(tmp_path:
         module.weight.data.reshape(-1)[-1] = bad
         for dtype in (torch.float32, torch.bfloat16):
             with pytest.raises(ModelFileError) as found:
-                Component("unet", module, CPU, "x.safetensors").settle(dtype)
+                Component("unet", module, CPU, "x.safetensors").onload(dtype)
             assert found.value.reason == "nonfinite"
 
 
@@ -103,7 +103,7 @@ def test_numbers_beyond_half_precision_are_named_as_that():
     module = nn.Module()
     module.weight = nn.Parameter(torch.full((4, 4), 1e6))
     with pytest.raises(ModelFileError, match="overflows") as found:
-        Component("vae", module, CPU, "x.safetensors").settle(torch.float16)
+        Component("vae", module, CPU, "x.safetensors").onload(torch.float16)
     assert found.value.reason == "overflow"
 
 
@@ -115,15 +115,15 @@ def test_eight_bit_floats_are_widened(tmp_path: Path, dtype: torch.dtype):
     with open_safetensors(tmp_path / "x.safetensors").reader() as reader:
         module.weight = nn.Parameter(reader["w"], requires_grad=False)
     component = Component("unet", module, CPU, "x")
-    component.settle(torch.bfloat16)
+    component.onload(torch.bfloat16)
     assert torch.equal(module.weight, stored.to(torch.bfloat16))
-    component.rest()
+    component.offload()
     module.weight.data = torch.empty(0)
     broken = stored.clone()
     broken.view(torch.uint8)[3, 4] = 0x7F  # NaN in both
     module.weight = nn.Parameter(broken, requires_grad=False)
     with pytest.raises(ModelFileError, match="NaN"):
-        Component("unet", module, CPU, "x").settle(torch.bfloat16)
+        Component("unet", module, CPU, "x").onload(torch.bfloat16)
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists the mapped files of a process")
@@ -144,7 +144,7 @@ def test_only_pages_of_files_are_given_back(tmp_path: Path):
 
 
 def test_blocks_hold_what_was_asked_for():
-    block = Block([(3, torch.float32), (0, torch.bfloat16), (5, torch.bfloat16)])
+    block = MemoryBlock([(3, torch.float32), (0, torch.bfloat16), (5, torch.bfloat16)])
     first, none, second = block.take(3, torch.float32), block.take(0, torch.bfloat16), block.take(5, torch.bfloat16)
     first.fill_(1)
     second.fill_(2)
@@ -155,10 +155,10 @@ def test_blocks_hold_what_was_asked_for():
 
 def test_an_engine_without_a_limit_is_ready_when_it_has_loaded(file: Path):
     model = Engine("cpu", "bfloat16").load(file)
-    assert all(component.is_settled for component in model.residency.components.values())
+    assert all(component.is_onloaded for component in model.residency.components.values())
     assert {param.dtype for param in model.parts.vae.parameters()} == {torch.bfloat16}
     waiting = Engine("cpu", memory="64GiB").load(file)
-    assert not any(component.is_settled for component in waiting.residency.components.values())
+    assert not any(component.is_onloaded for component in waiting.residency.components.values())
 
 
 def test_float32_stays_where_the_file_has_it(tmp_path: Path):
@@ -169,7 +169,7 @@ def test_float32_stays_where_the_file_has_it(tmp_path: Path):
     with open_safetensors(path).reader() as reader:
         module.weight = nn.Parameter(reader["w"], requires_grad=False)
     before = module.weight.data_ptr()
-    Component("unet", module, CPU, path).settle(torch.float32)
+    Component("unet", module, CPU, path).onload(torch.float32)
     assert module.weight.data_ptr() == before
 
 
@@ -179,7 +179,7 @@ def test_a_changed_file_gives_no_hash(tmp_path: Path):
     path = save_tiny_mini(tmp_path / "tiny.safetensors")
     model: LoadedModel = Engine("cpu").load(path)
     path.touch()
-    with pytest.raises(GessoError, match="changed or gone"):
+    with pytest.raises(GessoError, match="changed or removed"):
         _ = model.files
     asked: list[Path] = []
 

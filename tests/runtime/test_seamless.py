@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.engine import Engine
 from gesso.runtime.seamless import seamless
@@ -69,7 +69,7 @@ def test_an_autoencoder_of_a_rolled_picture_is_the_rolled_picture(axes: str):
 @pytest.mark.parametrize("axes", ["x", "y", "xy"])
 def test_an_upscaler_of_a_rolled_picture_is_the_rolled_picture(tmp_path: Path, axes: str):
     upscaler = Engine("cpu").load(save_tiny_mini(tmp_path / "tiny.safetensors")).parts.upscaler
-    assert isinstance(upscaler, Upscaler)
+    assert isinstance(upscaler, MiniUpscaler)
     step = upscaler.config.multiple
     round_gap, usual = gap(upscaler, noise(1, 3, 16, 16), axes, step, step * upscaler.config.scale)
     assert round_gap < 1e-4 < usual

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gesso.families.loading import load_parts
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime import tiling
 from gesso.runtime.engine import Engine
@@ -107,7 +107,7 @@ def test_tiles_that_cannot_be(trained: AutoencoderKL):
 def test_an_upscaler_in_tiles_is_the_whole(size: tuple[int, int]):
     """The shipped one: its rim is as wide as it sees, so only the order of sums differs."""
     upscaler = Engine("cpu", "float32").load().parts.upscaler
-    assert isinstance(upscaler, Upscaler)
+    assert isinstance(upscaler, MiniUpscaler)
     pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         whole, tiled = upscaler(pixels), upscale_tiled(upscaler, pixels, 16)
@@ -118,7 +118,7 @@ def test_an_upscaler_in_tiles_is_the_whole(size: tuple[int, int]):
 
 def test_an_upscaler_sees_no_further_than_it_says():
     upscaler = Engine("cpu", "float32").load().parts.upscaler
-    assert isinstance(upscaler, Upscaler)
+    assert isinstance(upscaler, MiniUpscaler)
     sight, scale = upscaler.config.sight, upscaler.config.scale
     side = 2 * sight + 16
     pixels = torch.zeros(1, 3, side, side)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gesso.text.attention import parse_attention
-from gesso.text.chunks import Chunks, LearnedWord, chunk
+from gesso.text.chunks import Chunks, EmbeddingToken, chunk
 from gesso.text.prompt import MAX_WEIGHT, PromptError, WeightedText
 from gesso.text.tokenizer import Tokenizer, learn_vocabulary
 
@@ -171,18 +171,18 @@ def test_whole_words_stay_in_one_chunk_as_in_comfyui(clip):
 
 
 def test_learned_words_take_up_their_vectors_and_stay_in_one_chunk(clip):
-    style = LearnedWord("my-style", tuple(token.id for token in clip.tokens("my style")), 8)
-    longer = LearnedWord("my-style-cat", tuple(token.id for token in clip.tokens("my style cat")), 2)
-    found = chunks("a My Style dog (my style cat:1.2)", clip, words=[style, longer])
+    style = EmbeddingToken("my-style", tuple(token.id for token in clip.tokens("my style")), 8)
+    longer = EmbeddingToken("my-style-cat", tuple(token.id for token in clip.tokens("my style cat")), 2)
+    found = chunks("a My Style dog (my style cat:1.2)", clip, embeddings=[style, longer])
     assert [(place.name, place.chunk, place.position) for place in found.placements] == [
         ("my-style", 0, 2),
         ("my-style-cat", 0, 11),
     ]
     assert found.report.num_tokens == (1 + 8 + 1 + 2,)
     assert found.weights[0, 11:13].tolist() == pytest.approx([1.2, 1.2])
-    crossing = chunks("cat " * 70 + "my style", clip, words=[style])
+    crossing = chunks("cat " * 70 + "my style", clip, embeddings=[style])
     assert [(place.chunk, place.position) for place in crossing.placements] == [(1, 1)]
-    moved = chunks("cat " * 60 + ", my style dog dog dog dog dog dog dog", clip, words=[style])
+    moved = chunks("cat " * 60 + ", my style dog dog dog dog dog dog dog", clip, embeddings=[style])
     assert [(place.chunk, place.position) for place in moved.placements] == [(1, 1)]
 
 
@@ -202,7 +202,7 @@ def test_control_tokens_are_text(clip):
 
 
 def test_arguments_that_make_no_sense(clip):
-    for options in ({"backtrack": -1}, {"max_chunks": 0}, {"words": [LearnedWord("x", (1,), 76)]}):
+    for options in ({"backtrack": -1}, {"max_chunks": 0}, {"embeddings": [EmbeddingToken("x", (1,), 76)]}):
         with pytest.raises(ValueError, match=r"expected|vectors"):
             chunks("a", clip, **options)
     with pytest.raises(PromptError, match="chunks"):

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from gesso.mini.default_model import DefaultModel
-from gesso.mini.pools import ChunkMaker, Layout
+from gesso.mini.pools import ChunkMaker, SceneLayout
 from gesso.training.ahead import Ahead
 from toy_training import OBJECTS, PREPARED, glyphs
 
@@ -32,7 +32,7 @@ def test_workers_make_the_same_in_any_order(tmp_path):
     ahead = Ahead(maker, workers=2)
     for number in (0, 1, 2, 7, 8):
         (layout, ids), (other_layout, other_ids) = ahead(number), maker(number)
-        assert isinstance(layout, Layout)
+        assert isinstance(layout, SceneLayout)
         assert np.array_equal(ids, other_ids)
         assert np.array_equal(layout.places, other_layout.places)
         assert np.array_equal(layout.glyphs, other_layout.glyphs)

@@ -1,1 +1,1 @@
-"""Adapters change a model while it draws: LoRA and its relatives, embeddings (textual inversion)."""
+"""Adapters: LoRA and LyCORIS, textual inversion embeddings, IP-Adapters, attached to a model while it draws."""

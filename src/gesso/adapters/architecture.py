@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gesso.checkpoints.safetensors_file import TensorInfo
 
 UNKNOWN = "an unknown model"
-# Width of the states that attention to the text reads.
+# Width of the text embeddings that cross-attention takes.
 _CONTEXTS = {
     768: "Stable Diffusion 1",
     1024: "Stable Diffusion 2",
@@ -17,7 +17,7 @@ _DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora
 
 
 def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
-    """In words, as they stand after "is made for"."""
+    """The base architecture in words, for "is made for ..."."""
     names = list(tensors)
     if any("double_blocks" in name or "single_transformer_blocks" in name for name in names):
         return "FLUX"
@@ -34,17 +34,17 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
         return "Stable Diffusion XL"  # the others have one a place
     for name, info in tensors.items():
         if ("self_attn_q_proj." in name or "self_attn.q_proj." in name) and name.endswith(_DOWN):
-            return _TOWERS.get(info.shape[-1], f"a text model of width {info.shape[-1]}")
+            return _TOWERS.get(info.shape[-1], f"a text encoder of width {info.shape[-1]}")
     if any("down_blocks" in name or "input_blocks" in name for name in names):
-        return "a UNet of Stable Diffusion's kind"
+        return "a UNet like Stable Diffusion's"
     return UNKNOWN
 
 
 def context_name(width: int) -> str:
-    """The release whose UNet reads text states of this width, in words."""
-    return _CONTEXTS.get(width, f"a model with text states {width} wide")
+    """The release whose UNet takes text embeddings of this width, in words."""
+    return _CONTEXTS.get(width, f"a model with text embeddings {width} wide")
 
 
-def told_base(metadata: Mapping[str, str]) -> str | None:
-    """The base model that the metadata name: ModelSpec's architecture, else the trainer's word."""
+def declared_base(metadata: Mapping[str, str]) -> str | None:
+    """The base model that the metadata states: ModelSpec's architecture, else ss_base_model_version."""
     return metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or None

@@ -1,12 +1,12 @@
-"""Adapters on networks: `attach`, at run time or merged into the weights. Detaching restores every bit.
+"""Attaches LoRA to networks, at run time or merged into the weights: `attach`. Detaching restores every bit.
 
-An `Attachment` may be put on and taken off again and again: for each call of a network that runs with other adapters,
-or with none, use as well. Put on for some rows alone (`on`), it leaves the other rows of a call as they are.
+An `Attachment` can be attached and detached any number of times, for each call of a network that runs with other
+adapters or with none as well. Attached for some rows alone (`on`), it does not change the other rows of a call.
 
-At run time the weights stay as they are: a hook adds what the adapter says to a layer's output, so nothing is copied,
-the networks may rest in their file, be streamed or settle again meanwhile, and strength may change from call to call.
-Merged, the layers that change get new weights beside the old ones, which come back afterwards; this costs the memory of
-those layers, nothing a step, and asks that the networks stay settled. Both give the same pictures up to rounding.
+At run time the weights are not changed: a hook adds the adapter's part to the output of a layer, so nothing is copied,
+the networks may be offloaded, streamed or onloaded meanwhile, and the strength may change from call to call. Merged,
+the changed layers get new weights besides the old ones, which are restored afterwards; this costs the memory of those
+layers and no time per step, and the networks must not be offloaded. Both give the same pictures up to rounding.
 """
 
 import math
@@ -25,20 +25,20 @@ from gesso.checkpoints.errors import ModelFileError
 
 MAX_STRENGTH = 1000.0
 
-# A number, or what gives one whenever a layer runs: strength that changes over the steps.
+# A number, or a function that is called whenever a layer runs: a strength that changes over the steps.
 Strength = float | Callable[[], float]
 
 
 def attach(
     networks: Mapping[str, nn.Module], loras: Sequence[tuple[Lora, Strength, Strength]], *, merged: bool = False
 ) -> "Attachment":
-    """Puts adapters on networks until `detach`, or to the end of a `with` block.
+    """Attaches adapters to networks until `detach`, or to the end of a `with` block.
 
-    networks  of those of the `Target` that the adapters were read for (unet, text, text_2) the ones to change
-    loras     each with its strength for the UNet and that for the text models; 0 switches a part off
-    merged    into the weights. A strength that changes is read when it is put on
-    The order of several does not matter. Raises ValueError for a strength that is no number of at most 1000,
-    ModelFileError where merged weights overflow their dtype.
+    networks  the networks to change, of those of the adapters' `Target` (unet, text, text_2)
+    loras     each with its strength for the UNet and for the text encoders; 0 switches a part off
+    merged    merge into the weights; a strength that changes is read when it is attached
+    The order of several does not matter. Raises ValueError for a strength that is not a number of at most 1000,
+    ModelFileError if merged weights overflow their dtype.
     """
     attachment = attachment_of(networks, loras, merged=merged)
     try:
@@ -52,7 +52,7 @@ def attach(
 def attachment_of(
     networks: Mapping[str, nn.Module], loras: Sequence[tuple[Lora, Strength, Strength]], *, merged: bool = False
 ) -> "Attachment":
-    """The same, not yet on the networks: `Attachment.on` puts it there. Raises ValueError as `attach`."""
+    """The same, not yet attached: `Attachment.on` does that. Raises ValueError as `attach`."""
     attachment = Attachment(networks, merged)
     for lora, unet, text in loras:
         for strength in (unet, text):
@@ -77,7 +77,7 @@ def _now(strength: Strength) -> float:
 
 
 class Attachment:
-    """Adapters for networks, on them or not. A context manager; `detach` may be called more than once."""
+    """Adapters for networks, attached or not. A context manager; `detach` may be called more than once."""
 
     def __init__(self, networks: Mapping[str, nn.Module], merged: bool) -> None:
         self._networks, self._merged = networks, merged
@@ -85,7 +85,7 @@ class Attachment:
 
     @property
     def is_by_row(self) -> bool:
-        """Whether it can be on for some rows of a call alone: not where weights are changed."""
+        """Whether it can be attached for some rows of a call alone: not if it is merged."""
         return not any(layer.merged for layer in self._layers.values())
 
     @property
@@ -95,13 +95,13 @@ class Attachment:
 
     @contextmanager
     def on(self, rows: slice | None = None) -> Iterator[None]:
-        """On the networks within the block, for some rows of their batches alone or for all; off again after it.
+        """Attached within the block, for some rows of the batches or for all; detached after it.
 
-        What was computed for it is kept for the next time. Raises ValueError for rows of merged weights, ModelFileError
-        where merged weights leave the range of their dtype.
+        What was computed for it is cached. Raises ValueError for rows if it is merged, ModelFileError if merged weights
+        overflow their dtype.
         """
         if rows is not None and not self.is_by_row:
-            raise ValueError("adapters that are merged into the weights are there for all rows")
+            raise ValueError("merged adapters apply to all rows, not to some")
         try:
             self.begin(rows)
             yield
@@ -110,12 +110,12 @@ class Attachment:
                 layer.end()
 
     def begin(self, rows: slice | None = None) -> None:
-        """On the networks, until `detach`; see `on`."""
+        """Attached until `detach`; see `on`."""
         for layer in self._layers.values():
             layer.begin(rows)
 
     def detach(self) -> None:
-        """The networks as they were, bit by bit."""
+        """Restores the networks bit by bit."""
         for layer in self._layers.values():
             layer.detach()
         self._layers.clear()
@@ -136,7 +136,7 @@ class Attachment:
 
 
 class _Part:
-    """One adapter's share in a layer, with its numbers where and as the layer computes."""
+    """One adapter's part in a layer, with its tensors on the device and in the dtype of the layer."""
 
     def __init__(self, change: ModuleChange, strength: Strength, lora: Lora) -> None:
         self.change, self.strength, self.lora = change, strength, lora
@@ -144,12 +144,12 @@ class _Part:
         self._for: tuple[torch.device, torch.dtype] | None = None
 
     def placed(self, module: nn.Module, output: Tensor, *, with_weight: bool) -> tuple[Any, ...]:
-        """(factors, whole delta, bias), made once for the device and dtype that the layer computes in."""
-        wanted = (output.device, output.dtype)
-        if self._for != wanted:
+        """(factors, whole delta, bias), computed once per device and dtype of the layer."""
+        target = (output.device, output.dtype)
+        if self._for != target:
             with torch.inference_mode(mode=False), torch.no_grad():
-                self._placed = self._place(module, *wanted, with_weight=with_weight)
-            self._for = wanted
+                self._placed = self._place(module, *target, with_weight=with_weight)
+            self._for = target
         return self._placed
 
     def _place(self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, with_weight: bool) -> Any:
@@ -169,7 +169,7 @@ class _Part:
         return factors, whole, None if bias is None else bias.to(device, dtype)
 
     def gain(self, module: nn.Module, x: Tensor, output: Tensor, *, with_weight: bool) -> Tensor | None:
-        """What the layer's output gains, times strength."""
+        """What is added to the layer's output, times strength."""
         strength = _now(self.strength)
         if strength == 0:
             return None
@@ -204,7 +204,7 @@ def _convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None)
 
 
 def _call(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The layer with other numbers. All of these are linear in them."""
+    """The output of the layer with other weights. All of these layers are linear in their weights."""
     if isinstance(module, nn.Linear):
         return F.linear(x, weight, bias)
     if isinstance(module, nn.Conv2d):
@@ -222,19 +222,19 @@ class _Layer:
 
     def __init__(self, module: nn.Module, name: str, merged: bool) -> None:
         self.module, self.name = module, name
-        # Positions are read, not called: no hook would see them.
+        # Position embeddings are read, not called: no hook would run.
         self.merged = merged or name.endswith("position_embedding")
         self.parts: list[_Part] = []
         self._hook: Any = None
         self._rows: slice | None = None
         self._kept: dict[str, tuple[Tensor, Tensor]] = {}  # parameter -> original, merged; while it is on
-        self._merged: dict[str, Tensor] = {}  # merged, from the last time
-        self._merged_of: tuple[Any, ...] = ()  # what that was merged from
+        self._merged: dict[str, Tensor] = {}  # merged weights of the last time
+        self._merged_of: tuple[Any, ...] = ()  # the weights and strengths that they were merged from
 
     def begin(self, rows: slice | None = None) -> None:
         self._rows = rows
         if not self.merged:
-            # Before the hooks that are there: what streams a layer takes its weights away behind it.
+            # Before the hooks that are there: the one that offloads a streamed layer frees its weights.
             self._hook = self.module.register_forward_hook(self._add_all, prepend=True)
             return
         if getattr(self.module, "bias", None) is None and any(part.change.bias is not None for part in self.parts):
@@ -272,7 +272,7 @@ class _Layer:
         return output
 
     def _merge(self) -> None:
-        """New weights in place of the old; those of the last time, where they would come out the same."""
+        """Puts merged weights in place of the old ones; those of the last time if nothing has changed."""
         strengths = [_now(part.strength) for part in self.parts]
         stored: Tensor = self.module.weight  # type: ignore[assignment]
         origin = (stored.data_ptr(), stored.dtype, stored.device, *strengths)
@@ -287,8 +287,8 @@ class _Layer:
 
     @torch.no_grad()
     def _summed(self, strengths: Sequence[float]) -> Iterator[tuple[str, Tensor]]:
-        """Name and merged numbers of each parameter that changes."""
-        with torch.inference_mode(mode=False):  # what is made within could not be changed outside
+        """Name and merged tensor of each parameter that changes."""
+        with torch.inference_mode(mode=False):  # tensors made in inference mode cannot be changed outside it
             for name in ("weight", "bias"):
                 changes = [
                     (getattr(part.change, name), strength) for part, strength in zip(self.parts, strengths, strict=True)
@@ -303,17 +303,19 @@ class _Layer:
                 yield name, summed
 
     def _restore(self) -> None:
-        for name, (original, made) in self._kept.items():
+        for name, (original, merged) in self._kept.items():
             param = getattr(self.module, name)
-            if param.data_ptr() == made.data_ptr():  # otherwise the network settled anew, without the adapter
+            if (
+                param.data_ptr() == merged.data_ptr()
+            ):  # otherwise the network was onloaded again meanwhile, without the adapter
                 param.data = original
         self._kept.clear()
 
 
 def _sum(stored: Tensor | None, changes: Sequence[tuple[Any, float]]) -> Tensor | None:
-    """A parameter with all changes, computed in float32 and rounded once; None where nothing changes.
+    """A parameter with all changes, computed in float32 and rounded once; None if nothing changes.
 
-    changes: of a weight with their algebra, of a bias as numbers
+    changes: a WeightChange for a weight, a tensor for a bias
     """
     active = [(change, strength) for change, strength in changes if change is not None and strength != 0]
     if stored is None or not active:

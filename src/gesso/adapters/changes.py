@@ -1,4 +1,4 @@
-"""The weight change of each kind of adapter: one class per kind, with the delta that it adds at strength 1:
+"""The weight delta of each kind of adapter (LoRA, LoHa, LoKr, GLoRA, IA3, OFT, DoRA): one class per kind.
 
     new weight = weight + sum over adapters of strength * delta(weight)
 
@@ -79,14 +79,14 @@ class LowRank(WeightChange):
             raise ValueError("the upper factor is not a matrix")
         if self.mid is not None:
             core = _like(weight, self.mid)
-            made = torch.einsum("m n ..., i m, n j -> i j ...", core, _flat(up), _flat(down))
+            delta = torch.einsum("m n ..., i m, n j -> i j ...", core, _flat(up), _flat(down))
         else:
             if _kernel(tuple(down.shape)) != _kernel(tuple(weight.shape)):
                 raise ValueError("kernels of different sizes")
-            made = _flat(up) @ _flat(down)
-        if made.shape[0] != weight.shape[0] or made.flatten(1).shape[1] != weight.flatten(1).shape[1]:
+            delta = _flat(up) @ _flat(down)
+        if delta.shape[0] != weight.shape[0] or delta.flatten(1).shape[1] != weight.flatten(1).shape[1]:
             raise ValueError("different sizes")
-        return made.reshape(weight.shape) * self.scale
+        return delta.reshape(weight.shape) * self.scale
 
 
 def _tucker(core: Tensor, b: Tensor, a: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ class Hadamard(WeightChange):
     def delta(self, weight: Tensor) -> Tensor:
         a1, b1, a2, b2 = (_like(weight, t) for t in (self.a1, self.b1, self.a2, self.b2))
         if self.t1 is not None and self.t2 is not None:
-            made = _tucker(_like(weight, self.t1), b1, a1) * _tucker(_like(weight, self.t2), b2, a2)
+            delta = _tucker(_like(weight, self.t1), b1, a1) * _tucker(_like(weight, self.t2), b2, a2)
         else:
-            made = (a1 @ b1) * (a2 @ b2)
-        return _shaped(made, weight) * self.scale
+            delta = (a1 @ b1) * (a2 @ b2)
+        return _shaped(delta, weight) * self.scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +153,12 @@ def _whole(weight: Tensor, whole: Tensor | None, a: Tensor | None, b: Tensor | N
     return _like(weight, a) @ _like(weight, b)
 
 
-def _shaped(made: Tensor, weight: Tensor) -> Tensor:
-    if made.shape[0] != weight.shape[0] or made.numel() != weight.numel():
+def _shaped(delta: Tensor, weight: Tensor) -> Tensor:
+    if delta.shape[0] != weight.shape[0] or delta.numel() != weight.numel():
         raise ValueError("different sizes")
-    if made.ndim > 2 and made.shape[1] != weight.shape[1]:
+    if delta.ndim > 2 and delta.shape[1] != weight.shape[1]:
         raise ValueError("different sizes")
-    return made.reshape(weight.shape)
+    return delta.reshape(weight.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,8 +245,8 @@ class Rotation(WeightChange):
         return torch.linalg.solve(one - skew, one + skew)  # the two commute
 
     def delta(self, weight: Tensor) -> Tensor:
-        found = self.rotations(weight)
-        turned = self._rotated(found, weight) if found.ndim == 3 else self._butterfly(found, weight)
+        rotations = self.rotations(weight)
+        turned = self._rotated(rotations, weight) if rotations.ndim == 3 else self._butterfly(rotations, weight)
         if self.rescale is not None:
             scale = _like(weight, self.rescale).flatten()
             turned = turned * scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -271,7 +271,7 @@ class Rotation(WeightChange):
 
 
 @dataclass(frozen=True, eq=False)
-class Normed(WeightChange):
+class DoRA(WeightChange):
     """DoRA (Liu et al. 2024, arXiv:2402.09353): the changed weight with rows or columns of given lengths.
 
     magnitude  O numbers, or I where `on_input`
@@ -295,7 +295,7 @@ class Normed(WeightChange):
 
 
 @dataclass(frozen=True, eq=False)
-class Third(WeightChange):
+class QkvPart(WeightChange):
     """One of the three weights of an attention that the file changes as one, stacked: q, k, v."""
 
     inner: WeightChange
@@ -306,10 +306,10 @@ class Third(WeightChange):
         return self.inner.delta(stacked).chunk(3)[self.index]
 
 
-def third(change: WeightChange, index: int) -> WeightChange:
+def qkv_part(change: WeightChange, index: int) -> WeightChange:
     """A stacked change's part for q (0), k (1) or v (2). Raises ValueError for kinds that need the whole weight."""
     if change.needs_weight:
         raise ValueError("needs the query, key and value weights together")
     if isinstance(change, LowRank):
         return replace(change, up=change.up.chunk(3)[index])
-    return Third(change, index)
+    return QkvPart(change, index)

@@ -1,4 +1,4 @@
-"""Names of an adapter's tensors -> module and part, for each file format in use.
+"""Parses the tensor names of adapter files (kohya, PEFT, diffusers) into module and part.
 
 kohya          lora_unet_down_blocks_0_..._to_q.lora_down.weight; LyCORIS and OFT: the same stem, other parts
 PEFT           unet.down_blocks.0....to_q.lora_A.weight; raw saves: base_model.model. before, an adapter's name within
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from gesso.adapters.kinds import PARTS
-from gesso.adapters.names import Place, Target
+from gesso.adapters.names import ModulePlace, Target
 
 BUNDLED = "bundle_emb."
 _RAW_PREFIX = "base_model.model."
@@ -29,35 +29,35 @@ _OLD = re.compile(r"(?P<base>.+)\.to_(?P<which>q|k|v|out)_lora\.(?P<way>down|up)
 
 
 @dataclass(frozen=True)
-class Named:
-    """One tensor's name, taken apart.  module: as the file spells it"""
+class TensorName:
+    """A parsed tensor name.  module: as the file spells it"""
 
     dialect: str
     module: str
     part: str
-    place: Place | None
+    place: ModulePlace | None
 
 
-def take_apart(name: str, target: Target) -> Named | None:
-    """None for a name that no dialect has. A place of None: the target has no such module."""
+def parse_tensor_name(name: str, target: Target) -> TensorName | None:
+    """Parses a tensor name; None for a name that no format uses. `place` is None if the model has no such module."""
     stem, _, part = name.partition(".")
     if part in PARTS and stem.startswith(("lora_", "oft_", "lycoris_")):
-        return Named("kohya", stem, part, target.stems.get(stem))
+        return TensorName("kohya", stem, part, target.stems.get(stem))
     plain = name.removeprefix(_RAW_PREFIX)
-    if found := _OLD.fullmatch(plain):
-        way = "lora_down.weight" if found["way"] == "down" else "lora_up.weight"
-        base = found["base"].removesuffix(".processor")
-        q, out = (f"to_{found['which']}", "to_out.0") if base != found["base"] else ("", "")
-        names = [f"{base}.{out if found['which'] == 'out' else q}"] if q else []
-        names.append(f"{base}.{'out' if found['which'] == 'out' else found['which']}_proj")
+    if match := _OLD.fullmatch(plain):
+        way = "lora_down.weight" if match["way"] == "down" else "lora_up.weight"
+        base = match["base"].removesuffix(".processor")
+        q, out = (f"to_{match['which']}", "to_out.0") if base != match["base"] else ("", "")
+        names = [f"{base}.{out if match['which'] == 'out' else q}"] if q else []
+        names.append(f"{base}.{'out' if match['which'] == 'out' else match['which']}_proj")
         place = next((target.dotted[each] for each in names if each in target.dotted), None)
-        return Named("diffusers (2023)", names[0], way, place)
-    if found := _PEFT.fullmatch(plain):
-        dialect = "PEFT" if found["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
-        return Named(dialect, found["module"], _PARTS[found["part"]], target.dotted.get(found["module"]))
+        return TensorName("diffusers (2023)", names[0], way, place)
+    if match := _PEFT.fullmatch(plain):
+        dialect = "PEFT" if match["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
+        return TensorName(dialect, match["module"], _PARTS[match["part"]], target.dotted.get(match["module"]))
     for split in (1, 2):
         words = plain.rsplit(".", split)
         part = ".".join(words[1:])
         if len(words) == split + 1 and part in PARTS and words[0] in target.dotted:
-            return Named("dotted", words[0], part, target.dotted[words[0]])
+            return TensorName("dotted", words[0], part, target.dotted[words[0]])
     return None

@@ -1,7 +1,7 @@
 """IP-Adapters on a UNet: each cross-attention also attends to an image prompt, by keys and values of its own.
 
-What the picture adds joins what the text gave, before the output projection (Ye et al. 2023, arXiv:2308.06721,
-equation 5). Nothing of the UNet is changed but for hooks, which detaching takes away.
+Decoupled cross-attention: the output for the image prompt is added to that for the text, before the output projection
+(Ye et al. 2023, arXiv:2308.06721, equation 5). The UNet is changed by hooks alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.models.image_prompt import ImagePrompt
+from gesso.models.ip_adapter import IPAdapter
 from gesso.models.unet import UNet
 from gesso.nn.attention import Attention, SpatialTransformer
 
@@ -22,55 +22,58 @@ def cross_attentions(unet: UNet) -> list[Attention]:
     """Every attention to the text, in the order of IP-Adapter files: down, up, middle."""
     levels: list[nn.Module] = [*unet.down, *unet.up]
     transformers = [part for level in levels for part in level.attentions]  # type: ignore[union-attr]
-    found: list[Attention] = []
+    attentions: list[Attention] = []
     for transformer in (*transformers, unet.mid.attention):
         assert isinstance(transformer, SpatialTransformer)
-        found += [block.cross_attention for block in transformer.blocks]  # type: ignore[misc]
-    return found
+        attentions += [block.cross_attention for block in transformer.blocks]  # type: ignore[misc]
+    return attentions
 
 
 @dataclass(frozen=True, eq=False)
-class PicturePrompt:
-    """A picture for one adapter.
+class ImagePromptTokens:
+    """The tokens of an image prompt for one IP-Adapter.
 
-    tokens, without  [1, T, C] of the picture, and of none, for the rows that guidance leads away from
+    tokens  [1, T, C] of the picture
+    empty   [1, T, C] of no picture, for the rows of the negative prompt
     """
 
-    network: ImagePrompt
+    network: IPAdapter
     tokens: Tensor
-    without: Tensor
+    empty: Tensor
 
 
-class PictureAttachment:
-    """Adapters for a UNet with their pictures; `use` puts them on it for a call.
+class IPAdapterAttachment:
+    """IP-Adapters for a UNet with their image prompts; `use` attaches them for a call.
 
-    Keys and values of the pictures are computed once and kept.
-    Raises ValueError where an adapter is for another number of attentions, or for other widths.
+    Keys and values of the tokens are computed once and cached.
+    Raises ValueError for an IP-Adapter for another number of cross-attentions, or for other widths.
     """
 
-    def __init__(self, unet: UNet, prompts: Sequence[PicturePrompt]) -> None:
+    def __init__(self, unet: UNet, prompts: Sequence[ImagePromptTokens]) -> None:
         self.attentions, self._prompts = cross_attentions(unet), tuple(prompts)
         widths = [attention.to_q.out_features for attention in self.attentions]
         for prompt in prompts:
-            found = [layer.out_features for layer in prompt.network.to_k]
-            if found != widths:
-                raise ValueError(f"an adapter for {len(found)} attentions, the UNet has {len(widths)}, of other widths")
+            adapter_widths = [layer.out_features for layer in prompt.network.to_k]
+            if adapter_widths != widths:
+                raise ValueError(
+                    f"IP-Adapter for {len(adapter_widths)} attentions, the UNet has {len(widths)}, of other widths"
+                )
         self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def use(self, strengths: Sequence[float], negative: Tensor | None = None) -> "PictureUse":
-        """One call's use of them.
+    def use(self, strengths: Sequence[float], negative: Tensor | None = None) -> "IPAdapterCall":
+        """A context manager that attaches them for one call.
 
-        strengths: of each picture; negative: bool [B], rows that guidance leads away from. None: no row
+        strengths: of each image prompt; negative: bool [B], rows of the negative prompt. None: no row
         """
-        return PictureUse(self, tuple(strengths), negative)
+        return IPAdapterCall(self, tuple(strengths), negative)
 
     def prepare(self, number: int) -> None:
-        """Keys and values of one picture for every attention, so that its network may rest from now on."""
+        """Computes keys and values of one image prompt, so that its IP-Adapter can be offloaded."""
         for place, attention in enumerate(self.attentions):
             self._keys(number, place, attention.to_q.weight)
 
     def attend(self, number: int, place: int, queries: Tensor, negative: Tensor | None) -> Tensor:
-        """What one attention reads from one picture.  queries, result [B, N, D]"""
+        """Output of one attention for one image prompt.  queries, result [B, N, D]"""
         attention = self.attentions[place]
         keys, values = self._keys(number, place, queries)
         which = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
@@ -86,10 +89,10 @@ class PictureAttachment:
         return mixed.transpose(1, 2).flatten(2)
 
     def _keys(self, number: int, place: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [2, T, D] of a picture and of none, computed once a run."""
+        """Keys and values [2, T, D] of a picture and of no picture, computed once."""
         if (number, place) not in self._known:
             prompt = self._prompts[number]
-            both = torch.cat([prompt.tokens, prompt.without])
+            both = torch.cat([prompt.tokens, prompt.empty])
             layers = (prompt.network.to_k[place], prompt.network.to_v[place])
             keys, values = (layer(both.to(layer.weight)) for layer in layers)  # type: ignore[arg-type]
             self._known[number, place] = keys, values
@@ -97,12 +100,12 @@ class PictureAttachment:
         return keys.to(like), values.to(like)
 
 
-class PictureUse:
-    """Pictures on a UNet for one call, or for some rows of it alone: a context manager, within which they are on."""
+class IPAdapterCall:
+    """Image prompts attached to a UNet for one call, or for some of its rows: a context manager."""
 
     def __init__(
         self,
-        attachment: PictureAttachment,
+        attachment: IPAdapterAttachment,
         strengths: tuple[float, ...],
         negative: Tensor | None,
         rows: slice | None = None,
@@ -111,9 +114,9 @@ class PictureUse:
         self._queries: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
 
-    def on(self, rows: slice) -> "PictureUse":
-        """The same for some rows of a larger batch alone."""
-        return PictureUse(self._attachment, self._strengths, self._negative, rows)
+    def on(self, rows: slice) -> "IPAdapterCall":
+        """The same for some rows of a larger batch."""
+        return IPAdapterCall(self._attachment, self._strengths, self._negative, rows)
 
     def __enter__(self) -> Self:
         for place, attention in enumerate(self._attachment.attentions):

@@ -1,4 +1,4 @@
-"""The tensors that a module has in a file -> its weight change: one row per kind of adapter.
+"""The kinds of adapters (LoRA, LoHa, LoKr, DoRA, ...): which tensors each has, and how its weight change is built.
 
 Part names are those of kohya's trainer and of LyCORIS; what PEFT and diffusers call otherwise is renamed before
 (`dialects`). Everything is checked by header where possible: a rank without a bound, an alpha that is no number.
@@ -13,36 +13,36 @@ from torch import Tensor
 
 from gesso.adapters.changes import (
     Difference,
+    DoRA,
     Generalized,
     Hadamard,
     Kronecker,
     LowRank,
-    Normed,
     Rotation,
     Scaling,
     WeightChange,
 )
-from gesso.checkpoints.errors import ModelFileError, shape_text, shown
+from gesso.checkpoints.errors import ModelFileError, quote, shape_text
 
 MAX_RANK = 4096
 MAX_ALPHA = 1e6  # trainers write 1 to a few hundred
 
-Parts = Mapping[str, Tensor]
+TensorParts = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """needed: parts by which the kind is known; allowed: further parts; build: a scale for the rank -> the change"""
+class AdapterKind:
+    """A kind of adapter.  needed: parts that identify it; allowed: further parts; build: parts -> the weight change"""
 
     name: str
     needed: tuple[str, ...]
     allowed: tuple[str, ...]
-    build: Callable[[Parts, "Reader"], WeightChange]
+    build: Callable[[TensorParts, "Reader"], WeightChange]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What building a change needs beside its parts.  alpha: what the metadata say, where they do"""
+    """What building a change needs besides its parts.  alpha: from the metadata, if they state it"""
 
     where: Path
     module: str
@@ -51,9 +51,9 @@ class Reader:
     by_root: bool = False  # rank-stabilised: alpha / sqrt(rank)
 
     def refuse(self, message: str) -> ModelFileError:
-        return ModelFileError("shape", self.where, f"{shown(self.module)}: {message}")
+        return ModelFileError("shape", self.where, f"{quote(self.module)}: {message}")
 
-    def scale(self, parts: Parts, rank: int) -> float:
+    def scale(self, parts: TensorParts, rank: int) -> float:
         """What multiplies the product: alpha / rank, 1 where there is no alpha, or 0 is written for none."""
         if not 1 <= rank <= MAX_RANK:
             raise self.refuse(f"rank {rank}, expected 1 to {MAX_RANK}")
@@ -64,7 +64,7 @@ class Reader:
             return 1.0
         return alpha / (math.sqrt(rank) if self.by_root else rank)
 
-    def number(self, parts: Parts, name: str) -> float:
+    def number(self, parts: TensorParts, name: str) -> float:
         if parts[name].numel() != 1:
             raise self.refuse(f"{name} is {shape_text(parts[name].shape)}, expected one number")
         value = float(parts[name].flatten()[0])
@@ -73,13 +73,13 @@ class Reader:
         return value
 
 
-def _lora(parts: Parts, reader: Reader) -> WeightChange:
+def _lora(parts: TensorParts, reader: Reader) -> WeightChange:
     down = parts["lora_down.weight"]
     scale = reader.scale(parts, down.shape[0])
     return LowRank(parts["lora_up.weight"], down, scale, parts.get("lora_mid.weight"))
 
 
-def _loha(parts: Parts, reader: Reader) -> WeightChange:
+def _loha(parts: TensorParts, reader: Reader) -> WeightChange:
     return Hadamard(
         a1=parts["hada_w1_a"],
         b1=parts["hada_w1_b"],
@@ -91,19 +91,19 @@ def _loha(parts: Parts, reader: Reader) -> WeightChange:
     )
 
 
-def _lokr(parts: Parts, reader: Reader) -> WeightChange:
+def _lokr(parts: TensorParts, reader: Reader) -> WeightChange:
     names = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
-    found = {name: parts.get(f"lokr_{name}") for name in names}
+    factors = {name: parts.get(f"lokr_{name}") for name in names}
     for half in ("w1", "w2"):
-        if found[half] is None and (found[f"{half}_a"] is None or found[f"{half}_b"] is None):
+        if factors[half] is None and (factors[f"{half}_a"] is None or factors[f"{half}_b"] is None):
             raise reader.refuse(f"lacks lokr_{half}")
-    factor = next((found[name] for name in ("w1_b", "w2_b") if found[name] is not None), None)
+    factor = next((factors[name] for name in ("w1_b", "w2_b") if factors[name] is not None), None)
     scale = 1.0 if factor is None else reader.scale(parts, factor.shape[0])  # two whole matrices know no alpha
-    return Kronecker(scale=scale, t2=parts.get("lokr_t2"), **found)
+    return Kronecker(scale=scale, t2=parts.get("lokr_t2"), **factors)
 
 
-def _glora(parts: Parts, reader: Reader) -> WeightChange:
-    """LyCORIS turned the numbers of the four around; which file is which, the shapes tell."""
+def _glora(parts: TensorParts, reader: Reader) -> WeightChange:
+    """LyCORIS changed the order of the four tensors between versions; their shapes show which version a file has."""
     a1, a2, b1, b2 = (parts[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
     out, into = reader.weight_shape[:2]
     if b1.shape[0] == out and a1.shape[0] == into and b1.shape[1] == b2.shape[0]:
@@ -115,11 +115,11 @@ def _glora(parts: Parts, reader: Reader) -> WeightChange:
     return Generalized(a_in, a_out, b_up, b_down, reader.scale(parts, b_down.shape[0]), parts.get("bm.weight"))
 
 
-def _ia3(parts: Parts, reader: Reader) -> WeightChange:
+def _ia3(parts: TensorParts, reader: Reader) -> WeightChange:
     return Scaling(parts["weight"], bool(reader.number(parts, "on_input")) if "on_input" in parts else False)
 
 
-def _oft(parts: Parts, reader: Reader) -> WeightChange:
+def _oft(parts: TensorParts, reader: Reader) -> WeightChange:
     blocks = parts["oft_blocks"]
     if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
         raise reader.refuse(f"oft_blocks is {shape_text(blocks.shape)}, expected [N, S, S] or [M, N, S, S]")
@@ -130,34 +130,34 @@ def _oft(parts: Parts, reader: Reader) -> WeightChange:
     return Rotation(blocks, constraint, parts.get("rescale"))
 
 
-def _difference(parts: Parts, reader: Reader) -> WeightChange:
+def _difference(parts: TensorParts, reader: Reader) -> WeightChange:
     return Difference(parts["diff"])
 
 
-def _norm(parts: Parts, reader: Reader) -> WeightChange:
+def _norm(parts: TensorParts, reader: Reader) -> WeightChange:
     return Difference(parts["w_norm"])
 
 
 _SCALES = ("alpha", "scale")
 _LOKR = tuple(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
 KINDS = (
-    Kind("LoRA", ("lora_up.weight", "lora_down.weight"), ("lora_mid.weight", *_SCALES), _lora),
-    Kind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2", *_SCALES), _loha),
-    Kind("LoKr", (), (*_LOKR, *_SCALES), _lokr),
-    Kind("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight"), ("bm.weight", *_SCALES), _glora),
-    Kind("OFT", ("oft_blocks",), ("rescale", "alpha"), _oft),
-    Kind("full difference", ("diff",), ("alpha",), _difference),
-    Kind("norm", ("w_norm",), ("alpha",), _norm),
-    Kind("IA3", ("weight",), ("on_input", "alpha"), _ia3),
+    AdapterKind("LoRA", ("lora_up.weight", "lora_down.weight"), ("lora_mid.weight", *_SCALES), _lora),
+    AdapterKind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2", *_SCALES), _loha),
+    AdapterKind("LoKr", (), (*_LOKR, *_SCALES), _lokr),
+    AdapterKind("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight"), ("bm.weight", *_SCALES), _glora),
+    AdapterKind("OFT", ("oft_blocks",), ("rescale", "alpha"), _oft),
+    AdapterKind("full difference", ("diff",), ("alpha",), _difference),
+    AdapterKind("norm", ("w_norm",), ("alpha",), _norm),
+    AdapterKind("IA3", ("weight",), ("on_input", "alpha"), _ia3),
 )
-# Parts that any kind may have.
+# TensorParts that any kind may have.
 BIASES = ("diff_b", "b_norm")
 _MAGNITUDES = ("dora_scale", "magnitude")
 COMMON = (*BIASES, *_MAGNITUDES, "scalar")
 PARTS = frozenset(part for kind in KINDS for part in (*kind.needed, *kind.allowed)) | frozenset(COMMON)
 
 
-def kind_of(parts: Parts) -> Kind | None:
+def kind_of(parts: TensorParts) -> AdapterKind | None:
     """The kind of a module's parts; None where there is a bias alone, or nothing that is known."""
     for kind in KINDS:
         if kind.name == "LoKr":
@@ -168,7 +168,7 @@ def kind_of(parts: Parts) -> Kind | None:
     return None
 
 
-def label_of(kind: Kind, parts: Parts) -> str:
+def label_of(kind: AdapterKind, parts: TensorParts) -> str:
     """The kind's name as people know it: LoCon, DoRA, BOFT."""
     name = kind.name
     if kind.name == "LoRA" and parts["lora_down.weight"].ndim == 4 and parts["lora_down.weight"].shape[2:] != (1, 1):
@@ -180,15 +180,15 @@ def label_of(kind: Kind, parts: Parts) -> str:
     return f"DoRA ({name})" if any(part in parts for part in _MAGNITUDES) else name
 
 
-def build(parts: Parts, reader: Reader) -> WeightChange | None:
+def build(parts: TensorParts, reader: Reader) -> WeightChange | None:
     """The change of a module's weight; None where the parts change its bias alone. Raises ModelFileError."""
     kind = kind_of(parts)
     if kind is None:
         if any(part in parts for part in BIASES):
             return None
-        raise reader.refuse(f"tensors that make no known adapter: {', '.join(sorted(map(shown, parts))[:5])}")
+        raise reader.refuse(f"tensors that make no known adapter: {', '.join(sorted(map(quote, parts))[:5])}")
     if unknown := sorted(set(parts) - set(kind.needed) - set(kind.allowed) - set(COMMON)):
-        raise reader.refuse(f"{kind.name} with unknown tensors: {', '.join(map(shown, unknown[:5]))}")
+        raise reader.refuse(f"{kind.name} with unknown tensors: {', '.join(map(quote, unknown[:5]))}")
     try:
         change = kind.build(parts, reader)
     except (IndexError, RuntimeError) as error:
@@ -197,7 +197,7 @@ def build(parts: Parts, reader: Reader) -> WeightChange | None:
         change = _times(change, reader.number(parts, "scalar"))
     magnitude = next((parts[part] for part in _MAGNITUDES if part in parts), None)
     if magnitude is not None:
-        change = Normed(change, magnitude, _is_per_input(parts, magnitude, reader))
+        change = DoRA(change, magnitude, _is_per_input(parts, magnitude, reader))
     return change
 
 
@@ -207,8 +207,8 @@ def _times(change: WeightChange, factor: float) -> WeightChange:
     return change
 
 
-def _is_per_input(parts: Parts, magnitude: Tensor, reader: Reader) -> bool:
-    """PEFT's vector is per output. LyCORIS' is [O, 1, ...], in older files [1, I, ...]: the shape tells."""
+def _is_per_input(parts: TensorParts, magnitude: Tensor, reader: Reader) -> bool:
+    """PEFT's vector is per output. LyCORIS' is [O, 1, ...], in older files [1, I, ...]: recognised by the shape."""
     out, into = reader.weight_shape[:2]
     if "magnitude" in parts or magnitude.ndim < 2:
         per_input = False

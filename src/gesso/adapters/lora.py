@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesso.adapters.architecture import architecture_of, told_base
-from gesso.adapters.changes import LowRank, WeightChange, third
-from gesso.adapters.dialects import BUNDLED, Named, take_apart
+from gesso.adapters.architecture import architecture_of, declared_base
+from gesso.adapters.changes import LowRank, WeightChange, qkv_part
+from gesso.adapters.dialects import BUNDLED, TensorName, parse_tensor_name
 from gesso.adapters.kinds import MAX_RANK, Reader, build, kind_of, label_of
-from gesso.adapters.names import Place, Target
+from gesso.adapters.names import ModulePlace, Target
 from gesso.adapters.textual_inversion import Embedding, embedding_from
 from gesso.checkpoints.config_json import read_object
-from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
-from gesso.checkpoints.weight_file import WeightFile
+from gesso.checkpoints.errors import ModelFileError, examples, quote, shape_text
+from gesso.checkpoints.weight_file import TensorFile
 from gesso.notices import Notice
 
 EXAMPLES = 5
@@ -32,7 +32,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True, eq=False)
 class ModuleChange:
-    """What happens to one of our modules.  weight, bias: None where it stays as it is; bias [O]"""
+    """The change of one module.  weight, bias: None if not changed; bias [O]"""
 
     weight: WeightChange | None
     bias: Tensor | None = None
@@ -68,7 +68,7 @@ class Lora:
     kinds       what the file holds and how many modules of it, such as {"LoRA": 192}
     ranks       the same of ranks
     embeddings  embeddings (textual inversion) in the same file
-    metadata    what the file says of itself: to be shown as text, not to be trusted
+    metadata    of the file: to be shown as text, not to be trusted
     """
 
     name: str
@@ -111,26 +111,26 @@ def _tensors(change: object) -> Iterable[Tensor]:
             yield from _tensors(value)
 
 
-def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> Lora:
+def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> Lora:
     """Reads an adapter for a model. Touches every number once.
 
     name: what to call it; the file's stem where None. Raises ModelFileError: architecture_mismatch where nothing fits,
     or what fits by name has other sizes, naming both; shape, nonfinite and duplicate_key for what makes no sense.
     """
     named, bundled, unmatched = _sorted_names(file.tensors, target)
-    names: dict[Place, dict[str, str]] = {}
-    spelled: dict[Place, str] = {}
-    for tensor_name, found in named.items():
-        assert found.place is not None
-        parts_of = names.setdefault(found.place, {})
-        if found.part in parts_of:
-            message = f"{shown(parts_of[found.part])} and {shown(tensor_name)} change the same module"
+    names: dict[ModulePlace, dict[str, str]] = {}
+    spelled: dict[ModulePlace, str] = {}
+    for tensor_name, parsed in named.items():
+        assert parsed.place is not None
+        parts_of = names.setdefault(parsed.place, {})
+        if parsed.part in parts_of:
+            message = f"{quote(parts_of[parsed.part])} and {quote(tensor_name)} change the same module"
             raise ModelFileError("duplicate_key", file.path, message)
-        parts_of[found.part] = tensor_name
-        spelled[found.place] = found.module
+        parts_of[parsed.part] = tensor_name
+        spelled[parsed.place] = parsed.module
     if not names and not bundled:
         raise _mismatch(file, target, "none of its modules exists in the model")
-    told = _Told.of(file)
+    settings = _AlphaSettings.of(file)
     changes: dict[str, ModuleChange] = {}
     kinds: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -141,10 +141,10 @@ def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> L
                 if part not in ("alpha", "on_input"):
                     _refuse_nonfinite(parts_named[part], tensor, file)
             module = spelled[place]
-            made = _changes(parts, place, module, file, target, told)
-            for changed, change in made.items():
+            changes_of = _changes(parts, place, module, file, target, settings)
+            for changed, change in changes_of.items():
                 if changed in changes:
-                    message = f"{shown(module)} changes a module that another tensor changes already"
+                    message = f"{quote(module)} changes a module that another tensor changes already"
                     raise ModelFileError("duplicate_key", file.path, message)
                 changes[changed] = change
             kind = kind_of(parts)
@@ -159,7 +159,7 @@ def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> L
     return Lora(
         name=name or file.path.stem,
         where=file.path,
-        dialects=tuple(dict.fromkeys(found.dialect for found in named.values())),
+        dialects=tuple(dict.fromkeys(parsed.dialect for parsed in named.values())),
         changes=changes,
         kinds=dict(kinds),
         ranks=dict(sorted(ranks.items())),
@@ -169,79 +169,84 @@ def read_lora(file: WeightFile, target: Target, *, name: str | None = None) -> L
     )
 
 
-def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, Named], list[str], list[str]]:
+def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, TensorName], list[str], list[str]]:
     """Names with a place, names of bundled words, and modules or names without a place."""
-    named: dict[str, Named] = {}
+    named: dict[str, TensorName] = {}
     bundled: list[str] = []
     unmatched: dict[str, None] = {}
     for name in tensors:
         if name.startswith(BUNDLED):
             bundled.append(name)
             continue
-        found = take_apart(name, target)
-        if found is None or found.place is None:
-            unmatched[name if found is None else found.module] = None
+        parsed = parse_tensor_name(name, target)
+        if parsed is None or parsed.place is None:
+            unmatched[name if parsed is None else parsed.module] = None
         else:
-            named[name] = found
+            named[name] = parsed
     return named, bundled, list(unmatched)
 
 
-def _mismatch(file: WeightFile, target: Target, why: str) -> ModelFileError:
+def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
     looks = architecture_of(file.tensors)
-    told = told_base(file.metadata)
-    said = f" (its metadata say {shown(told)})" if told else ""
+    base = declared_base(file.metadata)
+    declared = f" (its metadata says {quote(base)})" if base else ""
     message = (
-        f"is made for {looks}{said}, the model is {target.name!r}: {why}. Use an adapter made for this kind of "
+        f"is made for {looks}{declared}, the model is {target.name!r}: {why}. Use an adapter made for this kind of "
         "model, or the model that the adapter was made for"
     )
     return ModelFileError("architecture_mismatch", file.path, message)
 
 
 def _changes(
-    parts: Mapping[str, Tensor], place: Place, module: str, file: WeightFile, target: Target, told: "_Told"
+    parts: Mapping[str, Tensor],
+    place: ModulePlace,
+    module: str,
+    file: TensorFile,
+    target: Target,
+    settings: "_AlphaSettings",
 ) -> dict[str, ModuleChange]:
     """The changes of one module of the file: one of our modules, or three that it stacks."""
     network = target.networks[place.component]
     owners = [network.get_submodule(name) for name in place.modules]
     weight = getattr(owners[0], "weight", None)
     if weight is None:
-        raise _mismatch(file, target, f"{shown(module)} is not a layer of the model")
+        raise _mismatch(file, target, f"{quote(module)} is not a layer of the model")
     shape = tuple(weight.shape)
     if len(owners) > 1:
         shape = (len(owners) * shape[0], *shape[1:])
-    reader = Reader(file.path, module, shape, told.alpha_of(module), told.by_root)
+    reader = Reader(file.path, module, shape, settings.alpha_of(module), settings.by_root)
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)
     if bias is not None and bias.numel() != shape[0]:
-        raise _mismatch(file, target, f"the bias of {shown(module)} is {bias.numel()}, the model's is {shape[0]}")
+        raise _mismatch(file, target, f"the bias of {quote(module)} is {bias.numel()}, the model's is {shape[0]}")
     if change is not None:
         _check_fit(change, shape, module, file, target)
     if len(owners) == 1:
         return {f"{place.component}.{place.modules[0]}": ModuleChange(change, bias)}
-    made = {}
+    changes = {}
     for index, name in enumerate(place.modules):
         try:
-            part = None if change is None else third(change, index)
+            part = None if change is None else qkv_part(change, index)
         except ValueError as error:
             raise reader.refuse(
                 f"changes query, key and value as one weight, which this kind of adapter cannot: {error}"
             ) from None
-        made[f"{place.component}.{name}"] = ModuleChange(part, None if bias is None else bias.chunk(3)[index])
-    return made
+        changes[f"{place.component}.{name}"] = ModuleChange(part, None if bias is None else bias.chunk(3)[index])
+    return changes
 
 
-def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: WeightFile, target: Target) -> None:
+def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: TensorFile, target: Target) -> None:
     """Computes shapes alone, on the meta device."""
     if isinstance(change, LowRank) and change.mid is None:
         if _fits(change, shape):
             return
-        found = f"[{change.up.shape[0]}, {', '.join(str(side) for side in change.down.shape[1:])}]"
-        raise _mismatch(file, target, f"{shown(module)} is {found} in the file, {shape_text(shape)} in the model")
+        sizes = f"[{change.up.shape[0]}, {', '.join(str(side) for side in change.down.shape[1:])}]"
+        raise _mismatch(file, target, f"{quote(module)} is {sizes} in the file, {shape_text(shape)} in the model")
     try:
-        made = change.to("meta").delta(torch.empty(shape, device="meta"))
+        delta = change.to("meta").delta(torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError, IndexError):
-        raise _mismatch(file, target, f"{shown(module)} does not make {shape_text(shape)}, the model's shape") from None
-    assert tuple(made.shape) == shape
+        raise _mismatch(file, target, f"{quote(module)} does not make {shape_text(shape)}, the model's shape") from None
+    assert tuple(delta.shape) == shape
 
 
 def _fits(change: LowRank, shape: tuple[int, ...]) -> bool:
@@ -255,12 +260,12 @@ def _fits(change: LowRank, shape: tuple[int, ...]) -> bool:
     return down.shape[1] == shape[1] and (matrix(down) if not kernel else tuple(down.shape[2:]) == kernel)
 
 
-def _refuse_nonfinite(name: str, tensor: Tensor, file: WeightFile) -> None:
+def _refuse_nonfinite(name: str, tensor: Tensor, file: TensorFile) -> None:
     if not tensor.is_floating_point():
-        raise ModelFileError("dtype", file.path, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
+        raise ModelFileError("dtype", file.path, f"{quote(name)} is {tensor.dtype}, expected floating-point numbers")
     wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
     if wide.numel() and not bool(torch.stack(wide.aminmax()).isfinite().all()):
-        raise ModelFileError("nonfinite", file.path, f"{shown(name)} holds NaN or infinity; the file is damaged")
+        raise ModelFileError("nonfinite", file.path, f"{quote(name)} holds NaN or infinity; the file is damaged")
 
 
 def _bundled_groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -278,19 +283,19 @@ def _bundled_groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What metadata say about the scale: PEFT's configuration, the trainer's arguments."""
+class _AlphaSettings:
+    """Alpha and scale from the metadata: PEFT's adapter_config.json, kohya's ss_network_args."""
 
     alpha: float | None = None
     patterns: Mapping[str, float] = field(default_factory=dict)
-    components: Mapping[str, "_Told"] = field(default_factory=dict)
+    components: Mapping[str, "_AlphaSettings"] = field(default_factory=dict)
     by_root: bool = False
 
     @classmethod
-    def of(cls, file: WeightFile) -> "_Told":
-        beside = file.path.with_name("adapter_config.json")
-        if file.path.stem == "adapter_model" and beside.is_file():
-            return cls._from_config(read_object(beside), "")
+    def of(cls, file: TensorFile) -> "_AlphaSettings":
+        config_file = file.path.with_name("adapter_config.json")
+        if file.path.stem == "adapter_model" and config_file.is_file():
+            return cls._from_config(read_object(config_file), "")
         try:
             config: Any = json.loads(file.metadata.get("lora_adapter_metadata", "null"))
             trained: Any = json.loads(file.metadata.get("ss_network_args", "null"))
@@ -299,19 +304,19 @@ class _Told:
         if isinstance(config, dict):
             starts = {str(key).partition(".")[0] for key in config}
             each = {start: cls._from_config(config, f"{start}.") for start in starts}
-            return cls(components=each, by_root=any(told.by_root for told in each.values()))
+            return cls(components=each, by_root=any(settings.by_root for settings in each.values()))
         by_root = isinstance(trained, dict) and str(trained.get("rs_lora", "")).lower() in ("true", "1")
         return cls(by_root=by_root)
 
     @classmethod
-    def _from_config(cls, config: Mapping[str, Any], prefix: str) -> "_Told":
+    def _from_config(cls, config: Mapping[str, Any], prefix: str) -> "_AlphaSettings":
         def number(value: Any) -> float | None:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             return float(value) if is_number and math.isfinite(value) and abs(value) <= MAX_RANK * 256 else None
 
         patterns = config.get(f"{prefix}alpha_pattern")
-        found = patterns.items() if isinstance(patterns, dict) else ()
-        numbers = {str(key): number(value) for key, value in found}
+        items = patterns.items() if isinstance(patterns, dict) else ()
+        numbers = {str(key): number(value) for key, value in items}
         return cls(
             alpha=number(config.get(f"{prefix}lora_alpha")),
             patterns={key: value for key, value in numbers.items() if value is not None},

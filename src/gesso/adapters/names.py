@@ -1,4 +1,4 @@
-"""Names of the modules that adapters change, as each file format spells them -> our own modules.
+"""Module names of adapter files, in each format's spelling -> the modules of gesso's networks.
 
 All names are made forward, from the names of our parameters through the tables of `gesso.checkpoints`. The names of
 trainers write dots as underscores; underscores are ambiguous to read, so they are looked up and never parsed.
@@ -35,8 +35,8 @@ _OWN_PARTS = ("draft.",)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a module of a file is in ours: a component and one module of it, or three whose weights the file stacks."""
+class ModulePlace:
+    """The modules that a module of a file stands for: one, or three whose weights the file stacks (q, k, v)."""
 
     component: str
     modules: tuple[str, ...]
@@ -56,27 +56,27 @@ class Target:
     networks: Mapping[str, nn.Module]
 
     @cached_property
-    def stems(self) -> Mapping[str, Place]:
+    def stems(self) -> Mapping[str, ModulePlace]:
         """Names with underscores, as kohya's trainer and LyCORIS write them: "lora_unet_down_blocks_0_..."."""
-        found: dict[str, Place] = {}
+        places: dict[str, ModulePlace] = {}
         for component, spellings in self._spellings.items():
             starts = [first + prefix for prefix in _KOHYA[self.layout][component] for first in _KOHYA_STARTS]
             for spelling in spellings:
                 for name, modules in spelling.items():
                     for start in starts:
-                        found.setdefault(start + name.replace(".", "_"), Place(component, modules))
-        return found
+                        places.setdefault(start + name.replace(".", "_"), ModulePlace(component, modules))
+        return places
 
     @cached_property
-    def dotted(self) -> Mapping[str, Place]:
+    def dotted(self) -> Mapping[str, ModulePlace]:
         """Names with dots, as PEFT and diffusers write them: "unet.down_blocks.0...."; also without the first word."""
-        found: dict[str, Place] = {}
+        places: dict[str, ModulePlace] = {}
         for component, spellings in self._spellings.items():
             for prefix in _DOTTED[self.layout][component]:
                 for spelling in spellings:
                     for name, modules in spelling.items():
-                        found.setdefault(prefix + name, Place(component, modules))
-        return found
+                        places.setdefault(prefix + name, ModulePlace(component, modules))
+        return places
 
     def stem_of(self, component: str, module: str) -> str:
         """The name that kohya's trainer gives to one of our modules: SDXL by latent-diffusion's names, others by those
@@ -99,27 +99,27 @@ class Target:
     @cached_property
     def _spellings(self) -> Mapping[str, Sequence[Mapping[str, tuple[str, ...]]]]:
         """Per component: tables of names, those of diffusers first, our own last."""
-        found: dict[str, Sequence[Mapping[str, tuple[str, ...]]]] = {}
+        spellings: dict[str, Sequence[Mapping[str, tuple[str, ...]]]] = {}
         for component, network in self._components.items():
             own = {name: (name,) for name, _ in _owners(network)}
-            found[component] = [*(_modules(rules, network) for rules in self._rules(network).values()), own]
-        return found
+            spellings[component] = [*(_modules(rules, network) for rules in self._rules(network).values()), own]
+        return spellings
 
     @cached_property
     def _written(self) -> Mapping[str, Mapping[str, str]]:
         """Table -> our module -> its name there; our own name where the table has none."""
-        found: dict[str, dict[str, str]] = {"diffusers": {}, "ldm": {}}
+        names_of: dict[str, dict[str, str]] = {"diffusers": {}, "ldm": {}}
         for component, network in self._components.items():
             for table, rules in self._rules(network).items():
                 names = {module: module for module, _ in _owners(network)}
-                if table == "openclip":  # trainers name the text towers as transformers does
+                if table == "openclip":  # trainers name the text encoders as transformers does
                     continue
                 for name, modules in _modules(rules, network, saved=True).items():
                     names[modules[0]] = name
-                found[table] |= {f"{component}.{module}": name for module, name in names.items()}
+                names_of[table] |= {f"{component}.{module}": name for module, name in names.items()}
                 if isinstance(network, CLIPTextModel):
-                    found["ldm"] |= {f"{component}.{module}": name for module, name in names.items()}
-        return found
+                    names_of["ldm"] |= {f"{component}.{module}": name for module, name in names.items()}
+        return names_of
 
     def _rules(self, network: nn.Module) -> Mapping[str, Sequence[Rule]]:
         if isinstance(network, UNet):
@@ -141,7 +141,7 @@ def _owners(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _modules(rules: Sequence[Rule], network: nn.Module, *, saved: bool = False) -> dict[str, tuple[str, ...]]:
     """Names of modules in a table -> our modules. saved: only the spelling that saving uses."""
     params = [name for name, _ in network.named_parameters() if not name.startswith(_OWN_PARTS)]
-    found = {}
+    modules_of = {}
     for row in expand(rules, params):
         if row.transform is TRANSPOSE or (saved and row.load_only):
             continue
@@ -151,5 +151,5 @@ def _modules(rules: Sequence[Rule], network: nn.Module, *, saved: bool = False) 
             module, dot, kind = row.file.rpartition(".")
             if not dot or kind not in ("weight", "bias"):
                 continue
-        found[module] = tuple(native.rpartition(".")[0] for native in row.natives)
-    return found
+        modules_of[module] = tuple(native.rpartition(".")[0] for native in row.natives)
+    return modules_of

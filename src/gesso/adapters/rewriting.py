@@ -1,4 +1,4 @@
-"""LoRA files made from others: converted, merged, resized to a rank, extracted from two checkpoints.
+"""LoRA tools: convert to another format, merge several, resize to a rank, extract from two checkpoints.
 
 Shapes: O out, I in, R rank.
 """
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from gesso.adapters.changes import (
     Difference,
+    DoRA,
     Generalized,
     Hadamard,
     Kronecker,
     LowRank,
-    Normed,
     Rotation,
     Scaling,
     WeightChange,
@@ -46,7 +46,7 @@ def file_tensors(changes: Changes, target: Target, dialect: str, dtype: torch.dt
     """
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r}: expected one of {', '.join(DIALECTS)}")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         component, _, module = name.partition(".")
         layer = target.networks[component].get_submodule(module)
@@ -58,13 +58,13 @@ def file_tensors(changes: Changes, target: Target, dialect: str, dtype: torch.dt
             stem = target.dotted_of(component, module)
             parts = _peft_parts(change, layer, name)
         for part, tensor in parts.items():
-            made = tensor if dtype is None or tensor.ndim == 0 else tensor.to(dtype)
-            if pointwise and made.ndim == 2 and part.startswith(("lora_up", "lora_down", "lora_A", "lora_B")):
-                made = made[:, :, None, None]
-            elif made.ndim == 4 and isinstance(layer, nn.Linear) and not pointwise and made.shape[2:] == (1, 1):
-                made = made.flatten(1)
-            found[f"{stem}.{part}"] = made.contiguous()
-    return found
+            stored = tensor if dtype is None or tensor.ndim == 0 else tensor.to(dtype)
+            if pointwise and stored.ndim == 2 and part.startswith(("lora_up", "lora_down", "lora_A", "lora_B")):
+                stored = stored[:, :, None, None]
+            elif stored.ndim == 4 and isinstance(layer, nn.Linear) and not pointwise and stored.shape[2:] == (1, 1):
+                stored = stored.flatten(1)
+            tensors[f"{stem}.{part}"] = stored.contiguous()
+    return tensors
 
 
 def _kohya_parts(change: ModuleChange, layer: nn.Module) -> dict[str, Tensor]:
@@ -85,8 +85,8 @@ def _parts(change: WeightChange, layer: nn.Module) -> dict[str, Tensor]:
         return {"alpha": torch.tensor(scale * rank)}
 
     if isinstance(change, LowRank):
-        found = {"lora_up.weight": change.up, "lora_down.weight": change.down} | alpha(change.rank, change.scale)
-        return found if change.mid is None else found | {"lora_mid.weight": change.mid}
+        parts = {"lora_up.weight": change.up, "lora_down.weight": change.down} | alpha(change.rank, change.scale)
+        return parts if change.mid is None else parts | {"lora_mid.weight": change.mid}
     if isinstance(change, Hadamard):
         names = {"hada_w1_a": change.a1, "hada_w1_b": change.b1, "hada_w2_a": change.a2, "hada_w2_b": change.b2}
         return names | present(hada_t1=change.t1, hada_t2=change.t2) | alpha(change.b1.shape[0], change.scale)
@@ -108,7 +108,7 @@ def _parts(change: WeightChange, layer: nn.Module) -> dict[str, Tensor]:
         return {"oft_blocks": change.blocks, "alpha": torch.tensor(change.constraint / out)} | present(
             rescale=change.rescale
         )
-    if isinstance(change, Normed):
+    if isinstance(change, DoRA):
         sizes = [1] * _dims(layer)
         sizes[1 if change.on_input else 0] = -1
         return _parts(change.inner, layer) | {"dora_scale": change.magnitude.reshape(sizes)}
@@ -124,9 +124,9 @@ def _dims(layer: nn.Module) -> int:
 
 
 def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, Tensor]:
-    """PEFT takes alpha for the rank where nothing says otherwise, so the scale goes into the upper factor."""
+    """PEFT assumes alpha = rank without a config, so the scale goes into the upper factor."""
     weight = change.weight
-    inner = weight.inner if isinstance(weight, Normed) and not weight.on_input else weight
+    inner = weight.inner if isinstance(weight, DoRA) and not weight.on_input else weight
     if not isinstance(inner, LowRank) or inner.mid is not None or change.bias is not None:
         raise GessoError(
             f"{name}: PEFT files can hold only LoRA and DoRA, this is {type(weight).__name__}. Convert to kohya",
@@ -134,27 +134,27 @@ def _peft_parts(change: ModuleChange, layer: nn.Module, name: str) -> dict[str, 
         )
     up = inner.up if inner.scale == 1 else (inner.up.float() * inner.scale).to(inner.up.dtype)
     parts = {"lora_A.weight": inner.down, "lora_B.weight": up}
-    if isinstance(weight, Normed):
+    if isinstance(weight, DoRA):
         sizes = (1, -1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
         parts["lora_magnitude_vector"] = weight.magnitude.reshape(sizes)
     return parts
 
 
 def file_metadata(target: Target, changes: Changes, dialect: str, kept: Mapping[str, str]) -> dict[str, str]:
-    """What a new file says of itself: what the old one said, less hashes, and its network in the trainer's words."""
+    """Metadata of a new file: that of the old one without hashes, and its network in kohya's keys."""
     gone = ("sshs_", "modelspec.hash", "lora_adapter_metadata", "format")
-    found = {key: value for key, value in kept.items() if not key.startswith(gone)}
+    metadata = {key: value for key, value in kept.items() if not key.startswith(gone)}
     if dialect == "peft":
-        return found | {"format": "pt"}
+        return metadata | {"format": "pt"}
     ranks = [w.rank for change in changes.values() if isinstance(w := change.weight, LowRank)]
     base, spec = _SPEC[target.layout]
-    found |= {"ss_network_module": "networks.lora", "modelspec.architecture": f"{spec}/lora"}
+    metadata |= {"ss_network_module": "networks.lora", "modelspec.architecture": f"{spec}/lora"}
     if ranks:
-        found |= {"ss_network_dim": str(max(ranks)), "ss_network_alpha": str(float(max(ranks)))}
-    found.setdefault("ss_base_model_version", base)
-    found.setdefault("ss_v2", str(target.layout == "sd2"))
-    found.setdefault("modelspec.sai_model_spec", "1.0.1")
-    return found
+        metadata |= {"ss_network_dim": str(max(ranks)), "ss_network_alpha": str(float(max(ranks)))}
+    metadata.setdefault("ss_base_model_version", base)
+    metadata.setdefault("ss_v2", str(target.layout == "sd2"))
+    metadata.setdefault("modelspec.sai_model_spec", "1.0.1")
+    return metadata
 
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------
@@ -170,15 +170,15 @@ def resized(changes: Changes, *, rank: int | None = None, energy: float | None =
         raise ValueError("rank or energy: give exactly one")
     if (rank is not None and rank < 1) or (energy is not None and not 0 < energy <= 1):
         raise ValueError(f"rank {rank}, energy {energy}: expected 1 or more, above 0 to 1")
-    found = {}
+    changed = {}
     for name, change in changes.items():
         weight = change.weight
         if isinstance(weight, LowRank) and weight.mid is None:
             keep = _keep(rank, energy)
-            found[name] = replace(change, weight=_cut(weight, keep))
+            changed[name] = replace(change, weight=_cut(weight, keep))
         else:
-            found[name] = change
-    return found
+            changed[name] = change
+    return changed
 
 
 def _keep(rank: int | None, energy: float | None) -> Callable[[Tensor], int]:
@@ -235,23 +235,23 @@ def merged_loras(
         for name, change in lora.changes.items():
             strength = unet if name.startswith("unet.") else text
             gathered.setdefault(name, []).append((lora, change, strength))
-    found = {}
-    for name, given in gathered.items():
+    merged = {}
+    for name, parts in gathered.items():
         component, _, module = name.partition(".")
         layer = target.networks[component].get_submodule(module)
-        found[name] = _merged(name, given, layer, rank)
-    return resized(found, rank=rank) if rank is not None else found
+        merged[name] = _merged(name, parts, layer, rank)
+    return resized(merged, rank=rank) if rank is not None else merged
 
 
 def _merged(
-    name: str, given: Sequence[tuple[Lora, ModuleChange, float]], layer: nn.Module, rank: int | None
+    name: str, parts: Sequence[tuple[Lora, ModuleChange, float]], layer: nn.Module, rank: int | None
 ) -> ModuleChange:
     bias: Tensor | None = None
-    for _, change, strength in given:
+    for _, change, strength in parts:
         if change.bias is not None:
             share = change.bias.float() * strength
             bias = share if bias is None else bias + share
-    weights = [(lora, change.weight, strength) for lora, change, strength in given if change.weight is not None]
+    weights = [(lora, change.weight, strength) for lora, change, strength in parts if change.weight is not None]
     if not weights:
         return ModuleChange(None, bias)
     plain = [
@@ -274,14 +274,14 @@ def _merged(
     return ModuleChange(from_difference(total, rank) if rank and is_matrix else Difference(total), bias)
 
 
-def _side_by_side(given: Sequence[tuple[LowRank, float]]) -> LowRank:
-    dims = max(weight.down.ndim for weight, _ in given)
+def _side_by_side(parts: Sequence[tuple[LowRank, float]]) -> LowRank:
+    dims = max(weight.down.ndim for weight, _ in parts)
 
     def shaped(tensor: Tensor) -> Tensor:
         return tensor.float().reshape(*tensor.shape, *[1] * (dims - tensor.ndim))
 
-    up = torch.cat([shaped(weight.up) * (strength * weight.scale) for weight, strength in given], dim=1)
-    return LowRank(up, torch.cat([shaped(weight.down) for weight, _ in given]), 1.0)
+    up = torch.cat([shaped(weight.up) * (strength * weight.scale) for weight, strength in parts], dim=1)
+    return LowRank(up, torch.cat([shaped(weight.down) for weight, _ in parts]), 1.0)
 
 
 # ---- out of two checkpoints ------------------------------------------------------------------------------------------
@@ -294,12 +294,12 @@ def extracted(
 ) -> dict[str, ModuleChange]:
     """The LoRA that takes a model nearest to another of the same sizes.
 
-    Every linear layer and convolution of the UNet and, with `text`, of the text models whose numbers differ. Costs a
+    Every linear layer and convolution of the UNet and, with `text`, of the text encoders whose numbers differ. Costs a
     decomposition a layer: minutes for SD 1.5, more for SDXL. Raises GessoError where nothing differs, or sizes do.
     """
     if rank < 1:
         raise ValueError(f"rank {rank}: expected 1 or more")
-    found: dict[str, ModuleChange] = {}
+    changes: dict[str, ModuleChange] = {}
     for component in ("unet", "text", "text_2"):
         if component not in base or (component != "unet" and not text):
             continue
@@ -316,7 +316,7 @@ def extracted(
             before = module.weight.detach().float()
             difference = other.detach().float() - before
             if difference.abs().max() > _LEAST * before.abs().max():
-                found[f"{component}.{name}"] = ModuleChange(from_difference(difference, rank))
-    if not found:
+                changes[f"{component}.{name}"] = ModuleChange(from_difference(difference, rank))
+    if not changes:
         raise GessoError("the two models have the same weights; there is nothing to extract", code="mismatch")
-    return found
+    return changes

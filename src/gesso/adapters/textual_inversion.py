@@ -4,9 +4,9 @@ Files: A1111's .pt (its vectors come as "emb_params" out of the reader of PyTorc
 diffusers' learned_embeds ({"<token>": vectors}), SDXL's {"clip_l": ..., "clip_g": ...}, and those bundled with a LoRA.
 
     with attach_embeddings({"text": text_model}, [embedding], tokenizer) as attached:
-        chunk(pieces, tokenizer, words=attached.words)  # ids that only the attached models know
+        chunk(pieces, tokenizer, embeddings=attached.tokens)  # ids that only the attached models know
 
-Shapes: N vectors, D width of the text model.
+Shapes: N vectors, D width of the text encoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gesso.checkpoints.errors import ModelFileError, shape_text, shown
-from gesso.checkpoints.weight_file import WeightFile
+from gesso.checkpoints.errors import ModelFileError, quote, shape_text
+from gesso.checkpoints.weight_file import TensorFile
 from gesso.models.clip import CLIPTextModel
-from gesso.text.chunks import LearnedWord
+from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer
 
 MAX_VECTORS = 75  # a chunk holds no more
 _WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text encoder", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
-# Names that say which text model a tensor is for, in SDXL's files and in those of SD 3.
+# Names that say which text encoder a tensor is for, in SDXL's files and in those of SD 3.
 _TOWERS = {"clip_l": "text", "clip_g": "text_2"}
 _IGNORED = ("t5xxl",)
 _ANONYMOUS = ("*", "emb_params")  # what stands for "the word that the file is called by"
@@ -38,7 +38,7 @@ class Embedding:
 
     name      what a prompt spells
     token     the placeholder of its training ("<cat-toy>"), where the file names one
-    vectors   [N, D] for a text model: "text" and "text_2" in SDXL; "" where the file does not say for which
+    vectors   [N, D] for a text encoder: "text" and "text_2" in SDXL; "" where the file does not say for which
     """
 
     name: str
@@ -61,7 +61,7 @@ class Embedding:
         return (self.name, f"embedding:{self.name}", *others)
 
 
-def read_embedding(file: WeightFile, *, name: str | None = None) -> Embedding:
+def read_embedding(file: TensorFile, *, name: str | None = None) -> Embedding:
     """An embedding from a file of any format. name: what a prompt calls it; the file's stem if None.
 
     Raises ModelFileError for a file that is none.
@@ -72,17 +72,17 @@ def read_embedding(file: WeightFile, *, name: str | None = None) -> Embedding:
 
 def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> Embedding:
     """The same from tensors at hand. Raises ModelFileError."""
-    found = {key: tensor for key, tensor in tensors.items() if key not in _IGNORED}
-    if set(found) & set(_TOWERS):
-        found = {key: tensor for key, tensor in found.items() if key in _TOWERS}
-        vectors = {_TOWERS[key]: _vectors(key, tensor, where) for key, tensor in found.items()}
+    used = {key: tensor for key, tensor in tensors.items() if key not in _IGNORED}
+    if set(used) & set(_TOWERS):
+        used = {key: tensor for key, tensor in used.items() if key in _TOWERS}
+        vectors = {_TOWERS[key]: _vectors(key, tensor, where) for key, tensor in used.items()}
         token = None
-    elif len(found) == 1:
-        key, tensor = next(iter(found.items()))
+    elif len(used) == 1:
+        key, tensor = next(iter(used.items()))
         vectors, token = {"": _vectors(key, tensor, where)}, None if key in _ANONYMOUS else key
     else:
         message = (
-            f"{len(found)} tensors that make no embedding (textual inversion): {', '.join(map(shown, list(found)[:5]))}"
+            f"{len(used)} tensors that make no embedding (textual inversion): {', '.join(map(quote, list(used)[:5]))}"
         )
         raise ModelFileError("unknown_key", where, message)
     if len({len(each) for each in vectors.values()}) != 1:
@@ -91,16 +91,16 @@ def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> 
 
 
 def _vectors(name: str, tensor: Tensor, where: Path) -> Tensor:
-    made = tensor[None] if tensor.ndim == 1 else tensor
-    if made.ndim != 2 or not 1 <= len(made) <= MAX_VECTORS or made.shape[1] < 1:
-        message = f"{shown(name)} is {shape_text(tensor.shape)}, expected 1 to {MAX_VECTORS} vectors"
+    vectors = tensor[None] if tensor.ndim == 1 else tensor
+    if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_VECTORS or vectors.shape[1] < 1:
+        message = f"{quote(name)} is {shape_text(tensor.shape)}, expected 1 to {MAX_VECTORS} vectors"
         raise ModelFileError("shape", where, message)
-    if not made.is_floating_point():
-        raise ModelFileError("dtype", where, f"{shown(name)} is {made.dtype}, expected floating-point numbers")
-    made = made.to(torch.float32, copy=True)
-    if not bool(made.isfinite().all()):
-        raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged")
-    return made
+    if not vectors.is_floating_point():
+        raise ModelFileError("dtype", where, f"{quote(name)} is {vectors.dtype}, expected floating-point numbers")
+    vectors = vectors.to(torch.float32, copy=True)
+    if not bool(vectors.isfinite().all()):
+        raise ModelFileError("nonfinite", where, f"{quote(name)} holds NaN or infinity; the file is damaged")
+    return vectors
 
 
 def attach_embeddings(
@@ -109,27 +109,27 @@ def attach_embeddings(
     """Adds embeddings to text encoders until `detach`, or to the end of a `with` block.
 
     models     text and, in SDXL, text_2
-    tokenizer  of the text models, which in SDXL split text alike
+    tokenizer  of the text encoders, which in SDXL split text alike
     Their weights are not touched. Two of one name: the last counts. Raises ModelFileError (architecture_mismatch) for
     vectors of another width than the model's, or missing for one of the models.
     """
     by_name = {embedding.name: embedding for embedding in embeddings}
     first = max(model.config.vocab_size for model in models.values())
     tables: dict[str, list[Tensor]] = {part: [] for part in models}
-    words: dict[tuple[int, ...], LearnedWord] = {}
+    tokens: dict[tuple[int, ...], EmbeddingToken] = {}
     for embedding in by_name.values():
         for part, vectors in _placed(embedding, models).items():
             tables[part].append(vectors)
         for spelling in embedding.spellings:
             ids = tuple(token.id for token in tokenizer.tokens(spelling))
             if ids:
-                words[ids] = LearnedWord(embedding.name, ids, embedding.num_vectors, first)
+                tokens[ids] = EmbeddingToken(embedding.name, ids, embedding.num_vectors, first)
         first += embedding.num_vectors
-    return AttachedEmbeddings(models, {part: torch.cat(each) for part, each in tables.items() if each}, words)
+    return AttachedEmbeddings(models, {part: torch.cat(each) for part, each in tables.items() if each}, tokens)
 
 
 def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[str, Tensor]:
-    """The vectors for each text model."""
+    """The vectors for each text encoder."""
     vectors = embedding.vectors
     if "" in vectors and len(models) == 1:
         vectors = {next(iter(models)): vectors[""]}
@@ -138,24 +138,24 @@ def _placed(embedding: Embedding, models: Mapping[str, CLIPTextModel]) -> dict[s
     for part, model in models.items():
         width = model.config.dim
         if part not in vectors or vectors[part].shape[1] != width:
-            given = ", ".join(str(each.shape[1]) for each in vectors.values())
+            own_widths = ", ".join(str(each.shape[1]) for each in vectors.values())
             looks = " and ".join(_WIDTHS.get(each.shape[1], "an unknown model") for each in vectors.values())
-            wanted = ", ".join(str(model.config.dim) for model in models.values())
-            message = f"its vectors are {given} wide ({looks}), this model's text encoders take {wanted}"
+            model_widths = ", ".join(str(model.config.dim) for model in models.values())
+            message = f"its vectors are {own_widths} wide ({looks}), this model's text encoders take {model_widths}"
             raise ModelFileError("architecture_mismatch", embedding.where, message)
     return {part: vectors[part] for part in models}
 
 
 class AttachedEmbeddings:
-    """Embeddings that are attached.  words: for `gesso.text.chunks.chunk`"""
+    """Embeddings attached to text encoders.  tokens: for `gesso.text.chunks.chunk`"""
 
     def __init__(
         self,
         models: Mapping[str, CLIPTextModel],
         vectors: Mapping[str, Tensor],
-        words: Mapping[tuple[int, ...], LearnedWord],
+        tokens: Mapping[tuple[int, ...], EmbeddingToken],
     ) -> None:
-        self.words = tuple(words.values())
+        self.tokens = tuple(tokens.values())
         self._hooks: list[Any] = []
         for part, table in vectors.items():
             model = models[part]
@@ -168,7 +168,7 @@ class AttachedEmbeddings:
             ]
 
     def detach(self) -> None:
-        """The text models as they were."""
+        """The text encoders as they were."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -183,7 +183,7 @@ class AttachedEmbeddings:
 
 
 class _Lookup:
-    """Ids from `base` on are rows of a second table."""
+    """Looks up ids from `base` on in a second embedding table."""
 
     def __init__(self, base: int, table: Tensor) -> None:
         self.base, self.table = base, table

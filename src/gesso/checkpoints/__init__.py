@@ -1,1 +1,1 @@
-"""Files and named tensors: hardened reading, atomic writing, key maps between layouts, detection."""
+"""Checkpoint files: hardened reading, atomic writing, conversion of tensor names between layouts, detection."""

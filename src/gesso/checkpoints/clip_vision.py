@@ -1,4 +1,4 @@
-"""CLIP's image encoder as transformers names it: the names of its tensors, and its sizes as a header tells them."""
+"""CLIP's image encoder in transformers' layout: its tensor names, and its config from a file's header."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ _LAYER = "encoder.layers.{i}."
 
 
 def clip_vision_config(shapes: Mapping[str, Shape], where: object) -> CLIPVisionConfig:
-    """Sizes of the encoder in a file; what shapes cannot tell (heads, activation) goes with its width.
+    """Sizes of the encoder in a file; what shapes do not show (heads, activation) follows from its width.
 
     Raises ModelFileError.
     """
@@ -64,8 +64,8 @@ def clip_vision_rules() -> list[Rule]:
 
 
 def _shape(shapes: Mapping[str, Shape], name: str, dims: int, where: object) -> Shape:
-    found = shapes.get(name, ())
-    if len(found) != dims or 0 in found:
-        message = f"{name} is {shape_text(found) if found else 'missing'}: not an image encoder of CLIP"
+    shape = shapes.get(name, ())
+    if len(shape) != dims or 0 in shape:
+        message = f"{name} is {shape_text(shape) if shape else 'missing'}: not an image encoder of CLIP"
         raise ModelFileError("architecture_mismatch", str(where), message)
-    return found
+    return shape

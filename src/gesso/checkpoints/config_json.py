@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gesso import strict_json
-from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.checkpoints.errors import ModelFileError, quote
 from gesso.checkpoints.safetensors_file import read_small_file
 
 MAX_JSON = 4 * 2**20  # bytes; the largest read is a tokenizer.json of 2 MB
@@ -67,12 +67,12 @@ def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        found = strict_json.loads(text)
+        value = strict_json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError("config", where, f"is not valid JSON ({shown(str(error))})") from None
-    if not isinstance(found, dict):
-        raise ModelFileError("config", where, f"is a JSON {type(found).__name__}, expected an object")
-    return found
+        raise ModelFileError("config", where, f"is not valid JSON ({quote(str(error))})") from None
+    if not isinstance(value, dict):
+        raise ModelFileError("config", where, f"is a JSON {type(value).__name__}, expected an object")
+    return value
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -93,60 +93,60 @@ def to_json(config: Any) -> Any:
     raise ValueError(f"{type(config).__name__} cannot be stored in a configuration")
 
 
-def from_json(cls: type[Config], found: Any, where: str | Path, name: str, **given: Any) -> Config:
+def from_json(cls: type[Config], raw: Any, where: str | Path, name: str, **fixed: Any) -> Config:
     """A config dataclass from JSON. `name` is what the message calls it. Raises ModelFileError.
 
     given: fields that the caller has read; JSON may not name them.
     """
-    if not isinstance(found, dict):
+    if not isinstance(raw, dict):
         raise ModelFileError("config", where, f"{name} is not an object")
-    fields = {item.name: item for item in dataclasses.fields(cls) if item.name not in given}  # type: ignore[arg-type]
-    if unknown := sorted(set(found) - set(fields)):
-        raise ModelFileError("config", where, f"{name} has the unknown field {shown(unknown[0])!r}; update gesso")
+    fields = {item.name: item for item in dataclasses.fields(cls) if item.name not in fixed}  # type: ignore[arg-type]
+    if unknown := sorted(set(raw) - set(fields)):
+        raise ModelFileError("config", where, f"{name} has the unknown field {quote(unknown[0])!r}; update gesso")
     types_ = get_type_hints(cls)
     values = {}
     for key, item in fields.items():
-        if key in found:
-            values[key] = _value(types_[key], found[key], where, f"{name}.{key}", key)
+        if key in raw:
+            values[key] = _value(types_[key], raw[key], where, f"{name}.{key}", key)
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ModelFileError("config", where, f"{name} has no field {key!r}")
     try:
-        return cls(**values, **given)
+        return cls(**values, **fixed)
     except ValueError as error:
         raise ModelFileError("config", where, f"{name}: {error}") from None
 
 
-def _value(kind: Any, found: Any, where: str | Path, name: str, key: str) -> Any:
+def _value(kind: Any, value: Any, where: str | Path, name: str, key: str) -> Any:
     def refuse(expected: str) -> NoReturn:
-        raise ModelFileError("config", where, f"{name} is {shown(repr(found))}, expected {expected}")
+        raise ModelFileError("config", where, f"{name} is {quote(repr(value))}, expected {expected}")
 
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        if found is None and type(None) in args:
+        if value is None and type(None) in args:
             return None
         (kind,) = (arg for arg in args if arg is not type(None))
-        return _value(kind, found, where, name, key)
+        return _value(kind, value, where, name, key)
     if origin is Literal:
-        if type(found) is not str or found not in args:
+        if type(value) is not str or value not in args:
             refuse(f"one of {', '.join(args)}")
-        return found
+        return value
     if origin is tuple:
-        if not isinstance(found, list) or not 1 <= len(found) <= MAX_ITEMS:
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_ITEMS:
             refuse(f"a list of 1 to {MAX_ITEMS}")
-        return tuple(_value(args[0], item, where, f"{name}[{i}]", key) for i, item in enumerate(found))
+        return tuple(_value(args[0], item, where, f"{name}[{i}]", key) for i, item in enumerate(value))
     if dataclasses.is_dataclass(kind):
-        return from_json(kind, found, where, name)  # type: ignore[arg-type]
+        return from_json(kind, value, where, name)  # type: ignore[arg-type]
     if kind is bool:
-        if type(found) is not bool:
+        if type(value) is not bool:
             refuse("true or false")
-        return found
+        return value
     if kind is str:
-        if not isinstance(found, str) or len(found) > 1000:
+        if not isinstance(value, str) or len(value) > 1000:
             refuse("a short text")
-        return found
+        return value
     if kind in (int, float):
         low, high = _BOUNDS.get(key, (0, 8192))
-        if type(found) not in (int, kind) or not low <= found <= high:
+        if type(value) not in (int, kind) or not low <= value <= high:
             refuse(f"{'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}")
-        return kind(found)
+        return kind(value)
     raise AssertionError(f"{name}: no rule reads a {kind}")

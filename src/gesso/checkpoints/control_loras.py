@@ -29,7 +29,7 @@ def control_lora_tensors(
     computed in float32 and rounded once, to the dtype of the UNet's parameter. Raises ModelFileError where a
     tensor has no place, a parameter is nowhere, or shapes do not fit.
     """
-    made: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     used: set[str] = set()
     for row in expand(rules, params):
         if row.load_only:
@@ -38,19 +38,21 @@ def control_lora_tensors(
         stem = row.file.removesuffix(".weight")
         if row.file in files:
             used.add(row.file)
-            (made[native],) = row.transform.load(source[row.file])
+            (tensors[native],) = row.transform.load(source[row.file])
         elif f"{stem}.up" in files and f"{stem}.down" in files:
             used |= {f"{stem}.up", f"{stem}.down"}
-            made[native] = _added(row, source[f"{stem}.up"], source[f"{stem}.down"], _base(native, unet, where), where)
+            tensors[native] = _added(
+                row, source[f"{stem}.up"], source[f"{stem}.down"], _base(native, unet, where), where
+            )
         else:
-            made[native] = _base(native, unet, where)
-        if tuple(made[native].shape) != params[native]:
-            found, wanted = shape_text(made[native].shape), shape_text(params[native])
-            raise ModelFileError("shape", where, f"{row.file} is {found}, the model expects {wanted}")
+            tensors[native] = _base(native, unet, where)
+        if tuple(tensors[native].shape) != params[native]:
+            shape, expected = shape_text(tensors[native].shape), shape_text(params[native])
+            raise ModelFileError("shape", where, f"{row.file} is {shape}, the model expects {expected}")
     if unknown := [name for name in files if name not in used]:
         message = f"{len(unknown)} tensors fit nothing in the model: {examples(unknown)}"
         raise ModelFileError("unknown_key", where, message)
-    return made
+    return tensors
 
 
 def _base(native: str, unet: Mapping[str, Tensor], where: str | Path) -> Tensor:
@@ -63,7 +65,7 @@ def _added(row: Row, up: Tensor, down: Tensor, base: Tensor, where: str | Path) 
     rank = down.shape[0] if down.ndim else 0
     fits = up.ndim > 1 and up.shape[0] == base.shape[0] and up[0].numel() == rank
     if not fits or not 0 < rank <= MAX_RANK or down.numel() != rank * base[0].numel():
-        found = f"{shape_text(up.shape)} and {shape_text(down.shape)}"
-        raise ModelFileError("shape", where, f"{row.file}: factors {found} do not make {shape_text(base.shape)}")
+        factors = f"{shape_text(up.shape)} and {shape_text(down.shape)}"
+        raise ModelFileError("shape", where, f"{row.file}: factors {factors} do not make {shape_text(base.shape)}")
     delta = up.flatten(1).float() @ down.flatten(1).float()
     return (base.float() + delta.reshape(base.shape)).to(base.dtype)

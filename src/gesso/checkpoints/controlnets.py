@@ -1,4 +1,4 @@
-"""The names of the tensors of a ControlNet, and its sizes as a header tells them.
+"""ControlNet files: their tensor names, and the config from a file's header.
 
 Two spellings: of the ControlNet authors' cldm ("control_model.input_blocks...", the prefix often left out) and of the
 diffusers library. Both name the copied way down as they name the UNet.
@@ -51,7 +51,7 @@ _UNION = [
 
 @dataclass(frozen=True)
 class ControlNetFile:
-    """What a header says.
+    """The header of a ControlNet file.
 
     shapes   of the ControlNet's tensors by their names in the file, the prefix included
     prefix   that these names have
@@ -64,7 +64,7 @@ class ControlNetFile:
 
     @staticmethod
     def of(shapes: Mapping[str, Shape]) -> "ControlNetFile | None":
-        """None where no ControlNet is in the file. A whole model beside it is left alone."""
+        """The ControlNet in a file; None if there is none. A whole model in the same file is ignored."""
         for prefix in (PREFIX, ""):
             for hint, folder in ((_LDM_HINT, False), (_DIFFUSERS_HINT, True)):
                 if any(name.startswith(prefix + hint) for name in shapes):
@@ -76,15 +76,15 @@ class ControlNetFile:
 
     @property
     def context_dim(self) -> int | None:
-        """Width of the text states that it reads; None where it reads none."""
+        """Width of the text embeddings that it takes; None if it takes none."""
         for name, shape in self.shapes.items():
             if _CONTEXT.search(name) and len(shape) == 2:
                 return shape[1]
         return None
 
     @property
-    def is_told_sizes(self) -> bool:
-        """Whether it is told the sizes of the picture beside the time, as those of SDXL are."""
+    def takes_sizes(self) -> bool:
+        """Whether it takes size conditioning, as those of SDXL do."""
         return any(
             name.startswith((f"{self.prefix}add_embedding.", f"{self.prefix}label_emb.")) for name in self.shapes
         )
@@ -102,25 +102,25 @@ class ControlNetFile:
                 break
             widths.append(self._shape(name, where)[0])
         if max(widths) > MAX_WIDTH or first[1] != 3:
-            found = f"a hint of {first[1]} channels through widths {shape_text(widths)}"
-            raise ModelFileError("shape", str(where), f"{found}; expected 3 channels, widths of at most {MAX_WIDTH}")
+            problem = f"a hint of {first[1]} channels through widths {shape_text(widths)}"
+            raise ModelFileError("shape", str(where), f"{problem}; expected 3 channels, widths of at most {MAX_WIDTH}")
         attention, mid = self._depths(unet, where)
         sizes = replace(unet, attention=attention, mid_attention=mid)
         if (tasks := self.shapes.get(f"{self.prefix}{TASKS}")) is None:
             return ControlNetConfig(unet=sizes, hint_channels=tuple(widths))
         layers = sum(name.endswith(".attn.in_proj_weight") for name in self.shapes)
-        told = self.shapes.get(f"{self.prefix}control_add_embedding.linear_1.weight", ())
-        if len(tasks) != 2 or len(told) != 2 or not 0 < tasks[0] <= MAX_KINDS or tasks[1] % NUM_HEADS:
+        added = self.shapes.get(f"{self.prefix}control_add_embedding.linear_1.weight", ())
+        if len(tasks) != 2 or len(added) != 2 or not 0 < tasks[0] <= MAX_KINDS or tasks[1] % NUM_HEADS:
             message = f"{TASKS} is {shape_text(tasks)}: not the sizes of a ControlNet Union"
             raise ModelFileError("shape", str(where), message)
-        if max(tasks[1], told[1]) > MAX_WIDTH * MAX_KINDS or layers > MAX_DEPTH:
-            raise ModelFileError("shape", str(where), f"{layers} layers of {tasks[1]}, taking {told[1]} numbers")
+        if max(tasks[1], added[1]) > MAX_WIDTH * MAX_KINDS or layers > MAX_DEPTH:
+            raise ModelFileError("shape", str(where), f"{layers} layers of {tasks[1]}, taking {added[1]} numbers")
         kinds = tasks[0]
         return UnionConfig(
             unet=sizes,
             hint_channels=tuple(widths),
             num_kinds=kinds,
-            kind_dim=told[1] // kinds,
+            kind_dim=added[1] // kinds,
             task_dim=tasks[1],
             num_layers=layers,
         )
@@ -158,9 +158,9 @@ class ControlNetFile:
         """Transformer blocks a level and in the middle: small ControlNets of SDXL have fewer than the UNet."""
         deepest: dict[str, int] = {}
         for name in self.shapes:
-            place, found, rest = name.removeprefix(self.prefix).partition(".transformer_blocks.")
+            place, separator, rest = name.removeprefix(self.prefix).partition(".transformer_blocks.")
             number = rest.partition(".")[0]
-            if found and number.isdigit() and len(number) < 4:
+            if separator and number.isdigit() and len(number) < 4:
                 deepest[place] = max(deepest.get(place, 0), int(number) + 1)
         if deepest and max(deepest.values()) > MAX_DEPTH:
             raise ModelFileError("shape", str(where), f"{max(deepest.values())} transformer blocks in a row")
@@ -174,8 +174,8 @@ class ControlNetFile:
 
     def _shape(self, layer: str, where: object) -> Shape:
         name = f"{self.prefix}{layer}.weight"
-        found = self.shapes.get(name)
-        if found is None or len(found) != 4 or 0 in found:
-            message = f"{name} is {shape_text(found) if found else 'missing'}, expected a convolution"
+        shape = self.shapes.get(name)
+        if shape is None or len(shape) != 4 or 0 in shape:
+            message = f"{name} is {shape_text(shape) if shape else 'missing'}, expected a convolution"
             raise ModelFileError("shape", str(where), message)
-        return found
+        return shape

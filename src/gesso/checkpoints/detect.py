@@ -15,15 +15,15 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.native import COMPONENTS, is_native
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, sha256_of
 from gesso.checkpoints.upscalers import is_upscaler
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 
 Tensors = Mapping[str, TensorInfo]
 FIRST_CONVOLUTION = f"{ldm.UNET}input_blocks.0.0.weight"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of file.
+class FileKind:
+    """A kind of model file.
 
     layout  "native", "ldm", "diffusers" or "other"
     what    in words, as it stands after "looks like"
@@ -85,32 +85,32 @@ _GUIDED = _starts(f"{ldm.UNET}{ldm.GUIDANCE}")
 _UNET_ALONE = "give a whole model with text encoder and VAE; this file may replace its UNet"
 
 
-def _model(what: str, family: str) -> Kind:
-    return Kind("ldm", what, family=family)
+def _model(what: str, family: str) -> FileKind:
+    return FileKind("ldm", what, family=family)
 
 
-_KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
-    (is_upscaler, Kind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale, as `model`")),
-    (lambda tensors: "lora_controlnet" in tensors, Kind("other", "a Control-LoRA", advice=_CONTROL)),
+_KINDS: Sequence[tuple[Callable[[Tensors], bool], FileKind]] = (
+    (is_upscaler, FileKind("other", "an upscaler network (ESRGAN)", advice="use it with gesso upscale, as `model`")),
+    (lambda tensors: "lora_controlnet" in tensors, FileKind("other", "a Control-LoRA", advice=_CONTROL)),
     (
         _starts("control_model.", "controlnet_", "input_hint_block.", "zero_down."),
-        Kind("other", "a ControlNet", advice=_CONTROL),
+        FileKind("other", "a ControlNet", advice=_CONTROL),
     ),
-    (_starts("ip_adapter."), Kind("other", "an IP-Adapter", advice=_ADAPTER)),
-    (_starts("adapter.body.", "body."), Kind("other", T2I_ADAPTER, advice=_CONTROL)),
+    (_starts("ip_adapter."), FileKind("other", "an IP-Adapter", advice=_ADAPTER)),
+    (_starts("adapter.body.", "body."), FileKind("other", T2I_ADAPTER, advice=_CONTROL)),
     (
         lambda tensors: any(_LORA.search(name) for name in tensors),
-        Kind("other", "a LoRA", advice=_ADAPTER),
+        FileKind("other", "a LoRA", advice=_ADAPTER),
     ),
-    (_ends(*_LYCORIS_ENDS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
-    (_starts(*_LYCORIS_STARTS), Kind("other", "a LyCORIS adapter", advice=_ADAPTER)),
+    (_ends(*_LYCORIS_ENDS), FileKind("other", "a LyCORIS adapter", advice=_ADAPTER)),
+    (_starts(*_LYCORIS_STARTS), FileKind("other", "a LyCORIS adapter", advice=_ADAPTER)),
     (
         _starts(f"{ldm.UNET}double_blocks.", "double_blocks.", "single_transformer_blocks."),
-        Kind("other", "FLUX", advice=_LATER),
+        FileKind("other", "FLUX", advice=_LATER),
     ),
     (
         _starts(f"{ldm.UNET}joint_blocks.", "joint_blocks.", "transformer_blocks."),
-        Kind("other", "Stable Diffusion 3", advice=_LATER),
+        FileKind("other", "Stable Diffusion 3", advice=_LATER),
     ),
     (
         _all_of(_XL, _channels_in(9)),
@@ -118,7 +118,7 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     ),
     (
         _all_of(_XL, _channels_in(8)),
-        Kind("ldm", "Stable Diffusion XL that edits pictures (8 input channels)", advice=_LATER),
+        FileKind("ldm", "Stable Diffusion XL that edits pictures (8 input channels)", advice=_LATER),
     ),
     (_all_of(_XL, _GUIDED), _model("Stable Diffusion XL distilled to a few steps (LCM)", "sdxl-lcm-full")),
     (_XL, _model("Stable Diffusion XL", "sdxl")),
@@ -133,11 +133,11 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     ),
     (
         _all_of(_SD2, _channels_in(5)),
-        Kind("ldm", "Stable Diffusion 2 with a depth map (5 input channels)", advice=_LATER),
+        FileKind("ldm", "Stable Diffusion 2 with a depth map (5 input channels)", advice=_LATER),
     ),
     (
         _all_of(_SD2, _starts(f"{ldm.UNET}label_emb.")),
-        Kind("ldm", "Stable Diffusion 2 unCLIP", advice=_LATER),
+        FileKind("ldm", "Stable Diffusion 2 unCLIP", advice=_LATER),
     ),
     (_SD2, _model("Stable Diffusion 2", "sd21")),
     (
@@ -149,23 +149,23 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     (_SD1, _model("Stable Diffusion 1", "sd15")),
     (
         _starts(ldm.UNET, "input_blocks.0.0."),
-        Kind("ldm", "a UNet without its text encoder or VAE", advice=f"{_ONE_PART}, and this file with `unet`"),
+        FileKind("ldm", "a UNet without its text encoder or VAE", advice=f"{_ONE_PART}, and this file with `unet`"),
     ),
     (
         _starts("encoder.layers.0.", "decoder.layers.0.", "taesd_decoder.", "taesd_encoder."),
-        Kind("other", "a TAESD (tiny autoencoder)", advice=_TINY),
+        FileKind("other", "a TAESD (tiny autoencoder)", advice=_TINY),
     ),
     (
         lambda tensors: "1.conv.0.weight" in tensors or "3.conv.0.weight" in tensors,
-        Kind("other", "half of a TAESD (tiny autoencoder)", advice=_TINY),
+        FileKind("other", "half of a TAESD (tiny autoencoder)", advice=_TINY),
     ),
     (
         _starts(ldm.VAE, "encoder.down.0.", "encoder.down_blocks.0."),
-        Kind("other", "a VAE alone", advice=f"{_ONE_PART}, and this file with `vae`"),
+        FileKind("other", "a VAE alone", advice=f"{_ONE_PART}, and this file with `vae`"),
     ),
     (
         _starts("down_blocks.0."),
-        Kind(
+        FileKind(
             "other",
             "the UNet of a diffusers folder",
             advice="give the folder above it, or a whole model, and this with `unet`",
@@ -173,12 +173,14 @@ _KINDS: Sequence[tuple[Callable[[Tensors], bool], Kind]] = (
     ),
     (
         _starts("text_model.encoder.", "cond_stage_model.", "transformer.resblocks.", "conditioner."),
-        Kind("other", "a text encoder alone", advice=_ONE_PART),
+        FileKind("other", "a text encoder alone", advice=_ONE_PART),
     ),
-    (_is_embedding, Kind("other", "a textual inversion embedding", advice=_ADAPTER)),
+    (_is_embedding, FileKind("other", "a textual inversion embedding", advice=_ADAPTER)),
 )
-_UNKNOWN = Kind("other", "no model that gesso knows", advice="expected Stable Diffusion 1, 2 or XL, or a gesso model")
-NATIVE = Kind("native", "a gesso model", family="gesso-mini")
+_UNKNOWN = FileKind(
+    "other", "no model that gesso knows", advice="expected Stable Diffusion 1, 2 or XL, or a gesso model"
+)
+NATIVE = FileKind("native", "a gesso model", family="gesso-mini")
 
 # The families of folders: layout, and channels of the UNet's input beside those of its output.
 _FOLDER_FAMILIES: Mapping[tuple[str, int], str] = {
@@ -197,7 +199,7 @@ _FOLDER_FAMILIES: Mapping[tuple[str, int], str] = {
 _GUIDED_FAMILIES = {"sd15": "sd15-lcm-full", "sdxl": "sdxl-lcm-full"}
 
 
-def detect_folder(folder: Path, unet: Tensors) -> Kind:
+def detect_folder(folder: Path, unet: Tensors) -> FileKind:
     """The kind of a diffusers folder, from its index and the header of its UNet. Raises ModelFileError."""
 
     def shape(*endings: str) -> tuple[int, ...]:
@@ -207,11 +209,11 @@ def detect_folder(folder: Path, unet: Tensors) -> Kind:
     if layout == "sd1" and len(shape("attentions.0.proj_in.weight")) == 2:  # linear in SD 2, a convolution in SD 1
         layout = "sd2"
     into, out = shape("conv_in.weight"), shape("conv_out.weight")
-    beside = into[1] - out[0] if len(into) == len(out) == 4 else -1
-    family = _FOLDER_FAMILIES.get((layout, beside))
+    extra = into[1] - out[0] if len(into) == len(out) == 4 else -1
+    family = _FOLDER_FAMILIES.get((layout, extra))
     if shape(ldm.GUIDANCE):
         family = _GUIDED_FAMILIES.get(family or "")
-    return Kind("diffusers", "a diffusers folder", family=family)
+    return FileKind("diffusers", "a diffusers folder", family=family)
 
 
 # What distilled models are called: part of the file's name -> ending of the family's.
@@ -224,7 +226,7 @@ _FEW_STEP_BASES: Mapping[str, Mapping[str, str]] = {
 
 
 def named_family(path: str | Path, family: str | None) -> str | None:
-    """The few-step family that a model's name speaks of, where its header says `family`; a hint and no more.
+    """The few-step family that a model's name suggests, for a header of `family`; a hint and no more.
 
     A distilled model looks like the one that it was made from, and wants other settings.
     """
@@ -235,14 +237,14 @@ def named_family(path: str | Path, family: str | None) -> str | None:
     return None
 
 
-def detect(file: WeightFile) -> Kind:
+def detect(file: TensorFile) -> FileKind:
     """What a file looks like. Its metadata decide nothing but whether it claims to be gesso's own layout."""
     if isinstance(file, SafetensorsFile) and is_native(file):
         return NATIVE
     return next((kind for test, kind in _KINDS if test(file.tensors)), _UNKNOWN)
 
 
-def require_model(file: WeightFile) -> Kind:
+def require_model(file: TensorFile) -> FileKind:
     """The kind of a file that is a whole model of a family that gesso loads. Raises ModelFileError for any other."""
     kind = detect(file)
     if kind.family is None:
@@ -276,10 +278,10 @@ class FileDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What `gesso models info` tells about a file or a folder."""
+    """Description of a file or folder, for `gesso models info`."""
 
     path: Path
-    kind: Kind
+    kind: FileKind
     parts: tuple[PartDescription, ...]
     files: tuple[FileDescription, ...]
 
@@ -347,6 +349,6 @@ def _part(name: str, infos: Iterable[TensorInfo]) -> PartDescription:
     return PartDescription(name, len(infos), sum(info.count for info in infos), tuple(dtypes))
 
 
-def _files(*files: WeightFile) -> tuple[FileDescription, ...]:
+def _files(*files: TensorFile) -> tuple[FileDescription, ...]:
     """Each file on disk: a part may lie in several."""
     return tuple(FileDescription(path, path.stat().st_size, file.metadata) for file in files for path in file.files)

@@ -22,7 +22,7 @@ STEMS = {
 
 
 def folders_of(layout: str) -> dict[str, str]:
-    """Part -> folder of that part, for a layout of `ldm.TOWERS`. The refiner's only text tower stands second."""
+    """Part -> folder of that part, for a layout of `ldm.TOWERS`. The refiner's only text encoder stands second."""
     text = {"sdxl": {"text": "text_encoder", "text_2": "text_encoder_2"}, "refiner": {"text": "text_encoder_2"}}
     return {"unet": "unet", **text.get(layout, {"text": "text_encoder"}), "vae": "vae"}
 
@@ -40,7 +40,7 @@ def names_class(index: Mapping[str, Any], part: str) -> str | None:
     """The class that a model_index.json names for a part.
 
     None where the part is absent or switched off, and where the class is of another library than `LIBRARIES`: there it
-    would be code of a stranger, whatever it is called.
+    would be foreign code, whatever it is called.
     """
     named = index.get(part)
     if not isinstance(named, list) or len(named) != 2 or named[0] not in LIBRARIES:
@@ -49,7 +49,7 @@ def names_class(index: Mapping[str, Any], part: str) -> str | None:
 
 
 def layout_of(index: Mapping[str, Any]) -> str:
-    """sdxl or refiner; sd1 where there is one text tower, which SD 2 has too."""
+    """sdxl or refiner; sd1 where there is one text encoder, which SD 2 has too."""
     if names_class(index, "text_encoder_2") is None:
         return "sd1"
     return "refiner" if names_class(index, "text_encoder") is None else "sdxl"

@@ -1,9 +1,9 @@
-"""Identifies a file by its first bytes, whatever its name says."""
+"""Identifies a file by its first bytes, whatever its name."""
 
 import codecs
 from typing import Literal
 
-START = 512  # bytes that are enough to tell
+START = 512  # bytes that are enough to identify a file
 
 Container = Literal["zip", "stacked", "pickle", "gguf", "index", "other"]
 
@@ -49,7 +49,7 @@ def _is_safetensors(start: bytes) -> bool:
 
 
 def container_of(start: bytes) -> Container:
-    """How the weights are packed, if it is weights; "other" for safetensors and for everything unknown."""
+    """The container format of weights: zip, pickle, GGUF, ...; "other" for safetensors and everything unknown."""
     if _is_safetensors(start):
         return "other"
     if start[:2] == b"\x80\x02" and b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." in start[:32]:

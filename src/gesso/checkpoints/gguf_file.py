@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.errors import ModelFileError, Reason, shape_text, shown
+from gesso.checkpoints.errors import ModelFileError, Reason, quote, shape_text
 from gesso.checkpoints.safetensors_file import MAX_METADATA, TensorInfo, open_regular
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_SIDE, MAX_TENSORS
 
@@ -162,7 +162,7 @@ def open_gguf(path: str | Path) -> GgufFile:
 
 
 def parse_gguf(path: Path, header: bytes, nbytes: int) -> GgufFile:
-    """The first bytes of a file of nbytes -> what it says. Time and memory are bounded by the length of the header."""
+    """Parses the first bytes of a file of nbytes. Time and memory are bounded by the length of the header."""
     return _Parser(path, header, nbytes).file()
 
 
@@ -216,24 +216,24 @@ class _Parser:
         rows = self.rows(num_tensors)
         alignment = values.get(_ALIGNMENT, 32)
         if type(alignment) is not int or not 8 <= alignment <= 2**16 or alignment & (alignment - 1):
-            self.refuse("gguf_alignment", f"has the alignment {shown(str(alignment))}, expected a power of 2 from 8 on")
+            self.refuse("gguf_alignment", f"has the alignment {quote(str(alignment))}, expected a power of 2 from 8 on")
         tensors, spans = self.place(rows, alignment, values)
         metadata = {key: str(value) for key, value in values.items() if value is not None}
         return GgufFile(self.path, self.nbytes, metadata, tensors, spans)
 
     def values(self, count: int) -> dict[str, Any]:
         """Keys and values; None for a long array."""
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         room = MAX_METADATA
         for _ in range(count):
             key = self.text(MAX_NAME)
-            if key in found:
-                self.refuse("duplicate_key", f"has the key {shown(key)!r} twice")
-            found[key] = self.value(self.number("I"), key)
-            room -= len(key) + len(str(found[key]))
+            if key in values:
+                self.refuse("duplicate_key", f"has the key {quote(key)!r} twice")
+            values[key] = self.value(self.number("I"), key)
+            room -= len(key) + len(str(values[key]))
             if room < 0:
                 self.refuse("gguf_metadata", f"has more than {MAX_METADATA:,} characters of metadata")
-        return found
+        return values
 
     def value(self, kind: int, key: str) -> Any:
         if kind == _TEXT:
@@ -241,7 +241,7 @@ class _Parser:
         if kind == _ARRAY:
             return self.array(key)
         if kind not in _NUMBERS:
-            self.refuse("gguf_metadata", f"{shown(key)} is of kind {kind}, which GGUF does not have")
+            self.refuse("gguf_metadata", f"{quote(key)} is of kind {kind}, which GGUF does not have")
         return self.number(_NUMBERS[kind])
 
     def array(self, key: str) -> Any:
@@ -249,33 +249,33 @@ class _Parser:
         if kind in _NUMBERS:
             raw = self.take(count * struct.calcsize(f"<{_NUMBERS[kind]}"))
             return list(struct.unpack(f"<{count}{_NUMBERS[kind]}", raw)) if count <= 16 else None
-        if kind != _TEXT:  # arrays of arrays: nobody writes them
-            self.refuse("gguf_metadata", f"{shown(key)} is an array of kind {kind}, expected numbers or texts")
+        if kind != _TEXT:  # arrays of arrays: no writer uses them
+            self.refuse("gguf_metadata", f"{quote(key)} is an array of kind {kind}, expected numbers or texts")
         if count > MAX_ARRAY:
-            self.refuse("gguf_count", f"{shown(key)} has {count:,} texts, expected at most {MAX_ARRAY:,}")
+            self.refuse("gguf_count", f"{quote(key)} has {count:,} texts, expected at most {MAX_ARRAY:,}")
         for _ in range(count):
             self.text(MAX_TEXT)
         return None
 
     def rows(self, count: int) -> list[tuple[str, tuple[int, ...], int, int]]:
         """Name, shape (slowest dimension first), type and offset of each tensor."""
-        found = []
+        rows = []
         names: set[str] = set()
         for _ in range(count):
             name = self.text(MAX_NAME)
             if not name:
                 self.refuse("gguf_string", "has a tensor without a name")
             if name in names:
-                self.refuse("duplicate_key", f"has the tensor {shown(name)!r} twice")
+                self.refuse("duplicate_key", f"has the tensor {quote(name)!r} twice")
             names.add(name)
             num_dims = self.number("I")
             if num_dims > MAX_DIMS:
-                self.refuse("gguf_shape", f"{shown(name)} has {num_dims:,} dimensions, expected at most {MAX_DIMS}")
+                self.refuse("gguf_shape", f"{quote(name)} has {num_dims:,} dimensions, expected at most {MAX_DIMS}")
             shape = tuple(self.number("Q") for _ in range(num_dims))[::-1]
             if any(not 0 < side <= MAX_SIDE for side in shape):
-                self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, expected sides of 1 to {MAX_SIDE}")
-            found.append((name, shape, self.number("I"), self.number("Q")))
-        return found
+                self.refuse("gguf_shape", f"{quote(name)} is {shape_text(shape)}, expected sides of 1 to {MAX_SIDE}")
+            rows.append((name, shape, self.number("I"), self.number("Q")))
+        return rows
 
     def place(
         self, rows: list[tuple[str, tuple[int, ...], int, int]], alignment: int, values: Mapping[str, Any]
@@ -285,12 +285,12 @@ class _Parser:
         spans: dict[str, _Span] = {}
         for name, shape, kind, offset in rows:
             if offset % alignment:
-                self.refuse("gguf_offset", f"{shown(name)} begins at {offset:,}, which is no multiple of {alignment}")
+                self.refuse("gguf_offset", f"{quote(name)} begins at {offset:,}, which is no multiple of {alignment}")
             tensors[name], spans[name] = self.tensor(name, shape, kind, start + offset, values)
         end = start
         for name, span in sorted(spans.items(), key=lambda item: item[1].begin):
             if not end <= span.begin < end + alignment:
-                self.refuse("gguf_offset", f"the data of {shown(name)} begins at {span.begin:,}, expected {end:,}")
+                self.refuse("gguf_offset", f"the data of {quote(name)} begins at {span.begin:,}, expected {end:,}")
             end = span.begin + span.nbytes
         if end > self.nbytes:
             self.refuse("truncated", f"has {self.nbytes:,} bytes, its tensors take {end:,}; download it again")
@@ -308,20 +308,20 @@ class _Parser:
         elif kind in BLOCKS:
             label, numbers, nbytes = BLOCKS[kind]
             if not shape or shape[-1] % numbers:
-                self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, {label} takes rows of {numbers}")
+                self.refuse("gguf_shape", f"{quote(name)} is {shape_text(shape)}, {label} takes rows of {numbers}")
             dtype = torch.float16
             span = _Span(kind, begin, count // numbers * nbytes, count // shape[-1])
         else:
-            self.refuse("gguf_type", f"{shown(name)} is of type {kind}, which gesso does not know")
+            self.refuse("gguf_type", f"{quote(name)} is of type {kind}, which gesso does not know")
         shape = self.original(name, shape, count, values)
         return TensorInfo(dtype=dtype, shape=shape, nbytes=count * dtype.itemsize), span
 
     def original(self, name: str, shape: tuple[int, ...], count: int, values: Mapping[str, Any]) -> tuple[int, ...]:
-        found = values.get(ORIGINAL_SHAPE + name)
-        if found is None:
+        stored = values.get(ORIGINAL_SHAPE + name)
+        if stored is None:
             return shape
-        if not isinstance(found, list) or not all(type(side) is int and side > 0 for side in found):
-            self.refuse("gguf_shape", f"the original shape of {shown(name)} is no shape")
-        if len(found) > 8 or math.prod(found) != count:
-            self.refuse("gguf_shape", f"{shown(name)} is {shape_text(shape)}, but was {shape_text(found)}")
-        return tuple(found)
+        if not isinstance(stored, list) or not all(type(side) is int and side > 0 for side in stored):
+            self.refuse("gguf_shape", f"the original shape of {quote(name)} is no shape")
+        if len(stored) > 8 or math.prod(stored) != count:
+            self.refuse("gguf_shape", f"{quote(name)} is {shape_text(shape)}, but was {shape_text(stored)}")
+        return tuple(stored)

@@ -1,4 +1,4 @@
-"""The hashes by which people and other tools name model files. Standard library only.
+"""Model hashes: AutoV1, AutoV2, AutoV3 and SHA-256, as A1111 and model sites use them. Standard library only.
 
 AutoV1  first 8 digits of the SHA-256 of 64 KiB from offset 1 MiB on: short files can share it, or have that of nothing
 AutoV2  first 10 digits of the SHA-256 of the whole file
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gesso.checkpoints.errors import ModelFileError
 
-OnBytes = Callable[[int], object]  # told how many more bytes are done
+OnBytes = Callable[[int], object]  # called with the number of bytes done since the last call
 BLOCK = 2**22
 _V1_START, _V1_LENGTH = 0x100000, 0x10000
 

@@ -1,4 +1,4 @@
-"""One engine for every table of names: file tensors <-> native parameters.
+"""Converts checkpoints by tables of tensor names: file tensors <-> native parameters.
 
 A table is a list of rules. Read downwards it says where each tensor of a file goes; the same rows read from right to
 left say what a file is made of. The engine works forward from the names of the parameters, so nothing in a file can
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
+from gesso.checkpoints.errors import ModelFileError, examples, quote, shape_text
 
 Shape = tuple[int, ...]
 
@@ -68,10 +68,12 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a row that could not be read both ways."""
-        wanted = _placeholders(self.file)
+        placeholders = _placeholders(self.file)
         if self.native is None:
             return
-        if any("*" in name for name in wanted) or any(_placeholders(native) != wanted for native in self.natives):
+        if any("*" in name for name in placeholders) or any(
+            _placeholders(native) != placeholders for native in self.natives
+        ):
             raise ValueError(f"{self.file} and {self.native} do not have the same placeholders")
 
     @property
@@ -131,28 +133,28 @@ class _Patterns:
 
     def match(self, name: str) -> list[tuple[Rule, dict[str, str]]]:
         """Every rule that the name meets, with what its placeholders stand for."""
-        found: list[tuple[Rule, tuple[str, ...], tuple[str, ...]]] = []
+        matches: list[tuple[Rule, tuple[str, ...], tuple[str, ...]]] = []
         states: list[tuple[_Node, tuple[str, ...]]] = [(self._root, ())]
         for segment in name.split("."):
             following = []
             for node, values in states:
                 if rest := node.children.get("{*}"):
-                    found.extend((rule, names, (*values, "*")) for rule, names in rest.rules)
+                    matches.extend((rule, names, (*values, "*")) for rule, names in rest.rules)
                 if child := node.children.get(segment):
                     following.append((child, values))
                 if child := node.children.get("{}"):
                     following.append((child, (*values, segment)))
             states = following
-        found.extend((rule, names, values) for node, values in states for rule, names in node.rules)
-        return [(rule, dict(zip(names, values, strict=True))) for rule, names, values in found]
+        matches.extend((rule, names, values) for node, values in states for rule, names in node.rules)
+        return [(rule, dict(zip(names, values, strict=True))) for rule, names, values in matches]
 
 
 @cache
 def _placeholders(pattern: str) -> frozenset[str]:
-    found = [segment for segment in pattern.split(".") if segment.startswith("{") and segment.endswith("}")]
-    if pattern.count("{") != len(found) or "*" in pattern.rpartition(".")[0]:
+    placeholders = [segment for segment in pattern.split(".") if segment.startswith("{") and segment.endswith("}")]
+    if pattern.count("{") != len(placeholders) or "*" in pattern.rpartition(".")[0]:
         raise ValueError(f"{pattern}: a placeholder is a whole segment, one with a star the last")
-    return frozenset(found)
+    return frozenset(placeholders)
 
 
 def _fill(pattern: str, values: Mapping[str, str]) -> str:
@@ -206,7 +208,7 @@ def plan(
     for row in rows:
         for native in row.natives:
             if native in filled:
-                message = f"{shown(filled[native])} and {shown(row.file)} are the same parameter; expected one of them"
+                message = f"{quote(filled[native])} and {quote(row.file)} are the same parameter; expected one of them"
                 raise ModelFileError("duplicate_key", where, message)
             filled[native] = row.file
     _refuse_missing(rules, params, filled, where)
@@ -230,23 +232,25 @@ def _refuse_missing(
     if not missing:
         return
     names = {native: row.file for row in expand(rules, params) if not row.load_only for native in row.natives}
-    wanted = list(dict.fromkeys(names[param] for param in missing))
-    message = f"{len(wanted)} tensors that the model needs are missing: {examples(wanted)} (for {shown(missing[0])})"
+    file_names = list(dict.fromkeys(names[param] for param in missing))
+    message = (
+        f"{len(file_names)} tensors that the model needs are missing: {examples(file_names)} (for {quote(missing[0])})"
+    )
     raise ModelFileError("missing_key", where, message)
 
 
-def _check_shape(row: Row, found: Shape, params: Mapping[str, Shape], where: str | Path) -> None:
-    wanted = [params[native] for native in row.natives]
-    if row.transform is IDENTITY and found == wanted[0]:
+def _check_shape(row: Row, file_shape: Shape, params: Mapping[str, Shape], where: str | Path) -> None:
+    native_shapes = [params[native] for native in row.natives]
+    if row.transform is IDENTITY and file_shape == native_shapes[0]:
         return
     try:  # on the meta device a tensor has a shape and no numbers
-        made = [tuple(part.shape) for part in row.transform.load(torch.empty(found, device="meta"))]
+        loaded = [tuple(part.shape) for part in row.transform.load(torch.empty(file_shape, device="meta"))]
     except (RuntimeError, IndexError):  # a number of dimensions that the transform is not made for
-        made = []
-    if made != wanted:
-        expected = row.transform.save(tuple(torch.empty(shape, device="meta") for shape in wanted)).shape
+        loaded = []
+    if loaded != native_shapes:
+        expected = row.transform.save(tuple(torch.empty(shape, device="meta") for shape in native_shapes)).shape
         raise ModelFileError(
-            "shape", where, f"{shown(row.file)} is {shape_text(found)}, the model expects {shape_text(expected)}"
+            "shape", where, f"{quote(row.file)} is {shape_text(file_shape)}, the model expects {shape_text(expected)}"
         )
 
 

@@ -24,7 +24,7 @@ LOW_SCALE = "low_scale_model."  # x4 upscaler: the schedule of the noise on the 
 
 @dataclass(frozen=True)
 class Tower:
-    """Where a file has a text tower: component text or text_2, prefix, and whose names follow."""
+    """A text encoder in a single file: component text or text_2, prefix, and whose tensor names it uses."""
 
     component: str
     prefix: str
@@ -41,7 +41,7 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "refiner": (Tower("text", "conditioner.embedders.0.model.", openclip=True),),
 }
 
-# The guidance that a distilled model is told. latent-diffusion has no such tensor; files of distilled models keep the
+# The guidance embedding of a distilled model. latent-diffusion has no such tensor; files of distilled models keep the
 # name that it has in diffusers.
 GUIDANCE = "time_embedding.cond_proj.weight"
 
@@ -240,5 +240,5 @@ def schedule_buffers(alphas_cumprod: Tensor, *, low_scale: bool = False) -> dict
         "posterior_mean_coef1": betas * np.sqrt(previous) / (1 - cumprod),
         "posterior_mean_coef2": (1 - previous) * np.sqrt(1 - betas) / (1 - cumprod),
     }
-    found = {name: torch.from_numpy(table.astype(np.float32)) for name, table in tables.items()}
-    return found | ({LOW_SCALE + name: found[name] for name in _LOW_SCALE_NAMES} if low_scale else {})
+    buffers = {name: torch.from_numpy(table.astype(np.float32)) for name, table in tables.items()}
+    return buffers | ({LOW_SCALE + name: buffers[name] for name in _LOW_SCALE_NAMES} if low_scale else {})

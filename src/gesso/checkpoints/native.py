@@ -46,8 +46,8 @@ class NativeFile:
     @property
     def components(self) -> tuple[str, ...]:
         """Those that the file has tensors of, in the order of COMPONENTS."""
-        found = {name.partition(".")[0] for name in self.file.tensors}
-        return tuple(name for name in COMPONENTS if name in found)
+        prefixes = {name.partition(".")[0] for name in self.file.tensors}
+        return tuple(name for name in COMPONENTS if name in prefixes)
 
 
 def save_native(
@@ -88,21 +88,21 @@ def save_native(
     write_safetensors(path, tensors, metadata, hash_key="modelspec.hash_sha256")
 
 
-def _modelspec(given: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
-    if missing := [key for key in _REQUIRED if not given.get(key)]:
+def _modelspec(metadata: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    if missing := [key for key in _REQUIRED if not metadata.get(key)]:
         raise ValueError(f"modelspec needs {', '.join(missing)}")
     filled = {
         "sai_model_spec": "1.0.1",
         "architecture": str(config.get("name", "gesso-mini")),
         "implementation": "gesso",
         "prediction_type": _PREDICTION_NAMES.get(str(config.get("prediction")), "v"),
-        **given,
+        **metadata,
     }
     return {f"modelspec.{key}": str(value) for key, value in filled.items()}
 
 
 def is_native(file: SafetensorsFile) -> bool:
-    """Whether a file says that it has this layout."""
+    """Whether the metadata of a file claims this layout."""
     return CONFIG_KEY in file.metadata
 
 
@@ -113,9 +113,9 @@ def load_native(path: str | Path | SafetensorsFile) -> NativeFile:
         message = f"not a gesso model: its metadata lack {CONFIG_KEY} or {TOKENIZER_KEY}"
         raise ModelFileError("architecture_mismatch", file.path, message)
     config = parse_object(file.metadata[CONFIG_KEY], f"{file.path}: {CONFIG_KEY}")
-    found = (config.pop("format", None), config.pop("version", None))
-    if found != (FORMAT, VERSION):
-        message = f"format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {VERSION}; update gesso"
+    layout = (config.pop("format", None), config.pop("version", None))
+    if layout != (FORMAT, VERSION):
+        message = f"format {layout[0]!r} version {layout[1]!r}, expected {FORMAT!r} version {VERSION}; update gesso"
         raise ModelFileError("config", file.path, message)
     foreign = [name for name in file.tensors if name.partition(".")[0] not in COMPONENTS]
     if foreign:

@@ -2,7 +2,7 @@
 
 This process opens the file and the place for the result and hands both to a child, which has given its rights away
 (sandbox.py) before it reads a byte, and which knows a closed list of operations and names (pickle_reader.py). What the
-child wrote passes the gate of safetensors_file.py like a stranger's file, and only then takes its name.
+child wrote passes the checks of safetensors_file.py like any untrusted file, and only then takes its name.
 """
 
 import json
@@ -19,7 +19,7 @@ from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import IO, Any, get_args
 
-from gesso.checkpoints.errors import ModelFileError, Reason, shown
+from gesso.checkpoints.errors import ModelFileError, Reason, quote
 from gesso.checkpoints.pickle_reader import PickleLimits
 from gesso.checkpoints.safetensors_file import (
     TensorInfo,
@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What became of a file."""
+    """The result of a conversion."""
 
     source: Path
     target: Path
@@ -63,7 +63,7 @@ class Conversion:
 
 @dataclass(frozen=True, kw_only=True)
 class PickleListing:
-    """What is in a file, without its numbers."""
+    """Tensors of a PyTorch file by name, without their data."""
 
     tensors: Mapping[str, TensorInfo]
     dropped: tuple[str, ...]
@@ -129,7 +129,7 @@ def _identity(handle: BufferedReader) -> tuple[int, ...]:
 
 
 def _check_result(path: Path, source: Path) -> list[str]:
-    """The child is not believed: its file passes the gate of any file."""
+    """The child is not trusted: its file is checked like any file."""
     try:
         return list(open_safetensors(path).tensors)
     except ModelFileError as error:
@@ -198,7 +198,7 @@ def _spawn(task: str, source: IO[bytes], out: IO[bytes], answer: IO[bytes], wher
 
 
 def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
-    """The child's last words, checked like anything else that comes from outside."""
+    """The child's report, checked like anything else that comes from outside."""
     try:
         report: Any = json.loads(text.rstrip().rpartition(b"\n")[2])
     except (ValueError, RecursionError):
@@ -207,7 +207,7 @@ def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
         dropped: Any = report.get("dropped")
         confined: Any = report.get("confined")
         if _strings(dropped) and _strings(confined):
-            return _Report(tuple(shown(word) for word in dropped), tuple(shown(word) for word in confined))
+            return _Report(tuple(quote(word) for word in dropped), tuple(quote(word) for word in confined))
         reason: Any = report.get("reason")
         message: Any = report.get("message")
         if reason in get_args(Reason) and isinstance(message, str):
@@ -218,5 +218,5 @@ def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
     raise ModelFileError("sandbox", where, f"the separate process that reads PyTorch files {how}")
 
 
-def _strings(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(word, str) for word in found)
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from gesso.checkpoints.errors import ModelFileError, Reason, shown
+from gesso.checkpoints.errors import ModelFileError, Reason, quote
 from gesso.checkpoints.safetensors_layout import ITEM_SIZES, MAX_DIMS, MAX_NAME, MAX_SIDE, MAX_TENSORS
 
 
@@ -30,7 +30,7 @@ class PickleLimits:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A block of numbers that lies elsewhere in the file. dtype None: bytes of a type that each tensor tells."""
+    """A block of tensor data elsewhere in the file. dtype None: bytes whose dtype each tensor states."""
 
     key: str
     dtype: str | None
@@ -357,11 +357,11 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             self.refuse("pickle_damaged", "the pickle has a name that is not text")
-        found = _INTERNED.get(f"{module}.{name}")
-        if found is None:
-            message = f"asks for {shown(f'{module}.{name}')}, which is code, or data that weights do not need"
+        interned = _INTERNED.get(f"{module}.{name}")
+        if interned is None:
+            message = f"asks for {quote(f'{module}.{name}')}, which is code, or data that weights do not need"
             self.refuse("pickle_global", f"{message}. It may be an attack: do not open it with other tools either")
-        self.push(found)
+        self.push(interned)
 
     def call(self, function: Any, args: Any) -> Any:
         if type(function) is not Global or type(args) is not tuple:
@@ -377,7 +377,7 @@ class _Machine:
         return make(self, args)
 
     def make_dict(self, name: str, args: tuple[Any, ...]) -> dict[Any, Any]:
-        made: dict[Any, Any] = {}
+        result: dict[Any, Any] = {}
         if args and name != "collections.defaultdict":  # whose argument is the factory
             pairs = args[0]
             if len(args) != 1 or type(pairs) not in (list, tuple, dict):
@@ -385,8 +385,8 @@ class _Machine:
             for pair in pairs.items() if type(pairs) is dict else pairs:
                 if type(pair) not in (list, tuple) or len(pair) != 2:
                     self.refuse("pickle_damaged", "the pickle makes a dictionary from something that is not pairs")
-                made[self.key(pair[0])] = pair[1]
-        return made
+                result[self.key(pair[0])] = pair[1]
+        return result
 
     def make_size(self, args: tuple[Any, ...]) -> tuple[int, ...]:
         if len(args) != 1:
@@ -440,30 +440,30 @@ class _Machine:
             self.refuse("tensor_bounds", f"a tensor with {window} reaches beyond its {storage.nbytes:,} bytes")
         return tensor
 
-    def counts(self, found: Any, what: str) -> tuple[int, ...]:
-        if type(found) not in (tuple, list) or len(found) > MAX_DIMS:
+    def counts(self, numbers: Any, what: str) -> tuple[int, ...]:
+        if type(numbers) not in (tuple, list) or len(numbers) > MAX_DIMS:
             self.refuse("tensor_bounds", f"a tensor whose {what} is not at most {MAX_DIMS} numbers")
-        if not all(type(value) is int and 0 <= value <= MAX_SIDE for value in found):
+        if not all(type(value) is int and 0 <= value <= MAX_SIDE for value in numbers):
             self.refuse("tensor_bounds", f"a tensor whose {what} has a number outside 0 to {MAX_SIDE}")
-        return tuple(found)
+        return tuple(numbers)
 
-    def storage(self, found: Any) -> Storage:
+    def storage(self, value: Any) -> Storage:
         """('storage', class, key, device, count[, view]): how torch.save refers to numbers outside the pickle."""
         if (
-            type(found) is not tuple
-            or len(found) not in (5, 6)
-            or found[0] != "storage"
-            or found[5:] not in ((), (None,))
+            type(value) is not tuple
+            or len(value) not in (5, 6)
+            or value[0] != "storage"
+            or value[5:] not in ((), (None,))
         ):
             self.refuse("pickle_damaged", "the pickle refers to something outside itself that is not a storage")
-        kind, key, count = found[1], found[2], found[4]
-        if type(kind) is not Global or kind.name not in _STORAGES or type(key) is not str or type(found[3]) is not str:
+        kind, key, count = value[1], value[2], value[4]
+        if type(kind) is not Global or kind.name not in _STORAGES or type(key) is not str or type(value[3]) is not str:
             self.refuse("pickle_damaged", "the pickle refers to a storage of an unknown kind")
         if type(count) is not int or not 0 <= count <= 2**40:
             self.refuse("tensor_bounds", "the pickle refers to a storage of an impossible size")
         storage = Storage(key, _STORAGES[kind.name], count)
         if self.storages.setdefault(key, storage) != storage:
-            self.refuse("tensor_bounds", f"the pickle gives storage {shown(key)!r} two sizes or kinds")
+            self.refuse("tensor_bounds", f"the pickle gives storage {quote(key)!r} two sizes or kinds")
         return self.storages[key]
 
     def build(self) -> None:
@@ -660,19 +660,19 @@ def named_tensors(root: Any, *, where: str) -> tuple[dict[str, TensorRef], list[
     if wrapper := next((key for key in _WRAPPERS if _holds_tensors(root.get(key))), None):
         content = root[wrapper]
         left = [_describe(key, value) for key, value in root.items() if key != wrapper]
-    found: dict[str, TensorRef] = {}
+    tensors: dict[str, TensorRef] = {}
     for key, value in content.items():
         if isinstance(value, TensorRef):
-            found[_tensor_name(key, where)] = value
+            tensors[_tensor_name(key, where)] = value
         elif key in _GROUPS and content is root and _holds_tensors(value):
-            found.update((_tensor_name(f"{key}.{k}", where), v) for k, v in value.items() if isinstance(v, TensorRef))
+            tensors.update((_tensor_name(f"{key}.{k}", where), v) for k, v in value.items() if isinstance(v, TensorRef))
             left += [_describe(f"{key}.{k}", v) for k, v in value.items() if not isinstance(v, TensorRef)]
         else:
             left.append(_describe(key, value))
-    if not found:
+    if not tensors:
         held = f": {', '.join(left[:5])}" if left else ""
         raise ModelFileError("pickle_content", where, f"holds no named tensors{held}")
-    return found, left
+    return tensors, left
 
 
 def _embedding(root: dict[Any, Any], where: str) -> tuple[dict[str, TensorRef], list[str]]:
@@ -709,6 +709,6 @@ def _is_text(name: str) -> bool:
 def _describe(key: Any, value: Any) -> str:
     name = key if type(key) is str else key.name if type(key) is Global else type(key).__name__
     if type(value) in (dict, list, tuple):
-        return f"{shown(name)} ({type(value).__name__} of {len(value)})"
+        return f"{quote(name)} ({type(value).__name__} of {len(value)})"
     kind = value.what if type(value) is Inert else value.name if type(value) is Global else type(value).__name__
-    return f"{shown(name)} ({kind})"
+    return f"{quote(name)} ({kind})"

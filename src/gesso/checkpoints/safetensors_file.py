@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gesso import strict_json
-from gesso.checkpoints.errors import ModelFileError, Reason, shown
+from gesso.checkpoints.errors import ModelFileError, Reason, quote
 from gesso.checkpoints.foreign import START, looks_like
 from gesso.checkpoints.safetensors_layout import (
     MAX_DIMS,
@@ -59,7 +59,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the header says about one tensor."""
+    """The header's entry for one tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -201,7 +201,7 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
         # Decoded here: the parser would guess UTF-16 from the first bytes.
         entries = strict_json.loads(header.decode("utf-8"), parse_int=_count)
     except strict_json.RepeatedKeyError as error:
-        refuse("duplicate_key", f"the header names {shown(error.key)!r} twice")
+        refuse("duplicate_key", f"the header names {quote(error.key)!r} twice")
     except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, NaN, a number of thousands of digits
         refuse("header_json", "not a safetensors file, or a damaged one: the header is not JSON")
     metadata = _check_metadata(entries.pop("__metadata__", {}), refuse)
@@ -215,7 +215,7 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
     end_before = 0
     for begin, end, name in sorted(spans):
         if begin != end_before:
-            refuse("offsets", f"damaged: the data of {shown(name)} begins at {begin}, expected {end_before}")
+            refuse("offsets", f"damaged: the data of {quote(name)} begins at {begin}, expected {end_before}")
         end_before = end
     if data_nbytes is None:
         return metadata, tensors
@@ -231,24 +231,24 @@ def _count(text: str) -> int:
     return -1 if text.startswith("-") else int(text)
 
 
-def _check_metadata(found: Any, refuse: Any) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(_is_text(key) and _is_text(value) for key, value in found.items()):
+def _check_metadata(metadata: Any, refuse: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(_is_text(key) and _is_text(value) for key, value in metadata.items()):
         refuse("metadata", "the metadata is not a table of strings")
-    if sum(len(key) + len(value) for key, value in found.items()) > MAX_METADATA:
+    if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
         refuse("metadata", f"more than {MAX_METADATA:,} characters of metadata")
-    return dict(found)
+    return dict(metadata)
 
 
 def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
-    """One tensor's row of the header -> what it says, and where its data begins."""
-    label = shown(name)
+    """Checks one entry of the header -> the entry, and where its data begins."""
+    label = quote(name)
     if not name or len(name) > MAX_NAME or not _is_text(name):
         refuse("header_json", f"a tensor name of {len(name)} characters, expected 1 to {MAX_NAME} of Unicode")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         refuse("header_json", f"damaged: the entry of {label} is not dtype, shape and data_offsets")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        refuse("dtype", f"{label} has dtype {shown(str(entry['dtype']))!r}, expected one of {', '.join(DTYPES)}")
+        refuse("dtype", f"{label} has dtype {quote(str(entry['dtype']))!r}, expected one of {', '.join(DTYPES)}")
         raise AssertionError  # for the type checker: refuse raises
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _counts(shape) or len(shape) > MAX_DIMS or any(side > MAX_SIDE for side in shape):
@@ -263,19 +263,19 @@ def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
     return TensorInfo(dtype=dtype, shape=tuple(shape), nbytes=nbytes), offsets[0]
 
 
-def _is_text(found: Any) -> bool:
+def _is_text(value: Any) -> bool:
     """Whether this is a string that can be written down: JSON can spell half a surrogate pair."""
-    if not isinstance(found, str):
+    if not isinstance(value, str):
         return False
     try:
-        found.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _counts(found: Any) -> bool:
-    return isinstance(found, list) and all(type(value) is int and value >= 0 for value in found)
+def _counts(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(value) is int and value >= 0 for value in numbers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

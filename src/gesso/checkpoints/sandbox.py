@@ -36,18 +36,18 @@ def confine(*, memory: int, cpu_seconds: int, file_nbytes: int) -> tuple[str, ..
 
     memory: bytes of address space; file_nbytes: how long a file it may write.
     """
-    found = []
+    applied = []
     if _limit(memory=memory, cpu_seconds=cpu_seconds, file_nbytes=file_nbytes):
-        found.append(LIMITS)
+        applied.append(LIMITS)
     if sys.platform == "linux" and _filter_calls():
-        found.append(SECCOMP)
-    return tuple(found)
+        applied.append(SECCOMP)
+    return tuple(applied)
 
 
 def _limit(*, memory: int, cpu_seconds: int, file_nbytes: int) -> bool:
     if resource is None:
         return False
-    wanted = {
+    limits = {
         "RLIMIT_AS": memory,
         "RLIMIT_CPU": cpu_seconds,
         "RLIMIT_FSIZE": file_nbytes,
@@ -56,7 +56,7 @@ def _limit(*, memory: int, cpu_seconds: int, file_nbytes: int) -> bool:
         "RLIMIT_NPROC": 0,  # does not hold root; seccomp does
     }
     done = []
-    for name, value in wanted.items():
+    for name, value in limits.items():
         try:
             kind = getattr(resource, name)
             _, hard = resource.getrlimit(kind)

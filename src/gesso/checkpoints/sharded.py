@@ -1,6 +1,6 @@
 """Several safetensors files that are one model, under an index (`*.safetensors.index.json`, as Hugging Face writes it).
 
-The index is data from a stranger: it names plain files beside itself and nothing else, and every tensor must be in the
+The index is untrusted: it may name plain files in its own folder and nothing else, and every tensor must be in the
 file that it says, and in no other.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gesso import strict_json
-from gesso.checkpoints.errors import ModelFileError, examples, shown
+from gesso.checkpoints.errors import ModelFileError, examples, quote
 from gesso.checkpoints.safetensors_file import (
     SafetensorsFile,
     TensorInfo,
@@ -76,7 +76,7 @@ def open_sharded(path: str | Path) -> ShardedFile:
     for file_name, shard in shards.items():
         for name in shard.tensors:
             if name in held:
-                message = f"{shown(name)} is in {held[name]} and in {file_name}, expected in one of them"
+                message = f"{quote(name)} is in {held[name]} and in {file_name}, expected in one of them"
                 raise ModelFileError("duplicate_key", path, message)
             held[name] = file_name
     if missing := [f"{name} in {place}" for name, place in places.items() if held.get(name) != place]:
@@ -98,22 +98,22 @@ def _read_index(path: Path) -> dict[str, str]:
     if max(text.count(b","), text.count(b'"') // 2) > 8 * MAX_TENSORS:  # before the parser spends memory on them
         raise ModelFileError("shard_index", path, "has far more entries than any model has tensors")
     try:
-        found = strict_json.loads(text.decode("utf-8"))
+        index = strict_json.loads(text.decode("utf-8"))
     except strict_json.RepeatedKeyError as error:
-        raise ModelFileError("duplicate_key", path, f"names {shown(error.key)!r} twice") from None
+        raise ModelFileError("duplicate_key", path, f"names {quote(error.key)!r} twice") from None
     except (ValueError, RecursionError):
         raise ModelFileError("shard_index", path, "is not JSON") from None
-    places = found.get("weight_map") if isinstance(found, dict) else None
+    places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not 0 < len(places) <= MAX_TENSORS:
         message = f'has no "weight_map" of 1 to {MAX_TENSORS:,} tensors, as an index of weights has'
         raise ModelFileError("shard_index", path, message)
     for name, place in places.items():
         if not 0 < len(name) <= MAX_NAME or not isinstance(place, str):
             raise ModelFileError(
-                "shard_index", path, f"has an entry {shown(name)!r} that is not a tensor name and a file name"
+                "shard_index", path, f"has an entry {quote(name)!r} that is not a tensor name and a file name"
             )
         if not _SHARD.fullmatch(place) or len(place) > 255:
-            message = f"places a tensor in {shown(place)!r}, expected the name of a .safetensors file beside it"
+            message = f"places a tensor in {quote(place)!r}, expected the name of a .safetensors file beside it"
             raise ModelFileError("shard_name", path, message)
     if len(set(places.values())) > MAX_SHARDS:
         raise ModelFileError("shard_index", path, f"names more than {MAX_SHARDS} files")

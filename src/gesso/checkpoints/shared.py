@@ -1,4 +1,4 @@
-"""Names that several file layouts have in common, each the table of one block."""
+"""Tables of tensor names that several file layouts share, one per block."""
 
 from gesso.checkpoints.keymap import CONV1X1, LINEAR, STACKED_QKV, TRANSPOSE, Rule, nest
 

@@ -1,4 +1,4 @@
-"""The names of the tensors of a T2I-Adapter, and its sizes as a header tells them.
+"""T2I-Adapter files: their tensor names, and the config from a file's header.
 
 Two spellings: of its authors (blocks numbered through, "body.3.block1") and of the diffusers library ("adapter.body.1.
 resnets.1.block1"); a prefix "adapter." may stand before either.
@@ -74,10 +74,10 @@ def _rules(config: T2IAdapterConfig, *, folder: bool) -> list[Rule]:
 
 
 def _shape(shapes: Mapping[str, Shape], name: str, where: object) -> Shape:
-    found = shapes.get(name)
-    if found is None or len(found) != 4 or 0 in found:
-        raise _no_adapter(where, f"{name} is {shape_text(found) if found else 'missing'}, expected a convolution")
-    return found
+    shape = shapes.get(name)
+    if shape is None or len(shape) != 4 or 0 in shape:
+        raise _no_adapter(where, f"{name} is {shape_text(shape) if shape else 'missing'}, expected a convolution")
+    return shape
 
 
 def _no_adapter(where: object, why: str) -> ModelFileError:

@@ -1,4 +1,4 @@
-"""The names of TAESD's tensors: the two files of its author, and the one of the diffusers library.
+"""TAESD files: tensor names of its author's two files, and of the diffusers library's one.
 
 Both number the layers of a sequence. The author's decoder begins with a layer without weights, so its numbers are one
 higher there.

@@ -17,20 +17,20 @@ from gesso.checkpoints.torch_file import header_of, open_torch, write_as_safeten
 
 def main(task: str) -> None:
     """task: JSON of what pickle_file.py asks for. Ends the process."""
-    wanted = json.loads(task)
+    request = json.loads(task)
     with open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as target:
         # Once now, while files can still be opened: what the work itself might import at its first use.
         "\xe9".encode("latin-1").decode("latin-1").encode("utf-8", "surrogatepass")
         confined = confine(
-            memory=wanted["memory"], cpu_seconds=wanted["cpu_seconds"], file_nbytes=wanted["file_nbytes"]
+            memory=request["memory"], cpu_seconds=request["cpu_seconds"], file_nbytes=request["file_nbytes"]
         )
         try:
-            report = {"confined": confined, **_work(wanted, source, target)}
+            report = {"confined": confined, **_work(request, source, target)}
             target.flush()
         except ModelFileError as error:
             report = {"reason": error.reason, "message": error.detail}
         except MemoryError:
-            report = {"reason": "pickle_limit", "message": f"takes more than {wanted['memory']:,} bytes of memory"}
+            report = {"reason": "pickle_limit", "message": f"takes more than {request['memory']:,} bytes of memory"}
         except OSError as error:
             report = {"reason": "unwritable", "message": f"the converted file cannot be written: {error.strerror}"}
         except Exception as error:
@@ -39,13 +39,13 @@ def main(task: str) -> None:
         os._exit(0)  # no clean-up that would need rights given away
 
 
-def _work(wanted: dict[str, Any], source: BinaryIO, target: BinaryIO) -> dict[str, Any]:
-    found = open_torch(source, wanted["nbytes"], where="", limits=PickleLimits(**wanted["pickle"]))
-    if wanted["header_only"]:
-        target.write(header_of(found, wanted["metadata"], where="")[0])
+def _work(request: dict[str, Any], source: BinaryIO, target: BinaryIO) -> dict[str, Any]:
+    opened = open_torch(source, request["nbytes"], where="", limits=PickleLimits(**request["pickle"]))
+    if request["header_only"]:
+        target.write(header_of(opened, request["metadata"], where="")[0])
     else:
-        write_as_safetensors(found, source, target, wanted["metadata"], where="")
-    return {"dropped": found.dropped[:200]}
+        write_as_safetensors(opened, source, target, request["metadata"], where="")
+    return {"dropped": opened.dropped[:200]}
 
 
 if __name__ == "__main__":

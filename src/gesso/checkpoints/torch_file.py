@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import BinaryIO
 
-from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.checkpoints.errors import ModelFileError, quote
 from gesso.checkpoints.pickle_reader import PickleLimits, Storage, TensorRef, named_tensors, read_pickle
 from gesso.checkpoints.safetensors_layout import ITEM_SIZES, header_bytes, library_order
 from gesso.checkpoints.torch_zip import Member, blocks, check_crc, read_at, read_directory, refuse_crc
@@ -28,7 +28,7 @@ STACKED_VERSION = 1001
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What is inside; no number has been read yet."""
+    """The contents of a PyTorch file; no tensor data has been read yet."""
 
     tensors: Mapping[str, TensorRef]
     dropped: tuple[str, ...]  # what was no tensor, in words
@@ -41,21 +41,21 @@ def open_torch(file: BinaryIO, nbytes: int, *, where: str, limits: PickleLimits 
     limits = limits or PickleLimits()
     start = read_at(file, 0, min(32, nbytes), where=where)
     if start.startswith(b"PK\x03\x04"):
-        found = _open_zip(file, nbytes, where, limits)
+        opened = _open_zip(file, nbytes, where, limits)
     elif STACKED.match(start):
-        found = _open_stacked(file, nbytes, where, limits)
+        opened = _open_stacked(file, nbytes, where, limits)
     elif start[:1] == b"\x80":
         raise ModelFileError(
             "pickle_content", where, "a pickle that torch did not write; gesso reads only those of torch"
         )
     else:
         raise ModelFileError("pickle_damaged", where, "not a PyTorch file")
-    held = sum({tensor.storage.key: tensor.storage.nbytes for tensor in found.tensors.values()}.values())
-    total = sum(tensor.nbytes for tensor in found.tensors.values())
+    held = sum({tensor.storage.key: tensor.storage.nbytes for tensor in opened.tensors.values()}.values())
+    total = sum(tensor.nbytes for tensor in opened.tensors.values())
     if total > MAX_EXPANSION * held:
         message = f"its tensors make {total:,} bytes out of {held:,}, expected at most {MAX_EXPANSION} times as many"
         raise ModelFileError("tensor_bounds", where, message)
-    return found
+    return opened
 
 
 def _open_zip(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits) -> TorchFile:
@@ -74,24 +74,24 @@ def _open_zip(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits) -> 
         raise ModelFileError("pickle_damaged", where, f"{len(data) - end:,} bytes follow the end of the pickle")
     spans = {key: members.get(f"data/{key}") for key in storages}
     tensors, dropped = named_tensors(root, where=where)
-    found = _check_storages(storages, spans, where)
-    others = tuple(member for name, member in members.items() if name != "data.pkl" and name[5:] not in found)
-    return TorchFile(tensors, tuple(dropped), found, others)
+    blocks_of = _check_storages(storages, spans, where)
+    others = tuple(member for name, member in members.items() if name != "data.pkl" and name[5:] not in blocks_of)
+    return TorchFile(tensors, tuple(dropped), blocks_of, others)
 
 
 def _check_storages(
     storages: Mapping[str, Storage], members: Mapping[str, Member | None], where: str
 ) -> dict[str, Member]:
-    found = {}
+    blocks_of = {}
     for key, storage in storages.items():
         member = members[key]
         if member is None:
-            raise ModelFileError("truncated", where, f"the numbers of storage {shown(key)} are missing")
+            raise ModelFileError("truncated", where, f"the numbers of storage {quote(key)} are missing")
         if member.nbytes != storage.nbytes:
-            message = f"storage {shown(key)} has {member.nbytes:,} bytes, the pickle says {storage.nbytes:,}"
+            message = f"storage {quote(key)} has {member.nbytes:,} bytes, the pickle says {storage.nbytes:,}"
             raise ModelFileError("tensor_bounds", where, message)
-        found[key] = member
-    return found
+        blocks_of[key] = member
+    return blocks_of
 
 
 def _open_stacked(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits) -> TorchFile:
@@ -113,9 +113,9 @@ def _open_stacked(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits)
         count = int.from_bytes(read_at(file, at, 8, where=where), "little")
         storage = storages[key]
         if count != storage.count:
-            message = f"storage {shown(key)} has {count:,} numbers, the pickle says {storage.count:,}"
+            message = f"storage {quote(key)} has {count:,} numbers, the pickle says {storage.count:,}"
             raise ModelFileError("tensor_bounds", where, message)
-        spans[key] = Member(f"storage {shown(key)}", at + 8, storage.nbytes, -1)
+        spans[key] = Member(f"storage {quote(key)}", at + 8, storage.nbytes, -1)
         at += 8 + storage.nbytes
         if at > nbytes:
             raise ModelFileError("truncated", where, f"ends before byte {at:,}; download it again")
@@ -127,10 +127,10 @@ def _open_stacked(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits)
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def header_of(found: TorchFile, metadata: Mapping[str, str], *, where: str) -> tuple[bytes, list[str]]:
+def header_of(opened: TorchFile, metadata: Mapping[str, str], *, where: str) -> tuple[bytes, list[str]]:
     """The start of the safetensors file, and the order of the tensors in it."""
-    order = library_order({name: tensor.dtype for name, tensor in found.tensors.items()})
-    rows = {name: (found.tensors[name].dtype, found.tensors[name].shape) for name in order}
+    order = library_order({name: tensor.dtype for name, tensor in opened.tensors.items()})
+    rows = {name: (opened.tensors[name].dtype, opened.tensors[name].shape) for name in order}
     try:
         return header_bytes(rows, metadata), order
     except ValueError as error:
@@ -138,18 +138,18 @@ def header_of(found: TorchFile, metadata: Mapping[str, str], *, where: str) -> t
 
 
 def write_as_safetensors(
-    found: TorchFile, file: BinaryIO, target: BinaryIO, metadata: Mapping[str, str], *, where: str
+    opened: TorchFile, file: BinaryIO, target: BinaryIO, metadata: Mapping[str, str], *, where: str
 ) -> None:
     """Writes every tensor, and reads every byte of the archive once at least, so that its checksums are proved.
 
     Holds a few megabytes, and one storage where a tensor is not contiguous. Raises ModelFileError.
     """
-    header, order = header_of(found, metadata, where=where)
+    header, order = header_of(opened, metadata, where=where)
     target.write(header)
     proved: set[str] = set()
     for name in order:
-        tensor = found.tensors[name]
-        block = found.blocks[tensor.storage.key]
+        tensor = opened.tensors[name]
+        block = opened.blocks[tensor.storage.key]
         if not tensor.is_contiguous:
             for numbers in _gathered(tensor, block, file, where):
                 target.write(numbers)
@@ -162,10 +162,10 @@ def write_as_safetensors(
         if tensor.nbytes == block.nbytes and block.crc >= 0:
             refuse_crc(block, crc, where=where)
             proved.add(tensor.storage.key)
-    for key, block in found.blocks.items():
+    for key, block in opened.blocks.items():
         if block.crc >= 0 and key not in proved:
             check_crc(file, block, where=where)
-    for member in found.others:
+    for member in opened.others:
         check_crc(file, member, where=where)
 
 

@@ -1,4 +1,4 @@
-"""The names of the tensors of upscaler networks, and their sizes as a header tells them.
+"""Upscaler files (ESRGAN, Real-ESRGAN): their tensor names, and the config from a file's header.
 
 RRDBNet has three spellings: of the first ESRGAN, whose layers are numbered; of its second release (BSRGAN, RealSR); and
 of Real-ESRGAN. SRVGGNetCompact has one.
@@ -151,10 +151,10 @@ def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
 
 def _shape(shapes: Mapping[str, Shape], name: str, where: object) -> Shape:
     """The shape of a 3x3 convolution. Raises ModelFileError where it is missing or is none."""
-    found = shapes.get(name)
-    if found is None or len(found) != 4 or 0 in found:
-        raise _no_upscaler(where, f"{name} is {'missing' if found is None else list(found)}")
-    return found
+    shape = shapes.get(name)
+    if shape is None or len(shape) != 4 or 0 in shape:
+        raise _no_upscaler(where, f"{name} is {'missing' if shape is None else list(shape)}")
+    return shape
 
 
 def _no_upscaler(where: object, why: str) -> ModelFileError:

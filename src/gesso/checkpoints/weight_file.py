@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # them takes a hundredth of the time of a short command.
 
 
-class WeightFile(Protocol):
+class TensorFile(Protocol):
     """A file whose header was checked; SafetensorsFile, ShardedFile, GgufFile and PickleFile are such."""
 
     @property
@@ -44,7 +44,7 @@ class WeightFile(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says about itself; written by anyone."""
+        """Metadata of the file; not to be trusted."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -93,13 +93,13 @@ class PickleFile:
                 yield reader
 
 
-def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Limits | None" = None) -> WeightFile:
+def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Limits | None" = None) -> TensorFile:
     """Opens any file of weights, whatever its name; touches no weights.
 
     converted  folder for safetensors copies of PyTorch files, under the SHA-256 of the original: made once, used from
                then on. None: a temporary copy whenever the numbers are read
     limits     what reading a PyTorch file may take
-    Raises ModelFileError, which says what a wrong file looks like.
+    Raises ModelFileError, which names what another kind of file looks like.
     """
     path = Path(path)
     with open_regular(path) as (handle, nbytes):
@@ -132,7 +132,7 @@ def _is_copy(copy: Path, digest: str) -> bool:
 def converted_copy(path: Path, folder: Path, *, limits: "Limits | None" = None, sha256: str | None = None) -> Path:
     """The safetensors copy of a PyTorch file in this folder, made now where there is none. Raises ModelFileError.
 
-    sha256  of the file, where it is known. The copy's name has its start; the copy itself says the whole of it.
+    sha256  of the file, where it is known. The copy's name has its start, the copy's metadata all of it.
     Two processes may make the same copy at once: each writes its own and the last to end replaces an equal file.
     """
     from gesso.checkpoints.pickle_file import convert_pickle

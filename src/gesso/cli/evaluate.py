@@ -19,7 +19,7 @@ from gesso.studio.studio import EngineOptions, ModelChoice, Studio
 if TYPE_CHECKING:
     import numpy as np
 
-    from gesso.mini.judging.composition import Generate, Report
+    from gesso.mini.judging.composition import CompositionReport, Generate
     from gesso.mini.judging.model_pictures import ModelPictures
     from gesso.runtime.model import LoadedModel
     from gesso.scenes.render import Renderer
@@ -339,7 +339,7 @@ def _check_free(path: Path | None, overwrite: bool) -> None:
         raise taken(path)
 
 
-def _write(report: "Report", output: Path | None, sheet: Path | None, overwrite: bool) -> None:
+def _write(report: "CompositionReport", output: Path | None, sheet: Path | None, overwrite: bool) -> None:
     files: list[tuple[Path, bytes]] = []
     if output is not None:
         files.append((output, report.to_json().encode()))
@@ -353,7 +353,7 @@ def _write(report: "Report", output: Path | None, sheet: Path | None, overwrite:
         put(path, data, overwrite=overwrite)
 
 
-def _print_table(report: "Report") -> None:
+def _print_table(report: "CompositionReport") -> None:
     from rich.console import Console
     from rich.table import Table
 

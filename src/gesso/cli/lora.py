@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from gesso.adapters.lora import Lora, ModuleChange
     from gesso.adapters.names import Target
-    from gesso.checkpoints.weight_file import WeightFile
-    from gesso.families.parts import Parts
+    from gesso.checkpoints.weight_file import TensorFile
+    from gesso.families.parts import ModelParts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -68,8 +68,8 @@ def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = Fal
     print(json.dumps(table, ensure_ascii=False) if as_json else "\n".join(_lines(table)))
 
 
-def _table(found: "Lora", file: "WeightFile", target: "Target") -> dict[str, Any]:
-    from gesso.adapters.architecture import architecture_of, told_base
+def _table(found: "Lora", file: "TensorFile", target: "Target") -> dict[str, Any]:
+    from gesso.adapters.architecture import architecture_of, declared_base
     from gesso.checkpoints.safetensors_file import SafetensorsFile, sha256_of, tensor_data_sha256
 
     changed = {part: sum(name.startswith(f"{part}.") for name in found.changes) for part in found.components}
@@ -79,7 +79,7 @@ def _table(found: "Lora", file: "WeightFile", target: "Target") -> dict[str, Any
         "sha256": sha256_of(file.path),
         "autov3": tensor_data_sha256(file)[:12] if isinstance(file, SafetensorsFile) else None,
         "made_for": architecture_of(file.tensors),
-        "metadata_say": told_base(file.metadata),
+        "metadata_say": declared_base(file.metadata),
         "family": target.name,
         "dialects": list(found.dialects),
         "kinds": dict(found.kinds),
@@ -244,7 +244,7 @@ def _with_strengths(text: str) -> tuple[str, float, float]:
 
 
 def _merge_into(
-    opened: Sequence[tuple["WeightFile", float, float]],
+    opened: Sequence[tuple["TensorFile", float, float]],
     into: str,
     out: Path,
     dtype: str | None,
@@ -268,7 +268,7 @@ def _merge_into(
     print(_printable(f"{out}: {path.name} with {len(loras)} adapters in {count} layers, {out.stat().st_size:,} bytes"))
 
 
-def _save_whole(out: Path, parts: "Parts", source: Path) -> None:
+def _save_whole(out: Path, parts: "ModelParts", source: Path) -> None:
     from gesso.checkpoints.native import save_native
     from gesso.families.gesso_mini import NAME, config_of
     from gesso.families.saving import save_ldm
@@ -314,7 +314,7 @@ def extract(
 # ---- what the commands share -----------------------------------------------------------------------------------------
 
 
-def _open(name: str) -> "WeightFile":
+def _open(name: str) -> "TensorFile":
     """A file by its path, else one that gesso carries, else by its name in the library."""
     from gesso.checkpoints.weight_file import open_weights
     from gesso.library import resolve
@@ -328,16 +328,16 @@ def _open(name: str) -> "WeightFile":
     return open_weights(path)
 
 
-def _target(file: "WeightFile", model: str | None) -> "Target":
+def _target(file: "TensorFile", model: str | None) -> "Target":
     """The model that an adapter is for, without its numbers unless the user names one."""
-    from gesso.adapters.architecture import architecture_of, told_base
+    from gesso.adapters.architecture import architecture_of, declared_base
     from gesso.adapters.names import Target
     from gesso.families.loading import load_parts
     from gesso.families.parts import empty_networks
     from gesso.families.registry import family_named
     from gesso.runtime.engine import EMBEDDED, find_model
 
-    told = (told_base(file.metadata) or "").partition("/")[0]
+    told = (declared_base(file.metadata) or "").partition("/")[0]
     if model is None and told in EMBEDDED:
         model = told
     if model is not None:
@@ -352,14 +352,14 @@ def _target(file: "WeightFile", model: str | None) -> "Target":
     return Target(family.name, family.layout, empty_networks(family, file.path))
 
 
-def _target_of(parts: "Parts") -> "Target":
+def _target_of(parts: "ModelParts") -> "Target":
     from gesso.adapters.names import Target
 
     networks: dict[str, nn.Module] = parts.networks
     return Target(parts.family.name, parts.family.layout, networks)
 
 
-def _read(file: "WeightFile", target: "Target") -> "Lora":
+def _read(file: "TensorFile", target: "Target") -> "Lora":
     from gesso.adapters.lora import read_lora
 
     found = read_lora(file, target)

@@ -18,7 +18,8 @@ from gesso.studio.studio import use_threads
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from gesso.pipelines.upscaling import Rows, Size
+    from gesso.hints.sizing import Size
+    from gesso.pipelines.upscaling import Rows
     from gesso.runtime.upscaling import Upscaler
 
 MAX_SCALE = 64.0
@@ -65,15 +66,15 @@ def command(
     """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_image
-    from gesso.pipelines.upscaling import UPSCALERS, Tiles, enlarged_rows, own_scale
+    from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if scale is not None and to is not None:
         raise GessoError("--scale and --to: give one or the other")
     wanted = parse_size(to, "--to") if to is not None else None
     folder = is_folder(output, len(files), (".png",))
-    defaults = Tiles()
-    tiles = Tiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
+    defaults = UpscalerTiles()
+    tiles = UpscalerTiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
     model = upscaler_name(model)
     model = UPSCALERS.find(model) or model
     if model in LATENT_UPSCALERS:

@@ -1,1 +1,1 @@
-"""How noise is added and taken away: schedules, noise, the denoiser seam, guidance, samplers."""
+"""Diffusion: noise schedules, noise sources, samplers, classifier-free guidance, the denoiser interface."""

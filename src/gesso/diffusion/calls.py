@@ -1,8 +1,8 @@
-"""Computing that asks: a generator yields the network calls that it needs, is sent their outputs and returns a result.
+"""Network calls as values: a generator yields the calls that it needs, is sent their outputs and returns a result.
 
-Samplers are such generators (`samplers.seam`), and so is all that stands between them and a network: denoiser,
-guidance, tiles, masks. Whoever drives one owns the calls: `answered` makes one after the other; a batcher gathers those
-of several runs into one call of the network, whatever their prompts, samplers and noise levels.
+Samplers are such generators (`samplers.seam`), and so is all that lies between them and a network: denoiser, guidance,
+tiles, masks. The caller that drives one makes the calls: `run_calls` makes one after the other; a batcher joins those
+of several runs in one network call, whatever their prompts, samplers and noise levels.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class NetworkCall:
-    """One call that somebody wants made; the answer is `network(z, timestep, conditioning)`.
+    """A network call to be made; its output is `network(z, timestep, conditioning)`.
 
     network       (z, timestep, conditioning) -> [B, ...], one row for each row of z
-    z             [B, ...] what the network sees
+    z             [B, ...] the network's input
     timestep      [B]
     conditioning  of B rows, of whatever type the network takes
     """
@@ -38,56 +38,56 @@ class NetworkCall:
         return self.network(self.z, self.timestep, self.conditioning)
 
 
-Asking = Generator[NetworkCall, Tensor, R]  # yields calls, is sent [B, ...] for each, returns R
+CallGenerator = Generator[NetworkCall, Tensor, R]  # yields calls, is sent [B, ...] for each, returns R
 
 
-def answered(asking: Asking[R]) -> R:
-    """The result of a computation, with its calls made one after the other as they come."""
+def run_calls(calls: CallGenerator[R]) -> R:
+    """Runs a generator to its result, making its calls one after the other."""
     try:
-        call = next(asking)
+        call = next(calls)
         while True:
-            call = asking.send(call.make())
+            call = calls.send(call.make())
     except StopIteration as end:
         result: R = end.value
         return result
 
 
-class Asks(ABC):
-    """A denoiser (x, sigma) -> x0, or a network with its text (z, timestep) -> output, that asks for its calls.
+class GeneratorFunction(ABC):
+    """A denoiser (x, sigma) -> x0, or a network with its prompt (z, timestep) -> output, that yields its calls.
 
-    Called like a function it makes them itself.
+    Called like a function, it makes them itself.
     """
 
     @abstractmethod
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """x [B, ...] at a level, a sigma or a timestep -> [B, ...]
 
-        uncond: -> [2, B, ...]: the same, and beside it what comes out without the prompt (CFG++)
+        uncond: -> [2, B, ...]: the same, and the unconditional output (CFG++)
         """
 
     def __call__(self, x: Tensor, level: Tensor | float) -> Tensor:
         """x [B, ...] -> [B, ...], the calls made at once."""
-        return answered(self.asking(x, level))
+        return run_calls(self.calls(x, level))
 
     def with_uncond(self, x: Tensor, level: Tensor | float) -> Tensor:
-        """The same, and beside it what comes out without the prompt: [2, B, ...]."""
-        return answered(self.asking(x, level, uncond=True))
+        """The same, and the unconditional output: [2, B, ...]."""
+        return run_calls(self.calls(x, level, uncond=True))
 
 
-Function = Callable[[Tensor, Tensor], Tensor] | Asks  # a denoiser or a network with its text
+Function = Callable[[Tensor, Tensor], Tensor] | GeneratorFunction  # a denoiser, or a network with its prompt
 
-_MISSING = "the prediction without the prompt is asked for, which a plain function cannot tell"
+_MISSING = "the unconditional prediction is needed, which a plain function does not give"
 
 
-def ask(
+def calls_of(
     function: Function, x: Tensor, level: Tensor | float, *, uncond: bool = False, missing: str = _MISSING
-) -> Asking[Tensor]:
-    """As `Asks.asking`, for what asks or for a plain function, whose answer is there at once.
+) -> CallGenerator[Tensor]:
+    """As `GeneratorFunction.calls`, for a `GeneratorFunction` or a plain function, which is called at once.
 
-    Raises ValueError, with the words `missing`, where a plain function is asked for the answer without the prompt.
+    Raises ValueError, with the message `missing`, if `uncond` is requested of a plain function.
     """
-    if isinstance(function, Asks):
-        return (yield from function.asking(x, level, uncond=uncond))
+    if isinstance(function, GeneratorFunction):
+        return (yield from function.calls(x, level, uncond=uncond))
     if not uncond:
         return function(x, torch.as_tensor(level))
     with_uncond: Callable[[Tensor, Tensor], Tensor] | None = getattr(function, "with_uncond", None)

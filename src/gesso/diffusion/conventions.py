@@ -1,4 +1,4 @@
-"""Choices of other tools that change a picture although model, seed, sampler and number of steps are the same.
+"""Conventions of other tools (A1111, ComfyUI, diffusers) that change a picture of the same model, seed and sampler.
 
 Each is one named function or value, so that a preset can name it and a recipe can record it. What diffusers' schedulers
 choose is in `diffusers_steps`; the tables of the noise schedule are `scaled_linear(table=...)`, sources of noise are in
@@ -109,7 +109,7 @@ def a1111_timestep_sigmas(schedule: NoiseSchedule, num_steps: int) -> Tensor:
     Raises ValueError unless 2 <= num_steps <= T.
     """
     if num_steps < 2:
-        raise ValueError(f"num_steps is {num_steps}: of this spacing A1111 makes one step fewer, so 2 is the least")
+        raise ValueError(f"num_steps is {num_steps}: with this spacing A1111 runs one step fewer, so 2 is the minimum")
     return schedule.sigmas[a1111_timesteps(schedule, num_steps).flip(0)]
 
 
@@ -167,7 +167,7 @@ def a1111_image_start(num_steps: int, strength: float, *, exact_steps: bool = Fa
     strength = min(strength, 0.999)
     if exact_steps:
         if strength == 0:
-            raise ValueError("strength 0 makes no step: exact_steps needs more")
+            raise ValueError("strength 0 leaves no step; exact_steps needs a strength above 0")
         steps, kept = int(num_steps / strength), num_steps - 1
     else:
         steps, kept = num_steps, int(strength * num_steps)
@@ -187,7 +187,7 @@ def a1111_timesteps_image_start(
     whole = a1111_image_start(num_steps, strength, exact_steps=exact_steps)
     num_steps, kept = whole.num_steps, whole.num_steps - 1 - whole.first
     if kept < 2:
-        raise ValueError(f"strength {strength} of {num_steps} steps leaves no step: A1111 makes one fewer than {kept}")
+        raise ValueError(f"strength {strength} of {num_steps} steps leaves no step: A1111 runs one fewer than {kept}")
     last = len(a1111_timesteps(schedule, num_steps)) - 1
     return ImageStart(num_steps, first=last - kept + 1, noisy=last - kept)
 
@@ -198,10 +198,10 @@ def diffusers_image_start(num_steps: int, strength: float) -> ImageStart:
     Raises ValueError unless num_steps >= 1 and 0 <= strength <= 1, and where no step is left.
     """
     _check_strength(num_steps, strength)
-    made = min(int(num_steps * strength), num_steps)
-    if made < 1:
+    num_run = min(int(num_steps * strength), num_steps)
+    if num_run < 1:
         raise ValueError(f"strength {strength} of {num_steps} steps leaves no step")
-    return ImageStart(num_steps, num_steps - made, num_steps - made)
+    return ImageStart(num_steps, num_steps - num_run, num_steps - num_run)
 
 
 def _check_strength(num_steps: int, strength: float) -> None:

@@ -1,4 +1,4 @@
-"""The seam between solver and network: `denoise(x, sigma) -> x0`.
+"""The interface between sampler and network: `denoise(x, sigma) -> x0`, and the prediction types eps, v and x0.
 
 x = x0 + sigma * eps is what samplers work on; a network was trained on z = x / sqrt(1 + sigma^2), which has the
 variance of the data, and on timesteps. Prediction types: eps (Ho et al. 2020), v (Salimans & Ho 2022, appendix D,
@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, ask
+from gesso.diffusion.calls import CallGenerator, GeneratorFunction, calls_of
 from gesso.diffusion.schedule import NoiseSchedule
 
 Prediction = Literal["eps", "v", "x0"]
@@ -33,7 +33,7 @@ def per_row(value: Tensor | float, x: Tensor) -> Tensor:
     """
     value = torch.as_tensor(value, dtype=torch.float64)
     if value.ndim > 1 or (value.ndim == 1 and len(value) != len(x)):
-        raise ValueError(f"one value or one a row expected, found {list(value.shape)} for x {list(x.shape)}")
+        raise ValueError(f"expected one value, or one per row, found {list(value.shape)} for x {list(x.shape)}")
     return value.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -48,7 +48,7 @@ def scale_input(x: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def to_x0(prediction: Prediction, x: Tensor, sigma: Tensor | float, output: Tensor) -> Tensor:
-    """What the network said, as clean latents.
+    """The network's output as clean latents x0.
 
     x, output [B, ...] -> x0 [B, ...] in the type of x. Raises ValueError for an unknown prediction.
     """
@@ -66,7 +66,7 @@ def to_x0(prediction: Prediction, x: Tensor, sigma: Tensor | float, output: Tens
 
 
 def target(prediction: Prediction, x0: Tensor, eps: Tensor, sigma: Tensor | float) -> Tensor:
-    """What the network should say for x = x0 + sigma * eps; the inverse of `to_x0`.
+    """The training target for x = x0 + sigma * eps; the inverse of `to_x0`.
 
     x0, eps [B, ...] -> [B, ...] in the type of x0. Raises ValueError for an unknown prediction.
     """
@@ -88,13 +88,13 @@ def _unknown(prediction: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Denoiser(Asks):
+class Denoiser(GeneratorFunction):
     """A network with its schedule and prediction type, as `denoise(x, sigma) -> x0`.
 
     network: (z [B, ...], timestep float32 [B]) -> eps, v or x0 [B, ...]; one that asks for its calls, such as
     `GuidedNetwork`, or a plain function. It sees z in the type of x and casts to its
     own; its output is cast back. Timesteps may be fractional, as in k-diffusion.
-    timestep_of: another rule for what timestep the network is told, float64 sigma [B] -> float64 timestep [B]; see
+    timestep_of: another rule for the network's timestep, float64 sigma [B] -> float64 timestep [B]; see
     `conventions.whole_timesteps` and `diffusers_steps`. None: `schedule.timestep_of`.
     consistency: the network was made by latent consistency distillation (Luo et al. 2023, arXiv:2310.04378): what it
     says is mixed with z by the boundary weights of equation 9, as diffusers and A1111 do (ComfyUI does not; the
@@ -111,7 +111,7 @@ class Denoiser(Asks):
         if self.prediction not in get_args(Prediction):
             raise ValueError(_unknown(self.prediction))
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """x [B, ...], level: sigma > 0, a scalar or [B] -> x0 [B, ...]; uncond: [2, B, ...]. One call of the network.
 
         Raises ValueError for a network that cannot answer without the prompt, where that is asked for.
@@ -119,7 +119,7 @@ class Denoiser(Asks):
         timestep = self._timestep(x, level)
         missing = "the unconditional prediction is needed: the network must be a GuidedNetwork"
         z, time = scale_input(x, level), timestep.to(torch.float32)
-        output = yield from ask(self.network, z, time, uncond=uncond, missing=missing)
+        output = yield from calls_of(self.network, z, time, uncond=uncond, missing=missing)
         if not uncond:
             return self._x0(x, level, timestep, output)
         return torch.stack([self._x0(x, level, timestep, each) for each in output])

@@ -1,6 +1,6 @@
-"""The steps that diffusers' schedulers make: sigmas, timesteps for the network, scale of the first noise.
+"""diffusers' schedulers: their sigmas, timesteps and scale of the initial noise.
 
-A folder in diffusers' layout says in scheduler/scheduler_config.json how its pictures are made. Each scheduler class
+A folder in diffusers' layout sets its scheduler in scheduler/scheduler_config.json. Each scheduler class
 has its own rule for the spacing of timesteps, for their rounding and for the end; what they share is here once. Their
 solvers are our samplers (`DiffusersScheduler.sampler`). Written after the behaviour of diffusers 0.42, and held to it
 by tests; sigmas are rounded to float32, as theirs are.
@@ -30,10 +30,10 @@ TimestepSpacing = Literal["leading", "linspace", "trailing"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Steps:
-    """What a run needs to know about its steps.
+class SchedulerSteps:
+    """The steps of a run.
 
-    sigmas: float64 [n + 1], falling. timesteps: float64 [n], what the network is told at the first call of each step.
+    sigmas: float64 [n + 1], falling. timesteps: float64 [n], the network's input at the first call of each step.
     initial_scale: x = n * initial_scale begins. final_scale: the VAE gets x * final_scale.
     options: for the sampler. timestep_of, consistency: for `Denoiser`.
     """
@@ -92,7 +92,7 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersScheduler:
-    """What a scheduler_config.json says, as far as it changes pictures and we can do it. Build it with `of_config`.
+    """A scheduler_config.json, as far as it changes pictures and gesso supports it. Build it with `of_config`.
 
     name: the class. The rest: its settings, by diffusers' names; None where the class's own default holds.
     """
@@ -167,7 +167,7 @@ class DiffusersScheduler:
             return "pndm"
         return _KINDS[self.name].sampler
 
-    def steps(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
+    def steps(self, schedule: NoiseSchedule, num_steps: int) -> SchedulerSteps:
         """The steps of a run. schedule: best that of `scaled_linear(table="float32")`, which is diffusers' own.
 
         Raises ValueError unless 1 <= num_steps <= T, and where no step is left (DEIS and SA-Solver, Karras, one step).
@@ -189,7 +189,7 @@ class DiffusersScheduler:
         falling = listed[:-1][listed.diff() < -SAME_SIGMA * listed[:-1]]
         if len(falling) == 0:
             raise ValueError(f"{self.name} makes no step of {num_steps}: it would go from {first} to {last}")
-        return Steps(
+        return SchedulerSteps(
             sigmas=torch.cat([falling, listed[-1:]]),
             timesteps=timesteps[: len(falling)],
             initial_scale=math.hypot(1, first) if scaled else first,
@@ -261,7 +261,7 @@ class DiffusersScheduler:
             return float(sigmas[-1])
         return schedule.sigma_min
 
-    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, made: int) -> dict[str, Any]:
+    def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, num_made: int) -> dict[str, Any]:
         kind = _KINDS[self.name]
         options: dict[str, Any] = {}
         if kind.jumps and self.sampler in ("ddim", "ddpm"):
@@ -269,7 +269,7 @@ class DiffusersScheduler:
             if not torch.equal(down[:-1], timesteps[1:]):
                 last = self._last_sigma(schedule, timesteps)
                 landings = [float(schedule.sigmas[int(t)]) if t >= 0 else last for t in down]
-                options["landings"] = landings[:made]
+                options["landings"] = landings[:num_made]
         if self.name == "DDPMScheduler" and self.variance_type == "fixed_large":
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
@@ -379,9 +379,9 @@ def _float32_sigmas(schedule: NoiseSchedule) -> Tensor:
 
 def _timestep_of(table: Tensor, sigmas: Tensor) -> Tensor:
     """Fractional timesteps, straight lines between logarithms in float32."""
-    logs, wanted = table.float().log().double(), sigmas.log()
-    low = (torch.searchsorted(logs, wanted, right=True) - 1).clamp(0, len(table) - 2)
-    return low + ((wanted - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)
+    logs, log_sigmas = table.float().log().double(), sigmas.log()
+    low = (torch.searchsorted(logs, log_sigmas, right=True) - 1).clamp(0, len(table) - 2)
+    return low + ((log_sigmas - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)
 
 
 def _interpolate(table: Tensor, timesteps: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Classifier-free guidance in one batch (Ho & Salimans 2022, arXiv:2207.12598), with its rescale (arXiv:2305.08891).
 
-Guidance is a network made from a network: it takes (z, timestep) and answers like a network without a prompt, so
-`Denoiser` cannot tell the difference. What the prompt became (hidden states, pooled vector, ControlNet pictures) is
-opaque here: any type C with a function that stacks two batches of it.
+Guidance wraps a network: it takes (z, timestep) and returns a prediction like a network without a prompt, so `Denoiser`
+needs to know nothing of it. The conditioning (hidden states, pooled vector, ControlNet hints) is opaque here: any type
+C with a function that concatenates two batches of it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, NetworkCall
+from gesso.diffusion.calls import CallGenerator, GeneratorFunction, NetworkCall
 from gesso.diffusion.denoiser import per_row
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedNetwork(Asks, Generic[C]):
-    """Classifier-free guidance as a network of its own, which asks for one call, on B rows or on 2B and more.
+class GuidedNetwork(GeneratorFunction, Generic[C]):
+    """Classifier-free guidance as a network of its own, which yields one call, on B rows or on 2B and more.
 
     network: (z [B, ...], timestep [B], conditioning of B rows) -> eps, v or x0 [B, ...].
 
-    cond, uncond: conditioning of B rows each; uncond may be None where no row is guided.
-    weights: of several prompts that guide together (see `joined`); cond has B rows for each, one prompt after another.
+    cond, uncond: conditioning of B rows each; uncond may be None if no row is guided.
+    weights: of several prompts joined by AND (see `joined`); cond has B rows for each, one prompt after another.
     scale: w in uncond + w * (cond - uncond), a number or [B]. 1 switches it off, for that row bit by bit; where it is 1
     for all rows and a single prompt the network is called on B rows instead of 2B.
     cat: stacks (uncond, cond) along the batch. It is called once, not once a step.
-    apart: the two are of shapes that no batch holds, so the network is called for each.
+    separate: call the network for cond and uncond separately, since their shapes do not fit into one batch.
     rescale: phi of arXiv:2305.08891, section 3.4, a number or [B] in 0..1: that share of the result gets the standard
     deviation of cond (over all but the batch). 0 switches it off; with zero terminal SNR 0.7 is common.
-    Raises ValueError where uncond is missing, phi is outside 0..1 or a list has not one value a row.
+    Raises ValueError if uncond is missing, phi is outside 0..1 or a list has not one value per row.
     """
 
     network: Callable[[Tensor, Tensor, C], Tensor]
@@ -45,7 +45,7 @@ class GuidedNetwork(Asks, Generic[C]):
     cat: Callable[[C, C], C]
     rescale: Tensor | float = 0.0
     weights: tuple[float, ...] = (1.0,)
-    apart: bool = False
+    separate: bool = False
 
     def __post_init__(self) -> None:
         phi = torch.as_tensor(self.rescale, dtype=torch.float64)
@@ -58,7 +58,7 @@ class GuidedNetwork(Asks, Generic[C]):
 
     @cached_property
     def is_guided(self) -> bool:
-        """Whether any row needs the prediction without a prompt."""
+        """Whether any row needs the unconditional prediction."""
         return self.weights != (1.0,) or bool((torch.as_tensor(self.scale, dtype=torch.float64) != 1).any())
 
     @cached_property
@@ -70,12 +70,12 @@ class GuidedNetwork(Asks, Generic[C]):
         assert self.uncond is not None
         return self.cat(self.uncond, self.cond)
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call, on B rows without guidance, else on 2B
         or more.
 
-        uncond: as well what the network says without the prompt, [2, B, ...], even where scale is 1. Two calls where
-        the two are apart. Raises ValueError where uncond is missing.
+        uncond: return the unconditional prediction, too, [2, B, ...], even if scale is 1. Two calls if `separate`.
+        Raises ValueError if uncond is missing.
         """
         z, timestep = x, torch.as_tensor(level)
         if not uncond and not self.is_guided:
@@ -83,7 +83,7 @@ class GuidedNetwork(Asks, Generic[C]):
         if self.uncond is None:
             raise ValueError("the unconditional prediction needs uncond")
         times = len(self.weights)
-        if self.apart:
+        if self.separate:
             unguided = (yield NetworkCall(self.network, z, timestep, self.uncond)).to(z.dtype)
             output = yield self._call(z, timestep, self.cond, times)
             prompts = list(output.to(z.dtype).chunk(times))
@@ -99,7 +99,7 @@ class GuidedNetwork(Asks, Generic[C]):
 
 
 def joined(prompts: Sequence[Tensor], uncond: Tensor, weights: Sequence[float]) -> Tensor:
-    """What several prompts say together: uncond + sum of weight * (prompt - uncond) (Liu et al. 2022, arXiv:2206.01714,
+    """Composable diffusion: uncond + sum of weight * (prompt - uncond) (Liu et al. 2022, arXiv:2206.01714,
     equation 11).
 
     prompts: [B, ...] each -> [B, ...]. A single prompt of weight 1 stays as it is, bit by bit.

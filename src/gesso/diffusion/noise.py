@@ -1,4 +1,4 @@
-"""Where random numbers come from: Philox noise, Brownian paths, and two sources that repeat other tools' numbers.
+"""Noise sources: gesso's Philox noise, Brownian paths, and the CPU and NV sources of A1111 and diffusers.
 
 A picture depends on its seed and on its index in the run, never on the device, on its place in a batch or on its
 neighbours. So every row of a batch owns its numbers and counts its own draws, and all of them are made on the CPU.
@@ -109,7 +109,7 @@ class NoiseSource(ABC):
         self.draws = list(draws) if draws is not None else [0] * len(self.seeds)
         if not len(self.seeds) == len(self.pictures) == len(self.draws):
             lengths = f"{len(self.seeds)} seeds, {len(self.pictures)} pictures, {len(self.draws)} draws"
-            raise ValueError(f"{lengths}: expected one of each a row")
+            raise ValueError(f"{lengths}: expected one of each per row")
         for seed, picture, draw in zip(self.seeds, self.pictures, self.draws, strict=True):
             _check_word("seed", seed, 64)
             _check_word("picture", picture, 32)
@@ -122,7 +122,7 @@ class NoiseSource(ABC):
         """
         chosen = list(rows) if rows is not None else [True] * len(self.seeds)
         drawn = [self._draw_row(row, tuple(shape)) if chosen[row] else None for row in range(len(self.seeds))]
-        self.draws = [count + wanted for count, wanted in zip(self.draws, chosen, strict=True)]
+        self.draws = [count + is_chosen for count, is_chosen in zip(self.draws, chosen, strict=True)]
         like = next((numbers for numbers in drawn if numbers is not None), torch.empty(0))
         if not drawn:
             return torch.empty(0, *shape)

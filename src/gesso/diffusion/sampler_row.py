@@ -1,4 +1,4 @@
-"""What the table of samplers says of each: what it is called, what it costs, what it takes. Imports no torch."""
+"""`Sampler`, a row of SAMPLERS: label, aliases, order, calls per step, options. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Sampler:
     """One row of the registry: a generator function and what callers want to know about it.
 
-    label: what A1111 calls it in its infotext (where A1111 lacks it, what its users would call it).
+    label: its name in A1111's infotext (if A1111 lacks it, the name that its users would expect).
     function: the generator function, see `gesso.diffusion.samplers.seam`; or "module:name" of it, imported when the
     sampler first runs.
     order: of convergence, for the ODE; 0: does not converge (LCM). Where the first and last steps are of lower order,
@@ -28,14 +28,14 @@ class Sampler:
     calls_per_step: calls of the model in a step that does not end in 0. options: the keyword arguments that it takes:
     numbers, and `schedule`, the NoiseSchedule, for those whose rule speaks of timesteps (Stable Diffusion's if left
     out).
-    aliases: what other tools and diffusers call it. schedule: which of SCHEDULES A1111 takes for "Automatic".
+    aliases: its names in other tools and diffusers. schedule: which of SCHEDULES A1111 takes for "Automatic".
     draws_per_step: draws from the noise source in a step that does not end in 0, at the defaults. brownian: its noise
     comes from a Brownian path instead of such draws.
     ignores_sigmas: only the first sigma, the last above 0 and their number count; what is left at the end is noise of
     the last sigma above 0. row_steps: chooses its own steps for every row.
     discards_penultimate: A1111 makes one step more and leaves out the last sigma above 0 (`discard_penultimate`).
-    asks_uncond: asks for the prediction without the prompt as well.
-    counted: number of calls where calls_per_step does not tell it; None there: it depends on the picture.
+    asks_uncond: needs the unconditional prediction, too (CFG++).
+    counted: number of calls if calls_per_step is not enough; None there: it depends on the picture.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Noise schedules and the spacing of a sampler's steps: the names that other rooms use."""
+"""Noise schedules and SCHEDULES (Karras, exponential, ...): the names that other packages import."""
 
 from gesso.diffusion.noise_schedule import (
     ZERO_SNR_LAST_ALPHA_CUMPROD,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Schedule:
     """One way to space the steps: a "schedule type" of A1111, a "scheduler" of ComfyUI.
 
-    label: what A1111 calls it in its infotext; where two tools mean two tables by one word, the other one says which.
+    label: its name in A1111's infotext; if two tools use one name for two tables, the other adds the tool's name.
     function: (noise schedule, number of steps) -> sigmas, float64, falling; or "module:name" of it, imported when it is
     first called. aliases: what other tools call it. exact_steps: gives num_steps steps, neither more nor fewer.
     ends_in_zero: the last sigma is 0.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, Function, ask
+from gesso.diffusion.calls import CallGenerator, Function, GeneratorFunction, calls_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     return [(length - tile) * i // (count - 1) for i in range(count)]
 
 
-class TiledDenoiser(Asks):
+class TiledDenoiser(GeneratorFunction):
     """denoise(x, sigma) for x [B, C, H, W] of any size, by denoisers of its tiles.
 
     parts    each tile with what denoises it
@@ -60,16 +60,16 @@ class TiledDenoiser(Asks):
     def __init__(self, parts: Sequence[tuple[Tile, Function]], overlap: int) -> None:
         self.parts, self.overlap = parts, overlap
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """x [B, C, H, W] -> x0 of the same shape, uncond: [2, B, C, H, W]; the calls of one tile after the other."""
         total: Tensor | None = None
         weights = x.new_zeros(x.shape[-2:])
         for tile, denoise in self.parts:
-            found = yield from ask(denoise, tile.of(x).contiguous(), level, uncond=uncond)
+            x0 = yield from calls_of(denoise, tile.of(x).contiguous(), level, uncond=uncond)
             if total is None:
-                total = found.new_zeros(*found.shape[:-2], *x.shape[-2:])
+                total = x0.new_zeros(*x0.shape[:-2], *x.shape[-2:])
             weight = _fade(tile.height, self.overlap, x)[:, None] * _fade(tile.width, self.overlap, x)
-            tile.of(total).add_(found * weight)
+            tile.of(total).add_(x0 * weight)
             tile.of(weights).add_(weight)
         assert total is not None
         return total / weights

@@ -1,1 +1,1 @@
-"""Releases of models: each as one value, and the loading and saving of whole models."""
+"""Model families: each release (SD 1.5, SDXL, ...) as one value, loading and saving of models, prompt encoding."""

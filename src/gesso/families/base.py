@@ -1,4 +1,4 @@
-"""What makes a release of a model: sizes, schedule, prediction and default settings, as one frozen value."""
+"""`Family`: a release of a model (SD 1.5, SDXL, ...) as a frozen value: sizes, schedule, prediction type, defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from gesso.diffusion.denoiser import Prediction
 from gesso.diffusion.schedule import NoiseSchedule, scaled_linear
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
-from gesso.models.upscaler import UpscalerConfig
+from gesso.models.upscaler import MiniUpscalerConfig
 from gesso.models.vae import VAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The numbers behind a noise schedule."""
+    """The betas of a noise schedule."""
 
     beta_start: float
     beta_end: float
@@ -43,7 +43,7 @@ class FamilyDefaults:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """How diffusers steps through the schedule by default; for the preset of that name.
+    """The default scheduler of the release in diffusers, for the preset diffusers.
 
     name is a class of that library: text that is compared and written, never imported.
     """
@@ -69,18 +69,18 @@ _SIZE_VALUES: Mapping[Layout, int] = {"sd1": 0, "sd2": 0, "sdxl": 6, "refiner": 
 class Family:
     """One release.
 
-    layout       names of a single file, and what the added vector is made of
-    text_2       the second text tower of SDXL; its states stand beside those of the first
-    text_layer   which states of the text towers the UNet reads: 1 the last layer's, 2 those of the one before
-    text_norm    whether the tower's last norm follows
-    concat       what the UNet sees beside the latents
-    max_level    the highest noise level of a picture to enlarge that the UNet was trained with (x4 upscaler)
-    zero_empty_negative  an empty negative prompt is told as zeros instead of its encoding, as SDXL was trained
-    upscaler     the network that draws the VAE's picture larger, where the model has one
-    native_size  pixels a side that the VAE makes at the size of the training
-    clip_skip    what a request gets where it says nothing; 1: as trained, 2: a layer earlier
-    scheduler    how a diffusers folder walks through the schedule; None: no release of that layout
-    objects      what a model with a vocabulary of its own can draw: name -> other words for it; empty: not known
+    layout       tensor names of a single file, and the contents of the added vector
+    text_2       the second text encoder of SDXL; its hidden states are concatenated to those of the first
+    text_layer   which layer of the text encoders the UNet takes: 1 the last, 2 the one before (clip skip)
+    text_norm    whether the text encoder's final norm is applied
+    concat       extra input channels of the UNet
+    max_level    the highest noise level of the input picture that the UNet was trained with (x4 upscaler)
+    zero_empty_negative  an empty negative prompt becomes zeros instead of its encoding, as SDXL was trained
+    upscaler     the network that enlarges the VAE's picture, if the model has one
+    native_size  pixels a side of the VAE's pictures in training
+    clip_skip    default of a request; 1: as trained, 2: a layer earlier
+    scheduler    the scheduler of the release's diffusers folder; None: there is none
+    objects      objects that a model with its own vocabulary can draw: name -> synonyms; empty: not known
     """
 
     name: str
@@ -94,7 +94,7 @@ class Family:
     concat: Concat = "none"
     max_level: int | None = None
     zero_empty_negative: bool = False
-    upscaler: UpscalerConfig | None = None
+    upscaler: MiniUpscalerConfig | None = None
     prediction: Prediction
     schedule: ScheduleConfig
     native_size: int
@@ -105,22 +105,22 @@ class Family:
 
     @property
     def is_refiner(self) -> bool:
-        """Whether the model finishes what another of its kind began."""
+        """Whether this is a refiner, which runs the last steps after a base model."""
         return self.layout == "refiner"
 
     @property
     def architecture(self) -> tuple[Layout, Concat, bool]:
-        """What a name given by the user must agree with."""
-        return self.layout, self.concat, self.is_told_guidance
+        """What must agree between a family named by the user and the file."""
+        return self.layout, self.concat, self.takes_guidance_scale
 
     @property
-    def is_told_guidance(self) -> bool:
-        """Whether guidance is an input of the UNet (guidance distillation), which is then called once, not twice."""
+    def takes_guidance_scale(self) -> bool:
+        """Whether the UNet takes the guidance scale as an input (guidance distillation): one call instead of two."""
         return self.unet.guidance_dim is not None
 
     @property
     def num_sizes(self) -> int:
-        """Numbers beside the pooled text in the added vector: 0, 6 (SDXL) or 5 (its refiner)."""
+        """Numbers besides the pooled text in the added vector: 0, 6 (SDXL) or 5 (its refiner)."""
         return _SIZE_VALUES[self.layout]
 
     @property
@@ -131,7 +131,7 @@ class Family:
 
     @property
     def output_scale(self) -> int:
-        """Sides of the picture by those of what the VAE makes: above 1 where an upscaler follows."""
+        """Scale from the VAE's picture to the finished one: above 1 if the model has an upscaler."""
         return self.upscaler.scale if self.upscaler else 1
 
     @property

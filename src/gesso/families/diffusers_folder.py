@@ -1,4 +1,4 @@
-"""The configuration files of a diffusers folder: read into a family, written from one.
+"""Config files of a diffusers folder (model_index.json, config.json): read into a family, written from one.
 
 Nothing that a configuration names is ever imported: class names are compared with the few that gesso has, each
 setting is either read, or must have the one value that gesso computes with, or concerns training only. A setting that
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, read_object
 from gesso.checkpoints.diffusers import INDEX, LIBRARIES, folders_of, layout_of, names_class, tokenizers_of
-from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.checkpoints.errors import ModelFileError, quote
 from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Concat, Family, Layout, ScheduleConfig, SchedulerConfig
 from gesso.families.registry import release_like
@@ -120,7 +120,7 @@ def read_family(folder: Path, release: Family | None = None) -> Family:
         for part, name in folders.items()
         if part.startswith("text")
     }
-    if layout == "sd1" and settings.found.get("use_linear_projection", False):
+    if layout == "sd1" and settings.values.get("use_linear_projection", False):
         layout = "sd2"
     schedule, prediction, scheduler = _schedule(folder / "scheduler" / "scheduler_config.json")
     concat = _concat(folder, unet, vae)
@@ -165,8 +165,8 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
     is_xl = layout != "sd1"
     known = [name for (xl, _), name in _PIPELINES.items() if xl == is_xl] + list(_ALSO[is_xl])
     if index.get("_class_name") not in known:
-        found = shown(str(index.get("_class_name")))
-        raise ModelFileError("architecture_mismatch", folder, f"is a {found}, expected a {known[0]}")
+        class_name = quote(str(index.get("_class_name")))
+        raise ModelFileError("architecture_mismatch", folder, f"is a {class_name}, expected a {known[0]}")
     folders = folders_of(layout)
     expected = {
         "unet": ("UNet2DConditionModel",),
@@ -176,8 +176,8 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
     }
     for part, classes in expected.items():
         if names_class(index, part) not in classes:
-            wanted = f"{classes[0]} of {' or '.join(LIBRARIES)}"
-            message = f"{INDEX}: {part} is {shown(str(index.get(part)))}, expected {wanted}"
+            expected_class = f"{classes[0]} of {' or '.join(LIBRARIES)}"
+            message = f"{INDEX}: {part} is {quote(str(index.get(part)))}, expected {expected_class}"
             raise ModelFileError("architecture_mismatch", folder, message)
     return layout
 
@@ -194,19 +194,19 @@ def _projected(index: Mapping[str, Any], folder: str) -> bool:
 
 
 def _concat(folder: Path, unet: UNetConfig, vae: VAEConfig) -> Concat:
-    beside = unet.in_channels - vae.latent_channels
-    if unet.out_channels != vae.latent_channels or beside not in _CONCATS:
-        found = f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}"
+    extra = unet.in_channels - vae.latent_channels
+    if unet.out_channels != vae.latent_channels or extra not in _CONCATS:
+        problem = f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}"
         raise ModelFileError(
-            "architecture_mismatch", folder, f"has {vae.latent_channels} latent channels, {found}; no release does"
+            "architecture_mismatch", folder, f"has {vae.latent_channels} latent channels, {problem}; no release does"
         )
-    return _CONCATS[beside]
+    return _CONCATS[extra]
 
 
 def _check_widths(folder: Path, family: Family) -> None:
     wide = family.text.dim + (family.text_2.dim if family.text_2 else 0)
     if wide != family.unet.context_dim:
-        message = f"has text states {wide} wide, its UNet takes {family.unet.context_dim}"
+        message = f"its text encoder is {wide} wide, its UNet takes {family.unet.context_dim}"
         raise ModelFileError("architecture_mismatch", folder, message)
     pooled = (family.text_2 or family.text).projection_dim or 0
     sizes = (family.unet.added_dim or 0) - pooled if family.num_sizes else 0
@@ -216,40 +216,40 @@ def _check_widths(folder: Path, family: Family) -> None:
 
 
 def _max_level(folder: Path, index: Mapping[str, Any]) -> int:
-    found = index.get("max_noise_level", 350)
-    if type(found) is not int or not 0 <= found < 1000:
-        raise ModelFileError("config", folder / INDEX, f"max_noise_level is {shown(str(found))}, expected 0 to 999")
-    return found
+    max_level = index.get("max_noise_level", 350)
+    if type(max_level) is not int or not 0 <= max_level < 1000:
+        raise ModelFileError("config", folder / INDEX, f"max_noise_level is {quote(str(max_level))}, expected 0 to 999")
+    return max_level
 
 
 class _Settings:
-    """One config file: every setting is asked for, or known to be idle, or refused."""
+    """One config file: every setting is read, known to have no effect, or refused."""
 
     def __init__(self, path: Path, fixed: Mapping[str, Any], read: tuple[str, ...], idle: tuple[str, ...]) -> None:
         self.path = path
-        self.found = read_object(path)
+        self.values = read_object(path)
         for key, value in fixed.items():
-            if self.found.get(key, value) != value:
-                self.refuse(f"{key} is {shown(str(self.found[key]))}, gesso computes with {value}")
-        for key, value in self.found.items():
+            if self.values.get(key, value) != value:
+                self.refuse(f"{key} is {quote(str(self.values[key]))}, gesso computes with {value}")
+        for key, value in self.values.items():
             if key not in (*fixed, *read, *idle) and not key.startswith("_") and value not in (None, False):
-                self.refuse(f"{shown(key)} is {shown(str(value))}, an unknown setting")
+                self.refuse(f"{quote(key)} is {quote(str(value))}, an unknown setting")
 
     def refuse(self, message: str) -> NoReturn:
         raise ModelFileError("config", self.path, message)
 
     def list_of(self, key: str, length: int | None = None, default: Any = None) -> list[Any]:
         """A list; one value stands for all of them where a length is given."""
-        value = self.found.get(key, default)
+        value = self.values.get(key, default)
         if length is not None and isinstance(value, int):
             value = [value] * length
         if not isinstance(value, list) or not value or (length is not None and len(value) != length):
-            self.refuse(f"{key} is {shown(str(value))}, expected a list{f' of {length}' if length else ''}")
+            self.refuse(f"{key} is {quote(str(value))}, expected a list{f' of {length}' if length else ''}")
         return value
 
 
 def _unet(settings: _Settings) -> tuple[UNetConfig, int]:
-    found = settings.found
+    values = settings.values
     channels = settings.list_of("block_out_channels")
     levels = len(channels)
     depths = settings.list_of("transformer_layers_per_block", levels, 1)
@@ -260,85 +260,89 @@ def _unet(settings: _Settings) -> tuple[UNetConfig, int]:
     if up != expected or not set(down) <= {"CrossAttnDownBlock2D", "DownBlock2D"}:
         settings.refuse("down_block_types and up_block_types are not those of Stable Diffusion")
     # The library's "attention_head_dim" is the number of heads for these models, a name that stuck.
-    heads_key = "num_attention_heads" if found.get("num_attention_heads") is not None else "attention_head_dim"
+    heads_key = "num_attention_heads" if values.get("num_attention_heads") is not None else "attention_head_dim"
     config = {
-        "in_channels": found.get("in_channels", 4),
-        "out_channels": found.get("out_channels", 4),
+        "in_channels": values.get("in_channels", 4),
+        "out_channels": values.get("out_channels", 4),
         "channels": channels,
         "attention": [depth if text else 0 for depth, text in zip(depths, with_text, strict=True)],
         "mid_attention": depths[-1],
         "cross_only": _cross_only(settings, levels),
-        "noise_levels": found.get("num_class_embeds"),
-        "guidance_dim": found.get("time_cond_proj_dim"),
-        "upcast_attention": found.get("upcast_attention") or False,
+        "noise_levels": values.get("num_class_embeds"),
+        "guidance_dim": values.get("time_cond_proj_dim"),
+        "upcast_attention": values.get("upcast_attention") or False,
         "added_dim": _added_dim(settings),
         "num_heads": settings.list_of(heads_key, levels, 8),
-        "num_res_blocks": found.get("layers_per_block", 2),
-        "context_dim": found.get("cross_attention_dim"),
-        "norm_groups": found.get("norm_num_groups", 32),
+        "num_res_blocks": values.get("layers_per_block", 2),
+        "context_dim": values.get("cross_attention_dim"),
+        "norm_groups": values.get("norm_num_groups", 32),
     }
     unet = from_json(UNetConfig, config, settings.path, "the UNet")
-    sample_size = found.get("sample_size") or 64
+    sample_size = values.get("sample_size") or 64
     if type(sample_size) is not int or not 1 <= sample_size <= 1024:
-        settings.refuse(f"sample_size is {shown(str(sample_size))}, expected 1 to 1024")
+        settings.refuse(f"sample_size is {quote(str(sample_size))}, expected 1 to 1024")
     return unet, sample_size
 
 
 def _cross_only(settings: _Settings, levels: int) -> list[bool] | None:
-    found = settings.found.get("only_cross_attention")
-    if found in (None, False):
+    levels_only = settings.values.get("only_cross_attention")
+    if levels_only in (None, False):
         return None
-    if not isinstance(found, list) or len(found) != levels or not all(type(value) is bool for value in found):
-        settings.refuse(f"only_cross_attention is {shown(str(found))}, expected a list of {levels}")
-    return found if any(found) else None
+    if (
+        not isinstance(levels_only, list)
+        or len(levels_only) != levels
+        or not all(type(value) is bool for value in levels_only)
+    ):
+        settings.refuse(f"only_cross_attention is {quote(str(levels_only))}, expected a list of {levels}")
+    return levels_only if any(levels_only) else None
 
 
 def _added_dim(settings: _Settings) -> Any:
     """Width of the vector of pooled text and sizes: None, or as SDXL has it."""
-    kind = settings.found.get("addition_embed_type")
+    kind = settings.values.get("addition_embed_type")
     if kind not in (None, "text_time"):
-        settings.refuse(f"addition_embed_type is {shown(str(kind))}, gesso knows text_time")
-    return settings.found.get("projection_class_embeddings_input_dim") if kind else None
+        settings.refuse(f"addition_embed_type is {quote(str(kind))}, gesso knows text_time")
+    return settings.values.get("projection_class_embeddings_input_dim") if kind else None
 
 
 def _vae(path: Path) -> VAEConfig:
     settings = _Settings(path, _VAE_FIXED, _VAE_READ, _VAE_IDLE)
-    found = settings.found
+    values = settings.values
     channels = settings.list_of("block_out_channels")
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if settings.list_of(key, len(channels)) != [kind] * len(channels):
             settings.refuse(f"{key} are not {kind} throughout")
     config = {
         "channels": channels,
-        "num_res_blocks": found.get("layers_per_block", 1),
-        "latent_channels": found.get("latent_channels", 4),
-        "scaling_factor": found.get("scaling_factor", 0.18215),  # the published SD 1.5 does not say it
-        "norm_groups": found.get("norm_num_groups", 32),
+        "num_res_blocks": values.get("layers_per_block", 1),
+        "latent_channels": values.get("latent_channels", 4),
+        "scaling_factor": values.get("scaling_factor", 0.18215),  # the published SD 1.5 does not say it
+        "norm_groups": values.get("norm_num_groups", 32),
     }
     return from_json(VAEConfig, config, path, "the VAE")
 
 
 def _text(path: Path, *, projected: bool) -> CLIPTextConfig:
-    found = read_object(path)
-    if found.get("layer_norm_eps", 1e-5) != 1e-5:
+    values = read_object(path)
+    if values.get("layer_norm_eps", 1e-5) != 1e-5:
         raise ModelFileError("config", path, "layer_norm_eps is not 1e-5, which gesso computes with")
-    if found.get("model_type", "clip_text_model") != "clip_text_model":
-        message = f"is a {shown(str(found['model_type']))}, expected a clip_text_model"
+    if values.get("model_type", "clip_text_model") != "clip_text_model":
+        message = f"is a {quote(str(values['model_type']))}, expected a clip_text_model"
         raise ModelFileError("architecture_mismatch", path, message)
-    vocab_size = found.get("vocab_size", 49408)
-    eos = found.get("eos_token_id", 49407)
+    vocab_size = values.get("vocab_size", 49408)
+    eos = values.get("eos_token_id", 49407)
     if eos == 2:  # published configs say 2 and mean the greatest id, which is the last of the vocabulary
         eos = vocab_size - 1 if isinstance(vocab_size, int) else eos
     config = {
         "vocab_size": vocab_size,
-        "max_length": found.get("max_position_embeddings", 77),
-        "dim": found.get("hidden_size", 512),
-        "num_layers": found.get("num_hidden_layers", 12),
-        "num_heads": found.get("num_attention_heads", 8),
-        "mlp_dim": found.get("intermediate_size", 2048),
-        "activation": found.get("hidden_act", "quick_gelu"),
+        "max_length": values.get("max_position_embeddings", 77),
+        "dim": values.get("hidden_size", 512),
+        "num_layers": values.get("num_hidden_layers", 12),
+        "num_heads": values.get("num_attention_heads", 8),
+        "mlp_dim": values.get("intermediate_size", 2048),
+        "activation": values.get("hidden_act", "quick_gelu"),
         "eos_id": eos,
-        "projection_dim": found.get("projection_dim", 512) if projected else None,
+        "projection_dim": values.get("projection_dim", 512) if projected else None,
     }
     return from_json(CLIPTextConfig, config, path, "the text encoder")
 
@@ -355,41 +359,41 @@ _OTHER_SCHEDULER = ("linspace", 0, False)
 def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig | None]:
     if not path.exists():
         return SD15.schedule, SD15.prediction, SD15.scheduler
-    found = read_object(path)
-    if found.get("beta_schedule", "linear") != "scaled_linear" or found.get("trained_betas") is not None:
+    values = read_object(path)
+    if values.get("beta_schedule", "linear") != "scaled_linear" or values.get("trained_betas") is not None:
         raise ModelFileError("config", path, "the betas are not scaled_linear, which gesso computes with")
-    prediction = found.get("prediction_type", "epsilon")
+    prediction = values.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
-        raise ModelFileError("config", path, f"prediction_type is {shown(str(prediction))}, which gesso does not know")
+        raise ModelFileError("config", path, f"prediction_type is {quote(str(prediction))}, which gesso does not know")
     config = {
-        "beta_start": found.get("beta_start", 0.0001),
-        "beta_end": found.get("beta_end", 0.02),
-        "num_timesteps": found.get("num_train_timesteps", 1000),
-        "zero_terminal_snr": found.get("rescale_betas_zero_snr", False),
+        "beta_start": values.get("beta_start", 0.0001),
+        "beta_end": values.get("beta_end", 0.02),
+        "num_timesteps": values.get("num_train_timesteps", 1000),
+        "zero_terminal_snr": values.get("rescale_betas_zero_snr", False),
     }
     schedule = from_json(ScheduleConfig, config, path, "the schedule")
     try:
         schedule.build()
     except ValueError as error:
         raise ModelFileError("config", path, str(error)) from None
-    return schedule, _PREDICTIONS[prediction], _scheduler(path, found)
+    return schedule, _PREDICTIONS[prediction], _scheduler(path, values)
 
 
-def _scheduler(path: Path, found: Mapping[str, Any]) -> SchedulerConfig:
-    name = found.get("_class_name", "PNDMScheduler")
+def _scheduler(path: Path, values: Mapping[str, Any]) -> SchedulerConfig:
+    name = values.get("_class_name", "PNDMScheduler")
     spacing, offset, alpha_to_one = _SCHEDULER_DEFAULTS.get(str(name), _OTHER_SCHEDULER)
     config = {
         "name": name,
-        "timestep_spacing": found.get("timestep_spacing", spacing),
-        "steps_offset": found.get("steps_offset", offset),
+        "timestep_spacing": values.get("timestep_spacing", spacing),
+        "steps_offset": values.get("steps_offset", offset),
     }
     # Settings that a scheduler does not have keep one value here, whatever the file says.
     if name in _SCHEDULER_DEFAULTS:
-        config["set_alpha_to_one"] = found.get("set_alpha_to_one", alpha_to_one)
+        config["set_alpha_to_one"] = values.get("set_alpha_to_one", alpha_to_one)
     else:
-        config["use_karras_sigmas"] = found.get("use_karras_sigmas") or False
+        config["use_karras_sigmas"] = values.get("use_karras_sigmas") or False
     if name == "PNDMScheduler":
-        config["skip_prk_steps"] = found.get("skip_prk_steps", False)
+        config["skip_prk_steps"] = values.get("skip_prk_steps", False)
     return from_json(SchedulerConfig, config, path, "the scheduler")
 
 
@@ -397,7 +401,7 @@ def _scheduler(path: Path, found: Mapping[str, Any]) -> SchedulerConfig:
 
 
 def folder_text(family: Family) -> CLIPTextConfig:
-    """The first text tower as a folder has it: of SD 2 without the layer and the projection that are not read."""
+    """The first text encoder as a folder has it: of SD 2 without the layer and the projection that are not read."""
     if family.layout != "sd2":
         return family.text
     return replace(family.text, num_layers=family.text.num_layers + 1 - family.text_layer, projection_dim=None)
@@ -542,7 +546,7 @@ def _unet_json(family: Family) -> dict[str, Any]:
 
 def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any]:
     schedule = family.schedule
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "_class_name": scheduler.name,
         "beta_end": schedule.beta_end,
         "beta_schedule": "scaled_linear",
@@ -555,15 +559,15 @@ def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any
     # Where it goes without saying it is not said, as in the published files: a user of the library who takes another
     # scheduler for the folder then gets that one's own spacing.
     if scheduler.timestep_spacing != _SCHEDULER_DEFAULTS.get(scheduler.name, _OTHER_SCHEDULER)[0]:
-        found["timestep_spacing"] = scheduler.timestep_spacing
+        values["timestep_spacing"] = scheduler.timestep_spacing
     if scheduler.name in _SCHEDULER_DEFAULTS:
-        found["set_alpha_to_one"] = scheduler.set_alpha_to_one
+        values["set_alpha_to_one"] = scheduler.set_alpha_to_one
     elif scheduler.name != _LOW_RES.name:
-        found["use_karras_sigmas"] = scheduler.use_karras_sigmas
+        values["use_karras_sigmas"] = scheduler.use_karras_sigmas
     if scheduler.name == "PNDMScheduler":
-        found["skip_prk_steps"] = scheduler.skip_prk_steps
+        values["skip_prk_steps"] = scheduler.skip_prk_steps
     else:
-        found["clip_sample"] = False
+        values["clip_sample"] = False
     if schedule.zero_terminal_snr:
-        found["rescale_betas_zero_snr"] = True
-    return found
+        values["rescale_betas_zero_snr"] = True
+    return values

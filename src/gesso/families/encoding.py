@@ -1,11 +1,12 @@
-"""Encodes prompts for a family's UNet: hidden states of its text encoders, and a pooled vector where it takes one.
+"""Encodes prompts for a family's UNet: hidden states of its text encoders, and the pooled vector if it takes one.
 
 Which states: SD 1 the last layer's, with the last norm; SD 2 those of the layer before, with the norm; SDXL those of
 the layer before, without a norm, of both towers side by side (768 and 1280 wide). The vector of SDXL is the second
 tower's pooled text, projected, beside sinusoids of sizes (Podell et al. 2023, arXiv:2307.01952, section 2.2).
 
-A prompt with weights, or too long for the text model, comes as pieces (`gesso.text.grammar`): each chunk of it is
-encoded alone, weighted, and laid behind the one before. The vector is told the first chunk only, without weights.
+A prompt with weights, or too long for the text encoder, comes as pieces (`gesso.text.grammar`): each chunk of it is
+encoded alone, weighted, and concatenated to the one before. The pooled vector is that of the first chunk, without
+weights.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 from gesso.families.base import Family
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.models.clip import CLIPTextModel, TextEncoding
 from gesso.nn.embedding import sinusoid
 from gesso.text import emphasis
-from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, LearnedWord, chunk
+from gesso.text.chunks import BACKTRACK, MAX_CHUNKS, ChunkReport, Chunks, EmbeddingToken, chunk
 from gesso.text.emphasis import NEEDS_EMPTY, Emphasis
 from gesso.text.grammar import Joined
 from gesso.text.prompt import Piece, PromptError, WeightedText
@@ -33,8 +34,8 @@ MAX_DOWNWEIGHTED = 32  # pieces of weight below 1 that Compel's rule encodes wit
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What SDXL is told about the picture, in pixels: (height, width) of the photograph it would have come from, rows
-    and columns cut off above and left, (height, width) of the picture. The refiner is told a score instead of the last.
+    """SDXL's size conditioning in pixels: original_size (height, width), crops_coords_top_left, target_size. The
+    refiner takes an aesthetic score instead of the target size.
     """
 
     original: tuple[int, int]
@@ -43,37 +44,37 @@ class Sizes:
     aesthetic_score: float = AESTHETIC_SCORE
 
     def values(self, family: Family) -> tuple[float, ...]:
-        """As many numbers as the family is told: 0, 6 or 5."""
+        """The numbers that the family takes: 0, 6 or 5."""
         last = (self.aesthetic_score,) if family.is_refiner else self.target
         return (*self.original, *self.crop, *last) if family.num_sizes else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the pieces of a prompt become states. Each of these settings changes pictures.
+    """How the pieces of a prompt are encoded. Each of these settings changes pictures.
 
     emphasis    the rule of `gesso.text.emphasis`
-    backtrack   tokens that may move on to the next chunk behind a comma; 0: none
-    whole_words chunks end between words, as in ComfyUI; there is no moving on then
+    backtrack   tokens after the last comma that may move to the next chunk (A1111: comma padding backtrack); 0: none
+    whole_words chunks end between words, as in ComfyUI, without backtrack
     max_chunks  None: as many as the text needs, and one for a learned vocabulary, whose UNet knows no more
-    words       embeddings attached to the text encoders (`adapters.textual_inversion`)
+    embeddings  those attached to the text encoders (`adapters.textual_inversion`)
     """
 
     emphasis: Emphasis = "original"
     backtrack: int = BACKTRACK
     whole_words: bool = False
     max_chunks: int | None = None
-    words: tuple[LearnedWord, ...] = ()
+    embeddings: tuple[EmbeddingToken, ...] = ()
 
 
 PLAIN = Reading(max_chunks=1)
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPrompt:
-    """One prompt.  context [1, N * L, D] of N chunks, added [1, A] or None for a UNet that takes none
+class PromptEmbeds:
+    """The embeddings of one prompt.  context [1, N * L, D] of N chunks; added [1, A], or None if the UNet takes none
 
-    chunks: what a user should know: tokens a chunk, what was cut off, unknown words, weights that were changed.
+    chunks: for notices: tokens per chunk, text that was cut off, unknown words, weights that were changed.
     """
 
     context: Tensor
@@ -82,7 +83,7 @@ class EncodedPrompt:
 
 
 def encode_prompt(
-    parts: Parts,
+    parts: ModelParts,
     text: str | Sequence[Piece],
     *,
     clip_skip: int,
@@ -92,16 +93,16 @@ def encode_prompt(
     sizes: Sizes | None = None,
     skip_everywhere: bool = False,
     reading: Reading | None = None,
-) -> EncodedPrompt:
-    """A prompt through the text models of a family, on the device of its first.
+) -> PromptEmbeds:
+    """A prompt through the text encoders of a family, on the device of its first.
 
-    text             a str is plain text, and what does not fit one chunk is cut off; pieces are read as `reading` says
+    text             a str is plain text, cut to one chunk; pieces are encoded by `reading`
     clip_skip        as A1111 counts: 1 is the layer that the model was trained with, n > 1 is n - 1 layers earlier
     skip_everywhere  it moves the layer of SD 2 and SDXL, too, as the diffusers library does; A1111 leaves them alone
-    width, height    of the finished picture, in pixels; families with size conditioning are told
-    negative         the prompt tells what the picture should not be: the refiner is told a low score
-    sizes            another thing to tell than that the picture has its size and was not cropped
-    `zeros_like` is what SDXL is told instead of an empty negative prompt.
+    width, height    of the finished picture, in pixels, for families with size conditioning
+    negative         this is a negative prompt: the refiner gets a low aesthetic score
+    sizes            size conditioning; by default the picture's own size without crop
+    `zeros_like` gives SDXL's embeddings of an empty negative prompt.
     """
     family = parts.family
     skip = clip_skip - 1 if skip_everywhere or family.layout == "sd1" else 0
@@ -114,19 +115,19 @@ def encode_prompt(
         last = _read(family, parts.text_2, parts.tokenizer_2 or parts.tokenizer, pieces, reading, skip)
         context = torch.cat([context, last.states.to(context)], dim=-1)
     if not family.unet.added_dim:
-        return EncodedPrompt(context, None, chunks)
-    if not family.num_sizes:  # gesso-mini is told its pooled text
-        return EncodedPrompt(context, last.pooled, chunks)
+        return PromptEmbeds(context, None, chunks)
+    if not family.num_sizes:  # gesso-mini takes the pooled text
+        return PromptEmbeds(context, last.pooled, chunks)
     if sizes is None:
         score = NEGATIVE_AESTHETIC_SCORE if negative else AESTHETIC_SCORE
         sizes = Sizes(original=(height, width), target=(height, width), aesthetic_score=score)
-    return EncodedPrompt(context, _added(family, last, sizes), chunks)
+    return PromptEmbeds(context, _added(family, last, sizes), chunks)
 
 
-def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
-    """What SDXL is told in place of an empty negative prompt: zeros for its states and its pooled text, the sizes kept.
+def zeros_like(family: Family, encoded: PromptEmbeds) -> PromptEmbeds:
+    """SDXL's embeddings of an empty negative prompt: zeros for hidden states and pooled text, the sizes kept.
 
-    That is how it was trained; `Family.zero_empty_negative` says where tools do so.
+    This is how it was trained (diffusers: force_zeros_for_empty_prompt); `Family.zero_empty_negative` says for which.
     """
     context = torch.zeros_like(encoded.context)
     if encoded.added is None or not family.num_sizes:
@@ -136,7 +137,7 @@ def zeros_like(family: Family, encoded: EncodedPrompt) -> EncodedPrompt:
     return replace(encoded, context=context, added=added)
 
 
-def pad_chunks(encoded: EncodedPrompt, empty: EncodedPrompt, length: int) -> EncodedPrompt:
+def pad_chunks(encoded: PromptEmbeds, empty: PromptEmbeds, length: int) -> PromptEmbeds:
     """The prompt with the chunk of an empty one behind it, as often as a context of `length` rows needs.
 
     For guidance in one network call, where a prompt has more chunks than its negative (pad_cond_uncond in A1111).
@@ -149,9 +150,9 @@ def pad_chunks(encoded: EncodedPrompt, empty: EncodedPrompt, length: int) -> Enc
 
 
 def join_prompts(
-    encoded: Sequence[EncodedPrompt], weights: Sequence[float], joined: Joined, empty: EncodedPrompt
-) -> list[tuple[EncodedPrompt, float]]:
-    """The prompts of one text, as `ParsedPrompt.joined` says: what to draw with, each with its share of the guidance.
+    encoded: Sequence[PromptEmbeds], weights: Sequence[float], joined: Joined, empty: PromptEmbeds
+) -> list[tuple[PromptEmbeds, float]]:
+    """Joins the prompts of one text by the rule `ParsedPrompt.joined` -> embeddings, each with its guidance weight.
 
     "guidance" keeps them apart, at one length: shorter ones repeat their last vector, as in A1111. All others make one
     of them, shorter ones padded with chunks of `empty`; the vector is that of the first, or the mean of all for
@@ -161,8 +162,8 @@ def join_prompts(
         raise ValueError(f"{len(encoded)} prompts, {len(weights)} weights")
     length = max(prompt.context.shape[1] for prompt in encoded)
     if joined == "guidance":
-        apart = [replace(prompt, context=_repeat_last(prompt.context, length)) for prompt in encoded]
-        return list(zip(apart, weights, strict=True))
+        separate = [replace(prompt, context=_repeat_last(prompt.context, length)) for prompt in encoded]
+        return list(zip(separate, weights, strict=True))
     if joined == "chain":
         moved = []
         for prompt, weight in zip(encoded, weights, strict=True):
@@ -184,7 +185,7 @@ def _repeat_last(context: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tower:
-    """What one text model gave.
+    """The output of one text encoder.
 
     states [1, N * L, D], weighted; pooled [1, D] and projected [1, P], where the model projects, of the first chunk
     """
@@ -198,7 +199,7 @@ class _Tower:
 def _read(
     family: Family, model: CLIPTextModel, tokenizer: Tokenizer, pieces: Sequence[Piece], reading: Reading, skip: int
 ) -> _Tower:
-    """Pieces through one text model: chunks, states, weights."""
+    """Encodes pieces with one text encoder: chunks, hidden states, weights."""
     most = reading.max_chunks or (1 if tokenizer.kind == "words" else MAX_CHUNKS)
     chunks = chunk(
         pieces,
@@ -206,7 +207,7 @@ def _read(
         backtrack=reading.backtrack,
         whole_words=reading.whole_words,
         max_chunks=most,
-        words=reading.words,
+        embeddings=reading.embeddings,
     )
     states, first = _encode(family, model, chunks.ids, skip)
     if not chunks.is_plain:
@@ -224,7 +225,7 @@ def _weigh(
     rule: Emphasis,
     skip: int,
 ) -> Tensor:
-    """States [N, L, D] by a rule of emphasis; each tower is weighted alone."""
+    """Applies the weights to hidden states [N, L, D] by a rule of emphasis; for each text encoder on its own."""
     weights = chunks.weights.to(states.device)
     if rule == "ignore":
         return emphasis.ignore(states, weights)
@@ -244,7 +245,7 @@ def _weigh(
 
 def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
     """The pieces of weight below 1, each with where its tokens are: bool [N, L]."""
-    found = []
+    variants = []
     below = chunks.pieces[chunks.weights < 1].unique()
     if len(below) > MAX_DOWNWEIGHTED:
         raise PromptError(
@@ -254,8 +255,8 @@ def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
         )
     for piece in below.tolist():
         tokens = chunks.pieces == piece
-        found.append((float(chunks.weights[tokens][0]), tokens))
-    return found
+        variants.append((float(chunks.weights[tokens][0]), tokens))
+    return variants
 
 
 def _encode(
@@ -283,7 +284,7 @@ def _states(family: Family, model: CLIPTextModel, encoding: TextEncoding, skip: 
 
 def _added(family: Family, tower: _Tower, sizes: Sizes) -> Tensor:
     if tower.projected is None:
-        raise ValueError(f"the text model of {family.name!r} has no text projection, which its UNet needs")
+        raise ValueError(f"the text encoder of {family.name!r} has no text projection, which its UNet needs")
     values = torch.tensor(sizes.values(family), device=tower.pooled.device)
-    told = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
-    return torch.cat([tower.projected, told.to(tower.projected)], dim=1)
+    embedded = sinusoid(values, family.size_dim).flatten()[None]  # float32: of numbers about 1024
+    return torch.cat([tower.projected, embedded.to(tower.projected)], dim=1)

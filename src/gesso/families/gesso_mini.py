@@ -1,7 +1,7 @@
-"""gesso-mini: the model that gesso trains itself. Its file says what sizes it has, since it can be trained at any.
+"""gesso-mini: the model that gesso trains itself. Its sizes are in its file, since it can be trained at any.
 
 The architecture is Stable Diffusion's at small size, with two additions: the pooled text vector is added to the time
-embedding (`UNetConfig.added_dim` is the text model's width), and a network of its own may enlarge the picture.
+embedding (`UNetConfig.added_dim` is the text encoder's width), and a network of its own may enlarge the picture.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, to_json
-from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.checkpoints.errors import ModelFileError, quote
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
@@ -26,7 +26,7 @@ def config_of(family: Family) -> dict[str, Any]:
 
 
 def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
-    """A family from the JSON of a file that a stranger may have written. Raises ModelFileError.
+    """A family from the JSON of an untrusted file. Raises ModelFileError.
 
     Every number has bounds, every field is known, and sizes that depend on each other agree.
     """
@@ -38,12 +38,12 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
     objects = _objects(plain.pop("objects", {}), refuse)
     family = from_json(Family, plain, where, "the configuration", objects=objects)
     if family.name != NAME:
-        message = f"is a model of family {shown(family.name)!r}, expected {NAME!r}"
+        message = f"is a model of family {quote(family.name)!r}, expected {NAME!r}"
         raise ModelFileError("architecture_mismatch", where, message)
     if family.defaults.sampler not in SAMPLERS:
-        refuse(f"the default sampler {shown(family.defaults.sampler)!r} is unknown; update gesso")
+        refuse(f"the default sampler {quote(family.defaults.sampler)!r} is unknown; update gesso")
     if family.defaults.schedule not in SCHEDULES:
-        refuse(f"the default schedule {shown(family.defaults.schedule)!r} is unknown; update gesso")
+        refuse(f"the default schedule {quote(family.defaults.schedule)!r} is unknown; update gesso")
     unet, vae, text = family.unet, family.vae, family.text
     agreements = {
         "unet.context_dim and text.dim": (unet.context_dim, text.dim),
@@ -53,16 +53,16 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
         "the numbers of unet.attention and unet.channels": (len(unet.attention), len(unet.channels)),
         "the numbers of unet.num_heads and unet.channels": (len(unet.num_heads), len(unet.channels)),
         "layout and gesso-mini's": (family.layout, "sd1"),
-        "the number of text towers and gesso-mini's": (1 + (family.text_2 is not None), 1),
+        "the number of text encoders and gesso-mini's": (1 + (family.text_2 is not None), 1),
         "concat and gesso-mini's": (family.concat, "none"),
         "text_layer and gesso-mini's": (family.text_layer, 1),
         "unet.noise_levels and gesso-mini's": (unet.noise_levels, None),
         "vae.image_channels and a picture's": (vae.image_channels, 3),
         "upscaler.image_channels and a picture's": (family.upscaler.image_channels if family.upscaler else 3, 3),
     }
-    for what, (found, expected) in agreements.items():
-        if found != expected:
-            refuse(f"{what} differ: {found} and {expected}")
+    for what, (value, expected) in agreements.items():
+        if value != expected:
+            refuse(f"{what} differ: {value} and {expected}")
     if family.upscaler and vae.downscale % family.upscaler.multiple:
         refuse(f"the upscaler's {family.upscaler.multiple} pixels do not divide the VAE's {vae.downscale}")
     if family.output_size % family.size_multiple:
@@ -74,16 +74,16 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
     return family
 
 
-def _objects(found: Any, refuse: Any) -> dict[str, tuple[str, ...]]:
-    if not isinstance(found, dict) or len(found) > MAX_OBJECTS:
+def _objects(value: Any, refuse: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict) or len(value) > MAX_OBJECTS:
         refuse(f"objects is not a table of at most {MAX_OBJECTS} names")
     objects: dict[str, tuple[str, ...]] = {}
-    for name, words in found.items():
+    for name, words in value.items():
         if not isinstance(words, list) or len(words) > MAX_SYNONYMS or not all(map(_is_word, [name, *words])):
-            refuse(f"objects: {shown(str(name))!r} is not a word with its synonyms")
+            refuse(f"objects: {quote(str(name))!r} is not a word with its synonyms")
         objects[name] = tuple(words)
     return objects
 
 
-def _is_word(found: Any) -> bool:
-    return isinstance(found, str) and 0 < len(found) <= MAX_WORD and found.isprintable()
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_WORD and value.isprintable()

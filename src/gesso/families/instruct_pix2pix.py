@@ -1,6 +1,6 @@
-"""InstructPix2Pix: a picture is edited as a sentence says (Brooks et al. 2023, arXiv:2211.09800).
+"""InstructPix2Pix: edits a picture by an instruction (Brooks et al. 2023, arXiv:2211.09800).
 
-Stable Diffusion 1.5 whose UNet sees the latents of the picture, unscaled, beside the noisy ones.
+Stable Diffusion 1.5 whose UNet has 8 input channels: the noisy latents and those of the picture, unscaled.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """Latent consistency models: SD 1.5 and SDXL distilled to 2 to 8 steps (Luo et al. 2023, arXiv:2310.04378).
 
-A file with an LCM-LoRA merged in cannot be told from its base, so the name has to be given. A model that was distilled
-as a whole has a layer more, by which its UNet is told the guidance: one call a step, and no negative prompt.
+A file with an LCM-LoRA merged in looks like its base, so the name has to be given. A model that was distilled
+as a whole has one more layer, which embeds the guidance scale: one call per step, and no negative prompt.
 """
 
 from dataclasses import replace

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from gesso.checkpoints import diffusers, ldm, native
-from gesso.checkpoints.detect import Kind, require_model
+from gesso.checkpoints.detect import FileKind, require_model
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_text, read_family
 from gesso.families.gesso_mini import family_from_config
-from gesso.families.parts import Parts, empty_networks, fill, param_shapes
-from gesso.families.prediction import probe_prediction, told_prediction
+from gesso.families.parts import ModelParts, empty_networks, fill, param_shapes
+from gesso.families.prediction import declared_prediction, probe_prediction
 from gesso.families.registry import family_named, release_like
 from gesso.families.saving import folder_rules
 from gesso.families.separate_unet import SeparateUNet
@@ -45,17 +45,17 @@ def load_parts(
     average: bool = False,
     check: bool = True,
     converted: str | Path | None = None,
-) -> Parts:
+) -> ModelParts:
     """A model from a single file (LDM names, or gesso's own layout) or from a diffusers folder.
 
-    family      what the model is, by name or as a value; told from the header where None. A name is for what looks like
+    family      what the model is, by name or as a value; None: detected from the header. A name is for what looks like
                 another, such as "sdxl-turbo"
-    prediction  what its UNet predicts, where gesso would tell it wrongly; see `families.prediction`
+    prediction  what its UNet predicts, if gesso would detect it wrongly; see `families.prediction`
     vae         a file or folder with another autoencoder
-    unet        a file or folder with another UNet, which may see more beside the latents or be told its guidance
+    unet        a file or folder with another UNet, which may have extra input channels or a guidance embedding
     average     the UNet's moving average from a file of LDM names that holds both; few do
     dtype       of the networks; None: each tensor as it is stored, mapped and not read
-    check       read every number once to refuse NaN and infinity; False leaves that to the caller
+    check       read all weights once to refuse NaN and infinity; False leaves that to the caller
     converted   folder for safetensors copies of PyTorch files (.ckpt); None: a copy that lasts while it is read
     Tensors that need no change stay views of the mapped file, so the file must not change while they are used.
     Raises ModelFileError, and GessoError for an unknown name of a family.
@@ -99,7 +99,7 @@ class _How:
         fill(network, tensors, where, device=self.device, dtype=self.dtype, check=self.check)
 
 
-def _load(path: Path, how: _How) -> Parts:
+def _load(path: Path, how: _How) -> ModelParts:
     if path.is_dir():
         _refuse_average(how.average, path)
         return _load_folder(path, how)
@@ -117,7 +117,7 @@ def _refuse_average(average: bool, path: Path) -> None:
         raise ModelFileError("missing_key", path, "has no moving average (EMA) beside its weights")
 
 
-def _load_native(file: SafetensorsFile, how: _How) -> Parts:
+def _load_native(file: SafetensorsFile, how: _How) -> ModelParts:
     if any(value is not None for value in (how.family, how.prediction, how.vae, how.unet)):
         message = "states its family and holds all its parts; leave out `family`, `prediction`, `vae` and `unet`"
         raise ModelFileError("architecture_mismatch", file.path, message)
@@ -137,7 +137,7 @@ def _load_native(file: SafetensorsFile, how: _How) -> Parts:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load_ldm(file: WeightFile, kind: Kind, how: _How) -> Parts:
+def _load_ldm(file: TensorFile, kind: FileKind, how: _How) -> ModelParts:
     family = _as_stored(_ldm_family(file, kind, how), file)
     networks = empty_networks(family, file.path)
     rules = ldm.file_rules(family.layout, family.unet, family.vae)
@@ -176,21 +176,21 @@ _SCALARS = (
 )
 
 
-def _ldm_family(file: WeightFile, kind: Kind, how: _How) -> Family:
-    """The family asked for, else the one that the header shows."""
-    found = family_named(str(kind.family))
+def _ldm_family(file: TensorFile, kind: FileKind, how: _How) -> Family:
+    """The requested family, else the one detected from the header."""
+    detected = family_named(str(kind.family))
     if how.unet is not None:
-        found = how.unet.family(found)
+        detected = how.unet.family(detected)
     if how.family is None:
-        return found
-    wanted = how.family
-    if wanted.architecture != found.architecture:
-        message = f"looks like {kind.what}, not like {wanted.name!r}. Try: `family={found.name}`"
+        return detected
+    requested = how.family
+    if requested.architecture != detected.architecture:
+        message = f"looks like {kind.what}, not like {requested.name!r}. Try: `family={detected.name}`"
         raise ModelFileError("architecture_mismatch", file.path, message)
-    return wanted
+    return requested
 
 
-def _as_stored(family: Family, file: WeightFile) -> Family:
+def _as_stored(family: Family, file: TensorFile) -> Family:
     """SD 2 as converted from a diffusers folder lacks the text layer that is not read, and perhaps the projection."""
     if family.layout != "sd2":
         return family
@@ -202,20 +202,20 @@ def _as_stored(family: Family, file: WeightFile) -> Family:
     return replace(family, text=text, text_layer=family.text_layer - (family.text.num_layers - layers))
 
 
-def _with_prediction(family: Family, unet: nn.Module, file: WeightFile, how: _How) -> Family:
-    """What the UNet predicts, as far as anything tells; SD 2 of 512 and of 768 pixels part here."""
+def _with_prediction(family: Family, unet: nn.Module, file: TensorFile, how: _How) -> Family:
+    """The family with the detected prediction type, which tells SD 2 of 512 from SD 2 of 768 pixels."""
     is_open = how.family is None and (family.layout, family.concat) == ("sd2", "none")
-    told = how.prediction
-    if told is None and (is_open or family.layout != "sd2"):
-        told = told_prediction(file.path, file.tensors, file.metadata)
-    if told is None and is_open:
+    prediction = how.prediction
+    if prediction is None and (is_open or family.layout != "sd2"):
+        prediction = declared_prediction(file.path, file.tensors, file.metadata)
+    if prediction is None and is_open:
         assert isinstance(unet, UNet)
-        told = probe_prediction(unet)
+        prediction = probe_prediction(unet)
     if ldm.ZERO_TERMINAL_SNR in file.tensors:
         family = replace(family, schedule=replace(family.schedule, zero_terminal_snr=True))
-    if told is None or told == family.prediction:
+    if prediction is None or prediction == family.prediction:
         return family
-    family = replace(family, prediction=told)
+    family = replace(family, prediction=prediction)
     if is_open:
         like = release_like(family)
         return replace(family, name=like.name, native_size=like.native_size, scheduler=like.scheduler)
@@ -241,7 +241,7 @@ def _clip_tokenizer(*, openclip: bool) -> Tokenizer:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _load_folder(folder: Path, how: _How) -> Parts:
+def _load_folder(folder: Path, how: _How) -> ModelParts:
     paths = diffusers.weight_files(folder)
     family = read_family(folder, how.family) if how.unet is None else _with_unet(read_family(folder), how.unet, how)
     if how.prediction is not None:
@@ -268,13 +268,13 @@ def _load_folder(folder: Path, how: _How) -> Parts:
 
 def _with_unet(family: Family, unet: SeparateUNet, how: _How) -> Family:
     """The family of a folder whose UNet comes from elsewhere, under the name that was asked for."""
-    joined, wanted = unet.family(family), how.family
-    if wanted is None:
+    joined, requested = unet.family(family), how.family
+    if requested is None:
         return joined
-    if wanted.architecture != joined.architecture:
-        message = f"makes a {joined.name!r} of this model, not a {wanted.name!r}. Try: `family={joined.name}`"
+    if requested.architecture != joined.architecture:
+        message = f"makes a {joined.name!r} of this model, not a {requested.name!r}. Try: `family={joined.name}`"
         raise ModelFileError("architecture_mismatch", unet.file.path, message)
-    return replace(joined, name=wanted.name, defaults=wanted.defaults)
+    return replace(joined, name=requested.name, defaults=requested.defaults)
 
 
 def _other_unet(family: Family, networks: dict[str, nn.Module], how: _How) -> list[Path]:
@@ -297,15 +297,15 @@ def _other_vae(family: Family, networks: dict[str, nn.Module], how: _How) -> lis
 
 def _check_tokenizer(tokenizer: Tokenizer, text: CLIPTextConfig, where: Path) -> None:
     if tokenizer.size > text.vocab_size:
-        message = f"its tokenizer has {tokenizer.size} token ids, its text model knows {text.vocab_size}"
+        message = f"its tokenizer has {tokenizer.size} token ids, its text encoder has {text.vocab_size}"
         raise ModelFileError("architecture_mismatch", where, message)
     pairs = {
         "ids a text": (tokenizer.length, text.max_length),
         "as the id of the end": (tokenizer.eos, text.eos_id),
     }
-    for what, (found, expected) in pairs.items():
-        if found != expected:
-            message = f"its tokenizer has {found} {what}, its text model {expected}"
+    for what, (value, expected) in pairs.items():
+        if value != expected:
+            message = f"its tokenizer has {value} {what}, its text encoder {expected}"
             raise ModelFileError("architecture_mismatch", where, message)
 
 
@@ -315,11 +315,11 @@ def _parts(
     tokenizers: Mapping[str, Tokenizer],
     files: list[Path],
     scalars: Mapping[str, Tensor] | None = None,
-) -> Parts:
-    """Raises ModelFileError where a tokenizer and its text model do not belong together."""
+) -> ModelParts:
+    """Raises ModelFileError where a tokenizer and its text encoder do not belong together."""
     for part, tokenizer in tokenizers.items():
         _check_tokenizer(tokenizer, networks[part].config, files[0])
-    return Parts(
+    return ModelParts(
         family=family,
         unet=networks["unet"],
         vae=networks["vae"],

@@ -1,7 +1,7 @@
 """A ControlNet that gesso trained itself, in one safetensors file with native names.
 
 Metadata     modelspec.*    ModelSpec 1.0.1, for other tools and people
-             gesso.control  JSON: format, version, the family that it steers, and its sizes
+             gesso.control  JSON: format, version, the family that it is for, and its sizes
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from gesso.checkpoints.config_json import from_json, parse_object, to_json
-from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.checkpoints.errors import ModelFileError, quote
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
 from gesso.families.parts import fill, on_meta
 from gesso.models.controlnet import ControlNet, ControlNetConfig
@@ -22,7 +22,7 @@ FORMAT, VERSION, KEY = "gesso-controlnet", 1, "gesso.control"
 
 @dataclass(frozen=True)
 class NativeControl:
-    """A ControlNet that was read. family: of the models that it steers; hint: the preprocessor that it asks for"""
+    """A ControlNet that was read.  family: of the models that it is for; hint: the preprocessor of its hints"""
 
     control: ControlNet
     family: str
@@ -43,7 +43,7 @@ def save_control(path: Path, control: ControlNet, family: str, hint: str, about:
 
 
 def is_native_control(file: SafetensorsFile) -> bool:
-    """Whether a file says that it has this layout."""
+    """Whether the metadata of a file claims this layout."""
     return KEY in file.metadata
 
 
@@ -55,17 +55,17 @@ def load_control(path: Path, device: str | torch.device = "cpu", dtype: torch.dt
             "architecture_mismatch", path, f"not a ControlNet in gesso's own layout: its metadata lack {KEY}"
         )
     whole = parse_object(file.metadata[KEY], f"{path}: {KEY}")
-    found = (whole.get("format"), whole.get("version"))
-    if found != (FORMAT, VERSION):
-        message = f"format {shown(str(found[0]))} version {shown(str(found[1]))}, expected {FORMAT} version {VERSION}"
+    layout = (whole.get("format"), whole.get("version"))
+    if layout != (FORMAT, VERSION):
+        message = f"format {quote(str(layout[0]))} version {quote(str(layout[1]))}, expected {FORMAT} version {VERSION}"
         raise ModelFileError("config", path, f"{message}; update gesso")
     config = from_json(ControlNetConfig, whole.get("config"), path, "config")
-    family, hint = (shown(str(whole.get(key, ""))) for key in ("family", "hint"))
+    family, hint = (quote(str(whole.get(key, ""))) for key in ("family", "hint"))
     try:
         with on_meta():
             control = ControlNet(config)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", path, f"sizes that make no ControlNet: {shown(str(error))}") from None
+        raise ModelFileError("config", path, f"sizes that make no ControlNet: {quote(str(error))}") from None
     with file.reader() as reader:
         fill(control, {name: reader[name] for name in file.tensors}, path, device=device, dtype=dtype)
     return NativeControl(control, family, hint)

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gesso.checkpoints.errors import ModelFileError, examples, shape_text, shown
+from gesso.checkpoints.errors import ModelFileError, examples, quote, shape_text
 from gesso.checkpoints.keymap import Shape, shapes_of
 from gesso.families.base import Family
 from gesso.models.clip import CLIPTextModel
 from gesso.models.taesd import TAESD
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, VAEConfig
 from gesso.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """What `load_parts` gives. The networks are in evaluation mode and ask for no gradients.
+class ModelParts:
+    """The result of `load_parts`. The networks are in evaluation mode and need no gradients.
 
     files                each weight file that was read, in a fixed order, the model's own first
-    text_2, tokenizer_2  SDXL's second text tower
-    scalars              numbers that a single file holds beside the weights and that nothing reads, by their names
+    text_2, tokenizer_2  SDXL's second text encoder
+    scalars              numbers that a single file holds besides the weights and that nothing reads, by their names
                          there, such as logit_scale: kept so that saving gives the same file
     """
 
@@ -36,7 +36,7 @@ class Parts:
     vae: AutoencoderKL | TAESD
     text: CLIPTextModel
     tokenizer: Tokenizer
-    upscaler: Upscaler | None
+    upscaler: MiniUpscaler | None
     files: tuple[Path, ...]
     text_2: CLIPTextModel | None = None
     tokenizer_2: Tokenizer | None = None
@@ -45,14 +45,14 @@ class Parts:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks by component: unet, text, vae, and text_2 and upscaler where there are such."""
-        found = {
+        networks = {
             "unet": self.unet,
             "text": self.text,
             "text_2": self.text_2,
             "vae": self.vae,
             "upscaler": self.upscaler,
         }
-        return {name: network for name, network in found.items() if network is not None}
+        return {name: network for name, network in networks.items() if network is not None}
 
 
 # What networks make their parameters with; anything else would be made in memory, and replaced there.
@@ -80,7 +80,7 @@ class _OnMeta(TorchFunctionMode):
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Networks made in here have no memory for their numbers, and take no time."""
+    """Networks made within the block have no memory for their weights, and cost no time."""
     with _OnMeta():
         yield
 
@@ -100,9 +100,9 @@ def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
             if family.text_2 is not None:
                 networks["text_2"] = CLIPTextModel(family.text_2)
             if family.upscaler is not None:
-                networks["upscaler"] = Upscaler(family.upscaler)
+                networks["upscaler"] = MiniUpscaler(family.upscaler)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", where, f"sizes that make no model: {shown(str(error))}") from None
+        raise ModelFileError("config", where, f"sizes that make no model: {quote(str(error))}") from None
     return networks
 
 
@@ -112,7 +112,7 @@ def empty_vae(config: VAEConfig, where: str | Path) -> AutoencoderKL:
         with on_meta():
             return AutoencoderKL(config)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", where, f"sizes that make no VAE: {shown(str(error))}") from None
+        raise ModelFileError("config", where, f"sizes that make no VAE: {quote(str(error))}") from None
 
 
 def param_shapes(networks: Mapping[str, nn.Module]) -> dict[str, Shape]:
@@ -131,10 +131,10 @@ def fill(
     dtype: torch.dtype | None,
     check: bool = True,
 ) -> None:
-    """Gives a network its numbers. Where dtype and device agree with the tensors these become the parameters, uncopied.
+    """Fills a network with weights. If dtype and device agree with the tensors, these become the parameters, uncopied.
 
-    dtype  None: each tensor keeps the format that it is stored in
-    check  reads every number to refuse NaN and infinity; False leaves that to who copies them (`runtime.residency`)
+    dtype  None: each tensor keeps its stored dtype
+    check  reads all weights to refuse NaN and infinity; False leaves that to the code that copies them
     Raises ModelFileError for a missing or further name, another shape, and with `check` numbers that are not finite,
     in the file or in `dtype`.
     """
@@ -142,14 +142,14 @@ def fill(
     if missing := [name for name in expected if name not in tensors]:
         raise ModelFileError("missing_key", where, f"{len(missing)} tensors are missing: {examples(missing)}")
     if unknown := [name for name in tensors if name not in expected]:
-        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors fit nothing: {examples(unknown)}")
+        raise ModelFileError("unknown_key", where, f"{len(unknown)} tensors are unknown: {examples(unknown)}")
     placed = {}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
-            message = f"{shown(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
+            message = f"{quote(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
             raise ModelFileError("shape", where, message)
         if not tensor.is_floating_point():
-            raise ModelFileError("dtype", where, f"{shown(name)} is {tensor.dtype}, expected floating-point numbers")
+            raise ModelFileError("dtype", where, f"{quote(name)} is {tensor.dtype}, expected floating-point numbers")
         placed[name] = tensor.to(device=device, dtype=dtype)
         if check:
             refuse_nonfinite(name, tensor, placed[name], where)
@@ -168,10 +168,10 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Path) -> None:
-    """Raises ModelFileError where `placed`, made from `stored`, holds NaN or infinity."""
+    """Raises ModelFileError if `placed`, converted from `stored`, holds NaN or infinity."""
     if is_finite(placed):
         return
     if is_finite(stored):
-        message = f"{shown(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
+        message = f"{quote(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
         raise ModelFileError("overflow", where, message)
-    raise ModelFileError("nonfinite", where, f"{shown(name)} holds NaN or infinity; the file is damaged or badly made")
+    raise ModelFileError("nonfinite", where, f"{quote(name)} holds NaN or infinity; the file is damaged or badly made")

@@ -1,4 +1,4 @@
-"""What a UNet predicts, noise or velocity, where the names and shapes of its file cannot tell.
+"""Detects the prediction type of a UNet, eps or v, which names and shapes of its file do not show.
 
 In the order of trust: the user; a .yaml file of the same name beside the model, as A1111 reads it; tensors that are
 only there as marks; the file's metadata; and for Stable Diffusion 2 the answer of the network itself.
@@ -23,13 +23,13 @@ MAX_YAML = 64 * 1024  # bytes; published ones have 2 kB
 _PREDICTION_NAMES: Mapping[str, Prediction] = {"v": "v", "v_prediction": "v", "epsilon": "eps", "eps": "eps"}
 
 
-def told_prediction(path: Path, names: Mapping[str, Any], metadata: Mapping[str, str]) -> Prediction | None:
-    """What a file, or a .yaml beside it, says that its UNet predicts; None where nothing says it.
+def declared_prediction(path: Path, names: Mapping[str, Any], metadata: Mapping[str, str]) -> Prediction | None:
+    """The prediction type that a file or the .yaml next to it states; None if neither does.
 
     names: those of its tensors. Raises ModelFileError for a .yaml that cannot be read.
     """
-    if (told := _yaml_prediction(path)) is not None:
-        return told
+    if (declared := _yaml_prediction(path)) is not None:
+        return declared
     if ldm.V_PREDICTION in names:
         return "v"
     if metadata.get("modelspec.architecture", "").startswith("stable-diffusion-v2-768-v"):
@@ -46,8 +46,8 @@ def _yaml_prediction(path: Path) -> Prediction | None:
         text = read_small_file(file, MAX_YAML).decode("utf-8")
     except UnicodeDecodeError:
         raise ModelFileError("config", file, "is not UTF-8 text; remove it, or give `prediction`") from None
-    if found := re.search(r"""^\s*parameterization:\s*["']?(\w+)["']?\s*(?:#.*)?$""", text, re.MULTILINE):
-        return _PREDICTION_NAMES.get(found[1])
+    if match := re.search(r"""^\s*parameterization:\s*["']?(\w+)["']?\s*(?:#.*)?$""", text, re.MULTILINE):
+        return _PREDICTION_NAMES.get(match[1])
     if "denoiser_scaling.VScaling" in text:
         return "v"
     # latent-diffusion's default, which its configs leave out
@@ -56,7 +56,7 @@ def _yaml_prediction(path: Path) -> Prediction | None:
 
 @torch.no_grad()
 def probe_prediction(unet: UNet) -> Prediction:
-    """Noise or velocity, from what the UNet of an SD 2 says to one flat grey input at the last timestep.
+    """Noise or velocity, from the output of an SD 2 UNet for one flat grey input at the last timestep.
 
     A noise prediction gives about the input back; a velocity is far below it: A1111's test, with its numbers
     (sd_models_config.py). Computed in float32, a layer at a time, whatever the weights are stored as. One call at 8 x 8

@@ -1,4 +1,4 @@
-"""The releases that gesso knows by name, and those of plug-ins. gesso-mini is none of them: its file has its sizes."""
+"""FAMILIES: the releases by name, and those of plug-ins. gesso-mini is not among them: its file has its sizes."""
 
 from gesso.errors import GessoError
 from gesso.families.base import Family
@@ -18,7 +18,7 @@ from gesso.families.sdxl_turbo import SDXL_TURBO
 from gesso.families.x4_upscaler import X4_UPSCALER
 from gesso.registry import Registry
 
-# Those that a header can tell; SD 2 of 512 and of 768 pixels by what they predict.
+# Releases that are detected from a header; SD 2 of 512 and of 768 pixels by their prediction type.
 _RELEASES = (
     SD15,
     SD15_INPAINT,
@@ -61,5 +61,5 @@ def release_like(family: Family) -> Family:
             return release
     if family.layout == "sd2":  # predicts x0, as no release does
         return SD21_BASE
-    told = " and guidance as an input" if family.unet.guidance_dim else ""
-    raise ValueError(f"no release has the layout {family.layout!r} with {family.concat!r} beside its latents{told}")
+    guidance = " and guidance as an input" if family.unet.guidance_dim else ""
+    raise ValueError(f"no release has the layout {family.layout!r} with {family.concat!r} beside its latents{guidance}")

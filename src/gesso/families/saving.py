@@ -15,14 +15,14 @@ from gesso.checkpoints.keymap import Rule
 from gesso.checkpoints.safetensors_file import write_safetensors
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_configs, folder_text
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.files import hidden_name, sync_folder
 
 _FORMAT = {"format": "pt"}  # what other loaders look for
 _LOGIT_SCALE = math.log(100)  # where the temperature of CLIP's training was held
 
 
-def save_ldm(path: str | Path, parts: Parts) -> None:
+def save_ldm(path: str | Path, parts: ModelParts) -> None:
     """One safetensors file with the names of latent-diffusion, as the releases of SD 1, SD 2 and SDXL are.
 
     Loading it again gives the same bits; so does saving what was loaded. The numbers keep their dtype; the tables of
@@ -33,7 +33,7 @@ def save_ldm(path: str | Path, parts: Parts) -> None:
     write_safetensors(path, ldm_tensors(parts), _FORMAT)
 
 
-def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
+def ldm_tensors(parts: ModelParts) -> dict[str, Tensor]:
     """What `save_ldm` writes, by the names there. Raises ValueError for a family that has no LDM names."""
     family = parts.family
     if family.scheduler is None or family.vae.patch_size != 1 or family.upscaler:
@@ -46,31 +46,31 @@ def ldm_tensors(parts: Parts) -> dict[str, Tensor]:
         for name, tensor in network.state_dict().items()
     }
     tensors = keymap.save(ldm.file_rules(family.layout, family.unet, family.vae), params)
-    return tensors | _beside(parts) | dict(parts.scalars)
+    return tensors | _extra_tensors(parts) | dict(parts.scalars)
 
 
-def _beside(parts: Parts) -> dict[str, Tensor]:
-    """What a single file holds beside the weights."""
+def _extra_tensors(parts: ModelParts) -> dict[str, Tensor]:
+    """Tensors of a single file besides the weights."""
     family = parts.family
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     if family.num_sizes == 0:  # the files of SDXL have no tables
         cumprod = family.schedule.build().alphas_cumprod
-        found |= ldm.schedule_buffers(cumprod, low_scale=family.concat == "upscale")
+        tensors |= ldm.schedule_buffers(cumprod, low_scale=family.concat == "upscale")
     for name in ldm.position_ids(family.layout):
-        found[name] = torch.arange(family.text.max_length)[None]
+        tensors[name] = torch.arange(family.text.max_length)[None]
     for name in ldm.logit_scales(family.layout):
-        found[name] = torch.tensor(_LOGIT_SCALE, dtype=parts.text.norm.weight.dtype)
+        tensors[name] = torch.tensor(_LOGIT_SCALE, dtype=parts.text.norm.weight.dtype)
     if family.num_sizes and family.prediction == "v":
-        found[ldm.V_PREDICTION] = torch.zeros(())
+        tensors[ldm.V_PREDICTION] = torch.zeros(())
         if family.schedule.zero_terminal_snr:
-            found[ldm.ZERO_TERMINAL_SNR] = torch.zeros(())
-    return found
+            tensors[ldm.ZERO_TERMINAL_SNR] = torch.zeros(())
+    return tensors
 
 
-def save_diffusers(folder: str | Path, parts: Parts) -> None:
+def save_diffusers(folder: str | Path, parts: ModelParts) -> None:
     """A folder that the diffusers library loads. The folder appears whole or not at all; it may not exist before.
 
-    Of SD 2 it holds the text tower without its last layer, which nothing reads: that library has no place for it.
+    Of SD 2 it holds the text encoder without its last layer, which nothing reads: that library has no place for it.
     Raises ValueError for a family that the library has no classes for, ModelFileError where it cannot be written.
     """
     folder = Path(folder)
@@ -104,7 +104,7 @@ def folder_rules(family: Family) -> dict[str, list[Rule]]:
     return {"unet": unet, "text": text, "text_2": text, "vae": diffusers.vae_rules()}
 
 
-def folder_tensors(parts: Parts, part: str) -> dict[str, Tensor]:
+def folder_tensors(parts: ModelParts, part: str) -> dict[str, Tensor]:
     """What `save_diffusers` writes of one part, by the names there."""
     family, params = parts.family, parts.networks[part].state_dict()
     if part == "text" and folder_text(family) != family.text:

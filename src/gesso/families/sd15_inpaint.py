@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 for inpainting: the UNet sees the mask and the masked picture beside the latents.
+"""Stable Diffusion 1.5 for inpainting: a UNet with 9 input channels: latents, mask and masked picture.
 
 Rombach et al. 2022, arXiv:2112.10752, section 4.5; sizes are those of Runway's v1-inpainting-inference.yaml.
 """

@@ -1,4 +1,4 @@
-"""Stable Diffusion 2.0 and 2.1 of 768 pixels: OpenCLIP's ViT-H reads the text, the UNet predicts the velocity.
+"""Stable Diffusion 2.0 and 2.1 of 768 pixels: OpenCLIP's ViT-H text encoder, v-prediction.
 
 Sizes are those of Stability AI's v2-inference-v.yaml. Its code computes attention scores in float32 for every SD 2.
 """

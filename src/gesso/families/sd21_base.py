@@ -1,4 +1,4 @@
-"""Stable Diffusion 2.0-base and 2.1-base: SD 2 of 512 pixels that predicts the noise."""
+"""Stable Diffusion 2.0-base and 2.1-base: SD 2 of 512 pixels with noise prediction."""
 
 from dataclasses import replace
 

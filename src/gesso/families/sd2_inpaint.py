@@ -1,4 +1,4 @@
-"""Stable Diffusion 2 for inpainting: 512 pixels, predicts the noise, sees mask and masked picture."""
+"""Stable Diffusion 2 for inpainting: 512 pixels, noise prediction, 9 input channels with mask and masked picture."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """SD-Turbo: SD 2.1 distilled to one to four steps without guidance (Sauer et al. 2023, arXiv:2311.17042).
 
-Its file cannot be told from one of SD 2.1, so its name has to be given.
+Its file looks like one of SD 2.1, so its name has to be given.
 """
 
 from dataclasses import replace

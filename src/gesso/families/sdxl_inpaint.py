@@ -1,4 +1,4 @@
-"""Stable Diffusion XL for inpainting: the UNet sees the mask and the masked picture beside the latents."""
+"""Stable Diffusion XL for inpainting: a UNet with 9 input channels: latents, mask, masked picture."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """SDXL-Lightning: SDXL distilled to 2, 4 or 8 steps, without guidance (Lin et al. 2024, arXiv:2402.13929).
 
-Its file cannot be told from one of SDXL, so its name has to be given; each file is made for one number of steps, 4 in
+Its file looks like one of SDXL, so its name has to be given; each file is made for one number of steps, 4 in
 the commonest.
 """
 

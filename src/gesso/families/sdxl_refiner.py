@@ -1,4 +1,4 @@
-"""The refiner of Stable Diffusion XL: does the last steps after the base model, in the same latents.
+"""The refiner of Stable Diffusion XL: runs the last steps after the base model, on the same latents.
 
 Sizes are those of Stability AI's sd_xl_refiner.yaml. Only bigG reads the text; an aesthetic score takes the place of
 the target size.

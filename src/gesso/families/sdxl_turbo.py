@@ -1,5 +1,5 @@
 """SDXL-Turbo: SDXL distilled to one to four steps at 512 pixels, without guidance (Sauer et al. 2023,
-arXiv:2311.17042). Its file cannot be told from one of SDXL, so its name has to be given.
+arXiv:2311.17042). Its file looks like one of SDXL, so its name has to be given.
 """
 
 from dataclasses import replace

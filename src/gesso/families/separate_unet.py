@@ -10,7 +10,7 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError, shape_text
 from gesso.checkpoints.keymap import Rule, Shape, load, nest, plan, shapes_of
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.families.base import Concat, Family
 from gesso.families.parts import empty_networks, fill
 from gesso.families.registry import release_like
@@ -20,21 +20,21 @@ _CONCATS: dict[int, Concat] = {0: "none", 5: "inpaint", 4: "edit"}  # channels b
 
 @dataclass(frozen=True, eq=False)
 class SeparateUNet:
-    """A file that was opened, its numbers not read yet.
+    """An opened file with a UNet, its weights not read yet.
 
     shapes  of its tensors by their names in the file, those of the UNet alone
     prefix  that these names have
     folder  whether they are those of the diffusers library, rather than of latent-diffusion
     """
 
-    file: WeightFile
+    file: TensorFile
     shapes: dict[str, Shape]
     prefix: str
     folder: bool
 
     @staticmethod
     def open(path: str | Path, *, converted: Path | None = None) -> "SeparateUNet":
-        """Looks at the header. path: a UNet alone, a whole model, or a folder of the diffusers library.
+        """Reads the header.  path: a UNet alone, a whole model, or a folder of the diffusers library.
 
         Raises ModelFileError for a file without a UNet.
         """
@@ -52,21 +52,21 @@ class SeparateUNet:
         raise ModelFileError("architecture_mismatch", file.path, message)
 
     def family(self, base: Family) -> Family:
-        """The family of a model whose UNet this is to be: its input and what it is told may differ from the model's.
+        """The family of a model with this UNet; its input channels and guidance embedding may differ from the model's.
 
         Raises ModelFileError where no release has such a UNet.
         """
         into = self._shape("conv_in.weight" if self.folder else "input_blocks.0.0.weight", 4)[1]
-        beside = into - base.vae.latent_channels
+        extra = into - base.vae.latent_channels
         guidance = self.shapes.get(self.prefix + ldm.GUIDANCE)
-        told = guidance[1] if guidance is not None and len(guidance) == 2 else None
-        if beside not in _CONCATS:
-            found = f"its UNet takes {into} channels, {base.name!r} has {base.vae.latent_channels} of latents"
-            raise ModelFileError("architecture_mismatch", self.file.path, found)
-        unet = replace(base.unet, in_channels=into, guidance_dim=told)
+        guidance_dim = guidance[1] if guidance is not None and len(guidance) == 2 else None
+        if extra not in _CONCATS:
+            problem = f"its UNet takes {into} channels, {base.name!r} has {base.vae.latent_channels} of latents"
+            raise ModelFileError("architecture_mismatch", self.file.path, problem)
+        unet = replace(base.unet, in_channels=into, guidance_dim=guidance_dim)
         if unet == base.unet:
             return base
-        joined = replace(base, unet=unet, concat=_CONCATS[beside])
+        joined = replace(base, unet=unet, concat=_CONCATS[extra])
         try:
             like = release_like(joined)
         except ValueError as error:
@@ -86,11 +86,11 @@ class SeparateUNet:
         return unet, self.file.files
 
     def _shape(self, name: str, dims: int) -> Shape:
-        found = self.shapes.get(self.prefix + name, ())
-        if len(found) != dims:
-            message = f"{self.prefix + name} is {shape_text(found) if found else 'missing'}, expected {dims} dimensions"
+        shape = self.shapes.get(self.prefix + name, ())
+        if len(shape) != dims:
+            message = f"{self.prefix + name} is {shape_text(shape) if shape else 'missing'}, expected {dims} dimensions"
             raise ModelFileError("shape", self.file.path, message)
-        return found
+        return shape
 
 
 def _file_in(path: Path) -> Path:

@@ -8,7 +8,7 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, shapes_of
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.families.parts import empty_vae, fill
 from gesso.families.taesd import TAESD_CONFIG, load_taesd
 from gesso.models.taesd import TAESD
@@ -56,7 +56,7 @@ def load_vae(
 
 
 def _tiny(
-    file: WeightFile,
+    file: TensorFile,
     config: VAEConfig,
     device: str | torch.device,
     dtype: torch.dtype | None,
@@ -64,7 +64,7 @@ def _tiny(
     check: bool,
     converted: Path | None,
 ) -> tuple[TAESD, tuple[Path, ...]]:
-    """Which latents a TAESD was made for, those of SD 1 and 2 or of SDXL, its file does not tell."""
+    """A TAESD as VAE; its file does not show whether it is for the latents of SD 1 and 2 or of SDXL."""
     if (config.latent_channels, config.downscale) != (TAESD_CONFIG.latent_channels, TAESD_CONFIG.downscale):
         message = "is a TAESD, which does not exist for this model's latents; leave out `vae`"
         raise ModelFileError("architecture_mismatch", file.path, message)

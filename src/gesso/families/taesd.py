@@ -15,7 +15,7 @@ from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, save, shapes_of
 from gesso.checkpoints.safetensors_file import write_safetensors
-from gesso.checkpoints.weight_file import WeightFile, open_weights
+from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.families.parts import fill, on_meta
 from gesso.models.taesd import TAESD, TAESDConfig
 
@@ -69,42 +69,42 @@ def _file_in(path: Path) -> Path:
     )
 
 
-def _whole(file: WeightFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _whole(file: TensorFile, model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     rows = plan(names.diffusers_rules(config), shapes_of(file.tensors), shapes_of(model.state_dict()), where=file.path)
     with file.reader() as reader:
         return load(rows, reader)
 
 
-def _halves(file: WeightFile, converted: Path | None) -> dict[str, WeightFile]:
-    """The author's files: what this one holds, and what the other beside it does."""
-    found = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
-    if not found:
+def _halves(file: TensorFile, converted: Path | None) -> dict[str, TensorFile]:
+    """The halves of the author's files: in this one, and in the other next to it."""
+    halves = {half: file for half in _OTHER if _half_prefix(file, half) is not None}
+    if not halves:
         message = f"looks like {detect(file).what}, expected a TAESD (tiny autoencoder)"
         raise ModelFileError("architecture_mismatch", file.path, message)
     for half, other in _OTHER.items():
-        beside = file.path.with_name(file.path.name.replace(other, half))
-        if half not in found and beside != file.path and beside.is_file():
-            found[half] = open_weights(beside, converted=converted)
-    if "decoder" not in found:
+        other_file = file.path.with_name(file.path.name.replace(other, half))
+        if half not in halves and other_file != file.path and other_file.is_file():
+            halves[half] = open_weights(other_file, converted=converted)
+    if "decoder" not in halves:
         message = "is the encoder of a TAESD, but taesd_decoder.safetensors is not beside it; both are needed"
         raise ModelFileError("missing", file.path, message)
-    return found
+    return halves
 
 
-def _joined(sources: Mapping[str, WeightFile], model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
+def _joined(sources: Mapping[str, TensorFile], model: TAESD, config: TAESDConfig) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for half, source in sources.items():
         rules = names.encoder_rules(config) if half == "encoder" else names.decoder_rules(config)
         prefix = _half_prefix(source, half) or ""
-        given = {name: shape for name, shape in shapes_of(source.tensors).items() if name.startswith(prefix)}
+        half_shapes = {name: shape for name, shape in shapes_of(source.tensors).items() if name.startswith(prefix)}
         params = {n: shape for n, shape in shapes_of(model.state_dict()).items() if n.startswith(f"{half}.")}
-        rows = plan([*nest(rules, prefix, f"{half}."), *_DROPPED], given, params, where=source.path)
+        rows = plan([*nest(rules, prefix, f"{half}."), *_DROPPED], half_shapes, params, where=source.path)
         with source.reader() as reader:
             tensors |= load(rows, reader)
     return tensors
 
 
-def _half_prefix(file: WeightFile, half: str) -> str | None:
+def _half_prefix(file: TensorFile, half: str) -> str | None:
     """The prefix under which a file has a half; None where it has it not. The encoder's first number is 0."""
     first = "0.weight" if half == "encoder" else "1.weight"
     return next((prefix for prefix in _PREFIXES[half] if f"{prefix}{first}" in file.tensors), None)

@@ -1,4 +1,4 @@
-"""An upscaler network from a file of its own: ESRGAN, Real-ESRGAN, SRVGGNetCompact."""
+"""Loads upscaler networks: ESRGAN, Real-ESRGAN, SRVGGNetCompact."""
 
 from pathlib import Path
 
@@ -19,10 +19,10 @@ def load_upscaler_network(
     *,
     converted: Path | None = None,
 ) -> tuple[RRDBNet | SRVGG, tuple[Path, ...]]:
-    """The network, and the files that it was read from. Its sizes and scale are told by the header.
+    """The network, and the files that it was read from. Its sizes and scale follow from the header.
 
     path       safetensors or a PyTorch file (.pth)
-    dtype      None: as the file has it, and no number is looked at yet, for `runtime.residency.Component`
+    dtype      None: that of the file, and no weight is checked yet, for `runtime.residency.Component`
     converted  as for `open_weights`
     Raises ModelFileError.
     """

@@ -1,7 +1,7 @@
-"""Stable Diffusion x4 upscaler: draws a picture of 128 pixels at 512, guided by a text.
+"""Stable Diffusion x4 upscaler: enlarges a picture of 128 pixels to 512, guided by a prompt.
 
 Sizes are those of Stability AI's x4-upscaling.yaml. The UNet sees the small picture, with some noise, beside the
-latents, and is told how much; the autoencoder has three levels, so a latent stands for 4 x 4 pixels.
+latents, and takes its noise level; the autoencoder has three levels, so a latent stands for 4 x 4 pixels.
 """
 
 from dataclasses import replace

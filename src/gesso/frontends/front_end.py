@@ -3,7 +3,7 @@
     front = FrontEnd(flags=True)
     for part in front.requests(TextToImageRequest(prompt="a cat --ar 3:2 --no dogs"), pipeline.model.family):
         for picture in pipeline(part.request):
-            picture = picture.noted(part.notices)
+            picture = picture.with_notices(part.notices)
 
 A front end to the one request: what comes out is plain, so that the recipe says all. Flags are read first, then styles
 are put around, then wildcards filled in.

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 
 from gesso.notices import Notice
-from gesso.text.prompt import MAX_CHARS, PromptError, check_prompt, shown
+from gesso.text.prompt import MAX_CHARS, PromptError, check_prompt, quote
 
 MAX_DRAWS = 1000  # of one prompt
 MAX_LINES = 100_000  # of one list
@@ -162,12 +162,12 @@ class _Writer:
         lines, sums = self.lines(wanted.name)
         if not lines or wanted.name in self.names:
             why = "refers to itself" if lines else "is unknown or empty"
-            notice = f"the wildcard {shown(wanted.text)} {why} and was left unchanged"
+            notice = f"the wildcard {quote(wanted.text)} {why} and was left unchanged"
             self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": wanted.name}))
             self.add(wanted.text)
             return None
         line = lines[self.draws.choose(sums)]
-        check_prompt(line, f"wildcard {shown(wanted.text)}")
+        check_prompt(line, f"wildcard {quote(wanted.text)}")
         self.names.add(wanted.name)
         share = _SHARE.match(line)
         return _Frame(iter(_parse(line[share.end() if share else 0 :])), wanted.name)

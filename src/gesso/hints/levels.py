@@ -1,4 +1,4 @@
-"""Pictures of any mode as RGB of 8 bits: grey levels of 16 bits, and what is transparent."""
+"""Converts pictures of any mode to 8-bit RGB: 16-bit grey levels, transparency."""
 
 import numpy as np
 from numpy.typing import NDArray

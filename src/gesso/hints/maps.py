@@ -1,4 +1,4 @@
-"""Ready-made maps, checked and passed on: depth, and segmentation in the colours of ADE20K."""
+"""Preprocessors for ready-made maps: depth, and segmentation in the colours of ADE20K."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -14,7 +14,7 @@ UNLABELLED = 0x000000  # what the colouring of ADE20K leaves where it knows noth
 
 
 def depth(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
-    """A depth map, near is white, as MiDaS and its followers give it; which end is near cannot be seen, only told.
+    """A depth map, near is white, as MiDaS and its followers give it; which end is near cannot be detected.
 
     image    grey levels from 0 to 255, mode F
     invert   1: near is black in the picture
@@ -45,19 +45,19 @@ def segmentation(image: Image.Image, settings: Mapping[str, float]) -> Image.Ima
         return image
     channels = np.asarray(image, dtype=np.uint32)
     codes = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
-    found, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    strange = ~np.isin(found, [*ade20k_colours(), UNLABELLED])
+    unique, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    strange = ~np.isin(unique, [*ade20k_colours(), UNLABELLED])
     if not strange.any():
         return image
     if not settings["snap"]:
-        most = found[strange][counts[strange].argmax()]
+        most = unique[strange][counts[strange].argmax()]
         raise GessoError(
             f"{counts[strange].sum()} of {codes.size} pixels have none of the colours of ADE20K, most of them "
             f"#{most:06x}. snap=1 takes the nearest, any=1 lets all pass",
             code="unsuitable_hint",
         )
-    found[strange] = _nearest(found[strange])
-    return Image.fromarray(_channels(found[where].reshape(codes.shape)).astype(np.uint8))
+    unique[strange] = _nearest(unique[strange])
+    return Image.fromarray(_channels(unique[where].reshape(codes.shape)).astype(np.uint8))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""OpenCV, which comes with the extra `hints`."""
+"""Imports OpenCV, an optional dependency (the extra `hints`)."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ from gesso.errors import GessoError
 
 
 def opencv(what: str) -> ModuleType:
-    """The module cv2. Raises GessoError, which says how to install it, where it is missing; `what` needs it."""
+    """The module cv2, which `what` needs. Raises GessoError, with the way to install it, if it is missing."""
     try:
         import cv2
     except ImportError as error:

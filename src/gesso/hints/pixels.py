@@ -1,4 +1,4 @@
-"""Hints as a network reads them."""
+"""Converts a hint (control image) to the tensor that a ControlNet takes."""
 
 import numpy as np
 import torch

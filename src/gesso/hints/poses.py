@@ -1,6 +1,6 @@
 """Poses as OpenPose writes them: JSON of people, each with keypoints of body, hands and face.
 
-A point is x, y and how sure it is; 0 says that it was not seen. Bodies of 18 points (COCO) and of 25 (BODY_25) are
+A point is x, y and a confidence; 0: it was not detected. Bodies of 18 points (COCO) and of 25 (BODY_25) are
 read; inside and on writing there are 18, since the ControlNets know no others. Coordinates are pixels of a canvas, or,
 where all are about 0 to 1, shares of it. The canvas is not part of OpenPose's own files; `canvas_width` and
 `canvas_height` are what the editors of other tools write.
@@ -61,10 +61,10 @@ class Poses:
 
 
 def read_poses(text: str, size: Size | None = None) -> Poses:
-    """What an OpenPose file says; a list with one frame in it, too, as ComfyUI's nodes write it.
+    """Reads OpenPose JSON; also a list with one frame in it, as ComfyUI's nodes write it.
 
-    size  the canvas, width and height, where the file does not tell
-    Raises GessoError for anything that is no such file, and where nobody tells the canvas.
+    size  the canvas, width and height, if the file does not state it
+    Raises GessoError for anything else, and if the canvas is not known.
     """
     frame = _frame(text)
     width, height = (_canvas(frame, key) for key in ("canvas_width", "canvas_height"))
@@ -81,17 +81,17 @@ def read_poses(text: str, size: Size | None = None) -> Poses:
         raise GessoError("not OpenPose keypoints: the list 'people' is missing", code="wrong_kind")
     if len(people) > MAX_PEOPLE:
         raise GessoError(f"keypoints of {len(people)} people, at most {MAX_PEOPLE} are drawn", code="too_large")
-    found = [{part: _points(person, part) for part in KEYS} for person in people]
-    seen = [point for person in found for points in person.values() for point in points if point is not None]
+    parts = [{part: _points(person, part) for part in KEYS} for person in people]
+    all_points = [point for person in parts for points in person.values() for point in points if point is not None]
     scale = (1.0, 1.0)
-    if seen and max(max(map(abs, point)) for point in seen) <= SHARES:
+    if all_points and max(max(map(abs, point)) for point in all_points) <= SHARES:
         scale = (float(width), float(height))
-        found = [{part: _scaled(points, scale) for part, points in person.items()} for person in found]
-    if any(abs(x * scale[0]) > FARTHEST * width or abs(y * scale[1]) > FARTHEST * height for x, y in seen):
+        parts = [{part: _scaled(points, scale) for part, points in person.items()} for person in parts]
+    if any(abs(x * scale[0]) > FARTHEST * width or abs(y * scale[1]) > FARTHEST * height for x, y in all_points):
         raise GessoError(
             f"keypoints far outside their canvas of {width}x{height}; is that its size?", code="unsuitable_hint"
         )
-    return Poses(tuple(Person(**person) for person in found), width, height)
+    return Poses(tuple(Person(**person) for person in parts), width, height)
 
 
 def write_poses(poses: Poses) -> str:
@@ -117,18 +117,18 @@ def _frame(text: str) -> Mapping[str, Any]:
     if len(text) > MAX_CHARACTERS:
         raise GessoError(f"keypoints of {len(text)} characters, at most {MAX_CHARACTERS} are read", code="too_large")
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GessoError(f"not JSON: {str(error)[:100] or 'nested too deeply'}", code="damaged") from error
-    if isinstance(found, list):
-        if len(found) != 1:
-            raise GessoError(f"keypoints of {len(found)} frames, expected one; keep one of them", code="invalid_value")
-        found = found[0]
-    if not isinstance(found, dict):
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise GessoError(f"keypoints of {len(value)} frames, expected one; keep one of them", code="invalid_value")
+        value = value[0]
+    if not isinstance(value, dict):
         raise GessoError(
-            f"not OpenPose keypoints: a JSON {type(found).__name__}, expected an object", code="wrong_kind"
+            f"not OpenPose keypoints: a JSON {type(value).__name__}, expected an object", code="wrong_kind"
         )
-    return found
+    return value
 
 
 def _canvas(frame: Mapping[str, Any], key: str) -> int | None:

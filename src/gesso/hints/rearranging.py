@@ -1,4 +1,4 @@
-"""Hints that keep colours: tile, colour, shuffle, invert, inpaint."""
+"""Preprocessors that keep the colours: tile, colour grid, shuffle, invert, inpaint."""
 
 from collections.abc import Mapping
 

@@ -20,8 +20,8 @@ Settings = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A number that can be set."""
+class PreprocessorParameter:
+    """A numeric parameter of a preprocessor: its default, range and help line."""
 
     default: float
     low: float
@@ -43,7 +43,7 @@ class Preprocessor:
 
     make: Callable[[Image.Image, Settings], Image.Image]
     help: str
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, PreprocessorParameter] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     bring: Callable[[Image.Image, Size], Image.Image] = sizing.smooth
     needs_mask: bool = False
@@ -59,16 +59,16 @@ _BUILTIN = {
         canny,
         "Thin edges, by OpenCV's Canny.",
         {
-            "low": Parameter(100, 0, 2040, "lower threshold: gradient above which an edge continues"),
-            "high": Parameter(200, 0, 2040, "upper threshold: gradient above which an edge begins"),
+            "low": PreprocessorParameter(100, 0, 2040, "lower threshold: gradient above which an edge continues"),
+            "high": PreprocessorParameter(200, 0, 2040, "upper threshold: gradient above which an edge begins"),
         },
     ),
     "softedge": Preprocessor(
         soft_edge,
         "Soft edges: how steeply the picture changes; in place of HED and PiDiNet.",
         {
-            "sigma": Parameter(1, 0.3, 32, "blur of the picture beforehand, in pixels"),
-            "steps": Parameter(0, 0, 255, "number of grey levels; 0: all", whole=True),
+            "sigma": PreprocessorParameter(1, 0.3, 32, "blur of the picture beforehand, in pixels"),
+            "steps": PreprocessorParameter(0, 0, 255, "number of grey levels; 0: all", whole=True),
         },
         ("soft_edge",),
     ),
@@ -76,8 +76,8 @@ _BUILTIN = {
         line_art,
         "Lines darker than their surroundings: pencil, ink, contours.",
         {
-            "sigma": Parameter(6, 0.6, 64, "radius of the surroundings, in pixels"),
-            "threshold": Parameter(8, 0, 255, "levels darker than the surroundings that make a line"),
+            "sigma": PreprocessorParameter(6, 0.6, 64, "radius of the surroundings, in pixels"),
+            "threshold": PreprocessorParameter(8, 0, 255, "levels darker than the surroundings that make a line"),
         },
         ("lineart_standard", "line_art"),
     ),
@@ -85,26 +85,26 @@ _BUILTIN = {
         scribble,
         "Broad strokes, black and white.",
         {
-            "threshold": Parameter(32, 1, 255, "contrast of a stroke; lower keeps more strokes"),
-            "sigma": Parameter(5, 0.6, 64, "about the width of a stroke, in pixels"),
+            "threshold": PreprocessorParameter(32, 1, 255, "contrast of a stroke; lower keeps more strokes"),
+            "sigma": PreprocessorParameter(5, 0.6, 64, "about the width of a stroke, in pixels"),
         },
         ("scribble_xdog",),
     ),
     "tile": Preprocessor(
         tile,
         "The picture without its details, for a tile ControlNet to redraw them.",
-        {"factor": Parameter(1, 1, 64, "how far the picture is scaled down; 1: unchanged")},
+        {"factor": PreprocessorParameter(1, 1, 64, "how far the picture is scaled down; 1: unchanged")},
         ("tile_resample",),
     ),
     "colour": Preprocessor(
         colour,
         "A grid of the picture's colours.",
-        {"block": Parameter(64, 1, 1024, "side of a square, in pixels", whole=True)},
+        {"block": PreprocessorParameter(64, 1, 1024, "side of a square, in pixels", whole=True)},
         ("color", "t2ia_color_grid"),
     ),
     "inpaint": Preprocessor(
         inpaint,
-        "The picture with a hole where the mask is white.",
+        "The picture with its masked (white) part removed, for an inpaint ControlNet.",
         aliases=("inpaint_only",),
         needs_mask=True,
     ),
@@ -112,8 +112,10 @@ _BUILTIN = {
         depth,
         "Passes on a ready depth map of 8 or 16 bits; near is white.",
         {
-            "invert": Parameter(0, 0, 1, "1: the map has near as black", whole=True),
-            "stretch": Parameter(0, 0, 1, "1: spread the levels from white (nearest) to black (farthest)", whole=True),
+            "invert": PreprocessorParameter(0, 0, 1, "1: the map has near as black", whole=True),
+            "stretch": PreprocessorParameter(
+                0, 0, 1, "1: spread the levels from white (nearest) to black (farthest)", whole=True
+            ),
         },
         bring=sizing.deep,
     ),
@@ -121,8 +123,8 @@ _BUILTIN = {
         segmentation,
         "Passes on a ready segmentation map in the colours of ADE20K.",
         {
-            "snap": Parameter(0, 0, 1, "1: replace other colours by the nearest of ADE20K", whole=True),
-            "any": Parameter(0, 0, 1, "1: accept other colours", whole=True),
+            "snap": PreprocessorParameter(0, 0, 1, "1: replace other colours by the nearest of ADE20K", whole=True),
+            "any": PreprocessorParameter(0, 0, 1, "1: accept other colours", whole=True),
         },
         ("seg",),
         bring=sizing.nearest,
@@ -131,8 +133,8 @@ _BUILTIN = {
         shuffle,
         "The picture's colours and textures, moved about.",
         {
-            "seed": Parameter(0, 0, 2**32 - 1, "seed of the displacement", whole=True),
-            "waves": Parameter(256, 4, 4096, "length of a wave, in pixels", whole=True),
+            "seed": PreprocessorParameter(0, 0, 2**32 - 1, "seed of the displacement", whole=True),
+            "waves": PreprocessorParameter(256, 4, 4096, "length of a wave, in pixels", whole=True),
         },
     ),
     "invert": Preprocessor(invert, "Inverts the picture: black on white becomes white on black."),
@@ -180,7 +182,7 @@ def preprocess(
     with PREPROCESSORS.guard(name):
         hint = row.make(brought, settings)
         if hint.size != size:
-            raise ValueError(f"the hint is {hint.width}x{hint.height}, asked for were {size[0]}x{size[1]}")
+            raise ValueError(f"the hint is {hint.width}x{hint.height}, expected {size[0]}x{size[1]}")
     return hint
 
 
@@ -201,17 +203,17 @@ def canonical(name: str) -> str:
     )
 
 
-def _settings(name: str, known: Mapping[str, Parameter], given: Settings) -> Settings:
-    if unknown := sorted(given.keys() - known.keys()):
+def _settings(name: str, known: Mapping[str, PreprocessorParameter], values: Settings) -> Settings:
+    if unknown := sorted(values.keys() - known.keys()):
         there = f"known: {', '.join(known)}" if known else "it takes none"
         raise GessoError(f"{name}: unknown parameter {str(unknown[0])[:64]!r}, {there}", code="unknown_name")
-    settings = {key: parameter.default for key, parameter in known.items()} | dict(given)
+    settings = {key: parameter.default for key, parameter in known.items()} | dict(values)
     for key, parameter in known.items():
         _check(f"{name}: {key}", settings[key], parameter)
     return settings
 
 
-def _check(what: str, value: object, parameter: Parameter) -> None:
+def _check(what: str, value: object, parameter: PreprocessorParameter) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise GessoError(f"{what} is {str(value)[:24]!r}, expected a number", code="invalid_value")
     if not parameter.low <= value <= parameter.high:

@@ -20,7 +20,7 @@ def check_size(size: Size) -> None:
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise GessoError(
             f"a hint of {width}x{height}: sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all. Use the "
-            "size of the picture that it steers",
+            "size of the picture to draw",
             code="unsuitable_hint",
         )
 
@@ -41,9 +41,9 @@ def deep(image: Image.Image, size: Size) -> Image.Image:
         levels = deep_levels(image)
     else:
         channels = np.asarray(on_white(image), dtype=np.int16)
-        if (apart := int(np.ptp(channels, axis=2).max(initial=0))) > GREY_TOLERANCE:
+        if (spread := int(np.ptp(channels, axis=2).max(initial=0))) > GREY_TOLERANCE:
             raise GessoError(
-                f"a depth map is grey, near is white; this picture has colours (channels {apart} levels apart). Give "
+                f"a depth map is grey, near is white; this picture has colours (channels {spread} levels apart). Give "
                 "the grey map of a depth estimator, without a colour scale",
                 code="unsuitable_hint",
             )

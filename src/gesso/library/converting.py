@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gesso.checkpoints.detect import Description
     from gesso.diffusion.denoiser import Prediction
     from gesso.families.base import Family
-    from gesso.families.parts import Parts
+    from gesso.families.parts import ModelParts
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
 
 
 def _other_names(
-    parts: "Parts", found: "Description", target: Path, to: str, spec: Mapping[str, str | None], overwrite: bool
+    parts: "ModelParts", found: "Description", target: Path, to: str, spec: Mapping[str, str | None], overwrite: bool
 ) -> Converted:
     """Raises ValueError for a layout that the family does not have."""
     from gesso.families.saving import save_diffusers, save_ldm
@@ -245,12 +245,12 @@ def _other_names(
     return Converted(target, to, _dtypes_of(parts), nbytes, _left_behind(parts, found, to))
 
 
-def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
+def _dtypes_of(parts: "ModelParts") -> tuple[str, ...]:
     params = (param for network in parts.networks.values() for param in network.parameters())
     return tuple(sorted({str(param.dtype).removeprefix("torch.") for param in params}))
 
 
-def _left_behind(parts: "Parts", found: "Description", to: str) -> tuple[str, ...]:
+def _left_behind(parts: "ModelParts", found: "Description", to: str) -> tuple[str, ...]:
     notes = []
     if to == "diffusers" and parts.family.layout == "sd2" and parts.family.text_layer > 1:
         notes.append(
@@ -289,7 +289,7 @@ def model_spec(family: "Family", found: "Description", target: Path, spec: Mappi
     return {**kept, **{f"{SPEC}{key}": value for key, value in own.items()}}
 
 
-def _save_native(target: Path, parts: "Parts", found: "Description", spec: Mapping[str, str | None]) -> None:
+def _save_native(target: Path, parts: "ModelParts", found: "Description", spec: Mapping[str, str | None]) -> None:
     from gesso.checkpoints.native import save_native
     from gesso.families.gesso_mini import NAME, config_of
 

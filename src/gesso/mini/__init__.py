@@ -1,1 +1,1 @@
-"""The built-in model's own world: what it learns from, how it is trained, and how it is judged."""
+"""gesso-mini, the built-in model: its training data, training tasks and evaluation."""

@@ -1,4 +1,4 @@
-"""Scenes drawn many at a time, on whichever device trains.
+"""Renders batches of scenes on the training device.
 
 A scene is laid out as a few numbers (on the CPU, by worker processes) and drawn by matrix products: scaling a glyph and
 putting it at its place is one product from the left and one from the right. The pictures are those of `Renderer`, which
@@ -26,7 +26,7 @@ LANCZOS_LOBES = 3.0
 
 
 @dataclass(frozen=True)
-class Layout:
+class SceneLayout:
     """Scenes as numbers.
 
     glyphs       int32 [B, 4], row of the painted atlas, -1 where there is no further object
@@ -41,12 +41,12 @@ class Layout:
     def __len__(self) -> int:
         return len(self.glyphs)
 
-    def part(self, start: int, stop: int) -> "Layout":
-        return Layout(self.glyphs[start:stop], self.places[start:stop], self.backgrounds[start:stop])
+    def part(self, start: int, stop: int) -> "SceneLayout":
+        return SceneLayout(self.glyphs[start:stop], self.places[start:stop], self.backgrounds[start:stop])
 
 
-def lay_out(scenes: Sequence[Scene]) -> Layout:
-    """Scenes of at most 4 objects -> Layout. Raises ValueError for an object with both a tint and a style."""
+def lay_out(scenes: Sequence[Scene]) -> SceneLayout:
+    """Scenes of at most 4 objects -> SceneLayout. Raises ValueError for an object with both a tint and a style."""
     glyphs = np.full((len(scenes), MAX_ITEMS), -1, dtype=np.int32)
     places = np.zeros((len(scenes), MAX_ITEMS, 3))
     backgrounds = np.array([BACKGROUNDS[scene.background] for scene in scenes], dtype=np.uint8).reshape(-1, 3)
@@ -54,7 +54,7 @@ def lay_out(scenes: Sequence[Scene]) -> Layout:
         for column, item in enumerate(scene.items):
             glyphs[row, column] = item.thing * len(PAINTS) + _paint_row(item)
             places[row, column] = item.x, item.y, item.size
-    return Layout(glyphs, places, backgrounds)
+    return SceneLayout(glyphs, places, backgrounds)
 
 
 def _paint_row(item: Item) -> int:
@@ -77,13 +77,13 @@ class Compositor:
         self._resampling: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def __call__(self, layout: Layout, size: int) -> Tensor:
+    def __call__(self, layout: SceneLayout, size: int) -> Tensor:
         """-> float32 [B, 3, size, size] in [-1, 1], channels last in memory, on the compositor's device."""
         with torch.autocast(self.device.type, enabled=False):
             parts = [self._draw(layout.part(i, i + DRAW_BATCH), size) for i in range(0, len(layout), DRAW_BATCH)]
         return torch.cat(parts).div_(127.5).sub_(1.0).permute(0, 2, 1, 3).contiguous(memory_format=torch.channels_last)
 
-    def _draw(self, layout: Layout, size: int) -> Tensor:
+    def _draw(self, layout: SceneLayout, size: int) -> Tensor:
         """-> float32 [B, rows, 3, columns], whole levels from 0 to 255"""
         canvas = upload(layout.backgrounds, self.device).float()[:, None, :, None].repeat(1, size, 1, size)
         sides = np.maximum(4, np.rint(layout.places[..., 2] * size)).astype(np.int64)

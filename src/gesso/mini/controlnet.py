@@ -30,7 +30,7 @@ from gesso.models.unet import UNet
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Scene, SceneSampler, moved
 from gesso.training.loop import Plan, fit, load_average, load_state
-from gesso.training.precision import Precision
+from gesso.training.precision import TrainingPrecision
 from gesso.training.task import Enter, Figures, generator_for
 
 EMPTY_SHARE = 0.5  # captions left out
@@ -125,8 +125,8 @@ class ControlTask(DenoisingTask):
         for time in (999, 800, 600):
             eps = torch.randn(latents.shape, generator=generator_for(10**9, time))
             rows = torch.full((len(scenes),), time)
-            for label, seen in (("right", hint), ("swapped", hint.roll(1, dims=0))):
-                figures[f"{label}_{time}"] = float(self.steered(latents, eps, rows, ids, seen).mean())
+            for label, shown_hint in (("right", hint), ("swapped", hint.roll(1, dims=0))):
+                figures[f"{label}_{time}"] = float(self.steered(latents, eps, rows, ids, shown_hint).mean())
             figures[f"none_{time}"] = float(self.errors(latents, eps, rows, ids).mean())
         return figures
 
@@ -140,7 +140,7 @@ class ControlRecipe:
     plan: Plan
     pool_size: int
     pool_passes: int
-    precision: Precision | Literal["auto"] = "auto"
+    precision: TrainingPrecision | Literal["auto"] = "auto"
     report_pictures: int = 96
 
 

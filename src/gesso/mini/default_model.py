@@ -21,11 +21,11 @@ from gesso.mini.denoising import DenoisingTask, initialise_text, initialise_unet
 from gesso.mini.grounding import GroundingTask
 from gesso.mini.pictures import Pictures
 from gesso.mini.pools import Captions, LatentPool, Pool, PreparedPool
-from gesso.mini.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, Recipe, Stage
+from gesso.mini.recipes import FIRST_MIX, FULL_MIX, LAST_MIX, Mix, ModelRecipe, Stage
 from gesso.mini.upscaling import UpscalingTask, initialise_upscaler
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import Captioner, all_words
 from gesso.scenes.glyphs import render_glyphs
@@ -42,14 +42,14 @@ OnLog = Callable[[dict[str, float]], None]
 
 
 class DefaultModel:
-    """One making of the default model in one folder, which holds a folder a stage.
+    """One training of the default model in one folder, with a subfolder per stage.
 
     glyphs: uint8 [number of objects, 128, 128, 4], or None to draw them from the system's font. Raises GessoError where
     torch does not find the recipe's device.
     """
 
     def __init__(
-        self, recipe: Recipe, folder: Path, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None
+        self, recipe: ModelRecipe, folder: Path, objects: tuple[Thing, ...], glyphs: np.ndarray | None = None
     ) -> None:
         self.recipe, self.folder, self.objects = recipe, folder, objects
         self.device = _device(recipe)
@@ -86,7 +86,7 @@ class DefaultModel:
             task = self._denoising()
         else:
             vae = self._trained_vae()
-            upscaler = Upscaler(recipe.upscaler)
+            upscaler = MiniUpscaler(recipe.upscaler)
             initialise_upscaler(upscaler)
             task = UpscalingTask(
                 vae,
@@ -210,7 +210,7 @@ class DefaultModel:
         return module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _device(recipe: Recipe) -> torch.device:
+def _device(recipe: ModelRecipe) -> torch.device:
     device = torch.device(recipe.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise GessoError(

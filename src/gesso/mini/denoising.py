@@ -131,13 +131,13 @@ class DenoisingTask:
         swapped = [
             replace(s, items=tuple(replace(item, thing=(item.thing + 7) % count) for item in s.items)) for s in scenes
         ]
-        told = {"right": (scenes, 0.0), "swapped": (swapped, 0.0), "empty": (scenes, 1.0)}
+        variants = {"right": (scenes, 0.0), "swapped": (swapped, 0.0), "empty": (scenes, 1.0)}
         figures = {}
         for time in (999, 800, 600):
             generator = generator_for(10**9, time, device=latents.device)
             eps = torch.randn(latents.shape, generator=generator, device=latents.device)
             rows = torch.full((len(scenes),), time, device=latents.device)
-            for label, (shown, empty_share) in told.items():
+            for label, (shown, empty_share) in variants.items():
                 ids = captions.ids(shown, np.random.default_rng(0), empty_share).to(latents.device)
                 figures[f"{label}_{time}"] = float(self.errors(latents, eps, rows, ids).mean())
         return figures

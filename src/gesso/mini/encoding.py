@@ -1,4 +1,4 @@
-"""Training of an autoencoder's encoder alone, for pictures that the decoder was not trained on.
+"""Training of the VAE's encoder alone, for pictures that the decoder was not trained on.
 
 A style LoRA changes the UNet, never the decoder: what the decoder cannot draw, the style cannot show. An encoder that
 has learned to look for the latents from which this decoder draws the style best gives the LoRA a better aim. It is used

@@ -41,7 +41,7 @@ class Factors(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-        """What the layer's output gains."""
+        """What is added to the layer's output."""
         if isinstance(layer, nn.Linear):
             return F.linear(F.linear(x, self.down), self.up)
         return F.conv2d(F.conv2d(x, self.down, None, layer.stride, layer.padding, layer.dilation), self.up)
@@ -64,13 +64,13 @@ class LoraFactors(nn.Module):
             layer.register_forward_hook(lambda layer, args, output, added=factors: output + added(layer, args[0]))
 
     def changes(self) -> dict[str, ModuleChange]:
-        """What the factors do, as an adapter that was read says it."""
-        found = {}
+        """The factors as weight changes, as `adapters.lora` reads them from a file."""
+        changes = {}
         for key, factors in self.layers.items():
             assert isinstance(factors, Factors)
             change = LowRank(factors.up.detach(), factors.down.detach(), 1.0)
-            found[self.names[key]] = ModuleChange(change)
-        return found
+            changes[self.names[key]] = ModuleChange(change)
+        return changes
 
 
 def _layers(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:

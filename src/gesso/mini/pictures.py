@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesso.mini.compositor import Compositor, Layout, lay_out
+from gesso.mini.compositor import Compositor, SceneLayout, lay_out
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import Scene, SceneSampler
 from gesso.training.ahead import Ahead
 
-Shown = list[Scene] | Layout  # what is in a batch of pictures, as far as drawing needs to know
+SceneBatch = list[Scene] | SceneLayout  # what is in a batch of pictures, as far as drawing needs to know
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -27,7 +27,7 @@ class LayoutMaker:
     count: int
     seed: int
 
-    def __call__(self, step: int) -> Layout:
+    def __call__(self, step: int) -> SceneLayout:
         return lay_out(scenes_of(self.sampler, self.count, self.seed, step))
 
 
@@ -49,12 +49,12 @@ class Pictures:
     ) -> None:
         self.sampler, self.renderer, self.size = sampler, renderer, size
         self.device, self.workers = torch.device(device), workers
-        self._ahead: Ahead[Layout] | None = None
+        self._ahead: Ahead[SceneLayout] | None = None
 
     def scenes(self, count: int, *key: int) -> list[Scene]:
         return scenes_of(self.sampler, count, *key)
 
-    def at(self, step: int, count: int, seed: int) -> Shown:
+    def at(self, step: int, count: int, seed: int) -> SceneBatch:
         """What a step of a training shows: `scenes(count, seed, step)`, made ahead where there are workers."""
         if isinstance(self.renderer, Renderer):
             return self.scenes(count, seed, step)
@@ -63,13 +63,13 @@ class Pictures:
             self._ahead = Ahead(maker, self.workers)
         return self._ahead(step)
 
-    def pixels(self, shown: Shown, size: int | None = None) -> Tensor:
+    def pixels(self, batch: SceneBatch, size: int | None = None) -> Tensor:
         """-> float32 [B, 3, size, size] in [-1, 1] on the device"""
         side = size or self.size
         if isinstance(self.renderer, Compositor):
-            return self.renderer(shown if isinstance(shown, Layout) else lay_out(shown), side)
-        assert not isinstance(shown, Layout), "layouts are for a compositor"
-        return to_pixels(np.stack([self.renderer(scene, side) for scene in shown])).to(self.device)
+            return self.renderer(batch if isinstance(batch, SceneLayout) else lay_out(batch), side)
+        assert not isinstance(batch, SceneLayout), "layouts are for a compositor"
+        return to_pixels(np.stack([self.renderer(scene, side) for scene in batch])).to(self.device)
 
 
 def scenes_of(sampler: SceneSampler, count: int, *key: int) -> list[Scene]:

@@ -1,4 +1,4 @@
-"""Latents of composed pictures with their captions, made a segment at a time and used several times.
+"""Training data as cached latents with captions, made a segment at a time and used several times.
 
 Encoding costs a third of a training step, so each picture is used `passes` times, each time with new noise, a new time
 and a new caption. A segment follows from (seed, number of the segment) alone, so a resumed run sees the same.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesso.mini.compositor import Layout, lay_out, upload
+from gesso.mini.compositor import SceneLayout, lay_out, upload
 from gesso.mini.pictures import Pictures, scenes_of
 from gesso.models.vae import AutoencoderKL
 from gesso.scenes.caption import Captioner
@@ -117,7 +117,7 @@ class ChunkMaker:
     chunk: int
     passes: int
 
-    def __call__(self, number: int) -> tuple[Layout, np.ndarray]:
+    def __call__(self, number: int) -> tuple[SceneLayout, np.ndarray]:
         """-> layouts of B pictures, token ids int16 [passes, B, L]"""
         segment, part = divmod(number, self.size // self.chunk)
         sampler = self.phases[_phase(self.phases, segment * self.size * self.passes)][1]
@@ -154,7 +154,7 @@ class PreparedPool:
             raise ValueError(f"a segment of {size} pictures does not divide into chunks of {self.chunk}")
         if captions.tokenizer.size > np.iinfo(np.int16).max:
             raise ValueError(f"{captions.tokenizer.size} token ids do not fit into 16 bits")
-        self._ahead: Ahead[tuple[Layout, np.ndarray]] | None = None
+        self._ahead: Ahead[tuple[SceneLayout, np.ndarray]] | None = None
         self._segment: tuple[SegmentKey, Tensor, Tensor] | None = None
         self._order: tuple[tuple[int, int, int], Tensor] | None = None
 

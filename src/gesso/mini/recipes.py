@@ -1,4 +1,4 @@
-"""How gesso's default model is made: its sizes and the plans of its trainings, for a CPU and for one GPU."""
+"""Training recipes of gesso's default model: its sizes and training plans, for a CPU and for one GPU."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -6,13 +6,13 @@ from typing import Any, Literal, get_args
 from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
-from gesso.models.upscaler import UpscalerConfig
+from gesso.models.upscaler import MiniUpscalerConfig
 from gesso.models.vae import VAEConfig
 from gesso.scenes.scene import Category
 from gesso.scenes.vocabulary import Thing
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.loop import Plan
-from gesso.training.precision import Precision
+from gesso.training.precision import TrainingPrecision
 
 Stage = Literal["autoencoder", "grounding", "denoising", "upscaling"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -55,7 +55,7 @@ LAST_MIX: Mix = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ModelRecipe:
     """Everything that defines a training of the default model."""
 
     name: str
@@ -69,7 +69,7 @@ class Recipe:
     text_layers: int
     text_heads: int
     text_length: int
-    upscaler: UpscalerConfig
+    upscaler: MiniUpscalerConfig
     decoder_smear: float  # of the latents, in the training of the upscaler
     autoencoder: Plan
     grounding: Plan
@@ -81,7 +81,7 @@ class Recipe:
     pool_passes: int
     defaults: FamilyDefaults
     objects: str = "default"  # table of what it draws, see scenes.vocabulary.things
-    precision: Precision | Literal["auto"] = "auto"
+    precision: TrainingPrecision | Literal["auto"] = "auto"
     compile: bool = False
     # Pictures drawn many at a time on the device and captions made ahead, for a device that would wait for a CPU.
     prepared: bool = False
@@ -117,7 +117,7 @@ class Recipe:
         )
 
 
-CPU = Recipe(
+CPU = ModelRecipe(
     name="cpu",
     device="cpu",
     native_size=64,
@@ -143,7 +143,7 @@ CPU = Recipe(
     text_layers=2,
     text_heads=6,
     text_length=24,
-    upscaler=UpscalerConfig(scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=1),
+    upscaler=MiniUpscalerConfig(scale=4, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=1),
     decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=16,
@@ -190,7 +190,7 @@ CPU = Recipe(
 # - 8 channels of latents: of composed pictures, a linear code of 8 numbers for 8 x 8 pixels keeps 23.8 dB and one of 4
 #   keeps 21.1, where the 4 for 4 x 4 that serve the CPU's 64 pixels keep 22.3.
 # - Each head of an attention has 32 channels; the text is 224 wide so that the draft's heads divide it as well.
-GPU = Recipe(
+GPU = ModelRecipe(
     name="gpu",
     device="cuda",
     objects="full",
@@ -214,7 +214,7 @@ GPU = Recipe(
     text_layers=3,
     text_heads=7,
     text_length=32,
-    upscaler=UpscalerConfig(scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=2),
+    upscaler=MiniUpscalerConfig(scale=2, channels=(40, 80, 160), num_blocks=(1, 2, 3), sharpness=3.0, patch_size=2),
     decoder_smear=0.6,
     autoencoder=Plan(
         batch_size=64,
@@ -263,7 +263,7 @@ GPU = Recipe(
 RECIPES = {recipe.name: recipe for recipe in (CPU, GPU)}
 
 
-def on_device(recipe: Recipe, device: str) -> Recipe:
+def on_device(recipe: ModelRecipe, device: str) -> ModelRecipe:
     """The same training on another device. A CPU computes in the precision that is faster there, uncompiled."""
     if device == recipe.device:
         return recipe
@@ -272,7 +272,7 @@ def on_device(recipe: Recipe, device: str) -> Recipe:
     return replace(recipe, device=device)
 
 
-def rehearsal(recipe: Recipe, steps: int = 3, batch_size: int = 4) -> Recipe:
+def rehearsal(recipe: ModelRecipe, steps: int = 3, batch_size: int = 4) -> ModelRecipe:
     """The same networks on the same path for a few steps of a few pictures: whether a machine can run it at all."""
     plans: dict[str, Any] = {
         stage: replace(

@@ -24,7 +24,7 @@ from gesso.models.vae import AutoencoderKL
 from gesso.scenes.scene import SceneSampler
 from gesso.scenes.styles import STYLES, StyledRenderer
 from gesso.training.loop import Plan, fit, load_average, load_state
-from gesso.training.precision import Precision
+from gesso.training.precision import TrainingPrecision
 from gesso.training.task import Task
 
 STYLE_MIX: Mix = {category: share for category, share in FULL_MIX.items() if category != "style"}
@@ -41,7 +41,7 @@ class LoraRecipe:
     pool_passes: int
     decoder_noise: float  # in the encoder's training, as in the autoencoder's
     kl_weight: float
-    precision: Precision | Literal["auto"] = "auto"
+    precision: TrainingPrecision | Literal["auto"] = "auto"
     report_pictures: int = 96
 
 

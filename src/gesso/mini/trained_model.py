@@ -10,7 +10,7 @@ from torch import nn
 
 from gesso.errors import GessoError
 from gesso.families.base import Family
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.mini.pools import Captions
 from gesso.models.clip import CLIPTextModel
 from gesso.models.unet import UNet
@@ -29,7 +29,7 @@ class TrainedModel:
     where the model was trained on other objects.
     """
 
-    def __init__(self, parts: Parts, objects: tuple[Thing, ...], glyphs: np.ndarray) -> None:
+    def __init__(self, parts: ModelParts, objects: tuple[Thing, ...], glyphs: np.ndarray) -> None:
         if [thing.name for thing in objects] != list(parts.family.objects):
             raise GessoError(
                 f"{parts.files[0] if parts.files else parts.family.name}: draws {len(parts.family.objects)} objects, "

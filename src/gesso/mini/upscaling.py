@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gesso.mini.autoencoder import gradient_gap, psnr
 from gesso.mini.pictures import Pictures
-from gesso.models.upscaler import Upscaler, mix
+from gesso.models.upscaler import MiniUpscaler, mix
 from gesso.models.vae import AutoencoderKL
 from gesso.training.task import Enter, Figures, generator_for
 
@@ -22,7 +22,7 @@ STRIDE = 2  # the loss looks at one point in so many squared, others each step: 
 FAINT = 2.0  # levels a pixel: slopes below are shading, not edges
 
 
-def initialise_upscaler(upscaler: Upscaler) -> None:
+def initialise_upscaler(upscaler: MiniUpscaler) -> None:
     """Start values: the colours of the small picture as they are, the choice among them nearly open."""
     with torch.no_grad():
         for name, parameter in upscaler.palette.named_parameters():
@@ -66,7 +66,7 @@ class UpscalingTask:
     def __init__(
         self,
         vae: AutoencoderKL,
-        upscaler: Upscaler,
+        upscaler: MiniUpscaler,
         pictures: Pictures,
         *,
         decoder_noise: float,
@@ -132,6 +132,6 @@ class UpscalingTask:
         drawn = torch.cat([self.upscaler(part) for part in decoded.split(16)])
         plain = F.interpolate(decoded, size=large.shape[-2:], mode="bicubic")
         figures = {"psnr": psnr(decoded, pixels)}
-        for name, found in (("large", drawn), ("bicubic", plain)):
-            figures |= {f"psnr_{name}": psnr(found, large), f"steepness_{name}": steepness(found)}
+        for name, output in (("large", drawn), ("bicubic", plain)):
+            figures |= {f"psnr_{name}": psnr(output, large), f"steepness_{name}": steepness(output)}
         return figures | {"steepness_true": steepness(large)}

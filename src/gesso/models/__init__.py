@@ -1,1 +1,1 @@
-"""Network architectures, one a file: a frozen config and a module. They know neither files nor samplers."""
+"""Network architectures: UNet, VAE, CLIP, ControlNet and others, one per file, each a frozen config and a module."""

@@ -89,7 +89,7 @@ class CLIPTextModel(nn.Module):
         visible: bool [B, L], tokens that others may look at; None: all, padding among them, as in training.
         """
         if ids.shape[1] > self.config.max_length:
-            raise ValueError(f"{ids.shape[1]} tokens, the text model takes at most {self.config.max_length}")
+            raise ValueError(f"{ids.shape[1]} tokens, the text encoder takes at most {self.config.max_length}")
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
         hidden = [x]
         for layer in self.layers:

@@ -1,6 +1,6 @@
 """CLIP's image encoder (Radford et al. 2021, arXiv:2103.00020; ViT: Dosovitskiy et al. 2020, arXiv:2010.11929).
 
-IP-Adapters are told pictures through it: OpenCLIP's ViT-H/14 for SD 1.5 and most of SDXL, ViT-bigG/14 for the rest.
+IP-Adapters encode image prompts with it: OpenCLIP's ViT-H/14 for SD 1.5 and most of SDXL, ViT-bigG/14 for the rest.
 B batch, N patches and one more, D width.
 """
 

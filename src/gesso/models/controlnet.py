@@ -17,7 +17,7 @@ from gesso.nn.embedding import EmbeddingMLP, sinusoid
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNetConfig:
-    """What a ControlNet is for: unet is the configuration of the UNet that it steers.
+    """Sizes of a ControlNet.  unet: config of the UNet that it controls
 
     hint_channels  of the hint's own encoder, finest first; each further one halves rows and columns
     hint_patch     points a side that are folded into channels before, for a model that enlarges its pictures
@@ -56,7 +56,7 @@ class HintEncoder(nn.Module):
 
 
 class ControlNet(nn.Module):
-    """Noisy latents, time, text and a picture to what is added to the UNet's skips, and last to its middle.
+    """Noisy latents, time, text and hint to residuals for the UNet's skip connections, and last for its middle block.
 
     A draft, which only gesso-mini's UNet has, is left to the UNet.
     """
@@ -93,9 +93,9 @@ class ControlNet(nn.Module):
 
         Raises ValueError for a hint of another size than `downscale` times the latents'.
         """
-        wanted = tuple(side * self.config.downscale for side in x.shape[-2:])
-        if tuple(hint.shape[-2:]) != wanted:
-            raise ValueError(f"hint {list(hint.shape)}, expected {wanted[0]} x {wanted[1]} for these latents")
+        expected = tuple(side * self.config.downscale for side in x.shape[-2:])
+        if tuple(hint.shape[-2:]) != expected:
+            raise ValueError(f"hint {list(hint.shape)}, expected {expected[0]} x {expected[1]} for these latents")
         emb = self.embed(timestep, x.dtype, added)
         return self.descend(self.conv_in(x) + self.hint(hint), emb, context)
 

@@ -26,7 +26,7 @@ class UnionConfig(ControlNetConfig):
 
 
 class UnionControlNet(ControlNet):
-    """As a ControlNet, told the kind of the hint; what the whole hint is like moves every place of it.
+    """A ControlNet with the kind of the hint as an input; a summary of the whole hint is added at every position.
 
     Its authors' transformer looks along the batch, not from the hint to the latents. All rows of a call have the same
     hint here, so there is one token, which sees itself.
@@ -44,13 +44,13 @@ class UnionControlNet(ControlNet):
         )
         self.to_hint = nn.Linear(config.task_dim, first)
 
-    def forward(  # type: ignore[override]  # it must be told the kind
+    def forward(  # type: ignore[override]  # it needs the kind of hint
         self, x: Tensor, timestep: Tensor, context: Tensor, hint: Tensor, added: Tensor | None = None, *, kind: int
     ) -> list[Tensor]:
         """As `ControlNet.forward`, for a hint [1, 3, h, w] of a kind, 0 to K - 1."""
-        told = torch.zeros(self.union.num_kinds, device=x.device)
-        told[kind] = 1
-        kinds = sinusoid(told, self.union.kind_dim).flatten().to(x.dtype)
+        control_type = torch.zeros(self.union.num_kinds, device=x.device)
+        control_type[kind] = 1
+        kinds = sinusoid(control_type, self.union.kind_dim).flatten().to(x.dtype)
         emb = self.embed(timestep, x.dtype, added) + self.kind_embed(kinds[None])
         encoded = self.hint(hint)
         token = (encoded.mean(dim=(2, 3)) + self.tasks[kind])[:, None]

@@ -48,10 +48,10 @@ class DenseBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x
+        features = x
         for conv in self.convs[:-1]:
-            seen = torch.cat([seen, F.leaky_relu(conv(seen), SLOPE)], dim=1)
-        return x + RESIDUAL * self.convs[-1](seen)
+            features = torch.cat([features, F.leaky_relu(conv(features), SLOPE)], dim=1)
+        return x + RESIDUAL * self.convs[-1](features)
 
 
 class ResidualBlock(nn.Module):

@@ -1,7 +1,7 @@
 """T2I-Adapter: a small network that turns a hint into features which join the UNet on its way down
 (Mou et al. 2023, arXiv:2302.08453, section 3.3).
 
-It sees the hint alone, so it is asked once a picture. Shapes: B batch, H W rows and columns of the latents.
+It depends on the hint alone, so it runs once per picture. Shapes: B batch, H W rows and columns of the latents.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Tiny autoencoder (TAESD, Ollin Boer Bohan, github.com/madebyollin/taesd): previews, and a quick decoder.
 
-It was distilled from the autoencoder of Stable Diffusion and speaks its latents in the sampler's scale, so nothing is
-multiplied by a scaling factor. Its pictures have values in [0, 1]; this module takes and gives [-1, 1] as every other.
+It was distilled from the VAE of Stable Diffusion and takes latents in the sampler's scale, without scaling factor. Its
+pictures have values in [0, 1]; this module takes and gives [-1, 1] as every other.
 Shapes: B batch, C channels of the latents, H W rows and columns of the pixels.
 """
 

@@ -1,4 +1,4 @@
-"""UNet that predicts noise or velocity and looks at the text (Rombach et al. 2022, arXiv:2112.10752, section 3.3).
+"""UNet with cross-attention that predicts noise or velocity (Rombach et al. 2022, arXiv:2112.10752, section 3.3).
 
 Shapes: B batch, C channels of the latents, H W rows and columns of the latents, L tokens, D context_dim,
 A added_dim, E = 4 * channels[0].
@@ -29,11 +29,15 @@ class UNetConfig:
     num_res_blocks: int  # per level on the way down; one more on the way up
     context_dim: int
     added_dim: int | None = None  # width of a vector added to the time embedding (SDXL: pooled text and sizes)
-    draft_size: int | None = None  # rows and columns of a first guess from the text that joins the input; None: without
+    draft_size: int | None = None  # rows and columns of gesso-mini's draft, a first guess from the text; None: without
     norm_groups: int = 32
-    cross_only: tuple[bool, ...] | None = None  # levels whose self-attention looks at the text, too; None: no level
-    noise_levels: int | None = None  # noise levels of a picture beside the latents that a table embeds (x4 upscaler)
-    guidance_dim: int | None = None  # width of the embedding of the guidance that a distilled model is told (LCM)
+    cross_only: tuple[bool, ...] | None = None  # levels whose self-attention is cross-attention, too; None: no level
+    noise_levels: int | None = (
+        None  # noise levels of the input picture that a table embeds (x4 upscaler; diffusers: num_class_embeds)
+    )
+    guidance_dim: int | None = (
+        None  # width of the guidance scale embedding of a distilled model (LCM; diffusers: time_cond_proj_dim)
+    )
     upcast_attention: bool = False  # attention scores in float32 (SD 2.1)
 
 
@@ -217,10 +221,10 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x [B, C, H, W], timestep [B] (fractions allowed), context [B, L, D], added [B, A] -> [B, out_channels, H, W]
 
-        level [B] int64: how much noise is in the picture beside the latents, for a model with `noise_levels`.
-        guidance [B]: the scale, for a model with `guidance_dim`, which was distilled from guided calls.
-        control: what a ControlNet adds to each skip, and last to the middle.
-        features: what a T2I-Adapter adds to each level on the way down, and, one more, to the middle.
+        level [B] int64: noise level of the picture in the extra channels, for a model with `noise_levels`.
+        guidance [B]: the guidance scale, for a guidance-distilled model (`guidance_dim`).
+        control: residuals of a ControlNet for each skip connection, and last for the middle block.
+        features: of a T2I-Adapter, added to each down level, and, one more, to the middle block.
         window int64 [B, 4]: x is part of a larger whole, from this row and column on of so many; the draft is of the
         whole. All rows have the same.
         Raises ValueError where one of the last three is given to a model without it, or missing in a model with it.
@@ -230,11 +234,11 @@ class UNet(nn.Module):
                 f"added vector {'missing' if added is None else 'given'}, added_dim {self.config.added_dim}"
             )
         if (level is None) != (self.level_embed is None):
-            found = "missing" if level is None else "given"
-            raise ValueError(f"noise level {found}, noise_levels {self.config.noise_levels}")
+            problem = "missing" if level is None else "given"
+            raise ValueError(f"noise level {problem}, noise_levels {self.config.noise_levels}")
         if (guidance is None) != (self.guidance_embed is None):
-            found = "missing" if guidance is None else "given"
-            raise ValueError(f"guidance {found}, guidance_dim {self.config.guidance_dim}")
+            problem = "missing" if guidance is None else "given"
+            raise ValueError(f"guidance {problem}, guidance_dim {self.config.guidance_dim}")
         time = sinusoid(timestep, self.config.channels[0]).to(x.dtype)
         if self.guidance_embed is not None and guidance is not None:
             time = time + self.guidance_embed(guidance_sinusoid(guidance, self.guidance_embed.in_features).to(x.dtype))

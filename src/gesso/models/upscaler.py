@@ -1,4 +1,4 @@
-"""Draws a picture larger: each point of the larger picture is given one of a few colours found around it.
+"""gesso-mini's upscaler: each pixel of the larger picture takes one of a few colours found around it.
 
 An average of what could be there is blurred; a choice between colours is not. So the network does not say what colour
 a point has. It says how likely it has that of each of its neighbours in the small picture, a little to the left, to the
@@ -24,7 +24,7 @@ REACH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscalerConfig:
+class MiniUpscalerConfig:
     scale: int  # sides grow by this
     channels: tuple[int, ...]  # per level, finest first; at least two
     num_blocks: tuple[int, ...]  # per level
@@ -47,10 +47,10 @@ class UpscalerConfig:
     @property
     def sight(self) -> int:
         """Pixels of the input around a place that its result depends on, at most; a multiple of `multiple`."""
-        seen = REACH + 6 * self.patch_size  # neighbours; the last convolutions, and what enlarges them
+        radius = REACH + 6 * self.patch_size  # neighbours; the last convolutions, and what enlarges them
         for level, num_blocks in enumerate(self.num_blocks):
-            seen += (1 + 2 * num_blocks) * self.patch_size * 2**level
-        return -(-seen // self.multiple) * self.multiple
+            radius += (1 + 2 * num_blocks) * self.patch_size * 2**level
+        return -(-radius // self.multiple) * self.multiple
 
 
 class Block(nn.Module):
@@ -92,7 +92,7 @@ class Level(nn.Module):
 class Palette(nn.Module):
     """The colours around each point of the larger picture, and how likely each is there."""
 
-    def __init__(self, config: UpscalerConfig) -> None:
+    def __init__(self, config: MiniUpscalerConfig) -> None:
         super().__init__()
         self.config = config
         channels, count = config.channels[::-1], len(AROUND)
@@ -120,10 +120,10 @@ class Palette(nn.Module):
         return logits, colours.unflatten(1, (len(AROUND), self.config.image_channels))
 
 
-class Upscaler(nn.Module):
+class MiniUpscaler(nn.Module):
     """Pixels to more pixels."""
 
-    def __init__(self, config: UpscalerConfig) -> None:
+    def __init__(self, config: MiniUpscalerConfig) -> None:
         super().__init__()
         self.config = config
         self.palette = Palette(config)

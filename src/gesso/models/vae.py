@@ -1,4 +1,4 @@
-"""KL-regularised autoencoder (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G).
+"""VAE: the KL-regularised autoencoder (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G).
 
 Shapes: B batch, C channels of the latents, H W rows and columns of the pixels, f = patch_size * 2 ** (levels - 1).
 """
@@ -20,7 +20,7 @@ class VAEConfig:
     channels: tuple[int, ...]  # per level, finest first
     num_res_blocks: int  # in the encoder; the decoder has one more a level
     latent_channels: int
-    scaling_factor: float  # latents = scaling_factor * what the encoder says, so that they have about unit scale
+    scaling_factor: float  # latents = scaling_factor * output of the encoder, so that they have about unit variance
     patch_size: int = 1  # pixels a side folded into channels before the first convolution; 1 in every SD release
     norm_groups: int = 32
     image_channels: int = 3

@@ -1,1 +1,1 @@
-"""Blocks several models share: attention, residual blocks, embeddings. torch only."""
+"""Blocks that several models share: attention, residual blocks, embeddings. torch only."""

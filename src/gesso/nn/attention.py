@@ -1,4 +1,4 @@
-"""Attention and the transformer that a UNet level looks at its text with (Rombach et al. 2022, arXiv:2112.10752, B.1).
+"""Attention, and the UNet's transformer blocks with cross-attention (Rombach et al. 2022, arXiv:2112.10752, B.1).
 
 Shapes: B batch, N queries, L keys, D width of the queries, C channels, H W rows and columns.
 """

@@ -1,4 +1,4 @@
-"""Embeddings of numbers: the time of the diffusion, sizes."""
+"""Sinusoidal embeddings of timesteps, sizes and the guidance scale."""
 
 import math
 
@@ -19,7 +19,7 @@ def sinusoid(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
 
 
 def guidance_sinusoid(scale: Tensor, dim: int) -> Tensor:
-    """Guidance as a distilled model is told it (Luo et al. 2023, arXiv:2310.04378; numbers of its published models).
+    """Guidance scale embedding of guidance-distilled models (Luo et al. 2023, arXiv:2310.04378; as published).
 
     scale [B], 1 is no guidance; dim even -> [B, dim] float32: sines, then cosines, of 1000 (scale - 1).
     Other frequencies than `sinusoid`: they fall to 1 / 10000 at the last, not beyond it.

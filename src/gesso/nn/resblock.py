@@ -1,4 +1,4 @@
-"""Residual block and the changes of resolution (Ho et al. 2020, arXiv:2006.11239, appendix B).
+"""Residual block, and up- and downsampling (Ho et al. 2020, arXiv:2006.11239, appendix B).
 
 Shapes: B batch, C channels, H W rows and columns, E size of the time embedding.
 """

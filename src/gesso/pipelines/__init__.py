@@ -1,1 +1,1 @@
-"""Drawing: a request and a model become a picture."""
+"""Pipelines: a request and a model become a picture (text or image to image, inpainting, hires fix, upscaling)."""

@@ -1,9 +1,8 @@
-"""LoRA and learned words of a request: found by their names, read, and on the networks only while these work.
+"""LoRA and textual inversion embeddings of a request: found by name, read, and attached only during network calls.
 
-What a request wants (`find_adapters`) is known before anything is read; how it fits is a matter of each model
-(`read_adapters`). Text models have their adapters while a prompt is encoded, the UNet during the calls of a run, and
-nothing is left on a model between calls: a run that is given up leaves no trace, and runs may share a model call by
-call.
+`find_adapters` finds the files of a request; `read_adapters` reads them for a model. The text encoders have them while
+a prompt is encoded, the UNet during the calls of a run, and nothing stays on a model between calls: a run that is
+cancelled leaves no trace, and runs can share a model call by call.
 """
 
 from bisect import bisect_right
@@ -28,17 +27,17 @@ from gesso.request.finder import Finder, Kind
 from gesso.request.parts import MAX_LORAS, LoraUse
 from gesso.request.recipe import ExtraFile
 from gesso.request.request import ResolvedRequest
+from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import LoadedModel
-from gesso.runtime.shelf import AdapterShelf
-from gesso.text.chunks import LearnedWord
+from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer
 
-MAX_WORDS = 64  # learned words of one request
+MAX_EMBEDDINGS = 64  # of one request
 
 
 @dataclass(frozen=True, kw_only=True)
-class WantedLora:
-    """A LoRA by the name that the request gives it.  rank: to cut it to; None: its own"""
+class RequestedLora:
+    """A LoRA that a request names, and its file.  rank: resize it to this rank; None: keep its own"""
 
     use: LoraUse
     path: Path
@@ -46,86 +45,92 @@ class WantedLora:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The files that a request asks for.  words: name and file of each learned word that its texts spell"""
+class RequestedAdapters:
+    """The LoRA and embedding files that a request needs.  embeddings: name and file of each one in its prompts"""
 
-    loras: tuple[WantedLora, ...] = ()
-    words: tuple[tuple[str, Path], ...] = ()
+    loras: tuple[RequestedLora, ...] = ()
+    embeddings: tuple[tuple[str, Path], ...] = ()
 
-    def files(self, shelf: AdapterShelf) -> tuple[ExtraFile, ...]:
-        """Each once, with its hashes, for the recipe. Raises ModelFileError where one is gone."""
+    def files(self, cache: AdapterCache) -> tuple[ExtraFile, ...]:
+        """Each file once, with its hashes, for the recipe. Raises ModelFileError if one is missing."""
         named: dict[tuple[Kind, str], Path] = {("lora", lora.use.name): lora.path for lora in self.loras}
-        named |= {("embedding", name): path for name, path in self.words}
-        found = []
+        named |= {("embedding", name): path for name, path in self.embeddings}
+        files = []
         for (kind, name), path in named.items():
-            hashes = shelf.hashes(path)
-            found.append(ExtraFile(kind=kind, name=name, sha256=hashes.sha256, autov3=hashes.autov3 or ""))
-        return tuple(found)
+            hashes = cache.hashes(path)
+            files.append(ExtraFile(kind=kind, name=name, sha256=hashes.sha256, autov3=hashes.autov3 or ""))
+        return tuple(files)
 
 
-def find_adapters(request: ResolvedRequest, texts: ParsedTexts, finder: Finder, tokenizer: Tokenizer) -> Wanted:
-    """The LoRA of the request and of its prompt, and the learned words that its texts spell.
+def find_adapters(
+    request: ResolvedRequest, texts: ParsedTexts, finder: Finder, tokenizer: Tokenizer
+) -> RequestedAdapters:
+    """The LoRA of the request and of its prompt, and the embeddings that its prompts name.
 
     Raises RequestError for a name that the finder does not know, PromptError for a prompt that cannot be read.
     """
-    loras = [_wanted("loras", use, finder) for use in request.loras]
+    loras = [_requested_lora("loras", use, finder) for use in request.loras]
     for tag in texts.prompt.loras:
         use = LoraUse(name=tag.name, weight=tag.unet_weight, text_weight=tag.text_weight, points=tag.points)
-        loras.append(_wanted("prompt", use, finder, tag.rank))
+        loras.append(_requested_lora("prompt", use, finder, tag.rank))
     if len(loras) > MAX_LORAS:
-        raise RequestError("loras", f"{len(loras)} LoRA in the request and its prompt, at most {MAX_LORAS}")
-    words = spelled(finder.names("embedding"), (request.prompt, request.negative_prompt), tokenizer)
-    return Wanted(tuple(loras), tuple((name, finder.find("embedding", name)) for name in words))
+        raise RequestError(
+            "loras", f"{len(loras)} LoRAs in the request and its prompt, at most {MAX_LORAS} are allowed"
+        )
+    embeddings = embeddings_in_text(finder.names("embedding"), (request.prompt, request.negative_prompt), tokenizer)
+    return RequestedAdapters(tuple(loras), tuple((name, finder.find("embedding", name)) for name in embeddings))
 
 
-def _wanted(field: str, use: LoraUse, finder: Finder, rank: int | None = None) -> WantedLora:
+def _requested_lora(field: str, use: LoraUse, finder: Finder, rank: int | None = None) -> RequestedLora:
     try:
-        return WantedLora(use=use, path=finder.find("lora", use.name), rank=rank)
+        return RequestedLora(use=use, path=finder.find("lora", use.name), rank=rank)
     except GessoError as error:
         raise RequestError(field, error.one_line) from None
 
 
-def spelled(names: Collection[str], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """The names that stand in texts, token for token as a text model reads them; the longest first.
+def embeddings_in_text(names: Collection[str], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The names that occur in texts, compared token by token as a text encoder reads them; the longest first.
 
-    Raises RequestError for more than MAX_WORDS.
+    Raises RequestError for more than MAX_EMBEDDINGS.
     """
     folded = [text.casefold() for text in texts]
     likely = sorted({name for name in names if name and any(name.casefold() in text for text in folded)})
     if not likely:
         return []
     ids = [_ids(text, tokenizer) for text in texts]
-    found = [name for name in likely if (own := _ids(name, tokenizer)) and any(own in text for text in ids)]
-    if len(found) > MAX_WORDS:
-        raise RequestError("prompt", f"{len(found)} learned words in the prompt, at most {MAX_WORDS}")
-    return sorted(found, key=len, reverse=True)
+    names_found = [name for name in likely if (own := _ids(name, tokenizer)) and any(own in text for text in ids)]
+    if len(names_found) > MAX_EMBEDDINGS:
+        raise RequestError(
+            "prompt", f"{len(names_found)} embeddings in the prompt, at most {MAX_EMBEDDINGS} are allowed"
+        )
+    return sorted(names_found, key=len, reverse=True)
 
 
 def _ids(text: str, tokenizer: Tokenizer) -> str:
-    """Ids as a text in which those of a word can be looked for."""
+    """Token ids as a text, so that a substring search finds the ids of a name."""
     ids = [str(token.id) for token in tokenizer.tokens(text)]
     return f" {' '.join(ids)} " if ids else ""
 
 
 @dataclass(frozen=True, eq=False)
 class Adapters:
-    """Adapters as they fit one model.
+    """LoRA and embeddings of a request, read for one model.
 
     loras    each with its strengths
-    words    learned words, those that came with a LoRA too
-    notices  what has no place in the model
-    merged   into the UNet's weights, rather than at run time; both the same up to rounding
+    embeddings  textual inversion, including those bundled with a LoRA
+    notices  about what does not fit the model
+    merged   LoRA is merged into the UNet's weights instead of added at run time; the same up to rounding
     """
 
     loras: tuple[tuple[Lora, LoraUse], ...] = ()
-    words: tuple[Embedding, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
     notices: tuple[Notice, ...] = ()
     merged: bool = False
     _constant: dict[bool, Attachment] = field(default_factory=dict, repr=False)
 
     def nbytes(self, model: LoadedModel) -> int:
-        """Bytes that they take beside the model while they are on at run time."""
-        total = sum(word.nbytes for word in self.words)
+        """Bytes of memory that they need while they are attached at run time."""
+        total = sum(embedding.nbytes for embedding in self.embeddings)
         for lora, _ in self.loras:
             for name, change in lora.changes.items():
                 component, _, module = name.partition(".")
@@ -139,34 +144,34 @@ class Adapters:
         return total
 
     @contextmanager
-    def on_text(self, model: LoadedModel) -> Iterator[tuple[LearnedWord, ...]]:
-        """The text models have them within the block; gives the words that they know more."""
-        if not self.loras and not self.words:
+    def on_text_encoders(self, model: LoadedModel) -> Iterator[tuple[EmbeddingToken, ...]]:
+        """Attaches them to the text encoders within the block; yields the embeddings' tokens."""
+        if not self.loras and not self.embeddings:
             yield ()
             return
-        texts = _text_models(model)
+        texts = _text_encoders(model)
         strengths = [(lora, 0.0, _text_weight(use)) for lora, use in self.loras]
         with (
             model.using(*texts),
             attach(texts, strengths),
-            attach_embeddings(texts, self.words, model.tokenizer) as taught,
+            attach_embeddings(texts, self.embeddings, model.tokenizer) as attached,
         ):
-            yield taught.words
+            yield attached.tokens
 
     @contextmanager
-    def on_words(self, model: LoadedModel) -> Iterator[tuple[LearnedWord, ...]]:
-        """The words alone, for whoever reads text and computes nothing."""
-        with model.turn, attach_embeddings(_text_models(model), self.words, model.tokenizer) as taught:
-            yield taught.words
+    def embeddings_only(self, model: LoadedModel) -> Iterator[tuple[EmbeddingToken, ...]]:
+        """Attaches only the embeddings, to tokenize prompts without computing; yields their tokens."""
+        with model.device_lock, attach_embeddings(_text_encoders(model), self.embeddings, model.tokenizer) as attached:
+            yield attached.tokens
 
     def for_unet(self, model: LoadedModel, clock: Clock) -> Attachment | None:
-        """What the UNet's calls of a run have on; None: nothing. A strength that changes goes by the clock.
+        """What is attached to the UNet in the calls of a run; None: nothing. Scheduled strengths follow the clock.
 
-        Runs whose strengths do not change share one.
+        Runs with constant strengths share one attachment.
         """
         if not self.loras:
             return None
-        # Weights that come and go with a plan of memory cannot be merged into.
+        # Weights that a memory plan offloads cannot be merged into.
         merged = self.merged and model.plan is None
         strengths = [(lora, _strength(use, clock), 0.0) for lora, use in self.loras]
         if any(callable(unet) for _, unet, _ in strengths):
@@ -176,51 +181,53 @@ class Adapters:
         return self._constant[merged]
 
 
-def read_adapters(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf, *, merged: bool = False) -> Adapters:
-    """What a request wants, read for a model.
+def read_adapters(
+    requested: RequestedAdapters, model: LoadedModel, cache: AdapterCache, *, merged: bool = False
+) -> Adapters:
+    """Reads the adapters of a request for a model.
 
-    A word of another model is text, and told. Raises ModelFileError for a file that is none, and for a LoRA of another
-    kind of model; a refiner goes without.
+    An embedding for another architecture is read as plain text, with a notice. Raises ModelFileError for a file that is
+    no adapter, and for a LoRA for another architecture; a refiner does without it.
     """
     loras: list[tuple[Lora, LoraUse]] = []
-    words: list[Embedding] = []
+    embeddings: list[Embedding] = []
     notices: list[Notice] = []
-    for each in wanted.loras:
+    for each in requested.loras:
         name = each.use.name
         try:
-            lora = shelf.lora(each.path, model)
+            lora = cache.lora(each.path, model)
         except ModelFileError as error:
             if error.reason != "architecture_mismatch" or not model.family.is_refiner:
                 raise
-            text = f"the LoRA {name} is left out of the refiner: it fits nothing there"
+            text = f"LoRA {name}: not applied to the refiner, which it does not fit"
             notices.append(Notice(text, code="lora_left_out", field="loras", data={"name": name}))
             continue
         if (notice := lora.match.notice) is not None:
-            notices.append(notice.reworded(f"the LoRA {name}: {notice}"))
+            notices.append(notice.reworded(f"LoRA {name}: {notice}"))
         loras.append((lora if each.rank is None else lora.cut(each.rank), each.use))
-        words += lora.embeddings
-    for name, path in wanted.words:
-        words.append(shelf.embedding(path, name))
+        embeddings += lora.embeddings
+    for name, path in requested.embeddings:
+        embeddings.append(cache.embedding(path, name))
     fitting = []
-    for word in words:
-        if (problem := _misfit(word, model)) is None:
-            fitting.append(word)
+    for embedding in embeddings:
+        if (problem := _misfit(embedding, model)) is None:
+            fitting.append(embedding)
         else:
-            text = f"the learned word {word.name} is read as text: {problem}"
-            notices.append(Notice(text, code="embedding_as_text", field="embeddings", data={"name": word.name}))
+            text = f"embedding {embedding.name}: read as plain text, since {problem}"
+            notices.append(Notice(text, code="embedding_as_text", field="embeddings", data={"name": embedding.name}))
     return Adapters(tuple(loras), tuple(fitting), tuple(dict.fromkeys(notices)), merged)
 
 
-def _misfit(word: Embedding, model: LoadedModel) -> str | None:
-    """Why the model cannot be taught the word; None where it can."""
+def _misfit(embedding: Embedding, model: LoadedModel) -> str | None:
+    """Why an embedding does not fit the model; None if it does."""
     try:
-        with model.turn, attach_embeddings(_text_models(model), [word], model.tokenizer):
+        with model.device_lock, attach_embeddings(_text_encoders(model), [embedding], model.tokenizer):
             return None
     except ModelFileError as error:
         return error.detail
 
 
-def _text_models(model: LoadedModel) -> dict[str, CLIPTextModel]:
+def _text_encoders(model: LoadedModel) -> dict[str, CLIPTextModel]:
     return {name: net for name, net in model.parts.networks.items() if isinstance(net, CLIPTextModel)}
 
 
@@ -239,7 +246,7 @@ def _at(use: LoraUse, clock: Clock) -> float:
 
 
 def factor_at(points: Sequence[tuple[float, float]], share: float) -> float:
-    """A factor on the straight lines between points, at a share of the steps; constant before and after them."""
+    """A factor interpolated linearly between points, at a share of the steps; constant before and after them."""
     after = bisect_right([place for place, _ in points], share)
     if after == 0:
         return points[0][1]

@@ -1,14 +1,14 @@
-"""Where a run is: what prompts, adapters and control networks that change over the steps go by."""
+"""The current step of a run, which scheduled prompts, LoRA strengths and control networks follow."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Clock:
-    """The step that is being computed.
+    """The current step of a run.
 
-    num_steps  steps of the whole schedule, those that an image to image run leaves out included
-    step       index of the step, 0 to num_steps - 1; both calls of a sampler that calls twice have the same
+    num_steps  steps of the whole schedule, including those that an image to image run skips
+    step       index of the step, 0 to num_steps - 1; all calls of one step have the same
     """
 
     num_steps: int
@@ -16,5 +16,5 @@ class Clock:
 
     @property
     def share(self) -> float:
-        """Share of the schedule that lies before this step: 0 at the first, below 1 at the last."""
+        """Share of the schedule before this step: 0 at the first, below 1 at the last."""
         return self.step / self.num_steps

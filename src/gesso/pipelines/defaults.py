@@ -1,4 +1,4 @@
-"""What a model and a preset fill into a request, and what they accept."""
+"""Default values and limits of a request, from the model's family and the preset."""
 
 import inspect
 
@@ -18,9 +18,9 @@ from gesso.text.emphasis import NEEDS_EMPTY
 
 
 def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bool = False) -> Defaults:
-    """What a model and a preset fill into a request and what they accept.
+    """The default values of a request for a model and a preset, and the limits that they set.
 
-    Where a preset's conventions depend on the sampler, they are those of the sampler that the request will have.
+    Conventions of a preset that depend on the sampler are those of the sampler that the request will have.
     """
     preset: Preset = request.preset or "gesso"
     sampler, schedule, presets = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
@@ -41,7 +41,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         presets |= _diffusers_spacing(request, sampler, family)
     syntax = request.conventions.syntax
     if syntax is not None and (syntax in NEEDS_EMPTY or DIALECTS.origin(syntax) is not None):
-        presets["conventions.emphasis"] = DIALECTS[syntax].emphasis  # these have weights of their own
+        presets["conventions.emphasis"] = DIALECTS[syntax].emphasis  # these syntaxes have their own rule for weights
     return Defaults(
         width=family.output_size,
         height=family.output_size,
@@ -57,7 +57,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         has_refiner=has_refiner,
         multiple=family.size_multiple,
         max_clip_skip=family.text.num_layers,
-        samplers=[name for name, row in SAMPLERS.items() if not (family.is_told_guidance and row.asks_uncond)],
+        samplers=[name for name, row in SAMPLERS.items() if not (family.takes_guidance_scale and row.asks_uncond)],
         schedules=SCHEDULES.keys(),
         noises=NOISE_SOURCES.keys(),
         etas={name: _default_eta(name) for name, row in SAMPLERS.items() if "eta" in row.options},
@@ -65,7 +65,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
 
 
 def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family) -> dict[str, str]:
-    """Timestep spacing and first noise as diffusers has them for a sampler; ours for one that it lacks."""
+    """diffusers' timestep spacing and initial noise for a sampler; gesso's own for one that diffusers lacks."""
     if sampler not in DIFFUSERS_SCHEDULERS:
         return _spacing("schedule", "variance")
     spacing = request.conventions.timestep_spacing or default_spacing(sampler, family)

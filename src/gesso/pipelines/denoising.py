@@ -1,4 +1,4 @@
-"""One pass of a run: from noise, or from a picture with noise on it, to clean latents, asking for its network calls."""
+"""The denoising loop of one pass: from noise, or from a noisy picture, to clean latents, as a generator of calls."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gesso.adapters.attaching import Attachment
-from gesso.diffusion.calls import Asking, Asks
+from gesso.diffusion.calls import CallGenerator, GeneratorFunction
 from gesso.diffusion.conventions import CFGPP_SCALE, EnsdNoise
 from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.guidance import GuidedNetwork
@@ -21,20 +21,20 @@ from gesso.families.base import Family
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.inputs import Start
 from gesso.pipelines.networks import (
-    ChangingText,
-    Differential,
-    EditNetwork,
-    HandOver,
+    DifferentialDiffusion,
     IndependentNoise,
+    InstructPix2PixNetwork,
     MaskedInput,
     MaskedPrediction,
+    PromptEditing,
+    RefinerSwitch,
 )
-from gesso.pipelines.prompts import EncodedPrompt, Texts
+from gesso.pipelines.prompts import EncodedPrompt, TextConditioning
 from gesso.pipelines.steps import Steps
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.batcher import UNetCaller
 from gesso.runtime.conditioning import Conditioning
-from gesso.runtime.finite import stop_when_all_lost
+from gesso.runtime.finite import stop_when_all_nonfinite
 from gesso.runtime.model import LoadedModel
 
 DEIS_SHORT_RUN = 15  # steps
@@ -43,9 +43,9 @@ DEIS_SHORT_RUN = 15  # steps
 def noise_source(
     request: ResolvedRequest, pictures: range, steps: Steps, draws: Sequence[int] | None = None
 ) -> NoiseSource:
-    """The numbers of the pictures with these indices; variations are all of the run's first picture, index 0.
+    """The noise of the pictures with these indices; with a variation seed, all share the noise of index 0.
 
-    draws: how many each of them has drawn already
+    draws: how many draws each of them has made already
     """
     kind = NOISE_SOURCES[request.noise]
     indices = [0] * len(pictures) if request.variation.strength else pictures
@@ -58,7 +58,7 @@ def noise_source(
 
 
 def variation_source(request: ResolvedRequest, pictures: range) -> NoiseSource | None:
-    """The numbers that are mixed into the first noise of the pictures with these indices."""
+    """The noise of the variation seed, mixed into the initial noise of the pictures with these indices."""
     if not request.variation.strength or request.variation.seed is None:
         return None
     return NOISE_SOURCES[request.noise]([request.variation.seed] * len(pictures), pictures)
@@ -74,11 +74,11 @@ def denoising(
     prompt: EncodedPrompt,
     refiner: LoadedModel | None = None,
     refined: EncodedPrompt | None = None,
-) -> Asking[Tensor]:
-    """From where a run starts to clean latents [B, C, h, w] in float32, for the rows of the noise source.
+) -> CallGenerator[Tensor]:
+    """Denoises from `start` to clean latents [B, C, h, w] in float32, for the rows of the noise source.
 
     prompt, refined: of one row, which all share, or of B.
-    For `runtime.finite.asking_finite`, which sees to numbers that are not finite.
+    To be run by `runtime.finite.finite_calls`, which handles NaN and infinity.
     """
     if steps.num_steps == 0:
         assert start.latents is not None
@@ -86,27 +86,29 @@ def denoising(
     clock = Clock(steps.num_planned, steps.first)
     sampler = SAMPLERS[request.sampler]
     denoise = _denoiser(model, request, prompt, steps, start, clock)
-    switch = steps.num_steps  # the step before which the sampler begins anew, with the refiner
+    switch = steps.num_steps  # the step at which the sampler restarts with the refiner
     second = None
 
-    def rest() -> None:
+    def offload() -> None:
         if model.plan is not None:  # memory is limited: two UNets at once may be too much
-            model.rest()
+            model.offload()
 
     if refiner is not None and refined is not None and request.refiner_switch_at is not None:
-        second = _denoiser(refiner, request, refined, steps, replace(start, steering=None), clock)
+        second = _denoiser(refiner, request, refined, steps, replace(start, controls=None), clock)
         if request.conventions.refiner_rule == "timesteps":
             switch = steps.switch_of(request.refiner_switch_at)
         else:
             calls = sampler.num_calls(steps.num_steps) or steps.num_steps
-            denoise = HandOver(denoise, second, at=request.refiner_switch_at, num_calls=calls, on_switch=rest)
+            denoise = RefinerSwitch(denoise, second, at=request.refiner_switch_at, num_calls=calls, on_switch=offload)
 
     def advance(step: int, x0: Tensor) -> None:
         clock.step = min(steps.first + step, clock.num_steps - 1)
-        stop_when_all_lost(x0)
+        stop_when_all_nonfinite(x0)
         report(step, x0)
 
-    def part(denoise: Asks, x: Tensor, sigmas: Tensor, first: int, stop: int | None = None) -> Asking[Tensor]:
+    def part(
+        denoise: GeneratorFunction, x: Tensor, sigmas: Tensor, first: int, stop: int | None = None
+    ) -> CallGenerator[Tensor]:
         return sampling(
             sampler_named(request.sampler),
             _masked(denoise, request, start, model.family, clock, steps),
@@ -123,11 +125,11 @@ def denoising(
         if switch > 0:
             x = yield from part(denoise, x, steps.sigmas, 0, switch)
         if switch < steps.num_steps and second is not None:
-            rest()
+            offload()
             x = yield from part(second, x, steps.sigmas[switch:], switch)
     finally:
         if second is not None and refiner is not None and model.plan is not None:
-            refiner.rest()  # what follows is the model's own work
+            refiner.offload()  # the VAE of the model follows
     latents = x / steps.final_scale
     if start.mask is not None and start.latents is not None and _blends(request, model.family):
         latents = torch.where(start.mask > 0, latents, start.latents)
@@ -136,8 +138,8 @@ def denoising(
 
 def _denoiser(
     model: LoadedModel, request: ResolvedRequest, prompt: EncodedPrompt, steps: Steps, start: Start, clock: Clock
-) -> Asks:
-    """One model with its text, guidance and what it sees beside the latents, for the whole or tile by tile."""
+) -> GeneratorFunction:
+    """One model with its prompt, guidance and extra channels, for the whole picture or in tiles (MultiDiffusion)."""
     adapters = prompt.adapters.for_unet(model, clock)
     if request.tiles.size is None or request.tiles.overlap is None:
         return _whole(model, adapters, request, prompt, steps, start, clock)
@@ -160,13 +162,13 @@ def _whole(
     scale = request.guidance_scale
     if request.conventions.timestep_spacing == "a1111" and SAMPLERS[request.sampler].asks_uncond:
         scale *= CFGPP_SCALE
-    steer = start.steering.over(clock, steps.first) if start.steering is not None else None
-    caller = UNetCaller(model, steer, adapters)
+    control_function = start.controls.over(clock, steps.first) if start.controls is not None else None
+    caller = UNetCaller(model, control_function, adapters)
     networks = {id(texts): _guided(model, caller, request, texts, start, scale) for _, texts in prompt.moments}
     network = networks[id(prompt.moments[0][1])]
     if len(networks) > 1:
         shift = -steps.first if request.conventions.prompt_timing == "a1111" else 1
-        network = ChangingText(clock, [(last, networks[id(texts)]) for last, texts in prompt.moments], shift)
+        network = PromptEditing(clock, [(last, networks[id(texts)]) for last, texts in prompt.moments], shift)
     return Denoiser(
         network,
         steps.schedule,
@@ -180,20 +182,20 @@ def _guided(
     model: LoadedModel,
     caller: UNetCaller,
     request: ResolvedRequest,
-    texts: Texts,
+    texts: TextConditioning,
     start: Start,
     scale: float,
-) -> Asks:
-    """The network with one text, guidance and what it sees beside the latents. caller: the model's UNet"""
+) -> GeneratorFunction:
+    """The network with one prompt, guidance and extra channels.  caller: the model's UNet"""
     rows = len(start.x)
-    # One text for all rows, or one for each; of prompts that guide together all rows of one, then those of the next.
+    # One prompt for all rows, or one for each; of prompts joined by AND, all rows of one, then those of the next.
     cond = texts.cond.repeat(rows * len(texts.weights) // len(texts.cond.context))
     uncond = texts.uncond.repeat(rows // len(texts.uncond.context)) if texts.uncond is not None else None
-    apart = uncond is not None and uncond.context.shape[1] != cond.context.shape[1]
-    if start.steering is not None:
+    separate = uncond is not None and uncond.context.shape[1] != cond.context.shape[1]
+    if start.controls is not None:
         cond = cond.marked(negative=False)
         uncond = uncond.marked(negative=True) if uncond is not None else None
-    if model.family.is_told_guidance:
+    if model.family.takes_guidance_scale:
         cond, scale = replace(cond, guidance=torch.full((rows,), scale, device=cond.context.device)), 1.0
     if start.concat is not None:
         every, level = start.concat.repeat(len(texts.weights), 1, 1, 1), start.level
@@ -203,7 +205,7 @@ def _guided(
         cond = replace(cond, window=start.window.repeat(len(texts.weights), 1))
         uncond = replace(uncond, window=start.window) if uncond is not None else None
     if request.source.guidance_scale is not None and uncond is not None and start.concat is not None:
-        return EditNetwork(
+        return InstructPix2PixNetwork(
             network=caller,
             cond=cond,
             uncond=uncond,
@@ -211,7 +213,7 @@ def _guided(
             scale=scale,
             image_scale=request.source.guidance_scale,
             weights=texts.weights,
-            apart=apart,
+            separate=separate,
         )
     return GuidedNetwork(
         network=caller,
@@ -221,30 +223,32 @@ def _guided(
         cat=Conditioning.cat,
         rescale=request.guidance_rescale,
         weights=texts.weights,
-        apart=apart,
+        separate=separate,
     )
 
 
 def _blends(request: ResolvedRequest, family: Family) -> bool:
-    """Whether what is not masked is put under the latents; diffusers leaves that to a model that knows the mask."""
+    """Whether the unmasked part is blended into the latents; in diffusers, inpainting models do without that."""
     return not (request.conventions.mask_blend == "x" and family.concat == "inpaint")
 
 
-def _masked(inner: Asks, request: ResolvedRequest, start: Start, family: Family, clock: Clock, steps: Steps) -> Asks:
+def _masked(
+    inner: GeneratorFunction, request: ResolvedRequest, start: Start, family: Family, clock: Clock, steps: Steps
+) -> GeneratorFunction:
     if not _blends(request, family) or start.mask is None or start.latents is None:
         return inner
     if request.conventions.mask_blend == "differential":
-        return Differential(inner, start.mask, start.latents, start.noise, clock, first=steps.first)
+        return DifferentialDiffusion(inner, start.mask, start.latents, start.noise, clock, first=steps.first)
     if request.conventions.mask_blend == "x":
         return MaskedInput(inner, start.mask, start.latents, start.noise)
     return MaskedPrediction(inner, start.mask, start.latents)
 
 
 def _options(request: ResolvedRequest, steps: Steps) -> dict[str, Any]:
-    """What the sampler is told besides its steps; what diffusers sets for its schedulers is among it."""
+    """Options of the sampler besides its steps, including those of diffusers' schedulers."""
     own = SAMPLERS[request.sampler].options
     options = {"eta": request.eta} if "eta" in own else {}
     schedule = {"schedule": steps.schedule} if "schedule" in own else {}
-    # diffusers lets the order fall at the end of short runs, and a refiner's part is short even where the run is not.
+    # diffusers lowers the order at the end of short runs; a refiner's part is short even in a long run.
     whole = {"lower_final": 0.0} if "lower_final" in own and steps.num_planned >= DEIS_SHORT_RUN else {}
     return schedule | whole | dict(steps.options) | options

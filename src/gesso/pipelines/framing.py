@@ -1,4 +1,4 @@
-"""How a picture that goes in lies on the canvas that is drawn, and the way back: resizing, new borders, one part."""
+"""Placing a source picture on the canvas that is drawn, and back: resize modes, outpainting, only masked."""
 
 from dataclasses import dataclass, replace
 
@@ -6,24 +6,24 @@ import numpy as np
 from PIL import Image
 
 from gesso.families.base import Family
+from gesso.hints.sizing import Size
 from gesso.pipelines.source_images import drawable_size, fit
 from gesso.request.checks import MAX_SIDE, RequestError
 from gesso.request.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
 
-MAX_COVER = 16  # how many times larger than what is seen of it a picture is made
+MAX_COVER = 16  # how many times larger than its visible part a picture is resized
 
-Size = tuple[int, int]  # width, height
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Sides = tuple[int, int, int, int]  # pixels at the left, top, right, bottom
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A picture of any size on a canvas.
+    """Where a picture of any size lies on a canvas.
 
     canvas     width and height of what is drawn
     size       of the picture there
-    left, top  where its corner lies; negative where it reaches beyond the canvas, which cuts it off
+    left, top  of its corner; negative if it extends beyond the canvas, which crops it
     """
 
     canvas: Size
@@ -33,10 +33,10 @@ class Placement:
 
     @staticmethod
     def of(size: Size, canvas: Size, mode: str) -> "Placement":
-        """A picture of a size on a canvas of another shape, by A1111's rules and roundings.
+        """A picture of a size on a canvas of another shape, with A1111's resize modes and rounding.
 
-        stretch: each side by its own factor. crop: it covers the canvas, what stands out is cut off. fill: all of it is
-        seen, and beside it is room.
+        stretch: each side by its own factor. crop: it covers the canvas and is cropped. fill: all of it is visible, and
+        the rest of the canvas is filled.
         """
         if mode == "stretch":
             return Placement(canvas, canvas)
@@ -60,20 +60,20 @@ class Placement:
         )
 
     def place(self, image: Image.Image) -> Image.Image:
-        """The picture on its canvas; beside it, its edge goes on."""
+        """The picture on its canvas; around it, the pixels of its edge are repeated."""
         left, top, right, bottom = self.visible
         part = left - self.left, top - self.top, right - self.left, bottom - self.top
         (width, height), area = self.size, (right - left) * (bottom - top)
-        if width * height <= MAX_COVER * area:  # as other tools do it, which gives the same pixels
-            seen = fit(image, width, height).crop(part)
-        else:  # of a sliver that covers the canvas nearly all is cut off: it is never made
+        if width * height <= MAX_COVER * area:  # resize, then crop, as other tools do; this gives the same pixels
+            visible = fit(image, width, height).crop(part)
+        else:  # a sliver that covers the canvas is cropped to a tiny part, so only that part is resized
             across, down = image.width / width, image.height / height
             box = (part[0] * across, part[1] * down, part[2] * across, part[3] * down)
-            seen = image.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box)
-        return extend(seen, (left, top, self.canvas[0] - right, self.canvas[1] - bottom))
+            visible = image.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box)
+        return extend(visible, (left, top, self.canvas[0] - right, self.canvas[1] - bottom))
 
     def back(self, drawn: Image.Image, size: Size) -> Image.Image:
-        """What was drawn of the picture, at the picture's size; for a placement that cuts nothing off."""
+        """The drawn canvas, cropped to the picture and resized to its own size; for a placement that crops nothing."""
         return fit(drawn.crop(self.visible), *size)
 
 
@@ -88,8 +88,8 @@ def extend(image: Image.Image, sides: Sides) -> Image.Image:
 
 
 def border_mask(canvas: Size, sides: Sides, overlap: int) -> Image.Image:
-    """White where a border of these widths lies, and `overlap` pixels into the picture, so that a softened edge lies
-    within the picture; black else."""
+    """The mask of an outpainting: white in borders of these widths and `overlap` pixels into the picture, so that the
+    blurred edge lies within the picture; black elsewhere."""
     (wide, high), (left, top, right, bottom) = canvas, (side + overlap if side else 0 for side in sides)
     levels = np.full((high, wide), 255, dtype=np.uint8)
     levels[top : max(high - bottom, top), left : max(wide - right, left)] = 0
@@ -97,16 +97,16 @@ def border_mask(canvas: Size, sides: Sides, overlap: int) -> Image.Image:
 
 
 def masked_region(mask: Image.Image, padding: int, canvas: Size) -> Box:
-    """The box around what is not black, with a padding, grown to the shape of the canvas as far as the picture goes.
+    """Only masked: the bounding box of the mask with padding, expanded to the shape of the canvas within the picture.
 
-    Raises RequestError where all is black.
+    Raises RequestError if the mask is black.
     """
-    found = mask.getbbox()
-    if found is None:
-        raise RequestError("mask", "the mask is black everywhere: nothing would be drawn. White is drawn again")
+    bounds = mask.getbbox()
+    if bounds is None:
+        raise RequestError("mask", "the mask is entirely black, so nothing would be redrawn. Paint that part white")
     width, height = mask.size
-    left, right = max(found[0] - padding, 0), min(found[2] + padding, width)
-    top, bottom = max(found[1] - padding, 0), min(found[3] + padding, height)
+    left, right = max(bounds[0] - padding, 0), min(bounds[2] + padding, width)
+    top, bottom = max(bounds[1] - padding, 0), min(bounds[3] + padding, height)
     wide, high = canvas
     if (right - left) * high > (bottom - top) * wide:
         top, bottom = _grown(top, bottom, (right - left) * high // wide, height)
@@ -116,17 +116,16 @@ def masked_region(mask: Image.Image, padding: int, canvas: Size) -> Box:
 
 
 def _grown(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
-    """An interval of that length around another, moved where it would leave 0 .. limit, cut where it must be."""
+    """An interval expanded to that length, shifted to stay within 0 .. limit, shortened if it must be."""
     length = min(max(length, high - low), limit)
     start = min(max(low - (length - (high - low)) // 2, 0), limit - length)
     return start, start + length
 
 
 def with_size(request: TextToImageRequest, family: Family, image: Image.Image | None) -> TextToImageRequest:
-    """A picture that goes in decides the size where the request says nothing; one that is enlarged decides it alone.
+    """The request with a size from its source picture, unless it has one; an upscaler model always takes the picture's.
 
-    Where borders are added, they grow until the model can draw the whole. Where only what is masked is drawn, the
-    picture decides nothing: the model's own size does.
+    Outpainting borders are widened to the model's multiple. For "only masked", the size is the model's own.
     """
     if image is None or (request.mask.area == "masked" and family.concat != "upscale"):
         return request
@@ -136,7 +135,7 @@ def with_size(request: TextToImageRequest, family: Family, image: Image.Image | 
         width, height = image.width * scale, image.height * scale
         for name, side, own in (("width", width, request.width), ("height", height, request.height)):
             if own not in (None, side):
-                raise RequestError(name, f"{name} {own}: this model makes {side} of the picture's {side // scale}")
+                raise RequestError(name, f"{name} {own}: this model upscales the picture's {side // scale} to {side}")
     elif request.width is not None or request.height is not None:
         return request
     elif request.source.outpaint is not None:
@@ -145,7 +144,7 @@ def with_size(request: TextToImageRequest, family: Family, image: Image.Image | 
 
 
 def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image) -> TextToImageRequest:
-    """The size of a picture with its borders; each border is made wider until the model can draw the whole."""
+    """The size of a picture with its outpainting borders, which are widened until the model can draw the whole."""
     assert request.source.outpaint is not None
     left, top, right, bottom = request.source.outpaint
     inside = image.size if image.width * image.height <= MAX_PIXELS else drawable_size(image, multiple)
@@ -156,7 +155,9 @@ def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image
         before, after = (before, after + missing) if after else (before + missing * bool(before), after)
         whole = own + before + after
         if whole > MAX_SIDE:
-            raise RequestError("source.outpaint", f"{name} {own} with borders is {whole}, at most {MAX_SIDE} are drawn")
+            raise RequestError(
+                "source.outpaint", f"{name} {own} with borders is {whole}, at most {MAX_SIDE} is allowed"
+            )
         sides.append((whole, before, after))
     (width, left, right), (height, top, bottom) = sides
     source = replace(request.source, outpaint=(left, top, right, bottom))
@@ -164,8 +165,8 @@ def _with_borders(request: TextToImageRequest, multiple: int, image: Image.Image
 
 
 def finished_size(request: ResolvedRequest, image: Image.Image | None) -> Size | None:
-    """Width and height of the finished picture where a second pass, borders or a part make it another than is drawn
-    first or was given; else None.
+    """Width and height of the finished picture if hires fix, outpainting or "only masked" make it differ from what is
+    drawn first; else None.
     """
     hires = request.hires
     if hires is not None and hires.width is not None and hires.height is not None:
@@ -176,11 +177,11 @@ def finished_size(request: ResolvedRequest, image: Image.Image | None) -> Size |
 
 
 def inside_of(canvas: Size, sides: Sides) -> Size:
-    """What borders leave of a canvas for the picture. Raises RequestError where that is nothing."""
+    """The size that borders leave for the picture on a canvas. Raises RequestError if they leave nothing."""
     width, height = canvas[0] - sides[0] - sides[2], canvas[1] - sides[1] - sides[3]
     if width < 1 or height < 1:
         raise RequestError(
             "source.outpaint",
-            f"borders {','.join(map(str, sides))} leave nothing of {canvas[0]}x{canvas[1]} for the picture",
+            f"borders {','.join(map(str, sides))} leave no room for the picture in {canvas[0]}x{canvas[1]}",
         )
     return width, height

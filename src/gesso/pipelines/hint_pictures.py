@@ -1,4 +1,4 @@
-"""Pictures that networks steer by: named by a hash, brought to size, made into hints, made into numbers."""
+"""ControlNet hints (control images): hashed, resized, preprocessed and turned into tensors."""
 
 import hashlib
 import struct
@@ -12,17 +12,17 @@ from gesso.errors import GessoError
 from gesso.hints.levels import eight_bits, is_deep
 from gesso.hints.pixels import hint_pixels
 from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
+from gesso.hints.sizing import Size
 from gesso.pictures.reading import flat, picture_digest
 from gesso.pipelines.framing import Placement
 from gesso.request.checks import RequestError
 from gesso.request.parts import ControlUse
 
-HOLE = 128  # level of transparency below which a pixel is in the hole of an inpainting hint
-Size = tuple[int, int]  # width, height
+HOLE = 128  # alpha below which a pixel is masked in an inpaint hint
 
 
 def hint_digest(image: Image.Image) -> str:
-    """How a request names a hint: as any picture, but for what the picture has no place for: depth, and holes."""
+    """The SHA-256 by which a request names a hint: as of any picture; depth of 16 bits and transparency count, too."""
     if is_deep(image):
         levels = np.asarray(image)
         start = struct.pack(">II", *levels.shape) + str(levels.dtype).encode()
@@ -35,11 +35,11 @@ def hint_digest(image: Image.Image) -> str:
 
 @dataclass(frozen=True, eq=False)
 class HintPicture:
-    """A picture that was given, and how it is used.
+    """A picture for a control network, and how it becomes a hint.
 
-    mask  where an inpainting hint has its hole; None: where the picture is transparent
-    mode  how it comes to size where its shape is another: stretch, crop or fill, see `framing.Placement`
-    part  left, top, right, bottom as shares of it, where a part of the whole picture is drawn; mask and it alike
+    mask  of an inpaint hint; None: where the picture is transparent
+    mode  how a picture of another shape is resized: stretch, crop or fill, see `framing.Placement`
+    part  left, top, right, bottom as shares of picture and mask, if only a part is drawn (only masked)
     """
 
     use: ControlUse
@@ -49,19 +49,19 @@ class HintPicture:
     part: tuple[float, float, float, float] | None = None
 
     def pixels(self, size: Size, *, swapped: bool = False) -> Tensor:
-        """The hint at this size: float32 [1, 3, H, W] in [0, 1], -1 in a hole. swapped: blue, green, red.
+        """The hint at this size: float32 [1, 3, H, W] in [0, 1], -1 where an inpaint hint is masked.  swapped: BGR
 
         Raises RequestError where the preprocessor does not take the picture.
         """
-        found = hint_pixels(self.made(size))
-        return (found.flip(1) if swapped else found).contiguous()
+        pixels = hint_pixels(self.hint(size))
+        return (pixels.flip(1) if swapped else pixels).contiguous()
 
-    def made(self, size: Size) -> Image.Image:
-        """The hint as a picture: RGB, or RGBA that is clear in the hole of an inpainting hint."""
+    def hint(self, size: Size) -> Image.Image:
+        """The hint as a picture: RGB, or RGBA that is transparent where an inpaint hint is masked."""
         name = self.use.preprocessor
         if name is None:
-            shown = self._taken(flat(eight_bits(self.image)))
-            return Placement.of(shown.size, size, self.mode).place(shown)
+            image = self._part_of(flat(eight_bits(self.image)))
+            return Placement.of(image.size, size, self.mode).place(image)
         try:
             name = canonical(name)
             mask = self._hole(size) if PREPROCESSORS[name].needs_mask else None
@@ -75,27 +75,27 @@ class HintPicture:
         if mask is None:
             if "A" not in self.image.getbands():
                 raise GessoError(
-                    "the hint needs a hole: give a mask, or a picture that is transparent there", code="unsuitable_hint"
+                    "an inpaint hint needs a mask: give one, or a picture with a transparent part",
+                    code="unsuitable_hint",
                 )
             mask = self.image.getchannel("A").point([255 if level < HOLE else 0 for level in range(256)])
         return self._shaped(mask, size)
 
     def _shaped(self, image: Image.Image, size: Size) -> Image.Image:
-        """The part of a picture that is drawn, and where it is to be cropped its middle in the hint's shape, at the
-        picture's own size."""
-        image = self._taken(image)
+        """The part of a picture that is drawn; in mode crop, its centre in the hint's shape. At the original size."""
+        image = self._part_of(image)
         if self.mode != "crop":
             return image
-        (width, height), (wide, high) = image.size, size
-        if width * high > wide * height:
-            part = max(round(height * wide / high), 1), height
+        (width, height), (goal_width, goal_height) = image.size, size
+        if width * goal_height > goal_width * height:
+            part = max(round(height * goal_width / goal_height), 1), height
         else:
-            part = width, max(round(width * high / wide), 1)
+            part = width, max(round(width * goal_height / goal_width), 1)
         left, top = (width - part[0]) // 2, (height - part[1]) // 2
         return image.crop((left, top, left + part[0], top + part[1]))
 
-    def _taken(self, image: Image.Image) -> Image.Image:
-        """The part that is drawn."""
+    def _part_of(self, image: Image.Image) -> Image.Image:
+        """The part of a picture that is drawn."""
         if self.part is None:
             return image
         sides = (image.width, image.height) * 2

@@ -1,7 +1,7 @@
-"""What a run starts from: noise, the pictures that go in as latents, and what the network sees beside the latents.
+"""The inputs of a run: initial noise, source picture and mask as latents, extra channels of the UNet, control networks.
 
-The order of the draws from the noise source: the encoder's sample of the picture, where the request wants a sample; the
-noise on a picture that is enlarged; the first noise; the encoder's sample of the masked picture.
+The order of the draws from the noise source: the VAE's sample of the source picture, if the request wants a sample; the
+noise on a picture for an upscaler model; the initial noise; the VAE's sample of the masked picture.
 """
 
 from dataclasses import dataclass, replace
@@ -16,44 +16,44 @@ from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.tiles import Tile
 from gesso.families.base import Family
 from gesso.notices import Notice
+from gesso.pipelines.controls import NO_CONTROLS, Controls, RunControls
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
-from gesso.pipelines.masks import filled
+from gesso.pipelines.masks import fill_masked
 from gesso.pipelines.source_images import fit, latent_mask, mask_pixels, paste_back, reach_of, soften, to_pixels
-from gesso.pipelines.steering import NO_CONTROLS, Controls, Steering
 from gesso.pipelines.steps import Steps
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.engine import LoadedModel
 from gesso.runtime.finite import finite
 
 NONE = (0, 0, 0, 0)
-FADE = 4  # times what is drawn shows more than a grey mask is light, where grey says when a place is freed
+FADE = 4  # factor of a grey mask when a picture of differential diffusion is pasted back
 
 
 @dataclass(frozen=True, eq=False)
 class SourcePictures:
-    """The pictures that go in, as they are drawn, and what the result is put into.
+    """The source picture and mask of a run, resized, and how the result is pasted back.
 
-    image    at the size that is drawn
-    content  the same as the run starts from it: something else may stand under the mask
-    mask     softened; grey, white is drawn again
-    around   where only a part is drawn: the whole picture with its mask, and which part
-    notices  what was made to fit
+    image    source picture at the size that is drawn
+    content  the same with the masked content that the run starts from
+    mask     blurred; grey, white is redrawn
+    crop     for "only masked": the whole picture with its mask, and which part is drawn
+    notices  about a mask that was stretched
     """
 
     image: Image.Image | None = None
     content: Image.Image | None = None
     mask: Image.Image | None = None
-    around: "Around | None" = None
+    crop: "MaskedCrop | None" = None
     notices: tuple[Notice, ...] = ()
 
     @staticmethod
     def of(
         request: ResolvedRequest, family: Family, image: Image.Image | None, mask: Image.Image | None
     ) -> "SourcePictures":
-        """Pictures as they were given -> as the run needs them; a picture that is enlarged keeps its size.
+        """Prepares a source picture and mask for a run; a picture for an upscaler model keeps its size.
 
-        A mask of another size than the picture is stretched to it, and that is told. Raises RequestError for a mask
-        without white where only what is masked is drawn, and for borders that leave no room for the picture.
+        A mask of another size than the picture is stretched to it, with a notice. Raises RequestError for a black mask
+        with "only masked", and for outpainting borders that leave no room for the picture.
         """
         if image is None:
             return SourcePictures()
@@ -62,7 +62,7 @@ class SourcePictures:
             return SourcePictures(image, image)
         notices = _stretched(mask, image)
         if mask is not None and request.mask.area == "masked":
-            return replace(_one_part(request, image, fit(mask.convert("L"), *image.size)), notices=notices)
+            return replace(_masked_crop(request, image, fit(mask.convert("L"), *image.size)), notices=notices)
         canvas, mode, sides = (
             (request.width, request.height),
             request.source.resize or "stretch",
@@ -83,19 +83,19 @@ class SourcePictures:
         return SourcePictures(placed, _content(request, placed, soft), soft, notices=notices)
 
     def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:
-        """The finished picture of what was drawn: in its place, what is not masked bit by bit as it was."""
-        if self.around is not None:
-            return self.around.finish(drawn, request)
+        """The finished picture: pasted back into the source picture, whose unmasked part stays bit by bit."""
+        if self.crop is not None:
+            return self.crop.finish(drawn, request)
         return _pasted(drawn, self.image, self.mask, request)
 
 
 @dataclass(frozen=True, eq=False)
-class Around:
-    """The picture that a part was taken out of.
+class MaskedCrop:
+    """The whole picture of an "only masked" run, and the part of it that is drawn.
 
-    image, mask  at the picture's own size; the mask softened
+    image, mask  at the picture's own size; the mask is blurred
     region       left, top, right, bottom of the part
-    placement    of the part on what is drawn
+    placement    of the part on the canvas that is drawn
     """
 
     image: Image.Image
@@ -111,7 +111,7 @@ class Around:
         return left / width, top / height, right / width, bottom / height
 
     def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:
-        """What was drawn back in its place."""
+        """The whole picture with the drawn part pasted back."""
         left, top, right, bottom = self.region
         part = self.placement.back(drawn, (right - left, bottom - top))
         part = _pasted(part, self.image.crop(self.region), self.mask.crop(self.region), request)
@@ -123,21 +123,21 @@ class Around:
 def _stretched(mask: Image.Image | None, image: Image.Image) -> tuple[Notice, ...]:
     if mask is None or mask.size == image.size:
         return ()
-    sizes = f"the mask has {mask.width}x{mask.height} pixels, the picture {image.width}x{image.height}"
-    return (Notice(f"{sizes}: the mask is stretched over the whole picture", code="mask_stretched", field="mask"),)
+    sizes = f"the mask is {mask.width}x{mask.height}, the picture {image.width}x{image.height}"
+    return (Notice(f"{sizes}: the mask was stretched to fit", code="mask_stretched", field="mask"),)
 
 
-def _one_part(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> SourcePictures:
-    """What is masked and a little around it, at the size that is drawn."""
+def _masked_crop(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> SourcePictures:
+    """Only masked: the masked part and its padding, resized to the size that is drawn."""
     soft, canvas = _softened(mask, request), (request.width, request.height)
     region = masked_region(soft, request.mask.padding or 0, canvas)
     placement = Placement.of((region[2] - region[0], region[3] - region[1]), canvas, "fill")
     placed, small = placement.place(image.crop(region)), placement.place(soft.crop(region))
-    return SourcePictures(placed, _content(request, placed, small), small, Around(image, soft, region, placement))
+    return SourcePictures(placed, _content(request, placed, small), small, MaskedCrop(image, soft, region, placement))
 
 
 def _softened(mask: Image.Image, request: ResolvedRequest) -> Image.Image:
-    """Grey levels that say when a place is freed are left as they are unless the request blurs them."""
+    """The mask with its blur; the grey levels of differential diffusion are kept if the blur is 0."""
     if request.conventions.mask_blend == "differential" and request.mask.blur == 0:
         return mask
     return soften(mask, request.mask.blur)
@@ -156,21 +156,21 @@ def _pasted(
 
 
 def _content(request: ResolvedRequest, image: Image.Image, mask: Image.Image) -> Image.Image:
-    return image if request.mask.content == "original" else filled(image, mask)
+    return image if request.mask.content == "original" else fill_masked(image, mask)
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where B rows start.
+    """The start of a run of B rows.
 
-    x        [B, C, h, w] holding noise of the first sigma
+    x        [B, C, h, w] with noise of the first sigma
     noise    [B, C, h, w] the unit noise in it
-    latents  [B, C, h, w] the picture that came in, or None
-    mask     [1, 1, h, w] 0 or 1, or None; 1 is drawn again. In between: freed later, see `Differential`
-    concat   [B, K, h, w] channels beside the latents, or None
-    level    int64 [B] noise level of the picture that is enlarged, or None
-    steering networks that steer, with their hints, or None
-    window   int64 [B, 4] where in the whole a tile is: its first row and column, and the whole's numbers of them
+    latents  [B, C, h, w] the source picture, or None
+    mask     [1, 1, h, w] 0 or 1, or None; 1 is redrawn. In between: redrawn later, see `DifferentialDiffusion`
+    concat   [B, K, h, w] extra channels of the UNet, or None
+    level    int64 [B] noise level of the picture for an upscaler model, or None
+    controls control networks with their hints, or None
+    window   int64 [B, 4] position of a tile: its first row and column, then rows and columns of the whole
     """
 
     x: Tensor
@@ -179,16 +179,16 @@ class Start:
     mask: Tensor | None = None
     concat: Tensor | None = None
     level: Tensor | None = None
-    steering: Steering | None = None
+    controls: RunControls | None = None
     window: Tensor | None = None
 
     def part(self, tile: Tile) -> "Start":
-        """What a network that sees one tile alone is shown."""
+        """The inputs of one tile."""
         return replace(
             self,
             x=tile.of(self.x),
             concat=None if self.concat is None else tile.of(self.concat),
-            steering=None if self.steering is None else self.steering.part(tile),
+            controls=None if self.controls is None else self.controls.part(tile),
             window=torch.tensor([[tile.top, tile.left, *self.x.shape[-2:]]]).repeat(len(self.x), 1),
         )
 
@@ -204,21 +204,19 @@ def prepare(
     latents: Tensor | None = None,
     controls: Controls = NO_CONTROLS,
 ) -> Start:
-    """The start of `rows` pictures; variation: what is mixed into the first noise; controls: what steers them.
+    """The start of a run of `rows` pictures.
 
-    latents: [rows, C, h, w] to start from in place of the pictures
-
-    Raises NotFiniteError where the encoder gives numbers that are not finite, RequestError for a hint that cannot be
-    made.
+    variation: noise that is mixed into the initial noise; controls: control networks
+    latents: [rows, C, h, w] to start from in place of the source picture
+    Raises NotFiniteError if the VAE produces NaN or infinity, RequestError for a hint that cannot be made.
     """
     family, kind = model.family, model.family.concat
     scale = family.vae.downscale * family.output_scale
     shape = (family.vae.latent_channels, request.height // scale, request.width // scale)
     with torch.inference_mode():
-        unseen = (
-            kind == "inpaint" and request.conventions.mask_blend == "x" and _from_noise(request)
-        )  # the concat shows enough of it
-        if request.source.strength is not None and pictures.content is not None and not unseen:
+        # The extra channels of an inpainting model show the picture already.
+        from_noise = kind == "inpaint" and request.conventions.mask_blend == "x" and _from_noise(request)
+        if request.source.strength is not None and pictures.content is not None and not from_noise:
             latents = encode(model, _at_scale(pictures.content, family), request, noise, rows)
         concat, level = None, None
         if kind == "upscale" and pictures.image is not None and request.source.noise_level is not None:
@@ -229,7 +227,7 @@ def prepare(
             and kind == "none"
             and (request.conventions.mask_blend, request.conventions.vae_encode) == ("x", "sample")
         ):
-            noise.draw(shape)  # diffusers encodes the masked picture for every model and uses it for some
+            noise.draw(shape)  # diffusers encodes the masked picture for every model, but only some use it
         mask = None
         if pictures.mask is not None:
             mask = latent_mask(pictures.mask, shape[1], shape[2], request.conventions.mask_blend).to(model.device)
@@ -237,16 +235,18 @@ def prepare(
             concat = _masked_picture(model, request, pictures, noise, rows, shape)
         elif kind == "edit" and pictures.image is not None:
             mean = _encode(model, _at_scale(pictures.image, family), None)
-            concat = mean.expand(rows, -1, -1, -1) / family.vae.scaling_factor  # this family saw them unscaled
-        start = _first_x(request, steps, unit, _under(request, mask, latents, unit))
+            concat = (
+                mean.expand(rows, -1, -1, -1) / family.vae.scaling_factor
+            )  # InstructPix2Pix was trained on unscaled latents
+        start = _first_x(request, steps, unit, _with_masked_content(request, mask, latents, unit))
     return Start(
         x=start,
         noise=unit,
         latents=latents,
         mask=mask,
-        concat=_there(concat, model),
-        level=_there(level, model),
-        steering=controls.at(shape[1], shape[2], model.device),
+        concat=_to_device(concat, model),
+        level=_to_device(level, model),
+        controls=controls.at(shape[1], shape[2], model.device),
     )
 
 
@@ -257,7 +257,7 @@ def _first_noise(
     variation: NoiseSource | None,
     scale: int,
 ) -> Tensor:
-    """The next draw, with a variation mixed in and noise of another size in its middle, as the request asks."""
+    """The initial noise: the next draw, with the variation seed and seed resize of the request."""
     sizes = request.variation.height, request.variation.width
     return first_noise(
         noise,
@@ -277,15 +277,17 @@ def _first_x(request: ResolvedRequest, steps: Steps, unit: Tensor, latents: Tens
     return add_noise(latents, unit, steps.image_sigma) * steps.image_scale
 
 
-def _under(request: ResolvedRequest, mask: Tensor | None, latents: Tensor | None, unit: Tensor) -> Tensor | None:
-    """The latents of the picture, with what the request asks for under the mask."""
+def _with_masked_content(
+    request: ResolvedRequest, mask: Tensor | None, latents: Tensor | None, unit: Tensor
+) -> Tensor | None:
+    """The latents of the picture, with the masked content "noise" or "nothing" where the mask is 1."""
     if latents is None or mask is None or request.mask.content not in ("noise", "nothing"):
         return latents
     return torch.where(mask > 0, unit if request.mask.content == "noise" else torch.zeros_like(unit), latents)
 
 
 def _from_noise(request: ResolvedRequest) -> bool:
-    """Whether an inpainting run starts without the picture."""
+    """Whether an inpainting run starts from noise alone, as in diffusers at strength 1."""
     masked = request.mask.image is not None or request.source.outpaint is not None
     return request.conventions.strength_rule == "diffusers" and masked and request.source.strength == 1
 
@@ -300,7 +302,7 @@ def encode(model: LoadedModel, pixels: Tensor, request: ResolvedRequest, noise: 
 
 
 def encode_mean(model: LoadedModel, image: Image.Image) -> Tensor:
-    """A finished picture -> latents [1, C, h, w] in float32, as the encoder holds most likely."""
+    """A finished picture -> latents [1, C, h, w] in float32: the mean of the VAE's posterior."""
     return _encode(model, _at_scale(image, model.family), None)
 
 
@@ -309,7 +311,7 @@ def _encode(model: LoadedModel, pixels: Tensor, noise: Tensor | None) -> Tensor:
 
 
 def _at_scale(image: Image.Image, family: Family) -> Tensor:
-    """Pixels of the size that the VAE works at: smaller than the picture where an upscaler follows."""
+    """Pixels at the size of the VAE, which is smaller than the picture if the model has an upscaler."""
     scale = family.output_scale
     return to_pixels(fit(image, image.width // scale, image.height // scale))
 
@@ -322,7 +324,7 @@ def _masked_picture(
     rows: int,
     shape: tuple[int, int, int],
 ) -> Tensor:
-    """[rows, 5, h, w]: the mask, then the picture with grey under the mask; all of it masked where none is given."""
+    """[rows, 5, h, w]: the mask, then latents of the picture with grey under the mask; without a mask, all grey."""
     family = model.family
     if pictures.image is not None and pictures.mask is not None:
         scale = family.output_scale
@@ -339,7 +341,7 @@ def _masked_picture(
 def _noisy_picture(
     image: Image.Image, level: int, steps: Steps, noise: NoiseSource, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """[rows, 3, h, w] pixels with the noise of a level, as the model saw them in training; int64 [rows]."""
+    """[rows, 3, h, w] pixels with noise of a level, as in the model's training; int64 [rows]."""
     pixels = to_pixels(image)
     drawn = noise.draw(pixels.shape[1:])
     ab = per_row(steps.schedule.alphas_cumprod[level], drawn)
@@ -347,5 +349,5 @@ def _noisy_picture(
     return noisy, torch.full((rows,), level, dtype=torch.int64)
 
 
-def _there(tensor: Tensor | None, model: LoadedModel) -> Tensor | None:
+def _to_device(tensor: Tensor | None, model: LoadedModel) -> Tensor | None:
     return tensor.to(model.device) if tensor is not None else None

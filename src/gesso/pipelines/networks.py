@@ -1,7 +1,6 @@
-"""What stands between the sampler and the networks of a job: masks, a refiner, guidance by text and picture, text that
-changes over the steps.
+"""Wrappers between the sampler and the networks: inpainting masks, refiner, InstructPix2Pix guidance, prompt editing.
 
-Each keeps the seam of `gesso.diffusion.denoiser`, denoise(x, sigma) -> x0, and asks for its network calls
+Each has the interface of `gesso.diffusion.denoiser`, denoise(x, sigma) -> x0, and yields its network calls
 (`gesso.diffusion.calls`).
 """
 
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, Asks, Function, NetworkCall, ask
+from gesso.diffusion.calls import CallGenerator, Function, GeneratorFunction, NetworkCall, calls_of
 from gesso.diffusion.denoiser import add_noise
 from gesso.diffusion.guidance import joined
 from gesso.diffusion.noise import NoiseSource
@@ -21,35 +20,36 @@ from gesso.runtime.conditioning import Conditioning
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedPrediction(Asks):
-    """Puts the picture that came in into every prediction where the mask is 0 (A1111's way of inpainting).
+class MaskedPrediction(GeneratorFunction):
+    """Inpainting as in A1111: puts the source picture into every prediction x0 where the mask is 0.
 
-    mask [1, 1, h, w], 1 is drawn again; latents [B, C, h, w] of the picture that came in.
+    mask [1, 1, h, w], 1 is redrawn; latents [B, C, h, w] of the source picture.
     """
 
     inner: Function
     mask: Tensor
     latents: Tensor
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
-        x0 = yield from ask(self.inner, x, level, uncond=uncond)
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
+        x0 = yield from calls_of(self.inner, x, level, uncond=uncond)
         return torch.where(self.mask > 0, x0, self.latents)
 
 
-class MaskedInput(Asks):
-    """Puts the picture that came in, made noisy, under every call but the first where the mask is 0 (diffusers' way).
+class MaskedInput(GeneratorFunction):
+    """Inpainting as in diffusers: puts the source picture, with noise added, into x where the mask is 0, in every call
+    but the first.
 
-    It changes x in place: x is the sampler's own state, so the sampler goes on from what the network saw.
-    noise [B, C, h, w] is the one noise of the start, the same for every level.
+    It changes x in place: x is the sampler's own state, so the sampler goes on from the input of the network.
+    noise [B, C, h, w] is the initial noise, the same at every level.
     """
 
     def __init__(self, inner: Function, mask: Tensor, latents: Tensor, noise: Tensor) -> None:
         self.inner, self.mask, self.latents, self.noise = inner, mask, latents, noise
         self._is_first = True
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         self._blend(x, level)
-        return (yield from ask(self.inner, x, level, uncond=uncond))
+        return (yield from calls_of(self.inner, x, level, uncond=uncond))
 
     def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
         if not self._is_first:
@@ -57,11 +57,11 @@ class MaskedInput(Asks):
         self._is_first = False
 
 
-class Differential(Asks):
-    """Each place is freed at its own step (Levin & Fried 2023, arXiv:2306.00950, algorithm 1): until then the picture
-    that came in, made noisy, stands there.
+class DifferentialDiffusion(GeneratorFunction):
+    """Differential diffusion, soft inpainting (Levin & Fried 2023, arXiv:2306.00950, algorithm 1): each pixel is
+    redrawn from its own step on; until then it is the source picture with noise added.
 
-    mask [1, 1, h, w] in 0..1: a place of m is freed after a share 1 - m of the run's steps, one of 0 never.
+    mask [1, 1, h, w] in 0..1: a pixel of value m is redrawn after a share 1 - m of the run's steps, one of 0 never.
     It changes x in place, as `MaskedInput` does. clock: that of the run, whose first step is `first`.
     """
 
@@ -71,19 +71,19 @@ class Differential(Asks):
         self.inner, self.mask, self.latents, self.noise, self.clock = inner, mask, latents, noise, clock
         self._first = first
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         self._blend(x, level)
-        return (yield from ask(self.inner, x, level, uncond=uncond))
+        return (yield from calls_of(self.inner, x, level, uncond=uncond))
 
     def _blend(self, x: Tensor, sigma: Tensor | float) -> None:
         done = self.clock.step - self._first
         steps = self.clock.num_steps - self._first
-        freed = self.mask * steps >= steps - done
-        x.copy_(torch.where(freed & (self.mask > 0), x, add_noise(self.latents, self.noise, sigma)))
+        redrawn = self.mask * steps >= steps - done
+        x.copy_(torch.where(redrawn & (self.mask > 0), x, add_noise(self.latents, self.noise, sigma)))
 
 
-class HandOver(Asks):
-    """The base model first, the refiner after a share of the calls (A1111's rule: tested before each call)."""
+class RefinerSwitch(GeneratorFunction):
+    """The base model first, the refiner after a share of the calls (A1111's rule: checked before each call)."""
 
     def __init__(
         self, base: Function, refiner: Function, *, at: float, num_calls: int, on_switch: Callable[[], None]
@@ -91,8 +91,8 @@ class HandOver(Asks):
         self.base, self.refiner, self.at, self.num_calls, self.on_switch = base, refiner, at, num_calls, on_switch
         self._calls, self._refining = 0, False
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
-        return (yield from ask(self._next(), x, level, uncond=uncond))
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
+        return (yield from calls_of(self._next(), x, level, uncond=uncond))
 
     def _next(self) -> Function:
         if not self._refining and self._calls / self.num_calls >= self.at:
@@ -103,11 +103,11 @@ class HandOver(Asks):
 
 
 @dataclass(frozen=True, eq=False)
-class EditNetwork(Asks):
-    """Guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3), all in one call.
+class InstructPix2PixNetwork(GeneratorFunction):
+    """InstructPix2Pix: guidance by text and by picture (Brooks et al. 2022, arXiv:2211.09800, equation 3).
 
-    cond: text and picture; uncond: negative text and picture; neither: negative text and a picture of zeros.
-    weights, apart: as `GuidedNetwork` has them
+    cond: prompt and picture; uncond: negative prompt and picture; neither: negative prompt and a picture of zeros.
+    weights, separate: as in `GuidedNetwork`
     """
 
     network: Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -117,62 +117,64 @@ class EditNetwork(Asks):
     scale: float
     image_scale: float
     weights: tuple[float, ...] = (1.0,)
-    apart: bool = False
+    separate: bool = False
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
-        """z [B, ...], timestep [B] -> [B, ...] in the type of z. One call of the network, on 3B rows or more."""
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
+        """z [B, ...], timestep [B] -> [B, ...] in the dtype of z. One call of the network, on 3B rows or more."""
         z, timestep = x, torch.as_tensor(level)
         times, unconds = len(self.weights), Conditioning.cat(self.uncond, self.neither)
-        if self.apart:
-            prompts = yield from self._ask(z, timestep, self.cond, times)
-            unguided, neither = yield from self._ask(z, timestep, unconds, 2)
+        if self.separate:
+            prompts = yield from self._predict(z, timestep, self.cond, times)
+            unguided, neither = yield from self._predict(z, timestep, unconds, 2)
         else:
             both = Conditioning.cat(self.cond, unconds)
-            *prompts, unguided, neither = yield from self._ask(z, timestep, both, times + 2)
+            *prompts, unguided, neither = yield from self._predict(z, timestep, both, times + 2)
         cond = joined(prompts, unguided, self.weights)
         guided = neither + self.scale * (cond - unguided) + self.image_scale * (unguided - neither)
         return torch.stack([guided, unguided]) if uncond else guided
 
-    def _ask(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, times: int) -> Asking[list[Tensor]]:
+    def _predict(
+        self, z: Tensor, timestep: Tensor, conditioning: Conditioning, times: int
+    ) -> CallGenerator[list[Tensor]]:
         call = NetworkCall(self.network, torch.cat([z] * times), torch.cat([timestep] * times), conditioning)
         output = yield call
         return list(output.to(z.dtype).chunk(times))
 
 
 @dataclass(frozen=True, eq=False)
-class ChangingText(Asks):
-    """A network whose text changes over the steps.
+class PromptEditing(GeneratorFunction):
+    """Prompt editing: a network whose prompt changes over the steps.
 
-    moments: last step, counted from 1, and the network up to it, rising; the last holds to the end
-    shift: what is added to the clock's step before it is looked up: 1 where a change after n steps comes after n steps
+    moments: (last step, network) pairs, steps counted from 1 and rising; the last network is used to the end
+    shift: added to the clock's step before the look-up: 1 if a change "after n steps" comes after n steps
     """
 
     clock: Clock
     moments: Sequence[tuple[int, Function]]
     shift: int = 1
 
-    def asking(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> Asking[Tensor]:
+    def calls(self, x: Tensor, level: Tensor | float, *, uncond: bool = False) -> CallGenerator[Tensor]:
         """z [B, ...], timestep [B] -> [B, ...]"""
-        return (yield from ask(self._now(), x, level, uncond=uncond))
+        return (yield from calls_of(self._current(), x, level, uncond=uncond))
 
-    def _now(self) -> Function:
+    def _current(self) -> Function:
         place = bisect_left([last for last, _ in self.moments], self.clock.step + self.shift)
         return self.moments[min(place, len(self.moments) - 1)][1]
 
 
 class IndependentNoise(NoiseSource):
-    """A source whose noise between two sigmas is a fresh draw each time, as diffusers takes it for its SDE samplers."""
+    """A noise source whose noise between two sigmas is a new draw each time, as for diffusers' SDE samplers."""
 
     def __init__(self, source: NoiseSource) -> None:
         super().__init__(source.seeds, source.pictures, draws=source.draws)
         self._source = source
 
     def fresh(self) -> "IndependentNoise":
-        """The same source as if nothing had been drawn."""
+        """The same source, reset to its first draw."""
         return IndependentNoise(self._source.fresh())
 
     def brownian(self, levels: Sequence[float]) -> "IndependentNoise":
-        """Itself; levels do not matter."""
+        """Itself; the levels are ignored."""
         return self
 
     def increment(self, shape: Sequence[int], a: float, b: float) -> Tensor:

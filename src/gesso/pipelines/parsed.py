@@ -1,4 +1,4 @@
-"""The texts of a request as their syntax reads them: parsed once, for all who want to know something of them."""
+"""Prompt and negative prompt of a request, parsed once by the request's syntax."""
 
 from functools import cached_property
 
@@ -8,21 +8,21 @@ from gesso.text.grammar import ParsedPrompt
 
 
 class ParsedTexts:
-    """Prompt and negative prompt of a request. Raises PromptError for one that cannot be read, when it is asked for."""
+    """The parsed prompts of a request. The properties raise PromptError for a prompt that cannot be read."""
 
     def __init__(self, request: ResolvedRequest) -> None:
         self._request, self._dialect = request, find_dialect(request.conventions.syntax)
 
     @classmethod
     def of(cls, request: ResolvedRequest, known: "ParsedTexts | None" = None) -> "ParsedTexts":
-        """known: those of another pass, which serve again where the words are the same."""
-        if known is not None and known._words == _words(request):
+        """known: the parsed prompts of another pass, reused if the texts are the same."""
+        if known is not None and known._key == _key(request):
             return known
         return cls(request)
 
     @property
-    def _words(self) -> tuple[str, str, str]:
-        return _words(self._request)
+    def _key(self) -> tuple[str, str, str]:
+        return _key(self._request)
 
     @cached_property
     def prompt(self) -> ParsedPrompt:
@@ -34,9 +34,9 @@ class ParsedTexts:
 
     @property
     def num_guiding(self) -> int:
-        """How many prompts guide together."""
+        """How many prompts are joined by AND (composable diffusion)."""
         return len(self.prompt.subprompts) if self.prompt.joined == "guidance" else 1
 
 
-def _words(request: ResolvedRequest) -> tuple[str, str, str]:
+def _key(request: ResolvedRequest) -> tuple[str, str, str]:
     return request.conventions.syntax, request.prompt, request.negative_prompt

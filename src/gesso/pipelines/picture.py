@@ -1,4 +1,4 @@
-"""What a run gives: a picture with its recipe, and word of how far it is."""
+"""The result of a run, a picture with its recipe, and the progress of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from gesso.request.request import OWN_SCHEDULE
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a picture is: `step` of `num_steps` sampling steps are done for picture `index` of num_images, from 0."""
+    """Progress of picture `index` of `num_images`, counted from 0: `step` of `num_steps` sampling steps are done."""
 
     index: int
     num_images: int
@@ -36,7 +36,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One result."""
+    """One generated picture, with the recipe that draws it again."""
 
     image: Image.Image
     recipe: Recipe
@@ -53,17 +53,17 @@ class Picture:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What the user should know: words ignored, text cut off."""
+        """What the user should know, such as ignored words or a prompt that was too long."""
         return self.recipe.notices
 
-    def noted(self, notices: tuple[Notice, ...]) -> "Picture":
-        """The same with more that the user should know, such as what its prompt came from."""
+    def with_notices(self, notices: tuple[Notice, ...]) -> "Picture":
+        """The same picture with more notices, such as about the template of its prompt."""
         return replace(self, recipe=replace(self.recipe, notices=notices + self.recipe.notices)) if notices else self
 
     def encode(self, kind: str = "PNG", quality: int = DEFAULT_QUALITY) -> bytes:
-        """The picture as a file of a format (PNG, JPEG, WEBP, AVIF) with infotext and recipe inside.
+        """The picture encoded as PNG, JPEG, WEBP or AVIF, with infotext and recipe inside.
 
-        quality: 1 to 100, of all but PNG. Raises GessoError where the texts are too long for the format.
+        quality: 1 to 100, for all but PNG. Raises GessoError if the texts are too long for the format.
         """
         request = self.recipe.request
         parameters = infotext(
@@ -78,15 +78,15 @@ class Picture:
         return self.encode()
 
     def save(self, path: str | Path, *, quality: int = DEFAULT_QUALITY, overwrite: bool = True) -> Path:
-        """Write the picture with infotext and recipe inside -> the path. The file is there whole or not at all.
+        """Write the picture with infotext and recipe inside -> the path. The file is written whole or not at all.
 
-        path: its ending says the format: .png, .jpg, .webp, .avif. quality: 1 to 100, of all but PNG.
-        Raises GessoError for another ending and where the file cannot be written, FileExistsError unless `overwrite`.
+        path: its extension sets the format: .png, .jpg, .webp, .avif. quality: 1 to 100, for all but PNG.
+        Raises GessoError for another extension or if the file cannot be written, FileExistsError unless `overwrite`.
         """
         path = Path(path)
         if (kind := FORMATS.get(path.suffix.lower())) is None:
             raise GessoError(
-                f"{path}: pictures are saved as {', '.join(FORMATS)}; let the name end in one of these",
+                f"{path}: unknown picture format; the name must end in one of {', '.join(FORMATS)}",
                 code="unsupported",
                 data={"path": str(path)},
             )
@@ -98,7 +98,7 @@ class Picture:
         self.image.show()
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows; a picture that is saved from there carries its recipe, too."""
+        """What a notebook shows; a picture that is saved from there contains its recipe, too."""
         return self.to_png()
 
     def __repr__(self) -> str:
@@ -109,8 +109,8 @@ class Picture:
 def to_images(pixels: Tensor, levels: str = "round") -> list[Image.Image]:
     """float [B, 3, H, W] in [-1, 1] -> B pictures of 8 bits.
 
-    Values outside are clamped. levels: round to the nearest of 256, as in diffusers, or truncate, as in A1111, which
-    makes its pictures half a level darker on average.
+    Values outside the range are clamped. levels: "round" to the nearest of 256 levels, as in diffusers, or "truncate",
+    as in A1111, which makes pictures half a level darker on average.
     """
     exact = ((pixels.float() + 1) * 127.5).clamp(0, 255)
     whole = (exact.round() if levels == "round" else exact).to(torch.uint8)

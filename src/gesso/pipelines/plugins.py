@@ -1,4 +1,4 @@
-"""Which plug-ins a picture is drawn with, for its recipe."""
+"""The plug-ins that a picture is drawn with, for its recipe."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +16,9 @@ from gesso.text.dialects import DIALECTS
 
 
 def plugins_of(request: ResolvedRequest, *families: str) -> tuple[str, ...]:
-    """Names and versions of the packages whose plug-ins a request takes ("gesso-extras 1.2"), in order, each once.
+    """Names and versions of the packages whose plug-ins a request uses ("gesso-extras 1.2"), sorted, each once.
 
-    families: of the models that it is drawn with
+    families: of its models
     """
     origins = {table.origin(name) for table, name in _rows(request, families)}
     return tuple(sorted(origin for origin in origins if origin is not None))

@@ -1,4 +1,4 @@
-"""How a request's texts are read, without drawing anything: for a user who wonders what became of a prompt."""
+"""Explains how prompts are parsed: weights, tokens, chunks, prompt editing, LoRA and embeddings, without drawing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -7,35 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from gesso.notices import Notice
-from gesso.pipelines.adapters import Wanted, find_adapters, read_adapters
+from gesso.pipelines.adapters import RequestedAdapters, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.request.checks import parse_json_object
 from gesso.request.finder import Finder
 from gesso.request.request import ResolvedRequest
+from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.model import LoadedModel
-from gesso.runtime.shelf import AdapterShelf
-from gesso.text.chunks import MAX_CHUNKS, ChunkReport, LearnedWord, chunk, known_pieces
+from gesso.text.chunks import MAX_CHUNKS, ChunkReport, EmbeddingToken, chunk, known_pieces
 from gesso.text.dialects import find_dialect
 from gesso.text.grammar import ParsedPrompt, WeightedPrompt
 from gesso.text.prompt import Piece, WeightedText
 
-MAX_TEXTS = 64  # that are shown of a prompt that changes
-MAX_NOTES = 2**16  # bytes of the file beside a LoRA
+MAX_TEXTS = 64  # shown of a prompt with prompt editing
+MAX_NOTES = 2**16  # bytes of the .json file next to a LoRA
 MAX_TRIGGER = 500  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadText:
-    """One text of a prompt.
+    """One text of a prompt, as it is encoded.
 
-    steps    the steps that have it, counted from 1, such as "1-10" or "1, 3, 5"
-    weight   its share of the guidance, or of what joins the prompts
-    pieces   text and weight in their order; None in place of a text is a break
-    tokens   per chunk, without beginning, end and padding
-    room     tokens that a chunk has room for
-    cut      what found no room
+    steps    the steps that use it, counted from 1, such as "1-10" or "1, 3, 5"
+    weight   of the prompt among those joined by AND, `.and()` or `.blend()`
+    pieces   text and weight, in order; None in place of a text is a BREAK
+    tokens   number of tokens per chunk, without beginning, end and padding
+    room     tokens that fit into a chunk
+    cut      text that did not fit
     unknown  words that the model does not know
-    clamped  pieces whose weight was changed: text, asked for, taken
+    clamped  pieces whose weight was out of range: text, requested weight, used weight
     """
 
     steps: str
@@ -54,16 +54,16 @@ class ReadText:
             yield "    BREAK" if text is None else f"    {weight:<8.4g}{text!r}"
         yield f"    tokens: {', '.join(f'{count} of {self.room}' for count in self.tokens)}"
         if self.cut:
-            yield f"    no room for: {self.cut[:200]!r}"
+            yield f"    cut off: {self.cut[:200]!r}"
         if self.unknown:
-            yield f"    unknown: {', '.join(map(repr, self.unknown[:20]))}"
-        for text, asked, taken in self.clamped[:20]:
-            yield f"    weight changed: {asked:g} to {taken:g} of {text[:60]!r}"
+            yield f"    unknown words: {', '.join(map(repr, self.unknown[:20]))}"
+        for text, requested, used in self.clamped[:20]:
+            yield f"    weight of {text[:60]!r} changed from {requested:g} to {used:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadField:
-    """A prompt or a negative prompt.  joined: how texts of one step become one (`ParsedPrompt`), "" for a single one"""
+    """A prompt or negative prompt.  joined: how several texts of one step are joined (`ParsedPrompt`), "" for one"""
 
     field: str
     joined: str
@@ -83,9 +83,9 @@ class ReadField:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRequest:
-    """All that a request says in words.
+    """How the prompts of a request are read.
 
-    loras, words  name -> what was found, in words
+    loras, words  LoRA and embeddings (textual inversion) of the prompts, for JSON
     """
 
     syntax: str
@@ -107,44 +107,44 @@ class ReadRequest:
             yield from field.lines
         for lora in self.loras:
             points = "".join(f", x{factor:g} at {share:g}" for share, factor in lora["points"])
-            yield f"lora {lora['name']}: {lora['weight']:g}, in the text models {lora['text_weight']:g}{points}"
+            yield f"LoRA {lora['name']}: {lora['weight']:g}, text encoder {lora['text_weight']:g}{points}"
             yield f"  {lora['file']}: {lora['fit']}"
             if lora["trigger"]:
-                yield f"  its author says to write: {lora['trigger']}"
+                yield f"  trigger words: {lora['trigger']}"
         for word in self.words:
-            yield f"learned word {word['name']}: {word['vectors']} vectors, {word['file']}"
+            yield f"embedding {word['name']}: {word['vectors']} vectors, {word['file']}"
         yield from (f"note: {notice}" for notice in self.notices)
 
 
-def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, shelf: AdapterShelf) -> ReadRequest:
-    """How a model reads the texts of a request. Computes with no network.
+def read_request(request: ResolvedRequest, model: LoadedModel, finder: Finder, cache: AdapterCache) -> ReadRequest:
+    """How a model reads the prompts of a request. Runs no network.
 
     Raises PromptError and RequestError as drawing does, ModelFileError for an adapter that does not fit.
     """
     texts = ParsedTexts(request)
-    wanted = find_adapters(request, texts, finder, model.tokenizer)
-    adapters = read_adapters(wanted, model, shelf)
-    with adapters.on_words(model) as words:
-        fields = [_field("prompt", texts.prompt, request, model, words)]
+    requested = find_adapters(request, texts, finder, model.tokenizer)
+    adapters = read_adapters(requested, model, cache)
+    with adapters.embeddings_only(model) as tokens:
+        fields = [_field("prompt", texts.prompt, request, model, tokens)]
         if request.negative_prompt:
-            fields.append(_field("negative_prompt", texts.negative_prompt, request, model, words))
-    paths = dict(wanted.words)
+            fields.append(_field("negative_prompt", texts.negative_prompt, request, model, tokens))
+    paths = dict(requested.embeddings)
     return ReadRequest(
         syntax=request.conventions.syntax,
         emphasis=request.conventions.emphasis,
         fields=tuple(fields),
-        loras=tuple(_loras(wanted, model, shelf)),
+        loras=tuple(_loras(requested, model, cache)),
         words=tuple(
             {"name": word.name, "vectors": word.num_vectors, "file": str(paths.get(word.name, word.where))}
-            for word in adapters.words
+            for word in adapters.embeddings
         ),
         notices=adapters.notices,
     )
 
 
-def _loras(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf) -> Iterator[Mapping[str, Any]]:
-    for each in wanted.loras:
-        use, lora = each.use, shelf.lora(each.path, model)
+def _loras(requested: RequestedAdapters, model: LoadedModel, cache: AdapterCache) -> Iterator[Mapping[str, Any]]:
+    for each in requested.loras:
+        use, lora = each.use, cache.lora(each.path, model)
         kinds = ", ".join(f"{count} {kind}" for kind, count in lora.kinds.items())
         yield {
             "name": use.name,
@@ -154,23 +154,23 @@ def _loras(wanted: Wanted, model: LoadedModel, shelf: AdapterShelf) -> Iterator[
             "rank": each.rank,
             "file": str(each.path),
             "trigger": _trigger(each.path, lora.metadata),
-            "fit": f"{lora.match.matched} modules fit ({kinds}), {len(lora.match.unmatched)} have no place",
+            "fit": f"{lora.match.matched} modules matched ({kinds}), {len(lora.match.unmatched)} unmatched",
         }
 
 
 def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
-    """The words that wake a LoRA, from A1111's notes beside it, or its metadata; "" where nobody says."""
+    """The trigger words of a LoRA, from A1111's .json file next to it or from its metadata; "" if neither has any."""
     notes = path.with_suffix(".json")
-    found: object = None
+    words: object = None
     with suppress(OSError, ValueError):
         if notes.is_file() and notes.stat().st_size <= MAX_NOTES:
-            found = parse_json_object(notes.read_text(encoding="utf-8"), "notes").get("activation text")
-    said = found if isinstance(found, str) and found else metadata.get("modelspec.trigger_phrase", "")
-    return said[:MAX_TRIGGER]
+            words = parse_json_object(notes.read_text(encoding="utf-8"), "notes").get("activation text")
+    trigger = words if isinstance(words, str) and words else metadata.get("modelspec.trigger_phrase", "")
+    return trigger[:MAX_TRIGGER]
 
 
 def _field(
-    name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, words: Sequence[LearnedWord]
+    name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, embeddings: Sequence[EmbeddingToken]
 ) -> ReadField:
     dialect = find_dialect(request.conventions.syntax)
     steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
@@ -185,7 +185,7 @@ def _field(
     more = len(prompts) - len(shown)
     notices = parsed.notices
     if more:
-        notices = (*notices, Notice(f"{more} texts more", code="texts_left_out", data={"count": more}))
+        notices = (*notices, Notice(f"{more} more texts", code="texts_left_out", data={"count": more}))
     most = 1 if request.conventions.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
     texts = []
     for key in shown:
@@ -195,7 +195,7 @@ def _field(
             model.tokenizer,
             whole_words=dialect.whole_words,
             max_chunks=most,
-            words=words,
+            embeddings=embeddings,
         ).report
         texts.append(_text(prompts[key], steps[key], report, _unknown(pieces, model), model.tokenizer.length - 2))
     return ReadField(

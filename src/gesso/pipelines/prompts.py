@@ -1,7 +1,7 @@
-"""The text of a request becomes conditioning: read by its syntax, encoded, told about in notices.
+"""Prompt encoding: the prompts of a request become conditioning for the UNet, with notices about what was changed.
 
-A prompt may change over the steps, and several may guide together (AND). Each text is encoded once, whatever the number
-of steps that have it; which one counts, the run's clock says (`networks.ChangingText`).
+A prompt may change over the steps (prompt editing), and several may be joined by AND. Each text is encoded once,
+whatever the number of steps that use it; the run's clock selects the current one (`networks.PromptEditing`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from gesso.diffusion.samplers import SAMPLERS
-from gesso.families.encoding import EncodedPrompt as EncodedText
-from gesso.families.encoding import Reading, join_prompts, pad_chunks, zeros_like
+from gesso.families.encoding import PromptEmbeds, Reading, join_prompts, pad_chunks, zeros_like
 from gesso.notices import Notice
 from gesso.pipelines.adapters import Adapters
 from gesso.pipelines.parsed import ParsedTexts
@@ -28,7 +27,7 @@ from gesso.text.emphasis import Emphasis
 from gesso.text.grammar import ParsedPrompt, PlannedPrompt
 from gesso.text.prompt import Piece, PromptError, WeightedText
 
-MAX_CUT = 80  # characters of what was left out that a notice shows
+MAX_CUT = 80  # characters of ignored text that a notice shows
 MAX_TEXT_NOTICES = 16  # of one text
 MAX_ENCODED_CHUNKS = 512  # of all texts over the steps; 0.3 GB for SDXL
 
@@ -36,13 +35,13 @@ NO_ADAPTERS = Adapters()
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
-    """The texts of some steps, encoded.
+class TextConditioning:
+    """Conditional and unconditional conditioning of some steps.
 
-    cond     [n, ...]: one row for each prompt that guides
-    uncond   [1, ...]; None where guidance is off
+    cond     [n, ...]: one row for each prompt joined by AND
+    uncond   [1, ...]; None if guidance is off
     weights  of the n prompts
-    In place of one row there may be as many as pictures are drawn together, then n is 1.
+    In place of one row there may be one for each picture of a batch; then n is 1.
     """
 
     cond: Conditioning
@@ -52,29 +51,29 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """A prompt and its negative as the network wants them, with what the user should know about them.
+    """An encoded prompt and negative prompt, with notices about them.
 
-    moments: last step, counted from 1, and the texts up to it, rising; the last hold to the end
-    adapters: with which the text was encoded, and with which the picture is to be drawn
+    moments: (last step, conditioning) pairs, steps counted from 1 and rising; the last holds to the end
+    adapters: LoRA and embeddings that the prompt was encoded with; the picture is drawn with them, too
     """
 
-    moments: tuple[tuple[int, Texts], ...]
+    moments: tuple[tuple[int, TextConditioning], ...]
     notices: tuple[Notice, ...] = ()
     adapters: Adapters = NO_ADAPTERS
 
     @classmethod
-    def constant(cls, texts: Texts, notices: tuple[Notice, ...] = ()) -> "EncodedPrompt":
-        """The same at every step."""
+    def constant(cls, texts: TextConditioning, notices: tuple[Notice, ...] = ()) -> "EncodedPrompt":
+        """One conditioning for all steps."""
         return cls(((1, texts),), notices)
 
     @property
     def cond(self) -> Conditioning:
-        """That of the first step."""
+        """Of the first step."""
         return self.moments[0][1].cond
 
     @property
     def uncond(self) -> Conditioning | None:
-        """That of the first step."""
+        """Of the first step."""
         return self.moments[0][1].uncond
 
 
@@ -87,37 +86,38 @@ def encode_prompts(
     base_steps: int = 0,
     adapters: Adapters = NO_ADAPTERS,
 ) -> EncodedPrompt:
-    """Prompt and negative prompt to conditioning.
+    """Encodes prompt and negative prompt.
 
-    parsed: its texts, where they are parsed already. num_steps: of the whole schedule; by default those of the request.
-    base_steps: of the pass before a second one, from whose start moments are counted. adapters: on the text models
-    meanwhile.
-    Raises RequestError for text that the model cannot be told, PromptError for a prompt beyond the limits,
-    NotFiniteError for numbers that are not finite.
+    parsed: the parsed prompts, if there are any. num_steps: of the whole schedule; by default those of the request.
+    base_steps: steps of the first pass, for a second one whose prompt editing counts from there. adapters: attached to
+    the text encoders meanwhile.
+    Raises RequestError for a prompt that the model does not support, PromptError for a prompt beyond the limits,
+    NotFiniteError for NaN and infinity.
     """
     texts = _Encoder(
         model, request, parsed or ParsedTexts(request), num_steps or request.num_steps, base_steps, adapters
     )
     prompt = texts.read("prompt")
-    if model.family.is_told_guidance:
+    if model.family.takes_guidance_scale:
         if any(len(planned.prompts) > 1 for planned in prompt.plan):
             raise RequestError(
-                "prompt", "AND needs guidance, which this model is told and draws without. Leave AND out"
+                "prompt",
+                "AND needs classifier-free guidance, which this guidance-distilled model does without. Remove AND",
             )
-        text = "left out: the negative prompt; the model is told its guidance and draws without"
+        text = "negative prompt ignored: this guidance-distilled model does without classifier-free guidance"
         left_out = Notice(text, code="negative_prompt_left_out", field="negative_prompt")
         notices = prompt.notices + ((left_out,) if request.negative_prompt else ())
-        return texts.together(prompt, None, notices)
+        return texts.combined(prompt, None, notices)
     unguided = request.guidance_scale == 1 and request.source.guidance_scale is None and not prompt.is_joined
     if unguided and not SAMPLERS[request.sampler].asks_uncond:
-        return texts.together(prompt, None, prompt.notices)
+        return texts.combined(prompt, None, prompt.notices)
     negative = texts.read("negative_prompt")
-    return texts.together(prompt, negative, prompt.notices + negative.notices)
+    return texts.combined(prompt, negative, prompt.notices + negative.notices)
 
 
 @dataclass(frozen=True, eq=False)
 class _Text:
-    """One field of the request, read.  plan: what it says from step to step"""
+    """One parsed field of the request.  plan: its texts from step to step"""
 
     field: str
     parsed: ParsedPrompt
@@ -126,7 +126,7 @@ class _Text:
 
     @property
     def is_joined(self) -> bool:
-        """Whether several prompts guide together."""
+        """Whether several prompts are joined by AND."""
         return self.parsed.joined == "guidance" and len(self.parsed.subprompts) > 1
 
 
@@ -134,7 +134,7 @@ _Key = tuple[tuple[str, ...], bool]  # texts of the prompts, negative
 
 
 class _Encoder:
-    """Reads the texts of a request and encodes each once."""
+    """Encodes each text of a request once."""
 
     def __init__(
         self,
@@ -148,13 +148,13 @@ class _Encoder:
         self.model, self.request, self.parsed, self.adapters = model, request, parsed, adapters
         self.num_steps, self.base_steps = num_steps, base_steps
         self.dialect = find_dialect(request.conventions.syntax)
-        self._encoded: dict[tuple[str, bool], EncodedText] = {}
-        self._joined: dict[_Key, list[tuple[EncodedText, float]]] = {}
-        self._conditioned: dict[tuple[_Key, _Key | None], Texts] = {}
+        self._encoded: dict[tuple[str, bool], PromptEmbeds] = {}
+        self._joined: dict[_Key, list[tuple[PromptEmbeds, float]]] = {}
+        self._conditioned: dict[tuple[_Key, _Key | None], TextConditioning] = {}
         self._num_chunks = 0
 
     def read(self, field: str) -> _Text:
-        """A field of the request to its texts over the steps, each encoded."""
+        """Plans a field of the request over the steps and encodes its texts."""
         negative, label = field == "negative_prompt", field.replace("_", " ")
         parsed = self.parsed.negative_prompt if negative else self.parsed.prompt
         plan = parsed.plan(self.num_steps, base_steps=self.base_steps)
@@ -168,8 +168,8 @@ class _Encoder:
             notices += _cut(self._text(each, pieces, negative=negative), label)
         return _Text(field, parsed, plan, _few(notices))
 
-    def together(self, prompt: _Text, negative: _Text | None, notices: tuple[Notice, ...]) -> EncodedPrompt:
-        """What the network is told from step to step; equal moments are one object."""
+    def combined(self, prompt: _Text, negative: _Text | None, notices: tuple[Notice, ...]) -> EncodedPrompt:
+        """Conditioning from step to step; equal steps share one object."""
         plans = [text.plan for text in (prompt, negative) if text is not None]
         moments = []
         for last in sorted({planned.last_step for plan in plans for planned in plan}):
@@ -178,7 +178,7 @@ class _Encoder:
             moments.append((last, self._condition(conds, unconds)))
         return EncodedPrompt(tuple(moments), self.adapters.notices + notices, self.adapters)
 
-    def _condition(self, cond: _Key, uncond: _Key | None) -> Texts:
+    def _condition(self, cond: _Key, uncond: _Key | None) -> TextConditioning:
         if (cond, uncond) not in self._conditioned:
             prompts, weights = map(list, zip(*self._joined[cond], strict=True))
             parts = [*prompts]
@@ -188,16 +188,16 @@ class _Encoder:
                     parts = self._padded(parts)
             self._count(sum(len(part.chunks.num_tokens) for part in parts) if self._conditioned else 0)
             last = None if uncond is None else _conditioning([parts.pop()])
-            self._conditioned[cond, uncond] = Texts(_conditioning(parts), last, tuple(weights))
+            self._conditioned[cond, uncond] = TextConditioning(_conditioning(parts), last, tuple(weights))
         return self._conditioned[cond, uncond]
 
-    def _padded(self, parts: list[EncodedText]) -> list[EncodedText]:
-        """At one length, so that one call takes them all: the shorter ones get chunks of the empty text."""
+    def _padded(self, parts: list[PromptEmbeds]) -> list[PromptEmbeds]:
+        """Pads all to one length with chunks of the empty text, so that one call takes them all."""
         length = max(part.context.shape[1] for part in parts)
         return [pad_chunks(part, self._empty(), length) if part.context.shape[1] < length else part for part in parts]
 
     def _join(self, text: _Text, planned: PlannedPrompt) -> _Key:
-        """The prompts of one moment, as their syntax joins them, by a name under which they are kept."""
+        """Joins the prompts of one step by the rule of their syntax, and returns the key of the result in the cache."""
         negative = text.field == "negative_prompt"
         key = tuple(prompt.text for prompt in planned.prompts), negative
         if key not in self._joined:
@@ -214,10 +214,10 @@ class _Encoder:
                 self._joined[key] = [(encoded[0], 1.0)]
         return key
 
-    def _empty(self) -> EncodedText:
+    def _empty(self) -> PromptEmbeds:
         return self._text("", (WeightedText(""),), negative=True)
 
-    def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> EncodedText:
+    def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> PromptEmbeds:
         key = text.strip(), negative
         if key not in self._encoded:
             encoded = self._encode(known_pieces(pieces, self.model.tokenizer), negative=negative)
@@ -231,19 +231,19 @@ class _Encoder:
             raise PromptError(
                 "prompt_limit",
                 f"prompt: its texts over {self.num_steps} steps fill more than {MAX_ENCODED_CHUNKS} chunks. "
-                "Shorten it, or take schedules such as [a|b] out.",
+                "Shorten it, or remove prompt editing and alternating words such as [a|b]",
             )
 
-    def _encode(self, pieces: Sequence[Piece], *, negative: bool) -> EncodedText:
+    def _encode(self, pieces: Sequence[Piece], *, negative: bool) -> PromptEmbeds:
         model, request = self.model, self.request
         emphasis: Emphasis = request.conventions.emphasis
         most = 1 if request.conventions.chunks == "first" else None
         reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
-        found: list[EncodedText] = []
+        embeds: list[PromptEmbeds] = []
 
         def run(model: LoadedModel) -> Tensor:
-            with self.adapters.on_text(model) as words:
-                found.append(
+            with self.adapters.on_text_encoders(model) as tokens:
+                embeds.append(
                     model.encode_prompt(
                         pieces,
                         clip_skip=request.clip_skip,
@@ -251,24 +251,24 @@ class _Encoder:
                         height=request.height,
                         negative=negative,
                         skip_everywhere=request.conventions.clip_skip_everywhere,
-                        reading=replace(reading, words=words),
+                        reading=replace(reading, embeddings=tokens),
                     )
                 )
-            added = found[-1].added
-            return found[-1].context if added is None else torch.cat([found[-1].context.flatten(1), added], dim=1)
+            added = embeds[-1].added
+            return embeds[-1].context if added is None else torch.cat([embeds[-1].context.flatten(1), added], dim=1)
 
         with torch.inference_mode():
             finite("text", run, model)
-        return found[-1]
+        return embeds[-1]
 
 
 def _at(plan: Sequence[PlannedPrompt], step: int) -> PlannedPrompt:
-    """What is said at a step, counted from 1."""
+    """The prompts of a step, counted from 1."""
     return next(planned for planned in plan if step <= planned.last_step)
 
 
-def _conditioning(prompts: Sequence[EncodedText]) -> Conditioning:
-    """One row a prompt."""
+def _conditioning(prompts: Sequence[PromptEmbeds]) -> Conditioning:
+    """One row per prompt."""
     added = [prompt.added for prompt in prompts if prompt.added is not None]
     return Conditioning(
         context=torch.cat([prompt.context for prompt in prompts]), added=torch.cat(added) if added else None
@@ -279,21 +279,21 @@ def _words(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text if isinstance(piece, WeightedText) else " " for piece in pieces)
 
 
-def _cut(encoded: EncodedText, said: str) -> Iterator[Notice]:
-    """Notices about text that found no room and weights that were changed."""
+def _cut(encoded: PromptEmbeds, label: str) -> Iterator[Notice]:
+    """Notices about a prompt that is too long and weights that were changed."""
     report = encoded.chunks
     yield from report.notices[: -1 if report.cut else None]
     if report.cut:
         shown = report.cut if len(report.cut) <= MAX_CUT else f"{report.cut[: MAX_CUT - 3]}..."
-        text = f"of the {said} {report.total_tokens} tokens fit: left out from '{shown}' on"
+        text = f"{label} too long: the first {report.total_tokens} tokens are used; ignored from '{shown}' on"
         yield Notice(text, code="prompt_cut", data={"cut": report.cut, "num_tokens": report.total_tokens})
 
 
 def _few(notices: Sequence[Notice]) -> tuple[Notice, ...]:
-    """Each once, and not too many."""
-    found = tuple(dict.fromkeys(notices))
-    if len(found) <= MAX_TEXT_NOTICES:
-        return found
-    more = len(found) - MAX_TEXT_NOTICES + 1
-    last = Notice(f"and {more} notices more of that kind", code="notices_left_out", data={"count": more})
-    return (*found[: MAX_TEXT_NOTICES - 1], last)
+    """Notices without duplicates, at most MAX_TEXT_NOTICES."""
+    unique = tuple(dict.fromkeys(notices))
+    if len(unique) <= MAX_TEXT_NOTICES:
+        return unique
+    more = len(unique) - MAX_TEXT_NOTICES + 1
+    last = Notice(f"and {more} more notices about this text", code="notices_left_out", data={"count": more})
+    return (*unique[: MAX_TEXT_NOTICES - 1], last)

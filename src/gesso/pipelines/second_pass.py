@@ -1,4 +1,4 @@
-"""The second pass of a run: what the first drew is enlarged, noise is added, and it is drawn again at its new size."""
+"""Hires fix: the second pass, which enlarges the first picture, adds noise and denoises it at the new size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,14 +8,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from gesso.hints.sizing import Size
 from gesso.pipelines.framing import Placement
-from gesso.pipelines.upscaling import UPSCALERS, Size, Tiles, network_input, upscale
+from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, network_input, upscale
 from gesso.request.groups import Source
 from gesso.request.hires import LATENT_UPSCALERS
 from gesso.request.request import ResolvedRequest, TextToImageRequest, with_values
 from gesso.request.resolving import Defaults
 from gesso.runtime.plan import EnlargingWork
-from gesso.runtime.upscaling import TILE, RestingUpscaler, Upscaler
+from gesso.runtime.upscaling import TILE, OffloadedUpscaler, Upscaler
 
 # Conventions that a preset chooses by the sampler.
 _OF_SAMPLER = tuple(
@@ -28,8 +29,8 @@ def second_request(
 ) -> ResolvedRequest | None:
     """The second pass as a request of its own; None where there is none.
 
-    defaults_of: what a model and a preset fill into a request. Another sampler than the first pass's brings the
-    conventions that the preset has for it.
+    defaults_of: the default values of a request. A sampler other than the first pass's has the conventions that the
+    preset sets for it.
     """
     hires = request.hires
     if hires is None:
@@ -50,7 +51,7 @@ def second_request(
         prompt=request.prompt if hires.prompt is None else hires.prompt,
         negative_prompt=request.negative_prompt if hires.negative_prompt is None else hires.negative_prompt,
     )
-    if second.preset != "a1111":  # there, noise of another size goes into the middle of the larger picture, too
+    if second.preset != "a1111":  # A1111 applies seed resize in the second pass, too
         second = with_values(second, {"variation.width": None, "variation.height": None})
     if second.sampler == request.sampler and request.sigmas is None:
         return second
@@ -62,26 +63,26 @@ def second_request(
 
 @dataclass(frozen=True)
 class UpscalerFile:
-    """An upscaler network by name."""
+    """An upscaler network, by the name that the request gives it."""
 
     name: str
     path: Path
-    loaded: RestingUpscaler
+    loaded: OffloadedUpscaler
 
-    def work(self, size: Size, wanted: Size) -> EnlargingWork:
-        """What it takes to make pictures of a size as large as is wanted."""
+    def work(self, size: Size, target: Size) -> EnlargingWork:
+        """What the memory need depends on when pictures of `size` are enlarged to `target`."""
         upscaler = self.loaded.upscaler
-        seen = network_input(size, Placement.of(size, wanted, "crop").size, upscaler.scale)
-        return EnlargingWork(upscaler.network.config, self.loaded.component, seen)
+        input_size = network_input(size, Placement.of(size, target, "crop").size, upscaler.scale)
+        return EnlargingWork(upscaler.network.config, self.loaded.component, input_size)
 
 
 def works_on_latents(upscaler: str) -> bool:
-    """Whether that way of enlarging takes latents; others take the picture."""
+    """Whether an upscaler enlarges the latents; others enlarge the picture."""
     return upscaler in LATENT_UPSCALERS
 
 
 def enlarged_latents(latents: Tensor, rows: int, columns: int, upscaler: str) -> Tensor:
-    """Latents [B, C, h, w] -> [B, C, rows, columns]: interpolated until they cover it, then cut, as A1111 does."""
+    """Latents [B, C, h, w] -> [B, C, rows, columns]: interpolated to cover that size, then cropped, as in A1111."""
     mode, antialias = LATENT_UPSCALERS[upscaler]
     placement = Placement.of((latents.shape[-1], latents.shape[-2]), (columns, rows), "crop")
     size = placement.size[1], placement.size[0]
@@ -92,14 +93,14 @@ def enlarged_latents(latents: Tensor, rows: int, columns: int, upscaler: str) ->
 def enlarged_picture(
     image: Image.Image, width: int, height: int, upscaler: Upscaler | str, tile: int = TILE
 ) -> Image.Image:
-    """A picture until it covers width x height, then cut.
+    """A picture enlarged to cover width x height, then cropped.
 
-    upscaler: a network, or a way to interpolate; tile: pixels a side that a network sees at a time
+    upscaler: a network, or the name of an interpolation; tile: pixels a side of a network's tiles
     """
     placement = Placement.of(image.size, (width, height), "crop")
-    return placement.place(upscale(image, placement.size, upscaler, Tiles(tile)))
+    return placement.place(upscale(image, placement.size, upscaler, UpscalerTiles(tile)))
 
 
 def is_interpolation(upscaler: str) -> bool:
-    """Whether the name is that of a way to interpolate pictures, or of a plug-in; other names are files'."""
+    """Whether the name is that of an interpolation or of a plug-in; other names are those of files."""
     return upscaler in UPSCALERS

@@ -1,6 +1,6 @@
-"""Pictures that go in, as numbers: sized, softened, and put back where not masked.
+"""Source pictures and masks as tensors: resize, mask blur, latent masks, paste-back.
 
-Inside, pixels are float32 [1, 3, H, W] in [-1, 1]; a mask is a grey picture whose white is drawn again.
+Pixels are float32 [1, 3, H, W] in [-1, 1]; a mask is a grey picture, of which the white part is redrawn.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from gesso.request.request import MAX_PIXELS
 
-_LINES, _FEW = 256, 64  # lines that are convolved at a time, and weights that are summed one by one
+_LINES, _FEW = 256, 64  # lines that are convolved at a time; up to how many weights are summed directly, without FFT
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture at the size that is drawn, stretched where it must be (Lanczos, as A1111 and diffusers do)."""
+    """The picture resized to width x height (Lanczos, as in A1111 and diffusers)."""
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -29,18 +29,18 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def soften(mask: Image.Image, radius: float) -> Image.Image:
-    """A Gaussian over the edges of a mask, of 2 * int(2.5 * radius + 0.5) + 1 points and that standard deviation.
+    """Mask blur: a Gaussian of standard deviation `radius` and 2 * int(2.5 * radius + 0.5) + 1 points, as in A1111.
 
-    Those are the points that A1111 takes. radius 0: only black and white are left, parted at the middle.
+    radius 0: no blur; the mask becomes black and white, split at the middle level.
     """
     levels = np.asarray(mask.convert("L"))
     if radius == 0:
         return Image.fromarray(np.where(levels >= 128, 255, 0).astype(np.uint8))
     reach = reach_of(radius)
-    found = mask.convert("L").getbbox()
-    if found is None:
+    bounds = mask.convert("L").getbbox()
+    if bounds is None:
         return mask.convert("L")
-    left, top, right, bottom = found  # beyond twice the reach all is black and stays so
+    left, top, right, bottom = bounds  # beyond twice the reach all is black and stays black
     box = np.s_[max(top - 2 * reach, 0) : bottom + 2 * reach, max(left - 2 * reach, 0) : right + 2 * reach]
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
     grey = levels[box].astype(np.float64)
@@ -52,41 +52,41 @@ def soften(mask: Image.Image, radius: float) -> Image.Image:
 
 
 def reach_of(radius: float) -> int:
-    """Pixels to which `soften` carries a level."""
+    """Pixels that the mask blur reaches beyond an edge."""
     return int(2.5 * radius + 0.5)
 
 
 def _convolve(grey: NDArray[np.float64], weights: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Some lines at a time, by Fourier's way where the weights are many: whatever the radius, time and memory are those
-    of a few copies."""
+    """Convolves along an axis, some lines at a time, by FFT if there are many weights: for any radius, time and memory
+    are those of a few copies."""
     lines = grey if axis == 1 else grey.T
     size, reach = lines.shape[1], len(weights) // 2
-    found = np.empty_like(lines)
+    result = np.empty_like(lines)
     for first in range(0, len(lines), _LINES):
-        around = np.pad(lines[first : first + _LINES], [(0, 0), (reach, reach)], mode="symmetric")
+        padded = np.pad(lines[first : first + _LINES], [(0, 0), (reach, reach)], mode="symmetric")
         if len(weights) > _FEW:
-            length = around.shape[1] + len(weights) - 1
-            product = np.fft.rfft(around, length) * np.fft.rfft(weights, length)
+            length = padded.shape[1] + len(weights) - 1
+            product = np.fft.rfft(padded, length) * np.fft.rfft(weights, length)
             total = np.fft.irfft(product, length)[:, 2 * reach : 2 * reach + size]
         else:
-            total = np.zeros((len(around), size))
+            total = np.zeros((len(padded), size))
             for start, weight in enumerate(weights):
-                total += weight * around[:, start : start + size]
-        found[first : first + _LINES] = total
-    return found if axis == 1 else found.T
+                total += weight * padded[:, start : start + size]
+        result[first : first + _LINES] = total
+    return result if axis == 1 else result.T
 
 
 def mask_pixels(mask: Image.Image) -> Tensor:
-    """0 or 1 a pixel, float32 [1, 1, H, W]; 1 is drawn again."""
+    """The mask as float32 [1, 1, H, W], 0 or 1; 1 is redrawn."""
     grey = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))
     return (grey >= 127.5).float()[None, None]
 
 
 def latent_mask(mask: Image.Image, rows: int, columns: int, blend: str) -> Tensor:
-    """The mask at the size of the latents, 0 or 1, float32 [1, 1, rows, columns]; 1 is drawn again.
+    """The mask at the size of the latents, 0 or 1, float32 [1, 1, rows, columns]; 1 is redrawn.
 
-    blend x0: shrunk by PIL's bicubic filter and rounded, as A1111 does. blend x: nearest pixel, as diffusers and the
-    inpainting models do. blend differential: shrunk by the mean, and not rounded: 0..1.
+    blend x0: shrunk by PIL's bicubic filter and rounded, as in A1111. blend x: nearest pixel, as in diffusers and
+    inpainting models. blend differential: shrunk by the mean and not rounded, 0..1.
     """
     if blend == "differential":
         means = mask.convert("L").resize((columns, rows), Image.Resampling.BOX)
@@ -98,14 +98,14 @@ def latent_mask(mask: Image.Image, rows: int, columns: int, blend: str) -> Tenso
 
 
 def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """What is drawn where the mask is white, the original bit by bit where it is black, mixed in between."""
+    """The drawn picture where the mask is white, the original bit by bit where it is black, blended in between."""
     weight = np.asarray(mask.convert("L"), dtype=np.int32)[..., None]
     new, old = (np.asarray(image.convert("RGB"), dtype=np.int32) for image in (drawn, original))
     return Image.fromarray(((new * weight + old * (255 - weight) + 127) // 255).astype(np.uint8))
 
 
 def drawable_size(image: Image.Image, multiple: int) -> tuple[int, int]:
-    """Width and height of a picture cut down to multiples of what the model draws; made smaller where it is huge."""
+    """Width and height of a picture rounded down to the model's multiple; reduced if the picture is huge."""
     shrink = min(1.0, math.sqrt(MAX_PIXELS / (image.width * image.height)))
     width, height = (max(multiple, int(side * shrink) // multiple * multiple) for side in image.size)
     return width, height

@@ -1,4 +1,4 @@
-"""Where a run's steps are: noise levels, what the network is told of them, and which an image to image run takes."""
+"""The steps of a run: sigmas, timesteps for the network, and which of them an image to image run takes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -55,12 +55,13 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
 }
-# Those of them that space their steps "leading" where nobody says anything; the others "linspace".
+# Those of them whose default timestep_spacing is "leading"; of the others it is "linspace".
 DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "lcm", "tcd", "plms", "pndm"})
-# Those of them whose first noise is n * sigma_0 unless the spacing is "leading".
+# Those of them whose initial noise is n * sigma_0 unless the spacing is "leading".
 DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
-# Factors of sigma that a first step may span in samplers which ask at both its ends and trust both. A model with zero
-# terminal SNR begins with 50 to 200 where timesteps are evenly spaced. By eye, gesso-mini: docs/samplers.md.
+# The largest ratio of sigmas that the first step may span in samplers that evaluate the model at both ends of a step.
+# A model with zero terminal SNR begins with 50 to 200 if timesteps are evenly spaced. By eye, gesso-mini:
+# docs/samplers.md.
 LONGEST_START = {"pndm": 10.0, "plms": 60.0, "heun": 120.0, "restart": 120.0}
 _RESPACED: Mapping[str, Mapping[str, Any]] = {
     "uniform": {},
@@ -74,17 +75,17 @@ _RESPACED: Mapping[str, Mapping[str, Any]] = {
 class Steps:
     """The steps of one run.
 
-    schedule      timesteps and sigmas of the model, computed as the request asks for
-    sigmas        float64 [num_steps + 1], falling: those that this run takes
-    ends          the least sigma above 0 and the greatest of the whole schedule
-    first         how many steps of the whole schedule an image to image run leaves out
-    noise_scale   what unit noise is multiplied with where a run starts from noise alone
-    image_sigma   how much noise the picture gets that an image to image run starts from
-    image_scale   what is done to the noisy picture then; 1 but for A1111's DDIM and PLMS
-    final_scale   what the last x is divided by: 1 unless noise is left and the variance is what is kept
-    timestep_of   what the network is told for a sigma; None: what the schedule says
+    schedule      the model's noise schedule, computed as the request's conventions say
+    sigmas        float64 [num_steps + 1], falling: those of this run
+    ends          the smallest sigma above 0 and the largest of the whole schedule
+    first         how many steps of the whole schedule an image to image run skips
+    noise_scale   factor of the unit noise if a run starts from noise alone (init_noise_sigma)
+    image_sigma   sigma of the noise that is added to the source picture of an image to image run
+    image_scale   factor of the noisy picture then; 1 except for A1111's DDIM and PLMS
+    final_scale   divisor of the last x: 1 unless noise is left and the variance is preserved
+    timestep_of   the timestep that the network gets for a sigma; None: that of the schedule
     options       for the sampler
-    notices       what the user should know about them
+    notices       about the steps
     """
 
     schedule: NoiseSchedule
@@ -101,7 +102,7 @@ class Steps:
 
     @property
     def num_steps(self) -> int:
-        """Steps that are taken; 0 where the strength leaves none."""
+        """Steps that are run; 0 if the strength leaves none."""
         return max(len(self.sigmas) - 1, 0)
 
     @property
@@ -110,7 +111,7 @@ class Steps:
         return self.first + self.num_steps
 
     def switch_of(self, share: float) -> int:
-        """How many of the steps lie before a share of the timesteps is done (diffusers' denoising_end)."""
+        """How many of the steps come before a share of the timesteps (diffusers' denoising_end)."""
         last = self.schedule.num_timesteps
         cutoff = round(last - share * last)
         timesteps = (self.timestep_of or self.schedule.timestep_of)(self.sigmas[:-1])
@@ -119,7 +120,7 @@ class Steps:
 
 @dataclass(frozen=True, eq=False)
 class _Planned:
-    """Sigmas of the whole schedule, with what belongs to their spacing."""
+    """Sigmas of the whole schedule, with the timesteps and sampler options of their spacing."""
 
     sigmas: Tensor
     timestep_of: Callable[[Tensor], Tensor] | None = None
@@ -127,10 +128,10 @@ class _Planned:
 
 
 def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False) -> Steps:
-    """The steps that a request asks for. Raises RequestError for settings that do not go together.
+    """The steps of a request. Raises RequestError for settings that do not go together.
 
-    again: of a second pass, in which A1111 takes as many steps as are asked for, however small the strength: a schedule
-    of num_steps / strength, and the end of it.
+    again: for a second pass, in which A1111 runs all requested steps whatever the strength: the end of a schedule of
+    num_steps / strength steps.
     """
     schedule = noise_table(request, family)
     try:
@@ -165,15 +166,15 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
 def _notices(sampler: str, sigmas: Tensor) -> tuple[Notice, ...]:
     if len(sigmas) > 1 and sigmas[0] > LONGEST_START.get(sampler, math.inf) * sigmas[1]:
         text = (
-            f"{sampler} begins with a step from sigma {sigmas[0]:.0f} to {sigmas[1]:.0f}, too long for it: expect a "
-            "ruined picture. Take dpmpp_2m, or the schedule exponential"
+            f"{sampler}: the first step, from sigma {sigmas[0]:.0f} to {sigmas[1]:.0f}, is too large for this sampler, "
+            "so the picture will be ruined. Use the sampler dpmpp_2m, or the schedule exponential"
         )
         return (Notice(text, code="first_step_too_long", field="sampler"),)
     return ()
 
 
 def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:
-    """The model's timesteps and sigmas, computed as the request asks for."""
+    """The model's noise schedule, computed as the request's conventions say."""
     config, table = family.schedule, request.conventions.sigma_table
     last = ZERO_SNR_LAST_ALPHA_CUMPROD
     if table == "float32":
@@ -189,17 +190,19 @@ def noise_table(request: ResolvedRequest, family: Family) -> NoiseSchedule:
 
 
 def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family: Family) -> DiffusersScheduler:
-    """The scheduler of diffusers for a request; spacing None: as a user of diffusers gets it for this model.
+    """The diffusers scheduler for a request; spacing None: the default in diffusers for this model.
 
     Raises RequestError for a sampler or a schedule that diffusers lacks.
     """
     if sampler not in DIFFUSERS_SCHEDULERS:
         known = ", ".join(sorted(DIFFUSERS_SCHEDULERS))
         raise RequestError(
-            "conventions.timestep_spacing", f"{spacing}: diffusers has no sampler {sampler}. It has {known}"
+            "conventions.timestep_spacing", f"{spacing}: diffusers has no scheduler like {sampler}. Use one of {known}"
         )
     if schedule not in _RESPACED:
-        raise RequestError("schedule", f"{schedule}: diffusers has {', '.join(_RESPACED)} with its timestep spacings")
+        raise RequestError(
+            "schedule", f"{schedule}: with diffusers' timestep spacings, use one of {', '.join(_RESPACED)}"
+        )
     name, settings = DIFFUSERS_SCHEDULERS[sampler]
     own = family.scheduler
     return DiffusersScheduler(
@@ -213,9 +216,9 @@ def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family
 
 
 def default_spacing(sampler: str, family: Family) -> str:
-    """The timestep spacing that a user of diffusers gets: the class's own unless the model's file says another.
+    """The default timestep spacing in diffusers: the scheduler class's own unless the model's scheduler config differs.
 
-    A file says another where it departs from the default of the class that it names, as SDXL's does.
+    A config differs if its spacing is not the default of the class that it names, as SDXL's.
     """
     own = family.scheduler
     if own is not None:
@@ -235,7 +238,7 @@ def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) 
     if request.conventions.timestep_spacing == "a1111":
         if request.sampler not in A1111_OWN_SPACING:
             raise RequestError(
-                "conventions.timestep_spacing", f"a1111: {request.sampler} has no timesteps of its own in A1111"
+                "conventions.timestep_spacing", f"a1111: A1111 has no timestep spacing of its own for {request.sampler}"
             )
         make = a1111_timestep_sigmas if request.sampler in A1111_TIMESTEP_SAMPLERS else a1111_unipc_sigmas
         return _Planned(make(schedule, request.num_steps))
@@ -245,20 +248,20 @@ def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) 
 
 
 def _exact_schedule(request: ResolvedRequest) -> int:
-    """Steps of a schedule of whose end a share of `strength` is num_steps. Raises RequestError for too many."""
+    """Steps of the schedule whose last num_steps steps are a share of `strength`. Raises RequestError for too many."""
     assert request.source.strength is not None
-    found = a1111_image_start(request.num_steps, request.source.strength, exact_steps=True).num_steps
-    if found > MAX_STEPS:
+    num_steps = a1111_image_start(request.num_steps, request.source.strength, exact_steps=True).num_steps
+    if num_steps > MAX_STEPS:
         raise RequestError(
             "hires",
-            f"hires: {request.num_steps} steps at strength {request.source.strength:g} are the end of "
-            f"{found}, at most {MAX_STEPS} are spaced. Take fewer steps or more strength",
+            f"hires: {request.num_steps} steps at strength {request.source.strength:g} need a schedule of "
+            f"{num_steps} steps, at most {MAX_STEPS} are allowed. Use fewer steps or a higher strength",
         )
-    return found
+    return num_steps
 
 
 def _image_start(request: ResolvedRequest, schedule: NoiseSchedule, num_sigmas: int, *, exact: bool) -> ImageStart:
-    """Where an image to image run begins; at the start of the schedule without a picture."""
+    """Where an image to image run starts in the schedule; without a picture, at its beginning."""
     strength, steps = request.source.strength, request.num_steps
     if strength is None:
         return ImageStart(steps, 0, 0)
@@ -268,5 +271,5 @@ def _image_start(request: ResolvedRequest, schedule: NoiseSchedule, num_sigmas: 
         return a1111_image_start(steps, strength, exact_steps=exact)
     if request.conventions.strength_rule == "diffusers":
         return diffusers_image_start(steps, strength)
-    taken = max(math.floor(num_sigmas * strength + 0.5), 1 if strength > 0 else 0)
-    return ImageStart(num_sigmas, num_sigmas - taken, num_sigmas - taken)
+    num_run = max(math.floor(num_sigmas * strength + 0.5), 1 if strength > 0 else 0)
+    return ImageStart(num_sigmas, num_sigmas - num_run, num_sigmas - num_run)

@@ -1,10 +1,10 @@
-"""A request becomes pictures: text, pictures that go in, noise, sampler, decoder, pixels.
+"""The pipeline: a request becomes pictures, through text encoder, source pictures, noise, sampler, VAE and upscaler.
 
-One way for every job: text to image, image to image, inpainting, editing and enlarging differ in where the sampler
-starts (`steps`), in what the network is shown beside the text (`inputs`) and in what stands around it (`networks`).
+One pipeline for text to image, image to image, inpainting, InstructPix2Pix and upscaling: these differ in where the
+sampler starts (`steps`), in the inputs of the network (`inputs`) and in the wrappers around it (`networks`).
 
-Each picture is a run of its own: a generator that asks for its network calls, which a `Batcher` makes. By default the
-batcher computes them apart, so that a picture is the same alone or beside others, bit by bit; see
+Each picture is a run of its own: a generator that yields its network calls, which a `Batcher` makes. By default the
+batcher makes them separately, so that a picture is the same alone or among others, bit by bit; see
 `Engine.rows_per_call`.
 """
 
@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking
-from gesso.events import NumbersRescued, PictureDone, PlanChosen, StepDone
+from gesso.diffusion.calls import CallGenerator
+from gesso.events import PictureDone, PlanChosen, RecomputedInFloat32, StepDone
 from gesso.notices import Notice
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, find_adapters, read_adapters
+from gesso.pipelines.controls import find_controls
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.denoising import denoising, noise_source, variation_source
 from gesso.pipelines.framing import with_size
@@ -41,7 +42,6 @@ from gesso.pipelines.second_pass import (
     second_request,
     works_on_latents,
 )
-from gesso.pipelines.steering import find_controls
 from gesso.pipelines.steps import plan_steps
 from gesso.request.checks import RequestError
 from gesso.request.finder import Finder, embedded_files
@@ -52,7 +52,7 @@ from gesso.request.resolving import resolve
 from gesso.runtime.batcher import Batcher, Run, picture_call
 from gesso.runtime.cancel import CancelToken
 from gesso.runtime.engine import Engine
-from gesso.runtime.finite import Finite, asking_finite
+from gesso.runtime.finite import Finite, finite_calls
 from gesso.runtime.model import LoadedModel
 from gesso.runtime.plan import MemoryPlan, Workload
 from gesso.runtime.seamless import seamless
@@ -60,15 +60,15 @@ from gesso.runtime.upscaling import TILE, Upscaler
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
+ReportStep = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
 
 
 class TextToImage:
-    """Pictures from one model on one engine, and a refiner that may finish them. Holds no state between calls.
+    """Draws pictures with one model and, optionally, a refiner, on one engine. Has no state between calls.
 
-    Any number of threads may call one at once: their pictures come out as they would alone, bit by bit.
-    finder: where the files are that a request names besides the model (adapters, control networks, upscalers); where
-            None, those alone that gesso carries
+    Any number of threads may call one at once: their pictures are the same as alone, bit by bit.
+    finder: finds the files that a request names besides the model (LoRA, embeddings, ControlNets, upscalers); None:
+            only those that come with gesso
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class TextToImage:
     def resolve(
         self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
     ) -> ResolvedRequest:
-        """The request with this model's defaults in place of everything left open. Raises RequestError.
+        """The request with this model's defaults for everything left open. Raises RequestError.
 
-        image and mask are the pictures that the request speaks of. Where it names none, theirs are filled in; where it
-        names others, it is refused.
+        image and mask are the source picture and mask of the request. Their hashes are filled in if it names none; if
+        it names others, RequestError is raised.
         """
         request = with_canonical_names(request)
         request = _with_digest(request, "source", picture_digest(image) if image is not None else None)
@@ -106,13 +106,13 @@ class TextToImage:
         hints: Sequence[Image.Image] = (),
         cancel: CancelToken | None = None,
     ) -> Iterator[Picture]:
-        """Pictures, each as soon as it is finished.
+        """Draws the pictures of a request; yields each as soon as it is finished.
 
-        image: the picture to start from; mask: grey, white is drawn again; hints: the pictures that the request's
-        controls name, in any order; cancel: ends the drawing from any thread, within a part of a step.
+        image: source picture for image to image; mask: grey, white is redrawn; hints: control images of the request's
+        controls, in any order; cancel: stops the work from any thread, within a part of a step.
         The request is checked at once, the work is done as the iterator is read. Raises RequestError (a GessoError) for
-        a request that the model cannot serve, GessoError where a network gives numbers that are not finite,
-        CancelledError (a GessoError) once it is cancelled.
+        a request that the model does not support, NotFiniteError (a GessoError) if a network produces NaN or infinity,
+        CancelledError (a GessoError) if it is cancelled.
         """
         return self._pictures(self._job(request, image, mask, hints), on_progress, cancel)
 
@@ -126,9 +126,9 @@ class TextToImage:
         hints: Sequence[Image.Image] = (),
         cancel: CancelToken | None = None,
     ) -> list[Run[Picture]]:
-        """The pictures of a request as runs, to be drawn by a `Batcher` beside those of other requests.
+        """The pictures of a request as runs, for a `Batcher` that draws them together with those of other requests.
 
-        Arguments as a call takes them. A run holds nothing of the device until its first step. Raises RequestError.
+        Arguments as for a call. A run uses no device memory until its first step. Raises RequestError.
         """
         job = self._job(request, image, mask, hints)
         return [Run(self._picture(job, row, on_progress), cancel) for row in range(job.request.num_images)]
@@ -141,15 +141,15 @@ class TextToImage:
         mask: Image.Image | None = None,
         hints: Sequence[Image.Image] = (),
     ) -> Tensor:
-        """The pictures as the networks leave them, before 256 levels are made and anything is pasted: for measurements.
+        """The output of the networks before rounding to 256 levels and pasting back: for measurements.
 
-        -> float32 [num_images, 3, H, W] in about [-1, 1]. Raises as a call does.
+        -> float32 [num_images, 3, H, W] in about [-1, 1]. Raises like a call.
         """
         job = self._job(request, image, mask, hints)
         rows = []
         for row in range(job.request.num_images):
             with self._limited():
-                (drawn,) = Batcher().complete([Run(self._drawn(job, row, lambda step, latents: None))])
+                (drawn,) = Batcher().complete([Run(self._draw(job, row, lambda step, latents: None))])
             rows.append(drawn[-1].value)
         return torch.cat(rows).float()
 
@@ -161,13 +161,13 @@ class TextToImage:
         mask: Image.Image | None = None,
         hints: Sequence[Image.Image] = (),
     ) -> dict[str, MemoryPlan]:
-        """What the request takes of memory and how it runs within the engine's, by the names of the models.
+        """The memory plan of a request for each model, by name.
 
-        Pictures as a call takes them. Raises GessoError where the engine's memory cannot be kept.
+        Pictures as for a call. Raises GessoError if the engine's memory limit cannot be kept.
         """
         job = self._job(request, image, mask, hints)
         with self._limited():
-            self._rest()
+            self._offload()
             return {model.name: self._plan(model, job) for model in self._models()}
 
     def expected(
@@ -178,12 +178,12 @@ class TextToImage:
         mask: Image.Image | None = None,
         hints: Sequence[Image.Image] = (),
     ) -> Recipe:
-        """The recipe that the first picture of a request would have, without its pixels and without drawing it.
+        """The recipe that the first picture of a request would have, without drawing it: to check an existing picture.
 
-        For whoever wants to know whether a picture that is there is the one that is wanted. Raises as a call does.
+        The recipe has no hash of pixels. Raises like a call.
         """
         job = self._job(request, image, mask, hints)
-        return self._recipe(job.request.picture(0), job.files(self.engine.shelf), (), None)
+        return self._recipe(job.request.picture(0), job.files(self.engine.adapter_cache), (), None)
 
     # ---- what there is to do -----------------------------------------------------------------------------------------
 
@@ -195,11 +195,11 @@ class TextToImage:
         hints: Sequence[Image.Image],
     ) -> Job:
         resolved = self.resolve(request, image=image, mask=mask)
-        for group, given in (("source", image), ("mask", mask)):
-            if (digest := getattr(resolved, group).image) is not None and given is None:
+        for group, picture in (("source", image), ("mask", mask)):
+            if (digest := getattr(resolved, group).image) is not None and picture is None:
                 raise RequestError(
                     f"{group}.image",
-                    f"the request starts from the {_WORDS[group]} {digest[:10]}..., which was not given",
+                    f"the request needs the {_WORDS[group]} {digest[:10]}..., but none was given",
                 )
         pictures = SourcePictures.of(resolved, self.model.family, image, mask)
         controls = find_controls(
@@ -209,7 +209,7 @@ class TextToImage:
             engine=self.engine,
             model=self.model,
             finder=self.finder,
-            part=pictures.around.part if pictures.around is not None else None,
+            part=pictures.crop.part if pictures.crop is not None else None,
         )
         first = self._pass(resolved)
         again = second_request(resolved, lambda asked: defaults_for(asked, self.model.family))
@@ -229,12 +229,12 @@ class TextToImage:
             request=request,
             texts=texts,
             steps=plan_steps(request, self.model.family, again=before is not None),
-            wanted=find_adapters(request, texts, self.finder, self.model.tokenizer),
+            adapters=find_adapters(request, texts, self.finder, self.model.tokenizer),
             base_steps=0 if before is None else before.steps.num_planned,
         )
 
     def _upscaler(self, request: ResolvedRequest) -> str | UpscalerFile:
-        """How the first pass's picture is enlarged. Raises GessoError for a network that is not there."""
+        """The hires upscaler: a name, or a network. Raises GessoError if its file is missing."""
         assert request.hires is not None and request.hires.upscaler is not None
         name = request.hires.upscaler
         if works_on_latents(name) or is_interpolation(name):
@@ -255,12 +255,12 @@ class TextToImage:
 
     @contextmanager
     def _limited(self) -> Iterator[None]:
-        """Where memory is limited a picture has the device for itself, since its plan counts on all that is left."""
-        with self.engine.turn if self.engine.memory is not None else nullcontext():
+        """With a memory limit, a picture has the device for itself, since its plan counts on all the memory left."""
+        with self.engine.device_lock if self.engine.memory is not None else nullcontext():
             yield
 
-    def _picture(self, job: Job, row: int, on_progress: OnProgress | None) -> Asking[Picture]:
-        """One picture of a job, finished."""
+    def _picture(self, job: Job, row: int, on_progress: OnProgress | None) -> CallGenerator[Picture]:
+        """Draws and finishes one picture of a job, with its recipe, events and log line."""
         request, events = job.request, self.engine.events
         index, begin = request.first_index + row, time.monotonic()
         last = begin
@@ -281,15 +281,15 @@ class TextToImage:
                 )
 
         report(0, None)
-        parts = yield from self._drawn(job, row, report)
+        parts = yield from self._draw(job, row, report)
         (drawn,) = to_images(parts[-1].value, request.conventions.levels)
         image = job.pictures.finish(drawn, request)
         lines = dict.fromkeys(line for each in job.passes for line in each.notices)
         notices = (*job.notices, *job.pictures.notices, *lines, *(line for part in parts for line in part.notices(0)))
-        recipe = self._recipe(request.picture(row), job.files(self.engine.shelf), notices, image)
+        recipe = self._recipe(request.picture(row), job.files(self.engine.adapter_cache), notices, image)
         for part in parts:
             for notice in part.notices(0):
-                events.publish(NumbersRescued(job=job.number, index=index, network=part.part, notice=notice))
+                events.publish(RecomputedInFloat32(job=job.number, index=index, network=part.part, notice=notice))
         done = PictureDone(
             job=job.number,
             index=index,
@@ -308,10 +308,10 @@ class TextToImage:
         return Picture(image=image, recipe=recipe)
 
     @torch.inference_mode()
-    def _drawn(self, job: Job, row: int, report: Report) -> Asking[list[Finite]]:
-        """One picture of a job as pixels [1, 3, H, W]: what each of its parts gave, the pixels last.
+    def _draw(self, job: Job, row: int, report: ReportStep) -> CallGenerator[list[Finite]]:
+        """Draws one picture of a job: the output of each of its stages, the pixels [1, 3, H, W] last.
 
-        Numbers that are not finite are computed once more in float32, see `runtime.finite`.
+        NaN and infinity are recomputed in float32, see `runtime.finite`.
         """
         models = self._executing(job)
         model = models[0]
@@ -329,31 +329,31 @@ class TextToImage:
                 lambda step, x0: report(done + step, x0),
                 models[:1],
                 latents=enlarged[-1].value,
-                draws=draws if job.request.noise == "philox" else None,  # the others begin anew, as in A1111
+                draws=draws if job.request.noise == "philox" else None,  # the other sources start again, as in A1111
             )
             return [latents, *enlarged, again, *(yield from _decoded(model, again.value))]
         finally:
             if self.engine.memory is not None:
-                with self.engine.turn:
+                with self.engine.device_lock:
                     for control in job.controls.components.values():
-                        control.rest()
+                        control.offload()
 
     def _executing(self, job: Job) -> list[LoadedModel]:
-        """The models as this job runs them: steered, seamless, and by a plan where memory is limited."""
-        self._rest()
+        """The models as this job runs them: with control networks, seamless tiling and, with a memory limit, a plan."""
+        self._offload()
         tiling, controls = job.request.tiling, job.controls.components
-        models = [model.tiled(tiling) for model in self._models()]
-        models[0] = models[0].beside(controls)
+        models = [model.with_tiling(tiling) for model in self._models()]
+        models[0] = models[0].with_controls(controls)
         if self.engine.memory is None:
             return models
         planned = []
         for model in models:
             plan = self._plan(model, job)
-            log.info("plan for %s, job %d: %s", model.name, job.number, "; ".join(plan.measures))
+            log.info("memory plan for %s, job %d: %s", model.name, job.number, "; ".join(plan.measures))
             self.engine.events.publish(
                 PlanChosen(job=job.number, model=model.name, peak=plan.peak, budget=self.engine.memory, stay=plan.stay)
             )
-            planned.append(model.under(plan))
+            planned.append(model.with_plan(plan))
         return planned
 
     def _denoised(
@@ -361,34 +361,34 @@ class TextToImage:
         job: Job,
         each: Pass,
         row: int,
-        report: Report,
+        report: ReportStep,
         models: Sequence[LoadedModel],
         *,
         latents: Tensor | None = None,
         draws: Sequence[int] | None = None,
-    ) -> Asking[tuple[Finite, Sequence[int]]]:
-        """One pass for one picture: its latents, and how many draws of noise it took.
+    ) -> CallGenerator[tuple[Finite, Sequence[int]]]:
+        """Runs one pass for one picture: its latents, and how many draws of noise it made.
 
-        models: the model, and the refiner where it takes part; latents: what the pass starts from in place of the
-        pictures that go in; draws: those that another pass took
+        models: the model, and the refiner if there is one; latents: to start from in place of the source picture;
+        draws: those that the pass before made
         """
-        request, index, spent = each.request, job.request.first_index + row, list[int]()
+        request, index, draws_made = each.request, job.request.first_index + row, list[int]()
         prompts = self._prompts(each, models)
         pictures = job.pictures if each is job.first else SourcePictures()
 
-        def compute(*models: LoadedModel) -> Asking[Tensor]:
+        def compute(*models: LoadedModel) -> CallGenerator[Tensor]:
             noise = noise_source(request, range(index, index + 1), each.steps, draws)
             variation = variation_source(request, range(index, index + 1))
             start = prepare(models[0], request, each.steps, pictures, noise, 1, variation, latents, job.controls)
             pairs = [item for pair in zip(models, prompts, strict=False) for item in pair]
             drawn = yield from denoising(request, each.steps, start, noise, report, *pairs)  # type: ignore[arg-type]
-            spent[:] = noise.draws
+            draws_made[:] = noise.draws
             return drawn
 
-        return (yield from asking_finite("unet", compute, *models)), spent
+        return (yield from finite_calls("unet", compute, *models)), draws_made
 
-    def _enlarged(self, job: Job, second: Pass, model: LoadedModel, latents: Tensor) -> Asking[list[Finite]]:
-        """What the first pass drew as latents of the second's size."""
+    def _enlarged(self, job: Job, second: Pass, model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]:
+        """Upscales the output of the first pass to latents of the second pass's size."""
         assert job.upscaler is not None
         request, family, upscaler = second.request, model.family, job.upscaler
         if isinstance(upscaler, str) and works_on_latents(upscaler):
@@ -397,27 +397,27 @@ class TextToImage:
                 return [Finite(enlarged_latents(latents, rows, columns, upscaler))]
         parts = yield from _decoded(model, latents)
         tile = TILE if model.plan is None else model.plan.network_tile
-        with self._ready(upscaler, model) as way, seamless(request.tiling):
+        with self._ready(upscaler, model) as ready, seamless(request.tiling):
             images = [
-                enlarged_picture(drawn, request.width, request.height, way, tile)
+                enlarged_picture(drawn, request.width, request.height, ready, tile)
                 for drawn in to_images(parts[-1].value, request.conventions.levels)
             ]
         return [*parts, Finite(torch.cat([encode_mean(model, image) for image in images]))]
 
     @contextmanager
     def _ready(self, upscaler: str | UpscalerFile, model: LoadedModel) -> Iterator[Upscaler | str]:
-        """Within the block a way to enlarge may be used; the model rests where networks take turns."""
+        """The upscaler is ready within the block; with model offload, the model is offloaded."""
         if isinstance(upscaler, str):
             yield upscaler
             return
-        with self.engine.turn:
+        with self.engine.device_lock:
             if model.plan is not None and model.plan.stay != "resident":
-                model.rest()
+                model.offload()
             with upscaler.loaded.ready(self.engine.precision.unet) as network:
                 yield network
 
     def _prompts(self, each: Pass, models: Sequence[LoadedModel]) -> Sequence[EncodedPrompt]:
-        """The text of a pass for the model and for the refiner, encoded once a job."""
+        """The encoded prompts of a pass for the model and the refiner, encoded once per job."""
         while len(each.prompts) < len(models):
             model = models[len(each.prompts)]
             each.prompts.append(
@@ -430,12 +430,12 @@ class TextToImage:
                     adapters=self._adapters(model, each),
                 )
             )
-            self._rest()
+            self._offload()
         return each.prompts
 
     def _adapters(self, model: LoadedModel, each: Pass) -> Adapters:
         return read_adapters(
-            each.wanted, model, self.engine.shelf, merged=each.request.conventions.lora_mode == "merged"
+            each.adapters, model, self.engine.adapter_cache, merged=each.request.conventions.lora_mode == "merged"
         )
 
     # ---- memory ------------------------------------------------------------------------------------------------------
@@ -455,7 +455,7 @@ class TextToImage:
             width=width,
             height=height,
             rows=min(self.engine.rows_per_call, request.num_images),
-            guided=request.guidance_scale != 1 and not model.family.is_told_guidance,
+            guided=request.guidance_scale != 1 and not model.family.takes_guidance_scale,
             encodes=request.source.image is not None or hires is not None or model.family.concat == "inpaint",
             seamless=request.tiling,
             tile=request.tiles.size,
@@ -463,16 +463,16 @@ class TextToImage:
             adapters=self._adapters(model, job.first).nbytes(model),
             controls=job.controls.configs if is_first else (),
             components=tuple(job.controls.components.values()) if is_first else (),
-            pictures=job.controls.readings if is_first else (),
+            image_prompts=job.controls.image_prompt_work if is_first else (),
             enlarging=enlarging,
         )
         return self.engine.plan(model, work)
 
-    def _rest(self) -> None:
-        """Where memory is limited, a model and its refiner are never in it together: each plan counts on all of it."""
+    def _offload(self) -> None:
+        """With a memory limit, model and refiner are never in memory together: each plan counts on all of it."""
         if self.refiner is not None and self.engine.memory is not None:
             for model in self._models():
-                model.rest()
+                model.offload()
 
     def _recipe(
         self,
@@ -501,31 +501,30 @@ class TextToImage:
         )
 
 
-def _decoded(model: LoadedModel, latents: Tensor) -> Asking[list[Finite]]:
-    """Latents to pixels, enlarged where the model has an upscaler of its own."""
+def _decoded(model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]:
+    """Decodes latents to pixels, upscaled if the model has an upscaler of its own."""
 
-    def calling(part: str, x: Tensor) -> Callable[[LoadedModel], Asking[Tensor]]:
-        def compute(model: LoadedModel) -> Asking[Tensor]:
+    def calling(part: str, x: Tensor) -> Callable[[LoadedModel], CallGenerator[Tensor]]:
+        def compute(model: LoadedModel) -> CallGenerator[Tensor]:
             return (yield picture_call(model, part, x))
 
         return compute
 
-    parts = [(yield from asking_finite("vae", calling("decode", latents), model))]
+    parts = [(yield from finite_calls("vae", calling("decode", latents), model))]
     if model.has_upscaler:
-        parts.append((yield from asking_finite("upscaler", calling("upscale", parts[0].value), model)))
+        parts.append((yield from finite_calls("upscaler", calling("upscale", parts[0].value), model)))
     return parts
 
 
 def _with_digest(request: TextToImageRequest, group: str, digest: str | None) -> TextToImageRequest:
-    """The request whose group, source or mask, names the picture that is given beside it."""
-    held = getattr(request, group)
-    if digest is None or held.image == digest:
+    """The request with the hash of the given picture in its group, source or mask."""
+    value = getattr(request, group)
+    if digest is None or value.image == digest:
         return request
-    if held.image is not None:
+    if value.image is not None:
         raise RequestError(
             f"{group}.image",
-            f"the request starts from the {_WORDS[group]} {held.image[:10]}..., given is {digest[:10]}.... "
-            "Give that very one",
+            f"the request needs the {_WORDS[group]} {value.image[:10]}..., but {digest[:10]}... was given",
         )
     return with_values(request, {f"{group}.image": digest})
 

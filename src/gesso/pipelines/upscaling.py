@@ -1,6 +1,6 @@
-"""Pictures made larger without diffusion: by interpolation, or by an upscaler network and interpolation to the size.
+"""Upscaling without diffusion (A1111: Extras): by interpolation, or by an upscaler network and then interpolation.
 
-Everything goes from top to bottom in bands, so that a result need not fit into memory.
+Pictures are processed in bands from top to bottom, so that a result need not fit into memory.
 """
 
 import math
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gesso.errors import GessoError
+from gesso.hints.sizing import Size
 from gesso.registry import Registry
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
@@ -24,24 +25,23 @@ RESAMPLERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-REACH = {"nearest": 1, "box": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # pixels that a filter looks to either side
-TO_SIZE = "lanczos"  # from what a network gives to the size that is asked for, as in A1111
-MAX_PASSES = 3  # of a network over its own result, as in A1111
+REACH = {"nearest": 1, "box": 1, "bilinear": 1, "bicubic": 2, "lanczos": 3}  # radius of each filter in pixels
+TO_SIZE = "lanczos"  # from a network's output to the requested size, as in A1111
+MAX_PASSES = 3  # how often a network is applied to its own output, as in A1111
 BAND = 256  # rows at a time
 
-Size = tuple[int, int]  # width, height
 Rows = NDArray[np.uint8]  # [H, W, 3]
 
 
 @dataclass(frozen=True)
 class ImageUpscaler:
-    """A way to make pictures larger that is chosen by name: interpolation, or the code of a plug-in.
+    """An upscaler that is chosen by name: an interpolation, or the code of a plug-in.
 
-    label    what A1111 calls it, or what its users would
-    enlarge  (picture, RGB; size that is wanted) -> picture; of another size it is brought to the wanted one by Lanczos
+    label    its name in A1111
+    enlarge  (RGB picture, requested size) -> picture; a result of another size is resized by Lanczos
     help     one line
-    aliases  what other tools call it
-    scale    how many times larger a picture becomes where no size is asked for
+    aliases  its names in other tools
+    scale    default scale, if no size is requested
     """
 
     label: str
@@ -61,15 +61,15 @@ UPSCALERS: Registry[ImageUpscaler] = Registry(
     ImageUpscaler,
     "gesso.upscalers",
     {
-        name: ImageUpscaler(label, partial(_interpolated, resampler=name), "Interpolation of pixels.")
+        name: ImageUpscaler(label, partial(_interpolated, resampler=name), "Interpolates pixels.")
         for name, label in _LABELS.items()
     },
 )
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """How a network goes over a picture; see `gesso.runtime.upscaling`."""
+class UpscalerTiles:
+    """Tiles of an upscaler network: side and rim in pixels; see `gesso.runtime.upscaling`."""
 
     side: int = TILE
     rim: int = RIM
@@ -79,19 +79,19 @@ def upscale(
     image: Image.Image,
     size: Size | None = None,
     upscaler: Upscaler | str = "lanczos",
-    tiles: Tiles = Tiles(),
+    tiles: UpscalerTiles = UpscalerTiles(),
     *,
     scale: float | None = None,
 ) -> Image.Image:
-    """A picture made larger (or smaller), RGB.
+    """Enlarges (or shrinks) a picture -> RGB.
 
-    size      width and height that are wanted, in pixels; or
-    scale     how many times larger. Without either: as the upscaler does by itself, twice for interpolation
-    upscaler  a name in UPSCALERS, or a network from `load_upscaler`, which goes over the picture until it is large
-              enough, three times at most. What either gives is brought to the size by Lanczos
-    tiles     how a network goes over the picture
-    Costs the memory of the result, and of a tile. Raises GessoError for an unknown name, ValueError for a size or scale
-    that no picture has.
+    size      requested width and height in pixels; or
+    scale     how many times larger. Without either: the upscaler's own scale, 2 for interpolation
+    upscaler  a name in UPSCALERS, or a network from `load_upscaler`, which is applied until the picture is large
+              enough, three times at most. Its result is resized to the requested size by Lanczos
+    tiles     tiles of a network
+    Needs the memory of the result and of a tile. Raises GessoError for an unknown name, ValueError for an invalid size
+    or scale.
     """
     if size is not None and scale is not None:
         raise ValueError(f"size {size} and scale {scale}: give one or the other")
@@ -110,21 +110,23 @@ def upscale(
 
 
 def own_scale(upscaler: Upscaler | str) -> float:
-    """How many times larger a picture becomes where nobody says how large."""
+    """The default scale of an upscaler."""
     return UPSCALERS[upscaler].scale if isinstance(upscaler, str) else upscaler.scale
 
 
 def scaled_size(size: Size, scale: float) -> Size:
-    """A size so many times larger, in whole pixels. Raises ValueError unless the scale is above 0 and finite."""
+    """A size multiplied by a scale, in whole pixels. Raises ValueError unless the scale is above 0 and finite."""
     if not 0 < scale < math.inf:  # not NaN either
         raise ValueError(f"scale {scale}: expected a number above 0")
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: Tiles = Tiles()) -> Iterator[Rows]:
-    """The picture at another size, RGB, from top to bottom, some rows at a time: for results too large for memory.
+def enlarged_rows(
+    image: Image.Image, size: Size, upscaler: Upscaler | str, tiles: UpscalerTiles = UpscalerTiles()
+) -> Iterator[Rows]:
+    """As `upscale`, some rows at a time from top to bottom: for results that do not fit into memory.
 
-    As `upscale`. Raises ValueError for a size below 1 and for an unknown name.
+    Raises ValueError for a size below 1 and for an unknown name.
     """
     if min(size) < 1:
         raise ValueError(f"size {size[0]}x{size[1]}: expected 1 or more")
@@ -141,43 +143,43 @@ def enlarged_rows(image: Image.Image, size: Size, upscaler: Upscaler | str, tile
         return
     for _ in range(_passes(image.size, size, upscaler.scale) - 1):
         image = Image.fromarray(np.concatenate(list(_bands(image, upscaler, tiles))))
-    made = (image.width * upscaler.scale, image.height * upscaler.scale)
-    yield from _resized(_bands(image, upscaler, tiles), made, size, TO_SIZE)
+    output_size = (image.width * upscaler.scale, image.height * upscaler.scale)
+    yield from _resized(_bands(image, upscaler, tiles), output_size, size, TO_SIZE)
 
 
-def network_input(size: Size, wanted: Size, scale: int) -> Size:
-    """The largest picture that a network of that scale is given on the way from one size to another."""
-    grown = int(scale ** (_passes(size, wanted, scale) - 1))
-    return size[0] * grown, size[1] * grown
+def network_input(size: Size, target: Size, scale: int) -> Size:
+    """Size of the largest input of a network of that scale on the way from one size to another."""
+    factor = int(scale ** (_passes(size, target, scale) - 1))
+    return size[0] * factor, size[1] * factor
 
 
-def _passes(size: Size, wanted: Size, scale: int) -> int:
-    """How often a network goes over the picture: once at least, since people ask for its look, too."""
+def _passes(size: Size, target: Size, scale: int) -> int:
+    """How often a network is applied: at least once, since users choose it for its look, too."""
     if scale == 1:
         return 1
-    ratio = max(wanted[0] / size[0], wanted[1] / size[1])
+    ratio = max(target[0] / size[0], target[1] / size[1])
     return min(MAX_PASSES, max(1, math.ceil(math.log(ratio, scale) - 1e-9)))
 
 
-def _bands(image: Image.Image, upscaler: Upscaler, tiles: Tiles) -> Iterator[Rows]:
+def _bands(image: Image.Image, upscaler: Upscaler, tiles: UpscalerTiles) -> Iterator[Rows]:
     levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     for band in upscaler.bands(levels, tiles.side, tiles.rim):
         yield band[0].permute(1, 2, 0).numpy()
 
 
-def _resized(bands: Iterator[Rows], size: Size, wanted: Size, resampler: str) -> Iterator[Rows]:
-    """Bands of a picture of `size` -> bands of it at the size that is wanted.
+def _resized(bands: Iterator[Rows], size: Size, target: Size, resampler: str) -> Iterator[Rows]:
+    """Bands of a picture of `size` -> bands of it at the target size.
 
-    Rows are kept only as long as a row to come looks at them.
+    Rows of the source are kept only as long as a later row needs them.
     """
-    if size == wanted:
+    if size == target:
         yield from bands
         return
-    ratio = size[1] / wanted[1]
+    ratio = size[1] / target[1]
     reach = math.ceil(REACH[resampler] * max(1.0, ratio)) + 1
     kept, first = np.empty((0, size[0], 3), dtype=np.uint8), 0  # rows of the source from `first` on
-    for top in range(0, wanted[1], BAND):
-        bottom = min(top + BAND, wanted[1])
+    for top in range(0, target[1], BAND):
+        bottom = min(top + BAND, target[1])
         begin, end = max(0, math.floor(top * ratio) - reach), min(size[1], math.ceil(bottom * ratio) + reach)
         parts = [kept[max(0, begin - first) :]]
         first = max(first, begin)
@@ -186,4 +188,4 @@ def _resized(bands: Iterator[Rows], size: Size, wanted: Size, resampler: str) ->
         kept = np.concatenate(parts) if len(parts) > 1 else parts[0]
         strip = Image.fromarray(kept[: end - first])
         box = (0.0, top * ratio - first, float(size[0]), min(bottom * ratio - first, float(strip.height)))
-        yield np.asarray(strip.resize((wanted[0], bottom - top), RESAMPLERS[resampler], box=box))
+        yield np.asarray(strip.resize((target[0], bottom - top), RESAMPLERS[resampler], box=box))

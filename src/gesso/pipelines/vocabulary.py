@@ -1,7 +1,7 @@
-"""What a model with a vocabulary of whole words owes the user: a word that it does not know is named, not drawn.
+"""Notices about words that gesso-mini does not know, for models with a vocabulary of whole words.
 
-Such a model (gesso-mini) was trained on a closed list of objects; its file carries that list as
-{name: [synonyms]}. A model with byte pairs (Stable Diffusion) knows every text, and nothing here concerns it.
+Such a model was trained on a closed list of objects; its file holds that list as {name: [synonyms]}. A model with byte
+pairs (Stable Diffusion) can read any text and gets no such notices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ MAX_NOTICE_WORD = 40  # characters of one
 def vocabulary_notices(
     tokenizer: Tokenizer, text: str, *, field: str, objects: Mapping[str, Sequence[str]], model: str
 ) -> tuple[Notice, ...]:
-    """Notices about one text: words ignored, and no object named where the model knows objects.
+    """Notices about one text: unknown words that were ignored, and a prompt without any object that the model knows.
 
-    field: "prompt" or "negative prompt"; only a prompt needs an object, and only where it says anything at all.
+    field: "prompt" or "negative prompt"; only a prompt needs an object, and only if it is not empty.
     """
     notices: list[Notice] = []
     name = field.replace(" ", "_")
@@ -29,25 +29,27 @@ def vocabulary_notices(
         more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         where = "" if field == "prompt" else f" in the {field}"
         data = {"words": list(unknown)}
-        notices.append(Notice(f"ignored{where}: {named}{more}", code="words_ignored", field=name, data=data))
+        notices.append(
+            Notice(f"unknown words ignored{where}: {named}{more}", code="words_ignored", field=name, data=data)
+        )
     if field == "prompt" and objects and text.strip() and not named_objects(tokenizer, text, objects):
         examples = ", ".join(list(objects)[:5])
         text = (
-            f"no object that {model} can draw is named, so expect nothing in particular. "
-            f"It knows {len(objects)}, such as {examples} (gesso models info lists them)"
+            f"{model} knows nothing in this prompt, so the picture will be meaningless. "
+            f"It draws {len(objects)} things, such as {examples} (gesso models info lists them)"
         )
         notices.append(Notice(text, code="no_object", field=name))
     return tuple(notices)
 
 
 def named_objects(tokenizer: Tokenizer, text: str, objects: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The objects whose name or synonym stands in the text, as one word or several in a row, plural or not."""
+    """The objects whose name or synonym occurs in the text, as one word or several in a row, singular or plural."""
     words = split_words(tokenizer.known_text(text))
-    found = []
+    names = []
     for name, synonyms in objects.items():
         if any(_contains(words, _words_of(phrase)) for phrase in (name, *synonyms)):
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 def _words_of(phrase: str) -> list[str]:
@@ -57,13 +59,13 @@ def _words_of(phrase: str) -> list[str]:
 
 
 def _contains(words: list[str], phrase: list[str]) -> bool:
-    """Whether the phrase stands in the words, any of its nouns in the plural ("slices of pizza")."""
+    """Whether the phrase occurs in the words, any of its nouns in the plural ("slices of pizza")."""
     starts = range(len(words) - len(phrase) + 1) if phrase else range(0)
     return any(all(words[i + k] in _forms(word) for k, word in enumerate(phrase)) for i in starts)
 
 
 def _forms(word: str) -> set[str]:
-    """A noun and its regular plurals; irregular ones stand in the list of synonyms."""
+    """A noun and its regular plurals; irregular ones are listed as synonyms."""
     forms = {word, word + "s", word + "es"}
     if word.endswith("y"):
         forms.add(word[:-1] + "ies")

@@ -1,1 +1,1 @@
-"""Where models run: the engine with its device, number format and resident models."""
+"""Where models run: the engine with its device, dtype and loaded models, offloading, memory plans, batching."""

@@ -1,10 +1,10 @@
-"""Runs side by side: whatever each wants computed next, its network calls are made here, alone or in one batch.
+"""Batching: makes the network calls of several runs, one by one or joined in one batch (continuous batching).
 
-A run is a generator that yields `NetworkCall`s (`gesso.diffusion.calls`). Calls of equal shape to the same network
-join, whatever their runs' prompts, guidance, samplers, schedules and numbers of steps; LoRA, ControlNets and
-IP-Adapters reach the rows of their own run alone. Computed together, rows may differ in their last bits from rows
-computed apart, since matrix products and convolutions choose the order of their sums by the size of a batch; apart they
-are the same bit by bit. `docs/log.md` has the figures.
+A run is a generator that yields `NetworkCall`s (`gesso.diffusion.calls`). Calls of equal shape to the same network can
+be joined, whatever their runs' prompts, guidance, samplers, schedules and numbers of steps; LoRA, ControlNets and
+IP-Adapters affect the rows of their own run alone. Rows computed in one batch may differ in their last bits from rows
+computed separately, since matrix products and convolutions choose the order of their sums by the batch size; computed
+separately, they are the same bit by bit. `docs/log.md` has the figures.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gesso.adapters.attaching import Attachment
-from gesso.diffusion.calls import Asking, NetworkCall
+from gesso.diffusion.calls import CallGenerator, NetworkCall
 from gesso.runtime.cancel import CancelledError, CancelToken
-from gesso.runtime.conditioning import Conditioning, Influence, Steer, joined_influence
+from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals, joined_residuals
 from gesso.runtime.model import LoadedModel
 
 R = TypeVar("R")
@@ -26,31 +26,31 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class UNetCaller:
-    """The UNet of a model as one run uses it: the network of its calls.
+    """The UNet of a model as one run calls it.
 
-    steer     control networks and IP-Adapters, asked before each call
-    adapters  LoRA on the UNet
+    control_function  ControlNets, T2I-Adapters and IP-Adapters, asked before each call
+    adapters          LoRA on the UNet
     """
 
     model: LoadedModel
-    steer: Steer | None = None
+    control_function: ControlFunction | None = None
     adapters: Attachment | None = None
 
     def __call__(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]"""
         adapters = self.adapters.on() if self.adapters is not None else None
-        return self.model.predict(z, timestep, conditioning, self.steer, adapters)
+        return self.model.predict(z, timestep, conditioning, self.control_function, adapters)
 
 
 @dataclass(frozen=True, eq=False)
 class PictureCaller:
-    """What turns latents into pixels, or pixels into more of them: `decode` or `upscale` of a model."""
+    """The VAE decoder or the upscaler of a model as one run calls it.  part: decode or upscale"""
 
     model: LoadedModel
     part: str
 
     def __call__(self, z: Tensor, timestep: Tensor, conditioning: None = None) -> Tensor:
-        """z [B, C, h, w] -> [B, 3, H, W]; neither timestep nor conditioning count."""
+        """z [B, C, h, w] -> [B, 3, H, W]; timestep and conditioning are ignored."""
         return self.model.decode(z) if self.part == "decode" else self.model.upscale(z)
 
 
@@ -60,15 +60,15 @@ def picture_call(model: LoadedModel, part: str, z: Tensor) -> NetworkCall:
 
 
 class Run(Generic[R]):
-    """One computation under way, and what became of it.
+    """A running computation, and its result or error.
 
-    asking  what it computes
-    cancel  looked at before each of its calls
+    calls   the generator that computes it
+    cancel  checked before each of its calls
     """
 
-    def __init__(self, asking: Asking[R], cancel: CancelToken | None = None) -> None:
-        self._asking, self._cancel = asking, cancel
-        self.call: NetworkCall | None = None  # what it waits for
+    def __init__(self, calls: CallGenerator[R], cancel: CancelToken | None = None) -> None:
+        self._calls, self._cancel = calls, cancel
+        self.call: NetworkCall | None = None  # that it waits for
         self.error: BaseException | None = None
         self._results: list[R] = []
         self._is_begun = False
@@ -79,47 +79,47 @@ class Run(Generic[R]):
         return bool(self._results) or self.error is not None
 
     def result(self) -> R:
-        """What came out. Raises the error that ended it, RuntimeError while it is under way."""
+        """The result. Raises the error that ended the run, RuntimeError while it is running."""
         if self.error is not None:
             raise self.error
         if not self._results:
-            raise RuntimeError("the run is not done")
+            raise RuntimeError("the run has not finished")
         return self._results[0]
 
     def close(self) -> None:
-        """Gives it up where it is not done; what it cleans up happens now."""
+        """Cancels the run unless it has ended; it cleans up at once."""
         if not self.is_done:
             self.error = CancelledError()
-            self._asking.close()
+            self._calls.close()
         self.call = None
 
     def advance(self, answer: Tensor | BaseException | None = None) -> None:
-        """On to the next call, or to the end. answer: of the call that it waits for, or the error that this raised."""
+        """Goes on to the next call, or to the end.  answer: output of the call that it waits for, or its error"""
         if self._cancel is not None and self._cancel.is_cancelled and not isinstance(answer, BaseException):
             answer = CancelledError()
         self.call = None
         try:
             if isinstance(answer, BaseException):
-                self.call = self._asking.throw(answer)
+                self.call = self._calls.throw(answer)
             elif not self._is_begun:
-                self.call = next(self._asking)
+                self.call = next(self._calls)
             else:
                 assert answer is not None
-                self.call = self._asking.send(answer)
+                self.call = self._calls.send(answer)
         except StopIteration as end:
             self._results.append(end.value)
         except Exception as error:
             self.error = error
-        except BaseException as error:  # Ctrl-C is for whoever drives, too
+        except BaseException as error:  # Ctrl-C: for the caller, too
             self.error = error
             raise
         self._is_begun = True
 
 
 class Batcher:
-    """Advances runs side by side, one network call each a step. Driven by one thread.
+    """Advances runs side by side, one network call each per step. Driven by one thread.
 
-    runs_per_call  how many runs share a call of a network: 1 computes each apart, bit by bit as alone
+    runs_per_call  batch size: how many runs share a network call. 1 computes each separately, bit by bit as alone
     """
 
     def __init__(self, runs_per_call: int = 1) -> None:
@@ -129,18 +129,18 @@ class Batcher:
         self._runs: list[Run[Any]] = []
 
     def add(self, run: Run[Any]) -> None:
-        """Takes part from the next step on."""
+        """Adds a run, from the next step on."""
         self._runs.append(run)
 
     @property
     def runs(self) -> tuple[Run[Any], ...]:
-        """Those under way."""
+        """The runs that have not ended."""
         return tuple(self._runs)
 
     def step(self) -> list[Run[Any]]:
-        """Makes the call that each run waits for, and lets it go on to the next. -> those that ended in this step
+        """Makes the call that each run waits for, and advances it to the next. -> the runs that ended in this step
 
-        A run that fails ends with its error, and no other run learns of it.
+        A run that fails ends with its error; other runs are not affected.
         """
         for run in self._runs:
             if run.call is None and not run.is_done:
@@ -153,9 +153,9 @@ class Batcher:
         return ended
 
     def complete(self, runs: Sequence[Run[R]]) -> list[R]:
-        """All of these to their ends, side by side. -> their results, in order
+        """Runs all of these to their ends, side by side. -> their results, in order
 
-        Raises the error of the first that failed, as soon as it fails; the others are given up then.
+        Raises the error of the first that fails, at once; the others are cancelled then.
         """
         for run in runs:
             self.add(run)
@@ -170,7 +170,7 @@ class Batcher:
             self._runs = [run for run in self._runs if not run.is_done]
 
     def _groups(self, waiting: Sequence[Run[Any]]) -> Iterator[list[Run[Any]]]:
-        """Runs whose calls are made together, in their order."""
+        """Groups of runs whose calls are made in one batch, in their order."""
         if self.runs_per_call == 1:
             yield from ([run] for run in waiting)
             return
@@ -186,15 +186,15 @@ class Batcher:
         calls = [run.call for run in group if run.call is not None]
         with torch.inference_mode():
             try:
-                answers: list[Tensor | BaseException] = list(_made_together(calls))
+                answers: list[Tensor | BaseException] = list(_answer_together(calls))
             except Exception as error:
-                answers = [error] if len(calls) == 1 else [_tried(call) for call in calls]
+                answers = [error] if len(calls) == 1 else [_answer_alone(call) for call in calls]
         for run, answer in zip(group, answers, strict=True):
             run.advance(answer)
 
 
-def _tried(call: NetworkCall) -> Tensor | BaseException:
-    """What a call gives alone, since the batch that it was in failed; an error is its own then."""
+def _answer_alone(call: NetworkCall) -> Tensor | BaseException:
+    """The output of a call made alone, after its batch failed; an error is its own then."""
     try:
         return call.make()
     except Exception as error:
@@ -202,7 +202,7 @@ def _tried(call: NetworkCall) -> Tensor | BaseException:
 
 
 def _shape_of(call: NetworkCall) -> tuple[Any, ...] | None:
-    """Equal for calls that one batch can hold; None for one that has to be alone."""
+    """A key, equal for calls that can share a batch; None for a call that has to be made alone."""
     network = call.network
     if not isinstance(network, UNetCaller | PictureCaller):
         return None
@@ -217,8 +217,8 @@ def _shape_of(call: NetworkCall) -> tuple[Any, ...] | None:
     return ("unet", merged, call.conditioning.shapes, *common)
 
 
-def _made_together(calls: Sequence[NetworkCall]) -> Sequence[Tensor]:
-    """The answers to calls of one `_shape_of`, computed in one batch."""
+def _answer_together(calls: Sequence[NetworkCall]) -> Sequence[Tensor]:
+    """The outputs of calls with the same `_shape_of`, computed in one batch."""
     if len(calls) == 1:
         return [calls[0].make()]
     sizes = [len(call.z) for call in calls]
@@ -230,34 +230,38 @@ def _made_together(calls: Sequence[NetworkCall]) -> Sequence[Tensor]:
     ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
     rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     controls = {id(control): control for network in networks for control in network.model.execution.controls.values()}
-    model = networks[0].model.beside({f"control {number}": each for number, each in enumerate(controls.values())})
+    model = networks[0].model.with_controls(
+        {f"control {number}": each for number, each in enumerate(controls.values())}
+    )
     output = model.predict(
         z,
         timestep,
         Conditioning.join([call.conditioning for call in calls]),
-        _joined_steer([(span, network.steer) for span, network in zip(rows, networks, strict=True)]),
+        _joined_control_function(
+            [(span, network.control_function) for span, network in zip(rows, networks, strict=True)]
+        ),
         _joined_adapters([(span, network.adapters) for span, network in zip(rows, networks, strict=True)], len(z)),
     )
     return output.split(sizes)
 
 
-def _joined_steer(parts: Sequence[tuple[slice, Steer | None]]) -> Steer | None:
-    """What each asks of its own rows, put together."""
-    if all(steer is None for _, steer in parts):
+def _joined_control_function(parts: Sequence[tuple[slice, ControlFunction | None]]) -> ControlFunction | None:
+    """One function that asks each for its own rows."""
+    if all(function is None for _, function in parts):
         return None
 
-    def steer(z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Influence:
-        influences = [
+    def joined(z: Tensor, timestep: Tensor, conditioning: Conditioning) -> ControlResiduals:
+        residuals = [
             (rows, own(z[rows], timestep[rows], conditioning.rows(rows))) for rows, own in parts if own is not None
         ]
-        return joined_influence(influences, len(z))
+        return joined_residuals(residuals, len(z))
 
-    return steer
+    return joined
 
 
 @contextmanager
 def _joined_adapters(parts: Sequence[tuple[slice, Attachment | None]], num_rows: int) -> Iterator[None]:
-    """Each on for its own rows; one that many runs share, on for all of theirs that lie side by side."""
+    """Applies each to its own rows; one that several adjacent runs share is applied to all their rows at once."""
     spans: list[tuple[slice, Attachment]] = []
     for rows, attachment in parts:
         if attachment is None:

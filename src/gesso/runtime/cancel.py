@@ -1,4 +1,4 @@
-"""Giving up what is under way: a token that whoever asked holds, and that is looked at before each network call."""
+"""Cancellation: a token that any thread can set, checked before each network call."""
 
 from threading import Event
 
@@ -15,16 +15,16 @@ class CancelledError(GessoError):
 
 
 class CancelToken:
-    """Cancels what it was given to, from any thread, once and for good.
+    """Cancels the work that it is passed to, from any thread, once and for good.
 
-    Drawing looks at it before each call of a network, so it ends within a part of a step, and leaves nothing behind.
+    Generation checks it before each network call, so it ends within a part of a step and leaves nothing behind.
     """
 
     def __init__(self) -> None:
         self._event = Event()
 
     def cancel(self) -> None:
-        """Asks for the end. May be called more than once, also when the work is done already."""
+        """Cancels. May be called more than once, and after the work is done."""
         self._event.set()
 
     @property
@@ -32,6 +32,6 @@ class CancelToken:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raises CancelledError once it is cancelled."""
+        """Raises CancelledError if it is cancelled."""
         if self.is_cancelled:
             raise CancelledError

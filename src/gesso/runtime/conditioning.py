@@ -1,4 +1,4 @@
-"""What a network call is told besides the noisy latents: text, added vector, pictures, a noise level."""
+"""Conditioning of a UNet call: text embeddings, added vector, extra channels; and the residuals of control networks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gesso.adapters.ip_adapter import PictureUse
+from gesso.adapters.ip_adapter import IPAdapterCall
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -16,12 +16,12 @@ class Conditioning:
 
     context  text, [B, L, D]
     added    vector that joins the time embedding, [B, A]: pooled text (gesso-mini), with sizes (SDXL)
-    concat   channels beside the latents, [B, C, h, w]: mask and masked picture (inpainting), picture (InstructPix2Pix,
+    concat   extra input channels, [B, C, h, w]: mask and masked picture (inpainting), picture (InstructPix2Pix,
              x4 upscaler)
-    level    int64 [B], noise level of the picture that is enlarged (x4 upscaler)
-    guidance [B], the scale that a distilled UNet is told (LCM)
-    negative bool [B], rows that guidance leads away from: control networks may leave them alone
-    window   int64 [B, 4], where in a larger whole the latents are, see `UNet.forward` (gesso-mini)
+    level    int64 [B], noise level of the picture that is upscaled (x4 upscaler)
+    guidance [B], guidance scale as an input of a guidance-distilled UNet (LCM)
+    negative bool [B], rows of the negative prompt: control networks may skip them
+    window   int64 [B, 4], where the latents lie in a larger picture, see `UNet.forward` (gesso-mini)
     """
 
     context: Tensor
@@ -33,15 +33,15 @@ class Conditioning:
     window: Tensor | None = None
 
     def repeat(self, rows: int) -> "Conditioning":
-        """One row -> as many equal ones."""
+        """One row, repeated."""
         return Conditioning(**{name: part.repeat_interleave(rows, 0) for name, part in self._parts().items()})
 
     def with_picture(self, concat: Tensor, level: Tensor | None = None) -> "Conditioning":
-        """The same text about a picture."""
+        """The same text, with the extra channels of a picture."""
         return replace(self, concat=concat, level=level)
 
     def marked(self, *, negative: bool) -> "Conditioning":
-        """The same, of one side of guidance."""
+        """The same, marked as rows of the positive or of the negative prompt."""
         return replace(
             self, negative=torch.full((len(self.context),), negative, device=self.context.device, dtype=torch.bool)
         )
@@ -51,7 +51,7 @@ class Conditioning:
         return Conditioning(**{name: part[which] for name, part in self._parts().items()})
 
     def to(self, dtype: torch.dtype) -> "Conditioning":
-        """The same in another number format; the noise level stays an integer."""
+        """The same in another dtype; the noise level stays an integer."""
         return Conditioning(
             **{name: part.to(dtype) if part.is_floating_point() else part for name, part in self._parts().items()}
         )
@@ -65,7 +65,7 @@ class Conditioning:
     def join(batches: "Sequence[Conditioning]") -> "Conditioning":
         """Batches one after the other. Raises ValueError where one has a part that another lacks.
 
-        Where only some say which rows guidance leads away from, the rows of the others count as not.
+        Where only some mark the rows of the negative prompt, the rows of the others count as positive.
         """
         parts = [batch._parts() for batch in batches]
         if any("negative" in each for each in parts):
@@ -83,38 +83,38 @@ class Conditioning:
         return tuple((name, part.dtype, part.shape[1:]) for name, part in self._parts().items() if name != "negative")
 
     def _parts(self) -> dict[str, Tensor]:
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: part for name, part in found.items() if part is not None}
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclass(frozen=True, eq=False)
-class Influence:
-    """What networks that steer add to a UNet in one call; see `models.unet.UNet.forward`.
+class ControlResiduals:
+    """Residuals that control networks add to a UNet in one call; see `models.unet.UNet.forward`.
 
-    control   to each skip, and last to the middle
-    features  to each level on the way down, and perhaps to the middle
-    pictures  of IP-Adapters, on while it is called
+    control   of ControlNets: added to each skip connection, and last to the middle block
+    features  of T2I-Adapters: added to each down level, and perhaps to the middle block
+    ip_adapters  context managers: image prompts are on the UNet while they are open
     """
 
     control: Sequence[Tensor] | None = None
     features: Sequence[Tensor] | None = None
-    pictures: tuple[PictureUse, ...] = ()
+    ip_adapters: tuple[IPAdapterCall, ...] = ()
 
-    def __add__(self, other: "Influence") -> "Influence":
+    def __add__(self, other: "ControlResiduals") -> "ControlResiduals":
         """Both together."""
         control, features = _sum(self.control, other.control), _sum(self.features, other.features)
-        return Influence(control, features, self.pictures + other.pictures)
+        return ControlResiduals(control, features, self.ip_adapters + other.ip_adapters)
 
 
-def joined_influence(parts: Sequence[tuple[slice, Influence]], num_rows: int) -> Influence:
-    """What reaches some rows each of a batch of num_rows; the other rows gain zeros."""
-    whole = Influence(pictures=tuple(use.on(rows) for rows, part in parts for use in part.pictures))
+def joined_residuals(parts: Sequence[tuple[slice, ControlResiduals]], num_rows: int) -> ControlResiduals:
+    """Residuals of parts of the rows, joined for a batch of num_rows; zeros elsewhere."""
+    whole = ControlResiduals(ip_adapters=tuple(use.on(rows) for rows, part in parts for use in part.ip_adapters))
     for rows, part in parts:
         control, features = (
             None if tensors is None else [_placed(tensor, rows, num_rows) for tensor in tensors]
             for tensors in (part.control, part.features)
         )
-        whole = whole + Influence(control, features)
+        whole = whole + ControlResiduals(control, features)
     return whole
 
 
@@ -131,8 +131,8 @@ def _sum(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> Seq
     return [a + b for a, b in zip(first, second, strict=True)]
 
 
-class Steer(Protocol):
-    """What is asked before each call of a UNet."""
+class ControlFunction(Protocol):
+    """Gives the control residuals of a UNet call; called before it."""
 
-    def __call__(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> Influence:
-        """z [B, C, h, w] without the channels beside the latents, timestep [B], conditioning of B rows -> for these"""
+    def __call__(self, z: Tensor, timestep: Tensor, conditioning: Conditioning) -> ControlResiduals:
+        """z [B, C, h, w] without extra channels, timestep [B], conditioning of B rows -> residuals of these rows"""

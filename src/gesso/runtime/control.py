@@ -1,19 +1,19 @@
-"""A network that steers, ready to run beside one model."""
+"""A ControlNet or T2I-Adapter that is loaded, for one model."""
 
 from dataclasses import dataclass
 
-from gesso.families.control_network import ControlParts, SteeringNetwork
+from gesso.families.control_network import ControlNetwork, ControlParts
 from gesso.runtime.residency import Component
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedControl:
-    """Made by `Engine.load_control`. It computes while it has joined the model's residency."""
+    """Made by `Engine.load_control`. It is onloaded with the model's UNet, see `LoadedModel.with_controls`."""
 
     name: str  # of the file or folder, without the path to it
     parts: ControlParts
     component: Component
 
     @property
-    def network(self) -> SteeringNetwork:
+    def network(self) -> ControlNetwork:
         return self.parts.network

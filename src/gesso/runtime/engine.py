@@ -1,4 +1,4 @@
-"""The engine: a device, number formats and the models that are loaded. Passed to whoever needs it, never a global."""
+"""The engine: a device, dtypes and the models that are loaded. An object that is passed, never a global."""
 
 import platform
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
 from gesso.events import Event, EventStream
 from gesso.families.control_network import load_control_network
-from gesso.families.image_prompt import load_image_encoder, load_image_prompt
+from gesso.families.ip_adapter import load_image_encoder, load_ip_adapter
 from gesso.families.loading import load_parts
-from gesso.families.parts import Parts
+from gesso.families.parts import ModelParts
 from gesso.request.environment import Environment
+from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.control import LoadedControl
-from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt
-from gesso.runtime.kept import Kept
+from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
+from gesso.runtime.lru_cache import LRUCache
 from gesso.runtime.mapped import return_memory_promptly
 from gesso.runtime.model import LoadedModel as LoadedModel
-from gesso.runtime.model import WeightFile, stamp
+from gesso.runtime.model import LoadedWeightFile, stamp
 from gesso.runtime.plan import MemoryPlan, Workload, make_plan, parse_size
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, memory_free, memory_used
-from gesso.runtime.reports import nbytes_of, reported
+from gesso.runtime.reports import load_with_events, nbytes_of
 from gesso.runtime.residency import Component
-from gesso.runtime.shelf import AdapterShelf
-from gesso.runtime.upscaling import RestingUpscaler, load_upscaler
+from gesso.runtime.upscaling import OffloadedUpscaler, load_upscaler
 
-# Models that the package carries: name -> file in gesso/data.
+# Built-in models: name -> file in gesso/data.
 EMBEDDED = {"gesso-mini": "gesso-mini.safetensors"}
 DEFAULT_MODEL = "gesso-mini"
 MAX_CONTROLS = 4  # control networks that stay loaded
@@ -41,23 +41,23 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Device, dtypes, resident models. Any number of engines may live in one process, and threads may share one.
+    """Device, dtypes, loaded models. A process may have several engines, and threads may share one.
 
-    turn           held by whoever uses the device, for a call of a network at least; calls of threads alternate
+    device_lock    held during each network call; calls of several threads alternate
 
     device         auto, cpu, cuda, cuda:N, mps
     dtype          auto, float32, bfloat16, float16; see `choose_precision`
-    rows_per_call  pictures that go through the networks together. 1 makes every picture the same alone or in a run, bit
-                   by bit. More is quicker, but matrix products and convolutions choose the order of their sums by the
-                   size of the batch: at the CPU sizes of gesso-mini, 20 steps, 2 to 6 together were 1.5 to 1.8 times
-                   as quick and moved 0.005 % of the colour values by one level of 255, none by more.
-    max_models     how many models stay loaded; the one used longest ago goes first
-    memory         bytes, or a text such as "6GiB", that a request may take in all (of the device's memory on a GPU, of
-                   the process on the CPU), kept by `plan`; "auto": what is free now; None: no limit, and everything is
-                   ready when `load` returns
+    rows_per_call  batch size: pictures that are computed together. 1 makes every picture the same alone or in a run,
+                   bit by bit. More is faster, but matrix products and convolutions choose the order of their sums by
+                   the batch size: at the CPU sizes of gesso-mini, 20 steps, 2 to 6 together were 1.5 to 1.8 times as
+                   fast and moved 0.005 % of the colour values by one level of 255, none by more.
+    max_models     how many models stay loaded; the least recently used is dropped first
+    memory         memory limit in bytes, or a text such as "6GiB" (of the device's memory on a GPU, of the process on
+                   the CPU), which `plan` keeps by offloading and tiling; "auto": what is free now; None: no limit, and
+                   everything is in memory when `load` returns
     hash_file      SHA-256 of a weight file, for recipes; a library that has hashed its files can say it at once
-    on_event       is called with every event, as if it had subscribed to `events` before anything happens
-    events         what the engine reports while it works, see `gesso.events`
+    on_event       is called with every event, like a subscriber of `events` from the beginning
+    events         stream of the engine's events, see `gesso.events`
     Raises GessoError for a device that is not there and for a dtype that it cannot use.
     """
 
@@ -86,16 +86,16 @@ class Engine:
         self.events = EventStream()
         if on_event is not None:
             self.events.subscribe(on_event)
-        self.shelf = AdapterShelf(events=self.events)
-        self.turn = RLock()
-        self._models = Kept[LoadedModel](max_models, room_first=True)
-        self._controls = Kept[tuple[Parts, LoadedControl]](MAX_CONTROLS)
-        self._others = Kept[Any](MAX_CONTROLS)
+        self.adapter_cache = AdapterCache(events=self.events)
+        self.device_lock = RLock()
+        self._models = LRUCache[LoadedModel](max_models, room_first=True)
+        self._controls = LRUCache[tuple[ModelParts, LoadedControl]](MAX_CONTROLS)
+        self._others = LRUCache[Any](MAX_CONTROLS)
         self._jobs = count(1)
 
     @property
     def max_models(self) -> int:
-        """How many models stay loaded; more may be asked for at any time."""
+        """How many models stay loaded; can be changed at any time."""
         return self._models.max_items
 
     @max_models.setter
@@ -113,8 +113,8 @@ class Engine:
     ) -> LoadedModel:
         """A model by its name ("gesso-mini") or from a file or a diffusers folder, from memory where it is loaded.
 
-        family, prediction, vae, unet: where the file does not tell, or something else is wanted; see `load_parts`.
-        Raises GessoError where there is none, or the file is not a model that gesso can use.
+        family, prediction, vae, unet: override what is detected from the file; see `load_parts`.
+        Raises GessoError if there is none, or gesso cannot use the file.
         """
         path = find_model(model)
         vae, unet = (None if other is None else find_model(other) for other in (vae, unet))
@@ -131,11 +131,11 @@ class Engine:
             return nbytes_of(*loaded.parts.networks.values())
 
         return self._models.get(
-            key, lambda: reported(self.events, "model", name, load, nbytes, lambda loaded: loaded.family.name)
+            key, lambda: load_with_events(self.events, "model", name, load, nbytes, lambda loaded: loaded.family.name)
         )
 
-    def _load(self, path: Path, name: str, parts: Parts) -> LoadedModel:
-        weights = tuple(WeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
+    def _load(self, path: Path, name: str, parts: ModelParts) -> LoadedModel:
+        weights = tuple(LoadedWeightFile(_short_name(file, path), file, stamp(file)) for file in parts.files)
         model = LoadedModel(
             name=name,
             parts=parts,
@@ -143,20 +143,20 @@ class Engine:
             precision=self.precision,
             weights=weights,
             hash_file=self.hash_file,
-            turn=self.turn,
+            device_lock=self.device_lock,
         )
-        if self.memory is None:  # otherwise a plan says what is in memory when
+        if self.memory is None:  # otherwise a plan says what is in memory, and when
             with model.using(*parts.networks):
                 pass
         return model
 
     def load_control(self, path: Path, model: LoadedModel) -> LoadedControl:
-        """A network that steers this model, from a file or a folder; from memory where it is loaded.
+        """A ControlNet or T2I-Adapter for this model, from a file or a folder; from memory if it is loaded.
 
-        Raises GessoError where it is none, or one for models of another architecture.
+        Raises GessoError if it is neither, or made for models of another architecture.
         """
 
-        def load() -> tuple[Parts, LoadedControl]:  # the model's parts are held so that their id stays their own
+        def load() -> tuple[ModelParts, LoadedControl]:  # the model's parts are held so that their id stays their own
             parts = load_control_network(path, model.family, model.parts.unet)
             component = Component("control", parts.network, self.device, path)
             return model.parts, LoadedControl(path.name, parts, component)
@@ -164,62 +164,64 @@ class Engine:
         key = (str(path.resolve()), *stamp(find_model(path)), id(model.parts))
         return self._controls.get(
             key,
-            lambda: reported(self.events, "control", path.name, load, lambda loaded: nbytes_of(loaded[1].network)),
+            lambda: load_with_events(
+                self.events, "control", path.name, load, lambda loaded: nbytes_of(loaded[1].network)
+            ),
         )[1]
 
-    def load_image_prompt(self, path: Path, model: LoadedModel) -> LoadedImagePrompt:
-        """An IP-Adapter for this model; from memory where it is loaded. Raises GessoError as `load_control`."""
+    def load_ip_adapter(self, path: Path, model: LoadedModel) -> LoadedIPAdapter:
+        """An IP-Adapter for this model; from memory if it is loaded. Raises GessoError as `load_control`."""
 
-        def load() -> LoadedImagePrompt:
-            network, file = load_image_prompt(path, model.family)
-            return LoadedImagePrompt(network, Component("image prompt", network, self.device, file), file)
+        def load() -> LoadedIPAdapter:
+            network, file = load_ip_adapter(path, model.family)
+            return LoadedIPAdapter(network, Component("IP-Adapter", network, self.device, file), file)
 
-        return self._kept("image_prompt", path, load, lambda prompt: nbytes_of(prompt.network), model.family.name)
+        return self._cached("image_prompt", path, load, lambda prompt: nbytes_of(prompt.network), model.family.name)
 
     def load_image_encoder(self, path: Path) -> LoadedImageEncoder:
-        """CLIP's image encoder; from memory where it is loaded. Raises ModelFileError where it is none."""
+        """CLIP's image encoder, for IP-Adapters; from memory if it is loaded. Raises ModelFileError if it is none."""
 
         def load() -> LoadedImageEncoder:
             network, file = load_image_encoder(path)
             return LoadedImageEncoder(network, Component("image encoder", network, self.device, file), file)
 
-        return self._kept("image_encoder", path, load, lambda encoder: nbytes_of(encoder.network))
+        return self._cached("image_encoder", path, load, lambda encoder: nbytes_of(encoder.network))
 
-    def load_upscaler(self, path: Path) -> RestingUpscaler:
-        """An upscaler network for second passes; from memory where it is loaded. Raises ModelFileError."""
+    def load_upscaler(self, path: Path) -> OffloadedUpscaler:
+        """An upscaler network for second passes; from memory if it is loaded. Raises ModelFileError."""
 
-        def load() -> RestingUpscaler:
+        def load() -> OffloadedUpscaler:
             upscaler = load_upscaler(path, dtype=None)
-            return RestingUpscaler(upscaler, Component("upscaler network", upscaler.network, self.device, path))
+            return OffloadedUpscaler(upscaler, Component("upscaler network", upscaler.network, self.device, path))
 
-        return self._kept("upscaler", path, load, lambda resting: nbytes_of(resting.upscaler.network))
+        return self._cached("upscaler", path, load, lambda offloaded: nbytes_of(offloaded.upscaler.network))
 
-    def _kept(self, kind: str, path: Path, load: Callable[[], T], nbytes: Callable[[T], int], *key: str) -> T:
-        """What was loaded before, or is loaded now. key: what else the same file may be loaded for"""
-        kept: T = self._others.get(
+    def _cached(self, kind: str, path: Path, load: Callable[[], T], nbytes: Callable[[T], int], *key: str) -> T:
+        """A value from the cache, loaded if it is not there.  key: tells apart what one file is loaded for"""
+        value: T = self._others.get(
             (kind, path, *key, *stamp(find_model(path))),
-            lambda: reported(self.events, kind, path.name, load, nbytes),
+            lambda: load_with_events(self.events, kind, path.name, load, nbytes),
         )
-        return kept
+        return value
 
     def next_job(self) -> int:
-        """A number for a call of a pipeline: 1, 2, 3, ... for this engine, by which its events are told apart."""
+        """A number for a call of a pipeline, 1, 2, 3, ... for this engine; events carry it."""
         return next(self._jobs)
 
     def plan(self, model: LoadedModel, work: Workload) -> MemoryPlan:
-        """How a request of this size runs within the engine's memory, and what it takes. Follow it by `model.under`.
+        """How a request of this size runs within the memory limit, and what it needs. `model.with_plan` follows it.
 
         Costs a second or two the first time, when torch imports what counting needs, and some 80 MiB. Raises GessoError
-        where the memory cannot be kept, saying the least that is possible.
+        if the limit cannot be kept, and names the least that is possible.
         """
-        with self.turn:
+        with self.device_lock:
             # Before the process is measured: it remembers the counts.
             make_plan(model.footprint, work, budget=None, base=0)
-            base = memory_used(self.device) - model.residency.settled_nbytes(work.components)
+            base = memory_used(self.device) - model.residency.onloaded_nbytes(work.components)
             return make_plan(model.footprint, work, budget=self.memory, base=max(base, 0))
 
     def environment(self) -> Environment:
-        """What else can change the last bits of a picture."""
+        """What can change the last bits of a picture besides the request: versions, device, dtype."""
         return Environment(
             gesso=gesso.__version__,
             torch=str(torch.__version__),
@@ -238,13 +240,13 @@ def find_model(model: str | Path) -> Path:
         path = Path(str(resources.files("gesso") / "data" / EMBEDDED[name]))
         if not path.is_file():
             raise GessoError(
-                f"{name}: this installation lacks {path.name}. Install gesso again, or give `model` a file",
+                f"{name}: {path.name} is missing from this installation. Reinstall gesso, or set `model` to a file",
                 code="missing",
             )
         return path
     if "\0" in name or not name:
         raise GessoError(
-            "`model`: empty, or with a NUL character; give a name, a file or a folder",
+            "`model`: empty, or contains a NUL character; give a name, a file or a folder",
             code="invalid_name",
             field="model",
         )
@@ -255,7 +257,7 @@ def find_model(model: str | Path) -> Path:
         raise GessoError(f"{name[:200]}: cannot be read ({error.strerror})", code="unreadable") from error
     if not exists:
         raise GessoError(
-            f"{name}: no such file or folder, and no model of that name. Known names: {', '.join(EMBEDDED)}; "
+            f"{name}: no model, file or folder of that name. Known names: {', '.join(EMBEDDED)}; "
             "otherwise give a .safetensors file or a diffusers folder",
             code="unknown_name",
             field="model",

@@ -1,7 +1,7 @@
-"""Numbers that are not finite: noticed, computed once more in float32, or an error that names what made them.
+"""NaN and infinity in the output of a network: recomputed in float32, or an error that names the module at fault.
 
-Half precision ends at 65504 (float16) or has 8 bits (bfloat16); some networks leave that range for some pictures. What
-comes out then is NaN, and a tool that does not look shows it as black.
+Half precision ends at 65504 (float16) or has 8 bits (bfloat16); some networks overflow it for some pictures. The output
+is NaN then, which tools that do not check show as a black picture (A1111: --no-half-vae).
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gesso.diffusion.calls import Asking, answered
+from gesso.diffusion.calls import CallGenerator, run_calls
 from gesso.errors import GessoError
 from gesso.families.parts import is_finite
 from gesso.notices import Notice
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LABELS = {
-    "text": "the text model",
-    "text_2": "the second text model",
+    "text": "the text encoder",
+    "text_2": "the second text encoder",
     "unet": "the UNet",
-    "vae": "the autoencoder",
+    "vae": "the VAE",
     "upscaler": "the upscaler",
 }
 
 
 class NotFiniteError(GessoError):
-    """A network gave NaN or infinity, in float32 too. `part` is its name, `module` the first one inside that did."""
+    """A network produced NaN or infinity, even in float32.  part: its name; module: the first module inside that did"""
 
     default_code = "not_finite"
 
@@ -42,18 +42,18 @@ class NotFiniteError(GessoError):
         self.part, self.module = part, module
 
 
-class AllLostError(Exception):
-    """Raised within a computation of `finite` to stop it early: no row is finite any more. Never leaves it."""
+class NoFiniteRowError(Exception):
+    """Raised and caught within a computation of `finite` to stop it early: no row is finite any more."""
 
 
 @dataclass(frozen=True)
 class Finite:
-    """What a network gave, finite in every row.
+    """The output of a network, finite in every row.
 
-    value   in float32 where rows were computed again
-    rows    these rows
-    notice  what the user should know about these; None where there are none
-    part    the network that was computed again: text, text_2, unet, vae, upscaler; "" where none was
+    value   the output; float32 if rows were recomputed
+    rows    the rows that were recomputed in float32
+    notice  about these rows; None if there are none
+    part    the network that was recomputed: text, text_2, unet, vae, upscaler; "" for none
     """
 
     value: Tensor
@@ -62,98 +62,102 @@ class Finite:
     part: str = ""
 
     def notices(self, row: int) -> tuple[Notice, ...]:
-        """What to say about one row."""
+        """Notices about one row."""
         return (self.notice,) if self.notice and row in self.rows else ()
 
 
-def lost_rows(x: Tensor) -> Tensor:
-    """Rows that hold a number that is not finite.  x [B, ...] -> bool [B]"""
+def nonfinite_rows(x: Tensor) -> Tensor:
+    """Rows that contain NaN or infinity.  x [B, ...] -> bool [B]"""
     return ~torch.isfinite(x).flatten(1).all(dim=1)
 
 
-def stop_when_all_lost(x: Tensor) -> None:
-    """For a sampler's steps: raises AllLostError where no row of x [B, ...] is finite, so that no time is lost on it.
+def stop_when_all_nonfinite(x: Tensor) -> None:
+    """Raises NoFiniteRowError if no row of x [B, ...] is finite; for a sampler's steps, to save the time of the others.
 
-    A row that is lost beside others that are not keeps going: they shall come out as they would alone.
+    While one row is finite the steps go on, so that it comes out as it would alone.
     """
-    if bool(lost_rows(x).all()):
-        raise AllLostError
+    if bool(nonfinite_rows(x).all()):
+        raise NoFiniteRowError
 
 
 def finite(part: str, compute: Callable[..., Tensor], *models: "LoadedModel") -> Finite:
-    """compute(*models), and where rows of it are not finite, once more with `part` in float32, for these rows.
+    """compute(*models); rows that are not finite are recomputed with `part` in float32.
 
-    As `asking_finite`, for a computation that makes its calls itself.
+    As `finite_calls`, for a computation that makes its calls itself.
     """
 
-    def asking(*models: "LoadedModel") -> Asking[Tensor]:
+    def calls(*models: "LoadedModel") -> CallGenerator[Tensor]:
         yield from ()  # asks for nothing
         return compute(*models)
 
-    return answered(asking_finite(part, asking, *models))
+    return run_calls(finite_calls(part, calls, *models))
 
 
-def asking_finite(part: str, compute: Callable[..., Asking[Tensor]], *models: "LoadedModel") -> Asking[Finite]:
-    """compute(*models), and where rows of it are not finite, once more with `part` in float32, for these rows.
+def finite_calls(
+    part: str, compute: Callable[..., CallGenerator[Tensor]], *models: "LoadedModel"
+) -> CallGenerator[Finite]:
+    """compute(*models); rows that are not finite are recomputed with `part` in float32.
 
-    part     text, text_2, unet, vae or upscaler: whose work it is
-    compute  -> [B, ...]; gives the same each time it is called (draws its noise anew); it is given the models as they
-             are to be used, so it must use those
-    models   those whose network of that name works in it: a model, and perhaps its refiner
-    The rows that were finite stay as they were, so a picture does not depend on its neighbours. Raises NotFiniteError,
-    which names the first module inside whose result was not finite, where float32 does not help.
+    part     the network that computes: text, text_2, unet, vae or upscaler
+    compute  -> [B, ...]; returns the same each time it is called (draws its noise anew), and uses the models that it
+             is passed
+    models   the models whose network `part` it uses: a model, and perhaps its refiner
+    Rows that were finite are not changed, so a picture does not depend on the others of its batch. Raises
+    NotFiniteError, with the first module whose output was not finite, if float32 does not help.
     """
     value: Tensor | None = None
-    with suppress(AllLostError):
+    with suppress(NoFiniteRowError):
         value = yield from compute(*models)
-    lost = None if value is None else lost_rows(value)
-    if lost is not None and value is not None and not bool(lost.any()):
+    nonfinite = None if value is None else nonfinite_rows(value)
+    if nonfinite is not None and value is not None and not bool(nonfinite.any()):
         return Finite(value)
-    before = models[0].dtype(part)
-    if before == torch.float32:
+    dtype = models[0].dtype(part)
+    if dtype == torch.float32:
         raise (yield from _error(part, compute, models))
-    wide = [model.in_float32(part) for model in models]
-    again: Tensor | None = None
-    with suppress(AllLostError):
-        again = yield from compute(*wide)
-    if again is not None and lost is None:
-        lost = torch.ones(len(again), dtype=torch.bool, device=again.device)
-    if again is None or lost is None or bool((lost_rows(again) & lost).any()):
-        raise (yield from _error(part, compute, wide))
-    rows = tuple(int(row) for row in lost.nonzero())
+    in_float32 = [model.in_float32(part) for model in models]
+    recomputed: Tensor | None = None
+    with suppress(NoFiniteRowError):
+        recomputed = yield from compute(*in_float32)
+    if recomputed is not None and nonfinite is None:
+        nonfinite = torch.ones(len(recomputed), dtype=torch.bool, device=recomputed.device)
+    if recomputed is None or nonfinite is None or bool((nonfinite_rows(recomputed) & nonfinite).any()):
+        raise (yield from _error(part, compute, in_float32))
+    rows = tuple(int(row) for row in nonfinite.nonzero())
     if value is not None:
-        again = torch.where(lost.reshape(-1, *[1] * (again.ndim - 1)), again, value.to(again.dtype))
-    text = f"{LABELS[part]} left the range of {_name(before)}; computed again in float32"
-    notice = Notice(text, code="numbers_rescued", data={"part": part, "dtype": _name(before)})
+        recomputed = torch.where(
+            nonfinite.reshape(-1, *[1] * (recomputed.ndim - 1)), recomputed, value.to(recomputed.dtype)
+        )
+    text = f"{LABELS[part]} produced NaN or infinity in {_name(dtype)} and was recomputed in float32"
+    notice = Notice(text, code="recomputed_in_float32", data={"part": part, "dtype": _name(dtype)})
     log.info("%s: %s", models[0].name, notice)
-    return Finite(again, rows, notice, part)
+    return Finite(recomputed, rows, notice, part)
 
 
 def _error(
-    part: str, compute: Callable[..., Asking[Tensor]], models: "Sequence[LoadedModel]"
+    part: str, compute: Callable[..., CallGenerator[Tensor]], models: "Sequence[LoadedModel]"
 ) -> Generator[Any, Tensor, NotFiniteError]:
     model, module = (yield from first_bad_module(part, compute, models)) or (models[0], None)
-    inside = f" ({module} is the first of its modules that did)" if module else ""
+    inside = f" (first in module {module})" if module else ""
     dtype = _name(model.dtype(part))
     message = (
-        f"{model.name}: {part} gave numbers that are not finite in {dtype}{inside}. "
-        "The file may be damaged, or an adapter or a setting too strong"
+        f"{model.name}: {LABELS[part]} produced NaN or infinity in {dtype}{inside}. "
+        "The file may be damaged, or the weight of an adapter or a setting too high"
     )
     return NotFiniteError(message, part, module)
 
 
 def first_bad_module(
-    part: str, compute: Callable[..., Asking[Tensor]], models: "Sequence[LoadedModel]"
+    part: str, compute: Callable[..., CallGenerator[Tensor]], models: "Sequence[LoadedModel]"
 ) -> "Generator[Any, Tensor, tuple[LoadedModel, str] | None]":
-    """Computes once more and looks at every module of `part`, and of what steers it: the first whose result is not
-    finite while what it was given is. None where there is none: then the numbers came in from elsewhere."""
+    """Computes once more and checks every module of `part`, and of its control networks: the first whose output is not
+    finite although its inputs are. None if there is none: then NaN or infinity came in from elsewhere."""
     bad: list[tuple[LoadedModel, str]] = []
 
-    def look(model: "LoadedModel", name: str) -> Callable[..., None]:
+    def check_outputs(model: "LoadedModel", name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not bad and isinstance(output, Tensor) and not is_finite(output):
-                given = [value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()]
-                if all(is_finite(value) for value in given):
+                tensors = [value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()]
+                if all(is_finite(value) for value in tensors):
                     bad.append((model, name))
                     raise _FirstBad
 
@@ -164,18 +168,18 @@ def first_bad_module(
         with ExitStack() as stack:
             for prefix, network in _networks(model, part):
                 for name, module in network.named_modules():
-                    if not any(True for _ in module.children()):  # leaves: the others contain them
-                        stack.callback(module.register_forward_hook(look(model, prefix + name)).remove)
+                    if not any(True for _ in module.children()):  # leaf modules
+                        stack.callback(module.register_forward_hook(check_outputs(model, prefix + name)).remove)
             yield
 
-    with suppress(_FirstBad, AllLostError):
-        yield from compute(*(model.watched(watching) for model in models))
+    with suppress(_FirstBad, NoFiniteRowError):
+        yield from compute(*(model.with_watch(watching) for model in models))
     return bad[0] if bad else None
 
 
 def _networks(model: "LoadedModel", part: str) -> list[tuple[str, nn.Module]]:
-    """The network of that name, and those that work with it, with what stands before the names of their modules: what
-    steers the UNet, a second text model."""
+    """The network `part` and those that compute with it (control networks of the UNet, a second text encoder), each
+    with a prefix for the names of its modules."""
     components = dict(model.residency.components)
     others: list[tuple[str, nn.Module]] = []
     if part == "unet":
@@ -185,7 +189,7 @@ def _networks(model: "LoadedModel", part: str) -> list[tuple[str, nn.Module]]:
     return [("", components[part].network), *others]
 
 
-class _FirstBad(Exception):  # noqa: N818  # no error: what ends the search
+class _FirstBad(Exception):  # noqa: N818  # not an error: it ends the search
     pass
 
 

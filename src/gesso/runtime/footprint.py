@@ -1,8 +1,8 @@
-"""How much memory a network's activations take, found without running it.
+"""Measures how much memory a network's activations need, without computing them.
 
-The network runs once on the meta device, where tensors have shapes and no numbers, while every storage that comes and
-goes is counted. So the figure follows the code: what a module keeps alive, it pays for. Attention is taken as torch's
-fused kernels compute it, block by block, unless told that the scores are written down.
+The network runs once on the meta device, where tensors have shapes but no data, while every storage that is allocated
+and freed is counted. So the figure follows the code. Attention is counted as torch's fused kernels compute it, block by
+block, unless the caller says that the scores are materialised.
 """
 
 import weakref
@@ -23,14 +23,14 @@ class _Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: set[int] = set()
+        self._counted: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
-                self._count(leaf, 0)  # a parameter, or given by the caller: not this network's to hold
+                self._count(leaf, 0)  # a parameter, or a tensor of the caller: not an activation
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -40,19 +40,19 @@ class _Live(TorchDispatchMode):
     def _count(self, tensor: Tensor, nbytes: int) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key not in self._seen:
-            self._seen.add(key)
+        if key not in self._counted:
+            self._counted.add(key)
             self.now += nbytes
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self._forget, key, nbytes)
 
     def _forget(self, key: int, nbytes: int) -> None:
-        self._seen.discard(key)
+        self._counted.discard(key)
         self.now -= nbytes
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention as one operation. scores: whether the table of all scores is written down."""
+    """Attention as one operation.  scores: whether the matrix of all scores is materialised"""
 
     def __init__(self, *, scores: bool) -> None:
         super().__init__()

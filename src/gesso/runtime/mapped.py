@@ -1,6 +1,6 @@
-"""Memory below the tensors: files that are mapped, and blocks for what is copied out of them.
+"""Memory-mapped weight files, and blocks of memory for the tensors that are copied out of them.
 
-What the system does not offer (madvise is Linux) is left out: the numbers are the same, only memory or time are not.
+Steps that the system does not offer (madvise is Linux) are skipped; that costs memory or time and changes no weight.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 @dataclass(frozen=True)
 class MappedFiles:
-    """Address ranges of this process that show a file.
+    """Address ranges of this process that are mapped from a file.
 
     Only there may pages be given back: elsewhere they hold the only copy of the numbers.
     """
@@ -32,7 +32,7 @@ class MappedFiles:
 
     @classmethod
     def now(cls) -> "MappedFiles":
-        """Those of this moment; none where the system does not list them."""
+        """The present mappings; none where the system does not list them."""
         starts, ends = [], []
         try:
             lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -48,7 +48,7 @@ class MappedFiles:
         return cls(tuple(starts), tuple(ends))
 
     def shows(self, tensor: Tensor) -> bool:
-        """Whether the numbers of a tensor are those of a mapped file."""
+        """Whether the memory of a tensor is mapped from a file."""
         if tensor.device.type != "cpu":
             return False
         begin, end = _span(tensor)
@@ -95,19 +95,19 @@ def _advise(begin: int, end: int, advice: int) -> None:
 def return_memory_promptly() -> None:
     """Makes the C library give memory of 1 MiB or more back as soon as it is freed, for the whole process.
 
-    Otherwise glibc raises that limit to 32 MiB as it learns, and tensors below it leave holes that nobody else can use:
-    of 110 MiB that a tiled decoder needs at most, 100 stayed with the process. Costs the pages' first touch again.
+    Otherwise glibc raises that limit to 32 MiB as it learns, and tensors below it leave holes that nothing else can
+    use: of 110 MiB that a tiled decoder needs at most, 100 stayed with the process. Costs the pages' first touch again.
     """
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, 2**20)  # M_MMAP_THRESHOLD
 
 
-class Block:
+class MemoryBlock:
     """One piece of memory for many tensors; it goes back to the system when the last tensor in it is gone."""
 
     def __init__(self, tensors: Iterable[tuple[int, torch.dtype]]) -> None:
-        """tensors: count and number format of each, in the order in which they will be taken."""
+        """tensors: number of elements and dtype of each, in the order in which they will be taken."""
         nbytes = sum(_padded(count * dtype.itemsize) for count, dtype in tensors)
         self._at = 0
         self._memory: Any = None
@@ -116,7 +116,7 @@ class Block:
             self._memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def take(self, count: int, dtype: torch.dtype) -> Tensor:
-        """The next `count` numbers, flat; not yet written."""
+        """The next `count` elements, flat and uninitialised."""
         if self._memory is None or not count:
             return torch.empty(count, dtype=dtype)
         taken = torch.frombuffer(self._memory, dtype=dtype, count=count, offset=self._at)

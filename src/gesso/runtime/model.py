@@ -1,4 +1,4 @@
-"""A model that is ready to run: its networks by the jobs that pipelines give them."""
+"""A loaded model: encodes prompts, predicts noise with the UNet, decodes and encodes with the VAE."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -15,10 +15,10 @@ from gesso.adapters.names import Target
 from gesso.checkpoints.safetensors_file import sha256_of
 from gesso.errors import GessoError
 from gesso.families.base import Family
-from gesso.families.encoding import EncodedPrompt, Reading, Sizes, encode_prompt
-from gesso.families.parts import Parts
+from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
+from gesso.families.parts import ModelParts
 from gesso.models.vae import AutoencoderKL
-from gesso.runtime.conditioning import Conditioning, Influence, Steer
+from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
@@ -29,22 +29,22 @@ from gesso.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class WeightFile:
-    """A file that weights were read from, as it was then."""
+class LoadedWeightFile:
+    """A file that weights were loaded from.  stamp: its size and time of change at that moment"""
 
     name: str  # without the path to the model
     path: Path
     stamp: tuple[int, ...]
 
     def sha256(self, hash_file: Callable[[Path], str]) -> str:
-        """Raises GessoError where the file has changed or gone."""
+        """Raises GessoError if the file has changed or is missing."""
         try:
             same = stamp(self.path) == self.stamp
         except OSError:
             same = False
         if not same:
             raise GessoError(
-                f"{self.path}: changed or gone since it was loaded; load the model again",
+                f"{self.path}: changed or removed since it was loaded; load the model again",
                 code="changed",
                 data={"path": str(self.path)},
             )
@@ -52,20 +52,20 @@ class WeightFile:
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of change of the file, or of every file of a folder, since a changed model is loaded again."""
+    """Size and time of change of a file, or of each safetensors file of a folder; they show whether a model changed."""
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     return tuple(number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Execution:
-    """How the networks of a model compute for one run. It goes with the calls; nothing of it stays on the model.
+    """How the networks of a model compute for one run. It is part of each call; the model itself is not changed.
 
-    plan      what is in memory when, and how large the calls are; None: everything stays and goes whole
+    plan      memory plan: offloading, batch sizes, tiles; None: everything stays in memory and is computed whole
     float32   networks that compute in float32, whatever the model's dtypes
-    controls  networks that work whenever the UNet does, by a name
-    tiling    axes along which a picture's sides continue each other: x, y, xy; None: none
-    watch     entered around each call: hooks that look at what networks give
+    controls  control networks by name, onloaded with the UNet
+    tiling    axes of seamless tiling: x, y, xy; None: none
+    watch     context manager entered around each call: hooks that check the outputs of networks
     """
 
     plan: MemoryPlan | None = None
@@ -79,19 +79,19 @@ class Execution:
 class LoadedModel:
     """The networks of one model on one device. Made by `Engine.load`; any number of threads may use it at once.
 
-    Networks become ready when they are first used, and stay so unless a plan says otherwise. A call of a network has
-    the device for itself: `turn` is held for as long, by whatever run, and what the run wants on the networks (LoRA,
-    IP-Adapters, control networks, a memory plan, seamless sides) is there during its own calls alone. `under`,
-    `in_float32` and their like give the same model with another `execution`; they share everything else.
+    Networks are loaded into memory when they are first used, and stay there unless a plan says otherwise. A network
+    call holds `device_lock`, so it has the device for itself, and what a run attaches to the networks (LoRA,
+    IP-Adapters, ControlNets, a memory plan, seamless tiling) is there during its own calls alone. `with_plan`,
+    `in_float32` and the like give the same model with another `execution`; they share everything else.
     """
 
     name: str  # "gesso-mini", or the name of the file or folder, without the path to it
-    parts: Parts
+    parts: ModelParts
     device: torch.device
     precision: Precision
-    weights: tuple[WeightFile, ...] = ()  # the UNet's first
-    hash_file: Callable[[Path], str] = sha256_of  # a cache of hashes may stand in
-    turn: AbstractContextManager[Any] = field(default_factory=RLock)  # one for all models of a device
+    weights: tuple[LoadedWeightFile, ...] = ()  # the UNet's first
+    hash_file: Callable[[Path], str] = sha256_of  # or a function with a cache
+    device_lock: AbstractContextManager[Any] = field(default_factory=RLock)  # one for all models of a device
     execution: Execution = Execution()
     _shared: "_Shared | None" = None
 
@@ -101,7 +101,7 @@ class LoadedModel:
 
     @property
     def shared(self) -> "_Shared":
-        """What all views of one model have in common, computed when first asked for."""
+        """What all views of one model have in common, computed when first needed."""
         assert self._shared is not None
         return self._shared
 
@@ -115,74 +115,74 @@ class LoadedModel:
 
     @property
     def residency(self) -> Residency:
-        """Which networks are in memory, and in which dtype."""
+        """Onloads and offloads the networks: which are in memory, in which dtype."""
         return self.shared.residency
 
     @property
     def target(self) -> Target:
-        """What adapters are read for."""
+        """The model's modules, which adapters are matched to."""
         return self.shared.target
 
     @property
     def footprint(self) -> Footprint:
-        """What its networks take of memory."""
+        """How much memory its networks need."""
         return self.shared.footprint
 
     @property
     def plan(self) -> MemoryPlan | None:
-        """The plan that is followed."""
+        """The memory plan in use."""
         return self.execution.plan
 
-    def under(self, plan: MemoryPlan | None) -> "LoadedModel":
-        """The same model, run as a plan says."""
+    def with_plan(self, plan: MemoryPlan | None) -> "LoadedModel":
+        """The same model, run by a memory plan."""
         return self._with(plan=plan)
 
     def in_float32(self, part: str) -> "LoadedModel":
         """The same model with one of its networks computing in float32."""
         return self._with(float32=self.execution.float32 | {part})
 
-    def beside(self, controls: Mapping[str, Component]) -> "LoadedModel":
-        """The same model with networks that work whenever the UNet does, in its dtype: control networks.
+    def with_controls(self, controls: Mapping[str, Component]) -> "LoadedModel":
+        """The same model with ControlNets or T2I-Adapters, which are onloaded with the UNet, in its dtype.
 
-        Raises ValueError for a name that one of its own networks has.
+        Raises ValueError for a name that the model uses for a network of its own.
         """
         if taken := controls.keys() & self.parts.networks.keys():
-            raise ValueError(f"there is a network {sorted(taken)[0]!r} already")
+            raise ValueError(f"the model has a network named {sorted(taken)[0]!r} already")
         return self._with(controls=controls)
 
-    def tiled(self, axes: str | None) -> "LoadedModel":
-        """The same model for pictures whose sides continue each other along these axes."""
+    def with_tiling(self, axes: str | None) -> "LoadedModel":
+        """The same model with seamless tiling along these axes: x, y or xy; None: none."""
         return self._with(tiling=axes)
 
-    def watched(self, watch: Callable[["LoadedModel"], AbstractContextManager[None]]) -> "LoadedModel":
-        """The same model with something entered around each call of its networks."""
+    def with_watch(self, watch: Callable[["LoadedModel"], AbstractContextManager[None]]) -> "LoadedModel":
+        """The same model with a context manager that is entered around each network call."""
         return self._with(watch=watch)
 
     def _with(self, **changes: Any) -> "LoadedModel":
         return replace(self, execution=replace(self.execution, **changes))
 
     def dtype(self, part: str) -> torch.dtype:
-        """What one of its networks computes in."""
+        """The dtype that a network computes in."""
         return torch.float32 if part in self.execution.float32 else self.residency.dtype(part)
 
     @contextmanager
     def using(self, *names: str) -> Iterator[None]:
-        """Within the block these networks are ready and the device is this thread's. Blocks may be nested."""
+        """These networks are in memory within the block, and this thread holds the device. Blocks may be nested."""
         execution = self.execution
         stay = execution.plan.stay if execution.plan is not None else "resident"
-        with self.turn, ExitStack() as stack:
+        with self.device_lock, ExitStack() as stack:
             self.residency.use(*names, stay=stay, float32=execution.float32, controls=execution.controls)
             stack.enter_context(seamless(execution.tiling))
             if execution.watch is not None:
                 stack.enter_context(execution.watch(self))
             yield
 
-    def rest(self) -> None:
-        """Gives all memory of the networks and of the control networks back; what is used next settles again."""
-        with self.turn:
-            self.residency.rest_all()
+    def offload(self) -> None:
+        """Offloads all networks, ControlNets included; a network that is used next is onloaded again."""
+        with self.device_lock:
+            self.residency.offload_all()
             for control in self.execution.controls.values():
-                control.rest()
+                control.offload()
 
     @property
     def family(self) -> Family:
@@ -207,8 +207,8 @@ class LoadedModel:
         sizes: Sizes | None = None,
         skip_everywhere: bool = False,
         reading: Reading | None = None,
-    ) -> EncodedPrompt:
-        """A prompt to one row of what the UNet is told, in its number format; see `families.encoding.encode_prompt`."""
+    ) -> PromptEmbeds:
+        """A prompt to embeddings, one row, in the UNet's dtype; see `families.encoding.encode_prompt`."""
         with self.using(*(name for name in self.parts.networks if name.startswith("text"))):
             encoded = encode_prompt(
                 self.parts,
@@ -230,14 +230,14 @@ class LoadedModel:
         z: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        steer: Steer | None = None,
+        control_function: ControlFunction | None = None,
         adapters: AbstractContextManager[Any] | None = None,
     ) -> Tensor:
         """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]
 
-        The conditioning's pictures join z as further channels.
-        steer     control networks, asked for the same rows
-        adapters  entered for the call, once the UNet is ready: LoRA on it
+        Extra channels of the conditioning are appended to z.
+        control_function  gives the control residuals for the same rows
+        adapters          context manager of the LoRA on the UNet, entered for the call once the UNet is in memory
         """
         dtype = self.dtype("unet")
         conditioning = conditioning.to(dtype)
@@ -247,18 +247,22 @@ class LoadedModel:
         at_once = self.plan.unet_rows if self.plan else len(z)
         with self.using("unet"), adapters or nullcontext():
             outputs = [
-                self._predict(z[rows], timestep[rows], conditioning.rows(rows), steer)
+                self._predict(z[rows], timestep[rows], conditioning.rows(rows), control_function)
                 for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
             ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _predict(self, z: Tensor, timestep: Tensor, conditioning: Conditioning, steer: Steer | None) -> Tensor:
+    def _predict(
+        self, z: Tensor, timestep: Tensor, conditioning: Conditioning, control_function: ControlFunction | None
+    ) -> Tensor:
         latents = z[:, : self.family.vae.latent_channels]
-        influence = steer(latents, timestep, conditioning) if steer is not None else Influence()
-        further = {} if conditioning.window is None else {"window": conditioning.window}
+        residuals = (
+            control_function(latents, timestep, conditioning) if control_function is not None else ControlResiduals()
+        )
+        window = {} if conditioning.window is None else {"window": conditioning.window}
         with ExitStack() as stack:
-            for use in influence.pictures:
-                stack.enter_context(use)
+            for ip_adapter in residuals.ip_adapters:
+                stack.enter_context(ip_adapter)
             output: Tensor = self.parts.unet(
                 z,
                 timestep,
@@ -266,9 +270,9 @@ class LoadedModel:
                 conditioning.added,
                 conditioning.level,
                 conditioning.guidance,
-                control=influence.control,
-                features=influence.features,
-                **further,
+                control=residuals.control,
+                features=residuals.features,
+                **window,
             )
         return output
 
@@ -291,8 +295,8 @@ class LoadedModel:
     def encode_image(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w] in float32, scaled.
 
-        noise  of unit variance and the latents' shape: a sample of what the autoencoder says; None: its mean
-        Raises ValueError unless H and W are multiples of the autoencoder's.
+        noise  of unit variance and the latents' shape: a sample of the VAE's posterior; None: its mean
+        Raises ValueError unless H and W are multiples of the VAE's downscale factor.
         """
         pixels = pixels.to(self.device, self.dtype("vae"), memory_format=torch.channels_last)
         vae, plan = self.parts.vae, self.plan

@@ -1,18 +1,18 @@
-"""What a request needs of memory, found before it runs, and the way to run it within a budget.
+"""Memory plans: how much memory a request needs, computed before it runs, and how to run it within a limit.
 
-A request passes through phases: text, encode (image to image), image encoder (a picture that prompts), unet, decode,
-upscale, enlarge (an upscaler network between two passes). Each needs the weights that are in memory then, and its own
-activations; the plan is the quickest way whose largest phase fits. The measures, in the order in which they are tried:
+A request passes through phases: text, encode (image to image), image encoder (IP-Adapter), unet, decode, upscale,
+enlarge (an upscaler network between two passes). Each needs the weights that are in memory then, and its own
+activations; the plan is the fastest one whose largest phase fits. The measures, in the order in which they are tried:
 
-    fewer rows a call     pictures, and the guided and the unguided half, go through the networks one after the other
-    turns                 a network's weights are in memory only while it works; then they are read again from the file
-    tiles                 the autoencoder works in tiles, see `runtime.tiling`; takes four to six times as long. An
-                          upscaler network always does, see `runtime.upscaling`: in smaller ones
-    stream                the UNet's weights come and go layer by layer, in every step
+    smaller batches    pictures, and the two halves of classifier-free guidance, are computed one after the other
+    model offload      "turns": a network's weights are in memory only while it works
+    tiles              tiled VAE, see `runtime.tiling`; takes four to six times as long. An upscaler network always
+                       works in tiles, see `runtime.upscaling`; these get smaller
+    sequential offload "stream": the UNet's weights are loaded and freed layer by layer, in every step
 
 All compute the same numbers, up to the order of sums: a picture may differ by a level here and there, as it does with
-another size of batch; smaller tiles of an upscaler network move levels by hundredths, see docs/upscaling.md. A model
-and its refiner are never in memory together where it is limited: each has a plan of its own.
+another batch size; smaller tiles of an upscaler network move levels by hundredths, see docs/upscaling.md. With a memory
+limit, a model and its refiner are never in memory together: each has a plan of its own.
 """
 
 import json
@@ -36,19 +36,19 @@ from gesso.models.srvgg import SRVGG, SRVGGConfig
 from gesso.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.footprint import peak_nbytes
-from gesso.runtime.image_prompt import LoadedImageEncoder, LoadedImagePrompt, said_of
+from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter, image_features
 from gesso.runtime.residency import Component, Residency, Stay
 from gesso.runtime.seamless import seamless
 from gesso.runtime.tiling import MIN_TILE, Stage, decode_front, decoder_stages, encode_tail, encoder_stages
 from gesso.runtime.upscaling import RIM, TILE
 
-SteeringConfig = ControlNetConfig | T2IAdapterConfig
+ControlConfig = ControlNetConfig | T2IAdapterConfig
 MIB, GIB = 2**20, 2**30
-# What activations really take for each byte that the count says: convolutions' scratch space, and what the allocator
-# keeps. Measured, see benchmarks/README.md.
+# Memory that activations really need for each byte that is counted: scratch space of convolutions, and what the
+# allocator keeps. Measured, see benchmarks/README.md.
 OVERHEAD = 1.4
 SLACK = 128 * MIB  # kernels and tables that the first call of each kind loads
 _UPSCALER_TILES = (256, 128, 64)  # pixels a side of its input
@@ -75,14 +75,14 @@ def size_text(nbytes: int) -> str:
 
 
 @dataclass(frozen=True)
-class PictureReading:
-    """A picture that prompts: the adapter that it goes through, and the encoder before it."""
+class ImagePromptWork:
+    """An image prompt to encode: its IP-Adapter and the image encoder."""
 
-    adapter: LoadedImagePrompt
+    adapter: LoadedIPAdapter
     encoder: LoadedImageEncoder
 
-    def kept_nbytes(self, dtype: torch.dtype) -> int:
-        """What stays of it: keys and values of the tokens, of the picture and of none, for every attention."""
+    def attached_nbytes(self, dtype: torch.dtype) -> int:
+        """Bytes that stay attached to the UNet: keys and values of the picture's tokens and of the empty ones."""
         prompt = self.adapter.network
         widths = sum(param.shape[0] for layers in (prompt.to_k, prompt.to_v) for param in layers.parameters())
         return 2 * prompt.config.num_tokens * widths * dtype.itemsize
@@ -90,30 +90,30 @@ class PictureReading:
 
 @dataclass(frozen=True)
 class EnlargingWork:
-    """An upscaler network between two passes.  seen: width and height of the largest picture that goes into it"""
+    """An upscaler network between two passes.  input_size: width and height of its largest input"""
 
     config: RRDBNetConfig | SRVGGConfig
     component: Component
-    seen: tuple[int, int]
+    input_size: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a request asks of the networks, as far as memory depends on it.
+    """What the memory need of a request depends on.
 
     width, height  of the finished pictures, in pixels
-    rows           pictures that go through the networks together
-    guided         whether each step asks for a guided and an unguided half
-    tokens         length of the context; the text model's where None
+    rows           batch size: pictures that are computed together
+    guided         whether each step computes a conditional and an unconditional half (classifier-free guidance)
+    tokens         length of the context; None: that of the text encoder
     encodes        whether pictures are encoded first (image to image, inpainting)
-    tile           pixels a side of the tiles that the UNet sees one after the other; None: the whole at once
-    controls       networks that steer, by their sizes
-    components     the same as they lie in memory
-    seamless       axes along which the sides continue each other: x, y, xy; the autoencoder's tiles cannot do that
-    prompts        how many guide together, each with a row of its own a picture
-    adapters       bytes of what is put on the text models and the UNet
-    pictures       that prompt
-    enlarging      by an upscaler network, before the second pass
+    tile           pixels a side of the UNet's tiles (tiled diffusion); None: the whole at once
+    controls       configs of the ControlNets and T2I-Adapters
+    components     the same networks as components
+    seamless       axes of seamless tiling: x, y, xy; rules out a tiled VAE
+    prompts        number of prompts joined by AND, each with a row of its own per picture
+    adapters       bytes of LoRA and embeddings
+    image_prompts  of IP-Adapters
+    enlarging      the upscaler network before the second pass
     """
 
     width: int
@@ -123,18 +123,18 @@ class Workload:
     tokens: int | None = None
     encodes: bool = False
     seamless: str | None = None
-    controls: tuple[SteeringConfig, ...] = ()
+    controls: tuple[ControlConfig, ...] = ()
     components: tuple[Component, ...] = ()
     tile: int | None = None
     prompts: int = 1
     adapters: int = 0
-    pictures: tuple[PictureReading, ...] = ()
+    image_prompts: tuple[ImagePromptWork, ...] = ()
     enlarging: EnlargingWork | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One part of the way: bytes of the weights in memory then, and of everything that is computed."""
+    """One phase of a request: bytes of the weights in memory, and of the activations."""
 
     name: str
     weights: int
@@ -143,15 +143,15 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """How a request runs, and what it takes.
+    """How a request runs, and how much memory it needs.
 
-    budget        bytes that it may take in all; None: no limit was stated
-    base          bytes that the process has before (torch itself, and what else lives there)
-    stay          resident, turns or stream; see `runtime.residency`
-    unet_rows     rows of one call of the UNet, of the 2 for each guided picture
-    vae_rows      pictures that the autoencoder, and the model's own upscaler, takes at a time
-    tile          latents a side of the autoencoder's tiles; None: whole pictures
-    upscaler_tile pixels a side of the tiles that the model's own upscaler enlarges; None: whole pictures
+    budget        memory limit in bytes; None: no limit
+    base          bytes that the process uses before (torch itself, and what else it holds)
+    stay          resident (no offload), turns (model offload) or stream (sequential offload); see `runtime.residency`
+    unet_rows     rows of one UNet call; a guided picture has 2
+    vae_rows      pictures that the VAE, and the model's own upscaler, takes at a time
+    tile          latents a side of the VAE's tiles; None: whole pictures
+    upscaler_tile input pixels a side of the tiles of the model's own upscaler; None: whole pictures
     network_tile  the same of an upscaler network between two passes
     """
 
@@ -167,31 +167,31 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        """Bytes that the largest phase takes, with everything."""
+        """Bytes that the process needs in the largest phase."""
         return self.base + SLACK + max(phase.weights + phase.activations for phase in self.phases)
 
     @property
     def fits(self) -> bool:
-        """Whether the budget is kept."""
+        """Whether the plan keeps the limit."""
         return self.budget is None or self.peak <= self.budget
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What is done to save memory, one line each; none where everything stays in memory."""
-        found = []
+        """How memory is saved, one line each."""
+        lines = []
         if self.stay != "resident":
-            found.append("networks take turns in memory: text, UNet, autoencoder")
+            lines.append("model offload: text encoder, UNet and VAE take turns in memory")
         if self.stay == "stream":
-            found.append("the UNet's layers are read from the file in every step (slow)")
-        found.append(f"the UNet takes {self.unet_rows} row{'s' if self.unet_rows > 1 else ''} a call")
-        found.append(f"the autoencoder takes {self.vae_rows} picture{'s' if self.vae_rows > 1 else ''} a call")
+            lines.append("sequential offload: the UNet is loaded layer by layer in every step (slow)")
+        lines.append(f"UNet: {self.unet_rows} row{'s' if self.unet_rows > 1 else ''} per call")
+        lines.append(f"VAE: {self.vae_rows} picture{'s' if self.vae_rows > 1 else ''} per call")
         if self.tile:
-            found.append(f"the autoencoder works in tiles of {self.tile} x {self.tile} latents (slow)")
+            lines.append(f"tiled VAE: tiles of {self.tile} x {self.tile} latents (slow)")
         if self.upscaler_tile:
-            found.append(f"the upscaler works in tiles of {self.upscaler_tile} x {self.upscaler_tile} pixels")
+            lines.append(f"upscaler: tiles of {self.upscaler_tile} x {self.upscaler_tile} pixels")
         if self.network_tile < TILE:
-            found.append(f"the upscaler network works in tiles of {self.network_tile} x {self.network_tile} pixels")
-        return tuple(found)
+            lines.append(f"hires upscaler: tiles of {self.network_tile} x {self.network_tile} pixels")
+        return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -202,31 +202,31 @@ class MemoryPlan:
         return json.dumps(self.to_dict())
 
     def table(self) -> str:
-        """For people: a row a phase, then what is done."""
-        rows = [("phase", "weights", "activations", "all together")]
+        """A table for people: one row per phase, then the measures."""
+        rows = [("phase", "weights", "activations", "total")]
         for phase in self.phases:
             together = self.base + SLACK + phase.weights + phase.activations
             rows.append((phase.name, size_text(phase.weights), size_text(phase.activations), size_text(together)))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        budget = "no budget stated" if self.budget is None else f"budget {size_text(self.budget)}"
-        lines.append(f"largest {size_text(self.peak)}, of it the process {size_text(self.base + SLACK)}; {budget}")
+        limit = "no limit" if self.budget is None else f"limit {size_text(self.budget)}"
+        lines.append(f"peak {size_text(self.peak)}, of which the process {size_text(self.base + SLACK)}; {limit}")
         return "\n".join(lines + [f"- {measure}" for measure in self.measures])
 
 
 class Footprint:
-    """What the networks of a family take, by phase. Counts on the meta device and remembers."""
+    """How much memory the networks of a family need, by phase. Counts on the meta device and caches the figures."""
 
     def __init__(self, family: Family, residency: Residency, *, scores: bool) -> None:
-        """scores: whether attention writes its scores down on the device."""
+        """scores: whether attention materialises its scores on the device."""
         self.family, self.residency, self.scores = family, residency, scores
         self._networks: dict[str, nn.Module] = {}
         self._known: dict[tuple[Any, ...], int] = {}
-        self._axes: str | None = None  # of the workload that is being counted
+        self._axes: str | None = None  # of seamless tiling in the workload that is being counted
 
     @property
     def tiny(self) -> TAESDConfig | None:
-        """Of a TAESD in the place of the autoencoder."""
+        """The config of a TAESD in place of the VAE; None for a full VAE."""
         vae = self.residency.components["vae"].network
         return vae.config if isinstance(vae, TAESD) else None
 
@@ -240,18 +240,22 @@ class Footprint:
             names["upscale"] = ("upscaler",)
         self._axes = work.seamless
         with seamless(work.seamless):
-            found = self._activations(work, plan)
-        beside = dict.fromkeys(("text", "unet"), work.adapters)
-        beside["unet"] += sum(picture.kept_nbytes(self.residency.dtype("text")) for picture in work.pictures)
+            activations = self._activations(work, plan)
+        adapters = dict.fromkeys(("text", "unet"), work.adapters)
+        adapters["unet"] += sum(picture.attached_nbytes(self.residency.dtype("text")) for picture in work.image_prompts)
         phases = [
-            Phase(name=name, weights=self._weights(parts, plan, work) + beside.get(name, 0), activations=found[name])
+            Phase(
+                name=name,
+                weights=self._weights(parts, plan, work) + adapters.get(name, 0),
+                activations=activations[name],
+            )
             for name, parts in names.items()
         ]
         if work.enlarging is not None:
-            own = work.enlarging.component.settled_nbytes(self.residency.dtype("unet"))
+            own = work.enlarging.component.onloaded_nbytes(self.residency.dtype("unet"))
             weights = self._weights((), plan, work) + own
             phases.append(Phase(name="enlarge", weights=weights, activations=self._enlarge(work, plan)))
-        if work.pictures:
+        if work.image_prompts:
             at = next(place for place, phase in enumerate(phases) if phase.name == "unet")
             phases.insert(at, self._read(work, plan))
         return tuple(phases)
@@ -260,7 +264,7 @@ class Footprint:
         return tuple(name for name in self.residency.components if name.startswith("text"))
 
     def _weights(self, parts: tuple[str, ...], plan: MemoryPlan, work: Workload) -> int:
-        """Of these networks, or of all where all stay; control networks are there whenever the UNet is."""
+        """Bytes of the weights of these networks, or of all without offload; control networks come with the UNet."""
         components = self.residency.components
         if plan.stay == "resident":
             parts = tuple(components)
@@ -271,7 +275,7 @@ class Footprint:
                 if plan.stay == "stream" and name == "unet":
                     total += component.largest_layer_nbytes(dtype)
                 else:
-                    total += component.settled_nbytes(dtype)
+                    total += component.onloaded_nbytes(dtype)
         return total
 
     def _activations(self, work: Workload, plan: MemoryPlan) -> dict[str, int]:
@@ -280,27 +284,27 @@ class Footprint:
         height, width = work.height // scale // f, work.width // scale // f
         pixels = 3 * work.height * work.width * 4  # float32
         latents = family.vae.latent_channels * height * width * 4
-        most = work.tile // scale // f if work.tile else max(height, width)
-        seen = min(height, most), min(width, most)
-        found = {
+        side = work.tile // scale // f if work.tile else max(height, width)
+        size = min(height, side), min(width, side)
+        nbytes = {
             "text": 64 * MIB
             if max(component.stored_nbytes for component in self._text_components()) > GIB
             else 16 * MIB,
-            "unet": self._unet(plan.unet_rows, seen, work.tokens, work.controls) + 12 * work.rows * latents,
+            "unet": self._unet(plan.unet_rows, size, work.tokens, work.controls) + 12 * work.rows * latents,
             "decode": self._decode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels // scale**2,
         }
         if work.encodes:
-            found["encode"] = self._encode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels
+            nbytes["encode"] = self._encode(plan.vae_rows, height, width, plan.tile) + 2 * work.rows * pixels
         if family.upscaler is not None:
-            found["upscale"] = (
+            nbytes["upscale"] = (
                 self._upscale(plan.vae_rows, height * f, width * f, plan.upscaler_tile) + 2 * work.rows * pixels
             )
-        return {name: int(nbytes * OVERHEAD) if name != "text" else nbytes for name, nbytes in found.items()}
+        return {name: int(count * OVERHEAD) if name != "text" else count for name, count in nbytes.items()}
 
     def _text_components(self) -> Iterator[Any]:
         return (self.residency.components[name] for name in self._texts())
 
-    def _unet(self, rows: int, size: tuple[int, int], tokens: int | None, controls: tuple[SteeringConfig, ...]) -> int:
+    def _unet(self, rows: int, size: tuple[int, int], tokens: int | None, controls: tuple[ControlConfig, ...]) -> int:
         height, width = size
         config, tokens = self.family.unet, tokens or self.family.text.max_length
         dtype = self.residency.dtype("unet")
@@ -311,9 +315,9 @@ class Footprint:
         added = _meta(dtype, rows, config.added_dim) if config.added_dim else None
         level = torch.empty(rows, dtype=torch.int64, device="meta") if config.noise_levels else None
         guidance = torch.empty(rows, device="meta") if config.guidance_dim else None
-        steering: list[Tensor] | None = None
+        residuals: list[Tensor] | None = None
         features: list[Tensor] | None = None
-        key, beside = (rows, height, width, tokens, dtype), 0
+        key, most = (rows, height, width, tokens, dtype), 0
         for control_config in dict.fromkeys(controls):
             if isinstance(control_config, T2IAdapterConfig):
                 with on_meta():
@@ -321,7 +325,7 @@ class Footprint:
                 side = self.family.vae.downscale
                 hint = _meta(dtype, 1, control_config.image_channels, height * side, width * side)
                 adapt = partial(adapter, hint)
-                beside = max(beside, self._count(("control", control_config, *key), adapt))
+                most = max(most, self._count(("control", control_config, *key), adapt))
                 with torch.no_grad():
                     features = adapt()
                 continue
@@ -331,16 +335,16 @@ class Footprint:
             side = control_config.downscale
             hint = _meta(dtype, 1, 3, height * side, width * side)
             call = partial(control, kind=0) if isinstance(control, UnionControlNet) else control
-            steer = partial(call, x[:, : control_config.unet.in_channels], time, context, hint, added)
-            beside = max(beside, self._count(("control", control_config, *key), steer))
+            run = partial(call, x[:, : control_config.unet.in_channels], time, context, hint, added)
+            most = max(most, self._count(("control", control_config, *key), run))
             with torch.no_grad():
-                steering = steer()
+                residuals = run()
         whole = self._count(
-            ("unet", steering is not None, features is not None, *key),
-            lambda: network(x, time, context, added, level, guidance, control=steering, features=features),
+            ("unet", residuals is not None, features is not None, *key),
+            lambda: network(x, time, context, added, level, guidance, control=residuals, features=features),
         )
-        # What all of them say together is kept while the next one and the UNet work.
-        whole = max(whole, beside) + sum(part.nbytes for part in (*(steering or ()), *(features or ())))
+        # The residuals of all control networks are kept while the next one and the UNet work.
+        whole = max(whole, most) + sum(part.nbytes for part in (*(residuals or ()), *(features or ())))
         if not self.scores:
             return whole
         places = height * width
@@ -359,8 +363,8 @@ class Footprint:
         return max(front, self._staged("decode", decoder_stages(vae), x, tile))
 
     def _staged(self, name: str, stages: list[Stage], x: Tensor, tile: int) -> int:
-        """The most that any stage takes: what comes in and what goes out whole, and one tile with its rim."""
-        found = 0
+        """The memory of the largest stage: its whole input and output, and one tile with its rim."""
+        largest = 0
         for i, stage in enumerate(stages):
             height, width = (min(tile + 2 * stage.rim, side) for side in x.shape[-2:])
             part = _meta(x.dtype, len(x), x.shape[1], height, width)
@@ -368,10 +372,10 @@ class Footprint:
             with torch.no_grad():
                 channels = stage.run(part).shape[1]
             out = _meta(x.dtype, len(x), channels, *(side * stage.up // stage.down for side in x.shape[-2:]))
-            # Sums for the statistics are of float32 copies, at most of the widest activation of a tile.
-            found = max(found, x.nbytes + out.nbytes + run + run // 2)
+            # The statistics are summed in float32 copies, at most of the widest activation of a tile.
+            largest = max(largest, x.nbytes + out.nbytes + run + run // 2)
             x, tile = out, tile * stage.up // stage.down
-        return found
+        return largest
 
     def _encode(self, rows: int, height: int, width: int, tile: int | None) -> int:
         config, dtype = self.family.vae, self.residency.dtype("vae")
@@ -390,7 +394,7 @@ class Footprint:
 
     def _upscale(self, rows: int, height: int, width: int, tile: int | None) -> int:
         upscaler = self._network("upscaler")
-        assert isinstance(upscaler, Upscaler)
+        assert isinstance(upscaler, MiniUpscaler)
         if tile is not None:
             most = tile + 2 * upscaler.config.sight
             height, width = min(height, most), min(width, most)
@@ -404,29 +408,29 @@ class Footprint:
         with on_meta():
             network = (RRDBNet(config) if isinstance(config, RRDBNetConfig) else SRVGG(config)).to(dtype)
         most = plan.network_tile + 2 * RIM
-        width, height = (min(side, most) for side in work.enlarging.seen)
+        width, height = (min(side, most) for side in work.enlarging.input_size)
         pixels = _meta(dtype, 1, 3, height, width)
         tile = self._count(("enlarge", config, *pixels.shape, dtype), lambda: network(pixels))
         return int((tile + 2 * work.rows * 3 * work.width * work.height * 4) * OVERHEAD)
 
     def _read(self, work: Workload, plan: MemoryPlan) -> Phase:
-        """One picture after the other, encoder and adapter in turn; where memory is limited, the model rests."""
+        """Image prompts, encoded one by one: encoder, then IP-Adapter; with a memory limit, the model is offloaded."""
         dtype, weights, most = self.residency.dtype("text"), 0, 0
-        for picture in work.pictures:
+        for picture in work.image_prompts:
             weights = max(
-                weights, *(part.component.settled_nbytes(dtype) for part in (picture.encoder, picture.adapter))
+                weights, *(part.component.onloaded_nbytes(dtype) for part in (picture.encoder, picture.adapter))
             )
             config, prompt = picture.encoder.network.config, picture.adapter.network.config
             with on_meta():
                 encoder = CLIPVisionModel(config).to(dtype)
             pixels = _meta(dtype, 1, 3, config.image_size, config.image_size)
-            read = partial(said_of, encoder, pixels, prompt.kind)
+            read = partial(image_features, encoder, pixels, prompt.kind)
             most = max(most, self._count(("image encoder", config, prompt.kind, dtype), read))
-        beside = self._weights(tuple(self.residency.components), plan, work) if plan.budget is None else 0
-        return Phase(name="image encoder", weights=beside + weights, activations=int(most * OVERHEAD))
+        model = self._weights(tuple(self.residency.components), plan, work) if plan.budget is None else 0
+        return Phase(name="image encoder", weights=model + weights, activations=int(most * OVERHEAD))
 
     def _network(self, name: str) -> nn.Module:
-        """On the meta device, in the number format of the real one."""
+        """The network on the meta device, in the dtype of the real one."""
         if not self._networks:
             self._networks = empty_networks(self.family, self.family.name)
             if self.tiny is not None:
@@ -442,7 +446,7 @@ class Footprint:
 
 
 def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base: int) -> MemoryPlan:
-    """The quickest plan that keeps the budget. Raises GessoError, saying the least that is possible."""
+    """The fastest plan that keeps the limit. Raises GessoError, naming the least that is possible."""
     rows = work.rows * (work.prompts + work.guided)
 
     def counted(plan: MemoryPlan) -> MemoryPlan:
@@ -469,12 +473,12 @@ def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base:
 
 def _too_small(plan: MemoryPlan, family: Family, work: Workload) -> GessoError:
     phase = _largest(plan)
-    less = "leave the picture that prompts out" if phase.name == "image encoder" else "ask for a smaller picture"
+    less = "leave out the IP-Adapter" if phase.name == "image encoder" else "draw a smaller picture"
     return GessoError(
-        f"`memory` {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} takes at least "
+        f"`memory` {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} needs at least "
         f"{size_text(plan.peak)} ({phase.name}: weights {size_text(phase.weights)}, activations "
         f"{size_text(phase.activations)}, process {size_text(plan.base + SLACK)}). "
-        f"Allow more memory, or {less}",
+        f"Raise the memory limit, or {less}",
         code="memory_exceeded",
         field="memory",
     )
@@ -485,7 +489,7 @@ def _largest(plan: MemoryPlan) -> Phase:
 
 
 def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[MemoryPlan]:
-    """What helps the largest phase, the cheapest first."""
+    """Changes that help the largest phase, the cheapest first."""
     name = _largest(plan).name
     vae = name in ("encode", "decode")
     if (vae or name == "upscale") and plan.vae_rows > 1:
@@ -512,5 +516,5 @@ def _steps(plan: MemoryPlan, footprint: Footprint, work: Workload) -> Iterator[M
 
 
 def _meta(dtype: torch.dtype, *shape: int) -> Tensor:
-    made = torch.empty(*shape, dtype=dtype, device="meta")
-    return made.to(memory_format=torch.channels_last) if made.ndim == 4 else made
+    tensor = torch.empty(*shape, dtype=dtype, device="meta")
+    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

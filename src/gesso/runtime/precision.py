@@ -1,4 +1,4 @@
-"""Which device, and which number format each network uses there."""
+"""Device and dtypes: which device computes, in which dtype each network runs there, how much memory is free."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Precision:
-    """Number format by network. The sampler's own arithmetic is float32 always."""
+    """The dtype of each network. The sampler's own arithmetic is always float32."""
 
     unet: torch.dtype
     text: torch.dtype
@@ -25,7 +25,7 @@ class Precision:
         return str(self.unet).removeprefix("torch.")
 
     def of(self, network: str) -> torch.dtype:
-        """The format of a component by its name: unet, text, text_2, vae, upscaler."""
+        """The dtype of a network by its name: unet, text, text_2, vae, upscaler."""
         return self.unet if network == "unet" else self.text if network.startswith("text") else self.vae
 
 
@@ -39,7 +39,7 @@ def choose_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise GessoError(
-            f"`device` {name[:64]}: no such device. Known: auto, cpu, cuda, cuda:1 and so on, mps",
+            f"`device` {name[:64]}: unknown device. Known: auto, cpu, cuda, cuda:N, mps",
             code="device_missing",
             field="device",
         )
@@ -47,12 +47,12 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index or 0
         if index >= count:
-            found = f"{count} CUDA device(s)" if count else "no CUDA device, or a torch built without CUDA"
-            raise GessoError(f"`device` {name}: found {found}. Try `device=cpu`", code="device_missing", field="device")
+            problem = f"found {count} CUDA device(s)" if count else "no CUDA device, or torch was built without CUDA"
+            raise GessoError(f"`device` {name}: {problem}. Use `device=cpu`", code="device_missing", field="device")
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise GessoError(
-            "`device=mps`: this machine or this torch has no Metal device. Try `device=cpu`",
+            "`device=mps`: no Metal device, or torch was built without MPS. Use `device=cpu`",
             code="device_missing",
             field="device",
         )
@@ -62,20 +62,22 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> Precision:
     """auto, float32, bfloat16 or float16 for a device. Raises GessoError.
 
-    auto is float32 on the CPU, where it is exact and for one picture as quick as bfloat16 on a small model, and float16
-    on a GPU. Text and, under float16, the autoencoder stay in float32: the text costs nothing beside the UNet, and
-    decoders overflow the range of float16.
+    auto is float32 on the CPU, where it is exact and, for one picture of a small model, as fast as bfloat16, and
+    float16 on a GPU. The text encoder and, under float16, the VAE stay in float32: the text encoder costs little
+    compared to the UNet, and VAE decoders overflow float16.
     """
     if name == "auto":
         name = "float32" if device.type == "cpu" else "float16"
     if name not in DTYPES:
         raise GessoError(
-            f"`dtype` {name[:64]}: unknown. Known: auto, {', '.join(DTYPES)}", code="dtype_unsupported", field="dtype"
+            f"`dtype` {name[:64]}: unknown dtype. Known: auto, {', '.join(DTYPES)}",
+            code="dtype_unsupported",
+            field="dtype",
         )
     if name == "float16" and device.type == "cpu":
         raise GessoError(
-            "`dtype=float16`: CPUs compute float16 hundreds of times slower than float32. "
-            "Take `dtype=bfloat16` (half the memory) or float32",
+            "`dtype=float16`: hundreds of times slower than float32 on a CPU. "
+            "Use `dtype=bfloat16` (half the memory) or float32",
             code="dtype_unsupported",
             field="dtype",
         )
@@ -104,32 +106,32 @@ def usable_threads() -> int:
 
 
 def memory_used(device: torch.device) -> int:
-    """Bytes that this process holds on a device: on the CPU what the system counts as resident."""
+    """Bytes that this process uses on a device; on the CPU its resident set size."""
     if device.type == "cuda":
         return int(torch.cuda.memory_reserved(device))
     return _field("/proc/self/status", "VmRSS") or 0
 
 
 def memory_free(device: torch.device) -> int:
-    """Bytes that this process may hold in all, as it looks now: what it has and what is free, a container's limit
-    included, less a tenth. Raises GessoError where the system does not say."""
+    """Bytes that this process may use in all: what it uses now and what is free, within a container's limit, less a
+    tenth. Raises GessoError if the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int((free + torch.cuda.memory_reserved(device)) * 0.9)
     available = _field("/proc/meminfo", "MemAvailable")
     if available is None:
         raise GessoError(
-            "`memory=auto`: this system does not say how much is free. Give a size, such as 6GiB",
+            "`memory=auto`: the system does not say how much memory is free. Give a size, such as 6GiB",
             code="memory_unknown",
             field="memory",
         )
-    found = available + memory_used(device)
+    total = available + memory_used(device)
     try:
         with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            found = min(found, int(file.read()))
+            total = min(total, int(file.read()))
     except (OSError, ValueError):  # no such limit
         pass
-    return int(found * 0.9)
+    return int(total * 0.9)
 
 
 def _field(path: str, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Loading, told to whoever listens: an event before and after, and a line in the log."""
+"""Events and a log line about the loading of models and adapters."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def reported(
+def load_with_events(
     events: EventStream,
     kind: str,
     name: str,
@@ -22,9 +22,9 @@ def reported(
     nbytes: Callable[[T], int],
     family: Callable[[T], str] = lambda loaded: "",
 ) -> T:
-    """What `load` gives, with the events `ModelLoading` and `ModelLoaded` around it. Raises what `load` raises.
+    """Calls `load` and publishes `ModelLoading` before it and `ModelLoaded` after it. Raises what `load` raises.
 
-    nbytes, family  what the second event says of what was loaded
+    nbytes, family  functions of what was loaded, for the second event
     """
     events.publish(ModelLoading(kind=kind, name=name))
     begin = time.monotonic()
@@ -39,5 +39,5 @@ def reported(
 
 
 def nbytes_of(*networks: nn.Module) -> int:
-    """Bytes of the weights of networks, in the dtypes that they have now."""
+    """Bytes of the weights of networks, in their present dtypes."""
     return sum(tensor.nbytes for network in networks for tensor in network.state_dict().values())

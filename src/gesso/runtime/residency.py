@@ -1,9 +1,10 @@
-"""The networks of a model: at rest in their file, or settled in memory, ready to compute.
+"""Offloading: which networks of a model are in memory, in which dtype, and which are left in their file.
 
-At rest the parameters are what the file holds: views of the mapped file, in the number format of the file, without
-memory of their own. Settled they have the number format and the device that compute, and convolutions lie channels
-last. Whatever is settled can be put to rest again and settled once more, since the file keeps the numbers; so networks
-may take turns in memory, and one whose numbers left the range of half precision may be settled in float32.
+Offloaded, a network's parameters are what the file holds: views of the mapped file, in the dtype of the file, without
+memory of their own. Onloaded, they have the dtype and the device that compute, and convolutions are channels last. A
+network can be offloaded and onloaded again at any time, since the file keeps the weights; so networks can take turns in
+memory (model offload), layers can come and go one by one (sequential offload), and a network that left the range of
+half precision can be onloaded in float32.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,57 +16,57 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gesso.families.parts import Parts, is_finite, refuse_nonfinite
-from gesso.runtime.mapped import Block, MappedFiles
+from gesso.families.parts import ModelParts, is_finite, refuse_nonfinite
+from gesso.runtime.mapped import MappedFiles, MemoryBlock
 
 Stay = Literal["resident", "turns", "stream"]
-_STEP = 2**18  # numbers that are converted and looked at while they are in the processor's cache
+_STEP = 2**18  # numbers that are converted and checked while they are in the processor's cache
 
 
 class Component:
-    """One network of a model and the numbers that it has at rest."""
+    """One network of a model, and its weights as the file holds them."""
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, where: str | Path) -> None:
         self.name, self.network, self.device, self.where = name, network, device, where
         self._stored: dict[str, Tensor] = {n: param.data for n, param in network.named_parameters()}
         self._streamed: list[Any] = []
-        self.dtype: torch.dtype | None = None  # that it is settled in, or streamed in; None at rest
+        self.dtype: torch.dtype | None = None  # that it is onloaded or streamed in; None while offloaded
 
     @property
-    def is_settled(self) -> bool:
-        """Whether all its numbers are in memory."""
+    def is_onloaded(self) -> bool:
+        """Whether all its weights are in memory."""
         return self.dtype is not None and not self._streamed
 
     @property
     def stored_nbytes(self) -> int:
-        """Bytes of the numbers as the file holds them."""
+        """Bytes of the weights as the file holds them."""
         return sum(tensor.nbytes for tensor in self._stored.values())
 
-    def settled_nbytes(self, dtype: torch.dtype) -> int:
-        """Bytes that settling in a number format takes."""
+    def onloaded_nbytes(self, dtype: torch.dtype) -> int:
+        """Bytes of memory that the weights take in a dtype."""
         return sum(tensor.numel() for tensor in self._stored.values()) * dtype.itemsize
 
     def largest_layer_nbytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the layer that takes most: what streaming holds at a time."""
+        """Bytes of the largest layer: what streaming holds at a time."""
         layers = (sum(p.numel() for p in layer.parameters(recurse=False)) for layer in self.network.modules())
         return max(layers) * dtype.itemsize
 
-    def settle(self, dtype: torch.dtype) -> None:
-        """Ready to compute in `dtype`. Costs nothing where it is already.
+    def onload(self, dtype: torch.dtype) -> None:
+        """Loads the weights into memory, ready to compute in `dtype`. Costs nothing if they are there already.
 
         Raises ModelFileError for numbers that are not finite, in the file or in `dtype`.
         """
         if self.dtype == dtype and not self._streamed:
             return
-        self.rest()
+        self.offload()
         params = dict(self.network.named_parameters())
-        with torch.inference_mode(mode=False):  # what is made within could not be changed outside
-            for name, tensor in _settled(self._stored, dtype, self.device, self.where, MappedFiles.now()):
+        with torch.inference_mode(mode=False):  # tensors made in inference mode cannot be changed outside it
+            for name, tensor in _onloaded(self._stored, dtype, self.device, self.where, MappedFiles.now()):
                 params[name].data = tensor
         self.dtype = dtype
 
-    def rest(self) -> None:
-        """Back to what the file holds; the memory is free again."""
+    def offload(self) -> None:
+        """Goes back to the weights in the file and frees the memory."""
         for hook in self._streamed:
             hook.remove()
         self._streamed.clear()
@@ -78,13 +79,13 @@ class Component:
         self.dtype = None
 
     def stream(self, dtype: torch.dtype) -> None:
-        """Each layer is settled when the network comes to it and put to rest after: least memory, most time.
+        """Sequential offload: each layer is in memory only while it computes. Least memory, slowest.
 
-        Works for networks whose layers are called, not read. The numbers are checked as in `settle`.
+        Works for networks whose layers are called, not read. The weights are checked as in `onload`.
         """
         if self.dtype == dtype and self._streamed:
             return
-        self.rest()
+        self.offload()
         files = MappedFiles.now()
         for prefix, layer in self.network.named_modules():
             names = [f"{prefix}.{name}" if prefix else name for name, _ in layer.named_parameters(recurse=False)]
@@ -92,20 +93,20 @@ class Component:
                 stored = {name.rpartition(".")[2]: self._stored[name] for name in names}
                 streamed = _StreamedLayer(self, layer, stored, files)
                 self._streamed += [
-                    layer.register_forward_pre_hook(streamed.settle),
-                    layer.register_forward_hook(streamed.rest, always_call=True),
+                    layer.register_forward_pre_hook(streamed.onload),
+                    layer.register_forward_hook(streamed.offload, always_call=True),
                 ]
         self.dtype = dtype
 
 
 @contextmanager
-def settled(component: Component, dtype: torch.dtype) -> Iterator[None]:
-    """Within the block a network is ready to compute; then it rests."""
-    component.settle(dtype)
+def onloaded(component: Component, dtype: torch.dtype) -> Iterator[None]:
+    """The network is in memory within the block, and is offloaded after it."""
+    component.onload(dtype)
     try:
         yield
     finally:
-        component.rest()
+        component.offload()
 
 
 class _StreamedLayer:
@@ -116,14 +117,14 @@ class _StreamedLayer:
     ) -> None:
         self.component, self.layer, self.stored, self.files = component, layer, stored, files
 
-    def settle(self, _layer: nn.Module, _inputs: Any) -> None:
+    def onload(self, _layer: nn.Module, _inputs: Any) -> None:
         component = self.component
         assert component.dtype is not None
         with torch.inference_mode(mode=False):
-            for name, tensor in _settled(self.stored, component.dtype, component.device, component.where, self.files):
+            for name, tensor in _onloaded(self.stored, component.dtype, component.device, component.where, self.files):
                 getattr(self.layer, name).data = tensor
 
-    def rest(self, _layer: nn.Module, _inputs: Any, _output: Any) -> None:
+    def offload(self, _layer: nn.Module, _inputs: Any, _output: Any) -> None:
         for name, tensor in self.stored.items():
             getattr(self.layer, name).data = tensor
             self.files.release(tensor)
@@ -135,11 +136,11 @@ NO_COMPONENTS: Mapping[str, Component] = MappingProxyType({})
 class Residency:
     """Which components of a model are in memory, and in which dtype.
 
-    How a run wants them is an argument of each use, so that runs take turns without knowing of each other.
+    Each use states what it needs, so that runs alternate without knowing of each other.
     """
 
     def __init__(
-        self, parts: Parts, device: torch.device, dtypes: Mapping[str, torch.dtype], where: str | Path
+        self, parts: ModelParts, device: torch.device, dtypes: Mapping[str, torch.dtype], where: str | Path
     ) -> None:
         self.components = {name: Component(name, net, device, where) for name, net in parts.networks.items()}
         self._dtypes = dict(dtypes)
@@ -148,15 +149,15 @@ class Residency:
         """The dtype that a component computes in unless a run asks for float32."""
         return self._dtypes[name]
 
-    def settled_nbytes(self, beside: Iterable[Component] = ()) -> int:
-        """Bytes of what is settled now; beside: control networks to count as well."""
-        settled = (component for component in (*self.components.values(), *beside) if component.is_settled)
-        return sum(component.settled_nbytes(component.dtype or torch.float32) for component in settled)
+    def onloaded_nbytes(self, controls: Iterable[Component] = ()) -> int:
+        """Bytes of the weights in memory now.  controls: control networks to count as well"""
+        in_memory = (component for component in (*self.components.values(), *controls) if component.is_onloaded)
+        return sum(component.onloaded_nbytes(component.dtype or torch.float32) for component in in_memory)
 
-    def rest_all(self) -> None:
-        """Gives all memory back; what is used next settles again."""
+    def offload_all(self) -> None:
+        """Offloads every network; one that is used next is onloaded again."""
         for component in self.components.values():
-            component.rest()
+            component.offload()
 
     def use(
         self,
@@ -165,38 +166,38 @@ class Residency:
         float32: Collection[str] = (),
         controls: Mapping[str, Component] = NO_COMPONENTS,
     ) -> None:
-        """Makes components ready to compute, together. Raises ModelFileError as `Component.settle`.
+        """Onloads components that compute together. Raises ModelFileError as `Component.onload`.
 
-        stay      resident: all that was used stays; turns: what is used comes, the others go; stream: as turns, and the
-                  UNet comes layer by layer
-        float32   components that are wanted in float32
-        controls  networks that work whenever the UNet does, in its dtype
+        stay      resident: no offload, networks that were used stay in memory; turns (model offload): all others are
+                  offloaded; stream (sequential offload): as turns, and the UNet is onloaded layer by layer
+        float32   components that compute in float32
+        controls  control networks, which run whenever the UNet does, in its dtype
         """
-        wanted = {name: (self.components[name], self._dtype(name, float32)) for name in names}
+        used = {name: (self.components[name], self._dtype(name, float32)) for name in names}
         if "unet" in names:
-            wanted |= {name: (control, self._dtype("unet", float32)) for name, control in controls.items()}
+            used |= {name: (control, self._dtype("unet", float32)) for name, control in controls.items()}
         if stay != "resident":
             for name, component in (*self.components.items(), *controls.items()):
-                if name not in wanted:
-                    component.rest()
-        for name, (component, dtype) in wanted.items():
+                if name not in used:
+                    component.offload()
+        for name, (component, dtype) in used.items():
             if stay == "stream" and (name == "unet" or name in controls):
                 component.stream(dtype)
             else:
-                component.settle(dtype)
+                component.onload(dtype)
 
     def _dtype(self, name: str, float32: Collection[str]) -> torch.dtype:
         return torch.float32 if name in float32 else self._dtypes[name]
 
 
-def _settled(
+def _onloaded(
     stored: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, where: str | Path, files: MappedFiles
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and settled tensor, in the order of the file, each number read once and looked at."""
+    """Names and tensors in `dtype` on the device, in the order of the file; each is read and checked once."""
     ordered = sorted(stored.items(), key=lambda item: item[1].data_ptr())
     if device.type == "cpu":
         copied = [tensor.numel() for _, tensor in ordered if not _is_ready(tensor, dtype)]
-        block = Block((count, dtype) for count in copied)
+        block = MemoryBlock((count, dtype) for count in copied)
     for name, tensor in ordered:
         files.fetch(tensor)
         if device.type != "cpu":
@@ -220,7 +221,7 @@ def _is_convolution(tensor: Tensor) -> bool:
 
 
 def _is_ready(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the CPU computes with these numbers as they lie."""
+    """Whether the CPU can compute with this tensor as it is, without a copy."""
     if tensor.dtype != dtype or tensor.data_ptr() % tensor.itemsize:
         return False
     return tensor.is_contiguous(
@@ -229,7 +230,7 @@ def _is_ready(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _shaped(flat: Tensor, like: Tensor) -> Tensor:
-    """Channels last where it is a convolution: that is how the fast convolutions read their weights."""
+    """Channels last for a convolution: that is how the fast kernels read its weights."""
     if not _is_convolution(like):
         return flat.view(like.shape)
     out, into, height, width = like.shape
@@ -237,7 +238,7 @@ def _shaped(flat: Tensor, like: Tensor) -> Tensor:
 
 
 def _copy_checked(target: Tensor, source: Tensor) -> bool:
-    """Copies and converts a few rows at a time, and looks at them while they are near. True where all are finite."""
+    """Copies and converts a few rows at a time, and checks them while they are in the cache. True if all are finite."""
     if not source.ndim:
         target.copy_(source)
         return is_finite(target)
@@ -247,7 +248,9 @@ def _copy_checked(target: Tensor, source: Tensor) -> bool:
         part = target[first : first + rows]
         piece = source[first : first + rows]
         if {piece.dtype, part.dtype} == {torch.float16, torch.bfloat16}:
-            piece = piece.float().to(part.dtype)  # twice as quick as straight from one to the other
+            piece = piece.float().to(part.dtype)  # twice as fast as a direct conversion
         part.copy_(piece)
-        finite = finite and is_finite(part.permute(0, 2, 3, 1) if _is_convolution(part) else part)  # as it lies
+        finite = finite and is_finite(
+            part.permute(0, 2, 3, 1) if _is_convolution(part) else part
+        )  # in its memory order
     return finite

@@ -1,8 +1,8 @@
-"""Pictures whose sides continue each other: while it lasts, no network sees an edge.
+"""Seamless tiling: pictures whose opposite sides continue each other (A1111: Tiling).
 
-A network learns of the edge of a picture where a convolution, an enlargement or a border has to make up what lies
-beyond. Within `seamless` all of these look round the edge to the other side instead. It is a mode of this thread's
-calls of torch, not a change of the networks: nothing has to be undone, and any network obeys, adapters included.
+A network sees the edge of a picture where a convolution, an interpolation or a padding needs values from beyond it.
+Within `seamless` these use circular padding: the values come from the opposite side. It is a mode of this thread's
+torch calls, not a change of the networks: nothing has to be undone, and it covers every network, adapters included.
 """
 
 import math
@@ -71,14 +71,14 @@ class _Seamless(TorchFunctionMode):
     def _pad(self, x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
         left, right, top, bottom = (*pad, 0, 0)[:4]
         x = self._round(x, left, right, top, bottom)
-        rest = [0 if self.x else left, 0 if self.x else right, 0 if self.y else top, 0 if self.y else bottom]
-        return F.pad(x, rest, mode, value) if any(rest) else x
+        zeros = [0 if self.x else left, 0 if self.x else right, 0 if self.y else top, 0 if self.y else bottom]
+        return F.pad(x, zeros, mode, value) if any(zeros) else x
 
     def _enlarge(self, x: Tensor, size: Any = None, scale_factor: Any = None, **options: Any) -> Tensor:
         height, width = x.shape[-2:]
         if size is None:
             size = (int(height * scale_factor), int(width * scale_factor))
-        # As many places more at each side as become whole places of the result, where they are cut off again.
+        # Pad each side by as many pixels as become whole pixels of the result, where they are cut off again.
         rows, columns = (side // math.gcd(side, to) for side, to in zip((height, width), size, strict=True))
         rows, columns = rows if self.y else 0, columns if self.x else 0
         top, left = rows * size[0] // height, columns * size[1] // width
@@ -87,7 +87,7 @@ class _Seamless(TorchFunctionMode):
         return larger[..., top : top + size[0], left : left + size[1]]
 
     def _round(self, x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-        """What lies beyond an edge comes from the other side, along the axes that are seamless."""
+        """Circular padding along the seamless axes."""
         pad = [left * self.x, right * self.x, top * self.y, bottom * self.y]
         if not any(pad):
             return x

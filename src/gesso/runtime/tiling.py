@@ -1,11 +1,11 @@
-"""The autoencoder in tiles: a large picture in a fraction of the memory, and the same picture.
+"""Tiled VAE: decodes and encodes a large picture in a fraction of the memory, with the same result.
 
-Two things make the tiles of other tools show: a tile's edge has no neighbours, and a group norm takes its mean and
+Two things make tiles visible in other tools: the edge of a tile has no neighbours, and a group norm takes its mean and
 variance over the tile instead of the picture. Here the picture goes through the levels one after the other, kept whole
 between them, where it is small; within a level it goes tile by tile. Each tile is computed with a rim as wide as the
-level's convolutions see, which is then cut off. And the statistics of each norm are first summed over all tiles, norm
-after norm, each sum needing the work up to its norm again: so this takes four to six times as long, and what comes out
-differs from the whole by the order of sums. The middle, with its attention over all places, works on the whole picture.
+receptive field of the level, which is then cut off. And the statistics of each group norm are first summed over all
+tiles, norm after norm, each sum needing the work up to its norm again: so this takes four to six times as long, and the
+result differs from the whole by the order of sums. The middle block, with its attention, works on the whole picture.
 
 Shapes: B batch, C channels, h w rows and columns of the latents, H W of the pixels.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.models.upscaler import Upscaler
+from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, DecoderLevel, EncoderLevel, Posterior
 
 MIN_TILE = 16  # latents a side
@@ -26,11 +26,11 @@ MIN_TILE = 16  # latents a side
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A level of an autoencoder, as far as it can be computed tile by tile.
+    """A level of a VAE that can be computed tile by tile.
 
     run    [B, C, h, w] -> [B, C', h * up / down, w * up / down]
-    parts  modules that it is made of, for their group norms
-    rim    places around a tile that its result depends on
+    parts  its modules, for their group norms
+    rim    radius of the receptive field
     """
 
     run: Callable[[Tensor], Tensor]
@@ -41,7 +41,7 @@ class Stage:
 
 
 def decoder_stages(vae: AutoencoderKL) -> list[Stage]:
-    """What follows `decode_front`, cut where the picture is smallest: before each enlargement."""
+    """The decoder after `decode_front`, split where the picture is smallest: before each upsampling."""
     decoder, stages = vae.decoder, []
     levels = [level for level in decoder.levels if isinstance(level, DecoderLevel)]
     for i, level in enumerate(levels):
@@ -64,7 +64,7 @@ def decoder_stages(vae: AutoencoderKL) -> list[Stage]:
 
 
 def encoder_stages(vae: AutoencoderKL) -> list[Stage]:
-    """What comes before `encode_tail`; the first takes pixels that are folded already."""
+    """The encoder before `encode_tail`; the first stage takes pixels that are folded already."""
     encoder, stages = vae.encoder, []
     for i, level in enumerate(encoder.levels):
         assert isinstance(level, EncoderLevel)
@@ -123,8 +123,8 @@ def encode_tiled(vae: AutoencoderKL, pixels: Tensor, tile: int) -> Posterior:
     return encode_tail(vae, x)
 
 
-def upscale_tiled(upscaler: Upscaler, pixels: Tensor, tile: int) -> Tensor:
-    """An upscaler's picture in tiles of `tile` pixels of the input a side, each with a rim as wide as the network sees.
+def upscale_tiled(upscaler: MiniUpscaler, pixels: Tensor, tile: int) -> Tensor:
+    """`MiniUpscaler.forward` in tiles of `tile` input pixels a side, each with a rim as wide as its receptive field.
 
     pixels [B, 3, H, W] -> [B, 3, sH, sW]. Raises ValueError for a tile that the network's levels do not divide.
     """
@@ -133,11 +133,11 @@ def upscale_tiled(upscaler: Upscaler, pixels: Tensor, tile: int) -> Tensor:
         raise ValueError(f"tiles of {tile} pixels, expected a multiple of {config.multiple}")
     whole: Tensor | None = None
     for cell in cells_of(pixels, tile, config.sight):
-        made = cell.own(upscaler(cell.seen(pixels)), config.scale, 1)
+        output = cell.own(upscaler(cell.with_rim(pixels)), config.scale, 1)
         if whole is None:
-            whole = made.new_empty(*made.shape[:2], *(side * config.scale for side in pixels.shape[-2:]))
+            whole = output.new_empty(*output.shape[:2], *(side * config.scale for side in pixels.shape[-2:]))
         top, left = cell.top * config.scale, cell.left * config.scale
-        whole[..., top : top + made.shape[-2], left : left + made.shape[-1]] = made
+        whole[..., top : top + output.shape[-2], left : left + output.shape[-1]] = output
     assert whole is not None
     return whole
 
@@ -148,7 +148,7 @@ def _check(tile: int) -> None:
 
 
 def in_tiles(stage: Stage, x: Tensor, tile: int) -> Tensor:
-    """A stage over x in tiles of `tile` places a side, each with a rim that is cut off."""
+    """Runs a stage over x in tiles of `tile` places a side, each with a rim that is cut off."""
     cells = list(cells_of(x, tile, stage.rim))
     if len(cells) == 1:
         return stage.run(x)
@@ -160,15 +160,15 @@ def in_tiles(stage: Stage, x: Tensor, tile: int) -> Tensor:
             for cell in cells:
                 statistics.cell = cell
                 with suppress(_EnoughError):
-                    stage.run(cell.seen(x))
-            statistics.settle()
+                    stage.run(cell.with_rim(x))
+            statistics.finish_norm()
         for cell in cells:
-            made = cell.own(stage.run(cell.seen(x)), stage.up, stage.down)
+            output = cell.own(stage.run(cell.with_rim(x)), stage.up, stage.down)
             if whole is None:
                 height, width = (side * stage.up // stage.down for side in x.shape[-2:])
-                whole = made.new_empty(len(x), made.shape[1], height, width).to(memory_format=torch.channels_last)
+                whole = output.new_empty(len(x), output.shape[1], height, width).to(memory_format=torch.channels_last)
             top, left = cell.top * stage.up // stage.down, cell.left * stage.up // stage.down
-            whole[..., top : top + made.shape[-2], left : left + made.shape[-1]] = made
+            whole[..., top : top + output.shape[-2], left : left + output.shape[-1]] = output
     assert whole is not None
     return whole
 
@@ -181,7 +181,7 @@ def cells_of(x: Tensor, tile: int, rim: int) -> Iterator["Cell"]:
 
 
 class Cell:
-    """A tile of x, and the part of x that is looked at for it."""
+    """A tile of x, and the part of x that is computed for it: the tile with its rim."""
 
     def __init__(self, top: int, left: int, tile: int, rim: int, x: Tensor) -> None:
         height, width = x.shape[-2:]
@@ -190,19 +190,20 @@ class Cell:
         self._rows = slice(max(0, top - rim), min(height, top + tile + rim))
         self._columns = slice(max(0, left - rim), min(width, left + tile + rim))
 
-    def seen(self, x: Tensor) -> Tensor:
+    def with_rim(self, x: Tensor) -> Tensor:
         """The tile with its rim."""
         return x[..., self._rows, self._columns]
 
-    def own(self, made: Tensor, up: int, down: int) -> Tensor:
-        """The tile's part of what was made of `seen`, which is up / down times as large."""
+    def own(self, output: Tensor, up: int, down: int) -> Tensor:
+        """The tile's part of an output for `with_rim` that is up / down times as large."""
         top, left = (self.top - self._rows.start) * up // down, (self.left - self._columns.start) * up // down
         height, width = self.height * up // down, self.width * up // down
-        return made[..., top : top + height, left : left + width]
+        return output[..., top : top + height, left : left + width]
 
-    def own_at(self, made: Tensor) -> Tensor:
-        """The same, where the size tells how much larger it is."""
-        return self.own(made, made.shape[-1], self._columns.stop - self._columns.start)
+    def own_at(self, output: Tensor) -> Tensor:
+        """The same, with the scale taken from the size of the output."""
+
+        return self.own(output, output.shape[-1], self._columns.stop - self._columns.start)
 
 
 class _EnoughError(Exception):
@@ -219,7 +220,7 @@ class _Statistics:
 
     @contextmanager
     def watching(self, norms: list[nn.GroupNorm]) -> Iterator[None]:
-        """Within the block the first norm whose statistics are not settled takes note and stops the tile."""
+        """Within the block the first norm without final statistics adds the tile to its sums and stops the tile."""
         handles = [norm.register_forward_pre_hook(self._collect) for norm in norms]
         handles += [norm.register_forward_hook(self._normalise) for norm in norms]
         try:
@@ -228,8 +229,8 @@ class _Statistics:
             for handle in handles:
                 handle.remove()
 
-    def settle(self) -> None:
-        """All tiles have been seen."""
+    def finish_norm(self) -> None:
+        """Computes mean and variance of the norms whose sums are complete: all tiles have been added."""
         for norm, (total, squares, count) in self._sums.items():
             mean = total / count
             self._fixed[norm] = (mean, (squares / count - mean**2).clamp(min=0))

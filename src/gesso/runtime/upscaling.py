@@ -1,8 +1,8 @@
-"""Upscaler networks at work: pictures of any size, tile by tile.
+"""Upscaler networks (ESRGAN, Real-ESRGAN) on pictures of any size, tile by tile.
 
-A tile is computed with a rim of pixels around it, which is then cut off. A rim as wide as the network sees gives the
-very numbers of the whole picture, but for the order of sums; far narrower ones do in practice, since what a network
-makes of a place depends little on what is far away. docs/upscaling.md has the figures.
+A tile is computed with a rim of pixels around it, which is then cut off. A rim as wide as the network's receptive field
+gives the same result as the whole picture, up to the order of sums; in practice a far narrower one will do, since a
+pixel depends little on what is far away. docs/upscaling.md has the figures.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from gesso.errors import GessoError
 from gesso.families.upscaler_network import load_upscaler_network
 from gesso.models.rrdb import RRDBNet
 from gesso.models.srvgg import SRVGG
-from gesso.runtime.residency import Component, settled
+from gesso.runtime.residency import Component, onloaded
 from gesso.runtime.tiling import Cell, cells_of
 
 TILE = 192  # pixels a side; with the rim about 1 GiB at four times the size in float32
@@ -27,11 +27,11 @@ MIN_TILE = 16
 
 @dataclass(frozen=True, eq=False)
 class Upscaler:
-    """An upscaler network that is loaded. Get one from `load_upscaler`.
+    """An upscaler network that is loaded. `load_upscaler` makes one.
 
     scale  how many times larger a picture becomes
-    sight  pixels around a place that its result depends on; a rim of so many leaves no seam at all
-    files  that it was read from, for hashes
+    sight  radius of the receptive field in pixels; a rim of that width leaves no seam
+    files  that it was loaded from, for hashes
     """
 
     network: RRDBNet | SRVGG
@@ -46,17 +46,17 @@ class Upscaler:
         return self.network.config.sight
 
     def upscale(self, pixels: Tensor, tile: int | None = TILE, rim: int = RIM) -> Tensor:
-        """Pixels to more pixels.
+        """Enlarges pixels.
 
         pixels [B, 3, H, W] in [-1, 1] -> float32 [B, 3, scale * H, scale * W], clamped to [-1, 1], on the same device;
                or uint8, levels -> uint8, the nearest levels
-        tile   pixels a side of what is computed at a time; None: the whole picture at once
-        Raises ValueError for a tile below MIN_TILE or a rim below 0, GessoError where numbers leave the format.
+        tile   pixels a side of each tile; None: the whole picture at once
+        Raises ValueError for a tile below MIN_TILE or a rim below 0, GessoError if the dtype overflows.
         """
         return torch.cat(list(self.bands(pixels, tile, rim)), dim=-2)
 
     def bands(self, pixels: Tensor, tile: int | None = TILE, rim: int = RIM) -> Iterator[Tensor]:
-        """The same from top to bottom in bands of a row of tiles each, for pictures that are too large as a whole.
+        """The same as bands from top to bottom, each a row of tiles, for pictures that do not fit into memory.
 
         -> [B, 3, scale * (tile or less), scale * W] each, as in `upscale`
         """
@@ -76,29 +76,29 @@ class Upscaler:
 
     @torch.no_grad()
     def _tile(self, pixels: Tensor, cell: Cell) -> Tensor:
-        weight, seen = self.network.conv_out.weight, cell.seen(pixels)
+        weight, tile = self.network.conv_out.weight, cell.with_rim(pixels)
         levels = pixels.dtype == torch.uint8
-        seen = seen.to(weight.device).float() / 127.5 - 1 if levels else seen.to(weight.device)
-        made = cell.own(self.network(seen.to(weight.dtype)), self.scale, 1).float()
-        if not made.isfinite().all():
+        tile = tile.to(weight.device).float() / 127.5 - 1 if levels else tile.to(weight.device)
+        output = cell.own(self.network(tile.to(weight.dtype)), self.scale, 1).float()
+        if not output.isfinite().all():
             raise GessoError(
-                f"the upscaler's numbers leave {weight.dtype}; load it as float32 (`dtype=float32`)", code="overflow"
+                f"the upscaler overflows {weight.dtype}; load it in float32 (`dtype=float32`)", code="overflow"
             )
-        made = made.clamp(-1, 1)
-        return ((made + 1) * 127.5).round().byte().to(pixels.device) if levels else made.to(pixels.device)
+        output = output.clamp(-1, 1)
+        return ((output + 1) * 127.5).round().byte().to(pixels.device) if levels else output.to(pixels.device)
 
 
 @dataclass(frozen=True, eq=False)
-class RestingUpscaler:
-    """One that has memory only while it works."""
+class OffloadedUpscaler:
+    """An upscaler that is in memory only while it works."""
 
     upscaler: Upscaler
     component: Component
 
     @contextmanager
     def ready(self, dtype: torch.dtype) -> Iterator[Upscaler]:
-        """Within the block it may be used. Raises ModelFileError for numbers that are not finite."""
-        with settled(self.component, dtype):
+        """The upscaler is in memory within the block. Raises ModelFileError for weights that are not finite."""
+        with onloaded(self.component, dtype):
             yield self.upscaler
 
 

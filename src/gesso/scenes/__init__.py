@@ -1,1 +1,1 @@
-"""Pictures with exact captions: composed from the colour emoji font; gesso's own model learns from them."""
+"""Synthetic training pictures: composed from the colour emoji font, with exact captions, for gesso-mini."""

@@ -1,4 +1,4 @@
-"""Put a scene into words, in the many ways that people would."""
+"""Captions: describes a scene in words, with the variety of people's wording."""
 
 import re
 

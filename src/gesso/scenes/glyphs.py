@@ -107,15 +107,15 @@ def load_atlas(path: Path, objects: Sequence[Thing]) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(path, formats=("PNG",)) as picture:
-                note, wanted = picture.info.get(ATLAS_KEY), _atlas_note(objects)
-                if (found := _read_note(note)) is None:
+                note, expected = picture.info.get(ATLAS_KEY), _atlas_note(objects)
+                if (stored := _read_note(note)) is None:
                     raise GessoError(
                         f"{path}: a PNG, but not an atlas of glyphs. {remedy}", code="damaged", data={"path": str(path)}
                     )
-                if found != wanted:
+                if stored != expected:
                     raise GessoError(
-                        f"{path}: an atlas of {found.get('objects')!r} objects, hash {str(found.get('hash'))[:12]}, "
-                        f"expected {wanted['objects']} objects, hash {wanted['hash'][:12]}. {remedy}",
+                        f"{path}: an atlas of {stored.get('objects')!r} objects, hash {str(stored.get('hash'))[:12]}, "
+                        f"expected {expected['objects']} objects, hash {expected['hash'][:12]}. {remedy}",
                         code="damaged",
                         data={"path": str(path)},
                     )
@@ -151,7 +151,7 @@ def _atlas_note(objects: Sequence[Thing]) -> dict[str, Any]:
 
 def _read_note(note: object) -> dict[str, Any] | None:
     try:
-        found = json.loads(note) if isinstance(note, str) else None
+        value = json.loads(note) if isinstance(note, str) else None
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None

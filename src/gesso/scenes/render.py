@@ -1,4 +1,4 @@
-"""Draw scenes."""
+"""Renders scenes from glyphs, one picture at a time."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""A scene says exactly what is in a picture; it can be drawn at any size and put into words.
+"""`Scene`: exactly what is in a synthetic picture; it can be rendered at any size and described in a caption.
 
 Coordinates are shares of the picture's side: x to the right, y down, (0.5, 0.5) the middle.
 """

@@ -1,4 +1,4 @@
-"""Scenes drawn in another style: what the style LoRAs that come with gesso were trained on.
+"""Renders scenes in other styles: the training pictures of the style LoRAs that come with gesso.
 
 A style keeps what a prompt can ask for: objects, numbers, places, tints and backgrounds. It must also get through the
 autoencoder of a small model, so its strokes are some two pixels wide at 64 x 64; blocks of pixel art would be smoothed
@@ -97,8 +97,8 @@ def tone_of(glyph: np.ndarray, radius: float) -> np.ndarray:
 
 def tone_range(tone: np.ndarray, alpha: np.ndarray) -> tuple[float, float]:
     """The dark and the light end of a glyph's tones, less a little of both."""
-    seen = tone[alpha > 0.5]
-    low, high = np.percentile(seen, (8, 92)) if len(seen) else (0.0, 0.0)
+    visible = tone[alpha > 0.5]
+    low, high = np.percentile(visible, (8, 92)) if len(visible) else (0.0, 0.0)
     return float(low), float(high)
 
 

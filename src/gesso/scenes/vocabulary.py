@@ -58,7 +58,7 @@ def article_of(noun: str) -> str:
 def parse_things(text: str, source: str) -> tuple[Thing, ...]:
     """Read a table of `glyph | name[/plural] | synonym, ...` lines. Raises GessoError naming the line."""
     things: list[Thing] = []
-    seen: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -72,13 +72,13 @@ def parse_things(text: str, source: str) -> tuple[Thing, ...]:
         name, _, plural = fields[1].partition("/")
         synonyms = tuple(word.strip() for word in fields[2].split(",") if word.strip())
         for word in (name, *synonyms):
-            if word in seen:
+            if word in owners:
                 raise GessoError(
-                    f"{source} line {number}: {word!r} already stands for {seen[word]!r}. Remove one.",
+                    f"{source} line {number}: {word!r} already stands for {owners[word]!r}. Remove one.",
                     code="damaged",
                     data={"path": str(source)},
                 )
-            seen[word] = name
+            owners[word] = name
         things.append(Thing(fields[0], name, plural or plural_of(name), synonyms))
     return tuple(things)
 

@@ -86,7 +86,7 @@ def _drawn(
             on_event(Sampling(number=before + state.index + 1, total=total, progress=state))
 
         for picture in pipeline(part.request, progress, **order.sources.arguments, cancel=cancel):
-            picture = picture.noted(part.notices)
+            picture = picture.with_notices(part.notices)
             for notice in dict.fromkeys(picture.notices):
                 if notice not in reported:
                     on_event(Noticed(notice=notice))

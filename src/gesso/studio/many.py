@@ -103,7 +103,7 @@ class Run:
             on_event(Sampling(number=self.finished, total=len(self.jobs), progress=state))
 
         (picture,) = pipeline(written.request, progress, **self.sources.arguments, cancel=cancel)
-        picture = picture.noted(written.notices)
+        picture = picture.with_notices(written.notices)
         for notice in dict.fromkeys(picture.notices):
             on_event(Noticed(notice=notice, about=job.file))
         self.folder.save(job.file, picture.to_png())

@@ -51,18 +51,18 @@ def read_prompts(
     from gesso.pipelines.prompt_reading import read_request
     from gesso.request.names import with_canonical_names
     from gesso.request.resolving import resolve
+    from gesso.runtime.adapter_cache import AdapterCache
     from gesso.runtime.engine import find_model
     from gesso.runtime.model import LoadedModel
     from gesso.runtime.precision import choose_precision
-    from gesso.runtime.shelf import AdapterShelf
 
     device = torch.device("cpu")
     parts = load_parts(find_model(path), dtype=None, check=False, family=family)
     loaded = LoadedModel(
         name=Path(model).name, parts=parts, device=device, precision=choose_precision("float32", device)
     )
-    shelf, finder = AdapterShelf(), finder if finder is not None else studio.finder()
+    cache, finder = AdapterCache(), finder if finder is not None else studio.finder()
     for written in (front or FrontEnd()).requests(with_canonical_names(request), parts.family):
         resolved = resolve(written.request, defaults_for(written.request, parts.family))
-        reading = read_request(resolved, loaded, finder, shelf)
+        reading = read_request(resolved, loaded, finder, cache)
         yield PromptReading(request=resolved, reading=reading, notices=written.notices)

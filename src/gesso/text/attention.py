@@ -1,4 +1,4 @@
-"""Emphasis in the grammar of A1111: (more), [less], (so much:1.3).
+"""A1111's attention/emphasis syntax: (more), [less], (so much:1.3).
 
     (text)      times 1.1            [text]      divided by 1.1
     (text:w)    times w              nested brackets multiply
@@ -134,11 +134,11 @@ class _Reader:
 
     def weight_at(self, place: int) -> tuple[float, int] | None:
         """The weight behind the colon at `place` and where the bracket that it closes ends; None where it is text."""
-        found = _NUMBER.match(self.text, place)
-        if found is None:
+        match = _NUMBER.match(self.text, place)
+        if match is None:
             return None
         try:
-            return float(found[1]), found.end()
+            return float(match[1]), match.end()
         except ValueError:  # 1.2.3
             return None
 

@@ -181,16 +181,16 @@ def folder_files(pairs: BytePairs) -> dict[str, str]:
 def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
     """A JSON object. Raises GessoError, which names the file, for anything else."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (RecursionError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise GessoError(
             f"{name}: not JSON ({error}); expected a JSON object. Download the file again.", code="damaged"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise GessoError(
-            f"{name}: holds a JSON {type(found).__name__}, expected an object. Download the file again.", code="damaged"
+            f"{name}: holds a JSON {type(value).__name__}, expected an object. Download the file again.", code="damaged"
         )
-    return found
+    return value
 
 
 def _check_merges(known: set[str], merges: Sequence[Merge]) -> None:
@@ -223,8 +223,8 @@ def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, 
 
 def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
     """Vocabulary and merges of a tokenizer.json; its other settings are CLIP's own, or the folder is not a CLIP one."""
-    found = parse_object(_read(file), str(file))
-    model = found.get("model")
+    values = parse_object(_read(file), str(file))
+    model = values.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != WORD_END:
         kind = model.get("type") if isinstance(model, dict) else None
         raise GessoError(
@@ -241,7 +241,7 @@ def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]
             data={"path": str(file)},
         )
     pieces = _pieces_of(vocab, file)
-    _check_added(found.get("added_tokens") or [], pieces, file)
+    _check_added(values.get("added_tokens") or [], pieces, file)
     # Older files write a merge as "a b", newer ones as ["a", "b"].
     lines = [" ".join(merge) if _is_pair(merge) else str(merge) for merge in merges]
     return pieces, parse_merges(lines, f"{file}, merges")
@@ -267,9 +267,9 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
         file = folder / name
         if not file.is_file():
             continue
-        found = parse_object(_read(file), str(file))
+        values = parse_object(_read(file), str(file))
         for role, key in (("bos", "bos_token"), ("eos", "eos_token"), ("pad", "pad_token"), ("unknown", "unk_token")):
-            token = found.get(key)
+            token = values.get(key)
             token = token.get("content") if isinstance(token, dict) else token
             if token is None:
                 continue
@@ -280,12 +280,12 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
                     data={"path": str(file)},
                 )
             settings[role] = token
-        length = found.get("model_max_length")
+        length = values.get("model_max_length")
         # transformers writes 10^30 where no length was set.
         if isinstance(length, int) and not isinstance(length, bool) and 3 <= length <= 2**16:
             settings["length"] = length
-        _check_class(found.get("tokenizer_class"), file)
-        decoder = found.get("added_tokens_decoder")
+        _check_class(values.get("tokenizer_class"), file)
+        decoder = values.get("added_tokens_decoder")
         _check_added(list(decoder.values()) if isinstance(decoder, dict) else [], pieces, file)
     extra = folder / "added_tokens.json"
     if extra.is_file():
@@ -293,10 +293,12 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _check_class(found: object, file: Path) -> None:
-    if isinstance(found, str) and not found.startswith(("CLIP", "PreTrainedTokenizerFast", "TokenizersBackend")):
+def _check_class(class_name: object, file: Path) -> None:
+    if isinstance(class_name, str) and not class_name.startswith(
+        ("CLIP", "PreTrainedTokenizerFast", "TokenizersBackend")
+    ):
         raise GessoError(
-            f"{file}: tokenizer_class is {_short(found)}, expected 'CLIPTokenizer'. "
+            f"{file}: tokenizer_class is {_short(class_name)}, expected 'CLIPTokenizer'. "
             "The folder holds the tokenizer of another text encoder.",
             code="wrong_kind",
             data={"path": str(file)},

@@ -1,6 +1,6 @@
 """Splits the weighted pieces of a prompt into chunks of token ids, as A1111 does for long prompts.
 
-A text model takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
+A text encoder takes a fixed number of tokens (77 in CLIP). A longer prompt is parted into chunks, each with its own
 beginning, end and padding; each is encoded alone, and what comes out is laid one after the other. Each piece is
 tokenised alone, so that a weight begins and ends with a token. BREAK ends a chunk. Where a chunk is full and a comma
 stands among its last tokens, the words behind that comma move on to the next one.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gesso.notices import Notice
-from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedText, check_prompt, shown
+from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedText, check_prompt, quote
 from gesso.text.tokenizer import Tokenizer
 
 BACKTRACK = 20  # tokens; A1111's comma_padding_backtrack
@@ -25,13 +25,13 @@ MAX_CHUNKS = 128  # 32,000 characters of English prose fill about 100; each cost
 
 
 @dataclass(frozen=True)
-class LearnedWord:
-    """A word whose vectors were learned (textual inversion); they take the place of its ids.
+class EmbeddingToken:
+    """A word of the prompt that stands for a textual inversion embedding, whose vectors replace its token ids.
 
     ids          of the word as a prompt spells it; at least one
     num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
-    first_id     the id, above the vocabulary, that the text model was taught for the first vector; the others follow.
-                 None: padding stands there, and `Chunks.placements` says where
+    first_id     the id, above the vocabulary, of the first vector in the text encoder; the others follow.
+                None: padding takes its place, and `Chunks.placements` says where
     """
 
     name: str
@@ -41,8 +41,8 @@ class LearnedWord:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """A textual inversion in a chunk: its vectors replace the embeddings [chunk, position : position + num_vectors]."""
+class EmbeddingPlacement:
+    """An embedding in a chunk: its vectors replace the token embeddings [chunk, position : position + num_vectors]."""
 
     name: str
     chunk: int
@@ -55,9 +55,9 @@ class ChunkReport:
     """What a user should know about a prompt that was chunked.
 
     num_tokens  per chunk, the tokens of the prompt in it, without beginning, end and padding
-    cut         the text from the first word on that found no room in `max_chunks`; "" where all of it did
-    unknown     words that the vocabulary does not know (`Tokenizer.unknown_words`) in what found room
-    clamped     pieces whose weight was changed: (text, asked for, taken)
+    cut         the text from the first word that does not fit into `max_chunks`; "" if all fits
+    unknown     words that the vocabulary does not know (`Tokenizer.unknown_words`) in the part that fits
+    clamped     pieces whose weight was out of range: (text, requested weight, used weight)
     """
 
     num_tokens: tuple[int, ...]
@@ -71,37 +71,37 @@ class ChunkReport:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """A line for each weight that was changed, and one for what was cut. Unknown words are the caller's to name."""
+        """Notices about changed weights and about text that was cut. Unknown words are reported by the caller."""
         changed = tuple(
             Notice(
-                f"the weight {asked:g} of {shown(text.strip())} was changed to {taken:g}",
+                f"the weight {requested:g} of {quote(text.strip())} was changed to {used:g}",
                 code="weight_clamped",
-                data={"asked": asked, "taken": taken},
+                data={"asked": requested, "taken": used},
             )
-            for text, asked, taken in self.clamped[:8]
+            for text, requested, used in self.clamped[:8]
         )
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
         if not self.cut:
             return changed
-        cut = f"prompt too long for {room}: ignored from {shown(self.cut)}"
+        cut = f"prompt too long for {room}: ignored from {quote(self.cut)}"
         return (*changed, Notice(cut, code="prompt_cut", data={"cut": self.cut}))
 
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """A prompt as a text model takes it.
+    """A prompt in chunks of token ids, the input of a text encoder.
 
     ids      int64 [N, L], N at least 1
     weights  float32 [N, L], finite, from -MAX_WEIGHT to MAX_WEIGHT; 1 for beginning, end and padding
     pieces   int64 [N, L], the index of the piece that a token is from; -1 for beginning, end and padding
-    placements  where embeddings (textual inversion) stand
+    placements  positions of embeddings (textual inversion)
     """
 
     ids: Tensor
     weights: Tensor
     pieces: Tensor
     report: ChunkReport
-    placements: tuple[Placement, ...] = ()
+    placements: tuple[EmbeddingPlacement, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -116,7 +116,7 @@ def chunk(
     backtrack: int = BACKTRACK,
     whole_words: bool = False,
     max_chunks: int = MAX_CHUNKS,
-    words: Sequence[LearnedWord] = (),
+    embeddings: Sequence[EmbeddingToken] = (),
 ) -> Chunks:
     """Pieces to chunks of the tokenizer's length.
 
@@ -133,7 +133,7 @@ def chunk(
     for piece in pieces:
         if isinstance(piece, WeightedText):
             check_prompt(piece.text)
-    filler = _Filler(tokenizer, 0 if whole_words or max_chunks == 1 else backtrack, words)
+    filler = _Filler(tokenizer, 0 if whole_words or max_chunks == 1 else backtrack, embeddings)
     filler.whole_words = whole_words and max_chunks > 1
     clamped = filler.fill(pieces)
     if len(filler.rows) > max_chunks > 1:
@@ -151,9 +151,9 @@ def chunk(
             clamped=clamped,
         ),
         placements=tuple(
-            Placement(word.name, index, position + 1, word.num_vectors)
+            EmbeddingPlacement(word.name, index, position + 1, word.num_vectors)
             for index, row in enumerate(kept)
-            for position, word in row.words
+            for position, word in row.embeddings
         ),
     )
 
@@ -199,10 +199,10 @@ class _Token(NamedTuple):
 
 @dataclass
 class _Row:
-    """A chunk being filled.  words: embeddings with the position of their first token"""
+    """A chunk being filled.  embeddings: embeddings with the position of their first token"""
 
     tokens: list[_Token] = field(default_factory=list)
-    words: list[tuple[int, LearnedWord]] = field(default_factory=list)
+    embeddings: list[tuple[int, EmbeddingToken]] = field(default_factory=list)
 
 
 class _Filler:
@@ -210,13 +210,13 @@ class _Filler:
 
     NO_COMMA = -(10**9)  # far from every place
 
-    def __init__(self, tokenizer: Tokenizer, backtrack: int, words: Sequence[LearnedWord]) -> None:
+    def __init__(self, tokenizer: Tokenizer, backtrack: int, embeddings: Sequence[EmbeddingToken]) -> None:
         self.tokenizer = tokenizer
         self.room = tokenizer.length - 2
         self.backtrack = backtrack
         comma = tokenizer.tokens(",")
         self.comma = comma[0].id if len(comma) == 1 else -1
-        self.words = _by_first_id(words, self.room)
+        self.embeddings = _by_first_id(embeddings, self.room)
         self.whole_words = False
         self.rows: list[_Row] = []
         self.row = _Row()
@@ -233,8 +233,8 @@ class _Filler:
             weight = min(MAX_WEIGHT, max(-MAX_WEIGHT, piece.weight)) if piece.weight == piece.weight else 1.0
             if weight != piece.weight:
                 clamped.append((piece.text, piece.weight, weight))
-            found = [_Token(token.id, weight, index, token.word) for token in self.tokenizer.tokens(piece.text)]
-            for group in _groups(found, piece.text) if self.whole_words else [found]:
+            tokens = [_Token(token.id, weight, index, token.word) for token in self.tokenizer.tokens(piece.text)]
+            for group in _groups(tokens, piece.text) if self.whole_words else [tokens]:
                 if self.whole_words and len(group) < LONG_WORD and len(self.row.tokens) + len(group) > self.room:
                     self.close()
                 self.add(group)
@@ -259,7 +259,7 @@ class _Filler:
                 continue
             if len(self.row.tokens) + word.num_vectors > self.room:
                 self.close()
-            self.row.words.append((len(self.row.tokens), word))
+            self.row.embeddings.append((len(self.row.tokens), word))
             places = range(word.num_vectors)
             ids = (self.tokenizer.pad if word.first_id is None else word.first_id + place for place in places)
             self.row.tokens += [token._replace(id=index) for index in ids]
@@ -268,8 +268,8 @@ class _Filler:
     def move_on(self) -> None:
         """Closes the row behind its last comma; what stood there begins the next."""
         first, old = self.last_comma + 1, self.row
-        moved = _Row(old.tokens[first:], [(place - first, word) for place, word in old.words if place >= first])
-        self.row = _Row(old.tokens[:first], [(place, word) for place, word in old.words if place < first])
+        moved = _Row(old.tokens[first:], [(place - first, word) for place, word in old.embeddings if place >= first])
+        self.row = _Row(old.tokens[:first], [(place, word) for place, word in old.embeddings if place < first])
         self.close()
         self.row = moved
 
@@ -278,8 +278,8 @@ class _Filler:
         self.row = _Row()
         self.last_comma = self.NO_COMMA
 
-    def word_at(self, tokens: Sequence[_Token], position: int) -> LearnedWord | None:
-        for word in self.words.get(tokens[position].id, ()):
+    def word_at(self, tokens: Sequence[_Token], position: int) -> EmbeddingToken | None:
+        for word in self.embeddings.get(tokens[position].id, ()):
             stretch = tokens[position : position + len(word.ids)]
             if tuple(token.id for token in stretch) == word.ids:
                 return word
@@ -298,11 +298,11 @@ def _groups(tokens: Sequence[_Token], text: str) -> list[list[_Token]]:
     return groups
 
 
-def _by_first_id(words: Sequence[LearnedWord], room: int) -> dict[int, list[LearnedWord]]:
+def _by_first_id(embeddings: Sequence[EmbeddingToken], room: int) -> dict[int, list[EmbeddingToken]]:
     """Words by the id they begin with, those of most ids first. Raises ValueError for one that fits no chunk."""
-    found: dict[int, list[LearnedWord]] = {}
-    for word in sorted(words, key=lambda word: -len(word.ids)):
+    by_id: dict[int, list[EmbeddingToken]] = {}
+    for word in sorted(embeddings, key=lambda word: -len(word.ids)):
         if not word.ids or not 1 <= word.num_vectors <= room:
             raise ValueError(f"embedding {word.name!r}: {len(word.ids)} ids, {word.num_vectors} of {room} vectors")
-        found.setdefault(word.ids[0], []).append(word)
-    return found
+        by_id.setdefault(word.ids[0], []).append(word)
+    return by_id

@@ -1,4 +1,4 @@
-"""Weights in the grammar of ComfyUI: (more), (so much:1.3); nothing else is a sign.
+"""ComfyUI's prompt syntax: (more), (so much:1.3); all else is plain text.
 
     (text)     the weight around it, times 1.1
     (text:w)   w itself, whatever stands around: in ((a:1.2)) a has 1.2, where A1111 multiplies to 1.32
@@ -39,7 +39,7 @@ def write_comfyui(pieces: tuple[WeightedText, ...]) -> str:
 
 
 class _Reader:
-    """One pass. A group is a pair of brackets: its parent, and its weight where it says one."""
+    """One pass. A group is a pair of brackets: its parent, and its weight if it has one."""
 
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
@@ -52,8 +52,8 @@ class _Reader:
 
     def read(self) -> None:
         owed = 0  # closing brackets without an opening one; each takes the next opening one with it
-        for found in _SIGN.finditer(self.text):
-            sign, place = found[0], found.start()
+        for match in _SIGN.finditer(self.text):
+            sign, place = match[0], match.start()
             if sign == "(":
                 if owed and not self.open:
                     owed -= 1

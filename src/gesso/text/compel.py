@@ -1,4 +1,4 @@
-"""Weights in the grammar of Compel, which InvokeAI uses: word+, (a phrase)++, "a phrase"-, (a phrase)1.3.
+"""Compel's prompt syntax, which InvokeAI uses: word+, (a phrase)++, "a phrase"-, (a phrase)1.3.
 
     word+  word---          times 1.1 for each +, times 0.9 for each -, at the end of a word
     (text)+  (text)1.3      the same for a phrase, right behind its bracket; "text" is as good as (text)
@@ -8,8 +8,8 @@
     withLora(name, 0.8)     a LoRA
     \\( \\) \\" \\+ \\-          the sign itself
 
-Nested weights multiply. A bracket or quote without its other half is text. `.swap()` is refused: no text states can do
-what it asks for.
+Nested weights multiply. A bracket or quote without its other half is text. `.swap()` is refused: text embeddings cannot
+do what it asks for.
 
 Time is linear in the length of the text, without recursion.
 """
@@ -45,12 +45,12 @@ def parse_compel(text: str) -> ParsedPrompt:
     """
     check_prompt(text)
     whole = Traced.whole(text)
-    found = list(_LORA.finditer(text))
+    matches = list(_LORA.finditer(text))
     networks = tuple(
         ExtraNetwork(kind="lora", name=lora[1], arguments=(lora[2] or "1",), start=lora.start(), end=lora.end())
-        for lora in found
+        for lora in matches
     )
-    traced = whole.without(lora.span() for lora in found)
+    traced = whole.without(lora.span() for lora in matches)
     joined = _joined(traced)
     if joined is None:
         return ParsedPrompt(source=text, subprompts=(_subprompt(traced, 1.0),), networks=networks)
@@ -131,8 +131,8 @@ def _pairs(text: str) -> dict[int, int]:
     pairs: dict[int, int] = {}
     opened: list[int] = []
     num_round = 0
-    for found in _BRACKET.finditer(text):
-        sign, place = found[0], found.start()
+    for match in _BRACKET.finditer(text):
+        sign, place = match[0], match.start()
         if sign == "(":
             opened.append(place)
             num_round += 1
@@ -166,8 +166,8 @@ class _Reader:
 
     def read(self) -> None:
         position = 0
-        while found := _SIGN.search(self.text, position):
-            position = self.take(found[0], found.start(), found.end())
+        while match := _SIGN.search(self.text, position):
+            position = self.take(match[0], match.start(), match.end())
         self.flush(len(self.text), len(self.text))
 
     def take(self, sign: str, place: int, end: int) -> int:

@@ -1,4 +1,4 @@
-"""The grammars of prompts by name, each with the rule of emphasis that its own tool goes with. Imports no torch."""
+"""The prompt syntaxes by name (a1111, comfyui, compel, plain), each with its tool's emphasis. Imports no torch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """One way to write a prompt.
+    """A prompt syntax.
 
     parse        text to its parts; raises PromptError
     parse_negative  the same for a negative prompt
-    emphasis     what weights do, unless a request says something else
-    whole_words  chunks end between words, rather than behind a near comma
+    emphasis     how weights are applied, unless a request sets it
+    whole_words  chunks end between words, as in ComfyUI, rather than after a comma
     """
 
     name: str

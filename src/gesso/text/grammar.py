@@ -1,4 +1,4 @@
-"""A whole prompt in the grammar of A1111, stage by stage in its order.
+"""A1111's prompt syntax: comments, extra networks (LoRA), AND, prompt editing, emphasis, BREAK, parsed in its order.
 
     # to the end of the line     a comment
     <type:arguments>             an extra network, such as <lora:name:0.8>; taken out of the text
@@ -19,7 +19,7 @@ from typing import Literal
 
 from gesso.notices import Notice
 from gesso.text.attention import escape
-from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, shown
+from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, quote
 from gesso.text.schedule import PromptSchedule, WhenRule, parse_schedule
 
 MAX_SUBPROMPTS = 32
@@ -57,7 +57,7 @@ class LoraTag:
     name    looked up among the adapters that are known, never a path
     rank    the rank to cut it to; None: its own
     points  of a weight such as 1@0,0.2@0.6, which changes over the steps: (share of the steps, factor of unet_weight);
-            the text models take the first point's, since they read the prompt once
+            the text encoders take the first point's, since they read the prompt once
     """
 
     name: str
@@ -72,7 +72,7 @@ Joined = Literal["guidance", "blend", "sum", "chain"]
 
 @dataclass(frozen=True, kw_only=True)
 class SubPrompt:
-    """One of the prompts that make up a whole; `ParsedPrompt.joined` says how."""
+    """One of the prompts of a whole; `ParsedPrompt.joined` says how they are joined."""
 
     schedule: PromptSchedule
     weight: float = 1.0
@@ -97,7 +97,7 @@ class PlannedPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedPrompt:
-    """What was typed, taken apart.
+    """A parsed prompt.
 
     subprompts  at least one
     joined      how they become one: "guidance" draws with all of them, x0 = uncond + sum of weight * guidance_scale *
@@ -116,8 +116,8 @@ class ParsedPrompt:
     @property
     def is_constant(self) -> bool:
         """Whether one context holds for all steps and all of the guidance: no schedule, no AND."""
-        apart = len(self.subprompts) > 1 and self.joined == "guidance"
-        return not apart and all(subprompt.schedule.is_constant for subprompt in self.subprompts)
+        separate = len(self.subprompts) > 1 and self.joined == "guidance"
+        return not separate and all(subprompt.schedule.is_constant for subprompt in self.subprompts)
 
     def plan(self, num_steps: int, *, base_steps: int = 0, rule: WhenRule = "point") -> tuple[PlannedPrompt, ...]:
         """What is drawn from step to step; each entry differs from its neighbours, and the last ends the steps.
@@ -154,7 +154,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     notices: list[Notice] = []
     comments = list(_comments(text))
     notices += [
-        Notice(f"ignored as a comment: {shown(text[start:end].strip())}", code="comment_ignored")
+        Notice(f"ignored as a comment: {quote(text[start:end].strip())}", code="comment_ignored")
         for start, end in comments[:3]
     ]
     uncommented = Traced.whole(text).without(comments)
@@ -163,7 +163,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
     notices += [
         Notice(
-            f"ignored: <{shown(kind)[1:-1]}:...>, an unknown kind of extra network",
+            f"ignored: <{quote(kind)[1:-1]}:...>, an unknown kind of extra network",
             code="network_ignored",
             data={"kind": kind},
         )
@@ -202,20 +202,20 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
     if not name or len(name) > MAX_NAME or not name.isprintable() or _FORBIDDEN_IN_NAME & set(name) or ".." in name:
         raise PromptError(
             "network_tag",
-            f"prompt: {shown(name)} is not the name of a LoRA. Give the name of its file, without folder and "
+            f"prompt: {quote(name)} is not the name of a LoRA. Give the name of its file, without folder and "
             "extension.",
         )
     if unknown := sorted(set(network.named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
-        what = f"the argument {shown(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
+        what = f"the argument {quote(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
         raise PromptError(
-            "network_tag", f"prompt: <{network.kind}:{shown(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
+            "network_tag", f"prompt: <{network.kind}:{quote(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
         )
-    given = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | dict(network.named)
-    text = read_points(given["te"], name) if "te" in given else ((0.0, 1.0),)
-    unet = read_points(given["unet"], name) if "unet" in given else text
-    rank = int(_number(given["dyn"], name)) if "dyn" in given else None
+    arguments = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | dict(network.named)
+    text = read_points(arguments["te"], name) if "te" in arguments else ((0.0, 1.0),)
+    unet = read_points(arguments["unet"], name) if "unet" in arguments else text
+    rank = int(_number(arguments["dyn"], name)) if "dyn" in arguments else None
     if rank is not None and rank < 1:
-        raise PromptError("number", f"prompt: the LoRA {shown(name)} is cut to rank {rank}, expected 1 or more.")
+        raise PromptError("number", f"prompt: the LoRA {quote(name)} is cut to rank {rank}, expected 1 or more.")
     points = unet if len(unet) > 1 else ()
     return LoraTag(
         name=name,
@@ -240,24 +240,24 @@ def read_points(text: str, name: str) -> tuple[tuple[float, float], ...]:
     if len(points) > MAX_POINTS or not rises:
         raise PromptError(
             "number",
-            f"prompt: the LoRA {shown(name)} has the weight {shown(text)}, expected a number, or at most {MAX_POINTS} "
+            f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number, or at most {MAX_POINTS} "
             "of them at rising shares of the steps, such as 1@0,0.2@0.6.",
         )
     return tuple(points)
 
 
 def _comments(text: str) -> Iterator[tuple[int, int]]:
-    return (found.span() for found in _COMMENT.finditer(text) if found[0][0] == "#")
+    return (match.span() for match in _COMMENT.finditer(text) if match[0][0] == "#")
 
 
 def _networks(traced: Traced) -> Iterator[ExtraNetwork]:
     """The tags of a text, with their places in it."""
     text, position = traced.text, 0
-    while found := _TAG.search(text, position):
-        position = found.end()
-        if found[1] is None:  # an escape
+    while match := _TAG.search(text, position):
+        position = match.end()
+        if match[1] is None:  # an escape
             continue
-        first = found.end() + len(found[1]) + 1
+        first = match.end() + len(match[1]) + 1
         end = text.find(">", first)
         if end < 0:
             return
@@ -266,11 +266,11 @@ def _networks(traced: Traced) -> Iterator[ExtraNetwork]:
         name, *arguments = text[first:end].split(":")
         pairs = [argument.partition("=") for argument in arguments]
         yield ExtraNetwork(
-            kind=found[1],
+            kind=match[1],
             name=name,
             arguments=tuple(key for key, equals, _ in pairs if not equals),
             named={key: value for key, equals, value in pairs if equals},
-            start=found.start(),
+            start=match.start(),
             end=end + 1,
         )
         position = end + 1
@@ -282,7 +282,7 @@ def _placed(tag: ExtraNetwork, traced: Traced) -> ExtraNetwork:
 
 
 def _subprompts(traced: Traced, notices: list[Notice]) -> Iterator[SubPrompt]:
-    joints = [found.span() for found in _AND.finditer(traced.text)]
+    joints = [match.span() for match in _AND.finditer(traced.text)]
     _check_count("prompts joined by AND", len(joints) + 1, MAX_SUBPROMPTS)
     if not joints:
         yield SubPrompt(schedule=parse_schedule(traced))
@@ -295,7 +295,7 @@ def _subprompts(traced: Traced, notices: list[Notice]) -> Iterator[SubPrompt]:
         if weight != asked:
             notices.append(
                 Notice(
-                    f"the weight {asked:g} of {shown(traced.text[start:end].strip())} was changed to {weight:g}",
+                    f"the weight {asked:g} of {quote(traced.text[start:end].strip())} was changed to {weight:g}",
                     code="weight_clamped",
                     data={"asked": asked, "taken": weight},
                 )
@@ -318,10 +318,10 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise PromptError("number", f"prompt: the LoRA {shown(name)} has the weight {shown(text)}, expected a number.")
+        raise PromptError("number", f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number.")
     return value
 
 
-def _check_count(what: str, found: int, most: int) -> None:
-    if found > most:
-        raise PromptError("prompt_limit", f"prompt: {found} {what}, at most {most} are allowed. Remove some.")
+def _check_count(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise PromptError("prompt_limit", f"prompt: {count} {what}, at most {most} are allowed. Remove some.")

@@ -1,4 +1,4 @@
-"""What a prompt is made of once it is read: pieces of text with weights, and where each stood in what was typed."""
+"""The pieces of a parsed prompt: text with weights, BREAK, and their places in the source text."""
 
 from array import array
 from collections.abc import Iterable
@@ -112,7 +112,7 @@ def check_prompt(text: str, what: str = "prompt") -> None:
         ) from None
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """A part of a prompt as a message repeats it: short, on one line, nothing that a terminal obeys."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
 

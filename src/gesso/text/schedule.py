@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gesso.text.attention import parse_attention
-from gesso.text.prompt import Piece, PromptError, Traced, shown
+from gesso.text.prompt import Piece, PromptError, Traced, quote
 
 MAX_SCHEDULES = 256  # of one prompt
 MAX_PLANNED_CHARS = 320_000  # of the different texts that a prompt has over its steps
@@ -42,7 +42,7 @@ class When:
 
         base_steps: steps of the pass before, where this one refines its picture; such moments are counted from the
         start of the first pass, so a share of 1.5 is the middle of the second.
-        rule: "point" tells a share by its point; "share", of A1111 before 1.6, takes any number below 1 as one.
+        rule: "point": a number with a point is a share; "share", of A1111 before 1.6, takes any number below 1 as one.
         """
         value = float(self.text)
         if rule == "share":
@@ -180,8 +180,8 @@ def parse_schedule(text: str | Traced) -> PromptSchedule:
     marks: list[_Mark] = []
     groups: list[_Group] = []
     num_schedules = 0
-    for found in _SIGN.finditer(traced.text):
-        sign, place = found[0], found.start()
+    for match in _SIGN.finditer(traced.text):
+        sign, place = match[0], match.start()
         if sign in "[(":
             groups.append(_Group(sign, place))
         elif sign in ":|":
@@ -200,7 +200,7 @@ def parse_schedule(text: str | Traced) -> PromptSchedule:
         raise PromptError(
             "prompt_limit",
             f"prompt: {num_schedules} schedules such as [a:b:0.5], at most {MAX_SCHEDULES} are allowed, "
-            f"in {shown(traced.text)}. Escape brackets that you mean as text: \\[",
+            f"in {quote(traced.text)}. Escape brackets that you mean as text: \\[",
         )
     return PromptSchedule(traced, tuple(sorted(marks, key=lambda mark: mark.start)))
 

@@ -160,36 +160,36 @@ class Tokenizer:
     @classmethod
     def from_json(cls, text: str | bytes, *, name: str = "tokenizer") -> "Tokenizer":
         """What `to_json` wrote. `name` is the file that error messages speak of. Raises GessoError."""
-        found = parse_object(text, name)
-        if found.get("format") != FORMAT or found.get("version") != VERSION:
+        values = parse_object(text, name)
+        if values.get("format") != FORMAT or values.get("version") != VERSION:
             raise GessoError(
-                f"{name}: format {found.get('format')!r}, version {found.get('version')!r}; expected {FORMAT!r}, "
+                f"{name}: format {values.get('format')!r}, version {values.get('version')!r}; expected {FORMAT!r}, "
                 f"version {VERSION}. Use the file that belongs to the model, or update gesso.",
                 code="damaged",
             )
         readers = {"words": _words_from, "clip": _pairs_from}
-        kind = found.get("kind")
+        kind = values.get("kind")
         if not isinstance(kind, str) or kind not in readers:
             raise GessoError(
                 f"{name}: tokenizer of kind {kind!r}; expected one of {sorted(readers)}. Update gesso.",
                 code="unsupported",
             )
         try:
-            return readers[kind](found, name)
+            return readers[kind](values, name)
         except ValueError as error:
             raise GessoError(f"{name}: {error}. Download the file again.", code="damaged") from None
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, the same for the same tokenizer."""
-        found: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": self.kind, "length": self.length}
+        values: dict[str, Any] = {"format": FORMAT, "version": VERSION, "kind": self.kind, "length": self.length}
         pairs = self.pairs
         if pairs is None:
-            found["words"] = self.words
+            values["words"] = self.words
         else:
-            found |= {role: getattr(pairs, role) for role in CONTROL_ROLES}
-            found["pieces"] = pairs.pieces
-            found["merges"] = [" ".join(merge) for merge in pairs.merges]
-        return json.dumps(found, ensure_ascii=False, indent=0) + "\n"
+            values |= {role: getattr(pairs, role) for role in CONTROL_ROLES}
+            values["pieces"] = pairs.pieces
+            values["merges"] = [" ".join(merge) for merge in pairs.merges]
+        return json.dumps(values, ensure_ascii=False, indent=0) + "\n"
 
     def folder_files(self) -> dict[str, str]:
         """The files of a diffusers `tokenizer` folder, name -> text. Raises ValueError unless this is "clip"."""
@@ -216,7 +216,7 @@ class Tokenizer:
         return replace(self, length=length)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` tells what that was.
+        """Texts to ids, int64 [B, L]. What does not fit is cut off; `encode_with_report` reports it.
 
         Time is linear in the length of the texts. Raises ValueError unless texts is a sequence of str, GessoError for
         half a surrogate pair.
@@ -356,35 +356,35 @@ def _check_texts(texts: Sequence[str]) -> None:
             ) from None
 
 
-def _strings(found: Mapping[str, Any], key: str) -> list[str]:
-    value = found.get(key)
+def _strings(values: Mapping[str, Any], key: str) -> list[str]:
+    value = values.get(key)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise ValueError(f"{key!r} is not a list of strings, as it must be")
     return value
 
 
-def _string(found: Mapping[str, Any], key: str) -> str:
-    value = found.get(key)
+def _string(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key)
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is {value!r}, expected a string")
     return value
 
 
-def _length(found: Mapping[str, Any]) -> int:
-    length = found.get("length")
+def _length(values: Mapping[str, Any]) -> int:
+    length = values.get("length")
     if not isinstance(length, int) or isinstance(length, bool):
         raise ValueError(f"'length' is {length!r}, expected a whole number")
     return length
 
 
-def _words_from(found: Mapping[str, Any], name: str) -> Tokenizer:
-    return Tokenizer.from_words(_strings(found, "words"), length=_length(found))
+def _words_from(values: Mapping[str, Any], name: str) -> Tokenizer:
+    return Tokenizer.from_words(_strings(values, "words"), length=_length(values))
 
 
-def _pairs_from(found: Mapping[str, Any], name: str) -> Tokenizer:
-    pieces = tuple(_strings(found, "pieces"))
-    bos, eos, pad, unknown = (_string(found, role) for role in CONTROL_ROLES)
-    merges = byte_pairs.parse_merges(_strings(found, "merges"), f"{name}, merges")
+def _pairs_from(values: Mapping[str, Any], name: str) -> Tokenizer:
+    pieces = tuple(_strings(values, "pieces"))
+    bos, eos, pad, unknown = (_string(values, role) for role in CONTROL_ROLES)
+    merges = byte_pairs.parse_merges(_strings(values, "merges"), f"{name}, merges")
     return Tokenizer.from_pairs(
-        BytePairs(pieces=pieces, merges=merges, bos=bos, eos=eos, pad=pad, unknown=unknown, length=_length(found))
+        BytePairs(pieces=pieces, merges=merges, bos=bos, eos=eos, pad=pad, unknown=unknown, length=_length(values))
     )

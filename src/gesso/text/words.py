@@ -1,4 +1,4 @@
-"""Words of a learned vocabulary: how text is split into them, how they are learned, how they become a backend.
+"""gesso-mini's vocabulary of whole words: how text is split, how the words are learned, and their tokenizer backend.
 
 Text is brought to one form first (compatibility forms, no accents, lower case), so that "Crème", "crème" and "CREME"
 are one word. A word that the vocabulary lacks falls apart into pieces it has, down to bytes.
@@ -67,7 +67,7 @@ def is_contraction(piece: str) -> bool:
 
 
 def is_word(piece: str) -> bool:
-    """Whether a piece says something: letters, numbers and emoji (category So) do, contractions and signs do not."""
+    """Whether a piece has a meaning: letters, numbers and emoji (category So) do, contractions and signs do not."""
     category = unicodedata.category(piece[0])
     return category[0] in "LN" or category == "So"
 

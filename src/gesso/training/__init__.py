@@ -1,1 +1,1 @@
-"""The training loop: one for any task."""
+"""The training loop for any task: optimiser, EMA, checkpoints, mixed precision, data parallelism."""

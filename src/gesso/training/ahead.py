@@ -1,4 +1,4 @@
-"""Numbered pieces of work, done ahead of their use by other processes."""
+"""Prefetching: numbered pieces of work that worker processes do ahead of their use."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

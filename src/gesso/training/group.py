@@ -1,4 +1,4 @@
-"""Processes that train one network together, each on its own pictures (synchronous data parallelism)."""
+"""Synchronous data parallelism: processes that train one network together, each on its own pictures."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -32,20 +32,20 @@ class Group:
             start += tensor.numel()
 
     def agree(self, value: bool) -> bool:
-        """Whether the first process says so: all stop at the same step."""
+        """The first process's value for all, so that all stop at the same step."""
         if self.size == 1:
             return value
-        told = torch.tensor([float(value)])
-        dist.broadcast(told, 0)
-        return bool(told.item())
+        flag = torch.tensor([float(value)])
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
 
-    def tell(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """The first process's value."""
         if self.size == 1:
             return value
-        told = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(told, 0)
-        return float(told.item())
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
 
 
 def _member(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gesso.errors import GessoError
 from gesso.files import atomic_file
 from gesso.training.group import Group
-from gesso.training.precision import Precision, context_of, faster_precision
+from gesso.training.precision import TrainingPrecision, context_of, faster_precision
 from gesso.training.task import Figures, Task
 
 OPEN_END = 2**62  # samples of a plan whose length is not known yet
@@ -115,7 +115,7 @@ def fit(
     folder: Path,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision | Literal["auto"] = "float32",
+    precision: TrainingPrecision | Literal["auto"] = "float32",
     compiled: bool = False,
     save_every: float = 120.0,
     log_every: int = 50,
@@ -130,7 +130,7 @@ def fit(
     folder gets `last.pt` (everything needed to go on, on any device) and `log.jsonl`; where `last.pt` exists, the run
     goes on from it. device: where the task's modules are. precision: of a new run, "auto" times both; a run that goes
     on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. what:
-    is trained, where sizes do not tell. Times are in seconds. -> the moving average of the weights by module and name.
+    is trained, if sizes do not show it. Times are in seconds. -> the moving average of the weights by module and name.
     Raises GessoError where the folder cannot be made, for a state of another training in it, and for a gradient that is
     not finite.
     """
@@ -188,7 +188,7 @@ class _Run:
         self.seed = plan.seed + 1_000_003 * self.group.rank  # every process sees pictures of its own
         self.step = self.samples = 0
         self.seconds_before = 0.0  # that earlier parts of the run took
-        self.precision: Precision | None = None
+        self.precision: TrainingPrecision | None = None
         self.fixed = plan.minutes is None  # the length of the run
         if self.last.exists():
             self._go_on(load_state(self.last))
@@ -238,15 +238,15 @@ class _Run:
     def finished(self) -> bool:
         return self.samples >= self.plan.total_samples
 
-    def choose_precision(self, wanted: Precision | Literal["auto"]) -> None:
+    def choose_precision(self, precision: TrainingPrecision | Literal["auto"]) -> None:
         """A run that goes on keeps its own."""
-        if self.precision is None and wanted == "auto":
+        if self.precision is None and precision == "auto":
             with eager():
                 faster, timings = faster_precision(self.task, self.plan.batch_size, self.seed, self.device)
             self.precision = "bfloat16" if self.group.agree(faster == "bfloat16") else "float32"
             self._write({"step": 0, "samples": 0, "bfloat16": float(self.precision == "bfloat16")} | timings)
-        elif self.precision is None and wanted != "auto":
-            self.precision = wanted
+        elif self.precision is None and precision != "auto":
+            self.precision = precision
         assert self.precision is not None
         self.task.precision = context_of(self.precision, self.device)
 
@@ -357,7 +357,7 @@ def by_time(
         return plan
     speed = (samples - before) / (now - since)
     total = max(samples + speed * (60 * plan.minutes - seconds), samples / (1 - plan.decay_share))
-    return replace(plan, total_samples=int(group.tell(total)))
+    return replace(plan, total_samples=int(group.broadcast(total)))
 
 
 def eager() -> AbstractContextManager[object]:

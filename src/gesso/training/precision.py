@@ -11,11 +11,11 @@ import torch
 
 from gesso.training.task import Enter, Task
 
-Precision = Literal["float32", "bfloat16"]
+TrainingPrecision = Literal["float32", "bfloat16"]
 TIMED_RUNS = 2
 
 
-def context_of(precision: Precision, device: torch.device) -> Enter:
+def context_of(precision: TrainingPrecision, device: torch.device) -> Enter:
     """What a task enters around its networks."""
     if precision == "float32":
         return nullcontext
@@ -24,7 +24,7 @@ def context_of(precision: Precision, device: torch.device) -> Enter:
 
 def faster_precision(
     task: Task, batch_size: int, seed: int, device: torch.device
-) -> tuple[Precision, dict[str, float]]:
+) -> tuple[TrainingPrecision, dict[str, float]]:
     """Time forward and backward passes of a task in both formats; leave no gradient behind.
 
     Which one wins is no question of the instructions that a CPU lists: bfloat16 was measured at twice the speed of

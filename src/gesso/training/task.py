@@ -1,4 +1,4 @@
-"""What the training loop needs to know of a network in training, and the random numbers of a step."""
+"""`Task`: the networks, loss and report of a training, for the training loop; and the random numbers of a step."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ Enter = Callable[[], AbstractContextManager[object]]
 
 
 class Task(Protocol):
-    """What the loop needs to know of a network in training."""
+    """The networks, loss and report of a training."""
 
     modules: Mapping[str, nn.Module]  # every trained module by name
     precision: Enter  # entered around the networks' forward passes: autocast, or nothing

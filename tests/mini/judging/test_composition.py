@@ -18,7 +18,7 @@ from gesso.mini.judging.composition import (
     spoiled,
     wilson,
 )
-from gesso.mini.judging.detector import Detection, Found
+from gesso.mini.judging.detector import DetectedObject, Detection
 from gesso.scenes.scene import Item, Scene
 from gesso.scenes.vocabulary import things
 
@@ -68,27 +68,29 @@ def test_wilson_is_symmetric_and_bounded():
 
 def test_a_single_object():
     wanted = prompt("single", item(CAT))
-    assert judge(wanted, seen(Found(CAT, 0.5, 0.5))).right
-    assert judge(wanted, seen(Found(CAT, 0.1, 0.9, tint="red"), background=None)).right  # neither was asked for
+    assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5))).right
+    assert judge(
+        wanted, seen(DetectedObject(CAT, 0.1, 0.9, tint="red"), background=None)
+    ).right  # neither was asked for
     assert judge(wanted, seen()).broken == ("objects", "number")
-    assert judge(wanted, seen(Found(DOG, 0.5, 0.5))).broken == ("objects", "number")
-    assert judge(wanted, seen(Found(None, 0.5, 0.5))).broken == ("objects", "number")
+    assert judge(wanted, seen(DetectedObject(DOG, 0.5, 0.5))).broken == ("objects", "number")
+    assert judge(wanted, seen(DetectedObject(None, 0.5, 0.5))).broken == ("objects", "number")
     for more in (CAT, DOG, None):
-        assert judge(wanted, seen(Found(CAT, 0.3, 0.5), Found(more, 0.7, 0.5))).broken == ("number",)
+        assert judge(wanted, seen(DetectedObject(CAT, 0.3, 0.5), DetectedObject(more, 0.7, 0.5))).broken == ("number",)
 
 
 def test_a_background():
     wanted = prompt("background", item(CAT), background="blue")
-    assert judge(wanted, seen(Found(CAT, 0.5, 0.5), background="blue")).right
+    assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5), background="blue")).right
     for other in ("white", "purple", None):
-        assert judge(wanted, seen(Found(CAT, 0.5, 0.5), background=other)).broken == ("background",)
+        assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5), background=other)).broken == ("background",)
 
 
 def test_white_counts_only_where_it_is_said():
     silent, said = (
         prompt("two", item(CAT), item(DOG), text=text) for text in ("cat, dog", "cat, dog, white background")
     )
-    found = (Found(CAT, 0.3, 0.5), Found(DOG, 0.7, 0.5))
+    found = (DetectedObject(CAT, 0.3, 0.5), DetectedObject(DOG, 0.7, 0.5))
     assert judge(silent, seen(*found, background="gray")).right
     assert judge(said, seen(*found, background="gray")).broken == ("background",)
     assert judge(said, seen(*found)).right
@@ -96,31 +98,36 @@ def test_white_counts_only_where_it_is_said():
 
 def test_colours():
     wanted = prompt("colours", item(CAT, tint="red"))
-    assert judge(wanted, seen(Found(CAT, 0.5, 0.5, tint="red"))).right
+    assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5, tint="red"))).right
     for tint in (None, "orange"):
-        assert judge(wanted, seen(Found(CAT, 0.5, 0.5, tint=tint))).broken == ("tint",)
-    assert judge(wanted, seen(Found(DOG, 0.5, 0.5, tint="red"))).broken == ("objects", "number", "tint")
+        assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5, tint=tint))).broken == ("tint",)
+    assert judge(wanted, seen(DetectedObject(DOG, 0.5, 0.5, tint="red"))).broken == ("objects", "number", "tint")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_counting(count):
     wanted = prompt("counting", *[item(CAT)] * 3)
-    verdict = judge(wanted, seen(*[Found(CAT, 0.1 + 0.2 * i, 0.5) for i in range(count)]))
+    verdict = judge(wanted, seen(*[DetectedObject(CAT, 0.1 + 0.2 * i, 0.5) for i in range(count)]))
     assert verdict.broken == (() if count == 3 else ("number",))
 
 
 def test_counting_the_wrong_kind():
     wanted = prompt("counting", *[item(CAT)] * 3)
-    mixed = [Found(CAT, 0.2, 0.2), Found(CAT, 0.8, 0.2), Found(DOG, 0.5, 0.8)]
+    mixed = [DetectedObject(CAT, 0.2, 0.2), DetectedObject(CAT, 0.8, 0.2), DetectedObject(DOG, 0.5, 0.8)]
     assert judge(wanted, seen(*mixed)).broken == ("number",)
 
 
 def test_two_objects_need_both():
     wanted = prompt("two", item(CAT), item(DOG))
-    assert judge(wanted, seen(Found(DOG, 0.2, 0.5), Found(CAT, 0.8, 0.5))).right  # in any order
-    assert judge(wanted, seen(Found(CAT, 0.5, 0.5))).broken == ("objects", "number")
-    assert judge(wanted, seen(Found(CAT, 0.2, 0.5), Found(CAT, 0.8, 0.5))).broken == ("objects", "number")
-    assert judge(wanted, seen(Found(CAT, 0.2, 0.5), Found(DOG, 0.8, 0.5), Found(OWL, 0.5, 0.9))).broken == ("number",)
+    assert judge(wanted, seen(DetectedObject(DOG, 0.2, 0.5), DetectedObject(CAT, 0.8, 0.5))).right  # in any order
+    assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5))).broken == ("objects", "number")
+    assert judge(wanted, seen(DetectedObject(CAT, 0.2, 0.5), DetectedObject(CAT, 0.8, 0.5))).broken == (
+        "objects",
+        "number",
+    )
+    assert judge(
+        wanted, seen(DetectedObject(CAT, 0.2, 0.5), DetectedObject(DOG, 0.8, 0.5), DetectedObject(OWL, 0.5, 0.9))
+    ).broken == ("number",)
 
 
 @pytest.mark.parametrize(
@@ -135,27 +142,33 @@ def test_two_objects_need_both():
 def test_positions(relation, first, second):
     for said in ("left", "right", "above", "below"):
         wanted = prompt("position", item(CAT), item(DOG), relation=said)
-        verdict = judge(wanted, seen(Found(CAT, *first), Found(DOG, *second)))
+        verdict = judge(wanted, seen(DetectedObject(CAT, *first), DetectedObject(DOG, *second)))
         assert verdict.broken == (() if said == relation else ("position",))
 
 
 def test_a_position_must_be_clear():
     wanted = prompt("position", item(CAT), item(DOG), relation="left")
     for second in ((0.55, 0.5), (0.6, 0.8)):  # hardly apart; further below than right
-        assert judge(wanted, seen(Found(CAT, 0.5, 0.5), Found(DOG, *second))).broken == ("position",)
-    assert judge(wanted, seen(Found(CAT, 0.5, 0.5))).broken == ("objects", "number", "position")
+        assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5), DetectedObject(DOG, *second))).broken == ("position",)
+    assert judge(wanted, seen(DetectedObject(CAT, 0.5, 0.5))).broken == ("objects", "number", "position")
 
 
 def test_of_two_alike_the_surer_one_stands():
     wanted = prompt("position", item(CAT), item(DOG), relation="left")
-    found = (Found(CAT, 0.9, 0.5, confidence=0.5), Found(CAT, 0.2, 0.5, confidence=0.9), Found(DOG, 0.6, 0.5))
+    found = (
+        DetectedObject(CAT, 0.9, 0.5, confidence=0.5),
+        DetectedObject(CAT, 0.2, 0.5, confidence=0.9),
+        DetectedObject(DOG, 0.6, 0.5),
+    )
     assert judge(wanted, seen(*found)).broken == ("number",)
 
 
 def test_attribution_binds_colours_to_objects():
     wanted = prompt("attribution", item(CAT, tint="red"), item(DOG, tint="blue"))
-    assert judge(wanted, seen(Found(CAT, 0.2, 0.5, tint="red"), Found(DOG, 0.8, 0.5, tint="blue"))).right
-    changed = seen(Found(CAT, 0.2, 0.5, tint="blue"), Found(DOG, 0.8, 0.5, tint="red"))
+    assert judge(
+        wanted, seen(DetectedObject(CAT, 0.2, 0.5, tint="red"), DetectedObject(DOG, 0.8, 0.5, tint="blue"))
+    ).right
+    changed = seen(DetectedObject(CAT, 0.2, 0.5, tint="blue"), DetectedObject(DOG, 0.8, 0.5, tint="red"))
     assert judge(wanted, changed).broken == ("tint",)
 
 
@@ -224,7 +237,7 @@ def test_a_spoiled_scene_is_always_wrong():
 
 
 def perfectly_seen(scene: Scene) -> Detection:
-    return Detection(scene.background, tuple(Found(one.thing, one.x, one.y, one.tint) for one in scene.items))
+    return Detection(scene.background, tuple(DetectedObject(one.thing, one.x, one.y, one.tint) for one in scene.items))
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -256,12 +269,12 @@ def test_judge_figures():
 
 
 def test_a_report_is_json(tmp_path):
-    from gesso.mini.judging.composition import Judged, Report
+    from gesso.mini.judging.composition import CompositionReport, JudgedPicture
 
     one = prompt("two", item(CAT), item(DOG), text="cat and dog")
-    found = seen(Found(CAT, 0.3, 0.5))
-    judged = Judged(one, 7, found, judge(one, found), np.zeros((64, 64, 3), np.uint8))
-    report = Report(
+    found = seen(DetectedObject(CAT, 0.3, 0.5))
+    judged = JudgedPicture(one, 7, found, judge(one, found), np.zeros((64, 64, 3), np.uint8))
+    report = CompositionReport(
         scores=(score(), replace(score(right=8), category="counting"), score(accuracy=0.5)),
         seed=7,
         settings={"model": "m"},

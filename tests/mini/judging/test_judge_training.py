@@ -58,7 +58,7 @@ def test_some_combinations_are_kept_from_the_judge(glyphs):
     pictures, rng = JudgePictures(THINGS, Renderer(glyphs)), np.random.default_rng(0)
     scenes = [scattered(THINGS, rng) for _ in range(300)]
     assert {len(scene.items) for scene in scenes} == set(range(5))
-    for scene in [*scenes, *(pictures.seen(rng) for _ in range(300))]:
+    for scene in [*scenes, *(pictures.random_scene(rng) for _ in range(300))]:
         assert not any(map(unseen_by_judge, combinations(scene, THINGS)))
     tints = [(thing.name, colour) for thing in things() for colour in COLOURS]
     kept, tested = ({pair for pair in tints if rule(*pair)} for rule in (lambda *pair: unseen_by_judge(pair), held_out))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gesso.cli.main import run
-from gesso.mini.judging.composition import CATEGORIES, Report, evaluate_composition, prompt_set
+from gesso.mini.judging.composition import CATEGORIES, CompositionReport, evaluate_composition, prompt_set
 from gesso.mini.judging.detector import load_detector
 from gesso.mini.judging.model_pictures import ModelPictures
 from gesso.mini.judging.sheet import contact_sheet
@@ -30,7 +30,7 @@ def renderer() -> Renderer:
     return Renderer(render_glyphs([thing.glyph for thing in things()]))
 
 
-def evaluated(generate, renderer=None, **changes) -> Report:
+def evaluated(generate, renderer=None, **changes) -> CompositionReport:
     settings = {"num_prompts": NUM_PROMPTS, "seed": SEED, "every_object": False, "judge_pictures": 20} | changes
     return evaluate_composition(generate, load_detector(things()), things=things(), renderer=renderer, **settings)
 

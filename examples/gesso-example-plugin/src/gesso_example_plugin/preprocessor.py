@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from PIL import Image, ImageOps
 
-from gesso import Parameter, Preprocessor
+from gesso import Preprocessor, PreprocessorParameter
 
 
 def posterize(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
@@ -15,6 +15,6 @@ def posterize(image: Image.Image, settings: Mapping[str, float]) -> Image.Image:
 POSTERIZE = Preprocessor(
     posterize,
     "The picture in few colours.",
-    {"bits": Parameter(3, 1, 8, "bits of each colour that are kept", whole=True)},
+    {"bits": PreprocessorParameter(3, 1, 8, "bits of each colour that are kept", whole=True)},
     aliases=("posterise",),
 )

@@ -1,4 +1,4 @@
-"""DPM-Solver 1, 2 and 3 and what k-diffusion made of them: DPM2, DPM fast, DPM adaptive. The seam is told in `seam`.
+"""DPM-Solver 1, 2 and 3 and k-diffusion's DPM2, DPM fast, DPM adaptive. See `seam` for the interface.
 
 Lu et al. 2022, "DPM-Solver" (arXiv:2206.00927); singlestep, noise prediction.
 """
@@ -87,12 +87,12 @@ def dpm_fast(
     orders = _fast_orders(calls)
     times = [-math.log(first) + i * math.log(first / last) / len(orders) for i in range(len(orders) + 1)]
     times[-1] = -math.log(last)
-    made = 0
+    calls_made = 0
     for order, (s, t) in zip(orders, pairwise(times), strict=True):
         down, up = _lower_time(s, t, times[-1], eta)
-        solve = _solve(x, [s], [down], made, order)
+        solve = _solve(x, [s], [down], calls_made, order)
         x, _ = yield from solve
-        made += order
+        calls_made += order
         if up > 0:
             x = x + draw(noise, x) * (up * s_noise)
     return x

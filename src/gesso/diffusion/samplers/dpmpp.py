@@ -1,4 +1,4 @@
-"""DPM-Solver++ and its kin for the SDE (Lu et al. 2022, arXiv:2211.01095; k-diffusion). The seam is told in `seam`."""
+"""DPM-Solver++ and its SDE variants (Lu et al. 2022, arXiv:2211.01095; k-diffusion). See `seam` for the interface."""
 
 from __future__ import annotations
 

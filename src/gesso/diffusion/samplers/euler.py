@@ -1,4 +1,4 @@
-"""Euler and what is built on it: Heun, the ancestral step, DDIM, DDIM CFG++, DDPM. The seam is told in `seam`."""
+"""Euler, Euler ancestral, Heun, DDIM, DDIM CFG++, DDPM. See `seam` for the interface."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def ddim_cfgpp(
 ) -> Sampling:
     """DDIM with CFG++ (Chung et al. 2024, arXiv:2406.08070, algorithm 2): x0 guided, the slope without the prompt.
 
-    Asks for both predictions. The guidance scale is the paper's lambda, between 0 and 1; A1111 divides the scale that
+    Needs both predictions. The guidance scale is the paper's lambda, between 0 and 1; A1111 divides the scale that
     its user gives by 12.5 first (`conventions.CFGPP_SCALE`). Calls and draws as in `ddim`.
     """
     for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
@@ -159,6 +159,6 @@ def ddpm(
     return x
 
 
-def _moved(x: Tensor, found: float, taken: float) -> Tensor:
+def _moved(x: Tensor, start: float, end: float) -> Tensor:
     """x holding noise of one sigma, as the x of another that looks the same to the network, z = x / sqrt(1 + s^2)."""
-    return x if found == taken else x * (math.hypot(1, taken) / math.hypot(1, found))
+    return x if start == end else x * (math.hypot(1, end) / math.hypot(1, start))

@@ -1,4 +1,4 @@
-"""Samplers for models distilled to a few steps: LCM, TCD. The seam is told in `seam`."""
+"""Samplers for models distilled to a few steps: LCM, TCD. See `seam` for the interface."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def tcd(
 
 def _below(schedule: NoiseSchedule, sigma: float, gamma: float) -> float:
     """sigma at (1 - gamma) of its timestep, rounded down. What was a whole timestep is one to within 1e-6 here."""
-    wanted = (1 - gamma) * float(schedule.timestep_of(sigma))
-    below = float(schedule.sigma_of(math.floor(wanted + 1e-6)))
+    timestep = (1 - gamma) * float(schedule.timestep_of(sigma))
+    below = float(schedule.sigma_of(math.floor(timestep + 1e-6)))
     return sigma if below > sigma * (1 - 1e-9) else below

@@ -1,4 +1,4 @@
-"""Linear multistep solvers of the probability-flow ODE: LMS, PLMS, PNDM, IPNDM, DEIS. The seam is told in `seam`."""
+"""Linear multistep solvers of the probability-flow ODE: LMS, PLMS, PNDM, IPNDM, DEIS. See `seam` for the interface."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def pndm(
     """PNDM (Liu et al. 2022, arXiv:2202.09778, algorithm 2): three steps of pseudo Runge-Kutta, then as `plms`.
 
     Four calls in each of the first three steps, one in each later one, one in a step that ends in 0. No random numbers.
-    schedule: tells which sigma lies half way between two timesteps; Stable Diffusion's if left out. diffusers' PNDM
+    schedule: for the sigma half way between two timesteps; Stable Diffusion's if left out. diffusers' PNDM
     with skip_prk_steps=False. Not for zero terminal SNR, whose first step is too long for Runge-Kutta.
     """
     schedule = schedule or scaled_linear()

@@ -1,4 +1,4 @@
-"""Restart sampling (Xu et al. 2023, arXiv:2306.14878). The seam is told in `seam`."""
+"""Restart sampling (Xu et al. 2023, arXiv:2306.14878). See `seam` for the interface."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _steps(levels: list[float]) -> list[tuple[float, float]]:
     return [*steps[:turn], *list(pairwise(again)) * times, *steps[turn:]]
 
 
-def _nearest(levels: list[float], wanted: float) -> int:
-    return min(range(len(levels)), key=lambda i: abs(levels[i] - wanted))
+def _nearest(levels: list[float], target: float) -> int:
+    return min(range(len(levels)), key=lambda i: abs(levels[i] - target))
 
 
 def _karras(low: float, high: float, count: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Running one sampler to its end: by asking for the network calls (`sampling`), or making them (`sample`)."""
+"""Runs a sampler to its end: as a generator of network calls (`sampling`), or making the calls (`sample`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesso.diffusion.calls import Asking, answered, ask
+from gesso.diffusion.calls import CallGenerator, calls_of, run_calls
 from gesso.diffusion.denoiser import Denoise
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.samplers.seam import ModelCall, OnStep, Sampling, ignore
@@ -25,11 +25,11 @@ def sampling(
     on_step: OnStep = ignore,
     stop: int | None = None,
     **options: Any,
-) -> Asking[Tensor]:
+) -> CallGenerator[Tensor]:
     """One sampler to its end, without gradients, asking for the network calls that its denoiser wants.
 
     sampler: a row of SAMPLERS or a sampler function. denoise, a plain function or one that asks, is given sigma as
-    float64 [B] on the CPU; samplers that ask for the prediction without the prompt (CFG++) need one that can tell it,
+    float64 [B] on the CPU; samplers that need the unconditional prediction (CFG++) need one that gives it,
     such as `Denoiser`.
     stop: only the steps before this one are taken, while the sampler knows of those that follow.
     x [B, ...] holding noise of sigmas[0] -> x holding noise of sigmas[-1], or of sigmas[stop]; of a sampler that calls
@@ -39,7 +39,7 @@ def sampling(
     steps = sampler(x, sigmas, noise, **options)
     call = next(steps)
     while True:
-        reply = yield from answering(denoise, call)
+        reply = yield from reply_to(denoise, call)
         x0 = reply[0] if call.uncond else reply
         try:
             following = steps.send(reply)
@@ -67,13 +67,13 @@ def sample(
     **options: Any,
 ) -> Tensor:
     """As `sampling`, with the calls made one after the other. -> x holding noise of sigmas[-1], or of sigmas[stop]"""
-    return answered(sampling(sampler, denoise, x, sigmas, noise, on_step=on_step, stop=stop, **options))
+    return run_calls(sampling(sampler, denoise, x, sigmas, noise, on_step=on_step, stop=stop, **options))
 
 
-def answering(denoise: Denoise, call: ModelCall) -> Asking[Tensor]:
+def reply_to(denoise: Denoise, call: ModelCall) -> CallGenerator[Tensor]:
     """What a sampler wants to be sent: x0 [B, ...], or [2, B, ...] where it asks for the one without a prompt too.
 
-    Raises ValueError for a denoiser that cannot tell the two apart.
+    Raises ValueError for a denoiser without an unconditional prediction.
     """
     missing = "this sampler needs the unconditional prediction: it needs a guided Denoiser"
-    return (yield from ask(denoise, call.x, call.sigma_of_rows(), uncond=call.uncond, missing=missing))
+    return (yield from calls_of(denoise, call.x, call.sigma_of_rows(), uncond=call.uncond, missing=missing))

@@ -1,9 +1,9 @@
-"""What every sampler shares: how it asks for the model, checks its sigmas and draws its noise.
+"""The interface of samplers: how each calls the model, checks its sigmas and draws its noise.
 
-A sampler does not call the model. It yields what it wants to know, a `ModelCall`, is sent x0, and returns the final x.
-So the caller owns the call: `sample` makes one after the other, a server gathers the calls of several requests, each
-at its own sigma, into one batch. A sampler holds no model and no state but its own; its only random numbers come from
-the noise source that it is given, and it draws only those that it uses.
+A sampler does not call the model. It yields a `ModelCall`, is sent x0, and returns the final x. So the caller makes the
+call: `sample` makes one after the other, a server joins the calls of several requests, each at its own sigma, in one
+batch. A sampler holds no model and no state but its own; its only random numbers come from the noise source that it is
+passed, and it draws only those that it uses.
 
 x [B, ...] holding noise of sigmas[0]; sigmas [num_steps + 1], falling -> x holding noise of sigmas[-1] (0: a picture).
 Names in the code: a, b are sigma before and after the step, h = ln(a / b), d = (x - x0) / a is the slope dx / dsigma.
@@ -25,11 +25,11 @@ from gesso.diffusion.noise import Brownian, NoiseSource
 
 @dataclass(frozen=True, eq=False)
 class ModelCall:
-    """What a sampler asks for: x0 predicted from x [B, ...], which holds noise of `sigma`.
+    """A model call that a sampler yields: it is sent x0, predicted from x [B, ...] with noise of `sigma`.
 
     sigma: one number for all rows, or one a row where a sampler chooses its steps row by row (DPM adaptive).
     step: which step asks, 0 .. num_steps - 1; a second-order sampler asks twice in a step.
-    uncond: send [2, B, ...], x0 and beside it the x0 without the prompt, instead of x0 alone (CFG++).
+    uncond: send [2, B, ...], x0 and the unconditional x0, instead of x0 alone (CFG++).
     """
 
     x: Tensor

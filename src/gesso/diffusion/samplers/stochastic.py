@@ -1,4 +1,4 @@
-"""Solvers of the reverse SDE that are made for it: ER-SDE, SA-Solver. The seam is told in `seam`."""
+"""Solvers of the reverse SDE that are made for it: ER-SDE, SA-Solver. See `seam` for the interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UniPC (Zhao et al. 2023, arXiv:2302.04867). The seam is told in `seam`."""
+"""UniPC (Zhao et al. 2023, arXiv:2302.04867). See `seam` for the interface."""
 
 from __future__ import annotations
 

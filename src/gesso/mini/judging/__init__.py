@@ -1,1 +1,1 @@
-"""How well a model draws what its prompts say: detectors, suites of prompts and the judges of styles."""
+"""Evaluation of gesso-mini: how well pictures match their prompts, by an object detector and style classifiers."""

@@ -1,4 +1,4 @@
-"""Does a picture show what was asked for? Prompts, a verdict for each picture, and scores with their intervals.
+"""Prompt adherence, in the manner of GenEval: prompts, a verdict per picture, and scores with confidence intervals.
 
 In the manner of GenEval (Ghosh et al. 2023, arXiv:2310.11513), on gesso's own world of composed pictures: a detector
 says what is in a picture, and a picture is right only if everything that its prompt says holds. The prompts are drawn
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gesso.mini.judging.detector import Detection, Detector, DetectorFile, Found, detect
+from gesso.mini.judging.detector import DetectedObject, Detection, Detector, DetectorFile, detect
 from gesso.scenes.caption import Captioner
 from gesso.scenes.render import Renderer
 from gesso.scenes.scene import PART_SIZE, PLACES, Category, Item, Scene, SceneSampler, held_out
@@ -127,20 +127,20 @@ def prompt_set(
     for index, category in enumerate(CATEGORIES):
         rng = np.random.default_rng((seed, index))
         captioner, scenes = Captioner(things), new_scenes(category, things, rng)
-        wanted = max(share, len(things)) if category == "single" and every_object else share
+        count = max(share, len(things)) if category == "single" and every_object else share
         order = rng.permutation(len(things))
         texts: set[str] = set()
-        found: list[Prompt] = []
-        for scene, _ in zip(scenes, range(100 * wanted), strict=False):
-            if len(found) == wanted:
+        chosen: list[Prompt] = []
+        for scene, _ in zip(scenes, range(100 * count), strict=False):
+            if len(chosen) == count:
                 break
             if category == "single":  # every object in turn
-                scene = replace(scene, items=(replace(scene.items[0], thing=int(order[len(found) % len(things)])),))
+                scene = replace(scene, items=(replace(scene.items[0], thing=int(order[len(chosen) % len(things)])),))
             text = captioner(scene, rng)
             if text not in texts:
                 texts.add(text)
-                found.append(Prompt(text, scene))
-        prompts += found
+                chosen.append(Prompt(text, scene))
+        prompts += chosen
     return tuple(prompts)
 
 
@@ -148,8 +148,8 @@ def prompt_set(
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What holds of what a prompt says; a clause that it does not say is absent."""
+class PromptVerdict:
+    """Which clauses of a prompt hold in its picture; clauses that the prompt does not have are absent."""
 
     clauses: Mapping[str, bool]
 
@@ -162,8 +162,8 @@ class Verdict:
         return tuple(name for name, holds in self.clauses.items() if not holds)
 
 
-def judge(prompt: Prompt, seen: Detection) -> Verdict:
-    """Compare a prompt with what is seen in its picture.
+def judge(prompt: Prompt, detection: Detection) -> PromptVerdict:
+    """Compares a prompt with the objects detected in its picture.
 
     objects     every object named is there
     number      as many of each as named, and nothing else
@@ -172,41 +172,41 @@ def judge(prompt: Prompt, seen: Detection) -> Verdict:
     background  has the colour named
     """
     scene = prompt.scene
-    wanted = Counter(item.thing for item in scene.items)
-    found = Counter(one.thing for one in seen.found)
-    clauses = {"objects": all(found[thing] for thing in wanted), "number": found == wanted}
+    expected = Counter(item.thing for item in scene.items)
+    detected = Counter(one.thing for one in detection.objects)
+    clauses = {"objects": all(detected[thing] for thing in expected), "number": detected == expected}
     if any(item.tint is not None for item in scene.items):
-        clauses["tint"] = all(item.tint is None or _any_tinted(seen, item) for item in scene.items)
+        clauses["tint"] = all(item.tint is None or _any_tinted(detection, item) for item in scene.items)
     if scene.relation is not None:
-        first, second = (_best(seen, item.thing) for item in scene.items)
+        first, second = (_best(detection, item.thing) for item in scene.items)
         clauses["position"] = first is not None and second is not None and _holds(scene.relation, first, second)
     if prompt.says_background:
-        clauses["background"] = seen.background == scene.background
-    return Verdict(clauses)
+        clauses["background"] = detection.background == scene.background
+    return PromptVerdict(clauses)
 
 
-def _any_tinted(seen: Detection, item: Item) -> bool:
-    return any(one.thing == item.thing and one.tint == item.tint for one in seen.found)
+def _any_tinted(detection: Detection, item: Item) -> bool:
+    return any(one.thing == item.thing and one.tint == item.tint for one in detection.objects)
 
 
-def _best(seen: Detection, thing: int) -> Found | None:
-    return max((one for one in seen.found if one.thing == thing), key=lambda one: one.confidence, default=None)
+def _best(detection: Detection, thing: int) -> DetectedObject | None:
+    return max((one for one in detection.objects if one.thing == thing), key=lambda one: one.confidence, default=None)
 
 
-def _holds(relation: str, first: Found, second: Found) -> bool:
+def _holds(relation: str, first: DetectedObject, second: DetectedObject) -> bool:
     dx, dy = second.x - first.x, second.y - first.y
     along, across = {"left": (dx, dy), "right": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[relation]
     return along >= MIN_DISTANCE and along > abs(across)
 
 
-def describe(seen: Detection, things: tuple[Thing, ...]) -> str:
+def describe(detection: Detection, things: tuple[Thing, ...]) -> str:
     """What is seen, in words: "red cat, something unknown on blue"."""
     names = (
         "something unknown" if one.thing is None else f"{one.tint} {name}" if one.tint else name
-        for one in seen.found
+        for one in detection.objects
         for name in [things[one.thing].name if one.thing is not None else ""]
     )
-    return f"{', '.join(names) or 'nothing'} on {seen.background or 'an unclear background'}"
+    return f"{', '.join(names) or 'nothing'} on {detection.background or 'an unclear background'}"
 
 
 # ---- the judge judged ------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def describe(seen: Detection, things: tuple[Thing, ...]) -> str:
 
 @dataclass(frozen=True)
 class JudgeFigures:
-    """How the judge does on fresh composed pictures of one category."""
+    """Accuracy of the judge on new composed pictures of one category."""
 
     total: int
     right: int  # true pictures called right
@@ -288,8 +288,8 @@ def judge_figures(
         counted = []
         for drawn in (truths, lies):
             images = roughen(np.stack([renderer(scene, size) for scene in drawn]))
-            seen = detect(detector, images)
-            counted.append(sum(judge(prompt, one).right for prompt, one in zip(prompts, seen, strict=True)))
+            detections = detect(detector, images)
+            counted.append(sum(judge(prompt, one).right for prompt, one in zip(prompts, detections, strict=True)))
         figures[category] = JudgeFigures(per_category, counted[0], counted[1])
     return figures
 
@@ -298,13 +298,13 @@ def judge_figures(
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPicture:
     """One picture of an evaluation."""
 
     prompt: Prompt
     seed: int
-    seen: Detection
-    verdict: Verdict
+    detection: Detection
+    verdict: PromptVerdict
     thumbnail: np.ndarray = field(repr=False)  # uint8 [h, h, 3], h at most 128
 
 
@@ -341,14 +341,14 @@ class CategoryScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CompositionReport:
     """What an evaluation found."""
 
     scores: tuple[CategoryScore, ...]
     seed: int
     settings: Mapping[str, Any]  # model, steps, guidance: whatever else decides the pictures
     num_objects: int
-    judged: tuple[Judged, ...] = field(repr=False)
+    judged: tuple[JudgedPicture, ...] = field(repr=False)
     words: tuple[str, ...] = field(repr=False)  # what was seen in each picture
 
     @property
@@ -440,7 +440,7 @@ def evaluate_composition(
     floors: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
+) -> CompositionReport:
     """Draw a prompt set and judge the pictures.
 
     generate        see Generate; gets batch_size prompts at most, picture i with seed + i
@@ -451,7 +451,7 @@ def evaluate_composition(
     Raises ValueError where `generate` gives pictures of another number or shape than asked for.
     """
     prompts = prompt_set(things, num_prompts, seed, every_object=every_object)
-    judged: list[Judged] = []
+    judged: list[JudgedPicture] = []
     size = 64
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -460,8 +460,8 @@ def evaluate_composition(
         if len(images) != len(batch):
             raise ValueError(f"{len(images)} pictures for {len(batch)} prompts")
         size = images.shape[1]
-        for prompt, one, seen, image in zip(batch, seeds, detect(detector.detector, images), images, strict=True):
-            judged.append(Judged(prompt, one, seen, judge(prompt, seen), thumbnail(image)))
+        for prompt, one, detection, image in zip(batch, seeds, detect(detector.detector, images), images, strict=True):
+            judged.append(JudgedPicture(prompt, one, detection, judge(prompt, detection), thumbnail(image)))
         on_progress(len(judged), len(prompts))
     fresh: Mapping[str, JudgeFigures] = {}
     if renderer is not None:
@@ -469,19 +469,19 @@ def evaluate_composition(
             detector.detector, things, renderer, per_category=judge_pictures, seed=seed, size=min(size, 256)
         )
     floors = floors or FLOORS["gpu" if len(things) >= 600 else "cpu"]
-    return Report(
+    return CompositionReport(
         scores=tuple(_score(category, judged, fresh, detector.accuracy, floors) for category in CATEGORIES),
         seed=seed,
         settings=settings or {},
         num_objects=len(things),
         judged=tuple(judged),
-        words=tuple(describe(one.seen, things) for one in judged),
+        words=tuple(describe(one.detection, things) for one in judged),
     )
 
 
 def _score(
     category: str,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedPicture],
     fresh: Mapping[str, JudgeFigures],
     accuracy: Mapping[str, float],
     floors: Mapping[str, float],

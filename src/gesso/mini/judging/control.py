@@ -1,5 +1,5 @@
-"""Does a picture follow its edge map? Agreement with the picture that the edges were taken from, with and without a
-ControlNet, on the same prompts and seeds.
+"""ControlNet adherence: how well a picture follows its edge map, with and without the ControlNet, on the same prompts
+and seeds.
 
 The pictures are composed ones of combinations that training never showed, in two placements: where the model would put
 the objects anyway, and somewhere else. Only the second shows that the map leads.
@@ -21,7 +21,7 @@ from gesso.scenes.render import Renderer
 from gesso.scenes.scene import moved
 from gesso.scenes.vocabulary import Thing
 
-Steer = Callable[[list[str], list[int], np.ndarray], np.ndarray]
+DrawControlled = Callable[[list[str], list[int], np.ndarray], np.ndarray]
 """(prompts, one seed each, hints uint8 [B, H, H, 3]) -> uint8 [B, H, H, 3]"""
 
 PLACEMENTS = ("usual", "moved")
@@ -30,13 +30,13 @@ TOLERANCE = 1 / 64  # of the side, by which an edge may lie beside the one that 
 FOREGROUND = 40  # levels from the background's colour
 
 
-def edge_f1(found: np.ndarray, wanted: np.ndarray) -> float:
+def edge_f1(edges: np.ndarray, expected: np.ndarray) -> float:
     """Harmonic mean of two shares: edges found that are wanted near there, and edges wanted that are found near there.
 
     bool [H, H] each; near: within TOLERANCE of the side, in both directions. 1 where both are empty.
     """
-    reach = max(1, round(TOLERANCE * len(wanted)))
-    maps = torch.from_numpy(np.stack([found, wanted])).float()[:, None]
+    reach = max(1, round(TOLERANCE * len(expected)))
+    maps = torch.from_numpy(np.stack([edges, expected])).float()[:, None]
     near = F.max_pool2d(maps, 2 * reach + 1, 1, reach)
     hits = (maps * near.flip(0)).sum(dim=(1, 2, 3))
     counts = maps.sum(dim=(1, 2, 3))
@@ -52,10 +52,10 @@ def foreground(image: np.ndarray) -> np.ndarray:
     return np.abs(image.astype(int) - np.median(border, axis=0)).max(axis=2) > FOREGROUND
 
 
-def iou(found: np.ndarray, wanted: np.ndarray) -> float:
+def iou(mask: np.ndarray, expected: np.ndarray) -> float:
     """Intersection over union of bool [H, H]; 1 where both are empty."""
-    union = (found | wanted).sum()
-    return float((found & wanted).sum() / union) if union else 1.0
+    union = (mask | expected).sum()
+    return float((mask & expected).sum() / union) if union else 1.0
 
 
 def edges_of(image: np.ndarray) -> np.ndarray:
@@ -64,14 +64,14 @@ def edges_of(image: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Followed:
+class EdgeAgreement:
     """One prompt's two pictures. f1, iou: (with, without) the ControlNet"""
 
     prompt: str
     seed: int
     f1: tuple[float, float]
     iou: tuple[float, float]
-    shown: tuple[np.ndarray, ...] = field(repr=False)  # thumbnails: the map, with, without
+    thumbnails: tuple[np.ndarray, ...] = field(repr=False)  # thumbnails: the map, with, without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,12 @@ class ControlReport:
 
     seed: int
     settings: Mapping[str, Any]
-    followed: Mapping[str, Sequence[Followed]] = field(repr=False)
+    results: Mapping[str, Sequence[EdgeAgreement]] = field(repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
         """Means, their standard errors, and the share of pictures that the ControlNet brings nearer to the map."""
         rows = []
-        for placement, pictures in self.followed.items():
+        for placement, pictures in self.results.items():
             for measure in ("f1", "iou"):
                 pairs = np.array([getattr(one, measure) for one in pictures])
                 means, errors = pairs.mean(axis=0), pairs.std(axis=0, ddof=1) / len(pairs) ** 0.5
@@ -105,15 +105,15 @@ class ControlReport:
 
     def to_json(self) -> str:
         pictures = {
-            placement: [{k: v for k, v in vars(one).items() if k != "shown"} for one in found]
-            for placement, found in self.followed.items()
+            placement: [{k: v for k, v in vars(one).items() if k != "thumbnails"} for one in pictures]
+            for placement, pictures in self.results.items()
         }
         whole = {"format": "gesso-control", "version": 1, "seed": self.seed, "settings": dict(self.settings)}
         return json.dumps(whole | {"scores": self.rows(), "pictures": pictures}, indent=1)
 
 
 def evaluate_control(
-    steer: Steer,
+    draw_controlled: DrawControlled,
     generate: Generate,
     *,
     things: tuple[Thing, ...],
@@ -127,11 +127,11 @@ def evaluate_control(
 ) -> ControlReport:
     """Draw each prompt twice from the same seed, with the edges of a composed picture of its scene and without.
 
-    steer, generate  the model with the ControlNet, and without; picture i gets seed + i
-    size             of the pictures and the hints
+    draw_controlled, generate  the model with the ControlNet, and without; picture i gets seed + i
+    size                       of the pictures and the hints
     """
     prompts = prompt_set(things, num_prompts, seed, every_object=False)
-    followed: dict[str, list[Followed]] = {placement: [] for placement in PLACEMENTS}
+    results: dict[str, list[EdgeAgreement]] = {placement: [] for placement in PLACEMENTS}
     rng = np.random.default_rng((seed, 10**7))
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -139,18 +139,20 @@ def evaluate_control(
         plain = generate(texts, seeds)  # no placement changes it
         for placement in PLACEMENTS:
             scenes = [moved(one.scene, rng) if placement == "moved" else one.scene for one in batch]
-            wanted = [renderer(scene, size) for scene in scenes]
-            hints = np.stack([np.asarray(preprocess(HINT, Image.fromarray(image))) for image in wanted])
-            drawn = steer(texts, seeds, hints)
-            for text, one, image, hint, steered, free in zip(texts, seeds, wanted, hints, drawn, plain, strict=True):
+            originals = [renderer(scene, size) for scene in scenes]
+            hints = np.stack([np.asarray(preprocess(HINT, Image.fromarray(image))) for image in originals])
+            drawn = draw_controlled(texts, seeds, hints)
+            for text, one, image, hint, steered, free in zip(texts, seeds, originals, hints, drawn, plain, strict=True):
                 edges, mask = hint[..., 0] > 127, foreground(image)
                 f1, overlap = (
                     tuple(measure(of(picture), target) for picture in (steered, free))
                     for measure, of, target in ((edge_f1, edges_of, edges), (iou, foreground, mask))
                 )
-                shown = tuple(thumbnail(picture) for picture in (hint, steered, free))
-                followed[placement].append(
-                    Followed(prompt=text, seed=one, f1=(f1[0], f1[1]), iou=(overlap[0], overlap[1]), shown=shown)
+                thumbnails = tuple(thumbnail(picture) for picture in (hint, steered, free))
+                results[placement].append(
+                    EdgeAgreement(
+                        prompt=text, seed=one, f1=(f1[0], f1[1]), iou=(overlap[0], overlap[1]), thumbnails=thumbnails
+                    )
                 )
         on_progress(start + len(batch), len(prompts))
-    return ControlReport(seed=seed, settings=settings or {}, followed=followed)
+    return ControlReport(seed=seed, settings=settings or {}, results=results)

@@ -1,4 +1,4 @@
-"""The judge's eyes: finds objects of the table in a small picture, with their places and tints.
+"""The judge's object detector: finds the objects of the table in a small picture, with positions and tints.
 
 Anchor-free: a grid of cells says where the middle of an object is, and there which object and which tint
 (Zhou et al. 2019, "Objects as Points", arXiv:1904.07850). Objects that are none of the table, or too smeared to be
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.checkpoints.errors import ModelFileError, shown
+from gesso.checkpoints.errors import ModelFileError, quote
 from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gesso.errors import GessoError
 from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS, Thing
@@ -67,7 +67,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network says of every cell, before the softmax."""
+    """The network's output for every cell, before the softmax."""
 
     middle: Tensor  # [B, G, G] whether the middle of an object is here
     thing: Tensor  # [B, N + 1, G, G]; the last is "none of these"
@@ -111,7 +111,7 @@ def channels_last(detector: Detector) -> Detector:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedObject:
     """One object in a picture; x and y are shares of its side."""
 
     thing: int | None  # row of the object table; None where it is none of them
@@ -123,10 +123,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Detection:
-    """What is seen in a picture."""
+    """The objects and the background detected in a picture."""
 
     background: str | None  # one of BACKGROUNDS, None where the border has no such colour
-    found: tuple[Found, ...]
+    objects: tuple[DetectedObject, ...]
 
 
 def to_input(images: np.ndarray) -> Tensor:
@@ -150,27 +150,27 @@ def detect(detector: Detector, images: np.ndarray, batch_size: int = 64) -> list
     """uint8 [B, H, H, 3], H >= 64 -> what is seen in each picture.  The detector must be in eval mode."""
     if detector.training:
         raise ValueError("the detector is in training mode; call eval() first")
-    found: list[Detection] = []
+    detections: list[Detection] = []
     for start in range(0, len(images), batch_size):
         pixels = to_input(images[start : start + batch_size])
         scores = detector(pixels)
         for row, background in enumerate(backgrounds_of(pixels)):
             one = Scores(scores.middle[row], scores.thing[row], scores.tint[row])
-            found.append(Detection(background, read_scores(one)))
-    return found
+            detections.append(Detection(background, read_scores(one)))
+    return detections
 
 
-def read_scores(scores: Scores) -> tuple[Found, ...]:
+def read_scores(scores: Scores) -> tuple[DetectedObject, ...]:
     """Scores of one picture (no batch) -> its objects, the most certain first."""
     objectness = scores.middle.sigmoid()
     largest = F.max_pool2d(objectness[None, None], 2 * PEAK_RADIUS + 1, 1, PEAK_RADIUS)[0, 0]
     rows, columns = ((objectness == largest) & (objectness >= MIN_OBJECTNESS)).nonzero(as_tuple=True)
-    found = []
+    objects = []
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         likely, thing = scores.thing[:, row, column].softmax(0).max(0)
         known = int(thing) < len(scores.thing) - 1 and float(likely) >= MIN_CONFIDENCE
-        found.append(
-            Found(
+        objects.append(
+            DetectedObject(
                 thing=int(thing) if known else None,
                 x=(column + 0.5) / GRID_SIZE,
                 y=(row + 0.5) / GRID_SIZE,
@@ -178,7 +178,7 @@ def read_scores(scores: Scores) -> tuple[Found, ...]:
                 confidence=float(objectness[row, column] * likely),
             )
         )
-    return tuple(sorted(found, key=lambda one: -one.confidence))
+    return tuple(sorted(objects, key=lambda one: -one.confidence))
 
 
 def backgrounds_of(pixels: Tensor) -> list[str | None]:
@@ -244,7 +244,7 @@ def _weights(detector: Detector) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class DetectorFile:
-    """A loaded detector, in eval mode, with what its file says about it."""
+    """A loaded detector, in eval mode, with the metadata of its file."""
 
     detector: Detector
     accuracy: Mapping[str, float]  # by category, on fresh composed pictures, when it was made
@@ -265,7 +265,7 @@ def load_detector(things: Sequence[Thing], path: Path | None = None) -> Detector
         skeleton = _weights(Detector(config))  # shapes are compared before memory is taken
     if set(skeleton) != set(file.tensors):
         name = min(set(skeleton) ^ set(file.tensors))
-        message = f"its tensors do not fit its own sizes, {shown(name)} first. {REMAKE}"
+        message = f"its tensors do not fit its own sizes, {quote(name)} first. {REMAKE}"
         raise ModelFileError("architecture_mismatch", path, message)
     for name, tensor in skeleton.items():
         if file.tensors[name].shape != tuple(tensor.shape):
@@ -290,7 +290,7 @@ def _about(
         raise ModelFileError("architecture_mismatch", path, f"not a detector: its metadata lack {FORMAT!r}. {REMAKE}")
     try:
         about: Any = json.loads(metadata[FORMAT])
-        found = (about["format"], about["version"])
+        layout = (about["format"], about["version"])
         config = DetectorConfig(
             num_things=_count(about["config"]["num_things"], 100_000),
             channels=_counts(about["config"]["channels"], 4),
@@ -303,8 +303,8 @@ def _about(
         table = str(about["things"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelFileError("config", path, f"the metadata {FORMAT!r} are damaged. {REMAKE}") from None
-    if found != (FORMAT, VERSION):
-        message = f"format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {VERSION}. {REMAKE}"
+    if layout != (FORMAT, VERSION):
+        message = f"format {layout[0]!r} version {layout[1]!r}, expected {FORMAT!r} version {VERSION}. {REMAKE}"
         raise ModelFileError("config", path, message)
     if config.num_things != len(things) or table != table_hash(things):
         raise GessoError(

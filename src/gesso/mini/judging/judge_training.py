@@ -92,12 +92,12 @@ def scattered(things: tuple[Thing, ...], rng: np.random.Generator) -> Scene:
     while True:
         background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))] if rng.random() < 0.5 else "white"
         tints = [name for name in COLOURS if name != background]
-        wanted = int(rng.choice(5, p=(0.06, 0.3, 0.28, 0.22, 0.14)))
-        largest = {0: 0.9, 1: 0.9, 2: 0.5}.get(wanted, 0.46)
+        count = int(rng.choice(5, p=(0.06, 0.3, 0.28, 0.22, 0.14)))
+        largest = {0: 0.9, 1: 0.9, 2: 0.5}.get(count, 0.46)
         items: list[Item] = []
         for _ in range(30):  # tries: crowded pictures may end up with fewer
             x, y = rng.uniform(0.2, 0.8, size=2)
-            if len(items) == wanted:
+            if len(items) == count:
                 break
             if all(max(abs(x - other.x), abs(y - other.y)) > 0.36 for other in items):
                 tint = tints[rng.integers(len(tints))] if rng.random() < 0.4 else None
@@ -167,7 +167,7 @@ class JudgePictures:
         rng = np.random.default_rng((seed, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         scenes = [
-            scattered(self.things, rng) if rng.random() < SHARE_SCATTERED else shaken(self.seen(rng), rng)
+            scattered(self.things, rng) if rng.random() < SHARE_SCATTERED else shaken(self.random_scene(rng), rng)
             for _ in range(batch_size)
         ]
         pixels = self.draw(scenes, rng)
@@ -188,8 +188,8 @@ class JudgePictures:
         targets.tint_weight[torch.from_numpy(strange)] = 0
         return roughen(pixels, generator), targets
 
-    def seen(self, rng: np.random.Generator) -> Scene:
-        """A scene of the prompt set's kinds, without what is kept from the judge."""
+    def random_scene(self, rng: np.random.Generator) -> Scene:
+        """A random scene of the kinds in the prompt set, except those held out from the judge's training."""
         while any(map(unseen_by_judge, combinations(scene := self.sampler(rng), self.things))):
             pass
         return scene
@@ -290,10 +290,10 @@ def detector_loss(scores: Scores, targets: Targets) -> tuple[Tensor, dict[str, f
     return middle + thing + 1.5 * tint, {name: float(value.detach()) for name, value in figures.items()}
 
 
-def _cross_entropy(scores: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+def _cross_entropy(scores: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over the cells.  scores [B, K, G, G], wanted int64 [B, G, G], weight [B, G, G] -> []"""
     at = weight > 0
-    each = F.cross_entropy(scores.permute(0, 2, 3, 1)[at], wanted[at], reduction="none")
+    each = F.cross_entropy(scores.permute(0, 2, 3, 1)[at], targets[at], reduction="none")
     return (each * weight[at]).sum() / weight.sum().clamp(min=1e-6)
 
 
@@ -416,7 +416,9 @@ def measure_and_save(
     fewer = max(1, per_category // 5)
     figures = judge_figures(detector, things, renderer, per_category=per_category, seed=seed)
     unseen = judge_figures(detector, things, renderer, per_category=fewer, seed=seed + 1, about=unseen_by_judge)
-    accuracy, accuracy_unseen = ({name: one.accuracy for name, one in found.items()} for found in (figures, unseen))
+    accuracy, accuracy_unseen = (
+        {name: one.accuracy for name, one in figures_of.items()} for figures_of in (figures, unseen)
+    )
     fooled = max(one.fooled / one.total for one in figures.values())
     notes = {
         "author": "the gesso authors",

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gesso.mini.judging.composition import Generate
-from gesso.mini.judging.control import Steer
+from gesso.mini.judging.control import DrawControlled
 from gesso.pipelines.hint_pictures import hint_digest
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.finder import NamedFiles
@@ -44,7 +44,7 @@ class ModelPictures:
         request = replace(self._request, loras=(LoraUse(name=JUDGED, weight=strength),))
         return ModelPictures(self._draw.engine, self._draw.model, request, NamedFiles({"lora": {JUDGED: path}}))
 
-    def with_control(self, path: Path, weight: float = 1.0) -> Steer:
+    def with_control(self, path: Path, weight: float = 1.0) -> DrawControlled:
         """A function that draws with a ControlNet that looks at a hint for each prompt.
 
         Raises ModelFileError, when it draws, for a file that does not fit.

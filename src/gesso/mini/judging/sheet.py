@@ -1,11 +1,11 @@
-"""Contact sheets of an evaluation: the pictures with their prompts, what was wrong with them, what was seen."""
+"""Contact sheets of an evaluation: the pictures with their prompts, what was wrong with them, what was detected."""
 
 from collections.abc import Sequence
 from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gesso.mini.judging.composition import CATEGORIES, THUMBNAIL, TITLES, Judged, Report
+from gesso.mini.judging.composition import CATEGORIES, THUMBNAIL, TITLES, CompositionReport, JudgedPicture
 
 COLUMNS, MARGIN, LINE, FONT_SIZE = 8, 8, 13, 11
 TEXT_LINES, CHARACTERS = 6, 21  # as many fit below a picture
@@ -13,14 +13,14 @@ CELL_WIDTH, CELL_HEIGHT, HEAD_HEIGHT = THUMBNAIL + MARGIN, THUMBNAIL + 3 + LINE 
 RIGHT, WRONG, INK = (40, 140, 60), (200, 30, 30), (30, 30, 30)
 
 
-def contact_sheet(report: Report, *, failures: int = 8, successes: int = 8) -> Image.Image:
+def contact_sheet(report: CompositionReport, *, failures: int = 8, successes: int = 8) -> Image.Image:
     """The first failures and the first successes of every category, each kind in rows of its own.
 
     Headings say how many there are of both, since the sheet shows failures more often than they happen.
     """
     font = ImageFont.load_default(FONT_SIZE)
     words = dict(zip(map(id, report.judged), report.words, strict=True))
-    sections: list[tuple[str, list[Judged]]] = []
+    sections: list[tuple[str, list[JudgedPicture]]] = []
     for category in CATEGORIES:
         rows = [one for one in report.judged if one.prompt.scene.category == category]
         for right, limit in ((False, failures), (True, successes)):
@@ -48,7 +48,7 @@ def _cell(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     at: tuple[int, int],
-    one: Judged,
+    one: JudgedPicture,
     seen: str,
 ) -> None:
     left, top = at

@@ -1,7 +1,7 @@
-"""Is a picture in a style? A small classifier, trained on the spot on composed pictures, and the share of a model's
-pictures that it takes for the style.
+"""Style adherence: a small classifier, trained on the spot on composed pictures, and the share of a model's pictures
+that it assigns to the style.
 
-Its own accuracy, on fresh composed pictures of combinations that it never saw, stands beside the score.
+Its own accuracy, on new composed pictures of unseen combinations, is reported with the score.
 """
 
 import copy
@@ -38,8 +38,10 @@ class StyleClassifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         quarter = self.quarter(pixels)
-        seen = [x for maps in (quarter, self.eighth(quarter)) for x in (maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)))]
-        logits: Tensor = self.head(torch.cat(seen, dim=1))
+        features = [
+            x for maps in (quarter, self.eighth(quarter)) for x in (maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3)))
+        ]
+        logits: Tensor = self.head(torch.cat(features, dim=1))
         return logits
 
     @torch.no_grad()
@@ -93,17 +95,17 @@ def accuracy(
     count: int = 210,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Share of fresh composed pictures of held-out combinations that it tells right, by kind."""
+    """Share of new composed pictures of held-out combinations that it classifies correctly, by kind."""
     scenes = []
     for index, category in enumerate(CATEGORIES):
-        found = new_scenes(category, things, np.random.default_rng((seed, 10**8 + index)))
-        scenes += [scene for scene, _ in zip(found, range(-(-count // len(CATEGORIES))), strict=False)]
-    told = {kind: classifier.kinds_of(np.stack([draw(one, 256) for one in scenes])) for kind, draw in draws.items()}
-    return {kind: share(found, kind) for kind, found in told.items()}
+        new = new_scenes(category, things, np.random.default_rng((seed, 10**8 + index)))
+        scenes += [scene for scene, _ in zip(new, range(-(-count // len(CATEGORIES))), strict=False)]
+    kinds = {kind: classifier.kinds_of(np.stack([draw(one, 256) for one in scenes])) for kind, draw in draws.items()}
+    return {kind: share(new, kind) for kind, new in kinds.items()}
 
 
-def share(found: Sequence[str], kind: str) -> float:
-    return sum(one == kind for one in found) / len(found)
+def share(kinds: Sequence[str], kind: str) -> float:
+    return sum(one == kind for one in kinds) / len(kinds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,17 +136,17 @@ def evaluate_style(
     draws = renderers(glyphs)
     classifier = train_classifier(load_detector(things).detector, things, draws, seed=seed)
     prompts = [one.text for one in prompt_set(things, num_prompts, seed, every_object=False)]
-    told: dict[str, list[str]] = {style: [], PLAIN: []}
+    kinds: dict[str, list[str]] = {style: [], PLAIN: []}
     for start in range(0, len(prompts), batch_size):
         texts = prompts[start : start + batch_size]
         seeds = list(range(seed + start, seed + start + len(texts)))
         for kind, draw in ((style, styled), (PLAIN, generate)):
-            told[kind] += classifier.kinds_of(draw(texts, seeds))
+            kinds[kind] += classifier.kinds_of(draw(texts, seeds))
         on_progress(start + len(texts), len(prompts))
     return StyleReport(
         style=style,
         prompts=len(prompts),
         accuracy=accuracy(classifier, things, draws, seed=seed),
-        styled=share(told[style], style),
-        plain=share(told[PLAIN], PLAIN),
+        styled=share(kinds[style], style),
+        plain=share(kinds[PLAIN], PLAIN),
     )

@@ -1,4 +1,4 @@
-"""Adapters that were read, kept for the next request: a file is read again only where it changed."""
+"""Cache of LoRA and embeddings that were read: a file is read again only if it changed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,30 +10,30 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import Hashes, hash_file
 from gesso.checkpoints.weight_file import open_weights
 from gesso.events import EventStream
-from gesso.families.image_prompt import is_image_prompt_file
-from gesso.runtime.kept import Kept
+from gesso.families.ip_adapter import is_ip_adapter_file
+from gesso.runtime.lru_cache import LRUCache
 from gesso.runtime.model import LoadedModel, stamp
-from gesso.runtime.reports import reported
+from gesso.runtime.reports import load_with_events
 
-MAX_NBYTES = 2 * 2**30  # numbers of safetensors stay in their mapped file; those of other files lie in memory
+MAX_NBYTES = 2 * 2**30  # weights of safetensors stay in the mapped file; those of other formats are in memory
 MAX_READ = 256
 MAX_REMEMBERED = 4096
 
 
-class AdapterShelf:
-    """LoRA and embeddings of one engine, for any number of threads. Those used longest ago go first.
+class AdapterCache:
+    """LoRA and embeddings of one engine, for any number of threads. The least recently used are dropped first.
 
-    max_nbytes  of the numbers that are kept
-    events      told of what is read
+    max_nbytes  of the weights that are kept
+    events      where `ModelLoading` and `ModelLoaded` go
     """
 
     def __init__(self, max_nbytes: int = MAX_NBYTES, events: EventStream | None = None) -> None:
         self._events = events or EventStream()
-        self._read = Kept[tuple[Lora | Embedding, object]](
+        self._adapters = LRUCache[tuple[Lora | Embedding, object]](
             MAX_READ, max_nbytes=max_nbytes, nbytes=lambda kept: kept[0].nbytes
         )
-        self._hashes = Kept[Hashes](MAX_REMEMBERED)
-        self._image_prompts = Kept[bool](MAX_REMEMBERED)
+        self._hashes = LRUCache[Hashes](MAX_REMEMBERED)
+        self._image_prompts = LRUCache[bool](MAX_REMEMBERED)
 
     def lora(self, path: Path, model: LoadedModel) -> Lora:
         """The adapter as it fits a model. Raises ModelFileError as `read_lora`."""
@@ -47,7 +47,7 @@ class AdapterShelf:
         return cast(Lora, self._kept(key, "lora", path.stem, read))
 
     def embedding(self, path: Path, name: str) -> Embedding:
-        """A learned word that a prompt calls by this name. Raises ModelFileError as `read_embedding`."""
+        """A textual inversion embedding that prompts call by name. Raises ModelFileError as `read_embedding`."""
         key = ("embedding", name, *_identity(path))
 
         def read() -> tuple[Embedding, object]:
@@ -58,26 +58,26 @@ class AdapterShelf:
     def _kept(
         self, key: tuple[Any, ...], kind: str, name: str, read: Callable[[], tuple[Lora | Embedding, object]]
     ) -> Lora | Embedding:
-        return self._read.get(key, lambda: reported(self._events, kind, name, read, lambda adapter: adapter[0].nbytes))[
-            0
-        ]
+        return self._adapters.get(
+            key, lambda: load_with_events(self._events, kind, name, read, lambda adapter: adapter[0].nbytes)
+        )[0]
 
     def hashes(self, path: Path) -> Hashes:
-        """Of the file's bytes; reads it where it changed since. Raises ModelFileError."""
+        """Hashes of the file; reads it only if it changed since. Raises ModelFileError."""
         return self._hashes.get(_identity(path), lambda: hash_file(path))
 
-    def is_image_prompt(self, path: Path) -> bool:
-        """Whether a network that steers is an IP-Adapter; for a PyTorch file that takes a process. Raises as that."""
-        return path.is_file() and self._image_prompts.get(_identity(path), lambda: is_image_prompt_file(path))
+    def is_ip_adapter(self, path: Path) -> bool:
+        """Whether a file is an IP-Adapter. A PyTorch file is read by a child process. Raises ModelFileError."""
+        return path.is_file() and self._image_prompts.get(_identity(path), lambda: is_ip_adapter_file(path))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the numbers that are kept."""
-        return self._read.nbytes
+        """Bytes of the weights that are kept."""
+        return self._adapters.nbytes
 
 
 def _identity(path: Path) -> tuple[Any, ...]:
-    """What changes where the file does. Raises ModelFileError where it is gone."""
+    """A key that changes when the file does. Raises ModelFileError if it is missing."""
     try:
         return str(path.resolve()), *stamp(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""IP-Adapter's projections: an image encoder's output as tokens of an image prompt, which stand beside the text
+"""IP-Adapter's projections: an image encoder's output becomes tokens of an image prompt, besides those of the text
 (Ye et al. 2023, arXiv:2308.06721).
 
 B batch, D width of the encoder, T tokens, C context_dim of the UNet.
@@ -16,7 +16,7 @@ HEAD_DIM = 64  # of the resampler, in every release
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagePromptConfig:
+class IPAdapterConfig:
     """Sizes.
 
     kind         base: T tokens of the projected vector; plus: T tokens that ask the states of the patches; full: one of
@@ -37,7 +37,7 @@ class ImagePromptConfig:
 class BaseProjection(nn.Module):
     """[B, D] -> [B, T, C]"""
 
-    def __init__(self, config: ImagePromptConfig) -> None:
+    def __init__(self, config: IPAdapterConfig) -> None:
         super().__init__()
         self.num_tokens = config.num_tokens
         self.proj = nn.Linear(config.encoder_dim, config.num_tokens * config.context_dim)
@@ -51,7 +51,7 @@ class BaseProjection(nn.Module):
 class FullProjection(nn.Module):
     """[B, T, D] -> [B, T, C]"""
 
-    def __init__(self, config: ImagePromptConfig) -> None:
+    def __init__(self, config: IPAdapterConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.encoder_dim, config.encoder_dim)
         self.fc2 = nn.Linear(config.encoder_dim, config.context_dim)
@@ -88,7 +88,7 @@ class PerceiverLayer(nn.Module):
 class Resampler(nn.Module):
     """[B, N, D] -> [B, T, C]"""
 
-    def __init__(self, config: ImagePromptConfig) -> None:
+    def __init__(self, config: IPAdapterConfig) -> None:
         super().__init__()
         if config.dim % HEAD_DIM:
             raise ValueError(f"a resampler of width {config.dim}, expected a multiple of {HEAD_DIM}")
@@ -107,13 +107,13 @@ class Resampler(nn.Module):
         return tokens
 
 
-class ImagePrompt(nn.Module):
+class IPAdapter(nn.Module):
     """The projection, and keys and values of the tokens for each attention to the text, in the order of the file.
 
     widths: of these attentions
     """
 
-    def __init__(self, config: ImagePromptConfig, widths: tuple[int, ...]) -> None:
+    def __init__(self, config: IPAdapterConfig, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
         kinds = {"base": BaseProjection, "plus": Resampler, "full": FullProjection}
@@ -122,6 +122,6 @@ class ImagePrompt(nn.Module):
         self.to_v = nn.ModuleList(nn.Linear(config.context_dim, width, bias=False) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the encoder said -> tokens [B, T, C]."""
+        """Output of the image encoder -> tokens [B, T, C]."""
         tokens: Tensor = self.projection(x)
         return tokens

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from gesso.runtime.kept import Kept
+from gesso.runtime.lru_cache import LRUCache
 
 
 def test_what_is_kept_is_loaded_once_and_the_oldest_goes():
-    kept, loads = Kept[str](2), list[str]()
+    kept, loads = LRUCache[str](2), list[str]()
 
     def get(key: str) -> str:
         return kept.get(key, lambda: loads.append(key) or key.upper())
@@ -27,13 +27,13 @@ def test_what_is_kept_is_loaded_once_and_the_oldest_goes():
 def test_room_is_made_first_where_that_is_asked_for():
     """Two models at once may be too much for a moment, too."""
     for first, expected in ((True, 0), (False, 1)):
-        kept = Kept[int](1, room_first=first)
+        kept = LRUCache[int](1, room_first=first)
         kept.get("a", lambda: 1)
         assert kept.get("b", lambda kept=kept: len(kept)) - 1 == expected
 
 
 def test_bytes_count_and_the_last_one_stays():
-    kept = Kept[bytes](9, max_nbytes=10, nbytes=len)
+    kept = LRUCache[bytes](9, max_nbytes=10, nbytes=len)
     for size in (4, 5, 3):
         kept.get(size, lambda size=size: bytes(size))
     assert kept.nbytes == 8
@@ -42,7 +42,7 @@ def test_bytes_count_and_the_last_one_stays():
 
 
 def test_threads_that_ask_for_one_thing_wait_for_one_loading():
-    kept, loads, values = Kept[object](4), [], []
+    kept, loads, values = LRUCache[object](4), [], []
 
     def load() -> object:
         loads.append(1)
@@ -59,7 +59,7 @@ def test_threads_that_ask_for_one_thing_wait_for_one_loading():
 
 
 def test_others_are_served_while_one_is_loaded():
-    kept, loading, done = Kept[int](4), threading.Event(), threading.Event()
+    kept, loading, done = LRUCache[int](4), threading.Event(), threading.Event()
 
     def slow() -> int:
         loading.set()
@@ -76,7 +76,7 @@ def test_others_are_served_while_one_is_loaded():
 
 
 def test_a_loading_that_fails_is_tried_again():
-    kept = Kept[int](2)
+    kept = LRUCache[int](2)
 
     def fails() -> int:
         raise OSError("gone")

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gesso.adapters.ip_adapter import PictureAttachment, PicturePrompt, cross_attentions
+from gesso.adapters.ip_adapter import ImagePromptTokens, IPAdapterAttachment, cross_attentions
 from gesso.checkpoints.errors import ModelFileError
-from gesso.checkpoints.image_prompts import image_prompt_config, image_prompt_rules
+from gesso.checkpoints.ip_adapters import ip_adapter_config, ip_adapter_rules
 from gesso.checkpoints.keymap import plan, shapes_of
 from gesso.families.base import Family
-from gesso.families.image_prompt import load_image_encoder, load_image_prompt
+from gesso.families.ip_adapter import load_image_encoder, load_ip_adapter
 from gesso.families.parts import on_meta
 from gesso.families.registry import FAMILIES
 from gesso.families.saving import folder_rules
-from gesso.models.image_prompt import ImagePrompt
+from gesso.models.ip_adapter import IPAdapter
 from gesso.models.unet import UNet
 from gesso.nn.embedding import sinusoid
 from models.test_parity import ours, theirs
@@ -165,7 +165,7 @@ def nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def test_an_ip_adapter_on_a_unet(tmp_path: Path, kind: str, family: Family) -> None:
     reference, unet = unets(family)
     tensors = image_prompt_file(kind, family)
-    network, _ = load_image_prompt(saved(tmp_path / "ip.safetensors", tensors), family)
+    network, _ = load_ip_adapter(saved(tmp_path / "ip.safetensors", tensors), family)
     said = torch.randn(1, 48) if kind == "base" else torch.randn(1, 257 if kind == "full" else 6, 128)
     nothing = torch.zeros_like(said)
     x, time = torch.randn(2, 4, 12, 16), torch.tensor([900.0, 3.0])
@@ -178,8 +178,8 @@ def test_an_ip_adapter_on_a_unet(tmp_path: Path, kind: str, family: Family) -> N
             processor.scale = [0.7]
     more.setdefault("added_cond_kwargs", {})["image_embeds"] = [torch.stack([nothing, said])]
     expected = reference(x, time, context, **more).sample
-    prompt = PicturePrompt(network, network(said), network(nothing))
-    with PictureAttachment(unet, [prompt]).use([0.7], torch.tensor([True, False])):
+    prompt = ImagePromptTokens(network, network(said), network(nothing))
+    with IPAdapterAttachment(unet, [prompt]).use([0.7], torch.tensor([True, False])):
         found = unet(x, time, context, added)
     close(found, expected)
     assert (found - before).abs().max() > 1e-3
@@ -188,12 +188,12 @@ def test_an_ip_adapter_on_a_unet(tmp_path: Path, kind: str, family: Family) -> N
 
 def test_two_pictures_add_up_and_strength_may_change(tmp_path: Path) -> None:
     _, unet = unets(TINY_SD)
-    network, _ = load_image_prompt(saved(tmp_path / "ip.safetensors", image_prompt_file("base", TINY_SD)), TINY_SD)
-    prompts = [PicturePrompt(network, network(torch.randn(1, 48)), network(torch.zeros(1, 48))) for _ in range(2)]
+    network, _ = load_ip_adapter(saved(tmp_path / "ip.safetensors", image_prompt_file("base", TINY_SD)), TINY_SD)
+    prompts = [ImagePromptTokens(network, network(torch.randn(1, 48)), network(torch.zeros(1, 48))) for _ in range(2)]
     x, time, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, 77, TINY_SD.unet.context_dim)
     with torch.no_grad():
         before = unet(x, time, context)
-        attachment = PictureAttachment(unet, prompts)
+        attachment = IPAdapterAttachment(unet, prompts)
         with attachment.use([0.0, 0.0]):
             assert torch.equal(unet(x, time, context), before)
         with attachment.use([1.0, 1.0]):
@@ -207,8 +207,8 @@ def test_two_pictures_add_up_and_strength_may_change(tmp_path: Path) -> None:
 def test_a_pickled_ip_adapter_is_read(tmp_path: Path) -> None:
     tensors = image_prompt_file("base", TINY_SD)
     torch.save(nested(tensors), tmp_path / "ip-adapter.bin")
-    network, _ = load_image_prompt(tmp_path / "ip-adapter.bin", TINY_SD)
-    plain, _ = load_image_prompt(saved(tmp_path / "ip.safetensors", tensors), TINY_SD)
+    network, _ = load_ip_adapter(tmp_path / "ip-adapter.bin", TINY_SD)
+    plain, _ = load_ip_adapter(saved(tmp_path / "ip.safetensors", tensors), TINY_SD)
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
@@ -230,16 +230,16 @@ def test_files_that_make_no_sense(change: dict[str, Any], words: str) -> None:
         if shape is None:
             del shapes[name]
     with pytest.raises(ModelFileError, match=words):
-        image_prompt_config(shapes, "x")
+        ip_adapter_config(shapes, "x")
 
 
 def test_another_architecture_is_told(tmp_path: Path) -> None:
     path = saved(tmp_path / "ip.safetensors", image_prompt_file("base", TINY_SD))
     with pytest.raises(ModelFileError, match=r"is an IP-Adapter for .*the model is 'sdxl'"):
-        load_image_prompt(path, TINY_SDXL)
+        load_ip_adapter(path, TINY_SDXL)
     other = saved(tmp_path / "x.safetensors", {"first_stage_model.encoder.down.0.block.0.norm1.weight": torch.zeros(4)})
     with pytest.raises(ModelFileError, match="looks like a VAE alone, expected an IP-Adapter"):
-        load_image_prompt(other, TINY_SD)
+        load_ip_adapter(other, TINY_SD)
     with pytest.raises(ModelFileError, match="not an image encoder of CLIP"):
         load_image_encoder(path)
 
@@ -250,10 +250,10 @@ FILES = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden" / "publ
 @pytest.mark.parametrize(("name", "family"), [("ip-adapter_sd15", "sd15"), ("ip-adapter_sdxl-base", "sdxl")])
 def test_published_ip_adapters_have_every_name_and_shape_and_fit_their_unet(name: str, family: str) -> None:
     shapes = {key: tuple(shape) for key, (shape, _) in FILES[name].items()}
-    config, widths = image_prompt_config(shapes, name)
+    config, widths = ip_adapter_config(shapes, name)
     assert (config.kind, config.num_tokens) == ("base", 4)
     with on_meta():
-        network, unet = ImagePrompt(config, widths), UNet(FAMILIES[family].unet)
-    rows = plan(image_prompt_rules(config, len(widths)), shapes, shapes_of(network.state_dict()), where=name)
+        network, unet = IPAdapter(config, widths), UNet(FAMILIES[family].unet)
+    rows = plan(ip_adapter_rules(config, len(widths)), shapes, shapes_of(network.state_dict()), where=name)
     assert {row.file for row in rows} == shapes.keys()
     assert [attention.to_q.out_features for attention in cross_attentions(unet)] == list(widths)

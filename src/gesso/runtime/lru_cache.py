@@ -1,4 +1,4 @@
-"""What was loaded once and is kept for the next who asks: models, networks, adapters, hashes of files."""
+"""A cache for models, networks, adapters and file hashes: thread-safe, the least recently used go first."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -11,21 +11,21 @@ V = TypeVar("V")
 
 @dataclass(eq=False)
 class _Slot(Generic[V]):
-    """One thing. The lock is held while it is loaded, so that whoever else asks for it waits for that."""
+    """One entry. The lock is held while it is loaded, so that other threads that ask for it wait."""
 
     lock: Lock = field(default_factory=Lock)
     values: list[V] = field(default_factory=list)  # none until it is loaded
     nbytes: int = 0
 
 
-class Kept(Generic[V]):
-    """Things by key, for any number of threads. What was used longest ago goes first; what is in use stays with its
-    users all the same.
+class LRUCache(Generic[V]):
+    """Values by key, for any number of threads. The least recently used are dropped first; code that holds a value can
+    go on using it.
 
-    max_items   how many are kept
-    max_nbytes  of all together, by `nbytes`; the last one stays whatever its size. None: no limit
-    nbytes      size of one
-    room_first  what has to go goes before the next is loaded, not after: for things that fill the memory
+    max_items   how many values are kept
+    max_nbytes  of all values together, by `nbytes`; the newest stays whatever its size. None: no limit
+    nbytes      size of one value
+    room_first  drop values before the next is loaded, not after: for values that fill the memory
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Kept(Generic[V]):
         self.max_items, self.max_nbytes, self.room_first = max_items, max_nbytes, room_first
         self._size = nbytes
         self._slots: OrderedDict[Hashable, _Slot[V]] = OrderedDict()
-        self._lock = Lock()  # of the table; never held while something is loaded
+        self._lock = Lock()  # of the table; never held while a value is loaded
 
     def get(self, key: Hashable, load: Callable[[], V]) -> V:
-        """What is kept under the key, else what `load` gives, which is kept then. Raises what `load` raises."""
+        """The value of the key; `load` makes it where there is none. Raises what `load` raises."""
         with self._lock:
             if key not in self._slots:
                 if self.room_first:
@@ -68,7 +68,7 @@ class Kept(Generic[V]):
 
     @property
     def nbytes(self) -> int:
-        """Of all that is kept."""
+        """Size of all values together."""
         with self._lock:
             return sum(slot.nbytes for slot in self._slots.values())
 

@@ -16,18 +16,18 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.cli.control_options import parse_controls
 from gesso.cli.main import run
 from gesso.errors import GessoError
-from gesso.families.image_prompt import is_image_prompt_file
+from gesso.families.ip_adapter import is_ip_adapter_file
 from gesso.pipelines.hint_pictures import hint_digest
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.request.finder import NamedFiles
 from gesso.request.parts import ControlUse
 from gesso.request.request import TextToImageRequest
-from gesso.runtime import shelf
+from gesso.runtime import adapter_cache
 from gesso.runtime.engine import Engine
-from gesso.runtime.image_prompt import clip_pixels
+from gesso.runtime.ip_adapter import clip_pixels
 from gesso.studio.sources import control_files, read_controls
-from models.test_image_prompt import VISION, image_prompt_file, nested, randomise, saved
+from models.test_ip_adapter import VISION, image_prompt_file, nested, randomise, saved
 from tiny_sd import TINY_SD, save_tiny_folder
 
 with warnings.catch_warnings():
@@ -183,8 +183,8 @@ def test_recipe_and_replay(pipeline: TextToImage, files: dict[str, Path]) -> Non
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"preprocessor": "canny"}, "leave preprocessor canny out"),
-        ({"mode": "prompt"}, "leave mode prompt out"),
+        ({"preprocessor": "canny"}, "remove preprocessor canny"),
+        ({"mode": "prompt"}, "remove mode prompt"),
         ({"encoder": "nobody"}, "no image_encoder is called"),
     ],
 )
@@ -195,7 +195,7 @@ def test_what_an_ip_adapter_does_not_take(pipeline: TextToImage, values: dict[st
 
 def test_without_an_encoder_it_says_which_is_needed(engine: Engine, files: dict[str, Path]) -> None:
     lacking = TextToImage(engine, engine.load(files["model"]), finder=NamedFiles({"control": {"base": files["base"]}}))
-    with pytest.raises(RequestError, match="needs CLIP's image encoder, 48 wide"):
+    with pytest.raises(RequestError, match="needs a CLIP image encoder of width 48"):
         lacking(request(use()), hints=[picture()])
     odd = saved(files["base"].parent / "odd.safetensors", {"x": torch.zeros(2, 2)})
     other = NamedFiles({"control": {"base": files["base"]}, "image_encoder": {"odd": odd}})
@@ -218,16 +218,16 @@ def test_what_a_file_is_is_looked_up_once_until_it_changes(
 
     def look(path: Path) -> bool:
         seen.append(path)
-        return is_image_prompt_file(path)
+        return is_ip_adapter_file(path)
 
-    monkeypatch.setattr(shelf, "is_image_prompt_file", look)
+    monkeypatch.setattr(adapter_cache, "is_ip_adapter_file", look)
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(files["base"].read_bytes())
-    known = shelf.AdapterShelf()
-    assert known.is_image_prompt(path) and known.is_image_prompt(path)
+    known = adapter_cache.AdapterCache()
+    assert known.is_ip_adapter(path) and known.is_ip_adapter(path)
     assert seen == [path]
     path.write_bytes(files["vit"].read_bytes())
-    assert not known.is_image_prompt(path)
+    assert not known.is_ip_adapter(path)
     assert seen == [path, path]
 
 

@@ -1,23 +1,23 @@
-"""The names of the tensors of an IP-Adapter, and its sizes as a header tells them."""
+"""IP-Adapter files: their tensor names, and the config from a file's header."""
 
 import re
 from collections.abc import Mapping
 
 from gesso.checkpoints.errors import ModelFileError, shape_text
 from gesso.checkpoints.keymap import Rule, Shape
-from gesso.models.image_prompt import ImagePromptConfig
+from gesso.models.ip_adapter import IPAdapterConfig
 
 MAX_TOKENS, MAX_LAYERS, MAX_WIDTH = 1024, 64, 8192
 _FACE = ("image_proj.perceiver_resampler.", "image_proj.proj.0.weight")
 _LAYER = re.compile(r"ip_adapter\.(\d{1,4})\.to_k_ip\.weight")
 
 
-def is_image_prompt(shapes: Mapping[str, Shape]) -> bool:
+def is_ip_adapter(shapes: Mapping[str, Shape]) -> bool:
     """Whether a header is of an IP-Adapter."""
     return any(name.startswith(("image_proj.", "ip_adapter.")) for name in shapes)
 
 
-def image_prompt_config(shapes: Mapping[str, Shape], where: object) -> tuple[ImagePromptConfig, tuple[int, ...]]:
+def ip_adapter_config(shapes: Mapping[str, Shape], where: object) -> tuple[IPAdapterConfig, tuple[int, ...]]:
     """Sizes of an IP-Adapter, and the widths of the attentions that it is for, in their order.
 
     Raises ModelFileError; FaceID variants are named, which need a network that recognises faces.
@@ -31,7 +31,7 @@ def image_prompt_config(shapes: Mapping[str, Shape], where: object) -> tuple[Ima
         rows, encoder_dim = _matrix(shapes, "image_proj.proj.weight", where)
         if rows % context_dim:
             raise ModelFileError("shape", str(where), f"{rows} numbers are no whole tokens of {context_dim}")
-        config = ImagePromptConfig(
+        config = IPAdapterConfig(
             kind="base", encoder_dim=encoder_dim, context_dim=context_dim, num_tokens=rows // context_dim
         )
     elif "image_proj.latents" in shapes:
@@ -39,7 +39,7 @@ def image_prompt_config(shapes: Mapping[str, Shape], where: object) -> tuple[Ima
         if len(queries) != 3 or queries[0] != 1:
             raise ModelFileError("shape", str(where), f"image_proj.latents is {shape_text(queries)}")
         layers = sum(bool(re.fullmatch(r"image_proj\.layers\.\d{1,3}\.0\.to_q\.weight", name)) for name in shapes)
-        config = ImagePromptConfig(
+        config = IPAdapterConfig(
             kind="plus",
             encoder_dim=_matrix(shapes, "image_proj.proj_in.weight", where)[1],
             context_dim=context_dim,
@@ -48,7 +48,7 @@ def image_prompt_config(shapes: Mapping[str, Shape], where: object) -> tuple[Ima
             num_layers=layers,
         )
     elif "image_proj.proj.3.weight" in shapes:
-        config = ImagePromptConfig(
+        config = IPAdapterConfig(
             kind="full",
             encoder_dim=_matrix(shapes, "image_proj.proj.0.weight", where)[1],
             context_dim=context_dim,
@@ -65,7 +65,7 @@ def image_prompt_config(shapes: Mapping[str, Shape], where: object) -> tuple[Ima
     return config, tuple(key[0] for key in keys)
 
 
-def image_prompt_rules(config: ImagePromptConfig, count: int) -> list[Rule]:
+def ip_adapter_rules(config: IPAdapterConfig, count: int) -> list[Rule]:
     """The table of an IP-Adapter for `count` attentions."""
     rules = [
         rule
@@ -110,8 +110,8 @@ def image_prompt_rules(config: ImagePromptConfig, count: int) -> list[Rule]:
 
 
 def _matrix(shapes: Mapping[str, Shape], name: str, where: object) -> tuple[int, int]:
-    found = shapes.get(name, ())
-    if len(found) != 2 or 0 in found:
-        message = f"{name} is {shape_text(found) if found else 'missing'}, expected a matrix"
+    shape = shapes.get(name, ())
+    if len(shape) != 2 or 0 in shape:
+        message = f"{name} is {shape_text(shape) if shape else 'missing'}, expected a matrix"
         raise ModelFileError("shape", str(where), message)
-    return found[0], found[1]
+    return shape[0], shape[1]

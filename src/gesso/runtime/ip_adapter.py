@@ -1,4 +1,4 @@
-"""An IP-Adapter and the image encoder that it needs, ready to turn a picture into tokens; both rest afterwards."""
+"""IP-Adapter and its CLIP image encoder, ready to turn a picture into the tokens of an image prompt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from gesso.models.clip_vision import MEAN, STD, CLIPVisionModel
-from gesso.models.image_prompt import ImagePrompt
-from gesso.runtime.residency import Component, settled
+from gesso.models.ip_adapter import IPAdapter
+from gesso.runtime.residency import Component, onloaded
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedImageEncoder:
-    """CLIP's image encoder.  file: that it was read from"""
+    """CLIP's image encoder.  file: where its weights came from"""
 
     network: CLIPVisionModel
     component: Component
@@ -23,34 +23,34 @@ class LoadedImageEncoder:
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedImagePrompt:
-    """An IP-Adapter.  file: that it was read from"""
+class LoadedIPAdapter:
+    """An IP-Adapter.  file: where its weights came from"""
 
-    network: ImagePrompt
+    network: IPAdapter
     component: Component
     file: Path
 
     def fits(self, encoder: CLIPVisionModel) -> bool:
-        """Whether an encoder gives what the adapter takes."""
+        """Whether the output of an image encoder has the width that the adapter takes."""
         config = encoder.config
-        wide = config.projection_dim if self.network.config.kind == "base" else config.dim
-        return wide == self.network.config.encoder_dim
+        width = config.projection_dim if self.network.config.kind == "base" else config.dim
+        return width == self.network.config.encoder_dim
 
     def tokens(self, encoder: LoadedImageEncoder, image: Image.Image, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What the picture says, and what no picture says, as the adapter was trained: [1, T, C] each.
+        """Tokens of the picture, and of no picture as the adapter was trained: [1, T, C] each.
 
-        Both networks take their memory for the call alone. Raises ModelFileError for numbers that are not finite.
+        Both networks are in memory during the call alone. Raises ModelFileError for weights that are not finite.
         """
         with torch.inference_mode():
-            with settled(encoder.component, dtype):
+            with onloaded(encoder.component, dtype):
                 pixels = clip_pixels(image, encoder.network.config.image_size).to(encoder.component.device, dtype)
-                said, nothing = said_of(encoder.network, pixels, self.network.config.kind)
-            with settled(self.component, dtype):
-                return self.network(said), self.network(nothing)
+                features, no_features = image_features(encoder.network, pixels, self.network.config.kind)
+            with onloaded(self.component, dtype):
+                return self.network(features), self.network(no_features)
 
 
-def said_of(encoder: CLIPVisionModel, pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """What an encoder says of a picture, and of none, to an adapter of that kind."""
+def image_features(encoder: CLIPVisionModel, pixels: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """The encoder's output for a picture, and for no picture, that an adapter of that kind takes."""
     if kind == "base":
         projected = encoder(pixels).projected
         return projected, torch.zeros_like(projected)
@@ -58,9 +58,9 @@ def said_of(encoder: CLIPVisionModel, pixels: Tensor, kind: str) -> tuple[Tensor
 
 
 def clip_pixels(image: Image.Image, side: int) -> Tensor:
-    """A picture as CLIP saw them in training: float32 [1, 3, side, side].
+    """A picture preprocessed for CLIP: float32 [1, 3, side, side].
 
-    The shorter side brought to size by PIL's bicubic filter, the middle cut out, normalised.
+    The shorter side resized by PIL's bicubic filter, centre crop, normalised.
     """
     rgb = image.convert("RGB")
     short, long = sorted(rgb.size)
