@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.pickle_file import Limits, convert_pickle
-from gesso.checkpoints.safetensors_file import open_safetensors, sha256_of, tensor_data_sha256
+from gesso.checkpoints.safetensors_file import open_safetensors, tensor_data_sha256
 from gesso.families.parts import empty_networks
 from gesso.families.sd15 import SD15
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from gesso.checkpoints.detect import describe, detect, named_family, require_model
 from gesso.checkpoints.errors import ModelFileError
-from gesso.checkpoints.safetensors_file import open_safetensors, sha256_of, write_safetensors
+from gesso.checkpoints.hashing import sha256_of
+from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gesso.families.loading import load_parts
 from gesso.families.saving import save_diffusers, save_ldm
 from tiny_models import save_tiny_mini

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from gesso.checkpoints import safetensors_file
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.keymap import Rule, plan, shapes_of
 from gesso.checkpoints.safetensors_file import (
     DTYPES,
     SafetensorsFile,
     open_safetensors,
-    sha256_of,
     tensor_data_sha256,
     write_safetensors,
 )

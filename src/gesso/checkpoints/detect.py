@@ -12,8 +12,9 @@ from gesso.checkpoints import ldm
 from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.diffusers import INDEX, layout_of, weight_files
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.native import COMPONENTS, is_native
-from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, sha256_of
+from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo
 from gesso.checkpoints.upscalers import is_upscaler
 from gesso.checkpoints.weight_file import TensorFile, open_weights
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from gesso.checkpoints.errors import ModelFileError, Reason, quote, shape_text
-from gesso.checkpoints.safetensors_file import MAX_METADATA, TensorInfo, open_regular
+from gesso.checkpoints.regular_file import open_regular
+from gesso.checkpoints.safetensors_file import MAX_METADATA, TensorInfo
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_SIDE, MAX_TENSORS
 
 MAGIC = b"GGUF"

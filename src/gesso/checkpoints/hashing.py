@@ -7,12 +7,13 @@ AutoV3  first 12 digits of the SHA-256 of a safetensors file's data, without its
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.regular_file import open_regular
 
 OnBytes = Callable[[int], object]  # called with the number of bytes done since the last call
 BLOCK = 2**22
@@ -33,15 +34,12 @@ class Hashes:
 def hash_file(path: Path, on_bytes: OnBytes = lambda count: None) -> Hashes:
     """Reads the file once. Raises ModelFileError where it cannot be read, or changes meanwhile."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb", buffering=0) as handle:
+        with open_regular(path) as (handle, nbytes):
             before = os.fstat(handle.fileno())
-            if not stat.S_ISREG(before.st_mode):
-                raise ModelFileError("unreadable", path, "is not a regular file")
             whole, data = hashlib.sha256(), hashlib.sha256()
             start = handle.read(8)
             skip = 8 + int.from_bytes(start, "little") if len(start) == 8 else 0
-            has_data = 8 < skip <= before.st_size and handle.read(1) == b"{"
+            has_data = 8 < skip <= nbytes and handle.read(1) == b"{"
             handle.seek(_V1_START)
             autov1 = hashlib.sha256(handle.read(_V1_LENGTH)).hexdigest()[:8]
             handle.seek(0)
@@ -55,12 +53,44 @@ def hash_file(path: Path, on_bytes: OnBytes = lambda count: None) -> Hashes:
             after = os.fstat(handle.fileno())
     except OSError as error:
         raise ModelFileError("unreadable", path, f"cannot be read: {error.strerror or error}") from None
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or done != before.st_size:
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or done != nbytes:
         raise ModelFileError("unreadable", path, "the file changed while it was read; try again")
     return Hashes(
-        nbytes=before.st_size,
+        nbytes=nbytes,
         mtime_ns=before.st_mtime_ns,
         sha256=whole.hexdigest(),
         autov1=autov1,
         autov3=data.hexdigest()[:12] if has_data else None,
     )
+
+
+# ---- hashes that this process has computed -------------------------------------------------------------------------
+# A library keeps them in its database as well; these spare a second reading of a file that is in no library.
+
+
+def hashes_of(path: str | Path) -> Hashes:
+    """As `hash_file`, remembered as long as path, size and time of change stay."""
+    return _hashes(*_identity(path))
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a whole file, 64 hexadecimal digits, remembered likewise; half the time of `hashes_of`."""
+    return _sha256(*_identity(path))
+
+
+def _identity(path: str | Path) -> tuple[Path, int, int, int]:
+    path = Path(path)
+    with open_regular(path) as (handle, nbytes):
+        status = os.fstat(handle.fileno())
+        return path.absolute(), nbytes, status.st_mtime_ns, status.st_ino
+
+
+@lru_cache(maxsize=4096)
+def _hashes(path: Path, nbytes: int, mtime_ns: int, inode: int) -> Hashes:
+    return hash_file(path)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, nbytes: int, mtime_ns: int, inode: int) -> str:
+    with open_regular(path) as (handle, _):
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import IO, Any, get_args
 
 from gesso.checkpoints.errors import ModelFileError, Reason, quote
+from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.pickle_reader import PickleLimits
+from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_file import (
     TensorInfo,
     new_weight_file,
-    open_regular,
     open_safetensors,
     parse_header,
-    sha256_of,
 )
 from gesso.checkpoints.safetensors_layout import MAX_HEADER
 from gesso.checkpoints.torch_file import MAX_EXPANSION

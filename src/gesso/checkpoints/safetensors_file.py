@@ -8,14 +8,11 @@ A file must not change while its tensors are in use: they are views of the mappe
 """
 
 import hashlib
-import os
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BufferedReader, BufferedWriter
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -26,6 +23,7 @@ from torch import Tensor
 from gesso import strict_json
 from gesso.checkpoints.errors import ModelFileError, Reason, quote
 from gesso.checkpoints.foreign import START, looks_like
+from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_layout import (
     MAX_DIMS,
     MAX_HEADER,
@@ -154,26 +152,6 @@ def read_small_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ModelFileError("overflow", path, f"is larger than {limit:,} bytes")
     return data
-
-
-@contextmanager
-def open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
-    """A regular file and its size; never a pipe or a device that would block or never end. Raises ModelFileError."""
-    try:
-        # O_NONBLOCK: opening a named pipe returns at once, and the check below refuses it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise ModelFileError("missing", path, "no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        what = getattr(error, "strerror", None) or type(error).__name__
-        raise ModelFileError("unreadable", path, f"cannot be opened: {what}") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise ModelFileError("unreadable", path, f"is {kind}, expected a file")
-    with os.fdopen(descriptor, "rb") as handle:
-        yield handle, status.st_size
 
 
 def _refuse_foreign(path: Path, start: bytes) -> None:
@@ -333,20 +311,6 @@ def new_weight_file(path: Path) -> Iterator[BufferedWriter]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a whole file, 64 hexadecimal digits. Remembered as long as path, size and time of change stay."""
-    path = Path(path)
-    with open_regular(path) as (handle, nbytes):
-        status = os.fstat(handle.fileno())
-        return _sha256(str(path.absolute()), nbytes, status.st_mtime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: str, nbytes: int, mtime_ns: int, inode: int) -> str:
-    with open_regular(Path(path)) as (handle, _):
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def tensor_data_sha256(file: SafetensorsFile) -> str:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.foreign import START, container_of
+from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.keymap import TensorSource
-from gesso.checkpoints.safetensors_file import TensorInfo, open_regular, open_safetensors, sha256_of
+from gesso.checkpoints.regular_file import open_regular
+from gesso.checkpoints.safetensors_file import TensorInfo, open_safetensors
 from gesso.checkpoints.sharded import open_sharded
 
 if TYPE_CHECKING:

@@ -70,7 +70,8 @@ def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = Fal
 
 def _table(found: "Lora", file: "TensorFile", target: "Target") -> dict[str, Any]:
     from gesso.adapters.architecture import architecture_of, declared_base
-    from gesso.checkpoints.safetensors_file import SafetensorsFile, sha256_of, tensor_data_sha256
+    from gesso.checkpoints.hashing import sha256_of
+    from gesso.checkpoints.safetensors_file import SafetensorsFile, tensor_data_sha256
 
     changed = {part: sum(name.startswith(f"{part}.") for name in found.changes) for part in found.components}
     return {

@@ -17,6 +17,7 @@ from gesso.adapters.changes import LowRank
 from gesso.adapters.lora import Lora
 from gesso.adapters.textual_inversion import Embedding, attach_embeddings
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import hashes_of
 from gesso.errors import GessoError
 from gesso.models.clip import CLIPTextModel
 from gesso.notices import Notice
@@ -57,7 +58,7 @@ class RequestedAdapters:
         named |= {("embedding", name): path for name, path in self.embeddings}
         files = []
         for (kind, name), path in named.items():
-            hashes = cache.hashes(path)
+            hashes = hashes_of(path)
             files.append(ExtraFile(kind=kind, name=name, sha256=hashes.sha256, autov3=hashes.autov3 or ""))
         return tuple(files)
 

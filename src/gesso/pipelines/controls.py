@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gesso.checkpoints.hashing import hashes_of
 from gesso.diffusion.tiles import Tile
 from gesso.errors import GessoError
 from gesso.hints.registry import canonical
@@ -90,7 +91,7 @@ class Controls:
     def files(self, cache: AdapterCache) -> tuple[ExtraFile, ...]:
         """The files for the recipe, each once. Raises ModelFileError if one is missing."""
         named = {picture.use.model: control.parts.files[0] for control, picture in self.parts}
-        files = [ExtraFile(kind="control", name=name, sha256=cache.hashes(file).sha256) for name, file in named.items()]
+        files = [ExtraFile(kind="control", name=name, sha256=hashes_of(file).sha256) for name, file in named.items()]
         files += [file for each in self.ip_adapter_inputs for file in each.files(cache)]
         return tuple(dict.fromkeys(files))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gesso.adapters.ip_adapter import ImagePromptTokens, IPAdapterAttachment, IPAdapterCall
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import hashes_of
 from gesso.pictures.reading import flat
 from gesso.request.checks import RequestError
 from gesso.request.finder import Finder
@@ -39,7 +40,7 @@ class IPAdapterInput:
     def files(self, cache: AdapterCache) -> list[ExtraFile]:
         """The files of adapter and image encoder, for the recipe."""
         return [
-            ExtraFile(kind=kind, name=name, sha256=cache.hashes(file).sha256)
+            ExtraFile(kind=kind, name=name, sha256=hashes_of(file).sha256)
             for kind, name, file in (
                 ("control", self.use.model, self.adapter.file),
                 ("image_encoder", self.encoder_name, self.encoder.file),

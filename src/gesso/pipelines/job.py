@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gesso.checkpoints.hashing import hashes_of
 from gesso.notices import Notice
 from gesso.pipelines.adapters import RequestedAdapters
 from gesso.pipelines.controls import Controls
@@ -85,6 +86,6 @@ class Job:
         files = [file for each in self.passes for file in each.adapters.files(cache)]
         files += self.controls.files(cache)
         if isinstance(self.upscaler, UpscalerFile):
-            sha256 = cache.hashes(self.upscaler.path).sha256
+            sha256 = hashes_of(self.upscaler.path).sha256
             files.append(ExtraFile(kind="upscaler", name=self.upscaler.name, sha256=sha256))
         return tuple(dict.fromkeys(files))

@@ -7,7 +7,6 @@ from typing import Any, cast
 from gesso.adapters.lora import Lora, read_lora
 from gesso.adapters.textual_inversion import Embedding, read_embedding
 from gesso.checkpoints.errors import ModelFileError
-from gesso.checkpoints.hashing import Hashes, hash_file
 from gesso.checkpoints.weight_file import open_weights
 from gesso.events import EventStream
 from gesso.families.ip_adapter import is_ip_adapter_file
@@ -32,7 +31,6 @@ class AdapterCache:
         self._adapters = LRUCache[tuple[Lora | Embedding, object]](
             MAX_READ, max_nbytes=max_nbytes, nbytes=lambda kept: kept[0].nbytes
         )
-        self._hashes = LRUCache[Hashes](MAX_REMEMBERED)
         self._image_prompts = LRUCache[bool](MAX_REMEMBERED)
 
     def lora(self, path: Path, model: LoadedModel) -> Lora:
@@ -61,10 +59,6 @@ class AdapterCache:
         return self._adapters.get(
             key, lambda: load_with_events(self._events, kind, name, read, lambda adapter: adapter[0].nbytes)
         )[0]
-
-    def hashes(self, path: Path) -> Hashes:
-        """Hashes of the file; reads it only if it changed since. Raises ModelFileError."""
-        return self._hashes.get(_identity(path), lambda: hash_file(path))
 
     def is_ip_adapter(self, path: Path) -> bool:
         """Whether a file is an IP-Adapter. A PyTorch file is read by a child process. Raises ModelFileError."""

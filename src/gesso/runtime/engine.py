@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 import gesso
-from gesso.checkpoints.safetensors_file import sha256_of
+from gesso.checkpoints.hashing import sha256_of
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError
 from gesso.events import Event, EventStream

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gesso.adapters.names import Target
-from gesso.checkpoints.safetensors_file import sha256_of
+from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
