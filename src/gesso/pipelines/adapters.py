@@ -52,7 +52,7 @@ class RequestedAdapters:
     loras: tuple[RequestedLora, ...] = ()
     embeddings: tuple[tuple[str, Path], ...] = ()
 
-    def files(self, cache: AdapterCache) -> tuple[ExtraFile, ...]:
+    def files(self) -> tuple[ExtraFile, ...]:
         """Each file once, with its hashes, for the recipe. Raises ModelFileError if one is missing."""
         named: dict[tuple[Kind, str], Path] = {("lora", lora.use.name): lora.path for lora in self.loras}
         named |= {("embedding", name): path for name, path in self.embeddings}

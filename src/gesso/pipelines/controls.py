@@ -27,7 +27,6 @@ from gesso.request.finder import Finder
 from gesso.request.parts import ControlUse
 from gesso.request.recipe import ExtraFile
 from gesso.request.request import ResolvedRequest
-from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
 from gesso.runtime.control import LoadedControl
 from gesso.runtime.engine import Engine, LoadedModel
@@ -88,11 +87,11 @@ class Controls:
         """The IP-Adapters; their image prompts are encoded at the first access."""
         return IPAdapters(self.ip_adapter_inputs)
 
-    def files(self, cache: AdapterCache) -> tuple[ExtraFile, ...]:
+    def files(self) -> tuple[ExtraFile, ...]:
         """The files for the recipe, each once. Raises ModelFileError if one is missing."""
         named = {picture.use.model: control.parts.files[0] for control, picture in self.parts}
         files = [ExtraFile(kind="control", name=name, sha256=hashes_of(file).sha256) for name, file in named.items()]
-        files += [file for each in self.ip_adapter_inputs for file in each.files(cache)]
+        files += [file for each in self.ip_adapter_inputs for file in each.files()]
         return tuple(dict.fromkeys(files))
 
     def at(self, rows: int, columns: int, device: torch.device) -> "RunControls | None":

@@ -15,7 +15,6 @@ from gesso.request.checks import RequestError
 from gesso.request.finder import Finder
 from gesso.request.parts import ControlUse
 from gesso.request.recipe import ExtraFile
-from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.ip_adapter import LoadedImageEncoder, LoadedIPAdapter
 from gesso.runtime.residency import onloaded
@@ -37,7 +36,7 @@ class IPAdapterInput:
         """Tokens of the image prompt, and of no picture."""
         return self.adapter.tokens(self.encoder, flat(self.image), self.engine.precision.of("text"))
 
-    def files(self, cache: AdapterCache) -> list[ExtraFile]:
+    def files(self) -> list[ExtraFile]:
         """The files of adapter and image encoder, for the recipe."""
         return [
             ExtraFile(kind=kind, name=name, sha256=hashes_of(file).sha256)

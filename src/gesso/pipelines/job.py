@@ -14,7 +14,6 @@ from gesso.pipelines.second_pass import UpscalerFile
 from gesso.pipelines.steps import Steps
 from gesso.request.recipe import ExtraFile
 from gesso.request.request import ResolvedRequest
-from gesso.runtime.adapter_cache import AdapterCache
 
 
 @dataclass(eq=False, kw_only=True)
@@ -81,10 +80,10 @@ class Job:
         """Steps of all passes."""
         return sum(each.steps.num_steps for each in self.passes)
 
-    def files(self, cache: AdapterCache) -> tuple[ExtraFile, ...]:
+    def files(self) -> tuple[ExtraFile, ...]:
         """The files besides the models' that the passes use, each once."""
-        files = [file for each in self.passes for file in each.adapters.files(cache)]
-        files += self.controls.files(cache)
+        files = [file for each in self.passes for file in each.adapters.files()]
+        files += self.controls.files()
         if isinstance(self.upscaler, UpscalerFile):
             sha256 = hashes_of(self.upscaler.path).sha256
             files.append(ExtraFile(kind="upscaler", name=self.upscaler.name, sha256=sha256))

@@ -183,7 +183,7 @@ class TextToImage:
         The recipe has no hash of pixels. Raises like a call.
         """
         job = self._job(request, image, mask, hints)
-        return self._recipe(job.request.picture(0), job.files(self.engine.adapter_cache), (), None)
+        return self._recipe(job.request.picture(0), job.files(), (), None)
 
     # ---- what there is to do -----------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class TextToImage:
         image = job.pictures.finish(drawn, request)
         lines = dict.fromkeys(line for each in job.passes for line in each.notices)
         notices = (*job.notices, *job.pictures.notices, *lines, *(line for part in parts for line in part.notices(0)))
-        recipe = self._recipe(request.picture(row), job.files(self.engine.adapter_cache), notices, image)
+        recipe = self._recipe(request.picture(row), job.files(), notices, image)
         for part in parts:
             for notice in part.notices(0):
                 events.publish(RecomputedInFloat32(job=job.number, index=index, network=part.part, notice=notice))
