@@ -264,7 +264,7 @@ def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -
         ({}, "needs kind=, the kind of hint"),
         ({"kind": "cany"}, "unknown kind of hint 'cany'"),
         ({"kind": "tile"}, "does not support hints of kind tile"),
-        ({"preprocessor": "colour"}, "takes no hint of kind 'colour'"),
+        ({"preprocessor": "colour"}, "unknown kind of hint 'colour'"),
     ):
         with pytest.raises(RequestError, match=message):
             pipeline(replace(REQUEST, controls=(use(hint, **changes),)), hints=[hint])

@@ -69,8 +69,8 @@ class ModelFileError(GessoError):
         self.where = str(where)
 
 
-def quote(name: str) -> str:
-    """A name from a file, cut to a length that fits a message."""
+def elide(name: str) -> str:
+    """Shortens a name from a file to a length that fits a message."""
     return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}... ({len(name)} characters)"
 
 
@@ -78,7 +78,7 @@ def examples(names: Iterable[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(quote(name) for name in names[:limit]) + more
+    return ", ".join(elide(name) for name in names[:limit]) + more
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.errors import ModelFileError, examples, quote, shape_text
+from gesso.checkpoints.errors import ModelFileError, elide, examples, shape_text
 
 Shape = tuple[int, ...]
 
@@ -208,7 +208,7 @@ def plan(
     for row in rows:
         for native in row.natives:
             if native in filled:
-                message = f"{quote(filled[native])} and {quote(row.file)} are the same parameter; expected one of them"
+                message = f"{elide(filled[native])} and {elide(row.file)} are the same parameter; expected one of them"
                 raise ModelFileError("duplicate_key", where, message)
             filled[native] = row.file
     _refuse_missing(rules, params, filled, where)
@@ -234,7 +234,7 @@ def _refuse_missing(
     names = {native: row.file for row in expand(rules, params) if not row.load_only for native in row.natives}
     file_names = list(dict.fromkeys(names[param] for param in missing))
     message = (
-        f"{len(file_names)} tensors that the model needs are missing: {examples(file_names)} (for {quote(missing[0])})"
+        f"{len(file_names)} tensors that the model needs are missing: {examples(file_names)} (for {elide(missing[0])})"
     )
     raise ModelFileError("missing_key", where, message)
 
@@ -250,7 +250,9 @@ def _check_shape(row: Row, file_shape: Shape, params: Mapping[str, Shape], where
     if loaded != native_shapes:
         expected = row.transform.save(tuple(torch.empty(shape, device="meta") for shape in native_shapes)).shape
         raise ModelFileError(
-            "shape", where, f"{quote(row.file)} is {shape_text(file_shape)}, the model expects {shape_text(expected)}"
+            "shape",
+            where,
+            f"{elide(row.file)} is {shape_text(file_shape)}, the model expects {shape_text(expected)}",
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, to_json
-from gesso.checkpoints.errors import ModelFileError, quote
+from gesso.checkpoints.errors import ModelFileError, elide
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
@@ -38,12 +38,12 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
     objects = _objects(plain.pop("objects", {}), refuse)
     family = from_json(Family, plain, where, "the configuration", objects=objects)
     if family.name != NAME:
-        message = f"is a model of family {quote(family.name)!r}, expected {NAME!r}"
+        message = f"is a model of family {elide(family.name)!r}, expected {NAME!r}"
         raise ModelFileError("architecture_mismatch", where, message)
     if family.defaults.sampler not in SAMPLERS:
-        refuse(f"the default sampler {quote(family.defaults.sampler)!r} is unknown; update gesso")
+        refuse(f"the default sampler {elide(family.defaults.sampler)!r} is unknown; update gesso")
     if family.defaults.schedule not in SCHEDULES:
-        refuse(f"the default schedule {quote(family.defaults.schedule)!r} is unknown; update gesso")
+        refuse(f"the default schedule {elide(family.defaults.schedule)!r} is unknown; update gesso")
     unet, vae, text = family.unet, family.vae, family.text
     agreements = {
         "unet.context_dim and text.dim": (unet.context_dim, text.dim),
@@ -80,7 +80,7 @@ def _objects(value: Any, refuse: Any) -> dict[str, tuple[str, ...]]:
     objects: dict[str, tuple[str, ...]] = {}
     for name, words in value.items():
         if not isinstance(words, list) or len(words) > MAX_SYNONYMS or not all(map(_is_word, [name, *words])):
-            refuse(f"objects: {quote(str(name))!r} is not a word with its synonyms")
+            refuse(f"objects: {elide(str(name))!r} is not a word with its synonyms")
         objects[name] = tuple(words)
     return objects
 

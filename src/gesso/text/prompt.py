@@ -113,7 +113,7 @@ def check_prompt(text: str, what: str = "prompt") -> None:
 
 
 def quote(text: str) -> str:
-    """A part of a prompt as a message repeats it: short, on one line, nothing that a terminal obeys."""
+    """Quotes a part of a prompt for a message: short, on one line, without control characters."""
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
 
 
