@@ -1,7 +1,7 @@
-"""gesso: words become pictures, natively in PyTorch.
+"""gesso: text to image in native PyTorch.
 
-This module names the public API and runs nothing: a name is imported when it is first used, so that `import gesso` and
-`gesso --help` stay quick and touch neither torch nor a device. docs/python.md shows how the names go together.
+This module holds the public API and imports each name on first use, so that `import gesso` and `gesso --help` stay
+fast and touch neither torch nor a device. docs/python.md shows how to use the names together.
 """
 
 import logging

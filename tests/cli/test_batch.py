@@ -34,7 +34,7 @@ def test_every_line_becomes_its_pictures(capsys: pytest.CaptureFixture[str], mod
     assert run(arguments) == 0
     out, err = capsys.readouterr()
     assert out.split() == paths
-    assert "4 pictures, 3 of them were there; seed 5" in err
+    assert "4 pictures: 1 new, 3 already done; seed 5" in err
     assert Path(paths[0]).stat().st_mtime_ns == before
     assert read_picture(Path(paths[2]))[1].request == requests[2]
 

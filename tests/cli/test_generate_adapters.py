@@ -156,7 +156,7 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
 
     drawn[1].unlink()
     code, _, err = said(capsys, *whole, *beside)
-    assert (code, "4 pictures, 3 of them were there" in err) == (0, True)
+    assert (code, "4 pictures: 1 new, 3 already done" in err) == (0, True)
     code, _, err = said(capsys, *whole, *beside[2:])
     assert code == 2 and "another run (lora differ)" in err
 

@@ -162,7 +162,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--set", "level=round"], "did you mean 'levels'"),
     (["--set", "levels=up"], "Known: round, truncate"),
     (["--set", "paste_back=maybe"], "true or false"),
-    (["--set", "ensd=x"], "expected a number"),
+    (["--set", "ensd=x"], "expected a whole number"),
     (["--refiner-switch-at", "0.5"], "needs a refiner"),
     (["--noise-level", "20"], "enlarges"),
     (["--image-guidance", "2"], "edits"),

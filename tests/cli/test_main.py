@@ -203,7 +203,7 @@ def test_a_fault_of_ours_is_short_unless_asked(
     monkeypatch.setattr("gesso.cli.generate.Studio.open", fault)
     code, out, err = generate(capsys, "cat", "-m", model)
     assert (code, out) == (1, "")
-    assert err.startswith("error: RuntimeError: wires crossed (a fault in gesso; add --debug")
+    assert err.startswith("error: RuntimeError: wires crossed (a bug in gesso; add --debug")
     assert err.count("\n") == 1
     for argv in (["--debug", "generate", "cat"], ["generate", "cat", "--debug"]):
         with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""Progress on stderr, results on stdout, neither in the way of the other."""
+"""Progress and notices on stderr, results on stdout."""
 
 import sys
 from types import TracebackType
@@ -32,7 +32,7 @@ class Bar:
         self._close(keep=False)
 
     def stage(self, text: str) -> None:
-        """Say what is being done, without a measure of it."""
+        """Show what is being done, without a percentage."""
         self._show(text, None, 0)
 
     def step(self, text: str, done: int, total: int) -> None:
@@ -45,7 +45,7 @@ class Bar:
             case Loading():
                 self.stage(f"loading {event.model}")
             case FinishedSize():
-                self.note(f"finished size: {event.width}x{event.height}")
+                self.note(f"final size: {event.width}x{event.height}")
             case Sampling():
                 self.step(_picture(event), event.progress.step, event.progress.num_steps)
             case Noticed():
@@ -102,5 +102,5 @@ class Bar:
 
 
 def _picture(event: Sampling) -> str:
-    """Which picture is drawn now."""
+    """Which picture is being drawn."""
     return "drawing" if event.total == 1 else f"picture {event.number} of {event.total}"

@@ -1,4 +1,4 @@
-"""The terminal's words for the fields and arguments that errors and notices name in backticks."""
+"""The options of the command line for the fields and arguments that errors and notices name in backticks."""
 
 from gesso.errors import GessoError, in_words
 
