@@ -108,7 +108,7 @@ def test_memory_is_told_with_it(there: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_is_not_there(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no control is called 'edgse'" in generate(capsys, "--control", "edgse,image=photo.png")[2]
+    assert "no ControlNet named 'edgse'" in generate(capsys, "--control", "edgse,image=photo.png")[2]
     assert "no such file" in generate(capsys, "--control", "edges.safetensors,image=nothing.png")[2]
 
 

@@ -73,7 +73,7 @@ def test_the_library_knows_names(capsys: pytest.CaptureFixture[str], model: str,
     assert said(capsys, "replay", "a.png", "-m", model, "-q")[:2] == (0, "identical\n")
     code, _, err = said(capsys, "generate", "a cat <lora:inc:1>", "-m", model, "-q")
     assert code == 2
-    assert err == "error: no lora is called 'inc'. Did you mean 'ink'?\n"
+    assert err == "error: no LoRA named 'inc'. Did you mean 'ink'?\n"
 
 
 def test_strengths_are_read(tmp_path: Path):

@@ -148,7 +148,7 @@ WRONG = [
     (["generate", "cat", "--dtype", "int8"], "float32"),
     (["generate", "cat", "--device", "tpu"], "no such device"),
     (["generate", "cat\udcff"], "Unicode"),
-    (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "puts no noise back"),
+    (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "takes no eta"),
     (["generate", "cat", "--clip-skip", "9"], "has 2"),
     (["generate", "cat", "-o", "x.gif"], ".png"),
     (["generate", "cat", "-o", "{sed}.png"], "{seed}"),

@@ -105,4 +105,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(lines) == 2
     assert json.loads(lines[0])["fields"][1]["field"] == "negative_prompt"
     assert run(["prompt", "a <lora:nosuch:1>", "-m", path]) == 2
-    assert "no lora is called 'nosuch'" in capsys.readouterr().err
+    assert "no LoRA named 'nosuch'" in capsys.readouterr().err

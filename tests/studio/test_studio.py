@@ -201,7 +201,7 @@ def test_files_of_a_recipe_are_those_and_no_others(studio: Studio, tmp_path: Pat
     recipe = replace(make_recipe(), extras=(ExtraFile(kind="lora", name="ink", sha256="0" * 64),))
     files = recipe_files(recipe, studio.finder({"lora": {"ink": lora, "other": lora}}))
     assert files.find("lora", "ink") == lora
-    with pytest.raises(GessoError, match="no lora is called 'other'"):
+    with pytest.raises(GessoError, match="no LoRA named 'other'"):
         files.find("lora", "other")
     with pytest.raises(GessoError, match="with `loras`") as caught:
         recipe_files(recipe, studio.finder(), "a.png")

@@ -59,11 +59,11 @@ def test_a_rehearsal_passes_all_stages_and_leaves_the_folder_alone(atlas, tmp_pa
     [
         (("--stage", "painting"), "--stage painting: expected one of autoencoder, "),
         (("--recipe", "tpu"), "--recipe tpu: expected one of cpu, gpu"),
-        (("--samples", "5"), "--samples is about one stage"),
-        (("--finish-in", "5"), "--finish-in is about one stage"),
-        (("--stage", "denoising", "--samples", "5", "--finish-in", "5"), "give one of them"),
+        (("--samples", "5"), "--samples applies to one stage"),
+        (("--finish-in", "5"), "--finish-in applies to one stage"),
+        (("--stage", "denoising", "--samples", "5", "--finish-in", "5"), "give only one"),
         (("--recipe", "gpu", "--processes", "2"), "--processes 2: only a CPU can use several; leave it out for 'cuda'"),
-        (("--font", "a.ttf", "--atlas", "b.png"), "--atlas and --font both name the glyphs"),
+        (("--font", "a.ttf", "--atlas", "b.png"), "--atlas and --font both supply the glyphs"),
         (("--atlas", "nowhere.png"), "nowhere.png: the atlas cannot be read"),
     ],
 )

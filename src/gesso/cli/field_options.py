@@ -51,7 +51,7 @@ def help_of(row: Row) -> str:
     """What an option says of its field: the sentence of the table, with its range or the words that it can have."""
     about, sentence = row.field, row.field.help.removesuffix(".")
     if words := row.choices or tuple(about.means):
-        return f"{sentence}: {', '.join(words)}."
+        return f"{sentence} ({', '.join(words)})."
     span = f"{about.low:g} to {about.high:g}" if about.low is not None and about.high is not None else ""
     tells = not span or span in sentence or (about.high or 0) > _LONGEST
     return about.help if tells else f"{sentence} ({span})."

@@ -23,7 +23,7 @@ HEX_64 = "[0-9a-f]{64}"  # a pattern for the digits of a SHA-256; no other patte
 
 
 class RequestError(GessoError, ValueError):
-    """A value of the request that cannot be. A GessoError to the user, a ValueError to code.
+    """An invalid value in a request. A GessoError to the user, a ValueError to code.
 
     field  its path: num_steps, source.strength, loras[0].weight
     """
@@ -43,21 +43,21 @@ def check_known(field: str, value: str, known: Collection[str]) -> None:
 
 
 def unknown(field: str, value: str, known: Collection[str]) -> str:
-    """The message for a name that is not among those that are known."""
+    """The message for an unknown name."""
     return f"unknown {field} {short(value)}{nearest(value, known)}. Known: {', '.join(sorted(known))}"
 
 
 def parse_json_object(text: str, what: str) -> dict[str, Any]:
     """A JSON object, read strictly: no key twice, no NaN or infinity, bounded size. Raises RequestError."""
     if len(text) > MAX_JSON_CHARS:
-        raise RequestError(what, f"{what}: {len(text)} characters of JSON, at most {MAX_JSON_CHARS} are read")
+        raise RequestError(what, f"{what}: {len(text)} characters of JSON, expected at most {MAX_JSON_CHARS}")
     try:
-        found = strict_json.loads(text)
+        values = strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(what, f"{what}: not valid JSON ({str(error)[:200] or 'nested too deeply'})") from error
-    if not isinstance(found, dict):
-        raise RequestError(what, f"{what}: a JSON {type(found).__name__}, expected an object")
-    return found
+    if not isinstance(values, dict):
+        raise RequestError(what, f"{what}: a JSON {type(values).__name__}, expected an object")
+    return values
 
 
 def check_text(field: str, value: str) -> None:
@@ -71,7 +71,7 @@ def check_text(field: str, value: str) -> None:
 def check_file_name(field: str, value: str) -> None:
     """The name of a file that a `Finder` looks up. Raises RequestError."""
     if not value.strip() or not value.isprintable():
-        raise RequestError(field, f"{field} is {short(value)}, which is no name of a file that could be found")
+        raise RequestError(field, f"{field} is {short(value)}, expected a file name")
 
 
 def check_multiple(side: str, value: int, multiple: int) -> None:
@@ -80,7 +80,7 @@ def check_multiple(side: str, value: int, multiple: int) -> None:
         below = value // multiple * multiple
         near = [size for size in (below, below + multiple) if multiple <= size <= MAX_SIDE]
         raise RequestError(
-            side, f"{side} {value}: this model draws multiples of {multiple}. Try {' or '.join(map(str, near))}"
+            side, f"{side} {value}: expected a multiple of {multiple} for this model. Try {' or '.join(map(str, near))}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What is declared of a field of the request, once: bounds, words, and its names elsewhere.
+"""The declaration of each request field: bounds, help, and its names in other tools.
 
 A field is an annotated attribute of a frozen dataclass:
 
@@ -64,27 +64,27 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 class Field:
     """What is said of a field besides its type.
 
-    label     what a form writes beside it
+    label     name in a form
     help      one sentence: what it does
-    unit      of a number: pixels, share, ...
-    low, high of a number
-    least, most  characters of a text, values of a list
-    pattern   of a text
-    open      what takes its place where it is left open; of what has a value in each preset, the preset's
-    optional  a finished request may do without: it has no such part
-    presets   its value in each preset
-    means     what each choice means
-    registry  where its names are registered: samplers, schedules, noises, dialects
-    jobs      that it is for; all where none is named
-    options   what people call it where they type; the first is the command line's name for it
-    letter    its option of one letter
-    also      what else it may be called in grids and batch files
-    tools     what other tools call it in their interfaces
-    infotext  its key in the text that A1111 writes into pictures
-    words     A1111's words for its values there
-    minus_one -1 leaves it open, as other tools ask for a random seed
-    metavar   what stands for its value in a help text
-    expected  what its values are, in words, where the type does not say it well
+    unit      unit of a number: pixels, share, ...
+    low, high     range of a number
+    least, most   number of characters of a text, or of values of a list
+    pattern   regular expression of a text
+    open      description of the default if it is not set; fields that presets decide need none
+    optional  a resolved request may leave it unset
+    presets   value in each preset
+    means     meaning of each choice
+    registry  registry of its names: samplers, schedules, noises, dialects
+    jobs      jobs that it applies to; all by default
+    options   names where people type; the first is the option of the command line
+    letter    one-letter option
+    also      further names in grids and batch files
+    tools     names in other tools
+    infotext  key in A1111's infotext
+    words     A1111's names for its values there
+    minus_one -1 means unset, as other tools ask for a random seed
+    metavar   placeholder for the value in a help text
+    expected  description of its values for errors, if the type does not give a good one
     rule      a check beyond type and bounds: (path, value); raises RequestError
     """
 
@@ -144,7 +144,7 @@ def named(**about: Any) -> Field:
 
 def file_name(**about: Any) -> Field:
     """The name of a file that a `Finder` looks up."""
-    expected = "the name of a file that could be found"
+    expected = "a file name"
     return _field(about, least=1, most=MAX_FILE_NAME, expected=expected, rule=check_file_name)
 
 
@@ -242,7 +242,7 @@ class Row:
                 return {word: word in _YES for word in (*_YES, *_NO)}[words.strip().lower()]
         except (ValueError, KeyError):
             expected = {"whole": "a whole number", "real": "a number"}.get(self.kind, "true or false")
-            raise RequestError(self.path, f"{called or self.path}: {short(words)} is not {expected}") from None
+            raise RequestError(self.path, f"{called or self.path} is {short(words)}, expected {expected}") from None
         return words
 
     def write(self, value: Any) -> str:
@@ -293,8 +293,8 @@ def _kind(hint: Any) -> tuple[Kind, type | None, tuple[str, ...]]:
     return kinds[hint], None, ()
 
 
-def settle(one: Any, declared: type, prefix: str = "") -> None:
-    """Checks every field of a frozen dataclass as it was declared, and puts tuples in place of lists, and the like.
+def validate(one: Any, declared: type, prefix: str = "") -> None:
+    """Validate every field of a frozen dataclass as declared, and convert lists to tuples and the like.
 
     declared: the class whose types count; bounds and rules are those of the class that declares the field. Raises
     RequestError.

@@ -1,4 +1,4 @@
-"""The second, larger pass of a request: how its open ends are filled. Imports no torch."""
+"""Hires fix, the second pass of a request: fills in what is not set. Imports no torch."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -80,16 +80,18 @@ def filled(
     """
     width, height = _size(hires, values["width"], values["height"], multiple)
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise RequestError("hires", f"hires: {width}x{height}, at most {MAX_PIXELS} pixels and {MAX_SIDE} a side")
+        raise RequestError(
+            "hires", f"hires: {width}x{height}, expected at most {MAX_PIXELS} pixels and {MAX_SIDE} a side"
+        )
     if width < values["width"] or height < values["height"]:
         raise RequestError(
-            "hires", f"hires: {width}x{height} is less than the first pass's {values['width']}x{values['height']}"
+            "hires", f"hires: {width}x{height} is smaller than the first pass, {values['width']}x{values['height']}"
         )
     across, down = width / values["width"], height / values["height"]
     if max(across, down) > MAX_STRETCH * min(across, down):  # all that covers the larger shape is made, then cut
         raise RequestError(
             "hires",
-            f"hires: {width}x{height} out of {values['width']}x{values['height']} is too much of another shape; "
+            f"hires: {width}x{height} out of {values['width']}x{values['height']} changes the shape too much; "
             f"one side may grow at most {MAX_STRETCH} times as much as the other",
         )
     sampler = hires.sampler or values["sampler"]
@@ -116,7 +118,7 @@ def _size(hires: HiresPass, width: int, height: int, multiple: int) -> tuple[int
     """Width and height of the finished picture; sides that are computed are rounded down to what the model draws."""
     if hires.width is not None and hires.height is not None:
         if hires.scale is not None:
-            raise RequestError("hires", "hires: a scale and a size; give one or the other")
+            raise RequestError("hires", "hires: give either a scale or a size")
         check_multiple("hires.width", hires.width, multiple)
         check_multiple("hires.height", hires.height, multiple)
         return hires.width, hires.height

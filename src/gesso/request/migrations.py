@@ -84,7 +84,7 @@ def migrated(old: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
         raise RequestError(
             "schema",
             f"request of schema {short(old.get('schema'))}, version {short(version)}; "
-            f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
+            f"expected {SCHEMA!r}, version 1 to {VERSION}. If a newer gesso wrote it, update gesso",
         )
     values = {key: value for key, value in old.items() if key not in ("schema", "version")}
     known = FIELDS_OF_VERSION.get(version)

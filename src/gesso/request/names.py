@@ -32,8 +32,8 @@ def with_canonical_names(request: R) -> R:
 
 
 def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
-    if sampler is not None and (found := SAMPLERS.find(sampler)) is not None:
-        sampler = found
+    if sampler is not None and (canonical := SAMPLERS.find(sampler)) is not None:
+        sampler = canonical
     elif sampler is not None:
         sampler, implied = _split(sampler)
         schedule = schedule if schedule is not None else implied
@@ -45,11 +45,11 @@ def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, s
 
 
 def _schedule(name: str) -> str:
-    found = SCHEDULES.find(name)
-    if found is None:
+    canonical = SCHEDULES.find(name)
+    if canonical is None:
         check_known("schedule", name, SCHEDULES)
-    assert found is not None
-    return found
+    assert canonical is not None
+    return canonical
 
 
 def _split(name: str) -> tuple[str, str]:
