@@ -9,7 +9,7 @@ class RepeatedKeyError(ValueError):
     """A key that comes twice in one object."""
 
     def __init__(self, key: str) -> None:
-        super().__init__("a key comes twice in one object")
+        super().__init__("duplicate key in an object")
         self.key = key
 
 
@@ -33,4 +33,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of JSON")
+    raise ValueError(f"{text} is not a valid JSON number")

@@ -104,7 +104,7 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
     written = ("a __animal__ --repeat 3 --seed 4", "--syntax", "midjourney", "--style", "oil", "--styles", "styles.csv")
     code, _, err = said(capsys, *draw, *written, "--wildcards", "lists", "-o", "x{index}.png")
     assert code == 0
-    assert "note: the prompt was drawn from: oil painting of a __animal__" in err
+    assert "note: the prompt was generated from: oil painting of a __animal__" in err
     assert "3 pictures in" in err
     for index, name in enumerate(("x0.png", "x1.png", "x2.png")):
         _, recipe = read_picture(Path(name))
@@ -116,10 +116,10 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
     for wrong, message in (
         (("a cat", "--syntax", "nosuch"), "unknown syntax 'nosuch'"),
         (("a cat --ar", "--syntax", "midjourney"), "--ar is ''"),
-        (("a cat", "--style", "oil"), "Say where the styles are"),
+        (("a cat", "--style", "oil"), "Give one with"),
         (("a cat", "--style", "ink", "--styles", "styles.csv"), "unknown style 'ink'"),
-        (("a cat", "--styles", "styles.csv"), "name the styles"),
-        (("a cat", "--wildcards", "nosuch"), "not a folder of wildcards"),
+        (("a cat", "--styles", "styles.csv"), "choose styles"),
+        (("a cat", "--wildcards", "nosuch"), "expected a folder of wildcards"),
     ):
         code, _, err = said(capsys, *draw, *wrong)
         assert code == 2
@@ -144,7 +144,7 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     }[command]
     code, _, err = said(capsys, *whole, *beside)
     assert code == 0
-    assert "the prompt was drawn from: a __animal__, mystyle" in err
+    assert "the prompt was generated from: a __animal__, mystyle" in err
     drawn = sorted(path for path in Path("out").glob("*.png") if path.name != "grid.png")
     recipes = [read_picture(path)[1] for path in drawn]
     assert len({recipe.request.prompt for recipe in recipes}) > 1
@@ -158,7 +158,7 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     code, _, err = said(capsys, *whole, *beside)
     assert (code, "4 pictures: 1 new, 3 already done" in err) == (0, True)
     code, _, err = said(capsys, *whole, *beside[2:])
-    assert code == 2 and "another run (lora differ)" in err
+    assert code == 2 and "another run (different lora)" in err
 
 
 @pytest.mark.parametrize("command", [["batch", "lines.txt"], ["grid", "a cat", "-x", "steps=1"]])
@@ -167,7 +167,7 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     [
         (["--style", "cold"], "there is no"),
         (["--styles", "styles.csv"], "name the styles to use with --style"),
-        (["--wildcards", "nowhere"], "not a folder of wildcards"),
+        (["--wildcards", "nowhere"], "expected a folder of wildcards"),
         (["--embedding", "nothing.pt"], "no such file"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_damaged_profile_is_told_of_and_recorded(capsys: pytest.CaptureFixture
     bad = "a\udcffb.png"  # as Python spells a name that is no Unicode
     with Image.open("photo.png") as image:
         image.save(bad, icc_profile=b"damaged")
-    notice = "a\\udcffb.png: its colour profile is ignored (it is damaged, or not made for RGB); "
+    notice = "a\\udcffb.png: colour profile ignored (damaged, or not for RGB); "
     code, _, err = said(capsys, "generate", "a red cat", "--image", bad, "-m", models["mini"], "-o", "x.png")
     assert code == 0
     assert f"note: {notice}" in err

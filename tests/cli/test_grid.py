@@ -63,7 +63,7 @@ def test_models_are_an_axis_and_loaded_once_each(capsys: pytest.CaptureFixture[s
         (["grid", "a cat", "--x", "stepz=1"], "did you mean 'steps'"),
         (["grid", "a cat", "--x", "sampler=magic"], "unknown sampler"),
         (["grid", "a cat", "--x", "prompt=dog,fox"], "is in neither prompt"),
-        (["grid", "a cat", "--x", "steps=1", "--set", "steps=1,2"], "expected one value"),
+        (["grid", "a cat", "--x", "steps=1", "--set", "steps=1,2"], "expected one field"),
         (["grid", "a cat", "--x", "seed=1-200", "--y", "steps=1-200"], "at most 10000"),
     ],
 )

@@ -263,7 +263,7 @@ def test_replay_tells_identical_equal_and_different(capsys: pytest.CaptureFixtur
     other = save_tiny_mini(tmp_path / "other.safetensors", seed=1)
     assert run(["replay", "x.png", "-m", str(other), "-q"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("different: by up to")
+    assert out.startswith("different by up to")
     assert "changed: weights" in out
 
     # Without --model: looked for by its name beside the picture, never by a path.

@@ -78,7 +78,7 @@ def test_pictures_are_counted_through_all_requests_of_a_front_end(studio: Studio
     order = Order(request=replace(REQUEST, prompt="a __animal__ zebra", num_images=3), front=front)
     pictures = list(draw(pipeline, order, events.append))
     assert [picture.index for picture in pictures] == [0, 1, 2]
-    assert all(any("was drawn from: a __animal__ zebra" in line for line in each.notices) for each in pictures)
+    assert all(any("was generated from: a __animal__ zebra" in line for line in each.notices) for each in pictures)
     assert [e.number for e in events if isinstance(e, Sampling) and e.progress.step == 0] == [1, 2, 3]
     notices = [event.notice for event in events if isinstance(event, Noticed)]
     assert len(notices) == len(set(notices))
@@ -161,7 +161,7 @@ def test_a_picture_replays_with_a_model_that_was_renamed_and_moved(studio: Studi
     folder = tmp_path / "webui" / "models" / "Stable-diffusion"
     (folder / "sub").mkdir()
     shutil.move(folder / "cats.safetensors", folder / "sub" / "dogs.safetensors")
-    with pytest.raises(GessoError, match="Say where it is with `model`") as caught:
+    with pytest.raises(GessoError, match="Give it with `model`") as caught:
         replay_file(path, library=library)
     digest = read_picture(path)[1].model_hash
     assert (caught.value.code, caught.value.field) == ("recipe_model_missing", "model")
@@ -299,7 +299,7 @@ def test_a_grid_opens_each_model_once(studio: Studio, tmp_path: Path):
 def test_settings_are_single_values_of_fields():
     assert with_settings(REQUEST, ["steps=7", "guidance=2"]).num_steps == 7
     for setting in ("steps=1,2", "model=a", "prompt=cat"):
-        with pytest.raises(RequestError, match="expected one value of a field"):
+        with pytest.raises(RequestError, match="expected one field"):
             with_settings(REQUEST, [setting])
 
 
@@ -315,7 +315,7 @@ def test_prompts_are_read_as_a_model_reads_them(studio: Studio):
         (text,) = each.reading.fields[0].texts
         assert text.pieces[1][0] in ("cat", "turtle")
         assert text.pieces[1][1] == pytest.approx(1.2)
-        assert "was drawn from" in each.notices[0]
+        assert "was generated from" in each.notices[0]
         json.dumps(each.reading.to_dict())
 
 

@@ -36,7 +36,7 @@ _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
 @dataclass(frozen=True)
 class Written:
-    """A plain request, and what the user should know about how it came from what was written."""
+    """A plain request, and notices about how the prompt was read."""
 
     request: TextToImageRequest
     notices: tuple[Notice, ...] = ()
@@ -44,10 +44,10 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontEnd:
-    """How what was written becomes requests.
+    """Turns a prompt as written into plain requests.
 
     flags   the prompt ends in Midjourney's flags (`gesso.frontends.midjourney`)
-    styles  put around the prompts, one after the other
+    styles  applied to the prompts, one after the other
     lists   lines by the names of wildcards; None: {a|b} and __name__ are text
     """
 
@@ -71,7 +71,7 @@ class FrontEnd:
             request, notices = _with_flags(request, parse_flags(request.prompt), family)
         elif looking := [name for name in dict.fromkeys(_FLAG.findall(request.prompt)) if name.lower() in FLAG_NAMES]:
             named = ", ".join(f"--{name}" for name in looking)
-            text = f"{named} in the prompt is taken as text; `syntax=midjourney` reads such flags"
+            text = f"{named} in the prompt is read as text; to read flags, use `syntax=midjourney`"
             notices = (Notice(text, code="flags_as_text", field="prompt"),)
         if self.styles:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
@@ -98,15 +98,15 @@ def _with_flags(
         taken += ["width", "height"]
     notices = tuple(
         Notice(
-            f"ignored: the flag for {name}, which is set to {getattr(request, name)} already",
+            f"ignored: the flag for {name}, which is already set to {getattr(request, name)}",
             code="flag_overridden",
             field=name,
         )
         for name in taken
     )
     fields = {name: value for name, value in fields.items() if name not in taken}
-    made = replace(request, prompt=prompt, negative_prompt=negative, **fields)
-    return made, flagged.notices + tuple(dict.fromkeys(notices))
+    plain = replace(request, prompt=prompt, negative_prompt=negative, **fields)
+    return plain, flagged.notices + tuple(dict.fromkeys(notices))
 
 
 def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> Iterator[Written]:
@@ -122,7 +122,7 @@ def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> 
         drawn = ((prompt, request.prompt, "prompt"), (negative, request.negative_prompt, "negative prompt"))
         notices += tuple(
             Notice(
-                f"the {what} was drawn from: {' '.join(text.split())[:MAX_TEMPLATE]}",
+                f"the {what} was generated from: {' '.join(text.split())[:MAX_TEMPLATE]}",
                 code="template_drawn",
                 field=what.replace(" ", "_"),
                 data={"template": text},
@@ -148,7 +148,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise GessoError(f"{folder}: not a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
+            raise GessoError(f"{folder}: expected a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
         self._files: dict[str, Path] = {}
         self._read: dict[str, tuple[str, ...]] = {}
         for base, folders, names in os.walk(folder):
@@ -159,7 +159,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                     self._files[path.relative_to(folder).with_suffix("").as_posix()] = path
             if len(self._files) > MAX_LISTS:
                 raise GessoError(
-                    f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down",
+                    f"{folder}: more than {MAX_LISTS} wildcards. Use a subfolder",
                     code="too_large",
                     data={"path": str(folder)},
                 )
@@ -186,7 +186,7 @@ def _text(path: Path, most: int) -> str:
         with open(path, "rb") as handle:
             content = handle.read(most + 1)
         if len(content) > most:
-            raise GessoError(f"{path}: more than {most} bytes", code="too_large", data={"path": str(path)})
+            raise GessoError(f"{path}: expected at most {most} bytes", code="too_large", data={"path": str(path)})
         return content.decode("utf-8-sig")
     except OSError as error:
         raise GessoError(

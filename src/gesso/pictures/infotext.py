@@ -117,18 +117,18 @@ _THRESHOLDS = {"canny": ("low", "high"), "scribble": ("threshold",), "tile": ("f
 def _thresholds(use: ControlUse) -> str:
     """Those that were set, with a comma behind each."""
     names = _THRESHOLDS.get(use.preprocessor or "", ())
-    given = dict(use.parameters)
+    values = dict(use.parameters)
     return "".join(
-        f"Threshold {place}: {given[name]:g}, " for place, name in zip("AB", names, strict=False) if name in given
+        f"Threshold {place}: {values[name]:g}, " for place, name in zip("AB", names, strict=False) if name in values
     )
 
 
 def _adapters(recipe: Recipe) -> list[tuple[str, str]]:
-    """LoRA by the hash of their data, learned words by that of their file, twelve digits each."""
+    """LoRA by the hash of their data, embeddings by that of their file, twelve digits each."""
     loras = [f"{file.name}: {file.autov3 or file.sha256[:12]}" for file in recipe.extras if file.kind == "lora"]
     words = [f"{file.name}: {file.sha256[:12]}" for file in recipe.extras if file.kind == "embedding"]
-    found = (("Lora hashes", loras), ("TI hashes", words))
-    return [(key, ", ".join(values)) for key, values in found if values]
+    hashes = (("Lora hashes", loras), ("TI hashes", words))
+    return [(key, ", ".join(values)) for key, values in hashes if values]
 
 
 def _tags(recipe: Recipe) -> str:
@@ -144,9 +144,9 @@ def _tags(recipe: Recipe) -> str:
 def write_infotext(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> str:
     """The text of prompts and pairs, of which there are at least three; `read_infotext` gives them back."""
     text = _joined(prompt, negative_prompt, pairs)
-    found = read_infotext(text)
-    exact = [(EXACT_PROMPT, prompt)] if found.prompt != prompt else []
-    if found.negative_prompt != negative_prompt:
+    reread = read_infotext(text)
+    exact = [(EXACT_PROMPT, prompt)] if reread.prompt != prompt else []
+    if reread.negative_prompt != negative_prompt:
         exact.append((EXACT_NEGATIVE, negative_prompt))
     return _joined(prompt, negative_prompt, [*pairs, *exact]) if exact else text
 
@@ -173,8 +173,8 @@ def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
         pairs.append(_pair("refiner_switch_at", request.refiner_switch_at))
     pairs += _if(request.source.noise_level is not None, "source.noise_level", request.source.noise_level)
     pairs += _if(request.conventions.discard_penultimate_sigma, "conventions.discard_penultimate_sigma", True)
-    apart = request.conventions.initial_noise == "variance" and request.conventions.timestep_spacing != "a1111"
-    pairs += _if(apart, "conventions.initial_noise", request.conventions.initial_noise)
+    unlike_a1111 = request.conventions.initial_noise == "variance" and request.conventions.timestep_spacing != "a1111"
+    pairs += _if(unlike_a1111, "conventions.initial_noise", request.conventions.initial_noise)
     if request.sigmas is not None:
         pairs.append(_pair("sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))
     pairs += _if(request.preset != "gesso", "preset", request.preset)

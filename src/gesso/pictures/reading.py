@@ -44,8 +44,8 @@ def read_map(path: str | Path) -> Image.Image:
 
 def notices_of(*images: Image.Image | None) -> tuple[Notice, ...]:
     """What the user should know of pictures that were read: whose profile was not followed."""
-    found = (image.info.get(_NOTICE) for image in images if image is not None)
-    return tuple(dict.fromkeys(notice for notice in found if isinstance(notice, Notice)))
+    notices = (image.info.get(_NOTICE) for image in images if image is not None)
+    return tuple(dict.fromkeys(notice for notice in notices if isinstance(notice, Notice)))
 
 
 def _bare(image: Image.Image, notice: object = None) -> Image.Image:
@@ -87,7 +87,7 @@ def _open(path: str | Path) -> Image.Image:
             )
         if path.stat().st_size > MAX_FILE_BYTES:
             raise GessoError(
-                f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed",
+                f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}",
                 code="too_large",
                 data={"path": str(path)},
             )
@@ -101,15 +101,15 @@ def _open(path: str | Path) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_INPUT_PIXELS or max(image.size) > MAX_INPUT_SIDE:
                     raise GessoError(
-                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels "
-                        f"and {MAX_INPUT_SIDE} a side are allowed",
+                        f"{path}: {image.width}x{image.height}, expected at most {MAX_INPUT_PIXELS} pixels "
+                        f"and {MAX_INPUT_SIDE} a side",
                         code="too_large",
                         data={"path": str(path)},
                     )
                 image.load()
                 if not is_deep(image) and (problem := profile_problem(image)) is not None:
-                    said = f"{path.name}: its colour profile is ignored ({problem}); the picture is taken for sRGB"
-                    image.info[_NOTICE] = Notice(one_line(said), code="profile_ignored", data={"path": str(path)})
+                    text = f"{path.name}: colour profile ignored ({problem}); read as sRGB"
+                    image.info[_NOTICE] = Notice(one_line(text), code="profile_ignored", data={"path": str(path)})
                 return ImageOps.exif_transpose(image)
     except GessoError:
         raise

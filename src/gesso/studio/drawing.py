@@ -1,4 +1,4 @@
-"""From an order to pictures: what stands around the prompt is applied, and progress and notices are reported."""
+"""Draws orders: applies flags, styles and wildcards to the prompt, and reports progress and notices."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be drawn.
+    """What to draw.
 
-    request  with the prompt as it was written: flags, wildcards and styles are the front end's
-    sources  the pictures that the request speaks of
+    request  with the prompt as written; the front end applies flags, wildcards and styles
+    sources  the source picture, mask and hints of the request
     """
 
     request: TextToImageRequest
@@ -128,7 +128,7 @@ def save_drawn(
 
 
 def memory_plans(pipeline: "TextToImage", order: Order) -> "dict[str, MemoryPlan]":
-    """What an order takes of memory, and how it would run, by the names of the models. Draws nothing.
+    """The memory that an order needs, and what is offloaded, by the names of the models. Draws nothing.
 
     Raises GessoError where the engine's memory cannot be kept.
     """
