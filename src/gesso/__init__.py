@@ -30,11 +30,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.families.base import Family, FamilyDefaults
     from gesso.families.registry import FAMILIES
     from gesso.hints.registry import PREPROCESSORS, Parameter, Preprocessor, preprocess
-    from gesso.library.entry import Entry
+    from gesso.library.entry import LibraryEntry
     from gesso.library.finder import LibraryFinder
     from gesso.library.library import Library
     from gesso.metadata.editing import copy_metadata, strip_metadata
-    from gesso.metadata.found import PictureMetadata
+    from gesso.metadata.picture_metadata import PictureMetadata
     from gesso.metadata.reading import read_metadata
     from gesso.notices import Notice
     from gesso.pictures.picture_file import read_picture, read_recipe
@@ -91,13 +91,13 @@ _PUBLIC = {
     "Variation": "gesso.request.groups",
     "request_schema": "gesso.request.json_schema",
     # Files: models, LoRA, control networks.
-    "Entry": "gesso.library.entry",
+    "LibraryEntry": "gesso.library.entry",
     "Finder": "gesso.request.finder",
     "Library": "gesso.library.library",
     "LibraryFinder": "gesso.library.finder",
     "NamedFiles": "gesso.request.finder",
     # Pictures in files.
-    "PictureMetadata": "gesso.metadata.found",
+    "PictureMetadata": "gesso.metadata.picture_metadata",
     "copy_metadata": "gesso.metadata.editing",
     "hint_digest": "gesso.pipelines.hint_pictures",
     "read_hint": "gesso.pictures.reading",
@@ -174,7 +174,6 @@ __all__ = [
     "Conventions",
     "Dialect",
     "Engine",
-    "Entry",
     "Environment",
     "Event",
     "EventStream",
@@ -186,6 +185,7 @@ __all__ = [
     "HiresPass",
     "ImageUpscaler",
     "Library",
+    "LibraryEntry",
     "LibraryFinder",
     "LoadedModel",
     "LoraUse",

@@ -24,11 +24,11 @@ def loads(text: str, *, parse_int: Callable[[str], int] | None = None) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen = set[str]()
+        keys = set[str]()
         for key, _ in pairs:
-            if key in seen:
+            if key in keys:
                 raise RepeatedKeyError(key)
-            seen.add(key)
+            keys.add(key)
     return values
 
 

@@ -155,7 +155,7 @@ WRONG = [
     (["add-folder", ".", "--layout", "invoke"], "expected one of auto"),
     (["convert", "gesso-mini", "x.safetensors", "--to", "onnx"], "expected one of ldm"),
     (["convert", "gesso-mini", "x.safetensors", "--to", "ldm", "--dtype", "int8"], "expected one of fp32"),
-    (["convert", "gesso-mini", "x.ckpt", "--to", "ldm"], "ends in .safetensors"),
+    (["convert", "gesso-mini", "x.ckpt", "--to", "ldm"], "ending in .safetensors"),
 ]
 
 

@@ -217,7 +217,11 @@ def test_adapters_and_a_second_pass_survive_json():
         ("loras", [{"name": str(i)} for i in range(33)], "at most 32"),
         ("controls[0].image", [{"model": "edges", "image": "0"}], "64 digits"),
         ("controls[0].image", [{"model": "edges", "image": "0" * 64 + "\n"}], "64 digits"),
-        ("controls[0].start", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "expected at most the end"),
+        (
+            "controls[0].start",
+            [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}],
+            "expected at most the end",
+        ),
         ("controls[0].mode", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
         (
             "controls[0].parameters",

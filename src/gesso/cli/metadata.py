@@ -11,7 +11,7 @@ from gesso.cli.words import in_options
 from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
-    from gesso.metadata.found import PictureMetadata
+    from gesso.metadata.picture_metadata import PictureMetadata
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 

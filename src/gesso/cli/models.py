@@ -16,7 +16,7 @@ from gesso.errors import GessoError
 from gesso.studio.home import is_offline, open_library
 
 if TYPE_CHECKING:
-    from gesso.library import Entry, Library
+    from gesso.library import Library, LibraryEntry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -83,12 +83,12 @@ def list_models(
         print(_printable(f"folders: {', '.join(folders)}"))
 
 
-def _has(entry: "Entry", words: Iterable[str]) -> bool:
+def _has(entry: "LibraryEntry", words: Iterable[str]) -> bool:
     text = f"{entry.name} {entry.path} {entry.family} {entry.kind} {entry.what}".casefold()
     return all(word.casefold() in text for word in words)
 
 
-def _table(entries: Sequence["Entry"], *, paths: bool) -> list[str]:
+def _table(entries: Sequence["LibraryEntry"], *, paths: bool) -> list[str]:
     rows = [
         ("NAME", "KIND", "FAMILY", "SIZE", "DTYPE", "HASH", "WHERE"),
         *(_cells(entry, paths) for entry in entries),
@@ -104,7 +104,7 @@ def _table(entries: Sequence["Entry"], *, paths: bool) -> list[str]:
     return lines
 
 
-def _cells(entry: "Entry", paths: bool) -> tuple[str, ...]:
+def _cells(entry: "LibraryEntry", paths: bool) -> tuple[str, ...]:
     return (
         entry.name,
         entry.kind,
@@ -116,7 +116,7 @@ def _cells(entry: "Entry", paths: bool) -> tuple[str, ...]:
     )
 
 
-def _where(entry: "Entry") -> str:
+def _where(entry: "LibraryEntry") -> str:
     if entry.origin == "folder" and entry.folder is not None:
         below = entry.path.relative_to(entry.folder) if entry.path.is_relative_to(entry.folder) else entry.path
         return str(Path(entry.folder.name) / below)
@@ -129,7 +129,7 @@ def _where(entry: "Entry") -> str:
     return "built in" if entry.origin == "carried" else entry.origin
 
 
-def _remark(entry: "Entry") -> str:
+def _remark(entry: "LibraryEntry") -> str:
     if entry.problem:
         return f"  ({entry.problem})"
     if entry.layout == "pickle":
@@ -202,7 +202,7 @@ def import_models(
                 bar.result(_printable(_imported_line(entry, new)))
 
 
-def _imported_line(entry: "Entry", new: bool) -> str:
+def _imported_line(entry: "LibraryEntry", new: bool) -> str:
     what = f"{entry.name}: {entry.what}, {_size(entry.nbytes)}, hash {entry.model_hash}"
     return what if new else f"{what} (already in the library)"
 
@@ -440,17 +440,17 @@ def info(
     )
 
 
-def _entry_of(path: Path, library: "Library") -> "Entry":
+def _entry_of(path: Path, library: "Library") -> "LibraryEntry":
     """The model as the library knows it, or looked at for this once; with its hashes."""
-    from gesso.library.entry import USED
+    from gesso.library.entry import IN_PLACE
     from gesso.library.library import make_entry
 
     entries = library.entries()
     known = next((entry for entry in entries if entry.path == Path(os.path.abspath(path))), None)
-    return library.hashed(known or make_entry(path, None, USED))
+    return library.hashed(known or make_entry(path, None, IN_PLACE))
 
 
-def _info_table(description: Any, entry: "Entry") -> dict[str, Any]:
+def _info_table(description: Any, entry: "LibraryEntry") -> dict[str, Any]:
     from gesso.library.entry import file_to_dict
 
     metadata = {file.path: file.metadata for file in description.files}
@@ -475,7 +475,7 @@ def _info_table(description: Any, entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _lines(description: Any, entry: "Entry") -> list[str]:
+def _lines(description: Any, entry: "LibraryEntry") -> list[str]:
     loads = description.family or f"not supported: {in_options(description.kind.advice)}"
     lines = [
         f"name        {entry.name}",
@@ -543,7 +543,7 @@ def _path_of(name: str, library: "Library") -> Path:
     return Path(resolve(name, library, offline=True))
 
 
-def _entry(name: str, library: "Library") -> "Entry | None":
+def _entry(name: str, library: "Library") -> "LibraryEntry | None":
     """The one entry of that name, path or hash."""
     from gesso.library.resolving import find
 
@@ -552,7 +552,7 @@ def _entry(name: str, library: "Library") -> "Entry | None":
     return next((entry for entry in entries if entry.path == by_path), None) or find(name, entries, kinds=None)
 
 
-def _known_entry(name: str, library: "Library") -> "Entry":
+def _known_entry(name: str, library: "Library") -> "LibraryEntry":
     entry = _entry(name, library)
     if entry is None:
         raise GessoError(f"{name}: not in the library; `gesso models list` shows its models")

@@ -283,9 +283,9 @@ def _weigh(text: str) -> str:
     """a::2 b::-0.5 as prompts joined by AND; other text as it is."""
     parts: list[tuple[str, float]] = []
     last = 0
-    for found in _PART.finditer(text):
-        parts.append((text[last : found.start()].strip(), float(found[1] or 1)))
-        last = found.end()
+    for match in _PART.finditer(text):
+        parts.append((text[last : match.start()].strip(), float(match[1] or 1)))
+        last = match.end()
     if not parts:
         return text
     if rest := text[last:].strip():

@@ -74,9 +74,9 @@ def model_of_recipe(name: str, digests: Sequence[str], near: Path, library: "Lib
     The recipe may come from anyone, so its name is never taken as a path.
     """
     from gesso.library import find_by_hashes
-    from gesso.library.carried import CARRIED_MODELS
+    from gesso.library.builtin import BUILTIN_MODELS
 
-    if name in CARRIED_MODELS:
+    if name in BUILTIN_MODELS:
         return name
     plain = name and name not in (".", "..") and not any(mark in name for mark in ("/", "\\", "\0"))
     for folder in (Path(), near):
