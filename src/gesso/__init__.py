@@ -90,7 +90,7 @@ _PUBLIC = {
     "Tiles": "gesso.request.groups",
     "Variation": "gesso.request.groups",
     "request_schema": "gesso.request.json_schema",
-    # Files: models, LoRA, control networks.
+    # Files: models, LoRA, ControlNet.
     "LibraryEntry": "gesso.library.entry",
     "Finder": "gesso.request.finder",
     "Library": "gesso.library.library",

@@ -1,4 +1,4 @@
-"""What an engine reports while it works: typed, frozen values for whoever subscribes. Imports no torch.
+"""Events of an engine: typed, frozen values for subscribers. Imports no torch.
 
     engine = Engine(on_event=print)                    # everything, from the first load on
     stop = engine.events.subscribe(show, StepDone)     # one kind
@@ -74,7 +74,7 @@ class PlanChosen(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NumbersRescued(Event):
-    """A network gave NaN or infinity in half precision, and it was computed again in float32.
+    """A network gave NaN or infinity in half precision and was computed again in float32.
 
     job      as in PlanChosen
     index    as in StepDone
@@ -131,7 +131,7 @@ Handler = Callable[[E], object]
 
 
 class EventStream:
-    """Where an engine's events go. Any thread may subscribe, unsubscribe and publish."""
+    """The event stream of an engine. Any thread may subscribe, unsubscribe and publish."""
 
     def __init__(self) -> None:
         self._lock = Lock()  # of changes; whoever publishes reads a tuple that is never changed

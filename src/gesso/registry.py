@@ -1,4 +1,4 @@
-"""Tables that plug-ins extend: registries of built-in rows, to which installed packages add theirs. Imports no torch.
+"""Registries: tables of built-in rows, which plug-ins of installed packages extend. Imports no torch.
 
 A package adds a row by an entry point in the table's group, named as users will call it:
 

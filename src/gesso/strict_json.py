@@ -1,4 +1,4 @@
-"""JSON from strangers: read as its standard has it, no key twice in an object, no NaN and no infinity (RFC 8259)."""
+"""Strict JSON (RFC 8259) for untrusted input: no duplicate keys, no NaN, no infinity."""
 
 import json
 from collections.abc import Callable

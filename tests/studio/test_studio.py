@@ -21,7 +21,7 @@ from gesso.request.prompt_file import PromptLine
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.studio.drawing import Order, draw, memory_plans, save_drawn
-from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
+from gesso.studio.events import Event, FinalSize, Loading, Noticed, Sampling
 from gesso.studio.files import add_file, recipe_files
 from gesso.studio.many import Grid, Run, RunSummary, draw_grid, line_jobs, with_settings
 from gesso.studio.output_names import plan
@@ -92,7 +92,7 @@ def test_another_finished_size_is_reported_before_the_first_step(studio: Studio,
     request = changed(REQUEST, strength=0.5, outpaint=(0, 0, 32, 0))
     pipeline = studio.open(ModelChoice(model="cats"))
     (picture,) = draw(pipeline, Order(request=request, sources=sources), events.append)
-    assert events[0] == FinishedSize(width=96, height=64)
+    assert events[0] == FinalSize(width=96, height=64)
     assert picture.image.size == (96, 64)
 
 

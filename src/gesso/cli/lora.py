@@ -122,7 +122,7 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
-    """What brings the adapter out, as its author says it: the phrase, else the most frequent tags of its training."""
+    """The trigger words of an adapter: the phrase in its metadata, else the most frequent tags of its training."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
         return [phrase[: MAX_WORDS * MAX_WORD]]
     try:
@@ -328,14 +328,14 @@ def extract(
 
 
 def _open(name: str) -> "WeightFile":
-    """A file by its path, else one that gesso carries, else by its name in the library."""
+    """An adapter by its path, else by the name of a built-in one, else by its name in the library."""
     from gesso.checkpoints.weight_file import open_weights
     from gesso.library import resolve
     from gesso.request.embedded import embedded_extras
 
     path = Path(name)
-    if (carried := embedded_extras("lora").get(name)) is not None and not path.is_file():
-        path = carried
+    if (builtin := embedded_extras("lora").get(name)) is not None and not path.is_file():
+        path = builtin
     elif "\0" in name or not path.is_file():
         path = Path(resolve(name, open_library(), kinds=("lora",), offline=True))
     return open_weights(path)

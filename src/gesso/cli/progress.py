@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gesso.cli.words import in_options
 from gesso.errors import one_line
-from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
+from gesso.studio.events import Event, FinalSize, Loading, Noticed, Sampling
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -44,7 +44,7 @@ class Bar:
         match event:
             case Loading():
                 self.stage(f"loading {event.model}")
-            case FinishedSize():
+            case FinalSize():
                 self.note(f"final size: {event.width}x{event.height}")
             case Sampling():
                 self.step(_picture(event), event.progress.step, event.progress.num_steps)

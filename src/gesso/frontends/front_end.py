@@ -1,4 +1,4 @@
-"""Resolves Midjourney's flags, styles and wildcards around a prompt, before there is a request.
+"""Resolves Midjourney flags, styles and wildcards in a prompt.
 
     front = FrontEnd(flags=True)
     for part in front.requests(TextToImageRequest(prompt="a cat --ar 3:2 --no dogs"), pipeline.model.family):
@@ -35,7 +35,7 @@ _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
 
 @dataclass(frozen=True)
-class Written:
+class PlainRequest:
     """A plain request, and notices about how the prompt was read."""
 
     request: TextToImageRequest
@@ -56,11 +56,11 @@ class FrontEnd:
     lists: Mapping[str, Sequence[str]] | None = None
 
     def num_images(self, request: TextToImageRequest) -> int:
-        """How many pictures will be drawn: the flag --repeat may say so. Raises PromptError."""
+        """The number of pictures, which the flag --repeat may set. Raises PromptError."""
         repeat = parse_flags(request.prompt).flags.get("repeat") if self.flags else None
         return request.num_images if repeat is None or request.num_images != 1 else int(repeat)
 
-    def requests(self, request: TextToImageRequest, family: "Family") -> Iterator[Written]:
+    def requests(self, request: TextToImageRequest, family: "Family") -> Iterator[PlainRequest]:
         """Requests that draw the pictures of one, in their order: more than one where each has a prompt of its own.
 
         family: of the model, whose defaults flags go by. Wildcards are filled in as the iterator is read; where they
@@ -77,14 +77,14 @@ class FrontEnd:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
         if self.lists is None:
-            return iter((Written(request, notices),))
-        return (Written(part.request, notices + part.notices) for part in _filled(request, self.lists))
+            return iter((PlainRequest(request, notices),))
+        return (PlainRequest(part.request, notices + part.notices) for part in _filled(request, self.lists))
 
 
 def _with_flags(
     request: TextToImageRequest, flagged: FlaggedPrompt, family: "Family"
 ) -> tuple[TextToImageRequest, tuple[Notice, ...]]:
-    """The request with what its flags ask for; what it says itself stays."""
+    """The request with the fields that its flags set; fields that are set already stay."""
     fields = flagged.fields(
         native_size=family.output_size,
         multiple=family.size_multiple,
@@ -109,15 +109,15 @@ def _with_flags(
     return plain, flagged.notices + tuple(dict.fromkeys(notices))
 
 
-def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> Iterator[Written]:
-    """A request a picture, each with draws of its own; the request itself where nothing is drawn."""
+def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> Iterator[PlainRequest]:
+    """One request per picture, each filled in on its own; the request itself if there is nothing to fill in."""
     seed = secrets.randbits(DRAWN_SEED_BITS) if request.seed is None else request.seed
     for index in range(request.first_index, request.first_index + request.num_images):
         prompt = expand(request.prompt, lists, seed=seed, index=index)
         negative = expand(request.negative_prompt, lists, seed=seed, index=-1 - index)  # draws of its own
         notices = prompt.notices + negative.notices
         if not prompt.draws and not negative.draws:
-            yield Written(request, notices)
+            yield PlainRequest(request, notices)
             return
         drawn = ((prompt, request.prompt, "prompt"), (negative, request.negative_prompt, "negative prompt"))
         notices += tuple(
@@ -133,7 +133,7 @@ def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> 
         part = replace(
             request, prompt=prompt.text, negative_prompt=negative.text, seed=seed, num_images=1, first_index=index
         )
-        yield Written(part, notices)
+        yield PlainRequest(part, notices)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

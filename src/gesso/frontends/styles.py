@@ -1,6 +1,6 @@
-"""Styles: named texts that are put around prompts, from the styles.csv of A1111.
+"""Styles from A1111's styles.csv: named texts that are added to prompts.
 
-A style's text takes the prompt at the place of {prompt}; without that, it is added behind it.
+The prompt replaces {prompt} in the text of a style; without {prompt}, the text is appended to the prompt.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Wildcards: fills in prompts by random draws, in the grammar of Dynamic Prompts.
+"""Wildcards and dynamic prompts: fills in prompts at random, with the syntax of Dynamic Prompts.
 
     {a|b|c}           one of them             {0.5::a|b}        a half as often as b
     {2$$a|b|c}        two of them, different, joined by ", "    {1-2$$ and $$a|b|c}   one or two, joined by " and "

@@ -56,7 +56,7 @@ _PREDICTIONS = {"eps": "epsilon", "v": "v", "x0": "x0"}
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConversionResult:
     """A converted model. notes: what was left out, for the user to read."""
 
     path: Path
@@ -77,7 +77,7 @@ def convert(
     prediction: "Prediction | None" = None,
     title: str | None = None,
     date: str | None = None,
-) -> Converted:
+) -> ConversionResult:
     """Convert a model to another layout or dtype; written whole or not at all.
 
     to         "ldm": one file with the names of the first releases; "diffusers": a folder; "native": gesso's own file;
@@ -179,7 +179,7 @@ def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
 
 def _same_names(
     description: "Description", target: Path, dtype: str | None, spec: Mapping[str, str | None]
-) -> Converted:
+) -> ConversionResult:
     import torch
 
     from gesso.checkpoints.safetensors_file import write_safetensors
@@ -200,7 +200,7 @@ def _same_names(
         hash_key = f"{SPEC}hash_sha256" if model_spec_pairs else None
         write_safetensors(target, tensors, {**metadata, **model_spec_pairs}, hash_key=hash_key)
     kept = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
-    return Converted(target, "safetensors", kept, target.stat().st_size)
+    return ConversionResult(target, "safetensors", kept, target.stat().st_size)
 
 
 def _spec_of_names(description: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
@@ -231,7 +231,7 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
 
 def _other_names(
     parts: "Parts", description: "Description", target: Path, to: str, spec: Mapping[str, str | None], overwrite: bool
-) -> Converted:
+) -> ConversionResult:
     """Raises ValueError for a layout that the family does not have."""
     from gesso.families.saving import save_diffusers, save_ldm
 
@@ -244,7 +244,7 @@ def _other_names(
         _replace_folder(target, overwrite, lambda folder: save_diffusers(folder, parts))
     files = [file for file in target.rglob("*") if file.is_file()] if target.is_dir() else [target]
     nbytes = sum(file.stat().st_size for file in files)
-    return Converted(target, to, _dtypes_of(parts), nbytes, _left_behind(parts, description, to))
+    return ConversionResult(target, to, _dtypes_of(parts), nbytes, _notes(parts, description, to))
 
 
 def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
@@ -252,7 +252,7 @@ def _dtypes_of(parts: "Parts") -> tuple[str, ...]:
     return tuple(sorted({str(param.dtype).removeprefix("torch.") for param in params}))
 
 
-def _left_behind(parts: "Parts", description: "Description", to: str) -> tuple[str, ...]:
+def _notes(parts: "Parts", description: "Description", to: str) -> tuple[str, ...]:
     notes = []
     if to == "diffusers" and parts.family.layout == "sd2" and parts.family.text_layer > 1:
         notes.append(

@@ -30,8 +30,8 @@ class LibraryFinder:
     """A `request.finder.Finder`. Names are file names without their ending; letters' case does not matter.
 
     files  by kind and name; they come before all others
-    fresh  seconds for which a look at the library is good; a name that it did not show, or whose file is gone, is
-           looked for again at once. A look costs 0.1 ms a file, and reads into those alone that are new or changed.
+    fresh  seconds for which a scan of the library is reused; for a name that is not in it, or whose file is gone, the
+           library is scanned again at once. A scan costs 0.1 ms per file and reads only new or changed files.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LibraryFinder:
         return {*self.files.get(kind, {}), *embedded_extras(kind), *entries}
 
     def of_recipe(self, extra: ExtraFile) -> Path | None:
-        """The very file that a recipe names, wherever it lies now; else one of that name; None where neither is."""
+        """The file that a recipe names, by its hash wherever it is now, else by its name; None if there is neither."""
         kind = next((kind for kind in LIBRARY_KINDS if kind == extra.kind), None)
         if kind is None:
             return None

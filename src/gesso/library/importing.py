@@ -41,7 +41,7 @@ OnProgress = Callable[[str, int, int], object]  # what is being done, bytes done
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """entry: the model in the library. new: False where the same bytes were there already."""
 
     entry: LibraryEntry
@@ -57,8 +57,8 @@ def import_model(
     kind: str | None = None,
     allow_nonfinite: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> Imported:
-    """Takes a model into the library.
+) -> ImportResult:
+    """Import a model into the library.
 
     source           a safetensors, GGUF or PyTorch file of any kind, or a diffusers folder; a PyTorch file becomes a
                      safetensors file on the way
@@ -89,7 +89,7 @@ def import_model(
         check_finite(first, on_progress)
     hashes = _hash(first, on_progress)
     if (same := _same_bytes(library, hashes)) is not None:
-        return Imported(same, new=False)
+        return ImportResult(same, new=False)
     entry = first
     if way == "link":
         target = _target(library, entry, name)
@@ -129,9 +129,9 @@ def check_name(name: str) -> str:
 
 
 def remove(library: Library, entry: LibraryEntry) -> None:
-    """Takes a model out of the library. Files of the library are deleted; what is used in place is only forgotten.
+    """Remove a model from the library. Files of the library are deleted; files used in place are only unregistered.
 
-    Raises GessoError for models of registered folders, which are the other tool's, and for the carried ones.
+    Raises GessoError for models of registered folders, which are the other tool's, and for built-in ones.
     """
     if entry.origin == IN_FOLDER:
         raise GessoError(
@@ -279,7 +279,7 @@ def _copy(
     *,
     allow_nonfinite: bool,
     on_progress: OnProgress,
-) -> Imported:
+) -> ImportResult:
     source = first.path
     with _quarantine(library) as room:
         inside = room / _file_name(first, name)
@@ -298,7 +298,7 @@ def _copy(
             raise ModelFileError(error.reason, source, error.message.partition(": ")[2]) from None
         hashes = _hash(entry, on_progress)
         if (same := _same_bytes(library, hashes)) is not None:
-            return Imported(same, new=False)
+            return ImportResult(same, new=False)
         target = _target(library, entry, name)
         _place(inside, target)
     return _register(library, make_entry(target, kind, OWNED, name=name, source=str(source)), hashes)
@@ -391,11 +391,11 @@ def _hash(entry: LibraryEntry, on_progress: OnProgress) -> list[Hashes]:
     return [hash_file(file.path, on_bytes) for file in entry.files]
 
 
-def _register(library: Library, entry: LibraryEntry, hashes: list[Hashes]) -> Imported:
+def _register(library: Library, entry: LibraryEntry, hashes: list[Hashes]) -> ImportResult:
     """The row is last: a model without one is found again by its place, one with a row is whole."""
     library.index.put([entry])
     for file, file_hashes in zip(entry.files, hashes, strict=True):
         library.index.remember(file.path, file_hashes, at=now(), record=True)
     known = next(other for other in library.index.models() if other.path == entry.path)
     log.info("imported %r: %s, %d bytes, from %r", known.name, known.kind, known.nbytes, entry.source)
-    return Imported(known, new=True)
+    return ImportResult(known, new=True)

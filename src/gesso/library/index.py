@@ -1,4 +1,4 @@
-"""The index: what the library remembers, in one SQLite file. Standard library only.
+"""The index of the library, in one SQLite file. Standard library only.
 
 It is a memory, not the truth: the truth are the files. Lost or deleted, it is built again from the library's folder;
 only registrations of files and folders elsewhere have to be made again. Every change is one transaction, so that runs

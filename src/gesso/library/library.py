@@ -1,4 +1,4 @@
-"""The library: a folder of models, and what the user registered elsewhere.
+"""The library: a folder of models, and files and folders registered elsewhere.
 
     <root>/checkpoints/, loras/, vae/, ...   models that were imported; also what the user puts there by hand
     <root>/.quarantine/                      what is being imported and is not yet checked
@@ -45,7 +45,7 @@ class _Sighting:
 class Library:
     """The models of one user.
 
-    root  the library's folder; need not be there yet
+    root  the library's folder; it need not exist yet
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -101,7 +101,7 @@ class Library:
         return self.index.folders()
 
     def add_folder(self, path: str | Path, layout: str = "auto") -> Folder:
-        """Registers a folder whose models are used where they lie, those that come later too.
+        """Register a folder whose models are used in place, including those added later.
 
         layout  "a1111" (Forge as well), "comfyui" (with its extra_model_paths.yaml), "plain": any folder, searched as
                 a whole; "auto" tells which
@@ -117,11 +117,11 @@ class Library:
         return folder
 
     def forget_folder(self, path: Path) -> int:
-        """Takes a registered folder out; its files stay. Returns how many models were known there."""
+        """Unregister a folder; its files are kept. Returns how many models it had."""
         return self.index.forget_folder(path)
 
     def hashed(self, entry: LibraryEntry, on_bytes: OnBytes = lambda count: None) -> LibraryEntry:
-        """The entry with the hashes of all its files; reads those that were not hashed before, or changed.
+        """The entry with the hashes of all its files; reads files that are new or changed.
 
         Raises ModelFileError where one cannot be read.
         """

@@ -26,12 +26,12 @@ def resolve(
     kinds: Collection[str] = ("checkpoint",),
     offline: bool = False,
 ) -> str | Path:
-    """The carried name or the path that `Engine.load` takes, for what was given as a model.
+    """The built-in name or the path that `Engine.load` takes, for a model as the user names it.
 
-    In this order: a name that gesso carries; a path; a name in the library; a name in the registered folders, which is
-    that of a file with or without its ending and with as many folders above it as tell it apart; at least eight digits
-    of a SHA-256, or an AutoV3. A hub's name begins with "hf:". Letters' case decides only between names that differ in
-    nothing else.
+    In this order: the name of a built-in model; a path; a name in the library; a name in the registered folders, which
+    is that of a file with or without its ending and with as many folders above it as tell it apart; at least eight
+    digits of a SHA-256, or an AutoV3. A hub's name begins with "hf:". Letters' case decides only between names that
+    differ in nothing else.
 
     kinds    what will do; a path is taken as it is
     offline  a hub's name must have been fetched before
@@ -88,9 +88,9 @@ def is_path(text: str) -> bool:
 def find(
     text: str, entries: Sequence[LibraryEntry], kinds: Collection[str] | None = ("checkpoint",)
 ) -> LibraryEntry | None:
-    """The one model that is called that; None where there is none. kinds: None stands for all.
+    """The one model of that name; None if there is none. kinds: None means all.
 
-    Raises GessoError where several are, and where the only ones are of another kind.
+    Raises GessoError if there are several, or only models of other kinds.
     """
     own = [entry for entry in entries if entry.origin != IN_FOLDER]
     named = _named(text, own) or _named(text, entries) or _hashed(text, entries)

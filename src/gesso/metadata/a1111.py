@@ -140,7 +140,7 @@ def _masks(draft: Draft, pairs: Mapping[str, str]) -> None:
 
 
 def _word(pairs: Mapping[str, str], name: str) -> str | None:
-    """Our word for what a field is there; None for a word that says nothing."""
+    """gesso's word for the value of a field; None for an unknown word."""
     about = ROWS[name].field
     word = pairs.get(about.infotext, "").lower()
     return next((ours for ours, theirs in about.words.items() if theirs.lower() == word), None)

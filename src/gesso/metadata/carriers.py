@@ -25,7 +25,7 @@ MAX_TEXTS = 64
 
 @dataclass(frozen=True)
 class PictureTexts:
-    """What one file carries.
+    """The texts in one file.
 
     format  PNG, JPEG, WEBP, AVIF
     texts   keyword -> text; of a JPEG, WebP or AVIF the names are those that PNG files use for the same

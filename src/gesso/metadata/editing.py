@@ -25,7 +25,7 @@ MAX_SEGMENT = 65533  # bytes of one block of a JPEG
 
 
 def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = True) -> Path:
-    """Write a copy of a picture without its metadata: settings, EXIF (places too), XMP, comments -> the target.
+    """Write a copy of a picture without metadata (settings, EXIF with GPS, XMP, comments) and return its path.
 
     What is stored of pixels and colours stays byte by byte. The copy is there whole or not at all; target may be the
     source. Raises GessoError for formats that it cannot be cut out of (AVIF), FileExistsError unless `overwrite`.
@@ -37,9 +37,9 @@ def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = 
 def copy_metadata(
     source: str | Path, picture: str | Path, target: str | Path | None = None, *, overwrite: bool = True
 ) -> Path:
-    """Write a picture with the settings of another in place of its own -> the target.
+    """Write a picture with the settings of another instead of its own, and return its path.
 
-    source   the picture that carries settings
+    source   the picture with the settings
     picture  the one whose pixels are kept: PNG, JPEG or WebP
     target   None: the picture itself
     Raises GessoError where there are no settings or the format cannot hold them, FileExistsError unless `overwrite`.

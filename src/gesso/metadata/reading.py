@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def read_metadata(path: str | Path) -> PictureMetadata:
-    """The settings that a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI carries, as a request.
+    """Read the settings stored in a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI, as a request.
 
     path  a PNG, JPEG, WebP or AVIF file. Its pixels are not decoded
     Raises GessoError where it is no such picture, or carries no settings that can be read.

@@ -21,7 +21,7 @@ Pair = tuple[str, str]
 
 
 def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
-    """What other tools show and take over for this picture. Labels are A1111's names."""
+    """The infotext of a picture, which other tools show and import. Labels are A1111's names."""
     request = recipe.request
     pairs: list[Pair] = [
         _pair("num_steps", request.num_steps),
@@ -66,7 +66,7 @@ def _pair(path: str, value: Any) -> Pair:
 
 
 def _if(present: bool, path: str, value: Any) -> list[Pair]:
-    """The same where there is something to say."""
+    """The same if `present`, else nothing."""
     return [_pair(path, value)] if present else []
 
 
@@ -81,7 +81,7 @@ def _variation(request: ResolvedRequest) -> list[Pair]:
 
 
 def _second_pass(request: ResolvedRequest) -> list[Pair]:
-    """What is not as in the first pass."""
+    """The settings of hires fix that differ from the first pass."""
     hires = request.hires
     if hires is None:
         return []
@@ -97,7 +97,7 @@ def _second_pass(request: ResolvedRequest) -> list[Pair]:
 
 
 def _controls(request: ResolvedRequest) -> list[tuple[str, str]]:
-    """In the form of the web UI's extension; the pictures themselves stay where they are."""
+    """ControlNet units as the web UI's extension writes them, without the control images."""
     return [
         (
             f"ControlNet {number}",
@@ -115,7 +115,7 @@ _THRESHOLDS = {"canny": ("low", "high"), "scribble": ("threshold",), "tile": ("f
 
 
 def _thresholds(use: ControlUse) -> str:
-    """Those that were set, with a comma behind each."""
+    """The thresholds that are set, each followed by a comma."""
     names = _THRESHOLDS.get(use.preprocessor or "", ())
     values = dict(use.parameters)
     return "".join(
@@ -160,7 +160,7 @@ def _joined(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> 
 
 
 def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
-    """What A1111 calls options; its own names where it has them, and only where they are not as it leaves them."""
+    """Options, by A1111's names where it has them, and only if they differ from its defaults."""
     request = recipe.request
     masked = request.mask.image is not None
     pairs = _if(masked and request.mask.blur != 0, "mask.blur", request.mask.blur)

@@ -1,4 +1,4 @@
-"""The parts of a PNG file, without decoding any: lengths and checksums are checked, nothing else is believed."""
+"""The chunks of a PNG file, not decoded: only lengths and checksums are checked."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Input pictures: read without trusting the file, and named by a hash of their pixels."""
+"""Reads input pictures without trusting the file, and names them by a hash of their pixels."""
 
 import hashlib
 import io
@@ -23,16 +23,16 @@ _NOTICE = "gesso notice"  # where a picture carries the Notice of its reading; a
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A picture from a file as RGB, turned as its EXIF says; what is transparent lies on white, as in A1111.
+    """Read a picture as RGB, rotated as its EXIF says; transparency becomes white, as in A1111.
 
-    Raises GessoError for anything that is no picture, or too large a one.
+    Raises GessoError if the file is not a picture, or too large.
     """
     image = _open(path)
     return _bare(flat(_eight_bits(image, path)), image.info.get(_NOTICE))
 
 
 def read_mask(path: str | Path) -> Image.Image:
-    """A mask from a file as grey levels: white is redrawn. Raises GessoError as `read_image` does."""
+    """Read a mask as grey levels: white areas are redrawn. Raises GessoError as `read_image` does."""
     return _bare(_eight_bits(_open(path), path).convert("L"))
 
 
@@ -43,7 +43,7 @@ def read_map(path: str | Path) -> Image.Image:
 
 
 def notices_of(*images: Image.Image | None) -> tuple[Notice, ...]:
-    """What the user should know of pictures that were read: whose profile was not followed."""
+    """Notices about pictures that were read, such as an ignored colour profile."""
     notices = (image.info.get(_NOTICE) for image in images if image is not None)
     return tuple(dict.fromkeys(notice for notice in notices if isinstance(notice, Notice)))
 
@@ -57,7 +57,7 @@ def _bare(image: Image.Image, notice: object = None) -> Image.Image:
 
 
 def read_hint(path: str | Path) -> Image.Image:
-    """A control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
+    """Read a control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
     image = _open(path)
     if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
         return image if is_deep(image) else image.convert("RGB")
@@ -123,7 +123,7 @@ def _open(path: str | Path) -> Image.Image:
 
 
 def picture_digest(image: Image.Image) -> str:
-    """How a request names a picture: SHA-256 over height, width and RGB bytes, so that a copied file stays the same."""
+    """The digest by which a request names a picture: SHA-256 over height, width and RGB bytes."""
     return pixels_sha256(image)
 
 

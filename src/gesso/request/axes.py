@@ -1,4 +1,4 @@
-"""The axes of a grid: "steps=4,8,20" becomes requests that differ in one thing each.
+"""The axes of a grid (X/Y/Z plot): "steps=4,8,20" becomes one change to the request per value.
 
 Values as in A1111's X/Y/Z plot: a list with commas (a value with a comma in quotes), and ranges of numbers: 1-5,
 1-5 (+2), 10-4 (-3), 0-1 (+0.25), or 1-10 [5] for five values at equal distances.
@@ -34,9 +34,9 @@ Change = Callable[[TextToImageRequest], TextToImageRequest]
 class Axis:
     """One axis.
 
-    label    what varies, as it was asked for
-    values   as they were asked for, one a cell
-    changes  what each does to a request; None where it is another model, named by the value
+    label    the setting that varies, as typed
+    values   as typed, one per cell
+    changes  the change that each value makes to a request; None if the value names another model
     """
 
     label: str
@@ -50,9 +50,9 @@ class Axis:
 
 
 def parse_axis(text: str) -> Axis:
-    """NAME=VALUES. NAME is a field of the request or what people call it; besides:
+    """Parse NAME=VALUES. NAME is a field of the request, one of its other names, or:
 
-    prompt      search and replace: the first value is looked for in both prompts, each value takes its place
+    prompt      search and replace (prompt S/R): each value replaces the first value in both prompts
     lora:NAME   weights of a LoRA that is added
     size        512x768 or one number
     model       models by name or path
@@ -91,7 +91,7 @@ def cells(axes: Sequence[Axis]) -> int:
 
 
 def _split(listed: str) -> list[str]:
-    """Values between commas; quotes hold a comma."""
+    """Values separated by commas; a value in quotes may contain commas."""
     try:
         (row,) = csv.reader([listed], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:

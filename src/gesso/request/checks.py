@@ -1,4 +1,4 @@
-"""Checks of single values that come from outside, each an error that names the field. Imports no torch."""
+"""Checks of single values from outside, with errors that name the field. Imports no torch."""
 
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -85,13 +85,13 @@ def check_multiple(side: str, value: int, multiple: int) -> None:
 
 
 def nearest(value: object, known: Collection[str]) -> str:
-    """A question that names the closest of the known names; "" where none is close."""
+    """ " (did you mean 'x'?)" with the closest known name; "" if none is close."""
     near = get_close_matches(str(value).lower()[:64], known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
-    """A dataclass as it is shown: its fields but those that have their default, or the value in `hidden`."""
+    """The repr of a dataclass, without fields that have their default value or the value in `hidden`."""
     plain = hidden or {}
     own = {field.name: getattr(value, field.name) for field in fields(value)}
     shown = [
@@ -103,6 +103,6 @@ def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
 
 
 def short(value: object) -> str:
-    """A value as a message repeats it."""
+    """A value in a message, shortened."""
     text = repr(value)
     return text if len(text) <= 64 else f"{text[:60]}..."

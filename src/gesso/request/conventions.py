@@ -1,7 +1,7 @@
 """The conventions in which tools differ: what each choice means, and which one each preset takes.
 
-A preset gives every convention a value; what a request names itself wins over it, and the recipe records each value
-beside the name of the preset. A convention is declared here alone: `presets.PRESETS` is made of it.
+A preset sets every convention; a request can override each, and the recipe records all values and the name of the
+preset. Conventions are declared only here: `presets.PRESETS` is generated from them.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def _means(**means: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
-    """A value for each convention; None: the preset decides. Raises RequestError."""
+    """The conventions that a request sets itself; None means that the preset decides. Raises RequestError."""
 
     initial_noise: Annotated[
         InitialNoise | None,
@@ -323,7 +323,7 @@ class Conventions:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedConventions(Conventions):
-    """A value for each, none open."""
+    """A value for every convention."""
 
     initial_noise: InitialNoise
     timestep_spacing: TimestepSpacing

@@ -1,4 +1,4 @@
-"""What the package carries besides its models: files that a request can name without anything being installed."""
+"""Built-in LoRA and ControlNet files, which a request can name without installing anything."""
 
 from collections.abc import Mapping
 from importlib import resources

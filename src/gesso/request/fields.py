@@ -62,7 +62,7 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Field:
-    """What is said of a field besides its type.
+    """The declaration of a field, besides its type.
 
     label     name in a form
     help      one sentence: what it does
@@ -214,14 +214,14 @@ class Row:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The words or names that it can have; none where there are too many to list."""
+        """The choices or registered names; empty if there are too many to list."""
         return self.choices or (REGISTRIES[self.field.registry]() if self.field.registry else ())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whatever it may be called where people type, with underscores; its own name first.
+        """All names that users may type for it, with underscores; its own name first.
 
-        A name of A1111 is among them where its values are ours, too.
+        A1111's name is among them if its values are the same as ours.
         """
         theirs = self.field.tools.get("a1111", ()) if self.kind not in ("choice", "flag") else ()
         own = (self.path.removeprefix("conventions."), self.path)
@@ -229,7 +229,7 @@ class Row:
         return tuple(dict.fromkeys(one.replace("-", "_") for one in names))
 
     def read(self, words: str, called: str = "") -> Any:
-        """A value from text, such as somebody types it. Raises RequestError for what is no number, or not yes or no.
+        """Parse a value from text. Raises RequestError if it is not a number, or not true or false.
 
         called: the name that was typed, for the message
         """
@@ -246,7 +246,7 @@ class Row:
         return words
 
     def write(self, value: Any) -> str:
-        """A value as infotext has it."""
+        """A value as written in infotext."""
         if value in self.field.words:
             return self.field.words[value]
         return f"{value:g}" if self.kind == "real" else str(value)

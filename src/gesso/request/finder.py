@@ -24,12 +24,12 @@ KIND_NAMES: Mapping[Kind, str] = MappingProxyType(
 
 
 class Finder(Protocol):
-    """What a pipeline asks for files. A name comes from a request, which a stranger may have written: it is looked up
-    among names that are known, and is never a path.
+    """Finds the files that a request names. A request may be untrusted, so a name is looked up among known names and is
+    never used as a path.
     """
 
     def find(self, kind: Kind, name: str) -> Path:
-        """The file of that name. Raises GessoError, which names what is close, where there is none."""
+        """The file of that name. Raises GessoError with similar names if there is none."""
         ...
 
     def names(self, kind: Kind) -> Collection[str]:

@@ -1,7 +1,7 @@
-"""Groups of fields in a request: the picture to start from, the mask, variations of the noise, tiles.
+"""Groups of fields in a request: the source picture, the mask, variations of the noise, tiles.
 
-A group is always there; where nothing of it is set, the request has no such part. Each is frozen and checked on
-construction, and a JSON object of its fields in a recipe.
+A request always has every group; one in which nothing is set has no effect. Groups are frozen, checked on construction,
+and JSON objects in a recipe.
 """
 
 from dataclasses import dataclass
@@ -221,7 +221,7 @@ class Mask:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedMask(Mask):
-    """A mask of a resolved request; its blur is what the preset says also where there is no mask."""
+    """The mask group of a resolved request; its blur is the preset's even without a mask."""
 
     blur: float
 

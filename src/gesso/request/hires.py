@@ -48,7 +48,7 @@ _ALIASES = {name.lower(): ours for name, ours in A1111_NAMES.items()}
 
 
 def upscaler_name(name: str) -> str:
-    """Our name for a way to enlarge that another tool calls otherwise; any other name is a file's and stays."""
+    """gesso's name for an upscaler of another tool; any other name is that of a file and is returned as it is."""
     plain = name.strip().lower()
     if (spelled := plain.replace(" ", "_").replace("-", "_")) in LATENT_UPSCALERS:  # "latent nearest-exact"
         return spelled
@@ -56,7 +56,7 @@ def upscaler_name(name: str) -> str:
 
 
 def a1111_name(upscaler: str) -> str:
-    """What A1111 calls a way to enlarge; a name that it lacks, or a file's, stays."""
+    """A1111's name for an upscaler; a name that it lacks, or that of a file, is returned as it is."""
     return next((name for name, ours in A1111_NAMES.items() if ours == upscaler), upscaler)
 
 
@@ -70,12 +70,12 @@ def filled(
     samplers: Collection[str],
     schedules: Collection[str],
 ) -> HiresPass:
-    """The pass with nothing left open but its prompts, which are then those of the first pass.
+    """The second pass with all settings filled in, except prompts, which default to those of the first pass.
 
     values    the resolved fields of the first pass, by their paths
-    presets   what the preset has for upscaler and strength
-    schedule  the model's own
-    samplers, schedules  that are known
+    presets   the preset's upscaler and strength
+    schedule  the model's default
+    samplers, schedules  known names
     Raises RequestError for a size that the model cannot draw, that is too large, or smaller than the first.
     """
     width, height = _size(hires, values["width"], values["height"], multiple)

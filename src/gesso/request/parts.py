@@ -1,7 +1,7 @@
-"""Values inside a request: LoRA, ControlNet and other control networks, and hires fix.
+"""Parts of a request: LoRA, ControlNet (also T2I-Adapter and IP-Adapter), and hires fix.
 
-Each is frozen and checked on construction, and a JSON object of its fields in a recipe. Files are named here and found
-by a `Finder`; pictures are named by their SHA-256 and given beside the request.
+Parts are frozen, checked on construction, and JSON objects in a recipe. They name files, which a `Finder` finds, and
+pictures by their SHA-256; the pictures are passed with the request.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ _Number = Annotated[float, Meta(ge=-MAX_PARAMETER, le=MAX_PARAMETER)]
 class LoraUse:
     """A LoRA, LyCORIS or similar adapter on the model. Raises RequestError.
 
-    points: pairs of a share of the steps, rising in 0..1, and a factor; between two points the factor goes in a
-    straight line, before the first and after the last it stays.
+    points: pairs of a fraction of the steps, rising in 0..1, and a factor of the weight. The factor is linear between
+    points and constant before the first and after the last.
     """
 
     name: Annotated[str, file_name(label="LoRA", help="Name of the LoRA file.")]

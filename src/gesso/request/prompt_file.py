@@ -36,7 +36,7 @@ class PromptLine:
     values: dict[str, Any]
 
     def request(self, base: TextToImageRequest) -> TextToImageRequest:
-        """The base with what the line says. Raises RequestError."""
+        """The base with the values of the line. Raises RequestError."""
         return with_values(base, self.values)
 
 

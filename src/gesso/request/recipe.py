@@ -43,7 +43,7 @@ class WeightFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraFile:
-    """A file besides the models': a LoRA, an embedding, a control network, an upscaler."""
+    """A file besides the model: a LoRA, an embedding, a ControlNet, an image encoder or an upscaler."""
 
     kind: Text
     name: Text  # by which the request or its prompt names it
@@ -109,7 +109,7 @@ class Recipe:
 
 
 def _migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe of any version as the present one has them, but for its request, which has its own.
+    """The fields of a recipe of any version, converted to the current one; its request is migrated separately.
 
     Raises RequestError for another schema, and a version that is not known.
     """
@@ -131,7 +131,7 @@ def _migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
-    """Raises GessoError unless the packages whose plug-ins a recipe takes are installed, in any version.
+    """Raises GessoError unless the packages whose plug-ins a recipe uses are installed, in any version.
 
     where: what the recipe was read from
     """

@@ -1,9 +1,10 @@
-"""The one request: everything that decides a picture besides the model.
+"""The request: everything that decides a picture, apart from the model.
 
-Command line, Python, HTTP, batch files and replay all build a `TextToImageRequest`; `resolving.resolve` fills what was
-left open from the model's defaults and from a preset before any work starts. Text to image, image to image, inpainting,
-editing and enlarging are fields of it. Pictures that go in are named by their SHA-256 and given beside it, so that a
-request stays a few lines of JSON. Each field is declared once, here or in the group that it belongs to; see `fields`.
+The command line, Python, HTTP, batch files and replay all build a `TextToImageRequest`; `resolving.resolve` fills in
+fields that are not set from the model's defaults and the preset before any work starts. Text to image, image to image,
+inpainting, editing and enlarging are fields of it. Pictures that go in are named by their SHA-256 and given beside it,
+so that a request stays a few lines of JSON. Each field is declared once, here or in the group that it belongs to; see
+`fields`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,7 @@ def _falls(path: str, sigmas: tuple[float, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TextToImageRequest:
-    """What to draw. None means: the model's own default, or for the seed a fresh one.
+    """What to draw. None means the model's default, or a random seed.
 
         TextToImageRequest(prompt="a red car", seed=7, source=Source(strength=0.6), mask=Mask(content="fill"))
 
@@ -392,7 +393,7 @@ class TextToImageRequest:
     )
 
     def __new__(cls, **values: Any) -> Self:
-        """Fields that stood flat in a request up to version 3 are an error that names their place."""
+        """Raises RequestError for fields that were not in a group up to version 3, and names their new place."""
         if moved := [key for key in values if key in MOVED]:
             raise RequestError(moved[0], has_moved(moved[0]))
         return super().__new__(cls)
@@ -450,14 +451,14 @@ class TextToImageRequest:
 
 
 def has_moved(name: str) -> str:
-    """What to say of a field that stood flat in a request up to version 3."""
+    """The error message for a field that was not in a group up to version 3."""
     group, _, key = MOVED[name].partition(".")
     return f"{name} is now {group}.{key}: {group}={ROWS[group].part.__name__}({key}=...)"  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedRequest(TextToImageRequest):
-    """A request with nothing left open: together with the model's bytes it decides the picture."""
+    """A request in which every field is set: together with the model's bytes it decides the picture."""
 
     width: int
     height: int
@@ -499,7 +500,7 @@ NAMED: Mapping[str, Row] = MappingProxyType(
 
 
 def called_by(tool: Tool) -> Iterator[tuple[str, Row]]:
-    """The names that a tool has for fields of a request, with their rows; those of its second pass are left out."""
+    """A tool's names for the fields of a request, with their rows; without those of the second pass."""
     for row in ROWS.values():
         for called in () if row.path.startswith("hires.") else row.field.tools.get(tool, ()):
             yield called, row

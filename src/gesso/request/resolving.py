@@ -1,6 +1,6 @@
-"""What a request leaves open is filled in, and what it asks for checked against the model: `resolve`.
+"""`resolve`: fills in the fields that a request does not set, and checks it against the model.
 
-Each kind of setting has a function that gives what it fills in, by paths, and refuses what cannot be.
+Each kind of setting has a function that returns the values it fills in, by paths, and refuses invalid ones.
 """
 
 import secrets
@@ -25,7 +25,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a model fills in, and what it accepts.
+    """The defaults of a model, and what it accepts.
 
     preset, presets: its name, and a value for each field that a preset decides, as preset, sampler and model have it
     kind: what the model takes besides text: none, inpaint (mask and masked picture), edit (picture), upscale (picture)
@@ -64,7 +64,7 @@ class Defaults:
 def resolve(
     request: TextToImageRequest, defaults: Defaults, *, draw_seed: Callable[[], int] | None = None
 ) -> ResolvedRequest:
-    """The same request with nothing left open, checked against the model. Raises RequestError.
+    """The same request with every field set, checked against the model. Raises RequestError.
 
     `draw_seed` gives a seed where none was asked for; by default a random one of 32 bits.
     """
@@ -124,7 +124,7 @@ def _sampler(values: Values, defaults: Defaults) -> Values:
 
 
 def _source(values: Values, defaults: Defaults) -> Values:
-    """How much of a picture is drawn again; refuses what has no picture, and what the model does not take with one."""
+    """The denoising strength; refuses settings that need a source picture, or that the model does not take."""
     with_image = values["source.image"] is not None
     if defaults.kind in ("edit", "upscale"):
         verb = "edits" if defaults.kind == "edit" else "upscales"
@@ -145,7 +145,7 @@ def _source(values: Values, defaults: Defaults) -> Values:
 
 
 def _edits(values: Values, defaults: Defaults) -> Values:
-    """Settings of models that edit or enlarge, and of a refiner; refuses those of jobs that are not asked for."""
+    """Settings of editing and upscaling models and of a refiner; refuses those that do not apply."""
     filled: dict[str, Any] = {}
     for path, has, default, what in (
         ("source.guidance_scale", defaults.kind == "edit", defaults.image_guidance_scale, "edit by instruction"),
@@ -169,7 +169,7 @@ def _edits(values: Values, defaults: Defaults) -> Values:
 
 
 def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
-    """What is under a mask, how far around it is seen, and how soft it is; refuses what has nothing to work on."""
+    """Content, padding and blur of the mask; refuses settings that need a mask without one."""
     has_mask, outpaint = values["mask.image"] is not None, values["source.outpaint"]
     if defaults.kind == "upscale" and values["source.resize"] is not None:
         raise RequestError("source.resize", "this model upscales the picture as it is; leave source.resize out")
@@ -199,7 +199,7 @@ def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
 
 
 def _variation(values: Values, defaults: Defaults, draw_seed: Callable[[], int]) -> Values:
-    """The seed of a variation; refuses half of a size, and a seed that nothing is taken of."""
+    """The variation seed; refuses half of a size, and a seed without a strength."""
     if values["variation.strength"] is None and values["variation.seed"] is not None:
         raise RequestError(
             "variation.seed", "variation.seed needs variation.strength, how much of it to mix in (0 to 1)"
@@ -215,7 +215,7 @@ def _variation(values: Values, defaults: Defaults, draw_seed: Callable[[], int])
 
 
 def _tiles(values: Values, defaults: Defaults) -> Values:
-    """How far tiles overlap; refuses tiles that the model cannot draw, and those that cost without end."""
+    """The overlap of tiles; refuses tiles that the model cannot draw, and tiles that are too small."""
     size, overlap = values["tiles.size"], values["tiles.overlap"]
     if size is None:
         if overlap is not None:
@@ -239,7 +239,7 @@ def _tiles(values: Values, defaults: Defaults) -> Values:
 
 
 def _hires(values: Values, defaults: Defaults) -> Values:
-    """The second pass; refuses one over a picture of which parts are kept."""
+    """Hires fix; refuses it together with inpainting and outpainting."""
     if values["hires"] is None:
         return {}
     for path, what in (("mask.image", "mask"), ("source.outpaint", "outpaint")):

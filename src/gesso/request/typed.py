@@ -1,4 +1,4 @@
-"""Values that come from outside against their declared types, by msgspec; what cannot be is an error in our words.
+"""Checks values from outside against their declared types with msgspec, and words the errors.
 
 Types are the annotations of dataclasses, with bounds as `msgspec.Meta`, or as what makes one (`fields.Field`):
 
@@ -146,7 +146,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def _in_our_words(error: msgspec.ValidationError, kind: Any, values: object, prefix: str) -> RequestError:
-    """What msgspec refused, with the path of the value, the value, and what was expected in its place."""
+    """The error for a value that msgspec refused: its path, the value, and what was expected."""
     match = _MESSAGE.fullmatch(str(error))
     assert match is not None
     place = match[2] or ""

@@ -18,7 +18,7 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinishedSize:
+class FinalSize:
     """The finished pictures have another size than the request asks for or its source has, in pixels."""
 
     width: int
@@ -47,7 +47,7 @@ class Noticed:
     about: str = ""
 
 
-Event = Loading | FinishedSize | Sampling | Noticed
+Event = Loading | FinalSize | Sampling | Noticed
 OnEvent = Callable[[Event], None]
 
 

@@ -52,7 +52,7 @@ def kind_name(kind: str) -> str:
 
 
 def recipe_files(recipe: "Recipe", finder: "LibraryFinder", where: str | Path = "recipe") -> NamedFiles:
-    """The very files that a recipe names, and no others, for `TextToImage`.
+    """Exactly the files that a recipe names, for `TextToImage`.
 
     where  what the recipe was read from, for the error
     Raises GessoError (code recipe_file_missing) for a file that is not on this machine.

@@ -56,7 +56,7 @@ class RunSummary:
 
 @dataclass(kw_only=True)
 class Run:
-    """Draws the jobs whose pictures are not there yet, one after the other.
+    """Draws the jobs whose pictures do not exist yet, one after the other.
 
     folder   from `gesso.studio.run_folder`
     jobs     all of the run; those of one model should stand together, since it is opened once
@@ -75,7 +75,7 @@ class Run:
     def pictures(
         self, open_model: OpenModel, on_event: OnEvent = ignore, *, cancel: "CancelToken | None" = None
     ) -> "Iterator[tuple[Job, Path, Image]]":
-        """Every job with its picture and where that is, drawn now or before.
+        """Every job with its picture and path, drawn now or before.
 
         Raises GessoError as `TextToImage` does, and where another picture stands in a job's place.
         """
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def summary(self) -> RunSummary:
-        """How much of the run was there already."""
+        """How many pictures were drawn now."""
         return RunSummary(total=len(self.jobs), drawn=self.drawn, seed=self.folder.seed)
 
     def _picture(self, pipeline: "TextToImage", job: Job, on_event: OnEvent, cancel: "CancelToken | None") -> "Image":

@@ -93,7 +93,7 @@ class RecipePlaces:
     """Where the files of a recipe are, for those that are not found by name and hash. None: look for it.
 
     vae, unet  the separate files that were used, which a recipe does not tell apart from the model's
-    files      LoRA, embeddings, control networks, image encoders, upscalers
+    files      LoRA, embeddings, ControlNet models, image encoders, upscalers
     """
 
     model: str | Path | None = None
@@ -136,7 +136,7 @@ class Studio:
         return resolve_model(name, self.library, kinds=kinds, offline=self.offline)
 
     def finder(self, files: Files | None = None) -> "LibraryFinder":
-        """What finds LoRA, embeddings, control networks, upscalers: in `files`, the built-in ones, the library."""
+        """Finds LoRA, embeddings, ControlNet models and upscalers: in `files`, built in, or in the library."""
         from gesso.library.finder import LibraryFinder
 
         return LibraryFinder(self.library, files)
