@@ -43,7 +43,7 @@ def test_another_run_gets_another_folder_and_a_named_one_is_refused(capsys: pyte
     arguments = ["batch", "prompts.txt", "-m", model, "-q"]
     assert run([*arguments, "--set", "steps=1", "-o", "x"]) == 0
     assert run([*arguments, "--set", "steps=2", "-o", "x"]) == 2
-    assert "holds another run (set differ)" in capsys.readouterr().err
+    assert "holds another run (different set)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

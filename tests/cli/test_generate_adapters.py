@@ -111,7 +111,7 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
         asked = recipe.request
         assert asked.prompt in ("oil painting of a cat", "oil painting of a dog", "oil painting of a owl")
         assert (asked.negative_prompt, asked.seed, asked.first_index) == ("photo", 4, index)
-        assert any("drawn from" in notice for notice in recipe.notices)
+        assert any("generated from" in notice for notice in recipe.notices)
     assert said(capsys, "replay", "x1.png", "-m", model, "-q")[:2] == (0, "identical\n")
     for wrong, message in (
         (("a cat", "--syntax", "nosuch"), "unknown syntax 'nosuch'"),
@@ -165,8 +165,8 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--style", "cold"], "there is no"),
-        (["--styles", "styles.csv"], "name the styles to use with --style"),
+        (["--style", "cold"], "no style file"),
+        (["--styles", "styles.csv"], "choose styles with --style"),
         (["--wildcards", "nowhere"], "expected a folder of wildcards"),
         (["--embedding", "nothing.pt"], "no such file"),
     ],

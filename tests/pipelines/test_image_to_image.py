@@ -221,7 +221,7 @@ def test_own_sigmas(pipeline: TextToImage):
         ({"image_guidance_scale": 1.5}, "edit by instruction"),
         ({"noise_level": 20}, "upscale"),
         ({"refiner_switch_at": 0.8}, "needs a refiner"),
-        ({"sigmas": (3.0, 1.0, 0.0), "num_steps": 5}, "make 2 steps"),
+        ({"sigmas": (3.0, 1.0, 0.0), "num_steps": 5}, "expected 2 for 3 sigmas"),
         ({"sigmas": (3.0, 1.0, 0.0), "schedule": "karras"}, "leave one out"),
         ({"preset": "midjourney"}, "Known: a1111, diffusers, gesso"),
     ],

@@ -289,7 +289,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         if not sign:
             raise GessoError(f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate")
         if name not in known:
-            check_known("setting", name, {row.names[0] for row in known.values()})
+            check_known("setting", name, {row.names[0] for row in known.values() if not row.field.options})
         values[known[name].path] = known[name].read(text.strip(), f"--set {name}")
     return values
 

@@ -196,7 +196,7 @@ def resize(
 @app.command()
 def merge(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILES", help="Adapters, each with an optional :STRENGTH or :UNET:TEXT.")
+        list[str], typer.Argument(metavar="FILE", help="Adapters, each with an optional :STRENGTH or :UNET:TEXT.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output file (.safetensors).")],
     into: Annotated[

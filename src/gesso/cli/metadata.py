@@ -23,7 +23,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an
 
 @app.command("show")
 def show(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG, WebP or AVIF files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG, WebP or AVIF files.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Print the texts as stored in the file.")] = False,
 ) -> None:
@@ -59,7 +59,7 @@ def show(
 
 @app.command("strip")
 def strip(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG or WebP files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or WebP files.")],
     output: OutputOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:

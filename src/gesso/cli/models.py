@@ -46,7 +46,7 @@ def models() -> None:
 @app.command("list")
 def list_models(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="WORDS", help="Show only models that match all these words.")
+        list[str] | None, typer.Argument(metavar="WORD", help="Show only models that match all these words.")
     ] = None,
     kind: KindOption = None,
     family: Annotated[str | None, typer.Option("--family", help="Show only this family: sd15, gesso-mini, ...")] = None,

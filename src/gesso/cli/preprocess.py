@@ -25,7 +25,7 @@ def command(
         typer.Argument(metavar="NAME", help="Preprocessor: canny, softedge, lineart, openpose, ...; --list shows all."),
     ] = None,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE...", help="Pictures; for openpose, JSON files of keypoints.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Pictures; for openpose, JSON files of keypoints.")
     ] = None,
     output: Annotated[
         Path | None,

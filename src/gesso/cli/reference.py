@@ -39,7 +39,7 @@ def _sections(title: str, command: Any) -> Iterator[str]:
     if arguments := _arguments(command):
         lines += ["", *(f"- `{_argument(param)}`: {param.help}" for param in arguments)]
     if options := [param for param in command.params if param.param_type_name == "option" and param.name != "help"]:
-        lines += ["", "| option | default | |", "| --- | --- | --- |", *map(_row, options)]
+        lines += ["", "| option | default | description |", "| --- | --- | --- |", *map(_row, options)]
     yield "\n".join([*lines, ""])
     for name, below in getattr(command, "commands", {}).items():
         yield from _sections(f"{title} {name}", below)

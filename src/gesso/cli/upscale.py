@@ -29,7 +29,7 @@ STRETCH = 0.02  # of one side against the other, from which a notice says so
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures to enlarge.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures to enlarge.")],
     model: Annotated[
         str,
         typer.Option(

@@ -50,10 +50,15 @@ def read_prompts(path: Path) -> list[PromptLine]:
                 data={"path": str(path)},
             )
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
         raise GessoError(
-            f"{path}: cannot be read as UTF-8 text ({error})", code="unreadable", data={"path": str(path)}
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8",
+            code="unreadable",
+            data={"path": str(path)},
         ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise GessoError(f"{path}: cannot be read ({reason})", code="unreadable", data={"path": str(path)}) from error
     prompts = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()

@@ -33,6 +33,7 @@ TAIL = """\
 
 [presets.md](presets.md) lists the fields of this group, in which tools differ, and the values of each preset.
 """
+_OF_REGISTRY = {"samplers": "a sampler", "schedules": "a schedule", "noises": "a noise source"}
 BEGIN, END = "<!-- Made by `python -m gesso.request.reference docs`; a test keeps it fresh. -->", "<!-- Until here. -->"
 
 
@@ -93,12 +94,12 @@ def values(row: Row) -> str:
     if row.choices:
         return "; ".join(f"`{one}`" + (f": {about.means[one]}" if one in about.means else "") for one in row.choices)
     if row.is_number:
-        sort = "whole, " if row.kind == "whole" else ""
+        sort = "integer, " if row.kind == "whole" else ""
         low, high = (f"{one:g}" if row.kind == "real" else str(one) for one in (about.low, about.high))
         return f"{sort}{low} to {high}" + (f" {about.unit}" if about.unit == "pixels" else "")
     if about.registry:
         means = "; ".join(f"`{one}`: {words}" for one, words in about.means.items())
-        return f"{means}; or one from a plug-in" if means else f"one of the {about.registry}"
+        return f"{means}; or one from a plug-in" if means else _OF_REGISTRY[about.registry]
     if row.kind == "text" and about.pattern:
         return "SHA-256"
     words = {"flag": "true, false", "text": "text", "list": "list", "part": "object", "parts": "list of objects"}

@@ -93,10 +93,12 @@ def _own_steps(request: TextToImageRequest, sigmas: tuple[float, ...]) -> dict[s
     steps = len(sigmas) - 1
     if request.num_steps not in (None, steps):
         raise RequestError(
-            "sigmas", f"{len(sigmas)} sigmas make {steps} steps, but num_steps is {request.num_steps}; leave it out"
+            "sigmas", f"num_steps is {request.num_steps}, expected {steps} for {len(sigmas)} sigmas; leave it out"
         )
     if request.schedule not in (None, OWN_SCHEDULE):
-        raise RequestError("sigmas", f"sigmas replace a schedule, but schedule is {request.schedule}; leave one out")
+        raise RequestError(
+            "sigmas", f"`sigmas` replace a schedule, but `schedule` is {request.schedule}; leave one out"
+        )
     return {"num_steps": steps, "schedule": OWN_SCHEDULE, "conventions.timestep_spacing": "schedule"}
 
 
@@ -130,7 +132,7 @@ def _source(values: Values, defaults: Defaults) -> Values:
         verb = "edits" if defaults.kind == "edit" else "upscales"
         if not with_image:
             raise RequestError("source.image", f"this model {verb} a picture; give one with `image`")
-        for path, what in (("source.strength", "strength"), ("mask.image", "mask"), ("source.outpaint", "outpaint")):
+        for path, what in (("source.strength", "strength"), ("mask.image", "mask"), ("source.outpaint", "outpainting")):
             if values[path] is not None:
                 raise RequestError(path, f"this model {verb} the whole picture and takes no {what}; leave it out")
     for path in WHERE_A_PICTURE_IS:
@@ -222,7 +224,7 @@ def _tiles(values: Values, defaults: Defaults) -> Values:
             raise RequestError("tiles.overlap", "tiles.overlap needs tiles.size")
         return {}
     if values["tiling"] is not None:
-        raise RequestError("tiles.size", "tiles.size and tiling exclude each other, as tiles have edges; leave one out")
+        raise RequestError("tiles.size", "tiles.size and `tiling` exclude each other; leave one out")
     if defaults.kind == "upscale":
         raise RequestError("tiles.size", "this model upscales the whole picture at once; leave tiles.size out")
     check_multiple("tiles.size", size, defaults.multiple)
@@ -242,11 +244,11 @@ def _hires(values: Values, defaults: Defaults) -> Values:
     """Hires fix; refuses it together with inpainting and outpainting."""
     if values["hires"] is None:
         return {}
-    for path, what in (("mask.image", "mask"), ("source.outpaint", "outpaint")):
+    for path, what in (("mask.image", "mask"), ("source.outpaint", "outpainting")):
         if values[path] is not None:
-            raise RequestError("hires", f"hires redraws the whole picture and takes no {what}; leave one out")
+            raise RequestError("hires", f"`hires` redraws the whole picture and takes no {what}; leave one out")
     if defaults.kind in ("edit", "upscale"):
-        raise RequestError("hires", "hires is not for models that edit or upscale a picture; leave it out")
+        raise RequestError("hires", "`hires` is not for models that edit or upscale a picture; leave it out")
     return {
         "hires": hires.filled(
             values["hires"],
