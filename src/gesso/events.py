@@ -39,7 +39,7 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLoaded(Event):
-    """It is loaded. One that stays loaded from an earlier request is not reported again.
+    """A file of weights is loaded. One that stays loaded from an earlier request is not reported again.
 
     kind, name  as in ModelLoading
     family      of a model: sd15, sdxl, ...; "" of anything else
@@ -56,13 +56,13 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChosen(Event):
-    """How a picture is drawn within the engine's memory limit; only where there is one.
+    """The memory plan of a picture, if the engine has a memory limit.
 
-    job     the call of a pipeline that it is of: 1 for the engine's first
-    model   its name
-    peak    bytes that are taken at most, by the plan
-    budget  bytes that may be taken
-    stay    what is in memory when: resident, turns, stream; see `gesso.runtime.residency`
+    job     number of the pipeline call, from 1 for the engine's first
+    model   name of the model
+    peak    most bytes used, by the plan
+    budget  bytes that may be used
+    stay    how weights are offloaded: resident, turns, stream; see `gesso.runtime.residency`
     """
 
     job: int

@@ -291,7 +291,7 @@ def _weigh(text: str) -> str:
     if rest := text[last:].strip():
         parts.append((rest, 1.0))
     if len(parts) > MAX_SUBPROMPTS:
-        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, at most {MAX_SUBPROMPTS} are allowed.")
+        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, expected at most {MAX_SUBPROMPTS}.")
     total = sum(weight for _, weight in parts)
     if total <= 0 or any(abs(weight) > MAX_WEIGHT for _, weight in parts):
         raise PromptError("number", f"prompt: the weights behind :: sum to {total:g}, expected more than 0.")

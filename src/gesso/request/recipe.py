@@ -139,7 +139,7 @@ def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
         verb = "is" if len(missing) == 1 else "are"
         raise GessoError(
             f"{where}: drawn with plug-ins of {', '.join(map(short, missing))}, which {verb} not installed. "
-            "Install them with pip if you trust them, and try again",
+            "Install what you trust with pip, and try again",
             code="plugin_missing",
         )
 

@@ -96,9 +96,7 @@ def _own_steps(request: TextToImageRequest, sigmas: tuple[float, ...]) -> dict[s
             "sigmas", f"num_steps is {request.num_steps}, expected {steps} for {len(sigmas)} sigmas; leave it out"
         )
     if request.schedule not in (None, OWN_SCHEDULE):
-        raise RequestError(
-            "sigmas", f"`sigmas` replace a schedule, but `schedule` is {request.schedule}; leave one out"
-        )
+        raise RequestError("sigmas", "`sigmas` and `schedule` exclude each other; leave one out")
     return {"num_steps": steps, "schedule": OWN_SCHEDULE, "conventions.timestep_spacing": "schedule"}
 
 
