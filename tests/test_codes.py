@@ -78,7 +78,9 @@ def test_every_code_is_used() -> None:
                         errors.update(constants(line.value))
             if isinstance(node, ast.FunctionDef) and node.name in NOTES:
                 defaults = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-                notices.update(*(constants(value) for arg, value in defaults if arg.arg == "code" and value))
+                notices.update(
+                    code for arg, value in defaults if arg.arg == "code" and value for code in constants(value)
+                )
     assert errors == set(codes.ERRORS)
     assert notices == set(codes.NOTICES)
 

@@ -151,7 +151,7 @@ def test_from_python_and_all_tables(drawn: Path, installed: Path):
     assert (out[0], out[-1]) == ("identical", "done")
     assert [line.partition(":")[0] for line in errors] == ["error"] * 3
     assert "bits is 9.0, expected 1 to 8" in errors[0]
-    assert "eta 0.5: the sampler ralston puts no noise back" in errors[1]
+    assert "eta 0.5: the sampler ralston takes no eta" in errors[1]
     assert "plug-in 'ralston' of gesso-example-plugin 0.1.0 (gesso.samplers)" in errors[2]
     assert "ZeroDivisionError: of its own" in errors[2]
 

@@ -114,7 +114,7 @@ def test_nothing_is_looked_for_before_a_name_asks_for_it(package, monkeypatch):
         ("ROW = 3", "it is a int, expected a Row"),
         ("ROW = Row", "it is a type, expected a Row"),
         ("ROW = Row('Toy', (1,))", "its label and aliases are not all text"),
-        ("class Named(Row):\n    name = 'other'\nROW = Named('Toy')", "it calls itself 'other'"),
+        ("class Named(Row):\n    name = 'other'\nROW = Named('Toy')", "its name is 'other'"),
         ("", "has no attribute 'ROW'"),
     ],
 )
@@ -147,8 +147,8 @@ def test_a_broken_plug_in_is_left_out_and_named_when_it_is_asked_for(package, ca
         ("plain_one", "the name belongs to the built-in 'plain_one'"),
         ("plain-one", "the name belongs to the built-in 'plain_one'"),
         ("po", "the name belongs to the built-in 'plain_one'"),
-        ("Loud", "expected a name of small letters"),
-        ("a/b", "expected a name of small letters"),
+        ("Loud", "expected a name of lower-case letters"),
+        ("a/b", "expected a name of lower-case letters"),
     ],
 )
 def test_a_plug_in_takes_no_name_of_gesso(package, caplog, name, reason):

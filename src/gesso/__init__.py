@@ -1,7 +1,7 @@
-"""gesso: words become pictures, natively in PyTorch.
+"""gesso: text to image in native PyTorch.
 
-This module names the public API and runs nothing: a name is imported when it is first used, so that `import gesso` and
-`gesso --help` stay quick and touch neither torch nor a device. docs/python.md shows how the names go together.
+This module holds the public API and imports each name on first use, so that `import gesso` and `gesso --help` stay
+fast and touch neither torch nor a device. docs/python.md shows how to use the names together.
 """
 
 import logging
@@ -30,11 +30,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.families.base import Family, FamilyDefaults
     from gesso.families.registry import FAMILIES
     from gesso.hints.registry import PREPROCESSORS, Preprocessor, PreprocessorParameter, preprocess
-    from gesso.library.entry import Entry
+    from gesso.library.entry import LibraryEntry
     from gesso.library.finder import LibraryFinder
     from gesso.library.library import Library
     from gesso.metadata.editing import copy_metadata, strip_metadata
-    from gesso.metadata.found import PictureMetadata
+    from gesso.metadata.picture_metadata import PictureMetadata
     from gesso.metadata.reading import read_metadata
     from gesso.notices import Notice
     from gesso.pictures.picture_file import read_picture, read_recipe
@@ -95,14 +95,14 @@ _PUBLIC = {
     "Tiles": "gesso.request.groups",
     "Variation": "gesso.request.groups",
     "request_schema": "gesso.request.json_schema",
-    # Files: models, LoRA, control networks.
-    "Entry": "gesso.library.entry",
+    # Files: models, LoRA, ControlNet.
+    "LibraryEntry": "gesso.library.entry",
     "Finder": "gesso.request.finder",
     "Library": "gesso.library.library",
     "LibraryFinder": "gesso.library.finder",
     "NamedFiles": "gesso.request.finder",
     # Pictures in files.
-    "PictureMetadata": "gesso.metadata.found",
+    "PictureMetadata": "gesso.metadata.picture_metadata",
     "copy_metadata": "gesso.metadata.editing",
     "hint_digest": "gesso.pipelines.hint_pictures",
     "read_hint": "gesso.pictures.reading",
@@ -183,7 +183,6 @@ __all__ = [
     "Dialect",
     "Engine",
     "EngineOptions",
-    "Entry",
     "Environment",
     "Event",
     "EventStream",
@@ -195,6 +194,7 @@ __all__ = [
     "HiresPass",
     "ImageUpscaler",
     "Library",
+    "LibraryEntry",
     "LibraryFinder",
     "LoadedModel",
     "LoraUse",

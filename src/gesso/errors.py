@@ -1,4 +1,4 @@
-"""Errors that a user can act on.
+"""Errors: `GessoError` for what a user can fix.
 
 The command line prints a `GessoError` on one line, without a traceback, and ends with exit code 2. A wrong argument
 from code is a `ValueError`, and what cannot happen is an `assert`; neither belongs here.
@@ -13,16 +13,16 @@ _FIELD = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 
 
 class GessoError(Exception):
-    """Something outside the program is wrong, and the user can put it right.
+    """An error that the user can fix.
 
     The message says where, what was found, what was expected and what to do next. Fields and arguments stand in
     backticks, so that a front end can put its own words in their place (`in_words`):
 
         v2-1.safetensors: attn2.to_k.weight is [320, 1024], family 'sd15' expects [320, 768]. Try `family=sd21`
 
-    code   stable, for programs and for translations: one of `gesso.codes`, as in docs/errors.md
-    field  of the request, or the argument, that the error is about; None where it is about none
-    data   what the message speaks of, as values of JSON
+    code   stable, for programs and translations: one of `gesso.codes`, see docs/errors.md
+    field  the field of the request or the argument that the error is about, or None
+    data   details of the message, as JSON values
     """
 
     default_code: ClassVar[str] = "error"  # of a kind of error whose `code` is not passed

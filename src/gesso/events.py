@@ -1,4 +1,4 @@
-"""What an engine reports while it works: typed, frozen values for whoever subscribes. Imports no torch.
+"""Events of an engine: typed, frozen values for subscribers. Imports no torch.
 
     engine = Engine(on_event=print)                    # everything, from the first load on
     stop = engine.events.subscribe(show, StepDone)     # one kind
@@ -39,7 +39,7 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLoaded(Event):
-    """It is loaded. One that stays loaded from an earlier request is not reported again.
+    """A file of weights is loaded. One that stays loaded from an earlier request is not reported again.
 
     kind, name  as in ModelLoading
     family      of a model: sd15, sdxl, ...; "" of anything else
@@ -56,13 +56,13 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChosen(Event):
-    """How a picture is drawn within the engine's memory limit; only where there is one.
+    """The memory plan of a picture, if the engine has a memory limit.
 
-    job     the call of a pipeline that it is of: 1 for the engine's first
-    model   its name
-    peak    bytes that are taken at most, by the plan
-    budget  bytes that may be taken
-    stay    what is in memory when: resident, turns, stream; see `gesso.runtime.residency`
+    job     number of the pipeline call, from 1 for the engine's first
+    model   name of the model
+    peak    most bytes used, by the plan
+    budget  bytes that may be used
+    stay    how weights are offloaded: resident, turns, stream; see `gesso.runtime.residency`
     """
 
     job: int
@@ -74,7 +74,7 @@ class PlanChosen(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RecomputedInFloat32(Event):
-    """A network gave NaN or infinity in half precision, and it was computed again in float32.
+    """A network gave NaN or infinity in half precision and was computed again in float32.
 
     job      as in PlanChosen
     index    as in StepDone
@@ -131,7 +131,7 @@ Handler = Callable[[E], object]
 
 
 class EventStream:
-    """Where an engine's events go. Any thread may subscribe, unsubscribe and publish."""
+    """The event stream of an engine. Any thread may subscribe, unsubscribe and publish."""
 
     def __init__(self) -> None:
         self._lock = Lock()  # of changes; whoever publishes reads a tuple that is never changed

@@ -1,4 +1,4 @@
-"""Atomic files: there whole or not at all, whatever stops the program.
+"""Atomic files: written whole or not at all, whatever stops the program.
 
 The bytes go to a hidden file beside the place, reach the disk, and only then get the name; then the folder, which holds
 the name, reaches the disk too. An error leaves nothing behind. A process that is killed may leave the hidden file,

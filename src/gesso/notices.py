@@ -1,4 +1,4 @@
-"""Notices: what a user should know about a result that came about all the same."""
+"""Notices: warnings about a result, such as ignored settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ RECORDED = "recorded"  # of a notice that was read from a recipe: which it was i
 
 
 class Notice(str):
-    """A notice. It is its text, and equal to any text of the same words; fields stand in it in backticks, as in errors.
+    """A notice: a string with a code. It names fields in backticks, as errors do.
 
-    code   stable, for programs and for translations: one of those in docs/errors.md
-    field  of the request, or the argument, that the notice is about; None where it is about none
-    data   what the text speaks of, as values of JSON
+    code   stable, for programs and translations: one of those in docs/errors.md
+    field  the field of the request or the argument that the notice is about, or None
+    data   details of the text, as JSON values
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""Tables that plug-ins extend: registries of built-in rows, to which installed packages add theirs. Imports no torch.
+"""Registries: tables of built-in rows, which plug-ins of installed packages extend. Imports no torch.
 
 A package adds a row by an entry point in the table's group, named as users will call it:
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class PluginError(GessoError):
-    """A plug-in that was asked for and cannot be used.
+    """A plug-in that cannot be used.
 
     group         of the entry point, such as gesso.samplers
     name          of the row
@@ -77,7 +77,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, kind: type[T], group: str, builtin: Mapping[str, T]) -> None:
         self.kind, self.group, self.builtin = kind, group, builtin
-        self._found: Mapping[str, _Plugin] | None = None
+        self._entry_points: Mapping[str, _Plugin] | None = None
         self._loaded: dict[str, T | PluginError] = {}
 
     def __getitem__(self, name: str) -> T:
@@ -141,28 +141,28 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _plugins(self) -> Mapping[str, _Plugin]:
         """The entry points of the group by name, looked for once; none is loaded."""
-        if self._found is None:
-            self._found = self._look() if os.environ.get(SWITCH, "").lower() not in _OFF else {}
-        return self._found
+        if self._entry_points is None:
+            self._entry_points = self._look() if os.environ.get(SWITCH, "").lower() not in _OFF else {}
+        return self._entry_points
 
     def _look(self) -> dict[str, _Plugin]:
         from importlib.metadata import entry_points  # here, since it takes longer than the rest of this module
 
         taken = {plain: name for name, row in self.builtin.items() for plain in _names(name, row)}
-        found: dict[str, _Plugin] = {}
+        plugins: dict[str, _Plugin] = {}
         for entry in sorted(entry_points(group=self.group), key=lambda entry: (entry.name, entry.value)):
             plugin, name = _Plugin(entry), entry.name
             reason = None
             if not _NAME.fullmatch(name):
-                reason = "expected a name of small letters, digits, '_', '-' and '.'"
+                reason = "expected a name of lower-case letters, digits, '_', '-' and '.'"
             elif plain_name(name) in taken:
                 reason = f"the name belongs to the built-in {taken[plain_name(name)]!r}"
-            elif name in found and found[name].entry.value != entry.value:
-                reason = f"{found[name].distribution} has a plug-in of the same name; uninstall one of them"
+            elif name in plugins and plugins[name].entry.value != entry.value:
+                reason = f"{plugins[name].distribution} has a plug-in of the same name; uninstall one of them"
             if reason is not None:
                 log.warning("%s", PluginError(self.group, name[:64], plugin.distribution, reason).one_line)
-            found[name] = _Plugin(entry, reason)
-        return found
+            plugins[name] = _Plugin(entry, reason)
+        return plugins
 
     def _load(self, name: str) -> "T | PluginError":
         """The row of a plug-in, or why there is none. Raises KeyError where no plug-in has the name."""
@@ -190,7 +190,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if not isinstance(row, self.kind):
             raise TypeError(f"it is a {type(row).__name__}, expected a {self.kind.__name__}")
         if (own := getattr(row, "name", name)) != name:
-            raise ValueError(f"it calls itself {own!r}; give the entry point the same name")
+            raise ValueError(f"its name is {own!r}; give the entry point the same name")
         if not all(isinstance(text, str) for text in (getattr(row, "label", ""), *getattr(row, "aliases", ()))):
             raise TypeError("its label and aliases are not all text")
         if (check := getattr(row, "check", None)) is not None:
@@ -208,9 +208,9 @@ def imported(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def missing_distributions(wanted: Sequence[str]) -> list[str]:
+def missing_distributions(packages: Sequence[str]) -> list[str]:
     """Those of the packages in a recipe's environment ("gesso-extras 1.2") that are not installed, in any version."""
-    return [text for text in wanted if not _is_installed(text.rpartition(" ")[0])]
+    return [text for text in packages if not _is_installed(text.rpartition(" ")[0])]
 
 
 def _is_installed(distribution: str) -> bool:

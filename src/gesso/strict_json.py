@@ -1,4 +1,4 @@
-"""JSON from strangers: read as its standard has it, no key twice in an object, no NaN and no infinity (RFC 8259)."""
+"""Strict JSON (RFC 8259) for untrusted input: no duplicate keys, no NaN, no infinity."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ class RepeatedKeyError(ValueError):
     """A key that comes twice in one object."""
 
     def __init__(self, key: str) -> None:
-        super().__init__("a key comes twice in one object")
+        super().__init__("duplicate key in an object")
         self.key = key
 
 
@@ -24,13 +24,13 @@ def loads(text: str, *, parse_int: Callable[[str], int] | None = None) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen = set[str]()
+        keys = set[str]()
         for key, _ in pairs:
-            if key in seen:
+            if key in keys:
                 raise RepeatedKeyError(key)
-            seen.add(key)
+            keys.add(key)
     return values
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number of JSON")
+    raise ValueError(f"{text} is not a valid JSON number")

@@ -34,7 +34,7 @@ def test_every_line_becomes_its_pictures(capsys: pytest.CaptureFixture[str], mod
     assert run(arguments) == 0
     out, err = capsys.readouterr()
     assert out.split() == paths
-    assert "4 pictures, 3 of them were there; seed 5" in err
+    assert "4 pictures: 1 new, 3 already done; seed 5" in err
     assert Path(paths[0]).stat().st_mtime_ns == before
     assert read_picture(Path(paths[2]))[1].request == requests[2]
 
@@ -43,7 +43,7 @@ def test_another_run_gets_another_folder_and_a_named_one_is_refused(capsys: pyte
     arguments = ["batch", "prompts.txt", "-m", model, "-q"]
     assert run([*arguments, "--set", "steps=1", "-o", "x"]) == 0
     assert run([*arguments, "--set", "steps=2", "-o", "x"]) == 2
-    assert "holds another run (set differ)" in capsys.readouterr().err
+    assert "holds another run (different set)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,12 @@ def test_what_it_says(there: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("canny", "the picture is missing"),
-        (",image=a.png", "the network is missing"),
+        ("canny", "no control image is given"),
+        (",image=a.png", "no model is given"),
         ("canny,image=a.png,wieght=1", "did you mean 'weight'"),
         ("canny,image=a.png,weight=much", "weight is 'much', expected a number"),
-        ("canny,image=a.png,weight=1,strength=2", "weight is said twice"),
-        ("canny,image=a.png,0.8", "is no setting"),
+        ("canny,image=a.png,weight=1,strength=2", "weight is given twice"),
+        ("canny,image=a.png,0.8", "unknown setting '0.8'"),
         ("canny,image=a.png,low=dark", "low is 'dark', expected a number"),
     ],
 )
@@ -108,7 +108,7 @@ def test_memory_is_told_with_it(there: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_is_not_there(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no control is called 'edgse'" in generate(capsys, "--control", "edgse,image=photo.png")[2]
+    assert "no ControlNet named 'edgse'" in generate(capsys, "--control", "edgse,image=photo.png")[2]
     assert "no such file" in generate(capsys, "--control", "edges.safetensors,image=nothing.png")[2]
 
 

@@ -73,7 +73,7 @@ def test_the_library_knows_names(capsys: pytest.CaptureFixture[str], model: str,
     assert said(capsys, "replay", "a.png", "-m", model, "-q")[:2] == (0, "identical\n")
     code, _, err = said(capsys, "generate", "a cat <lora:inc:1>", "-m", model, "-q")
     assert code == 2
-    assert err == "error: no lora is called 'inc'. Did you mean 'ink'?\n"
+    assert err == "error: no LoRA named 'inc'. Did you mean 'ink'?\n"
 
 
 def test_strengths_are_read(tmp_path: Path):
@@ -104,22 +104,22 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
     written = ("a __animal__ --repeat 3 --seed 4", "--syntax", "midjourney", "--style", "oil", "--styles", "styles.csv")
     code, _, err = said(capsys, *draw, *written, "--wildcards", "lists", "-o", "x{index}.png")
     assert code == 0
-    assert "note: the prompt was drawn from: oil painting of a __animal__" in err
+    assert "note: the prompt was generated from: oil painting of a __animal__" in err
     assert "3 pictures in" in err
     for index, name in enumerate(("x0.png", "x1.png", "x2.png")):
         _, recipe = read_picture(Path(name))
         asked = recipe.request
         assert asked.prompt in ("oil painting of a cat", "oil painting of a dog", "oil painting of a owl")
         assert (asked.negative_prompt, asked.seed, asked.first_index) == ("photo", 4, index)
-        assert any("drawn from" in notice for notice in recipe.notices)
+        assert any("generated from" in notice for notice in recipe.notices)
     assert said(capsys, "replay", "x1.png", "-m", model, "-q")[:2] == (0, "identical\n")
     for wrong, message in (
         (("a cat", "--syntax", "nosuch"), "unknown syntax 'nosuch'"),
         (("a cat --ar", "--syntax", "midjourney"), "--ar is ''"),
-        (("a cat", "--style", "oil"), "Say where the styles are"),
+        (("a cat", "--style", "oil"), "Give one with"),
         (("a cat", "--style", "ink", "--styles", "styles.csv"), "unknown style 'ink'"),
-        (("a cat", "--styles", "styles.csv"), "name the styles"),
-        (("a cat", "--wildcards", "nosuch"), "not a folder of wildcards"),
+        (("a cat", "--styles", "styles.csv"), "choose styles"),
+        (("a cat", "--wildcards", "nosuch"), "expected a folder of wildcards"),
     ):
         code, _, err = said(capsys, *draw, *wrong)
         assert code == 2
@@ -144,7 +144,7 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     }[command]
     code, _, err = said(capsys, *whole, *beside)
     assert code == 0
-    assert "the prompt was drawn from: a __animal__, mystyle" in err
+    assert "the prompt was generated from: a __animal__, mystyle" in err
     drawn = sorted(path for path in Path("out").glob("*.png") if path.name != "grid.png")
     recipes = [read_picture(path)[1] for path in drawn]
     assert len({recipe.request.prompt for recipe in recipes}) > 1
@@ -156,18 +156,18 @@ def test_many_pictures_take_what_generate_takes_beside_the_prompt(
 
     drawn[1].unlink()
     code, _, err = said(capsys, *whole, *beside)
-    assert (code, "4 pictures, 3 of them were there" in err) == (0, True)
+    assert (code, "4 pictures: 1 new, 3 already done" in err) == (0, True)
     code, _, err = said(capsys, *whole, *beside[2:])
-    assert code == 2 and "another run (lora differ)" in err
+    assert code == 2 and "another run (different lora)" in err
 
 
 @pytest.mark.parametrize("command", [["batch", "lines.txt"], ["grid", "a cat", "-x", "steps=1"]])
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--style", "cold"], "there is no"),
-        (["--styles", "styles.csv"], "name the styles to use with --style"),
-        (["--wildcards", "nowhere"], "not a folder of wildcards"),
+        (["--style", "cold"], "no style file"),
+        (["--styles", "styles.csv"], "choose styles with --style"),
+        (["--wildcards", "nowhere"], "expected a folder of wildcards"),
         (["--embedding", "nothing.pt"], "no such file"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_damaged_profile_is_told_of_and_recorded(capsys: pytest.CaptureFixture
     bad = "a\udcffb.png"  # as Python spells a name that is no Unicode
     with Image.open("photo.png") as image:
         image.save(bad, icc_profile=b"damaged")
-    notice = "a\\udcffb.png: its colour profile is ignored (it is damaged, or not made for RGB); "
+    notice = "a\\udcffb.png: colour profile ignored (damaged, or not for RGB); "
     code, _, err = said(capsys, "generate", "a red cat", "--image", bad, "-m", models["mini"], "-o", "x.png")
     assert code == 0
     assert f"note: {notice}" in err
@@ -156,16 +156,16 @@ WRONG: list[tuple[list[str], str]] = [
     (["--image", "photo.png", "--strength", "2"], "strength is 2"),
     (["--preset", "comfy"], "Known: a1111"),
     (["--sigmas", "1,2,x"], "expected numbers"),
-    (["--sigmas", "1,2"], "must fall"),
-    (["--sigmas", "2,1", "--steps", "5"], "are 1 steps"),
+    (["--sigmas", "1,2"], "must decrease"),
+    (["--sigmas", "2,1", "--steps", "5"], "expected 1 for 2 sigmas"),
     (["--set", "levels"], "NAME=VALUE"),
     (["--set", "level=round"], "did you mean 'levels'"),
     (["--set", "levels=up"], "Known: round, truncate"),
     (["--set", "paste_back=maybe"], "true or false"),
-    (["--set", "ensd=x"], "not a whole number"),
+    (["--set", "ensd=x"], "expected a whole number"),
     (["--refiner-switch-at", "0.5"], "needs a refiner"),
-    (["--noise-level", "20"], "enlarges"),
-    (["--image-guidance", "2"], "edits"),
+    (["--noise-level", "20"], "models that upscale"),
+    (["--image-guidance", "2"], "edit by instruction"),
     (["--prediction", "velocity"], "Known: eps"),
     (["--memory", "much"], "6GiB"),
     (["--sampler", "DPM++ 9M Karras"], "unknown sampler"),

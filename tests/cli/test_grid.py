@@ -40,7 +40,7 @@ def test_a_grid_that_was_cut_off_goes_on(capsys: pytest.CaptureFixture[str], mod
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("z*.png")}
     capsys.readouterr()
     assert run([*ARGUMENTS[:-1], "-m", model]) == 0
-    assert "3 of them were there" in capsys.readouterr().err
+    assert "1 new, 3 already done" in capsys.readouterr().err
     assert (folder / "grid.png").exists()
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in folder.glob("z*.png")}.items()
     seeds = {read_picture(path)[1].request.seed for path in folder.glob("z*.png")}
@@ -59,11 +59,11 @@ def test_models_are_an_axis_and_loaded_once_each(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["grid", "a cat"], "nothing varies"),
+        (["grid", "a cat"], "the grid has no axis"),
         (["grid", "a cat", "--x", "stepz=1"], "did you mean 'steps'"),
         (["grid", "a cat", "--x", "sampler=magic"], "unknown sampler"),
-        (["grid", "a cat", "--x", "prompt=dog,fox"], "stands in neither prompt"),
-        (["grid", "a cat", "--x", "steps=1", "--set", "steps=1,2"], "expected one value"),
+        (["grid", "a cat", "--x", "prompt=dog,fox"], "is in neither prompt"),
+        (["grid", "a cat", "--x", "steps=1", "--set", "steps=1,2"], "expected one field"),
         (["grid", "a cat", "--x", "seed=1-200", "--y", "steps=1-200"], "at most 10000"),
     ],
 )

@@ -59,7 +59,7 @@ def test_info(capsys: Capture, model: Path, style: Path):
     code, out, err = lora(capsys, "info", style, "-m", model)
     assert (code, err) == (0, "") and "trigger     cat, pixel art" in out and "sd_v1" in out
     code, out, err = lora(capsys, "info", style)
-    assert code == 2 and "name it with --model" in err and "Traceback" not in err
+    assert code == 2 and "name that with --model" in err and "Traceback" not in err
 
 
 def test_trigger_words_that_are_none():
@@ -116,13 +116,13 @@ def test_extracting(capsys: Capture, model: Path, style: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (("resize", "STYLE", "OUT"), "give one of the two"),
-        (("resize", "STYLE", "OUT", "--energy", "2"), "expected a share"),
+        (("resize", "STYLE", "OUT"), "give either --rank or --energy"),
+        (("resize", "STYLE", "OUT", "--energy", "2"), "expected more than 0"),
         (("convert", "STYLE", "OUT", "--to", "x"), "expected one of kohya, peft"),
-        (("convert", "STYLE", "STYLE", "--to", "peft"), "is the source itself"),
-        (("convert", "STYLE", "x.txt", "--to", "peft"), "ends in .safetensors"),
+        (("convert", "STYLE", "STYLE", "--to", "peft"), "is also an input"),
+        (("convert", "STYLE", "x.txt", "--to", "peft"), "ending in .safetensors"),
         (("convert", "STYLE", "OUT", "--to", "peft", "--dtype", "int4"), "expected one of fp32"),
-        (("merge", "STYLE:1e9", "-o", "OUT"), "at most 1000"),
+        (("merge", "STYLE:1e9", "-o", "OUT"), "expected -1000 to 1000"),
         (("info", "nothing-here.safetensors"), ""),
     ],
 )

@@ -148,12 +148,12 @@ WRONG = [
     (["generate", "cat", "--dtype", "int8"], "float32"),
     (["generate", "cat", "--device", "tpu"], "unknown device"),
     (["generate", "cat\udcff"], "Unicode"),
-    (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "puts no noise back"),
-    (["generate", "cat", "--clip-skip", "9"], "has 2"),
+    (["generate", "cat", "--eta", "0.5", "--sampler", "euler"], "takes no eta"),
+    (["generate", "cat", "--clip-skip", "9"], "at most 2"),
     (["generate", "cat", "-o", "x.gif"], ".png"),
     (["generate", "cat", "-o", "{sed}.png"], "{seed}"),
-    (["generate", "cat", "-o", "taken.png"], "taken.png is there already"),
-    (["generate", "cat", "-o", "/proc/nothing/x.png"], "nothing can be written"),
+    (["generate", "cat", "-o", "taken.png"], "taken.png already exists"),
+    (["generate", "cat", "-o", "/proc/nothing/x.png"], "cannot write into"),
     (["generate", "cat", "-m", "missing.safetensors"], "no such file"),
     (["generate", "cat", "-m", "truncated.safetensors"], "truncated.safetensors"),
     (["generate", "cat", "-m", "empty.safetensors"], "empty.safetensors"),
@@ -203,7 +203,7 @@ def test_a_fault_of_ours_is_short_unless_asked(
     monkeypatch.setattr("gesso.cli.generate.Studio.open", fault)
     code, out, err = generate(capsys, "cat", "-m", model)
     assert (code, out) == (1, "")
-    assert err.startswith("error: RuntimeError: wires crossed (a fault in gesso; add --debug")
+    assert err.startswith("error: RuntimeError: wires crossed (a bug in gesso; add --debug")
     assert err.count("\n") == 1
     for argv in (["--debug", "generate", "cat"], ["generate", "cat", "--debug"]):
         with pytest.raises(RuntimeError):
@@ -263,7 +263,7 @@ def test_replay_tells_identical_equal_and_different(capsys: pytest.CaptureFixtur
     other = save_tiny_mini(tmp_path / "other.safetensors", seed=1)
     assert run(["replay", "x.png", "-m", str(other), "-q"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("different: by up to")
+    assert out.startswith("different by up to")
     assert "changed: weights" in out
 
     # Without --model: looked for by its name beside the picture, never by a path.

@@ -28,7 +28,7 @@ def test_the_hint_lies_beside_under_a_name_of_its_own(capsys: Capture, picture: 
     with Image.open("x-canny.png") as hint, Image.open(picture) as image:
         assert hint.tobytes() == preprocess("canny", image).tobytes()
     assert run(["preprocess", "canny", "x.png"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert run(["preprocess", "canny", "x.png", "--overwrite"]) == 0
 
 
@@ -51,11 +51,11 @@ def test_size_and_parameters(capsys: Capture):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["canny"], "NAME and FILE are missing"),
+        (["canny"], "NAME and FILE are required"),
         (["canny", "nothing.png"], "no such file"),
-        (["canny", "x.png", "nothing.png", "-o", "y.jpg"], "one name for 2 pictures"),
+        (["canny", "x.png", "nothing.png", "-o", "y.jpg"], "one file name for 2 pictures"),
         (["cany", "x.png"], "did you mean 'canny'"),
-        (["canny", "x.png", "-o", "y.jpg"], "let the name end in .png"),
+        (["canny", "x.png", "-o", "y.jpg"], "expected a name ending in .png"),
         (["canny", "x.png", "--set", "low"], "expected NAME=NUMBER"),
         (["canny", "x.png", "--set", "low=nan"], "expected a number"),
         (["canny", "x.png", "--size", "99999x1"], "sides are 1 to"),

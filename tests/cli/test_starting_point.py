@@ -40,7 +40,7 @@ def test_other_formats_replay(capsys: pytest.CaptureFixture[str], model: str, en
     assert run(["generate", "a cat", "-m", model, "--steps", "2", "-o", f"a.{ending}", "--quality", "60", "-q"]) == 0
     capsys.readouterr()
     assert run(["replay", f"a.{ending}", "-q"]) == 0
-    assert capsys.readouterr().out.startswith("identical as it was drawn (the file's own format changed up to")
+    assert capsys.readouterr().out.startswith("identical as drawn (the lossy file format changed up to")
 
 
 def test_settings_of_another_tool(capsys: pytest.CaptureFixture[str], model: str):

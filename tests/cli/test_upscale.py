@@ -65,7 +65,7 @@ def test_a_network_by_its_name_in_the_folder_of_another_tool(capsys: Capture, fo
     assert size_of("x-100x75.png") == (100, 75)
     assert run(["upscale", "x.png", "-m", "2x_shrp"]) == 2
     err = capsys.readouterr().err
-    assert "2x_Sharp" in err and "Without a network: nearest" in err
+    assert "2x_Sharp" in err and "Built in: nearest" in err
 
 
 def test_settings_of_a_picture_go_along(capsys: Capture):
@@ -87,25 +87,25 @@ def test_settings_of_a_picture_go_along(capsys: Capture):
 
 def test_stretching_is_told(capsys: Capture):
     assert run(["upscale", "x.png", "--to", "64x64"]) == 0
-    assert "x.png: 32x24 is stretched to 64x64" in capsys.readouterr().err
+    assert "x.png: stretched from 32x24 to 64x64" in capsys.readouterr().err
     assert size_of("x-64x64.png") == (64, 64)
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--scale", "2", "--to", "64"], "one or the other"),
-        (["--scale", "0"], "expected above 0"),
-        (["--scale", "nan"], "expected above 0"),
+        (["--scale", "2", "--to", "64"], "give either --scale or --to"),
+        (["--scale", "0"], "expected more than 0"),
+        (["--scale", "nan"], "expected more than 0"),
         (["--scale", "1000"], "at most 64"),
-        (["--to", "70000x10"], "sides are 1 to 65536"),
-        (["--to", "60000x60000"], "pixels in all"),
-        (["--to", "0x4"], "sides are 1 to"),
+        (["--to", "70000x10"], "expected sides of 1 to 65536"),
+        (["--to", "60000x60000"], "at most 1073741824 pixels"),
+        (["--to", "0x4"], "expected sides of 1 to"),
         (["--to", "large"], "expected WIDTHxHEIGHT"),
-        (["-o", "z.jpg"], "let the name end in .png"),
-        (["-o", "x.png"], "is there already"),
+        (["-o", "z.jpg"], "expected a name ending in .png"),
+        (["-o", "x.png"], "already exists"),
         (["--tile", "8"], "--tile"),
-        (["-m", "Latent (nearest-exact)"], "is for latents"),
+        (["-m", "Latent (nearest-exact)"], "enlarges latents"),
         (["-m", "R-ESRGAN 4x+"], "RealESRGAN_x4plus: not found"),
         (["-m", "x.png"], "looks like a PNG picture"),
         (["nothing.png"], "no such file"),

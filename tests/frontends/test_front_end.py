@@ -52,7 +52,7 @@ def test_what_the_request_says_stays_and_negatives_join():
 def test_flags_that_are_not_asked_for_are_text_and_told():
     (written,) = FrontEnd().requests(request("a cat --ar 3:2 -- --zzz"), TINY_SD)
     assert written.request.prompt == "a cat --ar 3:2 -- --zzz"
-    assert written.notices == ("--ar in the prompt is taken as text; `syntax=midjourney` reads such flags",)
+    assert written.notices == ("--ar in the prompt is read as text; to read flags, use `syntax=midjourney`",)
 
 
 def test_weighted_parts_guide_together():
@@ -78,7 +78,7 @@ def test_wildcards_are_drawn_by_the_seed_and_the_index_of_the_picture():
     (alone,) = front.requests(request(asked.prompt, seed=5, first_index=7, negative_prompt="{a|b|c}"), TINY_SD)
     assert alone.request == found[7].request  # picture 7 alone is picture 7 of the run
     assert found == list(front.requests(asked, TINY_SD))
-    assert "drawn from: oil painting of a {red|blue|green} __animal__" in found[0].notices[0]
+    assert "generated from: oil painting of a {red|blue|green} __animal__" in found[0].notices[0]
     (drawn,) = front.requests(request("a {red|blue}"), TINY_SD)
     assert drawn.request.seed is not None
 
@@ -119,7 +119,7 @@ def test_a_folder_of_wildcards(tmp_path: Path):
         with pytest.raises(GessoError, match=name):
             lists[name]
     for missing in (tmp_path / "nosuch", tmp_path / "animal.txt"):
-        with pytest.raises(GessoError, match="not a folder of wildcards"):
+        with pytest.raises(GessoError, match="expected a folder of wildcards"):
             WildcardFolder(missing)
 
 

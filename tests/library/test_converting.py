@@ -123,8 +123,8 @@ def test_targets(tmp_path: Path):
     before = target.read_bytes()
     for path, to, words in (
         (target, "safetensors", "already exists"),
-        (source, "safetensors", "the source itself"),
-        (tmp_path / "t.ckpt", "safetensors", "ends in .safetensors"),
+        (source, "safetensors", "also the source"),
+        (tmp_path / "t.ckpt", "safetensors", "ending in .safetensors"),
         (tmp_path / "f.safetensors", "diffusers", "a folder"),
         (tmp_path / "no" / "t.safetensors", "safetensors", "no such folder"),
     ):
@@ -137,7 +137,7 @@ def test_targets(tmp_path: Path):
     (tmp_path / "folder" / "thesis.txt").write_text("years of work", encoding="utf-8")
     save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
     save_diffusers(tmp_path / "old", tiny_sd.tiny_parts(seed=1))
-    with pytest.raises(GessoError, match="other files in it"):
+    with pytest.raises(GessoError, match="with other files"):
         convert(tmp_path / "sd", tmp_path / "folder", "diffusers", overwrite=True)
     convert(tmp_path / "sd", tmp_path / "old", "diffusers", overwrite=True)
     assert weights(tmp_path / "old").keys() == weights(tmp_path / "sd").keys()

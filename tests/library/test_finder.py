@@ -53,7 +53,7 @@ def test_an_unknown_name_is_an_error_and_no_path_is_opened(
 ):
     shelf.lora(tmp_path / "here" / "pixel.safetensors")
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(GessoError, match="no lora is called"):
+    with pytest.raises(GessoError, match="no LoRA named"):
         finder.find("lora", name)
 
 
@@ -68,7 +68,7 @@ def test_what_comes_later_is_found(finder: LibraryFinder, folder: Path):
     """A long-lived program sees new files, under the names of old ones too, and reads the others no second time."""
     loras = folder / "models" / "Lora"
     finder.find("lora", "pixel")
-    with pytest.raises(GessoError, match="no lora is called 'late'"):
+    with pytest.raises(GessoError, match="no LoRA named 'late'"):
         finder.find("lora", "late")
     late = shelf.lora(loras / "late.safetensors", {"ss_output_name": "of_old"})
     assert finder.find("lora", "late") == finder.find("lora", "of_old") == late
@@ -76,7 +76,7 @@ def test_what_comes_later_is_found(finder: LibraryFinder, folder: Path):
     moved = late.rename(loras / "styles" / late.name)
     assert finder.find("lora", "late") == moved
     moved.unlink()
-    with pytest.raises(GessoError, match="no lora is called 'late'"):
+    with pytest.raises(GessoError, match="no LoRA named 'late'"):
         finder.find("lora", "late")
 
 

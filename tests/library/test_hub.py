@@ -85,7 +85,7 @@ def test_each_part_once_and_nothing_that_runs():
     assert choose_files("hf:a/b", "v1-5.safetensors", FOLDER) == ["v1-5.safetensors"]
     assert choose_files("hf:a/b", "", ["x.safetensors", "y.ckpt"]) == ["x.safetensors"]
     for file, listed, words in (
-        ("", ["a.safetensors", "b.safetensors"], "Say which one: hf:a/b:FILE"),
+        ("", ["a.safetensors", "b.safetensors"], "Choose one: hf:a/b:FILE"),
         ("", ["a.ckpt"], "it has none"),
         ("c.safetensors", ["a.safetensors"], "has no c.safetensors; it has a.safetensors"),
     ):

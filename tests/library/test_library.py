@@ -22,9 +22,9 @@ from gesso.checkpoints.hashing import hash_file
 from gesso.checkpoints.safetensors_file import open_safetensors, tensor_data_sha256
 from gesso.errors import GessoError
 from gesso.families.saving import save_diffusers
-from gesso.library import Entry, Library
+from gesso.library import Library, LibraryEntry
 from gesso.library import library as library_module
-from gesso.library.carried import CARRIED_MODELS, carried_entries
+from gesso.library.builtin import BUILTIN_MODELS, builtin_entries
 from gesso.library.checking import verify
 from gesso.library.entry import KIND_FOLDERS, KINDS
 from gesso.library.examine import UNKNOWN, examine, kind_of
@@ -38,7 +38,7 @@ def library(tmp_path: Path) -> Library:
     return shelf.library_at(tmp_path)
 
 
-def by_name(library: Library) -> dict[str, Entry]:
+def by_name(library: Library) -> dict[str, LibraryEntry]:
     return {entry.name: entry for entry in library.entries()}
 
 
@@ -50,8 +50,8 @@ def no_leftovers(library: Library) -> bool:
 
 
 def test_the_carried_models_are_those_of_the_engine():
-    assert CARRIED_MODELS == EMBEDDED
-    (entry,) = carried_entries()
+    assert BUILTIN_MODELS == EMBEDDED
+    (entry,) = builtin_entries()
     found = detect.describe(entry.path)
     assert (entry.num_tensors, entry.num_params, entry.nbytes) == (found.num_tensors, found.num_params, found.nbytes)
     assert (entry.family, entry.layout, entry.what) == (found.family, found.layout, found.kind.what)
@@ -59,7 +59,7 @@ def test_the_carried_models_are_those_of_the_engine():
 
 
 def test_an_empty_library_makes_nothing(library: Library):
-    assert [entry.name for entry in library.entries()] == list(CARRIED_MODELS)
+    assert [entry.name for entry in library.entries()] == list(BUILTIN_MODELS)
     assert library.folders() == []
     assert not library.exists
 
@@ -308,7 +308,7 @@ def test_a_lost_index_is_built_again(library: Library, tmp_path: Path):
 def test_a_damaged_index_says_what_to_do(library: Library, tmp_path: Path):
     library.root.mkdir()
     library.index.path.write_bytes(b"this is no database at all" * 100)
-    with pytest.raises(GessoError, match="Move that file away"):
+    with pytest.raises(GessoError, match="Move it away"):
         library.entries()
     library.index.path.unlink()
     library.add_folder(tmp_path)
@@ -389,7 +389,7 @@ def test_verify_finds_every_kind_of_change(library: Library, tmp_path: Path):
     entry = by_name(library)["flipped"]
     assert [r.status for r in verify(library, entry, accept=True)] == ["recorded"]
     assert [r.status for r in verify(library, entry)] == ["ok"]
-    assert [r.status for r in verify(library, carried_entries()[0])] == ["ok"]
+    assert [r.status for r in verify(library, builtin_entries()[0])] == ["ok"]
 
 
 def test_remove_deletes_what_is_the_librarys_own(library: Library, tmp_path: Path):
@@ -403,4 +403,4 @@ def test_remove_deletes_what_is_the_librarys_own(library: Library, tmp_path: Pat
     with pytest.raises(GessoError, match="does not change"):
         remove(library, by_name(library)["a"])
     with pytest.raises(GessoError, match="built into gesso"):
-        remove(library, carried_entries()[0])
+        remove(library, builtin_entries()[0])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gesso.errors import GessoError
 from gesso.metadata.a1111 import from_infotext
-from gesso.metadata.comfyui import from_drawing, from_graph
+from gesso.metadata.comfyui import from_graph, from_workflow
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
 from gesso.pictures.infotext_reading import Infotext, read_infotext
@@ -73,7 +73,7 @@ def test_what_gesso_wrote_is_read_with_its_own_conventions():
         ({"Steps": "many"}, "Steps"),
         ({"CFG scale": "nan"}, "CFG scale"),
         ({"Seed": "1"}, ""),
-        ({"Sampler": "Magic"}, "'Magic' is not a sampler"),
+        ({"Sampler": "Magic"}, "'Magic' is not a known sampler"),
         ({"Size": "999999x999999"}, "Size"),
         ({"Size": "4096x4096"}, "pixels in all"),
         ({"Clip skip": "99"}, "Clip skip"),
@@ -208,12 +208,12 @@ def test_comfyui_with_the_sampler_in_parts():
 
 
 def drawn(number: int, kind: str, values: Any, mode: int = 0, **links: tuple[str, int | None]) -> dict[str, Any]:
-    """A node as ComfyUI's drawing has it. links: input -> what goes along, and the number of its link."""
+    """A node as ComfyUI's workflow has it. links: input -> what goes along, and the number of its link."""
     inputs = [{"name": name, "type": along, "link": link} for name, (along, link) in links.items()]
     return {"id": number, "type": kind, "mode": mode, "inputs": inputs, "outputs": [], "widgets_values": values}
 
 
-def drawing(*more: dict[str, Any], links: tuple[Any, ...] = ()) -> dict[str, Any]:
+def workflow(*more: dict[str, Any], links: tuple[Any, ...] = ()) -> dict[str, Any]:
     """That of `graph`; nodes of the same number and links stand in place of others."""
     nodes = [
         drawn(
@@ -245,24 +245,24 @@ def drawing(*more: dict[str, Any], links: tuple[Any, ...] = ()) -> dict[str, Any
 
 
 def test_comfyuis_drawing_says_what_its_graph_says():
-    found, known = from_drawing(json.dumps(drawing())), from_graph(json.dumps(graph()))
+    found, known = from_workflow(json.dumps(workflow())), from_graph(json.dumps(graph()))
     assert (found.tool, found.model, found.request) == ("ComfyUI", known.model, known.request)
-    assert len(found.notices) == 1 and "drawing" in found.notices[0]
+    assert len(found.notices) == 1 and "workflow" in found.notices[0]
 
 
 def test_a_newer_drawing_has_objects_for_links_and_no_word_after_the_seed():
-    said = drawing()
+    said = workflow()
     names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     said["links"] = [dict(zip(names, row, strict=True)) for row in said["links"]]
     said["nodes"][0]["widgets_values"] = [42, 20, 8, "dpmpp_2m", "karras", 1]
-    assert from_drawing(json.dumps(said)).request == from_graph(json.dumps(graph())).request
+    assert from_workflow(json.dumps(said)).request == from_graph(json.dumps(graph())).request
 
 
 def test_nodes_that_hand_on_in_a_drawing_are_passed():
     """A LoRA that is bypassed does nothing; dots and values from other nodes are followed; what is off is not there."""
-    lora = drawing()["nodes"][7] | {"mode": 4}
+    lora = workflow()["nodes"][7] | {"mode": 4}
     dot = {"id": 20, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 20}], "widgets_values": []}
-    sampler = drawing()["nodes"][0]
+    sampler = workflow()["nodes"][0]
     sampler["inputs"] = [slot for slot in sampler["inputs"] if slot["name"] != "latent_image"] + [
         {"name": "latent_image", "type": "LATENT", "link": 21},
         {"name": "steps", "type": "INT", "widget": {"name": "steps"}, "link": 22},
@@ -270,16 +270,16 @@ def test_nodes_that_hand_on_in_a_drawing_are_passed():
     value = drawn(21, "PrimitiveNode", [33, "fixed"])
     other = drawn(22, "KSampler", [1, "fixed", 5, 1, "euler", "normal", 1], 2)
     links = ([20, 5, 0, 20, 0, "LATENT"], [21, 20, 0, 3, 3, "LATENT"], [22, 21, 0, 3, 4, "INT"])
-    request = from_drawing(json.dumps(drawing(lora, dot, sampler, value, other, links=links))).request
+    request = from_workflow(json.dumps(workflow(lora, dot, sampler, value, other, links=links))).request
     assert (request.loras, request.num_steps, request.seed) == ((), 33, 42)
     assert (request.width, request.height, request.clip_skip) == (512, 640, 2)
 
 
 def test_values_of_nodes_that_nobody_knows_are_told():
     text = drawn(6, "Fancy Prompt", ["a cat"], clip=("CLIP", 3))
-    found = from_drawing(json.dumps(drawing(text)))
+    found = from_workflow(json.dumps(workflow(text)))
     assert found.request.prompt == ""
-    assert any("the positive prompt, which comes from Fancy Prompt" in notice for notice in found.notices)
+    assert any("the positive prompt, which comes from the node Fancy Prompt" in notice for notice in found.notices)
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_values_of_nodes_that_nobody_knows_are_told():
 )
 def test_a_drawing_that_is_none_is_refused(said: dict[str, Any], words: str):
     with pytest.raises(GessoError, match=words):
-        from_drawing(json.dumps(said))
+        from_workflow(json.dumps(said))
 
 
 def test_a_drawing_in_a_circle_ends():
     dots = [drawn(number, "Reroute", [], model=("MODEL", number)) for number in (20, 21)]
     circle = ([20, 21, 0, 20, 0, "MODEL"], [21, 20, 0, 21, 0, "MODEL"], [1, 20, 0, 3, 0, "MODEL"])
-    assert from_drawing(json.dumps(drawing(*dots, links=circle))).model == ""
+    assert from_workflow(json.dumps(workflow(*dots, links=circle))).model == ""
 
 
 def test_a_drawing_made_to_take_long_does_not():
@@ -309,14 +309,14 @@ def test_a_drawing_made_to_take_long_does_not():
     nodes = [{"id": 1, "type": "KSampler", "inputs": slots}, {"id": 2, "mode": 4, "inputs": slots}]
     links = [[number, 2, 0, 1, 0, "X"] for number in range(count)]
     start = time.process_time()
-    from_drawing(json.dumps({"nodes": nodes, "links": links}))
+    from_workflow(json.dumps({"nodes": nodes, "links": links}))
     assert time.process_time() - start < 5  # with every input looked at for every link it is minutes
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "not an object"),
+        ("[]", "not a JSON object"),
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("{}", "no sampler"),
@@ -358,11 +358,11 @@ def test_any_graph_is_read_or_refused(value: Any):
         from_graph(json.dumps({"1": {"class_type": "KSampler", "inputs": value}, "2": value}))
     for said in ({"nodes": value, "links": value}, {"nodes": [{"id": 1, "inputs": value, "widgets_values": value}]}):
         with suppress(GessoError):
-            from_drawing(json.dumps(said | {"links": value}))
-    hostile = drawing() | {"links": value}
+            from_workflow(json.dumps(said | {"links": value}))
+    hostile = workflow() | {"links": value}
     hostile["nodes"][0] |= {"inputs": value, "widgets_values": value}
     with suppress(GessoError):
-        from_drawing(json.dumps(hostile))
+        from_workflow(json.dumps(hostile))
 
 
 def test_invokeai():

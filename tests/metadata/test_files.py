@@ -96,7 +96,7 @@ def test_the_richest_text_wins(tmp_path: Path):
 
 @pytest.mark.parametrize("data", [png(), png(Comment="hello")])
 def test_a_picture_without_settings_says_what_it_carries(tmp_path: Path, data: bytes):
-    with pytest.raises(GessoError, match=r"it has (nothing|Comment)"):
+    with pytest.raises(GessoError, match=r"its texts: (none|Comment)"):
         read_metadata(put(tmp_path / "x.png", data))
 
 
@@ -132,7 +132,7 @@ def test_hostile_files_end_in_a_named_reason(tmp_path: Path, data: bytes, words:
 def test_many_texts_are_not_read(tmp_path: Path):
     header, *rest = png_chunks(Path("x"), png())
     many = [(b"tEXt", b"k%d\0v" % number) for number in range(65)]
-    with pytest.raises(GessoError, match="more text"):
+    with pytest.raises(GessoError, match="its texts exceed"):
         read_texts(put(tmp_path / "x.png", join_chunks([header, *many, *rest])))
 
 
@@ -210,7 +210,7 @@ def test_what_a_format_cannot_hold_is_told(tmp_path: Path):
     picture().save(tmp_path / "to.avif")
     with pytest.raises(GessoError, match="save the picture as PNG"):
         without_metadata(tmp_path / "to.avif")
-    with pytest.raises(GessoError, match="A PNG can hold any text"):
+    with pytest.raises(GessoError, match="Use PNG"):
         encode_picture(picture(), make_recipe(prompt="x" * 30_000), "y" * 30_000, "JPEG")
 
 
@@ -249,6 +249,6 @@ def test_stripping_and_copying_from_file_to_file(tmp_path: Path):
     assert copy_metadata(str(source), str(plain)) == plain
     assert plain.read_bytes() == third.read_bytes()
     assert strip_metadata(source, source) == source
-    with pytest.raises(GessoError, match="carries no texts that could be copied"):
+    with pytest.raises(GessoError, match="has no settings or other texts to copy"):
         copy_metadata(source, plain)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png", "new", "plain.png"]

@@ -68,7 +68,7 @@ def test_a_size_is_believed_before_anything_is_allocated(tmp_path: Path, size: t
     said = refused(tmp_path, png(*size))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "a side are allowed" in said or "not a readable picture" in said
+    assert "a side" in said or "not a readable picture" in said
     assert peak < 2**22 and time.process_time() - start < 1
 
 
@@ -266,18 +266,18 @@ def lab_profile() -> bytes:
 @pytest.mark.parametrize(
     ("profile", "why"),
     [
-        (b"x", "it is damaged, or not made for RGB"),
-        (b"\0" * 5000, "it is damaged, or not made for RGB"),
-        (swapped_profile()[:300], "it is damaged, or not made for RGB"),
-        (lab_profile(), "it is damaged, or not made for RGB"),
-        (bytes(5 * 2**20), "it has 5242880 bytes, at most 4194304 are allowed"),
+        (b"x", "damaged, or not for RGB"),
+        (b"\0" * 5000, "damaged, or not for RGB"),
+        (swapped_profile()[:300], "damaged, or not for RGB"),
+        (lab_profile(), "damaged, or not for RGB"),
+        (bytes(5 * 2**20), "5242880 bytes, expected at most 4194304"),
         (b"", None),
     ],
 )
 def test_a_profile_that_is_none_is_passed_over_and_told(tmp_path: Path, profile: bytes, why: str | None):
     data = encoded(picture(), "TIFF", icc_profile=profile)
     found = read(tmp_path, data)
-    told = () if why is None else (f"x: its colour profile is ignored ({why}); the picture is taken for sRGB",)
+    told = () if why is None else (f"x: colour profile ignored ({why}); read as sRGB",)
     assert notices_of(found) == notices_of(read_hint(tmp_path / "x")) == told
     assert found.tobytes() == picture().tobytes()
     assert notices_of(read_mask(tmp_path / "x")) == ()  # of a mask nobody sees colours
@@ -292,7 +292,7 @@ def test_a_profile_that_cannot_be_unpacked_is_told(tmp_path: Path):
     data[at + 4 + size : at + 8 + size] = struct.pack(">I", zlib.crc32(data[at : at + 4 + size]))
     found = read(tmp_path, bytes(data))
     assert found.tobytes() == picture().tobytes()
-    assert notices_of(found) == ("x: its colour profile is ignored (it is damaged); the picture is taken for sRGB",)
+    assert notices_of(found) == ("x: colour profile ignored (damaged); read as sRGB",)
 
 
 def test_a_file_cannot_tell_notices_of_its_own(tmp_path: Path):

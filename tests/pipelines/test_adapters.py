@@ -329,7 +329,7 @@ def test_a_file_that_changed_is_told_and_one_that_is_gone_is_an_error(
     path.unlink()
     with pytest.raises(ModelFileError, match="cannot be read"):
         replay_recipe(mine, picture.image, picture.recipe)
-    with pytest.raises(RequestError, match="no lora is called 'mine'"):
+    with pytest.raises(RequestError, match="no LoRA named 'mine'"):
         replay_recipe(TextToImage(engine, pipeline.model), picture.image, picture.recipe)
 
 

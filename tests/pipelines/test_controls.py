@@ -412,7 +412,7 @@ def test_pictures_that_nobody_asked_for_are_refused(ours: Any) -> None:
 
 def test_an_unknown_network_is_refused_at_once(ours: Any) -> None:
     hint = picture()
-    with pytest.raises(RequestError, match=r"no control is called 'edgse' \(did you mean 'edges'"):
+    with pytest.raises(RequestError, match=r"no ControlNet named 'edgse' \(did you mean 'edges'"):
         ours("SD 1.5")(replace(REQUEST, controls=(use(hint, model="edgse"),)), hints=[hint])
 
 

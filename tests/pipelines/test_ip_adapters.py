@@ -185,7 +185,7 @@ def test_recipe_and_replay(pipeline: TextToImage, files: dict[str, Path]) -> Non
     [
         ({"preprocessor": "canny"}, "remove preprocessor canny"),
         ({"mode": "prompt"}, "remove mode prompt"),
-        ({"encoder": "nobody"}, "no image_encoder is called"),
+        ({"encoder": "nobody"}, "no image encoder named"),
     ],
 )
 def test_what_an_ip_adapter_does_not_take(pipeline: TextToImage, values: dict[str, Any], words: str) -> None:

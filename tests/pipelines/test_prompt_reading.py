@@ -97,12 +97,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run(list(asked)) == 0
     out = capsys.readouterr().out
     assert "1.2 'red'" in out
-    assert "unknown words: " in out
-    assert "drawn from: a (red:1.2) {zzz|zzz}" in out
+    assert "unknown: " in out
+    assert "generated from: a (red:1.2) {zzz|zzz}" in out
     assert "\x1b" not in out
     assert run([*asked, "--json", "-n", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert json.loads(lines[0])["fields"][1]["field"] == "negative_prompt"
     assert run(["prompt", "a <lora:nosuch:1>", "-m", path]) == 2
-    assert "no lora is called 'nosuch'" in capsys.readouterr().err
+    assert "no LoRA named 'nosuch'" in capsys.readouterr().err

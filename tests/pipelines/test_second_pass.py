@@ -90,11 +90,11 @@ def test_the_finished_size(pipelines: dict[str, TextToImage], hires: HiresPass, 
 @pytest.mark.parametrize(
     ("hires", "values", "words"),
     [
-        (HiresPass(width=60), {}, "draws multiples of"),
-        (HiresPass(width=32), {}, "less than the first"),
-        (HiresPass(scale=2.0, width=128, height=128), {}, "one or the other"),
+        (HiresPass(width=60), {}, "a multiple of"),
+        (HiresPass(width=32), {}, "smaller than the first"),
+        (HiresPass(scale=2.0, width=128, height=128), {}, "either a scale or a size"),
         (HiresPass(scale=16.0), {"width": 1024, "height": 1024}, "at most"),
-        (HiresPass(width=2048, height=2048), {"width": 8, "height": 2048}, "too much of another shape"),
+        (HiresPass(width=2048, height=2048), {"width": 8, "height": 2048}, "changes the shape too much"),
         (HiresPass(sampler="eulr"), {}, "did you mean 'euler'"),
         (HiresPass(schedule="karas"), {}, "did you mean 'karras'"),
         (HiresPass(strength=0.001, num_steps=900), {"preset": "a1111"}, "at most 1000 are allowed"),
@@ -109,16 +109,16 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(
 
 def test_models_that_work_on_a_picture_and_masks_take_no_second_pass(pipelines: dict[str, TextToImage]):
     image = Image.new("RGB", (64, 64))
-    with pytest.raises(RequestError, match="works on a picture as it is"):
+    with pytest.raises(RequestError, match="not for models that edit or upscale"):
         pipelines["edit"](replace(REQUEST, hires=HiresPass()), image=image)
     with pytest.raises(RequestError, match="takes no mask"):
         pipelines["sd"](replace(REQUEST, hires=HiresPass()), image=image, mask=Image.new("L", (64, 64), 255))
 
 
 def test_an_upscaler_that_is_not_there_is_refused_with_those_that_are(pipelines: dict[str, TextToImage]):
-    with pytest.raises(GessoError, match=r"no upscaler is called 'compac'.*did you mean 'compact'"):
+    with pytest.raises(GessoError, match=r"no upscaler named 'compac'.*did you mean 'compact'"):
         pipelines["sd"](replace(REQUEST, hires=HiresPass(upscaler="compac")))
-    with pytest.raises(GessoError, match="no upscaler is called"):
+    with pytest.raises(GessoError, match="no upscaler named"):
         pipelines["sd"](replace(REQUEST, hires=HiresPass(upscaler="../../compact.safetensors")))
 
 

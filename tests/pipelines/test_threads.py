@@ -168,7 +168,7 @@ def test_threads_draw_what_each_draws_alone(draw: TextToImage, alone: dict[str, 
             return None if how == "cancel" else "was cancelled"
         if how != "draw":
             return f"went on after {how} at step {step}"
-        return None if np.array_equal(found, alone[name]) else "is another picture"
+        return None if np.array_equal(found, alone[name]) else "not the picture"
 
     def worker() -> None:
         while True:

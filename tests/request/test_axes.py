@@ -53,7 +53,7 @@ def test_search_and_replace_in_both_prompts():
     found = applied('prompt=red,green,"dark, blue"')
     assert [request.prompt for request in found] == ["a red cat", "a green cat", "a dark, blue cat"]
     assert [request.negative_prompt for request in found] == ["red eyes", "green eyes", "dark, blue eyes"]
-    with pytest.raises(RequestError, match="'dog' stands in neither prompt"):
+    with pytest.raises(RequestError, match="'dog' is in neither prompt"):
         applied("prompt=dog,fox")
 
 
@@ -76,17 +76,17 @@ def test_models_are_told_apart():
         ("=1", "expected NAME=VALUES"),
         ("steps=", "expected NAME=VALUES"),
         ("stepz=1", "did you mean 'steps'"),
-        ("steps=a", "not a whole number"),
-        ("steps=1.5", "not a whole number"),
+        ("steps=a", "expected a whole number"),
+        ("steps=1.5", "expected a whole number"),
         ("steps=0", "1 to 1000"),
         ("steps=1-2(+0.5)", "whole numbers"),
-        ("steps=1-5(-1)", "no range"),
-        ("steps=1-5(+0)", "no range"),
-        ("seed=1-9999999", "no range"),
+        ("steps=1-5(-1)", "expected a range"),
+        ("steps=1-5(+0)", "expected a range"),
+        ("seed=1-9999999", "expected a range"),
         ("steps=1-9[999]", "expected 1 to 256"),
         ("guidance=nan", "expected a number"),
-        ("steps=1,,2", "missing between two commas"),
-        ('prompt="a', "quote too few"),
+        ("steps=1,,2", "between two commas is missing"),
+        ('prompt="a', "is not closed"),
         ("image=x", "unknown axis"),
         ("size=axb", "WIDTHxHEIGHT"),
         ("levels=sometimes", "unknown conventions.levels"),

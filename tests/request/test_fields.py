@@ -181,9 +181,9 @@ def test_a_value_is_read_from_text(path: str, text: str, value: object):
 @pytest.mark.parametrize(
     ("path", "text", "words"),
     [
-        ("num_steps", "1.5", "--steps: '1.5' is not a whole number"),
-        ("guidance_scale", "x", "--steps: 'x' is not a number"),
-        ("conventions.paste_back", "maybe", "--steps: 'maybe' is not true or false"),
+        ("num_steps", "1.5", "--steps is '1.5', expected a whole number"),
+        ("guidance_scale", "x", "--steps is 'x', expected a number"),
+        ("conventions.paste_back", "maybe", "--steps is 'maybe', expected true or false"),
     ],
 )
 def test_text_that_is_no_value_is_refused_by_the_name_that_was_typed(path: str, text: str, words: str):

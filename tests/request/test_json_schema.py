@@ -106,7 +106,7 @@ def test_schema_and_checks_refuse_the_same(change: dict[str, Any]):
 def test_it_says_what_a_form_needs():
     strength, sampler = SCHEMA["$defs"]["Source"]["properties"]["strength"], SCHEMA["properties"]["sampler"]
     assert strength["title"] == "Strength"
-    assert strength["description"].startswith("How much of the picture")
+    assert strength["description"].startswith("Denoising strength: ")
     assert strength["x-gesso"]["presets"] == {"gesso": 0.75, "a1111": 0.75, "diffusers": 0.8}
     assert strength["x-gesso"]["jobs"] == ["image", "inpaint", "outpaint"]
     assert "dpmpp_2m" in sampler["examples"]

@@ -99,7 +99,7 @@ def test_an_open_request_of_an_earlier_version_stays_open(version: int):
         (2, "loras", "unknown field 'loras' in version 2"),
         (2, "sampelr", "did you mean 'sampler'"),
         (3, "source", "unknown field 'source' in version 3"),
-        (VERSION + 1, "prompt", f"version 1 to {VERSION}. A newer gesso"),
+        (VERSION + 1, "prompt", f"version 1 to {VERSION}. If a newer gesso"),
         (0, "prompt", "version 0"),
         (True, "prompt", "version True"),
         ("3", "prompt", "version '3'"),

@@ -64,7 +64,7 @@ def test_eta_is_the_samplers_own_unless_asked_for():
     assert resolved(sampler="euler_ancestral").eta == 1.0
     assert resolved(sampler="euler_ancestral", eta=0.5).eta == 0.5
     assert resolved(sampler="euler").eta == 0.0
-    with pytest.raises(RequestError, match="puts no noise back"):
+    with pytest.raises(RequestError, match="takes no eta"):
         resolved(sampler="euler", eta=0.5)
 
 
@@ -119,7 +119,7 @@ def test_sizes_are_bounded_together_before_anything_is_allocated():
         ({"sampler": "eulr"}, "did you mean 'euler'.*dpmpp_2m, euler"),
         ({"schedule": "x"}, "Known: karras, uniform"),
         ({"noise": "gpu"}, "Known: cpu, philox"),
-        ({"clip_skip": 3}, "has 2"),
+        ({"clip_skip": 3}, "at most 2 for this model"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_with_what_it_can(values: dict[str, Any], words: str):
@@ -146,7 +146,7 @@ def test_a_resolved_request_survives_json_and_may_leave_nothing_open():
     request = resolved()
     assert ResolvedRequest.from_json(request.to_json()) == request
     for missing in (json.dumps(request.to_dict() | {"seed": None}), request.to_json().replace('"seed":1,', "")):
-        with pytest.raises(RequestError, match="seed is left open"):
+        with pytest.raises(RequestError, match="seed is not set"):
             ResolvedRequest.from_json(missing)
     with pytest.raises(RequestError, match="'prompt' is missing"):
         TextToImageRequest.from_json(request.to_json().replace('"prompt":"a cat",', ""))
@@ -208,21 +208,25 @@ def test_adapters_and_a_second_pass_survive_json():
         ("loras", {}, "expected a list"),
         ("loras[0].name", [{}], "'name' is missing"),
         ("loras[0].wieght", [{"name": "ink", "wieght": 1}], "did you mean 'weight'"),
-        ("loras[0].name", [{"name": "a\nb"}], "no name of a file"),
+        ("loras[0].name", [{"name": "a\nb"}], "expected a file name"),
         ("loras[1].weight", [{"name": "ink"}, {"name": "ink", "weight": float("inf")}], "expected a number"),
         ("loras[0].weight", [{"name": "ink", "weight": None}], "weight is None, expected a number"),
         ("loras[0].weight", [{"name": "ink", "weight": 101}], "expected -100 to 100"),
-        ("loras[0].points", [{"name": "ink", "points": [[0.5, 1], [0.5, 0]]}], "must rise"),
+        ("loras[0].points", [{"name": "ink", "points": [[0.5, 1], [0.5, 0]]}], "rising order"),
         ("loras[0].points[0]", [{"name": "ink", "points": [[[0.5, 1]]]}], "expected a pair"),
         ("loras", [{"name": str(i)} for i in range(33)], "at most 32"),
         ("controls[0].image", [{"model": "edges", "image": "0"}], "64 digits"),
         ("controls[0].image", [{"model": "edges", "image": "0" * 64 + "\n"}], "64 digits"),
-        ("controls[0].start", [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}], "after its end"),
+        (
+            "controls[0].start",
+            [{"model": "edges", "image": "0" * 64, "start": 0.9, "end": 0.1}],
+            "expected at most the end",
+        ),
         ("controls[0].mode", [{"model": "edges", "image": "0" * 64, "mode": "both"}], "balanced"),
         (
             "controls[0].parameters",
             [PARTLY | {"parameters": [["low", 1]], "preprocessor": None}],
-            "without a preprocessor",
+            "need a preprocessor",
         ),
         ("controls[0].parameters", [PARTLY | {"parameters": [["low", 1], ["low", 2]]}], "given twice"),
         ("controls[0].parameters[0][1]", [PARTLY | {"parameters": [["low", float("nan")]]}], "expected a number"),
@@ -235,7 +239,7 @@ def test_adapters_and_a_second_pass_survive_json():
         ("hires", [], "expected an object"),
         ("hires.scale", {"scale": 0.5}, "1 to 16"),
         ("hires.scal", {"scal": 2}, "did you mean 'scale'"),
-        ("source.outpaint", {"outpaint": [1, 2, 3]}, "left, above, right and below"),
+        ("source.outpaint", {"outpaint": [1, 2, 3]}, "left, top, right and bottom"),
         ("source.outpaint[3]", {"outpaint": [1, 2, 3, -1]}, "0 to"),
         ("source.strength", {"strength": 2}, "0 to 1"),
         ("source.strenght", {"strenght": 0.5}, "did you mean 'strength'"),

@@ -31,9 +31,9 @@ def test_a_run_goes_on_with_its_seed(tmp_path: Path):
 
 def test_another_run_is_told_and_nothing_is_touched(tmp_path: Path):
     open_run(tmp_path / "run", WHAT, 5)
-    with pytest.raises(OtherRunError, match="prompt differ"):
+    with pytest.raises(OtherRunError, match="different prompt"):
         open_run(tmp_path / "run", WHAT | {"prompt": "a dog"}, None)
-    with pytest.raises(OtherRunError, match="seed differ"):
+    with pytest.raises(OtherRunError, match="different seed"):
         open_run(tmp_path / "run", WHAT, 6)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "holiday.jpg").write_bytes(b"x")
@@ -58,7 +58,7 @@ def test_what_is_there_is_not_drawn_again(tmp_path: Path):
     assert found.getpixel((0, 0)) == (255, 0, 0)
     lora = ExtraFile(kind="lora", name="ink", sha256="0" * 64)
     for other in (make_recipe(seed=6), replace(RECIPE, files=()), replace(RECIPE, extras=(lora,))):
-        with pytest.raises(GessoError, match="another picture than this run draws"):
+        with pytest.raises(GessoError, match="not the picture that this run draws"):
             run.done("a.png", other)
     assert run.done("a.png", replace(RECIPE, pixels_sha256="")) is not None
     with pytest.raises(GessoError, match="appeared while"):

@@ -21,7 +21,7 @@ from gesso.request.prompt_file import PromptLine
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.studio.drawing import Order, draw, memory_plans, save_drawn
-from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
+from gesso.studio.events import Event, FinalSize, Loading, Noticed, Sampling
 from gesso.studio.files import add_file, recipe_files
 from gesso.studio.many import Grid, Run, RunSummary, draw_grid, line_jobs, with_settings
 from gesso.studio.output_names import plan
@@ -78,7 +78,7 @@ def test_pictures_are_counted_through_all_requests_of_a_front_end(studio: Studio
     order = Order(request=replace(REQUEST, prompt="a __animal__ zebra", num_images=3), front=front)
     pictures = list(draw(pipeline, order, events.append))
     assert [picture.index for picture in pictures] == [0, 1, 2]
-    assert all(any("was drawn from: a __animal__ zebra" in line for line in each.notices) for each in pictures)
+    assert all(any("was generated from: a __animal__ zebra" in line for line in each.notices) for each in pictures)
     assert [e.number for e in events if isinstance(e, Sampling) and e.progress.step == 0] == [1, 2, 3]
     notices = [event.notice for event in events if isinstance(event, Noticed)]
     assert len(notices) == len(set(notices))
@@ -92,7 +92,7 @@ def test_another_finished_size_is_reported_before_the_first_step(studio: Studio,
     request = changed(REQUEST, strength=0.5, outpaint=(0, 0, 32, 0))
     pipeline = studio.open(ModelChoice(model="cats"))
     (picture,) = draw(pipeline, Order(request=request, sources=sources), events.append)
-    assert events[0] == FinishedSize(width=96, height=64)
+    assert events[0] == FinalSize(width=96, height=64)
     assert picture.image.size == (96, 64)
 
 
@@ -161,7 +161,7 @@ def test_a_picture_replays_with_a_model_that_was_renamed_and_moved(studio: Studi
     folder = tmp_path / "webui" / "models" / "Stable-diffusion"
     (folder / "sub").mkdir()
     shutil.move(folder / "cats.safetensors", folder / "sub" / "dogs.safetensors")
-    with pytest.raises(GessoError, match="Say where it is with `model`") as caught:
+    with pytest.raises(GessoError, match="Give it with `model`") as caught:
         replay(path, library=library)
     digest = read_picture(path)[1].model_hash
     assert (caught.value.code, caught.value.field) == ("recipe_model_missing", "model")
@@ -201,7 +201,7 @@ def test_files_of_a_recipe_are_those_and_no_others(studio: Studio, tmp_path: Pat
     recipe = replace(make_recipe(), extras=(ExtraFile(kind="lora", name="ink", sha256="0" * 64),))
     files = recipe_files(recipe, studio.finder({"lora": {"ink": lora, "other": lora}}))
     assert files.find("lora", "ink") == lora
-    with pytest.raises(GessoError, match="no lora is called 'other'"):
+    with pytest.raises(GessoError, match="no LoRA named 'other'"):
         files.find("lora", "other")
     with pytest.raises(GessoError, match="with `loras`") as caught:
         recipe_files(recipe, studio.finder(), "a.png")
@@ -299,7 +299,7 @@ def test_a_grid_opens_each_model_once(studio: Studio, tmp_path: Path):
 def test_settings_are_single_values_of_fields():
     assert with_settings(REQUEST, ["steps=7", "guidance=2"]).num_steps == 7
     for setting in ("steps=1,2", "model=a", "prompt=cat"):
-        with pytest.raises(RequestError, match="expected one value of a field"):
+        with pytest.raises(RequestError, match="expected one field"):
             with_settings(REQUEST, [setting])
 
 
@@ -315,7 +315,7 @@ def test_prompts_are_read_as_a_model_reads_them(studio: Studio):
         (text,) = each.reading.fields[0].texts
         assert text.pieces[1][0] in ("cat", "turtle")
         assert text.pieces[1][1] == pytest.approx(1.2)
-        assert "was drawn from" in each.notices[0]
+        assert "was generated from" in each.notices[0]
         json.dumps(each.reading.to_dict())
 
 

@@ -59,11 +59,11 @@ def test_a_rehearsal_passes_all_stages_and_leaves_the_folder_alone(atlas, tmp_pa
     [
         (("--stage", "painting"), "--stage painting: expected one of autoencoder, "),
         (("--recipe", "tpu"), "--recipe tpu: expected one of cpu, gpu"),
-        (("--samples", "5"), "--samples is about one stage"),
-        (("--finish-in", "5"), "--finish-in is about one stage"),
-        (("--stage", "denoising", "--samples", "5", "--finish-in", "5"), "give one of them"),
-        (("--recipe", "gpu", "--processes", "2"), "--processes 2 train together on a CPU; 'cuda'"),
-        (("--font", "a.ttf", "--atlas", "b.png"), "--atlas and --font both name the glyphs"),
+        (("--samples", "5"), "--samples applies to one stage"),
+        (("--finish-in", "5"), "--finish-in applies to one stage"),
+        (("--stage", "denoising", "--samples", "5", "--finish-in", "5"), "give only one"),
+        (("--recipe", "gpu", "--processes", "2"), "--processes 2: only a CPU can use several; leave it out for 'cuda'"),
+        (("--font", "a.ttf", "--atlas", "b.png"), "--atlas and --font both supply the glyphs"),
         (("--atlas", "nowhere.png"), "nowhere.png: the atlas cannot be read"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     command = ("train", "lora", "line-art", path, "--folder", folder, "--atlas", atlas, "--rank", 2)
 
     _, err = said(capsys, *command, "--minutes", 0)
-    assert err == f"stopped early; run again to go on from {folder}\n"
+    assert err == f"stopped early; run again to continue from {folder}\n"
     assert not path.exists()
     said(capsys, *command, "--samples", 12)
     out, _ = said(capsys, *command, "--samples", 24)  # goes on after three steps
@@ -143,7 +143,7 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
     command = ("train", "controlnet", path, "--folder", folder, "--atlas", atlas)
 
     _, err = said(capsys, *command, "--minutes", 0)
-    assert err == f"stopped early; run again to go on from {folder}\n"
+    assert err == f"stopped early; run again to continue from {folder}\n"
     assert not path.exists()
     said(capsys, *command, "--samples", 12)
     out, _ = said(capsys, *command, "--samples", 24)
@@ -157,7 +157,7 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
 
 @pytest.mark.parametrize("command", [("lora", "comic"), ("controlnet",), ("export",)])
 def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
-    with pytest.raises(GessoError, match=r"there is no folder .*nowhere\. Make it first"):
+    with pytest.raises(GessoError, match=r"no such folder .*nowhere\. Create it"):
         run(*command, tmp_path / "nowhere" / "made.safetensors", "--folder", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

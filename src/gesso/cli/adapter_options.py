@@ -1,4 +1,4 @@
-"""Options that name adapters and upscalers, by name or as files."""
+"""Options for LoRA, embeddings and upscalers, given by name or as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,17 @@ LoraOption = Annotated[
     typer.Option(
         "--lora",
         metavar="LORA[:WEIGHT[:TEXT]]",
-        help="Name or file of a LoRA, with its strength in the UNet and in the text model; 1@0,0.2@0.6 changes over "
-        "the steps. Again for several.",
+        help="LoRA by name or file, with its strength in the UNet and in the text encoder, such as style:0.8:0.5; "
+        "style:1@0,0.2@0.6 changes the strength over the steps (repeatable).",
     ),
 ]
 EmbeddingOption = Annotated[
     list[Path] | None,
-    typer.Option("--embedding", metavar="FILE", help="A learned word, called in the prompt by its file's name; again."),
+    typer.Option(
+        "--embedding",
+        metavar="FILE",
+        help="Textual inversion embedding, used in the prompt by its file name (repeatable).",
+    ),
 ]
 
 
@@ -30,15 +34,15 @@ def parse_loras(texts: Sequence[str]) -> tuple[tuple[LoraUse, ...], dict[str, Pa
     uses: list[LoraUse] = []
     files: dict[str, Path] = {}
     for text in texts:
-        name, weight, in_text = _apart(text)
+        name, weight, in_text = _split_weights(text)
         if (path := _file(name)) is not None:
             name = add_file(files, path, "loras")
         uses.append(_use(name, weight, in_text))
     return tuple(uses), files
 
 
-def _apart(text: str) -> tuple[str, str, str | None]:
-    """Name, weight and weight in the text model; a part that begins like a number is a weight."""
+def _split_weights(text: str) -> tuple[str, str, str | None]:
+    """Name, weight and weight in the text encoder; a part that begins like a number is a weight."""
     name, weights = text, list[str]()
     while len(weights) < 2 and _file(name) is None:
         before, colon, last = name.rpartition(":")
@@ -68,7 +72,7 @@ def _file(name: str) -> Path | None:
 
 
 def parse_embeddings(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files of learned words by name. Raises GessoError."""
+    """Files of textual inversion embeddings by name. Raises GessoError."""
     files: dict[str, Path] = {}
     for path in paths:
         if _file(str(path)) is None:

@@ -1,4 +1,4 @@
-"""`gesso batch FILE`: a picture for every line of a file."""
+"""`gesso batch FILE`: one picture per line of a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,18 +24,24 @@ if TYPE_CHECKING:
 def command(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A prompt a line; or --prompt ... --steps ...; or a JSON object."),
+        typer.Argument(
+            metavar="FILE", help="One picture per line: a prompt, flags (--prompt ... --steps ...) or a JSON object."
+        ),
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A field of every request, such as steps=12; again."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a field for all lines, such as steps=12 (repeatable)."),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", "-S", help="Seed of lines that name none; a random one where left out."),
+        typer.Option("--seed", "-S", help="Seed for lines without one; default: random."),
     ] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from.")] = None,
-    mask: Annotated[Path | None, typer.Option("--mask", metavar="FILE", help="White is drawn again.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from (image to image).")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
+    ] = None,
     control: ControlOption = None,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
@@ -45,17 +51,20 @@ def command(
     dynamic_prompts: DynamicOption = False,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Else outputs/batch, batch_2, ...")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Output folder; default: outputs/batch, then batch_2, ..."
+        ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
-    """Draw a picture for every line of a file and print their paths. A run that was cut off goes on where it was.
+    """Draw one picture per line of a file and print the paths. An interrupted run resumes where it stopped.
 
-    Pictures are named after their line, 0001-1.png the first. What a line says wins over --set.
+    Pictures are named after their line; the first is 0001-1.png. Settings in a line override --set.
     """
     lines = read_prompts(file)
     options = RunOptions.parse(

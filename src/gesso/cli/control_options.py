@@ -1,4 +1,4 @@
-"""Options that name networks which steer, and the pictures that they go by."""
+"""Options for ControlNet, T2I-Adapter and IP-Adapter with their control images (hints)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +16,22 @@ ControlOption = Annotated[
     typer.Option(
         "--control",
         metavar="MODEL,image=FILE,...",
-        help="A network that steers, and its picture, such as canny.safetensors,image=photo.png,preprocess=canny; "
-        "weight=, start=, end= (shares of the steps), mode=balanced, prompt or control; what the "
-        "preprocessor takes, such as low=50; encoder=FILE for an IP-Adapter, kind=NAME for a ControlNet Union. "
-        "Again for several.",
+        help="ControlNet, T2I-Adapter or IP-Adapter with its control image, such as "
+        "canny.safetensors,image=photo.png,preprocess=canny. Optional: weight=; start= and end=, as fractions of the "
+        "steps; mode=balanced, prompt or control; parameters of the preprocessor, such as low=50; encoder=FILE for an "
+        "IP-Adapter; kind=NAME for a ControlNet Union (repeatable).",
     ),
 ]
 HintOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--hint", metavar="FILE", help="A picture that control networks of a picture's settings went by; again."
+        "--hint", metavar="FILE", help="Control image for a ControlNet named in the --from picture (repeatable)."
     ),
 ]
 _NUMBERS = ("weight", "start", "end")
 _TEXTS = ("mode", "preprocessor", "encoder", "kind")
 _ALIASES = {"preprocess": "preprocessor", "strength": "weight"}
-_EXAMPLE = "such as canny.safetensors,image=edges.png,weight=0.8"
+_EXAMPLE = "Example: --control canny.safetensors,image=edges.png,weight=0.8"
 
 
 def parse_controls(texts: Sequence[str]) -> list[ControlFile]:
@@ -44,7 +44,7 @@ def _parse(text: str) -> ControlFile:
     if name.startswith("model="):
         name = name.removeprefix("model=")
     image: Path | None = None
-    found: dict[str, Any] = {}
+    settings_by_key: dict[str, Any] = {}
     parameters: list[tuple[str, float]] = []
     for setting in settings:
         key, sign, value = setting.partition("=")
@@ -54,26 +54,28 @@ def _parse(text: str) -> ControlFile:
             continue
         known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES, *parameter_names())
         if not sign or key not in known:
-            raise GessoError(f"--control {text[:80]}: {setting[:40]!r} is no setting{nearest(key, known)}, {_EXAMPLE}")
-        if key in found or (key == "image" and image is not None):
-            raise GessoError(f"--control {text[:80]}: {key} is said twice")
+            raise GessoError(
+                f"--control {text[:80]}: unknown setting {setting[:40]!r}{nearest(key, known)}. {_EXAMPLE}"
+            )
+        if key in settings_by_key or (key == "image" and image is not None):
+            raise GessoError(f"--control {text[:80]}: {key} is given twice")
         if key == "image":
             image = Path(value)
         else:
-            found[key] = _number(text, key, value) if key in _NUMBERS else value
+            settings_by_key[key] = _number(text, key, value) if key in _NUMBERS else value
     if not name or image is None:
-        raise GessoError(f"--control {text[:80]}: {'the picture' if name else 'the network'} is missing, {_EXAMPLE}")
+        raise GessoError(f"--control {text[:80]}: no {'control image' if name else 'model'} is given. {_EXAMPLE}")
     if parameters:
-        found["parameters"] = tuple(parameters)
-    encoder = Path(found["encoder"]) if Path(found.get("encoder") or "?").exists() else None
+        settings_by_key["parameters"] = tuple(parameters)
+    encoder = Path(settings_by_key["encoder"]) if Path(settings_by_key.get("encoder") or "?").exists() else None
     if encoder is not None:
-        found["encoder"] = encoder_name(encoder)
+        settings_by_key["encoder"] = encoder_name(encoder)
     file = Path(name) if Path(name).exists() else None
-    return ControlFile(file.stem if file is not None else name, file, image, found, encoder)
+    return ControlFile(file.stem if file is not None else name, file, image, settings_by_key, encoder)
 
 
 def parameter_names() -> frozenset[str]:
-    """What can be set of any preprocessor; which takes what, it says itself."""
+    """The parameters of all preprocessors; each checks which ones it takes."""
     from gesso.hints.registry import PREPROCESSORS
 
     return frozenset(name for row in PREPROCESSORS.values() for name in row.parameters)

@@ -1,4 +1,4 @@
-"""`gesso evaluate`: measure a model, and make the judge that measures."""
+"""`gesso evaluate`: measure how well a model follows its prompts, and train the judge that measures it."""
 
 import io
 import sys
@@ -30,20 +30,27 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 EVERY_OBJECT_FROM = 500  # prompts; with fewer, a quick look, not every object has its turn
 JUDGE_FOLDER = Path("~/.cache/gesso/judge")
 
-ObjectsOption = Annotated[str | None, typer.Option("--objects", help="Table of objects: default or full.")]
+ObjectsOption = Annotated[str | None, typer.Option("--objects", help="Object table: default or full.")]
 LoraOption = Annotated[
-    str | None, typer.Option("--lora", metavar="LORA", help="LoRA to draw with: a file, or one that gesso carries.")
+    str | None, typer.Option("--lora", metavar="LORA", help="LoRA to draw with: a file, or the name of a built-in one.")
 ]
 StyleOption = Annotated[
     str | None,
-    typer.Option("--style", help="Judge pictures in this style (comic, line-art, woodcut). Needs its own --judge."),
+    typer.Option(
+        "--style",
+        help="Judge pictures in this style (comic, line-art or woodcut); needs a judge of that style (--judge).",
+    ),
 ]
-PromptsOption = Annotated[int, typer.Option("--prompts", min=7, max=100_000, help="How many, or some more.")]
-SeedOption = Annotated[int, typer.Option("--seed", "-S", min=0, max=2**32 - 1, help="Of prompts and pictures.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, max=1024, help="Pictures at a time.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")]
-FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font; the system's where left out.")]
+PromptsOption = Annotated[
+    int, typer.Option("--prompts", min=7, max=100_000, help="Number of prompts; may be rounded up.")
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", "-S", min=0, max=2**32 - 1, help="Seed of the prompts and the pictures.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, max=1024, help="Batch size: pictures drawn at once.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")]
+FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font file; default: the system's.")]
 
 
 @app.command("composition")
@@ -52,37 +59,49 @@ def composition(
     prompts: Annotated[
         int,
         typer.Option(
-            "--prompts", min=7, max=100_000, help="How many, or some more; from 500 on all objects have their turn."
+            "--prompts",
+            min=7,
+            max=100_000,
+            help="Number of prompts; may be rounded up. From 500 on, every object appears.",
         ),
     ] = 560,
     seed: SeedOption = 0,
     steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.")] = None,
     guidance: Annotated[
-        float | None, typer.Option("--guidance", "--cfg-scale", "--cfg", help="How strongly the prompt leads.")
+        float | None,
+        typer.Option("--guidance", "--cfg-scale", "--cfg", help="How closely to follow the prompt (CFG scale)."),
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="As in gesso generate.")] = None,
-    schedule: Annotated[str | None, typer.Option("--schedule", "--scheduler", help="As in gesso generate.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
+    sampler: Annotated[str | None, typer.Option("--sampler", help="Sampler, as in gesso generate.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", "--scheduler", help="Schedule, as in gesso generate.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
     threads: ThreadsOption = None,
     batch: BatchOption = 32,
-    judge: Annotated[Path | None, typer.Option("--judge", help="File of another judge than the carried one.")] = None,
+    judge: Annotated[Path | None, typer.Option("--judge", help="File of the judge; default: the built-in one.")] = None,
     judge_pictures: Annotated[
-        int, typer.Option("--judge-pictures", min=20, help="Composed pictures a category to measure the judge on.")
+        int,
+        typer.Option("--judge-pictures", min=20, help="Composed pictures per category on which to measure the judge."),
     ] = 200,
     lora: LoraOption = None,
     style: StyleOption = None,
     objects: ObjectsOption = None,
     font: FontOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report as JSON, every picture in it.")] = None,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet (PNG), failures first.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on stdout, not as a table.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a JSON report on every picture to this file.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet to this PNG file, failures first.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score how often the picture shows what the prompt says, on combinations that training never showed.
+    """Score how often pictures show what their prompts say.
 
-    Judged by a detector whose own errors on fresh composed pictures stand beside every score.
+    The prompts combine objects in ways not seen in training. A detector judges the pictures; its own error rate on
+    fresh composed pictures is shown next to every score.
     """
     _check_free(output, overwrite)
     _check_free(sheet, overwrite)
@@ -139,7 +158,7 @@ def composition(
 
 @app.command("style")
 def style(
-    style: Annotated[str, typer.Argument(help="comic, line-art or woodcut.")],
+    style: Annotated[str, typer.Argument(help="Style: comic, line-art or woodcut.")],
     lora: LoraOption = None,
     model: ModelOption = "gesso-mini",
     prompts: PromptsOption = 200,
@@ -149,14 +168,15 @@ def style(
     font: FontOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Score how often pictures with a LoRA on are in its style, and those of the same seeds without it are not.
+    """Score how often a LoRA gives pictures its style.
 
-    Judged by a small classifier that is trained first, in a minute; its own accuracy stands beside the score.
+    Compares with pictures of the same seeds without the LoRA. A small classifier judges the style. It is trained first,
+    in about a minute; its own accuracy is shown too.
     """
     from gesso.scenes.styles import STYLES
 
     if style not in STYLES:
-        raise GessoError(f"{style[:40]}: expected one of {', '.join(STYLES)}")
+        raise GessoError(f"style {style[:40]}: expected one of {', '.join(STYLES)}")
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("training the classifier")
         from gesso.mini.judging.style import evaluate_style
@@ -175,15 +195,15 @@ def style(
             batch_size=batch,
             on_progress=lambda done, total: bar.step("drawing and judging", done, total),
         )
-    told = " ".join(f"{kind}={value:.3f}" for kind, value in report.accuracy.items())
+    accuracy = " ".join(f"{kind}={value:.3f}" for kind, value in report.accuracy.items())
     print(f"prompts={report.prompts} styled={report.styled:.3f} plain={report.plain:.3f}")
-    print(f"classifier on true pictures: {told}")
+    print(f"accuracy of the classifier: {accuracy}")
 
 
 @app.command("control")
 def control(
     control: Annotated[
-        str, typer.Option("--control", metavar="CONTROL", help="A file, or gesso-edges.")
+        str, typer.Option("--control", metavar="CONTROL", help="ControlNet: a file, or gesso-edges.")
     ] = "gesso-edges",
     model: ModelOption = "gesso-mini",
     prompts: PromptsOption = 200,
@@ -192,11 +212,16 @@ def control(
     threads: ThreadsOption = None,
     batch: BatchOption = 32,
     font: FontOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report as JSON, every picture in it.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a JSON report on every picture to this file.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Score how well pictures follow an edge map with a ControlNet, beside those of the same seeds without it."""
+    """Score how well pictures follow the edge map of a ControlNet.
+
+    Compares with pictures of the same seeds without the ControlNet.
+    """
     _check_free(output, overwrite)
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage("starting")
@@ -240,21 +265,26 @@ def _drawer(model: str, threads: int | None, bar: Bar) -> "tuple[LoadedModel, Mo
 
 @app.command("train-judge")
 def train_judge(
-    output: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
-    folder: Annotated[Path, typer.Option("--folder", help="Keeps the state of the training.")] = JUDGE_FOLDER,
+    output: Annotated[Path, typer.Argument(help="Output file (.safetensors).")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where to keep the state of the training.")] = JUDGE_FOLDER,
     objects: ObjectsOption = None,
-    style: StyleOption = None,
-    start: Annotated[
-        Path | None, typer.Option("--start", help="File of a judge to begin with; the carried one for a style.")
+    style: Annotated[
+        str | None, typer.Option("--style", help="Train on pictures in this style: comic, line-art or woodcut.")
     ] = None,
-    samples: Annotated[int | None, typer.Option("--samples", min=64, help="Pictures to train on.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Judge to start from; default with --style: the built-in one.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", min=64, help="Number of pictures to train on.")] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", min=0, help="Stop after so long; run again to go on.")
+        float | None, typer.Option("--minutes", min=0, help="Stop after this many minutes; run again to continue.")
     ] = None,
     font: FontOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Train the judge of composed pictures on the object table in use: a quarter of an hour of one core or so."""
+    """Train the judge for `gesso evaluate composition`.
+
+    Takes about 15 minutes on one core.
+    """
     _check_free(output, overwrite)
     from gesso.mini.judging.detector import load_detector
     from gesso.mini.judging.judge_training import JudgePlan, make_judge
@@ -274,7 +304,7 @@ def train_judge(
         on_log=lambda row: print(row, file=sys.stderr, flush=True),
     )
     if figures is None:
-        print(f"stopped early; run again to go on from {folder}", file=sys.stderr)
+        print(f"stopped early; run again to continue from {folder}", file=sys.stderr)
         return
     for category, figure in figures.items():
         print(f"{category} right={figure.accuracy:.3f} fooled={figure.fooled / figure.total:.3f}")
@@ -302,18 +332,18 @@ def _table(name: str) -> "tuple[Thing, ...]":
 
 
 def _table_of(known: Mapping[str, object], name: str | None, bar: Bar) -> "tuple[Thing, ...]":
-    """The table that was asked for, else the one that the model was trained on, else the default one.
+    """The table of that name, else the one that the model was trained on, else the default one.
 
-    A notice where the model does not name all of its objects.
+    Shows a notice if the model does not know all of its objects.
     """
     from gesso.scenes.vocabulary import TABLES
 
     names = list(TABLES) if name is None else [name]
-    table = next((found for found in map(_table, names) if {thing.name for thing in found} == set(known)), None)
+    table = next((one for one in map(_table, names) if {thing.name for thing in one} == set(known)), None)
     if table is None:
         table = _table(names[0])
         missing = [thing.name for thing in table if thing.name not in known]
-        bar.note(f"note: the model does not name {len(missing)} of the {len(table)} objects that are asked for")
+        bar.note(f"note: the model does not know {len(missing)} of the {len(table)} objects in this table")
     return table
 
 
@@ -323,8 +353,8 @@ def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar, style: st
 
     if font is None and not any(place.is_file() for place in FONT_PLACES):
         bar.note(
-            "note: no Noto Color Emoji font here, so the judge cannot be measured now; its file says how it did "
-            "(Debian, Ubuntu: apt install fonts-noto-color-emoji)"
+            "note: no Noto Color Emoji font found, so the judge is not measured again; its file holds its accuracy. "
+            "To install the font on Debian or Ubuntu: apt install fonts-noto-color-emoji"
         )
         return None
     return _drawing(render_glyphs([thing.glyph for thing in table], font), style)

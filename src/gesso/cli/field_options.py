@@ -1,4 +1,4 @@
-"""Options for fields of a request, made from the table of fields: names, type, range, help and default."""
+"""Options for fields of a request, generated from the table of fields: names, type, range, help and default."""
 
 import functools
 import inspect
@@ -48,10 +48,10 @@ def with_fields(places: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., 
 
 
 def help_of(row: Row) -> str:
-    """What an option says of its field: the sentence of the table, with its range or the words that it can have."""
+    """The help of an option: the sentence of the table, with the range or the choices."""
     about, sentence = row.field, row.field.help.removesuffix(".")
     if words := row.choices or tuple(about.means):
-        return f"{sentence}: {', '.join(words)}."
+        return f"{sentence} ({', '.join(words)})."
     span = f"{about.low:g} to {about.high:g}" if about.low is not None and about.high is not None else ""
     tells = not span or span in sentence or (about.high or 0) > _LONGEST
     return about.help if tells else f"{sentence} ({span})."
@@ -59,7 +59,7 @@ def help_of(row: Row) -> str:
 
 @contextmanager
 def field_names_as_options() -> Iterator[None]:
-    """Errors about fields name the options that set them: "mask.padding goes with ..." is of --mask-padding."""
+    """Errors about fields name the options that set them: "mask.padding needs" becomes "--mask-padding needs"."""
     try:
         yield
     except RequestError as error:

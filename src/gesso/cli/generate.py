@@ -56,12 +56,15 @@ _PLACES = {
 @with_fields(_PLACES)
 def command(
     prompt: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; several words need no quotes.")
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; quotes are optional.")
     ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="PICTURE", help="Start from the settings in a picture of any tool; options beside it win."
+            "--from",
+            metavar="PICTURE",
+            help="Start from the settings in a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI; other options "
+            "override them.",
         ),
     ] = None,
     size: Annotated[
@@ -69,7 +72,7 @@ def command(
     ] = None,
     seed_size: Annotated[
         str | None,
-        typer.Option("--seed-size", metavar="WxH", help="Size of the picture whose noise is laid into the middle."),
+        typer.Option("--seed-size", metavar="WxH", help="Resize seed from this size: put its noise in the middle."),
     ] = None,
     hires: Annotated[
         str | None,
@@ -77,14 +80,16 @@ def command(
             "--hires",
             "--hires-fix",
             metavar="SIZE",
-            help="Draw small, enlarge, draw again: 2 for twice the size, 1024x768, or 1024x for a width alone.",
+            help="Hires fix: draw small, upscale, redraw. 2 doubles the size; 1024x768, or 1024x for the width alone, "
+            "sets it.",
         ),
     ] = None,
     image: Annotated[
-        Path | None, typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from.")
+        Path | None,
+        typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from (image to image)."),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Grey picture; where it is white is drawn again.")
+        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
     ] = None,
     mask_invert: MaskInvertOption = False,
     outpaint: Annotated[
@@ -92,21 +97,26 @@ def command(
         typer.Option(
             "--outpaint",
             metavar="PIXELS",
-            help="Draw beyond the picture: 64 at each side, right=128, or left=32,top=64,right=0,bottom=8.",
+            help="Extend the picture, in pixels: 64 on every side, right=128, or left=32,top=64,right=0,bottom=8.",
         ),
     ] = None,
     sigmas: Annotated[
         str | None,
-        typer.Option("--sigmas", metavar="LIST", help="Own noise levels such as 14.6,7,3,1,0, in place of a schedule."),
+        typer.Option(
+            "--sigmas", metavar="LIST", help="Custom noise levels instead of a schedule, such as 14.6,7,3,1,0."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="One convention apart from the preset, such as levels=truncate; again."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Override one convention of the preset, such as levels=truncate (repeatable).",
         ),
     ] = None,
     refiner: Annotated[
-        str | None, typer.Option("--refiner", metavar="MODEL", help="Model that finishes what the first began.")
+        str | None,
+        typer.Option("--refiner", metavar="MODEL", help="Refiner: model that takes over for the last steps."),
     ] = None,
     syntax: SyntaxOption = None,
     style: StyleOption = None,
@@ -120,36 +130,45 @@ def command(
     model: OptionalModel = None,
     offline: OfflineOption = False,
     unet: Annotated[
-        str | None, typer.Option("--unet", metavar="MODEL", help="UNet from another file than the model's.")
+        str | None, typer.Option("--unet", metavar="MODEL", help="Load the UNet from another file.")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option("--vae", metavar="MODEL", help="Autoencoder from another file, also a TAESD: quick.")
+        str | None,
+        typer.Option("--vae", metavar="MODEL", help="Load the VAE from another file; a TAESD is fast but less exact."),
     ] = None,
     family: Annotated[
-        str | None, typer.Option("--family", help="What the file is, where it cannot tell by itself: sd21, sdxl, ...")
+        str | None, typer.Option("--family", help="Model family, if the file does not say: sd21, sdxl, ...")
     ] = None,
     prediction: Annotated[
-        str | None, typer.Option("--prediction", help="What the network predicts, where it is known better: eps, v.")
+        str | None, typer.Option("--prediction", help="Prediction type, if detection is wrong: eps or v.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
     batch: Annotated[
-        int, typer.Option("--batch", min=1, max=256, help="Pictures at a time; above 1 the last bits may differ.")
+        int,
+        typer.Option(
+            "--batch", min=1, max=256, help="Batch size: pictures drawn at once. Above 1, the last bits may differ."
+        ),
     ] = 1,
     preview: Annotated[
         Path | None,
-        typer.Option("--preview", metavar="FILE", help="A PNG that shows the picture while it is drawn."),
+        typer.Option("--preview", metavar="FILE", help="Write a live preview to this PNG file."),
     ] = None,
     preview_model: Annotated[
         str | None,
-        typer.Option("--preview-model", metavar="MODEL", help="TAESD for it; else the model's own, which is slower."),
+        typer.Option(
+            "--preview-model", metavar="MODEL", help="TAESD for the preview; default: the model's VAE, which is slower."
+        ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="Most memory to take, such as 6GiB, or auto.")
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", help="Memory limit, such as 6GiB, or auto; weights are offloaded to fit."
+        ),
     ] = None,
     explain_memory: Annotated[
-        bool, typer.Option("--explain-memory", help="Say what it takes of memory and how it would run, then stop.")
+        bool, typer.Option("--explain-memory", help="Show how much memory is needed and what is offloaded, then exit.")
     ] = False,
     output: Annotated[
         str | None,
@@ -158,23 +177,23 @@ def command(
             "-o",
             metavar="PATH",
             help="File, folder or pattern such as pictures/{seed}-{index:03}.png. "
-            "Where left out: outputs/gesso-<seed>.png, with _2, _3, ... where that is taken.",
+            "Default: outputs/gesso-<seed>.png, with _2, _3, ... if that exists.",
         ),
     ] = None,
     quality: Annotated[
-        int, typer.Option("--quality", min=1, max=100, help="Of a .jpg, .webp or .avif; a .png keeps every bit.")
+        int, typer.Option("--quality", min=1, max=100, help="Quality of a .jpg, .webp or .avif file; PNG is lossless.")
     ] = 90,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
     *,
     fields: dict[str, Any],
 ) -> None:
-    """Draw pictures from a prompt and print path, seed and time of each."""
+    """Draw pictures from a prompt and print the path, seed and time of each."""
     options, begin = dict(locals()), time.perf_counter()
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
-        raise GessoError("the prompt is empty. Say what to draw, such as: gesso generate a red car")
+        raise GessoError("the prompt is empty. Describe the picture, for example: gesso generate a red car")
     controls = parse_controls(control or [])
     files |= control_files(controls)
     front = open_front_end(syntax, style, styles, wildcards, dynamic_prompts)
@@ -211,13 +230,13 @@ def command(
         for saved in save_drawn(pipeline, order, names, quality=quality, on_event=to_all(shows)):
             bar.result(_line(saved, as_json=as_json))
         count = f"{number} picture{'s' if number > 1 else ''}"
-        bar.note(f"{count} in {time.perf_counter() - begin:.1f} s, {startup:.1f} s of it to start")
+        bar.note(f"{count} in {time.perf_counter() - begin:.1f} s ({startup:.1f} s start-up)")
 
 
 def _request(
     options: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> tuple[TextToImageRequest, dict[Kind, Mapping[str, Path]]]:
-    """The request of the options, but for its controls, and the files that they name. Raises GessoError."""
+    """The request that the options describe, without its controls, and the files they name. Raises GessoError."""
     values = {path: value for path, value in fields.items() if not path.startswith("hires.")}
     again = {path.removeprefix("hires."): value for path, value in fields.items() if path.startswith("hires.")}
     upscaler, upscaler_files = parse_upscaler(again.pop("upscaler", None))
@@ -225,7 +244,7 @@ def _request(
     values |= parse_settings(options["settings"] or []) | syntax_settings(options["syntax"])
     if options["size"] is not None:
         if {"width", "height"} & values.keys():
-            raise GessoError("--size and --width or --height: give one or the other")
+            raise GessoError("--size sets --width and --height; give one or the other")
         values["width"], values["height"] = parse_size(options["size"], "--size")
     if options["seed_size"] is not None:
         values["variation.width"], values["variation.height"] = parse_size(options["seed_size"], "--seed-size")
@@ -261,18 +280,18 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """NAME=VALUE for what a preset decides, by paths; the request checks the values. Raises GessoError."""
+    """The conventions of NAME=VALUE texts, by path; the request checks the values. Raises GessoError."""
     known = {name: row for name, row in NAMED.items() if row.field.presets and not row.path.startswith("hires.")}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for setting in settings:
         name, sign, text = setting.partition("=")
         name = name.strip().replace("-", "_")
         if not sign:
             raise GessoError(f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate")
         if name not in known:
-            check_known("setting", name, {row.names[0] for row in known.values()})
-        found[known[name].path] = known[name].read(text.strip(), f"--set {name}")
-    return found
+            check_known("setting", name, {row.names[0] for row in known.values() if not row.field.options})
+        values[known[name].path] = known[name].read(text.strip(), f"--set {name}")
+    return values
 
 
 def _line(saved: SavedPicture, *, as_json: bool) -> str:

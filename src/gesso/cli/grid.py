@@ -1,4 +1,4 @@
-"""`gesso grid PROMPT --x NAME=VALUES --y ... --z ...`: pictures that differ in one thing each, on sheets."""
+"""`gesso grid PROMPT --x NAME=VALUES --y ... --z ...`: pictures that vary one setting per axis, on sheets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,21 +24,26 @@ AXIS_HELP = "such as steps=4,8,20, guidance=2-8(+2), prompt=red,green or sampler
 
 
 def command(
-    prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; several words need no quotes.")],
-    x: Annotated[str | None, typer.Option("--x", "-x", metavar="NAME=VALUES", help=f"Columns, {AXIS_HELP}")] = None,
-    y: Annotated[str | None, typer.Option("--y", "-y", metavar="NAME=VALUES", help="Rows, the same way.")] = None,
+    prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; quotes are optional.")],
+    x: Annotated[
+        str | None,
+        typer.Option("--x", "-x", metavar="NAME=VALUES", help=f"Columns: a setting and its values, {AXIS_HELP}"),
+    ] = None,
+    y: Annotated[str | None, typer.Option("--y", "-y", metavar="NAME=VALUES", help="Rows, likewise.")] = None,
     z: Annotated[
-        str | None, typer.Option("--z", "-z", metavar="NAME=VALUES", help="Sheets, the same way: one for each value.")
+        str | None, typer.Option("--z", "-z", metavar="NAME=VALUES", help="Sheets, likewise: one per value.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other field of the request, such as steps=12; again."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Set any other field, such as steps=12 (repeatable)."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", "-S", help="Seed of all pictures; a random one where left out.")
+    seed: Annotated[int | None, typer.Option("--seed", "-S", help="Seed of all pictures; default: random.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from (image to image).")
     ] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from.")] = None,
-    mask: Annotated[Path | None, typer.Option("--mask", metavar="FILE", help="White is drawn again.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
+    ] = None,
     control: ControlOption = None,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
@@ -48,11 +53,11 @@ def command(
     dynamic_prompts: DynamicOption = False,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
     cell: Annotated[
-        int, typer.Option("--cell", min=32, max=2048, help="Pixels of a picture's longer side on the sheet.")
+        int, typer.Option("--cell", min=32, max=2048, help="Longer side of a picture on the sheet, in pixels.")
     ] = 256,
     output: Annotated[
         Path | None,
@@ -60,15 +65,15 @@ def command(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Where sheets and pictures go; by default outputs/grid, grid_2, ...",
+            help="Folder for sheets and pictures; default: outputs/grid, then grid_2, ...",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
-    """Draw a grid and print the path of each sheet. A grid that was cut off goes on where it was.
+    """Draw a grid (X/Y/Z plot) and print the path of each sheet. An interrupted grid resumes where it stopped.
 
-    Axes are any field of a request, and prompt (search and replace: the first value is what is looked for), size,
-    model, lora:NAME. The single pictures stand beside the sheets.
+    An axis is any field of a request, or prompt (search and replace; the first value is the text to find), size,
+    model or lora:NAME. The single pictures are saved next to the sheets.
     """
     options = RunOptions.parse(
         control=control,
@@ -82,7 +87,7 @@ def command(
     base = with_settings(TextToImageRequest(prompt=" ".join(prompt), **options.fields), settings or [])
     columns, rows, sheets = (parse_axis(text) if text is not None else NO_AXIS for text in (x, y, z))
     if columns is rows is sheets is NO_AXIS:
-        raise GessoError(f"nothing varies. Say what, with --x: {AXIS_HELP}")
+        raise GessoError(f"the grid has no axis. Add one with --x, {AXIS_HELP}")
     grid = Grid(base=base, model=model, x=columns, y=rows, z=sheets)
     jobs = grid.jobs()
     what = {"prompt": base.prompt, "set": settings or [], **options.recorded, "x": x, "y": y, "z": z, "model": model}

@@ -1,4 +1,4 @@
-"""What gesso logs, on the terminal: warnings always, the rest where GESSO_LOG asks for it."""
+"""Log messages on the terminal: warnings always, other levels if GESSO_LOG asks for them."""
 
 import logging
 import os

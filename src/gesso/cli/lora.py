@@ -1,4 +1,4 @@
-"""`gesso lora ...`: what an adapter is, and making one from others or from two models."""
+"""`gesso lora ...`: inspect, convert, merge, extract and resize LoRA files."""
 
 import json
 import math
@@ -35,21 +35,21 @@ _FAMILIES = {
     "the refiner of Stable Diffusion XL": "sdxl-refiner",
 }
 
-FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="File, or name in the library.")]
-OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="File to write, ending in .safetensors.")]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="Adapter: a file, or a name in the library.")]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output file (.safetensors).")]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="Model that it is for, where the file does not tell."),
+    typer.Option("--model", "-m", metavar="MODEL", help="Model that the adapter is for, if the file does not say."),
 ]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Numbers of the new file: fp32, fp16 or bf16.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace OUT where it is there already.")]
-RankOption = Annotated[int | None, typer.Option("--rank", min=1, max=4096, help="Rank to cut to.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="dtype of the output: fp32, fp16 or bf16.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
+RankOption = Annotated[int | None, typer.Option("--rank", min=1, max=4096, help="Reduce to this rank.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
 def lora() -> None:
-    """Look into LoRA files, convert, merge, extract and resize them."""
+    """Inspect, convert, merge, extract and resize LoRA files."""
 
 
 # ---- info ------------------------------------------------------------------------------------------------------------
@@ -57,53 +57,53 @@ def lora() -> None:
 
 @app.command()
 def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = False) -> None:
-    """Say what an adapter is.
+    """Show what an adapter contains.
 
-    Dialect, kinds, ranks, what it changes, the model it is for, and what its metadata say: base model, trigger words.
+    Format, kinds, ranks, changed layers, the model it is for, and the base model and trigger words in its metadata.
     """
     opened = _open(file)
     target = _target(opened, model)
-    found = _read(opened, target)
-    table = _table(found, opened, target)
+    adapter = _read(opened, target)
+    table = _table(adapter, opened, target)
     print(json.dumps(table, ensure_ascii=False) if as_json else "\n".join(_lines(table)))
 
 
-def _table(found: "Lora", file: "TensorFile", target: "Target") -> dict[str, Any]:
+def _table(adapter: "Lora", file: "TensorFile", target: "Target") -> dict[str, Any]:
     from gesso.adapters.architecture import architecture_of, declared_base
     from gesso.checkpoints.hashing import sha256_of
     from gesso.checkpoints.safetensors_file import SafetensorsFile, tensor_data_sha256
 
-    changed = {part: sum(name.startswith(f"{part}.") for name in found.changes) for part in found.components}
+    changed = {part: sum(name.startswith(f"{part}.") for name in adapter.changes) for part in adapter.components}
     return {
-        "name": found.name,
+        "name": adapter.name,
         "path": str(file.path),
         "sha256": sha256_of(file.path),
         "autov3": tensor_data_sha256(file)[:12] if isinstance(file, SafetensorsFile) else None,
         "made_for": architecture_of(file.tensors),
         "metadata_say": declared_base(file.metadata),
         "family": target.name,
-        "dialects": list(found.dialects),
-        "kinds": dict(found.kinds),
-        "ranks": {str(rank): count for rank, count in found.ranks.items()},
+        "dialects": list(adapter.dialects),
+        "kinds": dict(adapter.kinds),
+        "ranks": {str(rank): count for rank, count in adapter.ranks.items()},
         "alpha": file.metadata.get("ss_network_alpha"),
         "changes": changed,
-        "unmatched": list(found.match.unmatched),
-        "embeddings": [word.name for word in found.embeddings],
+        "unmatched": list(adapter.match.unmatched),
+        "embeddings": [word.name for word in adapter.embeddings],
         "title": file.metadata.get("modelspec.title") or file.metadata.get("ss_output_name"),
         "words": trigger_words(file.metadata),
     }
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
-    def counted(found: Mapping[str, int]) -> str:
-        return ", ".join(f"{name} ({count})" for name, count in found.items()) or "none"
+    def counted(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} ({count})" for name, count in counts.items()) or "none"
 
-    told = f"; its metadata say {table['metadata_say']}" if table["metadata_say"] else ""
+    base = f" (metadata: {table['metadata_say']})" if table["metadata_say"] else ""
     lines = [
         f"name        {table['name']}",
         f"path        {table['path']}",
-        f"made for    {table['made_for']}{told}",
-        f"dialect     {', '.join(table['dialects']) or 'none'}",
+        f"made for    {table['made_for']}{base}",
+        f"format      {', '.join(table['dialects']) or 'none'}",
         f"kinds       {counted(table['kinds'])}",
         f"ranks       {counted(table['ranks'])}",
         f"changes     {counted(table['changes'])}",
@@ -114,7 +114,7 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
     if table["alpha"]:
         lines.append(f"alpha       {table['alpha']}")
     if table["embeddings"]:
-        lines.append(f"words in it {', '.join(table['embeddings'])}")
+        lines.append(f"embeddings  {', '.join(table['embeddings'])}")
     if table["title"]:
         lines.append(f"title       {table['title']}")
     if table["words"]:
@@ -123,7 +123,7 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
 
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
-    """What brings the adapter out, as its author says it: the phrase, else the most frequent tags of its training."""
+    """The trigger words of an adapter: the phrase in its metadata, else the most frequent tags of its training."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
         return [phrase[: MAX_WORDS * MAX_WORD]]
     try:
@@ -145,18 +145,21 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
 def convert(
     file: FileArgument,
     out: OutArgument,
-    to: Annotated[str, typer.Option("--to", help="kohya (most tools) or peft (diffusers).")],
+    to: Annotated[str, typer.Option("--to", help="Target format: kohya (most tools) or peft (diffusers).")],
     model: BaseOption = None,
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write an adapter in another dialect; what it does stays the same."""
+    """Convert an adapter to another file format.
+
+    Its effect stays the same.
+    """
     opened = _open(file)
     target = _target(opened, model)
-    found = _read(opened, target)
-    if found.embeddings:
-        print(f"note: left behind: {len(found.embeddings)} learned words", file=sys.stderr)
-    _write(found.changes, target, out, to, dtype, overwrite, found.metadata, opened.path)
+    adapter = _read(opened, target)
+    if adapter.embeddings:
+        print(f"note: {len(adapter.embeddings)} embeddings in the file were left out", file=sys.stderr)
+    _write(adapter.changes, target, out, to, dtype, overwrite, adapter.metadata, opened.path)
 
 
 @app.command()
@@ -165,24 +168,27 @@ def resize(
     out: OutArgument,
     rank: RankOption = None,
     energy: Annotated[
-        float | None, typer.Option("--energy", help="Share of the energy to keep, such as 0.95, layer by layer.")
+        float | None, typer.Option("--energy", help="Keep this fraction of each layer's energy, such as 0.95.")
     ] = None,
     model: BaseOption = None,
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Cut an adapter to a smaller rank, by the singular values of each layer."""
+    """Reduce the rank of an adapter.
+
+    Keeps the largest singular values of each layer.
+    """
     from gesso.adapters.rewriting import resized
 
     if (rank is None) == (energy is None):
-        raise GessoError("--rank, --energy: give one of the two")
+        raise GessoError("give either --rank or --energy")
     if energy is not None and not 0 < energy <= 1:
-        raise GessoError(f"--energy {energy:g}: expected a share above 0, up to 1")
+        raise GessoError(f"--energy {energy:g}: expected more than 0 and at most 1")
     opened = _open(file)
     target = _target(opened, model)
-    found = _read(opened, target)
-    smaller = resized(found.changes, rank=rank, energy=energy)
-    _write(smaller, target, out, "kohya", dtype, overwrite, found.metadata, opened.path)
+    adapter = _read(opened, target)
+    smaller = resized(adapter.changes, rank=rank, energy=energy)
+    _write(smaller, target, out, "kohya", dtype, overwrite, adapter.metadata, opened.path)
 
 
 # ---- merge -----------------------------------------------------------------------------------------------------------
@@ -191,11 +197,11 @@ def resize(
 @app.command()
 def merge(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILES", help="Adapters, each with :STRENGTH or :UNET:TEXT behind it.")
+        list[str], typer.Argument(metavar="FILE", help="Adapters, each with an optional :STRENGTH or :UNET:TEXT.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, ending in .safetensors.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output file (.safetensors).")],
     into: Annotated[
-        str | None, typer.Option("--into", metavar="MODEL", help="Merge into this model and write it whole.")
+        str | None, typer.Option("--into", metavar="MODEL", help="Merge into this model and save the whole model.")
     ] = None,
     rank: RankOption = None,
     model: BaseOption = None,
@@ -203,25 +209,25 @@ def merge(
     overwrite: OverwriteOption = False,
     offline: OfflineOption = False,
 ) -> None:
-    """Make one adapter of several, or merge them into a model.
+    """Merge adapters into one, or into a model.
 
-    Without --rank nothing is lost: ranks add up.
+    Without --rank the merge is exact: the ranks add up.
     """
     from gesso.adapters.rewriting import merged_loras
 
-    given = [_with_strengths(text) for text in files]
-    opened = [(_open(name), unet, text) for name, unet, text in given]
+    named = [_with_strengths(text) for text in files]
+    opened = [(_open(name), unet, text) for name, unet, text in named]
     if into is not None:
         if rank is not None:
-            raise GessoError("--rank: for adapters; leave it out with --into")
+            raise GessoError("--rank applies to adapters only; leave it out with --into")
         _merge_into(opened, into, out, dtype, overwrite, offline)
         return
     target = _target(opened[0][0], model)
     loras = [(_read(file, target), unet, text) for file, unet, text in opened]
     sources = [file.path for file, _, _ in opened]
-    told = {"ss_training_comment": "merged: " + ", ".join(path.name for path in sources)}
+    comment = {"ss_training_comment": "merged: " + ", ".join(path.name for path in sources)}
     kept = {key: value for key, value in opened[0][0].metadata.items() if key.startswith(("ss_base", "ss_v2"))}
-    _write(merged_loras(loras, target, rank=rank), target, out, "kohya", dtype, overwrite, kept | told, *sources)
+    _write(merged_loras(loras, target, rank=rank), target, out, "kohya", dtype, overwrite, kept | comment, *sources)
 
 
 def _with_strengths(text: str) -> tuple[str, float, float]:
@@ -237,7 +243,7 @@ def _with_strengths(text: str) -> tuple[str, float, float]:
         if not colon or not before or os.path.exists(name):
             break
         if not math.isfinite(number) or abs(number) > 1000:
-            raise GessoError(f"{text[:200]}: strength {last}, expected a number of at most 1000")
+            raise GessoError(f"{text[:200]}: strength {last}, expected -1000 to 1000")
         numbers.insert(0, number)
         name = before
     unet = numbers[0] if numbers else 1.0
@@ -259,14 +265,18 @@ def _merge_into(
 
     path = Path(resolve_model(into, offline=offline))
     _check_out(out, overwrite, path, *(file.path for file, _, _ in opened))
-    wanted = None if _dtype(dtype) is None else getattr(torch, str(_dtype(dtype)))
-    parts = load_parts(path, dtype=wanted)
+    torch_dtype = None if _dtype(dtype) is None else getattr(torch, str(_dtype(dtype)))
+    parts = load_parts(path, dtype=torch_dtype)
     target = _target_of(parts)
     loras = [(_read(file, target), unet, text) for file, unet, text in opened]
     with attach(target.networks, loras, merged=True) as attached:
         _save_whole(out, parts, path)
         count = attached.num_layers
-    print(_printable(f"{out}: {path.name} with {len(loras)} adapters in {count} layers, {out.stat().st_size:,} bytes"))
+    print(
+        _printable(
+            f"{out}: {path.name} with {len(loras)} adapters merged into {count} layers, {out.stat().st_size:,} bytes"
+        )
+    )
 
 
 def _save_whole(out: Path, parts: "ModelParts", source: Path) -> None:
@@ -278,9 +288,9 @@ def _save_whole(out: Path, parts: "ModelParts", source: Path) -> None:
         save_ldm(out, parts)
         return
     size = parts.family.output_size
-    told = {"title": out.stem, "resolution": f"{size}x{size}", "merged_from": source.stem}
+    metadata = {"title": out.stem, "resolution": f"{size}x{size}", "merged_from": source.stem}
     dtype = next(parts.unet.parameters()).dtype
-    save_native(out, dict(parts.networks), config_of(parts.family), parts.tokenizer.to_json(), told, dtype)
+    save_native(out, dict(parts.networks), config_of(parts.family), parts.tokenizer.to_json(), metadata, dtype)
 
 
 # ---- extract ---------------------------------------------------------------------------------------------------------
@@ -288,16 +298,19 @@ def _save_whole(out: Path, parts: "ModelParts", source: Path) -> None:
 
 @app.command()
 def extract(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Model that the adapter will be for.")],
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Model that was trained from it.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Base model, which the adapter will be for.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Model fine-tuned from BASE.")],
     out: OutArgument,
-    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of each layer.")] = 32,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="Also what changed in the text models.")] = True,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 32,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="Include the changes of the text encoders.")] = True,
     dtype: DtypeOption = "fp16",
     overwrite: OverwriteOption = False,
     offline: OfflineOption = False,
 ) -> None:
-    """Draw an adapter out of the difference between two models."""
+    """Extract a LoRA from a fine-tuned model.
+
+    The LoRA holds the difference between the fine-tuned model and its base.
+    """
     from gesso.adapters.rewriting import extracted
     from gesso.families.loading import load_parts
 
@@ -305,25 +318,25 @@ def extract(
     _check_out(out, overwrite, *paths)
     one, other = (load_parts(path, dtype=None) for path in paths)
     changes = extracted(one.networks, other.networks, rank=rank, text=text)
-    told = {
+    metadata = {
         "ss_training_comment": f"extracted: {paths[1].name} less {paths[0].name}",
         "ss_sd_model_name": paths[0].name,
     }
-    _write(changes, _target_of(one), out, "kohya", dtype, overwrite, told, *paths)
+    _write(changes, _target_of(one), out, "kohya", dtype, overwrite, metadata, *paths)
 
 
 # ---- what the commands share -----------------------------------------------------------------------------------------
 
 
 def _open(name: str) -> "TensorFile":
-    """A file by its path, else one that gesso carries, else by its name in the library."""
+    """An adapter by its path, else by the name of a built-in one, else by its name in the library."""
     from gesso.checkpoints.weight_file import open_weights
     from gesso.library import resolve
     from gesso.request.embedded import embedded_extras
 
     path = Path(name)
-    if (carried := embedded_extras("lora").get(name)) is not None and not path.is_file():
-        path = carried
+    if (builtin := embedded_extras("lora").get(name)) is not None and not path.is_file():
+        path = builtin
     elif "\0" in name or not path.is_file():
         path = Path(resolve(name, open_library(), kinds=("lora",), offline=True))
     return open_weights(path)
@@ -338,16 +351,16 @@ def _target(file: "TensorFile", model: str | None) -> "Target":
     from gesso.families.registry import family_named
     from gesso.runtime.engine import EMBEDDED, find_model
 
-    told = (declared_base(file.metadata) or "").partition("/")[0]
-    if model is None and told in EMBEDDED:
-        model = told
+    base = (declared_base(file.metadata) or "").partition("/")[0]
+    if model is None and base in EMBEDDED:
+        model = base
     if model is not None:
         return _target_of(load_parts(find_model(resolve_model(model)), dtype=None, check=False))
     looks = architecture_of(file.tensors)
     if looks not in _FAMILIES:
         raise GessoError(
-            f"{file.path}: is made for {looks}; gesso knows adapters of {', '.join(_FAMILIES)}. "
-            "For another model of these kinds, name it with --model"
+            f"{file.path}: made for {looks}; expected an adapter for {', '.join(_FAMILIES)}. "
+            "If it is for another model of these kinds, name that with --model"
         )
     family = family_named(_FAMILIES[looks])
     return Target(family.name, family.layout, empty_networks(family, file.path))
@@ -363,10 +376,10 @@ def _target_of(parts: "ModelParts") -> "Target":
 def _read(file: "TensorFile", target: "Target") -> "Lora":
     from gesso.adapters.lora import read_lora
 
-    found = read_lora(file, target)
-    if found.match.notice:
-        print(in_options(_printable(f"note: {file.path}: {found.match.notice}")), file=sys.stderr)
-    return found
+    adapter = read_lora(file, target)
+    if adapter.match.notice:
+        print(in_options(_printable(f"note: {file.path}: {adapter.match.notice}")), file=sys.stderr)
+    return adapter
 
 
 def _dtype(name: str | None) -> str | None:
@@ -377,13 +390,13 @@ def _dtype(name: str | None) -> str | None:
 
 def _check_out(out: Path, overwrite: bool, *sources: Path) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise GessoError(f"{out}: the new file ends in .safetensors; give it such a name")
+        raise GessoError(f"{out}: expected a file name ending in .safetensors")
     if any(out.resolve() == source.resolve() for source in sources):
-        raise GessoError(f"{out}: is the source itself. Choose another name")
+        raise GessoError(f"{out} is also an input. Choose another name")
     if out.exists() and (not overwrite or not out.is_file()):
-        raise GessoError(f"{out}: is there already and stays as it is. Choose another name, or add --overwrite")
+        raise GessoError(f"{out} already exists; left unchanged. Choose another name, or add --overwrite")
     if not out.parent.is_dir():
-        raise GessoError(f"{out.parent}: no such folder")
+        raise GessoError(f"{out.parent}: no such folder. Create it first")
 
 
 def _write(
@@ -404,11 +417,11 @@ def _write(
     if dialect not in DIALECTS:
         raise GessoError(f"--to {dialect[:40]}: expected one of {', '.join(DIALECTS)}")
     _check_out(out, overwrite, *sources)
-    wanted = _dtype(dtype)
-    tensors = file_tensors(changes, target, dialect, None if wanted is None else getattr(torch, wanted))
+    dtype_name = _dtype(dtype)
+    tensors = file_tensors(changes, target, dialect, None if dtype_name is None else getattr(torch, dtype_name))
     for name, tensor in tensors.items():
         if not bool(tensor.float().isfinite().all()):
-            raise GessoError(f"{name}: does not fit into {wanted}. Take --dtype bf16 or fp32")
+            raise GessoError(f"{name}: values overflow {dtype_name}. Use --dtype bf16 or fp32")
     hashed = "modelspec.hash_sha256" if dialect == "kohya" else None
     write_safetensors(out, tensors, file_metadata(target, changes, dialect, kept), hash_key=hashed)
     print(_printable(f"{out}: {dialect}, {len(changes)} layers, {out.stat().st_size:,} bytes"))

@@ -37,17 +37,17 @@ class Command:
 # A new command is one file and one row here.
 COMMANDS = (
     Command("generate", "gesso.cli.generate", "Draw pictures from a prompt."),
-    Command("grid", "gesso.cli.grid", "Draw pictures that differ in one thing each, on sheets."),
-    Command("batch", "gesso.cli.batch", "Draw a picture for every line of a file."),
-    Command("prompt", "gesso.cli.prompt", "Show how a prompt is read, without drawing it."),
-    Command("replay", "gesso.cli.replay", "Make a picture again from the recipe inside it, and compare."),
-    Command("upscale", "gesso.cli.upscale", "Make pictures larger, without a prompt."),
-    Command("preprocess", "gesso.cli.preprocess", "Make the hint of a picture that steers a ControlNet."),
+    Command("grid", "gesso.cli.grid", "Draw a grid that varies up to three settings (X/Y/Z plot)."),
+    Command("batch", "gesso.cli.batch", "Draw one picture per line of a file."),
+    Command("prompt", "gesso.cli.prompt", "Show how a prompt is parsed, without drawing."),
+    Command("replay", "gesso.cli.replay", "Redraw a picture from the recipe stored in it, and compare."),
+    Command("upscale", "gesso.cli.upscale", "Enlarge pictures, without a prompt."),
+    Command("preprocess", "gesso.cli.preprocess", "Make ControlNet hints (control images) from pictures."),
     Command("metadata", "gesso.cli.metadata", "Show, remove and copy the settings in pictures."),
-    Command("models", "gesso.cli.models", "List, import, convert and check models."),
-    Command("lora", "gesso.cli.lora", "Look into LoRA files, convert, merge, extract and resize them."),
-    Command("train", "gesso.cli.train", "Train the default model, or write a trained one as a file."),
-    Command("evaluate", "gesso.cli.evaluate", "Score how well a model draws what it is told."),
+    Command("models", "gesso.cli.models", "List, import, convert and verify models."),
+    Command("lora", "gesso.cli.lora", "Inspect, convert, merge, extract and resize LoRA files."),
+    Command("train", "gesso.cli.train", "Train the default model and its LoRA and ControlNet."),
+    Command("evaluate", "gesso.cli.evaluate", "Measure how well a model follows its prompts."),
 )
 
 
@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
 def build_app(chosen: str | None) -> typer.Typer:
     """The whole command line, of which only the chosen command is imported; the others have their help line alone."""
     app = typer.Typer(
-        help="Words become pictures.",
+        help="Draw pictures from text prompts.",
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
@@ -111,13 +111,11 @@ def build_app(chosen: str | None) -> typer.Typer:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=lambda on: _version(on)),
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda on: _version(on)),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error, as GESSO_DEBUG=1 does.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; same as GESSO_DEBUG=1.")] = False,
 ) -> None:
-    """Words become pictures."""
+    """Draw pictures from text prompts."""
 
 
 def _version(on: bool) -> None:
@@ -127,7 +125,7 @@ def _version(on: bool) -> None:
 
 
 def _stub() -> None:
-    raise AssertionError("a command that was not chosen ran")
+    raise AssertionError("the stub of an unchosen command was called")
 
 
 def _chosen(argv: Sequence[str]) -> str | None:
@@ -139,13 +137,13 @@ def _explain(error: Exception) -> int:
     """One line on stderr for what went wrong, and the exit code."""
     if isinstance(error, GessoError):
         line, code = line_of(error), EXIT_WRONG_INPUT
-    elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # how typer says that an option is wrong
+    elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
         line, code = one_line(error.format_message()), EXIT_WRONG_INPUT
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        line, code = "not enough memory. Try a smaller --size, --dtype bfloat16 or a smaller --batch", EXIT_FAILED
+        line, code = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch", EXIT_FAILED
     else:
-        said = one_line(f"{type(error).__name__}: {error}")
-        line, code = f"{said[:500]} (a fault in gesso; add --debug for the whole story)", EXIT_FAILED
+        text = one_line(f"{type(error).__name__}: {error}")
+        line, code = f"{text[:500]} (a bug in gesso; add --debug for the traceback)", EXIT_FAILED
     print(f"error: {line}", file=sys.stderr)
     return code
 

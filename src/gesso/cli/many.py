@@ -1,4 +1,4 @@
-"""What commands share that draw many pictures into one folder and can go on after a stop."""
+"""Shared by commands that draw many pictures into one folder and can resume: grid and batch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What stands around the prompt in every picture of a run, from the options that `gesso generate` has for it.
+    """The options that all pictures of a run share, as `gesso generate` has them.
 
     fields    of every request
-    hints     pictures of the control networks
-    files     adapters and control networks that were given as files
-    front     what is done to a prompt before it is a request
-    recorded  the options as they were typed, by which the run is known again
+    hints     ControlNet hints (control images)
+    files     LoRA, embeddings and ControlNet models given as files
+    front     expands styles, wildcards and flags in a prompt
+    recorded  the options as typed, by which an interrupted run is recognized
     """
 
     fields: dict[str, Any]
@@ -69,13 +69,13 @@ class RunOptions:
         return cls({"controls": uses, "loras": loras}, hints, files, front, recorded)
 
     def sources(self, image: Path | None, mask: Path | None) -> Sources:
-        """The pictures of every request. Raises GessoError for a file that is none."""
+        """The source, mask and hints of every request. Raises GessoError for a file that is not a picture."""
         sources = read_sources(image, mask)
         return Sources(image=sources.image, mask=sources.mask, hints=self.hints)
 
 
 def open_folder(output: Path | None, default: str, what: dict[str, Any], seed: int | None) -> "RunFolder":
-    """The folder of --output, else outputs/DEFAULT or the first after it that is free or has this very run."""
+    """The folder of --output, else outputs/DEFAULT, or the next that is free or holds this very run."""
     from gesso.studio.run_folder import begin_run, open_run
 
     seed = None if seed == -1 else seed  # -1 is how other tools ask for a random one
@@ -83,5 +83,6 @@ def open_folder(output: Path | None, default: str, what: dict[str, Any], seed: i
 
 
 def summary_line(summary: "RunSummary") -> str:
-    """How much of a run was there already."""
-    return f"{summary.total} pictures, {summary.total - summary.drawn} of them were there; seed {summary.seed}"
+    """How many pictures of a run are new."""
+    done = summary.total - summary.drawn
+    return f"{summary.total} pictures: {summary.drawn} new, {done} already done; seed {summary.seed}"

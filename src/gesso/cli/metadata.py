@@ -1,4 +1,4 @@
-"""`gesso metadata`: what pictures of any tool say about how they were made; taken out, and carried over."""
+"""`gesso metadata`: show, remove and copy the settings in pictures of any tool."""
 
 import json
 from pathlib import Path
@@ -11,25 +11,26 @@ from gesso.cli.words import in_options
 from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
-    from gesso.metadata.found import PictureMetadata
+    from gesso.metadata.picture_metadata import PictureMetadata
 
 app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the new file goes; by default see below.")
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Output file; default: see above.")
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
 
 
 @app.command("show")
 def show(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG, WebP or AVIF.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="The texts as they stand in the file.")] = False,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG, WebP or AVIF files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the texts as stored in the file.")] = False,
 ) -> None:
-    """Show the settings that a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI carries.
+    """Show the settings stored in pictures.
 
-    Every file is looked at. Ends with 1 where one of them carries no settings that gesso reads.
+    Reads pictures of gesso, A1111, ComfyUI, InvokeAI and NovelAI. Exits with 1 if a file has no settings that gesso can
+    read; the other files are still shown.
     """
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.reading import read_metadata
@@ -43,8 +44,8 @@ def show(
                     [json.dumps({"path": str(path), "texts": texts}, ensure_ascii=False)] if as_json else _raw(texts)
                 )
             else:
-                found = read_metadata(path)
-                lines = [json.dumps(_json(path, found), ensure_ascii=False)] if as_json else _lines(found)
+                metadata = read_metadata(path)
+                lines = [json.dumps(_json(path, metadata), ensure_ascii=False)] if as_json else _lines(metadata)
         except GessoError as error:
             failed += 1
             typer.echo(f"error: {error.one_line}", err=True)
@@ -58,19 +59,19 @@ def show(
 
 @app.command("strip")
 def strip(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG, JPEG or WebP.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or WebP files.")],
     output: OutputOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Take everything out of a file but pixels and colours: settings, EXIF (places too), XMP, comments.
+    """Remove all metadata from pictures.
 
-    What is stored of the pixels stays byte by byte. Writes NAME-stripped beside the file; with --overwrite and no
-    --output the file itself is replaced.
+    Removes settings, EXIF (including GPS), XMP and comments. Keeps the pixel data and the colour profile byte for byte.
+    Writes NAME-stripped next to the file, or replaces the file with --overwrite and no --output.
     """
     from gesso.metadata.editing import without_metadata
 
     if output is not None and len(files) > 1:
-        raise GessoError("--output is for one file; leave it out for several")
+        raise GessoError("--output takes one file, but several are given; leave it out")
     for path in files:
         target = output or (path if overwrite else path.with_stem(f"{path.stem}-stripped"))
         _write(target, without_metadata(path), overwrite=overwrite)
@@ -78,21 +79,22 @@ def strip(
 
 @app.command("copy")
 def copy(
-    source: Annotated[Path, typer.Argument(metavar="FROM", help="The picture that carries settings.")],
-    target: Annotated[Path, typer.Argument(metavar="TO", help="The picture that is to carry them: PNG, JPEG or WebP.")],
+    source: Annotated[Path, typer.Argument(metavar="FROM", help="Picture to copy the settings from.")],
+    target: Annotated[Path, typer.Argument(metavar="TO", help="Picture to copy them to: PNG, JPEG or WebP.")],
     output: OutputOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Carry the settings of one picture over to another, in place of what that one says of itself.
+    """Copy the settings of one picture to another.
 
-    Writes NAME-with-settings beside TO; with --overwrite and no --output, TO itself is replaced.
+    They replace the other picture's own. Writes NAME-with-settings next to TO, or replaces TO with --overwrite and no
+    --output.
     """
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.editing import with_metadata
 
     texts = read_texts(source)
     if not texts.texts:
-        raise GessoError(f"{source}: carries no texts that could be copied")
+        raise GessoError(f"{source}: has no settings or other texts to copy")
     path = output or (target if overwrite else target.with_stem(f"{target.stem}-with-settings"))
     _write(path, with_metadata(target, texts), overwrite=overwrite)
 
@@ -102,32 +104,32 @@ def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
     print(one_line(str(path)))
 
 
-def _json(path: Path, found: "PictureMetadata") -> dict[str, Any]:
+def _json(path: Path, metadata: "PictureMetadata") -> dict[str, Any]:
     return {
         "path": str(path),
-        "tool": found.tool,
-        "model": found.model,
-        "model_hash": found.model_hash,
-        "request": found.request.to_dict(),
-        "notices": found.notices,
-        "pairs": dict(found.pairs),
-        "recipe": json.loads(found.recipe.to_json()) if found.recipe is not None else None,
+        "tool": metadata.tool,
+        "model": metadata.model,
+        "model_hash": metadata.model_hash,
+        "request": metadata.request.to_dict(),
+        "notices": metadata.notices,
+        "pairs": dict(metadata.pairs),
+        "recipe": json.loads(metadata.recipe.to_json()) if metadata.recipe is not None else None,
     }
 
 
-def _lines(found: "PictureMetadata") -> list[str]:
-    """What is set, one field a line; what is open is left out."""
-    rows: list[tuple[str, Any]] = [("tool", found.tool)]
-    if found.model:
-        rows.append(("model", f"{found.model} [{found.model_hash}]" if found.model_hash else found.model))
-    for name, value in found.request.to_dict().items():
+def _lines(metadata: "PictureMetadata") -> list[str]:
+    """The fields that are set, one per line."""
+    rows: list[tuple[str, Any]] = [("tool", metadata.tool)]
+    if metadata.model:
+        rows.append(("model", f"{metadata.model} [{metadata.model_hash}]" if metadata.model_hash else metadata.model))
+    for name, value in metadata.request.to_dict().items():
         if name not in ("schema", "version") and value not in (None, "", []):
             rows.append((name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-    if found.recipe is not None:
-        environment = found.recipe.environment
+    if metadata.recipe is not None:
+        environment = metadata.recipe.environment
         rows.append(("made with", f"gesso {environment.gesso}, torch {environment.torch}, {environment.dtype}"))
     return [f"{name:<27}{_printable(str(value))}" for name, value in rows] + [
-        f"note: {in_options(_printable(line))}" for line in found.notices
+        f"note: {in_options(_printable(line))}" for line in metadata.notices
     ]
 
 

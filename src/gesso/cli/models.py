@@ -1,4 +1,4 @@
-"""`gesso models ...`: what models there are, and taking them in, converting, checking and removing them."""
+"""`gesso models ...`: list, import, convert, verify and remove models."""
 
 import json
 import os
@@ -16,26 +16,27 @@ from gesso.errors import GessoError
 from gesso.studio.home import is_offline, open_library
 
 if TYPE_CHECKING:
-    from gesso.library import Entry, Library
+    from gesso.library import Library, LibraryEntry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 MAX_VALUE = 300  # characters of a metadata value; some hold whole pictures
 MAX_CELL = 44  # of a cell of the table, where the terminal is narrow
 
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")]
 KindOption = Annotated[
-    str | None, typer.Option("--kind", help="Kind: checkpoint, vae, lora, embedding, controlnet, taesd, upscaler, ...")
+    str | None,
+    typer.Option("--kind", help="Kind of model: checkpoint, vae, lora, embedding, controlnet, taesd, upscaler, ..."),
 ]
 
 
 @app.callback()
 def models() -> None:
-    """List, import, convert and check models.
+    """List, import, convert and verify models.
 
-    They are kept in $GESSO_HOME/models, by default in the folder where this system keeps the data of programs. Folders
-    of A1111, Forge and ComfyUI are used where they are.
+    The library is the folder $GESSO_HOME/models; the default for GESSO_HOME is in the system's folder for application
+    data. Model folders of A1111, Forge and ComfyUI can be used in place.
     """
 
 
@@ -44,15 +45,17 @@ def models() -> None:
 
 @app.command("list")
 def list_models(
-    words: Annotated[list[str] | None, typer.Argument(metavar="WORDS", help="Only models with these words.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORD", help="Show only models that match all these words.")
+    ] = None,
     kind: KindOption = None,
-    family: Annotated[str | None, typer.Option("--family", help="Family: sd15, gesso-mini, ...")] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="Whole paths in the table.")] = False,
+    family: Annotated[str | None, typer.Option("--family", help="Show only this family: sd15, gesso-mini, ...")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Show full paths.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every model that can be named.
+    """List all models.
 
-    That is the carried one, those imported, and those in registered folders.
+    Built-in models, imported ones, and those in registered folders.
     """
     from gesso.library.entry import KINDS
 
@@ -72,22 +75,22 @@ def list_models(
     if entries:
         print("\n".join(_table(entries, paths=paths)))
     elif len(listing.entries) > 1:
-        print("no model fits")
+        print("no models match")
     folders = [f"{folder.path} ({folder.layout})" for folder in library.folders()]
     print()
-    print(_printable(f"library: {library.root}{'' if library.exists else ' (nothing there yet)'}"))
+    print(_printable(f"library: {library.root}{'' if library.exists else ' (does not exist yet)'}"))
     if folders:
         print(_printable(f"folders: {', '.join(folders)}"))
 
 
-def _has(entry: "Entry", words: Iterable[str]) -> bool:
+def _has(entry: "LibraryEntry", words: Iterable[str]) -> bool:
     text = f"{entry.name} {entry.path} {entry.family} {entry.kind} {entry.what}".casefold()
     return all(word.casefold() in text for word in words)
 
 
-def _table(entries: Sequence["Entry"], *, paths: bool) -> list[str]:
+def _table(entries: Sequence["LibraryEntry"], *, paths: bool) -> list[str]:
     rows = [
-        ("NAME", "KIND", "FAMILY", "SIZE", "NUMBERS", "HASH", "WHERE"),
+        ("NAME", "KIND", "FAMILY", "SIZE", "DTYPE", "HASH", "WHERE"),
         *(_cells(entry, paths) for entry in entries),
     ]
     clean = [[_printable(cell) for cell in row] for row in rows]
@@ -101,7 +104,7 @@ def _table(entries: Sequence["Entry"], *, paths: bool) -> list[str]:
     return lines
 
 
-def _cells(entry: "Entry", paths: bool) -> tuple[str, ...]:
+def _cells(entry: "LibraryEntry", paths: bool) -> tuple[str, ...]:
     return (
         entry.name,
         entry.kind,
@@ -113,7 +116,7 @@ def _cells(entry: "Entry", paths: bool) -> tuple[str, ...]:
     )
 
 
-def _where(entry: "Entry") -> str:
+def _where(entry: "LibraryEntry") -> str:
     if entry.origin == "folder" and entry.folder is not None:
         below = entry.path.relative_to(entry.folder) if entry.path.is_relative_to(entry.folder) else entry.path
         return str(Path(entry.folder.name) / below)
@@ -121,16 +124,18 @@ def _where(entry: "Entry") -> str:
         return str(entry.path)
     if entry.origin == "linked":
         return f"link to {entry.source}"
-    return str(entry.source) if entry.origin == "hub" else entry.origin
+    if entry.origin == "hub":
+        return str(entry.source)
+    return "built in" if entry.origin == "carried" else entry.origin
 
 
-def _remark(entry: "Entry") -> str:
+def _remark(entry: "LibraryEntry") -> str:
     if entry.problem:
         return f"  ({entry.problem})"
     if entry.layout == "pickle":
-        return "  (PyTorch file: looked into when it is used)"
+        return "  (PyTorch file: not read until used)"
     loads = entry.family is not None or entry.kind != "checkpoint"
-    return "" if loads else f"  ({entry.what}: not loaded by this gesso)"
+    return "" if loads else f"  ({entry.what}: not supported)"
 
 
 # ---- import, add-folder, remove --------------------------------------------------------------------------------------
@@ -139,40 +144,39 @@ def _remark(entry: "Entry") -> str:
 @app.command("import")
 def import_models(
     sources: Annotated[
-        list[str], typer.Argument(metavar="FILE_OR_FOLDER", help="Model files, diffusers folders, or hf:org/name.")
+        list[str],
+        typer.Argument(metavar="FILE_OR_FOLDER", help="Model files, diffusers folders, or hf:organisation/name."),
     ],
-    name: Annotated[
-        str | None, typer.Option("--name", help="What to call it; by default what the file is called.")
-    ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy it into the library (the default).")] = False,
-    link: Annotated[bool, typer.Option("--link", help="Keep a symbolic link in the library.")] = False,
-    in_place: Annotated[bool, typer.Option("--in-place", help="Leave it where it is, and know it.")] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Name in the library; default: the file's name.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the model into the library (default).")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Put a symbolic link into the library.")] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Register the model where it is.")] = False,
     kind: KindOption = None,
     allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Take weights with NaN or infinity as well.")
+        bool, typer.Option("--allow-nonfinite", help="Accept weights with NaN or infinity.")
     ] = False,
-    update: Annotated[bool, typer.Option("--update", help="hf: names: look for a newer commit.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Check for a newer commit of hf: names.")] = False,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Take models into the library, checked and hashed.
+    """Check models, hash them and add them to the library.
 
-    Nothing is registered that was not read whole: damaged files, and weights with NaN or infinity, stay outside.
+    Every file is read completely first; damaged files and weights with NaN or infinity are refused.
     """
     from gesso.library.entry import KINDS
     from gesso.library.importing import import_model
 
     _check_choice("--kind", kind, KINDS)
     if copy + link + in_place > 1:
-        raise GessoError("--copy, --link and --in-place: give one of them")
+        raise GessoError("give only one of --copy, --link and --in-place")
     if name is not None and len(sources) > 1:
-        raise GessoError(f"--name: is for one model, {len(sources)} were given")
+        raise GessoError(f"--name takes one model, but {len(sources)} are given")
     way = "link" if link else "in-place" if in_place else "copy"
     library = open_library()
     with Bar(quiet=quiet, keep=False) as bar:
         for source in sources:
-            bar.stage(f"looking at {_printable(Path(source).name)}")
+            bar.stage(f"reading {_printable(Path(source).name)}")
             if source.startswith("hf:"):
                 from gesso.library.hub import fetch
 
@@ -198,20 +202,24 @@ def import_models(
                 bar.result(_printable(_imported_line(entry, new)))
 
 
-def _imported_line(entry: "Entry", new: bool) -> str:
+def _imported_line(entry: "LibraryEntry", new: bool) -> str:
     what = f"{entry.name}: {entry.what}, {_size(entry.nbytes)}, hash {entry.model_hash}"
-    return what if new else f"{what} (was in the library already)"
+    return what if new else f"{what} (already in the library)"
 
 
 @app.command("add-folder")
 def add_folder(
-    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of A1111, Forge, ComfyUI, or of models.")],
-    layout: Annotated[str, typer.Option("--layout", help="a1111, comfyui, plain (any folder), or auto.")] = "auto",
+    path: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of A1111, Forge or ComfyUI, or any folder of models.")
+    ],
+    layout: Annotated[
+        str, typer.Option("--layout", help="Folder layout: a1111, comfyui, plain (any folder) or auto.")
+    ] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Use the models of another tool where they lie.
+    """Use the models in another tool's folder, in place.
 
-    Those that come later too; nothing is copied or changed.
+    Models added to the folder later are included. Nothing is copied or changed.
     """
     from gesso.library.folders import LAYOUTS
 
@@ -219,27 +227,27 @@ def add_folder(
     library = open_library()
     folder = library.add_folder(path.expanduser(), layout)
     listing = library.listing()
-    found = [entry for entry in listing.entries if entry.folder == folder.path]
+    added = [entry for entry in listing.entries if entry.folder == folder.path]
     for note in listing.notes:
         print(f"note: {_printable(note)}", file=sys.stderr)
     if as_json:
-        models = [entry.to_dict() for entry in found]
+        models = [entry.to_dict() for entry in added]
         print(json.dumps({"folder": str(folder.path), "layout": folder.layout, "models": models}, ensure_ascii=False))
         return
-    kinds = [entry.kind for entry in found]
+    kinds = [entry.kind for entry in added]
     counts = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
     print(_printable(f"{folder.path}: layout {folder.layout}, {', '.join(counts) or 'no models yet'}"))
 
 
 @app.command()
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models, or registered folders.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models or registered folders.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Remove models from the library.
+    """Remove models or registered folders from the library.
 
-    Files in the library are deleted; what is used in place is only forgotten.
+    Files in the library are deleted; files used in place are only unregistered.
     """
     from gesso.library.importing import remove as remove_entry
 
@@ -247,27 +255,29 @@ def remove(
     for name in names:
         folder = next((f for f in library.folders() if f.path == Path(os.path.abspath(name))), None)
         if folder is not None:
-            _confirm(f"Forget the folder {folder.path}? Its files stay.", yes)
+            _confirm(f"Unregister the folder {folder.path}? Its files are kept.", yes)
             count = library.forget_folder(folder.path)
-            print(_printable(f"{folder.path}: forgotten, with {count} models; the files are where they were"))
+            print(_printable(f"{folder.path}: unregistered, with {count} models; the files are kept"))
             continue
         entry = _known_entry(name, library)
         deletes = entry.origin == "library"
         question = (
-            f"Delete {entry.path} ({_size(entry.nbytes)})?" if deletes else f"Forget {entry.name}? Its file stays."
+            f"Delete {entry.path} ({_size(entry.nbytes)})?"
+            if deletes
+            else f"Unregister {entry.name}? Its file is kept."
         )
         if entry.origin not in ("folder", "carried"):
             _confirm(question, yes)
         remove_entry(library, entry)
         if not quiet:
-            print(_printable(f"{entry.name}: {'deleted' if deletes else 'forgotten; the file is where it was'}"))
+            print(_printable(f"{entry.name}: {'deleted' if deletes else 'unregistered; its file is kept'}"))
 
 
 def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise GessoError(f"{question} Add --yes, since nobody is here to ask")
+        raise GessoError(f"{question} Not a terminal, so nothing was removed. Add --yes to confirm")
     typer.confirm(_printable(question), abort=True, err=True)
 
 
@@ -276,17 +286,15 @@ def _confirm(question: str, yes: bool) -> None:
 
 @app.command()
 def verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Models; all of them where left out.")
-    ] = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Take the files as they are now as the right ones.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models to verify; default: all.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Record the files as they are now as correct.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare the files of models with their recorded hashes.
+    """Verify model files against their recorded hashes.
 
-    Every byte is read again. Ends with 0 where all are as they were, with 2 where one is changed, damaged or gone.
-    Models of registered folders are recorded the first time.
+    Reads every byte. Exits with 0 if all files are unchanged, 2 if one is changed, damaged or missing. The hashes of
+    models in registered folders are recorded the first time.
     """
     from gesso.library.checking import verify as verify_entry
 
@@ -324,7 +332,7 @@ def verify(
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     if bad:
-        print(f"error: {bad} of the files {'is' if bad == 1 else 'are'} changed, damaged or gone", file=sys.stderr)
+        print(f"error: {bad} file{'' if bad == 1 else 's'} changed, damaged or missing", file=sys.stderr)
         raise typer.Exit(2)
 
 
@@ -333,32 +341,37 @@ def verify(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name, file or folder of a model.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="File to write, or a folder for --to diffusers.")],
-    to: Annotated[str, typer.Option("--to", help="ldm, diffusers, native, or safetensors (names stay).")],
-    dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16 or fp32; as it is where left out.")] = None,
-    family: Annotated[
-        str | None, typer.Option("--family", help="What the model is, where gesso would tell it wrongly.")
-    ] = None,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Model: a name, file or folder.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Output file; a folder for --to diffusers.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Target layout: ldm (single file), diffusers (folder), native (gesso's own) or safetensors (keeps the "
+            "tensor names).",
+        ),
+    ],
+    dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16 or fp32; default: unchanged.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="Model family, if detection is wrong.")] = None,
     prediction: Annotated[
-        str | None, typer.Option("--prediction", help="What its UNet predicts: eps, v or x0.")
+        str | None, typer.Option("--prediction", help="Prediction type, if detection is wrong: eps, v or x0.")
     ] = None,
-    title: Annotated[str | None, typer.Option("--title", help="Title to write into the file.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a target that is there already.")] = False,
+    title: Annotated[str | None, typer.Option("--title", help="Title to store in the file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing target.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a model in another layout or number format.
+    """Convert a model to another layout or dtype.
 
-    What is not asked to change stays, bit by bit.
+    Everything else is kept bit for bit.
     """
     from gesso.library.converting import DTYPES, LAYOUTS
     from gesso.library.converting import convert as convert_model
 
     _check_choice("--to", to, LAYOUTS)
     _check_choice("--prediction", prediction, ("eps", "v", "x0"))
-    given, dtype = dtype, _short_dtype(dtype)
-    _check_choice("--dtype", dtype if dtype in DTYPES else given, tuple(DTYPES))
+    typed, dtype = dtype, _short_dtype(dtype)
+    _check_choice("--dtype", dtype if dtype in DTYPES else typed, tuple(DTYPES))
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage(f"converting {_printable(Path(source).name)}")
         done = convert_model(
@@ -401,13 +414,13 @@ def _short_dtype(name: str | None) -> str | None:
 @app.command()
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name, file or folder of a model, adapter or part; or its hash.")
+        str, typer.Argument(metavar="MODEL", help="Model, adapter or component: a name, file, folder or hash.")
     ] = "gesso-mini",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a file is and what is in it.
+    """Show what a model file contains.
 
-    Layout, family, parts, sizes, hashes, metadata, and what it can draw where it knows.
+    Layout, family, components, sizes, hashes, metadata and, for gesso-mini, the objects that it can draw.
     """
     from dataclasses import replace
 
@@ -416,76 +429,80 @@ def info(
 
     library = open_library()
     path = _path_of(model, library)
-    found = describe(path)
+    description = describe(path)
     entry = _entry_of(path, library)
     if entry.kind == "other":  # a PyTorch file was opened for this once
-        entry = replace(entry, kind=facts_of(found, None).kind)
-    print(json.dumps(_info_table(found, entry), ensure_ascii=False) if as_json else "\n".join(_lines(found, entry)))
+        entry = replace(entry, kind=facts_of(description, None).kind)
+    print(
+        json.dumps(_info_table(description, entry), ensure_ascii=False)
+        if as_json
+        else "\n".join(_lines(description, entry))
+    )
 
 
-def _entry_of(path: Path, library: "Library") -> "Entry":
+def _entry_of(path: Path, library: "Library") -> "LibraryEntry":
     """The model as the library knows it, or looked at for this once; with its hashes."""
-    from gesso.library.entry import USED
+    from gesso.library.entry import IN_PLACE
     from gesso.library.library import make_entry
 
     entries = library.entries()
     known = next((entry for entry in entries if entry.path == Path(os.path.abspath(path))), None)
-    return library.hashed(known or make_entry(path, None, USED))
+    return library.hashed(known or make_entry(path, None, IN_PLACE))
 
 
-def _info_table(found: Any, entry: "Entry") -> dict[str, Any]:
+def _info_table(description: Any, entry: "LibraryEntry") -> dict[str, Any]:
     from gesso.library.entry import file_to_dict
 
-    metadata = {file.path: file.metadata for file in found.files}
+    metadata = {file.path: file.metadata for file in description.files}
     return {
         **entry.to_dict(),
-        "path": str(found.path),
-        "layout": found.layout,
-        "what": found.kind.what,
-        "family": found.family,
-        "tensors": found.num_tensors,
-        "parameters": found.num_params,
-        "bytes": found.nbytes,
+        "path": str(description.path),
+        "layout": description.layout,
+        "what": description.kind.what,
+        "family": description.family,
+        "tensors": description.num_tensors,
+        "parameters": description.num_params,
+        "bytes": description.nbytes,
         "parts": {
             part.name: {"tensors": part.num_tensors, "parameters": part.num_params, "dtypes": part.dtypes}
-            for part in found.parts
+            for part in description.parts
         },
         "files": [
             {**file_to_dict(file), "path": str(file.path), "metadata": _plain(metadata.get(file.path, {}))}
             for file in entry.files
         ],
-        "objects": _objects(found),
+        "objects": _objects(description),
     }
 
 
-def _lines(found: Any, entry: "Entry") -> list[str]:
-    loads = found.family or f"none that gesso loads: {in_options(found.kind.advice)}"
+def _lines(description: Any, entry: "LibraryEntry") -> list[str]:
+    loads = description.family or f"not supported: {in_options(description.kind.advice)}"
     lines = [
         f"name        {entry.name}",
-        f"path        {found.path}",
-        f"looks like  {found.kind.what}",
+        f"path        {description.path}",
+        f"detected    {description.kind.what}",
         f"kind        {entry.kind}",
-        f"layout      {found.layout}",
+        f"layout      {description.layout}",
         f"family      {loads}",
-        f"tensors     {found.num_tensors:,}",
-        f"parameters  {found.num_params:,}",
-        f"size        {found.nbytes:,} bytes",
+        f"tensors     {description.num_tensors:,}",
+        f"parameters  {description.num_params:,}",
+        f"size        {description.nbytes:,} bytes",
     ]
     lines += [
         f"  {part.name:<10}{part.num_params:>14,} parameters in {part.num_tensors:,} tensors, {', '.join(part.dtypes)}"
-        for part in found.parts
+        for part in description.parts
     ]
     if entry.source:
-        lines.append(f"came from   {entry.source}")
+        lines.append(f"source      {entry.source}")
     if entry.added and entry.origin != "carried" and entry.source:
         lines.append(f"added       {entry.added}")
     for file in entry.files:
         name = f"{file.name}: " if len(entry.files) > 1 else ""
         lines.append(f"sha256      {name}{file.sha256}")
         lines.append(f"model hash  {name}{file.autov2} (AutoV2), {file.autov1} (AutoV1), {file.autov3 or '-'} (AutoV3)")
-    said = [f"{key}: {value}" for file in found.files for key, value in sorted(_plain(file.metadata).items())]
-    lines += dict.fromkeys(said)
-    if objects := _objects(found):
+    metadata = [f"{key}: {value}" for file in description.files for key, value in sorted(_plain(file.metadata).items())]
+    lines += dict.fromkeys(metadata)
+    if objects := _objects(description):
         lines.append(f"draws {len(objects)} objects: {', '.join(objects)}")
     return [_printable(line) for line in lines]
 
@@ -499,14 +516,14 @@ def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _objects(found: Any) -> list[str]:
+def _objects(description: Any) -> list[str]:
     """What a model with a vocabulary of its own can draw; empty for others."""
     from gesso.checkpoints.native import load_native
     from gesso.families.gesso_mini import family_from_config
 
-    if found.layout != "native":
+    if description.layout != "native":
         return []
-    return list(family_from_config(load_native(found.path).config, found.path).objects)
+    return list(family_from_config(load_native(description.path).config, description.path).objects)
 
 
 # ---- shared ----------------------------------------------------------------------------------------------------------
@@ -526,7 +543,7 @@ def _path_of(name: str, library: "Library") -> Path:
     return Path(resolve(name, library, offline=True))
 
 
-def _entry(name: str, library: "Library") -> "Entry | None":
+def _entry(name: str, library: "Library") -> "LibraryEntry | None":
     """The one entry of that name, path or hash."""
     from gesso.library.resolving import find
 
@@ -535,16 +552,16 @@ def _entry(name: str, library: "Library") -> "Entry | None":
     return next((entry for entry in entries if entry.path == by_path), None) or find(name, entries, kinds=None)
 
 
-def _known_entry(name: str, library: "Library") -> "Entry":
+def _known_entry(name: str, library: "Library") -> "LibraryEntry":
     entry = _entry(name, library)
     if entry is None:
-        raise GessoError(f"{name}: is not in the library; `gesso models list` shows what is")
+        raise GessoError(f"{name}: not in the library; `gesso models list` shows its models")
     return entry
 
 
 def _check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
     if value is not None and value not in known:
-        raise GessoError(f"{option} {value[:40]}: unknown. Known: {', '.join(known)}")
+        raise GessoError(f"{option} {value[:40]}: expected one of {', '.join(known)}")
 
 
 def _reporter(bar: Bar, label: str, prefix: str = "") -> Callable[[str, int, int], object]:

@@ -1,4 +1,4 @@
-"""Options about pictures that go in, as people write them."""
+"""Options for image to image, inpainting and hires fix."""
 
 import re
 from typing import Annotated, Any
@@ -10,9 +10,7 @@ from gesso.request.parts import HiresPass
 
 _SIDES = ("left", "top", "right", "bottom")
 
-MaskInvertOption = Annotated[
-    bool, typer.Option("--mask-invert", help="The mask is the other way round: where it is black is drawn again.")
-]
+MaskInvertOption = Annotated[bool, typer.Option("--mask-invert", help="Invert the mask: black areas are redrawn.")]
 
 
 def parse_sides(text: str) -> tuple[int, int, int, int]:
@@ -23,13 +21,13 @@ def parse_sides(text: str) -> tuple[int, int, int, int]:
             numbers = [int(part) for part in parts]
             left, top, right, bottom = numbers * 4 if len(numbers) == 1 else numbers
             return left, top, right, bottom
-        found = dict.fromkeys(_SIDES, 0)
+        sides = dict.fromkeys(_SIDES, 0)
         for part in parts:
             side, _, pixels = part.partition("=")
-            if side not in found:
+            if side not in sides:
                 raise ValueError(side)
-            found[side] = int(pixels)
-        return found["left"], found["top"], found["right"], found["bottom"]
+            sides[side] = int(pixels)
+        return sides["left"], sides["top"], sides["right"], sides["bottom"]
     except ValueError:
         raise GessoError(
             f"--outpaint {text[:60]}: expected pixels, such as 64, right=128 or left=32,top=64,right=0,bottom=8"
@@ -42,10 +40,10 @@ def parse_hires(text: str | None, **values: Any) -> HiresPass | None:
     None without a size, and then no setting may be given either.
     """
     if text is None:
-        given = next((name for name, value in values.items() if value is not None), None)
-        if given is not None:
-            option = {"num_steps": "steps", "guidance_scale": "guidance"}.get(given, given).replace("_", "-")
-            raise GessoError(f"--hires-{option} is for a second pass: say how large with --hires, such as --hires 2")
+        first = next((name for name, value in values.items() if value is not None), None)
+        if first is not None:
+            option = {"num_steps": "steps", "guidance_scale": "guidance"}.get(first, first).replace("_", "-")
+            raise GessoError(f"--hires-{option} needs hires fix: set its size with --hires, such as --hires 2")
         return None
     plain = text.strip().lower()
     size = re.fullmatch(r"(\d{1,6})?\s*[x\u00d7]\s*(\d{1,6})?", plain)

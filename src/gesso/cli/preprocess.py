@@ -1,4 +1,4 @@
-"""`gesso preprocess NAME FILE...`: see and keep the hint that a ControlNet would look at."""
+"""`gesso preprocess NAME FILE...`: make the hint (control image) that a ControlNet takes."""
 
 import io
 import sys
@@ -21,10 +21,11 @@ MAX_POSE_BYTES = 4_000_000
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="canny, softedge, lineart, openpose, ...; --list shows all.")
+        str | None,
+        typer.Argument(metavar="NAME", help="Preprocessor: canny, softedge, lineart, openpose, ...; --list shows all."),
     ] = None,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE...", help="Pictures; for openpose the JSON of their keypoints.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Pictures; for openpose, JSON files of keypoints.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -32,42 +33,46 @@ def command(
             "--output",
             "-o",
             metavar="PATH",
-            help="PNG to write, for openpose also JSON; or folder. Where left out: FILE's name and NAME.",
+            help="Output file (PNG; for openpose also JSON) or folder. Default: FILE-NAME.png.",
         ),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="WxH", help="Size of the hint; where left out, that of the picture."),
+        typer.Option("--size", metavar="WxH", help="Size of the hint; default: the picture's size."),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="For inpaint: grey picture, white is the hole.")
+        Path | None, typer.Option("--mask", metavar="FILE", help="Mask for inpaint; white marks the hole.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A parameter, such as low=50; again."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Set a parameter of the preprocessor, such as low=50 (repeatable)."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Say what there is and what can be set, then stop.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List the preprocessors and their parameters, then exit.")
+    ] = False,
 ) -> None:
-    """Make hints of pictures and write them as PNG; no model is needed. Prints their paths."""
+    """Make ControlNet hints (control images) from pictures and print their paths. Needs no model."""
     if listed:
         print("\n".join(describe()))
         return
     if name is None or not files:
         raise GessoError(
-            "NAME and FILE are missing. Try: gesso preprocess canny picture.png, or gesso preprocess --list"
+            "NAME and FILE are required. Try: gesso preprocess canny picture.png, or gesso preprocess --list"
         )
     name = name.lower()
     if name == POSE and (mask is not None or settings):
-        raise GessoError(f"{POSE}: takes neither --mask nor --set")
-    wanted = parse_size(size, "--size") if size is not None else None
+        raise GessoError(f"{POSE} takes neither --mask nor --set")
+    hint_size = parse_size(size, "--size") if size is not None else None
     folder = is_folder(output, len(files), (".png", ".json") if name == POSE else (".png",))
     for file in files:
         path = target(f"{file.stem}-{name}.png", output, folder=folder)
         if name == POSE:
-            data = _pose(file, wanted, as_json=path.suffix.lower() == ".json")
+            data = _pose(file, hint_size, as_json=path.suffix.lower() == ".json")
         else:
-            data = _png(_hint(name, file, wanted, mask, settings or []))
+            data = _png(_hint(name, file, hint_size, mask, settings or []))
         put(path, data, overwrite=overwrite)
         print(one_line(str(path)))
 
@@ -91,7 +96,7 @@ def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
 
     try:
         if file.stat().st_size > MAX_POSE_BYTES:
-            raise GessoError(f"{file}: {file.stat().st_size} bytes, at most {MAX_POSE_BYTES} are read")
+            raise GessoError(f"{file}: {file.stat().st_size} bytes, expected at most {MAX_POSE_BYTES}")
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise GessoError(f"{file}: cannot be read ({error})") from error
@@ -111,7 +116,7 @@ def _png(image: "Image.Image") -> bytes:
 
 
 def describe() -> list[str]:
-    """Lines that say what every preprocessor does and what can be set."""
+    """Lines that describe each preprocessor and its parameters."""
     from gesso.hints.registry import PREPROCESSORS
 
     lines = []
@@ -120,17 +125,17 @@ def describe() -> list[str]:
         for key, parameter in row.parameters.items():
             values = f"{parameter.default:g}, {parameter.low:g} to {parameter.high:g}"
             lines.append(f"  {key:12}{parameter.help} ({values})")
-    lines.append(f"{POSE:14}Skeletons of OpenPose's keypoints, from JSON.")
+    lines.append(f"{POSE:14}Draws the skeletons of OpenPose keypoints from a JSON file.")
     return lines
 
 
 def parse_parameters(settings: list[str]) -> dict[str, float]:
     """NAME=VALUE pairs as numbers. Raises GessoError."""
-    found = {}
+    parameters = {}
     for setting in settings:
         name, _, text = setting.partition("=")
         try:
-            found[name.strip()] = float(text)
+            parameters[name.strip()] = float(text)
         except ValueError:
             raise GessoError(f"--set {setting[:60]}: expected NAME=NUMBER, such as low=50") from None
-    return found
+    return parameters

@@ -1,4 +1,4 @@
-"""Progress on stderr, results on stdout, neither in the way of the other."""
+"""Progress and notices on stderr, results on stdout."""
 
 import sys
 from types import TracebackType
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gesso.cli.words import in_options
 from gesso.errors import one_line
-from gesso.studio.events import Event, FinishedSize, Loading, Noticed, Sampling
+from gesso.studio.events import Event, FinalSize, Loading, Noticed, Sampling
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -32,7 +32,7 @@ class Bar:
         self._close(keep=False)
 
     def stage(self, text: str) -> None:
-        """Say what is being done, without a measure of it."""
+        """Show what is being done, without a percentage."""
         self._show(text, None, 0)
 
     def step(self, text: str, done: int, total: int) -> None:
@@ -44,8 +44,8 @@ class Bar:
         match event:
             case Loading():
                 self.stage(f"loading {event.model}")
-            case FinishedSize():
-                self.note(f"finished size: {event.width}x{event.height}")
+            case FinalSize():
+                self.note(f"final size: {event.width}x{event.height}")
             case Sampling():
                 self.step(_picture(event), event.progress.step, event.progress.num_steps)
             case Noticed():
@@ -102,5 +102,5 @@ class Bar:
 
 
 def _picture(event: Sampling) -> str:
-    """Which picture is drawn now."""
+    """Which picture is being drawn."""
     return "drawing" if event.total == 1 else f"picture {event.number} of {event.total}"

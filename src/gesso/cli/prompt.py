@@ -1,4 +1,4 @@
-"""`gesso prompt PROMPT`: how it is read: pieces, weights, chunks, steps, adapters."""
+"""`gesso prompt PROMPT`: show how a prompt is parsed: weights, chunks, steps, LoRA and embeddings."""
 
 import json
 from typing import Annotated, Any
@@ -20,9 +20,14 @@ from gesso.studio.studio import Studio
 
 @with_fields({"prompt": ("negative_prompt", "num_steps", "seed", "num_images", "preset")})
 def command(
-    prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="As `gesso generate` takes it.")],
+    prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Prompt, as for `gesso generate`.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One convention, such as emphasis=original.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Override one convention of the preset, such as emphasis=original (repeatable).",
+        ),
     ] = None,
     syntax: SyntaxOption = None,
     style: StyleOption = None,
@@ -34,16 +39,16 @@ def command(
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
     family: Annotated[
-        str | None, typer.Option("--family", help="What the file is, where it cannot tell by itself: sd21, sdxl, ...")
+        str | None, typer.Option("--family", help="Model family, if the file does not say: sd21, sdxl, ...")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, a line for each picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
     *,
     fields: dict[str, Any],
 ) -> None:
-    """Show how a prompt is read, without drawing it.
+    """Show how a prompt is parsed, without drawing.
 
-    Its pieces with their weights, the steps that have them, tokens in each chunk, what found no room or is not known to
-    the model, and the LoRA and learned words that it names.
+    Lists the parts with their weights, the steps in which each applies, the tokens in each chunk, words that were cut
+    off or that the model does not know, and the LoRA and embeddings that the prompt uses.
     """
     loras, lora_files = parse_loras(lora or [])
     values = fields | parse_settings(settings or []) | syntax_settings(syntax)

@@ -1,4 +1,4 @@
-"""Options about how a prompt is written."""
+"""Options for prompt syntax, styles and wildcards."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,20 +9,26 @@ SyntaxOption = Annotated[
     str | None,
     typer.Option(
         "--syntax",
-        help="How the prompt is written: a1111, comfyui, compel, plain; midjourney with --ar and the like in it.",
+        help="Prompt syntax: a1111, comfyui, compel, plain, or midjourney (with flags such as --ar).",
     ),
 ]
 StyleOption = Annotated[
-    list[str] | None, typer.Option("--style", metavar="NAME", help="A style of --styles around the prompt; again.")
+    list[str] | None,
+    typer.Option("--style", metavar="NAME", help="Apply a style of --styles to the prompt (repeatable)."),
 ]
 StylesOption = Annotated[
     Path | None,
-    typer.Option("--styles", metavar="FILE", help="CSV of styles, by default styles.csv beside the library."),
+    typer.Option("--styles", metavar="FILE", help="CSV file of styles; default: styles.csv next to the library."),
 ]
 WildcardsOption = Annotated[
     Path | None,
-    typer.Option("--wildcards", metavar="FOLDER", help="Fill in {a|b}, and __name__ from name.txt of this folder."),
+    typer.Option(
+        "--wildcards",
+        metavar="FOLDER",
+        help="Folder of wildcards: __name__ becomes a line of name.txt, {a|b} one of its options.",
+    ),
 ]
 DynamicOption = Annotated[
-    bool, typer.Option("--dynamic-prompts", help="Fill in {a|b}, drawn by the seed, also without a folder.")
+    bool,
+    typer.Option("--dynamic-prompts", help="Dynamic prompts: {a|b} becomes one of its options, picked by the seed."),
 ]

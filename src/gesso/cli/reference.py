@@ -14,9 +14,9 @@ HEAD = """\
 
 <!-- Made by `python -m gesso.cli.reference > docs/cli.md`; a test keeps it fresh. -->
 
-Results go to stdout, progress and notices to stderr. Exit codes: 0 done; 1 the work failed, or `replay` found another
-picture; 2 wrong input, told in one line on stderr; 130 stopped with Ctrl-C. `--debug` before or after a command, or
-`GESSO_DEBUG=1`, shows the traceback of an error. `-h` and `--help` work everywhere.
+Results go to stdout, progress and notices to stderr. Exit codes: 0 success; 1 failure, or `replay` drew a different
+picture; 2 wrong input, explained in one line on stderr; 130 stopped with Ctrl-C. `--debug` before or after a command,
+or `GESSO_DEBUG=1`, shows tracebacks of errors. `-h` and `--help` work everywhere.
 """
 
 
@@ -39,7 +39,7 @@ def _sections(title: str, command: Any) -> Iterator[str]:
     if arguments := _arguments(command):
         lines += ["", *(f"- `{_argument(param)}`: {param.help}" for param in arguments)]
     if options := [param for param in command.params if param.param_type_name == "option" and param.name != "help"]:
-        lines += ["", "| option | default | |", "| --- | --- | --- |", *map(_row, options)]
+        lines += ["", "| option | default | description |", "| --- | --- | --- |", *map(_row, options)]
     yield "\n".join([*lines, ""])
     for name, below in getattr(command, "commands", {}).items():
         yield from _sections(f"{title} {name}", below)

@@ -1,4 +1,4 @@
-"""`gesso replay PICTURE`: make it again, compare, say what was not the same."""
+"""`gesso replay PICTURE`: redraw a picture from its recipe, compare, and list what has changed."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, parse_embeddings, parse_loras
-from gesso.cli.control_options import HintOption
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
 from gesso.errors import one_line
@@ -21,69 +20,71 @@ if TYPE_CHECKING:
 
 
 def command(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that gesso wrote.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture written by gesso.")],
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="Where the model is; by default looked for by its name and hash."
-        ),
+        typer.Option("--model", "-m", metavar="MODEL", help="The model; default: found by its name and hash."),
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", "--init-image", "-i", metavar="FILE", help="The picture that it was drawn from."),
+        typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Source picture that it was drawn from."),
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="The mask that it was drawn with.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", metavar="FILE", help="Mask that it was drawn with.")] = None,
     mask_invert: MaskInvertOption = False,
     refiner: Annotated[
         str | None,
-        typer.Option(
-            "--refiner", metavar="MODEL", help="Where the refiner is; by default looked for by its name and hash."
-        ),
+        typer.Option("--refiner", metavar="MODEL", help="The refiner; default: found by its name and hash."),
     ] = None,
     unet: Annotated[
-        str | None, typer.Option("--unet", metavar="MODEL", help="The separate UNet that was used.")
+        str | None, typer.Option("--unet", metavar="MODEL", help="Separate UNet that it was drawn with.")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option("--vae", metavar="MODEL", help="The separate autoencoder that was used.")
+        str | None, typer.Option("--vae", metavar="MODEL", help="Separate VAE that it was drawn with.")
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option("--lora", metavar="FILE", help="A LoRA that was used; else looked for by name and hash."),
+        typer.Option("--lora", metavar="FILE", help="LoRA file; default: found by name and hash (repeatable)."),
     ] = None,
     embedding: EmbeddingOption = None,
     control: Annotated[
         list[Path] | None,
-        typer.Option("--control", metavar="FILE", help="Where a network that steered is; again for several."),
+        typer.Option(
+            "--control",
+            metavar="FILE",
+            help="ControlNet, T2I-Adapter or IP-Adapter file; default: found by name and hash (repeatable).",
+        ),
     ] = None,
-    hint: HintOption = None,
+    hint: Annotated[
+        list[Path] | None,
+        typer.Option("--hint", metavar="FILE", help="Control image that it was drawn with (repeatable)."),
+    ] = None,
     encoder: Annotated[
         list[Path] | None,
-        typer.Option("--encoder", metavar="FILE", help="Where the image encoder of an IP-Adapter is; again."),
+        typer.Option("--encoder", metavar="FILE", help="Image encoder of an IP-Adapter (repeatable)."),
     ] = None,
     upscaler: Annotated[
         list[Path] | None,
-        typer.Option("--upscaler", metavar="FILE", help="Where the upscaler network of a second pass is."),
+        typer.Option("--upscaler", metavar="FILE", help="Upscaler of the second pass (hires fix)."),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="By default that of the recipe.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="By default that of the recipe.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Device; default: the recipe's.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Compute dtype; default: the recipe's.")] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; by default those of the recipe.")
+        int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads; default: the recipe's.")
     ] = None,
     tolerance: Annotated[
-        int, typer.Option("--tolerance", min=0, max=255, help="Levels of 255 that count as equal.")
+        int,
+        typer.Option("--tolerance", min=0, max=255, help="Largest difference that counts as equal, in levels of 255."),
     ] = 2,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="PATH", help="Keep the new picture there.")
+        str | None, typer.Option("--output", "-o", metavar="PATH", help="Save the new picture to this path.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The verdict as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar.")] = False,
 ) -> None:
-    """Make a picture again from the recipe inside it, and compare.
+    """Redraw a picture from the recipe stored in it, and compare.
 
-    Prints identical, equal within N levels, or different, and every input that was not the same. Ends with 0 for the
-    first two, 1 for different, 2 where the file is no picture that gesso wrote.
+    Prints identical, equal within N levels, or different, and every input that has changed. Exits with 0 for the first
+    two, 1 for different, and 2 if the file is not a picture written by gesso.
     """
     from gesso.studio.output_names import plan
 
@@ -122,7 +123,7 @@ def command(
 def _lines(verdict: "Verdict", path: Path | None) -> Iterator[str]:
     yield verdict.line
     if verdict.edited:
-        yield "edited: the pixels in this file are not those that gesso wrote"
+        yield "edited: the pixels of this file were changed after gesso wrote it"
     for line in verdict.changed:
         yield f"changed: {one_line(line)}"
     if path is not None:

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes such as 512x768."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Where commands put what they make: a file, a folder, or beside the picture that it was made of."""
+"""Where commands write their output: to a file, into a folder, or next to the input."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +16,9 @@ def is_folder(output: Path | None, count: int, endings: tuple[str, ...]) -> bool
     if output.is_dir() or (count > 1 and not output.suffix):
         return True
     if count > 1:
-        raise GessoError(f"{output}: one name for {count} pictures; name a folder")
+        raise GessoError(f"{output}: one file name for {count} pictures; give a folder")
     if output.suffix.lower() not in endings:
-        raise GessoError(f"{output}: let the name end in {' or '.join(endings)}, or name a folder that is there")
+        raise GessoError(f"{output}: expected a name ending in {' or '.join(endings)}, or an existing folder")
     return False
 
 
@@ -28,15 +28,15 @@ def target(own: str, output: Path | None, *, folder: bool) -> Path:
 
 
 def check_place(path: Path) -> None:
-    """Before the work: can a file of that name be there? Raises GessoError for a folder, and where there is none."""
+    """Before the work: can the file be written? Raises GessoError for a folder, or if its folder is missing."""
     if path.is_dir():
-        raise GessoError(f"{path} is a folder; give the name of a file in it")
+        raise GessoError(f"{path} is a folder, expected a file name")
     if not path.parent.is_dir():
-        raise GessoError(f"{path}: there is no folder {path.parent}. Make it first, or choose another place")
+        raise GessoError(f"{path}: no such folder {path.parent}. Create it, or choose another place")
 
 
 def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
-    """Writes a file whole. Raises GessoError where one of that name stays, or where it cannot be written."""
+    """Write a whole file. Raises GessoError if it exists and must be kept, or cannot be written."""
     from gesso.pictures.picture_file import write_new
 
     try:
@@ -46,5 +46,5 @@ def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
 
 
 def taken(path: Path) -> GessoError:
-    """The error for a name that another file has."""
-    return GessoError(f"{path} is there already and stays as it is. Choose another name, or add --overwrite")
+    """The error for a file that already exists."""
+    return GessoError(f"{path} already exists; left unchanged. Choose another name, or add --overwrite")

@@ -1,4 +1,4 @@
-"""`gesso train`: make the default model and what comes with it, or go on making them."""
+"""`gesso train`: train the default model, its LoRA and its ControlNet, or resume training."""
 
 import json
 from dataclasses import dataclass, replace
@@ -19,24 +19,23 @@ AUTHOR = {"author": "the gesso authors", "license": "Apache-2.0"}
 STAGES = ("autoencoder", "grounding", "denoising", "upscaling")
 
 RecipeOption = Annotated[
-    str, typer.Option(help="cpu (hours on two cores, 64 px) or gpu (25 minutes on one large GPU, 128 px).")
+    str,
+    typer.Option(help="Training recipe: cpu (hours on two cores, 64 px) or gpu (25 minutes on a large GPU, 128 px)."),
 ]
-FolderOption = Annotated[Path, typer.Option(help="Where the training keeps its states and logs.")]
-FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font; the system's where not given.")]
-AtlasOption = Annotated[
-    Path | None, typer.Option(help="Glyphs from a file of `gesso train atlas`, in place of the font.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the recipe's where not given.")]
+FolderOption = Annotated[Path, typer.Option(help="Where to keep training states and logs.")]
+FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font file; default: the system's.")]
+AtlasOption = Annotated[Path | None, typer.Option(help="Glyphs written by `gesso train atlas`, instead of the font.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...; default: the recipe's.")]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where and from what a training runs; a value that other processes get."""
+    """Glyphs, device and length of a training; passed to its other processes."""
 
     font: Path | None = None
     atlas: Path | None = None
     device: str | None = None
-    minutes: float | None = None  # by when a stage shall end
+    minutes: float | None = None  # in which a stage must finish
     rehearsal: bool = False
     compile: bool | None = None  # None: as the recipe says
 
@@ -44,44 +43,53 @@ class Source:
 @app.command("default-model")
 def default_model(
     recipe: RecipeOption = "cpu",
-    stage: Annotated[str | None, typer.Option(help=f"One of {', '.join(STAGES)}; all in turn where not given.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help=f"Train one stage: {', '.join(STAGES)}; default: all in turn.")
+    ] = None,
     folder: FolderOption = FOLDER,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this long; run again to go on.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Pictures to train on, in place of the recipe's.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of pictures to train on; default: the recipe's.")
+    ] = None,
     finish_in: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Minutes that the stage takes in all, its learning rate's fall included."),
+        typer.Option(
+            min=0.1, help="Finish the stage in this many minutes in all, including the decay of the learning rate."
+        ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes of one thread each that train together on a CPU.")
+        int, typer.Option(min=1, max=64, help="Number of processes that train together on a CPU, one thread each.")
     ] = 1,
     font: FontOption = None,
     atlas: AtlasOption = None,
     device: DeviceOption = None,
     compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile, or not.")
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile or not; default: the recipe's.")
     ] = None,
     rehearsal: Annotated[
         bool,
-        typer.Option("--rehearsal", help="A few steps of a few pictures, into FOLDER/rehearsal, to see that it runs."),
+        typer.Option("--rehearsal", help="Test run: a few steps on a few pictures, in FOLDER/rehearsal."),
     ] = False,
 ) -> None:
-    """Train the default model from scratch on composed pictures, or go on from the last state in the folder."""
+    """Train the default model on composed pictures.
+
+    Resumes from the last state in the folder.
+    """
     from gesso.errors import GessoError
     from gesso.training.group import run_group
 
     if stage is not None and stage not in STAGES:
-        raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}.")
+        raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
     for name, value in (("--samples", samples), ("--finish-in", finish_in)):
         if value is not None and stage is None:
-            raise GessoError(f"{name} is about one stage: name it with --stage.")
+            raise GessoError(f"{name} applies to one stage; choose it with --stage")
     if samples is not None and finish_in is not None:
-        raise GessoError("--samples and --finish-in both say how long the stage is: give one of them.")
-    found = _recipe(recipe, device)
-    if processes > 1 and not found.device.startswith("cpu"):
-        raise GessoError(
-            f"--processes {processes} train together on a CPU; {found.device!r} is trained on by one process."
-        )
+        raise GessoError("--samples and --finish-in both set the length of the stage; give only one")
+    settings = _recipe(recipe, device)
+    if processes > 1 and not settings.device.startswith("cpu"):
+        raise GessoError(f"--processes {processes}: only a CPU can use several; leave it out for {settings.device!r}")
     seconds = float("inf") if minutes is None else 60 * minutes
     source = Source(font, atlas, device, finish_in, rehearsal, compile)
     place = folder.expanduser() / "rehearsal" if rehearsal else folder.expanduser()
@@ -91,14 +99,17 @@ def default_model(
 
 @app.command("export")
 def export(
-    output: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    output: Annotated[Path, typer.Argument(help="Output file (.safetensors).")],
     recipe: RecipeOption = "cpu",
     folder: FolderOption = FOLDER,
     font: FontOption = None,
     atlas: AtlasOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Write a trained default model as one file, in half precision."""
+    """Save a trained default model as one file.
+
+    The weights are saved in half precision.
+    """
     check_place(output)
     making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
     family = making.export(
@@ -114,21 +125,27 @@ def export(
 
 @app.command("lora")
 def lora(
-    style: Annotated[str, typer.Argument(help="comic, line-art or woodcut.")],
-    output: Annotated[Path, typer.Argument(help="The safetensors file to write when the training is at its end.")],
+    style: Annotated[str, typer.Argument(help="Style: comic, line-art or woodcut.")],
+    output: Annotated[Path, typer.Argument(help="Output file (.safetensors), written when training is complete.")],
     model: ModelOption = "gesso-mini",
     folder: Annotated[
-        Path | None, typer.Option(help="Keeps the states and logs; ~/.cache/gesso/STYLE where not given.")
+        Path | None, typer.Option(help="Where to keep states and logs; default: ~/.cache/gesso/STYLE.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop each of the two stages after this long; run again to go on.")
+        float | None,
+        typer.Option(min=0, help="Stop each of the two stages after this many minutes; run again to continue."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Pictures for the LoRA, in place of the recipe's.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank, in place of the recipe's.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of pictures to train the LoRA on; default: the recipe's.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank of the LoRA; default: the recipe's.")] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
 ) -> None:
-    """Train a LoRA that makes the default model draw in a style, or go on with it."""
+    """Train a style LoRA for the default model.
+
+    Resumes from the last state in the folder.
+    """
     from gesso.mini.style_lora import CPU_LORA, StyleLora
 
     check_place(output)
@@ -139,7 +156,7 @@ def lora(
     making = StyleLora(_trained(model, font, atlas), style, place.expanduser(), recipe)
     seconds = float("inf") if minutes is None else 60 * minutes
     if not making.train(stop_after=seconds, on_log=_print):
-        typer.echo(f"stopped early; run again to go on from {place}", err=True)
+        typer.echo(f"stopped early; run again to continue from {place}", err=True)
         return
     about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
     making.export(output, {"title": f"{style} for gesso-mini", "description": about, **AUTHOR})
@@ -148,22 +165,29 @@ def lora(
 
 @app.command("controlnet")
 def controlnet(
-    output: Annotated[Path, typer.Argument(help="The safetensors file to write when the training is at its end.")],
+    output: Annotated[Path, typer.Argument(help="Output file (.safetensors), written when training is complete.")],
     model: ModelOption = "gesso-mini",
-    folder: Annotated[Path, typer.Option(help="Keeps the state and the log.")] = ADDITIONS / "gesso-edges",
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this long; run again to go on.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Pictures, in place of the recipe's.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where to keep the state and the log.")] = ADDITIONS / "gesso-edges",
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of pictures to train on; default: the recipe's.")
+    ] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
 ) -> None:
-    """Train a ControlNet that makes the default model follow an edge picture, or go on with it."""
+    """Train an edge ControlNet for the default model.
+
+    Resumes from the last state in the folder.
+    """
     from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
 
     check_place(output)
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
     making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
     if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
-        typer.echo(f"stopped early; run again to go on from {folder}", err=True)
+        typer.echo(f"stopped early; run again to continue from {folder}", err=True)
         return
     about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
     making.export(output, {"title": "edges for gesso-mini", "description": about, **AUTHOR})
@@ -172,11 +196,14 @@ def controlnet(
 
 @app.command("atlas")
 def atlas(
-    output: Annotated[Path, typer.Argument(help="The PNG to write.")],
+    output: Annotated[Path, typer.Argument(help="Output file (PNG).")],
     recipe: RecipeOption = "gpu",
     font: FontOption = None,
 ) -> None:
-    """Write the glyphs that a recipe's pictures are composed of as one file, for a machine without the font."""
+    """Save the glyphs of a recipe as one file.
+
+    Pictures are composed of glyphs; the file replaces the font on machines without it.
+    """
     from gesso.scenes.glyphs import render_glyphs, save_atlas
     from gesso.scenes.vocabulary import things
 
@@ -190,7 +217,7 @@ def _recipe(name: str, device: str | None = None) -> Any:
     from gesso.mini.recipes import RECIPES, on_device
 
     if name not in RECIPES:
-        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}.")
+        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}")
     return RECIPES[name] if device is None else on_device(RECIPES[name], device)
 
 
@@ -213,7 +240,7 @@ def _glyphs(objects: Any, font: Path | None, atlas: Path | None) -> Any:
     from gesso.scenes.glyphs import load_atlas, render_glyphs
 
     if atlas is not None and font is not None:
-        raise GessoError("--atlas and --font both name the glyphs: give one of them.")
+        raise GessoError("--atlas and --font both supply the glyphs; give only one")
     if atlas is not None:
         return load_atlas(atlas, objects)
     return render_glyphs([thing.glyph for thing in objects], font)

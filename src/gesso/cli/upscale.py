@@ -1,4 +1,4 @@
-"""`gesso upscale FILE...`: pictures made larger, by interpolation or by an upscaler network."""
+"""`gesso upscale FILE...`: enlarge pictures by interpolation or with an upscaler network."""
 
 import time
 from collections.abc import Iterator
@@ -26,59 +26,62 @@ MAX_SCALE = 64.0
 MAX_SIDE = 65_536
 MAX_PIXELS = 2**30
 MAX_TILE = 4096
-STRETCH = 0.02  # of one side against the other, from which it is told
+STRETCH = 0.02  # of one side against the other, from which a notice says so
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures to enlarge.")],
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
             metavar="MODEL",
-            help="nearest, box, bilinear, bicubic, lanczos; or an ESRGAN or Real-ESRGAN network, name or file.",
+            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model.",
         ),
     ] = "lanczos",
     scale: Annotated[
-        float | None, typer.Option("--scale", help="How many times larger; the network's own, or 2.")
+        float | None, typer.Option("--scale", help="Scale factor; default: the model's own, or 2.")
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", metavar="WxH", help="Size in pixels, in place of --scale.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="WxH", help="Target size in pixels, instead of --scale.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="PNG, or folder. Where left out: FILE's name and the size."
+            "--output", "-o", metavar="PATH", help="Output file (PNG) or folder. Default: FILE-WIDTHxHEIGHT.png."
         ),
     ] = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", min=16, max=MAX_TILE, help="Pixels a side that a network sees at a time.")
+        int | None, typer.Option("--tile", min=16, max=MAX_TILE, help="Tile size of an upscaler model, in pixels.")
     ] = None,
     rim: Annotated[
-        int | None, typer.Option("--rim", min=0, max=MAX_TILE, help="Pixels around a tile that it sees as well.")
+        int | None,
+        typer.Option("--rim", min=0, max=MAX_TILE, help="Margin around each tile that the model also sees, in pixels."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
     offline: OfflineOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notices.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
-    """Make pictures larger and print path, size and time of each; of any size, in a fraction of their memory."""
+    """Enlarge pictures and print the path, size and time of each. Large pictures take little memory."""
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_image
     from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if scale is not None and to is not None:
-        raise GessoError("--scale and --to: give one or the other")
-    wanted = parse_size(to, "--to") if to is not None else None
+        raise GessoError("give either --scale or --to")
+    target_size = parse_size(to, "--to") if to is not None else None
     folder = is_folder(output, len(files), (".png",))
     defaults = UpscalerTiles()
     tiles = UpscalerTiles(defaults.side if tile is None else tile, defaults.rim if rim is None else rim)
     model = upscaler_name(model)
     model = UPSCALERS.find(model) or model
     if model in LATENT_UPSCALERS:
-        raise GessoError(f"--model {model}: is for latents, between two passes; for pictures: {', '.join(UPSCALERS)}")
+        raise GessoError(f"--model {model} enlarges latents, for hires fix only. For pictures: {', '.join(UPSCALERS)}")
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
         if model not in UPSCALERS:
@@ -89,10 +92,10 @@ def command(
             image = read_image(file)
             for notice in notices_of(image):
                 bar.note(f"note: {notice}")
-            size = wanted or _scaled(image, own_scale(upscaler) if scale is None else scale)
+            size = target_size or _scaled(image, own_scale(upscaler) if scale is None else scale)
             _check_size(file, size)
             if abs(size[0] * image.height / (size[1] * image.width) - 1) > STRETCH:
-                bar.note(f"{file}: {image.width}x{image.height} is stretched to {size[0]}x{size[1]}")
+                bar.note(f"note: {file}: stretched from {image.width}x{image.height} to {size[0]}x{size[1]}")
             path = target(f"{file.stem}-{size[0]}x{size[1]}.png", output, folder=folder)
             if path.exists() and not overwrite:
                 raise taken(path)
@@ -109,7 +112,7 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
     try:
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
-        raise GessoError(f"{error.message}. Without a network: {', '.join(UPSCALERS)}") from error
+        raise GessoError(f"{error.message}. Built in: {', '.join(UPSCALERS)}") from error
     from gesso.runtime.precision import choose_device, choose_precision
     from gesso.runtime.upscaling import load_upscaler
 
@@ -122,34 +125,35 @@ def _scaled(image: "Image", scale: float) -> "Size":
     from gesso.pipelines.upscaling import scaled_size
 
     if not 0 < scale <= MAX_SCALE:  # not NaN either
-        raise GessoError(f"--scale {scale:g}: expected above 0, at most {MAX_SCALE:g}")
+        raise GessoError(f"--scale {scale:g}: expected more than 0 and at most {MAX_SCALE:g}")
     return scaled_size(image.size, scale)
 
 
 def _check_size(file: Path, size: "Size") -> None:
     if min(size) < 1 or max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
         raise GessoError(
-            f"{file}: would become {size[0]}x{size[1]}; sides are 1 to {MAX_SIDE}, at most {MAX_PIXELS} pixels in all"
+            f"{file}: would become {size[0]}x{size[1]}, expected sides of 1 to {MAX_SIDE} "
+            f"and at most {MAX_PIXELS} pixels"
         )
 
 
 def _texts(file: Path, image: "Image", size: "Size", model: str) -> dict[str, str]:
-    """A1111's settings of the picture, where it has some, and what was done to it since, as A1111 says it.
+    """The A1111 settings of the picture, if it has some, and the upscaling in A1111's words.
 
-    The recipe of gesso stays behind: it makes the picture before.
+    gesso's recipe is not copied: it draws the picture before upscaling.
     """
     from gesso.metadata.carriers import read_texts
 
     try:
-        found = read_texts(file).texts
+        texts = read_texts(file).texts
     except GessoError:  # of a format that carries none, or damaged beside the pixels
         return {}
-    if "parameters" not in found:
+    if "parameters" not in texts:
         return {}
     done = f"Postprocess upscale to: {size[0]}x{size[1]}"
     if size[0] * image.height == size[1] * image.width:
         done = f"Postprocess upscale by: {size[0] / image.width:g}"
-    return {"parameters": found["parameters"], "postprocessing": f"{done}, Postprocess upscaler: {Path(model).stem}"}
+    return {"parameters": texts["parameters"], "postprocessing": f"{done}, Postprocess upscaler: {Path(model).stem}"}
 
 
 def _counted(bar: Bar, name: str, size: "Size", bands: "Iterator[Rows]") -> "Iterator[Rows]":

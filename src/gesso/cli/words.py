@@ -1,4 +1,4 @@
-"""The terminal's words for the fields and arguments that errors and notices name in backticks."""
+"""The options of the command line for the fields and arguments that errors and notices name in backticks."""
 
 from gesso.errors import GessoError, in_words
 
@@ -14,6 +14,7 @@ OPTIONS = {
     "family": "--family",
     "font": "--font",
     "hints": "--hint",
+    "hires": "--hires",
     "image": "--image",
     "in_place": "--in-place",
     "into": "--into",
@@ -31,10 +32,13 @@ OPTIONS = {
     "preview_model": "--preview-model",
     "recipe": "--recipe",
     "refiner": "--refiner",
+    "schedule": "--schedule",
     "set": "--set",
+    "sigmas": "--sigmas",
     "style": "--style",
     "styles": "--styles",
     "syntax": "--syntax",
+    "tiling": "--tiling",
     "to": "--to",
     "unet": "--unet",
     "upscalers": "--upscaler",

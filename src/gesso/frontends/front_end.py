@@ -1,4 +1,4 @@
-"""Resolves Midjourney's flags, styles and wildcards around a prompt, before there is a request.
+"""Resolves Midjourney flags, styles and wildcards in a prompt.
 
     front = FrontEnd(flags=True)
     for part in front.requests(TextToImageRequest(prompt="a cat --ar 3:2 --no dogs"), pipeline.model.family):
@@ -35,8 +35,8 @@ _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
 
 @dataclass(frozen=True)
-class Written:
-    """A plain request, and what the user should know about how it came from what was written."""
+class PlainRequest:
+    """A plain request, and notices about how the prompt was read."""
 
     request: TextToImageRequest
     notices: tuple[Notice, ...] = ()
@@ -44,10 +44,10 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontEnd:
-    """How what was written becomes requests.
+    """Turns a prompt as written into plain requests.
 
     flags   the prompt ends in Midjourney's flags (`gesso.frontends.midjourney`)
-    styles  put around the prompts, one after the other
+    styles  applied to the prompts, one after the other
     lists   lines by the names of wildcards; None: {a|b} and __name__ are text
     """
 
@@ -56,11 +56,11 @@ class FrontEnd:
     lists: Mapping[str, Sequence[str]] | None = None
 
     def num_images(self, request: TextToImageRequest) -> int:
-        """How many pictures will be drawn: the flag --repeat may say so. Raises PromptError."""
+        """The number of pictures, which the flag --repeat may set. Raises PromptError."""
         repeat = parse_flags(request.prompt).flags.get("repeat") if self.flags else None
         return request.num_images if repeat is None or request.num_images != 1 else int(repeat)
 
-    def requests(self, request: TextToImageRequest, family: "Family") -> Iterator[Written]:
+    def requests(self, request: TextToImageRequest, family: "Family") -> Iterator[PlainRequest]:
         """Requests that draw the pictures of one, in their order: more than one where each has a prompt of its own.
 
         family: of the model, whose defaults flags go by. Wildcards are filled in as the iterator is read; where they
@@ -71,20 +71,20 @@ class FrontEnd:
             request, notices = _with_flags(request, parse_flags(request.prompt), family)
         elif looking := [name for name in dict.fromkeys(_FLAG.findall(request.prompt)) if name.lower() in FLAG_NAMES]:
             named = ", ".join(f"--{name}" for name in looking)
-            text = f"{named} in the prompt is taken as text; `syntax=midjourney` reads such flags"
+            text = f"{named} in the prompt is read as text; to read flags, use `syntax=midjourney`"
             notices = (Notice(text, code="flags_as_text", field="prompt"),)
         if self.styles:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
         if self.lists is None:
-            return iter((Written(request, notices),))
-        return (Written(part.request, notices + part.notices) for part in _filled(request, self.lists))
+            return iter((PlainRequest(request, notices),))
+        return (PlainRequest(part.request, notices + part.notices) for part in _filled(request, self.lists))
 
 
 def _with_flags(
     request: TextToImageRequest, flagged: FlaggedPrompt, family: "Family"
 ) -> tuple[TextToImageRequest, tuple[Notice, ...]]:
-    """The request with what its flags ask for; what it says itself stays."""
+    """The request with the fields that its flags set; fields that are set already stay."""
     fields = flagged.fields(
         native_size=family.output_size,
         multiple=family.size_multiple,
@@ -98,31 +98,31 @@ def _with_flags(
         taken += ["width", "height"]
     notices = tuple(
         Notice(
-            f"ignored: the flag for {name}, which is set to {getattr(request, name)} already",
+            f"ignored: the flag for {name}, which is already set to {getattr(request, name)}",
             code="flag_overridden",
             field=name,
         )
         for name in taken
     )
     fields = {name: value for name, value in fields.items() if name not in taken}
-    made = replace(request, prompt=prompt, negative_prompt=negative, **fields)
-    return made, flagged.notices + tuple(dict.fromkeys(notices))
+    plain = replace(request, prompt=prompt, negative_prompt=negative, **fields)
+    return plain, flagged.notices + tuple(dict.fromkeys(notices))
 
 
-def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> Iterator[Written]:
-    """A request a picture, each with draws of its own; the request itself where nothing is drawn."""
+def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> Iterator[PlainRequest]:
+    """One request per picture, each filled in on its own; the request itself if there is nothing to fill in."""
     seed = secrets.randbits(DRAWN_SEED_BITS) if request.seed is None else request.seed
     for index in range(request.first_index, request.first_index + request.num_images):
         prompt = expand(request.prompt, lists, seed=seed, index=index)
         negative = expand(request.negative_prompt, lists, seed=seed, index=-1 - index)  # draws of its own
         notices = prompt.notices + negative.notices
         if not prompt.draws and not negative.draws:
-            yield Written(request, notices)
+            yield PlainRequest(request, notices)
             return
         drawn = ((prompt, request.prompt, "prompt"), (negative, request.negative_prompt, "negative prompt"))
         notices += tuple(
             Notice(
-                f"the {what} was drawn from: {' '.join(text.split())[:MAX_TEMPLATE]}",
+                f"the {what} was generated from: {' '.join(text.split())[:MAX_TEMPLATE]}",
                 code="template_drawn",
                 field=what.replace(" ", "_"),
                 data={"template": text},
@@ -133,7 +133,7 @@ def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> 
         part = replace(
             request, prompt=prompt.text, negative_prompt=negative.text, seed=seed, num_images=1, first_index=index
         )
-        yield Written(part, notices)
+        yield PlainRequest(part, notices)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise GessoError(f"{folder}: not a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
+            raise GessoError(f"{folder}: expected a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
         self._files: dict[str, Path] = {}
         self._read: dict[str, tuple[str, ...]] = {}
         for base, folders, names in os.walk(folder):
@@ -159,7 +159,7 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                     self._files[path.relative_to(folder).with_suffix("").as_posix()] = path
             if len(self._files) > MAX_LISTS:
                 raise GessoError(
-                    f"{folder}: more than {MAX_LISTS} wildcards. Use a folder further down",
+                    f"{folder}: more than {MAX_LISTS} wildcards. Use a subfolder",
                     code="too_large",
                     data={"path": str(folder)},
                 )
@@ -186,7 +186,7 @@ def _text(path: Path, most: int) -> str:
         with open(path, "rb") as handle:
             content = handle.read(most + 1)
         if len(content) > most:
-            raise GessoError(f"{path}: more than {most} bytes", code="too_large", data={"path": str(path)})
+            raise GessoError(f"{path}: expected at most {most} bytes", code="too_large", data={"path": str(path)})
         return content.decode("utf-8-sig")
     except OSError as error:
         raise GessoError(

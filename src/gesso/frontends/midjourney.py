@@ -37,7 +37,7 @@ class Flag:
     notice: str = ""
 
 
-_FASTER = "it chooses a queue, and gesso has none"
+_FASTER = "gesso has no queues"
 _PICTURES = "give the picture with `image` or `control` instead"
 FLAGS: tuple[Flag, ...] = (
     Flag("ar", "ratio"),
@@ -45,7 +45,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("no", "words"),
     Flag("chaos", "int", 0, 100, notice="pictures of one request already differ by their noise"),
     Flag("stylize", "int", 0, 1000),
-    Flag("weird", "int", 0, 3000, notice="it has no equivalent"),
+    Flag("weird", "int", 0, 3000, notice="gesso has no equivalent"),
     Flag("quality", "float", 0.25, 4),
     Flag("iw", "float", 0, 3, notice=_PICTURES),
     Flag("tile", "none"),
@@ -60,7 +60,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("ow", "int", 1, 1000, notice=_PICTURES),
     Flag("stop", "int", 10, 100, notice="gesso always draws all steps"),
     Flag("repeat", "int", 2, 40),
-    Flag("exp", "int", 0, 100, notice="it has no equivalent"),
+    Flag("exp", "int", 0, 100, notice="gesso has no equivalent"),
     Flag("draft", "none"),
     Flag("fast", "none", notice=_FASTER),
     Flag("relax", "none", notice=_FASTER),
@@ -113,23 +113,23 @@ class FlaggedPrompt:
         the number of pixels; --quality and --draft multiply the steps; --stylize trades the prompt for taste, which
         here is a guidance of 1.25 times the model's at 0, 1 at 100 and 0.6 at 1000.
         """
-        found: dict[str, Any] = {"prompt": self.prompt}
+        values: dict[str, Any] = {"prompt": self.prompt}
         if self.negative_prompt:
-            found["negative_prompt"] = self.negative_prompt
+            values["negative_prompt"] = self.negative_prompt
         if self.aspect:
-            found["width"], found["height"] = aspect_size(self.aspect, native_size, multiple)
+            values["width"], values["height"] = aspect_size(self.aspect, native_size, multiple)
         if "seed" in self.flags:
-            found["seed"] = self.flags["seed"]
+            values["seed"] = self.flags["seed"]
         if "repeat" in self.flags:
-            found["num_images"] = self.flags["repeat"]
+            values["num_images"] = self.flags["repeat"]
         if "tile" in self.flags:
-            found["tiling"] = "xy"
+            values["tiling"] = "xy"
         share = self.flags.get("quality", 1.0) * (0.5 if "draft" in self.flags else 1.0)
         if share != 1:
-            found["num_steps"] = max(1, round(num_steps * share))
+            values["num_steps"] = max(1, round(num_steps * share))
         if "stylize" in self.flags and self.flags["stylize"] != STYLIZE:
-            found["guidance_scale"] = round(guidance_scale * _style_factor(self.flags["stylize"]), 4)
-        return found
+            values["guidance_scale"] = round(guidance_scale * _style_factor(self.flags["stylize"]), 4)
+        return values
 
 
 def parse_flags(text: str) -> FlaggedPrompt:
@@ -144,7 +144,7 @@ def parse_flags(text: str) -> FlaggedPrompt:
     while link := _LINK.match(text, start):
         links.append(link[1])
         start = link.end()
-    dashes = [found.start() for found in _DASH.finditer(text, start)]
+    dashes = [match.start() for match in _DASH.finditer(text, start)]
     ends = [*dashes, len(text)][1:]
     flags: dict[str, Any] = {}
     notices: list[Notice] = []
@@ -241,10 +241,10 @@ def _words(flag: Flag, value: str) -> tuple[str, ...]:
 
 
 def _ratio(flag: Flag, value: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,5}):([0-9]{1,5})", value)
-    if found is None or not int(found[1]) or not int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,5}):([0-9]{1,5})", value)
+    if match is None or not int(match[1]) or not int(match[2]):
         raise _wrong(flag, value, "two whole numbers such as 3:2")
-    wide, high = int(found[1]), int(found[2])
+    wide, high = int(match[1]), int(match[2])
     if max(wide, high) > 16 * min(wide, high):
         raise _wrong(flag, value, "a ratio of at most 16:1 or 1:16")
     return wide, high
@@ -258,8 +258,8 @@ def _int(flag: Flag, value: str) -> int:
 
 
 def _float(flag: Flag, value: str) -> float:
-    found = re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}", value)
-    if found is None or not flag.low <= float(value) <= flag.high:
+    match = re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}", value)
+    if match is None or not flag.low <= float(value) <= flag.high:
         raise _wrong(flag, value, f"a number from {flag.low:g} to {flag.high:.0f}")
     return float(value)
 
@@ -283,15 +283,15 @@ def _weigh(text: str) -> str:
     """a::2 b::-0.5 as prompts joined by AND; other text as it is."""
     parts: list[tuple[str, float]] = []
     last = 0
-    for found in _PART.finditer(text):
-        parts.append((text[last : found.start()].strip(), float(found[1] or 1)))
-        last = found.end()
+    for match in _PART.finditer(text):
+        parts.append((text[last : match.start()].strip(), float(match[1] or 1)))
+        last = match.end()
     if not parts:
         return text
     if rest := text[last:].strip():
         parts.append((rest, 1.0))
     if len(parts) > MAX_SUBPROMPTS:
-        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, at most {MAX_SUBPROMPTS} are allowed.")
+        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, expected at most {MAX_SUBPROMPTS}.")
     total = sum(weight for _, weight in parts)
     if total <= 0 or any(abs(weight) > MAX_WEIGHT for _, weight in parts):
         raise PromptError("number", f"prompt: the weights behind :: sum to {total:g}, expected more than 0.")

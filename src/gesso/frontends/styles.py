@@ -1,6 +1,6 @@
-"""Styles: named texts that are put around prompts, from the styles.csv of A1111.
+"""Styles from A1111's styles.csv: named texts that are added to prompts.
 
-A style's text takes the prompt at the place of {prompt}; without that, it is added behind it.
+The prompt replaces {prompt} in the text of a style; without {prompt}, the text is appended to the prompt.
 """
 
 import csv
@@ -31,7 +31,7 @@ def parse_styles(text: str, where: str = "styles.csv") -> dict[str, Style]:
     without a name are left out. Raises PromptError, which names the line.
     """
     if len(text) > MAX_FILE_CHARS:
-        raise PromptError("styles", f"{where}: {len(text)} characters, at most {MAX_FILE_CHARS} are allowed.")
+        raise PromptError("styles", f"{where}: {len(text)} characters, expected at most {MAX_FILE_CHARS}.")
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     styles: dict[str, Style] = {}
     try:
@@ -76,13 +76,13 @@ def merge(prompt: str, style: str) -> str:
 
 def find_styles(names: Iterable[str], styles: Mapping[str, Style]) -> tuple[Style, ...]:
     """The styles of these names. Raises PromptError for one that is not there."""
-    found = []
+    chosen = []
     for name in names:
         if name not in styles:
             known = ", ".join(quote(known)[1:-1] for known in list(styles)[:8]) or "none"
             raise PromptError("styles", f"unknown style {quote(name)}. Known: {known}{', ...' * (len(styles) > 8)}")
-        found.append(styles[name])
-    return tuple(found)
+        chosen.append(styles[name])
+    return tuple(chosen)
 
 
 def _columns(header: list[str], where: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Wildcards: fills in prompts by random draws, in the grammar of Dynamic Prompts.
+"""Wildcards and dynamic prompts: fills in prompts at random, with the syntax of Dynamic Prompts.
 
     {a|b|c}           one of them             {0.5::a|b}        a half as often as b
     {2$$a|b|c}        two of them, different, joined by ", "    {1-2$$ and $$a|b|c}   one or two, joined by " and "
@@ -74,7 +74,7 @@ class Draws:
     def uniform(self) -> float:
         """The next number of [0, 1). Raises PromptError after MAX_DRAWS."""
         if self.count == MAX_DRAWS:
-            raise PromptError("wildcard", f"prompt: more than {MAX_DRAWS} draws to fill it in. Remove wildcards.")
+            raise PromptError("wildcard", f"prompt: more than {MAX_DRAWS} wildcards to fill in. Remove some.")
         digest = hashlib.blake2b(f"{self.key}{self.count}".encode(), digest_size=8).digest()
         self.count += 1
         return (int.from_bytes(digest, "big") >> 11) / 2**53
@@ -104,9 +104,7 @@ def parse_list(text: str) -> tuple[str, ...]:
     """
     lines = tuple(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
     if len(lines) > MAX_LINES:
-        raise PromptError(
-            "wildcard", f"wildcards: {len(lines)} lines, at most {MAX_LINES} are allowed. Split the list."
-        )
+        raise PromptError("wildcard", f"wildcards: {len(lines)} lines, expected at most {MAX_LINES}. Split the list.")
     return lines
 
 
@@ -153,24 +151,24 @@ class _Writer:
         self.length += len(text)
         if self.length > MAX_CHARS:
             raise PromptError(
-                "prompt_too_long", f"prompt: more than {MAX_CHARS} characters once filled in. Remove wildcards."
+                "prompt_too_long", f"prompt: more than {MAX_CHARS} characters once filled in. Remove some wildcards."
             )
         self.texts.append(text)
 
-    def line_of(self, wanted: _List) -> _Frame | None:
+    def line_of(self, wildcard: _List) -> _Frame | None:
         """A line of a list, ready to be written; None where the name is written instead."""
-        lines, sums = self.lines(wanted.name)
-        if not lines or wanted.name in self.names:
+        lines, sums = self.lines(wildcard.name)
+        if not lines or wildcard.name in self.names:
             why = "refers to itself" if lines else "is unknown or empty"
-            notice = f"the wildcard {quote(wanted.text)} {why} and was left unchanged"
-            self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": wanted.name}))
-            self.add(wanted.text)
+            notice = f"the wildcard {quote(wildcard.text)} {why} and was left unchanged"
+            self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": wildcard.name}))
+            self.add(wildcard.text)
             return None
         line = lines[self.draws.choose(sums)]
-        check_prompt(line, f"wildcard {quote(wanted.text)}")
-        self.names.add(wanted.name)
+        check_prompt(line, f"wildcard {quote(wildcard.text)}")
+        self.names.add(wildcard.name)
         share = _SHARE.match(line)
-        return _Frame(iter(_parse(line[share.end() if share else 0 :])), wanted.name)
+        return _Frame(iter(_parse(line[share.end() if share else 0 :])), wildcard.name)
 
     def lines(self, name: str) -> tuple[list[str], list[float]]:
         """The lines of all lists that a name means, and the sums of their shares."""
@@ -204,8 +202,8 @@ def _parse(text: str) -> _Parts:
     # Of each brace around, and of the whole: options so far, share and parts of the one that is read, count.
     frames = [_Open()]
     start = position = 0
-    while found := _SIGN.search(text, position):
-        sign, place, position = found[0], found.start(), found.end()
+    while match := _SIGN.search(text, position):
+        sign, place, position = match[0], match.start(), match.end()
         if sign[0] == "\\" or (sign in "{}" and place not in pairs) or (sign == "|" and len(frames) == 1):
             continue
         frames[-1].add(text[start:place])
@@ -221,8 +219,8 @@ def _parse(text: str) -> _Parts:
             closed.end_option()
             frames[-1].parts.append(_Choice(tuple(closed.options), closed.low, closed.high, closed.separator))
         else:
-            position = found.end(1) + 2
-            frames[-1].parts.append(_List(found[1], text[place:position]))
+            position = match.end(1) + 2
+            frames[-1].parts.append(_List(match[1], text[place:position]))
         start = position
     frames[-1].add(text[start:])
     return tuple(frames[0].parts)
@@ -248,29 +246,29 @@ class _Open:
 
     def read_count(self, text: str, position: int) -> int:
         """Reads 2$$, 1-2$$, 2$$ and $$ where one stands; gives where reading goes on."""
-        found = _COUNT.match(text, position)
-        if found is None or not (found[1] or found[3]):
+        match = _COUNT.match(text, position)
+        if match is None or not (match[1] or match[3]):
             return position
-        low = int(found[1]) if found[1] else 0
-        high = int(found[3]) if found[3] else (_MAX_COUNT if found[2] else low)
+        low = int(match[1]) if match[1] else 0
+        high = int(match[3]) if match[3] else (_MAX_COUNT if match[2] else low)
         self.low, self.high = sorted((min(low, _MAX_COUNT), min(high, _MAX_COUNT)))
-        self.separator = ", " if found[4] is None else found[4]
-        return found.end()
+        self.separator = ", " if match[4] is None else match[4]
+        return match.end()
 
     def read_share(self, text: str, position: int) -> int:
         """Reads 0.5:: where it stands; gives where reading goes on."""
-        found = _SHARE.match(text, position)
-        self.share = float(found[1]) if found else 1.0
-        return found.end() if found else position
+        match = _SHARE.match(text, position)
+        self.share = float(match[1]) if match else 1.0
+        return match.end() if match else position
 
 
 def _pairs(text: str) -> set[int]:
     """Places of the braces that have their other half."""
     pairs: set[int] = set()
     opened: list[int] = []
-    for found in _SIGN.finditer(text):
-        if found[0] == "{":
-            opened.append(found.start())
-        elif found[0] == "}" and opened:
-            pairs |= {opened.pop(), found.start()}
+    for match in _SIGN.finditer(text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            pairs |= {opened.pop(), match.start()}
     return pairs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError
-from gesso.library.entry import CARRIED, Entry
+from gesso.library.entry import BUILTIN, LibraryEntry
 from gesso.library.library import Library, now
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ class FileReport:
 
 
 def verify(
-    library: Library, entry: Entry, *, accept: bool = False, on_bytes: OnBytes = lambda count: None
+    library: Library, entry: LibraryEntry, *, accept: bool = False, on_bytes: OnBytes = lambda count: None
 ) -> list[FileReport]:
-    """Reads every file of a model again: its header, and all its bytes against the SHA-256 that was recorded.
+    """Verify every file of a model: its header, and all its bytes against the recorded SHA-256.
 
     accept  record what the files are now
     """
@@ -49,31 +49,31 @@ def verify(
             continue
         expected = library.index.recorded(file.path)
         try:
-            found = hash_file(file.path, on_bytes)
+            hashes = hash_file(file.path, on_bytes)
             _check_header(file.path, entry)
         except GessoError as error:
             detail = error.one_line.removeprefix(f"{file.path}: ")
             reports.append(FileReport(file.name, file.path, "damaged", None, detail))
             continue
-        if entry.origin == CARRIED:
+        if entry.origin == BUILTIN:
             stated = entry.metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
-            same = found.autov3 is not None and stated.startswith(found.autov3)
+            same = hashes.autov3 is not None and stated.startswith(hashes.autov3)
             detail = "" if same else "differs from the one that this version of gesso ships; reinstall gesso"
-            reports.append(FileReport(file.name, file.path, "ok" if same else "changed", found.sha256, detail))
-        elif expected in (None, found.sha256) or accept:
+            reports.append(FileReport(file.name, file.path, "ok" if same else "changed", hashes.sha256, detail))
+        elif expected in (None, hashes.sha256) or accept:
             if library.index.path.exists():
-                library.index.remember(file.path, found, at=now(), record=accept)
-            status = "ok" if expected == found.sha256 else "recorded"
-            reports.append(FileReport(file.name, file.path, status, found.sha256))
+                library.index.remember(file.path, hashes, at=now(), record=accept)
+            status = "ok" if expected == hashes.sha256 else "recorded"
+            reports.append(FileReport(file.name, file.path, status, hashes.sha256))
         else:
-            detail = f"sha256 is {found.sha256[:16]}..., recorded was {str(expected)[:16]}..."
-            reports.append(FileReport(file.name, file.path, "changed", found.sha256, detail))
+            detail = f"sha256 is {hashes.sha256[:16]}..., expected {str(expected)[:16]}..."
+            reports.append(FileReport(file.name, file.path, "changed", hashes.sha256, detail))
     for report in reports:
         log.log(logging.DEBUG if report.good else logging.INFO, "verified %r: %s", str(report.path), report.status)
     return reports
 
 
-def _check_header(path: Path, entry: Entry) -> None:
+def _check_header(path: Path, entry: LibraryEntry) -> None:
     if entry.layout in ("pickle", "gguf") or not path.name.lower().endswith((".safetensors", ".sft")):
         return
     from gesso.checkpoints.safetensors_file import open_safetensors

@@ -56,8 +56,8 @@ _PREDICTIONS = {"eps": "epsilon", "v": "v", "x0": "x0"}
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What was written. notes: what did not come along, for the user to read."""
+class ConversionResult:
+    """A converted model. notes: what was left out, for the user to read."""
 
     path: Path
     layout: str
@@ -77,14 +77,14 @@ def convert(
     prediction: "Prediction | None" = None,
     title: str | None = None,
     date: str | None = None,
-) -> Converted:
-    """Writes a model in another layout, whole or not at all.
+) -> ConversionResult:
+    """Convert a model to another layout or dtype; written whole or not at all.
 
     to         "ldm": one file with the names of the first releases; "diffusers": a folder; "native": gesso's own file;
                "safetensors": the same names in one safetensors file, for adapters and parts as well
-    dtype      one of DTYPES; None keeps the numbers as they are
-    family     what the model is, and
-    prediction what its UNet predicts, where gesso would tell it wrongly; see `families.loading.load_parts`
+    dtype      one of DTYPES; None keeps the values as they are
+    family     model family, and
+    prediction prediction type of its UNet, if detection is wrong; see `families.loading.load_parts`
     title      of the ModelSpec metadata; that of the source, or the name of the target, where None
     date       of the ModelSpec metadata, ISO 8601; now where None
     Raises GessoError: for a source that cannot be read, a layout that its family does not have, numbers that do not fit
@@ -101,22 +101,22 @@ def convert(
 
     log.info("converting %r to %s%s", str(source), to, f" in {dtype}" if dtype else "")
     with _safetensors(source, target) as plain:
-        found = describe(plain)
+        description = describe(plain)
         if to == "safetensors":
-            return _same_names(found, target, dtype, spec)
-        if found.family is None:
+            return _same_names(description, target, dtype, spec)
+        if description.family is None:
             raise GessoError(
-                f"{source}: looks like {found.kind.what}, which has only one layout; `to=safetensors` keeps its "
+                f"{source}: looks like {description.kind.what}, which has only one layout; `to=safetensors` keeps its "
                 "tensor names",
                 code="unsupported",
                 data={"path": str(source)},
             )
         from gesso.families.loading import load_parts
 
-        wanted = getattr(torch, DTYPES[dtype]) if dtype else None
-        parts = load_parts(plain, dtype=wanted, family=family, prediction=prediction)
+        torch_dtype = getattr(torch, DTYPES[dtype]) if dtype else None
+        parts = load_parts(plain, dtype=torch_dtype, family=family, prediction=prediction)
         try:
-            return _other_names(parts, found, target, to, spec, overwrite)
+            return _other_names(parts, description, target, to, spec, overwrite)
         except ValueError as error:  # a family without that layout
             raise GessoError(f"{source}: {error}", code="unsupported", data={"path": str(source)}) from None
 
@@ -138,13 +138,13 @@ def _safetensors(source: Path, target: Path) -> Iterator[Path]:
 def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
     if to != "diffusers" and target.suffix.lower() != ".safetensors":
         raise GessoError(
-            f"{target}: this layout is a file that ends in .safetensors; rename the target",
+            f"{target}: expected a file name ending in .safetensors for this layout",
             code="invalid_name",
             data={"path": str(target)},
         )
     if to == "diffusers" and target.suffix.lower() == ".safetensors":
         raise GessoError(
-            f"{target}: `to=diffusers` writes a folder; give the name of a folder",
+            f"{target}: expected a folder name, as `to=diffusers` writes a folder",
             code="invalid_name",
             data={"path": str(target)},
         )
@@ -154,7 +154,7 @@ def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
         return
     same = target.resolve() == source.resolve()
     if same or not overwrite:
-        what = "is the source itself" if same else "already exists; left unchanged"
+        what = "is also the source" if same else "already exists; left unchanged"
         raise GessoError(
             f"{target} {what}. Choose another name{'' if same else ', or add `overwrite`'}",
             code="name_taken",
@@ -162,13 +162,13 @@ def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
         )
     if target.is_dir() != (to == "diffusers"):
         raise GessoError(
-            f"{target}: is a {'folder' if target.is_dir() else 'file'}, which this layout is not",
+            f"{target}: is a {'folder, expected a file' if target.is_dir() else 'file, expected a folder'}",
             code="unsupported",
             data={"path": str(target)},
         )
     if target.is_dir() and not (target / "model_index.json").is_file():
         raise GessoError(
-            f"{target}: is a folder with other files in it; gesso does not replace it",
+            f"{target}: is a folder with other files, which gesso does not replace",
             code="protected",
             data={"path": str(target)},
         )
@@ -177,41 +177,43 @@ def _check_target(source: Path, target: Path, to: str, overwrite: bool) -> None:
 # ---- names stay ------------------------------------------------------------------------------------------------------
 
 
-def _same_names(found: "Description", target: Path, dtype: str | None, spec: Mapping[str, str | None]) -> Converted:
+def _same_names(
+    description: "Description", target: Path, dtype: str | None, spec: Mapping[str, str | None]
+) -> ConversionResult:
     import torch
 
     from gesso.checkpoints.safetensors_file import write_safetensors
     from gesso.checkpoints.weight_file import open_weights
 
-    if len(found.files) != 1:
+    if len(description.files) != 1:
         raise GessoError(
-            f"{found.path}: is a folder of several files. Give one of them, or `to=ldm` or diffusers",
+            f"{description.path}: is a folder of several files. Give one of them, or use `to=ldm` or `to=diffusers`",
             code="unsupported",
-            data={"path": str(found.path)},
+            data={"path": str(description.path)},
         )
-    wanted = getattr(torch, DTYPES[dtype]) if dtype else None
-    file = open_weights(found.files[0].path)
+    torch_dtype = getattr(torch, DTYPES[dtype]) if dtype else None
+    file = open_weights(description.files[0].path)
     metadata = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
-    told = _spec_of_names(found, target, spec)
+    model_spec_pairs = _spec_of_names(description, target, spec)
     with file.reader() as reader:
-        tensors = {name: _cast(reader[name], wanted, f"{file.path}: {name}") for name in file.tensors}
-        hash_key = f"{SPEC}hash_sha256" if told else None
-        write_safetensors(target, tensors, {**metadata, **told}, hash_key=hash_key)
+        tensors = {name: _cast(reader[name], torch_dtype, f"{file.path}: {name}") for name in file.tensors}
+        hash_key = f"{SPEC}hash_sha256" if model_spec_pairs else None
+        write_safetensors(target, tensors, {**metadata, **model_spec_pairs}, hash_key=hash_key)
     kept = tuple(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()}))
-    return Converted(target, "safetensors", kept, target.stat().st_size)
+    return ConversionResult(target, "safetensors", kept, target.stat().st_size)
 
 
-def _spec_of_names(found: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
+def _spec_of_names(description: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
     """What ModelSpec can say without loading the model: nothing new of adapters and parts, nor of SD 2, whose names do
     not tell what it predicts."""
     from gesso.families.registry import FAMILIES
 
-    family = FAMILIES.get(found.family or "")
-    if found.layout == "ldm" and family is not None and family.layout != "sd2":
-        return model_spec(family, found, target, spec)
-    said = any(key.startswith(SPEC) for file in found.files for key in file.metadata)
-    told = {f"{SPEC}date": str(spec["date"])} if said else {}
-    return told | ({f"{SPEC}title": str(spec["title"])} if spec["title"] else {})
+    family = FAMILIES.get(description.family or "")
+    if description.layout == "ldm" and family is not None and family.layout != "sd2":
+        return model_spec(family, description, target, spec)
+    has_spec = any(key.startswith(SPEC) for file in description.files for key in file.metadata)
+    pairs = {f"{SPEC}date": str(spec["date"])} if has_spec else {}
+    return pairs | ({f"{SPEC}title": str(spec["title"])} if spec["title"] else {})
 
 
 def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor":
@@ -220,7 +222,7 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
         return tensor
     cast = tensor.to(dtype)
     if not bool(cast.isfinite().all()) and bool(tensor.float().isfinite().all()):
-        raise GessoError(f"{where} has numbers that overflow {dtype}. Convert to bf16 or fp32", code="overflow")
+        raise GessoError(f"{where}: values overflow {dtype}. Convert to bf16 or fp32", code="overflow")
     return cast
 
 
@@ -228,21 +230,26 @@ def _cast(tensor: "Tensor", dtype: "torch.dtype | None", where: str) -> "Tensor"
 
 
 def _other_names(
-    parts: "ModelParts", found: "Description", target: Path, to: str, spec: Mapping[str, str | None], overwrite: bool
-) -> Converted:
+    parts: "ModelParts",
+    description: "Description",
+    target: Path,
+    to: str,
+    spec: Mapping[str, str | None],
+    overwrite: bool,
+) -> ConversionResult:
     """Raises ValueError for a layout that the family does not have."""
     from gesso.families.saving import save_diffusers, save_ldm
 
     if to == "ldm":
-        metadata = model_spec(parts.family, found, target, spec)
+        metadata = model_spec(parts.family, description, target, spec)
         _save_with_metadata(target, metadata, lambda path: save_ldm(path, parts))
     elif to == "native":
-        _save_native(target, parts, found, spec)
+        _save_native(target, parts, description, spec)
     else:
         _replace_folder(target, overwrite, lambda folder: save_diffusers(folder, parts))
     files = [file for file in target.rglob("*") if file.is_file()] if target.is_dir() else [target]
     nbytes = sum(file.stat().st_size for file in files)
-    return Converted(target, to, _dtypes_of(parts), nbytes, _left_behind(parts, found, to))
+    return ConversionResult(target, to, _dtypes_of(parts), nbytes, _notes(parts, description, to))
 
 
 def _dtypes_of(parts: "ModelParts") -> tuple[str, ...]:
@@ -250,29 +257,31 @@ def _dtypes_of(parts: "ModelParts") -> tuple[str, ...]:
     return tuple(sorted({str(param.dtype).removeprefix("torch.") for param in params}))
 
 
-def _left_behind(parts: "ModelParts", found: "Description", to: str) -> tuple[str, ...]:
+def _notes(parts: "ModelParts", description: "Description", to: str) -> tuple[str, ...]:
     notes = []
     if to == "diffusers" and parts.family.layout == "sd2" and parts.family.text_layer > 1:
         notes.append(
-            "left out: the last layer and the projection of SD 2's text encoder, which nothing reads and a "
-            "diffusers folder cannot hold"
+            "left out: the last layer and the projection of SD 2's text encoder, which are unused and do not fit "
+            "into a diffusers folder"
         )
-    if found.layout == "diffusers" and to == "ldm":
-        notes.append("left out: the tokenizer, which a single file cannot hold; programs use CLIP's own")
-    if found.layout == "ldm":
+    if description.layout == "diffusers" and to == "ldm":
+        notes.append("left out: the tokenizer, which a single file cannot hold; programs use CLIP's standard one")
+    if description.layout == "ldm":
         from gesso.checkpoints.safetensors_file import open_safetensors
 
-        average = sum(name.startswith("model_ema.") for name in open_safetensors(found.path).tensors)
+        average = sum(name.startswith("model_ema.") for name in open_safetensors(description.path).tensors)
         if average:
             notes.append(f"left out: {average} tensors of the moving average (EMA)")
     return tuple(notes)
 
 
-def model_spec(family: "Family", found: "Description", target: Path, spec: Mapping[str, str | None]) -> dict[str, str]:
+def model_spec(
+    family: "Family", description: "Description", target: Path, spec: Mapping[str, str | None]
+) -> dict[str, str]:
     """ModelSpec 1.0.1 without its hash: what the source said about author and licence, and what is true of the file."""
     side = family.output_size
     kept: dict[str, str] = {}
-    for file in found.files:
+    for file in description.files:
         kept |= {key: value for key, value in file.metadata.items() if key.startswith(SPEC)}
     for key in ("hash_sha256", "sai_model_spec", "unet_dtype", "vae_dtype"):
         kept.pop(f"{SPEC}{key}", None)
@@ -289,15 +298,16 @@ def model_spec(family: "Family", found: "Description", target: Path, spec: Mappi
     return {**kept, **{f"{SPEC}{key}": value for key, value in own.items()}}
 
 
-def _save_native(target: Path, parts: "ModelParts", found: "Description", spec: Mapping[str, str | None]) -> None:
+def _save_native(target: Path, parts: "ModelParts", description: "Description", spec: Mapping[str, str | None]) -> None:
     from gesso.checkpoints.native import save_native
     from gesso.families.gesso_mini import NAME, config_of
 
     if parts.family.name != NAME:
         raise ValueError(
-            f"a model of family {parts.family.name!r} cannot be saved in gesso's own layout; use `to=ldm` or diffusers"
+            f"a model of family {parts.family.name!r} cannot be saved in gesso's own layout; use `to=ldm` or "
+            "`to=diffusers`"
         )
-    keys = model_spec(parts.family, found, target, spec)
+    keys = model_spec(parts.family, description, target, spec)
     named = {key.removeprefix(SPEC): value for key, value in keys.items()}
     dtype = next(parts.unet.parameters()).dtype
     save_native(target, dict(parts.networks), config_of(parts.family), parts.tokenizer.to_json(), named, dtype)

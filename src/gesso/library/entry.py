@@ -1,4 +1,4 @@
-"""What the library knows about one model. Standard library only: listing models must not wait for torch."""
+"""Library entries. Standard library only: listing models must not wait for torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ KIND_FOLDERS: Mapping[str, str] = {
 KINDS = tuple(KIND_FOLDERS)
 
 # Where a model comes from, and thereby what may be done with it.
-CARRIED = "carried"  # inside the package
+BUILTIN = "carried"  # built into the package; the name is part of the JSON
 OWNED = "library"  # a file of the library
 LINKED = "linked"  # a link in the library to a file elsewhere
-USED = "in place"  # registered where it lies
-FOUND = "folder"  # in a folder that was registered
+IN_PLACE = "in place"  # registered where it is
+IN_FOLDER = "folder"  # in a registered folder
 HUB = "hub"  # in the cache of a hub's client
 
 
@@ -58,10 +58,10 @@ class ModelFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LibraryEntry:
     """One model: a file, or a folder in the layout of diffusers.
 
-    what       what it looks like, in words
+    what       description of its contents
     family     of a checkpoint: the family that loads it; of a part or an adapter: the one that it fits. None where
                gesso cannot tell, or does not load it
     problem    why it cannot be read, or None

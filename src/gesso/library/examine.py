@@ -41,7 +41,7 @@ UNKNOWN = "no model that gesso knows"  # in `detect.Kind.what`; a test compares 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The fields of the same names in `Entry`."""
+    """The fields of the same names in `LibraryEntry`."""
 
     kind: str
     family: str | None
@@ -139,22 +139,22 @@ def _unread(hint: str | None, what: str, layout: str, problem: str | None) -> Fa
     )
 
 
-def facts_of(found: "Description", hint: str | None) -> Facts:
+def facts_of(description: "Description", hint: str | None) -> Facts:
     """From a description to what the index keeps."""
-    kind = kind_of(found.kind.what, found.layout, found.family, hint)
-    family = found.family if kind == "checkpoint" else _made_for(found)
+    kind = kind_of(description.kind.what, description.layout, description.family, hint)
+    family = description.family if kind == "checkpoint" else _family_of_part(description)
     metadata: dict[str, str] = {}
-    for file in found.files:
+    for file in description.files:
         metadata |= {key: value for key, value in file.metadata.items() if not key.startswith("gesso.")}
     return Facts(
         kind=kind,
         family=family,
-        layout=found.layout,
-        what=f"unknown; kept as {kind}" if kind == hint and found.kind.what == UNKNOWN else found.kind.what,
-        dtypes=tuple(sorted({dtype for part in found.parts if part.name != "other" for dtype in part.dtypes}))
-        or tuple(sorted({dtype for part in found.parts for dtype in part.dtypes})),
-        num_tensors=found.num_tensors,
-        num_params=found.num_params,
+        layout=description.layout,
+        what=f"unknown; kept as {kind}" if kind == hint and description.kind.what == UNKNOWN else description.kind.what,
+        dtypes=tuple(sorted({dtype for part in description.parts if part.name != "other" for dtype in part.dtypes}))
+        or tuple(sorted({dtype for part in description.parts for dtype in part.dtypes})),
+        num_tensors=description.num_tensors,
+        num_params=description.num_params,
         metadata=_short(metadata),
         problem=None,
     )
@@ -182,20 +182,20 @@ _READS_TEXT = re.compile(
 _TRAINERS: tuple[tuple[str, str], ...] = (("sdxl", "sdxl"), ("sd_v1", "sd15"), ("sd_v2", "sd21"))
 
 
-def _made_for(found: "Description") -> str | None:
+def _family_of_part(description: "Description") -> str | None:
     """The family that a part or an adapter fits, where its shapes or else its trainer's words tell."""
     from gesso.checkpoints.safetensors_file import open_safetensors
 
-    if len(found.files) != 1 or container(found.path) != "other":
+    if len(description.files) != 1 or container(description.path) != "other":
         return None
-    tensors = open_safetensors(found.path).tensors
+    tensors = open_safetensors(description.path).tensors
     if "clip_g" in tensors or any(name.startswith("lora_te2_") for name in tensors):
         return "sdxl"
     for name, info in tensors.items():
         if len(info.shape) >= 2 and (_READS_TEXT.search(name) or name in ("emb_params", "*")):
             return _WIDTHS.get(info.shape[1])
-    said = found.files[0].metadata.get("ss_base_model_version", "")
-    return next((family for start, family in _TRAINERS if said.startswith(start)), None)
+    trainer = description.files[0].metadata.get("ss_base_model_version", "")
+    return next((family for start, family in _TRAINERS if trainer.startswith(start)), None)
 
 
 def _short(metadata: Mapping[str, str]) -> dict[str, str]:

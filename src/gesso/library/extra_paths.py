@@ -39,7 +39,7 @@ def read_extra_paths(path: Path) -> list[ExtraPlace]:
     Raises GessoError for a file that is not of that form, and where PyYAML is not installed.
     """
     sections = _parse(path)
-    found: list[ExtraPlace] = []
+    places: list[ExtraPlace] = []
     for name, section in sections.items():
         if section is None:  # a section whose lines are all comments
             continue
@@ -61,27 +61,27 @@ def read_extra_paths(path: Path) -> list[ExtraPlace]:
                     data={"path": str(path)},
                 )
             lines = [line.strip() for line in value.splitlines() if line.strip()]
-            if len(found) + len(lines) > MAX_FOLDERS:
+            if len(places) + len(lines) > MAX_FOLDERS:
                 raise GessoError(
                     f"{path}: names more than {MAX_FOLDERS} folders", code="too_large", data={"path": str(path)}
                 )
             if "\0" in value:
                 raise GessoError(f"{path}: {name}: {key} has a NUL character", code="damaged", data={"path": str(path)})
             if (kind := COMFYUI_TYPES.get(key)) is not None:
-                found += [ExtraPlace(Place(_join(base, line), kind), default) for line in lines]
-    return found
+                places += [ExtraPlace(Place(_join(base, line), kind), default) for line in lines]
+    return places
 
 
-def _base(path: Path, found: Any) -> Path:
-    if found is None:
+def _base(path: Path, base: Any) -> Path:
+    if base is None:
         return path.parent.absolute()
-    if not isinstance(found, str) or "\0" in found:
+    if not isinstance(base, str) or "\0" in base:
         raise GessoError(
-            f"{path}: base_path is {type(found).__name__}, expected the name of a folder",
+            f"{path}: base_path is {type(base).__name__}, expected the name of a folder",
             code="damaged",
             data={"path": str(path)},
         )
-    return _join(path.parent.absolute(), found.strip())
+    return _join(path.parent.absolute(), base.strip())
 
 
 def _join(base: Path, name: str) -> Path:
@@ -127,15 +127,15 @@ def _parse(path: Path) -> dict[Any, Any]:
                 raise GessoError(
                     f"{path}: is too deep or too long for a list of folders", code="too_large", data={"path": str(path)}
                 )
-        found = yaml.safe_load(text)
+        sections = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
         raise GessoError(
             f"{path}: is not valid YAML for a list of folders{where}", code="damaged", data={"path": str(path)}
         ) from None
-    if found is None:
+    if sections is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(sections, dict):
         raise GessoError(f"{path}: is not a table of sections", code="damaged", data={"path": str(path)})
-    return found
+    return sections

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gesso.errors import GessoError
-from gesso.library.entry import Entry
+from gesso.library.entry import LibraryEntry
 from gesso.library.library import MISSING, Library
 from gesso.library.resolving import find, find_by_hashes
 from gesso.request.checks import short
 from gesso.request.embedded import embedded_extras
-from gesso.request.finder import Kind
+from gesso.request.finder import KIND_NAMES, Kind
 from gesso.request.recipe import ExtraFile
 
 # A finder's kinds -> those of the library.
@@ -29,20 +29,20 @@ _SHOWN = 6
 class LibraryFinder:
     """A `request.finder.Finder`. Names are file names without their ending; letters' case does not matter.
 
-    given  files by kind and name, which come before all others
-    fresh  seconds for which a look at the library is good; a name that it did not show, or whose file is gone, is
-           looked for again at once. A look costs 0.1 ms a file, and reads into those alone that are new or changed.
+    files  by kind and name; they come before all others
+    fresh  seconds for which a scan of the library is reused; for a name that is not in it, or whose file is gone, the
+           library is scanned again at once. A scan costs 0.1 ms per file and reads only new or changed files.
     """
 
     def __init__(
-        self, library: Library, given: Mapping[Kind, Mapping[str, Path]] | None = None, *, fresh: float = 5.0
+        self, library: Library, files: Mapping[Kind, Mapping[str, Path]] | None = None, *, fresh: float = 5.0
     ) -> None:
-        self.library, self.given, self.fresh = library, given or {}, fresh
-        self._seen: tuple[float, tuple[Entry, ...]] | None = None  # when, and what was there
+        self.library, self.files, self.fresh = library, files or {}, fresh
+        self._last_scan: tuple[float, tuple[LibraryEntry, ...]] | None = None  # when, and what was there
 
     def find(self, kind: Kind, name: str) -> Path:
         """The file of that name. Raises GessoError with close names where there is none, and where several are."""
-        for files in (self.given.get(kind, {}), embedded_extras(kind)):
+        for files in (self.files.get(kind, {}), embedded_extras(kind)):
             folded = {own.casefold(): path for own, path in files.items()}
             if (path := folded.get(name.casefold())) is not None:
                 return path
@@ -52,12 +52,12 @@ class LibraryFinder:
         if entry is None:
             known = sorted(self.names(kind))
             close = difflib.get_close_matches(name[:64], known, n=_SHOWN)
-            there = "The library has none"
+            hint = "The library has none"
             if close:
-                there = f"Did you mean {' or '.join(map(short, close))}?"
+                hint = f"Did you mean {' or '.join(map(short, close))}?"
             elif known:
-                there = f"Known: {', '.join(map(short, known[:_SHOWN]))}{', ...' if len(known) > _SHOWN else ''}"
-            raise GessoError(f"no {kind} is called {short(name)}. {there}", code="unknown_name")
+                hint = f"Known: {', '.join(map(short, known[:_SHOWN]))}{', ...' if len(known) > _SHOWN else ''}"
+            raise GessoError(f"no {KIND_NAMES[kind]} named {short(name)}. {hint}", code="unknown_name")
         if entry.problem == MISSING:
             raise GessoError(
                 f"{entry.name}: its file is {MISSING} ({entry.path}). Is the disk mounted?", code="missing"
@@ -67,34 +67,34 @@ class LibraryFinder:
     def names(self, kind: Kind) -> Collection[str]:
         """All names of a kind."""
         entries = (entry.path.stem for entry in self._entries() if entry.kind in LIBRARY_KINDS[kind])
-        return {*self.given.get(kind, {}), *embedded_extras(kind), *entries}
+        return {*self.files.get(kind, {}), *embedded_extras(kind), *entries}
 
     def of_recipe(self, extra: ExtraFile) -> Path | None:
-        """The very file that a recipe names, wherever it lies now; else one of that name; None where neither is."""
+        """The file that a recipe names, by its hash wherever it is now, else by its name; None if there is neither."""
         kind = next((kind for kind in LIBRARY_KINDS if kind == extra.kind), None)
         if kind is None:
             return None
-        if extra.name not in self.given.get(kind, {}):
-            found = find_by_hashes([extra.sha256], self.library, extra.name)
-            if found is not None:
-                return found.path
+        if extra.name not in self.files.get(kind, {}):
+            entry = find_by_hashes([extra.sha256], self.library, extra.name)
+            if entry is not None:
+                return entry.path
         try:
             return self.find(kind, extra.name)
         except GessoError:
             return None
 
-    def _entries(self) -> tuple[Entry, ...]:
-        if self._seen is None or time.monotonic() - self._seen[0] > self.fresh:
+    def _entries(self) -> tuple[LibraryEntry, ...]:
+        if self._last_scan is None or time.monotonic() - self._last_scan[0] > self.fresh:
             return self._look()
-        return self._seen[1]
+        return self._last_scan[1]
 
-    def _look(self) -> tuple[Entry, ...]:
+    def _look(self) -> tuple[LibraryEntry, ...]:
         entries = self.library.entries()
-        self._seen = time.monotonic(), entries
+        self._last_scan = time.monotonic(), entries
         return entries
 
     @staticmethod
-    def _known(kind: Kind, name: str, entries: tuple[Entry, ...]) -> Entry | None:
+    def _known(kind: Kind, name: str, entries: tuple[LibraryEntry, ...]) -> LibraryEntry | None:
         if (entry := find(name, entries, LIBRARY_KINDS[kind])) is not None:
             return entry
         of_kind = (entry for entry in entries if entry.kind in LIBRARY_KINDS[kind])

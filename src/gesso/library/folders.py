@@ -74,17 +74,17 @@ def places(base: Path, layout: str) -> list[Place]:
     if layout == "plain":
         return [Place(base, None)]
     table = A1111 if layout == "a1111" else COMFYUI
-    found = [Place(base / name, kind) for name, kind in table.items()]
+    places = [Place(base / name, kind) for name, kind in table.items()]
     if layout == "comfyui" and (base / EXTRA_PATHS).is_file():
         extra = read_extra_paths(base / EXTRA_PATHS)
-        found = [*(p.place for p in extra if p.default), *found, *(p.place for p in extra if not p.default)]
-    return _distinct(place for place in found if place.path.is_dir())
+        places = [*(p.place for p in extra if p.default), *places, *(p.place for p in extra if not p.default)]
+    return _distinct(place for place in places if place.path.is_dir())
 
 
 def own_places(root: Path) -> list[Place]:
     """Where models lie in the library itself."""
-    found = (Place(root / name, kind) for kind, name in KIND_FOLDERS.items())
-    return [place for place in found if place.path.is_dir()]
+    places = (Place(root / name, kind) for kind, name in KIND_FOLDERS.items())
+    return [place for place in places if place.path.is_dir()]
 
 
 def candidates(place: Place) -> Iterator[Candidate]:
@@ -93,7 +93,7 @@ def candidates(place: Place) -> Iterator[Candidate]:
     A folder of diffusers is one model. Hidden files and names that are no Unicode are left out. Raises GessoError for
     a place with more files than MAX_FILES.
     """
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     looked_at = 0
 
     def walk(folder: Path, depth: int) -> Iterator[Candidate]:
@@ -104,9 +104,9 @@ def candidates(place: Place) -> Iterator[Candidate]:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
             return  # not readable, or gone meanwhile: nothing to offer there
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             return
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         looked_at += len(entries)
         if looked_at > MAX_FILES:
             raise GessoError(
@@ -131,10 +131,10 @@ def candidates(place: Place) -> Iterator[Candidate]:
     yield from walk(place.path, 0)
 
 
-def _distinct(found: Iterable[Place]) -> list[Place]:
+def _distinct(places: Iterable[Place]) -> list[Place]:
     """Each folder once: some file systems do not tell VAE from vae, and lists repeat themselves."""
     kept: dict[str, Place] = {}
-    for place in found:
+    for place in places:
         kept.setdefault(os.path.realpath(place.path), place)
     return list(kept.values())
 

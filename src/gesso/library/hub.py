@@ -16,7 +16,7 @@ from typing import Any
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.errors import GessoError, one_line
-from gesso.library.entry import HUB, Entry
+from gesso.library.entry import HUB, LibraryEntry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.importing import check_finite, require_readable
 from gesso.library.index import Pin
@@ -55,7 +55,7 @@ class HubName:
         file = match["file"] or ""
         if file and (not file.endswith(".safetensors") or not _is_plain(file)):
             raise GessoError(
-                f"{text[:200]}: from a hub, gesso fetches only .safetensors files and diffusers folders",
+                f"{text[:200]}: only .safetensors files and diffusers folders can be fetched from a hub",
                 code="unsupported",
             )
         return cls(match["repo"], match["revision"] or "main", file)
@@ -73,41 +73,43 @@ def fetch(
     update: bool = False,
     name: str | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> Entry:
+) -> LibraryEntry:
     """The model of a hub's name: from the cache where it was fetched before, from the network otherwise.
 
     offline  touch no network
     update   ask the network what the name stands for today
     Every file is compared with the SHA-256 that the hub states for it, and checked as at an import. Raises GessoError.
     """
-    wanted = HubName.parse(text)
-    pin = library.index.pin(wanted.repo, wanted.revision, wanted.file)
+    hub_name = HubName.parse(text)
+    pin = library.index.pin(hub_name.repo, hub_name.revision, hub_name.file)
     if pin is not None and not update:
         for entry in library.entries():
             if entry.path == pin.path and entry.problem is None:
                 return entry
     if offline:
-        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)", code="offline")
+        raise GessoError(f"{text}: not on this machine, and downloads are turned off (offline)", code="offline")
     hub = _client()
     with _explained(text):
-        info = hub.HfApi().model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
+        info = hub.HfApi().model_info(hub_name.repo, revision=hub_name.revision, files_metadata=True)
         listed = {str(file.rfilename): file for file in info.siblings or ()}
         if len(listed) > MAX_FILES:
-            raise GessoError(f"{text}: lists {len(listed):,} files, more than {MAX_FILES:,}", code="too_large")
-        names = choose_files(text, wanted.file, list(listed))
+            raise GessoError(
+                f"{text}: the repository has {len(listed):,} files, expected at most {MAX_FILES:,}", code="too_large"
+            )
+        names = choose_files(text, hub_name.file, list(listed))
         commit = str(info.sha)
-        paths = _download(hub, wanted, commit, {name: listed[name] for name in names}, on_progress)
+        paths = _download(hub, hub_name, commit, {name: listed[name] for name in names}, on_progress)
     _compare(paths, listed, on_progress)
     path = paths[MODEL_INDEX].parent if MODEL_INDEX in paths else paths[names[0]]
-    entry = make_entry(path, None, HUB, name=name or _short_name(wanted, path), source=wanted.at(commit))
+    entry = make_entry(path, None, HUB, name=name or _short_name(hub_name, path), source=hub_name.at(commit))
     require_readable(entry, path, None)
     check_finite(entry, on_progress)
     library.index.put([entry])
     for file in entry.files:
         library.index.remember(file.path, hash_file(file.path), at=now(), record=True)
-    log.info("fetched %r: %s, %d bytes", wanted.at(commit), entry.kind, entry.nbytes)
-    for revision in (wanted.revision, commit):
-        library.index.put_pin(wanted.repo, revision, wanted.file, Pin(commit, path))
+    log.info("fetched %r: %s, %d bytes", hub_name.at(commit), entry.kind, entry.nbytes)
+    for revision in (hub_name.revision, commit):
+        library.index.put_pin(hub_name.repo, revision, hub_name.file, Pin(commit, path))
     return next(known for known in library.index.models() if known.path == path)
 
 
@@ -122,7 +124,7 @@ def choose_files(text: str, file: str, listed: Sequence[str]) -> list[str]:
         return _folder_files(plain)
     single = [name for name in _weights(plain) if "/" not in name] or _weights(plain)
     if len(single) != 1:
-        has = f"{len(single)} .safetensors files: {_some(single)}. Say which one: {text}:FILE" if single else "none"
+        has = f"{len(single)} .safetensors files: {_some(single)}. Choose one: {text}:FILE" if single else "none"
         raise GessoError(
             f"{text}: a repository without {MODEL_INDEX} must have exactly one .safetensors file; it has {has}",
             code="unsupported",
@@ -161,18 +163,18 @@ def _is_plain(name: str) -> bool:
     return bool(parts) and name.isprintable() and "\\" not in name and not name.startswith("/") and ".." not in parts
 
 
-def _short_name(wanted: HubName, path: Path) -> str:
-    return path.stem if wanted.file else wanted.repo
+def _short_name(hub_name: HubName, path: Path) -> str:
+    return path.stem if hub_name.file else hub_name.repo
 
 
 def _download(
-    hub: Any, wanted: HubName, commit: str, files: Mapping[str, Any], on_progress: OnProgress
+    hub: Any, hub_name: HubName, commit: str, files: Mapping[str, Any], on_progress: OnProgress
 ) -> dict[str, Path]:
     sizes = {name: int(file.size or 0) for name, file in files.items()}
     for name, size in sizes.items():
         if size > MAX_SMALL and not name.endswith(".safetensors"):
             raise GessoError(
-                f"{wanted.repo}: {name} has {size:,} bytes, too large for a configuration", code="too_large"
+                f"{hub_name.repo}: {name} has {size:,} bytes, too large for a configuration", code="too_large"
             )
     total, done, received = sum(sizes.values()), 0, 0
 
@@ -190,7 +192,7 @@ def _download(
     paths = {}
     for name, size in sizes.items():
         received = 0
-        local = hub.hf_hub_download(wanted.repo, name, revision=commit, tqdm_class=Silent)
+        local = hub.hf_hub_download(hub_name.repo, name, revision=commit, tqdm_class=Silent)
         done += size
         on_progress("fetching", done, total)
         paths[name] = Path(local)
@@ -240,10 +242,12 @@ def _explained(text: str) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise GessoError(f"{text}: a file could not be fetched ({type(error).__name__})", code="hub_failed") from None
     except errors.OfflineModeIsEnabled:
-        raise GessoError(f"{text}: not on this machine, and fetching is turned off (offline)", code="offline") from None
+        raise GessoError(
+            f"{text}: not on this machine, and downloads are turned off (offline)", code="offline"
+        ) from None
     except errors.HFValidationError:
         raise GessoError(f"{text}: the hub does not know this name", code="missing") from None
     # No network, no room, a broken connection, an answer with an error's number.
     except (OSError, getattr(errors, "HTTPError", OSError)) as error:
-        said = one_line(str(error))[:200]
-        raise GessoError(f"{text}: cannot be fetched ({type(error).__name__}: {said})", code="hub_failed") from None
+        reason = one_line(str(error))[:200]
+        raise GessoError(f"{text}: cannot be fetched ({type(error).__name__}: {reason})", code="hub_failed") from None

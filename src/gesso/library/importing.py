@@ -19,9 +19,9 @@ from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.checkpoints.hashing import BLOCK, Hashes, hash_file
 from gesso.errors import GessoError
 from gesso.files import give_name, sync_folder
-from gesso.library.carried import CARRIED_MODELS
+from gesso.library.builtin import BUILTIN_MODELS
 from gesso.library.containers import PYTORCH, container, to_safetensors
-from gesso.library.entry import FOUND, KIND_FOLDERS, KINDS, LINKED, OWNED, USED, Entry
+from gesso.library.entry import IN_FOLDER, IN_PLACE, KIND_FOLDERS, KINDS, LINKED, OWNED, LibraryEntry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.library import Library, make_entry, model_name, now
 
@@ -41,10 +41,10 @@ OnProgress = Callable[[str, int, int], object]  # what is being done, bytes done
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """entry: the model in the library. new: False where the same bytes were there already."""
 
-    entry: Entry
+    entry: LibraryEntry
     new: bool
 
 
@@ -57,8 +57,8 @@ def import_model(
     kind: str | None = None,
     allow_nonfinite: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> Imported:
-    """Takes a model into the library.
+) -> ImportResult:
+    """Import a model into the library.
 
     source           a safetensors, GGUF or PyTorch file of any kind, or a diffusers folder; a PyTorch file becomes a
                      safetensors file on the way
@@ -72,7 +72,7 @@ def import_model(
         raise ValueError(f"way {way!r}, kind {kind!r}: expected one of {', '.join(WAYS)}; {', '.join(KINDS)}")
     source = Path(os.path.abspath(source))
     _require_model(source)
-    first = make_entry(source, kind, USED)
+    first = make_entry(source, kind, IN_PLACE)
     if first.layout != "pickle":
         require_readable(first, source, kind)
     elif way != "copy":
@@ -89,7 +89,7 @@ def import_model(
         check_finite(first, on_progress)
     hashes = _hash(first, on_progress)
     if (same := _same_bytes(library, hashes)) is not None:
-        return Imported(same, new=False)
+        return ImportResult(same, new=False)
     entry = first
     if way == "link":
         target = _target(library, entry, name)
@@ -98,7 +98,7 @@ def import_model(
             target.symlink_to(source, target_is_directory=source.is_dir())
         except OSError as error:
             raise GessoError(
-                f"{target}: cannot make a link there ({error.strerror}). Try `in_place`",
+                f"{target}: cannot create a link ({error.strerror}). Try `in_place`",
                 code="unwritable",
                 data={"path": str(target)},
             ) from None
@@ -123,17 +123,17 @@ def check_name(name: str) -> str:
         raise GessoError(
             f"{name[:80]!r} cannot be the name of a model. Choose another with `name`", code="invalid_name"
         )
-    if name in CARRIED_MODELS:
+    if name in BUILTIN_MODELS:
         raise GessoError(f"{name!r} is the built-in model. Choose another name with `name`", code="name_taken")
     return name
 
 
-def remove(library: Library, entry: Entry) -> None:
-    """Takes a model out of the library. Files of the library are deleted; what is used in place is only forgotten.
+def remove(library: Library, entry: LibraryEntry) -> None:
+    """Remove a model from the library. Files of the library are deleted; files used in place are only unregistered.
 
-    Raises GessoError for models of registered folders, which are the other tool's, and for the carried ones.
+    Raises GessoError for models of registered folders, which are the other tool's, and for built-in ones.
     """
-    if entry.origin == FOUND:
+    if entry.origin == IN_FOLDER:
         raise GessoError(
             f"{entry.path}: is in the registered folder {entry.folder}, whose files gesso does not change. Delete "
             f"the file yourself, or unregister the folder: gesso models remove {entry.folder}",
@@ -144,7 +144,7 @@ def remove(library: Library, entry: Entry) -> None:
         _delete(library, entry.path)
     elif entry.origin == LINKED:
         entry.path.unlink(missing_ok=True)
-    elif entry.name in CARRIED_MODELS:
+    elif entry.name in BUILTIN_MODELS:
         raise GessoError(f"{entry.name}: is built into gesso and cannot be removed", code="protected")
     library.index.put([], [entry.path])
     library.index.forget_files([file.path for file in entry.files])
@@ -180,7 +180,7 @@ def _require_model(source: Path) -> None:
         )
 
 
-def require_readable(entry: Entry, source: Path, kind: str | None) -> None:
+def require_readable(entry: LibraryEntry, source: Path, kind: str | None) -> None:
     """Raises GessoError for what cannot be read, and for what is no model unless its kind was given."""
     if entry.problem is not None:
         from gesso.checkpoints.detect import describe
@@ -197,7 +197,7 @@ def require_readable(entry: Entry, source: Path, kind: str | None) -> None:
 
 def _require_free(library: Library, name: str, source: Path) -> None:
     for entry in library.index.models():
-        if entry.origin != FOUND and entry.name.casefold() == name.casefold() and entry.path != source:
+        if entry.origin != IN_FOLDER and entry.name.casefold() == name.casefold() and entry.path != source:
             if entry.source == str(source):
                 continue  # the same again: told by its bytes later
             raise GessoError(
@@ -206,15 +206,15 @@ def _require_free(library: Library, name: str, source: Path) -> None:
             )
 
 
-def _same_bytes(library: Library, hashes: list[Hashes]) -> Entry | None:
-    digests = {found.sha256 for found in hashes}
+def _same_bytes(library: Library, hashes: list[Hashes]) -> LibraryEntry | None:
+    digests = {one.sha256 for one in hashes}
     for other in library.index.models():
-        if other.origin != FOUND and other.path.exists() and {file.sha256 for file in other.files} == digests:
+        if other.origin != IN_FOLDER and other.path.exists() and {file.sha256 for file in other.files} == digests:
             return other
     return None
 
 
-def check_finite(entry: Entry, on_progress: OnProgress) -> None:
+def check_finite(entry: LibraryEntry, on_progress: OnProgress) -> None:
     """Reads all weights but those of GGUF. Raises ModelFileError with the reason "nonfinite"."""
     if entry.layout == "gguf":
         return
@@ -272,8 +272,14 @@ def _quarantine(library: Library) -> Iterator[Path]:
 
 
 def _copy(
-    library: Library, first: Entry, name: str, kind: str | None, *, allow_nonfinite: bool, on_progress: OnProgress
-) -> Imported:
+    library: Library,
+    first: LibraryEntry,
+    name: str,
+    kind: str | None,
+    *,
+    allow_nonfinite: bool,
+    on_progress: OnProgress,
+) -> ImportResult:
     source = first.path
     with _quarantine(library) as room:
         inside = room / _file_name(first, name)
@@ -292,17 +298,17 @@ def _copy(
             raise ModelFileError(error.reason, source, error.message.partition(": ")[2]) from None
         hashes = _hash(entry, on_progress)
         if (same := _same_bytes(library, hashes)) is not None:
-            return Imported(same, new=False)
+            return ImportResult(same, new=False)
         target = _target(library, entry, name)
         _place(inside, target)
     return _register(library, make_entry(target, kind, OWNED, name=name, source=str(source)), hashes)
 
 
-def _target(library: Library, entry: Entry, name: str) -> Path:
+def _target(library: Library, entry: LibraryEntry, name: str) -> Path:
     return library.root / KIND_FOLDERS[entry.kind] / _file_name(entry, name)
 
 
-def _file_name(entry: Entry, name: str) -> str:
+def _file_name(entry: LibraryEntry, name: str) -> str:
     return name if entry.path.is_dir() else f"{name}{'.gguf' if entry.layout == 'gguf' else '.safetensors'}"
 
 
@@ -340,7 +346,7 @@ def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:
         ) from None
 
 
-def _convert_parts(entry: Entry, inside: Path, on_progress: OnProgress) -> None:
+def _convert_parts(entry: LibraryEntry, inside: Path, on_progress: OnProgress) -> None:
     """The parts of a diffusers folder that are PyTorch files, as safetensors under the names that these have."""
     for file in entry.files:
         if container(file.path) in PYTORCH:
@@ -373,7 +379,7 @@ def _place(inside: Path, target: Path) -> None:
         ) from None
 
 
-def _hash(entry: Entry, on_progress: OnProgress) -> list[Hashes]:
+def _hash(entry: LibraryEntry, on_progress: OnProgress) -> list[Hashes]:
     """Of each file, in their order."""
     total, done = entry.nbytes, 0
 
@@ -385,11 +391,11 @@ def _hash(entry: Entry, on_progress: OnProgress) -> list[Hashes]:
     return [hash_file(file.path, on_bytes) for file in entry.files]
 
 
-def _register(library: Library, entry: Entry, hashes: list[Hashes]) -> Imported:
+def _register(library: Library, entry: LibraryEntry, hashes: list[Hashes]) -> ImportResult:
     """The row is last: a model without one is found again by its place, one with a row is whole."""
     library.index.put([entry])
-    for file, found in zip(entry.files, hashes, strict=True):
-        library.index.remember(file.path, found, at=now(), record=True)
+    for file, file_hashes in zip(entry.files, hashes, strict=True):
+        library.index.remember(file.path, file_hashes, at=now(), record=True)
     known = next(other for other in library.index.models() if other.path == entry.path)
     log.info("imported %r: %s, %d bytes, from %r", known.name, known.kind, known.nbytes, entry.source)
-    return Imported(known, new=True)
+    return ImportResult(known, new=True)

@@ -1,4 +1,4 @@
-"""The index: what the library remembers, in one SQLite file. Standard library only.
+"""The index of the library, in one SQLite file. Standard library only.
 
 It is a memory, not the truth: the truth are the files. Lost or deleted, it is built again from the library's folder;
 only registrations of files and folders elsewhere have to be made again. Every change is one transaction, so that runs
@@ -15,7 +15,7 @@ from typing import Any
 
 from gesso.checkpoints.hashing import Hashes
 from gesso.errors import GessoError
-from gesso.library.entry import Entry, ModelFile
+from gesso.library.entry import LibraryEntry, ModelFile
 
 FILE_NAME = "index.sqlite3"
 VERSION = 1
@@ -83,7 +83,7 @@ class Index:
 
     # ---- models ------------------------------------------------------------------------------------------------------
 
-    def models(self) -> list[Entry]:
+    def models(self) -> list[LibraryEntry]:
         """All that is known, with the hashes that still fit the files as they were last seen."""
         with self._read() as db:
             if db is None:
@@ -91,7 +91,7 @@ class Index:
             hashes = {row["path"]: row for row in db.execute("SELECT * FROM hashes")}
             return [_entry(row, hashes) for row in db.execute("SELECT * FROM models ORDER BY name, path")]
 
-    def put(self, entries: Iterable[Entry], forget: Iterable[Path] = ()) -> None:
+    def put(self, entries: Iterable[LibraryEntry], forget: Iterable[Path] = ()) -> None:
         """Adds entries or replaces those of the same path, and forgets others, in one transaction."""
         marks = ", ".join("?" * len(_COLUMNS))
         with self._write() as db:
@@ -229,8 +229,8 @@ class Index:
             ) from None
         except sqlite3.DatabaseError as error:
             raise GessoError(
-                f"{self.path}: the library's index is damaged ({error}). Move that file away: gesso finds the models "
-                "in the library again; add files and folders used in place once more",
+                f"{self.path}: the library's index is damaged ({error}). Move it away: gesso then finds the models "
+                "in the library again, but files and folders used in place must be added again",
                 code="damaged",
                 data={"path": str(self.path)},
             ) from None
@@ -242,7 +242,7 @@ class Index:
             ) from None
 
 
-def _row(entry: Entry) -> tuple[Any, ...]:
+def _row(entry: LibraryEntry) -> tuple[Any, ...]:
     return (
         str(entry.path),
         entry.name,
@@ -263,7 +263,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def _entry(row: sqlite3.Row, hashes: Mapping[str, sqlite3.Row]) -> Entry:
+def _entry(row: sqlite3.Row, hashes: Mapping[str, sqlite3.Row]) -> LibraryEntry:
     files = []
     for name, path, nbytes, mtime_ns in json.loads(row["files"]):
         file = ModelFile(name=name, path=Path(path), nbytes=nbytes, mtime_ns=mtime_ns)
@@ -271,7 +271,7 @@ def _entry(row: sqlite3.Row, hashes: Mapping[str, sqlite3.Row]) -> Entry:
         if known is not None and (known["nbytes"], known["mtime_ns"]) == (nbytes, mtime_ns):
             file = replace(file, sha256=known["sha256"], autov1=known["autov1"], autov3=known["autov3"])
         files.append(file)
-    return Entry(
+    return LibraryEntry(
         name=row["name"],
         path=Path(row["path"]),
         kind=row["kind"],

@@ -1,4 +1,4 @@
-"""The library: a folder of models, and what the user registered elsewhere.
+"""The library: a folder of models, and files and folders registered elsewhere.
 
     <root>/checkpoints/, loras/, vae/, ...   models that were imported; also what the user puts there by hand
     <root>/.quarantine/                      what is being imported and is not yet checked
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError
-from gesso.library.carried import carried_entries
-from gesso.library.entry import CARRIED, FOUND, HUB, LINKED, OWNED, USED, Entry, ModelFile
+from gesso.library.builtin import builtin_entries
+from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED, LibraryEntry, ModelFile
 from gesso.library.examine import examine, files_of, is_unchanged
 from gesso.library.folders import Candidate, candidates, find_layout, own_places, places
 from gesso.library.index import FILE_NAME, Folder, Index
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """entries: all models, the carried ones first. notes: what could not be looked at, for the user to read."""
+    """entries: all models, the built-in ones first. notes: what could not be read, for the user."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[LibraryEntry, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -45,7 +45,7 @@ class _Sighting:
 class Library:
     """The models of one user.
 
-    root  the library's folder; need not be there yet
+    root  the library's folder; it need not exist yet
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -65,10 +65,10 @@ class Library:
         """
         known = {entry.path: entry for entry in self.index.models()}
         sightings, unseen, notes = self._look_around()
-        fresh: list[Entry] = []
-        kept: list[Entry] = []
+        fresh: list[LibraryEntry] = []
+        kept: list[LibraryEntry] = []
         for path, sighting in sightings.items():
-            if (old := known.get(path)) is not None and old.origin in (USED, HUB):
+            if (old := known.get(path)) is not None and old.origin in (IN_PLACE, HUB):
                 continue  # registered by itself, under its own name
             known.pop(path, None)
             if old is not None and _fits(old, sighting) and is_unchanged(old.files):
@@ -77,7 +77,7 @@ class Library:
                 fresh.append(_meet(sighting, old))
         gone: list[Path] = []
         for entry in known.values():
-            if entry.origin in (USED, HUB) or entry.folder in unseen:
+            if entry.origin in (IN_PLACE, HUB) or entry.folder in unseen:
                 again = _look_again(entry)
                 (fresh if again != entry and again.problem != MISSING else kept).append(again)
             else:
@@ -88,11 +88,11 @@ class Library:
                 fresh = [entry for entry in self.index.models() if entry.path in {new.path for new in fresh}]
             except GessoError as error:  # a medium that cannot be written: what was found out is shown all the same
                 notes.append(error.one_line)
-        log.debug("looked around: %d models, %d new or changed, %d gone", len(kept) + len(fresh), len(fresh), len(gone))
+        log.debug("scanned: %d models, %d new or changed, %d gone", len(kept) + len(fresh), len(fresh), len(gone))
         entries = sorted([*kept, *fresh], key=lambda entry: (entry.name.casefold(), str(entry.path)))
-        return Listing((*carried_entries(), *entries), tuple(notes))
+        return Listing((*builtin_entries(), *entries), tuple(notes))
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[LibraryEntry, ...]:
         """`listing` without its notes."""
         return self.listing().entries
 
@@ -101,7 +101,7 @@ class Library:
         return self.index.folders()
 
     def add_folder(self, path: str | Path, layout: str = "auto") -> Folder:
-        """Registers a folder whose models are used where they lie, those that come later too.
+        """Register a folder whose models are used in place, including those added later.
 
         layout  "a1111" (Forge as well), "comfyui" (with its extra_model_paths.yaml), "plain": any folder, searched as
                 a whole; "auto" tells which
@@ -109,7 +109,7 @@ class Library:
         """
         base, layout = find_layout(Path(path), layout)
         if base == self.root or self.root in base.parents:
-            raise GessoError(f"{base}: is part of the library already", code="name_taken", data={"path": str(base)})
+            raise GessoError(f"{base}: is already part of the library", code="name_taken", data={"path": str(base)})
         places(base, layout)  # a list of paths that cannot be read is told now
         folder = Folder(base, layout, now())
         self.index.put_folder(folder)
@@ -117,28 +117,28 @@ class Library:
         return folder
 
     def forget_folder(self, path: Path) -> int:
-        """Takes a registered folder out; its files stay. Returns how many models were known there."""
+        """Unregister a folder; its files are kept. Returns how many models it had."""
         return self.index.forget_folder(path)
 
-    def hashed(self, entry: Entry, on_bytes: OnBytes = lambda count: None) -> Entry:
-        """The entry with the hashes of all its files; reads those that were not hashed before, or changed.
+    def hashed(self, entry: LibraryEntry, on_bytes: OnBytes = lambda count: None) -> LibraryEntry:
+        """The entry with the hashes of all its files; reads files that are new or changed.
 
         Raises ModelFileError where one cannot be read.
         """
         files: list[ModelFile] = []
         for file in entry.files:
             if file.sha256 is None or not is_unchanged((file,)):
-                found = hash_file(file.path, on_bytes)
+                hashes = hash_file(file.path, on_bytes)
                 file = replace(
                     file,
-                    nbytes=found.nbytes,
-                    mtime_ns=found.mtime_ns,
-                    sha256=found.sha256,
-                    autov1=found.autov1,
-                    autov3=found.autov3,
+                    nbytes=hashes.nbytes,
+                    mtime_ns=hashes.mtime_ns,
+                    sha256=hashes.sha256,
+                    autov1=hashes.autov1,
+                    autov3=hashes.autov3,
                 )
-                if entry.origin != CARRIED and self.index.path.exists():
-                    self.index.remember(file.path, found, at=now(), record=False)
+                if entry.origin != BUILTIN and self.index.path.exists():
+                    self.index.remember(file.path, hashes, at=now(), record=False)
             files.append(file)
         return replace(entry, files=tuple(files))
 
@@ -149,13 +149,13 @@ class Library:
         unseen: set[Path | None] = set()
         notes: list[str] = []
 
-        def see(found: Iterator[Candidate], folder: Path | None) -> None:
-            for candidate in found:
+        def see(candidates: Iterator[Candidate], folder: Path | None) -> None:
+            for candidate in candidates:
                 real = os.path.realpath(candidate.path)
                 if real in taken:
                     continue
                 taken.add(real)
-                origin = FOUND if folder else LINKED if candidate.path.is_symlink() else OWNED
+                origin = IN_FOLDER if folder else LINKED if candidate.path.is_symlink() else OWNED
                 sightings[candidate.path] = _Sighting(candidate, origin, folder)
 
         for place in own_places(self.root):
@@ -196,13 +196,13 @@ def make_entry(
     name: str | None = None,
     source: str | None = None,
     added: str | None = None,
-) -> Entry:
+) -> LibraryEntry:
     """Looks at a model and says what is known of it now.
 
     Raises GessoError where its files cannot be found.
     """
     facts = examine(path, hint)
-    return Entry(
+    return LibraryEntry(
         name=name or model_name(path),
         path=path,
         kind=facts.kind,
@@ -222,11 +222,11 @@ def make_entry(
     )
 
 
-def _fits(old: Entry, sighting: _Sighting) -> bool:
+def _fits(old: LibraryEntry, sighting: _Sighting) -> bool:
     return (old.origin, old.folder) == (sighting.origin, sighting.folder)
 
 
-def _meet(sighting: _Sighting, old: Entry | None) -> Entry:
+def _meet(sighting: _Sighting, old: LibraryEntry | None) -> LibraryEntry:
     candidate = sighting.candidate
     source, added = (old.source, old.added) if old is not None else (None, None)
     return make_entry(
@@ -234,7 +234,7 @@ def _meet(sighting: _Sighting, old: Entry | None) -> Entry:
     )
 
 
-def _look_again(entry: Entry) -> Entry:
+def _look_again(entry: LibraryEntry) -> LibraryEntry:
     """A registered model as it is now."""
     if not entry.path.exists():
         return replace(entry, problem=MISSING)

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from gesso.errors import GessoError
-from gesso.library.carried import CARRIED_MODELS, carried_entries
+from gesso.library.builtin import BUILTIN_MODELS, builtin_entries
 from gesso.library.containers import PYTORCH, container, usable_copy
-from gesso.library.entry import FOUND, Entry
+from gesso.library.entry import IN_FOLDER, LibraryEntry
 from gesso.library.folders import ENDINGS, MODEL_INDEX
 from gesso.library.library import MISSING, Library
 
@@ -26,12 +26,12 @@ def resolve(
     kinds: Collection[str] = ("checkpoint",),
     offline: bool = False,
 ) -> str | Path:
-    """The carried name or the path that `Engine.load` takes, for what was given as a model.
+    """The built-in name or the path that `Engine.load` takes, for a model as the user names it.
 
-    In this order: a name that gesso carries; a path; a name in the library; a name in the registered folders, which is
-    that of a file with or without its ending and with as many folders above it as tell it apart; at least eight digits
-    of a SHA-256, or an AutoV3. A hub's name begins with "hf:". Letters' case decides only between names that differ in
-    nothing else.
+    In this order: the name of a built-in model; a path; a name in the library; a name in the registered folders, which
+    is that of a file with or without its ending and with as many folders above it as tell it apart; at least eight
+    digits of a SHA-256, or an AutoV3. A hub's name begins with "hf:". Letters' case decides only between names that
+    differ in nothing else.
 
     kinds    what will do; a path is taken as it is
     offline  a hub's name must have been fetched before
@@ -39,7 +39,7 @@ def resolve(
     Raises GessoError with close matches where nothing fits, and with all of them where several do.
     """
     text = str(name)
-    if text in CARRIED_MODELS:
+    if text in BUILTIN_MODELS:
         return text
     if "\0" in text or not text.strip():
         raise GessoError(
@@ -56,14 +56,14 @@ def resolve(
     entry = find(text, library.entries(), kinds) if library is not None else None
     if entry is None:
         raise GessoError(_unknown(text, library, kinds), code="unknown_name")
-    if entry.name in CARRIED_MODELS:
+    if entry.name in BUILTIN_MODELS:
         return entry.name
     if entry.problem == MISSING:
         raise GessoError(f"{entry.name}: its file is {MISSING} ({entry.path}). Is its disk there?", code="missing")
     return _openable(entry.path, library, entry)
 
 
-def _openable(path: Path, library: Library | None, entry: Entry | None = None) -> Path:
+def _openable(path: Path, library: Library | None, entry: LibraryEntry | None = None) -> Path:
     """The path; of a PyTorch file its safetensors copy, where there is a library to keep it in."""
     if library is None or container(path) not in PYTORCH:
         return path
@@ -85,48 +85,50 @@ def is_path(text: str) -> bool:
         raise GessoError(f"{text[:200]}: cannot be read ({error.strerror})", code="unreadable") from error
 
 
-def find(text: str, entries: Sequence[Entry], kinds: Collection[str] | None = ("checkpoint",)) -> Entry | None:
-    """The one model that is called that; None where there is none. kinds: None stands for all.
+def find(
+    text: str, entries: Sequence[LibraryEntry], kinds: Collection[str] | None = ("checkpoint",)
+) -> LibraryEntry | None:
+    """The one model of that name; None if there is none. kinds: None means all.
 
-    Raises GessoError where several are, and where the only ones are of another kind.
+    Raises GessoError if there are several, or only models of other kinds.
     """
-    own = [entry for entry in entries if entry.origin != FOUND]
-    found = _named(text, own) or _named(text, entries) or _hashed(text, entries)
-    wanted = [entry for entry in found if kinds is None or _is_of(entry, kinds)]
-    if found and not wanted:
-        kind = found[0].kind
-        raise GessoError(f"{text}: is a {kind} ({found[0].what}), expected a {_or(kinds)}", code="wrong_kind")
-    if len(wanted) > 1 and not _same(wanted):
-        lines = "; ".join(_label(entry) for entry in wanted[:_SHOWN])
-        more = f" and {len(wanted) - _SHOWN} more" if len(wanted) > _SHOWN else ""
+    own = [entry for entry in entries if entry.origin != IN_FOLDER]
+    named = _named(text, own) or _named(text, entries) or _hashed(text, entries)
+    matches = [entry for entry in named if kinds is None or _is_of(entry, kinds)]
+    if named and not matches:
+        kind = named[0].kind
+        raise GessoError(f"{text}: is a {kind} ({named[0].what}), expected a {_or(kinds)}", code="wrong_kind")
+    if len(matches) > 1 and not _same(matches):
+        lines = "; ".join(_label(entry) for entry in matches[:_SHOWN])
+        more = f" and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""
         raise GessoError(
-            f"{text}: {len(wanted)} models have this name: {lines}{more}. Give a path or a hash", code="ambiguous_name"
+            f"{text}: {len(matches)} models have this name: {lines}{more}. Give a path or a hash", code="ambiguous_name"
         )
-    return wanted[0] if wanted else None
+    return matches[0] if matches else None
 
 
-def find_by_hashes(digests: Iterable[str], library: Library, name: str = "", limit: int = 4) -> Entry | None:
+def find_by_hashes(digests: Iterable[str], library: Library, name: str = "", limit: int = 4) -> LibraryEntry | None:
     """The model whose files have these SHA-256 digests, or begin with these digits, for a recipe whose file is gone.
 
     Only hashes that are known count; besides, models of that name are hashed, `limit` of them at most.
     """
-    wanted = [digest.lower() for digest in digests]
-    if not wanted or any(not _HASH.fullmatch(digest) for digest in wanted):
+    prefixes = [digest.lower() for digest in digests]
+    if not prefixes or any(not _HASH.fullmatch(digest) for digest in prefixes):
         return None
 
-    def fits(entry: Entry) -> bool:
-        return all(any((file.sha256 or "").startswith(digest) for file in entry.files) for digest in wanted)
+    def fits(entry: LibraryEntry) -> bool:
+        return all(any((file.sha256 or "").startswith(digest) for file in entry.files) for digest in prefixes)
 
     entries = [entry for entry in library.entries() if entry.problem is None]
     likely = [entry for entry in entries if name and name in (entry.name, entry.path.name) and _unhashed(entry)]
     return next(filter(fits, entries), None) or next(filter(fits, map(library.hashed, likely[:limit])), None)
 
 
-def _unhashed(entry: Entry) -> bool:
+def _unhashed(entry: LibraryEntry) -> bool:
     return any(file.sha256 is None for file in entry.files)
 
 
-def _named(text: str, entries: Iterable[Entry]) -> list[Entry]:
+def _named(text: str, entries: Iterable[LibraryEntry]) -> list[LibraryEntry]:
     """Those of that name; where case alone tells them apart, the ones with the given case."""
     folded = _key(text)
     loose = [entry for entry in entries if any(_is_called(entry, name, folded) for name in _names(entry))]
@@ -134,12 +136,12 @@ def _named(text: str, entries: Iterable[Entry]) -> list[Entry]:
     return exact or loose
 
 
-def _names(entry: Entry) -> tuple[str, ...]:
+def _names(entry: LibraryEntry) -> tuple[str, ...]:
     """What people call it: the name, and the path with and without its ending."""
     return (entry.name, entry.path.as_posix(), entry.path.with_suffix("").as_posix())
 
 
-def _is_called(entry: Entry, name: str, folded: str) -> bool:
+def _is_called(entry: LibraryEntry, name: str, folded: str) -> bool:
     """Of a path, any number of last parts will do: "tiny", "sub/tiny.safetensors"."""
     return _key(name) == folded or (name != entry.name and _key(name).endswith(f"/{folded}"))
 
@@ -148,7 +150,7 @@ def _key(name: str) -> str:
     return name.casefold().replace("\\", "/")
 
 
-def _hashed(text: str, entries: Iterable[Entry]) -> list[Entry]:
+def _hashed(text: str, entries: Iterable[LibraryEntry]) -> list[LibraryEntry]:
     if not _HASH.fullmatch(text):
         return []
     digits = text.lower()
@@ -162,18 +164,18 @@ def _hashed(text: str, entries: Iterable[Entry]) -> list[Entry]:
     ]
 
 
-def _is_of(entry: Entry, kinds: Collection[str]) -> bool:
+def _is_of(entry: LibraryEntry, kinds: Collection[str]) -> bool:
     # A PyTorch file in a folder of everything does not show what it is.
     return entry.kind in kinds or (entry.kind == "other" and entry.layout in ("pickle", "gguf"))
 
 
-def _same(entries: list[Entry]) -> bool:
+def _same(entries: list[LibraryEntry]) -> bool:
     """Copies of the same bytes: any of them will do."""
     hashes = {tuple(file.sha256 for file in entry.files) for entry in entries}
     return len(hashes) == 1 and None not in next(iter(hashes))
 
 
-def _label(entry: Entry) -> str:
+def _label(entry: LibraryEntry) -> str:
     digits = f", hash {entry.model_hash}" if entry.model_hash else ""
     return f"{entry.path} ({entry.kind}{digits})"
 
@@ -189,7 +191,7 @@ def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
             f"{text}: is a folder without {MODEL_INDEX}, so it is not a model. To use the models in it: gesso models "
             f"add-folder {text}"
         )
-    entries = carried_entries() if library is None else library.entries()
+    entries = builtin_entries() if library is None else library.entries()
     names = {name for entry in entries if _is_of(entry, kinds) for name in (entry.name, entry.path.name)}
     close = difflib.get_close_matches(text, names, n=_SHOWN, cutoff=0.6)
     if len(text) >= 3:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.found import Draft, PictureMetadata, real, whole
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
 from gesso.pictures.infotext_reading import Infotext
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass
@@ -63,7 +63,7 @@ def from_infotext(text: Infotext) -> PictureMetadata:
         if key in _ELSEWHERE or key.startswith(("ControlNet", "Regional", "Dynamic thresholding")):
             draft.note(f"not supported, ignored: {key}: {pairs[key]}")
     tool = "gesso" if ours else "A1111"
-    return draft.found(tool, pairs=pairs, model=pairs.get("Model", ""), model_hash=pairs.get("Model hash", ""))
+    return draft.build(tool, pairs=pairs, model=pairs.get("Model", ""), model_hash=pairs.get("Model hash", ""))
 
 
 def _numbers(draft: Draft, pairs: Mapping[str, str]) -> None:
@@ -140,7 +140,7 @@ def _masks(draft: Draft, pairs: Mapping[str, str]) -> None:
 
 
 def _word(pairs: Mapping[str, str], name: str) -> str | None:
-    """Our word for what a field is there; None for a word that says nothing."""
+    """gesso's word for the value of a field; None for an unknown word."""
     about = ROWS[name].field
-    found = pairs.get(about.infotext, "").lower()
-    return next((ours for ours, theirs in about.words.items() if theirs.lower() == found), None)
+    word = pairs.get(about.infotext, "").lower()
+    return next((ours for ours, theirs in about.words.items() if theirs.lower() == word), None)

@@ -25,7 +25,7 @@ MAX_TEXTS = 64
 
 @dataclass(frozen=True)
 class PictureTexts:
-    """What one file carries.
+    """The texts in one file.
 
     format  PNG, JPEG, WEBP, AVIF
     texts   keyword -> text; of a JPEG, WebP or AVIF the names are those that PNG files use for the same
@@ -48,7 +48,7 @@ def read_texts(path: Path) -> PictureTexts:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS[1:]) as image:
-                found, size, texts = str(image.format), image.size, _exif_texts(image)
+                kind, size, texts = str(image.format), image.size, _exif_texts(image)
     except Exception as error:  # decoders of strangers' files raise whatever they like
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise GessoError(
@@ -56,7 +56,7 @@ def read_texts(path: Path) -> PictureTexts:
             code="wrong_kind",
             data={"path": str(path)},
         ) from error
-    return PictureTexts(path, found, *size, texts)
+    return PictureTexts(path, kind, *size, texts)
 
 
 def _png_texts(path: Path, chunks: list[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -75,7 +75,7 @@ def _png_texts(path: Path, chunks: list[tuple[bytes, bytes]]) -> dict[str, str]:
         left -= len(value)
         if left < 0 or len(texts) >= MAX_TEXTS:
             raise GessoError(
-                f"{path}: more text than {MAX_TEXT_BYTES} bytes or {MAX_TEXTS} pieces; gesso does not read it",
+                f"{path}: its texts exceed {MAX_TEXT_BYTES} bytes or {MAX_TEXTS} entries, which gesso does not read",
                 code="too_large",
                 data={"path": str(path)},
             )
@@ -98,11 +98,11 @@ def _unpack(path: Path, packed: bytes, most: int) -> bytes:
         value = unpacker.decompress(packed, most + 1)
     except zlib.error as error:
         raise GessoError(
-            f"{path}: a compressed text in it is damaged ({error})", code="damaged", data={"path": str(path)}
+            f"{path}: a compressed text is damaged ({error})", code="damaged", data={"path": str(path)}
         ) from error
     if len(value) > most:
         raise GessoError(
-            f"{path}: a compressed text in it expands to more than {most} bytes; gesso does not read it",
+            f"{path}: a compressed text expands to more than {most} bytes, which gesso does not read",
             code="too_large",
             data={"path": str(path)},
         )

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from gesso.errors import GessoError
-from gesso.metadata.comfyui_drawing import graph_of_drawing
-from gesso.metadata.found import Draft, PictureMetadata, real, whole
+from gesso.metadata.comfyui_workflow import graph_of_workflow
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
 from gesso.notices import Notice
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass, LoraUse
@@ -25,8 +25,8 @@ _ENDS = ("SaveImage", "PreviewImage", "SaveImageWebsocket", "SaveAnimatedWEBP")
 _THROUGH_PICTURE = ("images", "image", "samples", "pixels", "latent_image", "latent", "upscale_model_output")
 _THROUGH_TEXT = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond", "text_encode")
 _VALUES = ("value", "text", "string", "int", "float", "number", "seed", "noise_seed")
-_FROM_DRAWING = Notice(
-    "read from ComfyUI's workflow (the UI's drawing of the graph), which does not name the values of custom nodes",
+_FROM_WORKFLOW = Notice(
+    "read from ComfyUI's workflow (the graph as the UI shows it), which does not name the inputs of custom nodes",
     code="workflow_only",
 )
 
@@ -38,21 +38,21 @@ def from_graph(text: str) -> PictureMetadata:
 
     Raises GessoError for what is no such graph, or one without a sampler.
     """
-    return _found(_Graph(_parsed(text)))
+    return _settings(_Graph(_parsed(text)))
 
 
-def from_drawing(text: str) -> PictureMetadata:
-    """The same of a drawing (the text chunk "workflow"), as far as it tells. Raises GessoError as `from_graph`."""
-    drawing = _parsed(text)
+def from_workflow(text: str) -> PictureMetadata:
+    """The same from a workflow (the text chunk "workflow"), as far as possible. Raises GessoError as `from_graph`."""
+    workflow = _parsed(text)
     try:
-        found = _found(_Graph(graph_of_drawing(drawing)))
+        metadata = _settings(_Graph(graph_of_workflow(workflow)))
     except GessoError as error:
-        inside = "; its subgraphs are not read" if "definitions" in drawing else ""
+        inside = "; its subgraphs are not read" if "definitions" in workflow else ""
         raise GessoError(f"{error.message}{inside}", code=error.code, field=error.field, data=error.data) from error
-    return replace(found, notices=(_FROM_DRAWING, *found.notices))
+    return replace(metadata, notices=(_FROM_WORKFLOW, *metadata.notices))
 
 
-def _found(graph: "_Graph") -> PictureMetadata:
+def _settings(graph: "_Graph") -> PictureMetadata:
     sampler = graph.last_sampler()
     draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
     first, second = graph.passes(sampler)
@@ -62,31 +62,31 @@ def _found(graph: "_Graph") -> PictureMetadata:
     model = _model(draft, graph, first)
     if second is not None:
         _second_pass(draft, graph, first, second)
-    said = {key: str(value)[:200] for key, value in _inputs(first).items() if not isinstance(value, list | dict)}
-    return draft.found("ComfyUI", pairs=said, model=model)
+    pairs = {key: str(value)[:200] for key, value in _inputs(first).items() if not isinstance(value, list | dict)}
+    return draft.build("ComfyUI", pairs=pairs, model=model)
 
 
 def _parsed(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARS:
-        raise GessoError(f"a graph of {len(text)} characters, at most {MAX_CHARS} are allowed", code="too_large")
+        raise GessoError(f"a graph of {len(text)} characters, expected at most {MAX_CHARS}", code="too_large")
     try:
-        found = json.loads(text)
+        graph = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GessoError(
             f"the graph is not valid JSON ({str(error)[:100] or 'nested too deeply'})", code="damaged"
         ) from error
-    if not isinstance(found, dict):
-        raise GessoError("the graph is not an object of nodes", code="damaged")
-    return found
+    if not isinstance(graph, dict):
+        raise GessoError("the graph is not a JSON object of nodes", code="damaged")
+    return graph
 
 
 class _Graph:
     """Nodes by their numbers."""
 
-    def __init__(self, found: Mapping[str, Any]) -> None:
-        if len(found) > MAX_NODES:
-            raise GessoError(f"the graph has {len(found)} nodes, at most {MAX_NODES} are allowed", code="too_large")
-        self.nodes: dict[str, Node] = {str(key): node for key, node in found.items() if isinstance(node, dict)}
+    def __init__(self, nodes: Mapping[str, Any]) -> None:
+        if len(nodes) > MAX_NODES:
+            raise GessoError(f"the graph has {len(nodes)} nodes, expected at most {MAX_NODES}", code="too_large")
+        self.nodes: dict[str, Node] = {str(key): node for key, node in nodes.items() if isinstance(node, dict)}
 
     def linked(self, node: Node, name: str) -> Node | None:
         """The node that an input is linked to."""
@@ -95,35 +95,35 @@ class _Graph:
 
     def upstream(self, node: Node | None, names: tuple[str, ...], kinds: tuple[str, ...]) -> Node | None:
         """The first node of one of these kinds, this one included, along inputs of these names."""
-        seen: set[int] = set()
-        while node is not None and id(node) not in seen and len(seen) < MAX_HOPS:
+        visited: set[int] = set()
+        while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
             if _kind(node).startswith(kinds):
                 return node
-            seen.add(id(node))
+            visited.add(id(node))
             node = next((other for name in names if (other := self.linked(node, name)) is not None), None)
         return None
 
     def value(self, node: Node | None, *names: str) -> Any:
         """The value of an input, also where it comes from a node that only holds it."""
         for _ in range(MAX_HOPS):
-            found = next((_inputs(node)[name] for name in names if node is not None and name in _inputs(node)), None)
-            if not isinstance(found, list):
-                return found
-            node = self.nodes.get(str(found[0])) if len(found) == 2 else None
+            value = next((_inputs(node)[name] for name in names if node is not None and name in _inputs(node)), None)
+            if not isinstance(value, list):
+                return value
+            node = self.nodes.get(str(value[0])) if len(value) == 2 else None
             names = (*names, *_VALUES)
         return None
 
     def last_sampler(self) -> Node:
         """The sampler whose picture is kept."""
         for node in self.nodes.values():
-            if _kind(node) in _ENDS and (found := self.upstream(node, _THROUGH_PICTURE, _SAMPLERS)) is not None:
-                return found
-        found = next((node for node in self.nodes.values() if _kind(node) in _SAMPLERS), None)
-        if found is None:
+            if _kind(node) in _ENDS and (samplers := self.upstream(node, _THROUGH_PICTURE, _SAMPLERS)) is not None:
+                return samplers
+        samplers = next((node for node in self.nodes.values() if _kind(node) in _SAMPLERS), None)
+        if samplers is None:
             raise GessoError(
                 "the graph has no sampler node that gesso knows (KSampler and its relatives)", code="no_settings"
             )
-        return found
+        return samplers
 
     def passes(self, sampler: Node) -> tuple[Node, Node | None]:
         """The first sampler, and the one that draws its enlarged picture again, if any."""
@@ -154,11 +154,13 @@ def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
         text = graph.upstream(
             node, _THROUGH_TEXT if field == "prompt" else ("negative", *_THROUGH_TEXT), ("CLIPTextEncode",)
         )
-        found = graph.value(text, "text", "text_g", "text_l")
-        if isinstance(found, str):
-            draft.set(field, found, name)
+        encoded = graph.value(text, "text", "text_g", "text_l")
+        if isinstance(encoded, str):
+            draft.set(field, encoded, name)
         elif node is not None and _kind(node) != "ConditioningZeroOut":
-            draft.note(f"ignored: the {name} prompt, which comes from {_kind(node)[:60]}", code="prompt_ignored")
+            draft.note(
+                f"ignored: the {name} prompt, which comes from the node {_kind(node)[:60]}", code="prompt_ignored"
+            )
         clip = graph.upstream(graph.linked(text, "clip") if text else None, ("clip",), ("CLIPSetLastLayer",))
         skip = whole(graph.value(clip, "stop_at_clip_layer"))
         if skip is not None and skip < 0:
@@ -169,7 +171,7 @@ def _size(draft: Draft, graph: _Graph, sampler: Node) -> None:
     start = graph.linked(sampler, "latent_image")
     empty = graph.upstream(start, _THROUGH_PICTURE, ("EmptyLatentImage", "EmptySD3LatentImage"))
     if empty is None and start is not None:
-        draft.note("image to image: the input picture is not in the file", code="source_absent")
+        draft.note("image to image: the source picture is not in the file", code="source_absent")
     for side in ("width", "height"):
         draft.set(side, whole(graph.value(empty, side)), side)
 
@@ -178,9 +180,9 @@ def _model(draft: Draft, graph: _Graph, sampler: Node) -> str:
     """Name of the model; LoRA on the way there."""
     node = graph.linked(graph.linked(sampler, "guider") or sampler, "model")
     loras: list[LoraUse] = []
-    seen: set[int] = set()
-    while node is not None and id(node) not in seen and len(seen) < MAX_HOPS:
-        seen.add(id(node))
+    visited: set[int] = set()
+    while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
+        visited.add(id(node))
         inputs = _inputs(node)
         for key in ("ckpt_name", "unet_name"):
             if isinstance(name := inputs.get(key), str):
@@ -225,8 +227,8 @@ def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None
 
 
 def _inputs(node: Node | None) -> Mapping[str, Any]:
-    found = node.get("inputs") if node is not None else None
-    return found if isinstance(found, dict) else {}
+    inputs = node.get("inputs") if node is not None else None
+    return inputs if isinstance(inputs, dict) else {}
 
 
 def _kind(node: Node) -> str:

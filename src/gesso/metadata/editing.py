@@ -25,7 +25,7 @@ MAX_SEGMENT = 65533  # bytes of one block of a JPEG
 
 
 def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = True) -> Path:
-    """Write a copy of a picture without its metadata: settings, EXIF (places too), XMP, comments -> the target.
+    """Write a copy of a picture without metadata (settings, EXIF with GPS, XMP, comments) and return its path.
 
     What is stored of pixels and colours stays byte by byte. The copy is there whole or not at all; target may be the
     source. Raises GessoError for formats that it cannot be cut out of (AVIF), FileExistsError unless `overwrite`.
@@ -37,9 +37,9 @@ def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = 
 def copy_metadata(
     source: str | Path, picture: str | Path, target: str | Path | None = None, *, overwrite: bool = True
 ) -> Path:
-    """Write a picture with the settings of another in place of its own -> the target.
+    """Write a picture with the settings of another instead of its own, and return its path.
 
-    source   the picture that carries settings
+    source   the picture with the settings
     picture  the one whose pixels are kept: PNG, JPEG or WebP
     target   None: the picture itself
     Raises GessoError where there are no settings or the format cannot hold them, FileExistsError unless `overwrite`.
@@ -47,7 +47,7 @@ def copy_metadata(
     texts = read_texts(Path(source))
     if not texts.texts:
         raise GessoError(
-            f"{source}: carries no texts that could be copied", code="no_settings", data={"path": str(source)}
+            f"{source}: has no settings or other texts to copy", code="no_settings", data={"path": str(source)}
         )
     target = Path(picture if target is None else target)
     write_new(target, with_metadata(Path(picture), texts), overwrite=overwrite)
@@ -108,7 +108,7 @@ def _is_comment(marker: int, body: bytes) -> bool:
 
 def _jpeg_segments(path: Path, data: bytes) -> list[tuple[int, bytes]]:
     """Marker and body of each block; the last is all from the first scan on."""
-    found: list[tuple[int, bytes]] = [(_SOI, b"")]
+    segments: list[tuple[int, bytes]] = [(_SOI, b"")]
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -118,11 +118,11 @@ def _jpeg_segments(path: Path, data: bytes) -> list[tuple[int, bytes]]:
             at += 1
             continue
         if marker == _SOS:
-            return [*found, (_SOS, data[at:])]
+            return [*segments, (_SOS, data[at:])]
         (length,) = struct.unpack(">H", data[at + 2 : at + 4])
         if length < 2 or at + 2 + length > len(data):
             break
-        found.append((marker, data[at + 4 : at + 2 + length]))
+        segments.append((marker, data[at + 4 : at + 2 + length]))
         at += 2 + length
     raise GessoError(f"{path}: the JPEG is damaged. Use an undamaged copy", code="damaged", data={"path": str(path)})
 
@@ -140,7 +140,7 @@ def _join_jpeg(segments: list[tuple[int, bytes]]) -> bytes:
 
 
 def _webp_chunks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
-    found: list[tuple[bytes, bytes]] = []
+    chunks: list[tuple[bytes, bytes]] = []
     at = 12
     while at + 8 <= len(data):
         kind, (length,) = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])
@@ -148,9 +148,9 @@ def _webp_chunks(path: Path, data: bytes) -> list[tuple[bytes, bytes]]:
             raise GessoError(
                 f"{path}: the WebP is cut off. Use a complete copy", code="damaged", data={"path": str(path)}
             )
-        found.append((kind, data[at + 8 : at + 8 + length]))
+        chunks.append((kind, data[at + 8 : at + 8 + length]))
         at += 8 + length + length % 2
-    return found
+    return chunks
 
 
 def _join_webp(chunks: list[tuple[bytes, bytes]]) -> bytes:

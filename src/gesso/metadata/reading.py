@@ -6,10 +6,10 @@ from pathlib import Path
 from gesso.errors import GessoError
 from gesso.metadata.a1111 import from_infotext
 from gesso.metadata.carriers import PictureTexts, read_texts
-from gesso.metadata.comfyui import from_drawing, from_graph
-from gesso.metadata.found import PictureMetadata
+from gesso.metadata.comfyui import from_graph, from_workflow
 from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
+from gesso.metadata.picture_metadata import PictureMetadata
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.pictures.picture_file import RECIPE_KEYWORD
 from gesso.request.recipe import Recipe
@@ -18,23 +18,23 @@ log = logging.getLogger(__name__)
 
 
 def read_metadata(path: str | Path) -> PictureMetadata:
-    """The settings that a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI carries, as a request.
+    """Read the settings stored in a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI, as a request.
 
     path  a PNG, JPEG, WebP or AVIF file. Its pixels are not decoded
     Raises GessoError where it is no such picture, or carries no settings that can be read.
     """
     path = Path(path)
     texts = read_texts(path)
-    found = settings_of(texts)
-    if found is None:
-        kinds = ", ".join(sorted(texts.texts)) or "nothing"
+    metadata = settings_of(texts)
+    if metadata is None:
+        kinds = ", ".join(sorted(texts.texts)) or "none"
         raise GessoError(
-            f"{path}: no settings of gesso, A1111, ComfyUI, InvokeAI or NovelAI; it has {kinds[:200]}",
+            f"{path}: no settings of gesso, A1111, ComfyUI, InvokeAI or NovelAI; its texts: {kinds[:200]}",
             code="no_settings",
             data={"path": str(path)},
         )
-    log.debug("read settings of %s from %r", found.tool, str(path))
-    return found
+    log.debug("read settings of %s from %r", metadata.tool, str(path))
+    return metadata
 
 
 def settings_of(picture: PictureTexts) -> PictureMetadata | None:
@@ -52,7 +52,7 @@ def settings_of(picture: PictureTexts) -> PictureMetadata | None:
         if "prompt" in texts:
             return from_graph(texts["prompt"])
         if "workflow" in texts:
-            return _from_drawing(texts["workflow"])
+            return _from_workflow(texts["workflow"])
     except GessoError as error:
         raise GessoError(
             f"{picture.path}: {error.message}", code=error.code, field=error.field, data=error.data
@@ -60,9 +60,9 @@ def settings_of(picture: PictureTexts) -> PictureMetadata | None:
     return None
 
 
-def _from_drawing(text: str) -> PictureMetadata:
+def _from_workflow(text: str) -> PictureMetadata:
     try:
-        return from_drawing(text)
+        return from_workflow(text)
     except GessoError as error:
         message = "has ComfyUI's workflow without the graph itself (text chunk 'prompt')"
         raise GessoError(

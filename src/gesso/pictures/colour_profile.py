@@ -34,15 +34,15 @@ def profile_problem(image: Image.Image) -> str | None:
     """Why the picture's profile cannot be followed: it is damaged, too large, or made for other channels."""
     profile = image.info.get("icc_profile", b"")
     if profile is None:  # what Pillow makes of one that it cannot unpack
-        return "it is damaged"
+        return "damaged"
     if not isinstance(profile, bytes) or not profile:
         return None
     if len(profile) > MAX_PROFILE:
-        return f"it has {len(profile)} bytes, at most {MAX_PROFILE} are allowed"
+        return f"{len(profile)} bytes, expected at most {MAX_PROFILE}"
     try:
         _transform(profile, _mode(image))
     except _ERRORS:
-        return f"it is damaged, or not made for {_mode(image)}"
+        return f"damaged, or not for {_mode(image)}"
     return None
 
 
@@ -64,8 +64,8 @@ def _converted(image: Image.Image, profile: bytes) -> Image.Image:
         transform = _transform(profile, image.mode)
         if image.mode == "RGB":
             sample = _sample()
-            apart = np.asarray(transform.apply(sample), dtype=np.int16) - np.asarray(sample)
-            if np.abs(apart).max() <= SAME:
+            change = np.asarray(transform.apply(sample), dtype=np.int16) - np.asarray(sample)
+            if np.abs(change).max() <= SAME:
                 return image
         return transform.apply(image)
     except _ERRORS:

@@ -21,7 +21,7 @@ Pair = tuple[str, str]
 
 
 def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
-    """What other tools show and take over for this picture. Labels are A1111's names."""
+    """The infotext of a picture, which other tools show and import. Labels are A1111's names."""
     request = recipe.request
     pairs: list[Pair] = [
         _pair("num_steps", request.num_steps),
@@ -66,7 +66,7 @@ def _pair(path: str, value: Any) -> Pair:
 
 
 def _if(present: bool, path: str, value: Any) -> list[Pair]:
-    """The same where there is something to say."""
+    """The same if `present`, else nothing."""
     return [_pair(path, value)] if present else []
 
 
@@ -81,7 +81,7 @@ def _variation(request: ResolvedRequest) -> list[Pair]:
 
 
 def _second_pass(request: ResolvedRequest) -> list[Pair]:
-    """What is not as in the first pass."""
+    """The settings of hires fix that differ from the first pass."""
     hires = request.hires
     if hires is None:
         return []
@@ -97,7 +97,7 @@ def _second_pass(request: ResolvedRequest) -> list[Pair]:
 
 
 def _controls(request: ResolvedRequest) -> list[tuple[str, str]]:
-    """In the form of the web UI's extension; the pictures themselves stay where they are."""
+    """ControlNet units as the web UI's extension writes them, without the control images."""
     return [
         (
             f"ControlNet {number}",
@@ -115,20 +115,20 @@ _THRESHOLDS = {"canny": ("low", "high"), "scribble": ("threshold",), "tile": ("f
 
 
 def _thresholds(use: ControlUse) -> str:
-    """Those that were set, with a comma behind each."""
+    """The thresholds that are set, each followed by a comma."""
     names = _THRESHOLDS.get(use.preprocessor or "", ())
-    given = dict(use.parameters)
+    values = dict(use.parameters)
     return "".join(
-        f"Threshold {place}: {given[name]:g}, " for place, name in zip("AB", names, strict=False) if name in given
+        f"Threshold {place}: {values[name]:g}, " for place, name in zip("AB", names, strict=False) if name in values
     )
 
 
 def _adapters(recipe: Recipe) -> list[tuple[str, str]]:
-    """LoRA by the hash of their data, learned words by that of their file, twelve digits each."""
+    """LoRA by the hash of their data, embeddings by that of their file, twelve digits each."""
     loras = [f"{file.name}: {file.autov3 or file.sha256[:12]}" for file in recipe.extras if file.kind == "lora"]
     words = [f"{file.name}: {file.sha256[:12]}" for file in recipe.extras if file.kind == "embedding"]
-    found = (("Lora hashes", loras), ("TI hashes", words))
-    return [(key, ", ".join(values)) for key, values in found if values]
+    hashes = (("Lora hashes", loras), ("TI hashes", words))
+    return [(key, ", ".join(values)) for key, values in hashes if values]
 
 
 def _tags(recipe: Recipe) -> str:
@@ -144,9 +144,9 @@ def _tags(recipe: Recipe) -> str:
 def write_infotext(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> str:
     """The text of prompts and pairs, of which there are at least three; `read_infotext` gives them back."""
     text = _joined(prompt, negative_prompt, pairs)
-    found = read_infotext(text)
-    exact = [(EXACT_PROMPT, prompt)] if found.prompt != prompt else []
-    if found.negative_prompt != negative_prompt:
+    reread = read_infotext(text)
+    exact = [(EXACT_PROMPT, prompt)] if reread.prompt != prompt else []
+    if reread.negative_prompt != negative_prompt:
         exact.append((EXACT_NEGATIVE, negative_prompt))
     return _joined(prompt, negative_prompt, [*pairs, *exact]) if exact else text
 
@@ -160,7 +160,7 @@ def _joined(prompt: str, negative_prompt: str, pairs: list[tuple[str, str]]) -> 
 
 
 def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
-    """What A1111 calls options; its own names where it has them, and only where they are not as it leaves them."""
+    """Options, by A1111's names where it has them, and only if they differ from its defaults."""
     request = recipe.request
     masked = request.mask.image is not None
     pairs = _if(masked and request.mask.blur != 0, "mask.blur", request.mask.blur)
@@ -173,8 +173,8 @@ def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
         pairs.append(_pair("refiner_switch_at", request.refiner_switch_at))
     pairs += _if(request.source.noise_level is not None, "source.noise_level", request.source.noise_level)
     pairs += _if(request.conventions.discard_penultimate_sigma, "conventions.discard_penultimate_sigma", True)
-    apart = request.conventions.initial_noise == "variance" and request.conventions.timestep_spacing != "a1111"
-    pairs += _if(apart, "conventions.initial_noise", request.conventions.initial_noise)
+    unlike_a1111 = request.conventions.initial_noise == "variance" and request.conventions.timestep_spacing != "a1111"
+    pairs += _if(unlike_a1111, "conventions.initial_noise", request.conventions.initial_noise)
     if request.sigmas is not None:
         pairs.append(_pair("sigmas", " ".join(f"{sigma:g}" for sigma in request.sigmas)))
     pairs += _if(request.preset != "gesso", "preset", request.preset)

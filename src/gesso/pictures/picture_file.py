@@ -54,7 +54,8 @@ def encode_picture(
         image.save(buffer, format=kind, quality=quality, exif=encode_exif(parameters, recipe.to_json()))
     except (OSError, ValueError) as error:
         raise GessoError(
-            f"the picture cannot be written as {kind} ({error}). A PNG can hold any text", code="unsupported"
+            f"the picture cannot be written as {kind} ({error}). Use PNG, which holds texts of any length",
+            code="unsupported",
         ) from error
     return buffer.getvalue()
 
@@ -113,7 +114,7 @@ def _examined(path: Path) -> tuple[Recipe, str, bytes]:
     width, height = png_size(path, chunks)
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise GessoError(
-            f"{path}: the PNG claims {width}x{height} pixels, gesso draws at most {MAX_SIDE} a side",
+            f"{path}: the PNG claims {width}x{height} pixels, expected at most {MAX_SIDE} a side",
             code="too_large",
             data={"path": str(path)},
         )
@@ -136,7 +137,7 @@ def _examined_other(path: Path, data: bytes) -> tuple[Recipe, str, bytes]:
         ) from error
     if max(size) > MAX_SIDE:
         raise GessoError(
-            f"{path}: claims {size[0]}x{size[1]} pixels, gesso draws at most {MAX_SIDE} a side",
+            f"{path}: claims {size[0]}x{size[1]} pixels, expected at most {MAX_SIDE} a side",
             code="too_large",
             data={"path": str(path)},
         )
@@ -174,7 +175,7 @@ def read_bytes(path: Path) -> bytes:
             )
         if path.stat().st_size > MAX_FILE_BYTES:
             raise GessoError(
-                f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed",
+                f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}",
                 code="too_large",
                 data={"path": str(path)},
             )
@@ -185,26 +186,26 @@ def read_bytes(path: Path) -> bytes:
 
 def _recipe(path: Path, chunks: list[tuple[bytes, bytes]]) -> Recipe:
     keyword = RECIPE_KEYWORD.encode()
-    found = [body for kind, body in chunks if kind == b"iTXt" and body.split(b"\0", 1)[0] == keyword]
-    if not found:
+    bodies = [body for kind, body in chunks if kind == b"iTXt" and body.split(b"\0", 1)[0] == keyword]
+    if not bodies:
         foreign = any(body.startswith(b"parameters\0") for kind, body in chunks if kind in (b"tEXt", b"iTXt"))
-        hint = "it has A1111 parameters only" if foreign else "another program may have removed it"
+        hint = "it has only A1111 parameters" if foreign else "another program may have removed it"
         raise GessoError(
             f"{path}: no gesso recipe in this PNG ({hint}). Replay needs the file as gesso wrote it",
             code="no_settings",
             data={"path": str(path)},
         )
-    if len(found) > 1:
+    if len(bodies) > 1:
         raise GessoError(
-            f"{path}: {len(found)} gesso recipes in one PNG, expected one", code="damaged", data={"path": str(path)}
+            f"{path}: {len(bodies)} gesso recipes in one PNG, expected one", code="damaged", data={"path": str(path)}
         )
-    parts = found[0].split(b"\0", 2)
+    parts = bodies[0].split(b"\0", 2)
     # keyword, NUL, compression flag and method, then language and translated keyword (empty), each ended by NUL
-    head, flags_and_text = parts[0], found[0][len(parts[0]) + 1 :]
+    head, flags_and_text = parts[0], bodies[0][len(parts[0]) + 1 :]
     assert head == keyword
-    if len(found[0]) > MAX_RECIPE_BYTES or flags_and_text[:4] != b"\0\0\0\0":
+    if len(bodies[0]) > MAX_RECIPE_BYTES or flags_and_text[:4] != b"\0\0\0\0":
         raise GessoError(
-            f"{path}: the gesso recipe is not stored as gesso stores it (too long, or compressed)",
+            f"{path}: the gesso recipe is too long or compressed, so gesso did not write it",
             code="damaged",
             data={"path": str(path)},
         )

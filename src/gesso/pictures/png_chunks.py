@@ -1,4 +1,4 @@
-"""The parts of a PNG file, without decoding any: lengths and checksums are checked, nothing else is believed."""
+"""The chunks of a PNG file, not decoded: only lengths and checksums are checked."""
 
 import struct
 import zlib
@@ -29,7 +29,7 @@ def png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         kind, body = data[position + 4 : position + 8], data[position + 8 : end]
         if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
             raise GessoError(
-                f"{path}: a part of the PNG has a wrong checksum. Use an undamaged copy",
+                f"{path}: a chunk of the PNG has a wrong checksum. Use an undamaged copy",
                 code="damaged",
                 data={"path": str(path)},
             )
@@ -37,7 +37,7 @@ def png_chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if kind == b"IEND":
             return
         position = end + 4
-    raise GessoError(f"{path}: more than {MAX_CHUNKS} parts in one PNG", code="too_large", data={"path": str(path)})
+    raise GessoError(f"{path}: more than {MAX_CHUNKS} chunks in one PNG", code="too_large", data={"path": str(path)})
 
 
 def png_size(path: Path, chunks: list[tuple[bytes, bytes]]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Input pictures: read without trusting the file, and named by a hash of their pixels."""
+"""Reads input pictures without trusting the file, and names them by a hash of their pixels."""
 
 import hashlib
 import io
@@ -23,16 +23,16 @@ _NOTICE = "gesso notice"  # where a picture carries the Notice of its reading; a
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A picture from a file as RGB, turned as its EXIF says; what is transparent lies on white, as in A1111.
+    """Read a picture as RGB, rotated as its EXIF says; transparency becomes white, as in A1111.
 
-    Raises GessoError for anything that is no picture, or too large a one.
+    Raises GessoError if the file is not a picture, or too large.
     """
     image = _open(path)
     return _bare(flat(_eight_bits(image, path)), image.info.get(_NOTICE))
 
 
 def read_mask(path: str | Path) -> Image.Image:
-    """A mask from a file as grey levels: white is redrawn. Raises GessoError as `read_image` does."""
+    """Read a mask as grey levels: white areas are redrawn. Raises GessoError as `read_image` does."""
     return _bare(_eight_bits(_open(path), path).convert("L"))
 
 
@@ -43,9 +43,9 @@ def read_map(path: str | Path) -> Image.Image:
 
 
 def notices_of(*images: Image.Image | None) -> tuple[Notice, ...]:
-    """What the user should know of pictures that were read: whose profile was not followed."""
-    found = (image.info.get(_NOTICE) for image in images if image is not None)
-    return tuple(dict.fromkeys(notice for notice in found if isinstance(notice, Notice)))
+    """Notices about pictures that were read, such as an ignored colour profile."""
+    notices = (image.info.get(_NOTICE) for image in images if image is not None)
+    return tuple(dict.fromkeys(notice for notice in notices if isinstance(notice, Notice)))
 
 
 def _bare(image: Image.Image, notice: object = None) -> Image.Image:
@@ -57,7 +57,7 @@ def _bare(image: Image.Image, notice: object = None) -> Image.Image:
 
 
 def read_hint(path: str | Path) -> Image.Image:
-    """A control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
+    """Read a control image (hint): transparency and 16-bit grey levels are kept. Raises as `read_image`."""
     image = _open(path)
     if is_deep(image) or not ("A" in image.getbands() or "transparency" in image.info):
         return image if is_deep(image) else image.convert("RGB")
@@ -87,7 +87,7 @@ def _open(path: str | Path) -> Image.Image:
             )
         if path.stat().st_size > MAX_FILE_BYTES:
             raise GessoError(
-                f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are allowed",
+                f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}",
                 code="too_large",
                 data={"path": str(path)},
             )
@@ -101,15 +101,15 @@ def _open(path: str | Path) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_INPUT_PIXELS or max(image.size) > MAX_INPUT_SIDE:
                     raise GessoError(
-                        f"{path}: {image.width}x{image.height}, at most {MAX_INPUT_PIXELS} pixels "
-                        f"and {MAX_INPUT_SIDE} a side are allowed",
+                        f"{path}: {image.width}x{image.height}, expected at most {MAX_INPUT_PIXELS} pixels "
+                        f"and {MAX_INPUT_SIDE} a side",
                         code="too_large",
                         data={"path": str(path)},
                     )
                 image.load()
                 if not is_deep(image) and (problem := profile_problem(image)) is not None:
-                    said = f"{path.name}: its colour profile is ignored ({problem}); the picture is taken for sRGB"
-                    image.info[_NOTICE] = Notice(one_line(said), code="profile_ignored", data={"path": str(path)})
+                    text = f"{path.name}: colour profile ignored ({problem}); read as sRGB"
+                    image.info[_NOTICE] = Notice(one_line(text), code="profile_ignored", data={"path": str(path)})
                 return ImageOps.exif_transpose(image)
     except GessoError:
         raise
@@ -123,7 +123,7 @@ def _open(path: str | Path) -> Image.Image:
 
 
 def picture_digest(image: Image.Image) -> str:
-    """How a request names a picture: SHA-256 over height, width and RGB bytes, so that a copied file stays the same."""
+    """The digest by which a request names a picture: SHA-256 over height, width and RGB bytes."""
     return pixels_sha256(image)
 
 

@@ -1,1 +1,1 @@
-"""What is asked for: the request with its parts, checks, presets and versions, and the recipe that a picture keeps."""
+"""Requests: their fields, checks, presets and versions, and the recipe stored in a picture."""

@@ -1,7 +1,7 @@
-"""The axes of a grid: "steps=4,8,20" becomes requests that differ in one thing each.
+"""The axes of a grid (X/Y/Z plot): "steps=4,8,20" becomes one change to the request per value.
 
-Values as the X/Y/Z plot of A1111 takes them: a list that commas part (a value with a comma in quotes), and for numbers
-ranges: 1-5, 1-5 (+2), 10-4 (-3), 0-1 (+0.25), 1-10 [5] for so many in equal distances.
+Values as in A1111's X/Y/Z plot: a list with commas (a value with a comma in quotes), and ranges of numbers: 1-5,
+1-5 (+2), 10-4 (-3), 0-1 (+0.25), or 1-10 [5] for five values at equal distances.
 """
 
 import csv
@@ -34,9 +34,9 @@ Change = Callable[[TextToImageRequest], TextToImageRequest]
 class Axis:
     """One axis.
 
-    label    what varies, as it was asked for
-    values   as they were asked for, one a cell
-    changes  what each does to a request; None where it is another model, named by the value
+    label    the setting that varies, as typed
+    values   as typed, one per cell
+    changes  the change that each value makes to a request; None if the value names another model
     """
 
     label: str
@@ -50,9 +50,9 @@ class Axis:
 
 
 def parse_axis(text: str) -> Axis:
-    """NAME=VALUES. NAME is a field of the request or what people call it; besides:
+    """Parse NAME=VALUES. NAME is a field of the request, one of its other names, or:
 
-    prompt      search and replace: the first value is looked for in both prompts, each value takes its place
+    prompt      search and replace (prompt S/R): each value replaces the first value in both prompts
     lora:NAME   weights of a LoRA that is added
     size        512x768 or one number
     model       models by name or path
@@ -86,26 +86,26 @@ def cells(axes: Sequence[Axis]) -> int:
     for axis in axes:
         count *= len(axis.values)
     if count > MAX_CELLS:
-        raise RequestError("axis", f"a grid of {count} pictures, at most {MAX_CELLS}")
+        raise RequestError("axis", f"a grid of {count} pictures, expected at most {MAX_CELLS}")
     return count
 
 
 def _split(listed: str) -> list[str]:
-    """Values between commas; quotes hold a comma."""
+    """Values separated by commas; a value in quotes may contain commas."""
     try:
         (row,) = csv.reader([listed], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:
-        raise RequestError("axis", f"{short(listed)}: a list of values with a quote too few") from error
+        raise RequestError("axis", f"{short(listed)}: a quote in the list of values is not closed") from error
     values = [value.strip() for value in row]
     if any(not value for value in values):
-        raise RequestError("axis", f"{short(listed)}: a value is missing between two commas")
+        raise RequestError("axis", f"{short(listed)}: a value between two commas is missing")
     _check_count(values)
     return values
 
 
 def _check_count(values: Sequence[str]) -> None:
     if len(values) > MAX_VALUES:
-        raise RequestError("axis", f"{len(values)} values on one axis, at most {MAX_VALUES}")
+        raise RequestError("axis", f"{len(values)} values on one axis, expected at most {MAX_VALUES}")
 
 
 def _ranged(text: str, whole: bool) -> list[str]:
@@ -122,10 +122,12 @@ def _ranged(text: str, whole: bool) -> list[str]:
     first, last = float(match[1]), float(match[2])
     step = float(match[3]) if match[3] is not None else (1.0 if last >= first else -1.0)
     if step == 0 or (last - first) / step < 0 or (last - first) / step > MAX_VALUES:
-        raise RequestError("axis", f"{short(text)}: no range of at most {MAX_VALUES} values by steps of {step:g}")
+        raise RequestError(
+            "axis", f"{short(text)}: expected a range of at most {MAX_VALUES} values in steps of {step:g}"
+        )
     values = [first + k * step for k in range(int((last - first) / step + 1e-9) + 1)]
     if whole and any(value != int(value) for value in values):
-        raise RequestError("axis", f"{short(text)}: a range of whole numbers is expected")
+        raise RequestError("axis", f"{short(text)}: expected a range of whole numbers")
     return [str(int(value)) if whole else f"{value:.6g}" for value in values]
 
 
@@ -145,9 +147,7 @@ def _size(text: str) -> dict[str, int]:
 def _replacing(search: str, value: str) -> Change:
     def change(request: TextToImageRequest) -> TextToImageRequest:
         if search not in request.prompt and search not in request.negative_prompt:
-            raise RequestError(
-                "axis", f"prompt: {short(search)} stands in neither prompt, so nothing can take its place"
-            )
+            raise RequestError("axis", f"prompt: {short(search)} is in neither prompt, so there is nothing to replace")
         return replace(
             request,
             prompt=request.prompt.replace(search, value),

@@ -1,4 +1,4 @@
-"""Checks of single values that come from outside, each an error that names the field. Imports no torch."""
+"""Checks of single values from outside, with errors that name the field. Imports no torch."""
 
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -23,7 +23,7 @@ HEX_64 = "[0-9a-f]{64}"  # a pattern for the digits of a SHA-256; no other patte
 
 
 class RequestError(GessoError, ValueError):
-    """A value of the request that cannot be. A GessoError to the user, a ValueError to code.
+    """An invalid value in a request. A GessoError to the user, a ValueError to code.
 
     field  its path: num_steps, source.strength, loras[0].weight
     """
@@ -43,21 +43,21 @@ def check_known(field: str, value: str, known: Collection[str]) -> None:
 
 
 def unknown(field: str, value: str, known: Collection[str]) -> str:
-    """The message for a name that is not among those that are known."""
+    """The message for an unknown name."""
     return f"unknown {field} {short(value)}{nearest(value, known)}. Known: {', '.join(sorted(known))}"
 
 
 def parse_json_object(text: str, what: str) -> dict[str, Any]:
     """A JSON object, read strictly: no key twice, no NaN or infinity, bounded size. Raises RequestError."""
     if len(text) > MAX_JSON_CHARS:
-        raise RequestError(what, f"{what}: {len(text)} characters of JSON, at most {MAX_JSON_CHARS} are read")
+        raise RequestError(what, f"{what}: {len(text)} characters of JSON, expected at most {MAX_JSON_CHARS}")
     try:
-        found = strict_json.loads(text)
+        values = strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(what, f"{what}: not valid JSON ({str(error)[:200] or 'nested too deeply'})") from error
-    if not isinstance(found, dict):
-        raise RequestError(what, f"{what}: a JSON {type(found).__name__}, expected an object")
-    return found
+    if not isinstance(values, dict):
+        raise RequestError(what, f"{what}: a JSON {type(values).__name__}, expected an object")
+    return values
 
 
 def check_text(field: str, value: str) -> None:
@@ -71,7 +71,7 @@ def check_text(field: str, value: str) -> None:
 def check_file_name(field: str, value: str) -> None:
     """The name of a file that a `Finder` looks up. Raises RequestError."""
     if not value.strip() or not value.isprintable():
-        raise RequestError(field, f"{field} is {short(value)}, which is no name of a file that could be found")
+        raise RequestError(field, f"{field} is {short(value)}, expected a file name")
 
 
 def check_multiple(side: str, value: int, multiple: int) -> None:
@@ -80,18 +80,18 @@ def check_multiple(side: str, value: int, multiple: int) -> None:
         below = value // multiple * multiple
         near = [size for size in (below, below + multiple) if multiple <= size <= MAX_SIDE]
         raise RequestError(
-            side, f"{side} {value}: this model draws multiples of {multiple}. Try {' or '.join(map(str, near))}"
+            side, f"{side} {value}: expected a multiple of {multiple} for this model. Try {' or '.join(map(str, near))}"
         )
 
 
 def nearest(value: object, known: Collection[str]) -> str:
-    """A question that names the closest of the known names; "" where none is close."""
+    """ " (did you mean 'x'?)" with the closest known name; "" if none is close."""
     near = get_close_matches(str(value).lower()[:64], known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
-    """A dataclass as it is shown: its fields but those that have their default, or the value in `hidden`."""
+    """The repr of a dataclass, without fields that have their default value or the value in `hidden`."""
     plain = hidden or {}
     own = {field.name: getattr(value, field.name) for field in fields(value)}
     shown = [
@@ -103,6 +103,6 @@ def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
 
 
 def short(value: object) -> str:
-    """A value as a message repeats it."""
+    """A value in a message, shortened."""
     text = repr(value)
     return text if len(text) <= 64 else f"{text[:60]}..."

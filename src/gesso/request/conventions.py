@@ -1,7 +1,7 @@
-"""The conventions in which tools differ: which there are, what each choice means, and what each preset takes.
+"""The conventions in which tools differ: what each choice means, and which one each preset takes.
 
-A preset gives every convention a value; what a request names itself wins over it, and the recipe records each value
-beside the name of the preset. A convention is declared here alone: `presets.PRESETS` is made of it.
+A preset sets every convention; a request can override each, and the recipe records all values and the name of the
+preset. Conventions are declared only here: `presets.PRESETS` is generated from them.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from gesso.request.checks import brief
-from gesso.request.fields import by_preset, choice, flag, named, settle, whole
+from gesso.request.fields import by_preset, choice, flag, named, validate, whole
 
 InitialNoise = Literal["sigma", "variance", "comfyui"]
 TimestepSpacing = Literal["schedule", "leading", "linspace", "trailing", "a1111"]
@@ -36,18 +36,18 @@ def _means(**means: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
-    """A value for each convention; None: the preset decides. Raises RequestError."""
+    """The conventions that a request sets itself; None means that the preset decides. Raises RequestError."""
 
     initial_noise: Annotated[
         InitialNoise | None,
         choice(
             label="Initial noise",
-            help="How strong the first noise is.",
+            help="Scale of the initial noise.",
             means=_means(
                 sigma="n * sigma_0 (k-diffusion)",
-                variance="n * sqrt(1 + sigma_0^2), the variance that the network was trained with at a signal of one "
-                "(DDIM, SDXL, most of diffusers); noise left at the end is scaled back the same way",
-                comfyui="variance from the top of the noise table, else sigma",
+                variance="n * sqrt(1 + sigma_0^2), the variance seen in training for a signal of variance 1 (DDIM, "
+                "SDXL, most of diffusers); noise left at the end is scaled back likewise",
+                comfyui="variance if the run starts at the top of the noise table, else sigma",
             ),
             a1111="sgm_noise_multiplier",
             infotext="SGM noise multiplier",
@@ -59,14 +59,14 @@ class Conventions:
         TimestepSpacing | None,
         choice(
             label="Timestep spacing",
-            help="What chooses the timesteps from which the sigmas of a run are made.",
+            help="Timesteps from which the sigmas of a run are computed.",
             means=_means(
-                schedule="the schedule alone says where the steps are",
-                leading='as diffusers\' "leading"',
-                linspace='as diffusers\' "linspace"',
-                trailing='as diffusers\' "trailing"',
-                a1111="the timesteps that A1111 takes for DDIM, PLMS and UniPC; its scale of DDIM CFG++ (1/12.5 of "
-                "the user's) goes with them",
+                schedule="placed by the schedule alone",
+                leading='diffusers\' "leading"',
+                linspace='diffusers\' "linspace"',
+                trailing='diffusers\' "trailing"',
+                a1111="A1111's timesteps for DDIM, PLMS and UniPC; includes its CFG scale for DDIM CFG++ (1/12.5 of "
+                "the user's)",
             ),
             diffusers="timestep_spacing",
             presets=by_preset("schedule", "schedule", "linspace"),
@@ -76,7 +76,7 @@ class Conventions:
         bool | None,
         flag(
             label="Whole timesteps",
-            help="Tell the network whole timesteps.",
+            help="Round the timesteps that the network gets to whole numbers.",
             a1111="enable_quantization",
             presets=by_preset(False, False, False),
         ),
@@ -85,7 +85,7 @@ class Conventions:
         bool | None,
         flag(
             label="Discard penultimate sigma",
-            help="Plan one step more and leave out the last noise level above zero.",
+            help="Plan one more step and drop the last noise level above zero.",
             a1111="always_discard_next_to_last_sigma",
             infotext="Discard penultimate sigma",
             presets=by_preset(False, False, False),
@@ -95,11 +95,11 @@ class Conventions:
         SigmaTable | None,
         choice(
             label="Noise table",
-            help="How the table of noise levels is computed.",
+            help="Precision of the table of noise levels.",
             means=_means(
-                exact="in float64",
-                rounded="in float64, rounded to float32 at the end (k-diffusion, A1111)",
-                float32="in float32 throughout (diffusers)",
+                exact="float64",
+                rounded="float64, rounded to float32 at the end (k-diffusion, A1111)",
+                float32="float32 throughout (diffusers)",
             ),
             presets=by_preset("exact", "rounded", "float32"),
         ),
@@ -108,11 +108,11 @@ class Conventions:
         StrengthRule | None,
         choice(
             label="Strength rule",
-            help="Which steps an image-to-image run takes.",
+            help="Which steps image to image takes.",
             means=_means(
-                share="the nearest whole number of steps, num_steps * strength",
-                a1111="one step more, and never all the way up to strength 1",
-                diffusers="that number rounded down; inpainting at strength 1 starts from noise alone",
+                share="num_steps * strength, rounded to the nearest whole number",
+                a1111="one step more, and a strength of at most 0.999",
+                diffusers="num_steps * strength, rounded down; inpainting at strength 1 starts from pure noise",
             ),
             presets=by_preset("share", "a1111", "diffusers"),
         ),
@@ -120,11 +120,11 @@ class Conventions:
     vae_encode: Annotated[
         VaeEncode | None,
         choice(
-            label="Encoding",
-            help="What the autoencoder makes of a picture that goes in.",
+            label="VAE encoding",
+            help="Which latents the VAE encoder gives for a source picture.",
             means=_means(
-                mean="what the encoder holds most likely",
-                sample="a draw from its distribution, before any other noise",
+                mean="the mean of its distribution",
+                sample="a sample from its distribution, drawn before any other noise",
             ),
             # A1111's is a sample from the global generator, which nobody can repeat.
             presets=by_preset("mean", "mean", "sample"),
@@ -134,11 +134,13 @@ class Conventions:
         MaskBlend | None,
         choice(
             label="Mask blending",
-            help="How the part outside the mask is held to the picture while it is drawn.",
+            help="How the area outside the mask is kept during sampling.",
             means=_means(
-                x0="put into every prediction (A1111), the mask made small and rounded",
-                x="put into the noisy latents before every call but the first (diffusers), the mask shrunk by picking",
-                differential="as x, but with a grey mask: the lighter a place, the earlier it is freed",
+                x0="put back into every prediction (A1111); the mask is resized and rounded",
+                x="put back into the noisy latents before every call but the first (diffusers); the mask is resized to "
+                "the nearest pixel",
+                differential="as x, but with shades of grey: the lighter an area, the earlier it is freed "
+                "(differential diffusion)",
             ),
             presets=by_preset("x0", "x0", "x"),
         ),
@@ -147,7 +149,7 @@ class Conventions:
         bool | None,
         flag(
             label="Paste back",
-            help="Copy what is not masked from the picture that came in, bit for bit.",
+            help="Copy the area outside the mask from the source picture, bit for bit.",
             jobs=("inpaint", "outpaint"),
             presets=by_preset(True, True, False),
         ),
@@ -156,10 +158,10 @@ class Conventions:
         RefinerRule | None,
         choice(
             label="Refiner rule",
-            help="What the share before the refiner is a share of.",
+            help="What refiner_switch_at is a fraction of.",
             means=_means(
-                calls="of the network calls (A1111)",
-                timesteps="of the timesteps, with a fresh start of the sampler (diffusers)",
+                calls="the network calls (A1111)",
+                timesteps="the timesteps; the sampler starts afresh (diffusers)",
             ),
             presets=by_preset("calls", "calls", "timesteps"),
         ),
@@ -168,11 +170,11 @@ class Conventions:
         SdeNoise | None,
         choice(
             label="SDE noise",
-            help="Where samplers of the SDE family take their noise from.",
+            help="Noise of the SDE samplers.",
             means=_means(
-                brownian="one path in sigma, which does not change with the number of steps",
-                independent="fresh draws (diffusers)",
-                torchsde="the tree of that package between the ends of the schedule (A1111, ComfyUI)",
+                brownian="one Brownian path over sigma, the same for any number of steps",
+                independent="independent draws (diffusers)",
+                torchsde="torchsde's Brownian tree between the ends of the schedule (A1111, ComfyUI)",
             ),
             presets=by_preset("brownian", "torchsde", "independent"),
         ),
@@ -181,12 +183,12 @@ class Conventions:
         str | None,
         named(
             label="Prompt syntax",
-            help="How the prompt is written.",
+            help="How the prompt is parsed.",
             means=_means(
-                a1111="with (weights:1.2), [schedules] and <lora:tags>",
+                a1111="(weights:1.2), [schedules] and <lora:tags>",
                 comfyui="ComfyUI's weights",
                 compel="Compel's weights, blends and conjunctions (InvokeAI)",
-                plain="every character is text",
+                plain="no syntax, every character is text",
             ),
             registry="dialects",
             options=("syntax",),
@@ -197,13 +199,13 @@ class Conventions:
         Emphasis | None,
         choice(
             label="Emphasis",
-            help="What weights in a prompt do.",
+            help="How weights in a prompt are applied.",
             means=_means(
-                original="multiply the text states, then restore their mean (A1111)",
-                no_norm="multiply the text states",
-                ignore="nothing",
-                comfyui="move away from the empty prompt (ComfyUI)",
-                compel="blend with the prompt without the words (Compel)",
+                original="multiply the text embeddings, then restore their mean (A1111)",
+                no_norm="multiply the text embeddings",
+                ignore="not at all",
+                comfyui="move the text embeddings away from the empty prompt (ComfyUI)",
+                compel="blend with the prompt without the weighted words (Compel)",
             ),
             a1111="emphasis",
             infotext="Emphasis",
@@ -215,10 +217,10 @@ class Conventions:
         Chunks | None,
         choice(
             label="Long prompts",
-            help="What is done with a prompt that is longer than the text encoder reads.",
+            help="What happens to a prompt longer than the text encoder's limit.",
             means=_means(
-                all="it is read in chunks of that length",
-                first="what does not fit is left out",
+                all="it is encoded in chunks",
+                first="it is cut off at the limit",
             ),
             presets=by_preset("all", "all", "first"),
         ),
@@ -227,10 +229,10 @@ class Conventions:
         PromptTiming | None,
         choice(
             label="Prompt timing",
-            help="When a prompt that changes does so.",
+            help="When prompt editing switches.",
             means=_means(
-                steps="[a:b:5] has a for 5 steps of the whole schedule, of which an image-to-image run leaves some out",
-                a1111="a step later, counted from where the run begins",
+                steps="[a:b:5] uses a for the first 5 steps of the full schedule, some of which image to image skips",
+                a1111="one step later, counted from where the run begins",
             ),
             presets=by_preset("steps", "a1111", "steps"),
         ),
@@ -239,11 +241,10 @@ class Conventions:
         LoraMode | None,
         choice(
             label="LoRA mode",
-            help="How a LoRA acts on the UNet.",
+            help="How a LoRA is applied to the UNet.",
             means=_means(
-                run="its share is added to what a layer gives",
-                merged="it is added to the weights for each picture, rounded to their dtype; a UNet that a memory "
-                "plan moves about takes run",
+                run="added to the output of each layer",
+                merged="merged into the weights for each picture, rounded to their dtype; an offloaded UNet uses run",
             ),
             presets=by_preset("run", "run", "run"),
         ),
@@ -252,10 +253,10 @@ class Conventions:
         UnevenChunks | None,
         choice(
             label="Uneven prompts",
-            help="What is done where a prompt has more chunks than its negative prompt.",
+            help="What happens if prompt and negative prompt differ in their number of chunks.",
             means=_means(
-                padded="the shorter gets chunks of the empty text, and one call takes both",
-                apart="a call for each",
+                padded="the shorter one is padded with empty chunks, and one call takes both",
+                apart="each one gets a call of its own",
             ),
             a1111="pad_cond_uncond",
             presets=by_preset("padded", "apart", "padded"),
@@ -265,13 +266,12 @@ class Conventions:
         ControlRule | None,
         choice(
             label="ControlNet rule",
-            help="How a ControlNet is weighed where prompt or picture is more important, when it ends, and "
-            "what is done with a hint of another shape.",
+            help="How ControlNet applies the control mode and the end step, and how it fits hints of another shape.",
             means=_means(
-                a1111="output i of 13 counts 0.825 ** (12 - i); it acts while the share of steps done lies in "
-                "start .. end; the hint is cropped",
-                diffusers="from 0.1 to 1 at equal ratios (its guess mode); a step must end before the end; the hint is "
-                "stretched",
+                a1111="output i of 13 is weighted by 0.825 ** (12 - i); it acts while the fraction of steps done is in "
+                "start .. end; hints are cropped",
+                diffusers="outputs are weighted from 0.1 to 1 at equal ratios (guess mode); a step must finish before "
+                "the end; hints are stretched",
             ),
             presets=by_preset("a1111", "a1111", "diffusers"),
         ),
@@ -280,8 +280,8 @@ class Conventions:
         EmptyNegative | None,
         choice(
             label="Empty negative prompt",
-            help="What SDXL gets in place of an empty negative prompt.",
-            means=_means(as_trained="zeros", encoded="the encoding of the empty text"),
+            help="What SDXL gets for an empty negative prompt.",
+            means=_means(as_trained="zeros", encoded="the encoding of an empty text"),
             presets=by_preset("as_trained", "as_trained", "as_trained"),
         ),
     ] = None
@@ -289,7 +289,7 @@ class Conventions:
         bool | None,
         flag(
             label="CLIP skip everywhere",
-            help="Let clip_skip move the layer of SD 2 and SDXL, too, as diffusers does (its clip_skip is one less).",
+            help="Apply clip_skip to SD 2 and SDXL too, as diffusers does (its clip_skip is one less).",
             presets=by_preset(False, False, True),
         ),
     ] = None
@@ -297,8 +297,8 @@ class Conventions:
         Levels | None,
         choice(
             label="Levels",
-            help="How 256 levels are made of the numbers of a picture.",
-            means=_means(round="the nearest", truncate="the one below, which is half a level darker"),
+            help="How pixel values are rounded to 256 levels.",
+            means=_means(round="to the nearest level", truncate="down, which is half a level darker"),
             presets=by_preset("round", "truncate", "round"),
         ),
     ] = None
@@ -308,7 +308,7 @@ class Conventions:
             -(2**32),
             2**32,
             label="Eta noise seed delta",
-            help="Joins the seed for every draw of noise but the first; NovelAI's pictures need 31337.",
+            help="Number added to the seed for all noise but the initial (ENSD); NovelAI's pictures need 31337.",
             a1111="eta_noise_seed_delta",
             infotext="ENSD",
             presets=by_preset(0, 0, 0),
@@ -318,12 +318,12 @@ class Conventions:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, type(self), "conventions.")
+        validate(self, type(self), "conventions.")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedConventions(Conventions):
-    """A value for each, none open."""
+    """A value for every convention."""
 
     initial_noise: InitialNoise
     timestep_spacing: TimestepSpacing

@@ -1,4 +1,4 @@
-"""What the package carries besides its models: files that a request can name without anything being installed."""
+"""Built-in LoRA and ControlNet files, which a request can name without installing anything."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -19,5 +19,5 @@ EMBEDDED_EXTRAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 def embedded_extras(kind: str) -> dict[str, Path]:
     """Name -> file of one kind; those that this installation lacks are left out."""
     data = resources.files("gesso") / "data"
-    found = {name: Path(str(data / file)) for name, file in EMBEDDED_EXTRAS.get(kind, {}).items()}
-    return {name: path for name, path in found.items() if path.is_file()}
+    files = {name: Path(str(data / file)) for name, file in EMBEDDED_EXTRAS.get(kind, {}).items()}
+    return {name: path for name, path in files.items() if path.is_file()}

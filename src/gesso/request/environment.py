@@ -1,4 +1,4 @@
-"""What, besides the request and the weights, can change the last bits of a picture. Imports no torch."""
+"""The environment of a picture: versions, device and dtype, which can change its last bits. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What is declared of a field of the request, once: bounds, words, and its names elsewhere.
+"""The declaration of each request field: bounds, help, and its names in other tools.
 
 A field is an annotated attribute of a frozen dataclass:
 
@@ -62,29 +62,29 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Field:
-    """What is said of a field besides its type.
+    """The declaration of a field, besides its type.
 
-    label     what a form writes beside it
+    label     name in a form
     help      one sentence: what it does
-    unit      of a number: pixels, share, ...
-    low, high of a number
-    least, most  characters of a text, values of a list
-    pattern   of a text
-    open      what takes its place where it is left open; of what has a value in each preset, the preset's
-    optional  a finished request may do without: it has no such part
-    presets   its value in each preset
-    means     what each choice means
-    registry  where its names are registered: samplers, schedules, noises, dialects
-    jobs      that it is for; all where none is named
-    options   what people call it where they type; the first is the command line's name for it
-    letter    its option of one letter
-    also      what else it may be called in grids and batch files
-    tools     what other tools call it in their interfaces
-    infotext  its key in the text that A1111 writes into pictures
-    words     A1111's words for its values there
-    minus_one -1 leaves it open, as other tools ask for a random seed
-    metavar   what stands for its value in a help text
-    expected  what its values are, in words, where the type does not say it well
+    unit      unit of a number: pixels, share, ...
+    low, high     range of a number
+    least, most   number of characters of a text, or of values of a list
+    pattern   regular expression of a text
+    open      description of the default if it is not set; fields that presets decide need none
+    optional  a resolved request may leave it unset
+    presets   value in each preset
+    means     meaning of each choice
+    registry  registry of its names: samplers, schedules, noises, dialects
+    jobs      jobs that it applies to; all by default
+    options   names where people type; the first is the option of the command line
+    letter    one-letter option
+    also      further names in grids and batch files
+    tools     names in other tools
+    infotext  key in A1111's infotext
+    words     A1111's names for its values there
+    minus_one -1 means unset, as other tools ask for a random seed
+    metavar   placeholder for the value in a help text
+    expected  description of its values for errors, if the type does not give a good one
     rule      a check beyond type and bounds: (path, value); raises RequestError
     """
 
@@ -144,7 +144,7 @@ def named(**about: Any) -> Field:
 
 def file_name(**about: Any) -> Field:
     """The name of a file that a `Finder` looks up."""
-    expected = "the name of a file that could be found"
+    expected = "a file name"
     return _field(about, least=1, most=MAX_FILE_NAME, expected=expected, rule=check_file_name)
 
 
@@ -214,14 +214,14 @@ class Row:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The words or names that it can have; none where there are too many to list."""
+        """The choices or registered names; empty if there are too many to list."""
         return self.choices or (REGISTRIES[self.field.registry]() if self.field.registry else ())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whatever it may be called where people type, with underscores; its own name first.
+        """All names that users may type for it, with underscores; its own name first.
 
-        A name of A1111 is among them where its values are ours, too.
+        A1111's name is among them if its values are the same as ours.
         """
         theirs = self.field.tools.get("a1111", ()) if self.kind not in ("choice", "flag") else ()
         own = (self.path.removeprefix("conventions."), self.path)
@@ -229,7 +229,7 @@ class Row:
         return tuple(dict.fromkeys(one.replace("-", "_") for one in names))
 
     def read(self, words: str, called: str = "") -> Any:
-        """A value from text, such as somebody types it. Raises RequestError for what is no number, or not yes or no.
+        """Parse a value from text. Raises RequestError if it is not a number, or not true or false.
 
         called: the name that was typed, for the message
         """
@@ -242,11 +242,11 @@ class Row:
                 return {word: word in _YES for word in (*_YES, *_NO)}[words.strip().lower()]
         except (ValueError, KeyError):
             expected = {"whole": "a whole number", "real": "a number"}.get(self.kind, "true or false")
-            raise RequestError(self.path, f"{called or self.path}: {short(words)} is not {expected}") from None
+            raise RequestError(self.path, f"{called or self.path} is {short(words)}, expected {expected}") from None
         return words
 
     def write(self, value: Any) -> str:
-        """A value as infotext has it."""
+        """A value as written in infotext."""
         if value in self.field.words:
             return self.field.words[value]
         return f"{value:g}" if self.kind == "real" else str(value)
@@ -293,8 +293,8 @@ def _kind(hint: Any) -> tuple[Kind, type | None, tuple[str, ...]]:
     return kinds[hint], None, ()
 
 
-def settle(one: Any, declared: type, prefix: str = "") -> None:
-    """Checks every field of a frozen dataclass as it was declared, and puts tuples in place of lists, and the like.
+def validate(one: Any, declared: type, prefix: str = "") -> None:
+    """Validate every field of a frozen dataclass as declared, and convert lists to tuples and the like.
 
     declared: the class whose types count; bounds and rules are those of the class that declares the field. Raises
     RequestError.

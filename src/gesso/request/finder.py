@@ -1,8 +1,9 @@
-"""Names of files in a request become files: LoRA, learned words, control networks, upscalers."""
+"""Finders: the files that a request names (LoRA, embeddings, ControlNet models, upscalers)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
 from gesso.errors import GessoError
@@ -11,15 +12,24 @@ from gesso.request.embedded import embedded_extras
 
 Kind = Literal["lora", "embedding", "control", "upscaler", "image_encoder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+KIND_NAMES: Mapping[Kind, str] = MappingProxyType(
+    {
+        "lora": "LoRA",
+        "embedding": "embedding",
+        "control": "ControlNet",
+        "upscaler": "upscaler",
+        "image_encoder": "image encoder",
+    }
+)
 
 
 class Finder(Protocol):
-    """What a pipeline asks for files. A name comes from a request, which a stranger may have written: it is looked up
-    among names that are known, and is never a path.
+    """Finds the files that a request names. A request may be untrusted, so a name is looked up among known names and is
+    never used as a path.
     """
 
     def find(self, kind: Kind, name: str) -> Path:
-        """The file of that name. Raises GessoError, which names what is close, where there is none."""
+        """The file of that name. Raises GessoError with similar names if there is none."""
         ...
 
     def names(self, kind: Kind) -> Collection[str]:
@@ -28,13 +38,13 @@ class Finder(Protocol):
 
 
 def embedded_files() -> "NamedFiles":
-    """A finder of what gesso carries."""
+    """A finder of the files built into gesso."""
     return NamedFiles({kind: embedded_extras(kind) for kind in KINDS})
 
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """A finder of the files that it was given: kind -> name -> path."""
+    """A finder of the given files: kind -> name -> path."""
 
     files: Mapping[Kind, Mapping[str, Path]] = field(default_factory=dict)
 
@@ -42,8 +52,10 @@ class NamedFiles:
         """The file of that name. Raises GessoError where there is none."""
         known = self.files.get(kind, {})
         if name not in known:
-            there = f"Known: {', '.join(sorted(known))}" if known else "None was given"
-            raise GessoError(f"no {kind} is called {short(name)}{nearest(name, known)}. {there}", code="unknown_name")
+            available = f"Known: {', '.join(sorted(known))}" if known else "None is available"
+            raise GessoError(
+                f"no {KIND_NAMES[kind]} named {short(name)}{nearest(name, known)}. {available}", code="unknown_name"
+            )
         return known[name]
 
     def names(self, kind: Kind) -> Collection[str]:
@@ -52,7 +64,7 @@ class NamedFiles:
 
 
 def find_file(kind: Kind, name: str) -> Path:
-    """A file that the user named at the terminal: one that is there, else one that gesso carries by that name.
+    """A file named at the terminal: an existing file, else one that is built into gesso by that name.
 
     Raises GessoError where it is neither.
     """

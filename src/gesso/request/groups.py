@@ -1,7 +1,7 @@
-"""Groups of fields in a request: the picture to start from, the mask, variations of the noise, tiles.
+"""Groups of fields in a request: the source picture, the mask, variations of the noise, tiles.
 
-A group is always there; where nothing of it is set, the request has no such part. Each is frozen and checked on
-construction, and a JSON object of its fields in a recipe.
+A request always has every group; one in which nothing is set has no effect. Groups are frozen, checked on construction,
+and JSON objects in a recipe.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gesso.request.checks import MAX_GUIDANCE, MAX_NOISE_LEVEL, MAX_SEED, MAX_SIDE, brief
-from gesso.request.fields import WITH_PICTURE, Job, by_preset, choice, digest, plain, real, settle, whole
+from gesso.request.fields import WITH_PICTURE, Job, by_preset, choice, digest, plain, real, validate, whole
 
 MAX_MASK_BLUR = 256.0  # pixels
 MASK_PADDING = 32  # pixels around what is masked, where that alone is drawn; as in A1111
@@ -24,13 +24,13 @@ _MASKED: tuple[Job, ...] = ("inpaint", "outpaint")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The picture to start from, and what becomes of it. Raises RequestError."""
+    """The picture to start from (image to image), and how to use it. Raises RequestError."""
 
     image: Annotated[
         str | None,
         digest(
             label="Picture to start from",
-            help="SHA-256 of the pixels of the picture to start from.",
+            help="Picture to start from, as the SHA-256 of its pixels.",
             optional=True,
             jobs=WITH_PICTURE,
             options=("image", "init-image"),
@@ -46,7 +46,7 @@ class Source:
             0.0,
             1.0,
             label="Strength",
-            help="How much of the picture is drawn again, 0 to 1.",
+            help="Denoising strength: how much of the picture is redrawn, 0 to 1.",
             unit="share",
             optional=True,
             presets=by_preset(0.75, 0.75, 0.8),
@@ -65,8 +65,8 @@ class Source:
         Resize | None,
         choice(
             label="Resize mode",
-            help="How the picture comes to size.",
-            means={"stretch": "stretched", "crop": "cut to shape", "fill": "edges are added"},
+            help="Resize mode: how the picture is fitted to the size.",
+            means={"stretch": "stretched", "crop": "cropped to shape", "fill": "extended at its edges"},
             open="stretch",
             optional=True,
             jobs=("image", *_MASKED),
@@ -79,13 +79,13 @@ class Source:
         tuple[_Side, _Side, _Side, _Side] | None,
         plain(
             label="Outpaint",
-            help="Pixels to add left, above, right and below the picture, and to draw.",
+            help="Pixels to extend the picture by, on the left, top, right and bottom.",
             unit="pixels",
             optional=True,
             jobs=("outpaint",),
             options=("outpaint",),
             metavar="PIXELS",
-            expected="pixels left, above, right and below",
+            expected="pixels on the left, top, right and bottom",
         ),
     ] = None
     guidance_scale: Annotated[
@@ -94,8 +94,8 @@ class Source:
             0.0,
             MAX_GUIDANCE,
             label="Image guidance scale",
-            help="How closely to follow the picture, for models that edit by instruction.",
-            open="the model's own",
+            help="Image CFG scale: how closely to follow the picture, for models that edit by instruction.",
+            open="the model's default",
             optional=True,
             jobs=("edit",),
             options=("image-guidance",),
@@ -111,8 +111,8 @@ class Source:
             0,
             MAX_NOISE_LEVEL,
             label="Noise level",
-            help="Noise on the picture, for models that enlarge.",
-            open="the model's own",
+            help="Noise to add to the picture, for upscaling models.",
+            open="the model's default",
             optional=True,
             jobs=("upscale",),
             options=("noise-level",),
@@ -124,18 +124,18 @@ class Source:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, type(self), "source.")
+        validate(self, type(self), "source.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mask:
-    """What of the picture is drawn again. Raises RequestError."""
+    """The inpainting mask and its settings. Raises RequestError."""
 
     image: Annotated[
         str | None,
         digest(
             label="Mask",
-            help="SHA-256 of the mask, a grey picture; where it is white is drawn again.",
+            help="Inpainting mask, as the SHA-256 of a greyscale picture; white areas are redrawn.",
             optional=True,
             jobs=("inpaint",),
             options=("mask",),
@@ -147,12 +147,12 @@ class Mask:
         Content | None,
         choice(
             label="Masked content",
-            help="What is under the mask at the start.",
+            help="Masked content: what is under the mask at the start.",
             means={
-                "original": "the picture",
-                "fill": "its blurred neighbours",
-                "noise": "noise",
-                "nothing": "nothing",
+                "original": "the source picture",
+                "fill": "its blurred surroundings",
+                "noise": "latent noise",
+                "nothing": "latent zeros",
             },
             open="original",
             optional=True,
@@ -167,10 +167,10 @@ class Mask:
         Area | None,
         choice(
             label="Inpaint area",
-            help="What is drawn of the picture; masked: crop to the mask, draw that at full size, paste it back.",
+            help="Inpaint area; masked crops to the mask, draws that at full size and pastes it back.",
             means={
                 "whole": "the whole picture",
-                "masked": "crop to the mask, draw that at full size, paste it back",
+                "masked": "only the masked area, at full size, pasted back",
             },
             open="whole",
             optional=True,
@@ -187,7 +187,7 @@ class Mask:
             0,
             MAX_SIDE,
             label="Mask padding",
-            help="Pixels around the mask that are seen, too, where the inpaint area is masked.",
+            help="Only masked padding: pixels of context around the mask, if the inpaint area is masked.",
             unit="pixels",
             open=str(MASK_PADDING),
             optional=True,
@@ -203,7 +203,7 @@ class Mask:
             0.0,
             MAX_MASK_BLUR,
             label="Mask blur",
-            help="Pixels by which the edge of the mask is softened.",
+            help="Mask blur: pixels over which the edge of the mask is softened.",
             unit="pixels",
             options=("mask-blur",),
             a1111="mask_blur",
@@ -216,22 +216,19 @@ class Mask:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, type(self), "mask.")
+        validate(self, type(self), "mask.")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedMask(Mask):
-    """A mask of a resolved request; its blur is what the preset says also where there is no mask."""
+    """The mask group of a resolved request; its blur is the preset's even without a mask."""
 
     blur: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """Noise besides the seed's: a second one that is mixed in, and that of a picture of another size.
-
-    Raises RequestError.
-    """
+    """Variations of the noise: a variation seed, and seed resize. Raises RequestError."""
 
     seed: Annotated[
         int | None,
@@ -239,8 +236,8 @@ class Variation:
             0,
             MAX_SEED,
             label="Variation seed",
-            help="Seed of a second noise; random where left out.",
-            open="a random one of 32 bits",
+            help="Seed of the variation noise; random by default.",
+            open="random (32 bits)",
             optional=True,
             options=("variation-seed", "subseed"),
             also=("var_seed",),
@@ -255,7 +252,7 @@ class Variation:
             0.0,
             1.0,
             label="Variation strength",
-            help="How much of the second noise is mixed in, 0 to 1.",
+            help="How much of the variation noise is mixed in, 0 to 1.",
             unit="share",
             open="no variation",
             optional=True,
@@ -270,8 +267,8 @@ class Variation:
         whole(
             8,
             MAX_SIDE,
-            label="Width of the seed's picture",
-            help="Width of the picture whose noise goes into the middle of this one's.",
+            label="Seed resize width",
+            help="Resize seed from a picture of this width: its noise is put in the middle.",
             unit="pixels",
             optional=True,
             also=("seed_width",),
@@ -284,8 +281,8 @@ class Variation:
         whole(
             8,
             MAX_SIDE,
-            label="Height of the seed's picture",
-            help="Height of the picture whose noise goes into the middle of this one's.",
+            label="Seed resize height",
+            help="Resize seed from a picture of this height: its noise is put in the middle.",
             unit="pixels",
             optional=True,
             also=("seed_height",),
@@ -297,12 +294,12 @@ class Variation:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, type(self), "variation.")
+        validate(self, type(self), "variation.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """Tiles in which a large picture is denoised. Raises RequestError."""
+    """Tiled diffusion: a large picture is denoised in overlapping tiles. Raises RequestError."""
 
     size: Annotated[
         int | None,
@@ -310,7 +307,7 @@ class Tiles:
             8,
             MAX_SIDE,
             label="Tile size",
-            help="Denoise a large picture in overlapping tiles of this size.",
+            help="Tiled diffusion: denoise a large picture in overlapping tiles of this size.",
             unit="pixels",
             optional=True,
             options=("tile",),
@@ -323,7 +320,7 @@ class Tiles:
             0,
             MAX_SIDE,
             label="Tile overlap",
-            help="Pixels that neighbouring tiles share.",
+            help="Pixels by which neighbouring tiles overlap.",
             unit="pixels",
             open="a quarter of the tile",
             optional=True,
@@ -335,4 +332,4 @@ class Tiles:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, type(self), "tiles.")
+        validate(self, type(self), "tiles.")

@@ -1,4 +1,4 @@
-"""The second, larger pass of a request: how its open ends are filled. Imports no torch."""
+"""Hires fix, the second pass of a request: fills in what is not set. Imports no torch."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -48,7 +48,7 @@ _ALIASES = {name.lower(): ours for name, ours in A1111_NAMES.items()}
 
 
 def upscaler_name(name: str) -> str:
-    """Our name for a way to enlarge that another tool calls otherwise; any other name is a file's and stays."""
+    """gesso's name for an upscaler of another tool; any other name is that of a file and is returned as it is."""
     plain = name.strip().lower()
     if (spelled := plain.replace(" ", "_").replace("-", "_")) in LATENT_UPSCALERS:  # "latent nearest-exact"
         return spelled
@@ -56,7 +56,7 @@ def upscaler_name(name: str) -> str:
 
 
 def a1111_name(upscaler: str) -> str:
-    """What A1111 calls a way to enlarge; a name that it lacks, or a file's, stays."""
+    """A1111's name for an upscaler; a name that it lacks, or that of a file, is returned as it is."""
     return next((name for name, ours in A1111_NAMES.items() if ours == upscaler), upscaler)
 
 
@@ -70,26 +70,28 @@ def filled(
     samplers: Collection[str],
     schedules: Collection[str],
 ) -> HiresPass:
-    """The pass with nothing left open but its prompts, which are then those of the first pass.
+    """The second pass with all settings filled in, except prompts, which default to those of the first pass.
 
     values    the resolved fields of the first pass, by their paths
-    presets   what the preset has for upscaler and strength
-    schedule  the model's own
-    samplers, schedules  that are known
+    presets   the preset's upscaler and strength
+    schedule  the model's default
+    samplers, schedules  known names
     Raises RequestError for a size that the model cannot draw, that is too large, or smaller than the first.
     """
     width, height = _size(hires, values["width"], values["height"], multiple)
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise RequestError("hires", f"hires: {width}x{height}, at most {MAX_PIXELS} pixels and {MAX_SIDE} a side")
+        raise RequestError(
+            "hires", f"hires: {width}x{height}, expected at most {MAX_PIXELS} pixels and {MAX_SIDE} a side"
+        )
     if width < values["width"] or height < values["height"]:
         raise RequestError(
-            "hires", f"hires: {width}x{height} is less than the first pass's {values['width']}x{values['height']}"
+            "hires", f"hires: {width}x{height} is smaller than the first pass, {values['width']}x{values['height']}"
         )
     across, down = width / values["width"], height / values["height"]
     if max(across, down) > MAX_STRETCH * min(across, down):  # all that covers the larger shape is made, then cut
         raise RequestError(
             "hires",
-            f"hires: {width}x{height} out of {values['width']}x{values['height']} is too much of another shape; "
+            f"hires: {width}x{height} out of {values['width']}x{values['height']} changes the shape too much; "
             f"one side may grow at most {MAX_STRETCH} times as much as the other",
         )
     sampler = hires.sampler or values["sampler"]
@@ -116,7 +118,7 @@ def _size(hires: HiresPass, width: int, height: int, multiple: int) -> tuple[int
     """Width and height of the finished picture; sides that are computed are rounded down to what the model draws."""
     if hires.width is not None and hires.height is not None:
         if hires.scale is not None:
-            raise RequestError("hires", "hires: a scale and a size; give one or the other")
+            raise RequestError("hires", "hires: give either a scale or a size")
         check_multiple("hires.width", hires.width, multiple)
         check_multiple("hires.height", hires.height, multiple)
         return hires.width, hires.height

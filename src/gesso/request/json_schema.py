@@ -1,4 +1,4 @@
-"""The JSON Schema of a request, made of the table of fields: for forms, for HTTP, for other programs."""
+"""The JSON Schema of a request, generated from the table of fields: for forms, HTTP and other programs."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING

@@ -1,8 +1,8 @@
-"""Requests of earlier versions, brought to the present one in explicit steps.
+"""Migrations: requests of earlier versions are converted to the current one in explicit steps.
 
-Version 1 knew text to image alone, 2 brought pictures that go in and the conventions of other tools, 3 adapters,
-networks that steer, and a second pass, 4 put fields into groups. Each step says what its version did where it had no
-field; what a version knew is frozen here, whatever becomes of the table of fields.
+Version 1 had only text to image; 2 added image to image, inpainting and the conventions of other tools; 3 added LoRA,
+ControlNet and hires fix; 4 put fields into groups. Each step fills in what its version did without a field. The fields
+of old versions are frozen here, independent of the current table of fields.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ def migrated(old: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
         raise RequestError(
             "schema",
             f"request of schema {short(old.get('schema'))}, version {short(version)}; "
-            f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
+            f"expected {SCHEMA!r}, version 1 to {VERSION}. If a newer gesso wrote it, update gesso",
         )
     values = {key: value for key, value in old.items() if key not in ("schema", "version")}
     known = FIELDS_OF_VERSION.get(version)
@@ -99,7 +99,7 @@ def migrated(old: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
 
 
 def _from_1(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
-    """There were no conventions: what it did is what the preset gesso is, with prompts as plain text."""
+    """There were no conventions: it behaved like the preset gesso, with prompts as plain text."""
     if not resolved:
         return values
     return {
@@ -127,7 +127,7 @@ def _from_1(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
 
 
 def _from_2(values: dict[str, Any], resolved: bool) -> dict[str, Any]:
-    """There were no prompts that change, no LoRA, no networks that steer; uneven prompts were padded."""
+    """There was no prompt editing, LoRA or ControlNet; uneven prompts were padded."""
     if not resolved:
         return values
     came = {"prompt_timing": "steps", "lora_mode": "run", "uneven_chunks": "padded", "control_rule": "a1111"}

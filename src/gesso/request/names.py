@@ -1,4 +1,4 @@
-"""Samplers and schedules by whatever name a user brings: ours, A1111's, ComfyUI's, or both in one. No torch."""
+"""Names of samplers and schedules: gesso's, A1111's or ComfyUI's, or both in one. Imports no torch."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -14,10 +14,10 @@ R = TypeVar("R", bound=TextToImageRequest)
 
 
 def with_canonical_names(request: R) -> R:
-    """The same request with our own names of sampler and schedule.
+    """The same request with gesso's names for sampler and schedule.
 
     "DPM++ 2M Karras" is sampler and schedule in one, as A1111 wrote them before its version 1.9. Raises RequestError
-    for names that nobody knows.
+    for unknown names.
     """
     own = request.schedule == OWN_SCHEDULE and request.sigmas is not None
     sampler, schedule = _canonical(request.sampler, None if own else request.schedule)
@@ -32,8 +32,8 @@ def with_canonical_names(request: R) -> R:
 
 
 def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
-    if sampler is not None and (found := SAMPLERS.find(sampler)) is not None:
-        sampler = found
+    if sampler is not None and (canonical := SAMPLERS.find(sampler)) is not None:
+        sampler = canonical
     elif sampler is not None:
         sampler, implied = _split(sampler)
         schedule = schedule if schedule is not None else implied
@@ -45,11 +45,11 @@ def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, s
 
 
 def _schedule(name: str) -> str:
-    found = SCHEDULES.find(name)
-    if found is None:
+    canonical = SCHEDULES.find(name)
+    if canonical is None:
         check_known("schedule", name, SCHEDULES)
-    assert found is not None
-    return found
+    assert canonical is not None
+    return canonical
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A request that starts from another one: what is set anew wins, the rest stays."""
+"""Overlays: a request that starts from another one and overrides some of its fields."""
 
 from gesso.request.request import ROWS, TextToImageRequest, flat, nested
 
@@ -16,7 +16,7 @@ _OF_A_PRESET = tuple(
 
 
 def overlay(base: TextToImageRequest, over: TextToImageRequest, *, with_image: bool) -> TextToImageRequest:
-    """The base with every field of `over` that is not as a request has it where nothing is changes.
+    """The base with every field that is set in `over`.
 
     A preset in `over` brings its own conventions: those of the base go. A sampler in `over` goes with its own schedule
     and eta. with_image: whether a picture to start from is given; without one, and where the base names none, what only

@@ -1,7 +1,7 @@
-"""Values inside a request: adapters that are put on the model, networks that steer it, and a second, larger pass.
+"""Parts of a request: LoRA, ControlNet (also T2I-Adapter and IP-Adapter), and hires fix.
 
-Each is frozen and checked on construction, and a JSON object of its fields in a recipe. Files are named here and found
-by a `Finder`; pictures are named by their SHA-256 and given beside the request.
+Parts are frozen, checked on construction, and JSON objects in a recipe. They name files, which a `Finder` finds, and
+pictures by their SHA-256; the pictures are passed with the request.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gesso.request.checks import MAX_GUIDANCE, MAX_NAME, MAX_SIDE, MAX_STEPS, RequestError, brief
-from gesso.request.fields import by_preset, choice, digest, file_name, listed, named, real, settle, text, whole
+from gesso.request.fields import by_preset, choice, digest, file_name, listed, named, real, text, validate, whole
 from gesso.text.grammar import MAX_POINTS
 
-MAX_STRENGTH = 100.0  # of an adapter or of a network that steers; far above, numbers overflow and no picture is left
+MAX_STRENGTH = 100.0  # of a LoRA or a ControlNet; far above, numbers overflow and no picture is left
 MAX_LORAS = 32
 MAX_CONTROLS = 16
 MAX_PARAMETERS = 16  # of a preprocessor
@@ -30,13 +30,13 @@ _Number = Annotated[float, Meta(ge=-MAX_PARAMETER, le=MAX_PARAMETER)]
 
 @dataclass(frozen=True, kw_only=True)
 class LoraUse:
-    """A LoRA or one of its relatives on the model. Raises RequestError.
+    """A LoRA, LyCORIS or similar adapter on the model. Raises RequestError.
 
-    points: pairs of a share of the steps, rising in 0..1, and a factor; between two points the factor goes in a
-    straight line, before the first and after the last it stays.
+    points: pairs of a fraction of the steps, rising in 0..1, and a factor of the weight. The factor is linear between
+    points and constant before the first and after the last.
     """
 
-    name: Annotated[str, file_name(label="LoRA", help="Name by which the file is found.")]
+    name: Annotated[str, file_name(label="LoRA", help="Name of the LoRA file.")]
     weight: Annotated[float, real(-MAX_STRENGTH, MAX_STRENGTH, label="Weight", help="Strength in the UNet.")] = 1.0
     text_weight: Annotated[
         float | None,
@@ -45,7 +45,7 @@ class LoraUse:
             MAX_STRENGTH,
             label="Weight in the text encoder",
             help="Strength in the text encoder.",
-            open="that in the UNet",
+            open="same as in the UNet",
         ),
     ] = None
     points: Annotated[
@@ -53,35 +53,34 @@ class LoraUse:
         listed(
             most=MAX_POINTS,
             label="Points",
-            help="Strength over the run: pairs of a share of the steps, rising, and a factor of the weight.",
+            help="Strength over the steps: pairs of a fraction of the steps, rising, and a factor of the weight.",
         ),
     ] = ()
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, LoraUse, "loras.")
+        validate(self, LoraUse, "loras.")
         if any(share >= after for (share, _), (after, _) in pairwise(self.points)):
             raise RequestError(
-                "loras.points", f"{self.name}: the points of strength must rise in their share of the steps"
+                "loras.points", f"{self.name}: the points must be in rising order of their fraction of the steps"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlUse:
-    """A network that steers by a picture: ControlNet, T2I-Adapter, IP-Adapter; its file tells which it is.
+    """A ControlNet, T2I-Adapter or IP-Adapter and its control image. The file says which it is. Raises RequestError."""
 
-    Raises RequestError.
-    """
-
-    model: Annotated[str, file_name(label="Control model", help="Name by which the network's file is found.")]
-    image: Annotated[str, digest(label="Control image", help="The picture that it goes by.")]
+    model: Annotated[
+        str, file_name(label="Control model", help="Name of the ControlNet, T2I-Adapter or IP-Adapter file.")
+    ]
+    image: Annotated[str, digest(label="Control image", help="Control image, as the SHA-256 of its pixels.")]
     preprocessor: Annotated[
         str | None,
         named(
             label="Preprocessor",
-            help="What makes the hint of the picture, such as canny.",
-            open="the picture is the hint",
+            help="Preprocessor that makes the hint from the control image, such as canny.",
+            open="none: the control image is the hint",
         ),
     ] = None
     parameters: Annotated[
@@ -89,17 +88,21 @@ class ControlUse:
         listed(
             most=MAX_PARAMETERS,
             label="Parameters",
-            help="Of the preprocessor, where they are not its defaults: pairs of a name and a number.",
+            help="Parameters of the preprocessor other than its defaults: pairs of a name and a number.",
         ),
     ] = ()
-    weight: Annotated[float, real(0.0, MAX_STRENGTH, label="Weight", help="Strength of the network.")] = 1.0
-    start: Annotated[float, real(0.0, 1.0, label="Start", help="Share of the steps before it begins.")] = 0.0
-    end: Annotated[float, real(0.0, 1.0, label="End", help="Share of the steps after which it ends.")] = 1.0
+    weight: Annotated[
+        float, real(0.0, MAX_STRENGTH, label="Weight", help="Control weight: strength of the network.")
+    ] = 1.0
+    start: Annotated[
+        float, real(0.0, 1.0, label="Start", help="Starting control step, as a fraction of the steps.")
+    ] = 0.0
+    end: Annotated[float, real(0.0, 1.0, label="End", help="Ending control step, as a fraction of the steps.")] = 1.0
     mode: Annotated[
         ControlMode,
         choice(
             label="Control mode",
-            help="Whether prompt or picture is more important.",
+            help="Control mode: whether the prompt or the control image is more important.",
             words={
                 "balanced": "Balanced",
                 "prompt": "My prompt is more important",
@@ -111,38 +114,38 @@ class ControlUse:
         str | None,
         file_name(
             label="Image encoder",
-            help="Of an IP-Adapter: name by which the image encoder's file is found.",
-            open="the first that fits",
+            help="For an IP-Adapter: name of the image encoder file.",
+            open="the first one that fits",
         ),
     ] = None
     kind: Annotated[
         str | None,
         named(
-            label="Kind of hint",
-            help="Of a ControlNet Union: what the hint is, such as canny.",
-            open="what the preprocessor makes",
+            label="Control type",
+            help="For a ControlNet Union: type of the hint, such as canny.",
+            open="that of the preprocessor",
         ),
     ] = None
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, ControlUse, "controls.")
+        validate(self, ControlUse, "controls.")
         if self.parameters and self.preprocessor is None:
-            raise RequestError(
-                "controls.parameters", f"{self.model}: parameters without a preprocessor that they are for"
-            )
+            raise RequestError("controls.parameters", f"{self.model}: parameters need a preprocessor")
         if len({key for key, _ in self.parameters}) != len(self.parameters):
             raise RequestError("controls.parameters", f"{self.model}: a parameter is given twice")
         if self.start > self.end:
-            raise RequestError("controls.start", f"{self.model}: starts at {self.start:g}, after its end {self.end:g}")
+            raise RequestError(
+                "controls.start", f"{self.model}: start is {self.start:g}, expected at most the end, {self.end:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiresPass:
-    """A second pass: the picture is enlarged and drawn again at strength. Raises RequestError.
+    """Hires fix, a second pass: the picture is upscaled and redrawn at a strength. Raises RequestError.
 
-    Its size is said by scale, or by width and height, of which one is enough.
+    Its size is set by scale, or by width, height or both.
     """
 
     scale: Annotated[
@@ -151,7 +154,7 @@ class HiresPass:
             1.0,
             MAX_SCALE,
             label="Upscale by",
-            help="Factor by which width and height grow.",
+            help="Factor by which to upscale width and height.",
             open="2, unless a size is given",
             a1111="hr_scale",
             infotext="Hires upscale",
@@ -163,9 +166,9 @@ class HiresPass:
             8,
             MAX_SIDE,
             label="Width",
-            help="Width of the finished picture.",
+            help="Width of the final picture.",
             unit="pixels",
-            open="by the scale",
+            open="from the scale",
             a1111="hr_resize_x",
             infotext="Hires resize",
         ),
@@ -176,9 +179,9 @@ class HiresPass:
             8,
             MAX_SIDE,
             label="Height",
-            help="Height of the finished picture.",
+            help="Height of the final picture.",
             unit="pixels",
-            open="by the scale",
+            open="from the scale",
             a1111="hr_resize_y",
             infotext="Hires resize",
         ),
@@ -187,8 +190,8 @@ class HiresPass:
         str | None,
         file_name(
             label="Upscaler",
-            help="How the picture is enlarged: lanczos, bicubic, nearest; latent_bilinear, latent_nearest_exact, ...; "
-            "or an upscaler network, by name or, on the command line, as a file.",
+            help="Upscaler of the second pass: lanczos, bicubic, nearest, latent_bilinear, latent_nearest_exact, ..., "
+            "or an upscaler model by name (on the command line, also by file).",
             presets=by_preset("lanczos", "latent_bilinear", "lanczos"),
             options=("hires-upscaler",),
             a1111="hr_upscaler",
@@ -203,7 +206,7 @@ class HiresPass:
             0.0,
             1.0,
             label="Strength",
-            help="How much of the enlarged picture is drawn again, 0 to 1.",
+            help="Denoising strength of the second pass, 0 to 1.",
             unit="share",
             presets=by_preset(0.3, 0.7, 0.3),
             options=("hires-strength",),
@@ -217,7 +220,7 @@ class HiresPass:
             MAX_STEPS,
             label="Steps",
             help="Sampling steps of the second pass.",
-            open="those of the first pass",
+            open="as in the first pass",
             options=("hires-steps",),
             a1111="hr_second_pass_steps",
             infotext="Hires steps",
@@ -228,7 +231,7 @@ class HiresPass:
         named(
             label="Sampler",
             help="Sampler of the second pass.",
-            open="that of the first pass",
+            open="as in the first pass",
             registry="samplers",
             options=("hires-sampler",),
             a1111="hr_sampler_name",
@@ -240,7 +243,7 @@ class HiresPass:
         named(
             label="Schedule",
             help="Schedule of the second pass.",
-            open="that of the first pass",
+            open="as in the first pass",
             registry="schedules",
             options=("hires-schedule",),
             a1111="hr_scheduler",
@@ -253,8 +256,8 @@ class HiresPass:
             0.0,
             MAX_GUIDANCE,
             label="Guidance scale",
-            help="Guidance of the second pass.",
-            open="that of the first pass",
+            help="CFG scale of the second pass.",
+            open="as in the first pass",
             options=("hires-guidance",),
             a1111="hr_cfg",
             infotext="Hires CFG Scale",
@@ -265,7 +268,7 @@ class HiresPass:
         text(
             label="Prompt",
             help="Prompt of the second pass.",
-            open="that of the first pass",
+            open="as in the first pass",
             options=("hires-prompt",),
             a1111="hr_prompt",
             infotext="Hires prompt",
@@ -276,8 +279,8 @@ class HiresPass:
         str | None,
         text(
             label="Negative prompt",
-            help="What the second pass avoids.",
-            open="that of the first pass",
+            help="Negative prompt of the second pass.",
+            open="as in the first pass",
             options=("hires-negative-prompt",),
             a1111="hr_negative_prompt",
             infotext="Hires negative prompt",
@@ -288,4 +291,4 @@ class HiresPass:
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        settle(self, HiresPass, "hires.")
+        validate(self, HiresPass, "hires.")

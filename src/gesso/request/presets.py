@@ -1,4 +1,4 @@
-"""The presets: a value for every field that they decide, by its path. See `conventions` for what each means."""
+"""Presets: the value of every field that they decide, by path. `conventions` explains the values."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

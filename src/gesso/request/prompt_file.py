@@ -1,4 +1,4 @@
-"""Prompts from a file, one picture a line: `read_prompts`.
+"""Prompts from a file, one picture per line: `read_prompts`.
 
     a red car                                   a prompt
     --prompt "a red car" --steps 20 --seed 5    flags: A1111's, or any name of a field
@@ -36,7 +36,7 @@ class PromptLine:
     values: dict[str, Any]
 
     def request(self, base: TextToImageRequest) -> TextToImageRequest:
-        """The base with what the line says. Raises RequestError."""
+        """The base with the values of the line. Raises RequestError."""
         return with_values(base, self.values)
 
 
@@ -45,33 +45,38 @@ def read_prompts(path: Path) -> list[PromptLine]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise GessoError(
-                f"{path}: {path.stat().st_size} bytes, at most {MAX_BYTES} are read",
+                f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}",
                 code="too_large",
                 data={"path": str(path)},
             )
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
         raise GessoError(
-            f"{path}: cannot be read as UTF-8 text ({error})", code="unreadable", data={"path": str(path)}
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8",
+            code="unreadable",
+            data={"path": str(path)},
         ) from error
-    found = []
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise GessoError(f"{path}: cannot be read ({reason})", code="unreadable", data={"path": str(path)}) from error
+    prompts = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
         try:
-            found.append(PromptLine(number, _values(line)))
+            prompts.append(PromptLine(number, _values(line)))
         except RequestError as error:
             raise GessoError(
                 f"{path}, line {number}: {error.message}", code=error.code, field=error.field, data=error.data
             ) from error
-    if not found:
-        raise GessoError(f"{path}: no prompt in it; write one a line", code="prompt_missing", data={"path": str(path)})
-    if len(found) > MAX_LINES:
+    if not prompts:
+        raise GessoError(f"{path}: has no prompts; write one per line", code="prompt_missing", data={"path": str(path)})
+    if len(prompts) > MAX_LINES:
         raise GessoError(
-            f"{path}: {len(found)} prompts, at most {MAX_LINES}", code="too_large", data={"path": str(path)}
+            f"{path}: {len(prompts)} prompts, expected at most {MAX_LINES}", code="too_large", data={"path": str(path)}
         )
-    return found
+    return prompts
 
 
 def _values(line: str) -> dict[str, Any]:
@@ -81,16 +86,16 @@ def _values(line: str) -> dict[str, Any]:
         values = _from_flags(line) if line.startswith("--") else {"prompt": line}
     request = with_values(TextToImageRequest(prompt=""), values)
     if not request.prompt.strip():
-        raise RequestError("prompt", "a line without a prompt")
+        raise RequestError("prompt", "the line has no prompt")
     return values
 
 
 def _from_json(line: str) -> dict[str, Any]:
     """What an object sets; of a group only the fields that it names."""
-    found = parse_json_object(line, "line")
-    TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, "prompt": ""} | found)
+    stored = parse_json_object(line, "line")
+    TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, "prompt": ""} | stored)
     values: dict[str, Any] = {}
-    for key, value in found.items():
+    for key, value in stored.items():
         values |= {f"{key}.{inner}": one for inner, one in value.items()} if key in GROUPS else {key: value}
     return values
 
@@ -99,7 +104,7 @@ def _from_flags(line: str) -> dict[str, Any]:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise RequestError("line", f"flags that do not end ({error})") from error
+        raise RequestError("line", f"the flags cannot be parsed ({error})") from error
     values: dict[str, Any] = {}
     for at in range(0, len(words), 2):
         name = words[at].removeprefix("--").replace("-", "_")
@@ -108,7 +113,7 @@ def _from_flags(line: str) -> dict[str, Any]:
                 "line", f"{short(words[at])}: unknown flag{nearest(name, FLAGS)}. Known: {', '.join(sorted(FLAGS))}"
             )
         if at + 1 == len(words):
-            raise RequestError("line", f"--{name}: its value is missing")
+            raise RequestError("line", f"--{name} needs a value")
         row = FLAGS[name]
         value = row.read(words[at + 1], words[at])
         if row.path == "num_images":

@@ -1,7 +1,7 @@
-"""The recipe of a picture: all that is needed to make it again, as strict JSON of our own.
+"""The recipe of a picture: everything needed to redraw it, as strict JSON.
 
-It travels inside the picture (see `picture_file`). Paths stay at home: a weight file is named by its last part and
-known by its SHA-256.
+It is stored in the picture (see `picture_file`). It holds no paths: a weight file is named by the last part of its path
+and identified by its SHA-256.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class WeightFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraFile:
-    """A file besides the models': a LoRA, an embedding, a control network, an upscaler."""
+    """A file besides the model: a LoRA, an embedding, a ControlNet, an image encoder or an upscaler."""
 
     kind: Text
     name: Text  # by which the request or its prompt names it
@@ -103,24 +103,24 @@ class Recipe:
             raise RequestError("recipe.request", f"recipe.request is {short(asked)}, expected an object")
         request = ResolvedRequest.from_dict(asked)
         if request.num_images != 1:
-            raise RequestError("recipe", f"recipe: for {request.num_images} pictures, expected one")
-        found: Recipe = convert(cls, values | {"request": request}, "recipe", exact=True)
-        return found
+            raise RequestError("recipe", f"recipe: num_images is {request.num_images}, expected 1")
+        recipe: Recipe = convert(cls, values | {"request": request}, "recipe", exact=True)
+        return recipe
 
 
-def _migrated(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe of any version as the present one has them, but for its request, which has its own.
+def _migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe of any version, converted to the current one; its request is migrated separately.
 
     Raises RequestError for another schema, and a version that is not known.
     """
-    version = found.get("version")
-    if found.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
+    version = stored.get("version")
+    if stored.get("schema") != SCHEMA or type(version) is not int or not 1 <= version <= VERSION:
         raise RequestError(
             "recipe",
-            f"recipe of schema {short(found.get('schema'))}, version {short(version)}; "
-            f"expected {SCHEMA!r}, version 1 to {VERSION}. A newer gesso may be able to read it",
+            f"recipe of schema {short(stored.get('schema'))}, version {short(version)}; "
+            f"expected {SCHEMA!r}, version 1 to {VERSION}. If a newer gesso wrote it, update gesso",
         )
-    values = {key: value for key, value in found.items() if key not in ("schema", "version")}
+    values = {key: value for key, value in stored.items() if key not in ("schema", "version")}
     if version == 1:
         values = {"prediction": "", "refiner": "", "refiner_files": []} | values
     if version <= 2:
@@ -131,7 +131,7 @@ def _migrated(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
-    """Raises GessoError unless the packages whose plug-ins a recipe takes are installed, in any version.
+    """Raises GessoError unless the packages whose plug-ins a recipe uses are installed, in any version.
 
     where: what the recipe was read from
     """
@@ -139,13 +139,13 @@ def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
         verb = "is" if len(missing) == 1 else "are"
         raise GessoError(
             f"{where}: drawn with plug-ins of {', '.join(map(short, missing))}, which {verb} not installed. "
-            "Install with pip what you trust of it, and try again",
+            "Install what you trust with pip, and try again",
             code="plugin_missing",
         )
 
 
 def changes(before: Recipe, after: Recipe) -> list[str]:
-    """What is not the same in two recipes, one line each, the likeliest cause of a different picture first."""
+    """The differences between two recipes, one per line, the likeliest cause of a different picture first."""
     lines = []
     old, new = ({f.name: f.sha256 for f in (*one.files, *one.refiner_files)} for one in (before, after))
     if sorted(old.values()) != sorted(new.values()):  # another name for the same bytes is no change

@@ -1,4 +1,4 @@
-"""What docs/ has of the table of fields: the page request.md, and the tables in presets.md.
+"""Documentation generated from the table of fields: docs/request.md, and the tables in docs/presets.md.
 
 `python -m gesso.request.reference docs` writes both.
 """
@@ -19,21 +19,21 @@ HEAD = """\
 
 <!-- Made by `python -m gesso.request.reference docs`; a test keeps it fresh. -->
 
-Everything that decides a picture besides the model is a field of one request: in Python (`TextToImageRequest`), in
-batch files, and in the recipe that a picture carries. This page lists them all, with the names that other tools have
-for them. The checks, the JSON Schema (`gesso.request.json_schema.request_schema`), the axes of `gesso grid` and the
-flags of `gesso batch` are made of the same table; in grids and batch files a field may also be called as the column
-"typed as" has it, or as A1111 does.
+Apart from the model, everything that decides a picture is a field of one request: in Python (`TextToImageRequest`), in
+batch files, and in the recipe stored in a picture. This page lists all fields with their names in other tools. The
+checks, the JSON Schema (`gesso.request.json_schema.request_schema`), the axes of `gesso grid` and the flags of
+`gesso batch` are generated from the same table. Grids and batch files also accept the names in the column "options" and
+A1111's names.
 
-Where a field is left out, what stands under "default" takes its place; several values there are those of the presets
-gesso, a1111 and diffusers.
+The column "default" shows what is used if a field is not set; several values are those of the presets gesso, a1111 and
+diffusers.
 """
 TAIL = """\
 ## Conventions: `conventions`
 
-The fields of this group, in which tools differ, and what each preset sets are on a page of their own:
-[presets.md](presets.md).
+[presets.md](presets.md) lists the fields of this group, in which tools differ, and the values of each preset.
 """
+_OF_REGISTRY = {"samplers": "a sampler", "schedules": "a schedule", "noises": "a noise source"}
 BEGIN, END = "<!-- Made by `python -m gesso.request.reference docs`; a test keeps it fresh. -->", "<!-- Until here. -->"
 
 
@@ -44,12 +44,12 @@ def render() -> str:
         ("The picture to start from: `source`", Source),
         ("The mask: `mask`", Mask),
         ("Variations of the noise: `variation`", Variation),
-        ("Second pass: `hires`", HiresPass),
-        ("Tiles: `tiles`", Tiles),
+        ("Hires fix, the second pass: `hires`", HiresPass),
+        ("Tiled diffusion: `tiles`", Tiles),
     ):
         parts.append(_section(title, rows(cls).values()))
     parts.append(_section("LoRA: each of `loras`", rows(LoraUse).values()))
-    parts.append(_section("ControlNet and its kin: each of `controls`", rows(ControlUse).values()))
+    parts.append(_section("ControlNet, T2I-Adapter and IP-Adapter: each of `controls`", rows(ControlUse).values()))
     parts.append(TAIL)
     return "\n".join(parts)
 
@@ -67,7 +67,7 @@ def _section(title: str, table: Iterable[Row]) -> str:
     lines = [
         f"## {title}",
         "",
-        "| field | what it is | values | default | typed as | in other tools | infotext |",
+        "| field | description | values | default | options | in other tools | infotext |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *map(_line, table),
         "",
@@ -94,12 +94,12 @@ def values(row: Row) -> str:
     if row.choices:
         return "; ".join(f"`{one}`" + (f": {about.means[one]}" if one in about.means else "") for one in row.choices)
     if row.is_number:
-        sort = "whole, " if row.kind == "whole" else ""
+        sort = "integer, " if row.kind == "whole" else ""
         low, high = (f"{one:g}" if row.kind == "real" else str(one) for one in (about.low, about.high))
         return f"{sort}{low} to {high}" + (f" {about.unit}" if about.unit == "pixels" else "")
     if about.registry:
         means = "; ".join(f"`{one}`: {words}" for one, words in about.means.items())
-        return f"{means}; or that of a plug-in" if means else f"a name of the {about.registry}"
+        return f"{means}; or one from a plug-in" if means else _OF_REGISTRY[about.registry]
     if row.kind == "text" and about.pattern:
         return "SHA-256"
     words = {"flag": "true, false", "text": "text", "list": "list", "part": "object", "parts": "list of objects"}
@@ -110,7 +110,7 @@ def default(row: Row) -> str:
     """What an open field becomes."""
     about = row.field
     if row.default is MISSING:
-        return "must be given"
+        return "required"
     if row.default is not None and row.default != () and row.default != "":
         return f"`{row.default}`"
     if about.presets:
@@ -125,7 +125,7 @@ def _own(row: Row) -> bool:
 
 def _presets(table: Iterable[Row]) -> Iterator[str]:
     """What each preset has for a field."""
-    yield "| field | " + " | ".join(f"`{preset}`" for preset in PRESET_NAMES) + " | what it does |"
+    yield "| field | " + " | ".join(f"`{preset}`" for preset in PRESET_NAMES) + " | description |"
     yield "| --- |" + " --- |" * (len(PRESET_NAMES) + 1)
     for row in table:
         presets = " | ".join(_shown(row.field.presets[preset]) for preset in PRESET_NAMES)

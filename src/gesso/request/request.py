@@ -1,9 +1,10 @@
-"""The one request: everything that decides a picture besides the model.
+"""The request: everything that decides a picture, apart from the model.
 
-Command line, Python, HTTP, batch files and replay all build a `TextToImageRequest`; `resolving.resolve` fills what was
-left open from the model's defaults and from a preset before any work starts. Text to image, image to image, inpainting,
-editing and enlarging are fields of it. Pictures that go in are named by their SHA-256 and given beside it, so that a
-request stays a few lines of JSON. Each field is declared once, here or in the group that it belongs to; see `fields`.
+The command line, Python, HTTP, batch files and replay all build a `TextToImageRequest`; `resolving.resolve` fills in
+fields that are not set from the model's defaults and the preset before any work starts. Text to image, image to image,
+inpainting, editing and enlarging are fields of it. Pictures that go in are named by their SHA-256 and given beside it,
+so that a request stays a few lines of JSON. Each field is declared once, here or in the group that it belongs to; see
+`fields`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,8 +41,8 @@ from gesso.request.fields import (
     part,
     real,
     rows,
-    settle,
     text,
+    validate,
     whole,
 )
 from gesso.request.groups import Mask, ResolvedMask, Source, Tiles, Variation
@@ -64,12 +65,12 @@ R = TypeVar("R", bound="TextToImageRequest")
 
 def _falls(path: str, sigmas: tuple[float, ...]) -> None:
     if not all(a > b for a, b in pairwise(sigmas)):
-        raise RequestError(path, f"{path} must fall from the noisiest to the last, which is usually 0")
+        raise RequestError(path, f"{path} must decrease from the noisiest level to the last, which is usually 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextToImageRequest:
-    """What to draw. None means: the model's own default, or for the seed a fresh one.
+    """What to draw. None means the model's default, or a random seed.
 
         TextToImageRequest(prompt="a red car", seed=7, source=Source(strength=0.6), mask=Mask(content="fill"))
 
@@ -100,7 +101,7 @@ class TextToImageRequest:
             label="Width",
             help="Width in pixels.",
             unit="pixels",
-            open="the model's own size, or that of the picture to start from",
+            open="the source picture's width, else the model's default",
             options=("width",),
             letter="W",
             a1111="width",
@@ -119,7 +120,7 @@ class TextToImageRequest:
             label="Height",
             help="Height in pixels.",
             unit="pixels",
-            open="as the width",
+            open="the source picture's height, else the model's default",
             options=("height",),
             letter="H",
             a1111="height",
@@ -137,7 +138,7 @@ class TextToImageRequest:
             MAX_STEPS,
             label="Steps",
             help="Sampling steps.",
-            open="the model's own",
+            open="the model's default",
             options=("steps",),
             letter="s",
             a1111="steps",
@@ -155,7 +156,7 @@ class TextToImageRequest:
             MAX_GUIDANCE,
             label="Guidance scale",
             help="How closely to follow the prompt (CFG scale); 1 turns guidance off.",
-            open="the model's own",
+            open="the model's default",
             options=("guidance", "cfg-scale"),
             also=("cfg",),
             a1111="cfg_scale",
@@ -172,7 +173,7 @@ class TextToImageRequest:
             0.0,
             1.0,
             label="Guidance rescale",
-            help="Against washed-out colours at high guidance, 0 to 1 (arXiv:2305.08891, section 3.4).",
+            help="Counter washed-out colours at high guidance, 0 to 1 (arXiv:2305.08891, section 3.4).",
             open="0",
             options=("guidance-rescale",),
             diffusers="guidance_rescale",
@@ -185,8 +186,8 @@ class TextToImageRequest:
         str | None,
         named(
             label="Sampler",
-            help="euler, euler_ancestral, heun, ddim, dpmpp_2m, dpmpp_2m_sde, ...; any name of A1111 or ComfyUI.",
-            open="the model's own",
+            help="Sampler: euler, euler_ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, ..., or any name of A1111 or ComfyUI.",
+            open="the model's default",
             registry="samplers",
             options=("sampler",),
             a1111="sampler_name",
@@ -201,8 +202,8 @@ class TextToImageRequest:
         str | None,
         named(
             label="Schedule",
-            help="Spacing of the steps: uniform, karras, ...",
-            open="the model's own",
+            help="Schedule type (spacing of the steps): uniform, karras, ...",
+            open="the model's default",
             registry="schedules",
             options=("schedule", "scheduler"),
             a1111="scheduler",
@@ -217,8 +218,8 @@ class TextToImageRequest:
             0.0,
             1.0,
             label="Eta",
-            help="Noise that ancestral samplers put back, 0 to 1.",
-            open="the sampler's own",
+            help="How much noise a stochastic sampler adds back at each step, 0 to 1.",
+            open="the sampler's default",
             options=("eta",),
             a1111="eta",
             diffusers="eta",
@@ -231,8 +232,8 @@ class TextToImageRequest:
             0,
             MAX_SEED,
             label="Seed",
-            help="Seed of the noise; a random one where left out or -1.",
-            open="a random one of 32 bits",
+            help="Seed of the noise; random by default or if -1.",
+            open="random (32 bits)",
             options=("seed",),
             letter="S",
             minus_one=True,
@@ -248,7 +249,7 @@ class TextToImageRequest:
         str | None,
         named(
             label="Noise source",
-            help="Source of the noise: philox, or cpu and nv as other tools have it.",
+            help="Random number generator: philox, or cpu or nv to match other tools.",
             presets=by_preset("philox", "nv", "cpu"),  # nv: A1111's GPU source, to the last bit or two
             registry="noises",
             options=("noise",),
@@ -263,7 +264,7 @@ class TextToImageRequest:
             1,
             MAX_IMAGES,
             label="Number of pictures",
-            help="How many pictures.",
+            help="Number of pictures.",
             options=("number",),
             letter="n",
             a1111=("batch_size", "n_iter"),
@@ -277,7 +278,7 @@ class TextToImageRequest:
             0,
             MAX_INDEX,
             label="Index of the first picture",
-            help="Index of the first picture; it draws one picture of a run alone, the same bit for bit.",
+            help="Index of the first picture, to redraw a single picture of a run bit for bit.",
             options=("index",),
             infotext="Picture index",
         ),
@@ -288,8 +289,8 @@ class TextToImageRequest:
             1,
             MAX_CLIP_SKIP,
             label="CLIP skip",
-            help="Layer of the text encoder, from the end: 1 is the last.",
-            open="the model's own",
+            help="Layer of the text encoder to use, counted from the end; 1 is the last.",
+            open="the model's default",
             options=("clip-skip",),
             a1111="CLIP_stop_at_last_layers",
             comfyui="stop_at_clip_layer",
@@ -304,7 +305,7 @@ class TextToImageRequest:
             2,
             MAX_STEPS + 1,
             label="Sigmas",
-            help="Own noise levels such as 14.6,7,3,1,0, in place of a schedule and a number of steps.",
+            help="Custom noise levels such as 14.6,7,3,1,0, instead of a schedule and a number of steps.",
             optional=True,
             options=("sigmas",),
             comfyui="sigmas",
@@ -320,7 +321,7 @@ class TextToImageRequest:
             0.0,
             1.0,
             label="Switch to the refiner at",
-            help="Share of the steps before the refiner takes over, 0 to 1.",
+            help="Fraction of the steps after which the refiner takes over, 0 to 1.",
             unit="share",
             open="0.8 with a refiner",
             optional=True,
@@ -334,7 +335,7 @@ class TextToImageRequest:
         Tiling | None,
         choice(
             label="Tiling",
-            help="Sides that continue each other, for patterns.",
+            help="Seamless tiling: opposite edges match.",
             means={"x": "left and right", "y": "top and bottom", "xy": "both"},
             optional=True,
             options=("tiling",),
@@ -346,31 +347,29 @@ class TextToImageRequest:
         ),
     ] = None
     source: Annotated[
-        Source, part(label="Source picture", help="The picture to start from, and what becomes of it.")
+        Source, part(label="Source picture", help="The picture to start from (image to image), and how to use it.")
     ] = _SOURCE
     mask: Annotated[
-        Mask, part(label="Mask", help="What of the picture is drawn again.", expected="Mask(image=...)")
+        Mask, part(label="Mask", help="The inpainting mask and its settings.", expected="Mask(image=...)")
     ] = _MASK
     variation: Annotated[
-        Variation, part(label="Variation", help="Noise besides the seed's: a second one, or that of another size.")
+        Variation, part(label="Variation", help="Variations of the noise: a variation seed, and seed resize.")
     ] = _VARIATION
     hires: Annotated[
         HiresPass | None,
-        part(
-            label="Second pass", help="Draw small, enlarge, draw again (hires fix).", optional=True, a1111="enable_hr"
-        ),
+        part(label="Hires fix", help="Hires fix: draw small, upscale, redraw.", optional=True, a1111="enable_hr"),
     ] = None
-    tiles: Annotated[Tiles, part(label="Tiles", help="Tiles in which a large picture is denoised.")] = _TILES
+    tiles: Annotated[Tiles, part(label="Tiles", help="Tiled diffusion, for large pictures.")] = _TILES
     loras: Annotated[
         tuple[LoraUse, ...],
-        listed(most=MAX_LORAS, label="LoRA", help="LoRA and their relatives on the model.", options=("lora",)),
+        listed(most=MAX_LORAS, label="LoRA", help="LoRA, LyCORIS and similar adapters.", options=("lora",)),
     ] = ()
     controls: Annotated[
         tuple[ControlUse, ...],
         listed(
             most=MAX_CONTROLS,
             label="Control",
-            help="Networks that steer by a picture: ControlNet, T2I-Adapter, IP-Adapter.",
+            help="ControlNet, T2I-Adapter and IP-Adapter, with their control images.",
             options=("control",),
         ),
     ] = ()
@@ -378,31 +377,31 @@ class TextToImageRequest:
         Preset | None,
         choice(
             label="Preset",
-            help="Whose conventions to follow where tools differ.",
+            help="Follow this tool's conventions.",
             means={
-                "gesso": "our own, exact where there is a choice",
+                "gesso": "gesso's own, exact where there is a choice",
                 "a1111": "AUTOMATIC1111's web UI and its forks",
-                "diffusers": "the library of that name",
+                "diffusers": "the diffusers library",
             },
             open="gesso",
             options=("preset",),
             infotext="Preset",
         ),
     ] = None
-    conventions: Annotated[
-        Conventions, part(label="Conventions", help="What is not as the preset has it, where tools differ.")
-    ] = _CONVENTIONS
+    conventions: Annotated[Conventions, part(label="Conventions", help="Conventions that override the preset.")] = (
+        _CONVENTIONS
+    )
 
     def __new__(cls, **values: Any) -> Self:
-        """Fields that stood flat in a request up to version 3 are an error that names their place."""
+        """Raises RequestError for fields that were not in a group up to version 3, and names their new place."""
         if moved := [key for key in values if key in MOVED]:
             raise RequestError(moved[0], has_moved(moved[0]))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        settle(self, type(self))
+        validate(self, type(self))
         if self.width is not None and self.height is not None and self.width * self.height > MAX_PIXELS:
-            raise RequestError("width", f"size {self.width}x{self.height}: at most {MAX_PIXELS} pixels in all")
+            raise RequestError("width", f"size {self.width}x{self.height}: expected at most {MAX_PIXELS} pixels in all")
         if self.first_index > (last := MAX_INDEX - self.num_images):
             raise RequestError("first_index", f"first_index is {self.first_index}, expected 0 to {last}")
 
@@ -452,14 +451,14 @@ class TextToImageRequest:
 
 
 def has_moved(name: str) -> str:
-    """What to say of a field that stood flat in a request up to version 3."""
+    """The error message for a field that was not in a group up to version 3."""
     group, _, key = MOVED[name].partition(".")
     return f"{name} is now {group}.{key}: {group}={ROWS[group].part.__name__}({key}=...)"  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ResolvedRequest(TextToImageRequest):
-    """A request with nothing left open: together with the model's bytes it decides the picture."""
+    """A request in which every field is set: together with the model's bytes it decides the picture."""
 
     width: int
     height: int
@@ -479,7 +478,7 @@ class ResolvedRequest(TextToImageRequest):
     def __post_init__(self) -> None:
         for name, row in rows(TextToImageRequest).items():
             if getattr(self, name) is None and not row.field.optional:
-                raise RequestError(name, f"request: {name} is left open in a resolved request")
+                raise RequestError(name, f"request: {name} is not set in a resolved request")
         super().__post_init__()
 
     def picture(self, offset: int) -> "ResolvedRequest":
@@ -501,7 +500,7 @@ NAMED: Mapping[str, Row] = MappingProxyType(
 
 
 def called_by(tool: Tool) -> Iterator[tuple[str, Row]]:
-    """The names that a tool has for fields of a request, with their rows; those of its second pass are left out."""
+    """A tool's names for the fields of a request, with their rows; without those of the second pass."""
     for row in ROWS.values():
         for called in () if row.path.startswith("hires.") else row.field.tools.get(tool, ()):
             yield called, row

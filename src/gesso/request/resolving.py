@@ -1,6 +1,6 @@
-"""What a request leaves open is filled in, and what it asks for checked against the model: `resolve`.
+"""`resolve`: fills in the fields that a request does not set, and checks it against the model.
 
-Each kind of setting has a function that gives what it fills in, by paths, and refuses what cannot be.
+Each kind of setting has a function that returns the values it fills in, by paths, and refuses invalid ones.
 """
 
 import secrets
@@ -25,7 +25,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a model fills in, and what it accepts.
+    """The defaults of a model, and what it accepts.
 
     preset, presets: its name, and a value for each field that a preset decides, as preset, sampler and model have it
     kind: what the model takes besides text: none, inpaint (mask and masked picture), edit (picture), upscale (picture)
@@ -64,7 +64,7 @@ class Defaults:
 def resolve(
     request: TextToImageRequest, defaults: Defaults, *, draw_seed: Callable[[], int] | None = None
 ) -> ResolvedRequest:
-    """The same request with nothing left open, checked against the model. Raises RequestError.
+    """The same request with every field set, checked against the model. Raises RequestError.
 
     `draw_seed` gives a seed where none was asked for; by default a random one of 32 bits.
     """
@@ -92,9 +92,11 @@ def _own_steps(request: TextToImageRequest, sigmas: tuple[float, ...]) -> dict[s
     """Number of steps and name of the schedule for sigmas that the user brings."""
     steps = len(sigmas) - 1
     if request.num_steps not in (None, steps):
-        raise RequestError("sigmas", f"{len(sigmas)} sigmas are {steps} steps; leave num_steps {request.num_steps} out")
+        raise RequestError(
+            "sigmas", f"num_steps is {request.num_steps}, expected {steps} for {len(sigmas)} sigmas; leave it out"
+        )
     if request.schedule not in (None, OWN_SCHEDULE):
-        raise RequestError("sigmas", f"own sigmas take the place of the schedule {request.schedule}; leave one out")
+        raise RequestError("sigmas", "`sigmas` and `schedule` exclude each other; leave one out")
     return {"num_steps": steps, "schedule": OWN_SCHEDULE, "conventions.timestep_spacing": "schedule"}
 
 
@@ -109,7 +111,7 @@ def _check_model(values: Values, defaults: Defaults, *, own_schedule: bool) -> N
         check_multiple(side, values[side], defaults.multiple)
     if values["clip_skip"] > defaults.max_clip_skip:
         raise RequestError(
-            "clip_skip", f"clip_skip {values['clip_skip']}: the model's text encoder has {defaults.max_clip_skip}"
+            "clip_skip", f"clip_skip {values['clip_skip']}: expected at most {defaults.max_clip_skip} for this model"
         )
 
 
@@ -117,25 +119,23 @@ def _sampler(values: Values, defaults: Defaults) -> Values:
     """The sampler's own eta; refuses one that it does not have."""
     own = defaults.etas.get(values["sampler"])  # None: this sampler has no eta
     if values["eta"] and own is None:
-        raise RequestError(
-            "eta", f"eta {values['eta']:g}: the sampler {values['sampler']} puts no noise back; leave it out"
-        )
+        raise RequestError("eta", f"eta {values['eta']:g}: the sampler {values['sampler']} takes no eta; leave it out")
     return {"eta": own or 0.0} if values["eta"] is None else {}
 
 
 def _source(values: Values, defaults: Defaults) -> Values:
-    """How much of a picture is drawn again; refuses what has no picture, and what the model does not take with one."""
+    """The denoising strength; refuses settings that need a source picture, or that the model does not take."""
     with_image = values["source.image"] is not None
     if defaults.kind in ("edit", "upscale"):
-        verb = "edits" if defaults.kind == "edit" else "enlarges"
+        verb = "edits" if defaults.kind == "edit" else "upscales"
         if not with_image:
-            raise RequestError("source.image", f"this model {verb} a picture: give it one with `image`")
-        for path, what in (("source.strength", "strength"), ("mask.image", "mask"), ("source.outpaint", "outpaint")):
+            raise RequestError("source.image", f"this model {verb} a picture; give one with `image`")
+        for path, what in (("source.strength", "strength"), ("mask.image", "mask"), ("source.outpaint", "outpainting")):
             if values[path] is not None:
                 raise RequestError(path, f"this model {verb} the whole picture and takes no {what}; leave it out")
     for path in WHERE_A_PICTURE_IS:
         if values[path] is not None and not with_image:
-            raise RequestError(path, f"{path} needs a picture to start from: give one with `image`")
+            raise RequestError(path, f"{path} needs a picture to start from; give one with `image`")
     if with_image and values["source.strength"] is None and defaults.kind not in ("edit", "upscale"):
         masked = values["mask.image"] is not None or values["source.outpaint"] is not None
         return {
@@ -145,49 +145,49 @@ def _source(values: Values, defaults: Defaults) -> Values:
 
 
 def _edits(values: Values, defaults: Defaults) -> Values:
-    """Settings of models that edit or enlarge, and of a refiner; refuses those of jobs that are not asked for."""
+    """Settings of editing and upscaling models and of a refiner; refuses those that do not apply."""
     filled: dict[str, Any] = {}
     for path, has, default, what in (
-        ("source.guidance_scale", defaults.kind == "edit", defaults.image_guidance_scale, "edits by instruction"),
-        ("source.noise_level", defaults.kind == "upscale", defaults.noise_level, "enlarges"),
+        ("source.guidance_scale", defaults.kind == "edit", defaults.image_guidance_scale, "edit by instruction"),
+        ("source.noise_level", defaults.kind == "upscale", defaults.noise_level, "upscale"),
     ):
         if has and values[path] is None:
             filled[path] = default
         elif values[path] is not None and not has:
-            raise RequestError(path, f"{path} is for a model that {what}; leave it out")
+            raise RequestError(path, f"{path} is only for models that {what}; leave it out")
     level = filled.get("source.noise_level", values["source.noise_level"])
     if level is not None and level > defaults.max_noise_level:
         raise RequestError(
             "source.noise_level",
-            f"source.noise_level is {level}, this model was trained up to {defaults.max_noise_level}",
+            f"source.noise_level is {level}, expected at most {defaults.max_noise_level} for this model",
         )
     if defaults.has_refiner and values["refiner_switch_at"] is None:
         filled["refiner_switch_at"] = defaults.refiner_switch_at
     elif values["refiner_switch_at"] is not None and not defaults.has_refiner:
-        raise RequestError("refiner_switch_at", "refiner_switch_at needs a refiner: give one with `refiner`")
+        raise RequestError("refiner_switch_at", "refiner_switch_at needs a refiner; give one with `refiner`")
     return filled
 
 
 def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
-    """What is under a mask, how far around it is seen, and how soft it is; refuses what has nothing to work on."""
+    """Content, padding and blur of the mask; refuses settings that need a mask without one."""
     has_mask, outpaint = values["mask.image"] is not None, values["source.outpaint"]
     if defaults.kind == "upscale" and values["source.resize"] is not None:
-        raise RequestError("source.resize", "this model enlarges the picture as it is; leave source.resize out")
+        raise RequestError("source.resize", "this model upscales the picture as it is; leave source.resize out")
     if values["mask.content"] is not None and not has_mask and outpaint is None:
-        raise RequestError("mask.content", "mask.content needs a mask: give one with `mask`")
+        raise RequestError("mask.content", "mask.content needs a mask; give one with `mask`")
     if values["mask.area"] is not None and not has_mask:
-        raise RequestError("mask.area", "mask.area needs a mask: give one with `mask`")
+        raise RequestError("mask.area", "mask.area needs a mask; give one with `mask`")
     one_part = values["mask.area"] == "masked"
     if one_part and outpaint is not None:
         raise RequestError(
-            "mask.area", "mask.area masked draws a part of the picture, source.outpaint more: leave one out"
+            "mask.area", "mask.area masked draws only part of the picture, source.outpaint extends it; leave one out"
         )
     if one_part and values["source.resize"] is not None:
         raise RequestError("source.resize", "mask.area masked keeps the picture's size; leave source.resize out")
     if values["mask.padding"] is not None and not one_part:
-        raise RequestError("mask.padding", "mask.padding goes with mask.area masked")
+        raise RequestError("mask.padding", "mask.padding needs mask.area masked")
     if outpaint is not None and not any(outpaint):
-        raise RequestError("source.outpaint", "source.outpaint adds 0 pixels at every side; say how many at which")
+        raise RequestError("source.outpaint", "source.outpaint adds no pixels; give a number for at least one side")
     filled: dict[str, Any] = {}
     if has_mask or outpaint is not None:
         filled["mask.content"] = values["mask.content"] or "original"
@@ -199,11 +199,13 @@ def _mask(values: Values, defaults: Defaults, asked: Values) -> Values:
 
 
 def _variation(values: Values, defaults: Defaults, draw_seed: Callable[[], int]) -> Values:
-    """The seed of a variation; refuses half of a size, and a seed that nothing is taken of."""
+    """The variation seed; refuses half of a size, and a seed without a strength."""
     if values["variation.strength"] is None and values["variation.seed"] is not None:
-        raise RequestError("variation.seed", "variation.seed needs variation.strength: how much of it, 0 to 1")
+        raise RequestError(
+            "variation.seed", "variation.seed needs variation.strength, how much of it to mix in (0 to 1)"
+        )
     if (values["variation.width"] is None) != (values["variation.height"] is None):
-        raise RequestError("variation.width", "variation.width and variation.height go together")
+        raise RequestError("variation.width", "give both variation.width and variation.height, or neither")
     for path in ("variation.width", "variation.height"):
         if values[path] is not None:
             check_multiple(path, values[path], defaults.multiple)
@@ -213,38 +215,38 @@ def _variation(values: Values, defaults: Defaults, draw_seed: Callable[[], int])
 
 
 def _tiles(values: Values, defaults: Defaults) -> Values:
-    """How far tiles overlap; refuses tiles that the model cannot draw, and those that cost without end."""
+    """The overlap of tiles; refuses tiles that the model cannot draw, and tiles that are too small."""
     size, overlap = values["tiles.size"], values["tiles.overlap"]
     if size is None:
         if overlap is not None:
-            raise RequestError("tiles.overlap", "tiles.overlap goes with tiles.size: the size of the tiles")
+            raise RequestError("tiles.overlap", "tiles.overlap needs tiles.size")
         return {}
     if values["tiling"] is not None:
-        raise RequestError(
-            "tiles.size", "tiles.size draws in parts, which see their own edges; tiling wants none: leave one out"
-        )
+        raise RequestError("tiles.size", "tiles.size and `tiling` exclude each other; leave one out")
     if defaults.kind == "upscale":
-        raise RequestError("tiles.size", "this model enlarges the picture at once; leave tiles.size out")
+        raise RequestError("tiles.size", "this model upscales the whole picture at once; leave tiles.size out")
     check_multiple("tiles.size", size, defaults.multiple)
     if size < MIN_TILE * defaults.multiple:
-        raise RequestError("tiles.size", f"tiles.size {size}: at least {MIN_TILE * defaults.multiple} for this model")
+        raise RequestError(
+            "tiles.size", f"tiles.size {size}: expected at least {MIN_TILE * defaults.multiple} for this model"
+        )
     if overlap is None:
         overlap = size // 4 // defaults.multiple * defaults.multiple
     check_multiple("tiles.overlap", overlap, defaults.multiple)
     if overlap > size // 2:
-        raise RequestError("tiles.overlap", f"tiles.overlap {overlap}: at most half of the tile, {size // 2}")
+        raise RequestError("tiles.overlap", f"tiles.overlap {overlap}: expected at most half of the tile, {size // 2}")
     return {"tiles.overlap": overlap}
 
 
 def _hires(values: Values, defaults: Defaults) -> Values:
-    """The second pass; refuses one over a picture of which parts are kept."""
+    """Hires fix; refuses it together with inpainting and outpainting."""
     if values["hires"] is None:
         return {}
-    for path, what in (("mask.image", "mask"), ("source.outpaint", "outpaint")):
+    for path, what in (("mask.image", "mask"), ("source.outpaint", "outpainting")):
         if values[path] is not None:
-            raise RequestError("hires", f"hires draws the whole picture again and takes no {what}; leave one out")
+            raise RequestError("hires", f"`hires` redraws the whole picture and takes no {what}; leave one out")
     if defaults.kind in ("edit", "upscale"):
-        raise RequestError("hires", "this model works on a picture as it is; leave hires out")
+        raise RequestError("hires", "`hires` is not for models that edit or upscale a picture; leave it out")
     return {
         "hires": hires.filled(
             values["hires"],

@@ -1,4 +1,4 @@
-"""Values that come from outside against their declared types, by msgspec; what cannot be is an error in our words.
+"""Checks values from outside against their declared types with msgspec, and words the errors.
 
 Types are the annotations of dataclasses, with bounds as `msgspec.Meta`, or as what makes one (`fields.Field`):
 
@@ -146,7 +146,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def _in_our_words(error: msgspec.ValidationError, kind: Any, values: object, prefix: str) -> RequestError:
-    """What msgspec refused, with the path of the value, the value, and what was expected in its place."""
+    """The error for a value that msgspec refused: its path, the value, and what was expected."""
     match = _MESSAGE.fullmatch(str(error))
     assert match is not None
     place = match[2] or ""
@@ -225,14 +225,14 @@ def _words(path: str, kind: inspect.Type, value: Any, highest: object) -> str:
         case inspect.StrType() if kind.pattern is not None:
             expected = "the 64 digits of a SHA-256"
         case inspect.StrType() if isinstance(value, str) and value:
-            return f"{path} has {len(value)} characters, at most {kind.max_length} are read"
+            return f"{path} has {len(value)} characters, expected at most {kind.max_length}"
         case inspect.StrType():
             expected = "text"
         case inspect.TupleType():
             expected = "a pair" if len(kind.item_types) == 2 else f"{len(kind.item_types)} values"
         case inspect.VarTupleType() if isinstance(value, list | tuple):
             least = "" if kind.min_length is None else f"at least {kind.min_length} and "
-            return f"{path}: {len(value)} of them, expected {least}at most {kind.max_length}"
+            return f"{path} has {len(value)} values, expected {least}at most {kind.max_length}"
         case inspect.VarTupleType():
             expected = "a list"
         case _:

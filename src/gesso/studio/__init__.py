@@ -1,1 +1,1 @@
-"""What every application does the same way: from names and files to pictures, runs of many, replay."""
+"""What applications share: from names and files to pictures, runs of many pictures, replay."""

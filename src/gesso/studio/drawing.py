@@ -1,4 +1,4 @@
-"""From an order to pictures: what stands around the prompt is applied, and progress and notices are reported."""
+"""Draws orders: applies flags, styles and wildcards to the prompt, and reports progress and notices."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -7,10 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gesso.frontends.front_end import FrontEnd, Written
+from gesso.frontends.front_end import FrontEnd, PlainRequest
 from gesso.request.checks import check_known
 from gesso.request.request import TextToImageRequest
-from gesso.studio.events import FinishedSize, Noticed, OnEvent, Sampling, ignore
+from gesso.studio.events import FinalSize, Noticed, OnEvent, Sampling, ignore
 from gesso.studio.sources import Sources
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be drawn.
+    """What to draw.
 
-    request  with the prompt as it was written: flags, wildcards and styles are the front end's
-    sources  the pictures that the request speaks of
+    request  with the prompt as written; the front end applies flags, wildcards and styles
+    sources  the source picture, mask and hints of the request
     """
 
     request: TextToImageRequest
@@ -35,10 +35,10 @@ class Order:
 
     @property
     def num_images(self) -> int:
-        """How many pictures it is for. Raises PromptError."""
+        """The number of pictures. Raises PromptError."""
         return self.front.num_images(self.request)
 
-    def written(self, pipeline: "TextToImage") -> Iterator[Written]:
+    def requests(self, pipeline: "TextToImage") -> Iterator[PlainRequest]:
         """The plain requests that draw its pictures, in their order. Raises PromptError."""
         return self.front.requests(self.request, pipeline.model.family)
 
@@ -65,19 +65,23 @@ def check_names(request: TextToImageRequest) -> None:
 def draw(
     pipeline: "TextToImage", order: Order, on_event: OnEvent = ignore, *, cancel: "CancelToken | None" = None
 ) -> "Iterator[Picture]":
-    """The pictures of an order, each as soon as it is finished.
+    """Draw the pictures of an order, and yield each as soon as it is finished.
 
     Flags and sizes are checked at once, the rest as the iterator is read; a notice is reported once. Raises GessoError
     as `TextToImage` does, PromptError for flags and wildcards that cannot be read, CancelledError once it is cancelled.
     """
-    written = order.written(pipeline)
-    first = next(written)
+    requests = order.requests(pipeline)
+    first = next(requests)
     _report_size(pipeline, first, order.sources, on_event)
-    return _drawn(pipeline, order, chain((first,), written), on_event, cancel)
+    return _drawn(pipeline, order, chain((first,), requests), on_event, cancel)
 
 
 def _drawn(
-    pipeline: "TextToImage", order: Order, parts: Iterable[Written], on_event: OnEvent, cancel: "CancelToken | None"
+    pipeline: "TextToImage",
+    order: Order,
+    parts: Iterable[PlainRequest],
+    on_event: OnEvent,
+    cancel: "CancelToken | None",
 ) -> "Iterator[Picture]":
     total, done, reported = order.num_images, 0, set[str]()
     for part in parts:
@@ -95,12 +99,12 @@ def _drawn(
             yield picture
 
 
-def _report_size(pipeline: "TextToImage", first: Written, sources: Sources, on_event: OnEvent) -> None:
+def _report_size(pipeline: "TextToImage", first: PlainRequest, sources: Sources, on_event: OnEvent) -> None:
     from gesso.pipelines.framing import finished_size
 
     size = finished_size(pipeline.resolve(first.request, **sources.pictures), sources.image)
     if size is not None:
-        on_event(FinishedSize(width=size[0], height=size[1]))
+        on_event(FinalSize(width=size[0], height=size[1]))
 
 
 def save_drawn(
@@ -112,7 +116,7 @@ def save_drawn(
     on_event: OnEvent = ignore,
     cancel: "CancelToken | None" = None,
 ) -> Iterator[SavedPicture]:
-    """Draw an order into files, each of which is there whole as soon as its picture is finished.
+    """Draw an order into files, each written whole as soon as its picture is finished.
 
     names    from `gesso.studio.output_names.plan`; the ending says which format
     quality  1 to 100, of all formats but PNG
@@ -128,9 +132,9 @@ def save_drawn(
 
 
 def memory_plans(pipeline: "TextToImage", order: Order) -> "dict[str, MemoryPlan]":
-    """What an order takes of memory, and how it would run, by the names of the models. Draws nothing.
+    """The memory that an order needs, and what is offloaded, by the names of the models. Draws nothing.
 
     Raises GessoError where the engine's memory cannot be kept.
     """
-    first = next(order.written(pipeline))
+    first = next(order.requests(pipeline))
     return pipeline.plans(first.request, **order.sources.arguments)

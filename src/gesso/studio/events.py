@@ -1,4 +1,4 @@
-"""What the studio reports while it works: plain values for a callback, which shows, logs or streams them."""
+"""Events of the studio: plain values for a callback that shows, logs or streams them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinishedSize:
+class FinalSize:
     """The finished pictures have another size than the request asks for or its source has, in pixels."""
 
     width: int
@@ -29,8 +29,8 @@ class FinishedSize:
 class Sampling:
     """Sampling steps of a picture are done.
 
-    number    of the picture, from 1; pictures that are drawn together take turns
-    total     pictures in all; of a run, those that are there already count too
+    number    of the picture, from 1; pictures drawn together take turns
+    total     pictures in all; in a run, including those already done
     progress  the step, and the clean latents that the network last predicted
     """
 
@@ -47,7 +47,7 @@ class Noticed:
     about: str = ""
 
 
-Event = Loading | FinishedSize | Sampling | Noticed
+Event = Loading | FinalSize | Sampling | Noticed
 OnEvent = Callable[[Event], None]
 
 

@@ -1,11 +1,11 @@
-"""The files that a request names besides the model: by name, from a path, or as a recipe recorded them."""
+"""The files that a request names besides the model: by name, by path, or from a recipe."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
-from gesso.request.finder import Kind, NamedFiles
+from gesso.request.finder import KIND_NAMES, Kind, NamedFiles
 
 if TYPE_CHECKING:
     from gesso.library.finder import LibraryFinder
@@ -45,8 +45,14 @@ def encoder_name(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
+def kind_name(kind: str) -> str:
+    """What messages call a kind of file; of a newer gesso, its own name."""
+    names: Mapping[str, str] = KIND_NAMES  # type: ignore[assignment]
+    return names.get(kind, kind.replace("_", " "))
+
+
 def recipe_files(recipe: "Recipe", finder: "LibraryFinder", where: str | Path = "recipe") -> NamedFiles:
-    """The very files that a recipe names, and no others, for `TextToImage`.
+    """Exactly the files that a recipe names, for `TextToImage`.
 
     where  what the recipe was read from, for the error
     Raises GessoError (code recipe_file_missing) for a file that is not on this machine.
@@ -57,9 +63,9 @@ def recipe_files(recipe: "Recipe", finder: "LibraryFinder", where: str | Path = 
         if path is None:
             field = FIELD_OF_KIND.get(extra.kind)
             raise GessoError(
-                f"{where}: drawn with the {extra.kind.replace('_', ' ')} {extra.name[:100]!r} "
-                f"(sha256 {extra.sha256[:10]}...), which is not here"
-                + (f". Say where it is with `{field}`" if field else ". It is of a newer gesso; update"),
+                f"{where}: drawn with the {kind_name(extra.kind)} {extra.name[:100]!r} "
+                f"(sha256 {extra.sha256[:10]}...), which was not found"
+                + (f". Give it with `{field}`" if field else ". A newer gesso wrote this; update gesso"),
                 code="recipe_file_missing",
                 field=field,
                 data={"kind": extra.kind, "name": extra.name, "sha256": extra.sha256},

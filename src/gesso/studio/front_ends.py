@@ -1,4 +1,4 @@
-"""From names and files to what stands around a prompt: a syntax, styles, wildcards."""
+"""From options to a front end: prompt syntax, styles and wildcards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +34,11 @@ def open_front_end(
     wildcards: Path | None = None,
     dynamic: bool = False,
 ) -> "FrontEnd":
-    """What is done to a prompt before it is a request.
+    """The front end that applies flags, styles and wildcards to a prompt.
 
     syntax     midjourney reads flags in the prompt; any other leaves them as text
-    style      names of the styles to put around it
-    styles     CSV that has them; None: the user's, beside the library
+    style      names of the styles to apply
+    styles     CSV that has them; None: the user's, next to the library
     wildcards  folder of lists for __name__
     dynamic    fill in {a|b} without a folder, too
     Raises GessoError for files that are not there and for unknown styles.
@@ -51,13 +51,13 @@ def open_front_end(
         path = styles or styles_file()
         if styles is None and not path.is_file():
             raise GessoError(
-                f"`style`: there is no {path}. Say where the styles are with `styles=FILE`",
+                f"`style`: no style file {path}. Give one with `styles=FILE`",
                 code="styles_missing",
                 field="styles",
                 data={"path": str(path)},
             )
         chosen = find_styles(style, read_styles(path))
     elif styles is not None:
-        raise GessoError(f"`styles` {styles}: name the styles to use with `style`", code="style_missing", field="style")
+        raise GessoError(f"`styles` {styles}: choose styles with `style`", code="style_missing", field="style")
     lists: Any = WildcardFolder(wildcards) if wildcards is not None else {} if dynamic else None
     return FrontEnd(flags=syntax == MIDJOURNEY, styles=chosen, lists=lists)

@@ -1,4 +1,4 @@
-"""What belongs to the user of this machine: the library of models, the styles beside it, and whether to fetch."""
+"""The user's settings on this machine: the model library, the style file, and whether to download."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ STYLES_FILE = "styles.csv"
 
 
 def library_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """$GESSO_HOME/models, else "models" in gesso's folder where this system keeps the data of programs."""
+    """$GESSO_HOME/models, else the folder gesso/models in the system's folder for application data."""
     if home := environ.get("GESSO_HOME"):
         return Path(home).expanduser() / "models"
     user = Path.home()
@@ -40,7 +40,7 @@ def styles_file() -> Path:
 
 
 def is_offline(flag: bool = False, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether nothing may be fetched: `flag`, or one of the switches that the hub's own client knows."""
+    """Whether downloads are off: `flag`, or one of the environment variables of the hub client."""
     yes = ("1", "on", "yes", "true")
     return flag or any(environ.get(name, "").lower() in yes for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
@@ -66,7 +66,7 @@ def resolve_model(
 def model_of_recipe(name: str, digests: Sequence[str], near: Path, library: "Library | None" = None) -> str | None:
     """The model that a recipe names, as `Engine.load` takes it; None where it is not on this machine.
 
-    It is looked for in this order: among the models that gesso carries; as a file of that name in the current folder
+    It is looked for in this order: among the built-in models; as a file of that name in the current folder
     and in `near`; in the library by its hashes, wherever it lies and whatever it is called.
 
     digests  SHA-256 of the weight files, or the first eight digits or more of each
@@ -74,9 +74,9 @@ def model_of_recipe(name: str, digests: Sequence[str], near: Path, library: "Lib
     The recipe may come from anyone, so its name is never taken as a path.
     """
     from gesso.library import find_by_hashes
-    from gesso.library.carried import CARRIED_MODELS
+    from gesso.library.builtin import BUILTIN_MODELS
 
-    if name in CARRIED_MODELS:
+    if name in BUILTIN_MODELS:
         return name
     plain = name and name not in (".", "..") and not any(mark in name for mark in ("/", "\\", "\0"))
     for folder in (Path(), near):

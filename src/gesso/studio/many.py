@@ -1,4 +1,4 @@
-"""Runs of many pictures in one folder, which go on where they were stopped: lines of a file, cells of a grid."""
+"""Runs of many pictures in one folder, which resume where they stopped: lines of a file, cells of a grid."""
 
 import io
 import itertools
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """total: pictures of the run; drawn: those that were not there already; seed: of the run"""
+    """total: pictures of the run; drawn: those drawn now; seed: of the run"""
 
     total: int
     drawn: int
@@ -56,12 +56,12 @@ class RunSummary:
 
 @dataclass(kw_only=True)
 class Run:
-    """Draws the jobs whose pictures are not there yet, one after the other.
+    """Draws the jobs whose pictures do not exist yet, one after the other.
 
     folder   from `gesso.studio.run_folder`
     jobs     all of the run; those of one model should stand together, since it is opened once
-    sources  the pictures that the requests speak of
-    front    what is done to each prompt
+    sources  the source picture, mask and hints of the requests
+    front    applies styles and wildcards to each prompt
     finished, drawn  pictures that are there now, and those of them that were drawn by this object
     """
 
@@ -75,7 +75,7 @@ class Run:
     def pictures(
         self, open_model: OpenModel, on_event: OnEvent = ignore, *, cancel: "CancelToken | None" = None
     ) -> "Iterator[tuple[Job, Path, Image]]":
-        """Every job with its picture and where that is, drawn now or before.
+        """Every job with its picture and path, drawn now or before.
 
         Raises GessoError as `TextToImage` does, and where another picture stands in a job's place.
         """
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def summary(self) -> RunSummary:
-        """How much of the run was there already."""
+        """How many pictures were drawn now."""
         return RunSummary(total=len(self.jobs), drawn=self.drawn, seed=self.folder.seed)
 
     def _picture(self, pipeline: "TextToImage", job: Job, on_event: OnEvent, cancel: "CancelToken | None") -> "Image":
@@ -115,7 +115,7 @@ def with_settings(base: TextToImageRequest, settings: Sequence[str]) -> TextToIm
     for setting in settings:
         axis = parse_axis(setting)
         if len(axis.values) != 1 or axis.changes[0] is None or axis.label == "prompt":
-            raise RequestError("set", f"`set` {setting[:60]}: expected one value of a field")
+            raise RequestError("set", f"`set` {setting[:60]}: expected one field and one value, such as steps=12")
         base = axis.changes[0](base)
     return base
 
@@ -128,7 +128,7 @@ def line_jobs(lines: Sequence[PromptLine], base: TextToImageRequest, model: str)
     requests = [(line, line.request(base)) for line in lines]
     count = sum(request.num_images for _, request in requests)
     if count > MAX_PICTURES:
-        raise RequestError("num_images", f"{count} pictures are asked for, at most {MAX_PICTURES} in a run")
+        raise RequestError("num_images", f"{count} pictures, expected at most {MAX_PICTURES} in a run")
     for _, request in requests:
         check_names(request)
     return [
@@ -144,7 +144,7 @@ def line_jobs(lines: Sequence[PromptLine], base: TextToImageRequest, model: str)
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Pictures that differ in one thing each: columns x, rows y, sheets z. Raises RequestError for too many."""
+    """An X/Y/Z plot: columns x, rows y, sheets z. Raises RequestError for too many pictures."""
 
     base: TextToImageRequest
     model: str

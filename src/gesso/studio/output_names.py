@@ -1,4 +1,4 @@
-"""What the files of a run are called: from an output name and the request to a free path.
+"""Output names: from a pattern and the request to a free path.
 
 Fields such as {seed} are filled with cleaned values, so what stands in a prompt or a model's name can neither leave the
 folder nor make a name that a file system refuses. No file is overwritten in silence.
@@ -70,7 +70,7 @@ class OutputNames:
         if self.exact:
             raise GessoError(_taken(next(self.candidates(recipe))), code="name_taken")
         raise GessoError(
-            f"{self.pattern}: {MAX_TRIES} files of this name are there already. Choose another `output`",
+            f"{self.pattern}: {MAX_TRIES} files of this name already exist. Choose another `output`",
             code="name_taken",
         )
 
@@ -108,7 +108,9 @@ def plan(output: str | None, *, num_images: int, first_index: int = 0, overwrite
         pattern, exact = os.path.join(output, default), False
     elif Path(output).suffix.lower() not in FORMATS:
         raise GessoError(
-            f"{output}: use a name that ends in {', '.join(FORMATS)}, or a folder", code="invalid_name", field="output"
+            f"{output}: expected a name ending in {', '.join(FORMATS)}, or a folder",
+            code="invalid_name",
+            field="output",
         )
     else:
         stem, ending = os.path.splitext(output)
@@ -130,8 +132,8 @@ def fill(pattern: str, recipe: Recipe) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] is None:
             return match[0][0]
-        found = FIELDS[match[1]](recipe)
-        return f"{found:0{int(match[2] or 0)}d}" if isinstance(found, int) else clean(found)
+        field_value = FIELDS[match[1]](recipe)
+        return f"{field_value:0{int(match[2] or 0)}d}" if isinstance(field_value, int) else clean(field_value)
 
     return _FIELD.sub(value, pattern)
 
@@ -146,7 +148,7 @@ def _fields_of(pattern: str) -> set[str]:
         )
     if re.search(r"[{}]", _FIELD.sub("", pattern)):
         raise GessoError(
-            f"`output` {pattern}: a brace without its partner; write {{{{ or }}}} for a brace in a name",
+            f"`output` {pattern}: unmatched brace; write {{{{ or }}}} for a brace in a name",
             code="invalid_name",
             field="output",
         )
@@ -167,7 +169,7 @@ def _check_writable(pattern: str) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise GessoError(
-            f"`output`: {folder} is a file, so nothing can be written below it. Choose another place",
+            f"`output`: {folder} is a file, expected a folder. Choose another place",
             code="unwritable",
             field="output",
         )
@@ -176,7 +178,7 @@ def _check_writable(pattern: str) -> None:
         probe.touch(exist_ok=False)
     except OSError as error:
         raise GessoError(
-            f"`output`: nothing can be written into {folder} ({error.strerror}). Choose another place",
+            f"`output`: cannot write into {folder} ({error.strerror}). Choose another place",
             code="unwritable",
             field="output",
         ) from error
@@ -190,4 +192,4 @@ def _cut(text: str, size: int) -> str:
 
 
 def _taken(path: Path) -> str:
-    return f"{path} is there already and stays as it is. Choose another name, or add `overwrite`"
+    return f"{path} already exists; left unchanged. Choose another name, or add `overwrite`"

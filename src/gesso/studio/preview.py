@@ -1,4 +1,4 @@
-"""A picture of the picture while it is drawn."""
+"""Live preview: a PNG file of the picture while it is drawn."""
 
 import io
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from gesso.studio.events import Event, Sampling
 
 
 class Preview:
-    """Writes what the network last took for the clean picture into one PNG file, each time over the one before.
+    """Writes the current prediction of the clean picture to one PNG file, replacing the previous one.
 
-    decode: latents [B, C, h, w], as the sampler has them -> pixels in [-1, 1]: the model's autoencoder, or TAESD, which
-    is a hundred times quicker. Shows the first picture of those that are drawn together; draws no random numbers.
-    every: steps between two. Raises GessoError on construction where the file would not be a PNG.
+    decode: latents [B, C, h, w], as the sampler has them -> pixels in [-1, 1]: the model's VAE, or a TAESD, which is
+    a hundred times faster. Shows the first picture of those that are drawn together; draws no random numbers.
+    every: write once in so many steps. Raises GessoError on construction where the file would not be a PNG.
     """
 
     def __init__(self, path: Path, decode: Callable[[Tensor], Tensor], *, every: int = 1) -> None:
         if path.suffix.lower() != ".png":
             raise GessoError(
-                f"{path}: previews are written as PNG. Use a name that ends in .png",
+                f"{path}: expected a name ending in .png, as previews are PNG files",
                 code="unsupported",
                 data={"path": str(path)},
             )

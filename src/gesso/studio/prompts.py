@@ -1,4 +1,4 @@
-"""How a model reads the prompts of an order, without drawing it and without its large networks in memory."""
+"""How a model parses prompts, without drawing and without its large networks in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

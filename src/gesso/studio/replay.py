@@ -1,4 +1,4 @@
-"""Make a picture again from its recipe and say how close it comes, and what was not the same."""
+"""Replay: redraw a picture from its recipe, compare, and list what has changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ TOLERANCE = 2  # grey levels of 255; another number of threads or batch size mov
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a picture compares with itself made again.
+    """How a picture compares with its replay.
 
     levels  largest difference of a colour value, 0..255; 255 where the sizes differ
     share   of the pixels that differ at all, 0..1
-    changed what was not the same, one line each
-    edited  the pixels in the file are not those that gesso wrote
+    changed inputs that are not the same, one line each
+    edited  the pixels of the file were changed after gesso wrote it
     lossy   the file is of a format that changes pixels: kind is of the picture that was drawn, told by its hash, where
             that is the same again; levels and share are of the file
     """
@@ -59,8 +59,8 @@ class Verdict:
             return "identical"
         amount = f"{self.levels} level{'s' if self.levels > 1 else ''}, in {100 * self.share:.3g} % of the pixels"
         if self.kind == "identical":
-            return f"identical as it was drawn (the file's own format changed up to {amount})"
-        return f"equal within {amount}" if self.kind == "equal" else f"different: by up to {amount}"
+            return f"identical as drawn (the lossy file format changed up to {amount})"
+        return f"equal within {amount}" if self.kind == "equal" else f"different by up to {amount}"
 
 
 def replay(

@@ -1,4 +1,4 @@
-"""A folder that a run of many pictures fills, and that it goes on with where it was cut off.
+"""The folder of a run of many pictures, in which an interrupted run resumes.
 
 `run.json` says what the run is; each picture is there whole or not at all, and carries the request that made it. So
 what is done is told by the pictures alone, and a run that is started again draws those that are missing.
@@ -55,7 +55,7 @@ class RunFolder:
         image, recipe = read_picture(path)
         if recipe.request != expected.request or _files(recipe) != _files(expected):
             raise GessoError(
-                f"{path}: is another picture than this run draws there. Choose another `output`",
+                f"{path}: not the picture that this run draws there. Choose another `output`",
                 code="other_run",
                 data={"path": str(path)},
             )
@@ -68,7 +68,7 @@ class RunFolder:
             write_new(path, data)
         except FileExistsError:
             raise GessoError(
-                f"{path}: appeared while it was drawn; is the same run going on elsewhere?",
+                f"{path}: appeared while it was drawn. Is the same run active elsewhere?",
                 code="other_run",
                 data={"path": str(path)},
             ) from None
@@ -84,7 +84,7 @@ def begin_run(base: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
         except OtherRunError:
             continue
     raise GessoError(
-        f"{base}: {MAX_RUNS} runs are there already. Choose a folder with `output`",
+        f"{base}: {MAX_RUNS} runs already exist. Choose a folder with `output`",
         code="name_taken",
         data={"path": str(base)},
     )
@@ -98,20 +98,20 @@ def open_run(path: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
     file = path / FILE
     what = json.loads(json.dumps(what))  # tuples become lists, as they come back from the file
     if file.exists():
-        found = parse_json_object(read_bytes(file).decode("utf-8", errors="replace"), FILE)
-        if found.get("schema") != SCHEMA or not isinstance(found.get("seed"), int):
+        stored = parse_json_object(read_bytes(file).decode("utf-8", errors="replace"), FILE)
+        if stored.get("schema") != SCHEMA or not isinstance(stored.get("seed"), int):
             raise GessoError(
                 f"{file}: not written by gesso; choose another folder with `output`",
                 code="other_run",
                 data={"path": str(file)},
             )
-        if found.get("what") != what or seed not in (None, found["seed"]):
-            told = [key for key in what if not isinstance(found["what"], dict) or found["what"].get(key) != what[key]]
-            differs = ", ".join(told) or "seed"
-            raise OtherRunError(f"{path}: holds another run ({differs} differ). Choose another folder with `output`")
-        return RunFolder(path, found["seed"], is_new=False)
+        if stored.get("what") != what or seed not in (None, stored["seed"]):
+            before = stored["what"] if isinstance(stored["what"], dict) else {}
+            differs = ", ".join(key for key in what if before.get(key) != what[key]) or "seed"
+            raise OtherRunError(f"{path}: holds another run (different {differs}). Choose another folder with `output`")
+        return RunFolder(path, stored["seed"], is_new=False)
     if path.exists() and (not path.is_dir() or any(entry.suffix in FORMATS for entry in path.iterdir())):
-        raise OtherRunError(f"{path}: is there already and holds other pictures. Choose another folder with `output`")
+        raise OtherRunError(f"{path}: already exists and holds other pictures. Choose another folder with `output`")
     seed = secrets.randbits(DRAWN_SEED_BITS) if seed is None else seed
     text = json.dumps({"schema": SCHEMA, "seed": seed, "what": what}, ensure_ascii=False, indent=1)
     try:

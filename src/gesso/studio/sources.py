@@ -30,11 +30,11 @@ class SourceArguments(PictureArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Pictures in memory.
+    """The pictures of a request, in memory.
 
-    image  to start from
-    mask   grey, of the image; white is drawn again
-    hints  what the request's controls name by their hashes, in any order: ControlNet hints, IP-Adapter image prompts
+    image  source picture (image to image)
+    mask   inpainting mask of the image; white areas are redrawn
+    hints  ControlNet hints and IP-Adapter image prompts, which the request names by their hashes; in any order
     """
 
     image: "Image | None" = None
@@ -57,14 +57,14 @@ def read_sources(
 ) -> Sources:
     """Pictures from files. Raises GessoError for a file that is no picture.
 
-    invert_mask  the mask is the other way round: black is drawn again
+    invert_mask  invert the mask: black areas are redrawn
     """
     from PIL import ImageOps
 
     from gesso.pictures.reading import read_hint, read_image, read_mask
 
     if invert_mask and mask is None:
-        raise GessoError("`mask_invert` needs a mask: give one with `mask`", code="mask_missing", field="mask_invert")
+        raise GessoError("`mask_invert` needs a mask; give one with `mask`", code="mask_missing", field="mask_invert")
     grey = read_mask(mask) if mask is not None else None
     return Sources(
         image=read_image(image) if image is not None else None,
@@ -75,11 +75,11 @@ def read_sources(
 
 @dataclass(frozen=True)
 class ControlFile:
-    """One control network with the file of its picture, before the picture was read.
+    """One ControlNet, T2I-Adapter or IP-Adapter with the file of its control image, before that is read.
 
-    model    the name that the request has for the network
+    model    the name of the network in the request
     file     the network's file or folder; None: a `Finder` knows the name
-    image    file of the picture
+    image    file of the control image
     fields   of `gesso.request.parts.ControlUse`, besides model and image
     encoder  file or folder of an IP-Adapter's image encoder, which fields["encoder"] names
     """
@@ -130,14 +130,15 @@ def check_sources(recipe: "Recipe", image: object, mask: object, hints: Sequence
     for name, digest, source in (("image", request.source.image, image), ("mask", request.mask.image, mask)):
         if digest is not None and source is None:
             raise GessoError(
-                f"{where}: drawn from the {name} {digest[:10]}..., which is not in it. Give it with `{name}`",
+                f"{where}: drawn from the {name} {digest[:10]}..., which the recipe does not contain. "
+                f"Give it with `{name}`",
                 code="source_missing",
                 field=name,
                 data={"sha256": digest},
             )
         if digest is None and source is not None:
             raise GessoError(
-                f"{where}: drawn without a {'mask' if name == 'mask' else 'picture'}; leave `{name}` out",
+                f"{where}: drawn without a {'mask' if name == 'mask' else 'source picture'}; leave `{name}` out",
                 code="source_not_needed",
                 field=name,
             )
@@ -145,8 +146,8 @@ def check_sources(recipe: "Recipe", image: object, mask: object, hints: Sequence
     if len(hints) < len(digests):  # one picture may serve several networks
         several = len(digests) > 1
         raise GessoError(
-            f"{where}: {len(digests)} picture{'s' if several else ''} steered it "
-            f"({', '.join(f'{digest[:10]}...' for digest in digests)}), which {'are' if several else 'is'} not in it. "
+            f"{where}: drawn with {len(digests)} control image{'s' if several else ''} "
+            f"({', '.join(f'{digest[:10]}...' for digest in digests)}), which the recipe does not contain. "
             "Give each with `hints`",
             code="source_missing",
             field="hints",

@@ -1,4 +1,4 @@
-"""The settings of a picture of any tool as the start of a request."""
+"""Start a request from the settings in a picture of any tool."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def start_from(
         over = replace(over, prompt=settings.request.prompt)
     request = overlay(settings.request, over, with_image=with_image)
     if not request.prompt.strip():
-        raise GessoError(f"{path}: carries no prompt; say what to draw", code="prompt_missing", field="prompt")
+        raise GessoError(f"{path}: has no prompt; give one", code="prompt_missing", field="prompt")
     if not find_model or not settings.model:
         return StartingPoint(request, notices=settings.notices)
     names = (settings.model, f"{settings.model}.safetensors")
@@ -60,7 +60,7 @@ def start_from(
     if model is None:
         digest = f" (sha256 {settings.model_hash}...)" if settings.model_hash else ""
         raise GessoError(
-            f"{path}: drawn with {settings.model[:100]!r}{digest}, which is not here. Give a model with `model`",
+            f"{path}: drawn with {settings.model[:100]!r}{digest}, which was not found. Give a model with `model`",
             code="recipe_model_missing",
             field="model",
             data={"name": settings.model, "sha256": settings.model_hash},

@@ -34,14 +34,14 @@ DEFAULT_MODEL = "gesso-mini"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """On what, and how, models run; see `gesso.runtime.engine.Engine`.
+    """Device, dtype and memory of the engine; see `gesso.runtime.engine.Engine`.
 
     device         auto, cpu, cuda, cuda:1, mps
     dtype          auto, float32, bfloat16, float16
     threads        of the CPU, for the whole process; None: as many as help, see `usable_threads`
     rows_per_call  pictures that go through the networks together
     max_models     models that stay loaded
-    memory         that may be taken in all, such as "6GiB" or bytes; "auto": what is free; None: no limit
+    memory         limit in all, such as "6GiB" or bytes; weights are offloaded to fit; "auto": what is free; None: none
     """
 
     device: str = "auto"
@@ -76,8 +76,8 @@ class ModelChoice:
 
     refiner     model that finishes the pictures
     vae, unet   from other files than the model's
-    family      what the model is, where its file does not tell
-    prediction  what its network predicts (eps, v, x0), where it is known better
+    family      model family, if its file does not say
+    prediction  prediction type (eps, v, x0), if detection is wrong
     """
 
     model: str | Path = DEFAULT_MODEL
@@ -93,7 +93,7 @@ class RecipePlaces:
     """Where the files of a recipe are, for those that are not found by name and hash. None: look for it.
 
     vae, unet  the separate files that were used, which a recipe does not tell apart from the model's
-    files      LoRA, embeddings, control networks, image encoders, upscalers
+    files      LoRA, embeddings, ControlNet models, image encoders, upscalers
     """
 
     model: str | Path | None = None
@@ -132,11 +132,11 @@ class Studio:
             return self._engine
 
     def resolve(self, name: str | Path, *, kinds: Collection[str] = ("checkpoint",)) -> str:
-        """The carried name or the path of a model of these kinds. Raises GessoError, naming close names."""
+        """The name of a built-in model or the path of a model of these kinds. Raises GessoError, naming close names."""
         return resolve_model(name, self.library, kinds=kinds, offline=self.offline)
 
     def finder(self, files: Files | None = None) -> "LibraryFinder":
-        """What finds LoRA, embeddings, control networks, upscalers: in `files`, what gesso carries, the library."""
+        """Finds LoRA, embeddings, ControlNet models and upscalers: in `files`, built in, or in the library."""
         from gesso.library.finder import LibraryFinder
 
         return LibraryFinder(self.library, files)
@@ -217,8 +217,7 @@ class Studio:
         path = model_of_recipe(name, [digest], near, self.library)
         if path is None:
             raise GessoError(
-                f"{where}: drawn with {name[:100]!r} (sha256 {digest}...), which is not here. "
-                f"Say where it is with `{field}`",
+                f"{where}: drawn with {name[:100]!r} (sha256 {digest}...), which was not found. Give it with `{field}`",
                 code="recipe_model_missing",
                 field=field,
                 data={"name": name, "sha256": digest},

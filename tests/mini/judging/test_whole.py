@@ -119,7 +119,7 @@ def test_the_command_line_writes_report_and_sheet(model_file, tmp_path, capsys):
     with Image.open(sheet) as image:
         assert image.format == "PNG"
     assert run(words) == 2  # nothing is overwritten
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

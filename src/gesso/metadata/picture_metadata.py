@@ -1,4 +1,4 @@
-"""Settings read from a picture, as a request, with notices about what is not supported."""
+"""The settings read from a picture, as a request with notices about what is not supported."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -21,11 +21,11 @@ class PictureMetadata:
     """The settings of a picture.
 
     tool      that wrote them: gesso, A1111, ComfyUI, InvokeAI, NovelAI
-    request   with what could be read; what is not there is left open
-    model, model_hash  name and first digits of the SHA-256 of the model, where they are told
-    recipe    where gesso wrote it: all of it, exactly
-    notices   what is not the same here, one line each
-    pairs     everything that was said, as it stood there
+    request   the settings that could be read; others are not set
+    model, model_hash  name and first digits of the SHA-256 of the model, if they are stored
+    recipe    the exact recipe, if gesso wrote the picture
+    notices   what gesso ignores or does differently, one line each
+    pairs     all settings as stored in the picture
     """
 
     tool: str
@@ -38,7 +38,7 @@ class PictureMetadata:
 
 
 class Draft:
-    """Collects fields of a request from values that a stranger wrote: one that cannot be becomes a notice."""
+    """Collects fields of a request from untrusted values; an invalid one becomes a notice."""
 
     def __init__(self, **values: Any) -> None:
         self.values: dict[str, Any] = {}
@@ -46,46 +46,46 @@ class Draft:
         for name, value in values.items():
             self.set(NAMED[name].path, value, name)
 
-    def set(self, path: str, value: Any, said: str) -> None:
-        """A field of the request by its path; `said`: what the file calls it. None is left open."""
+    def set(self, path: str, value: Any, key: str) -> None:
+        """Set a field of the request by its path; `key`: its name in the file. None is skipped."""
         if value is None:
             return
         try:
             with_values(_EMPTY, {path: value})
         except (RequestError, TypeError) as error:
-            self.note(f"ignored: {said}: {getattr(error, 'message', error)}", field=path)
+            self.note(f"ignored: {key}: {getattr(error, 'message', error)}", field=path)
         else:
             self.values[path] = value
 
-    def part(self, cls: type[Any], said: str, **values: Any) -> Any:
+    def part(self, cls: type[Any], key: str, **values: Any) -> Any:
         """A part of the request, or None and a notice."""
         try:
             return cls(**{name: value for name, value in values.items() if value is not None})
         except (RequestError, TypeError) as error:
-            self.note(f"ignored: {said}: {getattr(error, 'message', error)}")
+            self.note(f"ignored: {key}: {getattr(error, 'message', error)}")
             return None
 
     def sampler(self, sampler: str | None, schedule: str | None) -> None:
-        """Names of another tool; the sampler's may say the schedule as well, as older ones do."""
-        for said, empty in (
+        """Set sampler and schedule by the names of another tool; older sampler names include the schedule."""
+        for name_in_file, empty in (
             (sampler, TextToImageRequest(prompt="", sampler=sampler) if _is_name(sampler) else None),
             (schedule, TextToImageRequest(prompt="", schedule=schedule) if _is_name(schedule) else None),
         ):
-            if not said:
+            if not name_in_file:
                 continue
             try:
-                found = with_canonical_names(empty) if empty is not None else None
+                canonical = with_canonical_names(empty) if empty is not None else None
             except RequestError:
-                found = None
-            if found is None:
-                self.note(f"ignored: {short(said)} is not a sampler or schedule that gesso has", code="sampler_unknown")
+                canonical = None
+            if canonical is None:
+                self.note(f"ignored: {short(name_in_file)} is not a known sampler or schedule", code="sampler_unknown")
                 continue
-            for name, value in (("sampler", found.sampler), ("schedule", found.schedule)):
+            for name, value in (("sampler", canonical.sampler), ("schedule", canonical.schedule)):
                 if value is not None:
                     self.values[name] = value
 
     def note(self, line: str, *, code: str = "setting_ignored", field: str | None = None) -> None:
-        """What is not the same here."""
+        """Add a notice."""
         if len(self.notices) < MAX_NOTICES and line not in self.notices:
             self.notices.append(Notice(line[:300], code=code, field=field))
 
@@ -94,8 +94,8 @@ class Draft:
         for notice in notices:
             self.note(notice, code=notice.code, field=notice.field)
 
-    def found(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
-        """The value that came together."""
+    def build(self, tool: str, *, pairs: Mapping[str, str], model: str = "", model_hash: str = "") -> PictureMetadata:
+        """The metadata from the fields set so far."""
         try:
             request = with_values(_EMPTY, self.values)
         except RequestError as error:  # fields that are good alone and not together, such as a size of too many pixels

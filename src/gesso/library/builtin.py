@@ -1,25 +1,25 @@
-"""The models inside the package, as entries. Standard library only; the files are our own, so they are trusted."""
+"""The built-in models, as library entries. Standard library only; the files are our own, so they are trusted."""
 
 import json
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from gesso.library.entry import CARRIED, Entry, ModelFile
+from gesso.library.entry import BUILTIN, LibraryEntry, ModelFile
 
-CARRIED_MODELS = {"gesso-mini": "gesso-mini.safetensors"}  # as `runtime.engine.EMBEDDED`; a test compares them
+BUILTIN_MODELS = {"gesso-mini": "gesso-mini.safetensors"}  # as `runtime.engine.EMBEDDED`; a test compares them
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 @cache
-def carried_entries() -> tuple[Entry, ...]:
-    """One entry a model; those whose file this installation lacks are left out."""
+def builtin_entries() -> tuple[LibraryEntry, ...]:
+    """One entry per model; those whose file this installation lacks are left out."""
     data = resources.files("gesso") / "data"
-    found = (_entry(name, Path(str(data / file))) for name, file in CARRIED_MODELS.items())
-    return tuple(entry for entry in found if entry is not None)
+    entries = (_entry(name, Path(str(data / file))) for name, file in BUILTIN_MODELS.items())
+    return tuple(entry for entry in entries if entry is not None)
 
 
-def _entry(name: str, path: Path) -> Entry | None:
+def _entry(name: str, path: Path) -> LibraryEntry | None:
     try:
         status = path.stat()
         with open(path, "rb") as handle:
@@ -28,7 +28,7 @@ def _entry(name: str, path: Path) -> Entry | None:
         return None
     metadata = header.pop("__metadata__", {})
     counts = [_product(entry["shape"]) for entry in header.values()]
-    return Entry(
+    return LibraryEntry(
         name=name,
         path=path,
         kind="checkpoint",
@@ -40,7 +40,7 @@ def _entry(name: str, path: Path) -> Entry | None:
         num_params=sum(counts),
         files=(ModelFile(name=path.name, path=path, nbytes=status.st_size, mtime_ns=status.st_mtime_ns),),
         metadata={key: value for key, value in metadata.items() if not key.startswith("gesso.")},
-        origin=CARRIED,
+        origin=BUILTIN,
     )
 
 
