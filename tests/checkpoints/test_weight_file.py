@@ -65,7 +65,7 @@ def test_a_pytorch_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.Mo
     first = open_weights(path, converted=copies)
     assert isinstance(first, SafetensorsFile)
     assert os.listdir(copies) == [f"{path.stem}.{first.metadata[SOURCE_KEY][:10]}.safetensors"]
-    monkeypatch.setattr("gesso.checkpoints.weight_file.convert_pickle", None)
+    monkeypatch.setattr("gesso.checkpoints.pickle_file.convert_pickle", None)
     second = open_weights(path, converted=copies)
     assert second.path == first.path
     with second.reader() as reader:

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from gesso.errors import GessoError
 from gesso.pictures.reading import FORMATS, notices_of, read_hint, read_image, read_map, read_mask
+from linear_time import assert_quick
 
 WIDTH, HEIGHT = 12, 9
 LOSSLESS = {"WEBP": {"lossless": True}}
@@ -200,9 +201,8 @@ def test_one_colour_that_is_clear_lies_on_white(tmp_path: Path):
 def test_of_many_frames_the_first_is_read(tmp_path: Path, container: str):
     frames = [Image.new("RGB", (16, 16), (40 * (index % 6), 0, 0)) for index in range(200)]
     data = encoded(frames[0], container, save_all=True, append_images=frames[1:])
-    start = time.process_time()
     assert read(tmp_path, data).getpixel((0, 0)) == (0, 0, 0)
-    assert time.process_time() - start < 0.5
+    assert_quick(lambda: read(tmp_path, data), 20)
 
 
 FOREIGN = {

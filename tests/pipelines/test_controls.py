@@ -292,7 +292,7 @@ def test_an_adapter_leaves_the_unguided_half_alone_on_request(folder: Any, adapt
 def test_an_adapter_of_sdxl_wants_whole_patches(folder: Any, adapters: Any, engine: Engine) -> None:
     hint, path = picture(), folder("SDXL")
     pipeline = TextToImage(engine, engine.load(path), finder=NamedFiles({"control": {"edges": adapters("SDXL")}}))
-    with pytest.raises(RequestError, match="multiples of 16"):
+    with pytest.raises(RequestError, match="a multiple of 16"):
         pipeline(replace(REQUEST, width=136, controls=(use(hint),)), hints=[hint])
 
 

@@ -363,7 +363,7 @@ def test_an_upscaler_makes_four_of_each_pixel(engine: Engine, tmp_path: Path):
         draw(pipeline, source(16, 8), noise_level=351)
     with pytest.raises(RequestError, match="upscales the picture's 16 to 64"):
         draw(pipeline, source(16, 8), width=128)
-    with pytest.raises(RequestError, match="enlarges a picture"):
+    with pytest.raises(RequestError, match="upscales a picture"):
         draw(pipeline)
 
 

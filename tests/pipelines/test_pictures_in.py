@@ -192,7 +192,7 @@ def test_borders_grow_until_the_model_can_draw_them(pipelines: dict[str, TextToI
     assert picture.image.size == (72, 48)
     assert request.source.outpaint == (0, 3, 11, 0)
     assert request.mask.blur == 8.0
-    with pytest.raises(RequestError, match="adds 0 pixels"):
+    with pytest.raises(RequestError, match="adds no pixels"):
         draw(pipelines["sd"], source(), outpaint=(0, 0, 0, 0))
     with pytest.raises(RequestError, match="at most 4096 is allowed"):
         draw(pipelines["sd"], source(), width=None, height=None, outpaint=(0, 0, 4096, 0))

@@ -128,7 +128,7 @@ def test_prompts_that_read_the_same_draw_the_same(pipeline: TextToImage):
 def test_sizes_other_than_the_native(pipeline: TextToImage):
     (picture,) = draw(pipeline, width=96, height=40)
     assert picture.image.size == (96, 40)
-    with pytest.raises(RequestError, match="multiples of 8"):
+    with pytest.raises(RequestError, match="a multiple of 8"):
         pipeline(replace(REQUEST, width=44))
 
 
