@@ -53,7 +53,7 @@ def test_a_mask_of_another_size_is_told_of(capsys: pytest.CaptureFixture[str], m
     start = ("--image", "photo.png", "--mask", "small.png", "-m", models["mini"])
     code, _, err = said(capsys, "generate", "a red cat", *start, "-n", "2", "-o", "x-{index}.png")
     assert code == 0
-    assert err.count("note: the mask has 32x48 pixels, the picture 64x64: ") == 1
+    assert err.count("note: the mask is 32x48, the picture 64x64: ") == 1
 
 
 def test_a_damaged_profile_is_told_of_and_recorded(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
