@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from calls import changed
 from torch import Tensor
 
 from adapters.files import kohya, lora_parts, saved, target_of
+from asking import changed
 from families.test_control_network import theirs
 from gesso.diffusion.calls import CallGenerator, NetworkCall
 from gesso.errors import GessoError
