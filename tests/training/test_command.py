@@ -157,7 +157,7 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
 
 @pytest.mark.parametrize("command", [("lora", "comic"), ("controlnet",), ("export",)])
 def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
-    with pytest.raises(GessoError, match=r"no such folder .*nowhere\. Create it"):
+    with pytest.raises(GessoError, match=r"the folder .*nowhere does not exist\. Create it"):
         run(*command, tmp_path / "nowhere" / "made.safetensors", "--folder", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

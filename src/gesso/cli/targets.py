@@ -32,7 +32,7 @@ def check_place(path: Path) -> None:
     if path.is_dir():
         raise GessoError(f"{path} is a folder, expected a file name")
     if not path.parent.is_dir():
-        raise GessoError(f"{path}: no such folder {path.parent}. Create it, or choose another place")
+        raise GessoError(f"{path}: the folder {path.parent} does not exist. Create it, or choose another place")
 
 
 def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:

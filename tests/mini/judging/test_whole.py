@@ -129,7 +129,7 @@ def test_the_command_line_writes_report_and_sheet(model_file, tmp_path, capsys):
         (["--sampler", "eulr"], "eulr"),
         (["--judge", "nothing.safetensors"], "no such file"),
         (["--model", "nothing.safetensors"], "nothing.safetensors"),
-        (["--output", "no/such/folder/report.json"], "no folder"),
+        (["--output", "no/such/folder/report.json"], "does not exist"),
         (["--font", "nothing.ttf"], "No colour emoji font"),
         (["--objects", "all"], "expected one of default, full"),
         (["--objects", "full"], "another object table"),
