@@ -97,7 +97,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run(list(asked)) == 0
     out = capsys.readouterr().out
     assert "1.2 'red'" in out
-    assert "unknown: " in out
+    assert "unknown words: 'zzz'" in out
     assert "generated from: a (red:1.2) {zzz|zzz}" in out
     assert "\x1b" not in out
     assert run([*asked, "--json", "-n", "2"]) == 0
