@@ -1,5 +1,6 @@
 """What holds for every test: no network, no surprise from the machine."""
 
+import gc
 import os
 import socket
 import tempfile
@@ -46,3 +47,14 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     guard(socket.socket, "connect_ex", lambda _socket, address: address)
     guard(socket.socket, "sendto", lambda _socket, _data, *flags_and_address: flags_and_address[-1])
     guard(socket, "getaddrinfo", lambda host, *_rest: (host or "",))
+
+
+# Importing torch, diffusers and the files of tests makes millions of objects that stay. The garbage collector goes through
+# none of them, neither while they come nor during the tests.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector begins its work, with what came until now left aside."""
+    gc.freeze()
+    gc.enable()

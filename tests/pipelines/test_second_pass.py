@@ -339,6 +339,7 @@ print(engine.memory, *peak_of(limited), *peak_of(free))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
+@pytest.mark.slow
 def test_a_budget_is_kept_by_the_network_between_the_passes(tmp_path: Path):
     """ESRGAN of one block at its width, 160 x 160: in tiles where that is limited, else beyond the limit."""
     command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1]), str(tmp_path)]

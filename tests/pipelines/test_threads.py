@@ -38,7 +38,6 @@ with warnings.catch_warnings():
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 SIZE = 64
-NUM_MIXES = 200
 HINT, SOURCE = picture(1, (2 * SIZE, SIZE)), picture(2, (2 * SIZE, SIZE))
 BASE = TextToImageRequest(prompt="a cat", seed=1, num_steps=2, width=SIZE, height=SIZE)
 WIDE = replace(BASE, width=2 * SIZE)  # where rows go alone: a single place is too little for the norms of the middle
@@ -143,11 +142,12 @@ class _BrokenError(Exception):
     pass
 
 
-def test_threads_draw_what_each_draws_alone(draw: TextToImage, alone: dict[str, np.ndarray]):
-    """200 random mixes from 4 threads, some of which fail or are cancelled at a random step."""
+@pytest.mark.parametrize("num_mixes", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_threads_draw_what_each_draws_alone(draw: TextToImage, alone: dict[str, np.ndarray], num_mixes: int):
+    """Random mixes from 4 threads, some of which fail or are cancelled at a random step."""
     rng = random.Random(0)
     hows = ["draw"] * 4 + ["fail", "cancel"]
-    work = [(rng.choice(sorted(MIXES)), rng.choice(hows), rng.randrange(2)) for _ in range(NUM_MIXES)]
+    work = [(rng.choice(sorted(MIXES)), rng.choice(hows), rng.randrange(2)) for _ in range(num_mixes)]
     lock, problems, counts = threading.Lock(), list[str](), {"draw": 0, "fail": 0, "cancel": 0}
     tasks = iter(work)
 
@@ -191,7 +191,7 @@ def test_threads_draw_what_each_draws_alone(draw: TextToImage, alone: dict[str, 
     for thread in threads:
         thread.join()
     assert problems == []
-    assert sum(counts.values()) == NUM_MIXES and min(counts.values()) > 20
+    assert sum(counts.values()) == num_mixes and min(counts.values()) > num_mixes // 10
 
 
 def test_a_token_ends_the_drawing_from_another_thread(draw: TextToImage):
