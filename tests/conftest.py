@@ -49,8 +49,8 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     guard(socket, "getaddrinfo", lambda host, *_rest: (host or "",))
 
 
-# Importing torch, diffusers and the files of tests makes millions of objects that stay. The garbage collector goes through
-# none of them, neither while they come nor during the tests.
+# Importing torch, diffusers and the files of tests makes millions of objects that stay. The garbage collector goes
+# through none of them, neither while they come nor during the tests.
 gc.disable()
 
 
