@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.files import kohya, layers, lora_parts, randn, read, saved, target_of
+from gesso.adapters.architecture import architecture_of, is_made_for
 from gesso.adapters.attaching import attach, attachment_of
 from gesso.adapters.lora import Lora, read_lora
 from gesso.checkpoints.errors import ModelFileError
@@ -305,3 +306,82 @@ def test_merging_beyond_half_precision_is_refused_and_undone(tmp_path: Path) -> 
     with pytest.raises(ModelFileError, match=r"overflows torch\.float16"):
         attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
     assert torch.equal(network.layer.weight, before)
+
+
+# ---- spellings of other tools, on SDXL, whose two text encoders must not be mixed up ---------------------------------
+
+UNET_LDM = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
+UNET_DIFFUSERS = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+TEXT = "text_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        # ComfyUI's LoraSave
+        (
+            (
+                f"diffusion_model.{UNET_LDM}",
+                f"text_encoders.clip_l.transformer.{TEXT}",
+                f"text_encoders.clip_g.transformer.{TEXT}",
+            ),
+            ("lora_down.weight", "lora_up.weight"),
+        ),
+        # OneTrainer
+        ((f"unet.{UNET_DIFFUSERS}", f"clip_l.{TEXT}", f"clip_g.{TEXT}"), ("lora_down.weight", "lora_up.weight")),
+        ((f"unet.{UNET_DIFFUSERS}", f"clip_l.{TEXT}", f"clip_g.{TEXT}"), ("lora_A.weight", "lora_B.weight")),
+        # the names of a whole checkpoint
+        (
+            (
+                f"model.diffusion_model.{UNET_LDM}",
+                f"conditioner.embedders.0.transformer.{TEXT}",
+                f"conditioner.embedders.1.model.{TEXT}",
+            ),
+            ("lora_A.weight", "lora_B.weight"),
+        ),
+    ],
+)
+def test_the_network_is_named_in_each_tools_way(names: tuple[str, str, str], parts: tuple[str, str], tmp_path: Path):
+    target = Target(SDXL.name, SDXL.layout, empty_networks(SDXL, tmp_path))
+    tensors = {}
+    for name, width in zip(names, (640, 768, 1280), strict=True):
+        tensors |= {f"{name}.{parts[0]}": randn(2, width), f"{name}.{parts[1]}": randn(width, 2)}
+    lora = read(tmp_path / "x.safetensors", tensors, target)
+    assert sorted(name.partition(".")[0] for name in lora.changes) == ["text", "text_2", "unet"]
+    assert lora.match.unmatched == ()
+    assert is_made_for(architecture_of(open_weights(tmp_path / "x.safetensors").tensors), "sdxl")
+
+
+@pytest.mark.parametrize("second", [{"lokr_w2": (40, 128)}, {"lokr_w2_a": (40, 4), "lokr_w2_b": (4, 128)}])
+def test_lycoris_without_a_network(second: dict[str, tuple[int, int]], tmp_path: Path):
+    """As SimpleTuner writes it: the UNet's modules alone, in the names of diffusers."""
+    target = Target(SDXL.name, SDXL.layout, empty_networks(SDXL, tmp_path))
+    stem = "lycoris_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{stem}.lokr_w1": randn(16, 16), f"{stem}.alpha": torch.tensor(1.0)}
+    tensors |= {f"{stem}.{part}": randn(*shape) for part, shape in second.items()}
+    lora = read(tmp_path / "x.safetensors", tensors, target)
+    assert [name.partition(".")[0] for name in lora.changes] == ["unet"]
+    assert lora.kinds == {"LoKr": 1}
+    assert architecture_of(open_weights(tmp_path / "x.safetensors").tensors) == "Stable Diffusion XL"
+
+
+def test_unknown_names_for_the_same_kind_of_model_are_no_other_model(tmp_path: Path):
+    """The message may not say that the file is made for another model when it is made for this one."""
+    target = Target(SDXL.name, SDXL.layout, empty_networks(SDXL, tmp_path))
+    name = "my_trainer.unet.down.1.attn2.to_k"
+    unknown = {f"{name}.lora_down.weight": randn(2, 2048), f"{name}.lora_up.weight": randn(640, 2)}
+    with pytest.raises(ModelFileError, match=r"names that gesso does not know, such as .?my_trainer") as caught:
+        read(tmp_path / "x.safetensors", unknown, target)
+    assert caught.value.code == "unknown_key"
+    name = f"diffusion_model.{UNET_LDM}".replace("attn1.to_q", "attn2.to_k")
+    small = {f"{name}.lora_down.weight": randn(2, 2048), f"{name}.lora_up.weight": randn(320, 2)}
+    with pytest.raises(ModelFileError, match="is made for Stable Diffusion XL, as the model 'sdxl' is, but"):
+        read(tmp_path / "x.safetensors", small, target)
+
+
+def test_metadata_of_some_megabytes(tmp_path: Path):
+    """kohya's trainer writes how often each tag stands in the captions."""
+    tags = json.dumps({"img": {f"tag number {i}": 1 for i in range(120_000)}})
+    target = target_of(TINY_SD)
+    path = saved(tmp_path / "x.safetensors", attentions(target), {"ss_tag_frequency": tags})
+    assert read_lora(open_weights(path), target).metadata["ss_tag_frequency"] == tags

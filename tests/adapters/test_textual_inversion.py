@@ -50,8 +50,11 @@ def test_forms_of_files(form: str, tmp_path: Path) -> None:
 
 def test_the_form_of_sdxl_and_what_is_bundled(tmp_path: Path) -> None:
     both = {"clip_l": VECTORS, "clip_g": randn(3, 48)}
-    found = opened(tmp_path / "xl.safetensors", both)
-    assert torch.equal(found.vectors["text"], both["clip_l"]) and torch.equal(found.vectors["text_2"], both["clip_g"])
+    pivotal = {"text_encoders_0": both["clip_l"], "text_encoders_1": both["clip_g"]}  # diffusers' advanced DreamBooth
+    for tensors in (both, pivotal, pivotal | {"text_encoders_2": randn(3, 64)}):
+        found = opened(tmp_path / "xl.safetensors", tensors)
+        assert torch.equal(found.vectors["text"], both["clip_l"])
+        assert torch.equal(found.vectors["text_2"], both["clip_g"])
     target = target_of(TINY_SDXL)
     tensors = kohya(target, lora_parts, nn.Linear)
     tensors |= {f"bundle_emb.my.word.{name}": tensor for name, tensor in both.items()}

@@ -58,8 +58,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "an array of 2**63 numbers": (gguf(values={"a": array(4, 2**63)}), "truncated"),
     "an array of 2**62 numbers": (gguf(values={"a": array(10, 2**62)}), "truncated"),
     "an array of 2**63 texts": (gguf(values={"a": array(8, 2**63)}), "gguf_count"),
-    "2 MB of metadata": (
-        gguf(values={f"k{i}": gguf_value(8, gguf_text("x" * 2**20)) for i in range(2)}),
+    "13 MB of metadata": (
+        gguf(values={f"k{i}": gguf_value(8, gguf_text("x" * 2**20)) for i in range(13)}),
         "gguf_metadata",
     ),
     "an alignment of 0": (aligned_to(gguf_value(4, struct.pack("<I", 0))), "gguf_alignment"),

@@ -1,5 +1,6 @@
 """The model that an adapter was made for, from names and shapes in its header and from its metadata."""
 
+import re
 from collections.abc import Mapping
 
 from gesso.checkpoints.safetensors_file import TensorInfo
@@ -13,7 +14,19 @@ _CONTEXTS = {
     1280: "the refiner of Stable Diffusion XL",
 }
 _TOWERS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "Stable Diffusion XL"}
-_DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", ".hada_w1_b")
+_LAYOUTS = {"sd1": 768, "sd2": 1024, "sdxl": 2048, "refiner": 1280}
+_DOWN = (
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora_A.default.weight",
+    ".lora.down.weight",
+    "_lora.down.weight",
+    "lora_linear_layer.down.weight",
+    ".hada_w1_b",
+    ".diff",
+)
+_TO_K = re.compile(r"attn2[._](?:processor\.)?to_k(?:\.|_lora\.)")
+_SECOND_TEXT = ("lora_te2_", "lora_te1_", "text_encoder_2.", "text_encoders.clip_g.", "clip_g.", "conditioner.")
 
 
 def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
@@ -25,10 +38,10 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
         return "Stable Diffusion 3"
     if any(name.startswith(("lora_prior_", "prior.")) for name in names):
         return "Stable Cascade"
-    for name, info in tensors.items():
-        if ("attn2_to_k." in name or "attn2.to_k." in name) and len(info.shape) in (2, 4) and name.endswith(_DOWN):
-            return context_name(info.shape[1])
-    if any(name.startswith(("lora_te2_", "lora_te1_", "text_encoder_2.")) for name in names):
+    for name in names:
+        if _TO_K.search(name) and (width := _input_width(name, tensors)) is not None:
+            return context_name(width)
+    if any(name.startswith(_SECOND_TEXT) for name in names):
         return "Stable Diffusion XL"
     if any("transformer_blocks_2_" in name or "transformer_blocks.2." in name for name in names):
         return "Stable Diffusion XL"  # the others have one a place
@@ -38,6 +51,26 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
     if any("down_blocks" in name or "input_blocks" in name for name in names):
         return "a UNet like Stable Diffusion's"
     return UNKNOWN
+
+
+def _input_width(name: str, tensors: Mapping[str, TensorInfo]) -> int | None:
+    """The width that the module of a tensor takes, where this tensor and its neighbours show it."""
+    shape = tensors[name].shape
+    if name.endswith(_DOWN) and len(shape) in (2, 4):
+        return shape[1]
+    module, _, part = name.rpartition(".")
+    if part not in ("lokr_w1", "lokr_w1_b"):
+        return None
+    # W = kron(w1, w2), and of a factor that is itself a product the second matrix has the inputs.
+    second = next((tensors[name] for name in (f"{module}.lokr_w2", f"{module}.lokr_w2_b") if name in tensors), None)
+    if second is None or len(shape) < 2 or len(second.shape) < 2:
+        return None
+    return shape[1] * second.shape[1]
+
+
+def is_made_for(looks: str, layout: str) -> bool:
+    """Whether `architecture_of` names the release that models of a layout (see `ldm.TOWERS`) belong to."""
+    return looks == context_name(_LAYOUTS[layout])
 
 
 def context_name(width: int) -> str:

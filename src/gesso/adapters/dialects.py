@@ -1,6 +1,8 @@
 """Parses the tensor names of adapter files (kohya, PEFT, diffusers) into module and part.
 
 kohya          lora_unet_down_blocks_0_..._to_q.lora_down.weight; LyCORIS and OFT: the same stem, other parts
+LyCORIS        lycoris_down_blocks_0_..._to_q.lokr_w1: the network is not named (SimpleTuner)
+dotted         diffusion_model.input_blocks.1....to_q.lora_down.weight (ComfyUI), clip_l....lora_up.weight (OneTrainer)
 PEFT           unet.down_blocks.0....to_q.lora_A.weight; raw saves: base_model.model. before, an adapter's name within
 diffusers old  ....to_q.lora.down.weight, ....processor.to_q_lora.down.weight, ....q_proj.lora_linear_layer.up.weight
 """

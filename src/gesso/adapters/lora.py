@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gesso.adapters.architecture import architecture_of, declared_base
+from gesso.adapters.architecture import architecture_of, declared_base, is_made_for
 from gesso.adapters.changes import LowRank, WeightChange, qkv_part
 from gesso.adapters.dialects import BUNDLED, TensorName, parse_tensor_name
 from gesso.adapters.kinds import MAX_RANK, Reader, build, kind_of, label_of
@@ -129,6 +129,11 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         parts_of[parsed.part] = tensor_name
         spelled[parsed.place] = parsed.module
     if not names and not bundled:
+        if is_made_for(architecture_of(file.tensors), target.layout):
+            message = (
+                f"its tensors have names that gesso does not know, such as {examples(unmatched, 3)}. Please report them"
+            )
+            raise ModelFileError("unknown_key", file.path, message)
         raise _mismatch(file, target, "none of its modules exists in the model")
     settings = _AlphaSettings.of(file)
     changes: dict[str, ModuleChange] = {}
@@ -188,6 +193,12 @@ def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, Ten
 
 def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
     looks = architecture_of(file.tensors)
+    if is_made_for(looks, target.layout):
+        message = (
+            f"is made for {looks}, as the model {target.name!r} is, but {why}. The file is damaged, or made for a "
+            "variant of that model"
+        )
+        return ModelFileError("architecture_mismatch", file.path, message)
     base = declared_base(file.metadata)
     declared = f" (its metadata says {elide(base)})" if base else ""
     message = (

@@ -24,11 +24,46 @@ _KOHYA: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "refiner": {"unet": ("unet_",), "text": ("te2_", "te_")},
 }
 _KOHYA_STARTS = ("lora_", "oft_", "lycoris_")
+# LyCORIS wraps one network at a time and does not say which, so that its names begin with the module: SimpleTuner.
+_BARE_START = "lycoris_"
+# The first is what PEFT and diffusers write; then ComfyUI's "LoraSave" (after the names in its model), OneTrainer's,
+# and names of whole checkpoints, as scripts that subtract one checkpoint from another leave them.
+_UNET = ("unet.", "", "diffusion_model.", "model.diffusion_model.")
 _DOTTED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "sd1": {"unet": ("unet.", ""), "text": ("text_encoder.", "")},
-    "sd2": {"unet": ("unet.", ""), "text": ("text_encoder.", "")},
-    "sdxl": {"unet": ("unet.", ""), "text": ("text_encoder.", ""), "text_2": ("text_encoder_2.",)},
-    "refiner": {"unet": ("unet.", ""), "text": ("text_encoder_2.", "")},
+    "sd1": {
+        "unet": _UNET,
+        "text": ("text_encoder.", "", "text_encoders.clip_l.transformer.", "clip_l.", "cond_stage_model.transformer."),
+    },
+    "sd2": {
+        "unet": _UNET,
+        "text": ("text_encoder.", "", "text_encoders.clip_h.transformer.", "clip_h.", "cond_stage_model.model."),
+    },
+    "sdxl": {
+        "unet": _UNET,
+        "text": (
+            "text_encoder.",
+            "",
+            "text_encoders.clip_l.transformer.",
+            "clip_l.",
+            "conditioner.embedders.0.transformer.",
+        ),
+        "text_2": (
+            "text_encoder_2.",
+            "text_encoders.clip_g.transformer.",
+            "clip_g.",
+            "conditioner.embedders.1.model.",
+        ),
+    },
+    "refiner": {
+        "unet": _UNET,
+        "text": (
+            "text_encoder_2.",
+            "",
+            "text_encoders.clip_g.transformer.",
+            "clip_g.",
+            "conditioner.embedders.0.model.",
+        ),
+    },
 }
 # Parts of gesso-mini's UNet that no table of other tools knows.
 _OWN_PARTS = ("draft.",)
@@ -57,10 +92,12 @@ class Target:
 
     @cached_property
     def stems(self) -> Mapping[str, ModulePlace]:
-        """Names with underscores, as kohya's trainer and LyCORIS write them: "lora_unet_down_blocks_0_..."."""
+        """Names with underscores, as kohya's trainer and LyCORIS write them: "lora_unet_down_blocks_0_..."; of two text
+        encoders, a name that does not say which stands for the first."""
         places: dict[str, ModulePlace] = {}
         for component, spellings in self._spellings.items():
             starts = [first + prefix for prefix in _KOHYA[self.layout][component] for first in _KOHYA_STARTS]
+            starts.append(_BARE_START)
             for spelling in spellings:
                 for name, modules in spelling.items():
                     for start in starts:
@@ -69,7 +106,8 @@ class Target:
 
     @cached_property
     def dotted(self) -> Mapping[str, ModulePlace]:
-        """Names with dots, as PEFT and diffusers write them: "unet.down_blocks.0...."; also without the first word."""
+        """Names with dots, as PEFT and diffusers write them: "unet.down_blocks.0...."; also without the first word, and
+        with what ComfyUI, OneTrainer and whole checkpoints have in its place."""
         places: dict[str, ModulePlace] = {}
         for component, spellings in self._spellings.items():
             for prefix in _DOTTED[self.layout][component]:

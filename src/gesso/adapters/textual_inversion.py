@@ -1,7 +1,8 @@
 """Textual inversion (Gal et al. 2022, arXiv:2208.01618): learned vectors that stand for a word of the prompt.
 
 Files: A1111's .pt (its vectors come as "emb_params" out of the reader of PyTorch files) and their safetensors form,
-diffusers' learned_embeds ({"<token>": vectors}), SDXL's {"clip_l": ..., "clip_g": ...}, and those bundled with a LoRA.
+diffusers' learned_embeds ({"<token>": vectors}), SDXL's {"clip_l": ..., "clip_g": ...}, those of pivotal tuning
+({"text_encoders_0": ..., "text_encoders_1": ...}), and those bundled with a LoRA.
 
     with attach_embeddings({"text": text_model}, [embedding], tokenizer) as attached:
         chunk(pieces, tokenizer, embeddings=attached.tokens)  # ids that only the attached models know
@@ -27,8 +28,8 @@ from gesso.text.tokenizer import Tokenizer
 MAX_VECTORS = 75  # a chunk holds no more
 _WIDTHS = {768: "Stable Diffusion 1 or SDXL's first text encoder", 1024: "Stable Diffusion 2", 1280: "SDXL's second"}
 # Names that say which text encoder a tensor is for, in SDXL's files and in those of SD 3.
-_TOWERS = {"clip_l": "text", "clip_g": "text_2"}
-_IGNORED = ("t5xxl",)
+_TOWERS = {"clip_l": "text", "clip_g": "text_2", "text_encoders_0": "text", "text_encoders_1": "text_2"}
+_IGNORED = ("t5xxl", "text_encoders_2")
 _ANONYMOUS = ("*", "emb_params")  # what stands for "the word that the file is called by"
 
 

@@ -35,8 +35,8 @@ from gesso.checkpoints.safetensors_layout import (
 )
 from gesso.files import atomic_file
 
-MAX_METADATA = 2**20  # bytes of all keys and values together
-_MAX_PARTS = 16 * MAX_TENSORS + MAX_METADATA // 2  # texts or numbers in a header, also where metadata elide JSON
+MAX_METADATA = 12 * 2**20  # characters of all keys and values together; a trainer's list of tags can have some millions
+_MAX_PARTS = 16 * MAX_TENSORS + 2**20  # texts or numbers in a header, also where metadata elide JSON
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
