@@ -130,6 +130,8 @@ NOTICES: Mapping[str, str] = {
     "embedding_as_text": "The embedding does not fit the model, and its name is read as text.",
     # Pictures.
     "mask_stretched": "The mask was stretched to the size of the picture.",
+    "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
+    "tensors_ignored": "Tensors of a model's file belong to none of its networks.",
     "profile_ignored": "The colour profile of a picture is ignored.",
     # Computing.
     "recomputed_in_float32": "A network overflowed its dtype and was computed again in float32.",

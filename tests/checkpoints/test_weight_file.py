@@ -63,7 +63,7 @@ def test_a_pytorch_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.Mo
     path = files(tmp_path)["zip"]
     copies = tmp_path / "cache" / "converted"
     first = open_weights(path, converted=copies)
-    assert isinstance(first, SafetensorsFile)
+    assert first.path == path
     assert os.listdir(copies) == [f"{path.stem}.{first.metadata[SOURCE_KEY][:10]}.safetensors"]
     monkeypatch.setattr("gesso.checkpoints.pickle_file.convert_pickle", None)
     second = open_weights(path, converted=copies)
@@ -74,7 +74,7 @@ def test_a_pytorch_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_copy_of_another_file_is_made_again(tmp_path: Path) -> None:
     path = files(tmp_path)["zip"]
-    copy = open_weights(path, converted=tmp_path / "copies").path
+    (copy,) = open_weights(path, converted=tmp_path / "copies").files
     write_safetensors(copy, {"w": torch.zeros(9)}, {})
     assert open_weights(path, converted=tmp_path / "copies").tensors["w"].shape == (2, 2)
     copy.write_bytes(b"damaged since")

@@ -25,6 +25,9 @@ from gesso.families.parts import ModelParts
 from gesso.families.registry import FAMILIES
 from gesso.families.saving import save_diffusers, save_ldm
 from gesso.families.sd15 import SD15
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.request import TextToImageRequest
+from gesso.runtime.engine import Engine
 from tiny_models import save_tiny_mini, tiny_family
 from tiny_sd import TINY_SD, clip_tokenizer, tiny_parts
 
@@ -227,11 +230,62 @@ def test_variants_of_the_folder(folder: Path, tmp_path: Path, file: str, rename:
     assert_same_networks(load_parts(copy), tiny_parts())
 
 
-def test_half_precision_files_of_a_folder(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_half_precision_files_of_a_folder(folder: Path, tmp_path: Path, variant: str) -> None:
+    copy = copied(folder, tmp_path)
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        (copy / part / f"{stem}.safetensors").rename(copy / part / f"{stem}.{variant}.safetensors")
+    assert_same_networks(load_parts(copy), tiny_parts())
+
+
+def test_a_folder_with_weights_of_another_kind_names_them(folder: Path, tmp_path: Path) -> None:
     copy = copied(folder, tmp_path)
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert_same_networks(load_parts(copy), tiny_parts())
+    weights.rename(weights.with_name("diffusion_pytorch_model.non_ema.msgpack"))
+    with pytest.raises(ModelFileError, match=r"It holds '?diffusion_pytorch_model\.non_ema\.msgpack"):
+        load_parts(copy)
+
+
+def test_the_vaes_attention_by_the_names_of_diffusers(single_file: Path, tmp_path: Path) -> None:
+    swap = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    tensors = load_file(single_file)
+    for old, new in swap.items():
+        tensors = {name.replace(f"mid.attn_1.{old}.", f"mid.attn_1.{new}."): x for name, x in tensors.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert_same_networks(load_parts(tmp_path / "x.safetensors", family=TINY_SD), tiny_parts())
+
+
+@pytest.mark.parametrize("name", ["embedding_manager.string_to_param_dict.*", "global_step"])
+def test_more_than_the_model_is_ignored_with_a_notice(single_file: Path, tmp_path: Path, name: str) -> None:
+    save_file(load_file(single_file) | {name: torch.zeros(1, 32)}, tmp_path / "x.safetensors")
+    parts = load_parts(tmp_path / "x.safetensors", family=TINY_SD)
+    assert_same_networks(parts, tiny_parts())
+    (notice,) = parts.notices
+    assert notice.code == "tensors_ignored"
+    assert name in notice
+    model = Engine("cpu").load(tmp_path / "x.safetensors", family=TINY_SD)
+    (picture,) = TextToImage(Engine("cpu"), model)(TextToImageRequest(prompt="a cat", num_steps=1, seed=1))
+    assert notice in picture.notices
+
+
+@pytest.mark.parametrize(
+    "name", ["model.diffusion_model.more.weight", "first_stage_model.more.weight", "cond_stage_model.transformer.more"]
+)
+def test_more_within_a_network_is_another_model(single_file: Path, tmp_path: Path, name: str) -> None:
+    save_file(load_file(single_file) | {name: torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ModelFileError, match="1 tensors fit nothing in the model"):
+        load_parts(tmp_path / "x.safetensors", family=TINY_SD)
+
+
+@pytest.mark.parametrize("mark", ["edm_vpred.sigma_max", "edm_eps.sigma_min"])
+def test_edm_models_are_refused_by_name(single_file: Path, tmp_path: Path, mark: str) -> None:
+    save_file(load_file(single_file) | {mark: torch.tensor(120.0)}, tmp_path / "x.safetensors")
+    with pytest.raises(ModelFileError, match="CosXL or another EDM model"):
+        load_parts(tmp_path / "x.safetensors", family=TINY_SD)
 
 
 def copied(folder: Path, tmp_path: Path) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import plan, shapes_of
-from gesso.checkpoints.upscalers import upscaler_layout
+from gesso.checkpoints.upscalers import is_upscaler, upscaler_layout
 from gesso.checkpoints.weight_file import open_weights
 from gesso.families.parts import on_meta
 from gesso.families.upscaler_network import load_upscaler_network
@@ -50,6 +50,33 @@ def test_every_spelling_gives_spandrels_numbers(tmp_path: Path, name: str):
     gap = (found - SAVED[name]).abs().max().item() / SAVED[name].std().item()
     assert gap < 2e-5, gap  # float32, summed in another order
     assert network.config.scale == SAVED[name].shape[-1] // 13
+
+
+@pytest.mark.parametrize("prefix", ["module.", "netG.", "generator."])
+@pytest.mark.parametrize("name", ["numbered_x4", "compact_x2"])
+def test_names_behind_the_prefix_of_a_wrapper(tmp_path: Path, name: str, prefix: str):
+    tensors = upscaler_weights(name)
+    path = written(tmp_path, {prefix + key: tensor for key, tensor in tensors.items()})
+    assert is_upscaler(open_weights(path).tensors)
+    network, _ = load_upscaler_network(path)
+    (tmp_path / "plain").mkdir()
+    plain, _ = load_upscaler_network(written(tmp_path / "plain", tensors))
+    for key, tensor in plain.state_dict().items():
+        assert torch.equal(network.state_dict()[key], tensor), key
+
+
+def test_counters_of_a_training_are_left_out(tmp_path: Path):
+    tensors = upscaler_weights("real_x2plus")
+    path = written(tmp_path, tensors | {"bn.num_batches_tracked": torch.tensor(5)})
+    network, _ = load_upscaler_network(path)
+    assert torch.equal(network.conv_in.weight, tensors["conv_first.weight"])
+
+
+def test_messages_name_the_file_that_was_given_and_not_its_copy(tmp_path: Path):
+    torch.save(upscaler_weights("real_x4") | {"more": torch.zeros(3)}, tmp_path / "x.pth")
+    with pytest.raises(ModelFileError, match=r"x\.pth: 1 tensors fit nothing in the model: '?more") as caught:
+        load_upscaler_network(tmp_path / "x.pth", converted=tmp_path / "converted")
+    assert "converted" not in caught.value.message
 
 
 @pytest.mark.parametrize("wrapper", ["params_ema", "params", "state_dict", None])

@@ -115,6 +115,22 @@ def test_weights_of_a_lora(tag, te, unet, rank):
 
 
 @pytest.mark.parametrize(
+    ("tag", "ignored"),
+    [
+        ("<lora:x:0.7:lbw=MIDD>", ["lbw"]),
+        ("<lora:x:0.7:lbw=1,0,0,0,1:start=5:stop=20>", ["lbw", "start", "stop"]),
+        ("<lyco:x:unet=0.7:te=0.7:step=5-10>", ["step"]),
+    ],
+)
+def test_block_weights_are_ignored_with_a_notice(tag, ignored):
+    parsed = parse_prompt(f"a cat {tag}")
+    (lora,) = parsed.loras
+    assert (lora.text_weight, lora.unet_weight) == (0.7, 0.7)
+    (notice,) = parsed.notices
+    assert (notice.code, notice.data["arguments"]) == ("lora_argument_ignored", ignored)
+
+
+@pytest.mark.parametrize(
     ("tag", "reason"),
     [
         ("<lora:../../x:1>", "network_tag"),

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from gesso.checkpoints.config_json import read_object
-from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.errors import ModelFileError, elide
 from gesso.checkpoints.keymap import LINEAR, Rule, nest
 from gesso.checkpoints.shared import clip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
+VARIANTS = ("fp16", "bf16")  # of file names; the numbers say themselves what they are
 # Part -> the stem of the file with its weights.
 STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -69,23 +70,25 @@ def weight_files(folder: Path) -> dict[str, Path]:
 def weight_file(folder: Path, stem: str) -> Path:
     """The weights of one part, or the index of its shards. Full precision where there is a choice, PyTorch files last.
 
-    Raises ModelFileError where there are none.
+    Raises ModelFileError where there are none, naming the weights of another variant or kind that are there.
     """
     pickled = {"model": "pytorch_model"}.get(stem, stem)
-    names = (
-        f"{stem}.safetensors",
-        f"{stem}.safetensors.index.json",
-        f"{stem}.fp16.safetensors",
-        f"{stem}.safetensors.index.fp16.json",
-        f"{stem}.fp16.safetensors.index.json",
-        f"{pickled}.bin",
-        f"{pickled}.fp16.bin",
-    )
+    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    for variant in VARIANTS:
+        names += [
+            f"{stem}.{variant}.safetensors",
+            f"{stem}.safetensors.index.{variant}.json",
+            f"{stem}.{variant}.safetensors.index.json",
+        ]
+    names += [f"{pickled}.bin", *(f"{pickled}.{variant}.bin" for variant in VARIANTS)]
     for name in names:
         if (folder / name).exists():
             return folder / name
+    others = sorted(path.name for path in folder.glob(f"{pickled}*") if path.is_file()) if folder.is_dir() else []
+    others += sorted(path.name for path in folder.glob(f"{stem}*") if path.is_file() and path.name not in others)
+    there = f" It holds {', '.join(map(elide, others[:3]))}, which gesso does not read." if others else ""
     raise ModelFileError(
-        "missing", folder, f"has no {stem}.safetensors; download it, or give the whole model as a single file"
+        "missing", folder, f"has no {stem}.safetensors.{there} Download it, or give the whole model as a single file"
     )
 
 

@@ -88,6 +88,17 @@ class TensorSource(Protocol):
     def __getitem__(self, name: str, /) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """A source in which some names stand for the tensors of others."""
+
+    source: TensorSource
+    names: Mapping[str, str]
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        return self.source[self.names.get(name, name)]
+
+
 def nest(rules: Iterable[Rule], file: str, native: str) -> list[Rule]:
     """The same rules under a prefix on both sides; a prefix that is not empty ends in a dot."""
     return [
@@ -218,11 +229,16 @@ def plan(
 
 
 def _refuse_unknown(rules: Sequence[Rule], files: Iterable[str], taken: set[str], where: str | Path) -> None:
-    dropped = _Patterns((rule.file, rule) for rule in rules if not rule.natives)
-    unknown = [name for name in files if name not in taken and not dropped.match(name)]
+    unknown = unknown_to([rule for rule in rules if not rule.natives], (name for name in files if name not in taken))
     if unknown:
         message = f"{len(unknown)} tensors fit nothing in the model: {examples(unknown)}"
         raise ModelFileError("unknown_key", where, message)
+
+
+def unknown_to(rules: Sequence[Rule], files: Iterable[str]) -> list[str]:
+    """The names that no rule has on its file side."""
+    patterns = _Patterns((rule.file, rule) for rule in rules)
+    return [name for name in files if not patterns.match(name)]
 
 
 def _refuse_missing(

@@ -4,14 +4,14 @@ Blocks of the UNet are numbered in the order they run; which number holds what f
 the table is computed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.keymap import CONV1X1, Rule, nest
+from gesso.checkpoints.keymap import CONV1X1, Rule, nest, unknown_to
 from gesso.checkpoints.safetensors_file import TensorInfo
 from gesso.checkpoints.shared import clip_rules, openclip_rules, transformer_rules
 from gesso.models.unet import UNetConfig
@@ -104,15 +104,25 @@ _VAE_RESNET = [
     Rule("conv2.{p}", "conv2.{p}"),
     Rule("nin_shortcut.{p}", "skip.{p}"),
 ]
+_VAE_ATTENTION = (
+    ("q", "to_q", False),
+    ("k", "to_k", False),
+    ("v", "to_v", False),
+    ("proj_out", "to_out", False),
+    ("to_q", "to_q", True),  # as some converters from diffusers leave them
+    ("to_k", "to_k", True),
+    ("to_v", "to_v", True),
+    ("to_out.0", "to_out", True),
+)
 _VAE_MIDDLE = [
     *nest(_VAE_RESNET, "block_1.", "block1."),
     Rule("attn_1.norm.{p}", "attention.norm.{p}"),
     *(
         rule
-        for file, native in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out"))
+        for file, native, load_only in _VAE_ATTENTION
         for rule in (
-            Rule(f"attn_1.{file}.weight", f"attention.attention.{native}.weight", CONV1X1),
-            Rule(f"attn_1.{file}.bias", f"attention.attention.{native}.bias"),
+            Rule(f"attn_1.{file}.weight", f"attention.attention.{native}.weight", CONV1X1, load_only),
+            Rule(f"attn_1.{file}.bias", f"attention.attention.{native}.bias", load_only=load_only),
         )
     ),
     *nest(_VAE_RESNET, "block_2.", "block2."),
@@ -191,6 +201,13 @@ def file_rules(layout: str, unet: UNetConfig, vae: VAEConfig) -> list[Rule]:
     for tower in TOWERS[layout]:
         rules += nest(openclip_rules() if tower.openclip else clip_rules(), tower.prefix, f"{tower.component}.")
     return [*rules, *DROPPED]
+
+
+def extra_tensors(layout: str, rules: Sequence[Rule], files: Iterable[str]) -> list[str]:
+    """The tensors of a file that belong to none of the model's networks, such as an embedding manager of a training."""
+    networks = (UNET, VAE, *(tower.prefix for tower in TOWERS[layout]))
+    dropped = [rule for rule in rules if not rule.natives]
+    return unknown_to(dropped, (name for name in files if not name.startswith(networks)))
 
 
 def position_ids(layout: str) -> list[str]:

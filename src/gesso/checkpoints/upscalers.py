@@ -25,6 +25,7 @@ _NUMBERED, _SECOND, _REAL = (
     "body.0.rdb1.conv1.weight",
 )
 _COMPACT = "body.1.weight"  # the slope after the first convolution
+_WRAPPERS = ("module.", "netG.", "generator.")  # torch's DataParallel, and trainers of adversarial networks
 _PLUS = "conv1x1."  # ESRGAN+
 
 UpscalerConfig = RRDBNetConfig | SRVGGConfig
@@ -32,7 +33,17 @@ UpscalerConfig = RRDBNetConfig | SRVGGConfig
 
 def is_upscaler(tensors: Iterable[str]) -> bool:
     """Whether a file of these names looks like an upscaler network that gesso knows."""
-    return not {_NUMBERED, _SECOND, _REAL, _COMPACT}.isdisjoint(tensors)
+    return not {_NUMBERED, _SECOND, _REAL, _COMPACT}.isdisjoint(bare_names(tensors))
+
+
+def bare_names(tensors: Iterable[str]) -> dict[str, str]:
+    """The names as the network has them -> those in the file, where all may begin with what a wrapper has put there.
+
+    Counters of batch normalisation, which no network here has, are left out: nothing of a picture depends on them.
+    """
+    names = [name for name in tensors if name.rpartition(".")[2] != "num_batches_tracked"]
+    prefix = next((each for each in _WRAPPERS if names and all(name.startswith(each) for name in names)), "")
+    return {name.removeprefix(prefix): name for name in names}
 
 
 def upscaler_layout(shapes: Mapping[str, Shape], where: object) -> tuple[UpscalerConfig, list[Rule]]:

@@ -19,7 +19,7 @@ from gesso.checkpoints.foreign import START, container_of
 from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.keymap import TensorSource
 from gesso.checkpoints.regular_file import open_regular
-from gesso.checkpoints.safetensors_file import TensorInfo, open_safetensors
+from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from gesso.checkpoints.sharded import open_sharded
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class TensorFile(Protocol):
-    """A file whose header was checked; SafetensorsFile, ShardedFile, GgufFile and PickleFile are such."""
+    """A file whose header was checked; SafetensorsFile, ShardedFile and GgufFile are such, and those below."""
 
     @property
     def path(self) -> Path:
@@ -95,6 +95,38 @@ class PickleFile:
                 yield reader
 
 
+@dataclass(frozen=True, eq=False)
+class ConvertedFile:
+    """A PyTorch file by way of its lasting copy: messages name what the user gave, numbers come from the copy."""
+
+    path: Path
+    copy: SafetensorsFile
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copy on disk."""
+        return self.copy.nbytes
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The copy."""
+        return self.copy.files
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the copy says about itself."""
+        return self.copy.metadata
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, dtypes and shapes."""
+        return self.copy.tensors
+
+    def reader(self) -> AbstractContextManager[TensorSource]:
+        """Opens the numbers of the copy."""
+        return self.copy.reader()
+
+
 def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Limits | None" = None) -> TensorFile:
     """Opens any file of weights, whatever its name; touches no weights.
 
@@ -115,7 +147,7 @@ def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Li
     if container == "other":
         return open_safetensors(path)
     if converted is not None:
-        return open_safetensors(converted_copy(path, converted, limits=limits))
+        return ConvertedFile(path, open_safetensors(converted_copy(path, converted, limits=limits)))
     from gesso.checkpoints.pickle_file import Limits, list_pickle
 
     listing = list_pickle(path, limits=limits)

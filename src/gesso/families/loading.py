@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gesso.checkpoints import diffusers, ldm, native
 from gesso.checkpoints.detect import FileKind, require_model
-from gesso.checkpoints.errors import ModelFileError
-from gesso.checkpoints.keymap import TensorSource, load, plan, shapes_of
+from gesso.checkpoints.errors import ModelFileError, elide, examples
+from gesso.checkpoints.keymap import Renamed, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
 from gesso.checkpoints.weight_file import TensorFile, open_weights
 from gesso.diffusion.denoiser import Prediction
@@ -28,6 +28,7 @@ from gesso.families.separate_unet import SeparateUNet
 from gesso.families.separate_vae import load_vae
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNet
+from gesso.notices import Notice
 from gesso.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -150,11 +151,14 @@ def _load_ldm(file: TensorFile, kind: FileKind, how: _How) -> ModelParts:
     if how.unet is not None:
         del networks["unet"]
         names = {name: shape for name, shape in names.items() if not name.startswith((ldm.UNET, "model_ema."))}
+    extra = ldm.extra_tensors(family.layout, rules, names)
+    _refuse_edm(extra, file.path)
+    names = {name: shape for name, shape in names.items() if name not in set(extra)}
     rows = plan(rules, names, param_shapes(networks), where=file.path)
     averages = ldm.average_names(file.tensors) if how.average else {}
     _refuse_average(how.average and not averages, file.path)
     with file.reader() as reader:
-        tensors = load(rows, _Renamed(reader, averages))
+        tensors = load(rows, Renamed(reader, averages))
         # Of the file, not of the table: these are dropped there.
         scalars = {name: reader[name] for name, info in file.tensors.items() if info.shape == () and name in _SCALARS}
     for component, network in networks.items():
@@ -163,7 +167,25 @@ def _load_ldm(file: TensorFile, kind: FileKind, how: _How) -> ModelParts:
     files = [*file.files, *_other_unet(family, networks, how), *_other_vae(family, networks, how)]
     family = _with_prediction(family, networks["unet"], how.unet.file if how.unet else file, how)
     tokenizers = {tower.component: _clip_tokenizer(openclip=tower.openclip) for tower in ldm.TOWERS[family.layout]}
-    return _parts(family, networks, tokenizers, files, scalars)
+    return replace(_parts(family, networks, tokenizers, files, scalars), notices=_notices(extra, file.path))
+
+
+def _refuse_edm(names: Collection[str], where: Path) -> None:
+    """CosXL and its like: SDXL's network, which takes noise of EDM's sigmas and predicts by EDM's rule."""
+    if marks := [name for name in names if name.startswith(("edm_vpred.", "edm_eps."))]:
+        message = (
+            f"is a CosXL or another EDM model ({', '.join(map(elide, marks))}), which samples by rules that gesso does "
+            "not have (EDM, Karras et al. 2022). Use an ordinary SDXL model"
+        )
+        raise ModelFileError("architecture_mismatch", where, message)
+
+
+def _notices(extra: Sequence[str], where: Path) -> tuple[Notice, ...]:
+    """Every weight of the model is there; what else is in the file is named, once."""
+    if not extra:
+        return ()
+    text = f"{where.name}: {len(extra)} tensors belong to no network of the model and are ignored: {examples(extra)}"
+    return (Notice(text, code="tensors_ignored", data={"count": len(extra)}),)
 
 
 # Tensors without dimensions that are nothing of a model's, and that saving writes again as they were.
@@ -220,17 +242,6 @@ def _with_prediction(family: Family, unet: nn.Module, file: TensorFile, how: _Ho
         like = release_like(family)
         return replace(family, name=like.name, native_size=like.native_size, scheduler=like.scheduler)
     return family
-
-
-@dataclass(frozen=True)
-class _Renamed:
-    """A file in which some names stand for the tensors of others."""
-
-    source: TensorSource
-    names: Mapping[str, str]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.source[self.names.get(name, name)]
 
 
 def _clip_tokenizer(*, openclip: bool) -> Tokenizer:

@@ -18,6 +18,7 @@ from gesso.models.taesd import TAESD
 from gesso.models.unet import UNet
 from gesso.models.upscaler import MiniUpscaler
 from gesso.models.vae import AutoencoderKL, VAEConfig
+from gesso.notices import Notice
 from gesso.text.tokenizer import Tokenizer
 
 
@@ -29,6 +30,7 @@ class ModelParts:
     text_2, tokenizer_2  SDXL's second text encoder
     scalars              numbers that a single file holds besides the weights and that nothing reads, by their names
                          there, such as logit_scale: kept so that saving gives the same file
+    notices              what the user should know of the file, such as tensors that are ignored
     """
 
     family: Family
@@ -41,6 +43,7 @@ class ModelParts:
     text_2: CLIPTextModel | None = None
     tokenizer_2: Tokenizer | None = None
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
 
     @property
     def networks(self) -> dict[str, nn.Module]:

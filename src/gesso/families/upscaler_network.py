@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from gesso.checkpoints.keymap import load, plan, shapes_of
-from gesso.checkpoints.upscalers import upscaler_layout
+from gesso.checkpoints.keymap import Renamed, load, plan, shapes_of
+from gesso.checkpoints.upscalers import bare_names, upscaler_layout
 from gesso.checkpoints.weight_file import open_weights
 from gesso.families.parts import fill, on_meta
 from gesso.models.rrdb import RRDBNet, RRDBNetConfig
@@ -27,11 +27,13 @@ def load_upscaler_network(
     Raises ModelFileError.
     """
     file = open_weights(path, converted=converted)
-    names = shapes_of(file.tensors)
+    in_file = bare_names(file.tensors)
+    names = shapes_of({name: file.tensors[stored] for name, stored in in_file.items()})
     config, rules = upscaler_layout(names, file.path)
     with on_meta():
         network = RRDBNet(config) if isinstance(config, RRDBNetConfig) else SRVGG(config)
     rows = plan(rules, names, shapes_of(network.state_dict()), where=file.path)
     with file.reader() as reader:
-        fill(network, load(rows, reader), file.path, device=device, dtype=dtype, check=dtype is not None)
+        tensors = load(rows, Renamed(reader, in_file))
+        fill(network, tensors, file.path, device=device, dtype=dtype, check=dtype is not None)
     return network, file.files

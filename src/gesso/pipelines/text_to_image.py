@@ -285,7 +285,13 @@ class TextToImage:
         (drawn,) = to_images(parts[-1].value, request.conventions.levels)
         image = job.pictures.finish(drawn, request)
         lines = dict.fromkeys(line for each in job.passes for line in each.notices)
-        notices = (*job.notices, *job.pictures.notices, *lines, *(line for part in parts for line in part.notices(0)))
+        notices = (
+            *self.model.parts.notices,
+            *job.notices,
+            *job.pictures.notices,
+            *lines,
+            *(line for part in parts for line in part.notices(0)),
+        )
         recipe = self._recipe(request.picture(row), job.files(), notices, image)
         for part in parts:
             for notice in part.notices(0):

@@ -36,6 +36,8 @@ _BREAK = re.compile(r"\bBREAK\b")
 _WEIGHT = re.compile(r"[-+]?(?:[0-9]+\.?|[0-9]*\.[0-9]+)")
 _FORBIDDEN_IN_NAME = frozenset('/\\:*?"<>|')
 _LORA_ARGUMENTS = ("te", "unet", "dyn")
+# Of the extension "LoRA Block Weight": a weight for each block of the UNet, and the steps in which a LoRA acts.
+_BLOCK_WEIGHT_ARGUMENTS = ("lbw", "lbwe", "start", "stop", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,12 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
         )
         for kind in others
     ]
+    for tag in networks:
+        if tag.kind in LORA_KINDS and (ignored := [name for name in tag.named if name in _BLOCK_WEIGHT_ARGUMENTS]):
+            label = f"<{tag.kind}:{quote(tag.name)[1:-1]}:...>"
+            text = f"ignored in {label}: {', '.join(ignored)}; gesso has no block weights"
+            data = {"name": tag.name, "arguments": ignored}
+            notices.append(Notice(text, code="lora_argument_ignored", data=data))
     _check_count("extra networks such as <lora:name:1>", len(networks), MAX_NETWORKS)
     _check_count("times BREAK", sum(1 for _ in _BREAK.finditer(traced.text)), MAX_BREAKS)
     subprompts = (SubPrompt(schedule=parse_schedule(traced)),) if negative else tuple(_subprompts(traced, notices))
@@ -205,12 +213,13 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
             f"prompt: {quote(name)} is not the name of a LoRA. Give the name of its file, without folder and "
             "extension.",
         )
-    if unknown := sorted(set(network.named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
+    named = {key: value for key, value in network.named.items() if key not in _BLOCK_WEIGHT_ARGUMENTS}
+    if unknown := sorted(set(named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
         what = f"the argument {quote(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
         raise PromptError(
             "network_tag", f"prompt: <{network.kind}:{quote(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
         )
-    arguments = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | dict(network.named)
+    arguments = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | named
     text = read_points(arguments["te"], name) if "te" in arguments else ((0.0, 1.0),)
     unet = read_points(arguments["unet"], name) if "unet" in arguments else text
     rank = int(_number(arguments["dyn"], name)) if "dyn" in arguments else None
