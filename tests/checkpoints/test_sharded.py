@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from gesso.checkpoints.diffusers import weight_file
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import write_safetensors
 from gesso.checkpoints.sharded import open_sharded
+from gesso.checkpoints.weight_file import open_weights
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
@@ -35,6 +37,29 @@ def test_several_files_are_one(tmp_path: Path) -> None:
     with file.reader() as reader:
         found = {name: reader[name] for name in file.tensors}
     assert [tensor.tolist() for tensor in found.values()] == [[1, 1], [0, 0, 0], 5]
+
+
+def test_shards_of_pytorch(tmp_path: Path) -> None:
+    """As folders had them before 2023."""
+    torch.save({"b": torch.ones(2)}, tmp_path / "pytorch_model-00001-of-00002.bin")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "pytorch_model-00002-of-00002.bin")
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(
+        json.dumps({"weight_map": {"b": "pytorch_model-00001-of-00002.bin", "a": "pytorch_model-00002-of-00002.bin"}})
+    )
+    assert weight_file(tmp_path, "model") == index
+    for converted in (None, tmp_path / "copies"):
+        file = open_weights(index, converted=converted)
+        with file.reader() as reader:
+            assert {name: reader[name].tolist() for name in file.tensors} == {"b": [1, 1], "a": [0, 0, 0]}
+
+
+def test_an_index_is_no_shard(tmp_path: Path) -> None:
+    index = tmp_path / "x.bin"
+    index.write_text(json.dumps({"weight_map": {"b": "x.bin"}}))
+    with pytest.raises(ModelFileError, match="names another index") as caught:
+        open_weights(index)
+    assert caught.value.reason == "shard_index"
 
 
 def weight_map(**places: Any) -> dict[str, Any]:
@@ -67,7 +92,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "a line break": (weight_map(b="x.safetensors\n"), "shard_name"),
     "a dot file": (weight_map(b="..safetensors"), "shard_name"),
     "an address": (weight_map(b="http://example.org/x.safetensors"), "shard_name"),
-    "a PyTorch file": (weight_map(b="pytorch_model-00001-of-00002.bin"), "shard_name"),
+    "a PyTorch file that is not there": (weight_map(b="pytorch_model-00001-of-00002.bin"), "missing"),
+    "another kind of file": (weight_map(b="model.ckpt"), "shard_name"),
     "256 characters": (weight_map(b="x" * 245 + ".safetensors"), "shard_name"),
     "a file that is not there": (weight_map(b="other.safetensors"), "missing"),
     "a tensor that is not there": (weight_map(d=FIRST), "missing_key"),

@@ -80,7 +80,9 @@ def weight_file(folder: Path, stem: str) -> Path:
             f"{stem}.safetensors.index.{variant}.json",
             f"{stem}.{variant}.safetensors.index.json",
         ]
-    names += [f"{pickled}.bin", *(f"{pickled}.{variant}.bin" for variant in VARIANTS)]
+    names += [f"{pickled}.bin", f"{pickled}.bin.index.json"]
+    for variant in VARIANTS:
+        names += [f"{pickled}.{variant}.bin", f"{pickled}.bin.index.{variant}.json"]
     for name in names:
         if (folder / name).exists():
             return folder / name

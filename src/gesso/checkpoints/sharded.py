@@ -1,30 +1,29 @@
-"""Several safetensors files that are one model, under an index (`*.safetensors.index.json`, as Hugging Face writes it).
+"""Several files that are one model, under an index such as `model.safetensors.index.json`, as Hugging Face writes it.
 
 The index is untrusted: it may name plain files in its own folder and nothing else, and every tensor must be in the
 file that it says, and in no other.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gesso import strict_json
 from gesso.checkpoints.errors import ModelFileError, elide, examples
-from gesso.checkpoints.safetensors_file import (
-    SafetensorsFile,
-    TensorInfo,
-    TensorReader,
-    open_safetensors,
-    read_small_file,
-)
+from gesso.checkpoints.keymap import TensorSource
+from gesso.checkpoints.safetensors_file import TensorInfo, open_safetensors, read_small_file
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_TENSORS
 
+if TYPE_CHECKING:
+    from gesso.checkpoints.weight_file import TensorFile
+
 MAX_SHARDS = 1000
-_SHARD = re.compile(r"[\w][\w .+-]*\.safetensors", re.ASCII)
+_SHARD = re.compile(r"[\w][\w .+-]*\.(?:safetensors|bin)", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class ShardedFile:
     """Checked headers of all parts; to who loads it, one file."""
 
     path: Path  # of the index
-    shards: Mapping[str, SafetensorsFile]  # by file name, in the order of the index
+    shards: Mapping[str, "TensorFile"]  # by file name, in the order of the index
     metadata: Mapping[str, str]  # of the first part that has any
     tensors: Mapping[str, TensorInfo]  # in the order of the index
     places: Mapping[str, str]  # tensor -> file name
@@ -45,7 +44,7 @@ class ShardedFile:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that the weights come from."""
-        return tuple(shard.path for shard in self.shards.values())
+        return tuple(path for shard in self.shards.values() for path in shard.files)
 
     @contextmanager
     def reader(self) -> Iterator["ShardedReader"]:
@@ -60,18 +59,21 @@ class ShardedReader:
     """Tensors of the open parts by name."""
 
     file: ShardedFile
-    _readers: Mapping[str, TensorReader]
+    _readers: Mapping[str, TensorSource]
 
     def __getitem__(self, name: str) -> Tensor:
         """A view of the mapped part that holds the tensor."""
         return self._readers[self.file.places[name]][name]
 
 
-def open_sharded(path: str | Path) -> ShardedFile:
-    """Reads the index and the header of every part; touches no weights. Raises ModelFileError."""
+def open_sharded(path: str | Path, open_shard: "Callable[[Path], TensorFile]" = open_safetensors) -> ShardedFile:
+    """Reads the index and the header of every part; touches no weights. Raises ModelFileError.
+
+    open_shard  opens one part; by default only safetensors are
+    """
     path = Path(path)
     places = _read_index(path)
-    shards = {name: open_safetensors(path.with_name(name)) for name in dict.fromkeys(places.values())}
+    shards = {name: open_shard(path.with_name(name)) for name in dict.fromkeys(places.values())}
     held: dict[str, str] = {}
     for file_name, shard in shards.items():
         for name in shard.tensors:
@@ -113,7 +115,7 @@ def _read_index(path: Path) -> dict[str, str]:
                 "shard_index", path, f"has an entry {elide(name)!r} that is not a tensor name and a file name"
             )
         if not _SHARD.fullmatch(place) or len(place) > 255:
-            message = f"places a tensor in {elide(place)!r}, expected the name of a .safetensors file beside it"
+            message = f"places a tensor in {elide(place)!r}, expected the name of a .safetensors or .bin file beside it"
             raise ModelFileError("shard_name", path, message)
     if len(set(places.values())) > MAX_SHARDS:
         raise ModelFileError("shard_index", path, f"names more than {MAX_SHARDS} files")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.errors import ModelFileError, elide
 from gesso.checkpoints.foreign import START, container_of
 from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.keymap import TensorSource
@@ -143,7 +143,14 @@ def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Li
 
         return open_gguf(path)
     if container == "index":
-        return open_sharded(path)
+
+        def open_shard(shard: Path) -> TensorFile:
+            with open_regular(shard) as (handle, _):
+                if container_of(handle.read(START)) == "index":  # which could name itself
+                    raise ModelFileError("shard_index", path, f"names another index, {elide(shard.name)}, as a shard")
+            return open_weights(shard, converted=converted, limits=limits)
+
+        return open_sharded(path, open_shard)
     if container == "other":
         return open_safetensors(path)
     if converted is not None:
