@@ -305,3 +305,24 @@ def test_merging_beyond_half_precision_is_refused_and_undone(tmp_path: Path) -> 
     with pytest.raises(ModelFileError, match=r"overflows torch\.float16"):
         attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
     assert torch.equal(network.layer.weight, before)
+
+
+def test_what_was_attached_before_a_failure_is_detached(tmp_path: Path) -> None:
+    """The second layer's merged weights leave float16; the first one's are in place by then."""
+    network = nn.Module()
+    for name in ("first", "second"):
+        network.add_module(name, nn.Linear(4, 4, bias=False).half().requires_grad_(False))
+    before = {name: param.clone() for name, param in network.named_parameters()}
+
+    class Toy(Target):
+        @property
+        def _spellings(self):  # type: ignore[override]
+            return {"unet": [{"first": ("first",), "second": ("second",)}]}
+
+    target = Toy("toy", "sd1", {"unet": network})
+    tensors = {"lora_unet_first.diff": torch.ones(4, 4), "lora_unet_second.diff": torch.full((4, 4), 1e5)}
+    lora = read(tmp_path / "a", tensors, target)
+    with pytest.raises(ModelFileError, match=r"overflows torch\.float16"):
+        attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
+    for name, param in network.named_parameters():
+        assert torch.equal(param, before[name]), name
