@@ -190,6 +190,16 @@ def test_dora(shape: tuple[int, ...], axis: int, tmp_path: Path) -> None:
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("shape", "sizes"), [((1, 4), (1, 1)), ((6, 4), (1, 6))])
+def test_doras_of_one_output_or_in_one_row_are_per_output(
+    shape: tuple[int, int], sizes: tuple[int, int], tmp_path: Path
+) -> None:
+    up, down, lengths = torch.randn(shape[0], 2), torch.randn(2, shape[1]), 1 + torch.rand(shape[0])
+    parts = {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": lengths.reshape(sizes)}
+    _, after = made(shape, parts, tmp_path)
+    torch.testing.assert_close(after.norm(dim=1), lengths, atol=1e-5, rtol=1e-5)
+
+
 def test_whole_difference_with_bias(tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = Single(CONV).requires_grad_(False)

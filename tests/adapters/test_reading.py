@@ -385,3 +385,48 @@ def test_metadata_of_some_megabytes(tmp_path: Path):
     target = target_of(TINY_SD)
     path = saved(tmp_path / "x.safetensors", attentions(target), {"ss_tag_frequency": tags})
     assert read_lora(open_weights(path), target).metadata["ss_tag_frequency"] == tags
+
+
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_proj", "FLUX"),
+        ("lora_unet_joint_blocks_0_context_block_attn_proj", "Stable Diffusion 3"),
+        ("lora_prior_unet_down_blocks_0_0", "Stable Cascade"),
+        ("some_layer", "an unknown model"),
+    ],
+)
+def test_nothing_of_which_fits_is_refused_by_what_it_looks_like(name: str, looks: str, tmp_path: Path) -> None:
+    path = saved(
+        tmp_path / "x.safetensors", {f"{name}.lora_down.weight": randn(2, 8), f"{name}.lora_up.weight": randn(8, 2)}
+    )
+    with pytest.raises(ModelFileError, match=f"is made for {looks}, the model is 'sd15'") as caught:
+        read_lora(open_weights(path), target_of(TINY_SD))
+    assert caught.value.reason == "architecture_mismatch"
+
+
+def test_embeddings_alone_are_an_adapter(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.safetensors", {"bundle_emb.word.string_to_param.*": randn(2, 32)})
+    lora = read_lora(open_weights(path), target_of(TINY_SD))
+    assert (lora.changes, [word.name for word in lora.embeddings]) == ({}, ["word"])
+
+
+def test_what_was_attached_before_a_failure_is_detached(tmp_path: Path) -> None:
+    """The second layer's merged weights leave float16; the first one's are in place by then."""
+    network = nn.Module()
+    for name in ("first", "second"):
+        network.add_module(name, nn.Linear(4, 4, bias=False).half().requires_grad_(False))
+    before = {name: param.clone() for name, param in network.named_parameters()}
+
+    class Toy(Target):
+        @property
+        def _spellings(self):  # type: ignore[override]
+            return {"unet": [{"first": ("first",), "second": ("second",)}]}
+
+    target = Toy("toy", "sd1", {"unet": network})
+    tensors = {"lora_unet_first.diff": torch.ones(4, 4), "lora_unet_second.diff": torch.full((4, 4), 1e5)}
+    lora = read(tmp_path / "a", tensors, target)
+    with pytest.raises(ModelFileError, match=r"overflows torch\.float16"):
+        attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
+    for name, param in network.named_parameters():
+        assert torch.equal(param, before[name]), name

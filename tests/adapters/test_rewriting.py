@@ -85,9 +85,18 @@ def test_merging_several(tmp_path: Path) -> None:
     (name,) = loha.changes
     mixed = merged_loras([(one, 1.0, 1.0), (loha, 2.0, 0.0)], target)[name].weight.delta(torch.zeros(32, 32))
     torch.testing.assert_close(mixed, first[name] + 2 * deltas(loha, target)[name])
-    ia3 = read(tmp_path / "i", {f"{STEM}.weight": randn(32, 1)}, target)
+
+
+DORA = {"lora_up.weight": (32, 2), "lora_down.weight": (2, 32), "dora_scale": (32, 1)}
+
+
+@pytest.mark.parametrize("parts", [OTHERS["IA3"], OTHERS["OFT"], OTHERS["GLoRA"], DORA])
+def test_what_depends_on_the_models_weights_is_not_merged(parts: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    target = target_of(TINY_SD)
+    one = read(tmp_path / "one", kohya(target, lora_parts), target)
+    other = read(tmp_path / "other", {f"{STEM}.{part}": randn(*shape) for part, shape in parts.items()}, target)
     with pytest.raises(GessoError, match="depends on the model's own weights"):
-        merged_loras([(one, 1.0, 1.0), (ia3, 1.0, 0.0)], target)
+        merged_loras([(one, 1.0, 1.0), (other, 1.0, 0.0)], target)
 
 
 def test_resizing_gives_the_nearest_of_its_rank(tmp_path: Path) -> None:

@@ -352,3 +352,17 @@ def test_gessos_own_file(tmp_path: Path) -> None:
     wider = replace(TINY_SD, unet=replace(TINY_SD.unet, channels=(64, 64, 64, 64)))
     with pytest.raises(ModelFileError, match=r"of other sizes: channels \[32, 64, 32, 32\]"):
         load_control_network(tmp_path / "own.safetensors", wider)
+
+
+@pytest.mark.parametrize(("depth", "is_refused"), [(12, False), (13, True)])
+def test_the_most_transformer_blocks_in_a_row(depth: int, is_refused: bool) -> None:
+    place = "control_model.input_blocks.1.1.transformer_blocks"
+    shapes = {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}
+    shapes |= {f"{place}.{i}.norm1.weight": (32,) for i in range(depth)}
+    file = ControlNetFile.of(shapes)
+    assert file is not None
+    if is_refused:
+        with pytest.raises(ModelFileError, match="13 transformer blocks in a row"):
+            file.config(TINY_SD.unet, "x")
+    else:
+        assert file.config(TINY_SD.unet, "x").unet.attention[0] == depth

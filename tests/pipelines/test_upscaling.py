@@ -91,6 +91,12 @@ def test_a_png_has_all_its_rows(bands: list[int]):
         list(png_parts(5, 100, [np.zeros((rows, 5, 3), dtype=np.uint8) for rows in bands]))
 
 
+@pytest.mark.parametrize("shape", [(50, 6, 3), (50, 5, 4), (101, 5, 3)])
+def test_a_band_of_another_size_is_refused(shape: tuple[int, int, int]):
+    with pytest.raises(ValueError, match="a picture 5 wide with 100 rows to come"):
+        list(png_parts(5, 100, [np.zeros(shape, dtype=np.uint8)]))
+
+
 def test_what_cannot_be(twice: Upscaler, tmp_path: Path):
     with pytest.raises(ValueError, match="expected 1 or more"):
         upscale(noise(4, 4), (0, 4), "lanczos")

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ NO_AXIS = Axis("", ("",), (lambda request: request,))
 
 # Opens the pipeline of a model by its name: `Studio.open` with the choices that all pictures share.
 OpenModel = Callable[[str], "TextToImage"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,7 @@ class Run:
         if not self.folder.is_new:
             image = self.folder.done(job.file, pipeline.expected(written.request, **self.sources.arguments))
             if image is not None:
+                log.debug("%s: already drawn", job.file)
                 return image
         self.drawn += 1
 

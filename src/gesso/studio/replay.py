@@ -1,5 +1,6 @@
 """Replay: redraw a picture from its recipe, compare, and list what has changed."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from gesso.studio.studio import EngineOptions, RecipePlaces, Studio
 if TYPE_CHECKING:
     from gesso.library import Library
     from gesso.runtime.cancel import CancelToken
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 2  # grey levels of 255; another number of threads or batch size moves float32 pictures by one at most
 
@@ -91,7 +94,7 @@ def replay(
     check_sources(recipe, sources.image, sources.mask, sources.hints, path)
     studio = Studio(EngineOptions.of_recipe(recipe, device=device, dtype=dtype, threads=threads), library=library)
     pipeline = studio.open_recipe(recipe, places, near=path.parent, where=path, on_event=on_event)
-    return replay_recipe(
+    verdict, picture = replay_recipe(
         pipeline,
         original,
         recipe,
@@ -101,6 +104,8 @@ def replay(
         cancel=cancel,
         **sources.arguments,
     )
+    log.info("replayed %r: %s", str(path), verdict.line)
+    return verdict, picture
 
 
 def replay_recipe(

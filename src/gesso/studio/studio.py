@@ -6,6 +6,7 @@ for picture in pipeline(TextToImageRequest(prompt="a cat")):
     picture.show()
 """
 
+import logging
 import os
 from collections.abc import Collection
 from contextlib import suppress
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gesso.request.recipe import Recipe
     from gesso.runtime.engine import Engine
     from gesso.studio.preview import Preview
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "gesso-mini"
 
@@ -133,7 +136,9 @@ class Studio:
 
     def resolve(self, name: str | Path, *, kinds: Collection[str] = ("checkpoint",)) -> str:
         """The name of a built-in model or the path of a model of these kinds. Raises GessoError, naming close names."""
-        return resolve_model(name, self.library, kinds=kinds, offline=self.offline)
+        path = resolve_model(name, self.library, kinds=kinds, offline=self.offline)
+        log.debug("%r is %r", str(name), path)
+        return path
 
     def finder(self, files: Files | None = None) -> "LibraryFinder":
         """Finds LoRA, embeddings, ControlNet models and upscalers: in `files`, built in, or in the library."""
