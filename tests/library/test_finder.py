@@ -7,6 +7,8 @@ import pytest
 from gesso.checkpoints.hashing import hash_file
 from gesso.errors import GessoError
 from gesso.library.finder import LibraryFinder
+from gesso.request.embedded import embedded_extras
+from gesso.request.finder import NamedFiles
 from gesso.request.recipe import ExtraFile
 from library import shelf
 
@@ -37,6 +39,28 @@ def test_names_are_those_of_files_in_any_case(finder: LibraryFinder, folder: Pat
     assert {"Ink Wash", "pixel"} <= set(finder.names("lora"))
     assert "EasyNegative" in finder.names("embedding")
     assert set(finder.names("control")) == {"gesso-edges"}, "what gesso carries, and none of the other kinds"
+
+
+def test_a_lora_of_the_user_comes_before_the_built_in_one_of_its_name(finder: LibraryFinder, folder: Path):
+    builtin = finder.find("lora", "comic")
+    assert builtin == embedded_extras("lora")["comic"]
+    shelf.checkpoint(folder / "models" / "Stable-diffusion" / "woodcut.safetensors")
+    own = shelf.lora(folder / "models" / "Lora" / "Comic.safetensors")
+    again = LibraryFinder(finder.library)
+    assert again.find("lora", "comic") == own
+    assert again.find("lora", "woodcut") == embedded_extras("lora")["woodcut"], "a checkpoint of the name is no LoRA"
+    own.unlink()
+    assert again.find("lora", "comic") == builtin
+
+
+def test_files_by_name_leave_the_built_in_ones(tmp_path: Path):
+    files = NamedFiles({"lora": {"ink": tmp_path / "ink.safetensors", "comic": tmp_path / "mine.safetensors"}})
+    assert set(files.names("lora")) == {"ink", "comic", "woodcut"}
+    assert files.find("lora", "woodcut") == embedded_extras("lora")["woodcut"]
+    assert files.find("lora", "comic") == tmp_path / "mine.safetensors"
+    alone = NamedFiles({"lora": {"ink": tmp_path / "ink.safetensors"}}, builtin=False)
+    with pytest.raises(GessoError, match="no LoRA named 'woodcut'"):
+        alone.find("lora", "woodcut")
 
 
 def test_what_is_given_comes_first(finder: LibraryFinder, tmp_path: Path):

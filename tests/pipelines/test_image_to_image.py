@@ -400,3 +400,34 @@ def test_an_encoder_whose_numbers_are_not_finite_is_named_with_its_module(tmp_pa
         draw(TextToImage(engine, model), source())
     assert formats[0] == engine.precision.vae
     assert formats[-1] == torch.float32
+
+
+# ---- what people pass ------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_alone_is_a_request(pipeline: TextToImage):
+    request = pipeline.resolve("a cat")
+    assert request == replace(pipeline.resolve(TextToImageRequest(prompt="a cat")), seed=request.seed)
+    with pytest.raises(RequestError, match="`request` is a list; call once for each prompt"):
+        pipeline(["a cat", "a dog"])
+    with pytest.raises(RequestError, match="`request` is an int; expected a TextToImageRequest or a prompt"):
+        pipeline(5)
+
+
+def test_pictures_and_masks_in_any_form_draw_the_same(pipeline: TextToImage, tmp_path: Path):
+    image, mask = source(), left_half()
+    request = changed(REQUEST, strength=0.6)
+    (expected,) = pipeline(request, image=image, mask=mask)
+    image.save(tmp_path / "image.png")
+    mask.save(tmp_path / "mask.png")
+    levels, white = np.array(image), np.array(mask.convert("L"))
+    for ours, hole in (
+        (tmp_path / "image.png", str(tmp_path / "mask.png")),
+        (levels, white > 127),
+        (torch.from_numpy(levels).permute(2, 0, 1), torch.from_numpy(white) > 127),
+    ):
+        (picture,) = pipeline(request, image=ours, mask=hole)
+        assert picture.image.tobytes() == expected.image.tobytes()
+        assert picture.recipe.request == expected.recipe.request
+    with pytest.raises(RequestError, match="`image` is an int, expected a PIL picture"):
+        pipeline(request, image=5)

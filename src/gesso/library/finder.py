@@ -3,6 +3,7 @@
 import difflib
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from gesso.errors import GessoError
@@ -29,7 +30,7 @@ _SHOWN = 6
 class LibraryFinder:
     """A `request.finder.Finder`. Names are file names without their ending; letters' case does not matter.
 
-    files  by kind and name; they come before all others
+    files  by kind and name; they come before all others, and those of the library before those built into gesso
     fresh  seconds for which a scan of the library is reused; for a name that is not in it, or whose file is gone, the
            library is scanned again at once. A scan costs 0.1 ms per file and reads only new or changed files.
     """
@@ -42,10 +43,13 @@ class LibraryFinder:
 
     def find(self, kind: Kind, name: str) -> Path:
         """The file of that name. Raises GessoError with close names where there is none, and where several are."""
-        for files in (self.files.get(kind, {}), embedded_extras(kind)):
-            folded = {own.casefold(): path for own, path in files.items()}
-            if (path := folded.get(name.casefold())) is not None:
-                return path
+        if (path := _named(name, self.files.get(kind, {}))) is not None:
+            return path
+        if (builtin := _named(name, embedded_extras(kind))) is not None:
+            with suppress(GessoError):  # several of the name, or one of another kind
+                entry = self._known(kind, name, self._entries())
+                return entry.path if entry is not None and entry.path.exists() else builtin
+            return builtin
         entry = self._known(kind, name, self._entries())
         if entry is None or not entry.path.exists():
             entry = self._known(kind, name, self._look())
@@ -101,3 +105,9 @@ class LibraryFinder:
         return next(
             (entry for entry in of_kind if entry.metadata.get(_ALIAS, "").casefold() == name.casefold() != ""), None
         )
+
+
+def _named(name: str, files: Mapping[str, Path]) -> Path | None:
+    """The file of that name in any case of letters."""
+    folded = {own.casefold(): path for own, path in files.items()}
+    return folded.get(name.casefold())

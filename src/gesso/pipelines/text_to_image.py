@@ -21,6 +21,7 @@ from torch import Tensor
 from gesso.diffusion.calls import CallGenerator
 from gesso.events import PictureDone, PlanChosen, RecomputedInFloat32, StepDone
 from gesso.notices import Notice
+from gesso.pictures.given import GivenPicture, as_hint, as_mask, as_picture, with_article
 from gesso.pictures.picture_file import pixels_sha256
 from gesso.pictures.reading import mask_digest, notices_of, picture_digest
 from gesso.pipelines.adapters import Adapters, find_adapters, read_adapters
@@ -83,14 +84,20 @@ class TextToImage:
         self.finder = finder or embedded_files()
 
     def resolve(
-        self, request: TextToImageRequest, *, image: Image.Image | None = None, mask: Image.Image | None = None
+        self,
+        request: TextToImageRequest | str,
+        *,
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
     ) -> ResolvedRequest:
         """The request with this model's defaults for everything left open. Raises RequestError.
 
         image and mask are the source picture and mask of the request. Their hashes are filled in if it names none; if
         it names others, RequestError is raised.
         """
-        request = with_canonical_names(request)
+        image = None if image is None else as_picture(image, "image")
+        mask = None if mask is None else as_mask(mask, "mask")
+        request = with_canonical_names(_request(request))
         request = _with_digest(request, "source", picture_digest(image) if image is not None else None)
         request = _with_digest(request, "mask", mask_digest(mask) if mask is not None else None)
         request = with_size(request, self.model.family, image)
@@ -98,18 +105,22 @@ class TextToImage:
 
     def __call__(
         self,
-        request: TextToImageRequest,
+        request: TextToImageRequest | str,
         on_progress: OnProgress | None = None,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
-        hints: Sequence[Image.Image] = (),
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
+        hints: Sequence[GivenPicture] = (),
         cancel: CancelToken | None = None,
     ) -> Iterator[Picture]:
         """Draws the pictures of a request; yields each as soon as it is finished.
 
-        image: source picture for image to image; mask: grey, white is redrawn; hints: control images of the request's
-        controls, in any order; cancel: stops the work from any thread, within a part of a step.
+        request  or a prompt alone
+        image    source picture for image to image
+        mask     grey, white is redrawn
+        hints    control images of the request's controls, in any order
+        cancel   stops the work from any thread, within a part of a step
+        Pictures are PIL images, paths, numpy arrays [H, W, 3] or torch tensors [3, H, W]; see `gesso.pictures.given`.
         The request is checked at once, the work is done as the iterator is read. Raises RequestError (a GessoError) for
         a request that the model does not support, NotFiniteError (a GessoError) if a network produces NaN or infinity,
         CancelledError (a GessoError) if it is cancelled.
@@ -118,12 +129,12 @@ class TextToImage:
 
     def runs(
         self,
-        request: TextToImageRequest,
+        request: TextToImageRequest | str,
         on_progress: OnProgress | None = None,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
-        hints: Sequence[Image.Image] = (),
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
+        hints: Sequence[GivenPicture] = (),
         cancel: CancelToken | None = None,
     ) -> list[Run[Picture]]:
         """The pictures of a request as runs, for a `Batcher` that draws them together with those of other requests.
@@ -135,11 +146,11 @@ class TextToImage:
 
     def pixels(
         self,
-        request: TextToImageRequest,
+        request: TextToImageRequest | str,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
-        hints: Sequence[Image.Image] = (),
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
+        hints: Sequence[GivenPicture] = (),
     ) -> Tensor:
         """The output of the networks before rounding to 256 levels and pasting back: for measurements.
 
@@ -155,11 +166,11 @@ class TextToImage:
 
     def plans(
         self,
-        request: TextToImageRequest,
+        request: TextToImageRequest | str,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
-        hints: Sequence[Image.Image] = (),
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
+        hints: Sequence[GivenPicture] = (),
     ) -> dict[str, MemoryPlan]:
         """The memory plan of a request for each model, by name.
 
@@ -172,11 +183,11 @@ class TextToImage:
 
     def expected(
         self,
-        request: TextToImageRequest,
+        request: TextToImageRequest | str,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
-        hints: Sequence[Image.Image] = (),
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
+        hints: Sequence[GivenPicture] = (),
     ) -> Recipe:
         """The recipe that the first picture of a request would have, without drawing it: to check an existing picture.
 
@@ -189,11 +200,14 @@ class TextToImage:
 
     def _job(
         self,
-        request: TextToImageRequest,
-        image: Image.Image | None,
-        mask: Image.Image | None,
-        hints: Sequence[Image.Image],
+        request: TextToImageRequest | str,
+        image: GivenPicture | None,
+        mask: GivenPicture | None,
+        hints: Sequence[GivenPicture],
     ) -> Job:
+        image = None if image is None else as_picture(image, "image")
+        mask = None if mask is None else as_mask(mask, "mask")
+        control_images = [as_hint(hint, "hints") for hint in _several(hints)]
         resolved = self.resolve(request, image=image, mask=mask)
         for group, picture in (("source", image), ("mask", mask)):
             if (digest := getattr(resolved, group).image) is not None and picture is None:
@@ -204,7 +218,7 @@ class TextToImage:
         pictures = SourcePictures.of(resolved, self.model.family, image, mask)
         controls = find_controls(
             resolved,
-            hints,
+            control_images,
             mask,
             engine=self.engine,
             model=self.model,
@@ -220,7 +234,7 @@ class TextToImage:
             controls=controls,
             second=None if again is None else self._pass(again, first),
             upscaler=None if again is None else self._upscaler(resolved),
-            notices=notices_of(image, *hints),
+            notices=notices_of(image, *control_images),
         )
 
     def _pass(self, request: ResolvedRequest, before: Pass | None = None) -> Pass:
@@ -520,6 +534,24 @@ def _decoded(model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]
     if model.has_upscaler:
         parts.append((yield from finite_calls("upscaler", calling("upscale", parts[0].value), model)))
     return parts
+
+
+def _request(request: object) -> TextToImageRequest:
+    """A request, or the request of a prompt alone. Raises RequestError for anything else."""
+    if isinstance(request, TextToImageRequest):
+        return request
+    if isinstance(request, str):
+        return TextToImageRequest(prompt=request)
+    if isinstance(request, list | tuple):
+        advice = "call once for each prompt, or see `Studio` and `gesso batch` for many"
+    else:
+        advice = "expected a TextToImageRequest or a prompt"
+    raise RequestError("request", f"`request` is {with_article(type(request).__name__)}; {advice}")
+
+
+def _several(hints: object) -> Sequence[object]:
+    """Hints in a sequence; a single one is taken as one."""
+    return hints if isinstance(hints, list | tuple) else [hints]
 
 
 def _with_digest(request: TextToImageRequest, group: str, digest: str | None) -> TextToImageRequest:

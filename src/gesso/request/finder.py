@@ -39,18 +39,22 @@ class Finder(Protocol):
 
 def embedded_files() -> "NamedFiles":
     """A finder of the files built into gesso."""
-    return NamedFiles({kind: embedded_extras(kind) for kind in KINDS})
+    return NamedFiles()
 
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """A finder of the given files: kind -> name -> path."""
+    """A finder of the given files: kind -> name -> path.
+
+    builtin  the files built into gesso are found as well, unless one of the given has the name
+    """
 
     files: Mapping[Kind, Mapping[str, Path]] = field(default_factory=dict)
+    builtin: bool = True
 
     def find(self, kind: Kind, name: str) -> Path:
         """The file of that name. Raises GessoError where there is none."""
-        known = self.files.get(kind, {})
+        known = self._known(kind)
         if name not in known:
             available = f"Known: {', '.join(sorted(known))}" if known else "None is available"
             raise GessoError(
@@ -60,7 +64,11 @@ class NamedFiles:
 
     def names(self, kind: Kind) -> Collection[str]:
         """All names of a kind."""
-        return self.files.get(kind, {}).keys()
+        return self._known(kind).keys()
+
+    def _known(self, kind: Kind) -> Mapping[str, Path]:
+        given = self.files.get(kind, {})
+        return {**embedded_extras(kind), **given} if self.builtin else given
 
 
 def find_file(kind: Kind, name: str) -> Path:

@@ -71,4 +71,4 @@ def recipe_files(recipe: "Recipe", finder: "LibraryFinder", where: str | Path = 
                 data={"kind": extra.kind, "name": extra.name, "sha256": extra.sha256},
             )
         files.setdefault(extra.kind, {})[extra.name] = path
-    return NamedFiles(files)  # type: ignore[arg-type]  # kinds of a newer version find nothing
+    return NamedFiles(files, builtin=False)  # type: ignore[arg-type]  # kinds of a newer version find nothing
