@@ -300,6 +300,35 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 # The diffusers library reads what we write
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "other"),
+    [
+        ("vae", "mid_block_add_attention", False),
+        ("vae", "use_quant_conv", False),
+        ("vae", "act_fn", "relu"),
+        ("unet", "act_fn", "relu"),
+    ],
+)
+def test_settings_that_diffusers_writes_out_are_read_and_others_refused(
+    folder: Path, tmp_path: Path, part: str, key: str, other: object
+) -> None:
+    """Every setting with its default, as the library saves a model; and one of them changed."""
+    with warnings.catch_warnings():  # theirs, not ours
+        warnings.simplefilter("ignore")
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+
+        copy = copied(folder, tmp_path)
+        path = copy / part / "config.json"
+        of_class = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}[part]
+        of_class.from_config(json.loads(path.read_text())).save_config(path.parent)
+    written = json.loads(path.read_text())
+    assert key in written
+    assert_same_networks(load_parts(copy), tiny_parts())
+    path.write_text(json.dumps(written | {key: other}))
+    with pytest.raises(ModelFileError, match=f"{key} is {other}, gesso computes with"):
+        load_parts(copy)
+
+
 def test_diffusers_loads_our_folder(folder: Path) -> None:
     with warnings.catch_warnings():  # theirs, not ours
         warnings.simplefilter("ignore")
