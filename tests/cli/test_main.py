@@ -1,5 +1,6 @@
 """The command line as a whole: quick help, lazy imports, one line for every error, clean ends."""
 
+import errno
 import json
 import os
 import signal
@@ -192,6 +193,39 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert words in err
     assert "\x1b" not in err
     assert sorted(Path().iterdir()) == before  # nothing half-written is left behind
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000 + "\x1b[31m.png"),
+            "xxx...xxx\\x1b[31m.png: File name too long",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/models/a"), "/models/a: Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", b"/media/a"), "/media/a: Read-only file system"),
+        (OSError(errno.EIO, "Input/output error"), "error: Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files", "a"), "a: Too many open files"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], model: str, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+):
+    def fault(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gesso.cli.generate.Studio.open", fault)
+    code, out, err = generate(capsys, "cat", "-m", model)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert (err.count("\n"), "bug" in err, "\x1b" in err, len(err) < 300) == (1, False, False, True)
+
+
+def test_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path):
+    code, out, err = generate(capsys, "cat", "-m", model, "-o", str(tmp_path / ("x" * 300 + ".png")))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "File name too long" in err
 
 
 def test_a_fault_of_ours_is_short_unless_asked(

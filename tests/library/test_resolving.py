@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
 from gesso.library import Library, find_by_hashes, resolve
+from gesso.library.builtin import builtin_entries
 from gesso.library.importing import import_model
 from library import shelf
 from tiny_sd import save_tiny_folder
@@ -66,6 +68,15 @@ def test_hashes_are_names_too(shelves: tuple[Library, Path]):
         resolve(file.sha256[:7], library)
     with pytest.raises(GessoError, match="no model, file, folder or hash matches"):
         resolve("0" * 10, library)
+
+
+def test_a_built_in_model_has_a_hash_too(tmp_path: Path):
+    """As recipes and `models info` show it, though no library has hashed it."""
+    digest = sha256_of(builtin_entries()[0].path)
+    for text in (digest, digest[:10], digest[:8].upper()):
+        assert resolve(text, shelf.library_at(tmp_path)) == "gesso-mini"
+    with pytest.raises(GessoError, match="no model"):
+        resolve("0" * 10, shelf.library_at(tmp_path))
 
 
 def test_several_of_one_name_are_told_with_their_places(shelves: tuple[Library, Path]):

@@ -22,6 +22,7 @@ from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
 from gesso.errors import GessoError, one_line
 
+MAX_PATH = 200  # characters of a path in a message
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
@@ -141,11 +142,20 @@ def _explain(error: Exception) -> int:
         line, code = one_line(error.format_message()), EXIT_WRONG_INPUT
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         line, code = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch", EXIT_FAILED
+    elif isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
+        path = f"{shortened(error.filename)}: " if error.filename else ""
+        line, code = f"{path}{error.strerror}", EXIT_WRONG_INPUT
     else:
         text = one_line(f"{type(error).__name__}: {error}")
         line, code = f"{text[:500]} (a bug in gesso; add --debug for the traceback)", EXIT_FAILED
     print(f"error: {line}", file=sys.stderr)
     return code
+
+
+def shortened(path: object) -> str:
+    """A path that fits on a line."""
+    text = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
+    return one_line(text if len(text) <= MAX_PATH else f"{text[:40]}...{text[-40:]}")
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
 from gesso.library.builtin import BUILTIN_MODELS, builtin_entries
 from gesso.library.containers import PYTORCH, container, usable_copy
-from gesso.library.entry import IN_FOLDER, LibraryEntry
+from gesso.library.entry import BUILTIN, IN_FOLDER, LibraryEntry, ModelFile
 from gesso.library.folders import ENDINGS, MODEL_INDEX
 from gesso.library.library import MISSING, Library
 
@@ -158,10 +159,16 @@ def _hashed(text: str, entries: Iterable[LibraryEntry]) -> list[LibraryEntry]:
         entry
         for entry in entries
         if any(
-            (file.sha256 or "").startswith(digits) or (file.autov3 is not None and file.autov3 == digits[:12] == digits)
+            _sha256(entry, file).startswith(digits)
+            or (file.autov3 is not None and file.autov3 == digits[:12] == digits)
             for file in entry.files
         )
     ]
+
+
+def _sha256(entry: LibraryEntry, file: ModelFile) -> str:
+    """The hash as far as it is known; that of a built-in model, which no library has hashed, is computed: 0.05 s."""
+    return sha256_of(file.path) if file.sha256 is None and entry.origin == BUILTIN else file.sha256 or ""
 
 
 def _is_of(entry: LibraryEntry, kinds: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ from gesso.hints.levels import eight_bits, is_deep
 from gesso.hints.pixels import hint_pixels
 from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
 from gesso.hints.sizing import Size
+from gesso.pictures.given import GivenPicture, as_hint
 from gesso.pictures.reading import flat, picture_digest
 from gesso.pipelines.framing import Placement
 from gesso.request.checks import RequestError
@@ -21,8 +22,12 @@ from gesso.request.parts import ControlUse
 HOLE = 128  # alpha below which a pixel is masked in an inpaint hint
 
 
-def hint_digest(image: Image.Image) -> str:
-    """The SHA-256 by which a request names a hint: as of any picture; depth of 16 bits and transparency count, too."""
+def hint_digest(image: GivenPicture) -> str:
+    """The SHA-256 by which a request names a hint: as of any picture; depth of 16 bits and transparency count, too.
+
+    image: or a path, an array, a tensor; see `gesso.pictures.given`
+    """
+    image = as_hint(image, "hints")
     if is_deep(image):
         levels = np.asarray(image)
         start = struct.pack(">II", *levels.shape) + str(levels.dtype).encode()

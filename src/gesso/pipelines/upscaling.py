@@ -15,6 +15,7 @@ from PIL import Image
 
 from gesso.errors import GessoError
 from gesso.hints.sizing import Size
+from gesso.pictures.given import GivenPicture, as_picture
 from gesso.registry import Registry
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
@@ -76,7 +77,7 @@ class UpscalerTiles:
 
 
 def upscale(
-    image: Image.Image,
+    image: GivenPicture,
     size: Size | None = None,
     upscaler: Upscaler | str = "lanczos",
     tiles: UpscalerTiles = UpscalerTiles(),
@@ -85,6 +86,7 @@ def upscale(
 ) -> Image.Image:
     """Enlarges (or shrinks) a picture -> RGB.
 
+    image     or a path, an array, a tensor; see `gesso.pictures.given`
     size      requested width and height in pixels; or
     scale     how many times larger. Without either: the upscaler's own scale, 2 for interpolation
     upscaler  a name in UPSCALERS, or a network from `load_upscaler`, which is applied until the picture is large
@@ -93,6 +95,7 @@ def upscale(
     Needs the memory of the result and of a tile. Raises GessoError for an unknown name, ValueError for an invalid size
     or scale.
     """
+    image = as_picture(image, "image")
     if size is not None and scale is not None:
         raise ValueError(f"size {size} and scale {scale}: give one or the other")
     if isinstance(upscaler, str):

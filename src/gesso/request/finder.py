@@ -60,7 +60,7 @@ class NamedFiles:
             raise GessoError(
                 f"no {KIND_NAMES[kind]} named {short(name)}{nearest(name, known)}. {available}", code="unknown_name"
             )
-        return known[name]
+        return Path(known[name])
 
     def names(self, kind: Kind) -> Collection[str]:
         """All names of a kind."""

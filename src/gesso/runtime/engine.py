@@ -63,8 +63,8 @@ class Engine:
 
     def __init__(
         self,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
         *,
         rows_per_call: int = 1,
         max_models: int = 1,

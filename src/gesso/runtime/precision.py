@@ -29,8 +29,9 @@ class Precision:
         return self.unet if network == "unet" else self.text if network.startswith("text") else self.vae
 
 
-def choose_device(name: str) -> torch.device:
-    """auto, cpu, cuda, cuda:N or mps. auto: the first CUDA device, else the CPU. Raises GessoError."""
+def choose_device(name: str | torch.device) -> torch.device:
+    """auto, cpu, cuda, cuda:N or mps, or torch's own. auto: the first CUDA device, else the CPU. Raises GessoError."""
+    name = str(name)
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -59,13 +60,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(device.type)
 
 
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """auto, float32, bfloat16 or float16 for a device. Raises GessoError.
+def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision:
+    """auto, float32, bfloat16 or float16, or torch's own, for a device. Raises GessoError.
 
     auto is float32 on the CPU, where it is exact and, for one picture of a small model, as fast as bfloat16, and
     float16 on a GPU. The text encoder and, under float16, the VAE stay in float32: the text encoder costs little
     compared to the UNet, and VAE decoders overflow float16.
     """
+    name = str(name).removeprefix("torch.")
     if name == "auto":
         name = "float32" if device.type == "cpu" else "float16"
     if name not in DTYPES:

@@ -246,11 +246,13 @@ class Studio:
 
 
 def use_threads(threads: int | None = None) -> None:
-    """Set the CPU threads of torch, for the whole process; None: as many as help here."""
+    """Set the CPU threads of torch, for the whole process; None: as many as help here. Raises ValueError below 1."""
     import torch
 
     from gesso.runtime.precision import usable_threads
 
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads {threads}: expected 1 or more")
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_threads()))
 
 
