@@ -244,7 +244,7 @@ class Conventions:
             help="How a LoRA is applied to the UNet.",
             means=_means(
                 run="added to the output of each layer",
-                merged="merged into the weights for each picture, rounded to their dtype; under a memory limit, run is used",
+                merged="merged into the weights for each picture, rounded to their dtype; run under a memory limit",
             ),
             presets=by_preset("run", "run", "run"),
         ),
