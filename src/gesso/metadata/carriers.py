@@ -18,7 +18,7 @@ from gesso.metadata.draw_things import XMP, is_draw_things
 from gesso.metadata.foreign_json import object_in
 from gesso.metadata.stealth import stealth_in
 from gesso.pictures.exif import DESCRIPTION, MAKE, MODEL, SOFTWARE, recipe_of, user_comment
-from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes
+from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes, reason_of
 from gesso.pictures.png_chunks import SIGNATURE, png_chunks, png_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
@@ -58,9 +58,8 @@ def read_texts(path: Path) -> PictureTexts:
             with Image.open(io.BytesIO(data), formats=FORMATS[1:]) as image:
                 kind, size, texts = str(image.format), image.size, _exif_texts(image)
     except Exception as error:  # decoders of strangers' files raise whatever they like
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise GessoError(
-            f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}",
+            f"{path}: not a readable picture ({reason_of(error)}). Known formats: {', '.join(FORMATS)}",
             code="wrong_kind",
             data={"path": str(path)},
         ) from error
