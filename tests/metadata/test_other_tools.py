@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gesso.metadata.easy_diffusion import from_easy_diffusion
 from gesso.metadata.editing import with_metadata, without_metadata
 from gesso.metadata.foreign_json import from_object
 from gesso.metadata.invokeai import from_dream, from_invokeai, from_invokeai_2
-from gesso.metadata.novelai import from_novelai
+from gesso.metadata.novelai import from_comment, from_novelai
 from gesso.metadata.picture_metadata import PictureMetadata, whole
 from gesso.metadata.reading import read_metadata
 from gesso.metadata.stealth import stealth_in
@@ -560,3 +561,44 @@ def test_a_turned_picture_stays_upright_and_loses_the_rest(tmp_path: Path, kind:
     with Image.open(io.BytesIO(carried)) as image:
         assert image.getexif()[0x0112] == 6
     assert read_metadata(put(tmp_path / "z", carried)).request.seed == 42
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    2**70,
+    1e300,
+    float("nan"),
+    "x" * 300,
+    "1" * 50,
+    [],
+    {},
+    [[]],
+    [{}],
+    [None, "a"],
+    {"a": {"b": 1}},
+    "None",
+)
+EASY = {"prompt": "a", "num_inference_steps": 5, "seed": 1, "width": 8, "sampler_name": "x", "use_lora_model": "a"}
+THINGS = {"c": "a", "uc": "b", "seed": 1, "size": "8x8", "lora": [], "strength": 0.5, "seed_mode": "x", "sampler": "x"}
+INVOKE = {"app_version": "3", "positive_prompt": "a", "scheduler": "x", "model": {}, "loras": [], "clip_skip": 1}
+OLD = {"model_weights": "x", "image": {"prompt": "a"}}
+
+
+@pytest.mark.parametrize(
+    "stored", [SWARM["sui_image_params"], FOOOCUS, EASY, THINGS, INVOKE, OLD, novelai(v4_prompt={})]
+)
+def test_odd_values_are_read_or_refused(stored: dict[str, Any]):
+    for key in stored:
+        for odd in ODD:
+            with suppress(GessoError):
+                from_object({"swarm_version": "1"} | stored | {key: odd} if "images" in stored else stored | {key: odd})
+    for inner in ("caption", "char_captions", "base_caption"):
+        for odd in ODD:
+            from_comment(novelai(v4_prompt={inner: odd}), {})
+            from_comment(novelai(v4_prompt={"caption": {inner: odd}}), {})
+    for key in ("prompt", "steps", "sampler", "strength", "seamless"):
+        for odd in ODD:
+            with suppress(GessoError):
+                from_object(OLD | {"image": {"prompt": "a", "type": "img2img", key: odd}})

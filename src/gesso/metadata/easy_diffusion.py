@@ -74,8 +74,8 @@ def from_easy_diffusion(stored: Mapping[str, Any]) -> PictureMetadata:
         draft.set(key, value if isinstance(value, str) else "", key)
     for key, path in _NUMBERS.items():
         draft.number(path, said.get(key), key)
-    names = (said.get("sampler_name"), said.get("scheduler_name"))
-    draft.sampler(*(name if isinstance(name, str) and not says_nothing(name) else None for name in names))
+    chosen = (said.get("sampler_name"), said.get("scheduler_name"))
+    draft.sampler(*(name if isinstance(name, str) and not says_nothing(name) else None for name in chosen))
     if not says_nothing(said.get("clip_skip")):
         draft.set("clip_skip", 2, "clip_skip")  # a switch there
     if not says_nothing(tiling := said.get("tiling")):

@@ -35,7 +35,7 @@ def read_layer(path: str | Path) -> Image.Image:
     """A picture as `read_image` gives it, RGBA where something is transparent. Raises GessoError as that does."""
     image = _eight_bits(_open(path), path)
     layer = as_srgb(image)
-    if layer.mode == "RGBA" and layer.getextrema()[3] == (255, 255):
+    if layer.mode == "RGBA" and layer.getchannel("A").getextrema() == (255, 255):
         layer = layer.convert("RGB")
     return _bare(layer, image.info.get(_NOTICE))
 
