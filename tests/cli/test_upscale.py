@@ -41,6 +41,23 @@ def test_without_a_network(capsys: Capture):
     assert capsys.readouterr().err == "" and size_of("z.png") == (48, 36)
 
 
+def test_transparency_stays_and_avif_is_read(capsys: Capture):
+    image = Image.new("RGBA", (8, 8), (10, 20, 30, 255))
+    image.paste((10, 20, 30, 0), (0, 0, 4, 8))
+    image.save("t.png")
+    assert run(["upscale", "t.png", "-m", "nearest", "-o", "large.png"]) == 0
+    with Image.open("large.png") as larger:
+        assert (larger.mode, larger.getpixel((0, 0)), larger.getpixel((9, 0))) == (
+            "RGBA",
+            (10, 20, 30, 0),
+            (10, 20, 30, 255),
+        )
+    image.convert("RGB").save("a.avif")
+    assert run(["upscale", "a.avif", "-o", "b.png"]) == 0
+    assert size_of("b.png") == (16, 16)
+    capsys.readouterr()
+
+
 def test_with_a_network_in_a_file_of_pytorch(capsys: Capture):
     torch.save({"params": weights(compact_shapes(4))}, "realesr.pth")
     assert run(["upscale", "x.png", "y.png", "-m", "realesr.pth", "-o", "large", "--tile", "16", "--rim", "5"]) == 0

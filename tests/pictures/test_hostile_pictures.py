@@ -318,3 +318,14 @@ def test_pillow_is_not_told_to_be_lenient():
 
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     assert PngImagePlugin.MAX_TEXT_CHUNK <= 2**20
+
+
+def test_an_unreadable_picture_is_named_by_its_file_alone(tmp_path: Path):
+    message = refused(tmp_path, b"no picture")
+    assert "BytesIO" not in message and "damaged, or of an unknown format" in message
+
+
+def test_gessos_own_avif_is_read(tmp_path: Path):
+    found = read(tmp_path, encoded(Image.new("RGB", (WIDTH, HEIGHT), (200, 40, 90)), "AVIF", quality=90))
+    assert found.size == (WIDTH, HEIGHT)
+    assert np.abs(np.asarray(found).astype(int) - (200, 40, 90)).max() <= 4

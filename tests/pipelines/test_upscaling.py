@@ -85,6 +85,25 @@ def test_a_png_in_parts_is_the_picture():
         assert read.tobytes() == image.tobytes()
 
 
+def test_transparency_is_enlarged_and_no_hidden_colour_shines(twice: Upscaler):
+    """A green disc on what is clear and, underneath, red."""
+    y, x = np.mgrid[0:41, 0:37]
+    alpha = np.where((x - 18) ** 2 + (y - 20) ** 2 < 150, 255, 0)[..., None]
+    levels = np.concatenate([np.where(alpha, (20, 200, 40), (255, 0, 0)), alpha], axis=2).astype(np.uint8)
+    for upscaler in ("lanczos", twice):
+        bands = list(enlarged_rows(Image.fromarray(levels), (74, 82), upscaler, UpscalerTiles(side=16, rim=4)))
+        found = np.concatenate(bands)
+        assert found.shape == (82, 74, 4)
+        expected = Image.fromarray(levels[..., 3]).resize((74, 82), Image.Resampling.LANCZOS)
+        assert np.abs(found[..., 3].astype(int) - np.asarray(expected, dtype=int)).max() <= 1
+    flat = upscale(Image.fromarray(levels), (74, 82), "lanczos")
+    assert flat.mode == "RGBA"
+    assert np.abs(np.asarray(flat)[..., :3].astype(int) - (20, 200, 40)).max() <= 1
+    data = b"".join(png_parts(37, 41, [levels[:9], levels[9:]], channels=4))
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.mode, image.tobytes()) == ("RGBA", levels.tobytes())
+
+
 @pytest.mark.parametrize("bands", [[99], [101], [50, 51], []])
 def test_a_png_has_all_its_rows(bands: list[int]):
     with pytest.raises(ValueError, match=r"rows are missing|rows to come"):

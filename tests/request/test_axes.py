@@ -30,6 +30,8 @@ def applied(text: str) -> list[TextToImageRequest]:
         ("cfg=2-3 (+0.25)", "guidance_scale", [2.0, 2.25, 2.5, 2.75, 3.0]),
         ("guidance=0-1[3]", "guidance_scale", [0.0, 0.5, 1.0]),
         ("seed=0,1", "seed", [0, 1]),
+        ("seed=1152921504606846977-1152921504606846979", "seed", [2**60 + 1, 2**60 + 2, 2**60 + 3]),
+        ("seed=18446744073709551613-18446744073709551615[2]", "seed", [2**64 - 3, 2**64 - 1]),
         ("sampler=euler, DPM++ 2M", "sampler", ["euler", "DPM++ 2M"]),
         ("round-timesteps=true,false", "conventions.round_timesteps", [True, False]),
         ("hires.strength=0.3,0.5", "hires.strength", [0.3, 0.5]),
@@ -103,3 +105,8 @@ def test_the_number_of_pictures_is_bounded():
     assert cells([axis]) == 200
     with pytest.raises(RequestError, match=f"at most {MAX_CELLS}"):
         cells([axis, axis])
+
+
+def test_each_minus_one_is_a_random_seed_of_its_own():
+    seeds = [(request.seed, request.first_index) for request in applied("seed=-1,7,-1")]
+    assert seeds == [(None, BASE.first_index), (7, BASE.first_index), (None, BASE.first_index + 1)]

@@ -9,8 +9,9 @@ import pytest
 from gesso.errors import GessoError
 from gesso.request.groups import Source
 from gesso.request.parts import LoraUse
-from gesso.request.prompt_file import read_prompts
+from gesso.request.prompt_file import notices_of, read_prompts
 from gesso.request.request import TextToImageRequest
+from gesso.studio.many import line_jobs
 
 
 def read(tmp_path: Path, text: str | bytes) -> list[dict[str, Any]]:
@@ -61,8 +62,59 @@ def test_a_line_wins_over_what_holds_for_all(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("--prompt a dog on a hill --steps 2", {"prompt": "a dog on a hill", "num_steps": 2}),
+        ("--negative_prompt red, blue --prompt a dog", {"negative_prompt": "red, blue", "prompt": "a dog"}),
+        ("--prompt a dog's tail, 5\" long", {"prompt": "a dog's tail, 5\" long"}),
+        ("--prompt 'tis a dog", {"prompt": "'tis a dog"}),
+        ("--prompt 'a red car' on a hill", {"prompt": "a red car on a hill"}),
+        (r"--prompt cat \(animal\) --steps 2", {"prompt": r"cat \(animal\)", "num_steps": 2}),
+        (r'--prompt "say \"hi\" \\ \(x\)"', {"prompt": r'say "hi" \ \(x\)'}),
+        ('--prompt="a b" --steps=3', {"prompt": "a b", "num_steps": 3}),
+        ("--prompt a - b --seed -1 --subseed -1", {"prompt": "a - b"}),
+        ("--prompt a --tiling true --seed_resize_from_w -1", {"prompt": "a", "tiling": "xy"}),
+        ("--prompt a --tiling False --restore_faces false", {"prompt": "a"}),
+        (
+            '{"prompt": "a", "seed": -1, "variation": {"seed": -1}}',
+            {"prompt": "a", "seed": None, "variation.seed": None},
+        ),
+    ],
+)
+def test_lines_as_a1111_reads_them(tmp_path: Path, line: str, values: dict[str, Any]):
+    assert read(tmp_path, line) == [values]
+
+
+def test_what_a_line_says_and_gesso_does_not_do_is_told_once(tmp_path: Path):
+    path = tmp_path / "p"
+    path.write_text(
+        "--prompt a --restore_faces true --sd_model sd15.safetensors [6ce0161689]\na dog --steps 20\n"
+        "--prompt b --restore_faces true --do_not_save_grid true"
+    )
+    lines = read_prompts(path)
+    assert [line.model for line in lines] == ["sd15.safetensors", None, None]
+    assert notices_of(lines) == [
+        "line 1 and 1 more: not supported, ignored: --restore_faces true",
+        "line 2: --steps is read as words of the prompt; begin the line with --prompt to set it",
+        "line 3: not supported, ignored: --do_not_save_grid true",
+    ]
+
+
+def test_lines_of_one_model_are_drawn_together(tmp_path: Path):
+    path = tmp_path / "p"
+    path.write_text("a\n--prompt b --sd_model other\nc")
+    jobs = line_jobs(read_prompts(path), TextToImageRequest(prompt=""), "mini")
+    assert [(job.file, job.model) for job in jobs] == [
+        ("0001-1.png", "mini"),
+        ("0003-1.png", "mini"),
+        ("0002-1.png", "other"),
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("--prompt a --steps 2 3", "--steps has 2 values, '2 3'; put it in quotes"),
         ("", "has no prompts"),
         ("# a\n\n", "has no prompts"),
         (b"\xff\xfe\x00", "UTF-8"),

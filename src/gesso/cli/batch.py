@@ -12,7 +12,7 @@ from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.errors import one_line
-from gesso.request.prompt_file import read_prompts
+from gesso.request.prompt_file import notices_of, read_prompts
 from gesso.request.request import TextToImageRequest
 from gesso.studio.many import Run, line_jobs, with_settings
 from gesso.studio.studio import EngineOptions, ModelChoice, Studio
@@ -78,9 +78,12 @@ def command(
     )
     base = with_settings(TextToImageRequest(prompt="", **options.fields), settings or [])
     jobs = line_jobs(lines, base, model)
-    what = {"lines": [line.values for line in lines], "set": settings or [], **options.recorded, "model": model}
+    said = [line.values if line.model is None else line.values | {"model": line.model} for line in lines]
+    what = {"lines": said, "set": settings or [], **options.recorded, "model": model}
     folder = open_folder(output, "batch", what, seed)
     with Bar(quiet=quiet, keep=False) as bar:
+        for notice in notices_of(lines):
+            bar.note(f"note: {notice}")
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 

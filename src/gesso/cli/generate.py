@@ -63,7 +63,7 @@ def command(
         typer.Option(
             "--from",
             metavar="PICTURE",
-            help="Start from the settings in a picture of gesso, A1111, ComfyUI, InvokeAI or NovelAI; other options "
+            help="Start from the settings in a picture of gesso, A1111, ComfyUI or another tool; other options "
             "override them.",
         ),
     ] = None,

@@ -29,8 +29,9 @@ def show(
 ) -> None:
     """Show the settings stored in pictures.
 
-    Reads pictures of gesso, A1111, ComfyUI, InvokeAI and NovelAI. Exits with 1 if a file has no settings that gesso can
-    read; the other files are still shown.
+    Reads pictures of gesso, A1111, SD.Next, stable-diffusion.cpp, ComfyUI, SwarmUI, Fooocus, InvokeAI, NovelAI, Easy
+    Diffusion and Draw Things. Exits with 1 if a file has no settings that gesso can read; the other files are still
+    shown.
     """
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.reading import read_metadata
@@ -65,7 +66,8 @@ def strip(
 ) -> None:
     """Remove all metadata from pictures.
 
-    Removes settings, EXIF (including GPS), XMP and comments. Keeps the pixel data and the colour profile byte for byte.
+    Removes settings, EXIF (including GPS), XMP, comments and text hidden in the pixels. Keeps the pixel data, the
+    orientation and the colour profile.
     Writes NAME-stripped next to the file, or replaces the file with --overwrite and no --output.
     """
     from gesso.metadata.editing import without_metadata

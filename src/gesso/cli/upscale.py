@@ -68,7 +68,7 @@ def command(
 ) -> None:
     """Enlarge pictures and print the path, size and time of each. Large pictures take little memory."""
     from gesso.pictures.png_rows import png_parts
-    from gesso.pictures.reading import notices_of, read_image
+    from gesso.pictures.reading import notices_of, read_layer
     from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
@@ -89,7 +89,7 @@ def command(
             upscaler = _network(model, device, dtype, threads, offline)
         for file in files:
             start = time.monotonic()
-            image = read_image(file)
+            image = read_layer(file)
             for notice in notices_of(image):
                 bar.note(f"note: {notice}")
             size = target_size or _scaled(image, own_scale(upscaler) if scale is None else scale)
@@ -100,7 +100,9 @@ def command(
             if path.exists() and not overwrite:
                 raise taken(path)
             rows = _counted(bar, file.name, size, enlarged_rows(image, size, upscaler, tiles))
-            put(path, png_parts(*size, rows, _texts(file, image, size, model)), overwrite=overwrite)
+            channels = len(image.getbands())
+            parts = png_parts(*size, rows, _texts(file, image, size, model), channels=channels)
+            put(path, parts, overwrite=overwrite)
             shown = one_line(str(path))
             bar.result(f"{shown} size={size[0]}x{size[1]} time={time.monotonic() - start:.1f}s")
 

@@ -32,3 +32,25 @@ def on_white(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+COLOURED = 8  # levels between channels from which paint is a colour and no grey
+
+
+def mask_levels(mask: Image.Image) -> Image.Image:
+    """The grey levels of a mask: white areas are redrawn.
+
+    Of a mask on a transparent layer, what is painted is redrawn, and what is clear stays: black and white paint by its
+    level, as on black; paint of any other colour, or black alone, wherever it is, as in A1111.
+    """
+    if "A" not in mask.getbands() and "transparency" not in mask.info:
+        return mask.convert("L")
+    layer = mask.convert("RGBA")
+    alpha = layer.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return layer.convert("RGB").convert("L")
+    levels = np.asarray(layer)
+    painted = levels[levels[..., 3] > 0][:, :3].astype(np.int16)
+    if len(painted) and painted.max() >= 128 and np.ptp(painted, axis=1).max() <= COLOURED:
+        return Image.composite(layer.convert("RGB").convert("L"), Image.new("L", layer.size), alpha)
+    return alpha

@@ -1,7 +1,7 @@
-"""The texts in a picture file, whoever put them there: PNG text chunks, and the EXIF of JPEG, WebP and AVIF.
+"""The texts in a picture file, whoever put them there: PNG text chunks, the EXIF of all formats, and the pixels.
 
-Nothing is decoded but headers and these texts. Compressed text is unpacked up to a bound, so a small file cannot become
-a large one in memory.
+Pixels are decoded only where no text has settings and some may be hidden in them (see `stealth`). Compressed text is
+unpacked up to a bound, so a small file cannot become a large one in memory.
 """
 
 import io
@@ -14,13 +14,20 @@ from pathlib import Path
 from PIL import Image
 
 from gesso.errors import GessoError
+from gesso.metadata.draw_things import XMP, is_draw_things
+from gesso.metadata.foreign_json import object_in
+from gesso.metadata.stealth import stealth_in
 from gesso.pictures.exif import DESCRIPTION, MAKE, MODEL, SOFTWARE, recipe_of, user_comment
-from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes
+from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes, reason_of
 from gesso.pictures.png_chunks import SIGNATURE, png_chunks, png_size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 MAX_TEXT_BYTES = 8 * 2**20  # of all texts in one file; workflows of ComfyUI have some hundred thousand
 MAX_TEXTS = 64
+# Texts that hold settings; a file without them may have some hidden in its pixels.
+_SETTINGS = frozenset(
+    {RECIPE_KEYWORD, "parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata", "Dream", "Comment", XMP}
+)
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,20 @@ def read_texts(path: Path) -> PictureTexts:
     data = read_bytes(path)
     if data.startswith(SIGNATURE):
         chunks = list(png_chunks(path, data))
-        return PictureTexts(path, "PNG", *png_size(path, chunks), _png_texts(path, chunks))
+        texts = _png_texts(path, chunks)
+        return PictureTexts(path, "PNG", *png_size(path, chunks), _with_hidden(texts, data))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS[1:]) as image:
                 kind, size, texts = str(image.format), image.size, _exif_texts(image)
     except Exception as error:  # decoders of strangers' files raise whatever they like
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise GessoError(
-            f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}",
+            f"{path}: not a readable picture ({reason_of(error)}). Known formats: {', '.join(FORMATS)}",
             code="wrong_kind",
             data={"path": str(path)},
         ) from error
-    return PictureTexts(path, kind, *size, texts)
+    return PictureTexts(path, kind, *size, _with_hidden(texts, data) if kind == "WEBP" else texts)
 
 
 def _png_texts(path: Path, chunks: list[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -80,8 +87,38 @@ def _png_texts(path: Path, chunks: list[tuple[bytes, bytes]]) -> dict[str, str]:
                 data={"path": str(path)},
             )
         name = keyword.decode("latin-1")
-        texts.setdefault(name, value.decode(encoding, errors="replace"))
+        texts.setdefault(name, value.decode(encoding, errors="replace") if encoding == "utf-8" else _plain(value))
+    for kind, body in chunks:
+        if kind == b"eXIf":
+            texts = _png_exif(body) | texts
     return texts
+
+
+def _plain(value: bytes) -> str:
+    """The text of a chunk that is Latin-1 by the format, and UTF-8 by tools that do not care."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _png_exif(body: bytes) -> dict[str, str]:
+    exif = Image.Exif()
+    try:
+        exif.load(body)
+        return _texts_of(exif)
+    except Exception:  # damaged, which changes no pixel
+        return {}
+
+
+def _with_hidden(texts: dict[str, str], data: bytes) -> dict[str, str]:
+    """The texts, and where none has settings, the one hidden in the pixels."""
+    if texts.keys() & _SETTINGS or (hidden := stealth_in(data)) is None:
+        return texts
+    stored = object_in(hidden.text)
+    if stored is not None and "Comment" in stored:  # NovelAI's text chunks
+        return texts | {str(key): value for key, value in stored.items() if isinstance(value, str)}
+    return texts | {"parameters": hidden.text}
 
 
 def _split(rest: bytes) -> tuple[bytes, bytes, bytes]:
@@ -110,20 +147,32 @@ def _unpack(path: Path, packed: bytes, most: int) -> bytes:
 
 
 def _exif_texts(image: Image.Image) -> dict[str, str]:
+    texts = _texts_of(image.getexif())
+    if isinstance(gif := image.info.get("comment"), bytes) and "parameters" not in texts:
+        texts["comment"] = gif.decode("utf-8", errors="replace")
+    if isinstance(xmp := image.info.get("xmp"), bytes) and len(xmp) <= MAX_TEXT_BYTES:
+        text = xmp.decode("utf-8", errors="replace")
+        if is_draw_things(text):
+            texts[XMP] = text
+    return texts
+
+
+def _texts_of(exif: Image.Exif) -> dict[str, str]:
+    """The texts of an EXIF block, by the names that PNG files use for the same."""
     texts: dict[str, str] = {}
-    exif = image.getexif()
     if comment := user_comment(exif):
         texts["parameters"] = comment
     if recipe := recipe_of(exif):
         texts[RECIPE_KEYWORD] = recipe
-    if isinstance(gif := image.info.get("comment"), bytes) and "parameters" not in texts:
-        texts["comment"] = gif.decode("utf-8", errors="replace")
     for tag, keyword in ((DESCRIPTION, "Description"), (SOFTWARE, "Software")):
         if isinstance(value := exif.get(tag), str):
             texts[keyword] = value.strip("\0")
     for tag in (MODEL, MAKE):  # ComfyUI: "prompt:{...}", "workflow:{...}"
         value = exif.get(tag)
-        keyword, colon, json_text = value.strip("\0").partition(":") if isinstance(value, str) else ("", "", "")
+        value = value.strip("\0") if isinstance(value, str) else ""
+        keyword, colon, json_text = value.partition(":")
         if colon and keyword in ("prompt", "workflow"):
             texts[keyword] = json_text
+        elif value.startswith("{"):  # SwarmUI
+            texts.setdefault("parameters", value)
     return {name: value for name, value in texts.items() if len(value) <= MAX_TEXT_BYTES}

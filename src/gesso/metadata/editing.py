@@ -1,17 +1,24 @@
 """Removes the metadata of a picture file, or copies it to another. No pixel changes.
 
 A PNG keeps its chunks of pixels and colour; of a JPEG, WebP and AVIF the blocks are cut out or put in without decoding,
-so what is stored of the pixels stays the same, byte by byte.
+so what is stored of the pixels stays the same, byte by byte. How the pixels are to be turned (EXIF's orientation) is
+kept, since without it a picture lies on its side. A text hidden in the pixels goes too; those are stored anew then, the
+same to the eye.
 """
 
+import io
 import struct
+import warnings
 from pathlib import Path
 
+from PIL import Image
+
 from gesso.errors import GessoError
-from gesso.metadata.carriers import PictureTexts, read_texts
-from gesso.pictures.exif import encode_exif
+from gesso.metadata.carriers import FORMATS, PictureTexts, read_texts
+from gesso.metadata.stealth import without_stealth
+from gesso.pictures.exif import UPRIGHT, encode_exif, encode_orientation, orientation_of
 from gesso.pictures.picture_file import RECIPE_KEYWORD, read_bytes, write_new
-from gesso.pictures.png_chunks import SIGNATURE, join_chunks, png_chunks, text_chunk
+from gesso.pictures.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, text_chunk
 
 # What decides colours stays; everything else that is no pixel goes: texts, EXIF, XMP, time, private chunks.
 _KEPT_CHUNKS = frozenset(
@@ -27,7 +34,8 @@ MAX_SEGMENT = 65533  # bytes of one block of a JPEG
 def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = True) -> Path:
     """Write a copy of a picture without metadata (settings, EXIF with GPS, XMP, comments) and return its path.
 
-    What is stored of pixels and colours stays byte by byte. The copy is there whole or not at all; target may be the
+    What is stored of pixels and colours stays byte by byte, unless a text is hidden in the pixels (`stealth`). How they
+    are to be turned stays too. The copy is there whole or not at all; target may be the
     source. Raises GessoError for formats that it cannot be cut out of (AVIF), FileExistsError unless `overwrite`.
     """
     write_new(Path(target), without_metadata(Path(source)), overwrite=overwrite)
@@ -55,26 +63,20 @@ def copy_metadata(
 
 
 def without_metadata(path: Path) -> bytes:
-    """The file without anything but pixels and colour. Raises GessoError for formats that it cannot be cut out of."""
-    data = read_bytes(path)
-    read_texts(path)  # a picture, and of a format that is known
-    if data.startswith(SIGNATURE):
-        return join_chunks([chunk for chunk in png_chunks(path, data) if chunk[0] in _KEPT_CHUNKS])
-    if data.startswith(b"\xff\xd8"):
-        return _join_jpeg([segment for segment in _jpeg_segments(path, data) if not _is_comment(*segment)])
-    if data.startswith(b"RIFF"):
-        return _join_webp([chunk for chunk in _webp_chunks(path, data) if chunk[0] not in (b"EXIF", b"XMP ")])
-    raise GessoError(
-        f"{path}: metadata cannot be removed from AVIF files; save the picture as PNG first",
-        code="unsupported",
-        data={"path": str(path)},
-    )
+    """The file without anything but pixels, how to turn them, and colour.
+
+    Raises GessoError for formats that it cannot be cut out of.
+    """
+    bare, orientation = _bare(path)
+    return bare if orientation == UPRIGHT else _with_exif(path, bare, encode_orientation(orientation))
 
 
 def with_metadata(path: Path, source: PictureTexts) -> bytes:
     """The file at `path` with the texts of another in place of its own. Raises GessoError as `without_metadata`."""
-    plain = without_metadata(path)
+    plain, orientation = _bare(path)
     if plain.startswith(SIGNATURE):
+        if orientation != UPRIGHT:
+            plain = _with_exif(path, plain, encode_orientation(orientation))
         chunks = list(png_chunks(path, plain))
         texts = [text_chunk(name, text) for name, text in source.texts.items()]
         return join_chunks([chunks[0], *texts, *chunks[1:]])
@@ -85,7 +87,64 @@ def with_metadata(path: Path, source: PictureTexts) -> bytes:
             code="unsupported",
             data={"path": str(path)},
         )
-    exif = encode_exif(parameters, recipe)
+    return _with_exif(path, plain, encode_exif(parameters, recipe, orientation))
+
+
+def _bare(path: Path) -> tuple[bytes, int]:
+    """The file without metadata, and the orientation that it had."""
+    data = read_bytes(path)
+    read_texts(path)  # a picture, and of a format that is known
+    if (clean := without_stealth(data)) is not None:
+        data = _encoded_again(path, data, clean)
+    orientation = _orientation(data)
+    if data.startswith(SIGNATURE):
+        return join_chunks([chunk for chunk in png_chunks(path, data) if chunk[0] in _KEPT_CHUNKS]), orientation
+    if data.startswith(b"\xff\xd8"):
+        segments = [segment for segment in _jpeg_segments(path, data) if not _is_comment(*segment)]
+        return _join_jpeg(segments), orientation
+    if data.startswith(b"RIFF"):
+        chunks = [chunk for chunk in _webp_chunks(path, data) if chunk[0] not in (b"EXIF", b"XMP ")]
+        return _join_webp(chunks), orientation
+    raise GessoError(
+        f"{path}: metadata cannot be removed from AVIF files; save the picture as PNG first",
+        code="unsupported",
+        data={"path": str(path)},
+    )
+
+
+def _orientation(data: bytes) -> int:
+    """What the file says of it, in EXIF or XMP, as viewers read it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return orientation_of(image.getexif())
+    except Exception:  # damaged metadata, which turn nothing
+        return UPRIGHT
+
+
+def _encoded_again(path: Path, data: bytes, image: Image.Image) -> bytes:
+    """The file with other pixels, without loss; what else it holds stays."""
+    buffer = io.BytesIO()
+    if data.startswith(SIGNATURE):
+        image.save(buffer, "PNG", pnginfo=None, exif=b"", icc_profile=None)
+        own = [chunk for chunk in png_chunks(path, buffer.getvalue()) if chunk[0] in PIXEL_CHUNKS]
+        rest = [chunk for chunk in png_chunks(path, data) if chunk[0] not in PIXEL_CHUNKS]
+        return join_chunks([own[0], *rest, *own[1:]])
+    image.save(buffer, "WEBP", lossless=True, exact=True)
+    chunks = _webp_chunks(path, buffer.getvalue())
+    pixels = [chunk for chunk in chunks if chunk[0] not in (b"EXIF", b"XMP ", b"ICCP")]
+    own = _webp_chunks(path, data)
+    header = [chunk for chunk in own if chunk[0] in (b"VP8X", b"ICCP")]
+    rest = [chunk for chunk in own if chunk[0] in (b"EXIF", b"XMP ")]
+    return _join_webp([*header, *(chunk for chunk in pixels if not header or chunk[0] != b"VP8X"), *rest])
+
+
+def _with_exif(path: Path, plain: bytes, exif: bytes) -> bytes:
+    """A file that has no EXIF with a block of it."""
+    if plain.startswith(SIGNATURE):
+        header, *rest = png_chunks(path, plain)
+        return join_chunks([header, (b"eXIf", exif.removeprefix(_EXIF_HEAD)), *rest])
     if plain.startswith(b"\xff\xd8"):
         body = exif if exif.startswith(_EXIF_HEAD) else _EXIF_HEAD + exif
         if len(body) > MAX_SEGMENT:

@@ -1,62 +1,165 @@
-"""Settings from the metadata of InvokeAI (the text chunk "invokeai_metadata")."""
+"""Settings of InvokeAI: "invokeai_metadata" of version 3 and later, "sd-metadata" or "Dream" of versions 1 and 2."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
-from gesso.request.checks import parse_json_object
-from gesso.request.parts import HiresPass, LoraUse
+from gesso.errors import GessoError
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, says_nothing, stem_of, whole
+from gesso.request.checks import parse_json_object, short
+from gesso.request.parts import HiresPass
 from gesso.request.request import called_by
 
 _SPECIAL = ("clip_skip",)  # one less than ours
-_NOT_CARRIED = (
-    "controlnets",
-    "ipAdapters",
-    "t2iAdapters",
-    "vae",
-    "refiner_model",
-    "init_image",
-    "positive_style_prompt",
+_READ = (
+    *("positive_prompt", "negative_prompt", "rand_device", "scheduler", "seamless_x", "seamless_y", "clip_skip"),
+    *("loras", "model", "hrf_enabled", "hrf_strength", "hrf_method"),
 )
+# What tells where the picture comes from, and changes nothing in it.
+_PROVENANCE = ("app_version", "generation_mode", "created_by", "imported", "type", "workflow", "graph")
+_OLD_NUMBERS = {
+    "steps": "num_steps",
+    "cfg_scale": "guidance_scale",
+    "seed": "seed",
+    "width": "width",
+    "height": "height",
+}
+_OLD_READ = (*_OLD_NUMBERS, "prompt", "sampler", "sampler_name", "seamless", "strength", "type", "strength_steps")
+_OLD_PROVENANCE = ("orig_hash", "extra", "mask_image_path")
+# The letters of the command that "Dream" holds.
+_LETTERS = {
+    "s": "steps",
+    "S": "seed",
+    "W": "width",
+    "H": "height",
+    "C": "cfg_scale",
+    "A": "sampler",
+    "f": "strength",
+    "I": "init_image_path",
+    "U": "upscale",
+    "G": "facetool_strength",
+    "ft": "facetool",
+    "V": "variations",
+}
+_DREAM = re.compile(r'"(?P<prompt>.*)"(?P<flags>(?: .*)?)', re.DOTALL)
+_AVOIDED = re.compile(r"(?<!\\)\[([^\[\]]*)(?<!\\)\]")
 
 
 def from_invokeai(text: str) -> PictureMetadata:
-    """The settings of a picture. Raises RequestError (a GessoError) for what is no JSON object."""
-    stored = parse_json_object(text, "invokeai_metadata")
+    """The settings of a picture of version 3 or later. Raises RequestError where it is no JSON object."""
+    return from_metadata(parse_json_object(text, "invokeai_metadata"))
+
+
+def from_metadata(stored: Mapping[str, Any]) -> PictureMetadata:
+    """The same, from the object."""
     draft = Draft(preset="gesso", syntax="compel", emphasis="compel")
     draft.set("prompt", stored.get("positive_prompt"), "positive_prompt")
     draft.set("negative_prompt", stored.get("negative_prompt") or "", "negative_prompt")
-    for key, row in called_by("invokeai"):
-        if row.is_number and key not in _SPECIAL:
-            draft.set(row.path, whole(stored.get(key)) if row.kind == "whole" else real(stored.get(key)), key)
+    numbers = [(key, row) for key, row in called_by("invokeai") if row.is_number and key not in _SPECIAL]
+    for key, row in numbers:
+        draft.number(row.path, stored.get(key), key)
     draft.set("noise", "nv" if stored.get("rand_device") == "cuda" else "cpu", "rand_device")
-    scheduler = stored.get("scheduler")
-    if isinstance(scheduler, str):  # dpmpp_2m_k: with the sigmas of Karras
-        karras = scheduler.endswith("_k")
-        draft.sampler(scheduler.removesuffix("_k"), "karras" if karras else None)
+    _scheduler(draft, stored.get("scheduler"))
     axes = "".join(axis for axis in "xy" if stored.get(f"seamless_{axis}") is True)
     draft.set("tiling", axes or None, "seamless")
     if skip := whole(stored.get("clip_skip")):
         draft.set("clip_skip", skip + 1, "clip_skip")
-    _loras(draft, stored.get("loras"))
+    listed = stored.get("loras")
+    for entry in listed[:32] if isinstance(listed, list) else ():
+        if isinstance(entry, dict):
+            draft.lora(_name(entry.get("model", entry.get("lora"))), entry.get("weight"))
     if stored.get("hrf_enabled") is True:
-        strength, method = real(stored.get("hrf_strength")), stored.get("hrf_method")
+        strength, method = stored.get("hrf_strength"), stored.get("hrf_method")
         draft.values["hires"] = draft.part(
             HiresPass, "hrf", scale=2.0, strength=strength, upscaler=method if isinstance(method, str) else None
         )
-    for key in _NOT_CARRIED:
-        if stored.get(key):
-            draft.note(f"not supported, ignored: {key}")
-    model: Any = stored.get("model")
-    called: Any = model.get("name") if isinstance(model, dict) else model
-    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(stored.items())[:100]}
-    return draft.build("InvokeAI", pairs=pairs, model=called if isinstance(called, str) else "")
+    signs = ("positive", "negative")
+    style = [f"{s}_style_prompt" for s in signs if stored.get(f"{s}_style_prompt") == stored.get(f"{s}_prompt")]
+    draft.ignored(stored, (*_READ, *_PROVENANCE, *style, *(key for key, _ in numbers)))
+    return draft.build("InvokeAI", pairs=_pairs(stored), model=_name(stored.get("model")))
 
 
-def _loras(draft: Draft, entries: Any) -> None:
-    uses = []
-    for entry in entries[:32] if isinstance(entries, list) else []:
-        model: Any = entry.get("model", entry.get("lora")) if isinstance(entry, dict) else None
-        called: Any = model.get("name", model.get("model_name")) if isinstance(model, dict) else None
-        if isinstance(called, str):
-            uses.append(draft.part(LoraUse, "lora", name=called, weight=real(entry.get("weight"))))
-    draft.values["loras"] = tuple(use for use in uses if use is not None)
+def from_invokeai_2(text: str) -> PictureMetadata:
+    """The settings in "sd-metadata". Raises RequestError (a GessoError) for what is no JSON object, or has no image."""
+    return from_old_metadata(parse_json_object(text, "sd-metadata"))
+
+
+def from_old_metadata(stored: Mapping[str, Any]) -> PictureMetadata:
+    """The same, from the object."""
+    image: Any = stored.get("image", stored)
+    if not isinstance(image, dict):
+        raise GessoError("the text 'sd-metadata' has no settings of an image", code="no_settings")
+    model = stored.get("model_weights", stored.get("model"))
+    digest = stored.get("model_hash")
+    return _old(
+        image,
+        model=stem_of(model) if isinstance(model, str) else "",
+        model_hash=digest if isinstance(digest, str) else "",
+    )
+
+
+def from_dream(text: str) -> PictureMetadata:
+    """The settings in "Dream", a prompt in quotes and flags. Raises GessoError for anything else."""
+    match = _DREAM.fullmatch(text.strip())
+    if match is None:
+        raise GessoError("the text 'Dream' is no prompt in quotes with flags", code="no_settings")
+    image: dict[str, Any] = {"prompt": match["prompt"]}
+    words = match["flags"].split()
+    for at, word in enumerate(words):
+        if not re.fullmatch(r"--?[A-Za-z]\S*", word):
+            continue
+        follows = words[at + 1] if at + 1 < len(words) and not re.match(r"-[A-Za-z-]", words[at + 1]) else ""
+        for letters in sorted(_LETTERS, key=len, reverse=True):
+            if (head := f"-{letters}") == word or (word.startswith(head) and _is_number_after(word, head)):
+                image[_LETTERS[letters]] = word.removeprefix(head) or follows or "True"
+                break
+        else:
+            image[word.lstrip("-").replace("-", "_")] = follows or "True"
+    if "strength" in image:
+        image["type"] = "img2img"
+    return _old(image)
+
+
+def _is_number_after(word: str, head: str) -> bool:
+    """Whether the rest of a flag is its number: -s30."""
+    return re.fullmatch(r"[-+.\d]+", word.removeprefix(head)) is not None
+
+
+def _old(image: Mapping[str, Any], *, model: str = "", model_hash: str = "") -> PictureMetadata:
+    draft = Draft(preset="gesso", syntax="compel", emphasis="compel", noise="nv")
+    prompt = image.get("prompt")
+    parts = prompt if isinstance(prompt, list) else [prompt]
+    words = [part.get("prompt") if isinstance(part, dict) else part for part in parts]
+    text = next((word for word in words if isinstance(word, str)), "")
+    if len(words) > 1:
+        draft.note(f"not supported, ignored: the other {len(words) - 1} prompts that were blended", field="prompt")
+    draft.set("prompt", " ".join(_AVOIDED.sub(" ", text).split()), "prompt")
+    draft.set("negative_prompt", " ".join(match.strip() for match in _AVOIDED.findall(text)), "prompt")
+    for key, path in _OLD_NUMBERS.items():
+        draft.number(path, image.get(key), key)
+    _scheduler(draft, image.get("sampler", image.get("sampler_name")))
+    if image.get("type") in ("img2img", "inpaint") or not says_nothing(image.get("init_image_path")):
+        draft.number("source.strength", image.get("strength"), "strength")
+    draft.set("tiling", None if says_nothing(image.get("seamless")) else "xy", "seamless")
+    draft.ignored(image, (*_OLD_READ, *_OLD_PROVENANCE))
+    return draft.build("InvokeAI", pairs=_pairs(image), model=model, model_hash=model_hash)
+
+
+def _scheduler(draft: Draft, name: Any) -> None:
+    """A sampler by InvokeAI's name: dpmpp_2m_k is with the sigmas of Karras, k_euler_a a sampler of k-diffusion."""
+    if isinstance(name, str):
+        karras = name.endswith("_k")
+        draft.sampler(name.removesuffix("_k"), "karras" if karras else None)
+    elif name is not None:
+        draft.note(f"ignored: {short(name)} is not a known sampler or schedule", code="sampler_unknown")
+
+
+def _name(model: Any) -> str:
+    """The name of a model, which version 3 calls "model_name"."""
+    if isinstance(model, dict):
+        model = model.get("name", model.get("model_name"))
+    return model if isinstance(model, str) else ""
+
+
+def _pairs(stored: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key)[:64]: str(value)[:200] for key, value in list(stored.items())[:100]}

@@ -1,6 +1,7 @@
 """The settings read from a picture, as a request with notices about what is not supported."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 from gesso.notices import Notice
 from gesso.request.checks import MAX_NAME, RequestError, short
 from gesso.request.names import with_canonical_names
+from gesso.request.parts import LoraUse
 from gesso.request.recipe import Recipe
-from gesso.request.request import NAMED, TextToImageRequest, with_values
+from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 
 MAX_NOTICES = 64
+MAX_DIGITS = 40  # characters of a number
+_WHOLE = re.compile(r"[-+]?[0-9]+")
 
 _EMPTY = TextToImageRequest(prompt="")
 
@@ -20,7 +24,7 @@ _EMPTY = TextToImageRequest(prompt="")
 class PictureMetadata:
     """The settings of a picture.
 
-    tool      that wrote them: gesso, A1111, ComfyUI, InvokeAI, NovelAI
+    tool      that wrote them: gesso, A1111, ComfyUI, SwarmUI, ...
     request   the settings that could be read; others are not set
     model, model_hash  name and first digits of the SHA-256 of the model, if they are stored
     recipe    the exact recipe, if gesso wrote the picture
@@ -57,6 +61,27 @@ class Draft:
         else:
             self.values[path] = value
 
+    def number(self, path: str, stored: Any, key: str) -> None:
+        """Set a field that is a number from what a file has; what is none is named, as is one out of range."""
+        row = ROWS[path]
+        value: Any = whole(stored) if row.kind == "whole" else real(stored)
+        if value is None and not says_nothing(stored):
+            value = stored if isinstance(stored, str) else str(stored)
+        if row.field.minus_one and value == -1:
+            return  # a random one
+        self.set(path, value, key)
+
+    def ignored(self, stored: Mapping[str, Any], used: Iterable[str]) -> None:
+        """A notice for each setting of a file that was not used and says something."""
+        known = frozenset(used)
+        for key, value in stored.items():
+            if key in known or says_nothing(value):
+                continue
+            if len(self.notices) >= MAX_NOTICES - 1:
+                self.note("not supported, ignored: further settings of the file")
+                return
+            self.note(f"not supported, ignored: {key[:64]}{_shown(value)}")
+
     def part(self, cls: type[Any], key: str, **values: Any) -> Any:
         """A part of the request, or None and a notice."""
         try:
@@ -84,6 +109,15 @@ class Draft:
                 if value is not None:
                     self.values[name] = value
 
+    def lora(self, name: Any, weight: Any = None) -> None:
+        """Add a LoRA by the name of its file, with folders and ending or without."""
+        if not isinstance(name, str) or says_nothing(name):
+            return
+        stem = stem_of(name)
+        use = self.part(LoraUse, f"LoRA {short(stem)}", name=stem, weight=real(weight))
+        if use is not None:
+            self.values["loras"] = (*self.values.get("loras", ()), use)
+
     def note(self, line: str, *, code: str = "setting_ignored", field: str | None = None) -> None:
         """Add a notice."""
         if len(self.notices) < MAX_NOTICES and line not in self.notices:
@@ -107,12 +141,32 @@ class Draft:
         )
 
 
+def stem_of(name: str) -> str:
+    """The name of a model's file, without folders and ending."""
+    name = name.replace("\\", "/").rpartition("/")[2]
+    return name.removesuffix(".safetensors").removesuffix(".ckpt")
+
+
+def _shown(value: Any) -> str:
+    """A value behind its key; what is nested tells a person nothing and is left out."""
+    if isinstance(value, list) and value and all(isinstance(one, str | int | float) for one in value):
+        value = ", ".join(map(str, value))
+    if not isinstance(value, str | int | float):
+        return ""
+    text = str(value)
+    return f": {text}" if len(text) <= 80 else f": {text[:77]}..."
+
+
 def _is_name(text: Any) -> bool:
     return isinstance(text, str) and 0 < len(text) <= MAX_NAME
 
 
 def whole(text: Any) -> int | None:
-    """A whole number from a file; None for anything else."""
+    """A whole number from a file, exactly; None for anything else. 20.0 is one too."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    if isinstance(text, str) and len(text) <= MAX_DIGITS and _WHOLE.fullmatch(text.strip()):
+        return int(text)
     number = real(text)
     return int(number) if number is not None and number == int(number) else None
 
@@ -121,10 +175,15 @@ def real(text: Any) -> float | None:
     """A finite number from a file; None for anything else."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
-    if isinstance(text, str) and len(text) > 40:
+    if isinstance(text, str) and len(text) > MAX_DIGITS:
         return None
     try:
         number = float(text)
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) and abs(number) < 2**63 else None
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a value of a file switches nothing on: nothing, no, 0, an empty list."""
+    return not value or (isinstance(value, str) and value.strip().lower() in ("", "none", "false", "0", "0.0", "null"))

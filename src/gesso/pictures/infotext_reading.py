@@ -4,6 +4,7 @@ By that tool's rules, except where they lose something: a value may be a JSON ob
 (Hashes, Civitai resources), and everything is linear in the length of the text.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 NEGATIVE = "Negative prompt:"
 # Prompts that the lines above the last one cannot carry stand whole among the pairs; see `infotext`.
 EXACT_PROMPT, EXACT_NEGATIVE = "Exact prompt", "Exact negative prompt"
+TEMPLATES = ("Template:", "Negative Template:")  # lines of the Dynamic Prompts extension
 MIN_PAIRS = 3  # fewer on the last line, and it belongs to the prompt
 _KEY_SIGNS = frozenset(" -/_")
 _CLOSING = {"{": "}", "[": "]"}
@@ -27,7 +29,7 @@ class Infotext:
 
 def read_infotext(text: str) -> Infotext:
     """Prompt, negative prompt and pairs of a text. Any text is one: without pairs it is all prompt."""
-    lines = text.strip().split("\n")
+    lines, templates = _without_templates(text.strip().split("\n"))
     pairs = dict(read_pairs(lines[-1]))
     if len(pairs) < MIN_PAIRS:
         pairs = {}
@@ -41,7 +43,25 @@ def read_infotext(text: str) -> Infotext:
             negative, line = True, line.removeprefix(NEGATIVE).strip()
         prompts[negative].append(line)
     prompt = pairs.pop(EXACT_PROMPT, "\n".join(prompts[False]))
-    return Infotext(prompt, pairs.pop(EXACT_NEGATIVE, "\n".join(prompts[True])), pairs)
+    return Infotext(prompt, pairs.pop(EXACT_NEGATIVE, "\n".join(prompts[True])), pairs | templates)
+
+
+def _without_templates(lines: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The lines, and the templates that the Dynamic Prompts extension writes below the last one.
+
+    The prompts above are those that were drawn.
+    """
+    if len(dict(read_pairs(lines[-1]))) >= MIN_PAIRS and not lines[-1].startswith(TEMPLATES):
+        return lines, {}
+    starts = [at for at, line in enumerate(lines) if at and line.startswith(TEMPLATES)]
+    first = next((at for at in starts if len(dict(read_pairs(lines[at - 1]))) >= MIN_PAIRS), None)
+    if first is None:
+        return lines, {}
+    templates: dict[str, str] = {}
+    for at, end in itertools.pairwise([*(at for at in starts if at >= first), len(lines)]):
+        key, _, value = "\n".join(lines[at:end]).partition(":")
+        templates.setdefault(key, value.strip())
+    return lines[:first], templates
 
 
 def read_pairs(line: str) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from gesso.errors import GessoError
 from gesso.files import atomic_file
@@ -67,6 +67,14 @@ def _encode_png(image: Image.Image, recipe: Recipe, parameters: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=text)
     return buffer.getvalue()
+
+
+def reason_of(error: Exception) -> str:
+    """Why a decoder does not read a file, in a few words."""
+    if isinstance(error, UnidentifiedImageError):  # which names an object in memory
+        return "damaged, or of an unknown format"
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
 
 
 def write_new(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool = False) -> None:

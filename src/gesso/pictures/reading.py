@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gesso.errors import GessoError, one_line
-from gesso.hints.levels import eight_bits, is_deep, on_white
+from gesso.hints.levels import eight_bits, is_deep, mask_levels, on_white
 from gesso.notices import Notice
 from gesso.pictures.colour_profile import as_srgb, profile_problem
-from gesso.pictures.picture_file import MAX_FILE_BYTES, pixels_sha256
+from gesso.pictures.picture_file import MAX_FILE_BYTES, pixels_sha256, reason_of
 from gesso.request.request import MAX_PIXELS
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
 MAX_INPUT_SIDE = 16_384
 _NOTICE = "gesso notice"  # where a picture carries the Notice of its reading; a text there came with its file
@@ -31,9 +31,18 @@ def read_image(path: str | Path) -> Image.Image:
     return _bare(flat(_eight_bits(image, path)), image.info.get(_NOTICE))
 
 
+def read_layer(path: str | Path) -> Image.Image:
+    """A picture as `read_image` gives it, RGBA where something is transparent. Raises GessoError as that does."""
+    image = _eight_bits(_open(path), path)
+    layer = as_srgb(image)
+    if layer.mode == "RGBA" and layer.getchannel("A").getextrema() == (255, 255):
+        layer = layer.convert("RGB")
+    return _bare(layer, image.info.get(_NOTICE))
+
+
 def read_mask(path: str | Path) -> Image.Image:
-    """Read a mask as grey levels: white areas are redrawn. Raises GessoError as `read_image` does."""
-    return _bare(_eight_bits(_open(path), path).convert("L"))
+    """Read a mask as grey levels: white areas are redrawn, clear ones stay. Raises GessoError as `read_image` does."""
+    return _bare(mask_levels(_eight_bits(_open(path), path)))
 
 
 def read_map(path: str | Path) -> Image.Image:
@@ -114,9 +123,8 @@ def _open(path: str | Path) -> Image.Image:
     except GessoError:
         raise
     except Exception as error:  # decoders of strangers' files raise whatever they like
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise GessoError(
-            f"{path}: not a readable picture ({reason}). Known formats: {', '.join(FORMATS)}",
+            f"{path}: not a readable picture ({reason_of(error)}). Known formats: {', '.join(FORMATS)}",
             code="wrong_kind",
             data={"path": str(path)},
         ) from error
@@ -129,5 +137,5 @@ def picture_digest(image: Image.Image) -> str:
 
 def mask_digest(mask: Image.Image) -> str:
     """The same for a mask, over its grey levels."""
-    grey = mask.convert("L")
+    grey = mask_levels(mask)
     return hashlib.sha256(struct.pack(">II", grey.height, grey.width) + grey.tobytes()).hexdigest()

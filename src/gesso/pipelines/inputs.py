@@ -15,6 +15,7 @@ from gesso.diffusion.denoiser import add_noise, per_row
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.tiles import Tile
 from gesso.families.base import Family
+from gesso.hints.levels import mask_levels
 from gesso.notices import Notice
 from gesso.pipelines.controls import NO_CONTROLS, Controls, RunControls
 from gesso.pipelines.framing import Box, Placement, border_mask, extend, inside_of, masked_region
@@ -62,7 +63,7 @@ class SourcePictures:
             return SourcePictures(image, image)
         notices = _stretched(mask, image)
         if mask is not None and request.mask.area == "masked":
-            return replace(_masked_crop(request, image, fit(mask.convert("L"), *image.size)), notices=notices)
+            return replace(_masked_crop(request, image, fit(mask_levels(mask), *image.size)), notices=notices)
         canvas, mode, sides = (
             (request.width, request.height),
             request.source.resize or "stretch",
@@ -75,7 +76,7 @@ class SourcePictures:
             return SourcePictures(placed, placed)
         drawn = Image.new("L", canvas)
         if mask is not None:
-            whole = fit(mask.convert("L"), *image.size) if mode != "stretch" else mask.convert("L")
+            whole = fit(mask_levels(mask), *image.size) if mode != "stretch" else mask_levels(mask)
             drawn.paste(placement.place(whole), sides[:2])
         if any(sides):
             drawn = ImageChops.lighter(drawn, border_mask(canvas, sides, reach_of(request.mask.blur)))

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from gesso.hints.levels import mask_levels
 from gesso.request.request import MAX_PIXELS
 
 _LINES, _FEW = 256, 64  # lines that are convolved at a time; up to how many weights are summed directly, without FFT
@@ -33,13 +34,13 @@ def soften(mask: Image.Image, radius: float) -> Image.Image:
 
     radius 0: no blur; the mask becomes black and white, split at the middle level.
     """
-    levels = np.asarray(mask.convert("L"))
+    levels = np.asarray(mask_levels(mask))
     if radius == 0:
         return Image.fromarray(np.where(levels >= 128, 255, 0).astype(np.uint8))
     reach = reach_of(radius)
-    bounds = mask.convert("L").getbbox()
+    bounds = mask_levels(mask).getbbox()
     if bounds is None:
-        return mask.convert("L")
+        return mask_levels(mask)
     left, top, right, bottom = bounds  # beyond twice the reach all is black and stays black
     box = np.s_[max(top - 2 * reach, 0) : bottom + 2 * reach, max(left - 2 * reach, 0) : right + 2 * reach]
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
@@ -78,7 +79,7 @@ def _convolve(grey: NDArray[np.float64], weights: NDArray[np.float64], axis: int
 
 def mask_pixels(mask: Image.Image) -> Tensor:
     """The mask as float32 [1, 1, H, W], 0 or 1; 1 is redrawn."""
-    grey = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))
+    grey = torch.from_numpy(np.array(mask_levels(mask), dtype=np.float32))
     return (grey >= 127.5).float()[None, None]
 
 
@@ -89,17 +90,17 @@ def latent_mask(mask: Image.Image, rows: int, columns: int, blend: str) -> Tenso
     inpainting models. blend differential: shrunk by the mean and not rounded, 0..1.
     """
     if blend == "differential":
-        means = mask.convert("L").resize((columns, rows), Image.Resampling.BOX)
+        means = mask_levels(mask).resize((columns, rows), Image.Resampling.BOX)
         return torch.from_numpy(np.asarray(means, dtype=np.float32) / 255)[None, None]
     if blend == "x":
         return F.interpolate(mask_pixels(mask), size=(rows, columns))
-    small = mask.convert("L").resize((columns, rows), Image.Resampling.BICUBIC)
+    small = mask_levels(mask).resize((columns, rows), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).round()[None, None]
 
 
 def paste_back(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
     """The drawn picture where the mask is white, the original bit by bit where it is black, blended in between."""
-    weight = np.asarray(mask.convert("L"), dtype=np.int32)[..., None]
+    weight = np.asarray(mask_levels(mask), dtype=np.int32)[..., None]
     new, old = (np.asarray(image.convert("RGB"), dtype=np.int32) for image in (drawn, original))
     return Image.fromarray(((new * weight + old * (255 - weight) + 127) // 255).astype(np.uint8))
 

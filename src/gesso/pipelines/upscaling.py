@@ -31,7 +31,7 @@ TO_SIZE = "lanczos"  # from a network's output to the requested size, as in A111
 MAX_PASSES = 3  # how often a network is applied to its own output, as in A1111
 BAND = 256  # rows at a time
 
-Rows = NDArray[np.uint8]  # [H, W, 3]
+Rows = NDArray[np.uint8]  # [H, W, 3], or 4 channels with alpha
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def upscale(
     *,
     scale: float | None = None,
 ) -> Image.Image:
-    """Enlarges (or shrinks) a picture -> RGB.
+    """Enlarges (or shrinks) a picture -> RGB, or RGBA where something is transparent.
 
     image     or a path, an array, a tensor; see `gesso.pictures.given`
     size      requested width and height in pixels; or
@@ -129,10 +129,19 @@ def enlarged_rows(
 ) -> Iterator[Rows]:
     """As `upscale`, some rows at a time from top to bottom: for results that do not fit into memory.
 
-    Raises ValueError for a size below 1 and for an unknown name.
+    The colours of a picture with transparency are enlarged by the upscaler, its alpha by interpolation. What is clear
+    takes the colours beside it, so that none shines through at the edges. Raises ValueError for a size below 1 and for
+    an unknown name.
     """
     if min(size) < 1:
         raise ValueError(f"size {size[0]}x{size[1]}: expected 1 or more")
+    if image.mode == "RGBA":
+        levels = np.asarray(image)
+        by = upscaler if isinstance(upscaler, str) and upscaler in RESAMPLERS else TO_SIZE
+        alpha = np.repeat(levels[..., 3:], 3, axis=2)
+        colours = enlarged_rows(Image.fromarray(spread_colours(levels)), size, upscaler, tiles)
+        yield from _with_alpha(colours, _resized(iter([alpha]), image.size, size, by))
+        return
     image = image.convert("RGB")
     if isinstance(upscaler, str):
         if upscaler not in UPSCALERS:
@@ -148,6 +157,42 @@ def enlarged_rows(
         image = Image.fromarray(np.concatenate(list(_bands(image, upscaler, tiles))))
     output_size = (image.width * upscaler.scale, image.height * upscaler.scale)
     yield from _resized(_bands(image, upscaler, tiles), output_size, size, TO_SIZE)
+
+
+def spread_colours(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The colours [H, W, 3] of a picture [H, W, 4]; what is clear takes the colours around it."""
+    visible = levels[..., 3] > 0
+    colours = levels[..., :3]
+    if visible.all() or not visible.any():
+        return np.ascontiguousarray(colours)
+    spread = _spread(np.where(visible[..., None], colours, 0).astype(np.float32), visible)
+    return np.where(visible[..., None], colours, np.rint(spread)).astype(np.uint8)
+
+
+def _spread(colours: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Where no colour is known, that of the same picture at half the size, and so on."""
+    if known.all():
+        return colours
+    height, width = known.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    wide = np.zeros((2 * rows, 2 * columns, 4), dtype=np.float32)
+    wide[:height, :width, :3], wide[:height, :width, 3] = colours * known[..., None], known
+    sums = wide.reshape(rows, 2, columns, 2, 4).sum(axis=(1, 3))
+    counts = sums[..., 3:]
+    smaller = _spread(sums[..., :3] / np.maximum(counts, 1), counts[..., 0] > 0)
+    larger = smaller.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    return np.where(known[..., None], colours, larger)
+
+
+def _with_alpha(colours: Iterator[Rows], alphas: Iterator[Rows]) -> Iterator[Rows]:
+    """Bands of colours with the rows of alpha that belong to them, which come in other bands."""
+    held: list[Rows] = []
+    for band in colours:
+        while sum(map(len, held)) < len(band):
+            held.append(next(alphas)[..., :1])
+        alpha = np.concatenate(held)
+        held = [alpha[len(band) :]]
+        yield np.concatenate([band, alpha[: len(band)]], axis=2)
 
 
 def network_input(size: Size, target: Size, scale: int) -> Size:

@@ -6,8 +6,9 @@ Values as in A1111's X/Y/Z plot: a list with commas (a value with a comma in quo
 
 import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -77,7 +78,10 @@ def parse_axis(text: str) -> Axis:
     row = _AXES[key]
     texts = [one for value in values for one in (_ranged(value, row.kind == "whole") if row.is_number else [value])]
     _check_count(texts)
-    return Axis(name, tuple(texts), tuple(_setting({row.path: row.read(one, name)}) for one in texts))
+    values_read = [row.read(one, name) for one in texts]
+    if row.field.minus_one and -1 in values_read:
+        return Axis(name, tuple(texts), tuple(_open_seeds(row.path, values_read)))
+    return Axis(name, tuple(texts), tuple(_setting({row.path: value}) for value in values_read))
 
 
 def cells(axes: Sequence[Axis]) -> int:
@@ -111,30 +115,51 @@ def _check_count(values: Sequence[str]) -> None:
 def _ranged(text: str, whole: bool) -> list[str]:
     """The numbers of a range; a number alone stays one."""
     if match := _COUNTED.fullmatch(text):
-        first, last, count = float(match[1]), float(match[2]), int(match[3])
+        first, last, count = _number(match[1], whole), _number(match[2], whole), int(match[3])
         if not 1 <= count <= MAX_VALUES:
             raise RequestError("axis", f"{short(text)}: {count} values, expected 1 to {MAX_VALUES}")
         steps = [first + (last - first) * k / max(count - 1, 1) for k in range(count)]
-        return [str(round(value)) if whole else f"{value:.6g}" for value in steps]
+        return [str(round(value)) if whole else f"{float(value):.6g}" for value in steps]
     match = _STEPPED.fullmatch(text)
     if match is None:
         return [text]
-    first, last = float(match[1]), float(match[2])
-    step = float(match[3]) if match[3] is not None else (1.0 if last >= first else -1.0)
+    first, last = _number(match[1], whole), _number(match[2], whole)
+    step_text = match[3] if match[3] is not None else "1" if last >= first else "-1"
+    step = _number(step_text, whole)
     if step == 0 or (last - first) / step < 0 or (last - first) / step > MAX_VALUES:
         raise RequestError(
-            "axis", f"{short(text)}: expected a range of at most {MAX_VALUES} values in steps of {step:g}"
+            "axis", f"{short(text)}: expected a range of at most {MAX_VALUES} values in steps of {step_text[:20]}"
         )
     values = [first + k * step for k in range(int((last - first) / step + 1e-9) + 1)]
     if whole and any(value != int(value) for value in values):
         raise RequestError("axis", f"{short(text)}: expected a range of whole numbers")
-    return [str(int(value)) if whole else f"{value:.6g}" for value in values]
+    return [str(int(value)) if whole else f"{float(value):.6g}" for value in values]
+
+
+def _number(text: str, whole: bool) -> float | Fraction:
+    """An end of a range; of whole numbers exactly, since a seed may have 20 digits."""
+    return Fraction(text) if whole else float(text)
 
 
 def _setting(values: Mapping[str, Any]) -> Change:
     with_values(TextToImageRequest(prompt=""), values)  # a value that cannot be is refused before anything is drawn
     more = {"sigmas": None} if {"num_steps", "schedule"} & values.keys() else {}
     return lambda request: with_values(request, more | dict(values))
+
+
+def _open_seeds(path: str, values: Sequence[int]) -> Iterator[Change]:
+    """Seeds, of which each -1 is a random one of its own: that of the run, at the next index."""
+    count = 0
+    for value in values:
+        if value != -1:
+            yield _setting({path: value})
+            continue
+        yield _opened(path, count)
+        count += 1
+
+
+def _opened(path: str, index: int) -> Change:
+    return lambda request: with_values(request, {path: None, "first_index": request.first_index + index})
 
 
 def _size(text: str) -> dict[str, int]:

@@ -3,21 +3,23 @@
     a red car                                   a prompt
     --prompt "a red car" --steps 20 --seed 5    flags: A1111's, or any name of a field
     {"prompt": "a red car", "num_steps": 20}    fields of the request
-Empty lines and those that begin with # are left out.
+Empty lines and those that begin with # are left out. A prompt behind a flag goes on to the next flag, with quotes or
+without, as in A1111.
 """
 
-import shlex
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from gesso.errors import GessoError
+from gesso.notices import Notice
 from gesso.request.checks import RequestError, nearest, parse_json_object, short
 from gesso.request.fields import Row
 from gesso.request.migrations import SCHEMA, VERSION
-from gesso.request.request import GROUPS, NAMED, TextToImageRequest, with_values
+from gesso.request.request import GROUPS, NAMED, ROWS, TextToImageRequest, with_values
 
 MAX_LINES = 10_000
 MAX_BYTES = 64 * 2**20
@@ -26,14 +28,36 @@ MAX_BYTES = 64 * 2**20
 FLAGS: Mapping[str, Row] = MappingProxyType(
     {name: row for name, row in NAMED.items() if row.is_single and row.path not in ("source.image", "mask.image")}
 )
+# Flags of A1111 that gesso has nothing for, and values of theirs that switch nothing on.
+_ELSEWHERE = (
+    *("outpath_samples", "outpath_grids", "prompt_for_display", "styles", "sampler_index", "restore_faces"),
+    *("do_not_save_samples", "do_not_save_grid"),
+)
+_NOTHING = ("", "false", "0", "none", "[]", "no", "off")
+_TILING = {"true": "xy", "false": None}
+_SEED_RESIZE = ("variation.width", "variation.height")  # unset below 1
+_PROMPTS = ("prompt", "negative_prompt")
+# A word of a line of flags: quotes open only where a word or the value behind "=" begins, so that "a dog's" is a word.
+_WORD = re.compile(
+    r"""\s*(?:(--[\w.-]+)=)?(?:"((?:[^"\\]|\\.)*)"(?=\s|$)|'((?:[^'\\]|\\.)*)'(?=\s|$)|(\S+))""", re.DOTALL
+)
+_HASH = re.compile(r" \[[0-9a-f]{6,64}\]$")  # behind the name of a model
 
 
 @dataclass(frozen=True)
 class PromptLine:
-    """One line.  number: its place in the file, from 1; values: what it sets, by paths, as JSON has it"""
+    """One line.
+
+    number   its place in the file, from 1
+    values   what it sets, by paths, as JSON has it
+    model    the model that it asks for (A1111: --sd_model), if any
+    notices  what it says and gesso does not do
+    """
 
     number: int
     values: dict[str, Any]
+    model: str | None = None
+    notices: tuple[Notice, ...] = ()
 
     def request(self, base: TextToImageRequest) -> TextToImageRequest:
         """The base with the values of the line. Raises RequestError."""
@@ -65,7 +89,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
         if not line or line.startswith("#"):
             continue
         try:
-            prompts.append(PromptLine(number, _values(line)))
+            prompts.append(_parsed(number, line))
         except RequestError as error:
             raise GessoError(
                 f"{path}, line {number}: {error.message}", code=error.code, field=error.field, data=error.data
@@ -79,20 +103,40 @@ def read_prompts(path: Path) -> list[PromptLine]:
     return prompts
 
 
-def _values(line: str) -> dict[str, Any]:
+def notices_of(lines: Sequence[PromptLine]) -> list[Notice]:
+    """The notices of lines, each once, with the lines that it is about."""
+    places: dict[Notice, list[int]] = {}
+    for line in lines:
+        for notice in line.notices:
+            places.setdefault(notice, []).append(line.number)
+    return [
+        notice.reworded(f"line {at[0]}{f' and {len(at) - 1} more' if len(at) > 1 else ''}: {notice}")
+        for notice, at in places.items()
+    ]
+
+
+def _parsed(number: int, line: str) -> PromptLine:
+    model, notices = None, list[Notice]()
     if line.startswith("{"):
         values = _from_json(line)
+    elif line.startswith("--"):
+        values, model = _from_flags(line, notices)
     else:
-        values = _from_flags(line) if line.startswith("--") else {"prompt": line}
+        values = {"prompt": line}
+        flag = next((word for word in re.findall(r"(?<=\s)--(\w+)", line) if word in FLAGS), None)
+        if flag is not None:
+            text = f"--{flag} is read as words of the prompt; begin the line with --prompt to set it"
+            notices.append(Notice(text, code="setting_ignored", field=FLAGS[flag].path))
     request = with_values(TextToImageRequest(prompt=""), values)
     if not request.prompt.strip():
         raise RequestError("prompt", "the line has no prompt")
-    return values
+    return PromptLine(number, values, model, tuple(notices))
 
 
 def _from_json(line: str) -> dict[str, Any]:
     """What an object sets; of a group only the fields that it names."""
     stored = parse_json_object(line, "line")
+    stored = {key: _without_minus_one(key, value) for key, value in stored.items()}
     TextToImageRequest.from_dict({"schema": SCHEMA, "version": VERSION, "prompt": ""} | stored)
     values: dict[str, Any] = {}
     for key, value in stored.items():
@@ -100,24 +144,72 @@ def _from_json(line: str) -> dict[str, Any]:
     return values
 
 
-def _from_flags(line: str) -> dict[str, Any]:
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise RequestError("line", f"the flags cannot be parsed ({error})") from error
+def _without_minus_one(path: str, value: Any) -> Any:
+    """A value of a field, None for a -1 that asks for a random one."""
+    if isinstance(value, dict):
+        return {key: _without_minus_one(f"{path}.{key}", one) for key, one in value.items()}
+    open_ = path in ROWS and ROWS[path].field.minus_one and value == -1
+    return None if open_ else value
+
+
+def _words(line: str) -> list[tuple[str, bool]]:
+    """The words of a line of flags, and whether each is a flag; quotes are taken off."""
+    words: list[tuple[str, bool]] = []
+    for match in _WORD.finditer(line):
+        flag, double, single, plain = match.groups()
+        if flag is not None:
+            words.append((flag, True))
+        if plain is not None:
+            if plain.startswith('"'):
+                raise RequestError("line", f"the flags cannot be parsed (no closing quotation: {short(plain)})")
+            is_flag = flag is None and re.match(r"--\w", plain) is not None
+            words.append((re.sub(r"\\([\"'])", r"\1", plain), is_flag))
+        else:
+            words.append((re.sub(r"\\([\"'\\])", r"\1", double if double is not None else single), False))
+    return words
+
+
+def _from_flags(line: str, notices: list[Notice]) -> tuple[dict[str, Any], str | None]:
+    words = _words(line)
     values: dict[str, Any] = {}
-    for at in range(0, len(words), 2):
-        name = words[at].removeprefix("--").replace("-", "_")
-        if not words[at].startswith("--") or name not in FLAGS:
+    model: str | None = None
+    at = 0
+    while at < len(words):
+        flag, is_flag = words[at]
+        name = flag.removeprefix("--").replace("-", "_")
+        end = next((end for end in range(at + 1, len(words)) if words[end][1]), len(words))
+        given = [word for word, _ in words[at + 1 : end]]
+        at = end
+        if name in _ELSEWHERE:
+            value = " ".join(given)
+            if value.lower() not in _NOTHING:
+                notices.append(Notice(f"not supported, ignored: --{name} {value}"[:200], code="setting_ignored"))
+            continue
+        if name == "sd_model" and given:
+            model = _HASH.sub("", " ".join(given))
+            continue
+        if not is_flag or name not in FLAGS:
             raise RequestError(
-                "line", f"{short(words[at])}: unknown flag{nearest(name, FLAGS)}. Known: {', '.join(sorted(FLAGS))}"
+                "line", f"{short(flag)}: unknown flag{nearest(name, FLAGS)}. Known: {', '.join(sorted(FLAGS))}"
             )
-        if at + 1 == len(words):
-            raise RequestError("line", f"--{name} needs a value")
         row = FLAGS[name]
-        value = row.read(words[at + 1], words[at])
-        if row.path == "num_images":
-            value *= values.get(row.path, 1)
-        if not (row.field.minus_one and value == -1):
-            values[row.path] = value
-    return values
+        if not given and row.kind == "flag":
+            given = ["true"]
+        if not given:
+            raise RequestError("line", f"--{name} needs a value")
+        if row.path not in _PROMPTS and len(given) > 1:
+            raise RequestError("line", f"--{name} has {len(given)} values, {short(' '.join(given))}; put it in quotes")
+        _set(values, row, " ".join(given), flag)
+    return values, model
+
+
+def _set(values: dict[str, Any], row: Row, words: str, flag: str) -> None:
+    """Set a field from what follows its flag."""
+    if row.path == "tiling" and words.lower() in _TILING:
+        if (axes := _TILING[words.lower()]) is not None:
+            values["tiling"] = axes
+        return
+    value = row.read(words, flag)
+    if (row.field.minus_one and value == -1) or (row.path in _SEED_RESIZE and value in (-1, 0)):
+        return
+    values[row.path] = value * values.get(row.path, 1) if row.path == "num_images" else value

@@ -125,7 +125,8 @@ def with_settings(base: TextToImageRequest, settings: Sequence[str]) -> TextToIm
 
 
 def line_jobs(lines: Sequence[PromptLine], base: TextToImageRequest, model: str) -> list[Job]:
-    """The pictures of a prompt file, named after their lines: 0001-1.png the first. What a line says wins over `base`.
+    """The pictures of a prompt file, named after their lines: 0001-1.png the first. What a line says wins over `base`
+    and `model`.
 
     Raises RequestError for values that a request cannot have, for names that are not known, and above MAX_PICTURES.
     """
@@ -135,15 +136,22 @@ def line_jobs(lines: Sequence[PromptLine], base: TextToImageRequest, model: str)
         raise RequestError("num_images", f"{count} pictures, expected at most {MAX_PICTURES} in a run")
     for _, request in requests:
         check_names(request)
-    return [
+    jobs = [
         Job(
             file=f"{line.number:04}-{index + 1}.png",
             request=replace(request, num_images=1, first_index=request.first_index + index),
-            model=model,
+            model=line.model or model,
         )
         for line, request in requests
         for index in range(request.num_images)
     ]
+    return _by_model(jobs)
+
+
+def _by_model(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with those of one model together, otherwise in their order."""
+    order = list(dict.fromkeys(job.model for job in jobs))
+    return sorted(jobs, key=lambda job: order.index(job.model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +182,7 @@ class Grid:
                 request, model = (request, axis.values[at]) if change is None else (change(request), model)
             check_names(request)
             jobs.append(Job(file=_cell(x, y, z), request=request, model=model))
-        order = list(dict.fromkeys(job.model for job in jobs))
-        return sorted(jobs, key=lambda job: order.index(job.model))
+        return _by_model(jobs)
 
     def sheets(self, folder: "RunFolder", pictures: "Mapping[str, Image]", *, cell: int = 256) -> Iterator[Path]:
         """Write a sheet for each value of the last axis, over those of before, and give their paths.
