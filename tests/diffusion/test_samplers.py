@@ -204,6 +204,7 @@ def scheduler_of(case):
     name = next((name for name in names if name.removesuffix("Scheduler") in known), f"{said}Scheduler")
     # TCD was asked for any timesteps in its golden run, not for those of its distillation.
     more = {"original_inference_steps": 1000} if said == "TCD" else {}
+    more |= {"disable_corrector": []} if "no corrector" in case else {}  # an option of our sampler
     return {"_class_name": name, **betas, **GOLDEN["diffusers"][case]["config"], **more}
 
 
