@@ -4,17 +4,19 @@ import json
 import math
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from asking import ask
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.runtime.engine import Engine
-from tiny_sd import TINY_SD, save_tiny_folder
+from tiny_sd import TINY_EDIT, TINY_SD, save_tiny_folder
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 PROMPT, NEGATIVE, SEED, GUIDANCE = "a turtle, oil on canvas", "blurry", 3, 5.0
@@ -71,10 +73,9 @@ class Pair:
         if chosen is not None:
             pipe.scheduler = getattr(self.diffusers, chosen).from_config(pipe.scheduler.config, **options)
         pipe.set_progress_bar_config(disable=True)
-        size = {"height": 64, "width": 64}
         generator = torch.Generator().manual_seed(SEED)
-        call = {"negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "num_inference_steps": num_steps} | given
-        latents = pipe(PROMPT, output_type="latent", generator=generator, **size, **call).images
+        call = {"negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "height": 64, "width": 64} | given
+        latents = pipe(PROMPT, output_type="latent", generator=generator, num_inference_steps=num_steps, **call).images
         with torch.no_grad():
             decoded: torch.Tensor = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
         return decoded[0]
@@ -213,3 +214,67 @@ def test_settings_that_gesso_cannot_follow_are_refused_where_they_count(
     assert "preset gesso" in str(refused.value)
     assert torch.isfinite(pair.ours(2, sampler="euler_ancestral")).all()
     assert torch.isfinite(pair.ours(2, preset="gesso")).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_guidance_below_one_is_off_in_diffusers(pair: Pair, scale: float):
+    """The habit of Turbo's users is 0."""
+    pair.configured("DDIMScheduler", {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False})
+    wide = {"width": 128, "height": 128}  # one row of fewer pixels is too small for the norms of the tiny model
+    expected = pair.theirs(None, 4, {}, guidance_scale=scale, **wide)
+    assert float((pair.ours(4, guidance_scale=scale, **wide) - expected).abs().max()) / 2 <= CLOSE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("scale", "image_scale"), [(0.5, 1.5), (5.0, 0.5), (1.0, 1.7), (5.0, 1.0)])
+def test_guidance_below_one_is_off_in_instruct_pix2pix(
+    diffusers: Any, tmp_path: Path, scale: float, image_scale: float
+):
+    folder = save_tiny_folder(tmp_path / "edit", TINY_EDIT)
+    pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(
+        folder, local_files_only=True, safety_checker=None, requires_safety_checker=False
+    )
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(
+        dict(pipe.scheduler.config) | {"set_alpha_to_one": False, "clip_sample": False, "timestep_spacing": "leading"}
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image = Image.linear_gradient("L").resize((128, 128)).convert("RGB")
+    guidance = {"guidance_scale": scale, "image_guidance_scale": image_scale}
+    generator = torch.Generator().manual_seed(SEED)
+    expected = pipe(PROMPT, image=image, num_inference_steps=3, generator=generator, output_type="np", **guidance)
+    engine = Engine("cpu", "float32")
+    request = ask(prompt=PROMPT, num_steps=3, seed=SEED, preset="diffusers", sampler="ddim", **guidance)
+    found = TextToImage(engine, engine.load(folder)).pixels(request, image=image)
+    picture = (found[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+    assert float((picture - torch.from_numpy(expected.images[0])).abs().max()) <= CLOSE
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "words"),
+    [
+        ({"preset": "diffusers", "guidance_scale": 0.0}, 1.0, "diffusers switches guidance off below 1"),
+        ({"guidance_scale": 0.0}, 0.0, "guidance 0 draws from the negative prompt alone"),
+        ({"guidance_scale": 0.5, "preset": "a1111"}, 0.5, "lies between the negative prompt"),
+        ({"guidance_scale": 1.0}, 1.0, ""),
+        ({"guidance_scale": 0.5, "sampler": "ddim_cfgpp"}, 0.5, ""),  # its scale goes from 0 to 1
+    ],
+    ids=str,
+)
+def test_guidance_below_one_is_told(base: Path, values: dict[str, Any], scale: float, words: str):
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    (picture,) = pipeline(ask(**{"prompt": PROMPT, "seed": SEED, "num_steps": 1, "width": 128, "height": 128} | values))
+    told = [notice for notice in picture.recipe.notices if notice.code == "guidance_below_one"]
+    assert [words in notice for notice in told] == [True] * bool(words)
+    assert picture.recipe.request.guidance_scale == scale
+    assert pipeline.resolve(picture.recipe.request) == picture.recipe.request
+
+
+def test_a_recipe_with_guidance_below_one_is_drawn_as_it_was(base: Path):
+    """The preset diffusers once extrapolated there."""
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    resolved = pipeline.resolve(ask(prompt=PROMPT, seed=SEED, num_steps=1, preset="diffusers"))
+    old = replace(resolved, guidance_scale=0.5)
+    assert pipeline.resolve(old).guidance_scale == 0.5

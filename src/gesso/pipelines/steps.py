@@ -281,7 +281,7 @@ def default_schedule(sampler: str, family: Family) -> str:
 
 
 def default_spacing(sampler: str, family: Family) -> str:
-    """The default timestep spacing in diffusers: the scheduler class's own unless the model's scheduler config says one.
+    """The default timestep spacing in diffusers: the class's own unless the model's scheduler config says one.
 
     It does where its spacing is not the default of the class that it names, as SDXL's, or is written down all the same.
     """
