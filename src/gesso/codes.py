@@ -136,6 +136,7 @@ NOTICES: Mapping[str, str] = {
     # Computing.
     "recomputed_in_float32": "A network overflowed its dtype and was computed again in float32.",
     "first_step_too_long": "The sampler's first step is too long.",
+    "guidance_below_one": "The guidance scale is below 1, where the prompt counts less or not at all.",
     # Settings of other tools, and recipes.
     "setting_ignored": "A setting is ignored: gesso does not have it, or does not take its value.",
     "prompt_ignored": "A prompt in the file is ignored, because gesso cannot follow the nodes behind it.",

@@ -13,12 +13,14 @@ class RepeatedKeyError(ValueError):
         self.key = key
 
 
-def loads(text: str, *, parse_int: Callable[[str], int] | None = None) -> Any:
+def loads(text: str, *, parse_int: Callable[[str], int] | None = None, infinite: bool = False) -> Any:
     """The value of a JSON text. Raises ValueError, and RepeatedKeyError, which is one; RecursionError where it is deep.
 
     parse_int  reads whole numbers in place of `int`
+    infinite   Infinity and -Infinity are numbers, as Python writes them
     """
-    return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_int=parse_int)
+    constant = _infinity if infinite else _refuse
+    return json.loads(text, object_pairs_hook=_object, parse_constant=constant, parse_int=parse_int)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -30,6 +32,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise RepeatedKeyError(key)
             keys.add(key)
     return values
+
+
+def _infinity(text: str) -> float:
+    return float(text) if text.endswith("Infinity") else _refuse(text)
 
 
 def _refuse(text: str) -> NoReturn:

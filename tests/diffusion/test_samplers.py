@@ -204,6 +204,7 @@ def scheduler_of(case):
     name = next((name for name in names if name.removesuffix("Scheduler") in known), f"{said}Scheduler")
     # TCD was asked for any timesteps in its golden run, not for those of its distillation.
     more = {"original_inference_steps": 1000} if said == "TCD" else {}
+    more |= {"disable_corrector": []} if "no corrector" in case else {}  # an option of our sampler
     return {"_class_name": name, **betas, **GOLDEN["diffusers"][case]["config"], **more}
 
 
@@ -752,6 +753,29 @@ def test_counts_of_draws_calls_and_steps(name, num_steps):
     else:
         assert told == list(range(num_steps))
     assert torch.equal(steps[-1][1], final)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 8, 24])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_are_numbered_below_their_count_and_all_are_taken(name, num_steps, rows):
+    """DPM adaptive once gave the calls of its last attempts later numbers where a picture was drawn alone."""
+    sigmas = SCHEDULES["karras"](SD15, num_steps)
+    x = PhiloxNoise([1, 2][:rows]).draw((4, 3, 3)) * sigmas[0].item()
+    told: list[int] = []
+    denoise = Alike(two_hills.x0_of)
+    whole = sample(SAMPLERS[name], denoise, x, sigmas, PhiloxNoise([1, 2][:rows]))
+    stopped = sample(
+        SAMPLERS[name],
+        denoise,
+        x,
+        sigmas,
+        PhiloxNoise([1, 2][:rows]),
+        stop=num_steps,
+        on_step=lambda step, x, x0: told.append(step),
+    )
+    assert torch.equal(whole, stopped)
+    assert told == sorted(set(told)) and told[-1] < num_steps
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

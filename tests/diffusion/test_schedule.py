@@ -93,6 +93,16 @@ def test_every_spacing_falls_from_sigma_max_to_zero(name, num_steps):
     assert (sigmas.diff() < 0).all()
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_number_of_steps_ends_in_zero_itself(name):
+    """Not in what rounding leaves of it: 1.6e-15 is a sigma that samplers take a step to."""
+    for num_steps in range(1, 301):
+        sigmas = SCHEDULES[name](SD15, num_steps)
+        assert (sigmas.diff() < 0).all(), num_steps
+        assert float(sigmas[-1]) == 0 or not SCHEDULES[name].ends_in_zero, num_steps
+        assert float(sigmas[-2]) > 1e-5, num_steps
+
+
 @pytest.mark.parametrize("name", ["simple", "turbo", "ddim_uniform"])
 def test_more_steps_than_timesteps_are_refused(name):
     with pytest.raises(ValueError, match="num_steps is 1001"):

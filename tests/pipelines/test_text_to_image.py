@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from asking import changed
+from gesso.diffusion.samplers import sampling
 from gesso.errors import GessoError
 from gesso.pictures.picture_file import pixels_sha256, read_picture
+from gesso.pipelines import denoising
 from gesso.pipelines.picture import Picture, Progress, to_images
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
@@ -62,6 +65,19 @@ def test_a_picture_is_the_same_alone_or_in_a_run(pipeline: TextToImage, sampler:
         (alone,) = draw(pipeline, first_index=index, sampler=sampler, noise=noise)
         assert alone.image.tobytes() == picture.image.tobytes()
         assert alone.recipe == picture.recipe
+
+
+def test_a_run_without_a_refiner_goes_to_the_end_of_its_sampler(pipeline: TextToImage, monkeypatch: pytest.MonkeyPatch):
+    """Whatever numbers the sampler gives its steps: DPM adaptive, drawn alone, was cut short by them."""
+    stops: list[int | None] = []
+
+    def watched(*args: Any, stop: int | None = None, **options: Any) -> Any:
+        stops.append(stop)
+        return sampling(*args, stop=stop, **options)
+
+    monkeypatch.setattr(denoising, "sampling", watched)
+    draw(pipeline, sampler="dpm_adaptive", num_steps=3)
+    assert stops == [None]
 
 
 def test_rows_that_go_through_the_networks_together_differ_by_a_level_at_most(file: Path, pipeline: TextToImage):

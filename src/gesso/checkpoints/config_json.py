@@ -62,12 +62,15 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 Config = TypeVar("Config")
 
 
-def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelFileError for anything else, repeated names and numbers that are not finite."""
+def parse_object(text: str | bytes, where: str | Path, *, infinite: bool = False) -> dict[str, Any]:
+    """A JSON object. Raises ModelFileError for anything else, repeated names and numbers that are not finite.
+
+    infinite: Infinity and -Infinity are read, as diffusers writes them into a scheduler's config.
+    """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = strict_json.loads(text)
+        value = strict_json.loads(text, infinite=infinite)
     except (ValueError, RecursionError) as error:
         raise ModelFileError("config", where, f"is not valid JSON ({elide(str(error))})") from None
     if not isinstance(value, dict):
@@ -75,9 +78,9 @@ def parse_object(text: str | bytes, where: str | Path) -> dict[str, Any]:
     return value
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises ModelFileError."""
-    return parse_object(read_small_file(path, MAX_JSON), path)
+def read_object(path: Path, *, infinite: bool = False) -> dict[str, Any]:
+    """A JSON file that holds an object; `infinite` as in `parse_object`. Raises ModelFileError."""
+    return parse_object(read_small_file(path, MAX_JSON), path, infinite=infinite)
 
 
 def to_json(config: Any) -> Any:

@@ -73,7 +73,7 @@ SAME_SIGMA = 1e-6
 
 _KINDS = {
     "DDIMScheduler": _Kind("ddim", "n whole", "leading", in_z=True, jumps=True, end="alpha"),
-    "DDPMScheduler": _Kind("ddpm", "n whole", "leading", in_z=True, jumps=True),
+    "DDPMScheduler": _Kind("ddpm", "n whole", "leading", in_z=True),
     "PNDMScheduler": _Kind("plms", "n whole", "leading", in_z=True, jumps=True, end="alpha"),
     "EulerDiscreteScheduler": _Kind("euler", "n", "linspace", in_z=False, final_sigmas_type=True),
     "EulerAncestralDiscreteScheduler": _Kind("euler_ancestral", "n", "linspace", in_z=False),
@@ -144,8 +144,13 @@ class DiffusersScheduler:
         for setting, off in _MUST_BE_OFF.items():
             if config.get(setting, off) not in (off, None):
                 raise GessoError(
-                    f"{name}: {setting} is {config[setting]!r}, which is not supported", code="unsupported"
+                    f"{name}: {setting} is {repr(config[setting])[:80]}, which is not supported", code="unsupported"
                 )
+        if config.get("variance_type") not in _VARIANCES.get(name, (None, *_NO_VARIANCE)):
+            raise GessoError(
+                f"{name}: variance_type is {repr(config['variance_type'])[:80]}, which is not supported",
+                code="unsupported",
+            )
         known = {f.name for f in fields(cls)} - {"name"}
         settings = {key: value for key, value in config.items() if key in known and value is not None}
         for key, value in settings.items():
@@ -366,9 +371,105 @@ _EXAMPLES: dict[str, object] = {
 _MUST_BE_OFF = {
     "thresholding": False,
     "use_flow_sigmas": False,
+    "use_dynamic_shifting": False,
     "interpolation_type": "linear",
     "timestep_type": "discrete",
+    "sigma_min": None,
+    "sigma_max": None,
+    "shift_terminal": None,
+    "lambda_min_clipped": -math.inf,
+    "predict_x0": True,
+    "disable_corrector": [],
+    "solver_p": None,
+    "predictor_order": 2,
+    "corrector_order": 2,
+    "tau_func": None,
+    "timestep_scaling": 10.0,
 }
+_NO_VARIANCE = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")  # the network predicts none
+_VARIANCES = {"DDPMScheduler": (None, "fixed_small", "fixed_small_log", "fixed_large")}
+
+_WAYS = frozenset({"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"})
+_STEPS = frozenset({"timestep_spacing", "steps_offset"})
+_MORE = frozenset({"solver_order", "solver_type", "algorithm_type", "lower_order_final", "thresholding"})
+_FLOW = frozenset({"use_flow_sigmas", "use_dynamic_shifting"})
+_LISTED = frozenset({"original_inference_steps", "timestep_scaling", "set_alpha_to_one", "thresholding"})
+_CLIPPED = frozenset({"lambda_min_clipped", "variance_type"})
+# Class -> its settings that change a picture; those of another class are not its own, and diffusers drops them.
+_SETTINGS: Mapping[str, frozenset[str]] = {
+    "DDIMScheduler": _STEPS | {"set_alpha_to_one", "thresholding"},
+    "DDPMScheduler": _STEPS | {"variance_type", "thresholding"},
+    "PNDMScheduler": _STEPS | {"set_alpha_to_one", "skip_prk_steps"},
+    "EulerDiscreteScheduler": _STEPS
+    | _WAYS
+    | {"interpolation_type", "timestep_type", "sigma_min", "sigma_max", "final_sigmas_type"},
+    "EulerAncestralDiscreteScheduler": _STEPS,
+    "HeunDiscreteScheduler": _STEPS | _WAYS,
+    "LMSDiscreteScheduler": _STEPS | _WAYS,
+    "KDPM2DiscreteScheduler": _STEPS | _WAYS,
+    "KDPM2AncestralDiscreteScheduler": _STEPS | _WAYS,
+    "DPMSolverMultistepScheduler": _STEPS
+    | _WAYS
+    | _MORE
+    | _FLOW
+    | _CLIPPED
+    | {"euler_at_final", "use_lu_lambdas", "final_sigmas_type"},
+    "UniPCMultistepScheduler": _STEPS
+    | _WAYS
+    | _MORE
+    | _FLOW
+    | {"predict_x0", "disable_corrector", "solver_p", "final_sigmas_type", "sigma_min", "sigma_max", "shift_terminal"},
+    "DEISMultistepScheduler": _STEPS | _WAYS | _MORE | _FLOW,
+    "SASolverScheduler": (
+        _STEPS | _WAYS | _MORE | _FLOW | _CLIPPED | {"predictor_order", "corrector_order", "tau_func"}
+    )
+    - {"solver_order", "solver_type"},
+    "LCMScheduler": _STEPS | _LISTED,
+    "TCDScheduler": _STEPS | _LISTED,
+}
+# What the name of another class's solver means here: diffusers takes the default of this class instead.
+_OWN_WORDS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("DPMSolverMultistepScheduler", "solver_type"): ("midpoint", "heun"),
+    ("DPMSolverMultistepScheduler", "algorithm_type"): ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"),
+    ("UniPCMultistepScheduler", "solver_type"): ("bh1", "bh2"),
+    ("DEISMultistepScheduler", "solver_type"): ("logrho",),
+    ("DEISMultistepScheduler", "algorithm_type"): ("deis",),
+    ("SASolverScheduler", "algorithm_type"): ("data_prediction", "noise_prediction"),
+}
+# The value of each setting of a folder's scheduler where nothing is said. lower_order_final has two, by the class.
+COMMON_SETTINGS: Mapping[str, object] = {
+    **_MUST_BE_OFF,
+    **dict.fromkeys((*_WAYS, "use_lu_lambdas", "euler_at_final"), False),
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "lower_order_final": True,
+    "final_sigmas_type": "zero",
+    "solver_order": 2,
+    "original_inference_steps": 50,
+    **dict.fromkeys(("solver_type", "algorithm_type", "variance_type")),
+}
+
+
+def spacing_of(name: str) -> TimestepSpacing:
+    """The default timestep_spacing of a scheduler class of diffusers."""
+    return _KINDS[name].default_spacing if name in _KINDS else "linspace"
+
+
+def settings_of(name: str, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings of one scheduler those that another takes over, as `from_config` of diffusers does.
+
+    name: of the other's class, one that gesso knows. Raises KeyError for one that it does not.
+    """
+    return {
+        key: value
+        for key, value in stated.items()
+        if key in _SETTINGS[name] and value in _OWN_WORDS.get((name, key), (value,))
+    }
+
+
+def keeps_variance(name: str) -> bool:
+    """Whether a scheduler class works on latents of unit variance, also where it ends in noise."""
+    return _KINDS[name].in_z
 
 
 def _float32_sigmas(schedule: NoiseSchedule) -> Tensor:

@@ -155,7 +155,7 @@ def linear_quadratic(schedule: NoiseSchedule, num_steps: int, *, threshold: floa
     # Of noise taken away: i slope on the line; then a parabola with the same slope in its first point that ends in 1.
     bend = (1 - threshold - slope * curved) / curved**2
     away = [i * slope for i in range(linear)]
-    away += [threshold + slope * i + bend * i**2 for i in range(curved + 1)]
+    away += [threshold + slope * i + bend * i**2 for i in range(curved)] + [1.0]  # not what rounding leaves of 1
     return (1 - torch.tensor(away, dtype=torch.float64)).clamp(min=0) * schedule.sigma_max
 
 

@@ -46,6 +46,9 @@ class SchedulerConfig:
     """The default scheduler of the release in diffusers, for the preset diffusers.
 
     name is a class of that library: text that is compared and written, never imported.
+
+    stated  settings of a folder's file beside the fields, by diffusers' names, where they differ from what goes without
+            saying; a timestep_spacing there is the class's own, but said, so that it holds for other samplers too
     """
 
     name: str
@@ -54,6 +57,7 @@ class SchedulerConfig:
     set_alpha_to_one: bool = False  # what follows the last step: sigma 0, or the schedule's least sigma
     skip_prk_steps: bool = True  # PNDM: no Runge-Kutta steps at the start
     use_karras_sigmas: bool = False
+    stated: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 # Where the tensors of a single file stand, and how its text is read; see checkpoints/ldm.py and families/encoding.py.

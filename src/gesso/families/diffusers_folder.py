@@ -14,6 +14,7 @@ from gesso.checkpoints.config_json import from_json, read_object
 from gesso.checkpoints.diffusers import INDEX, LIBRARIES, folders_of, layout_of, names_class, tokenizers_of
 from gesso.checkpoints.errors import ModelFileError, elide
 from gesso.diffusion.denoiser import Prediction
+from gesso.diffusion.diffusers_steps import COMMON_SETTINGS, spacing_of
 from gesso.families.base import Concat, Family, Layout, ScheduleConfig, SchedulerConfig
 from gesso.families.registry import release_like
 from gesso.families.sd15 import SD15
@@ -347,19 +348,14 @@ def _text(path: Path, *, projected: bool) -> CLIPTextConfig:
     return from_json(CLIPTextConfig, config, path, "the text encoder")
 
 
-# What a scheduler of the library does where its config does not say: timestep_spacing, steps_offset, set_alpha_to_one.
-_SCHEDULER_DEFAULTS: Mapping[str, tuple[str, int, bool]] = {
-    "PNDMScheduler": ("leading", 0, False),
-    "DDIMScheduler": ("leading", 0, True),
-    "LCMScheduler": ("leading", 0, True),
-}
-_OTHER_SCHEDULER = ("linspace", 0, False)
+# What a scheduler of the library does where its config does not say: set_alpha_to_one, of the classes that have it.
+_ALPHA_TO_ONE: Mapping[str, bool] = {"PNDMScheduler": False, "DDIMScheduler": True, "LCMScheduler": True}
 
 
 def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig | None]:
     if not path.exists():
         return SD15.schedule, SD15.prediction, SD15.scheduler
-    values = read_object(path)
+    values = read_object(path, infinite=True)  # lambda_min_clipped of DPM-Solver and SA-Solver
     if values.get("beta_schedule", "linear") != "scaled_linear" or values.get("trained_betas") is not None:
         raise ModelFileError("config", path, "the betas are not scaled_linear, which gesso computes with")
     prediction = values.get("prediction_type", "epsilon")
@@ -381,20 +377,28 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
 
 def _scheduler(path: Path, values: Mapping[str, Any]) -> SchedulerConfig:
     name = values.get("_class_name", "PNDMScheduler")
-    spacing, offset, alpha_to_one = _SCHEDULER_DEFAULTS.get(str(name), _OTHER_SCHEDULER)
+    spacing = spacing_of(str(name))
     config = {
         "name": name,
         "timestep_spacing": values.get("timestep_spacing", spacing),
-        "steps_offset": values.get("steps_offset", offset),
+        "steps_offset": values.get("steps_offset", 0),
     }
-    # Settings that a scheduler does not have keep one value here, whatever the file says.
-    if name in _SCHEDULER_DEFAULTS:
-        config["set_alpha_to_one"] = values.get("set_alpha_to_one", alpha_to_one)
+    if name in _ALPHA_TO_ONE:
+        config["set_alpha_to_one"] = values.get("set_alpha_to_one", _ALPHA_TO_ONE[name])
     else:
         config["use_karras_sigmas"] = values.get("use_karras_sigmas") or False
     if name == "PNDMScheduler":
         config["skip_prk_steps"] = values.get("skip_prk_steps", False)
-    return from_json(SchedulerConfig, config, path, "the scheduler")
+    stated = {
+        key: value
+        for key, value in values.items()
+        if key in COMMON_SETTINGS and key not in config and value is not None and value != COMMON_SETTINGS[key]
+    }
+    if values.get("timestep_spacing") == spacing:
+        stated["timestep_spacing"] = spacing
+    if values.get("steps_offset") == 0:
+        stated["steps_offset"] = 0  # see pipelines.steps: some of diffusers' pipelines replace it
+    return from_json(SchedulerConfig, config, path, "the scheduler", stated=stated)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -447,7 +451,9 @@ def folder_configs(family: Family) -> dict[str, dict[str, Any]]:
     return configs
 
 
-_LOW_RES = SchedulerConfig(name="DDPMScheduler", timestep_spacing="leading", steps_offset=0)
+_LOW_RES = SchedulerConfig(
+    name="DDPMScheduler", timestep_spacing="leading", steps_offset=0, stated={"timestep_spacing": "leading"}
+)
 
 
 def _index(family: Family) -> dict[str, Any]:
@@ -558,9 +564,10 @@ def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any
     }
     # Where it goes without saying it is not said, as in the published files: a user of the library who takes another
     # scheduler for the folder then gets that one's own spacing.
-    if scheduler.timestep_spacing != _SCHEDULER_DEFAULTS.get(scheduler.name, _OTHER_SCHEDULER)[0]:
+    if scheduler.timestep_spacing != spacing_of(scheduler.name):
         values["timestep_spacing"] = scheduler.timestep_spacing
-    if scheduler.name in _SCHEDULER_DEFAULTS:
+    values |= scheduler.stated
+    if scheduler.name in _ALPHA_TO_ONE:
         values["set_alpha_to_one"] = scheduler.set_alpha_to_one
     elif scheduler.name != _LOW_RES.name:
         values["use_karras_sigmas"] = scheduler.use_karras_sigmas

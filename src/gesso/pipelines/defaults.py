@@ -2,12 +2,18 @@
 
 import inspect
 
-from gesso.diffusion.diffusers_steps import DiffusersScheduler
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
-from gesso.pipelines.steps import A1111_OWN_SPACING, DIFFUSERS_IN_SIGMA, DIFFUSERS_SCHEDULERS, default_spacing
+from gesso.pipelines.steps import (
+    A1111_OWN_SPACING,
+    DIFFUSERS_IN_SIGMA,
+    DIFFUSERS_SCHEDULERS,
+    default_sampler,
+    default_schedule,
+    default_spacing,
+)
 from gesso.request.checks import MAX_NOISE_LEVEL
 from gesso.request.fields import Preset
 from gesso.request.presets import PRESETS
@@ -25,11 +31,8 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
     preset: Preset = request.preset or "gesso"
     sampler, schedule, presets = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
     if preset == "diffusers":
-        if sampler is None and family.scheduler is not None:
-            sampler = DiffusersScheduler(
-                name=family.scheduler.name, skip_prk_steps=family.scheduler.skip_prk_steps
-            ).sampler
-        schedule = "karras" if family.scheduler is not None and family.scheduler.use_karras_sigmas else "uniform"
+        sampler = sampler or default_sampler(family) or family.defaults.sampler
+        schedule = default_schedule(sampler, family)
     sampler = sampler or family.defaults.sampler
     row = SAMPLERS.get(sampler)
     if preset == "a1111" and row is not None:

@@ -123,7 +123,8 @@ def denoising(
     x = start.x
     try:
         if switch > 0:
-            x = yield from part(denoise, x, steps.sigmas, 0, switch)
+            # A run of one model goes to its own end, however its sampler numbers its calls.
+            x = yield from part(denoise, x, steps.sigmas, 0, switch if switch < steps.num_steps else None)
         if switch < steps.num_steps and second is not None:
             offload()
             x = yield from part(second, x, steps.sigmas[switch:], switch)

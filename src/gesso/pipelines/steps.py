@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,20 @@ from gesso.diffusion.conventions import (
     initial_scale,
     whole_timesteps,
 )
-from gesso.diffusion.diffusers_steps import DiffusersScheduler, diffusers_last_alpha
+from gesso.diffusion.diffusers_steps import (
+    DiffusersScheduler,
+    diffusers_last_alpha,
+    keeps_variance,
+    settings_of,
+    spacing_of,
+)
 from gesso.diffusion.noise_schedule import (
     ZERO_SNR_LAST_ALPHA_CUMPROD,
     NoiseSchedule,
     scaled_linear,
 )
 from gesso.diffusion.schedule import sigmas_of
+from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.notices import Notice
 from gesso.request.checks import MAX_STEPS, RequestError
@@ -43,9 +50,17 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lms": ("LMSDiscreteScheduler", {}),
     "dpm_2": ("KDPM2DiscreteScheduler", {}),
     "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc_bh2": ("UniPCMultistepScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "midpoint"},
+    ),
+    "dpmpp_2m_sde_heun": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {"solver_type": "bh1"}),
+    "unipc_bh2": ("UniPCMultistepScheduler", {"solver_type": "bh2"}),
     "deis": ("DEISMultistepScheduler", {}),
     "sa_solver": ("SASolverScheduler", {}),
     "ddim": ("DDIMScheduler", {}),
@@ -55,8 +70,6 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
 }
-# Those of them whose default timestep_spacing is "leading"; of the others it is "linspace".
-DIFFUSERS_LEADING = frozenset({"ddim", "ddpm", "lcm", "tcd", "plms", "pndm"})
 # Those of them whose initial noise is n * sigma_0 unless the spacing is "leading".
 DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
 # The largest ratio of sigmas that the first step may span in samplers that evaluate the model at both ends of a step.
@@ -69,6 +82,13 @@ _RESPACED: Mapping[str, Mapping[str, Any]] = {
     "exponential": {"use_exponential_sigmas": True},
     "beta": {"use_beta_sigmas": True},
 }
+_WAYS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_lu_lambdas": "exponential",
+    "use_beta_sigmas": "beta",
+}
+_CLASSES = frozenset(name for name, _ in DIFFUSERS_SCHEDULERS.values())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,6 +145,7 @@ class _Planned:
     sigmas: Tensor
     timestep_of: Callable[[Tensor], Tensor] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    keeps_variance: bool = True  # where the initial noise does; else noise that is left stays as it is
 
 
 def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False) -> Steps:
@@ -156,7 +177,7 @@ def plan_steps(request: ResolvedRequest, family: Family, *, again: bool = False)
         noise_scale=initial_scale(request.conventions.initial_noise, sigmas, schedule),
         image_sigma=float(sigmas[start.noisy]),
         image_scale=start.scale(sigmas),
-        final_scale=math.hypot(1.0, float(sigmas[-1])) if variance else 1.0,
+        final_scale=math.hypot(1.0, float(sigmas[-1])) if variance and planned.keeps_variance else 1.0,
         timestep_of=timestep_of,
         options=planned.options,
         notices=_notices(request.sampler, sigmas[start.first :]),
@@ -204,28 +225,70 @@ def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family
             "schedule", f"{schedule}: with diffusers' timestep spacings, use one of {', '.join(_RESPACED)}"
         )
     name, settings = DIFFUSERS_SCHEDULERS[sampler]
+    carried = settings_of(name, _settings(family, name))
+    ways = {way: False for way in carried if way in _WAYS} | _RESPACED[schedule]
+    if schedule == "exponential" and carried.get("use_lu_lambdas"):
+        ways = {"use_lu_lambdas": True}  # the same line in ln(sigma), with other timesteps
+    chosen = {"timestep_spacing": spacing or default_spacing(sampler, family)}
+    try:
+        return DiffusersScheduler.of_config({"_class_name": name} | carried | ways | chosen | settings)
+    except GessoError as error:
+        raise RequestError(
+            "sampler",
+            f"{sampler}: the model's scheduler_config.json: {error}. Use another sampler, or the preset gesso, which "
+            "does not read that file",
+        ) from None
+
+
+def _settings(family: Family, name: str) -> dict[str, Any]:
+    """The settings of the model's scheduler that a scheduler of class `name` takes over."""
     own = family.scheduler
-    return DiffusersScheduler(
-        name=name,
-        timestep_spacing=cast(Any, spacing or default_spacing(sampler, family)),
-        steps_offset=own.steps_offset if own is not None else 1,
-        set_alpha_to_one=own.set_alpha_to_one if own is not None else False,
-        **_RESPACED[schedule],
-        **settings,
-    )
+    if own is None:
+        return {"steps_offset": 1, "set_alpha_to_one": False}
+    offset = own.steps_offset
+    # diffusers' pipelines of SD 1 and 2 make it 1. What the file does not say goes to no other scheduler.
+    if family.layout in ("sd1", "sd2") and family.concat in ("none", "inpaint"):
+        offset = 1 if name == own.name or offset or "steps_offset" in own.stated else 0
+    fields = {"steps_offset": offset, "set_alpha_to_one": own.set_alpha_to_one}
+    return dict(own.stated) | fields | ({"use_karras_sigmas": True} if own.use_karras_sigmas else {})
+
+
+def default_sampler(family: Family) -> str | None:
+    """The sampler that does what the model's scheduler does in diffusers; None: the model has no scheduler.
+
+    Raises RequestError for a scheduler that gesso lacks.
+    """
+    own = family.scheduler
+    if own is None:
+        return None
+    try:
+        stated = settings_of(own.name, own.stated) if own.name in _CLASSES else {}
+        found = DiffusersScheduler.of_config({"_class_name": own.name, "skip_prk_steps": own.skip_prk_steps} | stated)
+    except GessoError as error:
+        raise RequestError(
+            "sampler", f"the model's scheduler_config.json: {error}. Choose a sampler, or the preset gesso"
+        ) from None
+    return found.sampler
+
+
+def default_schedule(sampler: str, family: Family) -> str:
+    """The schedule that the model's scheduler config means for a sampler."""
+    if sampler not in DIFFUSERS_SCHEDULERS:
+        return "karras" if family.scheduler is not None and family.scheduler.use_karras_sigmas else "uniform"
+    name = DIFFUSERS_SCHEDULERS[sampler][0]
+    settings = settings_of(name, _settings(family, name))
+    return next((schedule for way, schedule in _WAYS.items() if settings.get(way)), "uniform")
 
 
 def default_spacing(sampler: str, family: Family) -> str:
-    """The default timestep spacing in diffusers: the scheduler class's own unless the model's scheduler config differs.
+    """The default timestep spacing in diffusers: the class's own unless the model's scheduler config says one.
 
-    A config differs if its spacing is not the default of the class that it names, as SDXL's.
+    It does where its spacing is not the default of the class that it names, as SDXL's, or is written down all the same.
     """
     own = family.scheduler
-    if own is not None:
-        leading = DiffusersScheduler(name=own.name, skip_prk_steps=own.skip_prk_steps).sampler in DIFFUSERS_LEADING
-        if own.timestep_spacing != ("leading" if leading else "linspace"):
-            return own.timestep_spacing
-    return "leading" if sampler in DIFFUSERS_LEADING else "linspace"
+    if own is not None and ("timestep_spacing" in own.stated or own.timestep_spacing != spacing_of(own.name)):
+        return own.timestep_spacing
+    return spacing_of(DIFFUSERS_SCHEDULERS[sampler][0])
 
 
 def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) -> _Planned:
@@ -244,7 +307,7 @@ def _planned(request: ResolvedRequest, schedule: NoiseSchedule, family: Family) 
         return _Planned(make(schedule, request.num_steps))
     scheduler = diffusers_scheduler(request.sampler, request.schedule, request.conventions.timestep_spacing, family)
     steps = scheduler.steps(schedule, request.num_steps)
-    return _Planned(steps.sigmas, steps.timestep_of, steps.options)
+    return _Planned(steps.sigmas, steps.timestep_of, steps.options, keeps_variance(scheduler.name))
 
 
 def _exact_schedule(request: ResolvedRequest) -> int:

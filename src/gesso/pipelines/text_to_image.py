@@ -31,6 +31,7 @@ from gesso.pipelines.denoising import denoising, noise_source, variation_source
 from gesso.pipelines.framing import with_size
 from gesso.pipelines.inputs import SourcePictures, encode_mean, prepare
 from gesso.pipelines.job import Job, Pass
+from gesso.pipelines.low_guidance import as_diffusers_guides, low_guidance_notices
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.picture import OnProgress, Picture, Progress, to_images
 from gesso.pipelines.plugins import plugins_of
@@ -101,7 +102,10 @@ class TextToImage:
         request = _with_digest(request, "source", picture_digest(image) if image is not None else None)
         request = _with_digest(request, "mask", mask_digest(mask) if mask is not None else None)
         request = with_size(request, self.model.family, image)
-        return resolve(request, defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
+        resolved = resolve(request, defaults_for(request, self.model.family, has_refiner=self.refiner is not None))
+        if isinstance(request, ResolvedRequest):  # that of a recipe, which says what was done
+            return resolved
+        return as_diffusers_guides(resolved, self.model.family)
 
     def __call__(
         self,
@@ -205,6 +209,7 @@ class TextToImage:
         mask: GivenPicture | None,
         hints: Sequence[GivenPicture],
     ) -> Job:
+        request = _request(request)
         image = None if image is None else as_picture(image, "image")
         mask = None if mask is None else as_mask(mask, "mask")
         control_images = [as_hint(hint, "hints") for hint in _several(hints)]
@@ -234,7 +239,10 @@ class TextToImage:
             controls=controls,
             second=None if again is None else self._pass(again, first),
             upscaler=None if again is None else self._upscaler(resolved),
-            notices=notices_of(image, *control_images),
+            notices=(
+                *notices_of(image, *control_images),
+                *low_guidance_notices(request, resolved, self.model.family),
+            ),
         )
 
     def _pass(self, request: ResolvedRequest, before: Pass | None = None) -> Pass:

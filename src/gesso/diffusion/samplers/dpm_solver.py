@@ -90,7 +90,7 @@ def dpm_fast(
     calls_made = 0
     for order, (s, t) in zip(orders, pairwise(times), strict=True):
         down, up = _lower_time(s, t, times[-1], eta)
-        solve = _solve(x, [s], [down], calls_made, order)
+        solve = _solve(x, [s], [down], calls_made, order, counts_calls=True)
         x, _ = yield from solve
         calls_made += order
         if up > 0:
@@ -188,18 +188,18 @@ def _lower_time(s: float, t: float, end: float, eta: float) -> tuple[float, floa
 
 
 def _solve(
-    x: Tensor, starts: Sequence[float], ends: Sequence[float], step: int, order: int
+    x: Tensor, starts: Sequence[float], ends: Sequence[float], step: int, order: int, *, counts_calls: bool = False
 ) -> Generator[ModelCall, Tensor, tuple[Tensor, Tensor]]:
     """One singlestep of DPM-Solver in time = -ln(sigma), rows each from their start to their end.
 
     One start and end for all rows, or one each. Returns x after it, and x by the method one order lower that shares
-    its calls (for order 1: the same). Calls are counted as steps where all rows move together.
+    its calls (for order 1: the same). counts_calls: the second call is of step + 1, the third of step + 2.
     """
     together = len(starts) == 1
 
     def call(x: Tensor, times: list[float], index: int) -> ModelCall:
         levels = [math.exp(-time) for time in times]
-        return ModelCall(x, levels[0] if together else tuple(levels), step + index if together else step)
+        return ModelCall(x, levels[0] if together else tuple(levels), step + index if counts_calls else step)
 
     def rows(values: list[float]) -> Tensor | float:
         return values[0] if together else _as_rows(values, x)

@@ -1,0 +1,280 @@
+"""Folders whose scheduler_config.json nobody chose for gesso, with the preset diffusers, beside diffusers itself."""
+
+import json
+import math
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from asking import ask
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.checks import RequestError
+from gesso.runtime.engine import Engine
+from tiny_sd import TINY_EDIT, TINY_SD, save_tiny_folder
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+PROMPT, NEGATIVE, SEED, GUIDANCE = "a turtle, oil on canvas", "blurry", 3, 5.0
+CLOSE = 2e-5  # of an image in 0..1; what was wrong here was 3e-3 to 1.1 away
+DPM, EULER, DDPM = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "DDPMScheduler"
+LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
+
+
+@pytest.fixture(scope="module")
+def diffusers() -> Any:
+    """The library, quiet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    return diffusers
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_folder(tmp_path_factory.mktemp("base") / "tiny", TINY_SD)
+
+
+@pytest.fixture(scope="module")
+def components(diffusers: Any, base: Path) -> dict[str, Any]:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        base, local_files_only=True, safety_checker=None, requires_safety_checker=False
+    )
+    parts: dict[str, Any] = pipe.components
+    return parts
+
+
+class Pair:
+    """One folder on both sides."""
+
+    def __init__(self, diffusers: Any, components: dict[str, Any], folder: Path) -> None:
+        self.diffusers, self.components, self.folder = diffusers, components, folder
+
+    def configured(self, name: str, config: dict[str, Any]) -> None:
+        """Puts a scheduler into the folder, as `save_pretrained` of diffusers writes it."""
+        (self.folder / "scheduler" / "scheduler_config.json").write_text(
+            json.dumps({"_class_name": name} | BETAS | config)
+        )
+
+    def theirs(self, chosen: str | None, num_steps: int, options: dict[str, Any], **given: Any) -> torch.Tensor:
+        """As a user draws with the folder, or swaps its scheduler."""
+        config = json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text())
+        own = getattr(self.diffusers, config["_class_name"]).from_pretrained(self.folder, subfolder="scheduler")
+        pipe = self.diffusers.StableDiffusionPipeline(
+            **self.components | {"scheduler": own}, requires_safety_checker=False
+        )
+        if chosen is not None:
+            pipe.scheduler = getattr(self.diffusers, chosen).from_config(pipe.scheduler.config, **options)
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(SEED)
+        call = {"negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "height": 64, "width": 64} | given
+        latents = pipe(PROMPT, output_type="latent", generator=generator, num_inference_steps=num_steps, **call).images
+        with torch.no_grad():
+            decoded: torch.Tensor = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+        return decoded[0]
+
+    def ours(self, num_steps: int, **values: Any) -> torch.Tensor:
+        engine = Engine("cpu", "float32")
+        asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "seed": SEED}
+        request = ask(**{"num_steps": num_steps, "preset": "diffusers"} | asked | values)
+        return TextToImage(engine, engine.load(self.folder)).pixels(request)[0]
+
+    def gap(
+        self, num_steps: int, chosen: str | None = None, options: dict[str, Any] | None = None, **values: Any
+    ) -> float:
+        """The largest difference of a colour value; black is 0, white is 1, nothing is clipped."""
+        expected = self.theirs(chosen, num_steps, options or {})
+        assert expected.std() > 0.02
+        return float((self.ours(num_steps, **values) - expected).abs().max()) / 2
+
+
+@pytest.fixture
+def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path) -> Pair:
+    shutil.copytree(base, tmp_path / "tiny")
+    return Pair(diffusers, components, tmp_path / "tiny")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        (DPM, {"lambda_min_clipped": -math.inf, **LEADING}),
+        (DPM, {"algorithm_type": "sde-dpmsolver++"}),
+        (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+        (DPM, {"solver_order": 3}),
+        (DPM, {"solver_order": 1}),
+        (DPM, {"solver_type": "heun"}),
+        (DPM, {"use_exponential_sigmas": True}),
+        (DPM, {"use_beta_sigmas": True}),
+        (DPM, {"use_lu_lambdas": True}),
+        (DPM, {"final_sigmas_type": "sigma_min", "euler_at_final": True}),
+        (DPM, {"lower_order_final": False}),
+        (EULER, {"final_sigmas_type": "sigma_min"}),
+        (EULER, {"final_sigmas_type": "sigma_min", **LEADING}),
+        (EULER, {"use_beta_sigmas": True}),
+        ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
+        ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}),
+        ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}),
+        ("DEISMultistepScheduler", {"solver_order": 3}),
+        ("LCMScheduler", {"original_inference_steps": 20}),
+        (DDPM, {"variance_type": "fixed_large", "clip_sample": False, "steps_offset": 1}),
+        (DDPM, {"clip_sample": False}),  # diffusers' pipelines of SD make steps_offset 1
+        ("DDIMScheduler", {"clip_sample": False, "steps_offset": 0}),
+        ("PNDMScheduler", {"skip_prk_steps": True}),
+    ],
+    ids=str,
+)
+def test_settings_of_a_folder_are_followed(pair: Pair, name: str, config: dict[str, Any]):
+    pair.configured(name, config)
+    assert pair.gap(6) <= CLOSE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["PNDMScheduler", EULER])
+@pytest.mark.parametrize(
+    ("sampler", "chosen", "options"),
+    [
+        ("euler", EULER, {}),
+        ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
+        ("dpmpp_2m", DPM, {}),
+        ("unipc_bh2", "UniPCMultistepScheduler", {}),
+        ("ddim", "DDIMScheduler", {}),
+        ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
+    ],
+)
+def test_a_spacing_that_the_folder_states_holds_for_other_samplers(
+    pair: Pair, name: str, sampler: str, chosen: str, options: dict[str, Any]
+):
+    """Every folder that diffusers saves states it, also where it is the default of the class."""
+    own = {"timestep_spacing": "linspace" if name == EULER else "leading"}
+    pair.configured(name, own | {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False})
+    assert pair.gap(6, chosen, options, sampler=sampler) <= CLOSE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "sampler", "chosen"), [("PNDMScheduler", "euler", EULER), (EULER, "ddim", "DDIMScheduler")]
+)
+def test_a_spacing_that_no_file_states_is_the_default_of_the_chosen_class(
+    pair: Pair, name: str, sampler: str, chosen: str
+):
+    pair.configured(name, {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False})
+    assert pair.gap(6, chosen, sampler=sampler) <= CLOSE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("config", "sampler", "chosen"),
+    [
+        ({"use_karras_sigmas": True}, "euler", EULER),
+        ({"use_karras_sigmas": True}, "ddim", "DDIMScheduler"),  # which has no such setting
+        ({"use_lu_lambdas": True}, "heun", "HeunDiscreteScheduler"),
+        ({"use_exponential_sigmas": True, "solver_order": 3}, "unipc_bh2", "UniPCMultistepScheduler"),
+        ({"solver_type": "heun", "algorithm_type": "dpmsolver++"}, "deis", "DEISMultistepScheduler"),
+    ],
+    ids=str,
+)
+def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[str, Any], sampler: str, chosen: str):
+    more = {"set_alpha_to_one": False, "clip_sample": False, "steps_offset": 1}
+    pair.configured(DPM, config | more)
+    assert pair.gap(6, chosen, sampler=sampler) <= CLOSE
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        (DPM, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, "algorithm_type is 'dpmsolver'"),
+        (DPM, {"thresholding": True}, "thresholding is True"),
+        (DPM, {"lambda_min_clipped": -5.1}, "lambda_min_clipped is -5.1"),
+        (DPM, {"variance_type": "learned_range"}, "variance_type is 'learned_range'"),
+        (EULER, {"interpolation_type": "log_linear"}, "interpolation_type is 'log_linear'"),
+        (EULER, {"timestep_type": "continuous"}, "timestep_type is 'continuous'"),
+        (EULER, {"sigma_max": 20.0}, "sigma_max is 20.0"),
+        ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0 is False"),
+        ("SASolverScheduler", {"predictor_order": 3}, "predictor_order is 3"),
+        ("DPMSolverSinglestepScheduler", {"lambda_min_clipped": -math.inf}, "'DPMSolverSinglestepScheduler' is not"),
+        ("EDMEulerScheduler", {}, "'EDMEulerScheduler' is not supported"),
+    ],
+    ids=str,
+)
+def test_settings_that_gesso_cannot_follow_are_refused_where_they_count(
+    pair: Pair, name: str, config: dict[str, Any], words: str
+):
+    """The folder loads, and draws with the preset gesso, which does not read that file, and with other samplers."""
+    pair.configured(name, config)
+    with pytest.raises(RequestError, match=words) as refused:
+        pair.ours(2)
+    assert "preset gesso" in str(refused.value)
+    assert torch.isfinite(pair.ours(2, sampler="euler_ancestral")).all()
+    assert torch.isfinite(pair.ours(2, preset="gesso")).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_guidance_below_one_is_off_in_diffusers(pair: Pair, scale: float):
+    """The habit of Turbo's users is 0."""
+    pair.configured("DDIMScheduler", {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False})
+    wide = {"width": 128, "height": 128}  # one row of fewer pixels is too small for the norms of the tiny model
+    expected = pair.theirs(None, 4, {}, guidance_scale=scale, **wide)
+    assert float((pair.ours(4, guidance_scale=scale, **wide) - expected).abs().max()) / 2 <= CLOSE
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("scale", "image_scale"), [(0.5, 1.5), (5.0, 0.5), (1.0, 1.7), (5.0, 1.0)])
+def test_guidance_below_one_is_off_in_instruct_pix2pix(
+    diffusers: Any, tmp_path: Path, scale: float, image_scale: float
+):
+    folder = save_tiny_folder(tmp_path / "edit", TINY_EDIT)
+    pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(
+        folder, local_files_only=True, safety_checker=None, requires_safety_checker=False
+    )
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(
+        dict(pipe.scheduler.config) | {"set_alpha_to_one": False, "clip_sample": False, "timestep_spacing": "leading"}
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image = Image.linear_gradient("L").resize((128, 128)).convert("RGB")
+    guidance = {"guidance_scale": scale, "image_guidance_scale": image_scale}
+    generator = torch.Generator().manual_seed(SEED)
+    expected = pipe(PROMPT, image=image, num_inference_steps=3, generator=generator, output_type="np", **guidance)
+    engine = Engine("cpu", "float32")
+    request = ask(prompt=PROMPT, num_steps=3, seed=SEED, preset="diffusers", sampler="ddim", **guidance)
+    found = TextToImage(engine, engine.load(folder)).pixels(request, image=image)
+    picture = (found[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
+    assert float((picture - torch.from_numpy(expected.images[0])).abs().max()) <= CLOSE
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "words"),
+    [
+        ({"preset": "diffusers", "guidance_scale": 0.0}, 1.0, "diffusers switches guidance off below 1"),
+        ({"guidance_scale": 0.0}, 0.0, "guidance 0 draws from the negative prompt alone"),
+        ({"guidance_scale": 0.5, "preset": "a1111"}, 0.5, "lies between the negative prompt"),
+        ({"guidance_scale": 1.0}, 1.0, ""),
+        ({"guidance_scale": 0.5, "sampler": "ddim_cfgpp"}, 0.5, ""),  # its scale goes from 0 to 1
+    ],
+    ids=str,
+)
+def test_guidance_below_one_is_told(base: Path, values: dict[str, Any], scale: float, words: str):
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    (picture,) = pipeline(ask(**{"prompt": PROMPT, "seed": SEED, "num_steps": 1, "width": 128, "height": 128} | values))
+    told = [notice for notice in picture.recipe.notices if notice.code == "guidance_below_one"]
+    assert [words in notice for notice in told] == [True] * bool(words)
+    assert picture.recipe.request.guidance_scale == scale
+    assert pipeline.resolve(picture.recipe.request) == picture.recipe.request
+
+
+def test_a_recipe_with_guidance_below_one_is_drawn_as_it_was(base: Path):
+    """The preset diffusers once extrapolated there."""
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    resolved = pipeline.resolve(ask(prompt=PROMPT, seed=SEED, num_steps=1, preset="diffusers"))
+    old = replace(resolved, guidance_scale=0.5)
+    assert pipeline.resolve(old).guidance_scale == 0.5
