@@ -50,9 +50,9 @@ def settings_of(picture: PictureTexts) -> PictureMetadata | None:
         if "parameters" in texts:
             return from_infotext(read_infotext(texts["parameters"]))
         if "prompt" in texts:
-            return from_graph(texts["prompt"])
+            return from_graph(texts["prompt"], width=picture.width, height=picture.height, name=picture.path.stem)
         if "workflow" in texts:
-            return _from_workflow(texts["workflow"])
+            return _from_workflow(texts["workflow"], picture)
     except GessoError as error:
         raise GessoError(
             f"{picture.path}: {error.message}", code=error.code, field=error.field, data=error.data
@@ -60,9 +60,9 @@ def settings_of(picture: PictureTexts) -> PictureMetadata | None:
     return None
 
 
-def _from_workflow(text: str) -> PictureMetadata:
+def _from_workflow(text: str, picture: PictureTexts) -> PictureMetadata:
     try:
-        return from_workflow(text)
+        return from_workflow(text, width=picture.width, height=picture.height, name=picture.path.stem)
     except GessoError as error:
         message = "has ComfyUI's workflow without the graph itself (text chunk 'prompt')"
         raise GessoError(
