@@ -121,9 +121,10 @@ def _exif_texts(image: Image.Image) -> dict[str, str]:
     for tag, keyword in ((DESCRIPTION, "Description"), (SOFTWARE, "Software")):
         if isinstance(value := exif.get(tag), str):
             texts[keyword] = value.strip("\0")
-    for tag in (MODEL, MAKE):  # ComfyUI: "prompt:{...}", "workflow:{...}"
+    for tag in (MODEL, MAKE, DESCRIPTION):  # ComfyUI: "prompt:{...}", "workflow:{...}", also with a capital
         value = exif.get(tag)
         keyword, colon, json_text = value.strip("\0").partition(":") if isinstance(value, str) else ("", "", "")
-        if colon and keyword in ("prompt", "workflow"):
-            texts[keyword] = json_text
+        keyword = keyword.strip().lower()
+        if colon and keyword in ("prompt", "workflow") and json_text.lstrip().startswith("{"):
+            texts.setdefault(keyword, json_text)
     return {name: value for name, value in texts.items() if len(value) <= MAX_TEXT_BYTES}

@@ -75,7 +75,7 @@ def _settings(graph: Graph, width: int | None, height: int | None, name: str) ->
     reader = _Reader(graph, draft)
     model = reader.read(picture)
     _note_others(draft, graph, picture)
-    note_unused(draft, graph, picture)
+    note_unused(draft, graph, picture, drawable=not reader.family)
     first = picture.steps[0].sampler
     pairs = {key: str(value)[:200] for key, value in inputs_of(first).items() if not isinstance(value, list | dict)}
     return draft.build("ComfyUI", pairs=pairs, model=model)
@@ -99,14 +99,18 @@ class _Reader:
     def __init__(self, graph: Graph, draft: Draft) -> None:
         self.graph, self.draft = graph, draft
         self.texts = Texts(graph, draft)
+        self.family = ""  # of models that gesso does not draw
 
     def read(self, picture: Chosen) -> str:
         """Fills in the draft and returns the model's name."""
         graph, draft = self.graph, self.draft
-        first, *later = picture.steps
+        first, *later = self.since_a_new_start(picture.steps)
         graph.use(picture.output, first.sampler)
         for path, value in sampling(graph, draft, first.sampler).items():
             draft.values[path] = value
+        noise = graph.linked(first.sampler, "noise")
+        if kind_of(noise) == "DisableNoise":
+            draft.note("the picture was drawn without noise (DisableNoise), so there is no seed", field="seed")
         sides = {side: self.sides(first.sampler, side) for side in ("positive", "negative")}
         self.prompts(sides)
         self.skip()
@@ -117,9 +121,10 @@ class _Reader:
             draft.note(f"ignored: all but {MAX_LORAS} LoRA", field="loras")
         if loaded.guidance_rescale is not None:
             draft.set("guidance_rescale", loaded.guidance_rescale, "multiplier")
-        if family := family_of(graph, first.sampler, loaded.name):
+        self.family = family_of(graph, first.sampler, loaded.name)
+        if self.family:
             draft.note(
-                f"the picture was drawn with {family}, a family of models that gesso does not draw",
+                f"the picture was drawn with {self.family}, which is not among the families of models that gesso draws",
                 code="model_unavailable",
             )
         self.later(first, later, loaded, sides)
@@ -128,6 +133,23 @@ class _Reader:
                 "the size was worked out from a ratio and megapixels (ResolutionSelector) and may differ a little"
             )
         return loaded.name
+
+    def since_a_new_start(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """The passes from the last one on that starts from pure noise with another model than the one before."""
+        graph = self.graph
+        for index in range(len(steps) - 1, 0, -1):
+            step, before = steps[index], steps[index - 1]
+            if step.continues or sampling(graph, Draft(), step.sampler).get("source.strength", 1.0) < 1:
+                continue
+            names = [loaded_by(graph, Draft(), one.sampler).name for one in (before, step)]
+            if all(names) and names[0] != names[1]:
+                self.draft.note(
+                    f"ignored: a picture that was drawn before with {names[0][:120]}; "
+                    f"{named(graph, step.sampler)} starts from it or is guided by it",
+                    code="source_absent",
+                )
+                return steps[index:]
+        return steps
 
     def sides(self, sampler: Node, side: str) -> Parts | None:
         """The texts on one side of a sampler; None where they cannot be found."""
@@ -195,6 +217,12 @@ class _Reader:
         graph.use(empty)
         for side in ("width", "height"):
             draft.set(side, first_side(graph, empty, side), side)
+        if empty is not None and "Audio" not in kind_of(empty) and not {"width", "height"} <= draft.values.keys():
+            draft.note(
+                f"the size cannot be worked out from the graph: it is set by {named(graph, empty)}, as another picture "
+                "or a calculation tells",
+                field="width",
+            )
 
     def later(self, first: Step, later: Sequence[Step], loaded: Loaded, sides: Mapping[str, Parts | None]) -> None:
         """A refiner and a second pass; what else there is, is named."""
@@ -228,7 +256,7 @@ class _Reader:
             if share is not None and 0 <= share <= 1:
                 draft.set("refiner_switch_at", share, "start_at_step")
             draft.note(
-                f"the refiner {own.name[:120]} drew from step {start} of {steps}; give it with --refiner",
+                f"a second model, {own.name[:120]}, drew from step {start} of {steps}; give it with --refiner",
                 code="refiner_needed",
                 field="refiner_switch_at",
             )

@@ -4,6 +4,7 @@ Every walk along links is bounded and ends in a circle. Which nodes were used is
 """
 
 import ast
+import json
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from gesso.metadata.comfyui_workflow import MAX_NODES
 from gesso.metadata.picture_metadata import real, whole
 
 MAX_HOPS = 200  # links from one node to another that one question follows
+MAX_PIPES = 32
 MAX_DEPTH = 60  # values that are worked out from others, inside one another
 MAX_TEXT = 100_000  # characters of a text that is worked out
 MAX_EXPRESSION = 200
@@ -41,6 +43,7 @@ class Graph:
         self.worked_out: set[str] = set()  # kinds of nodes whose values are worked out rather than stored
         self._known: dict[tuple[str, int], Any] = {}
         self._passed: dict[str, Any] = {}
+        self._origins: dict[str, tuple[Node, int] | None] = {}  # of nodes that only pass on
         self._depth = 0
 
     def number(self, node: Node) -> str:
@@ -51,18 +54,24 @@ class Graph:
 
     def origin(self, link: Any) -> tuple[Node, int] | None:
         """The node and output that a link comes from, past reroutes and switches."""
-        for _ in range(MAX_HOPS):
-            if not is_link(link):
-                return None
-            node = self.nodes.get(str(link[0]))
-            if node is None:
-                return None
-            after = self._passed_on(node)
+        way: list[str] = []
+        found: tuple[Node, int] | None = None
+        while is_link(link) and len(way) < MAX_HOPS:
+            number = str(link[0])
+            if number in self._origins:
+                found = self._origins[number]
+                break
+            node = self.nodes.get(number)
+            after = self._passed_on(node) if node is not None else None
             if after is None:
-                return node, whole(link[1]) or 0
-            self.use(node)
+                found = (node, whole(link[1]) or 0) if node is not None else None
+                break
+            way.append(number)
+            self._origins[number] = None  # so that a circle ends
             link = after
-        return None
+        self.used.update(way)
+        self._origins.update(dict.fromkeys(way, found))
+        return found
 
     def _passed_on(self, node: Node) -> Any:
         """The link that a node only passes on, or None."""
@@ -99,7 +108,7 @@ class Graph:
 
     def link(self, node: Node | None, *names: str) -> tuple[Node, int] | None:
         visited: set[int] = set()
-        while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
+        while node is not None and id(node) not in visited and len(visited) < MAX_PIPES:
             visited.add(id(node))
             given = inputs_of(node)
             for name in names:
@@ -129,7 +138,7 @@ class Graph:
     def holder(self, node: Node | None, *names: str) -> tuple[Node, str] | None:
         """The node that has one of these inputs, and which: this one, or one before it along a pipe."""
         visited: set[int] = set()
-        while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
+        while node is not None and id(node) not in visited and len(visited) < MAX_PIPES:
             visited.add(id(node))
             given = inputs_of(node)
             for name in names:
@@ -147,13 +156,7 @@ class Graph:
         if not is_link(value):
             return _content(value)
         found = self.origin(value)
-        if found is not None:
-            return self._output(*found)
-        before = self.nodes.get(str(value[0]))  # a switch between values, not links
-        if before is not None and kind_of(before) in _SWITCHES:
-            which, on, off = _SWITCHES[kind_of(before)]
-            return self.inside(lambda: self.value(before, on if self.value(before, which) is True else off))
-        return None if before is None else self._output(before, whole(value[1]) or 0)
+        return self._output(*found) if found is not None else None
 
     def _output(self, node: Node, slot: int) -> Any:
         """What a node gives at one of its outputs, as far as it can be known without running it."""
@@ -181,6 +184,9 @@ class Graph:
 
     def _work_out(self, node: Node, slot: int) -> Any:
         kind = kind_of(node)
+        if kind in _SWITCHES:  # between values; one between links was passed
+            which, on, off = _SWITCHES[kind]
+            return self.value(node, on if self.value(node, which) in (True, "true", 1) else off)
         if kind in JOINING:
             return self._joined(node)
         if kind == "StringReplace":
@@ -192,6 +198,8 @@ class Graph:
             return self._calculated(node, slot)
         if kind == "ResolutionSelector":
             return self._resolution(node, slot)
+        if kind == "JsonExtractString":
+            return self._extracted(node)
         if kind in UNKNOWABLE or "Generate" in kind:  # what they were given
             return self.value(node, "prompt", "user_prompt", "string", "text")
         if kind == "StringFormat":
@@ -216,6 +224,17 @@ class Graph:
         if sum(map(len, held)) + len(between) * len(held) > MAX_TEXT:
             return None
         return between.join(held) if held else None
+
+    def _extracted(self, node: Node) -> Any:
+        """One value of a text of JSON."""
+        text, key = self.value(node, "json_string"), self.value(node, "key")
+        try:
+            value = json.loads(text).get(key) if isinstance(text, str) and len(text) <= MAX_TEXT else None
+        except (ValueError, RecursionError, AttributeError, TypeError):
+            return None
+        if isinstance(value, dict):
+            return json.dumps(value)
+        return value if isinstance(value, str | int | float) else None
 
     def _formatted(self, node: Node) -> str | None:
         """A pattern with values in its braces."""
@@ -270,6 +289,8 @@ _OPERATORS: Mapping[type[ast.AST], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.BitAnd: lambda a, b: int(a) & int(b),
+    ast.BitOr: lambda a, b: int(a) | int(b),
 }
 _FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "min": min,

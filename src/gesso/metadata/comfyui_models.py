@@ -19,40 +19,54 @@ _STACKS = ("lora_stack", "optional_lora_stack", "LORA_STACK")
 _ROW = re.compile(r"lora(?:_name)?_?([0-9]{1,2})(?:_name)?")
 _TAG = re.compile(r"<lora:([^:<>]{1,200}):(-?[0-9.]{1,8})(?::(-?[0-9.]{1,8}))?>")
 
-# What the names of files, text encoders and nodes of the families that gesso does not draw have in them.
-_FAMILIES = tuple(
-    (re.compile(pattern, re.IGNORECASE), family)
-    for pattern, family in (
-        (r"flux[-_ .]?2|flux2|klein", "FLUX.2"),
-        (r"flux[-_ .]?3", "FLUX.3"),
-        (r"flux|krea", "FLUX.1"),
-        (r"chroma", "Chroma"),
-        (r"sd[-_ ]?3|stable[-_ ]diffusion[-_ ]3", "Stable Diffusion 3"),
-        (r"qwen[-_ ]?image", "Qwen-Image"),
-        (r"z[-_]image", "Z-Image"),
-        (r"lumina", "Lumina"),
-        (r"hunyuan3d|hunyuan_3d", "Hunyuan3D"),
-        (r"hunyuan[-_]?image", "HunyuanImage"),
-        (r"hunyuan|capybara", "HunyuanVideo"),
-        (r"\bwan|wan[-_ ]?(video|2|animate)|[-_/\\]wan|infinitetalk|humo|causvid|scail|self[-_]forcing", "Wan"),
-        (r"ltx", "LTX-Video"),
-        (r"hidream", "HiDream"),
-        (r"omnigen", "OmniGen"),
-        (r"ace[-_]step|^ace$", "ACE-Step (audio)"),
-        (r"stable[-_]audio", "Stable Audio"),
-        (r"yue2", "YuE (audio)"),
-        (r"stable[-_]cascade", "Stable Cascade"),
-        (r"svd|stable[-_]video|img2vid", "Stable Video Diffusion"),
-        (r"pixart", "PixArt"),
-        (r"kandinsky", "Kandinsky"),
-        (r"cosmos|anima", "Cosmos"),
-        (r"mochi", "Mochi"),
-        (r"aura[-_]?flow", "AuraFlow"),
-        (r"kolors", "Kolors"),
-        (r"trellis|triposplat|pixal3d", "a 3D model"),
-        (r"minimax", "MiniMax"),
-        (r"seedvr", "SeedVR (video upscaling)"),
-        (r"ovis|longcat|newbie|fibo|boogu|joyimage|ming|moss|ideogram|mage[-_]?flow|marigold|lotus|void", ""),
+# Words in the names of files and text encoders, and in the kinds of nodes, of the families that gesso does not draw.
+_WORDS = (
+    (r"flux[-_ .]?2|klein", "FLUX.2"),
+    (r"flux[-_ .]?3", "FLUX.3"),
+    (r"flux", "FLUX.1"),
+    (r"chroma([-_ ]?radiance)?", "Chroma"),
+    (r"sd[-_ ]?3|stable[-_ ]diffusion[-_ ]3", "Stable Diffusion 3"),
+    (r"qwen[-_ ]?image", "Qwen-Image"),
+    (r"z[-_]?image", "Z-Image"),
+    (r"lumina2?|neta[-_ ]?(yume|lumina)(v)?", "Lumina"),
+    (r"hunyuan[-_]?3d", "Hunyuan3D"),
+    (r"hunyuan[-_]?image", "HunyuanImage"),
+    (r"hunyuan([-_]?video)?|capybara", "HunyuanVideo"),
+    (r"wan([-_ ]?video|animate)?|infinitetalk|humo|causvid|scail|self[-_]forcing", "Wan"),
+    (r"ltx(v|av)?", "LTX-Video"),
+    (r"hidream", "HiDream"),
+    (r"omnigen", "OmniGen"),
+    (r"ace|ace[-_]?step", "ACE-Step (audio)"),
+    (r"stable[-_]audio", "Stable Audio"),
+    (r"yue", "YuE (audio)"),
+    (r"stable[-_]cascade", "Stable Cascade"),
+    (r"svd|stable[-_]video|img2vid", "Stable Video Diffusion"),
+    (r"pixart", "PixArt"),
+    (r"kandinsky", "Kandinsky"),
+    (r"cosmos|anima", "Cosmos"),
+    (r"mochi", "Mochi"),
+    (r"aura[-_]?flow", "AuraFlow"),
+    (r"kolors", "Kolors"),
+    (r"trellis|triposplat|pixal3d", "a 3D model"),
+    (r"minimax", "MiniMax"),
+    (r"seedvr", "SeedVR (video upscaling)"),
+)
+_FAMILIES = tuple((re.compile(rf"(?<![a-z])(?:{words})(?![a-z])", re.IGNORECASE), family) for words, family in _WORDS)
+_KINDS = tuple(
+    (re.compile(words), family)
+    for words, family in (
+        (r"Hunyuan3D", "Hunyuan3D"),
+        (r"Flux2", "FLUX.2"),
+        (r"Flux(?!Kontext)", "FLUX.1"),
+        (r"Hunyuan", "HunyuanVideo"),
+        (r"^Wan|WanVideo", "Wan"),
+        (r"LTXV|LTXAV", "LTX-Video"),
+        (r"AceStep", "ACE-Step (audio)"),
+        (r"Trellis2|TripoSplat|Pixal3D", "a 3D model"),
+        (r"SeedVR2", "SeedVR (video upscaling)"),
+        (r"SVD_img2vid|^ImageOnlyCheckpointLoader", "Stable Video Diffusion"),
+        (r"StableCascade", "Stable Cascade"),
+        (r"^(EmptySD3LatentImage|ModelSamplingSD3|ModelSamplingAuraFlow)", "a model newer than Stable Diffusion XL"),
     )
 )
 _OURS = ("stable_diffusion", "sdxl")
@@ -178,31 +192,30 @@ def _row(entry: Any) -> tuple[str, float | None, float | None] | None:
 
 def family_of(graph: Graph, sampler: Node, model: str) -> str:
     """The family of models, if it is one that gesso does not draw."""
-    if model and (family := _family(stem(model))) is not None:
-        return family or stem(model)[:60]
-    kinds: list[str] = []
-    for node in ancestors(graph, sampler):
-        kind, given = kind_of(node), inputs_of(node)
-        if "CLIPLoader" in kind and isinstance(said := given.get("type"), str) and said not in _OURS:
-            found = _family(said)
-            return said[:40] if found is None else found or said[:40]
-        kinds.append(kind)
-    if any(kind.startswith(("Checkpoint", "Efficient", "easy")) for kind in kinds):
-        return ""
-    return next((family for kind in kinds if (family := _family(kind))), "")
+    if family := _family(stem(model)):
+        return family
+    nodes = ancestors(graph, sampler)
+    for node in nodes:
+        said = inputs_of(node).get("type") if "CLIPLoader" in kind_of(node) else None
+        if isinstance(said, str) and said not in _OURS:
+            return _family(said) or said[:40]
+    return next(
+        (family for node in nodes for pattern, family in _KINDS if pattern.search(kind_of(node))),
+        "",
+    )
 
 
-def _family(name: str) -> str | None:
-    return next((family for pattern, family in _FAMILIES if pattern.search(name)), None)
+def _family(name: str) -> str:
+    return next((family for pattern, family in _FAMILIES if pattern.search(name)), "")
 
 
 def ancestors(graph: Graph, start: Node) -> list[Node]:
-    """All nodes that a node depends on, itself first; each once, in one walk."""
+    """All nodes that a node depends on, itself first; each once, in one walk. Of a switch only the side that is on."""
     waiting, found = [start], {id(start): start}
     while waiting:
         for value in inputs_of(waiting.pop()).values():
-            node = graph.nodes.get(str(value[0])) if is_link(value) else None
-            if node is not None and id(node) not in found:
-                found[id(node)] = node
-                waiting.append(node)
+            origin = graph.origin(value) if is_link(value) else None
+            if origin is not None and id(origin[0]) not in found:
+                found[id(origin[0])] = origin[0]
+                waiting.append(origin[0])
     return list(found.values())

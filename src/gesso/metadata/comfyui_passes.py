@@ -12,7 +12,9 @@ from gesso.metadata.picture_metadata import real, whole
 
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
 _PACK_SAMPLERS = re.compile(r"sampler|UltimateSDUpscale|SUPIR_sample", re.IGNORECASE)
-_NO_SAMPLERS = re.compile(r"select|presampling|preview|config|scheduler|settings|provider|seed|sigma", re.IGNORECASE)
+_NO_SAMPLERS = re.compile(
+    r"select|presampling|preview|config|scheduler|settings|provider|seed|sigma|upsampl|resampl", re.IGNORECASE
+)
 _DRAWN_FROM = ("latent_image", "positive", "guider", "sigmas", "samples", "pipe", "basic_pipe", "sdxl_tuple")
 _SAVES = re.compile(r"save|websocket|VideoCombine", re.IGNORECASE)
 _SHOWS = re.compile(r"preview|compare|showimage", re.IGNORECASE)
@@ -172,8 +174,8 @@ class _Nearest:
             for name, value in given.items()
             if is_link(value) and name not in names and not _NOT_THE_PICTURE.search(name.lower())
         ]
-        found = [self.graph.linked(node, name) for name in names[:64]]
-        return [one for one in found if one is not None]
+        found = [self.graph.origin(given[name]) for name in names[:64]]
+        return [one[0] for one in found if one is not None]
 
 
 def _steps(graph: Graph, nearest: _Nearest, sampler: Node) -> tuple[Step, ...]:
@@ -268,7 +270,7 @@ def enlarged(graph: Graph, between: Sequence[Node]) -> Enlarged:
             upscaler, network = (stem(called) if isinstance(called, str) else ""), True
             nodes.append(loader)
             factor = _FACTOR.search(upscaler)
-            if "Upscale" in kind and "By" not in kind and real(graph.value(node, "scale_by", "upscale_by")) is None:
+            if "Up" in kind and "By" not in kind and real(graph.value(node, "scale_by", "upscale_by")) is None:
                 scale, known = (scale * int(factor[1] or factor[2]), known) if factor else (scale, False)
                 size = None
         width, height = (whole(graph.value(node, side, f"resize_type.{side}", f"target_{side}")) for side in _SIDES)

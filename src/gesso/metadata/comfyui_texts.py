@@ -167,12 +167,14 @@ class Texts:
 
     def _guessed(self, node: Node) -> Parts | None:
         """The only text of a node that gesso does not know."""
-        only = [value for value in inputs_of(node).values() if isinstance(value, str) and value.strip()]
+        texts = [value for value in inputs_of(node).values() if isinstance(value, str) and value.strip()]
+        only = texts if len(texts) == 1 else [text for text in texts if " " in text.strip()]
         if len(only) != 1:
             return None
         self.graph.use(node)
         self.draft.note(
-            f"gesso does not know the node {named(self.graph, node)}; its only text is taken for the prompt",
+            f"gesso does not know the node {named(self.graph, node)}; its only text is taken for the prompt: "
+            f"{short(only[0])}",
             code="prompt_guessed",
         )
         return (Part((only[0],)),)

@@ -28,8 +28,11 @@ _HELPERS = ("control_net", "ipadapter", "clip_vision", "image", "preprocessor", 
 _GUIDES = ("strength", "weight", "start_percent", "end_percent", "start_at", "end_at", "weight_type")
 
 
-def note_unused(draft: Draft, graph: Graph, picture: Chosen) -> None:
-    """One notice for each ControlNet, IP-Adapter and VAE; the other nodes together, by their kinds."""
+def note_unused(draft: Draft, graph: Graph, picture: Chosen, *, drawable: bool) -> None:
+    """One notice for each ControlNet, IP-Adapter and VAE; the other nodes together, by their kinds.
+
+    drawable  whether the model is of a family that gesso draws; else there is no use for its VAE
+    """
     start = picture.output if picture.output is not None else picture.steps[-1].sampler
     way = ancestors(graph, start)
     for node in way:
@@ -40,7 +43,8 @@ def note_unused(draft: Draft, graph: Graph, picture: Chosen) -> None:
             _note_guide(draft, graph, node, "ControlNet" if _CONTROL.search(kind) else "IP-Adapter")
         elif kind == "VAELoader" and isinstance(name := graph.value(node, "vae_name"), str):
             graph.use(node)
-            draft.note(f"not taken over: the VAE {name[:120]}; give it with --vae", code="vae_separate")
+            if drawable:
+                draft.note(f"not taken over: the VAE {name[:120]}; give it with --vae", code="vae_separate")
     left = [node for node in way if not _is_used(graph, node) and not _NEUTRAL.fullmatch(kind_of(node))]
     for line in _lines(graph, left):
         draft.note(f"not supported, ignored: {line}")
@@ -115,8 +119,12 @@ def _lines(graph: Graph, nodes: list[Node], *, values: bool = True) -> Iterator[
 
 def _values(node: Node) -> str:
     shown = [
-        f"{name[:30]} {short(value) if isinstance(value, str) else value}"
+        f"{name[:30]} {_shown(value)}" if not name.startswith("value ") else _shown(value)
         for name, value in inputs_of(node).items()
-        if not is_link(value) and isinstance(value, str | int | float) and len(str(value)) <= 40
+        if not is_link(value) and isinstance(value, str | int | float) and 0 < len(str(value)) <= 40
     ]
     return ", ".join(shown[:MAX_VALUES])
+
+
+def _shown(value: str | int | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else short(value) if isinstance(value, str) else str(value)
