@@ -144,6 +144,12 @@ NOTICES: Mapping[str, str] = {
     "syntax_differs": "gesso reads the syntax of the prompt differently.",
     "model_unavailable": "The picture was drawn by a model that is not public.",
     "source_absent": "The source picture is not in the file.",
+    "prompt_guessed": "The prompt in the file is not for certain the one that was drawn.",
+    "several_pictures": "The graph in the file makes several pictures; one of them is read.",
+    "refiner_needed": "A refiner finished the picture; it has to be given again.",
+    "control_absent": "A ControlNet or IP-Adapter is not taken over, because its picture is not in the file.",
+    "vae_separate": "The picture was decoded by a VAE of its own, which has to be given again.",
+    "node_aside": "Nodes of the graph that had no part in the picture are ignored.",
     "workflow_only": "The settings come from a workflow, which may not be the one that ran.",
     "recorded": "The notice comes from a recipe, which stores only its text.",
 }

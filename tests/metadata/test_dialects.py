@@ -287,7 +287,7 @@ def test_values_of_nodes_that_nobody_knows_are_told():
     [
         ({}, "the workflow has no list of nodes"),
         ({"nodes": [3]}, "the workflow has no list of nodes"),
-        ({"nodes": [], "definitions": {"subgraphs": []}}, "no sampler.*subgraphs are not read"),
+        ({"nodes": [], "definitions": {"subgraphs": []}}, "no sampler"),
         ({"nodes": [{"id": n} for n in range(5001)]}, "at most 5000"),
     ],
 )

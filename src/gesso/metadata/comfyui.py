@@ -1,69 +1,58 @@
-"""Settings from a graph of ComfyUI: the sampler that leads to the picture, and what its inputs are linked to.
+"""Settings from a graph of ComfyUI: the passes that lead to the picture, and what their inputs are linked to.
 
-Links are followed by their names, a bounded number of times, and never in a circle. Nodes of plugins are passed through
-where they have an input of the name that is looked for.
+The graph is followed from the picture's own output node. What was used is kept; every other node on the way to the
+picture is named in a notice.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gesso.errors import GessoError
+from gesso.metadata.comfyui_graph import Graph, Node, inputs_of, kind_of, stem
+from gesso.metadata.comfyui_models import Loaded, family_of, loaded_by
+from gesso.metadata.comfyui_passes import (
+    Chosen,
+    Enlarged,
+    Step,
+    chosen,
+    empty_of,
+    enlarged,
+    first_side,
+    split_of,
+)
+from gesso.metadata.comfyui_sampling import sampling
+from gesso.metadata.comfyui_texts import Parts, Texts, named, written
+from gesso.metadata.comfyui_unused import note_unused
 from gesso.metadata.comfyui_workflow import graph_of_workflow
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
 from gesso.notices import Notice
-from gesso.request.hires import upscaler_name
-from gesso.request.parts import HiresPass, LoraUse
+from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
+from gesso.request.parts import MAX_LORAS, HiresPass
 
 MAX_CHARS = 8 * 2**20
-MAX_NODES = 5000
-MAX_HOPS = 200  # links from one node to another that one question follows
 
-_SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
-_ENDS = ("SaveImage", "PreviewImage", "SaveImageWebsocket", "SaveAnimatedWEBP")
-_THROUGH_PICTURE = ("images", "image", "samples", "pixels", "latent_image", "latent", "upscale_model_output")
-_THROUGH_TEXT = ("conditioning", "positive", "conditioning_1", "conditioning_to", "cond", "text_encode")
-_VALUES = ("value", "text", "string", "int", "float", "number", "seed", "noise_seed")
+_PICTURE_UPSCALERS = ("lanczos", "bicubic", "bilinear", "box", "nearest")
 _FROM_WORKFLOW = Notice(
     "read from ComfyUI's workflow (the graph as the UI shows it), which does not name the inputs of custom nodes",
     code="workflow_only",
 )
 
-Node = Mapping[str, Any]
 
-
-def from_graph(text: str) -> PictureMetadata:
+def from_graph(text: str, *, width: int | None = None, height: int | None = None, name: str = "") -> PictureMetadata:
     """The settings of a graph in the form of the API (the text chunk "prompt").
 
+    width, height, name  of the picture's file: they tell which of several pictures of the graph it is
     Raises GessoError for what is no such graph, or one without a sampler.
     """
-    return _settings(_Graph(_parsed(text)))
+    return _settings(Graph(_parsed(text)), width, height, name)
 
 
-def from_workflow(text: str) -> PictureMetadata:
+def from_workflow(text: str, *, width: int | None = None, height: int | None = None, name: str = "") -> PictureMetadata:
     """The same from a workflow (the text chunk "workflow"), as far as possible. Raises GessoError as `from_graph`."""
-    workflow = _parsed(text)
-    try:
-        metadata = _settings(_Graph(graph_of_workflow(workflow)))
-    except GessoError as error:
-        inside = "; its subgraphs are not read" if "definitions" in workflow else ""
-        raise GessoError(f"{error.message}{inside}", code=error.code, field=error.field, data=error.data) from error
+    metadata = _settings(Graph(graph_of_workflow(_parsed(text))), width, height, name)
     return replace(metadata, notices=(_FROM_WORKFLOW, *metadata.notices))
-
-
-def _settings(graph: "_Graph") -> PictureMetadata:
-    sampler = graph.last_sampler()
-    draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
-    first, second = graph.passes(sampler)
-    _sampling(draft, graph, first)
-    _texts(draft, graph, first)
-    _size(draft, graph, first)
-    model = _model(draft, graph, first)
-    if second is not None:
-        _second_pass(draft, graph, first, second)
-    pairs = {key: str(value)[:200] for key, value in _inputs(first).items() if not isinstance(value, list | dict)}
-    return draft.build("ComfyUI", pairs=pairs, model=model)
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -80,162 +69,271 @@ def _parsed(text: str) -> dict[str, Any]:
     return graph
 
 
-class _Graph:
-    """Nodes by their numbers."""
-
-    def __init__(self, nodes: Mapping[str, Any]) -> None:
-        if len(nodes) > MAX_NODES:
-            raise GessoError(f"the graph has {len(nodes)} nodes, expected at most {MAX_NODES}", code="too_large")
-        self.nodes: dict[str, Node] = {str(key): node for key, node in nodes.items() if isinstance(node, dict)}
-
-    def linked(self, node: Node, name: str) -> Node | None:
-        """The node that an input is linked to."""
-        link = _inputs(node).get(name)
-        return self.nodes.get(str(link[0])) if isinstance(link, list) and len(link) == 2 else None
-
-    def upstream(self, node: Node | None, names: tuple[str, ...], kinds: tuple[str, ...]) -> Node | None:
-        """The first node of one of these kinds, this one included, along inputs of these names."""
-        visited: set[int] = set()
-        while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
-            if _kind(node).startswith(kinds):
-                return node
-            visited.add(id(node))
-            node = next((other for name in names if (other := self.linked(node, name)) is not None), None)
-        return None
-
-    def value(self, node: Node | None, *names: str) -> Any:
-        """The value of an input, also where it comes from a node that only holds it."""
-        for _ in range(MAX_HOPS):
-            value = next((_inputs(node)[name] for name in names if node is not None and name in _inputs(node)), None)
-            if not isinstance(value, list):
-                return value
-            node = self.nodes.get(str(value[0])) if len(value) == 2 else None
-            names = (*names, *_VALUES)
-        return None
-
-    def last_sampler(self) -> Node:
-        """The sampler whose picture is kept."""
-        for node in self.nodes.values():
-            if _kind(node) in _ENDS and (samplers := self.upstream(node, _THROUGH_PICTURE, _SAMPLERS)) is not None:
-                return samplers
-        samplers = next((node for node in self.nodes.values() if _kind(node) in _SAMPLERS), None)
-        if samplers is None:
-            raise GessoError(
-                "the graph has no sampler node that gesso knows (KSampler and its relatives)", code="no_settings"
-            )
-        return samplers
-
-    def passes(self, sampler: Node) -> tuple[Node, Node | None]:
-        """The first sampler, and the one that draws its enlarged picture again, if any."""
-        before = self.linked(sampler, "latent_image") or self.linked(sampler, "samples")
-        earlier = self.upstream(before, _THROUGH_PICTURE, _SAMPLERS)
-        return (sampler, None) if earlier is None or earlier is sampler else (earlier, sampler)
+def _settings(graph: Graph, width: int | None, height: int | None, name: str) -> PictureMetadata:
+    picture = chosen(graph, width=width, height=height, name=name)
+    draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
+    reader = _Reader(graph, draft)
+    model = reader.read(picture)
+    _note_others(draft, graph, picture)
+    note_unused(draft, graph, picture, drawable=not reader.family)
+    first = picture.steps[0].sampler
+    pairs = {key: str(value)[:200] for key, value in inputs_of(first).items() if not isinstance(value, list | dict)}
+    return draft.build("ComfyUI", pairs=pairs, model=model)
 
 
-def _sampling(draft: Draft, graph: _Graph, sampler: Node) -> None:
-    guider, steps = graph.linked(sampler, "guider"), graph.linked(sampler, "sigmas")
-    noise, chosen = graph.linked(sampler, "noise"), graph.linked(sampler, "sampler")
-    draft.set("seed", whole(graph.value(noise or sampler, "noise_seed", "seed")), "seed")
-    draft.set("num_steps", whole(graph.value(steps or sampler, "steps")), "steps")
-    draft.set("guidance_scale", real(graph.value(guider or sampler, "cfg")), "cfg")
-    name, schedule = graph.value(chosen or sampler, "sampler_name"), graph.value(steps or sampler, "scheduler")
-    draft.sampler(*(value if isinstance(value, str) else None for value in (name, schedule)))
-    denoise = real(graph.value(steps or sampler, "denoise"))
-    if denoise is not None and denoise < 1:
-        draft.set("source.strength", denoise, "denoise")
-
-
-def _texts(draft: Draft, graph: _Graph, sampler: Node) -> None:
-    source = graph.linked(sampler, "guider") or sampler
-    for name, field in (("positive", "prompt"), ("negative", "negative_prompt")):
-        node = graph.linked(source, name)
-        if node is None and field == "prompt":
-            node = graph.linked(source, "conditioning")
-        text = graph.upstream(
-            node, _THROUGH_TEXT if field == "prompt" else ("negative", *_THROUGH_TEXT), ("CLIPTextEncode",)
-        )
-        encoded = graph.value(text, "text", "text_g", "text_l")
-        if isinstance(encoded, str):
-            draft.set(field, encoded, name)
-        elif node is not None and _kind(node) != "ConditioningZeroOut":
-            draft.note(
-                f"ignored: the {name} prompt, which comes from the node {_kind(node)[:60]}", code="prompt_ignored"
-            )
-        clip = graph.upstream(graph.linked(text, "clip") if text else None, ("clip",), ("CLIPSetLastLayer",))
-        skip = whole(graph.value(clip, "stop_at_clip_layer"))
-        if skip is not None and skip < 0:
-            draft.set("clip_skip", -skip, "stop_at_clip_layer")
-
-
-def _size(draft: Draft, graph: _Graph, sampler: Node) -> None:
-    start = graph.linked(sampler, "latent_image")
-    empty = graph.upstream(start, _THROUGH_PICTURE, ("EmptyLatentImage", "EmptySD3LatentImage"))
-    if empty is None and start is not None:
-        draft.note("image to image: the source picture is not in the file", code="source_absent")
-    for side in ("width", "height"):
-        draft.set(side, whole(graph.value(empty, side)), side)
-
-
-def _model(draft: Draft, graph: _Graph, sampler: Node) -> str:
-    """Name of the model; LoRA on the way there."""
-    node = graph.linked(graph.linked(sampler, "guider") or sampler, "model")
-    loras: list[LoraUse] = []
-    visited: set[int] = set()
-    while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
-        visited.add(id(node))
-        inputs = _inputs(node)
-        for key in ("ckpt_name", "unet_name"):
-            if isinstance(name := inputs.get(key), str):
-                draft.values["loras"] = tuple(reversed(loras))[:32]
-                return name
-        if isinstance(name := inputs.get("lora_name"), str):
-            use = draft.part(
-                LoraUse,
-                "lora",
-                name=_stem(name),
-                weight=real(graph.value(node, "strength_model")),
-                text_weight=real(graph.value(node, "strength_clip")),
-            )
-            loras += [use] if use is not None else []
-        node = graph.linked(node, "model")
-    draft.values["loras"] = tuple(reversed(loras))[:32]
-    return ""
-
-
-def _second_pass(draft: Draft, graph: _Graph, first: Node, second: Node) -> None:
-    own = Draft()
-    _sampling(own, graph, second)
-    draft.note_all(own.notices)
-    node = graph.linked(second, "latent_image")
-    scaled = graph.upstream(node, _THROUGH_PICTURE, ("LatentUpscale", "ImageScale", "ImageUpscaleWithModel"))
-    width, height = (whole(graph.value(scaled, side)) for side in ("width", "height"))
-    method = graph.value(scaled, "upscale_method")
-    latent = scaled is not None and _kind(scaled).startswith("Latent")
-    names = [method] if isinstance(method, str) else []
-    upscaler = upscaler_name(" ".join((["latent"] if latent else []) + names)) or None
-    own.values.setdefault("source.strength", 1.0)
-    draft.values["hires"] = draft.part(
-        HiresPass,
-        "second pass",
-        scale=real(graph.value(scaled, "scale_by")),
-        width=width,
-        height=height,
-        upscaler=upscaler,
-        strength=own.values["source.strength"],
-        **{key: own.values.get(key) for key in ("num_steps", "sampler", "schedule", "guidance_scale")},
+def _note_others(draft: Draft, graph: Graph, picture: Chosen) -> None:
+    if not picture.others or picture.output is None:
+        return
+    others = ", ".join(named(graph, node) for node in picture.others[:4])
+    how = "as its size or name tells" if picture.sure else "which was chosen because nothing tells which one it is"
+    more = f" and {len(picture.others) - 4} more" if len(picture.others) > 4 else ""
+    draft.note(
+        f"the graph makes several pictures; read is that of {named(graph, picture.output)}, {how}, not {others}{more}",
+        code="several_pictures",
     )
 
 
-def _inputs(node: Node | None) -> Mapping[str, Any]:
-    inputs = node.get("inputs") if node is not None else None
-    return inputs if isinstance(inputs, dict) else {}
+class _Reader:
+    """Reads the passes of a picture into a draft."""
 
+    def __init__(self, graph: Graph, draft: Draft) -> None:
+        self.graph, self.draft = graph, draft
+        self.texts = Texts(graph, draft)
+        self.family = ""  # of models that gesso does not draw
 
-def _kind(node: Node) -> str:
-    return str(node.get("class_type", ""))
+    def read(self, picture: Chosen) -> str:
+        """Fills in the draft and returns the model's name."""
+        graph, draft = self.graph, self.draft
+        first, *later = self.since_a_new_start(picture.steps)
+        graph.use(picture.output, first.sampler)
+        for path, value in sampling(graph, draft, first.sampler).items():
+            draft.values[path] = value
+        noise = graph.linked(first.sampler, "noise")
+        if kind_of(noise) == "DisableNoise":
+            draft.note("the picture was drawn without noise (DisableNoise), so there is no seed", field="seed")
+        sides = {side: self.sides(first.sampler, side) for side in ("positive", "negative")}
+        self.prompts(sides)
+        self.skip()
+        self.size(first.sampler)
+        loaded = loaded_by(graph, draft, first.sampler)
+        draft.values["loras"] = tuple(loaded.loras)[:MAX_LORAS]
+        if len(loaded.loras) > MAX_LORAS:
+            draft.note(f"ignored: all but {MAX_LORAS} LoRA", field="loras")
+        if loaded.guidance_rescale is not None:
+            draft.set("guidance_rescale", loaded.guidance_rescale, "multiplier")
+        self.family = family_of(graph, first.sampler, loaded.name)
+        if self.family:
+            draft.note(
+                f"the picture was drawn with {self.family}, which is not among the families of models that gesso draws",
+                code="model_unavailable",
+            )
+        self.later(first, later, loaded, sides)
+        if "ResolutionSelector" in graph.worked_out:
+            draft.note(
+                "the size was worked out from a ratio and megapixels (ResolutionSelector) and may differ a little"
+            )
+        return loaded.name
 
+    def since_a_new_start(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """The passes from the last one on that starts from pure noise with another model than the one before."""
+        graph = self.graph
+        for index in range(len(steps) - 1, 0, -1):
+            step, before = steps[index], steps[index - 1]
+            if step.continues or sampling(graph, Draft(), step.sampler).get("source.strength", 1.0) < 1:
+                continue
+            names = [loaded_by(graph, Draft(), one.sampler).name for one in (before, step)]
+            if all(names) and names[0] != names[1]:
+                self.draft.note(
+                    f"ignored: a picture that was drawn before with {names[0][:120]}; "
+                    f"{named(graph, step.sampler)} starts from it or is guided by it",
+                    code="source_absent",
+                )
+                return steps[index:]
+        return steps
 
-def _stem(name: str) -> str:
-    """The last part of a path, without its ending."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return last.rsplit(".", 1)[0] if "." in last else last
+    def sides(self, sampler: Node, side: str) -> Parts | None:
+        """The texts on one side of a sampler; None where they cannot be found."""
+        graph = self.graph
+        source = graph.linked(sampler, "guider") or sampler
+        graph.use(source)
+        names = (side, "conditioning", "cond1") if side == "positive" else (side,)
+        own = inputs_of(source).get(side)
+        if isinstance(own, str):  # samplers of packs with prompts of their own
+            return self.texts.parts((source, -1), side)
+        found = graph.link(source, *names)
+        parts = self.texts.parts(found, side)
+        if parts is None and found is None and (before := graph.pipe(source)) is not None:
+            parts = self.texts.parts((before, -1), side)
+        if parts is None and found is not None:
+            self.draft.note(
+                f"ignored: the {side} prompt, which comes from the node {named(graph, found[0])}",
+                code="prompt_ignored",
+            )
+        return parts
+
+    def prompts(self, sides: Mapping[str, Parts | None]) -> None:
+        draft = self.draft
+        syntax, texts = "comfyui", {}
+        for _ in range(2):  # the second time with the syntax that one of them needs
+            texts = {
+                side: written(parts, negative=side == "negative", syntax=syntax)
+                for side, parts in sides.items()
+                if parts is not None
+            }
+            needed = {text.syntax for text in texts.values()} - {"comfyui"}
+            syntax = next(iter(needed)) if len(needed) == 1 else "comfyui"
+        if syntax != "comfyui":
+            draft.set("conventions.syntax", syntax, "syntax")
+        for side, field in (("positive", "prompt"), ("negative", "negative_prompt")):
+            if side not in texts:
+                continue
+            text = texts[side]
+            draft.set(field, text.text, side)
+            if text.lost:
+                draft.note(f"not supported: {text.lost}; the {side} prompt is drawn as one text", code="prompt_ignored")
+        if sides.get("negative") is not None and not draft.values.get("negative_prompt"):
+            empty = "as_trained" if self.texts.zeroed else "encoded"
+            draft.set("conventions.empty_negative", empty, "negative")
+
+    def skip(self) -> None:
+        """CLIP skip, of the first text that has one."""
+        for encoder in self.texts.encoders[:8]:
+            clip = self.graph.upstream(
+                self.graph.linked(encoder, "clip"), ("clip",), lambda node: kind_of(node) == "CLIPSetLastLayer"
+            )
+            skip = whole(self.graph.value(clip, "stop_at_clip_layer"))
+            if skip is None:
+                skip = whole(self.graph.value(encoder, "clip_skip", "base_clip_skip"))
+            if skip is not None and skip < 0:
+                self.graph.use(clip)
+                self.draft.set("clip_skip", -skip, "stop_at_clip_layer")
+                return
+
+    def size(self, sampler: Node) -> None:
+        graph, draft = self.graph, self.draft
+        empty = empty_of(graph, sampler)
+        if empty is None and graph.linked(sampler, "latent_image", "samples", "latent") is not None:
+            draft.note("image to image: the source picture is not in the file", code="source_absent")
+        graph.use(empty)
+        for side in ("width", "height"):
+            draft.set(side, first_side(graph, empty, side), side)
+        if empty is not None and "Audio" not in kind_of(empty) and not {"width", "height"} <= draft.values.keys():
+            draft.note(
+                f"the size cannot be worked out from the graph: it is set by {named(graph, empty)}, as another picture "
+                "or a calculation tells",
+                field="width",
+            )
+
+    def later(self, first: Step, later: Sequence[Step], loaded: Loaded, sides: Mapping[str, Parts | None]) -> None:
+        """A refiner and a second pass; what else there is, is named."""
+        hires = False
+        for before, step in zip((first, *later), later, strict=False):
+            self.graph.use(step.sampler)
+            own = loaded_by(self.graph, Draft(), step.sampler)
+            if step.continues and not hires and before is first:
+                self.goes_on(first, step, loaded, own)
+            elif not hires:
+                hires = True
+                self.second_pass(step, loaded, own, sides)
+            else:
+                self.draft.note(
+                    f"not supported, ignored: a further pass, {named(self.graph, step.sampler)}", field="hires"
+                )
+
+    def goes_on(self, first: Step, step: Step, loaded: Loaded, own: Loaded) -> None:
+        """A sampler that takes over in the middle of the steps."""
+        graph, draft = self.graph, self.draft
+        steps = draft.values.get("num_steps")
+        split = split_of(graph, step.sampler)
+        start = whole(graph.value(step.sampler, "start_at_step"))
+        if start is None:
+            start = whole(graph.value(split, "step"))
+        graph.use(split)
+        if own.name != loaded.name and own.name:
+            for side in ("positive", "negative"):  # its texts are those of the first, encoded by its own encoders
+                self.sides(step.sampler, side)
+            share = start / steps if start is not None and steps else None
+            if share is not None and 0 <= share <= 1:
+                draft.set("refiner_switch_at", share, "start_at_step")
+            draft.note(
+                f"a second model, {own.name[:120]}, drew from step {start} of {steps}; give it with --refiner",
+                code="refiner_needed",
+                field="refiner_switch_at",
+            )
+            return
+        later = sampling(graph, Draft(), step.sampler)
+        differs = sorted(
+            {
+                key
+                for key in ("guidance_scale", "sampler", "schedule")
+                if key in later and later[key] != draft.values.get(key)
+            }
+        )
+        if differs or own.loras != loaded.loras:
+            what = ", ".join([*differs, *(["loras"] if own.loras != loaded.loras else [])])
+            draft.note(f"not supported, ignored: from step {start} on {named(graph, step.sampler)} has another {what}")
+
+    def second_pass(self, step: Step, loaded: Loaded, own: Loaded, sides: Mapping[str, Parts | None]) -> None:
+        graph, draft = self.graph, self.draft
+        change = enlarged(graph, step.between)
+        inside = real(graph.value(step.sampler, "upscale_by"))  # samplers of packs that enlarge themselves
+        graph.use(*change.nodes)
+        notes = Draft()
+        values = sampling(graph, notes, step.sampler)
+        draft.note_all(notes.notices)
+        scale = change.scale
+        if not change.nodes:
+            scale = inside if inside is not None else 1.0
+        elif not change.known:
+            draft.note("the size of the second pass cannot be worked out", field="hires.scale")
+        texts: dict[str, str] = {}
+        for side, field in (("positive", "prompt"), ("negative", "negative_prompt")):
+            parts = self.sides(step.sampler, side)
+            if parts is not None and parts != sides.get(side):
+                syntax = str(draft.values.get("conventions.syntax", "comfyui"))
+                text = written(parts, negative=side == "negative", syntax=syntax)
+                if text.syntax == syntax and not text.lost:
+                    texts[field] = text.text
+                else:
+                    draft.note(f"not supported, ignored: the {side} prompt of the second pass", code="prompt_ignored")
+        if own.name and own.name != loaded.name:
+            draft.note(f"not supported, ignored: the second pass has a model of its own, {own.name[:120]}")
+        elif own.loras != loaded.loras:
+            draft.note("not supported, ignored: the second pass has other LoRA")
+        strength = values.get("source.strength", 1.0)
+        keys = ("num_steps", "sampler", "schedule", "guidance_scale")
+        draft.values["hires"] = draft.part(
+            HiresPass,
+            "second pass",
+            scale=scale,
+            width=change.width,
+            height=change.height,
+            upscaler=self.upscaler(step, change),
+            strength=strength,
+            **{key: values.get(key) for key in keys},
+            **texts,
+        )
+
+    def upscaler(self, step: Step, change: Enlarged) -> str | None:
+        """gesso's name for the upscaler before a second pass; None, with a notice, where there is none."""
+        if not change.nodes:
+            model = self.graph.linked(step.sampler, "upscale_model")
+            called = self.graph.value(model, "model_name")
+            if isinstance(called, str):
+                self.graph.use(model)
+                return upscaler_name(stem(called))
+            decoded = any("VAEEncode" in kind_of(node) for node in step.between)
+            return "lanczos" if decoded else "latent_nearest_exact"  # of the same size: nothing changes
+        if not change.upscaler:
+            return None
+        if change.network:
+            return upscaler_name(change.upscaler)
+        name = upscaler_name(f"latent {change.upscaler}" if change.latent else change.upscaler)
+        name = {"nearest-exact": "nearest", "area": "box"}.get(name, name)
+        if name in LATENT_UPSCALERS or name in _PICTURE_UPSCALERS:
+            return name
+        self.draft.note(
+            f"not supported, ignored: the way {change.upscaler[:40]} of enlarging before the second pass",
+            field="hires.upscaler",
+        )
+        return "latent_bilinear" if change.latent else None

@@ -1,7 +1,6 @@
 """From a picture of any tool to its settings: `read_metadata`."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 from gesso.errors import GessoError
@@ -58,14 +57,15 @@ def _kinds(picture: PictureTexts) -> str:
 def settings_of(picture: PictureTexts) -> PictureMetadata | None:
     """The settings among the texts of a file; None where no tool's are there. Raises GessoError for damaged ones."""
     try:
-        return _settings(picture.texts, is_png=picture.format == "PNG")
+        return _settings(picture)
     except GessoError as error:
         raise GessoError(
             f"{picture.path}: {error.message}", code=error.code, field=error.field, data=error.data
         ) from error
 
 
-def _settings(texts: Mapping[str, str], *, is_png: bool) -> PictureMetadata | None:
+def _settings(picture: PictureTexts) -> PictureMetadata | None:
+    texts = picture.texts
     if RECIPE_KEYWORD in texts:
         return _from_recipe(Recipe.from_json(texts[RECIPE_KEYWORD]))
     for keyword, read in (
@@ -77,14 +77,17 @@ def _settings(texts: Mapping[str, str], *, is_png: bool) -> PictureMetadata | No
             return read(texts[keyword])
     if is_novelai(texts):
         return from_novelai(texts)
-    if "parameters" in texts and (metadata := _from_text(texts["parameters"], alone=is_png)) is not None:
+    if (
+        "parameters" in texts
+        and (metadata := _from_text(texts["parameters"], alone=picture.format == "PNG")) is not None
+    ):
         return metadata
     if is_easy_diffusion(texts):
         return from_easy_diffusion(texts)
     if "prompt" in texts:
-        return from_graph(texts["prompt"])
+        return from_graph(texts["prompt"], width=picture.width, height=picture.height, name=picture.path.stem)
     if "workflow" in texts:
-        return _from_workflow(texts["workflow"])
+        return _from_workflow(texts["workflow"], picture)
     if is_draw_things(texts.get(XMP, "")):
         return from_xmp(texts[XMP])
     for keyword in ("Comment", "comment", "Description"):
@@ -107,9 +110,9 @@ def _from_text(text: str, *, alone: bool) -> PictureMetadata | None:
     return from_infotext(infotext)
 
 
-def _from_workflow(text: str) -> PictureMetadata:
+def _from_workflow(text: str, picture: PictureTexts) -> PictureMetadata:
     try:
-        return from_workflow(text)
+        return from_workflow(text, width=picture.width, height=picture.height, name=picture.path.stem)
     except GessoError as error:
         message = "has ComfyUI's workflow without the graph itself (text chunk 'prompt')"
         raise GessoError(
