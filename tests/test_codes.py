@@ -20,6 +20,7 @@ from gesso.registry import PluginError
 from gesso.request.checks import RequestError
 from gesso.runtime.cancel import CancelledError
 from gesso.runtime.finite import NotFiniteError
+from gesso.studio.run_folder import OtherRunError
 from gesso.text.prompt import PromptError
 from gesso.text.prompt import Reason as PromptReason
 
@@ -111,6 +112,43 @@ def test_the_page_is_fresh() -> None:
 )
 def test_a_kind_of_error_has_its_code(error: GessoError, code: str, field: str | None, data: dict[str, object]) -> None:
     assert (error.code, error.field, error.data) == (code, field, data)
+
+
+MADE = [
+    GessoError("a", code="missing", field="image", data={"path": "b"}),
+    RequestError("loras[0].weight", "a"),
+    PromptError("wildcard", "a"),
+    ModelFileError("shape", Path("b"), "a"),
+    NotFiniteError("a", "unet", "mid.attention"),
+    CancelledError(),
+    PluginError("gesso.samplers", "b", "c 1", "a"),
+    OtherRunError("a", data={"path": "b"}),
+]
+
+
+def test_no_kind_of_error_is_left_out() -> None:
+    named = {
+        node.name
+        for tree in SOURCES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "GessoError" for base in node.bases)
+    }
+    assert {type(error).__name__ for error in MADE} == named | {"GessoError"}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", MADE, ids=lambda error: type(error).__name__)
+def test_an_error_passes_through_pickle_and_copy_whole(error: GessoError, protocol: int) -> None:
+    """A process of a pool hands its error to the one that waits by pickle."""
+    for other in (pickle.loads(pickle.dumps(error, protocol)), copy.copy(error), copy.deepcopy(error)):
+        assert type(other) is type(error)
+        assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error))
+        assert (other.message, other.code, other.field, other.data) == (
+            error.message,
+            error.code,
+            error.field,
+            error.data,
+        )
 
 
 def test_a_notice_is_its_text() -> None:

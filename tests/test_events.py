@@ -110,3 +110,28 @@ def test_no_event_has_a_place_for_a_prompt(kind):
 def test_an_event_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         STEP.step = 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("PictureDone", r"kind is 'PictureDone', expected a class of events such as StepDone \(did you mean the class"),
+        ("Nothing", r"kind is 'Nothing', expected a class of events such as StepDone$"),
+        (STEP, r"kind is StepDone\(job=1"),
+        (int, r"kind is <class 'int'>, expected a class"),
+        ((StepDone, ModelLoading), r"kind is \(<class"),
+        ([], r"kind is \[\], expected"),
+        (None, r"kind is None, expected"),
+    ],
+)
+def test_a_kind_that_is_no_class_of_events_is_refused_at_once(kind, message):
+    stream, seen = EventStream(), []
+    with pytest.raises(TypeError, match=message):
+        stream.subscribe(seen.append, StepDone, kind)
+    stream.publish(STEP)
+    assert seen == []
+
+
+def test_a_handler_that_cannot_be_called_is_refused_at_once():
+    with pytest.raises(TypeError, match="handler is 'print', expected a function of an event"):
+        EventStream().subscribe("print")

@@ -36,10 +36,18 @@ class GessoError(Exception):
         self.field = field
         self.data: Mapping[str, Any] = dict(data or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:  # what pickle and copy make it from; kinds of errors differ in arguments
+        return _rebuilt, (type(self), self.args), self.__dict__
+
     @property
     def one_line(self) -> str:
         """The message on a single line, as `one_line` gives it."""
         return one_line(self.message)
+
+
+def _rebuilt(kind: type[GessoError], args: tuple[Any, ...]) -> GessoError:
+    """An error without attributes, which pickle and copy set afterwards."""
+    return kind.__new__(kind, *args)
 
 
 def one_line(text: str) -> str:

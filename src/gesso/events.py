@@ -126,6 +126,15 @@ class PictureDone(Event):
     notices: tuple[Notice, ...] = ()
 
 
+def _kinds(base: type[Event] = Event) -> list[type[Event]]:
+    return [base, *(kind for one in base.__subclasses__() for kind in _kinds(one))]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else f"{text[:60]}..."
+
+
 E = TypeVar("E", bound=Event)
 Handler = Callable[[E], object]
 
@@ -144,8 +153,16 @@ class EventStream:
     def subscribe(self, handler: Callable[[Any], object], /, *kinds: type[Event]) -> Callable[[], None]:
         """Call `handler` with every event, or with those of these kinds -> a function that ends the subscription.
 
-        That function may be called in the handler, too, and more than once.
+        That function may be called in the handler, too, and more than once. Raises TypeError for a handler that cannot
+        be called, and for a kind that is no class of events.
         """
+        if not callable(handler):
+            raise TypeError(f"handler is {_shown(handler)}, expected a function of an event")
+        names = {one.__name__ for one in _kinds()}
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, Event)):
+                near = f" (did you mean the class {kind}?)" if isinstance(kind, str) and kind in names else ""
+                raise TypeError(f"kind is {_shown(kind)}, expected a class of events such as StepDone{near}")
         entry = (handler, kinds or (Event,))
         with self._lock:
             self._subscribers = (*self._subscribers, entry)
@@ -159,8 +176,8 @@ class EventStream:
     def publish(self, event: Event) -> None:
         """Hand an event to its subscribers, in the order in which they came."""
         for handler, kinds in self._subscribers:
-            if isinstance(event, kinds):
-                try:
+            try:
+                if isinstance(event, kinds):
                     handler(event)
-                except Exception:
-                    log.exception("a subscriber failed on %s", type(event).__name__)
+            except Exception:
+                log.exception("a subscriber failed on %s", type(event).__name__)
