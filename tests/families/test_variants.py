@@ -557,3 +557,14 @@ def test_folders_that_do_not_fit(
     with pytest.raises(ModelFileError, match=message) as caught:
         load_parts(folder)
     assert str(folder) in caught.value.message
+
+
+def test_the_x4_upscaler_is_the_release() -> None:
+    """As its published configurations have it: a VAE of three levels, which makes four pixels of each, and its scale."""
+    family = FAMILIES["x4-upscaler"]
+    vae = family.vae
+    assert (vae.channels, vae.num_res_blocks, vae.latent_channels) == ((128, 256, 512), 2, 4)
+    assert (vae.scaling_factor, vae.downscale) == (0.08333, 4)
+    assert (family.unet.in_channels, family.unet.out_channels) == (7, 4)
+    assert (family.unet.context_dim, family.unet.noise_levels) == (1024, 1000)
+    assert family.prediction == "v"
