@@ -115,6 +115,15 @@ def test_weights_of_a_lora(tag, te, unet, rank):
 
 
 @pytest.mark.parametrize(
+    ("tag", "words"),
+    [("<lora:x:who=1>", "has the argument 'who'; expected te, unet"), ("<lora:x:1:1:1:1>", "has too many arguments")],
+)
+def test_what_is_wrong_with_a_tag_is_said(tag, words):
+    with pytest.raises(PromptError, match=words):
+        _ = parse_prompt(tag).loras
+
+
+@pytest.mark.parametrize(
     ("tag", "reason"),
     [
         ("<lora:../../x:1>", "network_tag"),
