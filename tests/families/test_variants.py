@@ -560,7 +560,7 @@ def test_folders_that_do_not_fit(
 
 
 def test_the_x4_upscaler_is_the_release() -> None:
-    """As its published configurations have it: a VAE of three levels, which makes four pixels of each, and its scale."""
+    """As its published configurations have it: a VAE of three levels, four pixels to a latent, and its scale."""
     family = FAMILIES["x4-upscaler"]
     vae = family.vae
     assert (vae.channels, vae.num_res_blocks, vae.latent_channels) == ((128, 256, 512), 2, 4)

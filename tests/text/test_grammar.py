@@ -128,6 +128,12 @@ def test_block_weights_are_ignored_with_a_notice(tag, ignored):
     assert (lora.text_weight, lora.unet_weight) == (0.7, 0.7)
     (notice,) = parsed.notices
     assert (notice.code, notice.data["arguments"]) == ("lora_argument_ignored", ignored)
+    ("tag", "words"),
+    [("<lora:x:who=1>", "has the argument 'who'; expected te, unet"), ("<lora:x:1:1:1:1>", "has too many arguments")],
+)
+def test_what_is_wrong_with_a_tag_is_said(tag, words):
+    with pytest.raises(PromptError, match=words):
+        _ = parse_prompt(tag).loras
 
 
 @pytest.mark.parametrize(

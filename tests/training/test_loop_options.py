@@ -56,6 +56,36 @@ def clock(monkeypatch):
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(ticks) / 50)
 
 
+class Resting(Line):
+    """A line with an offset that only the first step's loss depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Parameter(torch.ones(()))
+        self.modules["rest"] = nn.Module()
+        self.modules["rest"].offset = self.offset
+        self.offsets = []
+
+    def networks(self):
+        return list(self.modules.values())
+
+    def parameter_groups(self, learning_rate):
+        return [*super().parameter_groups(learning_rate), {"params": [self.offset], "lr": learning_rate}]
+
+    def loss(self, step, batch_size, seed):
+        loss, figures = super().loss(step, batch_size, seed)
+        self.offsets.append(self.offset.item())
+        return (loss + self.offset.square() if step == 0 else loss), figures
+
+
+def test_what_a_step_does_not_depend_on_rests(tmp_path):
+    """Neither weight decay nor the moments of the optimiser move a parameter that got no gradient."""
+    task = Resting()
+    fit(task, replace(SHORT, weight_decay=0.1), tmp_path)
+    assert task.offsets[0] == 1 != task.offsets[1]
+    assert len(set(task.offsets[1:])) == 1 < len(task.offsets[1:])
+
+
 def test_a_plan_by_time_ends_on_time_with_its_fall(tmp_path, clock):
     rows = []
     fit(Line(), TIMED, tmp_path, measure_after=4, save_every=1e9, report_every=1e9, on_log=rows.append)
