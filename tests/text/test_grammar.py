@@ -128,6 +128,9 @@ def test_block_weights_are_ignored_with_a_notice(tag, ignored):
     assert (lora.text_weight, lora.unet_weight) == (0.7, 0.7)
     (notice,) = parsed.notices
     assert (notice.code, notice.data["arguments"]) == ("lora_argument_ignored", ignored)
+
+
+@pytest.mark.parametrize(
     ("tag", "words"),
     [("<lora:x:who=1>", "has the argument 'who'; expected te, unet"), ("<lora:x:1:1:1:1>", "has too many arguments")],
 )
