@@ -81,7 +81,7 @@ def _settings(texts: Mapping[str, str], *, is_png: bool) -> PictureMetadata | No
         return metadata
     if is_easy_diffusion(texts):
         return from_easy_diffusion(texts)
-    if "prompt" in texts:
+    if texts.get("prompt", "").lstrip().startswith("{"):  # else the words of some tool
         return from_graph(texts["prompt"])
     if "workflow" in texts:
         return _from_workflow(texts["workflow"])
