@@ -62,7 +62,7 @@ def test_settings_of_another_tool(capsys: pytest.CaptureFixture[str], model: str
         ("a\nSteps: 2, Seed: 9, Model: other, Model hash: 0123456789", "parameters", "'other' (sha256 0123456789...)"),
         ("\nSteps: 2, Seed: 9, Size: 64x64", "parameters", "no prompt"),
         (json.dumps({"1": {}}), "prompt", "no sampler"),
-        ("x", "Comment", "no settings of gesso"),
+        ("x", "Comment", "no settings that gesso reads"),
     ],
 )
 def test_what_cannot_be_started_from_is_told(

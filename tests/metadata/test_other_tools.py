@@ -308,6 +308,7 @@ def test_draw_things():
     [
         ("Sampler: euler_a karras, RNG: cuda, Version: stable-diffusion.cpp", CPP, "euler_ancestral", "karras", "nv"),
         ("Sampler: dpm++2m discrete, RNG: cpu, Version: stable-diffusion.cpp", CPP, "dpmpp_2m", "uniform", "cpu"),
+        ("Sampler: euler discrete, RNG: cpu", "A1111", "euler", "uniform", "cpu"),
         ("Sampler: euler_simple, Model: x, Version: ComfyUI", "ComfyUI", "euler", "simple", "cpu"),
         ("Sampler: Euler a, Model: x, App: SD.Next, Version: ab12", "SD.Next", "euler_ancestral", None, "nv"),
     ],
@@ -426,6 +427,11 @@ def put(path: Path, data: bytes) -> Path:
 )
 def test_which_tool_wrote_a_png(tmp_path: Path, texts: dict[str, str], tool: str):
     assert read_metadata(put(tmp_path / "x.png", png(**texts))).tool == tool
+
+
+def test_words_in_a_text_named_prompt_are_no_graph(tmp_path: Path):
+    with pytest.raises(GessoError, match="no settings that gesso reads"):
+        read_metadata(put(tmp_path / "x.png", png(prompt="a fox")))
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "b": [2]}', "[1, 2]", '{"a": 1, "cut off'])

@@ -41,13 +41,14 @@ _READ = (
 _PROVENANCE = (
     *("VAE hash", "Lora hashes", "TI hashes", "Hashes", "User", "Civitai resources", "Civitai metadata", "Resources"),
     *("Created Date", "Hashed prompt", "Batch size", "Batch pos", "Batch count", "Template", "Negative Template"),
-    *("Operations", "Backend", "Pipeline", "Parser", "Styles", "Comment", "Time", "Index", "Width", "Height"),
+    *("Operations", "Backend", "Pipeline", "Styles", "Comment", "Time", "Index", "Width", "Height"),
 )
 # Values that other tools write and that switch nothing on.
 _OFF = {
     "FP8 weight": ("Disable",),
     "Mask mode": ("Inpaint masked",),
     "VAE": ("Automatic",),
+    "Parser": ("native", "Full parser", "a1111", "A1111 parser"),
     "VAE Encoder": ("Full",),
     "VAE Decoder": ("Full",),
     "Conditional mask weight": ("1", "1.0"),
@@ -123,6 +124,8 @@ def _sampler(pairs: Mapping[str, str], tool: str) -> tuple[str | None, str | Non
         name, _, last = sampler.partition(" ")
         sampler, schedule = name, schedule or last or None
         schedule = _CPP_SCHEDULES.get(schedule, schedule) if schedule is not None else None
+    elif sampler is not None and sampler.endswith(" discrete"):  # the same words by way of other tools
+        sampler, schedule = sampler.removesuffix(" discrete"), schedule or "normal"
     if tool == "SD.Next":
         sampler, schedule = (None if name in ("Default", "default") else name for name in (sampler, schedule))
     return sampler, schedule

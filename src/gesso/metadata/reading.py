@@ -84,7 +84,7 @@ def _settings(picture: PictureTexts) -> PictureMetadata | None:
         return metadata
     if is_easy_diffusion(texts):
         return from_easy_diffusion(texts)
-    if "prompt" in texts:
+    if texts.get("prompt", "").lstrip().startswith("{"):  # else the words of some tool
         return from_graph(texts["prompt"], width=picture.width, height=picture.height, name=picture.path.stem)
     if "workflow" in texts:
         return _from_workflow(texts["workflow"], picture)

@@ -166,7 +166,7 @@ def _decode(path: Path, data: bytes, kind: str) -> Image.Image:
                 return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, zlib.error) as error:
         raise GessoError(
-            f"{path}: the pixels of this {kind} are damaged ({error}). Use an undamaged copy",
+            f"{path}: the pixels of this {kind} are damaged ({reason_of(error)}). Use an undamaged copy",
             code="damaged",
             data={"path": str(path)},
         ) from error
