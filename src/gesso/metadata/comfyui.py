@@ -23,7 +23,7 @@ from gesso.metadata.comfyui_passes import (
     split_of,
 )
 from gesso.metadata.comfyui_sampling import sampling
-from gesso.metadata.comfyui_texts import Parts, Texts, named, written
+from gesso.metadata.comfyui_texts import Parts, Texts, named, together, written
 from gesso.metadata.comfyui_unused import note_unused
 from gesso.metadata.comfyui_workflow import graph_of_workflow
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
@@ -173,15 +173,9 @@ class _Reader:
 
     def prompts(self, sides: Mapping[str, Parts | None]) -> None:
         draft = self.draft
-        syntax, texts = "comfyui", {}
-        for _ in range(2):  # the second time with the syntax that one of them needs
-            texts = {
-                side: written(parts, negative=side == "negative", syntax=syntax)
-                for side, parts in sides.items()
-                if parts is not None
-            }
-            needed = {text.syntax for text in texts.values()} - {"comfyui"}
-            syntax = next(iter(needed)) if len(needed) == 1 else "comfyui"
+        syntax, texts = together(
+            {side: parts for side, parts in sides.items() if parts is not None}, negative="negative"
+        )
         if syntax != "comfyui":
             draft.set("conventions.syntax", syntax, "syntax")
         for side, field in (("positive", "prompt"), ("negative", "negative_prompt")):

@@ -16,7 +16,7 @@ MAX_VALUES = 4
 # Nodes that change nothing which a request would say: they come with the model, or only show or measure.
 _NEUTRAL = re.compile(
     r"VAEDecode.*|VAEEncode|.*CLIPLoader.*|CheckpointLoader.*|(Markdown)?Note|Reroute.*|Primitive.*|GetImageSize.*"
-    r"|LoadImage|.*CLIPTextEncode|PreviewAny|ImageCompare|Save.*|Preview.*|CreateVideo|EmptyImage|CLIPSetLastLayer"
+    r"|LoadImage|PreviewAny|ImageCompare|Save.*|Preview.*|CreateVideo|EmptyImage|CLIPSetLastLayer"
     r"|MaskPreview|ImageFromBatch|BatchImagesNode|StringConcatenate|Text Multiline|Fast .*\(rgthree\)|Label.*"
     r"|Bookmark.*|ComfySwitchNode|CR Seed|Seed \(rgthree\)|easy seed|UpscaleModelLoader"
 )
