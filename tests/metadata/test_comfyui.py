@@ -700,6 +700,22 @@ def test_a_vae_and_nodes_aside_are_named():
     assert codes == ["vae_separate", "node_aside"] and "SomeNode (31)" in told(found)
 
 
+def test_values_of_used_nodes_that_were_not_used_are_named():
+    sdxl = {"width": 4096, "height": 4096, "crop_w": 0, "text_g": "a", "text_l": "b", "clip": ("4", 1)}
+    found = read(
+        base(
+            n5=node("EmptyLatentImage", width=64, height=64, batch_size=4),
+            n6=node("CLIPTextEncodeSDXL", **sdxl),
+            n3=node("KSampler //Inspire", **sampler()["inputs"], noise_mode="GPU(=A1111)"),
+        )
+    )
+    assert "batch_size 4 of EmptyLatentImage (5)" in told(found)
+    assert "width 4096, height 4096, crop_w 0 of CLIPTextEncodeSDXL (6)" in told(found)
+    assert "noise_mode 'GPU(=A1111)' of KSampler //Inspire (3)" in told(found)
+    assert "text_l of CLIPTextEncodeSDXL (6), a second text: 'b'" in told(found)
+    assert (found.request.prompt, found.request.seed) == ("a", 5)
+
+
 @pytest.mark.parametrize(
     ("change", "family"),
     [

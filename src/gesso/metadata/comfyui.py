@@ -254,7 +254,6 @@ class _Reader:
                 code="refiner_needed",
                 field="refiner_switch_at",
             )
-            return
         later = sampling(graph, Draft(), step.sampler)
         differs = sorted(
             {
@@ -263,8 +262,9 @@ class _Reader:
                 if key in later and later[key] != draft.values.get(key)
             }
         )
-        if differs or own.loras != loaded.loras:
-            what = ", ".join([*differs, *(["loras"] if own.loras != loaded.loras else [])])
+        other_loras = own.loras != loaded.loras and own.name == loaded.name
+        if differs or other_loras:
+            what = ", ".join([*differs, *(["loras"] if other_loras else [])])
             draft.note(f"not supported, ignored: from step {start} on {named(graph, step.sampler)} has another {what}")
 
     def second_pass(self, step: Step, loaded: Loaded, own: Loaded, sides: Mapping[str, Parts | None]) -> None:

@@ -40,6 +40,7 @@ class Graph:
         self.nodes: dict[str, Node] = {str(key): node for key, node in nodes.items() if isinstance(node, dict)}
         self.numbers = {id(node): key for key, node in self.nodes.items()}
         self.used: set[str] = set()
+        self.read: set[tuple[str, str]] = set()  # inputs whose values were asked for
         self.worked_out: set[str] = set()  # kinds of nodes whose values are worked out rather than stored
         self._known: dict[tuple[str, int], Any] = {}
         self._passed: dict[str, Any] = {}
@@ -154,6 +155,7 @@ class Graph:
         held = self.holder(node, *names)
         if held is None:
             return None
+        self.read.add((self.number(held[0]), held[1]))
         value = inputs_of(held[0])[held[1]]
         if not is_link(value):
             return _content(value)
