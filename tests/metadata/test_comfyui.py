@@ -652,6 +652,120 @@ def test_a_basic_pipe():
     assert found.model == "sd_xl_base_1.0.safetensors"
 
 
+def test_a_context_and_a_sampler_configuration():
+    found = read(
+        base(
+            n90=node(
+                "Context (rgthree)", model="@4", clip=("4", 1), positive="@6", negative="@7", latent="@5", seed=11
+            ),
+            n91=node(
+                "KSampler Config (rgthree)",
+                steps_total=30,
+                refiner_step=24,
+                cfg=6.0,
+                sampler_name="dpmpp_2m",
+                scheduler="karras",
+            ),
+            n3=sampler(
+                model=("90", 1),
+                positive=("90", 4),
+                negative=("90", 5),
+                latent_image=("90", 6),
+                seed=("90", 8),
+                steps=("91", 0),
+                cfg=("91", 2),
+                sampler_name=("91", 3),
+                scheduler=("91", 4),
+            ),
+        )
+    )
+    request = found.request
+    assert (request.prompt, request.negative_prompt, request.seed, request.num_steps) == (
+        "a lighthouse",
+        "blurry",
+        11,
+        30,
+    )
+    assert (request.guidance_scale, request.sampler, request.schedule) == (6.0, "dpmpp_2m", "karras")
+    assert (request.width, found.model) == (1024, "sd_xl_base_1.0.safetensors")
+
+
+def test_a_refiner_inside_one_sampler():
+    nodes = {
+        "1": node(
+            "Eff. Loader SDXL",
+            base_ckpt_name="sdxl.safetensors",
+            base_clip_skip=-2,
+            refiner_ckpt_name="refiner.safetensors",
+            positive="a cat",
+            negative="bad",
+            empty_latent_width=1024,
+            empty_latent_height=768,
+        ),
+        "2": node(
+            "KSampler SDXL (Eff.)",
+            noise_seed=9,
+            steps=20,
+            cfg=6.5,
+            sampler_name="euler",
+            scheduler="normal",
+            start_at_step=0,
+            refine_at_step=15,
+            sdxl_tuple=("1", 0),
+            latent_image=("1", 1),
+        ),
+        "3": node("SaveImage", images=("2", 3)),
+    }
+    found = read(nodes)
+    request = found.request
+    assert (request.prompt, request.negative_prompt, request.refiner_switch_at) == ("a cat", "bad", 0.75)
+    assert (request.width, request.height, request.seed, found.model) == (1024, 768, 9, "sdxl.safetensors")
+    assert "refiner.safetensors, drew from step 15 of 20" in told(found)
+
+
+def test_a_second_pass_inside_one_sampler():
+    script = {"upscale_type": "latent", "hires_ckpt_name": "(use same)", "latent_upscaler": "nearest-exact"}
+    found = read(
+        base(
+            n3=node("KSampler (Efficient)", **sampler()["inputs"], script="@50"),
+            n50=node("HighRes-Fix Script", **script, upscale_by=1.5, hires_steps=12, denoise=0.56, iterations=1),
+        )
+    )
+    assert found.request.hires == HiresPass(scale=1.5, strength=0.56, num_steps=12, upscaler="latent_nearest_exact")
+
+
+def test_a_second_pass_in_tiles():
+    found = read(
+        base(
+            n50=node(
+                "UltimateSDUpscale",
+                upscale_by=2.0,
+                seed=1,
+                steps=15,
+                cfg=7.0,
+                sampler_name="euler",
+                scheduler="normal",
+                denoise=0.2,
+                mode_type="Linear",
+                tile_width=512,
+                tile_height=512,
+                image="@8",
+                model="@4",
+                positive="@6",
+                negative="@7",
+                vae=("4", 2),
+                upscale_model="@51",
+            ),
+            n51=node("UpscaleModelLoader", model_name="4x-UltraSharp.pth"),
+            n9=node("SaveImage", images="@50"),
+        )
+    )
+    hires = found.request.hires
+    assert hires is not None
+    assert (hires.scale, hires.upscaler, hires.strength, hires.num_steps) == (2.0, "4x-UltraSharp", 0.2, 15)
+    assert "tile_width 512, tile_height 512 of UltimateSDUpscale (50)" in told(found)
+
+
 # What was not used.
 
 

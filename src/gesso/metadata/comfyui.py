@@ -128,6 +128,7 @@ class _Reader:
                 code="model_unavailable",
             )
         self.later(first, later, loaded, sides)
+        self.in_one_node(first.sampler)
         if "ResolutionSelector" in graph.worked_out:
             draft.note(
                 "the size was worked out from a ratio and megapixels (ResolutionSelector) and may differ a little"
@@ -233,6 +234,37 @@ class _Reader:
                 self.draft.note(
                     f"not supported, ignored: a further pass, {named(self.graph, step.sampler)}", field="hires"
                 )
+
+    def in_one_node(self, sampler: Node) -> None:
+        """A refiner or a second pass that a pack puts into the same sampler."""
+        graph, draft = self.graph, self.draft
+        refiner, at = graph.value(sampler, "refiner_ckpt_name"), whole(graph.value(sampler, "refine_at_step"))
+        steps = draft.values.get("num_steps")
+        if isinstance(refiner, str) and refiner != "None" and at is not None and steps and 0 <= at < steps:
+            draft.set("refiner_switch_at", at / steps, "refine_at_step")
+            draft.note(
+                f"a second model, {refiner[:120]}, drew from step {at} of {steps}; give it with --refiner",
+                code="refiner_needed",
+                field="refiner_switch_at",
+            )
+        script = graph.linked(sampler, "script") if "script" in inputs_of(sampler) else None
+        if script is None or not kind_of(script).startswith("HighRes-Fix"):
+            return
+        graph.use(script)
+        latent = graph.value(script, "upscale_type") == "latent"
+        called = graph.value(script, "latent_upscaler" if latent else "pixel_upscaler")
+        model = graph.value(script, "hires_ckpt_name")
+        if isinstance(model, str) and model not in ("(use same)", "None"):
+            draft.note(f"not supported, ignored: the second pass has a model of its own, {model[:120]}")
+        change = Enlarged((script,), upscaler=stem(called) if isinstance(called, str) else "", network=not latent)
+        draft.values["hires"] = draft.part(
+            HiresPass,
+            "second pass",
+            scale=real(graph.value(script, "upscale_by")),
+            num_steps=whole(graph.value(script, "hires_steps")),
+            strength=real(graph.value(script, "denoise")),
+            upscaler=self.upscaler(Step(sampler), replace(change, latent=latent)),
+        )
 
     def goes_on(self, first: Step, step: Step, loaded: Loaded, own: Loaded) -> None:
         """A sampler that takes over in the middle of the steps."""

@@ -42,7 +42,7 @@ class Graph:
         self.used: set[str] = set()
         self.read: set[tuple[str, str]] = set()  # inputs whose values were asked for
         self.worked_out: set[str] = set()  # kinds of nodes whose values are worked out rather than stored
-        self._known: dict[tuple[str, int], Any] = {}
+        self._known: dict[tuple[str, int, str], Any] = {}
         self._passed: dict[str, Any] = {}
         self._origins: dict[str, tuple[Node, int] | None] = {}  # of nodes that only pass on
         self._pipes: dict[str, Node | None] = {}
@@ -160,15 +160,18 @@ class Graph:
         if not is_link(value):
             return _content(value)
         found = self.origin(value)
-        return self._output(*found) if found is not None else None
+        return self._output(*found, names) if found is not None else None
 
-    def _output(self, node: Node, slot: int) -> Any:
-        """What a node gives at one of its outputs, as far as it can be known without running it."""
-        key = (self.number(node), slot)
+    def _output(self, node: Node, slot: int, asked: tuple[str, ...]) -> Any:
+        """What a node gives at one of its outputs, as far as it can be known without running it.
+
+        asked  what it is for, which nodes of several outputs call the same
+        """
+        key = (self.number(node), slot, asked[0])
         if key in self._known:
             return self._known[key]
         self._known[key] = None  # so that a circle ends
-        value = self.inside(lambda: self._work_out(node, slot))
+        value = self.inside(lambda: self._work_out(node, slot, asked))
         if isinstance(value, str) and len(value) > MAX_TEXT:
             value = None
         if value is not None:
@@ -186,7 +189,7 @@ class Graph:
         finally:
             self._depth -= 1
 
-    def _work_out(self, node: Node, slot: int) -> Any:
+    def _work_out(self, node: Node, slot: int, asked: tuple[str, ...]) -> Any:
         kind = kind_of(node)
         if kind in _SWITCHES:  # between values; one between links was passed
             which, on, off = _SWITCHES[kind]
@@ -208,7 +211,7 @@ class Graph:
             return self.value(node, "prompt", "user_prompt", "string", "text")
         if kind == "StringFormat":
             return self._formatted(node)
-        wanted: tuple[str, ...] = _VALUES
+        wanted = (*asked, *_VALUES)
         if slot == 1 and "negative_prompt" in inputs_of(node):
             wanted = ("negative_prompt", *wanted)
         return self.value(node, *wanted)

@@ -32,7 +32,7 @@ _QUIET = re.compile(
     r"|image_output|link_id|save_prefix|speak_and_recognation|output_format|extension|quality|format|codec|title"
     r"|string_[ab]|text.*|string.*|prompt.*|delimiter|clean_whitespace|positive|negative|on_(true|false)|length|fps"
     r"|noise_device|rho|s_noise|solver_type|display.*|tile_size|overlap|crop|interpolation|multiple|megapixels"
-    r"|return_with_leftover_noise|end_at_step|start_at_step|add_noise"
+    r"|use_same_seed|iterations|return_with_leftover_noise|end_at_step|start_at_step|add_noise"
 )
 _NOTHING = ("", "none", "default", "disabled", "disable", "baked vae", "false", "fixed", "randomize")
 _HELPERS = ("control_net", "ipadapter", "clip_vision", "image", "preprocessor", "image_prompt", "pipe", "cnet_stack")
@@ -101,10 +101,9 @@ def _note_guide(draft: Draft, graph: Graph, node: Node, what: str) -> None:
     graph.use(node)
     by = f", preprocessor {preprocessor[:40]}" if preprocessor else ""
     about = f" ({', '.join(values)}{by})" if values or by else ""
-    option = "--control" if what == "ControlNet" else "--control, as a ControlNet is"
     draft.note(
         f"{what} {model[:100] or named(graph, node)}{about} is not taken over: its picture is not in the file. "
-        f"Give both with {option}",
+        "Give model and picture with --control",
         code="control_absent",
         field="controls",
     )
