@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import random
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from PIL import Image
 from gesso.errors import GessoError
 from gesso.metadata.comfyui import from_graph, from_workflow
 from gesso.metadata.comfyui_graph import calculated
+from gesso.metadata.comfyui_widgets import WIDGETS
 from gesso.metadata.picture_metadata import PictureMetadata
 from gesso.metadata.reading import read_metadata
 from gesso.request.parts import HiresPass, LoraUse
 from gesso.text.grammar import parse_prompt
+from linear_time import assert_quick
 
 Nodes = dict[str, Any]
 
@@ -1064,9 +1066,85 @@ def samplers() -> Nodes:
 @pytest.mark.parametrize("made", [doubled, circles, wide, switches, samplers])
 def test_a_graph_made_to_take_long_does_not(made: Any):
     text = json.dumps(made())
-    start = time.process_time()
-    from_graph(text)
-    assert time.process_time() - start < 5
+    assert_quick(lambda: from_graph(text), 400)  # a second is about 100; with a square in it, it is minutes
+
+
+KINDS = (
+    *WIDGETS,
+    *("Reroute", "GetNode", "SetNode", "SaveImage", "PreviewImage", "VAEDecode", "ControlNetApplyAdvanced", "X"),
+    *("ConditioningCombine", "ConditioningConcat", "ConditioningZeroOut", "Any Switch (rgthree)", "ImpactSwitch"),
+    *("Power Lora Loader (rgthree)", "ToBasicPipe", "FromBasicPipe", "StringFormat", "ImageUpscaleWithModel"),
+)
+NAMES = (
+    *sorted({name for names in WIDGETS.values() for name in names if not name[-1].isdigit()}),
+    *("model", "clip", "positive", "negative", "latent_image", "images", "samples", "pixels", "guider", "noise"),
+    *("sampler", "sigmas", "conditioning_1", "conditioning_to", "conditioning_from", "pipe", "script", "lora_stack"),
+    *("on_true", "on_false", "select", "image", "upscale_model", "loras", "lora_1", "values.a", "string_a", "text_a"),
+)
+
+
+PLAIN = (
+    *(0, 1, -1, 20, 0.5, 1e400, -7.5, 2**70, True, False, None, "", "euler", "a (cat:1.2) AND #x", "16:9"),
+    *("a * 2", "{a}", "0.5, 0", "x4.pth", "None", '{"a": 1}', "a" * 3000, "\ud800", "[a:b", "nan"),
+)
+
+
+def anything(rng: random.Random, depth: int = 0) -> Any:
+    """A value of any type, most often a link or a plausible one."""
+    number = rng.randrange(100)
+    if number < 55:
+        return [str(rng.randrange(12)), rng.choice((0, 0, 1, 2, -1, "x", None, 10**30))]
+    if number < 90:
+        return rng.choice(PLAIN)
+    if depth > 1:
+        return {}
+    rows = [anything(rng, depth + 1) for _ in range(3)]
+    return rows if number < 95 else {"on": True, "lora": rows[0], "strength": rows[1], "content": rows[2]}
+
+
+def test_graphs_of_anything_are_read_or_refused():
+    rng = random.Random(17)
+    for _ in range(600):
+        nodes = {
+            str(number): {
+                "class_type": rng.choice(KINDS),
+                "inputs": {rng.choice(NAMES): anything(rng) for _ in range(rng.randrange(12))},
+            }
+            for number in range(12)
+        }
+        with suppress(GessoError):
+            from_graph(json.dumps(nodes), width=512, height=512, name="ComfyUI_00001_")
+
+
+def test_drawings_of_anything_are_read_or_refused():
+    rng = random.Random(18)
+    for _ in range(300):
+        subgraphs = [{"id": name, **some_drawing(rng)} for name in ("g", "h")]
+        with suppress(GessoError):
+            from_workflow(json.dumps(some_drawing(rng) | {"definitions": {"subgraphs": subgraphs}}))
+
+
+def some_drawing(rng: random.Random) -> dict[str, Any]:
+    nodes = [
+        {
+            "id": number,
+            "type": rng.choice((*KINDS, "KSampler", "g", "h")),
+            "mode": rng.choice((0, 0, 0, 0, 2, 4, "x")),
+            "inputs": [
+                {"name": rng.choice(NAMES), "type": rng.choice(("MODEL", "X", None)), "link": rng.randrange(30)}
+                | ({"widget": {"name": "x"}} if rng.random() < 0.3 else {})
+                for _ in range(rng.randrange(8))
+            ],
+            "widgets_values": [anything(rng) for _ in range(rng.randrange(9))] if rng.random() < 0.9 else anything(rng),
+        }
+        for number in range(10)
+    ]
+    ends = (*range(10), -10, -20, "x", None)
+    links = [
+        [n, rng.choice(ends), rng.choice((0, 1, 2)), rng.choice(ends), rng.choice((0, 1)), "MODEL"] for n in range(30)
+    ]
+    slots = [{"name": name, "type": "STRING"} for name in rng.sample(NAMES, 4)]
+    return {"nodes": nodes, "links": links, "inputs": slots}
 
 
 def test_subgraphs_that_double_are_refused_at_once():
@@ -1074,10 +1152,8 @@ def test_subgraphs_that_double_are_refused_at_once():
         {"id": f"g{n}", "nodes": [drawn(k, f"g{n + 1}", []) for k in range(8)], "links": []} for n in range(16)
     ]
     said = {"nodes": [drawn(1, "g0", [])], "links": [], "definitions": {"subgraphs": subgraphs}}
-    start = time.process_time()
     with pytest.raises(GessoError, match="at most 5000"):
         from_workflow(json.dumps(said))
-    assert time.process_time() - start < 5
 
 
 def test_a_subgraph_inside_itself_ends():
@@ -1094,10 +1170,8 @@ def test_a_subgraph_inside_itself_ends():
 def test_one_large_subgraph_used_often_is_refused():
     large = {"id": "g", "nodes": [{"id": 1, "type": "X", "inputs": [{"link": n} for n in range(50_000)]}], "links": []}
     said = {"nodes": [drawn(n, "g", []) for n in range(2000)], "links": [], "definitions": {"subgraphs": [large]}}
-    start = time.process_time()
     with pytest.raises(GessoError, match="inputs and values"):
         from_workflow(json.dumps(said))
-    assert time.process_time() - start < 5
 
 
 def test_templates_of_comfyui_are_read():
