@@ -23,7 +23,7 @@ from gesso.metadata.comfyui_passes import (
     split_of,
 )
 from gesso.metadata.comfyui_sampling import sampling
-from gesso.metadata.comfyui_texts import Parts, Texts, named, written
+from gesso.metadata.comfyui_texts import Parts, Texts, named, together, written
 from gesso.metadata.comfyui_unused import note_unused
 from gesso.metadata.comfyui_workflow import graph_of_workflow
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
@@ -128,6 +128,7 @@ class _Reader:
                 code="model_unavailable",
             )
         self.later(first, later, loaded, sides)
+        self.in_one_node(first.sampler)
         if "ResolutionSelector" in graph.worked_out:
             draft.note(
                 "the size was worked out from a ratio and megapixels (ResolutionSelector) and may differ a little"
@@ -173,15 +174,9 @@ class _Reader:
 
     def prompts(self, sides: Mapping[str, Parts | None]) -> None:
         draft = self.draft
-        syntax, texts = "comfyui", {}
-        for _ in range(2):  # the second time with the syntax that one of them needs
-            texts = {
-                side: written(parts, negative=side == "negative", syntax=syntax)
-                for side, parts in sides.items()
-                if parts is not None
-            }
-            needed = {text.syntax for text in texts.values()} - {"comfyui"}
-            syntax = next(iter(needed)) if len(needed) == 1 else "comfyui"
+        syntax, texts = together(
+            {side: parts for side, parts in sides.items() if parts is not None}, negative="negative"
+        )
         if syntax != "comfyui":
             draft.set("conventions.syntax", syntax, "syntax")
         for side, field in (("positive", "prompt"), ("negative", "negative_prompt")):
@@ -240,6 +235,37 @@ class _Reader:
                     f"not supported, ignored: a further pass, {named(self.graph, step.sampler)}", field="hires"
                 )
 
+    def in_one_node(self, sampler: Node) -> None:
+        """A refiner or a second pass that a pack puts into the same sampler."""
+        graph, draft = self.graph, self.draft
+        refiner, at = graph.value(sampler, "refiner_ckpt_name"), whole(graph.value(sampler, "refine_at_step"))
+        steps = draft.values.get("num_steps")
+        if isinstance(refiner, str) and refiner != "None" and at is not None and steps and 0 <= at < steps:
+            draft.set("refiner_switch_at", at / steps, "refine_at_step")
+            draft.note(
+                f"a second model, {refiner[:120]}, drew from step {at} of {steps}; give it with --refiner",
+                code="refiner_needed",
+                field="refiner_switch_at",
+            )
+        script = graph.linked(sampler, "script") if "script" in inputs_of(sampler) else None
+        if script is None or not kind_of(script).startswith("HighRes-Fix"):
+            return
+        graph.use(script)
+        latent = graph.value(script, "upscale_type") == "latent"
+        called = graph.value(script, "latent_upscaler" if latent else "pixel_upscaler")
+        model = graph.value(script, "hires_ckpt_name")
+        if isinstance(model, str) and model not in ("(use same)", "None"):
+            draft.note(f"not supported, ignored: the second pass has a model of its own, {model[:120]}")
+        change = Enlarged((script,), upscaler=stem(called) if isinstance(called, str) else "", network=not latent)
+        draft.values["hires"] = draft.part(
+            HiresPass,
+            "second pass",
+            scale=real(graph.value(script, "upscale_by")),
+            num_steps=whole(graph.value(script, "hires_steps")),
+            strength=real(graph.value(script, "denoise")),
+            upscaler=self.upscaler(Step(sampler), replace(change, latent=latent)),
+        )
+
     def goes_on(self, first: Step, step: Step, loaded: Loaded, own: Loaded) -> None:
         """A sampler that takes over in the middle of the steps."""
         graph, draft = self.graph, self.draft
@@ -260,7 +286,6 @@ class _Reader:
                 code="refiner_needed",
                 field="refiner_switch_at",
             )
-            return
         later = sampling(graph, Draft(), step.sampler)
         differs = sorted(
             {
@@ -269,8 +294,9 @@ class _Reader:
                 if key in later and later[key] != draft.values.get(key)
             }
         )
-        if differs or own.loras != loaded.loras:
-            what = ", ".join([*differs, *(["loras"] if own.loras != loaded.loras else [])])
+        other_loras = own.loras != loaded.loras and own.name == loaded.name
+        if differs or other_loras:
+            what = ", ".join([*differs, *(["loras"] if other_loras else [])])
             draft.note(f"not supported, ignored: from step {start} on {named(graph, step.sampler)} has another {what}")
 
     def second_pass(self, step: Step, loaded: Loaded, own: Loaded, sides: Mapping[str, Parts | None]) -> None:

@@ -26,8 +26,8 @@ _PIPES = ("pipe", "basic_pipe", "base_ctx", "context", "ctx", "optional_pipe", "
 _SWITCHES = {"ComfySwitchNode": ("switch", "on_true", "on_false"), "easy ifElse": ("boolean", "on_true", "on_false")}
 _DOTS = ("Reroute", "Reroute (rgthree)", "easy showAnything", "PreviewAny", "ShowText|pysssss", "Display Any (rgthree)")
 _VALUES = (
-    *("value", "text", "string", "int", "float", "number", "seed", "noise_seed", "prompt", "choice", "boolean"),
-    *("source", "populated_text", "Text", "String", "positive", "negative", "text_0", "string_field", "value 1"),
+    *("value", "text", "string", "prompt", "choice", "boolean", "source", "populated_text", "Text", "String"),
+    *("text_0", "string_field", "int", "float", "number", "seed", "noise_seed", "positive", "negative", "value 1"),
 )
 
 
@@ -40,10 +40,12 @@ class Graph:
         self.nodes: dict[str, Node] = {str(key): node for key, node in nodes.items() if isinstance(node, dict)}
         self.numbers = {id(node): key for key, node in self.nodes.items()}
         self.used: set[str] = set()
+        self.read: set[tuple[str, str]] = set()  # inputs whose values were asked for
         self.worked_out: set[str] = set()  # kinds of nodes whose values are worked out rather than stored
-        self._known: dict[tuple[str, int], Any] = {}
+        self._known: dict[tuple[str, int, str], Any] = {}
         self._passed: dict[str, Any] = {}
         self._origins: dict[str, tuple[Node, int] | None] = {}  # of nodes that only pass on
+        self._pipes: dict[str, Node | None] = {}
         self._depth = 0
 
     def number(self, node: Node) -> str:
@@ -95,10 +97,10 @@ class Graph:
         if kind == "Any Switch (rgthree)":
             return next((given[name] for name in sorted(given) if is_link(given[name])), None)
         if kind in ("ImpactSwitch", "CR Model Input Switch", "CR Text Input Switch", "easy anythingIndexSwitch"):
-            which = whole(self.value(node, "select", "Input", "index"))
+            number = whole(self.value(node, "select", "Input", "index"))
             names = [name for name in sorted(given) if is_link(given[name]) and name not in ("select", "Input")]
             first = 0 if kind.startswith("easy") else 1
-            return given[names[which - first]] if which is not None and 0 <= which - first < len(names) else None
+            return given[names[number - first]] if number is not None and 0 <= number - first < len(names) else None
         return None
 
     def linked(self, node: Node | None, *names: str) -> Node | None:
@@ -119,11 +121,12 @@ class Graph:
 
     def pipe(self, node: Node) -> Node | None:
         """The node before this one along a pipe."""
-        given = inputs_of(node)
-        for name in _PIPES:
-            if (found := self.origin(given.get(name))) is not None:
-                return found[0]
-        return None
+        number = self.number(node)
+        if number not in self._pipes:
+            given = inputs_of(node)
+            origins = (self.origin(given[name]) for name in _PIPES if name in given)
+            self._pipes[number] = next((found[0] for found in origins if found is not None), None)
+        return self._pipes[number]
 
     def upstream(self, node: Node | None, names: Iterable[str], wanted: Callable[[Node], bool]) -> Node | None:
         """The first node wanted, this one included, along inputs of these names."""
@@ -152,19 +155,23 @@ class Graph:
         held = self.holder(node, *names)
         if held is None:
             return None
+        self.read.add((self.number(held[0]), held[1]))
         value = inputs_of(held[0])[held[1]]
         if not is_link(value):
             return _content(value)
         found = self.origin(value)
-        return self._output(*found) if found is not None else None
+        return self._output(*found, names) if found is not None else None
 
-    def _output(self, node: Node, slot: int) -> Any:
-        """What a node gives at one of its outputs, as far as it can be known without running it."""
-        key = (self.number(node), slot)
+    def _output(self, node: Node, slot: int, asked: tuple[str, ...]) -> Any:
+        """What a node gives at one of its outputs, as far as it can be known without running it.
+
+        asked  what it is for, which nodes of several outputs call the same
+        """
+        key = (self.number(node), slot, asked[0])
         if key in self._known:
             return self._known[key]
         self._known[key] = None  # so that a circle ends
-        value = self.inside(lambda: self._work_out(node, slot))
+        value = self.inside(lambda: self._work_out(node, slot, asked))
         if isinstance(value, str) and len(value) > MAX_TEXT:
             value = None
         if value is not None:
@@ -182,7 +189,7 @@ class Graph:
         finally:
             self._depth -= 1
 
-    def _work_out(self, node: Node, slot: int) -> Any:
+    def _work_out(self, node: Node, slot: int, asked: tuple[str, ...]) -> Any:
         kind = kind_of(node)
         if kind in _SWITCHES:  # between values; one between links was passed
             which, on, off = _SWITCHES[kind]
@@ -204,7 +211,7 @@ class Graph:
             return self.value(node, "prompt", "user_prompt", "string", "text")
         if kind == "StringFormat":
             return self._formatted(node)
-        wanted = _VALUES
+        wanted = (*asked, *_VALUES)
         if slot == 1 and "negative_prompt" in inputs_of(node):
             wanted = ("negative_prompt", *wanted)
         return self.value(node, *wanted)

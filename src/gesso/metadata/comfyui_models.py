@@ -86,9 +86,10 @@ def loaded_by(graph: Graph, draft: Draft, sampler: Node) -> Loaded:
     node = graph.linked(graph.linked(sampler, "guider") or sampler, *_BEFORE) or graph.pipe(sampler)
     loaded = Loaded()
     visited: set[int] = set()
+    stacks: set[int] = set()
     while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
         visited.add(id(node))
-        loaded.loras += reversed(list(loras_of(graph, draft, node)))
+        loaded.loras += reversed(list(loras_of(graph, draft, node, stacks)))
         if kind_of(node) == "RescaleCFG":
             graph.use(node)
             loaded.guidance_rescale = real(graph.value(node, "multiplier"))
@@ -112,13 +113,14 @@ def name_of(graph: Graph, node: Node) -> str:
     return ""
 
 
-def loras_of(graph: Graph, draft: Draft, node: Node) -> Iterator[LoraUse]:
-    """The LoRA that a node puts on a model: its stack before its own."""
-    stack = graph.linked(node, *_STACKS)
+def loras_of(graph: Graph, draft: Draft, node: Node, stacks: set[int]) -> Iterator[LoraUse]:
+    """The LoRA that a node puts on a model: its stack before its own. stacks: those that were read."""
+    stack = _stack(graph, node)
     chain: list[Node] = []
-    while stack is not None and len(chain) < MAX_HOPS and all(stack is not one for one in chain):
+    while stack is not None and id(stack) not in stacks and len(chain) < MAX_HOPS:
+        stacks.add(id(stack))
         chain.append(stack)
-        stack = graph.linked(stack, *_STACKS)
+        stack = _stack(graph, stack)
     for one in (*reversed(chain), node):
         for called, weight, text_weight in _rows(graph, one):
             graph.use(one)
@@ -129,6 +131,12 @@ def loras_of(graph: Graph, draft: Draft, node: Node) -> Iterator[LoraUse]:
                 yield use
 
 
+def _stack(graph: Graph, node: Node) -> Node | None:
+    given = inputs_of(node)
+    origins = (graph.origin(given[name]) for name in _STACKS if name in given)
+    return next((found[0] for found in origins if found is not None), None)
+
+
 def _rows(graph: Graph, node: Node) -> Iterator[tuple[str, float | None, float | None]]:
     """Name, strength in the network and in the text encoder of each LoRA of a node that is not switched off."""
     given = inputs_of(node)
@@ -137,8 +145,8 @@ def _rows(graph: Graph, node: Node) -> Iterator[tuple[str, float | None, float |
         yield from (row for entry in listed[:MAX_ROWS] if (row := _row(entry)) is not None)
         return
     if isinstance(text := given.get("text"), str) and "ora" in kind_of(node):
-        for match in list(_TAG.finditer(text[:100_000]))[:MAX_ROWS]:
-            yield match[1], real(match[2]), real(match[3])
+        for tag in list(_TAG.finditer(text[:100_000]))[:MAX_ROWS]:
+            yield tag[1], real(tag[2]), real(tag[3])
     numbered = [(key, match) for key in given if (match := _ROW.fullmatch(key)) is not None]
     if "lora_name" in given:
         name = graph.value(node, "lora_name")
@@ -153,7 +161,7 @@ def _rows(graph: Graph, node: Node) -> Iterator[tuple[str, float | None, float |
             yield row
     if given.get("toggle") is False:
         return
-    most = whole(graph.value(node, "lora_count", "num_loras"))
+    most = whole(graph.value(node, "lora_count", "num_loras")) if numbered else None
     for key, match in numbered[:MAX_ROWS]:
         name = graph.value(node, key)
         if isinstance(name, str) and not (most is not None and int(match[1]) > most):

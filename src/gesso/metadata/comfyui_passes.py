@@ -28,11 +28,12 @@ _NOT_THE_PICTURE = re.compile(
     r"model|clip|vae|positive|negative|cond|mask|control|noise|sigmas|guider|sampler|lora|reference|start_image"
     r"|first_frame|last_frame|seed|text|prompt|cnet|style|fps|width|height|steps"
 )
+MAX_PASSES = 16
 _UPSCALES = re.compile(r"Upscale|ImageScale|ImageResize|LatentScale|ResizeImage|Upsampler|LatentResize", re.IGNORECASE)
 _FACTOR = re.compile(r"(?<![0-9])([1-8])x|x([1-8])(?![0-9])", re.IGNORECASE)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """One sampler, and what stands between it and the one before.
 
@@ -76,7 +77,7 @@ def chosen(graph: Graph, *, width: int | None = None, height: int | None = None,
         sampler = nearest.of(node)
         if sampler is not None:
             if id(sampler) not in known:
-                known[id(sampler)] = _steps(graph, nearest, sampler)
+                known[id(sampler)] = _steps(nearest, sampler)
             found.append((node, known[id(sampler)]))
     if not found:
         return Chosen(None, _without_output(graph, nearest))
@@ -109,7 +110,7 @@ def _without_output(graph: Graph, nearest: "_Nearest") -> tuple[Step, ...]:
         )
     fed = {id(before) for node in samplers if (before := nearest.before(node)) is not None}
     last = [node for node in samplers if id(node) not in fed] or samplers
-    rows = [_steps(graph, nearest, node) for node in last[:64]]
+    rows = [_steps(nearest, node) for node in last[:64]]
     return max(rows, key=len)
 
 
@@ -141,6 +142,8 @@ class _Nearest:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._known: dict[int, Node | None] = {}
+        self._inputs: dict[int, list[Node]] = {}
+        self._steps: dict[int, tuple[Step, Node | None]] = {}
 
     def of(self, start: Node) -> Node | None:
         """The nearest sampler, `start` included: a walk in depth, on which each node is entered once in all."""
@@ -167,44 +170,54 @@ class _Nearest:
 
     def inputs(self, node: Node) -> list[Node]:
         """Nodes that a picture may come from, the likeliest first."""
-        given = inputs_of(node)
-        names = [name for name in _PICTURE if is_link(given.get(name))]
-        names += [
-            name
-            for name, value in given.items()
-            if is_link(value) and name not in names and not _NOT_THE_PICTURE.search(name.lower())
-        ]
-        found = [self.graph.origin(given[name]) for name in names[:64]]
-        return [one[0] for one in found if one is not None]
+        if id(node) not in self._inputs:
+            given = inputs_of(node)
+            names = [name for name in _PICTURE if is_link(given.get(name))]
+            known = set(names)
+            names += [
+                name
+                for name, value in given.items()
+                if is_link(value) and name not in known and not _NOT_THE_PICTURE.search(name.lower())
+            ]
+            found = [self.graph.origin(given[name]) for name in names[:64]]
+            self._inputs[id(node)] = [one[0] for one in found if one is not None]
+        return self._inputs[id(node)]
+
+    def step(self, sampler: Node) -> tuple[Step, Node | None]:
+        """A sampler as one step, and the sampler before it."""
+        if id(sampler) not in self._steps:
+            before, step = self.before(sampler), Step(sampler)
+            if before is not None:
+                step = Step(sampler, self._between(sampler, before), _continues(self.graph, sampler))
+            self._steps[id(sampler)] = step, before
+        return self._steps[id(sampler)]
+
+    def _between(self, sampler: Node, before: Node) -> list[Node]:
+        path: list[Node] = []
+        visited = {id(sampler)}
+        node = sampler
+        while len(path) < MAX_HOPS:
+            after = next((one for one in self.inputs(node) if self.of(one) is before), None)
+            if after is None or after is before or id(after) in visited:
+                break
+            visited.add(id(after))
+            path.append(after)
+            node = after
+        return path
 
 
-def _steps(graph: Graph, nearest: _Nearest, sampler: Node) -> tuple[Step, ...]:
+def _steps(nearest: _Nearest, sampler: Node) -> tuple[Step, ...]:
     """The samplers up to this one, first to last."""
     steps: list[Step] = []
     visited: set[int] = set()
     node: Node | None = sampler
-    while node is not None and id(node) not in visited and len(visited) < 16:
+    while node is not None and id(node) not in visited and len(visited) < MAX_PASSES:
         visited.add(id(node))
-        before = nearest.before(node)
-        step = Step(node)
-        if before is not None and id(before) not in visited:
-            step.between = _between(nearest, node, before)
-            step.continues = _continues(graph, node)
+        step, node = nearest.step(node)
         steps.append(step)
-        node = before
-    return tuple(reversed(steps))
-
-
-def _between(nearest: _Nearest, sampler: Node, before: Node) -> list[Node]:
-    path: list[Node] = []
-    node = sampler
-    while len(path) < MAX_HOPS:
-        after = next((one for one in nearest.inputs(node) if nearest.of(one) is before), None)
-        if after is None or after is before or any(after is one for one in path):
-            break
-        path.append(after)
-        node = after
-    return path
+    steps.reverse()
+    steps[0] = Step(steps[0].sampler)
+    return tuple(steps)
 
 
 def _continues(graph: Graph, sampler: Node) -> bool:
@@ -257,7 +270,8 @@ class Enlarged:
 
 def enlarged(graph: Graph, between: Sequence[Node]) -> Enlarged:
     """What the nodes between two passes do to the size, from the last of them on."""
-    scale, size, upscaler, latent, network, known = 1.0, None, "", False, False, True
+    scale, upscaler, latent, network, known = 1.0, "", False, False, True
+    size: tuple[int | None, int | None] | None = None
     nodes: list[Node] = []
     for node in reversed(between):
         kind = kind_of(node)
@@ -288,7 +302,8 @@ def enlarged(graph: Graph, between: Sequence[Node]) -> Enlarged:
     if not nodes:
         return Enlarged()
     if size is not None and scale != 1:
-        size = tuple(None if side is None else round(side * scale) for side in size)
+        across, down = (None if side is None else round(side * scale) for side in size)
+        size = across, down
     return Enlarged(
         tuple(nodes),
         scale if size is None and known else None,

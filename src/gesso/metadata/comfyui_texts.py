@@ -5,6 +5,7 @@ ConditioningAverage Compel's blend. What has no such form is drawn as one text, 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from gesso.request.checks import short
 from gesso.text.attention import write_attention
 from gesso.text.comfyui import parse_comfyui
 from gesso.text.grammar import parse_prompt, write_subprompts
-from gesso.text.prompt import PromptError, number_text
+from gesso.text.prompt import PromptError, WeightedText, number_text
 
 MAX_PARTS = 16  # texts that are combined into one prompt
 _TEXTS = (
@@ -242,6 +243,8 @@ def written(parts: Parts, *, negative: bool, syntax: str = "comfyui") -> Written
     simple = len(parts) == 1 and len(parts[0].chunks) == 1 and not parts[0].blend
     if simple and (parts[0].start, parts[0].end) == (0.0, 1.0):
         text = parts[0].chunks[0]
+        if syntax == "compel":
+            return Written(text, "compel" if _PLAIN.fullmatch(text) else "comfyui")
         return Written(text) if syntax == "comfyui" else Written(_a1111(text), "a1111")
     one = ", ".join(part.text for part in parts if part.text)
     if any(part.blend for part in parts):
@@ -259,6 +262,25 @@ def written(parts: Parts, *, negative: bool, syntax: str = "comfyui") -> Written
     except PromptError as error:
         return Written(one, lost=str(error))
     return Written(text, "a1111") if not parsed.notices and not parsed.networks else Written(one, lost="texts together")
+
+
+def together(sides: Mapping[str, Parts], *, negative: str) -> tuple[str, dict[str, Written]]:
+    """Prompts that share a syntax, and that syntax. negative: which of them is the negative one."""
+    texts = {side: written(parts, negative=side == negative) for side, parts in sides.items()}
+    needed = {text.syntax for side, text in texts.items() if text.text} - {"comfyui"}
+    if not needed:
+        return "comfyui", texts
+    if len(needed) == 1:
+        (syntax,) = needed
+        shared = {side: written(parts, negative=side == negative, syntax=syntax) for side, parts in sides.items()}
+        if all(text.syntax == syntax or not text.text for text in shared.values()):
+            return syntax, shared
+    return "comfyui", {
+        side: text
+        if text.syntax == "comfyui"
+        else Written(", ".join(part.text for part in sides[side] if part.text), lost="texts joined in several ways")
+        for side, text in texts.items()
+    }
 
 
 class _NoFormError(Exception):
@@ -295,10 +317,10 @@ def _together(parts: Parts, *, negative: bool) -> str:
 
 def _a1111(text: str) -> str:
     """A text of ComfyUI's syntax in A1111's."""
-    pieces = [replace(piece, text=piece.text) for piece in parse_comfyui(text)]
     written_out = []
-    for piece in pieces:
-        plain = write_attention([replace(piece, weight=1.0)])
-        plain = re.sub(r"([#<:|])", r"\\\1", re.sub(r"\bAND\b", r"A\\ND", plain))
-        written_out.append(plain if piece.weight == 1 else f"({plain}:{number_text(piece.weight)})")
+    for piece in parse_comfyui(text):
+        if isinstance(piece, WeightedText):
+            plain = write_attention([replace(piece, weight=1.0)])
+            plain = re.sub(r"([#<:|])", r"\\\1", re.sub(r"\bAND\b", r"A\\ND", plain))
+            written_out.append(plain if piece.weight == 1 else f"({plain}:{number_text(piece.weight)})")
     return "".join(written_out)

@@ -1,7 +1,7 @@
 """Names every node of a graph of ComfyUI that had a part in the picture and was not used, once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gesso.metadata.comfyui_graph import Graph, Node, inputs_of, is_link, kind_of, stem
 from gesso.metadata.comfyui_models import ancestors
@@ -16,7 +16,7 @@ MAX_VALUES = 4
 # Nodes that change nothing which a request would say: they come with the model, or only show or measure.
 _NEUTRAL = re.compile(
     r"VAEDecode.*|VAEEncode|.*CLIPLoader.*|CheckpointLoader.*|(Markdown)?Note|Reroute.*|Primitive.*|GetImageSize.*"
-    r"|LoadImage|.*CLIPTextEncode|PreviewAny|ImageCompare|Save.*|Preview.*|CreateVideo|EmptyImage|CLIPSetLastLayer"
+    r"|LoadImage|PreviewAny|ImageCompare|Save.*|Preview.*|CreateVideo|EmptyImage|CLIPSetLastLayer"
     r"|MaskPreview|ImageFromBatch|BatchImagesNode|StringConcatenate|Text Multiline|Fast .*\(rgthree\)|Label.*"
     r"|Bookmark.*|ComfySwitchNode|CR Seed|Seed \(rgthree\)|easy seed|UpscaleModelLoader"
 )
@@ -24,6 +24,17 @@ _CONTROL = re.compile(
     r"ControlNet.*Apply|ApplyControlNet|ControlNetApply|cnet|T2IAdapterApply|ControlLora", re.IGNORECASE
 )
 _ADAPTER = re.compile(r"IP.?Adapter(?!.*(Loader|Encoder))", re.IGNORECASE)
+_GUIDE = re.compile(f"{_CONTROL.pattern}|{_ADAPTER.pattern}|Loader$|Encode$|Preprocessor$", re.IGNORECASE)
+# Inputs that change nothing here: of the screen and the files, of how ComfyUI loads and shows.
+_QUIET = re.compile(
+    r"value [0-9]+|filename_prefix|control_after_generate|weight_dtype|device|upload|preview_method|vae_decode|type"
+    r"|.*(lora|switch_|model_str|clip_str|model_weight|clip_weight|strength_).*|toggle|mode|input_mode|num_loras|on"
+    r"|image_output|link_id|save_prefix|speak_and_recognation|output_format|extension|quality|format|codec|title"
+    r"|string_[ab]|text.*|string.*|prompt.*|delimiter|clean_whitespace|positive|negative|on_(true|false)|length|fps"
+    r"|noise_device|rho|s_noise|solver_type|display.*|tile_size|overlap|crop|interpolation|multiple|megapixels"
+    r"|use_same_seed|iterations|return_with_leftover_noise|end_at_step|start_at_step|add_noise"
+)
+_NOTHING = ("", "none", "default", "disabled", "disable", "baked vae", "false", "fixed", "randomize")
 _HELPERS = ("control_net", "ipadapter", "clip_vision", "image", "preprocessor", "image_prompt", "pipe", "cnet_stack")
 _GUIDES = ("strength", "weight", "start_percent", "end_percent", "start_at", "end_at", "weight_type")
 
@@ -47,6 +58,8 @@ def note_unused(draft: Draft, graph: Graph, picture: Chosen, *, drawable: bool) 
                 draft.note(f"not taken over: the VAE {name[:120]}; give it with --vae", code="vae_separate")
     left = [node for node in way if not _is_used(graph, node) and not _NEUTRAL.fullmatch(kind_of(node))]
     for line in _lines(graph, left):
+        draft.note(f"not supported, ignored: {line}")
+    for line in _packed(_fields(graph, way)):
         draft.note(f"not supported, ignored: {line}")
     on_the_way = {id(node) for node in way}
     aside = [
@@ -88,13 +101,43 @@ def _note_guide(draft: Draft, graph: Graph, node: Node, what: str) -> None:
     graph.use(node)
     by = f", preprocessor {preprocessor[:40]}" if preprocessor else ""
     about = f" ({', '.join(values)}{by})" if values or by else ""
-    option = "--control" if what == "ControlNet" else "--control, as a ControlNet is"
     draft.note(
         f"{what} {model[:100] or named(graph, node)}{about} is not taken over: its picture is not in the file. "
-        f"Give both with {option}",
+        "Give model and picture with --control",
         code="control_absent",
         field="controls",
     )
+
+
+def _fields(graph: Graph, way: list[Node]) -> Iterator[str]:
+    """Values of nodes that were used, which were not used themselves and are not those that change nothing."""
+    for node in way:
+        number = graph.number(node)
+        if number not in graph.used or _NEUTRAL.fullmatch(kind_of(node)) or _GUIDE.search(kind_of(node)):
+            continue
+        left = [
+            f"{name[:40]} {_shown(value)}"
+            for name, value in list(inputs_of(node).items())[:200]
+            if isinstance(value, str | int | float)
+            and (number, name) not in graph.read
+            and not _QUIET.fullmatch(name)
+            and str(value).lower() not in _NOTHING
+            and (name, value) != ("batch_size", 1)
+        ]
+        if left:
+            yield f"{', '.join(left[:6])} of {named(graph, node)}"
+
+
+def _packed(parts: Iterable[str]) -> Iterator[str]:
+    """As many parts in a line as fit."""
+    line = ""
+    for part in parts:
+        if line and len(line) + len(part) > MAX_LINE:
+            yield line
+            line = ""
+        line = f"{line}, {part}" if line else part
+    if line:
+        yield line
 
 
 def _lines(graph: Graph, nodes: list[Node], *, values: bool = True) -> Iterator[str]:
@@ -102,19 +145,15 @@ def _lines(graph: Graph, nodes: list[Node], *, values: bool = True) -> Iterator[
     by_kind: dict[str, list[Node]] = {}
     for node in nodes:
         by_kind.setdefault(kind_of(node), []).append(node)
-    line = ""
+    parts = []
     for same in by_kind.values():
         about = named(graph, same[0])
         if len(same) > 1:
             about = f"{about[:-1]} and {len(same) - 1} more)"
         elif values and (stored := _values(same[0])):
             about = f"{about[:-1]}: {stored})"
-        if line and len(line) + len(about) > MAX_LINE:
-            yield line
-            line = ""
-        line = f"{line}, {about}" if line else about
-    if line:
-        yield line
+        parts.append(about)
+    return _packed(parts)
 
 
 def _values(node: Node) -> str:

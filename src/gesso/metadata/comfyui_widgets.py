@@ -154,6 +154,19 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     ),
     "KSampler (Efficient)": (*_KSAMPLER, "preview_method", "vae_decode"),
     "KSampler Adv. (Efficient)": (*_ADVANCED, "preview_method", "vae_decode"),
+    "KSampler SDXL (Eff.)": (
+        *("noise_seed", "steps", "cfg", "sampler_name", "scheduler", "start_at_step", "refine_at_step"),
+        *("preview_method", "vae_decode"),
+    ),
+    "HighRes-Fix Script": (
+        *("upscale_type", "hires_ckpt_name", "latent_upscaler", "pixel_upscaler", "upscale_by", "use_same_seed"),
+        *("seed", "hires_steps", "denoise", "iterations"),
+    ),
+    "UltimateSDUpscale": (
+        *("upscale_by", "seed", "steps", "cfg", "sampler_name", "scheduler", "denoise", "mode_type"),
+        *("tile_width", "tile_height", "mask_blur", "tile_padding"),
+    ),
+    "KSampler Config (rgthree)": ("steps_total", "refiner_step", "cfg", "sampler_name", "scheduler"),
     "easy fullLoader": _EASY_LOADER,
     "easy fullkSampler": ("steps", "cfg", "sampler_name", "scheduler", "denoise", "seed"),
     "easy preSampling": ("steps", "cfg", "sampler_name", "scheduler", "denoise", "seed"),
