@@ -161,3 +161,101 @@ def test_plug_ins_can_be_switched_off(installed: Path, tmp_path: Path):
     done = gesso("generate", "a red car", "--sampler", "ralston", cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert "unknown sampler 'ralston'" in done.stderr
+
+
+TOYS = """
+import sys
+from gesso import ModelCall, Sampler
+
+if __name__ == "toys_exit":
+    sys.exit(5)
+
+
+def wrong(x, sigmas, noise=None):
+    yield 3
+
+
+def blank(x, sigmas, noise=None):
+    yield ModelCall(x, float(sigmas[0]), 0)
+    return x * float("nan")
+
+
+def astray(x, sigmas, noise=None):
+    yield ModelCall(x / 0, float(sigmas[0]), 0)
+
+
+def none(x, sigmas, noise=None):
+    yield ModelCall(x, float(sigmas[0]), 0)
+
+
+def small(x, sigmas, noise=None):
+    yield ModelCall(x[..., :2], float(sigmas[0]), 0)
+
+
+def leaves(x, sigmas, noise=None):
+    yield ModelCall(x, float(sigmas[0]), 0)
+    sys.exit(6)
+
+
+def function(x, sigmas, noise=None):
+    return x
+
+
+ROWS = {name: Sampler(f"A {name} one", each, order=1, stochastic=False) for name, each in list(globals().items())
+        if callable(each) and each not in (ModelCall, Sampler)}
+wrong, blank, astray, none, small, leaves, function = ROWS.values()
+thief = Sampler("Euler a", function, order=1, stochastic=False)
+"""
+FAULTS = {
+    "wrong": "yielded a int, expected a ModelCall",
+    "blank": "returned NaN or infinity, though the model gave none",
+    "astray": "yielded NaN or infinity",
+    "none": "returned x as a NoneType, expected a tensor",
+    "small": "yielded x of shape [1, 4, 4, 2], expected [1, 4, 4, 4]",
+    "leaves": "it ended the program (SystemExit: 6)",
+    "function": "its function returned a Tensor, expected a generator",
+    "thief": "its name 'Euler a' belongs to the built-in 'euler_ancestral'",
+    "exit": "it ended the program (SystemExit: 5)",
+}
+DRAW = """
+import json, sys
+import gesso
+from gesso.cli.main import run
+
+draw = ["generate", "a car", "--steps", "1", "--size", "64", "-q", "--overwrite", "-o", "car.png", "--sampler"]
+assert run([*draw, "DPM++ 2M Karras", "--hires", "2"]) == 0
+assert run(["replay", "-q", "car.png"]) == 0
+assert not {"toys", "toys_exit"} & sys.modules.keys()
+print("built in", file=sys.stderr)
+for name in json.loads(sys.argv[1]):
+    assert run([*draw, name]) == 2, name
+print("listed", file=sys.stderr)
+assert run([*draw, "nobody"]) == run([*draw, "nobody"]) == 2
+"""
+
+
+def test_a_drawing_imports_the_plug_ins_that_it_uses_and_blames_them_for_their_faults(tmp_path: Path):
+    (tmp_path / "toys.py").write_text(TOYS)
+    (tmp_path / "toys_exit.py").write_text(TOYS)
+    info = tmp_path / "toys-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+    rows = [f"{name} = toys:{name}" for name in FAULTS if name != "exit"]
+    (info / "entry_points.txt").write_text("\n".join(["[gesso.samplers]", "exit = toys_exit:function", *rows]))
+    command = [sys.executable, "-W", "error", "-c", DRAW, json.dumps(list(FAULTS))]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stderr.partition("built in\n")
+    assert before == ""
+    blamed, _, listed = after.partition("listed\n")
+    for line, (name, fault) in zip(blamed.splitlines(), FAULTS.items(), strict=True):
+        assert line.startswith(f"error: plug-in {name!r} of toys 1.0 (gesso.samplers) cannot be used: ")
+        assert fault in line
+    assert [line.partition(":")[0] for line in listed.splitlines()] == ["warning", "warning", "error", "error"]
+
+
+def test_replay_says_that_plug_ins_are_switched_off(drawn: Path, installed: Path):
+    done = gesso("replay", drawn.name, cwd=drawn.parent, env=environment(installed, GESSO_PLUGINS="0"))
+    assert done.returncode == 2
+    assert "gesso-example-plugin 0.1.0', and GESSO_PLUGINS switches plug-ins off" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -116,6 +116,10 @@ def test_nothing_is_looked_for_before_a_name_asks_for_it(package, monkeypatch):
         ("ROW = Row('Toy', (1,))", "its label and aliases are not all text"),
         ("class Named(Row):\n    name = 'other'\nROW = Named('Toy')", "its name is 'other'"),
         ("", "has no attribute 'ROW'"),
+        ("import sys\nsys.exit(3)", "it ended the program (SystemExit: 3)"),
+        ("class Stop(BaseException): pass\nraise Stop('here')", "Stop: here"),
+        ("ROW = Row('Plain One')", "its name 'Plain One' belongs to the built-in 'plain_one'"),
+        ("ROW = Row('Toy', ('toy', 'PO'))", "its name 'PO' belongs to the built-in 'plain_one'"),
     ],
 )
 def test_a_broken_plug_in_is_left_out_and_named_when_it_is_asked_for(package, caplog, code, reason):
@@ -164,6 +168,45 @@ def test_a_plug_in_takes_no_name_of_gesso(package, caplog, name, reason):
             rows[name]
 
 
+def test_a_plug_in_that_is_asked_for_by_name_brings_no_other_and_warns_of_none(package, caplog):
+    broken = package("toy-broken", {"broken": "ROW"}, "raise RuntimeError")
+    package("toy-good", {"good": "ROW"}, 'ROW = Row("Good")')
+    rows = table()
+    with caplog.at_level(logging.WARNING, logger="gesso"):
+        assert rows.find("Good") == "good"
+        assert "good" in rows
+        assert rows["good"].label == "Good"
+        assert broken not in sys.modules
+        with pytest.raises(PluginError):
+            rows["broken"]  # the error says it, and no warning again
+        assert caplog.records == []
+        for _ in range(3):
+            assert len(rows) == 3
+    assert len(caplog.records) == 1
+
+
+def test_a_stop_by_the_user_passes_through_the_import_of_a_plug_in(package):
+    package("toy-slow", {"slow": "ROW"}, "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        table()["slow"]
+
+
+def test_an_entry_point_that_is_malformed_is_named(package, caplog):
+    module = package("toy-bad", {"bad": "a b c", "worse": ":", "good": "ROW"}, 'ROW = Row("Good")')
+    rows = table()
+    assert list(rows) == [*BUILTIN, "good"]
+    with pytest.raises(PluginError, match=rf"'bad' of toy-bad .*its entry point is '{module}:a b c', expected 'module"):
+        rows["bad"]
+
+
+def test_a_package_whose_entry_points_cannot_be_read_harms_no_other(package, caplog, tmp_path):
+    package("toy-mess", {"mess": "ROW"}, "")
+    (tmp_path / "toy_mess-1.0.dist-info" / "entry_points.txt").write_text(f"[{GROUP}]\nno sign of equality\n")
+    package("toy-good", {"good": "ROW"}, 'ROW = Row("Good")')
+    assert list(table()) == [*BUILTIN, "good"]
+    assert "the entry points of toy-mess cannot be read" in caplog.text
+
+
 def test_two_packages_that_bring_one_name_are_both_refused(package, caplog):
     package("toy-one", {"same": "ROW"}, 'ROW = Row("One")')
     package("toy-two", {"same": "ROW"}, 'ROW = Row("Two")')
@@ -197,6 +240,11 @@ def test_what_a_plug_in_raises_names_it(package):
         1 / 0  # noqa: B018
     with pytest.raises(GessoError, match=r"^its own$"), rows.guard("raising"):
         raise GessoError("its own")
+    with pytest.raises(PluginError, match="SystemExit: 4"), rows.guard("raising"):
+        sys.exit(4)
+    for passes in (KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(passes), rows.guard("raising"):
+            raise passes
 
 
 def test_what_is_missing_of_a_recipe(package):

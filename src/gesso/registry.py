@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SWITCH = "GESSO_PLUGINS"
 _OFF = frozenset({"0", "off", "no", "false"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")  # of a plug-in's row; a recipe, a command line and a URL can carry it
+_VALUE = re.compile(r"\s*[\w.]+\s*(:\s*[\w.]+\s*)?(\[.*\])?\s*")  # module:object, and extras
 
 T = TypeVar("T")
 
@@ -71,14 +72,16 @@ class Registry(Mapping[str, T], Generic[T]):
     group    of the entry points that add rows
     builtin  the rows of gesso itself; no plug-in can replace one
 
-    Listing (iteration, `len`, `keys`) leaves out plug-ins that fail, with a warning in the log. Asking for one of them
-    by name, by `in` too, raises PluginError, so that a user learns why it is missing. Any thread may look up names.
+    Listing (iteration, `len`, `keys`) imports all plug-ins and leaves out those that fail, with one warning each in the
+    log. Asking for one of them by name, by `in` too, raises PluginError, so that a user learns why it is missing; no
+    other is imported. Any thread may look up names.
     """
 
     def __init__(self, kind: type[T], group: str, builtin: Mapping[str, T]) -> None:
         self.kind, self.group, self.builtin = kind, group, builtin
         self._entry_points: Mapping[str, _Plugin] | None = None
         self._loaded: dict[str, T | PluginError] = {}
+        self._warned: dict[str, object] = {}  # plug-ins that a listing left out -> the listing that said so
 
     def __getitem__(self, name: str) -> T:
         if name in self.builtin:
@@ -90,9 +93,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self.builtin
-        for name in self._plugins():
-            if name not in self.builtin and not isinstance(self._load(name), PluginError):
+        for name, plugin in self._plugins().items():
+            if name in self.builtin:
+                continue
+            if not isinstance(row := self._load(name), PluginError):
                 yield name
+            elif plugin.refused is None and self._warned.setdefault(name, listing := object()) is listing:
+                log.warning("%s", row.one_line)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -106,16 +113,20 @@ class Registry(Mapping[str, T], Generic[T]):
         Case, spaces, hyphens and underscores do not count: "DPM++ 2M", "dpm++_2m" and "dpmpp_2m" are one sampler.
         Raises PluginError for the name of a plug-in that fails.
         """
-        if text in self.builtin:
-            return text
         plain = plain_name(text)
-        for name, row in self.builtin.items():
-            if plain in _names(name, row):
-                return name
+        if (name := self.find_builtin(text)) is not None:
+            return name
         for name in self._plugins():
             if plain_name(name) == plain and name in self:  # of one that fails, `in` raises
                 return name
         return next((name for name in self if plain in _names(name, self[name])), None)
+
+    def find_builtin(self, text: str) -> str | None:
+        """The same among the rows of gesso itself; looks for no plug-in."""
+        if text in self.builtin:
+            return text
+        plain = plain_name(text)
+        return next((name for name, row in self.builtin.items() if plain in _names(name, row)), None)
 
     def origin(self, name: str) -> str | None:
         """Name and version of the package whose plug-in a row is, such as "gesso-extras 1.2"; None: it is built in."""
@@ -126,37 +137,37 @@ class Registry(Mapping[str, T], Generic[T]):
     def guard(self, name: str, *passes: type[Exception]) -> Iterator[None]:
         """Within the block the row's own code runs: what a plug-in raises there becomes a PluginError that names it.
 
-        GessoErrors, errors of the classes `passes`, and whatever built-in rows raise, go through as they are.
+        GessoErrors, errors of the classes `passes`, and whatever built-in rows raise, go through as they are; so does
+        what stops the program or a generator, but not `sys.exit`.
         """
-        through: tuple[type[Exception], ...] = (GessoError, *passes)
+        through: tuple[type[BaseException], ...] = (GessoError, KeyboardInterrupt, GeneratorExit, *passes)
         try:
             yield
         except through:
             raise
-        except Exception as error:
+        except BaseException as error:
             if (distribution := self.origin(name)) is None:
                 raise
-            reason = f"{type(error).__name__}: {error}"
-            raise PluginError(self.group, name, distribution, reason) from error
+            raise PluginError(self.group, name, distribution, _reason(error)) from error
 
     def _plugins(self) -> Mapping[str, _Plugin]:
         """The entry points of the group by name, looked for once; none is loaded."""
         if self._entry_points is None:
-            self._entry_points = self._look() if os.environ.get(SWITCH, "").lower() not in _OFF else {}
+            self._entry_points = {} if plugins_are_off() else self._look()
         return self._entry_points
 
     def _look(self) -> dict[str, _Plugin]:
-        from importlib.metadata import entry_points  # here, since it takes longer than the rest of this module
-
         taken = {plain: name for name, row in self.builtin.items() for plain in _names(name, row)}
         plugins: dict[str, _Plugin] = {}
-        for entry in sorted(entry_points(group=self.group), key=lambda entry: (entry.name, entry.value)):
+        for entry in sorted(_entry_points(self.group), key=lambda entry: (entry.name, entry.value)):
             plugin, name = _Plugin(entry), entry.name
             reason = None
             if not _NAME.fullmatch(name):
                 reason = "expected a name of lower-case letters, digits, '_', '-' and '.'"
             elif plain_name(name) in taken:
                 reason = f"the name belongs to the built-in {taken[plain_name(name)]!r}"
+            elif not _VALUE.fullmatch(entry.value):
+                reason = f"its entry point is {entry.value[:64]!r}, expected 'module:object'"
             elif name in plugins and plugins[name].entry.value != entry.value:
                 reason = f"{plugins[name].distribution} has a plug-in of the same name; uninstall one of them"
             if reason is not None:
@@ -174,15 +185,16 @@ class Registry(Mapping[str, T], Generic[T]):
                 row = plugin.entry.load()
                 self._check(name, row)
             except PluginError as error:
-                self._loaded[name] = error
-            except Exception as error:  # a stranger's module raises what it likes
-                reason = f"{type(error).__name__}: {error}"
-                broken = PluginError(self.group, name, plugin.distribution, reason)
-                log.warning("%s", broken.one_line, exc_info=error)
-                self._loaded[name] = broken
+                self._loaded.setdefault(name, error)
+            except KeyboardInterrupt:  # of the user
+                raise
+            except BaseException as error:  # a stranger's module raises what it likes, and may end by sys.exit
+                log.debug("the plug-in %r of %s failed", name, plugin.distribution, exc_info=error)
+                broken = PluginError(self.group, name, plugin.distribution, _reason(error))
+                self._loaded.setdefault(name, broken)
             else:
                 log.info("loaded the plug-in %r of %s (%s)", name, plugin.distribution, self.group)
-                self._loaded[name] = row
+                self._loaded.setdefault(name, row)
         return self._loaded[name]
 
     def _check(self, name: str, row: object) -> None:
@@ -193,8 +205,43 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ValueError(f"its name is {own!r}; give the entry point the same name")
         if not all(isinstance(text, str) for text in (getattr(row, "label", ""), *getattr(row, "aliases", ()))):
             raise TypeError("its label and aliases are not all text")
+        for text in (getattr(row, "label", ""), *getattr(row, "aliases", ())):
+            if (taken := self.find_builtin(text)) is not None:
+                raise ValueError(f"its name {text[:64]!r} belongs to the built-in {taken!r}")
         if (check := getattr(row, "check", None)) is not None:
             check()
+
+
+def _entry_points(group: str) -> "list[EntryPoint]":
+    """The entry points of a group; packages whose list of them cannot be read are left out, with a warning."""
+    from importlib.metadata import distributions, entry_points  # here: takes longer than the rest of this module
+
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # one bad line anywhere, and it reads none
+        found: list[EntryPoint] = []
+        seen: set[str] = set()
+        for each in distributions():
+            name = "an unknown package"
+            try:
+                name = each.metadata["Name"]
+                if name not in seen:  # the first on the path counts
+                    seen.add(name)
+                    found += each.entry_points.select(group=group)
+            except Exception as error:
+                log.warning("the entry points of %s cannot be read: %s", name, GessoError(_reason(error)).one_line)
+        return found
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ended the program (SystemExit: {error.code})"
+    return f"{type(error).__name__}: {error}"
+
+
+def plugins_are_off() -> bool:
+    """Whether GESSO_PLUGINS in the environment switches all plug-ins off."""
+    return os.environ.get(SWITCH, "").lower() in _OFF
 
 
 def plain_name(text: str) -> str:

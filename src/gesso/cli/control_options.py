@@ -46,13 +46,13 @@ def _parse(text: str) -> ControlFile:
     image: Path | None = None
     settings_by_key: dict[str, Any] = {}
     parameters: list[tuple[str, float]] = []
-    for setting in settings:
-        key, sign, value = setting.partition("=")
-        key = _ALIASES.get(key.strip(), key.strip())
-        if sign and key in parameter_names():
+    pairs = [(setting, *_pair(setting)) for setting in settings]
+    of_preprocessor = parameter_names(next((value for _, key, _, value in pairs if key == "preprocessor"), None))
+    for setting, key, sign, value in pairs:
+        if sign and key in of_preprocessor:
             parameters.append((key, _number(text, key, value)))
             continue
-        known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES, *parameter_names())
+        known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES, *of_preprocessor)
         if not sign or key not in known:
             raise GessoError(
                 f"--control {text[:80]}: unknown setting {setting[:40]!r}{nearest(key, known)}. {_EXAMPLE}"
@@ -74,11 +74,19 @@ def _parse(text: str) -> ControlFile:
     return ControlFile(file.stem if file is not None else name, file, image, settings_by_key, encoder)
 
 
-def parameter_names() -> frozenset[str]:
-    """The parameters of all preprocessors; each checks which ones it takes."""
+def _pair(setting: str) -> tuple[str, str, str]:
+    key, sign, value = setting.partition("=")
+    return _ALIASES.get(key.strip(), key.strip()), sign, value
+
+
+def parameter_names(preprocessor: str | None = None) -> frozenset[str]:
+    """The parameters of all built-in preprocessors, and of this one; each checks which ones it takes."""
     from gesso.hints.registry import PREPROCESSORS
 
-    return frozenset(name for row in PREPROCESSORS.values() for name in row.parameters)
+    rows = list(PREPROCESSORS.builtin.values())
+    if preprocessor is not None and (key := PREPROCESSORS.find(preprocessor)) is not None:
+        rows.append(PREPROCESSORS[key])
+    return frozenset(name for row in rows for name in row.parameters)
 
 
 def _number(text: str, key: str, value: str) -> float:

@@ -9,6 +9,8 @@ from gesso.diffusion.sampler_row import Sampler
 from gesso.registry import Registry
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gesso.diffusion.samplers.seam import Sampling
 
 _IN = "gesso.diffusion.samplers"
@@ -309,8 +311,10 @@ def sampler_named(name: str) -> Callable[..., Sampling]:
     if SAMPLERS.origin(name) is None:
         return row
 
-    def guarded(*args: Any, **options: Any) -> Sampling:
+    def guarded(x: Tensor, *args: Any, **options: Any) -> Sampling:
+        from gesso.diffusion.samplers.checked import checked
+
         with SAMPLERS.guard(name):
-            return (yield from row(*args, **options))
+            return (yield from checked(row(x, *args, **options), x))
 
     return guarded

@@ -1,6 +1,8 @@
 """Default values and limits of a request, from the model's family and the preset."""
 
 import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS
@@ -60,11 +62,47 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         has_refiner=has_refiner,
         multiple=family.size_multiple,
         max_clip_skip=family.text.num_layers,
-        samplers=[name for name, row in SAMPLERS.items() if not (family.takes_guidance_scale and row.asks_uncond)],
+        samplers=_Samplers(family.takes_guidance_scale),
         schedules=SCHEDULES.keys(),
         noises=NOISE_SOURCES.keys(),
-        etas={name: _default_eta(name) for name, row in SAMPLERS.items() if "eta" in row.options},
+        etas=_Etas(),
     )
+
+
+@dataclass(frozen=True)
+class _Samplers(Collection[str]):
+    """The samplers that a model can be drawn with. A plug-in is imported where it is asked for, or all are listed.
+
+    no_uncond  the model has no unconditional prediction
+    """
+
+    no_uncond: bool
+
+    def __contains__(self, name: object) -> bool:
+        row = SAMPLERS.get(name) if isinstance(name, str) else None
+        return row is not None and not (self.no_uncond and row.asks_uncond)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in SAMPLERS if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Etas(Mapping[str, float]):
+    """The samplers that have an eta, with its default. A plug-in is imported where it is asked for."""
+
+    def __getitem__(self, name: str) -> float:
+        row = SAMPLERS[name]
+        if "eta" not in row.options:
+            raise KeyError(name)
+        return float(inspect.signature(row.start).parameters["eta"].default)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in SAMPLERS if "eta" in SAMPLERS[name].options)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family) -> dict[str, str]:
@@ -78,7 +116,3 @@ def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family
 
 def _spacing(timesteps: str, noise: str) -> dict[str, str]:
     return {"conventions.timestep_spacing": timesteps, "conventions.initial_noise": noise}
-
-
-def _default_eta(name: str) -> float:
-    return float(inspect.signature(SAMPLERS[name].start).parameters["eta"].default)

@@ -32,7 +32,10 @@ def with_canonical_names(request: R) -> R:
 
 
 def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
-    if sampler is not None and (canonical := SAMPLERS.find(sampler)) is not None:
+    if sampler is not None and (both := _builtin_pair(sampler)) is not None:  # so that no plug-in is looked for
+        sampler, implied = both
+        schedule = schedule if schedule is not None else implied
+    elif sampler is not None and (canonical := SAMPLERS.find(sampler)) is not None:
         sampler = canonical
     elif sampler is not None:
         sampler, implied = _split(sampler)
@@ -50,6 +53,18 @@ def _schedule(name: str) -> str:
         check_known("schedule", name, SCHEDULES)
     assert canonical is not None
     return canonical
+
+
+def _builtin_pair(name: str) -> tuple[str, str | None] | None:
+    """Sampler and schedule of a name of gesso itself, or of two in one."""
+    if (sampler := SAMPLERS.find_builtin(name)) is not None:
+        return sampler, None
+    for end in range(len(name) - 1, 0, -1):
+        if name[end] in " _" and (schedule := SCHEDULES.find_builtin(name[end + 1 :])) is not None:
+            sampler = SAMPLERS.find_builtin(name[:end])
+            if sampler is not None:
+                return sampler, schedule
+    return None
 
 
 def _split(name: str) -> tuple[str, str]:

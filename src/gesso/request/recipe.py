@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from gesso.errors import GessoError
 from gesso.notices import RECORDED, Notice
-from gesso.registry import missing_distributions
+from gesso.registry import SWITCH, missing_distributions, plugins_are_off
 from gesso.request.checks import HEX_64, RequestError, parse_json_object, short
 from gesso.request.environment import Environment, Text
 from gesso.request.request import ResolvedRequest
@@ -131,7 +131,8 @@ def _migrated(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
-    """Raises GessoError unless the packages whose plug-ins a recipe uses are installed, in any version.
+    """Raises GessoError unless the packages whose plug-ins a recipe uses are installed, in any version, and not
+    switched off.
 
     where: what the recipe was read from
     """
@@ -140,6 +141,12 @@ def check_plugins(recipe: Recipe, where: object = "recipe") -> None:
         raise GessoError(
             f"{where}: drawn with plug-ins of {', '.join(map(short, missing))}, which {verb} not installed. "
             "Install what you trust with pip, and try again",
+            code="plugin_missing",
+        )
+    if recipe.environment.plugins and plugins_are_off():
+        raise GessoError(
+            f"{where}: drawn with plug-ins of {', '.join(map(short, recipe.environment.plugins))}, and {SWITCH} "
+            "switches plug-ins off. Remove it from the environment, and try again",
             code="plugin_missing",
         )
 
