@@ -14,10 +14,10 @@ from gesso.pipelines.steps import (
     default_schedule,
     default_spacing,
 )
-from gesso.request.checks import MAX_NOISE_LEVEL
+from gesso.request.checks import MAX_NOISE_LEVEL, RequestError
 from gesso.request.fields import Preset
 from gesso.request.presets import PRESETS
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.request.resolving import Defaults
 from gesso.text.dialects import DIALECTS
 from gesso.text.emphasis import NEEDS_EMPTY
@@ -29,12 +29,18 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
     Conventions of a preset that depend on the sampler are those of the sampler that the request will have.
     """
     preset: Preset = request.preset or "gesso"
+    etas = {name: _default_eta(name) for name, row in SAMPLERS.items() if _ETA_NAMES & row.options}
+    if preset == "diffusers":
+        etas["tcd"] = 0.0  # what its pipelines pass
     sampler, schedule, presets = request.sampler, family.defaults.schedule, dict(PRESETS[preset])
     if preset == "diffusers":
         sampler = sampler or default_sampler(family) or family.defaults.sampler
         schedule = default_schedule(sampler, family)
     sampler = sampler or family.defaults.sampler
     row = SAMPLERS.get(sampler)
+    if sampler == "tcd" and request.eta == 0 and preset != "diffusers" and not isinstance(request, ResolvedRequest):
+        # In recipes a 0 stands for the default, since there was no choice.
+        raise RequestError("eta", "eta 0: TCD without noise is DDIM; use the sampler ddim, or an eta above 0")
     if preset == "a1111" and row is not None:
         schedule = row.schedule if request.sampler is not None else schedule
         presets["conventions.discard_penultimate_sigma"] = row.discards_penultimate
@@ -63,7 +69,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         samplers=[name for name, row in SAMPLERS.items() if not (family.takes_guidance_scale and row.asks_uncond)],
         schedules=SCHEDULES.keys(),
         noises=NOISE_SOURCES.keys(),
-        etas={name: _default_eta(name) for name, row in SAMPLERS.items() if "eta" in row.options},
+        etas=etas,
     )
 
 
@@ -81,4 +87,8 @@ def _spacing(timesteps: str, noise: str) -> dict[str, str]:
 
 
 def _default_eta(name: str) -> float:
-    return float(inspect.signature(SAMPLERS[name].start).parameters["eta"].default)
+    parameters = inspect.signature(SAMPLERS[name].start).parameters
+    return float(next(parameters[eta].default for eta in sorted(_ETA_NAMES) if eta in SAMPLERS[name].options))
+
+
+_ETA_NAMES = {"eta", "gamma"}  # diffusers calls the gamma of TCD eta, too

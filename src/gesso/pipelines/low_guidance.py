@@ -33,8 +33,8 @@ def low_guidance_notices(asked: TextToImageRequest, resolved: ResolvedRequest, f
         text = f"guidance {scale:g}: diffusers switches guidance off below 1, so the picture is drawn at guidance 1"
     elif used == 0:
         text = (
-            "guidance 0 draws from the negative prompt alone and ignores the prompt. To switch guidance off, as few-step"
-            " models need it, use 1"
+            "guidance 0 draws from the negative prompt alone and ignores the prompt. To switch guidance off, as models "
+            "of few steps need it, use 1"
         )
     elif used < 1:
         text = (
