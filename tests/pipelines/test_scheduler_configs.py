@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from asking import ask
+from gesso.pipelines.prompts import encode_prompts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.runtime.engine import Engine
@@ -297,13 +298,18 @@ def test_guidance_below_one_is_off_in_instruct_pix2pix(
     assert float((picture - torch.from_numpy(expected.images[0])).abs().max()) <= CLOSE
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_clip_skip_leaves_the_negative_prompt_alone(pair: Pair):
-    """diffusers' clip_skip is one less."""
-    pair.configured("DDIMScheduler", {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False})
-    expected = pair.theirs(None, 4, {}, clip_skip=1)
-    assert float((pair.ours(4, clip_skip=2) - expected).abs().max()) / 2 <= CLOSE
-    assert float((pair.ours(4) - expected).abs().max()) / 2 > 100 * CLOSE
+@pytest.mark.parametrize(("preset", "skipped"), [("diffusers", False), ("a1111", True), ("gesso", True)])
+def test_clip_skip_of_diffusers_leaves_the_negative_prompt_alone(base: Path, preset: Any, skipped: bool):
+    """Its `encode_prompt` takes the last layer of a negative prompt, whatever clip_skip is."""
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": SEED, "preset": preset, "guidance_scale": 5.0}
+    one, two = (
+        encode_prompts(pipeline.model, pipeline.resolve(ask(**asked, clip_skip=skip))).moments[0][1] for skip in (1, 2)
+    )
+    assert one.uncond is not None and two.uncond is not None
+    assert not torch.equal(one.cond.context, two.cond.context)
+    assert torch.equal(one.uncond.context, two.uncond.context) is not skipped
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def sa_solver(
     tau: how stochastic, 0 the ODE, 1 the reverse SDE, at timesteps tau_from .. tau_to; 0 outside (diffusers' default).
     schedule: what a timestep is; Stable Diffusion's if left out. With the authors' correction for few steps, which
     diffusers has too. One call a step, one draw where tau acts and the step does not end in 0. The corrector uses the
-    noise of the step again. taus: tau of each step instead, and a draw in every step, as in diffusers; there may be more of
-    them than steps: those of the last steps count.
+    noise of the step again. taus: tau of each step instead, and a draw in every step, as in diffusers; of more than
+    there are steps, those of the last steps count.
     """
     schedule = schedule or scaled_linear()
     levels = check_levels(sigmas)
