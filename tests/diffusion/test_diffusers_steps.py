@@ -38,6 +38,7 @@ def first_calls(scheduler, name):
         sigmas = torch.cat([sigmas[:1], sigmas[1:-1:2]])
         timesteps = timesteps[::2]
     falls = sigmas.diff() < -SAME_SIGMA * sigmas[:-1]
+    falls[-1] |= name in MULTISTEP  # a last step that leads nowhere is made, and counts for the order
     return torch.cat([sigmas[:-1][falls], sigmas[-1:]]), timesteps[: len(falls)][falls]
 
 

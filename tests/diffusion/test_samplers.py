@@ -237,8 +237,7 @@ def as_diffusers(case):
         options["gamma" if scheduler.sampler == "tcd" else "eta"] = saved["step_kw"]["eta"]
     if "no corrector" in case:
         options["corrector"] = 0.0
-    # SA-Solver of diffusers draws in every step; tau acts from the third one on.
-    noise = GoldenNoise([0], draws=[2] if scheduler.sampler == "sa_solver" else [0])
+    noise = GoldenNoise([0])
 
     def denoise(x, sigma):
         x0 = two_hills(x, sigma)

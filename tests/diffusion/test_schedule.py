@@ -80,6 +80,27 @@ def test_whole_timesteps_of_steps_that_do_not_divide_them(name, timesteps):
     assert SD15.timestep_of(sigmas[:-1]).tolist() == timesteps
 
 
+@pytest.mark.parametrize(("name", "count", "first"), [("simple", 70, 38), ("turbo", 17, 208)])
+def test_whole_timesteps_are_divided_exactly(name, count, first):
+    """ComfyUI and Forge divide first, in floating point: a timestep away where docs/samplers.md says."""
+
+    def theirs(num_steps):
+        if name == "simple":
+            return [999 - int(i * (1000 / num_steps)) for i in range(num_steps)]
+        steps = torch.arange(1, num_steps + 1) * float(1000.0 / num_steps) - 1
+        return steps.flip(0).round().long().clip(0, 999).tolist()
+
+    gaps = {}
+    for num_steps in range(1, 1001):
+        ours = SCHEDULES[name](SD15, num_steps)[:-1]
+        gap = (ours.log() - SD15.log_sigmas[theirs(num_steps)]).abs().max().item()
+        if gap > 0:
+            gaps[num_steps] = max(
+                abs(a - b) for a, b in zip(SD15.timestep_of(ours).round().tolist(), theirs(num_steps), strict=True)
+            )
+    assert (len(gaps), min(gaps), set(gaps.values())) == (count, first, {1.0})
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 50, 999, 1000])
 def test_every_spacing_falls_from_sigma_max_to_zero(name, num_steps):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from asking import ask
+from gesso.pipelines.prompts import encode_prompts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.runtime.engine import Engine
@@ -128,12 +129,59 @@ def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path)
         (DDPM, {"clip_sample": False}),  # diffusers' pipelines of SD make steps_offset 1
         ("DDIMScheduler", {"clip_sample": False, "steps_offset": 0}),
         ("PNDMScheduler", {"skip_prk_steps": True}),
+        ("TCDScheduler", {}),  # diffusers' pipelines pass eta 0
     ],
     ids=str,
 )
 def test_settings_of_a_folder_are_followed(pair: Pair, name: str, config: dict[str, Any]):
     pair.configured(name, config)
     assert pair.gap(6) <= CLOSE
+
+
+KARRAS = {"use_karras_sigmas": True}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "config", "num_steps"),
+    [
+        # To the next listed timestep in DDPM, T // n down in PNDM.
+        (DDPM, {"timestep_spacing": "linspace", "clip_sample": False}, 7),
+        (DDPM, {"timestep_spacing": "trailing", "clip_sample": False}, 15),
+        ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": True}, 7),
+        ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True, "set_alpha_to_one": True}, 15),
+        ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": False}, 7),
+        ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": False}, 13),  # T // n is odd
+        # The middle of a step is the next sigma, but not its timestep, which is rounded.
+        ("KDPM2AncestralDiscreteScheduler", KARRAS, 7),
+        # A last step that leads nowhere counts, for the order and for the corrector.
+        ("DEISMultistepScheduler", KARRAS | {"solver_order": 3}, 7),
+        ("DEISMultistepScheduler", {"use_beta_sigmas": True}, 15),
+        ("SASolverScheduler", KARRAS, 7),
+        ("UniPCMultistepScheduler", KARRAS | {"final_sigmas_type": "sigma_min"}, 7),
+        (DPM, KARRAS | {"final_sigmas_type": "sigma_min", "euler_at_final": True}, 7),
+        ("SASolverScheduler", LEADING, 20),  # timestep 800 is the last one with noise
+    ],
+    ids=str,
+)
+def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config: dict[str, Any], num_steps: int):
+    pair.configured(name, {"steps_offset": 1} | config)
+    assert pair.gap(num_steps) <= CLOSE
+
+
+def test_tcd_takes_an_eta(base: Path):
+    """diffusers' name of its gamma. A recipe with 0 is one of before, when it was fixed at 0.3."""
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    asked = {"prompt": PROMPT, "seed": SEED, "num_steps": 3, "sampler": "tcd"}
+    resolved = pipeline.resolve(ask(**asked))
+    assert resolved.eta == 0.3
+    assert pipeline.resolve(ask(**asked, preset="diffusers")).eta == 0
+    drawn = pipeline.pixels(resolved)
+    assert torch.equal(pipeline.pixels(replace(resolved, eta=0.0)), drawn)
+    assert not torch.equal(pipeline.pixels(ask(**asked, eta=0.6)), drawn)
+    with pytest.raises(RequestError, match="TCD without noise is DDIM"):
+        pipeline.resolve(ask(**asked, eta=0.0))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -248,6 +296,20 @@ def test_guidance_below_one_is_off_in_instruct_pix2pix(
     found = TextToImage(engine, engine.load(folder)).pixels(request, image=image)
     picture = (found[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
     assert float((picture - torch.from_numpy(expected.images[0])).abs().max()) <= CLOSE
+
+
+@pytest.mark.parametrize(("preset", "skipped"), [("diffusers", False), ("a1111", True), ("gesso", True)])
+def test_clip_skip_of_diffusers_leaves_the_negative_prompt_alone(base: Path, preset: Any, skipped: bool):
+    """Its `encode_prompt` takes the last layer of a negative prompt, whatever clip_skip is."""
+    engine = Engine("cpu", "float32")
+    pipeline = TextToImage(engine, engine.load(base))
+    asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": SEED, "preset": preset, "guidance_scale": 5.0}
+    one, two = (
+        encode_prompts(pipeline.model, pipeline.resolve(ask(**asked, clip_skip=skip))).moments[0][1] for skip in (1, 2)
+    )
+    assert one.uncond is not None and two.uncond is not None
+    assert not torch.equal(one.cond.context, two.cond.context)
+    assert torch.equal(one.uncond.context, two.uncond.context) is not skipped
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ class _Kind:
 _MULTISTEP: dict[str, Any] = {"points": "n + 1", "default_spacing": "linspace", "in_z": True}
 SAME_SIGMA = 1e-6
 """Sigmas that fall by less than this, relatively, are the same sigma: a few roundings of float32."""
+APART = 1e-8  # what tells the middle of a step of KDPM2 ancestral from the next sigma, which it is, relatively
+NOWHERE = 1e-9  # how far, relatively, a step leads that ends where it begins
 
 _KINDS = {
     "DDIMScheduler": _Kind("ddim", "n whole", "leading", in_z=True, jumps=True, end="alpha"),
@@ -190,13 +192,17 @@ class DiffusersScheduler:
         first = float(listed[0])
         spacing = self.timestep_spacing or kind.default_spacing
         scaled = kind.in_z or spacing == "leading"
-        # A respaced list may end on the same sigma twice, up to the rounding of the processor: no step.
-        falling = listed[:-1][listed.diff() < -SAME_SIGMA * listed[:-1]]
-        if len(falling) == 0:
+        falls = listed.diff() < -SAME_SIGMA * listed[:-1]
+        if not falls.any():
             raise ValueError(f"{self.name} makes no step of {num_steps}: it would go from {first} to {last}")
+        if not falls[-1] and kind.points == "n + 1":
+            # A respaced list may end on the same sigma twice. That step goes nowhere, but it counts, for the order and
+            # for a corrector, so it is made, from a sigma to just below it.
+            falls[-1], listed[-1] = True, listed[-2] * (1 - NOWHERE)
+        falling = listed[:-1][falls]
         return SchedulerSteps(
             sigmas=torch.cat([falling, listed[-1:]]),
-            timesteps=timesteps[: len(falling)],
+            timesteps=timesteps[falls],
             initial_scale=math.hypot(1, first) if scaled else first,
             final_scale=1 / math.hypot(1, last) if kind.in_z else 1.0,
             options=self._options(schedule, num_steps, timesteps, len(falling)),
@@ -269,12 +275,12 @@ class DiffusersScheduler:
     def _options(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, num_made: int) -> dict[str, Any]:
         kind = _KINDS[self.name]
         options: dict[str, Any] = {}
-        if kind.jumps and self.sampler in ("ddim", "ddpm"):
-            down = timesteps - schedule.num_timesteps // num_steps
-            if not torch.equal(down[:-1], timesteps[1:]):
-                last = self._last_sigma(schedule, timesteps)
-                landings = [float(schedule.sigmas[int(t)]) if t >= 0 else last for t in down]
-                options["landings"] = landings[:num_made]
+        if kind.jumps:
+            options |= self._jumps(schedule, num_steps, timesteps, num_made)
+        if self.name == "SASolverScheduler":
+            options["taus"] = [float(200 <= timestep <= 800) for timestep in timesteps.tolist()][:num_made]
+        if self.name == "KDPM2AncestralDiscreteScheduler" and self.use_karras_sigmas:
+            options["apart"] = APART
         if self.name == "DDPMScheduler" and self.variance_type == "fixed_large":
             options |= {"large": 1.0, "noisy_end": float(timesteps[-1] > 0)}
         if self.name in ("UniPCMultistepScheduler", "DEISMultistepScheduler"):
@@ -288,6 +294,23 @@ class DiffusersScheduler:
             options["lower_final"] = float(self.lower_order_final and num_steps < 15)
         if self.sampler in ("pndm", "sa_solver", "tcd"):
             options["schedule"] = schedule
+        return options
+
+    def _jumps(self, schedule: NoiseSchedule, num_steps: int, timesteps: Tensor, num_made: int) -> dict[str, Any]:
+        """Where steps lead that go T // n timesteps down, if that is not always the next one of the list."""
+        length = schedule.num_timesteps // num_steps
+        last, half = self._last_sigma(schedule, timesteps), length // 2
+
+        def sigmas_at(places: Tensor) -> list[float]:
+            return [float(schedule.sigmas[int(place)]) if place >= 0 else last for place in places][:num_made]
+
+        down, following = timesteps - length, torch.cat([timesteps[1:], timesteps.new_tensor([-1])])
+        even = torch.equal(down[:-1], timesteps[1:])
+        options: dict[str, Any] = {} if even else {"landings": sigmas_at(down)}
+        if self.sampler == "plms" and not even:
+            options["departures"] = sigmas_at(following + length)
+        if self.sampler == "pndm" and (length % 2 or not even):
+            options |= {"halves": sigmas_at(following + half), "half_landings": sigmas_at(timesteps - half)}
         return options
 
     def _check_solver(self) -> None:

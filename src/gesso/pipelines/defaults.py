@@ -16,10 +16,10 @@ from gesso.pipelines.steps import (
     default_schedule,
     default_spacing,
 )
-from gesso.request.checks import MAX_NOISE_LEVEL
+from gesso.request.checks import MAX_NOISE_LEVEL, RequestError
 from gesso.request.fields import Preset
 from gesso.request.presets import PRESETS
-from gesso.request.request import TextToImageRequest
+from gesso.request.request import ResolvedRequest, TextToImageRequest
 from gesso.request.resolving import Defaults
 from gesso.text.dialects import DIALECTS
 from gesso.text.emphasis import NEEDS_EMPTY
@@ -37,6 +37,9 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         schedule = default_schedule(sampler, family)
     sampler = sampler or family.defaults.sampler
     row = SAMPLERS.get(sampler)
+    if sampler == "tcd" and request.eta == 0 and preset != "diffusers" and not isinstance(request, ResolvedRequest):
+        # In recipes a 0 stands for the default, since there was no choice.
+        raise RequestError("eta", "eta 0: TCD without noise is DDIM; use the sampler ddim, or an eta above 0")
     if preset == "a1111" and row is not None:
         schedule = row.schedule if request.sampler is not None else schedule
         presets["conventions.discard_penultimate_sigma"] = row.discards_penultimate
@@ -65,7 +68,7 @@ def defaults_for(request: TextToImageRequest, family: Family, *, has_refiner: bo
         samplers=_Samplers(family.takes_guidance_scale),
         schedules=SCHEDULES.keys(),
         noises=NOISE_SOURCES.keys(),
-        etas=_Etas(),
+        etas=_Etas(is_diffusers=preset == "diffusers"),
     )
 
 
@@ -89,20 +92,32 @@ class _Samplers(Collection[str]):
         return sum(1 for _ in self)
 
 
+@dataclass(frozen=True)
 class _Etas(Mapping[str, float]):
-    """The samplers that have an eta, with its default. A plug-in is imported where it is asked for."""
+    """The samplers that have an eta, with its default. A plug-in is imported where it is asked for.
+
+    is_diffusers  by the preset "diffusers", whose pipelines pass TCD an eta of 0
+    """
+
+    is_diffusers: bool
 
     def __getitem__(self, name: str) -> float:
         row = SAMPLERS[name]
-        if "eta" not in row.options:
+        if not _ETA_NAMES & row.options:
             raise KeyError(name)
-        return float(inspect.signature(row.start).parameters["eta"].default)
+        if name == "tcd" and self.is_diffusers:
+            return 0.0
+        parameters = inspect.signature(row.start).parameters
+        return float(next(parameters[eta].default for eta in sorted(_ETA_NAMES) if eta in row.options))
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in SAMPLERS if "eta" in SAMPLERS[name].options)
+        return (name for name in SAMPLERS if _ETA_NAMES & SAMPLERS[name].options)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+_ETA_NAMES = {"eta", "gamma"}  # diffusers calls the gamma of TCD eta, too
 
 
 def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family) -> dict[str, str]:

@@ -249,6 +249,8 @@ def _options(request: ResolvedRequest, steps: Steps) -> dict[str, Any]:
     """Options of the sampler besides its steps, including those of diffusers' schedulers."""
     own = SAMPLERS[request.sampler].options
     options = {"eta": request.eta} if "eta" in own else {}
+    if request.sampler == "tcd" and (request.eta or request.preset == "diffusers"):  # else an old recipe: the default
+        options["gamma"] = request.eta
     schedule = {"schedule": steps.schedule} if "schedule" in own else {}
     # diffusers lowers the order at the end of short runs; a refiner's part is short even in a long run.
     whole = {"lower_final": 0.0} if "lower_final" in own and steps.num_planned >= DEIS_SHORT_RUN else {}

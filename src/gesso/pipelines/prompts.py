@@ -238,6 +238,7 @@ class _Encoder:
         model, request = self.model, self.request
         emphasis: Emphasis = request.conventions.emphasis
         most = 1 if request.conventions.chunks == "first" else None
+        as_diffusers = request.conventions.clip_skip_everywhere  # it skips no layer of a negative prompt
         reading = Reading(emphasis=emphasis, whole_words=self.dialect.whole_words, max_chunks=most)
         embeds: list[PromptEmbeds] = []
 
@@ -246,11 +247,11 @@ class _Encoder:
                 embeds.append(
                     model.encode_prompt(
                         pieces,
-                        clip_skip=request.clip_skip,
+                        clip_skip=1 if as_diffusers and negative else request.clip_skip,
                         width=request.width,
                         height=request.height,
                         negative=negative,
-                        skip_everywhere=request.conventions.clip_skip_everywhere,
+                        skip_everywhere=as_diffusers,
                         reading=replace(reading, embeddings=tokens),
                     )
                 )

@@ -289,7 +289,7 @@ class Conventions:
         bool | None,
         flag(
             label="CLIP skip everywhere",
-            help="Apply clip_skip to SD 2 and SDXL too, as diffusers does (its clip_skip is one less).",
+            help="As diffusers: clip_skip for SD 2 and SDXL too, for no negative prompt (its own is one less).",
             presets=by_preset(False, False, True),
         ),
     ] = None

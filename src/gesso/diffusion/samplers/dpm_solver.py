@@ -47,12 +47,19 @@ def dpm_2(
 
 
 def dpm_2_ancestral(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    apart: float = 0.0,
 ) -> Sampling:
     """`dpm_2` to below the next sigma, then fresh noise up to it (k-diffusion).
 
     Two calls a step, one where the slope leads to 0 (there no noise is added either, as in k-diffusion); one draw a
-    step but for such a one.
+    step but for such a one. With eta 1 the second call is made at the next sigma: apart is how far from it instead, as
+    a share, for a denoiser whose timesteps are listed and which is to tell the two.
     """
     for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
         x0 = yield ModelCall(x, a, step)
@@ -60,7 +67,7 @@ def dpm_2_ancestral(
         if down == 0:
             x = x0
             continue
-        middle = math.sqrt(a * down)
+        middle = math.sqrt(a * down) * (1 + apart)
         guess = x0 + (x - x0) * (middle / a)
         guess_x0 = yield ModelCall(guess, middle, step)
         x = x + (guess - guess_x0) * ((down - a) / middle)

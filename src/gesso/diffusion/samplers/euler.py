@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from gesso.diffusion.noise import NoiseSource
-from gesso.diffusion.samplers.seam import ModelCall, Sampling, ancestral, check_levels, churn, draw
+from gesso.diffusion.samplers.seam import ModelCall, Sampling, ancestral, check_levels, churn, draw, moved
 
 
 def euler(
@@ -107,7 +107,7 @@ def ddim(
         x = x0 + (x - x0) * (down / a)
         if up > 0:
             x = x + draw(noise, x) * (up * s_noise)
-        x = _moved(x, b, following)
+        x = moved(x, b, following)
     return x
 
 
@@ -155,10 +155,5 @@ def ddpm(
             up = math.sqrt((1 + b * b) * (a * a - b * b) / (1 + a * a)) if b > 0 or noisy_end else 0.0
         if up > 0:
             x = x + draw(noise, x) * up
-        x = _moved(x, b, following)
+        x = moved(x, b, following)
     return x
-
-
-def _moved(x: Tensor, start: float, end: float) -> Tensor:
-    """x holding noise of one sigma, as the x of another that looks the same to the network, z = x / sqrt(1 + s^2)."""
-    return x if start == end else x * (math.hypot(1, end) / math.hypot(1, start))

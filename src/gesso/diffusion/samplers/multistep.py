@@ -11,7 +11,7 @@ from torch import Tensor
 from gesso.diffusion.noise import NoiseSource
 from gesso.diffusion.noise_schedule import NoiseSchedule, scaled_linear
 from gesso.diffusion.samplers.quadrature import lagrange_integrals
-from gesso.diffusion.samplers.seam import ModelCall, Sampling, check_levels
+from gesso.diffusion.samplers.seam import ModelCall, Sampling, check_levels, moved
 
 # Adams-Bashforth with equal steps, newest slope first.
 _ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -33,48 +33,80 @@ def lms(x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, max_orde
     return x
 
 
-def plms(x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None) -> Sampling:
+def plms(
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    landings: Sequence[float] | None = None,
+    departures: Sequence[float] | None = None,
+) -> Sampling:
     """Pseudo linear multistep (Liu et al. 2022, arXiv:2202.09778): DDIM's step with an Adams-Bashforth mean of slopes.
 
     One call a step and one more in the first, which averages the slopes at its two ends (as CompVis, A1111, and
     diffusers' PNDM with skip_prk_steps). No random numbers. Second order: its weights are those of equal steps.
+    landings: as in `ddim`. departures: where the first step, made again with both slopes, is taken to begin; counted as
+    landings are. Both are diffusers' where its timesteps are not T // num_steps apart.
     """
+    levels = check_levels(sigmas)
+    num_steps = len(levels) - 1
     slopes: list[Tensor] = []
-    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
+    for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
         slopes = [(x - x0) / a, *slopes][:4]
         slope = _weighted(slopes, _ADAMS[len(slopes) - 1])
+        landing = b if landings is None else landings[step - num_steps]
+        begun, begin = x, a
         if len(slopes) == 1 and b > 0:
-            guess = x0 + (x - x0) * (b / a)
+            guess = moved(x0 + (x - x0) * (landing / a), landing, b)
             guess_x0 = yield ModelCall(guess, b, step)
             slope = (slope + (guess - guess_x0) / b) / 2
-        x = x0 if b == 0 and len(slopes) == 1 else x + slope * (b - a)
+            begin = a if departures is None else departures[step - num_steps]
+            begun, landing = moved(x, a, begin), b
+        x = x0 if b == 0 and len(slopes) == 1 else moved(begun + slope * (landing - begin), landing, b)
     return x
 
 
 def pndm(
-    x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, schedule: NoiseSchedule | None = None
+    x: Tensor,
+    sigmas: Tensor,
+    noise: NoiseSource | None = None,
+    *,
+    schedule: NoiseSchedule | None = None,
+    landings: Sequence[float] | None = None,
+    halves: Sequence[float] | None = None,
+    half_landings: Sequence[float] | None = None,
 ) -> Sampling:
     """PNDM (Liu et al. 2022, arXiv:2202.09778, algorithm 2): three steps of pseudo Runge-Kutta, then as `plms`.
 
     Four calls in each of the first three steps, one in each later one, one in a step that ends in 0. No random numbers.
     schedule: for the sigma half way between two timesteps; Stable Diffusion's if left out. diffusers' PNDM
     with skip_prk_steps=False. Not for zero terminal SNR, whose first step is too long for Runge-Kutta.
+    landings: as in `ddim`, of the later steps. halves: the sigma half way, of each step, counted as landings are;
+    half_landings: where the first guess leads instead. All are diffusers' for timesteps that are not T // num_steps
+    apart, or whose distance is odd.
     """
     schedule = schedule or scaled_linear()
+    levels = check_levels(sigmas)
+    num_steps = len(levels) - 1
     slopes: list[Tensor] = []
-    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
+    for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
         slopes = [(x - x0) / a, *slopes][:4]
         if len(slopes) == 4:
-            x = x + _weighted(slopes, _ADAMS[3]) * (b - a)
+            landing = b if landings is None else landings[step - num_steps]
+            x = moved(x + _weighted(slopes, _ADAMS[3]) * (landing - a), landing, b)
             continue
         if b == 0:
             x = x0
             continue
-        half = float(schedule.sigma_of((schedule.timestep_of(a) + schedule.timestep_of(b)) / 2))
+        if halves is None:
+            half = float(schedule.sigma_of((schedule.timestep_of(a) + schedule.timestep_of(b)) / 2))
+        else:
+            half = halves[step - num_steps]
+        landing = half if half_landings is None else half_landings[step - num_steps]
         mean = slopes[0] / 6
-        guess = x + slopes[0] * (half - a)
+        guess = moved(x + slopes[0] * (landing - a), landing, half)
         for level, goal, weight in ((half, half, 1 / 3), (half, b, 1 / 3), (b, b, 1 / 6)):
             guess_x0 = yield ModelCall(guess, level, step)
             slope = (guess - guess_x0) / level

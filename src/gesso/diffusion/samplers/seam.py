@@ -65,6 +65,11 @@ def ancestral(a: float, b: float, eta: float) -> tuple[float, float]:
     return math.sqrt(b * b - up * up), up
 
 
+def moved(x: Tensor, start: float, end: float) -> Tensor:
+    """x holding noise of one sigma, as the x of another that looks the same to the network, z = x / sqrt(1 + s^2)."""
+    return x if start == end else x * (math.hypot(1, end) / math.hypot(1, start))
+
+
 def churn(x: Tensor, a: float, noise: NoiseSource | None, share: float, s_noise: float) -> tuple[Tensor, float]:
     """A little back up the noise before a step; share is s_churn / num_steps, at most sqrt(2) - 1."""
     if share <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -79,13 +80,15 @@ def sa_solver(
     tau_to: float = 800,
     s_noise: float = 1.0,
     schedule: NoiseSchedule | None = None,
+    taus: Sequence[float] | None = None,
 ) -> Sampling:
     """Stochastic Adams predictor and corrector of second order (Xue et al. 2023, arXiv:2309.05019, algorithm 1).
 
     tau: how stochastic, 0 the ODE, 1 the reverse SDE, at timesteps tau_from .. tau_to; 0 outside (diffusers' default).
     schedule: what a timestep is; Stable Diffusion's if left out. With the authors' correction for few steps, which
-    diffusers has too. One call a step, one draw where tau acts and the step does not end in 0 (diffusers draws in every
-    step). The corrector uses the noise of the step again.
+    diffusers has too. One call a step, one draw where tau acts and the step does not end in 0. The corrector uses the
+    noise of the step again. taus: tau of each step instead, and a draw in every step, as in diffusers; of more than
+    there are steps, those of the last steps count.
     """
     schedule = schedule or scaled_linear()
     levels = check_levels(sigmas)
@@ -102,9 +105,13 @@ def sa_solver(
         if b == 0:
             x = x0
             continue
-        timestep = float(schedule.timestep_of(a))
-        strength = tau if tau_from - 1e-6 <= timestep <= tau_to + 1e-6 else 0.0
-        added = draw(noise, x) * s_noise if strength > 0 and s_noise > 0 else None
+        if taus is None:
+            timestep = float(schedule.timestep_of(a))
+            strength = tau if tau_from - 1e-6 <= timestep <= tau_to + 1e-6 else 0.0
+        else:
+            strength = taus[step - num_steps]
+        drawn = draw(noise, x) if taus is not None or (strength > 0 and s_noise > 0) else None
+        added = drawn * s_noise if drawn is not None and strength > 0 and s_noise > 0 else None
         order = min(2, num_steps - step, len(past))
         x = _adams(x, past[:order], a, b, strength, added)
     return x
