@@ -209,3 +209,13 @@ def test_tools_call_fields_by_their_names():
     assert found["cfg_rescale_multiplier"] == "guidance_rescale"
     assert dict(called_by("a1111"))["n_iter"].path == "num_images"
     assert "hrf_method" not in found
+
+
+@pytest.mark.parametrize(
+    ("sigma", "words"), [(-1.0, "is -1.0, expected 0 to"), (1e9, "is 1000000000.0, expected 0 to")]
+)
+def test_noise_levels_of_ones_own_have_a_range(sigma: float, words: str):
+    """Their order is looked at after that: each is wrong by itself."""
+    with pytest.raises(RequestError, match=rf"sigmas\[1\] {words}") as caught:
+        TextToImageRequest(prompt="a", sigmas=(5.0, sigma, 0.0))
+    assert caught.value.field == "sigmas[1]"
