@@ -327,6 +327,7 @@ def test_texts_of_a_time_become_prompt_editing():
         )
     )
     assert found.request.prompt == "[a lighthouse:(oil:1.3) painting:0.400000]"
+    assert [notice.code for notice in found.notices] == ["syntax_differs"]
     schedule = parse_prompt(found.request.prompt).subprompts[0].schedule
     assert [piece.text for piece in schedule.at(3, 10)] == ["a lighthouse"]
 

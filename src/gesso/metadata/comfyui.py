@@ -180,6 +180,13 @@ class _Reader:
         )
         if syntax != "comfyui":
             draft.set("conventions.syntax", syntax, "syntax")
+        limited = any((part.start, part.end) != (0.0, 1.0) for parts in sides.values() for part in parts or ())
+        if syntax == "a1111" and limited:
+            draft.note(
+                "texts of a time (ConditioningSetTimestepRange) may change a step earlier or later: ComfyUI counts "
+                "shares of the timesteps, gesso shares of the steps",
+                code="syntax_differs",
+            )
         for side, field in (("positive", "prompt"), ("negative", "negative_prompt")):
             if side not in texts:
                 continue
