@@ -287,8 +287,9 @@ class _Reader:
                 self.sides(step.sampler, side)
             if start is not None and steps and 0 <= start <= steps:
                 draft.set("refiner_switch_at", start / steps, "start_at_step")
+            give = "" if self.family else "; give it with --refiner"
             draft.note(
-                f"a second model, {own.name[:120]}, drew from step {start} of {steps}; give it with --refiner",
+                f"a second model, {own.name[:120]}, drew from step {start} of {steps}{give}",
                 code="refiner_needed",
                 field="refiner_switch_at",
             )
