@@ -107,7 +107,7 @@ SECOND = HiresPass(
 def test_of_two_saved_pictures_the_one_that_fits_is_read(about: dict[str, Any], hires: HiresPass | None, sure: bool):
     found = read(two_saves(), **about)
     assert found.request.hires == hires
-    assert ("as its size or name tells" in told(found)) == sure
+    assert ("by its size or name" in told(found)) == sure
     assert {notice.code for notice in found.notices} <= {"several_pictures", "node_aside"}
 
 
@@ -117,7 +117,7 @@ def test_a_preview_comes_after_a_saved_picture():
     )
     found = read({key: nodes[key] for key in ("30", "31", "32", *base())})
     assert found.request.seed == 5
-    assert "not PreviewImage (30)" in told(found)
+    assert "Others: PreviewImage (30)" in told(found)
 
 
 def test_the_size_of_the_file_tells(tmp_path: Path):
@@ -240,7 +240,7 @@ def test_what_enlarges_a_picture_before_the_second_pass(between: Nodes, size: tu
 def test_a_way_to_enlarge_latents_that_gesso_lacks_is_told():
     found = read(two_saves(n20=node("LatentUpscaleBy", upscale_method="bislerp", scale_by=1.5, samples="@3")))
     assert found.request.hires is not None and found.request.hires.upscaler == "latent_bilinear"
-    assert "the way bislerp of enlarging" in told(found)
+    assert "enlarging by bislerp" in told(found)
 
 
 def test_the_second_pass_has_its_own_prompt_and_a_third_is_told():
@@ -289,7 +289,7 @@ def test_a_zeroed_negative_prompt_is_empty():
         "",
         "as_trained",
     )
-    assert list(found.notices) == ["not on the way to the picture, ignored: CLIPTextEncode (7)"]
+    assert list(found.notices) == ["ignored, no part in the picture: CLIPTextEncode (7)"]
 
 
 def test_an_empty_negative_prompt_is_encoded():
@@ -327,6 +327,7 @@ def test_texts_of_a_time_become_prompt_editing():
         )
     )
     assert found.request.prompt == "[a lighthouse:(oil:1.3) painting:0.400000]"
+    assert [notice.code for notice in found.notices] == ["syntax_differs"]
     schedule = parse_prompt(found.request.prompt).subprompts[0].schedule
     assert [piece.text for piece in schedule.at(3, 10)] == ["a lighthouse"]
 
@@ -849,7 +850,7 @@ def test_values_of_used_nodes_that_were_not_used_are_named():
 )
 def test_a_family_that_gesso_does_not_draw_is_named(change: Nodes, family: str):
     found = read(base(n50=node("CLIPLoader", clip_name="x", type="lens")) | change)
-    assert ("families of models" in told(found)) == bool(family) and family in told(found)
+    assert ("family of models" in told(found)) == bool(family) and family in told(found)
     assert (found.request.num_steps, found.request.width) == (20, 1024 if "5" not in change else 64)
 
 
@@ -1061,6 +1062,17 @@ def switches() -> Nodes:
 def samplers() -> Nodes:
     row = {f"k{n}": sampler(latent_image=f"@k{n + 1}") for n in range(2400)}
     return row | {f"p{n}": node("PreviewImage", images=f"@k{n}") for n in range(2400)}
+
+
+@pytest.mark.parametrize("number", [1e300, 10**300, -1, 0, 2**70, "1e300"])
+def test_sizes_and_factors_that_cannot_be(number: Any):
+    grow = {f"e{n}": node("LatentUpscaleBy", scale_by=number, samples=f"@e{n + 1}") for n in range(40)}
+    grow["e40"] = node("LatentUpscale", width=number, height=number, samples="@3")
+    for start in (node("EmptyLatentImage", width=number, height=number), node("EmptyLatentImage", width=8, height=8)):
+        nodes = two_saves(n5=start, n20=node("LatentUpscaleBy", scale_by=number, samples="@e0"))
+        assert read(nodes | grow, width=8, height=8).request.seed == 5
+    nodes = base(n3=advanced(start_at_step=number, steps=3), n11=advanced(start_at_step=number, latent_image="@3"))
+    assert read(nodes).request.seed == 721
 
 
 @pytest.mark.parametrize("made", [doubled, circles, wide, switches, samplers])

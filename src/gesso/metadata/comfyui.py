@@ -85,10 +85,11 @@ def _note_others(draft: Draft, graph: Graph, picture: Chosen) -> None:
     if not picture.others or picture.output is None:
         return
     others = ", ".join(named(graph, node) for node in picture.others[:4])
-    how = "as its size or name tells" if picture.sure else "which was chosen because nothing tells which one it is"
+    how = "by its size or name" if picture.sure else "but nothing tells whether that is this file"
     more = f" and {len(picture.others) - 4} more" if len(picture.others) > 4 else ""
     draft.note(
-        f"the graph makes several pictures; read is that of {named(graph, picture.output)}, {how}, not {others}{more}",
+        f"the graph makes several pictures; gesso read that of {named(graph, picture.output)}, {how}. "
+        f"Others: {others}{more}",
         code="several_pictures",
     )
 
@@ -124,7 +125,7 @@ class _Reader:
         self.family = family_of(graph, first.sampler, loaded.name)
         if self.family:
             draft.note(
-                f"the picture was drawn with {self.family}, which is not among the families of models that gesso draws",
+                f"the picture was drawn with {self.family}; gesso does not draw this family of models",
                 code="model_unavailable",
             )
         self.later(first, later, loaded, sides)
@@ -179,6 +180,13 @@ class _Reader:
         )
         if syntax != "comfyui":
             draft.set("conventions.syntax", syntax, "syntax")
+        limited = any((part.start, part.end) != (0.0, 1.0) for parts in sides.values() for part in parts or ())
+        if syntax == "a1111" and limited:
+            draft.note(
+                "texts of a time (ConditioningSetTimestepRange) may change a step earlier or later: ComfyUI counts "
+                "shares of the timesteps, gesso shares of the steps",
+                code="syntax_differs",
+            )
         for side, field in (("positive", "prompt"), ("negative", "negative_prompt")):
             if side not in texts:
                 continue
@@ -214,8 +222,7 @@ class _Reader:
             draft.set(side, first_side(graph, empty, side), side)
         if empty is not None and "Audio" not in kind_of(empty) and not {"width", "height"} <= draft.values.keys():
             draft.note(
-                f"the size cannot be worked out from the graph: it is set by {named(graph, empty)}, as another picture "
-                "or a calculation tells",
+                f"the size is not in the graph: {named(graph, empty)} takes it from another picture or a calculation",
                 field="width",
             )
 
@@ -278,11 +285,11 @@ class _Reader:
         if own.name != loaded.name and own.name:
             for side in ("positive", "negative"):  # its texts are those of the first, encoded by its own encoders
                 self.sides(step.sampler, side)
-            share = start / steps if start is not None and steps else None
-            if share is not None and 0 <= share <= 1:
-                draft.set("refiner_switch_at", share, "start_at_step")
+            if start is not None and steps and 0 <= start <= steps:
+                draft.set("refiner_switch_at", start / steps, "start_at_step")
+            give = "" if self.family else "; give it with --refiner"
             draft.note(
-                f"a second model, {own.name[:120]}, drew from step {start} of {steps}; give it with --refiner",
+                f"a second model, {own.name[:120]}, drew from step {start} of {steps}{give}",
                 code="refiner_needed",
                 field="refiner_switch_at",
             )
@@ -359,7 +366,7 @@ class _Reader:
         if name in LATENT_UPSCALERS or name in _PICTURE_UPSCALERS:
             return name
         self.draft.note(
-            f"not supported, ignored: the way {change.upscaler[:40]} of enlarging before the second pass",
+            f"not supported, ignored: enlarging by {change.upscaler[:40]} before the second pass",
             field="hires.upscaler",
         )
         return "latent_bilinear" if change.latent else None

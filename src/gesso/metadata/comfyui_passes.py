@@ -29,6 +29,7 @@ _NOT_THE_PICTURE = re.compile(
     r"|first_frame|last_frame|seed|text|prompt|cnet|style|fps|width|height|steps"
 )
 MAX_PASSES = 16
+MAX_FACTOR, MAX_SIZE = 1e4, 2**30  # beyond, numbers make no sense
 _UPSCALES = re.compile(r"Upscale|ImageScale|ImageResize|LatentScale|ResizeImage|Upsampler|LatentResize", re.IGNORECASE)
 _FACTOR = re.compile(r"(?<![0-9])([1-8])x|x([1-8])(?![0-9])", re.IGNORECASE)
 
@@ -301,7 +302,9 @@ def enlarged(graph: Graph, between: Sequence[Node]) -> Enlarged:
             latent = "atent" in kind and "Image" not in kind
     if not nodes:
         return Enlarged()
-    if size is not None and scale != 1:
+    if not 0 < scale < MAX_FACTOR or any(side is not None and not 0 <= side < MAX_SIZE for side in size or ()):
+        return Enlarged(tuple(nodes), upscaler=upscaler, latent=latent, network=network, known=False)
+    if size is not None and scale != 1:  # an enlargement behind one to a size
         across, down = (None if side is None else round(side * scale) for side in size)
         size = across, down
     return Enlarged(
@@ -329,7 +332,7 @@ def size_of(graph: Graph, steps: Sequence[Step]) -> tuple[int, int] | None:
         if change.width or change.height:
             sides = [change.width or sides[0], change.height or sides[1]]
         elif change.scale is not None:
-            sides = [None if side is None else int(side * change.scale) for side in sides]
+            sides = [None if side is None or side >= MAX_SIZE else int(side * change.scale) for side in sides]
     return (sides[0], sides[1]) if None not in sides else None
 
 

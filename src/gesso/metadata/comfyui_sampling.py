@@ -68,7 +68,7 @@ def sampling(graph: Graph, draft: Draft, sampler: Node) -> dict[str, Any]:
     if denoise is not None and denoise < 1:
         own.set("source.strength", denoise, "denoise")
     start, added = whole(graph.value(sampler, "start_at_step")), graph.value(sampler, "add_noise")
-    if start and steps and added in ("enable", True) and start < steps:
+    if start and steps and added in ("enable", True) and 0 < start < steps:
         own.set("source.strength", 1 - start / steps, "start_at_step")
     draft.note_all(own.notices)
     return own.values

@@ -68,7 +68,7 @@ def note_unused(draft: Draft, graph: Graph, picture: Chosen, *, drawable: bool) 
         if id(node) not in on_the_way and not _is_used(graph, node) and not _NEUTRAL.fullmatch(kind_of(node))
     ]
     for line in _lines(graph, aside, values=False):
-        draft.note(f"not on the way to the picture, ignored: {line}", code="node_aside")
+        draft.note(f"ignored, no part in the picture: {line}", code="node_aside")
 
 
 def _is_used(graph: Graph, node: Node) -> bool:
