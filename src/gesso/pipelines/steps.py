@@ -231,7 +231,7 @@ def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family
         ways = {"use_lu_lambdas": True}  # the same line in ln(sigma), with other timesteps
     chosen = {"timestep_spacing": spacing or default_spacing(sampler, family)}
     try:
-        return DiffusersScheduler.of_config({"_class_name": name} | carried | ways | chosen | settings)
+        return DiffusersScheduler.of_config({"_class_name": name} | carried | ways | chosen | dict(settings))
     except GessoError as error:
         raise RequestError(
             "sampler",
