@@ -1,5 +1,6 @@
 """Other layouts and number formats, there and back."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from gesso.checkpoints.detect import describe
 from gesso.checkpoints.safetensors_file import open_safetensors, tensor_data_sha256
 from gesso.errors import GessoError
 from gesso.families.base import Family
+from gesso.families.diffusers_folder import folder_configs, read_family
 from gesso.families.registry import FAMILIES
 from gesso.families.saving import save_diffusers, save_ldm
+from gesso.library import converting
 from gesso.library.converting import ARCHITECTURES, convert
 from library import shelf
 
@@ -53,6 +56,23 @@ def test_both_layouts_there_and_back_bit_by_bit(tmp_path: Path, family: Family):
         "third",
         "whole.safetensors",
     ]
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.scheduler is not None])
+def test_a_folder_of_a_release_has_released_sizes(tmp_path: Path, name: str):
+    for path, config in folder_configs(FAMILIES[name]).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(json.dumps(config))
+    assert converting._has_released_sizes(read_family(tmp_path))
+    assert converting._has_released_sizes(FAMILIES[name])
+
+
+def test_a_single_file_that_nothing_can_load_is_told(tmp_path: Path):
+    """Its layout is told by released sizes; the file of others was written without a word."""
+    save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
+    notes = convert(tmp_path / "sd", tmp_path / "x.safetensors", "ldm", date=DATE).notes
+    assert any("sizes are those of no release" in note for note in notes)
+    assert not convert(tmp_path / "sd", tmp_path / "same", "diffusers", date=DATE).notes
 
 
 def test_a_single_file_says_what_it_is(tmp_path: Path):

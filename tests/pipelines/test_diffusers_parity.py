@@ -378,6 +378,40 @@ With the preset `diffusers`, gesso departs with it; with the preset `gesso` it d
 - **Samplers with two calls a step** hand over to a refiner in the middle of a step, which it restarts from latents of
   the next level. These are left out above.
 - **The noise table** is a product in float32; it differs from the exact one by 1.3e-05.
+- **DDIM, PLMS and PNDM** lead T // n timesteps down, also where the next listed one is elsewhere (`linspace`,
+  `trailing`); DDPM goes to the listed one.
+- **DEIS, SA-Solver**, and DPM-Solver++ and UniPC that end at sigma_min, make a last step from a sigma to itself with
+  Karras, exponential and beta sigmas. It leads nowhere, but counts for the order and for a corrector.
+- **SA-Solver** draws noise in every step, also where it uses none. **TCD**: the pipelines pass eta 0.
+- **Guidance** of 1 or less is off. In the preset `gesso`, 0.5 lies half way between negative prompt and prompt, 0 is
+  the negative prompt alone, and a notice says so. InstructPix2Pix is off below an image guidance of 1, too.
+- **clip_skip** is for the prompt alone; the negative prompt keeps the last layer.
+- **steps_offset** is 1 in the pipelines of SD 1 and 2, whatever the file says. What a file does not say is not handed
+  to another scheduler; what it says is, also where it is the default.
+
+## Where gesso does not follow
+
+- **What a `scheduler_config.json` asks for and gesso lacks** is an error that names the setting, with the preset
+  `diffusers` only: thresholding, DPM-Solver in noise, singlestep and EDM schedulers, `log_linear`, continuous
+  timesteps, learned variance, clipped lambdas. `clip_sample` is not followed: the pipelines of SD 1 and 2 switch it
+  off themselves. Where no file says `set_alpha_to_one`, it is false for DDIM, as in the published files.
+- **"!" in a prompt** of SD 2, SDXL, its refiner and the x4 upscaler: their files name it as the padding, so that the
+  tokenizer of transformers reads it as the control token 0; gesso reads words of a prompt as words, 256, as
+  `split_special_tokens=True` does there and as A1111 and ComfyUI do. Such a picture is 0.24 to 0.57 away.
+- **LMS, image to image**: diffusers takes the order from the place in the whole list and pairs the coefficients of
+  that order with fewer slopes, so they do not add up to the step.
+- **SDXL with a learned word** and `eos_token_id` 2 in its file: transformers pools at the largest id, which is then
+  the learned word; gesso pools at the end of the text.
+- **UniPC bh1** gives NaN in a step to 0; gesso takes the network's prediction.
+- **Beta sigmas** at 50 steps raise an error in diffusers.
+- **DoRA**: diffusers reads the file that it has written itself wrongly.
+
+## What else to know
+
+- A DoRA's strength is linear: half of it is half of the change of the weights.
+- A batch of inpainted pictures starts from one source picture, each with noise of its own.
+- Names of embeddings ignore case, and are found as whole words.
+- A curly apostrophe stays one. The older tokenizer with ftfy made it straight, so it reads other tokens there.
 """
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -264,6 +264,11 @@ def _notes(parts: "ModelParts", description: "Description", to: str) -> tuple[st
             "left out: the last layer and the projection of SD 2's text encoder, which are unused and do not fit "
             "into a diffusers folder"
         )
+    if to == "ldm" and not _has_released_sizes(parts.family):
+        notes.append(
+            "its sizes are those of no release, which a single file cannot say: gesso and other programs cannot load "
+            "it by itself. Keep the source, or use `to=diffusers`"
+        )
     if description.layout == "diffusers" and to == "ldm":
         notes.append("left out: the tokenizer, which a single file cannot hold; programs use CLIP's standard one")
     if description.layout == "ldm":
@@ -273,6 +278,18 @@ def _notes(parts: "ModelParts", description: "Description", to: str) -> tuple[st
         if average:
             notes.append(f"left out: {average} tensors of the moving average (EMA)")
     return tuple(notes)
+
+
+def _has_released_sizes(family: "Family") -> bool:
+    """Whether a single file of a model is read as what it is: such files are told by the sizes of the releases."""
+    from gesso.families.diffusers_folder import folder_text
+    from gesso.families.registry import FAMILIES
+
+    def sizes(one: "Family") -> tuple[object, ...]:
+        unet = replace(one.unet, upcast_attention=False)  # which changes no tensor
+        return one.layout, one.concat, unet, one.vae, folder_text(one), one.text_2
+
+    return any(sizes(release) == sizes(family) for release in FAMILIES.values())
 
 
 def model_spec(

@@ -226,12 +226,12 @@ def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family
         )
     name, settings = DIFFUSERS_SCHEDULERS[sampler]
     carried = settings_of(name, _settings(family, name))
-    ways = {**{way: False for way in carried if way in _WAYS}, **_RESPACED[schedule]}
+    ways: dict[str, Any] = {way: False for way in carried if way in _WAYS} | dict(_RESPACED[schedule])
     if schedule == "exponential" and carried.get("use_lu_lambdas"):
         ways = {"use_lu_lambdas": True}  # the same line in ln(sigma), with other timesteps
     chosen = {"timestep_spacing": spacing or default_spacing(sampler, family)}
     try:
-        return DiffusersScheduler.of_config({"_class_name": name, **carried, **ways, **chosen, **settings})
+        return DiffusersScheduler.of_config({"_class_name": name} | carried | ways | chosen | dict(settings))
     except GessoError as error:
         raise RequestError(
             "sampler",
