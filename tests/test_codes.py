@@ -66,6 +66,15 @@ def test_an_error_below_the_command_line_says_which_it_is() -> None:
             assert passed_on or (constants(value) and "error" not in constants(value)), f"{where}: {ast.unparse(call)}"
 
 
+def test_no_message_ends_with_a_full_stop() -> None:
+    """The command line, a form and a log put it in a line of their own."""
+    for where, name, call in calls():
+        for value in call.args if name.endswith("Error") else ():
+            parts = value.values if isinstance(value, ast.JoinedStr) else [value]
+            end = parts[-1].value if parts and isinstance(parts[-1], ast.Constant) else ""
+            assert not (isinstance(end, str) and end.endswith(".") and not end.endswith("...")), f"{where}: {end}"
+
+
 def test_every_code_is_used() -> None:
     errors, notices = set(REASONS) | {GessoError.default_code}, {RECORDED}
     for _, name, call in calls():

@@ -40,7 +40,7 @@ ERRORS: Mapping[str, str] = {
     "not_finite": "The computation gave NaN or infinity, in float32 too.",
     "cancelled": "The work was cancelled.",
     "missing_extra": "An optional package is not installed.",
-    "plugin_missing": "The recipe uses plug-ins of a package that is not installed.",
+    "plugin_missing": "The recipe uses plug-ins of a package that is not installed, or plug-ins are switched off.",
     "plugin_unusable": "The plug-in cannot be loaded or used.",
     # Files.
     "missing": "A file or folder, or a part of it, does not exist.",
@@ -158,7 +158,8 @@ _HEAD = """\
 # Errors and notices
 
 Errors that a user can fix are instances of `GessoError`. Besides its message, each has a `code`, a `field` (the field
-or argument that it is about, or None) and `data`, JSON values such as a path. Notices, as in `Picture.notices`, are
+or argument that it is about, or None) and `data`, JSON values such as a path; of a value that cannot be: `value` with
+`low` and `high`, or with `known` and `nearest`, as far as they are known. Notices, as in `Picture.notices`, are
 strings with the same three attributes. Codes are stable: programs and translations may rely on them. Messages are for
 people and may change. Messages name fields in backticks (`` `mask` ``), so that each front end can show its own names;
 the command line shows its options (`--mask`).

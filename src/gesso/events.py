@@ -159,7 +159,8 @@ class EventStream:
         if not callable(handler):
             raise TypeError(f"handler is {_shown(handler)}, expected a function of an event")
         names = {one.__name__ for one in _kinds()}
-        for kind in kinds:
+        each: tuple[object, ...] = kinds
+        for kind in each:
             if not (isinstance(kind, type) and issubclass(kind, Event)):
                 near = f" (did you mean the class {kind}?)" if isinstance(kind, str) and kind in names else ""
                 raise TypeError(f"kind is {_shown(kind)}, expected a class of events such as StepDone{near}")

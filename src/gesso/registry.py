@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -229,7 +229,7 @@ def _entry_points(group: str) -> "list[EntryPoint]":
                     seen.add(name)
                     found += each.entry_points.select(group=group)
             except Exception as error:
-                log.warning("the entry points of %s cannot be read: %s", name, GessoError(_reason(error)).one_line)
+                log.warning("the entry points of %s cannot be read: %s", name, one_line(_reason(error)))
         return found
 
 

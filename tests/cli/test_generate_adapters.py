@@ -178,3 +178,29 @@ def test_what_is_not_there_is_told_before_a_run_begins(
     code, _, err = said(capsys, *command, *options, "-m", model)
     assert code == 2 and words in err
     assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-m", ""], "the model's name is empty"),
+        (["--seed", "-2"], "seed is -2, expected 0 to 18446744073709551615; -1 is a random one"),
+        (
+            ["--hires", "2", "--hires-upscaler", "lanczo"],
+            "no upscaler named 'lanczo' (did you mean 'lanczos'?). Known: ",
+        ),
+        (["--lora", "woodcut:x"], "the LoRA 'woodcut' has the weight 'x', expected a number"),
+        (["--lora", "woodcut:0.5x"], "--lora: the LoRA 'woodcut' has the weight '0.5x', expected a number"),
+        (["--lora", "ink.safetensors:x"], "--lora ink.safetensors:x: the weight is 'x', expected a number"),
+        (["--lora", "woodcu"], "no LoRA named 'woodcu'. Did you mean 'woodcut'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_is_an_error_that_says_so(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    code, out, err = said(capsys, "generate", "a cat", "-q", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(Path().glob("**/*.png")) == []

@@ -118,6 +118,11 @@ def test_models_that_work_on_a_picture_and_masks_take_no_second_pass(pipelines: 
 def test_an_upscaler_that_is_not_there_is_refused_with_those_that_are(pipelines: dict[str, TextToImage]):
     with pytest.raises(GessoError, match=r"no upscaler named 'compac'.*did you mean 'compact'"):
         pipelines["sd"](replace(REQUEST, hires=HiresPass(upscaler="compac")))
+    for close in ("lanczo", "latent_bilinea"):
+        with pytest.raises(GessoError, match=rf"no upscaler named '{close}' \(did you mean '{close}.'\?\)") as caught:
+            pipelines["sd"](replace(REQUEST, hires=HiresPass(upscaler=close)))
+        assert (caught.value.code, caught.value.field) == ("unknown_name", "hires.upscaler")
+        assert {"compact", "lanczos", "nearest", "latent_bilinear"} <= set(caught.value.data["known"])
     with pytest.raises(GessoError, match="no upscaler named"):
         pipelines["sd"](replace(REQUEST, hires=HiresPass(upscaler="../../compact.safetensors")))
 

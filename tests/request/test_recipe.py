@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from gesso.pictures.infotext import infotext
 from gesso.request.checks import RequestError
 from gesso.request.recipe import ExtraFile, Recipe, WeightFile, changes
+from gesso.request.request import ResolvedRequest, flat, nested
 from made_recipes import make_recipe
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text(encoding="utf-8"))["recipes"]
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 # The web UI's own way to read its last line (interoperability grammar, retold).
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -185,4 +188,19 @@ def test_changes_name_a_file_that_only_one_of_the_two_had():
     assert changes(plain, replace(plain, extras=(lora,))) == ["lora comic: none -> cdcdcdcdcd"]
     assert changes(replace(plain, extras=(word, lora)), replace(plain, extras=(edited, word))) == [
         "lora comic: cdcdcdcdcd -> efefefefef"
+    ]
+
+
+@pytest.mark.parametrize(
+    "stored", [one["recipe"] for one in GOLDEN], ids=[f"version {one['version']}" for one in GOLDEN]
+)
+def test_what_an_earlier_version_had_no_field_for_is_no_change(stored: str):
+    """A replay has every field of the present version."""
+    before = Recipe.from_json(stored)
+    after = replace(before, request=ResolvedRequest(**nested(flat(before.request))))
+    assert changes(before, after) == []
+    values = flat(before.request) | {"mask.blur": 9.0, "tiles.size": 64}
+    assert changes(before, replace(before, request=ResolvedRequest(**nested(values)))) == [
+        f"mask.blur: {before.request.mask.blur} -> 9.0",
+        f"tiles.size: {before.request.tiles.size} -> 64",
     ]

@@ -15,6 +15,7 @@ from gesso.request.checks import MAX_PROMPT_CHARS, MAX_SEED, RequestError, parse
 from gesso.request.conventions import Conventions
 from gesso.request.groups import Mask, Source, Tiles, Variation
 from gesso.request.migrations import MOVED
+from gesso.request.names import with_canonical_names
 from gesso.request.parts import ControlUse, HiresPass, LoraUse
 from gesso.request.request import (
     ROWS,
@@ -236,7 +237,7 @@ def test_adapters_and_a_second_pass_survive_json():
         ("controls[0].parameters", [PARTLY | {"parameters": [[str(i), 1] for i in range(17)]}], "at most 16"),
         ("loras[0].points[0]", [{"name": "ink", "points": [[0.5]]}], "expected a pair"),
         ("loras[0].points", [{"name": "ink", "points": 3}], "expected a list"),
-        ("hires", [], "expected an object"),
+        ("hires", [], r"expected HiresPass\(\.\.\.\), or an object in JSON"),
         ("hires.scale", {"scale": 0.5}, "1 to 16"),
         ("hires.scal", {"scal": 2}, "did you mean 'scale'"),
         ("source.outpaint", {"outpaint": [1, 2, 3]}, "left, top, right and bottom"),
@@ -244,7 +245,7 @@ def test_adapters_and_a_second_pass_survive_json():
         ("source.strength", {"strength": 2}, "0 to 1"),
         ("source.strenght", {"strenght": 0.5}, "did you mean 'strength'"),
         ("mask", "0" * 64, "expected Mask"),
-        ("conventions", None, "expected an object"),
+        ("conventions", None, r"expected Conventions\(\.\.\.\), or an object in JSON"),
         ("conventions.levels", {"levels": "rounded"}, "did you mean 'round'"),
     ],
 )
@@ -301,3 +302,64 @@ def test_a_resolved_request_may_take_the_place_of_an_open_one_and_the_other_way_
     assert replace(request, conventions=given) == request
     with pytest.raises(RequestError, match=r"conventions\.initial_noise is None, expected one of"):
         replace(request, conventions=Conventions())
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "data"),
+    [
+        ({"width": 4}, "width", {"value": 4, "low": 8, "high": 4096}),
+        ({"guidance_scale": 1000}, "guidance_scale", {"value": 1000.0, "low": 0.0, "high": 100.0}),
+        ({"seed": -1}, "seed", {"value": -1, "low": 0, "high": MAX_SEED}),
+        ({"seed": MAX_SEED + 1}, "seed", {"value": MAX_SEED + 1, "low": 0, "high": MAX_SEED}),
+        ({"seed": 10**5000}, "seed", {"value": "a number of thousands of digits", "low": 0, "high": MAX_SEED}),
+        ({"num_steps": "many"}, "num_steps", {"value": "many"}),
+        ({"eta": float("nan")}, "eta", {"value": "nan"}),
+        ({"prompt": "a" * 40_000}, "prompt", {"length": 40_000, "high": 32_000}),
+        ({"sigmas": [1.0]}, "sigmas", {"length": 1, "low": 2, "high": 1001}),
+        (
+            {"preset": "a1112"},
+            "preset",
+            {"value": "a1112", "known": ["a1111", "diffusers", "gesso"], "nearest": "a1111"},
+        ),
+        ({"preset": 1}, "preset", {"value": 1, "known": ["a1111", "diffusers", "gesso"], "nearest": None}),
+        ({"loras": [{"name": "ink", "weight": 1e9}]}, "loras[0].weight", {"value": 1e9, "low": -100.0, "high": 100.0}),
+        ({"first_index": -1}, "first_index", {"value": -1, "low": 0, "high": 2**31 - 1}),
+        ({"source": "car.png"}, "source", {"value": "car.png"}),
+        ({"hires": {"scale": 0.5}}, "hires.scale", {"value": 0.5, "low": 1.0, "high": 16.0}),
+    ],
+)
+def test_an_error_has_the_values_that_can_be_for_a_form(values: dict[str, Any], field: str, data: dict[str, Any]):
+    with pytest.raises(RequestError) as caught:
+        TextToImageRequest(**{"prompt": "a cat", **values})
+    assert (caught.value.field, caught.value.data) == (field, data)
+    assert json.loads(json.dumps(caught.value.data, allow_nan=False)) == data
+
+
+def test_an_unknown_field_and_sampler_name_what_is_near():
+    with pytest.raises(RequestError) as caught:
+        TextToImageRequest.from_dict(TextToImageRequest(prompt="a cat").to_dict() | {"num_step": 3})
+    assert (caught.value.data["value"], caught.value.data["nearest"]) == ("num_step", "num_steps")
+    with pytest.raises(RequestError) as caught:
+        with_canonical_names(TextToImageRequest(prompt="a cat", sampler="eulr"))
+    assert (caught.value.data["value"], caught.value.data["nearest"]) == ("eulr", "euler")
+    assert "dpmpp_2m" in caught.value.data["known"]
+
+
+def test_a_seed_is_left_out_for_a_random_one():
+    for values in ({"seed": -1}, {"variation": {"seed": -1}}):
+        with pytest.raises(RequestError, match="expected 0 to 18446744073709551615; leave it out for a random one"):
+            TextToImageRequest(prompt="a cat", **values)
+    assert "-1" not in ROWS["seed"].field.help
+
+
+def test_parameters_of_a_preprocessor_may_be_a_mapping():
+    use = ControlUse(model="edges", image="0" * 64, preprocessor="canny", parameters={"low": 50})
+    assert use.parameters == (("low", 50.0),)
+    assert use == ControlUse(model="edges", image="0" * 64, preprocessor="canny", parameters=(("low", 50),))
+    with pytest.raises(RequestError, match="expected a number"):
+        ControlUse(model="edges", image="0" * 64, preprocessor="canny", parameters={"low": "much"})
+
+
+def test_a_path_in_place_of_a_group_is_told_its_class():
+    with pytest.raises(RequestError, match=r"source is 'car.png', expected Source\(\.\.\.\), or an object in JSON"):
+        TextToImageRequest(prompt="a cat", source="car.png")

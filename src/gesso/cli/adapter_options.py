@@ -46,7 +46,11 @@ def _split_weights(text: str) -> tuple[str, str, str | None]:
     name, weights = text, list[str]()
     while len(weights) < 2 and _file(name) is None:
         before, colon, last = name.rpartition(":")
-        if not colon or not before or not (last[:1].isdigit() or last[:1] in "+-."):
+        if not colon or not before:
+            break
+        if not (last[:1].isdigit() or last[:1] in "+-."):
+            if _file(before) is not None:
+                raise GessoError(f"--lora {text[:80]}: the weight is {last[:40]!r}, expected a number")
             break
         weights.insert(0, last)
         name = before
@@ -55,11 +59,15 @@ def _split_weights(text: str) -> tuple[str, str, str | None]:
 
 def _use(name: str, weight: str, in_text: str | None) -> LoraUse:
     from gesso.text.grammar import read_points
+    from gesso.text.prompt import PromptError
 
-    points = read_points(weight, name)
+    try:
+        points = read_points(weight, name)
+        first = points[0][1]
+        text = first if in_text is None else read_points(in_text, name)[0][1]
+    except PromptError as error:
+        raise GessoError(error.message.replace("prompt:", "--lora:", 1), code=error.code) from None
     changes = len(points) > 1
-    first = points[0][1]
-    text = first if in_text is None else read_points(in_text, name)[0][1]
     return LoraUse(name=name, weight=1.0 if changes else first, text_weight=text, points=points if changes else ())
 
 

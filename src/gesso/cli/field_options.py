@@ -12,6 +12,7 @@ import typer
 from gesso.request.checks import RequestError
 from gesso.request.fields import Row
 from gesso.request.request import ROWS
+from gesso.request.typed import OR_RANDOM
 
 _TYPES: Mapping[str, type] = {"whole": int, "real": float, "text": str, "choice": str}
 _LONGEST = 10_000  # a range beyond says nothing
@@ -50,6 +51,8 @@ def with_fields(places: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., 
 def help_of(row: Row) -> str:
     """The help of an option: the sentence of the table, with the range or the choices."""
     about, sentence = row.field, row.field.help.removesuffix(".")
+    if about.minus_one:
+        return f"{sentence} or if -1."
     if words := row.choices or tuple(about.means):
         return f"{sentence} ({', '.join(words)})."
     span = f"{about.low:g} to {about.high:g}" if about.low is not None and about.high is not None else ""
@@ -63,7 +66,8 @@ def field_names_as_options() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        error.message = _PATH.sub(lambda match: _named(match[0]), error.message)
+        random = "; -1 is a random one"
+        error.message = _PATH.sub(lambda match: _named(match[0]), error.message.replace(OR_RANDOM, random))
         raise
 
 

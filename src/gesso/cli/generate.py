@@ -200,9 +200,15 @@ def command(
     notices: tuple[str, ...] = ()
     if start is not None:
         point = start_from(start, request, with_image=image is not None, find_model=model is None)
-        request, notices, model = point.request, point.notices, model or point.model
+        request, notices = point.request, point.notices
+        model = point.model if model is None else model
     choice = ModelChoice(
-        model=model or DEFAULT_MODEL, refiner=refiner, unet=unet, vae=vae, family=family, prediction=prediction
+        model=DEFAULT_MODEL if model is None else model,
+        refiner=refiner,
+        unet=unet,
+        vae=vae,
+        family=family,
+        prediction=prediction,
     )
     from gesso.studio.output_names import plan
 

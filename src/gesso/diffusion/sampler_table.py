@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gesso.diffusion.sampler_row import Sampler
-from gesso.registry import Registry
+from gesso.registry import Registry, imported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -313,8 +313,7 @@ def sampler_named(name: str) -> Callable[..., Sampling]:
         return row
 
     def guarded(x: Tensor, *args: Any, **options: Any) -> Sampling:
-        from gesso.diffusion.samplers.checked import checked
-
+        checked = imported(f"{_IN}.checked:checked")
         with SAMPLERS.guard(name):
             return (yield from checked(row(x, *args, **options), x))
 

@@ -251,7 +251,7 @@ def _downweighted(chunks: Chunks) -> list[tuple[float, Tensor]]:
         raise PromptError(
             "prompt_limit",
             f"prompt: {len(below)} pieces of weight below 1, at most {MAX_DOWNWEIGHTED} with Compel's emphasis, "
-            "which encodes the prompt again for each. Remove some, or choose another emphasis.",
+            "which encodes the prompt again for each. Remove some, or choose another emphasis",
         )
     for piece in below.tolist():
         tokens = chunks.pieces == piece

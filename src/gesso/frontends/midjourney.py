@@ -153,7 +153,7 @@ def parse_flags(text: str) -> FlaggedPrompt:
     for first, end in zip(dashes, ends, strict=True):
         flag, value = _read(text[first:end])
         if flag.name in flags:
-            raise PromptError("flag", f"prompt: the flag --{flag.name} is given twice. Remove one.")
+            raise PromptError("flag", f"prompt: the flag --{flag.name} is given twice. Remove one")
         flags[flag.name] = value
         if flag.notice:
             notices.append(
@@ -217,7 +217,7 @@ def _no_value(flag: Flag, value: str) -> None:
     if value:
         raise PromptError(
             "flag",
-            f"prompt: {quote(value)} follows --{flag.name}, which takes no value. Write the text before all flags.",
+            f"prompt: {quote(value)} follows --{flag.name}, which takes no value. Write the text before all flags",
         )
 
 
@@ -276,7 +276,7 @@ _VALUES: Mapping[Kind, Callable[[Flag, str], Any]] = {
 
 
 def _wrong(flag: Flag, value: str, expected: str) -> PromptError:
-    return PromptError("flag", f"prompt: --{flag.name} is {quote(value)}, expected {expected}.")
+    return PromptError("flag", f"prompt: --{flag.name} is {quote(value)}, expected {expected}")
 
 
 def _weigh(text: str) -> str:
@@ -291,9 +291,9 @@ def _weigh(text: str) -> str:
     if rest := text[last:].strip():
         parts.append((rest, 1.0))
     if len(parts) > MAX_SUBPROMPTS:
-        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, expected at most {MAX_SUBPROMPTS}.")
+        raise PromptError("prompt_limit", f"prompt: {len(parts)} parts with ::, expected at most {MAX_SUBPROMPTS}")
     total = sum(weight for _, weight in parts)
     if total <= 0 or any(abs(weight) > MAX_WEIGHT for _, weight in parts):
-        raise PromptError("number", f"prompt: the weights behind :: sum to {total:g}, expected more than 0.")
+        raise PromptError("number", f"prompt: the weights behind :: sum to {total:g}, expected more than 0")
     # One part alone has nothing to be weighed against.
     return parts[0][0] if len(parts) == 1 else write_subprompts(parts)

@@ -31,7 +31,7 @@ def parse_styles(text: str, where: str = "styles.csv") -> dict[str, Style]:
     without a name are left out. Raises PromptError, which names the line.
     """
     if len(text) > MAX_FILE_CHARS:
-        raise PromptError("styles", f"{where}: {len(text)} characters, expected at most {MAX_FILE_CHARS}.")
+        raise PromptError("styles", f"{where}: {len(text)} characters, expected at most {MAX_FILE_CHARS}")
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     styles: dict[str, Style] = {}
     try:
@@ -46,11 +46,11 @@ def parse_styles(text: str, where: str = "styles.csv") -> dict[str, Style]:
                 check_prompt(value, f"{where}, line {reader.line_num}, style {quote(name)}")
             styles[name] = Style(name, **values)
             if len(styles) > MAX_STYLES:
-                raise PromptError("styles", f"{where}: more than {MAX_STYLES} styles. Split the file.")
+                raise PromptError("styles", f"{where}: more than {MAX_STYLES} styles. Split the file")
     except csv.Error as error:
         raise PromptError(
             "styles",
-            f"{where}: line {reader.line_num} is not valid CSV ({error}); expected name,prompt,negative_prompt.",
+            f"{where}: line {reader.line_num} is not valid CSV ({error}); expected name,prompt,negative_prompt",
         ) from None
     return styles
 
@@ -94,5 +94,5 @@ def _columns(header: list[str], where: str) -> dict[str, int]:
     if "prompt" not in columns and "text" in names:
         columns["prompt"] = names.index("text")
     if not {"name", "prompt"} <= columns.keys():
-        raise PromptError("styles", f"{where}: header {quote(','.join(header))}, expected name,prompt,negative_prompt.")
+        raise PromptError("styles", f"{where}: header {quote(','.join(header))}, expected name,prompt,negative_prompt")
     return columns

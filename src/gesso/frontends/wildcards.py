@@ -74,7 +74,7 @@ class Draws:
     def uniform(self) -> float:
         """The next number of [0, 1). Raises PromptError after MAX_DRAWS."""
         if self.count == MAX_DRAWS:
-            raise PromptError("wildcard", f"prompt: more than {MAX_DRAWS} wildcards to fill in. Remove some.")
+            raise PromptError("wildcard", f"prompt: more than {MAX_DRAWS} wildcards to fill in. Remove some")
         digest = hashlib.blake2b(f"{self.key}{self.count}".encode(), digest_size=8).digest()
         self.count += 1
         return (int.from_bytes(digest, "big") >> 11) / 2**53
@@ -104,7 +104,7 @@ def parse_list(text: str) -> tuple[str, ...]:
     """
     lines = tuple(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
     if len(lines) > MAX_LINES:
-        raise PromptError("wildcard", f"wildcards: {len(lines)} lines, expected at most {MAX_LINES}. Split the list.")
+        raise PromptError("wildcard", f"wildcards: {len(lines)} lines, expected at most {MAX_LINES}. Split the list")
     return lines
 
 
@@ -151,7 +151,7 @@ class _Writer:
         self.length += len(text)
         if self.length > MAX_CHARS:
             raise PromptError(
-                "prompt_too_long", f"prompt: more than {MAX_CHARS} characters once filled in. Remove some wildcards."
+                "prompt_too_long", f"prompt: more than {MAX_CHARS} characters once filled in. Remove some wildcards"
             )
         self.texts.append(text)
 

@@ -197,9 +197,11 @@ def canonical(name: str) -> str:
             code="unsuitable_hint",
         )
     close = get_close_matches(name, PREPROCESSORS, n=1)
-    meant = f", did you mean {close[0]!r}" if close else ""
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
     raise GessoError(
-        f"unknown preprocessor {name[:64]!r}{meant}. Known: {', '.join(PREPROCESSORS)}", code="unknown_name"
+        f"unknown preprocessor {name[:64]!r}{meant}. Known: {', '.join(PREPROCESSORS)}",
+        code="unknown_name",
+        data={"value": name[:64], "known": sorted(PREPROCESSORS), "nearest": close[0] if close else None},
     )
 
 

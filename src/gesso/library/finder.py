@@ -10,7 +10,7 @@ from gesso.errors import GessoError
 from gesso.library.entry import LibraryEntry
 from gesso.library.library import MISSING, Library
 from gesso.library.resolving import find, find_by_hashes
-from gesso.request.checks import short
+from gesso.request.checks import short, unknown_data
 from gesso.request.embedded import embedded_extras
 from gesso.request.finder import KIND_NAMES, Kind
 from gesso.request.recipe import ExtraFile
@@ -61,7 +61,11 @@ class LibraryFinder:
                 hint = f"Did you mean {' or '.join(map(short, close))}?"
             elif known:
                 hint = f"Known: {', '.join(map(short, known[:_SHOWN]))}{', ...' if len(known) > _SHOWN else ''}"
-            raise GessoError(f"no {KIND_NAMES[kind]} named {short(name)}. {hint}", code="unknown_name")
+            raise GessoError(
+                f"no {KIND_NAMES[kind]} named {short(name)}. {hint}",
+                code="unknown_name",
+                data=unknown_data(name, known),
+            )
         if entry.problem == MISSING:
             raise GessoError(
                 f"{entry.name}: its file is {MISSING} ({entry.path}). Is the disk mounted?", code="missing"

@@ -215,7 +215,7 @@ def _device(recipe: ModelRecipe) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise GessoError(
             f"The recipe {recipe.name!r} trains on {recipe.device!r}, and torch {torch.__version__} finds no GPU "
-            "here. Install a torch with CUDA, choose another `device`, or use `recipe=cpu`.",
+            "here. Install a torch with CUDA, choose another `device`, or use `recipe=cpu`",
             code="device_missing",
             field="device",
         )

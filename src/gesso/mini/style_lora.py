@@ -78,7 +78,7 @@ class StyleLora:
 
     def __init__(self, base: TrainedModel, style: str, folder: Path, recipe: LoraRecipe = CPU_LORA) -> None:
         if style not in STYLES:
-            raise GessoError(f"{style[:40]}: expected one of {', '.join(STYLES)}.", code="unknown_name")
+            raise GessoError(f"{style[:40]}: expected one of {', '.join(STYLES)}", code="unknown_name")
         self.base, self.style, self.folder, self.recipe = base, style, folder, recipe
         sampler = SceneSampler(base.objects, STYLE_MIX)
         self.pictures = Pictures(sampler, StyledRenderer(base.glyphs, style), base.family.native_size)

@@ -34,7 +34,7 @@ class TrainedModel:
             raise GessoError(
                 f"{parts.files[0] if parts.files else parts.family.name}: draws {len(parts.family.objects)} objects, "
                 f"the object table has {len(objects)}. This works only with gesso-mini, or another model that gesso "
-                "trained, and its own table.",
+                "trained, and its own table",
                 code="mismatch",
             )
         self.parts, self.objects, self.glyphs = parts, objects, glyphs

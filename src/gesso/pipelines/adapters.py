@@ -23,7 +23,7 @@ from gesso.models.clip import CLIPTextModel
 from gesso.notices import Notice
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.parsed import ParsedTexts
-from gesso.request.checks import RequestError
+from gesso.request.checks import RequestError, short
 from gesso.request.finder import Finder, Kind
 from gesso.request.parts import MAX_LORAS, LoraUse
 from gesso.request.recipe import ExtraFile
@@ -86,7 +86,12 @@ def _requested_lora(field: str, use: LoraUse, finder: Finder, rank: int | None =
     try:
         return RequestedLora(use=use, path=finder.find("lora", use.name), rank=rank)
     except GessoError as error:
-        raise RequestError(field, error.one_line) from None
+        before, _, last = use.name.rpartition(":")
+        if before.casefold() in {name.casefold() for name in finder.names("lora")}:
+            raise RequestError(
+                field, f"the LoRA {short(before)} has the weight {short(last)}, expected a number", data={"value": last}
+            ) from None
+        raise RequestError(field, error.one_line, data=error.data) from None
 
 
 def embeddings_in_text(names: Collection[str], texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:

@@ -22,7 +22,7 @@ from gesso.models.t2i_adapter import T2IAdapter
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.hint_pictures import HintPicture, hint_digest
 from gesso.pipelines.ip_adapters import IPAdapterInput, IPAdapters, find_ip_adapter
-from gesso.request.checks import RequestError, check_multiple, short
+from gesso.request.checks import RequestError, check_multiple, short, unknown_data
 from gesso.request.finder import Finder
 from gesso.request.parts import ControlUse
 from gesso.request.recipe import ExtraFile
@@ -141,7 +141,7 @@ def find_controls(
         try:
             path = finder.find("control", use.model)
         except GessoError as error:
-            raise RequestError("controls", error.one_line) from None
+            raise RequestError("controls", error.one_line, data=error.data) from None
         if engine.adapter_cache.is_ip_adapter(path):
             ip_adapters.append(find_ip_adapter(use, path, images[use.image], engine=engine, model=model, finder=finder))
             continue
@@ -163,7 +163,11 @@ def kind_of(use: ControlUse) -> str:
     if kind is None:
         raise RequestError("controls", f"{use.model}: a ControlNet Union needs kind=, the kind of hint. Known: {known}")
     if kind not in UNION_KINDS:
-        raise RequestError("controls", f"{use.model}: unknown kind of hint {short(kind)}. Known: {known}")
+        raise RequestError(
+            "controls",
+            f"{use.model}: unknown kind of hint {short(kind)}. Known: {known}",
+            data=unknown_data(kind, UNION_KINDS),
+        )
     return kind
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from gesso.diffusion.calls import CallGenerator
+from gesso.errors import GessoError
 from gesso.events import PictureDone, PlanChosen, RecomputedInFloat32, StepDone
 from gesso.notices import Notice
 from gesso.pictures.given import GivenPicture, as_hint, as_mask, as_picture, with_article
@@ -45,8 +46,10 @@ from gesso.pipelines.second_pass import (
     works_on_latents,
 )
 from gesso.pipelines.steps import plan_steps
-from gesso.request.checks import RequestError
+from gesso.pipelines.upscaling import UPSCALERS
+from gesso.request.checks import RequestError, nearest, short, unknown_data
 from gesso.request.finder import Finder, embedded_files
+from gesso.request.hires import LATENT_UPSCALERS
 from gesso.request.names import with_canonical_names
 from gesso.request.recipe import ExtraFile, Recipe, WeightFile
 from gesso.request.request import ResolvedRequest, TextToImageRequest, with_values
@@ -61,6 +64,8 @@ from gesso.runtime.seamless import seamless
 from gesso.runtime.upscaling import TILE, Upscaler
 
 log = logging.getLogger(__name__)
+
+MAX_SHOWN = 6  # names of files in a message
 
 ReportStep = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
 
@@ -261,7 +266,21 @@ class TextToImage:
         name = request.hires.upscaler
         if works_on_latents(name) or is_interpolation(name):
             return name
-        path = self.finder.find("upscaler", name)
+        try:
+            path = self.finder.find("upscaler", name)
+        except GessoError as error:
+            if error.code != "unknown_name":
+                raise
+            files = self.finder.names("upscaler")
+            known = [*UPSCALERS, *LATENT_UPSCALERS, *files]
+            shown = ", ".join([*known[: -len(files) or None], *sorted(files)[:MAX_SHOWN]])
+            raise GessoError(
+                f"no upscaler named {short(name)}{nearest(name, known)}. "
+                f"Known: {shown}{', ...' if len(files) > MAX_SHOWN else ''}",
+                code="unknown_name",
+                field="hires.upscaler",
+                data=unknown_data(name, known),
+            ) from None
         return UpscalerFile(name, path, self.engine.load_upscaler(path))
 
     # ---- the runs ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gesso.errors import GessoError
 from gesso.hints.sizing import Size
 from gesso.pictures.given import GivenPicture, as_picture
 from gesso.registry import Registry
+from gesso.request.checks import nearest, unknown_data
 from gesso.runtime.upscaling import RIM, TILE, Upscaler
 
 RESAMPLERS = {
@@ -102,9 +103,10 @@ def upscale(
         name = UPSCALERS.find(upscaler)
         if name is None:
             raise GessoError(
-                f"unknown upscaler {upscaler[:64]!r}. Known: {', '.join(UPSCALERS)}",
+                f"unknown upscaler {upscaler[:64]!r}{nearest(upscaler, UPSCALERS)}. Known: {', '.join(UPSCALERS)}",
                 code="unknown_name",
                 field="upscaler",
+                data=unknown_data(upscaler, UPSCALERS),
             )
         upscaler = name
     if size is None:

@@ -1,5 +1,6 @@
 """Checks of single values from outside, with errors that name the field. Imports no torch."""
 
+import math
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -26,25 +27,50 @@ class RequestError(GessoError, ValueError):
     """An invalid value in a request. A GessoError to the user, a ValueError to code.
 
     field  its path: num_steps, source.strength, loras[0].weight
+    data   value, and what is known of the values that can be: low, high; or known, a list, and nearest, one of it or
+           null; or multiple; in place of the value of a text or a list that is too long, its length
     """
 
     field: str
     default_code = "invalid_field"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message, field=field)
+    def __init__(self, field: str, message: str, *, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, field=field, data=data)
         self.field = field
 
 
 def check_known(field: str, value: str, known: Collection[str]) -> None:
     """Raises RequestError, naming the nearest and all known, unless `value` is among `known`."""
     if value not in known:
-        raise RequestError(field, unknown(field, value, known))
+        raise RequestError(field, unknown(field, value, known), data=unknown_data(value, known))
 
 
 def unknown(field: str, value: str, known: Collection[str]) -> str:
     """The message for an unknown name."""
     return f"unknown {field} {short(value)}{nearest(value, known)}. Known: {', '.join(sorted(known))}"
+
+
+def unknown_data(value: object, known: Collection[str]) -> dict[str, Any]:
+    """The data of an error about an unknown name."""
+    return {"value": as_json(value), "known": sorted(known), "nearest": nearest_name(value, known)}
+
+
+def range_data(value: object, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """The data of an error about a value that is out of range; an end that is None is left out."""
+    ends = {"low": low, "high": high}
+    return {"value": as_json(value), **{key: end for key, end in ends.items() if end is not None}}
+
+
+def as_json(value: object) -> Any:
+    """A value as JSON can hold it; long or of another kind, shortened, as text."""
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and abs(value) <= MAX_SEED + 1:
+        return value
+    if isinstance(value, str):
+        text = value.encode("utf-8", "replace").decode()
+        return text if len(text) <= MAX_FILE_NAME else f"{text[:60]}..."
+    return short(value).encode("utf-8", "replace").decode()
 
 
 def parse_json_object(text: str, what: str) -> dict[str, Any]:
@@ -71,7 +97,7 @@ def check_text(field: str, value: str) -> None:
 def check_file_name(field: str, value: str) -> None:
     """The name of a file that a `Finder` looks up. Raises RequestError."""
     if not value.strip() or not value.isprintable():
-        raise RequestError(field, f"{field} is {short(value)}, expected a file name")
+        raise RequestError(field, f"{field} is {short(value)}, expected a file name", data={"value": as_json(value)})
 
 
 def check_multiple(side: str, value: int, multiple: int) -> None:
@@ -80,14 +106,21 @@ def check_multiple(side: str, value: int, multiple: int) -> None:
         below = value // multiple * multiple
         near = [size for size in (below, below + multiple) if multiple <= size <= MAX_SIDE]
         raise RequestError(
-            side, f"{side} {value}: expected a multiple of {multiple} for this model. Try {' or '.join(map(str, near))}"
+            side,
+            f"{side} {value}: expected a multiple of {multiple} for this model. Try {' or '.join(map(str, near))}",
+            data={"value": value, "multiple": multiple, "nearest": min(near, key=lambda size: abs(size - value))},
         )
 
 
 def nearest(value: object, known: Collection[str]) -> str:
     """ " (did you mean 'x'?)" with the closest known name; "" if none is close."""
-    near = get_close_matches(str(value).lower()[:64], known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    near = nearest_name(value, known)
+    return f" (did you mean {near!r}?)" if near is not None else ""
+
+
+def nearest_name(value: object, known: Collection[str]) -> str | None:
+    """The closest known name; None if none is close."""
+    return next(iter(get_close_matches(str(value).lower()[:64], known, n=1)), None)
 
 
 def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
@@ -104,5 +137,8 @@ def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
 
 def short(value: object) -> str:
     """A value in a message, shortened."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more digits
+        return "a number of thousands of digits"
     return text if len(text) <= 64 else f"{text[:60]}..."

@@ -25,11 +25,13 @@ from gesso.request.checks import (
     MAX_NAME,
     MAX_PROMPT_CHARS,
     RequestError,
+    as_json,
     check_file_name,
     check_text,
+    range_data,
     short,
 )
-from gesso.request.typed import check, hints_of
+from gesso.request.typed import OR_RANDOM, check, hints_of
 from gesso.text.dialects import DIALECTS
 
 # What a picture is drawn from: text alone, a picture, a part of a picture, more than a picture; models that edit by
@@ -82,7 +84,7 @@ class Field:
     tools     names in other tools
     infotext  key in A1111's infotext
     words     A1111's names for its values there
-    minus_one -1 means unset, as other tools ask for a random seed
+    minus_one where people type, -1 means unset, as other tools ask for a random seed; a request itself refuses it
     metavar   placeholder for the value in a help text
     expected  description of its values for errors, if the type does not give a good one
     rule      a check beyond type and bounds: (path, value); raises RequestError
@@ -242,7 +244,11 @@ class Row:
                 return {word: word in _YES for word in (*_YES, *_NO)}[words.strip().lower()]
         except (ValueError, KeyError):
             expected = {"whole": "a whole number", "real": "a number"}.get(self.kind, "true or false")
-            raise RequestError(self.path, f"{called or self.path} is {short(words)}, expected {expected}") from None
+            raise RequestError(
+                self.path,
+                f"{called or self.path} is {short(words)}, expected {expected}",
+                data={"value": as_json(words)},
+            ) from None
         return words
 
     def write(self, value: Any) -> str:
@@ -303,9 +309,13 @@ def validate(one: Any, declared: type, prefix: str = "") -> None:
     before = {key: getattr(one, key) for key in table}
     values = {key: _as_object(value, table[key].part) for key, value in before.items()}
     for key, value in check(declared, values, prefix=prefix).items():
-        about = table[key].field
+        about, random = table[key].field, OR_RANDOM if table[key].field.minus_one else ""
         if value is not None and about.high is not None and about.high > _INT64 and value > about.high:
-            raise RequestError(f"{prefix}{key}", f"{prefix}{key} is {value}, expected {about.low} to {about.high}")
+            raise RequestError(
+                f"{prefix}{key}",
+                f"{prefix}{key} is {short(value)}, expected {about.low} to {about.high}{random}",
+                data=range_data(value, about.low, about.high),
+            )
         if value is not None and about.rule is not None:
             about.rule(f"{prefix}{key}", value)
         if value is not before[key]:

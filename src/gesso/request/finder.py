@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
 from gesso.errors import GessoError
-from gesso.request.checks import nearest, short
+from gesso.request.checks import nearest, short, unknown_data
 from gesso.request.embedded import embedded_extras
 
 Kind = Literal["lora", "embedding", "control", "upscaler", "image_encoder"]
@@ -58,7 +58,9 @@ class NamedFiles:
         if name not in known:
             available = f"Known: {', '.join(sorted(known))}" if known else "None is available"
             raise GessoError(
-                f"no {KIND_NAMES[kind]} named {short(name)}{nearest(name, known)}. {available}", code="unknown_name"
+                f"no {KIND_NAMES[kind]} named {short(name)}{nearest(name, known)}. {available}",
+                code="unknown_name",
+                data=unknown_data(name, known),
             )
         return Path(known[name])
 

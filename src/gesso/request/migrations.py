@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gesso.request.checks import RequestError, nearest, short
+from gesso.request.checks import RequestError, nearest, short, unknown_data
 
 SCHEMA = "gesso.text-to-image"
 VERSION = 4
@@ -92,6 +92,7 @@ def migrated(old: Mapping[str, Any], *, resolved: bool) -> dict[str, Any]:
         raise RequestError(
             unknown[0][:64],
             f"request: unknown field {short(unknown[0])} in version {version}{nearest(unknown[0], known)}",
+            data=unknown_data(unknown[0], known),
         )
     for step in range(version, VERSION):
         values = _STEPS[step](values, resolved)

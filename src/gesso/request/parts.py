@@ -4,13 +4,14 @@ Parts are frozen, checked on construction, and JSON objects in a recipe. They na
 pictures by their SHA-256; the pictures are passed with the request.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gesso.request.checks import MAX_GUIDANCE, MAX_NAME, MAX_SIDE, MAX_STEPS, RequestError, brief
+from gesso.request.checks import MAX_GUIDANCE, MAX_NAME, MAX_SIDE, MAX_STEPS, RequestError, brief, range_data
 from gesso.request.fields import by_preset, choice, digest, file_name, listed, named, real, text, validate, whole
 from gesso.text.grammar import MAX_POINTS
 
@@ -69,7 +70,10 @@ class LoraUse:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlUse:
-    """A ControlNet, T2I-Adapter or IP-Adapter and its control image. The file says which it is. Raises RequestError."""
+    """A ControlNet, T2I-Adapter or IP-Adapter and its control image. The file says which it is. Raises RequestError.
+
+    parameters may be passed as a mapping, too, as `gesso.preprocess` takes them: {"low": 50}
+    """
 
     model: Annotated[
         str, file_name(label="Control model", help="Name of the ControlNet, T2I-Adapter or IP-Adapter file.")
@@ -130,6 +134,8 @@ class ControlUse:
     __repr__ = brief
 
     def __post_init__(self) -> None:
+        if isinstance(self.parameters, Mapping):
+            object.__setattr__(self, "parameters", tuple(self.parameters.items()))
         validate(self, ControlUse, "controls.")
         if self.parameters and self.preprocessor is None:
             raise RequestError("controls.parameters", f"{self.model}: parameters need a preprocessor")
@@ -137,7 +143,9 @@ class ControlUse:
             raise RequestError("controls.parameters", f"{self.model}: a parameter is given twice")
         if self.start > self.end:
             raise RequestError(
-                "controls.start", f"{self.model}: start is {self.start:g}, expected at most the end, {self.end:g}"
+                "controls.start",
+                f"{self.model}: start is {self.start:g}, expected at most the end, {self.end:g}",
+                data=range_data(self.start, 0.0, self.end),
             )
 
 

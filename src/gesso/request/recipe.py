@@ -16,7 +16,7 @@ from gesso.notices import RECORDED, Notice
 from gesso.registry import SWITCH, missing_distributions, plugins_are_off
 from gesso.request.checks import HEX_64, RequestError, parse_json_object, short
 from gesso.request.environment import Environment, Text
-from gesso.request.request import ResolvedRequest
+from gesso.request.request import ResolvedRequest, flat
 from gesso.request.typed import convert, types_of
 
 SCHEMA = "gesso.recipe"
@@ -166,9 +166,10 @@ def changes(before: Recipe, after: Recipe) -> list[str]:
         lines.append(f"family: {short(before.family)} -> {after.family}")
     if before.prediction and before.prediction != after.prediction:
         lines.append(f"prediction: {short(before.prediction)} -> {after.prediction}")
-    for name, value in before.request.to_dict().items():
-        if value != (now := after.request.to_dict()[name]):
-            lines.append(f"{name}: {short(value)} -> {short(now)}")
+    values, now = flat(before.request), flat(after.request)  # what an earlier version did without is None, or a default
+    for name, value in values.items():
+        if value != now[name]:
+            lines.append(f"{name}: {short(msgspec.to_builtins(value))} -> {short(msgspec.to_builtins(now[name]))}")
     for name, value in asdict(before.environment).items():
         if value != (now := getattr(after.environment, name)):
             lines.append(f"{name}: {_words(value)} -> {_words(now)}")

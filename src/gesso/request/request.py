@@ -26,7 +26,9 @@ from gesso.request.checks import (
     brief,
     nearest,
     parse_json_object,
+    range_data,
     short,
+    unknown_data,
 )
 from gesso.request.conventions import Conventions, ResolvedConventions
 from gesso.request.fields import (
@@ -232,7 +234,7 @@ class TextToImageRequest:
             0,
             MAX_SEED,
             label="Seed",
-            help="Seed of the noise; random by default or if -1.",
+            help="Seed of the noise; random by default.",
             open="random (32 bits)",
             options=("seed",),
             letter="S",
@@ -401,9 +403,17 @@ class TextToImageRequest:
     def __post_init__(self) -> None:
         validate(self, type(self))
         if self.width is not None and self.height is not None and self.width * self.height > MAX_PIXELS:
-            raise RequestError("width", f"size {self.width}x{self.height}: expected at most {MAX_PIXELS} pixels in all")
+            raise RequestError(
+                "width",
+                f"size {self.width}x{self.height}: expected at most {MAX_PIXELS} pixels in all",
+                data=range_data(self.width, 8, MAX_PIXELS // self.height),
+            )
         if self.first_index > (last := MAX_INDEX - self.num_images):
-            raise RequestError("first_index", f"first_index is {self.first_index}, expected 0 to {last}")
+            raise RequestError(
+                "first_index",
+                f"first_index is {self.first_index}, expected 0 to {last}",
+                data=range_data(self.first_index, 0, last),
+            )
 
     def __repr__(self) -> str:
         """The fields that are set; of those that a preset decides, what is not as the preset has it."""
@@ -444,7 +454,7 @@ class TextToImageRequest:
         if unknown := sorted(map(str, values.keys() - set(FIELDS))):
             name = unknown[0]
             words = has_moved(name) if name in MOVED else f"unknown field {short(name)}{nearest(name, FIELDS)}"
-            raise RequestError(name[:64], f"request: {words}")
+            raise RequestError(name[:64], f"request: {words}", data=unknown_data(name, FIELDS))
         if "prompt" not in values:
             raise RequestError("prompt", "request: field 'prompt' is missing")
         return cls(**values)

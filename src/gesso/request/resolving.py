@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gesso.request import hires
-from gesso.request.checks import MAX_NOISE_LEVEL, RequestError, check_known, check_multiple
+from gesso.request.checks import MAX_NOISE_LEVEL, MAX_SIDE, RequestError, check_known, check_multiple, range_data
 from gesso.request.fields import Preset
 from gesso.request.groups import MASK_PADDING
 from gesso.request.presets import PRESETS
@@ -111,7 +111,9 @@ def _check_model(values: Values, defaults: Defaults, *, own_schedule: bool) -> N
         check_multiple(side, values[side], defaults.multiple)
     if values["clip_skip"] > defaults.max_clip_skip:
         raise RequestError(
-            "clip_skip", f"clip_skip {values['clip_skip']}: expected at most {defaults.max_clip_skip} for this model"
+            "clip_skip",
+            f"clip_skip {values['clip_skip']}: expected at most {defaults.max_clip_skip} for this model",
+            data=range_data(values["clip_skip"], 1, defaults.max_clip_skip),
         )
 
 
@@ -160,6 +162,7 @@ def _edits(values: Values, defaults: Defaults) -> Values:
         raise RequestError(
             "source.noise_level",
             f"source.noise_level is {level}, expected at most {defaults.max_noise_level} for this model",
+            data=range_data(level, 0, defaults.max_noise_level),
         )
     if defaults.has_refiner and values["refiner_switch_at"] is None:
         filled["refiner_switch_at"] = defaults.refiner_switch_at
@@ -228,13 +231,19 @@ def _tiles(values: Values, defaults: Defaults) -> Values:
     check_multiple("tiles.size", size, defaults.multiple)
     if size < MIN_TILE * defaults.multiple:
         raise RequestError(
-            "tiles.size", f"tiles.size {size}: expected at least {MIN_TILE * defaults.multiple} for this model"
+            "tiles.size",
+            f"tiles.size {size}: expected at least {MIN_TILE * defaults.multiple} for this model",
+            data=range_data(size, MIN_TILE * defaults.multiple, MAX_SIDE),
         )
     if overlap is None:
         overlap = size // 4 // defaults.multiple * defaults.multiple
     check_multiple("tiles.overlap", overlap, defaults.multiple)
     if overlap > size // 2:
-        raise RequestError("tiles.overlap", f"tiles.overlap {overlap}: expected at most half of the tile, {size // 2}")
+        raise RequestError(
+            "tiles.overlap",
+            f"tiles.overlap {overlap}: expected at most half of the tile, {size // 2}",
+            data=range_data(overlap, 0, size // 2),
+        )
     return {"tiles.overlap": overlap}
 
 

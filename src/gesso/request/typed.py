@@ -21,7 +21,9 @@ from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_ori
 import msgspec
 from msgspec import inspect
 
-from gesso.request.checks import RequestError, nearest, short, unknown
+from gesso.request.checks import RequestError, as_json, nearest, range_data, short, unknown, unknown_data
+
+OR_RANDOM = "; leave it out for a random one"  # of a seed
 
 
 class Declared(Protocol):
@@ -93,7 +95,7 @@ def convert(cls: type, values: object, what: str, *, exact: bool = False) -> Any
     what: how messages call it: "recipe". exact: every field must be there, also one that has a default.
     """
     if not isinstance(values, dict):
-        raise RequestError(what, f"{what} is {short(values)}, expected an object")
+        raise RequestError(what, f"{what} is {short(values)}, expected an object", data={"value": as_json(values)})
     _check_names(cls, values, what, exact=exact)
     try:
         return msgspec.convert(values, cls, strict=True)
@@ -114,6 +116,7 @@ def _check_names(kind: Any, value: object, path: str, *, exact: bool = False) ->
                 raise RequestError(
                     f"{where}.{unknown[0][:64]}",
                     f"{where}: unknown field {short(unknown[0])}{nearest(unknown[0], known)}",
+                    data=unknown_data(unknown[0], known),
                 )
             for name, field in known.items():
                 if name not in one and (exact or (field.default is MISSING and field.default_factory is MISSING)):
@@ -157,8 +160,10 @@ def _in_our_words(error: msgspec.ValidationError, kind: Any, values: object, pre
     type_, field, value = _walk(kind, values, place)
     path = prefix + place.removeprefix(".") if place else prefix.removesuffix(".")
     if expected := getattr(field, "expected", ""):
-        return RequestError(path, f"{path} is {short(value)}, expected {expected}")
-    return RequestError(path, _words(path, type_, value, getattr(field, "high", None)))
+        message, data = f"{path} is {short(value)}, expected {expected}", {"value": as_json(value)}
+    else:
+        message, data = _words(path, type_, value, getattr(field, "high", None))
+    return RequestError(path, message + (OR_RANDOM if getattr(field, "minus_one", False) else ""), data=data)
 
 
 def _renamed(error: RequestError, path: str) -> RequestError:
@@ -170,7 +175,7 @@ def _renamed(error: RequestError, path: str) -> RequestError:
     message = (
         field + error.message.removeprefix(error.field) if error.message.startswith(error.field) else error.message
     )
-    return RequestError(field, message)
+    return RequestError(field, message, data=error.data)
 
 
 def _walk(declared: Any, value: Any, place: str) -> tuple[inspect.Type, object, Any]:
@@ -202,39 +207,47 @@ def _plain(kind: inspect.Type) -> tuple[inspect.Type, object]:
     return kind, field
 
 
-def _words(path: str, kind: inspect.Type, value: Any, highest: object) -> str:
-    """A message for a value that is not of a type, or outside of its bounds.
+def _words(path: str, kind: inspect.Type, value: Any, highest: Any) -> tuple[str, dict[str, Any]]:
+    """Message and data for a value that is not of a type, or outside of its bounds.
 
     highest: a bound that is beyond those of msgspec
     """
+    data = {"value": as_json(value)}
     match kind:
         case inspect.IntType() if type(value) is int:
-            expected = f"{kind.ge} to {kind.le if kind.le is not None else highest}"
+            high = kind.le if kind.le is not None else highest
+            expected, data = f"{kind.ge} to {high}", range_data(value, kind.ge, high)
         case inspect.IntType():
             expected = "a whole number"
         case inspect.FloatType() if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value):
-            expected = f"{kind.ge:g} to {kind.le:g}"
+            expected, data = f"{kind.ge:g} to {kind.le:g}", range_data(value, kind.ge, kind.le)
         case inspect.FloatType():
             expected = "a number"
         case inspect.BoolType():
             expected = "true or false"
         case inspect.LiteralType() if isinstance(value, str):
-            return unknown(path, value, [str(one) for one in kind.values])
+            known = [str(one) for one in kind.values]
+            return unknown(path, value, known), unknown_data(value, known)
         case inspect.LiteralType():
             expected = f"one of {', '.join(map(str, kind.values))}"
+            data = unknown_data(value, [str(one) for one in kind.values])
         case inspect.StrType() if kind.pattern is not None:
             expected = "the 64 digits of a SHA-256"
         case inspect.StrType() if isinstance(value, str) and value:
-            return f"{path} has {len(value)} characters, expected at most {kind.max_length}"
+            data = {"length": len(value), "high": kind.max_length}
+            return f"{path} has {len(value)} characters, expected at most {kind.max_length}", data
         case inspect.StrType():
             expected = "text"
         case inspect.TupleType():
             expected = "a pair" if len(kind.item_types) == 2 else f"{len(kind.item_types)} values"
         case inspect.VarTupleType() if isinstance(value, list | tuple):
             least = "" if kind.min_length is None else f"at least {kind.min_length} and "
-            return f"{path} has {len(value)} values, expected {least}at most {kind.max_length}"
+            data = {"length": len(value), "low": kind.min_length or 0, "high": kind.max_length}
+            return f"{path} has {len(value)} values, expected {least}at most {kind.max_length}", data
         case inspect.VarTupleType():
             expected = "a list"
+        case inspect.DataclassType():
+            expected = f"{kind.cls.__name__}(...), or an object in JSON"
         case _:
             expected = "an object"
-    return f"{path} is {short(value)}, expected {expected}"
+    return f"{path} is {short(value)}, expected {expected}", data

@@ -39,7 +39,7 @@ def find_font(path: Path | None = None) -> Path:
     looked = path or ", ".join(str(place) for place in FONT_PLACES)
     raise GessoError(
         f"No colour emoji font at {looked}. Training pictures are composed from Noto Color Emoji: install it "
-        "(Debian, Ubuntu: apt install fonts-noto-color-emoji) or give its file with `font`.",
+        "(Debian, Ubuntu: apt install fonts-noto-color-emoji) or give its file with `font`",
         code="missing",
     )
 
@@ -54,7 +54,7 @@ def render_glyphs(glyphs: Sequence[str], font_path: Path | None = None) -> np.nd
         font = ImageFont.truetype(str(path), STRIKE)
     except OSError as error:
         raise GessoError(
-            f"{path}: not a usable font ({error}). Expected Noto Color Emoji.",
+            f"{path}: not a usable font ({error}). Expected Noto Color Emoji",
             code="wrong_kind",
             data={"path": str(path)},
         ) from error
@@ -66,7 +66,7 @@ def _render(glyph: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     ImageDraw.Draw(canvas).text((20, 20), glyph.removesuffix("\ufe0f"), font=font, embedded_color=True)
     box = canvas.getchannel("A").getbbox()
     if box is None or box[2] - box[0] > 140:  # nothing drawn, or the parts of a sequence side by side
-        raise GessoError(f"The emoji font has no glyph for {glyph!r}. Use version 2.042 or newer.", code="damaged")
+        raise GessoError(f"The emoji font has no glyph for {glyph!r}. Use version 2.042 or newer", code="damaged")
     ink = canvas.crop(box).convert("RGBa")  # premultiplied: scaling must not pull in the colour of nothing
     scale = GLYPH_SIZE / max(ink.size)
     ink = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.LANCZOS)
@@ -92,7 +92,7 @@ def save_atlas(path: Path, glyphs: np.ndarray, objects: Sequence[Thing]) -> None
             picture.save(file, "PNG", pnginfo=note)
     except OSError as error:
         raise GessoError(
-            f"{path}: the atlas cannot be written ({error}).", code="unwritable", data={"path": str(path)}
+            f"{path}: the atlas cannot be written ({error})", code="unwritable", data={"path": str(path)}
         ) from error
 
 

@@ -65,7 +65,7 @@ def parse_things(text: str, source: str) -> tuple[Thing, ...]:
         fields = [field.strip() for field in line.split("|")]
         if len(fields) != 3 or not fields[0] or not fields[1]:
             raise GessoError(
-                f"{source} line {number}: found {line!r}, expected: glyph | name | synonyms.",
+                f"{source} line {number}: found {line!r}, expected: glyph | name | synonyms",
                 code="damaged",
                 data={"path": str(source)},
             )
@@ -74,7 +74,7 @@ def parse_things(text: str, source: str) -> tuple[Thing, ...]:
         for word in (name, *synonyms):
             if word in owners:
                 raise GessoError(
-                    f"{source} line {number}: {word!r} already stands for {owners[word]!r}. Remove one.",
+                    f"{source} line {number}: {word!r} already stands for {owners[word]!r}. Remove one",
                     code="damaged",
                     data={"path": str(source)},
                 )

@@ -159,7 +159,8 @@ class Studio:
         finder  of the files that requests name; None: `self.finder()`
         Raises GessoError for what is not there, and ModelFileError for files that cannot be used.
         """
-        choice = choice if isinstance(choice, ModelChoice) else ModelChoice(model=choice or DEFAULT_MODEL)
+        if not isinstance(choice, ModelChoice):
+            choice = ModelChoice() if choice is None else ModelChoice(model=choice)
         on_event(Loading(model=Path(choice.model).name))
         model = self.resolve(choice.model)
         refiner = None if choice.refiner is None else self.resolve(choice.refiner)
@@ -202,8 +203,11 @@ class Studio:
         refiner = places.refiner
         if refiner is None and recipe.refiner:
             refiner = self._recorded("refiner", recipe.refiner, recipe.refiner_hash, near, where)
+        model = places.model
+        if model is None:
+            model = self._recorded("model", recipe.model, recipe.model_hash, near, where)
         choice = ModelChoice(
-            model=places.model or self._recorded("model", recipe.model, recipe.model_hash, near, where),
+            model=model,
             refiner=refiner,
             vae=places.vae,
             unet=places.unet,

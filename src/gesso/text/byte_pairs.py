@@ -127,7 +127,7 @@ def parse_merges(lines: Sequence[str], name: str, first_line: int = 1) -> tuple[
         if not (left and space and right) or " " in right:
             raise GessoError(
                 f"{name}: line {number} is {_short(line)}, expected two pieces separated by one space. Download the "
-                "file again.",
+                "file again",
                 code="damaged",
             )
         merges.append((left, right))
@@ -149,7 +149,7 @@ def read_folder(folder: Path) -> BytePairs:
     else:
         raise GessoError(
             f"{folder}: no tokenizer found; expected vocab.json and merges.txt, or tokenizer.json. Give the "
-            "'tokenizer' folder of a complete checkpoint.",
+            "'tokenizer' folder of a complete checkpoint",
             code="missing",
             data={"path": str(folder)},
         )
@@ -158,7 +158,7 @@ def read_folder(folder: Path) -> BytePairs:
         return BytePairs(pieces=pieces, merges=merges, **settings)
     except ValueError as error:
         raise GessoError(
-            f"{source}: {error}. The files do not belong together; download the folder again.",
+            f"{source}: {error}. The files do not belong together; download the folder again",
             code="damaged",
             data={"path": str(source)},
         ) from None
@@ -184,11 +184,11 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
         value = json.loads(text)
     except (RecursionError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise GessoError(
-            f"{name}: not JSON ({error}); expected a JSON object. Download the file again.", code="damaged"
+            f"{name}: not JSON ({error}); expected a JSON object. Download the file again", code="damaged"
         ) from None
     if not isinstance(value, dict):
         raise GessoError(
-            f"{name}: holds a JSON {type(value).__name__}, expected an object. Download the file again.", code="damaged"
+            f"{name}: holds a JSON {type(value).__name__}, expected an object. Download the file again", code="damaged"
         )
     return value
 
@@ -210,7 +210,7 @@ def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, 
         lines = _read(merges_file).decode().split("\n")  # not splitlines: pieces may hold its rarer line ends
     except UnicodeDecodeError as error:
         raise GessoError(
-            f"{merges_file}: not UTF-8 text ({error}). Download the file again.",
+            f"{merges_file}: not UTF-8 text ({error}). Download the file again",
             code="damaged",
             data={"path": str(merges_file)},
         ) from None
@@ -229,14 +229,14 @@ def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]
         kind = model.get("type") if isinstance(model, dict) else None
         raise GessoError(
             f"{file}: model of type {kind!r}, expected CLIP's 'BPE' with pieces that end in {WORD_END}. "
-            "The folder holds the tokenizer of another text encoder.",
+            "The folder holds the tokenizer of another text encoder",
             code="wrong_kind",
             data={"path": str(file)},
         )
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
         raise GessoError(
-            f"{file}: 'vocab' or 'merges' is missing in 'model'. Download the file again.",
+            f"{file}: 'vocab' or 'merges' is missing in 'model'. Download the file again",
             code="damaged",
             data={"path": str(file)},
         )
@@ -256,7 +256,7 @@ def _pieces_of(vocab: dict[str, Any], file: Path) -> tuple[str, ...]:
         return order_pieces(vocab)
     except ValueError as error:
         raise GessoError(
-            f"{file}: {error}. Download the file again.", code="damaged", data={"path": str(file)}
+            f"{file}: {error}. Download the file again", code="damaged", data={"path": str(file)}
         ) from None
 
 
@@ -275,7 +275,7 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
                 continue
             if not isinstance(token, str):
                 raise GessoError(
-                    f"{file}: {key} is {_short(token)}, expected a string. Download the file again.",
+                    f"{file}: {key} is {_short(token)}, expected a string. Download the file again",
                     code="damaged",
                     data={"path": str(file)},
                 )
@@ -299,7 +299,7 @@ def _check_class(class_name: object, file: Path) -> None:
     ):
         raise GessoError(
             f"{file}: tokenizer_class is {_short(class_name)}, expected 'CLIPTokenizer'. "
-            "The folder holds the tokenizer of another text encoder.",
+            "The folder holds the tokenizer of another text encoder",
             code="wrong_kind",
             data={"path": str(file)},
         )
@@ -313,7 +313,7 @@ def _check_added(tokens: object, pieces: Sequence[str], file: Path) -> None:
         if content not in known:
             raise GessoError(
                 f"{file}: the added token {_short(content)} is not in the vocabulary, and gesso does not read added "
-                "tokens. Use the checkpoint without it, and load embeddings (textual inversion) separately.",
+                "tokens. Use the checkpoint without it, and load embeddings (textual inversion) separately",
                 code="unsupported",
                 data={"path": str(file)},
             )
@@ -325,7 +325,7 @@ def _read(file: Path) -> bytes:
         if size > MAX_FILE_BYTES:
             raise GessoError(
                 f"{file}: {size} bytes, expected at most {MAX_FILE_BYTES} in a vocabulary file. Download the file "
-                "again.",
+                "again",
                 code="too_large",
                 data={"path": str(file)},
             )
@@ -333,7 +333,7 @@ def _read(file: Path) -> bytes:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise GessoError(
-            f"{file}: cannot be read ({reason}); expected a vocabulary file. Check the folder.",
+            f"{file}: cannot be read ({reason}); expected a vocabulary file. Check the folder",
             code="unreadable",
             data={"path": str(file)},
         ) from None

@@ -137,7 +137,7 @@ def chunk(
     filler.whole_words = whole_words and max_chunks > 1
     clamped = filler.fill(pieces)
     if len(filler.rows) > max_chunks > 1:
-        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are used.")
+        raise PromptError("prompt_limit", f"prompt: {len(filler.rows)} chunks, at most {max_chunks} are used")
     kept, left = filler.rows[:max_chunks], filler.rows[max_chunks:]
     read, cut = _divide(pieces, next((row.tokens[0] for row in left if row.tokens), None))
     return Chunks(

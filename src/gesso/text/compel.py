@@ -97,11 +97,11 @@ def _joined(traced: Traced) -> tuple[tuple[SubPrompt, ...], Joined] | None:
         raise PromptError(
             "dialect",
             f"prompt: {len(parts)} prompts and {len(weights)} weights in .{join[1]}(); expected as many weights as "
-            f"prompts, at most {MAX_PARTS}.",
+            f"prompts, at most {MAX_PARTS}",
         )
     blends = join[1] == "blend"
     if blends and normalize and sum(weights) == 0:
-        raise PromptError("number", "prompt: the weights of .blend() sum to 0. Change one, or write no_normalize.")
+        raise PromptError("number", "prompt: the weights of .blend() sum to 0. Change one, or write no_normalize")
     how: Joined = "chain"
     if blends:
         how = "blend" if normalize else "sum"
@@ -114,7 +114,7 @@ def _weight(text: str) -> float:
     except ValueError:
         value = float("nan")
     if not abs(value) <= MAX_WEIGHT:
-        raise PromptError("number", f"prompt: {text[:32]!r} is not a weight from {-MAX_WEIGHT} to {MAX_WEIGHT}.")
+        raise PromptError("number", f"prompt: {text[:32]!r} is not a weight from {-MAX_WEIGHT} to {MAX_WEIGHT}")
     return value
 
 
@@ -173,7 +173,7 @@ class _Reader:
     def take(self, sign: str, place: int, end: int) -> int:
         """Reads a sign; gives where reading goes on."""
         if sign == ".swap(":
-            raise PromptError("dialect", "prompt: .swap() is not supported. Write the prompt that you want instead.")
+            raise PromptError("dialect", "prompt: .swap() is not supported. Write the prompt that you want instead")
         if sign[0] == "\\" or (sign in '()"' and place not in self.pairs):
             return end
         if sign not in '()"':

@@ -73,7 +73,7 @@ DIALECTS: Registry[Dialect] = Registry(Dialect, "gesso.dialects", _BUILTIN)
 def find_dialect(name: str) -> Dialect:
     """The dialect of a name. Raises PromptError, which names all of them, for any other."""
     if name not in DIALECTS:
-        raise PromptError("dialect", f"unknown prompt dialect {name[:32]!r}. Known: {', '.join(DIALECTS)}.")
+        raise PromptError("dialect", f"unknown prompt dialect {name[:32]!r}. Known: {', '.join(DIALECTS)}")
     dialect = DIALECTS[name]
     if DIALECTS.origin(name) is None:
         return dialect

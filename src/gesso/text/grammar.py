@@ -210,21 +210,20 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
     if not name or len(name) > MAX_NAME or not name.isprintable() or _FORBIDDEN_IN_NAME & set(name) or ".." in name:
         raise PromptError(
             "network_tag",
-            f"prompt: {quote(name)} is not the name of a LoRA. Give the name of its file, without folder and "
-            "extension.",
+            f"prompt: {quote(name)} is not the name of a LoRA. Give the name of its file, without folder and extension",
         )
     named = {key: value for key, value in network.named.items() if key not in _BLOCK_WEIGHT_ARGUMENTS}
     if unknown := sorted(set(named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
         what = f"the argument {quote(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
         raise PromptError(
-            "network_tag", f"prompt: <{network.kind}:{quote(name)[1:-1]}:...> has {what}; expected te, unet and dyn."
+            "network_tag", f"prompt: <{network.kind}:{quote(name)[1:-1]}:...> has {what}; expected te, unet and dyn"
         )
     arguments = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | named
     text = read_points(arguments["te"], name) if "te" in arguments else ((0.0, 1.0),)
     unet = read_points(arguments["unet"], name) if "unet" in arguments else text
     rank = int(_number(arguments["dyn"], name)) if "dyn" in arguments else None
     if rank is not None and rank < 1:
-        raise PromptError("number", f"prompt: the LoRA {quote(name)} is cut to rank {rank}, expected 1 or more.")
+        raise PromptError("number", f"prompt: the LoRA {quote(name)} is cut to rank {rank}, expected 1 or more")
     points = unet if len(unet) > 1 else ()
     return LoraTag(
         name=name,
@@ -250,7 +249,7 @@ def read_points(text: str, name: str) -> tuple[tuple[float, float], ...]:
         raise PromptError(
             "number",
             f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number, or at most {MAX_POINTS} "
-            "of them at rising shares of the steps, such as 1@0,0.2@0.6.",
+            "of them at rising shares of the steps, such as 1@0,0.2@0.6",
         )
     return tuple(points)
 
@@ -327,10 +326,10 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise PromptError("number", f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number.")
+        raise PromptError("number", f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number")
     return value
 
 
 def _check_count(what: str, count: int, most: int) -> None:
     if count > most:
-        raise PromptError("prompt_limit", f"prompt: {count} {what}, at most {most} are allowed. Remove some.")
+        raise PromptError("prompt_limit", f"prompt: {count} {what}, at most {most} are allowed. Remove some")

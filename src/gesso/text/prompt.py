@@ -98,17 +98,17 @@ def check_prompt(text: str, what: str = "prompt") -> None:
     """Raises PromptError for a text that is too long or holds NUL or half a surrogate pair."""
     if len(text) > MAX_CHARS:
         raise PromptError(
-            "prompt_too_long", f"{what}: {len(text)} characters, at most {MAX_CHARS} are allowed. Shorten it."
+            "prompt_too_long", f"{what}: {len(text)} characters, at most {MAX_CHARS} are allowed. Shorten it"
         )
     if "\0" in text:
-        raise PromptError("prompt_characters", f"{what}: character {text.index(chr(0)) + 1} is NUL. Remove it.")
+        raise PromptError("prompt_characters", f"{what}: character {text.index(chr(0)) + 1} is NUL. Remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
             "prompt_characters",
             f"{what}: character {error.start + 1} is U+{ord(text[error.start]):04X}, half of a surrogate pair. "
-            "Type the character again, or leave it out.",
+            "Type the character again, or leave it out",
         ) from None
 
 

@@ -123,7 +123,7 @@ class PromptSchedule:
                     raise PromptError(
                         "prompt_limit",
                         f"prompt: its texts over {num_steps} steps have more than {MAX_PLANNED_CHARS} characters. "
-                        "Shorten it, or remove schedules such as [a|b].",
+                        "Shorten it, or remove schedules such as [a|b]",
                     )
                 read[traced.text] = self._read(traced)
             if plan and plan[-1][1] == traced.text:

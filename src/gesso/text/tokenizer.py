@@ -164,20 +164,20 @@ class Tokenizer:
         if values.get("format") != FORMAT or values.get("version") != VERSION:
             raise GessoError(
                 f"{name}: format {values.get('format')!r}, version {values.get('version')!r}; expected {FORMAT!r}, "
-                f"version {VERSION}. Use the file that belongs to the model, or update gesso.",
+                f"version {VERSION}. Use the file that belongs to the model, or update gesso",
                 code="damaged",
             )
         readers = {"words": _words_from, "clip": _pairs_from}
         kind = values.get("kind")
         if not isinstance(kind, str) or kind not in readers:
             raise GessoError(
-                f"{name}: tokenizer of kind {kind!r}; expected one of {sorted(readers)}. Update gesso.",
+                f"{name}: tokenizer of kind {kind!r}; expected one of {sorted(readers)}. Update gesso",
                 code="unsupported",
             )
         try:
             return readers[kind](values, name)
         except ValueError as error:
-            raise GessoError(f"{name}: {error}. Download the file again.", code="damaged") from None
+            raise GessoError(f"{name}: {error}. Download the file again", code="damaged") from None
 
     def to_json(self) -> str:
         """The whole tokenizer as one JSON text, the same for the same tokenizer."""
@@ -350,7 +350,7 @@ def _check_texts(texts: Sequence[str]) -> None:
         except UnicodeEncodeError as error:
             raise GessoError(
                 f"prompt: character {error.start + 1} is U+{ord(text[error.start]):04X}, half of a surrogate pair, "
-                "expected whole Unicode characters. Type the character again, or leave it out.",
+                "expected whole Unicode characters. Type the character again, or leave it out",
                 code="prompt_characters",
                 field="prompt",
             ) from None

@@ -91,7 +91,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # the unpickler raises many kinds
         reason = str(error).partition(".")[0][:120]
         raise GessoError(
-            f"{path}: not a training state of gesso ({reason}). Remove it to start again.",
+            f"{path}: not a training state of gesso ({reason}). Remove it to start again",
             code="damaged",
             data={"path": str(path)},
         ) from error
@@ -103,7 +103,7 @@ def load_average(folder: Path) -> dict[str, dict[str, Tensor]]:
     path = folder / "last.pt"
     if not path.exists():
         raise GessoError(
-            f"{path} is missing. Train the stage {folder.name!r} first.", code="missing", data={"path": str(path)}
+            f"{path} is missing. Train the stage {folder.name!r} first", code="missing", data={"path": str(path)}
         )
     average: dict[str, dict[str, Tensor]] = load_state(path)["average"]
     return average
@@ -323,7 +323,7 @@ class _Run:
                 self.sums[key] = self.sums.get(key, 0.0) + float(value)
             if not math.isfinite(float(figures["norm"])):
                 raise GessoError(
-                    f"step {at}: the gradient is not finite. Lower the learning rate, or resume from {self.last}.",
+                    f"step {at}: the gradient is not finite. Lower the learning rate, or resume from {self.last}",
                     code="not_finite",
                 )
         self.summed += len(self.waiting)

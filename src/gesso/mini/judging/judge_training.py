@@ -446,13 +446,13 @@ def _load(path: Path, things: Sequence[Thing]) -> dict[str, Any]:
         table = state["things"]
     except Exception as error:  # the unpickler raises many kinds
         raise GessoError(
-            f"{path}: not a training state of the judge ({error}). Remove it to start again.",
+            f"{path}: not a training state of the judge ({error}). Remove it to start again",
             code="damaged",
             data={"path": str(path)},
         ) from error
     if table != table_hash(things):
         raise GessoError(
-            f"{path}: trained on another table of objects. Remove it to start again.",
+            f"{path}: trained on another table of objects. Remove it to start again",
             code="other_training",
             data={"path": str(path)},
         )
