@@ -26,6 +26,11 @@ DPM, EULER, DDPM = "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "DDP
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 
 
+def sampled(cases: list[tuple[Any, ...]], every: int = 5) -> list[Any]:
+    """One in so many of them; the others are slow tests: two pipelines a case."""
+    return [case if i % every == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(cases)]
+
+
 @pytest.fixture(scope="module")
 def diffusers() -> Any:
     """The library, quiet."""
@@ -105,32 +110,34 @@ def pair(diffusers: Any, components: dict[str, Any], base: Path, tmp_path: Path)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "config"),
-    [
-        (DPM, {"lambda_min_clipped": -math.inf, **LEADING}),
-        (DPM, {"algorithm_type": "sde-dpmsolver++"}),
-        (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
-        (DPM, {"solver_order": 3}),
-        (DPM, {"solver_order": 1}),
-        (DPM, {"solver_type": "heun"}),
-        (DPM, {"use_exponential_sigmas": True}),
-        (DPM, {"use_beta_sigmas": True}),
-        (DPM, {"use_lu_lambdas": True}),
-        (DPM, {"final_sigmas_type": "sigma_min", "euler_at_final": True}),
-        (DPM, {"lower_order_final": False}),
-        (EULER, {"final_sigmas_type": "sigma_min"}),
-        (EULER, {"final_sigmas_type": "sigma_min", **LEADING}),
-        (EULER, {"use_beta_sigmas": True}),
-        ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
-        ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}),
-        ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}),
-        ("DEISMultistepScheduler", {"solver_order": 3}),
-        ("LCMScheduler", {"original_inference_steps": 20}),
-        (DDPM, {"variance_type": "fixed_large", "clip_sample": False, "steps_offset": 1}),
-        (DDPM, {"clip_sample": False}),  # diffusers' pipelines of SD make steps_offset 1
-        ("DDIMScheduler", {"clip_sample": False, "steps_offset": 0}),
-        ("PNDMScheduler", {"skip_prk_steps": True}),
-        ("TCDScheduler", {}),  # diffusers' pipelines pass eta 0
-    ],
+    sampled(
+        [
+            (DPM, {"lambda_min_clipped": -math.inf, **LEADING}),
+            (DPM, {"algorithm_type": "sde-dpmsolver++"}),
+            (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+            (DPM, {"solver_order": 3}),
+            (DPM, {"solver_order": 1}),
+            (DPM, {"solver_type": "heun"}),
+            (DPM, {"use_exponential_sigmas": True}),
+            (DPM, {"use_beta_sigmas": True}),
+            (DPM, {"use_lu_lambdas": True}),
+            (DPM, {"final_sigmas_type": "sigma_min", "euler_at_final": True}),
+            (DPM, {"lower_order_final": False}),
+            (EULER, {"final_sigmas_type": "sigma_min"}),
+            (EULER, {"final_sigmas_type": "sigma_min", **LEADING}),
+            (EULER, {"use_beta_sigmas": True}),
+            ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
+            ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}),
+            ("UniPCMultistepScheduler", {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}),
+            ("DEISMultistepScheduler", {"solver_order": 3}),
+            ("LCMScheduler", {"original_inference_steps": 20}),
+            (DDPM, {"variance_type": "fixed_large", "clip_sample": False, "steps_offset": 1}),
+            (DDPM, {"clip_sample": False}),  # diffusers' pipelines of SD make steps_offset 1
+            ("DDIMScheduler", {"clip_sample": False, "steps_offset": 0}),
+            ("PNDMScheduler", {"skip_prk_steps": True}),
+            ("TCDScheduler", {}),  # diffusers' pipelines pass eta 0
+        ]
+    ),
     ids=str,
 )
 def test_settings_of_a_folder_are_followed(pair: Pair, name: str, config: dict[str, Any]):
@@ -144,24 +151,26 @@ KARRAS = {"use_karras_sigmas": True}
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "config", "num_steps"),
-    [
-        # To the next listed timestep in DDPM, T // n down in PNDM.
-        (DDPM, {"timestep_spacing": "linspace", "clip_sample": False}, 7),
-        (DDPM, {"timestep_spacing": "trailing", "clip_sample": False}, 15),
-        ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": True}, 7),
-        ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True, "set_alpha_to_one": True}, 15),
-        ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": False}, 7),
-        ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": False}, 13),  # T // n is odd
-        # The middle of a step is the next sigma, but not its timestep, which is rounded.
-        ("KDPM2AncestralDiscreteScheduler", KARRAS, 7),
-        # A last step that leads nowhere counts, for the order and for the corrector.
-        ("DEISMultistepScheduler", KARRAS | {"solver_order": 3}, 7),
-        ("DEISMultistepScheduler", {"use_beta_sigmas": True}, 15),
-        ("SASolverScheduler", KARRAS, 7),
-        ("UniPCMultistepScheduler", KARRAS | {"final_sigmas_type": "sigma_min"}, 7),
-        (DPM, KARRAS | {"final_sigmas_type": "sigma_min", "euler_at_final": True}, 7),
-        ("SASolverScheduler", LEADING, 20),  # timestep 800 is the last one with noise
-    ],
+    sampled(
+        [
+            # To the next listed timestep in DDPM, T // n down in PNDM.
+            (DDPM, {"timestep_spacing": "linspace", "clip_sample": False}, 7),
+            (DDPM, {"timestep_spacing": "trailing", "clip_sample": False}, 15),
+            ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": True}, 7),
+            ("PNDMScheduler", {"timestep_spacing": "trailing", "skip_prk_steps": True, "set_alpha_to_one": True}, 15),
+            ("PNDMScheduler", {"timestep_spacing": "linspace", "skip_prk_steps": False}, 7),
+            ("PNDMScheduler", {"timestep_spacing": "leading", "skip_prk_steps": False}, 13),  # T // n is odd
+            # The middle of a step is the next sigma, but not its timestep, which is rounded.
+            ("KDPM2AncestralDiscreteScheduler", KARRAS, 7),
+            # A last step that leads nowhere counts, for the order and for the corrector.
+            ("DEISMultistepScheduler", KARRAS | {"solver_order": 3}, 7),
+            ("DEISMultistepScheduler", {"use_beta_sigmas": True}, 15),
+            ("SASolverScheduler", KARRAS, 7),
+            ("UniPCMultistepScheduler", KARRAS | {"final_sigmas_type": "sigma_min"}, 7),
+            (DPM, KARRAS | {"final_sigmas_type": "sigma_min", "euler_at_final": True}, 7),
+            ("SASolverScheduler", LEADING, 20),  # timestep 800 is the last one with noise
+        ]
+    ),
     ids=str,
 )
 def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config: dict[str, Any], num_steps: int):
@@ -188,14 +197,16 @@ def test_tcd_takes_an_eta(base: Path):
 @pytest.mark.parametrize("name", ["PNDMScheduler", EULER])
 @pytest.mark.parametrize(
     ("sampler", "chosen", "options"),
-    [
-        ("euler", EULER, {}),
-        ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
-        ("dpmpp_2m", DPM, {}),
-        ("unipc_bh2", "UniPCMultistepScheduler", {}),
-        ("ddim", "DDIMScheduler", {}),
-        ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
-    ],
+    sampled(
+        [
+            ("euler", EULER, {}),
+            ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
+            ("dpmpp_2m", DPM, {}),
+            ("unipc_bh2", "UniPCMultistepScheduler", {}),
+            ("ddim", "DDIMScheduler", {}),
+            ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
+        ]
+    ),
 )
 def test_a_spacing_that_the_folder_states_holds_for_other_samplers(
     pair: Pair, name: str, sampler: str, chosen: str, options: dict[str, Any]
@@ -220,13 +231,15 @@ def test_a_spacing_that_no_file_states_is_the_default_of_the_chosen_class(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("config", "sampler", "chosen"),
-    [
-        ({"use_karras_sigmas": True}, "euler", EULER),
-        ({"use_karras_sigmas": True}, "ddim", "DDIMScheduler"),  # which has no such setting
-        ({"use_lu_lambdas": True}, "heun", "HeunDiscreteScheduler"),
-        ({"use_exponential_sigmas": True, "solver_order": 3}, "unipc_bh2", "UniPCMultistepScheduler"),
-        ({"solver_type": "heun", "algorithm_type": "dpmsolver++"}, "deis", "DEISMultistepScheduler"),
-    ],
+    sampled(
+        [
+            ({"use_karras_sigmas": True}, "euler", EULER),
+            ({"use_karras_sigmas": True}, "ddim", "DDIMScheduler"),  # which has no such setting
+            ({"use_lu_lambdas": True}, "heun", "HeunDiscreteScheduler"),
+            ({"use_exponential_sigmas": True, "solver_order": 3}, "unipc_bh2", "UniPCMultistepScheduler"),
+            ({"solver_type": "heun", "algorithm_type": "dpmsolver++"}, "deis", "DEISMultistepScheduler"),
+        ]
+    ),
     ids=str,
 )
 def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[str, Any], sampler: str, chosen: str):
