@@ -234,6 +234,7 @@ assert run([*draw, "nobody"]) == run([*draw, "nobody"]) == 2
 """
 
 
+@pytest.mark.slow
 def test_a_drawing_imports_the_plug_ins_that_it_uses_and_blames_them_for_their_faults(tmp_path: Path):
     (tmp_path / "toys.py").write_text(TOYS)
     (tmp_path / "toys_exit.py").write_text(TOYS)

@@ -19,7 +19,8 @@ from gesso.checkpoints.gguf_file import GgufFile
 from gesso.checkpoints.pickle_file import SOURCE_KEY
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
 from gesso.checkpoints.sharded import ShardedFile
-from gesso.checkpoints.weight_file import PickleFile, TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import PickleFile, open_weights
 
 W = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 

@@ -24,7 +24,7 @@ from gesso.adapters.names import ModulePlace, Target
 from gesso.adapters.textual_inversion import Embedding, embedding_from
 from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.errors import ModelFileError, elide, examples, shape_text
-from gesso.checkpoints.weight_file import TensorFile
+from gesso.checkpoints.tensor_file import TensorFile
 from gesso.notices import Notice
 
 EXAMPLES = 5

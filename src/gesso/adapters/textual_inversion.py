@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gesso.checkpoints.errors import ModelFileError, elide, shape_text
-from gesso.checkpoints.weight_file import TensorFile
+from gesso.checkpoints.tensor_file import TensorFile
 from gesso.models.clip import CLIPTextModel
 from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer

@@ -15,8 +15,9 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.native import COMPONENTS, is_native
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo
+from gesso.checkpoints.tensor_file import TensorFile
 from gesso.checkpoints.upscalers import is_upscaler
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.weight_file import open_weights
 
 Tensors = Mapping[str, TensorInfo]
 FIRST_CONVOLUTION = f"{ldm.UNET}input_blocks.0.0.weight"

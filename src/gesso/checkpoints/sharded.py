@@ -20,7 +20,7 @@ from gesso.checkpoints.safetensors_file import TensorInfo, open_safetensors, rea
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_TENSORS
 
 if TYPE_CHECKING:
-    from gesso.checkpoints.weight_file import TensorFile
+    from gesso.checkpoints.tensor_file import TensorFile
 
 MAX_SHARDS = 1000
 _SHARD = re.compile(r"[\w][\w .+-]*\.(?:safetensors|bin)", re.ASCII)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gesso.checkpoints.errors import ModelFileError, elide
 from gesso.checkpoints.foreign import START, container_of
@@ -21,39 +21,13 @@ from gesso.checkpoints.keymap import TensorSource
 from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from gesso.checkpoints.sharded import open_sharded
+from gesso.checkpoints.tensor_file import TensorFile
 
 if TYPE_CHECKING:
     from gesso.checkpoints.pickle_file import Limits
 
 # The modules of pickles and GGUF are imported where such a file is opened: most pictures need neither, and importing
 # them takes a hundredth of the time of a short command.
-
-
-class TensorFile(Protocol):
-    """A file whose header was checked; SafetensorsFile, ShardedFile and GgufFile are such, and those below."""
-
-    @property
-    def path(self) -> Path:
-        """What was opened."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that the weights come from, for hashes."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Metadata of the file; not to be trusted."""
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """Names, dtypes and shapes."""
-
-    def reader(self) -> AbstractContextManager[TensorSource]:
-        """Opens the numbers; the tensors read stay valid afterwards. Raises ModelFileError."""
 
 
 @dataclass(frozen=True, eq=False)

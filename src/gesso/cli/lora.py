@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gesso.adapters.lora import Lora, ModuleChange
     from gesso.adapters.names import Target
-    from gesso.checkpoints.weight_file import TensorFile
+    from gesso.checkpoints.tensor_file import TensorFile
     from gesso.families.parts import ModelParts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)

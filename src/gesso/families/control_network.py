@@ -20,7 +20,8 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
 from gesso.checkpoints.t2i_adapters import XL_PATCH, t2i_adapter_layout
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import open_weights
 from gesso.families.base import Family
 from gesso.families.native_control import is_native_control, load_control
 from gesso.families.parts import fill, on_meta

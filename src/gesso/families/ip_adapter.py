@@ -16,7 +16,8 @@ from gesso.checkpoints.ip_adapters import (
     is_ip_adapter,
 )
 from gesso.checkpoints.keymap import Rule, load, plan, shapes_of
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import open_weights
 from gesso.families.base import Family
 from gesso.families.parts import fill, on_meta
 from gesso.models.clip_vision import CLIPVisionModel

@@ -15,7 +15,8 @@ from gesso.checkpoints.detect import FileKind, require_model
 from gesso.checkpoints.errors import ModelFileError, elide, examples
 from gesso.checkpoints.keymap import Renamed, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import open_weights
 from gesso.diffusion.denoiser import Prediction
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_text, read_family

@@ -10,7 +10,8 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError, shape_text
 from gesso.checkpoints.keymap import Rule, Shape, load, nest, plan, shapes_of
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import open_weights
 from gesso.families.base import Concat, Family
 from gesso.families.parts import empty_networks, fill
 from gesso.families.registry import release_like

@@ -8,7 +8,8 @@ from gesso.checkpoints import diffusers, ldm
 from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, shapes_of
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import open_weights
 from gesso.families.parts import empty_vae, fill
 from gesso.families.taesd import TAESD_CONFIG, load_taesd
 from gesso.models.taesd import TAESD

@@ -15,7 +15,8 @@ from gesso.checkpoints.detect import detect
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import Rule, load, nest, plan, save, shapes_of
 from gesso.checkpoints.safetensors_file import write_safetensors
-from gesso.checkpoints.weight_file import TensorFile, open_weights
+from gesso.checkpoints.tensor_file import TensorFile
+from gesso.checkpoints.weight_file import open_weights
 from gesso.families.parts import fill, on_meta
 from gesso.models.taesd import TAESD, TAESDConfig
 
