@@ -246,7 +246,7 @@ def test_a_folder_with_weights_of_another_kind_names_them(folder: Path, tmp_path
     copy = copied(folder, tmp_path)
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.non_ema.msgpack"))
-    with pytest.raises(ModelFileError, match=r"It holds '?diffusion_pytorch_model\.non_ema\.msgpack"):
+    with pytest.raises(ModelFileError, match=r"only '?diffusion_pytorch_model\.non_ema\.msgpack"):
         load_parts(copy)
 
 

@@ -88,9 +88,9 @@ def weight_file(folder: Path, stem: str) -> Path:
             return folder / name
     others = sorted(path.name for path in folder.glob(f"{pickled}*") if path.is_file()) if folder.is_dir() else []
     others += sorted(path.name for path in folder.glob(f"{stem}*") if path.is_file() and path.name not in others)
-    there = f" It holds {', '.join(map(elide, others[:3]))}, which gesso does not read." if others else ""
+    there = f", only {', '.join(map(elide, others[:3]))}, which gesso does not read" if others else ""
     raise ModelFileError(
-        "missing", folder, f"has no {stem}.safetensors.{there} Download it, or give the whole model as a single file"
+        "missing", folder, f"has no {stem}.safetensors{there}; download it, or give the whole model as a single file"
     )
 
 
