@@ -1,17 +1,20 @@
 """The engine: devices, number formats, resident models."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
 from gesso.families.encoding import PromptEmbeds
 from gesso.families.saving import save_diffusers
 from gesso.runtime import engine as engine_module
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, find_model
+from gesso.runtime.model import LoadedWeightFile, stamp
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, usable_threads
 from tiny_models import save_tiny_mini
 from tiny_sd import tiny_parts
@@ -131,3 +134,17 @@ def test_conditioning_repeats_and_joins():
 def test_wrong_arguments_from_code():
     with pytest.raises(ValueError, match="rows_per_call 0"):
         Engine("cpu", rows_per_call=0)
+
+
+def test_a_weight_file_that_is_gone_or_another_has_no_hash(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"weights")
+    loaded = LoadedWeightFile("a", path, stamp(path))
+    assert loaded.sha256(sha256_of) == hashlib.sha256(b"weights").hexdigest()
+    path.write_bytes(b"other weights")
+    with pytest.raises(GessoError, match="changed or removed since it was loaded"):
+        loaded.sha256(sha256_of)
+    path.unlink()
+    with pytest.raises(GessoError, match="changed or removed") as caught:
+        loaded.sha256(lambda path: "0" * 64)
+    assert (caught.value.code, caught.value.data) == ("changed", {"path": str(path)})
