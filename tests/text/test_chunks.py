@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gesso.text.attention import parse_attention
@@ -40,6 +40,7 @@ def rows(text: str, tokenizer: Tokenizer, **options) -> list[list[int]]:
 @given(st.text(st.characters(exclude_characters="()[]\\\0", exclude_categories=["Cs"]), max_size=60))
 def test_plain_text_that_fits_has_the_ids_of_the_tokenizer(text):
     """Both ways of splitting text, and both paddings of CLIP."""
+    assume("BREAK" not in text)
     for tokenizer in (CLIP, OPEN_CLIP, WORDS):
         found = chunks(text, tokenizer, max_chunks=1)
         assert torch.equal(found.ids, tokenizer.encode([text]))

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from gesso.errors import GessoError, one_line
 from gesso.hints.levels import eight_bits, is_deep, mask_levels, on_white
@@ -16,7 +16,8 @@ from gesso.pictures.colour_profile import as_srgb, profile_problem
 from gesso.pictures.picture_file import MAX_FILE_BYTES, pixels_sha256, reason_of
 from gesso.request.request import MAX_PIXELS
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+_AVIF = ("AVIF",) if features.check("avif") else ()  # older releases of Pillow, and some builds, lack it
+FORMATS = ("PNG", "JPEG", "WEBP", *_AVIF, "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
 MAX_INPUT_SIDE = 16_384
 _NOTICE = "gesso notice"  # where a picture carries the Notice of its reading; a text there came with its file
