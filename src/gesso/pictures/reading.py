@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from gesso.pictures.colour_profile import as_srgb, profile_problem
 from gesso.pictures.picture_file import MAX_FILE_BYTES, pixels_sha256, reason_of
 from gesso.request.request import MAX_PIXELS
 
-_AVIF = ("AVIF",) if features.check("avif") else ()  # older releases of Pillow, and some builds, lack it
+# Older releases of Pillow do not know AVIF, and some builds lack it.
+_AVIF = ("AVIF",) if find_spec("PIL.AvifImagePlugin") is not None and features.check("avif") else ()
 FORMATS = ("PNG", "JPEG", "WEBP", *_AVIF, "BMP", "TIFF", "GIF")
 MAX_INPUT_PIXELS = 16 * MAX_PIXELS  # a camera's picture; it is made smaller before anything is computed
 MAX_INPUT_SIDE = 16_384
