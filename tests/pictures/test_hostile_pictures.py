@@ -325,6 +325,7 @@ def test_an_unreadable_picture_is_named_by_its_file_alone(tmp_path: Path):
     assert "BytesIO" not in message and "damaged, or of an unknown format" in message
 
 
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow has no AVIF")
 def test_gessos_own_avif_is_read(tmp_path: Path):
     found = read(tmp_path, encoded(Image.new("RGB", (WIDTH, HEIGHT), (200, 40, 90)), "AVIF", quality=90))
     assert found.size == (WIDTH, HEIGHT)
