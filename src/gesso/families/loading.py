@@ -154,7 +154,8 @@ def _load_ldm(file: TensorFile, kind: FileKind, how: _How) -> ModelParts:
         names = {name: shape for name, shape in names.items() if not name.startswith((ldm.UNET, "model_ema."))}
     extra = ldm.extra_tensors(family.layout, rules, names)
     _refuse_edm(extra, file.path)
-    names = {name: shape for name, shape in names.items() if name not in set(extra)}
+    for name in extra:
+        del names[name]
     rows = plan(rules, names, param_shapes(networks), where=file.path)
     averages = ldm.average_names(file.tensors) if how.average else {}
     _refuse_average(how.average and not averages, file.path)
