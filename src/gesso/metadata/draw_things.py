@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, stem_of
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, stem_of
 from gesso.request.checks import parse_json_object, short
 
 XMP = "XML:com.adobe.xmp"  # keyword of the text chunk
@@ -52,5 +52,5 @@ def from_draw_things(stored: Mapping[str, Any]) -> PictureMetadata:
             draft.lora(entry.get("model"), entry.get("weight"))
     draft.ignored(stored, _READ)
     model = stored.get("model")
-    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(stored.items())[:100]}
+    pairs = pairs_of(stored)
     return draft.build("Draw Things", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")

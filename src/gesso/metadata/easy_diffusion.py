@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, says_nothing, stem_of
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, says_nothing, stem_of
 
 # As its form shows them -> as its requests have them.
 _LABELS = {
@@ -85,7 +85,7 @@ def from_easy_diffusion(stored: Mapping[str, Any]) -> PictureMetadata:
         draft.lora(name, weights[at] if at < len(weights) else None)
     draft.ignored(said, (*_READ, *_PROVENANCE))
     model = said.get("use_stable_diffusion_model")
-    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}
+    pairs = pairs_of(said)
     return draft.build("Easy Diffusion", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")
 
 

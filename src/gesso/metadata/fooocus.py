@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, says_nothing, stem_of, whole
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, says_nothing, stem_of, whole
 
 # Forks and older versions call the same by other names, or as their log shows it ("Negative Prompt").
 _ALIASES = {
@@ -52,7 +52,7 @@ def from_fooocus(stored: Mapping[str, Any]) -> PictureMetadata:
     plain = ["vae"] if str(said.get("vae")).startswith("Default") else []
     draft.ignored(said, (*_READ, *_PROVENANCE, *used, *plain))
     model, digest = said.get("base_model"), said.get("base_model_hash")
-    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}
+    pairs = pairs_of(said)
     return draft.build(
         "Fooocus" if "ruined" not in str(said.get("created_by")).lower() else "RuinedFooocus",
         pairs=pairs,

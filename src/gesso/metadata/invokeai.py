@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.errors import GessoError
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, says_nothing, stem_of, whole
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, says_nothing, stem_of, whole
 from gesso.request.checks import parse_json_object, short
 from gesso.request.parts import HiresPass
 from gesso.request.request import called_by
@@ -76,7 +76,7 @@ def from_metadata(stored: Mapping[str, Any]) -> PictureMetadata:
     signs = ("positive", "negative")
     style = [f"{s}_style_prompt" for s in signs if stored.get(f"{s}_style_prompt") == stored.get(f"{s}_prompt")]
     draft.ignored(stored, (*_READ, *_PROVENANCE, *style, *(key for key, _ in numbers)))
-    return draft.build("InvokeAI", pairs=_pairs(stored), model=_name(stored.get("model")))
+    return draft.build("InvokeAI", pairs=pairs_of(stored), model=_name(stored.get("model")))
 
 
 def from_invokeai_2(text: str) -> PictureMetadata:
@@ -142,7 +142,7 @@ def _old(image: Mapping[str, Any], *, model: str = "", model_hash: str = "") -> 
         draft.number("source.strength", image.get("strength"), "strength")
     draft.set("tiling", None if says_nothing(image.get("seamless")) else "xy", "seamless")
     draft.ignored(image, (*_OLD_READ, *_OLD_PROVENANCE))
-    return draft.build("InvokeAI", pairs=_pairs(image), model=model, model_hash=model_hash)
+    return draft.build("InvokeAI", pairs=pairs_of(image), model=model, model_hash=model_hash)
 
 
 def _scheduler(draft: Draft, name: Any) -> None:
@@ -159,7 +159,3 @@ def _name(model: Any) -> str:
     if isinstance(model, dict):
         model = model.get("name", model.get("model_name"))
     return model if isinstance(model, str) else ""
-
-
-def _pairs(stored: Mapping[str, Any]) -> dict[str, str]:
-    return {str(key)[:64]: str(value)[:200] for key, value in list(stored.items())[:100]}

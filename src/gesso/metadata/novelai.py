@@ -6,7 +6,7 @@ They stand in text chunks, in one JSON object of a WebP's comment, or hidden in 
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, says_nothing
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, says_nothing
 from gesso.request.checks import parse_json_object
 from gesso.request.request import called_by
 
@@ -61,7 +61,7 @@ def from_comment(comment: Mapping[str, Any], texts: Mapping[str, Any]) -> Pictur
     draft.note(text, code="model_unavailable", field="model")
     plain = [key for key, value in _DEFAULTS.items() if comment.get(key) == value]
     draft.ignored(comment, (*_READ, *_PROVENANCE, *plain, *(key for key, _ in numbers)))
-    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(comment.items())[:100]}
+    pairs = pairs_of(comment)
     return draft.build("NovelAI", pairs=pairs)
 
 

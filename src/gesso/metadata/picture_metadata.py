@@ -141,6 +141,11 @@ class Draft:
         )
 
 
+def pairs_of(stored: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a tool as text, for `PictureMetadata.pairs`: bounded, since anyone may have written them."""
+    return {str(key)[:64]: str(value)[:200] for key, value in list(stored.items())[:100]}
+
+
 def stem_of(name: str) -> str:
     """The name of a model's file, without folders and ending."""
     name = name.replace("\\", "/").rpartition("/")[2]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, says_nothing, stem_of, whole
+from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, says_nothing, stem_of, whole
 from gesso.request.checks import short
 from gesso.request.parts import HiresPass
 
@@ -53,7 +53,7 @@ def from_swarmui(stored: Mapping[str, Any]) -> PictureMetadata:
         draft.note(text, code="syntax_differs", field="prompt")
     draft.ignored(said, (*_READ, *_PROVENANCE))
     model = said.get("model")
-    pairs = {str(key)[:64]: str(value)[:200] for key, value in list(said.items())[:100]}
+    pairs = pairs_of(said)
     return draft.build("SwarmUI", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")
 
 
