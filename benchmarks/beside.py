@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     arguments = parser.parse_args()
     trees = {"this": HERE, "other": arguments.other.resolve()}
+    if not (trees["other"] / "src" / "gesso" / "__init__.py").is_file():  # else the installed gesso would stand in
+        parser.error(f"{arguments.other}: no checkout of gesso")
     order = random.Random(1)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "picture.png")  # drawn by the other, older code, which need not know newer recipes
