@@ -8,6 +8,8 @@ most two of them. Files that examples take for granted (`photo.jpg`, `mask.png`,
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
@@ -298,8 +300,13 @@ def test_commands_run(lines, place, capsys):
     for name in sorted(inputs(lines)):
         place(name)
     for words in lines:
-        code = run([*words, *FEW_STEPS.get(words[0], ())])
-        assert code == 0, f"gesso {shlex.join(words)}\n{capsys.readouterr().err}"
+        line = [*words, *FEW_STEPS.get(words[0], ())]
+        if "--memory" in line:  # a budget is for the whole process, and this one holds what other tests imported
+            done = subprocess.run([sys.executable, "-m", "gesso", *line], capture_output=True, text=True, check=False)
+            code, said = done.returncode, done.stderr
+        else:
+            code, said = run(line), capsys.readouterr().err
+        assert code == 0, f"gesso {shlex.join(words)}\n{said}"
 
 
 def test_each_reason_not_to_run_is_needed():

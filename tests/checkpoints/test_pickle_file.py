@@ -435,6 +435,14 @@ def test_limits_reach_the_child(tmp_path: Path) -> None:
     assert refused(path, pickle=PickleLimits(tensors=4)).reason == "pickle_limit"
 
 
+def test_the_limits_are_those_that_we_promise() -> None:
+    promised = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
+    limits = Limits()
+    assert f"{limits.memory / 2**30:g} GiB of memory, {limits.cpu_seconds} seconds of processor\n" in promised
+    assert "an hour in all" in promised
+    assert limits.wall_seconds == 3600
+
+
 @linux
 def test_a_child_without_memory_says_so(tmp_path: Path) -> None:
     """A scattered tensor of 32 MB is put into order in three times as much, beside what the interpreter takes."""

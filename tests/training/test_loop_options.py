@@ -10,7 +10,8 @@ from torch import nn
 
 from gesso.errors import GessoError
 from gesso.training import loop
-from gesso.training.loop import OPEN_END, Plan, fit, load_state
+from gesso.training.group import Group
+from gesso.training.loop import OPEN_END, Plan, by_time, fit, load_state
 from gesso.training.precision import context_of, faster_precision
 from gesso.training.task import generator_for
 
@@ -98,6 +99,15 @@ def test_a_plan_by_time_ends_on_time_with_its_fall(tmp_path, clock):
     falling = [row["total_samples"] for row in logged if row["factor"] < 1 and row["samples"] > 80]
     assert len(falling) > 3
     assert len(set(falling)) == 1, "the length stays once the learning rate falls"
+
+
+def test_the_length_of_a_plan_by_time_follows_from_its_speed():
+    """80 samples in 10 seconds since the first step; 30 of the 60 seconds are left."""
+    facts = {"first_done": (10.0, 80), "seconds": 30.0, "measure_after": 4.0, "group": Group()}
+    assert by_time(TIMED, 160, now=20.0, **facts).total_samples == 160 + 8 * 30
+    assert by_time(TIMED, 160, now=13.9, **facts) is TIMED, "too early to tell"
+    late = by_time(TIMED, 160, now=20.0, **facts | {"seconds": 59.0})
+    assert late.total_samples == int(160 / 0.75), "the fall of the learning rate begins now at the earliest"
 
 
 def test_a_plan_by_time_goes_on_with_its_length(tmp_path, clock):
