@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def ours(engine: Engine, folder: Callable[[str], Path]) -> Callable[[str], TextT
     return build
 
 
+@cache
+def their_pipeline(path: Path) -> Any:
+    """The folder in diffusers, from which `from_pipe` makes pipelines of other kinds around the same networks."""
+    import diffusers
+
+    xl = path.name == "SDXL"
+    settings: dict[str, Any] = {"add_watermarker": False} if xl else {"safety_checker": None}
+    kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
+    return kind.from_pretrained(path, local_files_only=True, **settings)
+
+
 def expected(model: str, path: Path, names: list[str], hints: list[Image.Image], **call: Any) -> Tensor:
     """What the pipeline of diffusers draws, [B, 3, H, W] in 0..1."""
     with warnings.catch_warnings():
@@ -100,9 +112,8 @@ def expected(model: str, path: Path, names: list[str], hints: list[Image.Image],
 
         nets = [diffusers.ControlNetModel.from_pretrained(path / name, local_files_only=True) for name in names]
         kind = "StableDiffusionXLControlNetPipeline" if model == "SDXL" else "StableDiffusionControlNetPipeline"
-        settings: dict[str, Any] = {"add_watermarker": False} if model == "SDXL" else {"safety_checker": None}
-        pipe = getattr(diffusers, kind).from_pretrained(
-            path, controlnet=nets if len(nets) > 1 else nets[0], local_files_only=True, **settings
+        pipe = getattr(diffusers, kind).from_pipe(
+            their_pipeline(path), controlnet=nets if len(nets) > 1 else nets[0]
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
@@ -193,12 +204,9 @@ def test_adapters_beside_diffusers(model: str, folder: Any, adapters: Any, engin
         warnings.simplefilter("ignore")
         import diffusers
 
-        settings: dict[str, Any] = {"add_watermarker": False} if xl else {"safety_checker": None}
-        pipe = getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}AdapterPipeline").from_pretrained(
-            path,
+        pipe = getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}AdapterPipeline").from_pipe(
+            their_pipeline(path),
             adapter=diffusers.T2IAdapter.from_pretrained(adapters(model), local_files_only=True),
-            local_files_only=True,
-            **settings,
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
@@ -231,11 +239,9 @@ def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -
         warnings.simplefilter("ignore")
         import diffusers
 
-        pipe = diffusers.StableDiffusionXLControlNetUnionPipeline.from_pretrained(
-            path,
+        pipe = diffusers.StableDiffusionXLControlNetUnionPipeline.from_pipe(
+            their_pipeline(path),
             controlnet=diffusers.ControlNetUnionModel.from_pretrained(tmp_path / "union", local_files_only=True),
-            local_files_only=True,
-            add_watermarker=False,
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
@@ -544,11 +550,9 @@ def test_image_to_image_beside_diffusers(folder: Any, ours: Any) -> None:
         warnings.simplefilter("ignore")
         import diffusers
 
-        pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
-            path,
+        pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pipe(
+            their_pipeline(path),
             controlnet=diffusers.ControlNetModel.from_pretrained(path / "edges", local_files_only=True),
-            local_files_only=True,
-            safety_checker=None,
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)

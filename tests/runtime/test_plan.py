@@ -420,13 +420,14 @@ from gesso.runtime.precision import choose_precision, memory_used
 from tiny_sd import tiny_parts
 
 cpu = torch.device("cpu")
+side, mib = map(int, sys.argv[2:])
 model = LoadedModel(name="x", parts=tiny_parts(), device=cpu, precision=choose_precision("float32", cpu))
-work = Workload(width=512, height=512)
+work = Workload(width=side, height=side)
 whole = Engine("cpu").plan(model, work)  # what counting needs is imported
-engine = Engine("cpu", memory=memory_used(cpu) + SLACK + 150 * MIB)
+engine = Engine("cpu", memory=memory_used(cpu) + SLACK + mib * MIB)
 with torch.inference_mode():
     plan = engine.plan(model, work)
-    model.with_plan(plan).decode(torch.zeros(1, 4, 64, 64))
+    model.with_plan(plan).decode(torch.zeros(1, 4, side // 8, side // 8))
 # Not ru_maxrss: it begins at the peak of the process that started this one.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)
@@ -434,9 +435,16 @@ print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
-def test_a_budget_is_kept():
-    """Decoding 512 x 512 where whole pictures take 200 MiB of tensors, in a process that may take 150 and the slack."""
-    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1])]
+@pytest.mark.parametrize(
+    ("side", "mib"),
+    [
+        (256, 75),
+        pytest.param(512, 150, marks=pytest.mark.slow),  # where whole pictures take 200 MiB of tensors
+    ],
+)
+def test_a_budget_is_kept(side: int, mib: int):
+    """Decoding a square in a process that may take less than its tensors, and the slack."""
+    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1]), str(side), str(mib)]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     budget, tile, whole, within = (int(number) for number in child.stdout.split())
     assert tile, "the budget was so large that no tiles were needed"
