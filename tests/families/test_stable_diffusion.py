@@ -113,10 +113,10 @@ def test_eight_bit_files_are_widened(
     save_file(tensors, tmp_path / "eight.safetensors")
     parts = load_parts(tmp_path / "eight.safetensors", dtype=dtype, family=TINY_SD)
     for part in ("unet", "vae", "text"):
+        found = getattr(parts, part).state_dict()
         for name, tensor in getattr(tiny_parts(), part).state_dict().items():
-            found = getattr(parts, part).state_dict()[name]
-            assert found.dtype == dtype
-            assert torch.equal(found, tensor.to(stored).to(dtype)), f"{part}.{name}"
+            assert found[name].dtype == dtype
+            assert torch.equal(found[name], tensor.to(stored).to(dtype)), f"{part}.{name}"
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists the mapped files of a process")
@@ -197,8 +197,9 @@ def test_the_moving_average_is_used_on_request(single_file: Path, tmp_path: Path
     path = tmp_path / "both.safetensors"
     save_file(with_average(load_file(single_file)), path)
     parts = load_parts(path, family=TINY_SD, average=True)
+    found = parts.unet.state_dict()
     for name, tensor in tiny_parts().unet.state_dict().items():
-        assert torch.equal(parts.unet.state_dict()[name], 2 * tensor)
+        assert torch.equal(found[name], 2 * tensor)
     assert torch.equal(parts.vae.quant_conv.weight, tiny_parts().vae.quant_conv.weight)
 
 

@@ -112,9 +112,7 @@ def expected(model: str, path: Path, names: list[str], hints: list[Image.Image],
 
         nets = [diffusers.ControlNetModel.from_pretrained(path / name, local_files_only=True) for name in names]
         kind = "StableDiffusionXLControlNetPipeline" if model == "SDXL" else "StableDiffusionControlNetPipeline"
-        pipe = getattr(diffusers, kind).from_pipe(
-            their_pipeline(path), controlnet=nets if len(nets) > 1 else nets[0]
-        )
+        pipe = getattr(diffusers, kind).from_pipe(their_pipeline(path), controlnet=nets if len(nets) > 1 else nets[0])
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
         found = pipe(

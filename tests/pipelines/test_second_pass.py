@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +225,9 @@ def test_a1111_takes_as_many_steps_as_are_asked_for(pipelines: dict[str, TextToI
 def test_a_prompt_that_changes_goes_on_through_the_second_pass(pipelines: dict[str, TextToImage]):
     """As A1111 has it: a share of 1.5 is the middle of the second pass, one of 0.5 is over by then."""
 
+    @cache
     def second(prompt: str, preset: str = "gesso") -> bytes:
-        hires = HiresPass(upscaler="latent_bilinear", strength=1.0, prompt=prompt)
+        hires = HiresPass(scale=1.0, upscaler="latent_bilinear", strength=1.0, prompt=prompt)
         return draw(pipelines["sd"], hires, preset=preset).image.tobytes()
 
     for preset in ("gesso", "a1111"):
