@@ -170,22 +170,32 @@ def test_latents_are_interpolated_as_torch_does_and_cut_in_the_middle(name: str)
     assert torch.equal(enlarged_latents(latents, 16, 8, name), plain[..., :, 2:10])
 
 
-@pytest.mark.parametrize("name", ["latent_nearest_exact", "nearest", "compact"])
-def test_every_kind_of_upscaler_and_the_recipe(pipelines: dict[str, TextToImage], name: str):
-    for model in ("sd", "mini", "inpaint"):
-        hires = HiresPass(upscaler=name, strength=0.4, num_steps=5, sampler="DPM++ 2M Karras", prompt="a blue dog")
-        picture = draw(pipelines[model], hires, width=64, height=64, variation_strength=0.2, variation_seed=3)
-        request = picture.recipe.request
-        assert picture.image.size == (128, 128)
-        assert request.hires is not None
-        assert (request.hires.sampler, request.hires.schedule) == ("dpmpp_2m", "karras")
-        assert ResolvedRequest.from_json(request.to_json()) == request
-        assert [file.name for file in picture.recipe.extras] == ([name] if name == "compact" else [])
-        verdict, again = replay_recipe(pipelines[model], picture.image, picture.recipe)
-        assert verdict.kind == "identical"
-        assert again.recipe == picture.recipe
-        other = draw(pipelines[model], replace(hires, prompt=None), width=64, height=64)
-        assert other.image.tobytes() != picture.image.tobytes()
+KINDS = ["latent_nearest_exact", "nearest", "compact"]
+
+
+# Three drawings each: every upscaler once and every model once are quick.
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        pytest.param(name, model, marks=() if i == j else pytest.mark.slow)
+        for i, name in enumerate(KINDS)
+        for j, model in enumerate(("inpaint", "mini", "sd"))
+    ],
+)
+def test_every_kind_of_upscaler_and_the_recipe(pipelines: dict[str, TextToImage], name: str, model: str):
+    hires = HiresPass(upscaler=name, strength=0.4, num_steps=5, sampler="DPM++ 2M Karras", prompt="a blue dog")
+    picture = draw(pipelines[model], hires, width=64, height=64, variation_strength=0.2, variation_seed=3)
+    request = picture.recipe.request
+    assert picture.image.size == (128, 128)
+    assert request.hires is not None
+    assert (request.hires.sampler, request.hires.schedule) == ("dpmpp_2m", "karras")
+    assert ResolvedRequest.from_json(request.to_json()) == request
+    assert [file.name for file in picture.recipe.extras] == ([name] if name == "compact" else [])
+    verdict, again = replay_recipe(pipelines[model], picture.image, picture.recipe)
+    assert verdict.kind == "identical"
+    assert again.recipe == picture.recipe
+    other = draw(pipelines[model], replace(hires, prompt=None), width=64, height=64)
+    assert other.image.tobytes() != picture.image.tobytes()
 
 
 def test_a_picture_is_the_same_alone_and_in_a_run(pipelines: dict[str, TextToImage]):

@@ -74,7 +74,7 @@ class BytePairs:
 
 @lru_cache(maxsize=2)
 def _backend(pieces: tuple[str, ...], merges: tuple[Merge, ...], unknown: str) -> Any:
-    """Shared by vocabularies of equal pieces: SDXL's two differ in their padding only, and padding happens elsewhere."""
+    """Shared by vocabularies of equal pieces: SDXL's two differ in their padding only, which is added elsewhere."""
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocab={piece: index for index, piece in enumerate(pieces)},
