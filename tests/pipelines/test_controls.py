@@ -148,9 +148,11 @@ def drawn(pipeline: TextToImage, uses: list[ControlUse], hints: list[Image.Image
 @pytest.mark.parametrize(
     ("model", "case"),
     [
-        *(("SD 1.5", case) for case in ("balanced", "guess", "window", "two", "shape", "pooled")),
+        # Three drawings each; what the slow ones have, the quick ones have together.
+        *(("SD 1.5", case) for case in ("guess", "window", "two", "shape", "pooled")),
+        pytest.param("SD 1.5", "balanced", marks=pytest.mark.slow),
         ("SD 2.1", "guess"),
-        ("SDXL", "guess"),
+        pytest.param("SDXL", "guess", marks=pytest.mark.slow),
         ("SDXL", "two"),
     ],
 )
@@ -433,7 +435,7 @@ def test_a_network_for_another_model_is_refused_at_once(engine: Engine, tmp_path
         pipeline(replace(REQUEST, controls=(use(hint),)), hints=[hint])
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])  # counts memory, draws four times
 def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any, rows: int) -> None:
     hint, path = picture(), folder("SD 1.5")
     request = replace(REQUEST, controls=(use(hint),))
@@ -618,7 +620,8 @@ def test_an_unknown_preprocessor_is_the_requests_fault() -> None:
         made(picture(size=(64, 64)), preprocessor="cany").pixels((64, 64))
 
 
-@pytest.mark.parametrize("mode", ["balanced", "prompt", "control"])
+# Four drawings each; "prompt" is "balanced" with other strengths.
+@pytest.mark.parametrize("mode", ["balanced", pytest.param("prompt", marks=pytest.mark.slow), "control"])
 def test_prompts_that_change_and_guide_together_are_steered(mode: str, ours: Any) -> None:
     """Twice the same prompt at half the weight is the prompt, in every mode; so is a schedule that changes nothing."""
     pipeline, hint = ours("SD 1.5"), picture(0, (128, 128))

@@ -248,7 +248,10 @@ def test_same_picture_as_diffusers(diffusers: Any, theirs: Any, ours: Any, model
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", REFINED, ids=lambda case: case.label)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if i % 3 == 0 else pytest.mark.slow, id=case.label) for i, case in enumerate(REFINED)],
+)
 def test_same_picture_as_diffusers_with_a_refiner(diffusers: Any, theirs: Any, ours: Any, case: Case) -> None:
     """The base makes the first 60 % of the timesteps, the refiner the rest; one generator for both."""
     generator = torch.Generator().manual_seed(SEED)

@@ -75,7 +75,9 @@ def steps_of(pipeline: TextToImage, hires: HiresPass, **values: Any) -> tuple[Re
         (HiresPass(width=128, height=128), (128, 128)),
     ],
 )
-@pytest.mark.parametrize("upscaler", ["latent_bilinear", "lanczos"])
+@pytest.mark.parametrize(
+    "upscaler", ["latent_bilinear", pytest.param("lanczos", marks=pytest.mark.slow)]
+)  # draws; others below enlarge pictures
 def test_the_finished_size(pipelines: dict[str, TextToImage], hires: HiresPass, size: tuple[int, int], upscaler: str):
     """Told before anything is drawn, and kept."""
     hires = replace(hires, upscaler=upscaler, strength=0.5)

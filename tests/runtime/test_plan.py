@@ -91,6 +91,17 @@ def test_the_count_follows_what_is_alive():
     assert peak_nbytes(lambda: None) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_group_norm_counts_as_torch_allocates(dtype: torch.dtype):
+    """Its output, and mean and deviation of each group."""
+    x, norm = torch.empty(2, 8, 16, 16, device="meta", dtype=dtype), nn.GroupNorm(4, 8, device="meta", dtype=dtype)
+    with torch.no_grad():
+        parts = torch.ops.aten.native_group_norm(x, norm.weight, norm.bias, 2, 8, 256, 4, 1e-5)
+    seen: list[Tensor] = []
+    assert peak_nbytes(lambda: seen.append(norm(x))) == sum(part.nbytes for part in parts)
+    assert (seen[0].shape, seen[0].stride(), seen[0].dtype) == (x.shape, x.stride(), dtype)
+
+
 def test_scores_count_where_they_are_written_down():
     q = torch.empty(1, 2, 512, 8, device="meta")
 
