@@ -16,8 +16,18 @@ from gesso.families.base import Family
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.families.registry import FAMILIES
-from gesso.families.saving import folder_tensors, ldm_tensors, save_ldm
-from tiny_sd import TINY_INPAINT, TINY_LCM, TINY_SD, TINY_SD21, TINY_SDXL, TINY_SDXL_LCM, save_tiny_folder, tiny_parts
+from gesso.families.saving import folder_tensors, ldm_tensors
+from tiny_sd import (
+    TINY_INPAINT,
+    TINY_LCM,
+    TINY_SD,
+    TINY_SD21,
+    TINY_SDXL,
+    TINY_SDXL_LCM,
+    save_tiny_file,
+    save_tiny_folder,
+    tiny_parts,
+)
 
 
 def unet_file(path: Path, family: Family, form: str, seed: int = 1) -> Path:
@@ -64,7 +74,7 @@ def test_it_takes_the_place_of_the_models(tmp_path: Path, bases: Any, family: Fa
 
 
 def test_in_a_single_file(tmp_path: Path) -> None:
-    save_ldm(tmp_path / "base.safetensors", tiny_parts())
+    save_tiny_file(tmp_path / "base.safetensors")
     other = unet_file(tmp_path / "unet.safetensors", TINY_SD, "folder")
     found = load_parts(tmp_path / "base.safetensors", family=TINY_SD, unet=other)
     assert same(found.unet, tiny_parts(TINY_SD, 1).unet)

@@ -29,7 +29,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from tiny_models import save_tiny_mini, tiny_family
-from tiny_sd import TINY_SD, clip_tokenizer, tiny_parts
+from tiny_sd import TINY_SD, clip_tokenizer, save_tiny_file, save_tiny_folder, tiny_parts
 
 MAPS = Path("/proc/self/maps")
 
@@ -48,14 +48,14 @@ def files_below(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("single") / "tiny.safetensors"
-    save_ldm(path, tiny_parts())
+    save_tiny_file(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("folder") / "tiny"
-    save_diffusers(path, tiny_parts())
+    save_tiny_folder(path)
     return path
 
 
@@ -357,7 +357,7 @@ def test_diffusers_loads_our_folder(folder: Path) -> None:
 @pytest.mark.parametrize(("prediction", "zero"), [("eps", True), ("v", False), ("v", True), ("x0", False)])
 def test_other_predictions_survive_the_folder(tmp_path: Path, prediction: Any, zero: bool) -> None:
     family: Family = replace(TINY_SD, prediction=prediction, schedule=replace(SD15.schedule, zero_terminal_snr=zero))
-    save_diffusers(tmp_path / "folder", tiny_parts(family))
+    save_tiny_folder(tmp_path / "folder", family)
     assert load_parts(tmp_path / "folder").family == family
 
 

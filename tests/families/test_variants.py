@@ -39,6 +39,7 @@ from tiny_sd import (
     TINY_SDXL,
     TINY_X4,
     clip_tokenizer,
+    save_tiny_file,
     save_tiny_folder,
     tiny_parts,
 )
@@ -141,7 +142,7 @@ def test_folder_round_trip(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
 def test_half_precision_round_trip(name: str, tmp_path: Path) -> None:
     family = TINY_FAMILIES[name]
-    save_ldm(tmp_path / "full.safetensors", tiny_parts(family))
+    save_tiny_file(tmp_path / "full.safetensors", family)
     half = load_parts(tmp_path / "full.safetensors", dtype=torch.bfloat16, family=family)
     save_ldm(tmp_path / "half.safetensors", half)
     again = load_parts(tmp_path / "half.safetensors", dtype=torch.bfloat16, family=family)
@@ -251,7 +252,7 @@ def test_a_native_file_says_itself_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_vocabularies")
 def test_a_wrong_family_is_refused_with_the_right_one(tmp_path: Path) -> None:
-    save_ldm(tmp_path / "xl.safetensors", tiny_parts(TINY_SDXL))
+    save_tiny_file(tmp_path / "xl.safetensors", TINY_SDXL)
     with pytest.raises(ModelFileError, match=r"looks like Stable Diffusion XL, not like 'sd15'\. Try: `family=sdxl`"):
         load_parts(tmp_path / "xl.safetensors", family="sd15")
     with pytest.raises(ModelFileError, match=r"looks like 'sdxl', not like 'sd15'\. Try: `family=sdxl`"):
@@ -422,7 +423,7 @@ def test_a_model_without_a_vae(tmp_path: Path) -> None:
 
 
 def test_what_is_no_vae(tmp_path: Path) -> None:
-    save_ldm(tmp_path / "model.safetensors", tiny_parts())
+    save_tiny_file(tmp_path / "model.safetensors")
     lora = write(
         tmp_path / "lora.safetensors", {f"lora_x.lora_{end}.weight": torch.ones(2, 2) for end in ("up", "down")}
     )
@@ -479,7 +480,7 @@ def test_half_a_taesd(halves: Path, taesd: TAESD) -> None:
 
 @pytest.mark.parametrize("layout", ["halves", "one file"])
 def test_taesd_in_the_place_of_the_vae(tmp_path: Path, halves: Path, taesd: TAESD, layout: str) -> None:
-    save_ldm(tmp_path / "model.safetensors", tiny_parts())
+    save_tiny_file(tmp_path / "model.safetensors")
     save_taesd(tmp_path / "tiny.safetensors", taesd)
     path = halves / "taesd_decoder.safetensors" if layout == "halves" else tmp_path / "tiny.safetensors"
     parts = load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
@@ -491,7 +492,7 @@ def test_taesd_in_the_place_of_the_vae(tmp_path: Path, halves: Path, taesd: TAES
         (halves / "taesd_encoder.safetensors").unlink()
         with pytest.raises(ModelFileError, match=r"the decoder of a TAESD, but taesd_encoder\.safetensors"):
             load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
-    save_ldm(tmp_path / "x4.safetensors", tiny_parts(TINY_X4))
+    save_tiny_file(tmp_path / "x4.safetensors", TINY_X4)
     with pytest.raises(ModelFileError, match="does not exist for this model's latents"):
         load_parts(tmp_path / "x4.safetensors", family=TINY_X4, vae=tmp_path / "tiny.safetensors")
 
