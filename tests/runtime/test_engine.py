@@ -16,7 +16,7 @@ from gesso.runtime.engine import Engine, find_model
 from gesso.runtime.model import LoadedWeightFile, stamp
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, usable_threads
 from tiny_models import save_tiny_mini
-from tiny_sd import save_tiny_folder
+from tiny_sd import save_tiny_folder, tiny_parts
 
 CPU = torch.device("cpu")
 
