@@ -177,7 +177,7 @@ def save_tiny_file(path: Path, family: Family = TINY_SD, seed: int = 0) -> Path:
     return shutil.copy(_written_once(save_ldm, family, seed), path)
 
 
-@cache
+@cache  # so nothing that writes may be replaced in the test that asks first
 def _written_once(save: Callable[[Path, ModelParts], None], family: Family, seed: int) -> Path:
     path = Path(_FOLDER.name) / f"{len(os.listdir(_FOLDER.name))}"
     save(path, tiny_parts(family, seed))

@@ -18,7 +18,6 @@ from gesso.checkpoints.safetensors_file import write_safetensors
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError
-from gesso.families import loading
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
@@ -28,7 +27,6 @@ from gesso.families.saving import ldm_tensors, save_diffusers, save_ldm
 from gesso.families.taesd import load_taesd, save_taesd
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
-from gesso.text.tokenizer import Tokenizer
 from tiny_models import save_tiny_mini
 from tiny_sd import (
     TINY_FAMILIES,
@@ -38,7 +36,6 @@ from tiny_sd import (
     TINY_SD21_BASE,
     TINY_SDXL,
     TINY_X4,
-    clip_tokenizer,
     save_tiny_file,
     save_tiny_folder,
     tiny_parts,
@@ -61,20 +58,6 @@ def assert_same_networks(found: ModelParts, expected: ModelParts, parts: tuple[s
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def skip_vocabularies(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
-    """Folders hold no tokenizers, and none are made for single files: those of the tiny model take their place."""
-    parts = tiny_parts(family)
-    known = {"tokenizer": parts.tokenizer, "tokenizer_2": parts.tokenizer_2 or parts.tokenizer}
-    monkeypatch.setattr(Tokenizer, "from_folder", lambda folder: known[folder.name])
-    monkeypatch.setattr(Tokenizer, "folder_files", lambda tokenizer: {})
-    monkeypatch.setattr(loading, "_clip_tokenizer", lambda *, openclip: clip_tokenizer(openclip=openclip))
-
-
-@pytest.fixture
-def no_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_vocabularies(monkeypatch, TINY_SD)
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> Path:
@@ -102,7 +85,6 @@ def round_trips(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=() if name in ROUND else pytest.mark.slow) for name in names]
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 @pytest.mark.parametrize("name", round_trips(name for name in NAMES if name != "sdxl-refiner"))
 def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
     """Of SD 2 with the text layer that nothing reads, its projection, and the temperature of its training."""
@@ -121,11 +103,9 @@ def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", round_trips(NAMES))
-def test_folder_round_trip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_round_trip(name: str, tmp_path: Path) -> None:
     """And through a single file in between: from one layout to the other and back."""
     family = TINY_FAMILIES[name]
-    if name not in ("sd21", "sdxl-refiner"):  # vocabularies take a second: for two families they are read
-        skip_vocabularies(monkeypatch, family)
     folder = save_tiny_folder(tmp_path / "folder", family)
     parts = load_parts(folder)
     assert parts.family == in_folder(family)
@@ -191,7 +171,6 @@ def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {f"model_ema.{n.removeprefix('model.').replace('.', '')}": tensors[n] * 2 for n in names}
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 @pytest.mark.parametrize("change", [half_turned, leftovers, averaged])
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
 def test_variants_of_the_single_file(name: str, change: Callable[..., dict[str, Tensor]], tmp_path: Path) -> None:
@@ -200,7 +179,6 @@ def test_variants_of_the_single_file(name: str, change: Callable[..., dict[str, 
     assert_same_networks(load_parts(path, family=family), tiny_parts(family))
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 def test_the_moving_average_of_sdxl(tmp_path: Path) -> None:
     path = write(tmp_path / "both.safetensors", averaged(ldm_tensors(tiny_parts(TINY_SDXL))))
     parts = load_parts(path, family=TINY_SDXL, average=True)
@@ -250,7 +228,6 @@ def test_a_native_file_says_itself_what_it_is(tmp_path: Path) -> None:
             load_parts(path, **options)
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 def test_a_wrong_family_is_refused_with_the_right_one(tmp_path: Path) -> None:
     save_tiny_file(tmp_path / "xl.safetensors", TINY_SDXL)
     with pytest.raises(ModelFileError, match=r"looks like Stable Diffusion XL, not like 'sd15'\. Try: `family=sdxl`"):
@@ -259,9 +236,8 @@ def test_a_wrong_family_is_refused_with_the_right_one(tmp_path: Path) -> None:
         load_parts(save_tiny_folder(tmp_path / "folder", TINY_SDXL), family="sd15")
 
 
-def test_a_folder_takes_its_settings_from_a_named_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_its_settings_from_a_named_family(tmp_path: Path) -> None:
     """The folders of distilled models look like those of their base."""
-    skip_vocabularies(monkeypatch, TINY_SDXL)
     folder = save_tiny_folder(tmp_path / "turbo", TINY_SDXL)
     family = load_parts(folder, family="sdxl-turbo").family
     assert (family.name, family.defaults) == ("sdxl-turbo", FAMILIES["sdxl-turbo"].defaults)
@@ -339,7 +315,6 @@ def as_release(monkeypatch: pytest.MonkeyPatch, family: Family, *names: str) -> 
 @pytest.mark.parametrize(
     ("answer", "name", "prediction", "size"), [(0.4, "sd21-base", "eps", 512), (-2.0, "sd21", "v", 768)]
 )
-@pytest.mark.usefixtures("no_vocabularies")
 def test_stable_diffusion_2_is_asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -362,7 +337,6 @@ def test_stable_diffusion_2_is_asked(
     assert load_parts(path).family.prediction == other
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 def test_a_mark_tells_that_an_sdxl_predicts_the_velocity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_release(monkeypatch, TINY_SDXL, "sdxl", "sdxl-turbo")
     marks = {"v_pred": torch.zeros(()), "ztsnr": torch.zeros(())}
@@ -386,7 +360,6 @@ def vae_of(parts: ModelParts) -> dict[str, Tensor]:
     return {name.removeprefix(ldm.VAE): tensor for name, tensor in tensors.items() if name.startswith(ldm.VAE)}
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 @pytest.mark.parametrize("kind", ["bare", "prefixed", "trained", "whole", "diffusers", "folder", "model folder"])
 @pytest.mark.parametrize("into", ["file", "folder"])
 def test_a_vae_of_its_own(tmp_path: Path, kind: str, into: str) -> None:
@@ -514,8 +487,7 @@ def test_a_pickled_checkpoint(tmp_path: Path) -> None:
     assert_same_networks(parts, tiny_parts(TINY_SD21_BASE))
 
 
-def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_vocabularies(monkeypatch, TINY_SDXL)
+def test_a_part_in_shards(tmp_path: Path) -> None:
     folder = save_tiny_folder(tmp_path / "sharded", TINY_SDXL)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
@@ -557,10 +529,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sd21", "scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "timestep_spacing is 'odd'"),
     ],
 )
-def test_folders_that_do_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, file: str, change: dict[str, Any], message: str
-) -> None:
-    skip_vocabularies(monkeypatch, TINY_FAMILIES[family])
+def test_folders_that_do_not_fit(tmp_path: Path, family: str, file: str, change: dict[str, Any], message: str) -> None:
     folder = save_tiny_folder(tmp_path / "bad", TINY_FAMILIES[family])
     found = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(found | change))

@@ -239,7 +239,7 @@ def test_a_prompt_that_changes_goes_on_through_the_second_pass(pipelines: dict[s
 
     @cache
     def second(prompt: str, preset: str = "gesso") -> bytes:
-        hires = HiresPass(scale=1.0, upscaler="latent_bilinear", strength=1.0, prompt=prompt)
+        hires = HiresPass(upscaler="latent_bilinear", strength=1.0, prompt=prompt)
         return draw(pipelines["sd"], hires, preset=preset).image.tobytes()
 
     for preset in ("gesso", "a1111"):
