@@ -1,6 +1,6 @@
 """gesso with its preset "diffusers" beside the pipelines of diffusers: same weights, same seed, pictures as floats.
 
-The run measures every row of docs/parity.md; GESSO_WRITE_PARITY=1 writes that page anew.
+With the slow tests the run measures every row of docs/parity.md; GESSO_WRITE_PARITY=1 writes that page anew.
 """
 
 import os
