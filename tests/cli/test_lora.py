@@ -15,6 +15,7 @@ from gesso.checkpoints.weight_file import open_weights
 from gesso.cli.lora import trigger_words
 from gesso.cli.main import run
 from gesso.families.loading import load_parts
+from gesso.families.saving import save_diffusers
 from tiny_sd import TINY_SD, save_tiny_folder, tiny_parts
 
 Capture = pytest.CaptureFixture[str]
@@ -100,7 +101,7 @@ def test_extracting(capsys: Capture, model: Path, style: Path, tmp_path: Path):
     other, found = tmp_path / "other", tmp_path / "found.safetensors"
     target = target_of(TINY_SD)
     with attach(target.networks, [(read_lora(open_weights(style), target), 1.0, 1.0)], merged=True):
-        save_tiny_folder(other, TINY_SD)
+        save_diffusers(other, tiny_parts(TINY_SD))
     code, _, err = lora(capsys, "extract", model, other, found, "--rank", 3, "--no-text", "--dtype", "fp32")
     assert (code, err) == (0, "")
     table = info(capsys, found, "-m", model)
