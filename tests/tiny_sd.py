@@ -1,5 +1,9 @@
 """Every release of Stable Diffusion in every respect but size, with random numbers."""
 
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +15,7 @@ from gesso.families.base import Family
 from gesso.families.instruct_pix2pix import INSTRUCT_PIX2PIX
 from gesso.families.lcm import SD15_LCM_FULL, SDXL_LCM_FULL
 from gesso.families.parts import ModelParts
-from gesso.families.saving import save_diffusers
+from gesso.families.saving import save_diffusers, save_ldm
 from gesso.families.sd2_inpaint import SD2_INPAINT
 from gesso.families.sd15 import SD15
 from gesso.families.sd15_inpaint import SD15_INPAINT
@@ -160,6 +164,24 @@ def tiny_parts(family: Family = TINY_SD, seed: int = 0) -> ModelParts:
 
 
 def save_tiny_folder(folder: Path, family: Family = TINY_SD, seed: int = 0) -> Path:
-    """The diffusers folder of a tiny random model."""
-    save_diffusers(folder, tiny_parts(family, seed))
+    """The diffusers folder of a tiny random model: a copy of one that is written once, since each takes a while."""
+    if folder.exists():
+        raise FileExistsError(folder)
+    shutil.copytree(_written_once(save_diffusers, family, seed), folder)
     return folder
+
+
+def save_tiny_file(path: Path, family: Family = TINY_SD, seed: int = 0) -> Path:
+    """The single file of LDM names of a tiny random model; a copy as well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return shutil.copy(_written_once(save_ldm, family, seed), path)
+
+
+@cache  # so nothing that writes may be replaced in the test that asks first
+def _written_once(save: Callable[[Path, ModelParts], None], family: Family, seed: int) -> Path:
+    path = Path(_FOLDER.name) / f"{len(os.listdir(_FOLDER.name))}"
+    save(path, tiny_parts(family, seed))
+    return path
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="gesso-tiny-", ignore_cleanup_errors=True)  # until the process ends

@@ -14,7 +14,8 @@ from gesso.runtime.residency import Residency, Stay
 from tiny_sd import TINY_SD, save_tiny_folder
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# Five runs of the network each.
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 def test_however_the_network_lies(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = save_tiny_folder(tmp_path / "tiny", TINY_SD)
     content = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}

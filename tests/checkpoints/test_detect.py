@@ -10,9 +10,8 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gesso.families.loading import load_parts
-from gesso.families.saving import save_diffusers, save_ldm
 from tiny_models import save_tiny_mini
-from tiny_sd import TINY_FAMILIES, TINY_SD, save_tiny_folder, tiny_parts
+from tiny_sd import TINY_FAMILIES, TINY_SD, save_tiny_file, save_tiny_folder, tiny_parts
 
 
 def tensors(*names: str, shape: tuple[int, ...] = (2, 2)) -> dict[str, Tensor]:
@@ -112,7 +111,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, what: str) -> None:
 
 def test_a_single_file_is_described(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
-    save_ldm(path, tiny_parts())
+    save_tiny_file(path)
     found = describe(path)
     assert (found.layout, found.family) == ("ldm", "sd15")
     assert [part.name for part in found.parts] == ["unet", "text", "vae", "other"]
@@ -134,7 +133,7 @@ def test_the_family_of_a_folder(tmp_path: Path, family: str) -> None:
 
 def test_a_folder_is_described(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    save_diffusers(folder, tiny_parts())
+    save_tiny_folder(folder)
     found = describe(folder)
     assert (found.layout, found.family) == ("diffusers", "sd15")
     assert [part.name for part in found.parts] == ["unet", "text", "vae"]

@@ -1,5 +1,6 @@
 """`gesso generate --lora` and `gesso replay` of what it drew."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_folder(tmp_path_factory.mktemp("models") / "sd", TINY_SD))
 
 
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a LoRA and an embedding."""
+    base = tmp_path_factory.mktemp("adapters")
+    torch.manual_seed(0)
+    saved(base / "ink.safetensors", kohya(target_of(TINY_SD), lora_parts))
+    saved(base / "mystyle.safetensors", {"emb_params": torch.randn(2, 32)})
+    return base
+
+
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GESSO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("GESSO_DEBUG", raising=False)
-    torch.manual_seed(0)
-    saved(tmp_path / "ink.safetensors", kohya(target_of(TINY_SD), lora_parts))
-    saved(tmp_path / "mystyle.safetensors", {"emb_params": torch.randn(2, 32)})
+    shutil.copytree(adapters, tmp_path, dirs_exist_ok=True)
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -126,7 +135,7 @@ def test_flags_styles_and_wildcards(capsys: pytest.CaptureFixture[str], model: s
         assert message in err
 
 
-@pytest.mark.parametrize("command", ["batch", "grid"])
+@pytest.mark.parametrize("command", ["batch", pytest.param("grid", marks=pytest.mark.slow)])  # ten drawings each
 def test_many_pictures_take_what_generate_takes_beside_the_prompt(
     capsys: pytest.CaptureFixture[str], model: str, command: str
 ):

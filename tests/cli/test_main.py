@@ -260,7 +260,9 @@ def test_too_little_memory_is_told_with_a_way_out(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)  # a process that draws until it is stopped
 def test_a_stopped_run_leaves_whole_pictures_only(model: str, number: int, code: int):
     command = [sys.executable, "-m", "gesso", "generate", "a red cat", "-n", "1000", "-m", model, "-o", "out/"]
     with subprocess.Popen(

@@ -77,13 +77,16 @@ def changed(shapes: Shapes, rng: random.Random) -> Shapes:
     ],
     ids=["controlnet", "union", "t2i-adapter", "light"],
 )
-def test_a_changed_header_is_understood_or_refused(make: Callable[[], object], read: Callable[[Shapes], None]) -> None:
+@pytest.mark.parametrize("count", [30, pytest.param(150, marks=pytest.mark.slow)])  # each makes a network
+def test_a_changed_header_is_understood_or_refused(
+    make: Callable[[], object], read: Callable[[Shapes], None], count: int
+) -> None:
     shapes = shapes_of(make().state_dict())  # type: ignore[attr-defined]
     read(shapes)
     rng, refused = random.Random(0), 0
-    for _ in range(150):
+    for _ in range(count):
         try:
             read(changed(shapes, rng))
         except ModelFileError:
             refused += 1
-    assert refused > 100
+    assert refused > count * 2 / 3

@@ -1,6 +1,9 @@
 """A UNet in a file of its own: every form that it is published in, and what becomes of the model around it."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,20 @@ from gesso.checkpoints import ldm
 from gesso.checkpoints.errors import ModelFileError
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
+from gesso.families.parts import ModelParts
 from gesso.families.registry import FAMILIES
-from gesso.families.saving import folder_tensors, ldm_tensors, save_ldm
-from tiny_sd import TINY_INPAINT, TINY_LCM, TINY_SD, TINY_SD21, TINY_SDXL, TINY_SDXL_LCM, save_tiny_folder, tiny_parts
+from gesso.families.saving import folder_tensors, ldm_tensors
+from tiny_sd import (
+    TINY_INPAINT,
+    TINY_LCM,
+    TINY_SD,
+    TINY_SD21,
+    TINY_SDXL,
+    TINY_SDXL_LCM,
+    save_tiny_file,
+    save_tiny_folder,
+    tiny_parts,
+)
 
 
 def unet_file(path: Path, family: Family, form: str, seed: int = 1) -> Path:
@@ -34,21 +48,33 @@ def same(found: torch.nn.Module, expected: torch.nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], tuple[Path, ModelParts]]:
+    """The folder of a family, and what it is by itself."""
+
+    @cache
+    def made(family: Family) -> tuple[Path, ModelParts]:
+        folder = save_tiny_folder(tmp_path_factory.mktemp("base") / family.name, family)
+        return folder, load_parts(folder)
+
+    return made
+
+
 @pytest.mark.parametrize("form", ["prefixed", "bare", "folder"])
 @pytest.mark.parametrize("family", [TINY_SD, TINY_SD21, TINY_SDXL], ids=lambda family: family.name)
-def test_it_takes_the_place_of_the_models(tmp_path: Path, family: Family, form: str) -> None:
-    base = save_tiny_folder(tmp_path / "base", family)
+def test_it_takes_the_place_of_the_models(tmp_path: Path, bases: Any, family: Family, form: str) -> None:
+    base, whole = bases(family)
     other = unet_file(tmp_path / "unet.safetensors", family, form)
     found = load_parts(base, unet=other)
-    assert found.family == load_parts(base).family
+    assert found.family == whole.family
     assert same(found.unet, tiny_parts(family, 1).unet)
     assert same(found.vae, tiny_parts(family).vae)
     assert other in found.files
-    assert len(found.files) == len(load_parts(base).files)
+    assert len(found.files) == len(whole.files)
 
 
 def test_in_a_single_file(tmp_path: Path) -> None:
-    save_ldm(tmp_path / "base.safetensors", tiny_parts())
+    save_tiny_file(tmp_path / "base.safetensors")
     other = unet_file(tmp_path / "unet.safetensors", TINY_SD, "folder")
     found = load_parts(tmp_path / "base.safetensors", family=TINY_SD, unet=other)
     assert same(found.unet, tiny_parts(TINY_SD, 1).unet)

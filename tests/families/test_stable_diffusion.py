@@ -29,7 +29,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from tiny_models import save_tiny_mini, tiny_family
-from tiny_sd import TINY_SD, clip_tokenizer, tiny_parts
+from tiny_sd import TINY_SD, clip_tokenizer, save_tiny_file, save_tiny_folder, tiny_parts
 
 MAPS = Path("/proc/self/maps")
 
@@ -48,14 +48,14 @@ def files_below(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("single") / "tiny.safetensors"
-    save_ldm(path, tiny_parts())
+    save_tiny_file(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("folder") / "tiny"
-    save_diffusers(path, tiny_parts())
+    save_tiny_folder(path)
     return path
 
 
@@ -113,10 +113,10 @@ def test_eight_bit_files_are_widened(
     save_file(tensors, tmp_path / "eight.safetensors")
     parts = load_parts(tmp_path / "eight.safetensors", dtype=dtype, family=TINY_SD)
     for part in ("unet", "vae", "text"):
+        found = getattr(parts, part).state_dict()
         for name, tensor in getattr(tiny_parts(), part).state_dict().items():
-            found = getattr(parts, part).state_dict()[name]
-            assert found.dtype == dtype
-            assert torch.equal(found, tensor.to(stored).to(dtype)), f"{part}.{name}"
+            assert found[name].dtype == dtype
+            assert torch.equal(found[name], tensor.to(stored).to(dtype)), f"{part}.{name}"
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists the mapped files of a process")
@@ -197,8 +197,9 @@ def test_the_moving_average_is_used_on_request(single_file: Path, tmp_path: Path
     path = tmp_path / "both.safetensors"
     save_file(with_average(load_file(single_file)), path)
     parts = load_parts(path, family=TINY_SD, average=True)
+    found = parts.unet.state_dict()
     for name, tensor in tiny_parts().unet.state_dict().items():
-        assert torch.equal(parts.unet.state_dict()[name], 2 * tensor)
+        assert torch.equal(found[name], 2 * tensor)
     assert torch.equal(parts.vae.quant_conv.weight, tiny_parts().vae.quant_conv.weight)
 
 
@@ -356,7 +357,7 @@ def test_diffusers_loads_our_folder(folder: Path) -> None:
 @pytest.mark.parametrize(("prediction", "zero"), [("eps", True), ("v", False), ("v", True), ("x0", False)])
 def test_other_predictions_survive_the_folder(tmp_path: Path, prediction: Any, zero: bool) -> None:
     family: Family = replace(TINY_SD, prediction=prediction, schedule=replace(SD15.schedule, zero_terminal_snr=zero))
-    save_diffusers(tmp_path / "folder", tiny_parts(family))
+    save_tiny_folder(tmp_path / "folder", family)
     assert load_parts(tmp_path / "folder").family == family
 
 

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -149,12 +150,17 @@ def test_what_is_no_upscaler_is_told(tmp_path: Path, tensors: dict[str, Tensor],
     assert caught.value.reason == reason
 
 
+@cache
+def shapes_in(name: str) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in upscaler_weights(name).items()}
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_header_that_was_tampered_with_is_told(data: st.DataObject):
     """Whatever names and shapes a header has: sizes and a plan, or one line."""
     name = data.draw(st.sampled_from([*RRDB_FILES, *COMPACT_FILES]))
-    shapes = {key: tuple(tensor.shape) for key, tensor in upscaler_weights(name).items()}
+    shapes = dict(shapes_in(name))
     sizes = st.lists(st.sampled_from([0, 1, 3, 8, 12, 32, 48, 4096]), max_size=5).map(tuple)
     for _ in range(data.draw(st.integers(1, 3))):
         key = data.draw(st.sampled_from(sorted(shapes)))

@@ -1,7 +1,7 @@
 """Every release of Stable Diffusion at tiny size: both layouts, what a file does not say, parts in their own files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from gesso.checkpoints.safetensors_file import write_safetensors
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.errors import GessoError
-from gesso.families import loading
 from gesso.families.base import Family
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
@@ -28,7 +27,6 @@ from gesso.families.saving import ldm_tensors, save_diffusers, save_ldm
 from gesso.families.taesd import load_taesd, save_taesd
 from gesso.models.taesd import TAESD, TAESDConfig
 from gesso.models.unet import UNet
-from gesso.text.tokenizer import Tokenizer
 from tiny_models import save_tiny_mini
 from tiny_sd import (
     TINY_FAMILIES,
@@ -38,7 +36,7 @@ from tiny_sd import (
     TINY_SD21_BASE,
     TINY_SDXL,
     TINY_X4,
-    clip_tokenizer,
+    save_tiny_file,
     save_tiny_folder,
     tiny_parts,
 )
@@ -62,20 +60,6 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def skip_vocabularies(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
-    """Folders hold no tokenizers, and none are made for single files: those of the tiny model take their place."""
-    parts = tiny_parts(family)
-    known = {"tokenizer": parts.tokenizer, "tokenizer_2": parts.tokenizer_2 or parts.tokenizer}
-    monkeypatch.setattr(Tokenizer, "from_folder", lambda folder: known[folder.name])
-    monkeypatch.setattr(Tokenizer, "folder_files", lambda tokenizer: {})
-    monkeypatch.setattr(loading, "_clip_tokenizer", lambda *, openclip: clip_tokenizer(openclip=openclip))
-
-
-@pytest.fixture
-def no_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_vocabularies(monkeypatch, TINY_SD)
-
-
 def write(path: Path, tensors: dict[str, Tensor]) -> Path:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return path
@@ -92,8 +76,16 @@ def in_folder(family: Family) -> Family:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_vocabularies")
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "sdxl-refiner"])
+# Whole models, written and read several times: one of each layout is quick, with what it may have more.
+ROUND = {"sd15-inpaint", "sd21", "sdxl", "sdxl-refiner", "x4-upscaler"}
+assert set(NAMES) >= ROUND
+
+
+def round_trips(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in ROUND else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", round_trips(name for name in NAMES if name != "sdxl-refiner"))
 def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
     """Of SD 2 with the text layer that nothing reads, its projection, and the temperature of its training."""
     family = TINY_FAMILIES[name]
@@ -110,12 +102,10 @@ def test_single_file_round_trip(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == first.read_bytes()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_folder_round_trip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", round_trips(NAMES))
+def test_folder_round_trip(name: str, tmp_path: Path) -> None:
     """And through a single file in between: from one layout to the other and back."""
     family = TINY_FAMILIES[name]
-    if name not in ("sd21", "sdxl-refiner"):  # vocabularies take a second: for two families they are read
-        skip_vocabularies(monkeypatch, family)
     folder = save_tiny_folder(tmp_path / "folder", family)
     parts = load_parts(folder)
     assert parts.family == in_folder(family)
@@ -132,7 +122,7 @@ def test_folder_round_trip(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
 def test_half_precision_round_trip(name: str, tmp_path: Path) -> None:
     family = TINY_FAMILIES[name]
-    save_ldm(tmp_path / "full.safetensors", tiny_parts(family))
+    save_tiny_file(tmp_path / "full.safetensors", family)
     half = load_parts(tmp_path / "full.safetensors", dtype=torch.bfloat16, family=family)
     save_ldm(tmp_path / "half.safetensors", half)
     again = load_parts(tmp_path / "half.safetensors", dtype=torch.bfloat16, family=family)
@@ -181,7 +171,6 @@ def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {f"model_ema.{n.removeprefix('model.').replace('.', '')}": tensors[n] * 2 for n in names}
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 @pytest.mark.parametrize("change", [half_turned, leftovers, averaged])
 @pytest.mark.parametrize("name", ["sd21", "sdxl"])
 def test_variants_of_the_single_file(name: str, change: Callable[..., dict[str, Tensor]], tmp_path: Path) -> None:
@@ -190,7 +179,6 @@ def test_variants_of_the_single_file(name: str, change: Callable[..., dict[str, 
     assert_same_networks(load_parts(path, family=family), tiny_parts(family))
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 def test_the_moving_average_of_sdxl(tmp_path: Path) -> None:
     path = write(tmp_path / "both.safetensors", averaged(ldm_tensors(tiny_parts(TINY_SDXL))))
     parts = load_parts(path, family=TINY_SDXL, average=True)
@@ -240,18 +228,16 @@ def test_a_native_file_says_itself_what_it_is(tmp_path: Path) -> None:
             load_parts(path, **options)
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 def test_a_wrong_family_is_refused_with_the_right_one(tmp_path: Path) -> None:
-    save_ldm(tmp_path / "xl.safetensors", tiny_parts(TINY_SDXL))
+    save_tiny_file(tmp_path / "xl.safetensors", TINY_SDXL)
     with pytest.raises(ModelFileError, match=r"looks like Stable Diffusion XL, not like 'sd15'\. Try: `family=sdxl`"):
         load_parts(tmp_path / "xl.safetensors", family="sd15")
     with pytest.raises(ModelFileError, match=r"looks like 'sdxl', not like 'sd15'\. Try: `family=sdxl`"):
         load_parts(save_tiny_folder(tmp_path / "folder", TINY_SDXL), family="sd15")
 
 
-def test_a_folder_takes_its_settings_from_a_named_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_its_settings_from_a_named_family(tmp_path: Path) -> None:
     """The folders of distilled models look like those of their base."""
-    skip_vocabularies(monkeypatch, TINY_SDXL)
     folder = save_tiny_folder(tmp_path / "turbo", TINY_SDXL)
     family = load_parts(folder, family="sdxl-turbo").family
     assert (family.name, family.defaults) == ("sdxl-turbo", FAMILIES["sdxl-turbo"].defaults)
@@ -329,7 +315,6 @@ def as_release(monkeypatch: pytest.MonkeyPatch, family: Family, *names: str) -> 
 @pytest.mark.parametrize(
     ("answer", "name", "prediction", "size"), [(0.4, "sd21-base", "eps", 512), (-2.0, "sd21", "v", 768)]
 )
-@pytest.mark.usefixtures("no_vocabularies")
 def test_stable_diffusion_2_is_asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -352,7 +337,6 @@ def test_stable_diffusion_2_is_asked(
     assert load_parts(path).family.prediction == other
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 def test_a_mark_tells_that_an_sdxl_predicts_the_velocity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_release(monkeypatch, TINY_SDXL, "sdxl", "sdxl-turbo")
     marks = {"v_pred": torch.zeros(()), "ztsnr": torch.zeros(())}
@@ -376,7 +360,6 @@ def vae_of(parts: ModelParts) -> dict[str, Tensor]:
     return {name.removeprefix(ldm.VAE): tensor for name, tensor in tensors.items() if name.startswith(ldm.VAE)}
 
 
-@pytest.mark.usefixtures("no_vocabularies")
 @pytest.mark.parametrize("kind", ["bare", "prefixed", "trained", "whole", "diffusers", "folder", "model folder"])
 @pytest.mark.parametrize("into", ["file", "folder"])
 def test_a_vae_of_its_own(tmp_path: Path, kind: str, into: str) -> None:
@@ -413,7 +396,7 @@ def test_a_model_without_a_vae(tmp_path: Path) -> None:
 
 
 def test_what_is_no_vae(tmp_path: Path) -> None:
-    save_ldm(tmp_path / "model.safetensors", tiny_parts())
+    save_tiny_file(tmp_path / "model.safetensors")
     lora = write(
         tmp_path / "lora.safetensors", {f"lora_x.lora_{end}.weight": torch.ones(2, 2) for end in ("up", "down")}
     )
@@ -470,7 +453,7 @@ def test_half_a_taesd(halves: Path, taesd: TAESD) -> None:
 
 @pytest.mark.parametrize("layout", ["halves", "one file"])
 def test_taesd_in_the_place_of_the_vae(tmp_path: Path, halves: Path, taesd: TAESD, layout: str) -> None:
-    save_ldm(tmp_path / "model.safetensors", tiny_parts())
+    save_tiny_file(tmp_path / "model.safetensors")
     save_taesd(tmp_path / "tiny.safetensors", taesd)
     path = halves / "taesd_decoder.safetensors" if layout == "halves" else tmp_path / "tiny.safetensors"
     parts = load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
@@ -482,7 +465,7 @@ def test_taesd_in_the_place_of_the_vae(tmp_path: Path, halves: Path, taesd: TAES
         (halves / "taesd_encoder.safetensors").unlink()
         with pytest.raises(ModelFileError, match=r"the decoder of a TAESD, but taesd_encoder\.safetensors"):
             load_parts(tmp_path / "model.safetensors", family=TINY_SD, vae=path)
-    save_ldm(tmp_path / "x4.safetensors", tiny_parts(TINY_X4))
+    save_tiny_file(tmp_path / "x4.safetensors", TINY_X4)
     with pytest.raises(ModelFileError, match="does not exist for this model's latents"):
         load_parts(tmp_path / "x4.safetensors", family=TINY_X4, vae=tmp_path / "tiny.safetensors")
 
@@ -504,8 +487,7 @@ def test_a_pickled_checkpoint(tmp_path: Path) -> None:
     assert_same_networks(parts, tiny_parts(TINY_SD21_BASE))
 
 
-def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_vocabularies(monkeypatch, TINY_SDXL)
+def test_a_part_in_shards(tmp_path: Path) -> None:
     folder = save_tiny_folder(tmp_path / "sharded", TINY_SDXL)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
@@ -547,10 +529,7 @@ def test_a_part_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("sd21", "scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "timestep_spacing is 'odd'"),
     ],
 )
-def test_folders_that_do_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, file: str, change: dict[str, Any], message: str
-) -> None:
-    skip_vocabularies(monkeypatch, TINY_FAMILIES[family])
+def test_folders_that_do_not_fit(tmp_path: Path, family: str, file: str, change: dict[str, Any], message: str) -> None:
     folder = save_tiny_folder(tmp_path / "bad", TINY_FAMILIES[family])
     found = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(found | change))

@@ -13,7 +13,7 @@ from gesso.errors import GessoError
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_configs, read_family
 from gesso.families.registry import FAMILIES
-from gesso.families.saving import save_diffusers, save_ldm
+from gesso.families.saving import save_ldm
 from gesso.library import converting
 from gesso.library.converting import ARCHITECTURES, convert
 from library import shelf
@@ -34,14 +34,14 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("family", ROUND_TRIPS, ids=lambda family: family.name)
 def test_both_layouts_there_and_back_bit_by_bit(tmp_path: Path, family: Family):
-    save_diffusers(tmp_path / "first", tiny_sd.tiny_parts(family))
+    tiny_sd.save_tiny_folder(tmp_path / "first", family)
     done = convert(tmp_path / "first", tmp_path / "one.safetensors", "ldm", date=DATE)
     assert (done.layout, done.dtypes) == ("ldm", ("float32",))
     assert done.nbytes == (tmp_path / "one.safetensors").stat().st_size
     convert(
         tmp_path / "one.safetensors", tmp_path / "second", "diffusers", family=family
     )  # its tiny sizes are those of no release
-    save_ldm(tmp_path / "whole.safetensors", tiny_sd.tiny_parts(family))
+    tiny_sd.save_tiny_file(tmp_path / "whole.safetensors", family)
     notes = convert(tmp_path / "whole.safetensors", tmp_path / "third", "diffusers", family=family).notes
     assert ("the projection of SD 2's text encoder" in "".join(notes)) == (family.layout == "sd2")
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
@@ -69,14 +69,14 @@ def test_a_folder_of_a_release_has_released_sizes(tmp_path: Path, name: str):
 
 def test_a_single_file_that_nothing_can_load_is_told(tmp_path: Path):
     """Its layout is told by released sizes; the file of others was written without a word."""
-    save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_folder(tmp_path / "sd")
     notes = convert(tmp_path / "sd", tmp_path / "x.safetensors", "ldm", date=DATE).notes
     assert any("sizes are those of no release" in note for note in notes)
     assert not convert(tmp_path / "sd", tmp_path / "same", "diffusers", date=DATE).notes
 
 
 def test_a_single_file_says_what_it_is(tmp_path: Path):
-    save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_folder(tmp_path / "sd")
     path = convert(tmp_path / "sd", tmp_path / "x.safetensors", "ldm", title="A title", date=DATE).path
     file = open_safetensors(path)
     assert dict(file.metadata) == {
@@ -127,7 +127,7 @@ def test_gessos_own_layout(tmp_path: Path):
     for to in ("ldm", "diffusers"):
         with pytest.raises(GessoError, match=f"{source}: a model of family 'gesso-mini' cannot be saved"):
             convert(source, tmp_path / ("x.safetensors" if to == "ldm" else "x"), to)
-    save_ldm(tmp_path / "sd.safetensors", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_file(tmp_path / "sd.safetensors")
     with pytest.raises(GessoError, match="cannot be saved in gesso's own layout"):
         convert(tmp_path / "sd.safetensors", tmp_path / "x.safetensors", "native", family=tiny_sd.TINY_SD)
     with pytest.raises(GessoError, match="looks like a LoRA"):
@@ -155,8 +155,8 @@ def test_targets(tmp_path: Path):
     assert target.read_bytes() != before
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
-    save_diffusers(tmp_path / "old", tiny_sd.tiny_parts(seed=1))
+    tiny_sd.save_tiny_folder(tmp_path / "sd")
+    tiny_sd.save_tiny_folder(tmp_path / "old", seed=1)
     with pytest.raises(GessoError, match="with other files"):
         convert(tmp_path / "sd", tmp_path / "folder", "diffusers", overwrite=True)
     convert(tmp_path / "sd", tmp_path / "old", "diffusers", overwrite=True)
@@ -170,7 +170,7 @@ def test_targets(tmp_path: Path):
 
 def test_a_pytorch_file_on_the_way(tmp_path: Path):
     """As a .ckpt of 2022: under "state_dict", with counters beside it."""
-    save_ldm(tmp_path / "sd.safetensors", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_file(tmp_path / "sd.safetensors")
     torch.save({"state_dict": numbers(tmp_path / "sd.safetensors"), "global_step": 7}, tmp_path / "sd.ckpt")
     convert(tmp_path / "sd.ckpt", tmp_path / "same.safetensors", "safetensors")
     convert(tmp_path / "sd.ckpt", tmp_path / "sd", "diffusers", family=tiny_sd.TINY_SD)

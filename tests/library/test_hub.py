@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 
 import tiny_sd
 from gesso.errors import GessoError
-from gesso.families.saving import save_diffusers
 from gesso.library.hub import HubName, choose_files
 from library import shelf
 
@@ -170,8 +170,23 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     server.server_close()
 
 
-def gesso(hub: Hub, folder: Path, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own: the client reads its switches when it is imported."""
+_CHILD = """
+import contextlib, io, json, sys
+from gesso.cli.main import run
+
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+Done = subprocess.CompletedProcess[str]
+
+
+@contextmanager
+def gesso(hub: Hub, folder: Path, **more: str) -> Iterator[Callable[..., Done]]:
+    """`gesso models`, one command after another in a process of their own: the client reads its switches when it is
+    imported, and all else that is imported takes a second."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS"))}
     environ |= {
         "HF_ENDPOINT": hub.url,
@@ -181,64 +196,83 @@ def gesso(hub: Hub, folder: Path, *argv: str, **more: str) -> subprocess.Complet
         "NO_PROXY": "127.0.0.1",
         **more,
     }
-    command = [sys.executable, "-m", "gesso", "models", *argv]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, cwd=folder)
+    command = [sys.executable, "-c", _CHILD]
+    with subprocess.Popen(
+        command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        written, answers = child.stdin, child.stdout
+
+        def run(*argv: str) -> Done:
+            print(json.dumps(["models", *argv]), file=written, flush=True)
+            code, out, err = json.loads(answers.readline())
+            return subprocess.CompletedProcess(argv, code, out, err)
+
+        yield run
+        written.close()
+        assert child.wait(60) == 0
 
 
 def test_fetched_once_and_pinned(hub: Hub, tmp_path: Path):
-    done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", "--json")
-    assert done.returncode == 0, done.stderr
-    entry = json.loads(done.stdout)
-    assert (entry["name"], entry["family"], entry["origin"]) == ("gesso/tiny", "gesso-mini", "hub")
-    assert entry["source"] == f"hf:gesso/tiny@{COMMIT}"
-    assert Path(entry["path"]).read_bytes() == hub.files["tiny.safetensors"]
-    assert entry["files"][0]["sha256"] == hashlib.sha256(hub.files["tiny.safetensors"]).hexdigest()
+    with gesso(hub, tmp_path) as run:
+        done = run("import", "hf:gesso/tiny", "--json")
+        assert done.returncode == 0, done.stderr
+        entry = json.loads(done.stdout)
+        assert (entry["name"], entry["family"], entry["origin"]) == ("gesso/tiny", "gesso-mini", "hub")
+        assert entry["source"] == f"hf:gesso/tiny@{COMMIT}"
+        assert Path(entry["path"]).read_bytes() == hub.files["tiny.safetensors"]
+        assert entry["files"][0]["sha256"] == hashlib.sha256(hub.files["tiny.safetensors"]).hexdigest()
     # The name stays what it was, without a question to the network, until it is asked for anew.
     hub.commit, hub.files["tiny.safetensors"] = NEWER, shelf.checkpoint(tmp_path / "n.safetensors", seed=1).read_bytes()
     hub.requests.clear()
-    again = json.loads(gesso(hub, tmp_path, "import", "hf:gesso/tiny", "--json", "-q").stdout)
-    assert (again["source"], hub.requests) == (entry["source"], [])
-    newer = json.loads(gesso(hub, tmp_path, "import", "hf:gesso/tiny", "--update", "--json", "-q").stdout)
-    assert newer["source"] == f"hf:gesso/tiny@{NEWER}"
-    pinned = json.loads(gesso(hub, tmp_path, "import", f"hf:gesso/tiny@{COMMIT}", "--json", "-q").stdout)
-    assert pinned["path"] == entry["path"]
+    with gesso(hub, tmp_path) as run:
+        again = json.loads(run("import", "hf:gesso/tiny", "--json", "-q").stdout)
+        assert (again["source"], hub.requests) == (entry["source"], [])
+        newer = json.loads(run("import", "hf:gesso/tiny", "--update", "--json", "-q").stdout)
+        assert newer["source"] == f"hf:gesso/tiny@{NEWER}"
+        pinned = json.loads(run("import", f"hf:gesso/tiny@{COMMIT}", "--json", "-q").stdout)
+        assert pinned["path"] == entry["path"]
 
 
 def test_a_whole_folder_and_the_offline_switches(hub: Hub, tmp_path: Path):
-    save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_folder(tmp_path / "sd")
     hub.files = {**shelf.tree(tmp_path / "sd"), "run.py": b"raise SystemExit", "unet/model.bin": b"\x80\x02"}
     for switch in ({"HF_HUB_OFFLINE": "1"}, {"TRANSFORMERS_OFFLINE": "YES"}):
-        done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", **switch)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "offline" in done.stderr
-    assert "offline" in gesso(hub, tmp_path, "import", "hf:gesso/tiny", "--offline").stderr
-    assert hub.requests == []
-    done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", "--json", "-q")
+        with gesso(hub, tmp_path, **switch) as run:
+            done = run("import", "hf:gesso/tiny")
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "offline" in done.stderr
+    with gesso(hub, tmp_path) as run:
+        assert "offline" in run("import", "hf:gesso/tiny", "--offline").stderr
+        assert hub.requests == []
+        done = run("import", "hf:gesso/tiny", "--json", "-q")
     assert done.returncode == 0, done.stderr
     entry = json.loads(done.stdout)
     assert (entry["layout"], entry["family"], len(entry["files"])) == ("diffusers", "sd15", 3)
     asked = " ".join(hub.requests)
     assert "run.py" not in asked and ".bin" not in asked
-    offline = gesso(hub, tmp_path, "info", "gesso/tiny", "--json", HF_HUB_OFFLINE="1")
-    assert json.loads(offline.stdout)["family"] == "sd15"
+    with gesso(hub, tmp_path, HF_HUB_OFFLINE="1") as run:
+        assert json.loads(run("info", "gesso/tiny", "--json").stdout)["family"] == "sd15"
 
 
 def test_what_goes_wrong_is_told(hub: Hub, tmp_path: Path):
     hub.lie = True
-    done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", "-q")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "differs from the file that the hub lists" in done.stderr
-    for name, words in (
-        ("hf:gesso/other", "no such repository"),
-        ("hf:gesso/tiny@nowhere", "no such revision"),
-        ("hf:gesso/tiny:x.safetensors", "it has tiny.safetensors"),
-    ):
-        done = gesso(hub, tmp_path, "import", name, "-q")
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        assert words in done.stderr
+    with gesso(hub, tmp_path) as run:
+        done = run("import", "hf:gesso/tiny", "-q")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "differs from the file that the hub lists" in done.stderr
+        for name, words in (
+            ("hf:gesso/other", "no such repository"),
+            ("hf:gesso/tiny@nowhere", "no such revision"),
+            ("hf:gesso/tiny:x.safetensors", "it has tiny.safetensors"),
+        ):
+            done = run("import", name, "-q")
+            assert done.returncode == 2
+            assert done.stderr.count("\n") == 1
+            assert words in done.stderr
     hub.url = "http://127.0.0.1:9"  # the port of "discard", where nobody listens
-    done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", "-q")
-    assert done.returncode == 2
-    assert "cannot be fetched" in done.stderr
-    assert json.loads(gesso(hub, tmp_path, "list", "--json").stdout)[1:] == []
+    with gesso(hub, tmp_path) as run:
+        done = run("import", "hf:gesso/tiny", "-q")
+        assert done.returncode == 2
+        assert "cannot be fetched" in done.stderr
+        assert json.loads(run("list", "--json").stdout)[1:] == []

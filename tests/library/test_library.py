@@ -21,7 +21,6 @@ from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.checkpoints.safetensors_file import open_safetensors, tensor_data_sha256
 from gesso.errors import GessoError
-from gesso.families.saving import save_diffusers
 from gesso.library import Library, LibraryEntry
 from gesso.library import library as library_module
 from gesso.library.builtin import BUILTIN_MODELS, builtin_entries
@@ -163,7 +162,7 @@ def test_links_and_files_in_place_stay_where_they_are(library: Library, tmp_path
 
 
 def test_a_folder_of_diffusers_is_one_model(library: Library, tmp_path: Path):
-    save_diffusers(tmp_path / "sd", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_folder(tmp_path / "sd")
     (tmp_path / "sd" / "notes.exe").write_bytes(b"MZ")
     entry = import_model(library, tmp_path / "sd", name="small").entry
     assert (entry.kind, entry.layout, entry.family, len(entry.files)) == ("checkpoint", "diffusers", "sd15", 3)
@@ -179,7 +178,7 @@ def test_a_folder_of_diffusers_is_one_model(library: Library, tmp_path: Path):
 
 def test_a_folder_of_diffusers_with_pytorch_files_and_shards(library: Library, tmp_path: Path):
     """As the releases of 2022 are, and the large ones of today."""
-    save_diffusers(tmp_path / "plain", tiny_sd.tiny_parts())
+    tiny_sd.save_tiny_folder(tmp_path / "plain")
     folder = tmp_path / "sd"
     shutil.copytree(tmp_path / "plain", folder)
     text = folder / "text_encoder" / "model.safetensors"

@@ -52,7 +52,18 @@ def test_all_stages_end_in_a_file_that_loads(made, tmp_path):
     assert {"psnr", "right_999", "psnr_large"} <= {key for row in rows for key in row}
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "denoising"])
+# Each trains eleven steps: a stage of either way is quick.
+@pytest.mark.parametrize(
+    ("made", "stage"),
+    [
+        (SMALL, "autoencoder"),
+        pytest.param(SMALL, "denoising", marks=pytest.mark.slow),
+        pytest.param(PREPARED, "autoencoder", marks=pytest.mark.slow),
+        (PREPARED, "denoising"),
+    ],
+    indirect=["made"],
+    ids=["one by one-autoencoder", "one by one-denoising", "prepared-autoencoder", "prepared-denoising"],
+)
 def test_a_stage_that_was_cut_off_ends_with_the_same_bits(made, tmp_path, stage):
     """Three steps, a cut amid a segment of the pool, five steps more: the bits of eight steps."""
     making = another(made, tmp_path)

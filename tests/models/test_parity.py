@@ -10,7 +10,6 @@ sizes, 1e-4 at the real ones. pytest -s prints them.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_configs
 from gesso.families.encoding import encode_prompt, zeros_like
 from gesso.families.loading import load_parts
-from gesso.families.parts import empty_networks, fill
+from gesso.families.parts import ModelParts, empty_networks, fill
 from gesso.families.saving import folder_rules
 from gesso.families.sd15 import SD15
 from gesso.models.taesd import TAESD, TAESDConfig
@@ -187,18 +186,23 @@ def test_taesd() -> None:
     assert_close("taesd pixels", model.decode(latents * 9), reference.decode(latents * 9).sample, TINY_TOLERANCE)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("repeats", [1, 10])  # of which one fits, the other is cut off
-def test_what_sdxl_is_told(tmp_path: Path, repeats: int) -> None:
-    """The whole way from the prompt: two tokenizers with their own padding, two towers, sizes."""
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ModelParts]:
+    """A folder in diffusers and here."""
+    folder = save_tiny_folder(tmp_path_factory.mktemp("models") / "xl", TINY_SDXL)
     with warnings.catch_warnings():  # theirs, not ours
         warnings.simplefilter("ignore")
         from diffusers import StableDiffusionXLPipeline
 
-        reference = StableDiffusionXLPipeline.from_pretrained(
-            save_tiny_folder(tmp_path / "xl", TINY_SDXL), local_files_only=True, add_watermarker=False
-        )
-    parts = load_parts(tmp_path / "xl")
+        reference = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, add_watermarker=False)
+    return reference, load_parts(folder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("repeats", [1, 10])  # of which one fits, the other is cut off
+def test_what_sdxl_is_told(xl: tuple[Any, ModelParts], repeats: int) -> None:
+    """The whole way from the prompt: two tokenizers with their own padding, two towers, sizes."""
+    reference, parts = xl
     prompt = "a red cat, très bien " * repeats
     encoded = encode_prompt(parts, prompt, clip_skip=1, width=832, height=1216)
     context, _, pooled, _ = reference.encode_prompt(prompt, do_classifier_free_guidance=False)

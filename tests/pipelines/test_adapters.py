@@ -83,11 +83,19 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> NamedFiles:
     return NamedFiles({"lora": loras, "embedding": words})
 
 
+@pytest.fixture(scope="module")
+def before(models: dict[str, LoadedModel]) -> dict[str, dict[str, Tensor]]:
+    """The weights of SD before any test."""
+    networks = models["sd"].parts.networks
+    return {name: {key: t.clone() for key, t in net.state_dict().items()} for name, net in networks.items()}
+
+
 @pytest.fixture
-def pipeline(engine: Engine, models: dict[str, LoadedModel], finder: NamedFiles) -> Iterator[TextToImage]:
+def pipeline(
+    engine: Engine, models: dict[str, LoadedModel], finder: NamedFiles, before: dict[str, dict[str, Tensor]]
+) -> Iterator[TextToImage]:
     """SD; afterwards every bit must be as before, and no hook left."""
     model = models["sd"]
-    before = {name: {k: t.clone() for k, t in net.state_dict().items()} for name, net in model.parts.networks.items()}
     yield TextToImage(engine, model, finder=finder)
     for name, net in model.parts.networks.items():
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -169,7 +169,10 @@ def test_a_constant_prompt_in_the_signs_of_a_schedule_is_the_plain_one(engine: E
         assert torch.equal(pipeline.pixels(replace(request, prompt="[a cat|a cat]")), plain)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m_sde", "ddim_cfgpp"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heun", "dpmpp_2m_sde")), "ddim_cfgpp"],
+)  # nine drawings each: quick with a plain sampler, and with one that guides in its own way
 def test_the_same_prompt_twice_with_half_the_weight_is_the_prompt(
     engine: Engine, models: dict[str, LoadedModel], sampler: str
 ):

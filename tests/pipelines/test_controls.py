@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def ours(engine: Engine, folder: Callable[[str], Path]) -> Callable[[str], TextT
     return build
 
 
+@cache
+def their_pipeline(path: Path) -> Any:
+    """The folder in diffusers, from which `from_pipe` makes pipelines of other kinds around the same networks."""
+    import diffusers
+
+    xl = path.name == "SDXL"
+    settings: dict[str, Any] = {"add_watermarker": False} if xl else {"safety_checker": None}
+    kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
+    return kind.from_pretrained(path, local_files_only=True, **settings)
+
+
 def expected(model: str, path: Path, names: list[str], hints: list[Image.Image], **call: Any) -> Tensor:
     """What the pipeline of diffusers draws, [B, 3, H, W] in 0..1."""
     with warnings.catch_warnings():
@@ -100,10 +112,7 @@ def expected(model: str, path: Path, names: list[str], hints: list[Image.Image],
 
         nets = [diffusers.ControlNetModel.from_pretrained(path / name, local_files_only=True) for name in names]
         kind = "StableDiffusionXLControlNetPipeline" if model == "SDXL" else "StableDiffusionControlNetPipeline"
-        settings: dict[str, Any] = {"add_watermarker": False} if model == "SDXL" else {"safety_checker": None}
-        pipe = getattr(diffusers, kind).from_pretrained(
-            path, controlnet=nets if len(nets) > 1 else nets[0], local_files_only=True, **settings
-        )
+        pipe = getattr(diffusers, kind).from_pipe(their_pipeline(path), controlnet=nets if len(nets) > 1 else nets[0])
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
         found = pipe(
@@ -139,9 +148,11 @@ def drawn(pipeline: TextToImage, uses: list[ControlUse], hints: list[Image.Image
 @pytest.mark.parametrize(
     ("model", "case"),
     [
-        *(("SD 1.5", case) for case in ("balanced", "guess", "window", "two", "shape", "pooled")),
+        # Three drawings each; what the slow ones have, the quick ones have together.
+        *(("SD 1.5", case) for case in ("guess", "window", "two", "shape", "pooled")),
+        pytest.param("SD 1.5", "balanced", marks=pytest.mark.slow),
         ("SD 2.1", "guess"),
-        ("SDXL", "guess"),
+        pytest.param("SDXL", "guess", marks=pytest.mark.slow),
         ("SDXL", "two"),
     ],
 )
@@ -193,12 +204,9 @@ def test_adapters_beside_diffusers(model: str, folder: Any, adapters: Any, engin
         warnings.simplefilter("ignore")
         import diffusers
 
-        settings: dict[str, Any] = {"add_watermarker": False} if xl else {"safety_checker": None}
-        pipe = getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}AdapterPipeline").from_pretrained(
-            path,
+        pipe = getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}AdapterPipeline").from_pipe(
+            their_pipeline(path),
             adapter=diffusers.T2IAdapter.from_pretrained(adapters(model), local_files_only=True),
-            local_files_only=True,
-            **settings,
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
@@ -231,11 +239,9 @@ def test_a_union_beside_diffusers(folder: Any, engine: Engine, tmp_path: Path) -
         warnings.simplefilter("ignore")
         import diffusers
 
-        pipe = diffusers.StableDiffusionXLControlNetUnionPipeline.from_pretrained(
-            path,
+        pipe = diffusers.StableDiffusionXLControlNetUnionPipeline.from_pipe(
+            their_pipeline(path),
             controlnet=diffusers.ControlNetUnionModel.from_pretrained(tmp_path / "union", local_files_only=True),
-            local_files_only=True,
-            add_watermarker=False,
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
@@ -429,7 +435,7 @@ def test_a_network_for_another_model_is_refused_at_once(engine: Engine, tmp_path
         pipeline(replace(REQUEST, controls=(use(hint),)), hints=[hint])
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])  # counts memory, draws four times
 def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any, rows: int) -> None:
     hint, path = picture(), folder("SD 1.5")
     request = replace(REQUEST, controls=(use(hint),))
@@ -544,11 +550,9 @@ def test_image_to_image_beside_diffusers(folder: Any, ours: Any) -> None:
         warnings.simplefilter("ignore")
         import diffusers
 
-        pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
-            path,
+        pipe = diffusers.StableDiffusionControlNetImg2ImgPipeline.from_pipe(
+            their_pipeline(path),
             controlnet=diffusers.ControlNetModel.from_pretrained(path / "edges", local_files_only=True),
-            local_files_only=True,
-            safety_checker=None,
         )
         pipe.scheduler = scheduler(diffusers, pipe, Case("ddim", "DDIMScheduler"))
         pipe.set_progress_bar_config(disable=True)
@@ -616,7 +620,8 @@ def test_an_unknown_preprocessor_is_the_requests_fault() -> None:
         made(picture(size=(64, 64)), preprocessor="cany").pixels((64, 64))
 
 
-@pytest.mark.parametrize("mode", ["balanced", "prompt", "control"])
+# Four drawings each; "prompt" is "balanced" with other strengths.
+@pytest.mark.parametrize("mode", ["balanced", pytest.param("prompt", marks=pytest.mark.slow), "control"])
 def test_prompts_that_change_and_guide_together_are_steered(mode: str, ours: Any) -> None:
     """Twice the same prompt at half the weight is the prompt, in every mode; so is a schedule that changes nothing."""
     pipeline, hint = ours("SD 1.5"), picture(0, (128, 128))

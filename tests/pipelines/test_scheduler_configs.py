@@ -57,11 +57,18 @@ def components(diffusers: Any, base: Path) -> dict[str, Any]:
     return parts
 
 
+@pytest.fixture(scope="module")
+def pipeline(base: Path) -> TextToImage:
+    engine = Engine("cpu", "float32")
+    return TextToImage(engine, engine.load(base))
+
+
 class Pair:
     """One folder on both sides."""
 
     def __init__(self, diffusers: Any, components: dict[str, Any], folder: Path) -> None:
         self.diffusers, self.components, self.folder = diffusers, components, folder
+        self.engine = Engine("cpu", "float32")
 
     def configured(self, name: str, config: dict[str, Any]) -> None:
         """Puts a scheduler into the folder, as `save_pretrained` of diffusers writes it."""
@@ -87,10 +94,9 @@ class Pair:
         return decoded[0]
 
     def ours(self, num_steps: int, **values: Any) -> torch.Tensor:
-        engine = Engine("cpu", "float32")
         asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "seed": SEED}
         request = ask(**{"num_steps": num_steps, "preset": "diffusers"} | asked | values)
-        return TextToImage(engine, engine.load(self.folder)).pixels(request)[0]
+        return TextToImage(self.engine, self.engine.load(self.folder)).pixels(request)[0]
 
     def gap(
         self, num_steps: int, chosen: str | None = None, options: dict[str, Any] | None = None, **values: Any
@@ -178,10 +184,8 @@ def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config
     assert pair.gap(num_steps) <= CLOSE
 
 
-def test_tcd_takes_an_eta(base: Path):
+def test_tcd_takes_an_eta(pipeline: TextToImage):
     """diffusers' name of its gamma. A recipe with 0 is one of before, when it was fixed at 0.3."""
-    engine = Engine("cpu", "float32")
-    pipeline = TextToImage(engine, engine.load(base))
     asked = {"prompt": PROMPT, "seed": SEED, "num_steps": 3, "sampler": "tcd"}
     resolved = pipeline.resolve(ask(**asked))
     assert resolved.eta == 0.3
@@ -287,35 +291,42 @@ def test_guidance_below_one_is_off_in_diffusers(pair: Pair, scale: float):
     assert float((pair.ours(4, guidance_scale=scale, **wide) - expected).abs().max()) / 2 <= CLOSE
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("scale", "image_scale"), [(0.5, 1.5), (5.0, 0.5), (1.0, 1.7), (5.0, 1.0)])
-def test_guidance_below_one_is_off_in_instruct_pix2pix(
-    diffusers: Any, tmp_path: Path, scale: float, image_scale: float
-):
-    folder = save_tiny_folder(tmp_path / "edit", TINY_EDIT)
-    pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(
-        folder, local_files_only=True, safety_checker=None, requires_safety_checker=False
-    )
+@pytest.fixture(scope="module")
+def editing(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, TextToImage]:
+    """InstructPix2Pix on both sides, with DDIM."""
+    folder = save_tiny_folder(tmp_path_factory.mktemp("edit") / "tiny", TINY_EDIT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(
+            folder, local_files_only=True, safety_checker=None, requires_safety_checker=False
+        )
     pipe.scheduler = diffusers.DDIMScheduler.from_config(
         dict(pipe.scheduler.config) | {"set_alpha_to_one": False, "clip_sample": False, "timestep_spacing": "leading"}
     )
     pipe.set_progress_bar_config(disable=True)
+    engine = Engine("cpu", "float32")
+    return pipe, TextToImage(engine, engine.load(folder))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("scale", "image_scale"), [(0.5, 1.5), (5.0, 0.5), (1.0, 1.7), (5.0, 1.0)])
+def test_guidance_below_one_is_off_in_instruct_pix2pix(
+    editing: tuple[Any, TextToImage], scale: float, image_scale: float
+):
+    pipe, pipeline = editing
     image = Image.linear_gradient("L").resize((128, 128)).convert("RGB")
     guidance = {"guidance_scale": scale, "image_guidance_scale": image_scale}
     generator = torch.Generator().manual_seed(SEED)
     expected = pipe(PROMPT, image=image, num_inference_steps=3, generator=generator, output_type="np", **guidance)
-    engine = Engine("cpu", "float32")
     request = ask(prompt=PROMPT, num_steps=3, seed=SEED, preset="diffusers", sampler="ddim", **guidance)
-    found = TextToImage(engine, engine.load(folder)).pixels(request, image=image)
+    found = pipeline.pixels(request, image=image)
     picture = (found[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)
     assert float((picture - torch.from_numpy(expected.images[0])).abs().max()) <= CLOSE
 
 
 @pytest.mark.parametrize(("preset", "skipped"), [("diffusers", False), ("a1111", True), ("gesso", True)])
-def test_clip_skip_of_diffusers_leaves_the_negative_prompt_alone(base: Path, preset: Any, skipped: bool):
+def test_clip_skip_of_diffusers_leaves_the_negative_prompt_alone(pipeline: TextToImage, preset: Any, skipped: bool):
     """Its `encode_prompt` takes the last layer of a negative prompt, whatever clip_skip is."""
-    engine = Engine("cpu", "float32")
-    pipeline = TextToImage(engine, engine.load(base))
     asked = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "seed": SEED, "preset": preset, "guidance_scale": 5.0}
     one, two = (
         encode_prompts(pipeline.model, pipeline.resolve(ask(**asked, clip_skip=skip))).moments[0][1] for skip in (1, 2)
@@ -336,9 +347,7 @@ def test_clip_skip_of_diffusers_leaves_the_negative_prompt_alone(base: Path, pre
     ],
     ids=str,
 )
-def test_guidance_below_one_is_told(base: Path, values: dict[str, Any], scale: float, words: str):
-    engine = Engine("cpu", "float32")
-    pipeline = TextToImage(engine, engine.load(base))
+def test_guidance_below_one_is_told(pipeline: TextToImage, values: dict[str, Any], scale: float, words: str):
     (picture,) = pipeline(ask(**{"prompt": PROMPT, "seed": SEED, "num_steps": 1, "width": 128, "height": 128} | values))
     told = [notice for notice in picture.recipe.notices if notice.code == "guidance_below_one"]
     assert [words in notice for notice in told] == [True] * bool(words)
@@ -346,10 +355,8 @@ def test_guidance_below_one_is_told(base: Path, values: dict[str, Any], scale: f
     assert pipeline.resolve(picture.recipe.request) == picture.recipe.request
 
 
-def test_a_recipe_with_guidance_below_one_is_drawn_as_it_was(base: Path):
+def test_a_recipe_with_guidance_below_one_is_drawn_as_it_was(pipeline: TextToImage):
     """The preset diffusers once extrapolated there."""
-    engine = Engine("cpu", "float32")
-    pipeline = TextToImage(engine, engine.load(base))
     resolved = pipeline.resolve(ask(prompt=PROMPT, seed=SEED, num_steps=1, preset="diffusers"))
     old = replace(resolved, guidance_scale=0.5)
     assert pipeline.resolve(old).guidance_scale == 0.5

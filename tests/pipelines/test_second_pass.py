@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def steps_of(pipeline: TextToImage, hires: HiresPass, **values: Any) -> tuple[Re
         (HiresPass(width=128, height=128), (128, 128)),
     ],
 )
-@pytest.mark.parametrize("upscaler", ["latent_bilinear", "lanczos"])
+@pytest.mark.parametrize(
+    "upscaler", ["latent_bilinear", pytest.param("lanczos", marks=pytest.mark.slow)]
+)  # draws; others below enlarge pictures
 def test_the_finished_size(pipelines: dict[str, TextToImage], hires: HiresPass, size: tuple[int, int], upscaler: str):
     """Told before anything is drawn, and kept."""
     hires = replace(hires, upscaler=upscaler, strength=0.5)
@@ -169,22 +172,32 @@ def test_latents_are_interpolated_as_torch_does_and_cut_in_the_middle(name: str)
     assert torch.equal(enlarged_latents(latents, 16, 8, name), plain[..., :, 2:10])
 
 
-@pytest.mark.parametrize("name", ["latent_nearest_exact", "nearest", "compact"])
-def test_every_kind_of_upscaler_and_the_recipe(pipelines: dict[str, TextToImage], name: str):
-    for model in ("sd", "mini", "inpaint"):
-        hires = HiresPass(upscaler=name, strength=0.4, num_steps=5, sampler="DPM++ 2M Karras", prompt="a blue dog")
-        picture = draw(pipelines[model], hires, width=64, height=64, variation_strength=0.2, variation_seed=3)
-        request = picture.recipe.request
-        assert picture.image.size == (128, 128)
-        assert request.hires is not None
-        assert (request.hires.sampler, request.hires.schedule) == ("dpmpp_2m", "karras")
-        assert ResolvedRequest.from_json(request.to_json()) == request
-        assert [file.name for file in picture.recipe.extras] == ([name] if name == "compact" else [])
-        verdict, again = replay_recipe(pipelines[model], picture.image, picture.recipe)
-        assert verdict.kind == "identical"
-        assert again.recipe == picture.recipe
-        other = draw(pipelines[model], replace(hires, prompt=None), width=64, height=64)
-        assert other.image.tobytes() != picture.image.tobytes()
+KINDS = ["latent_nearest_exact", "nearest", "compact"]
+
+
+# Three drawings each: every upscaler once and every model once are quick.
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        pytest.param(name, model, marks=() if i == j else pytest.mark.slow)
+        for i, name in enumerate(KINDS)
+        for j, model in enumerate(("inpaint", "mini", "sd"))
+    ],
+)
+def test_every_kind_of_upscaler_and_the_recipe(pipelines: dict[str, TextToImage], name: str, model: str):
+    hires = HiresPass(upscaler=name, strength=0.4, num_steps=5, sampler="DPM++ 2M Karras", prompt="a blue dog")
+    picture = draw(pipelines[model], hires, width=64, height=64, variation_strength=0.2, variation_seed=3)
+    request = picture.recipe.request
+    assert picture.image.size == (128, 128)
+    assert request.hires is not None
+    assert (request.hires.sampler, request.hires.schedule) == ("dpmpp_2m", "karras")
+    assert ResolvedRequest.from_json(request.to_json()) == request
+    assert [file.name for file in picture.recipe.extras] == ([name] if name == "compact" else [])
+    verdict, again = replay_recipe(pipelines[model], picture.image, picture.recipe)
+    assert verdict.kind == "identical"
+    assert again.recipe == picture.recipe
+    other = draw(pipelines[model], replace(hires, prompt=None), width=64, height=64)
+    assert other.image.tobytes() != picture.image.tobytes()
 
 
 def test_a_picture_is_the_same_alone_and_in_a_run(pipelines: dict[str, TextToImage]):
@@ -224,6 +237,7 @@ def test_a1111_takes_as_many_steps_as_are_asked_for(pipelines: dict[str, TextToI
 def test_a_prompt_that_changes_goes_on_through_the_second_pass(pipelines: dict[str, TextToImage]):
     """As A1111 has it: a share of 1.5 is the middle of the second pass, one of 0.5 is over by then."""
 
+    @cache
     def second(prompt: str, preset: str = "gesso") -> bytes:
         hires = HiresPass(upscaler="latent_bilinear", strength=1.0, prompt=prompt)
         return draw(pipelines["sd"], hires, preset=preset).image.tobytes()

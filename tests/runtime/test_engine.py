@@ -10,14 +10,13 @@ import torch
 from gesso.checkpoints.hashing import sha256_of
 from gesso.errors import GessoError
 from gesso.families.encoding import PromptEmbeds
-from gesso.families.saving import save_diffusers
 from gesso.runtime import engine as engine_module
 from gesso.runtime.conditioning import Conditioning
 from gesso.runtime.engine import Engine, find_model
 from gesso.runtime.model import LoadedWeightFile, stamp
 from gesso.runtime.precision import choose_device, choose_precision, describe_device, usable_threads
 from tiny_models import save_tiny_mini
-from tiny_sd import tiny_parts
+from tiny_sd import save_tiny_folder, tiny_parts
 
 CPU = torch.device("cpu")
 
@@ -88,7 +87,7 @@ def test_networks_are_settled_in_their_format(file: Path):
 
 def test_a_diffusers_folder_names_its_files_without_their_path(tmp_path: Path):
     folder = tmp_path / "sd"
-    save_diffusers(folder, tiny_parts())
+    save_tiny_folder(folder)
     model = Engine("cpu").load(folder)
     assert model.name == "sd"
     assert [name.split("/")[0] for name, _ in model.files] == ["unet", "text_encoder", "vae"]

@@ -91,6 +91,17 @@ def test_the_count_follows_what_is_alive():
     assert peak_nbytes(lambda: None) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_group_norm_counts_as_torch_allocates(dtype: torch.dtype):
+    """Its output, and mean and deviation of each group."""
+    x, norm = torch.empty(2, 8, 16, 16, device="meta", dtype=dtype), nn.GroupNorm(4, 8, device="meta", dtype=dtype)
+    with torch.no_grad():
+        parts = torch.ops.aten.native_group_norm(x, norm.weight, norm.bias, 2, 8, 256, 4, 1e-5)
+    seen: list[Tensor] = []
+    assert peak_nbytes(lambda: seen.append(norm(x))) == sum(part.nbytes for part in parts)
+    assert (seen[0].shape, seen[0].stride(), seen[0].dtype) == (x.shape, x.stride(), dtype)
+
+
 def test_scores_count_where_they_are_written_down():
     q = torch.empty(1, 2, 512, 8, device="meta")
 
@@ -420,13 +431,14 @@ from gesso.runtime.precision import choose_precision, memory_used
 from tiny_sd import tiny_parts
 
 cpu = torch.device("cpu")
+side, mib = map(int, sys.argv[2:])
 model = LoadedModel(name="x", parts=tiny_parts(), device=cpu, precision=choose_precision("float32", cpu))
-work = Workload(width=512, height=512)
+work = Workload(width=side, height=side)
 whole = Engine("cpu").plan(model, work)  # what counting needs is imported
-engine = Engine("cpu", memory=memory_used(cpu) + SLACK + 150 * MIB)
+engine = Engine("cpu", memory=memory_used(cpu) + SLACK + mib * MIB)
 with torch.inference_mode():
     plan = engine.plan(model, work)
-    model.with_plan(plan).decode(torch.zeros(1, 4, 64, 64))
+    model.with_plan(plan).decode(torch.zeros(1, 4, side // 8, side // 8))
 # Not ru_maxrss: it begins at the peak of the process that started this one.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)
@@ -434,9 +446,16 @@ print(engine.memory, plan.tile or 0, whole.peak, peak * 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory where Linux shows it")
-def test_a_budget_is_kept():
-    """Decoding 512 x 512 where whole pictures take 200 MiB of tensors, in a process that may take 150 and the slack."""
-    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1])]
+@pytest.mark.parametrize(
+    ("side", "mib"),
+    [
+        (256, 55),
+        pytest.param(512, 150, marks=pytest.mark.slow),  # where whole pictures take 200 MiB of tensors
+    ],
+)
+def test_a_budget_is_kept(side: int, mib: int):
+    """Decoding a square in a process that may take less than its tensors, and the slack."""
+    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parents[1]), str(side), str(mib)]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     budget, tile, whole, within = (int(number) for number in child.stdout.split())
     assert tile, "the budget was so large that no tiles were needed"

@@ -53,6 +53,25 @@ def test_merges_apply_in_their_order(small: Tokenizer):
     assert row == [small.bos, vocab["low</w>"], vocab["lower</w>"], vocab["1</w>"], small.eos] + [vocab["!"]] * 7
 
 
+def test_folders_of_the_same_files_share_a_vocabulary(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """What is wrong with one is told with its own name, each time."""
+    other = tmp_path_factory.mktemp("other") / "tokenizer"
+    shutil.copytree(folder, other)
+    first = byte_pairs.read_folder(folder)
+    assert byte_pairs.read_folder(other) is first
+    change(other / "tokenizer_config.json", lambda config: config.update(model_max_length=9))
+    assert (byte_pairs.read_folder(other).length, byte_pairs.read_folder(folder)) == (9, first)
+    assert byte_pairs.read_folder(other).backend is first.backend
+    change(other / "tokenizer_config.json", lambda config: config.update(unk_token="lo"))
+    assert byte_pairs.read_folder(other).backend is not first.backend
+    for each in (folder, other):
+        (each / "merges.txt").write_text("l o w\n", encoding="utf-8")
+    for each in (folder, other, folder):
+        with pytest.raises(GessoError, match="line 1") as refused:
+            byte_pairs.read_folder(each)
+        assert str(each / "merges.txt") in str(refused.value)
+
+
 def test_a_folder_round_trip(small: Tokenizer, folder: Path):
     assert same(Tokenizer.from_folder(folder), small)
     assert same(Tokenizer.from_folder(str(folder)), small)

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 
 from gesso.mini.default_model import DefaultModel
 from gesso.mini.pools import ChunkMaker, SceneLayout
@@ -24,12 +25,13 @@ def test_without_workers_each_is_made_when_asked():
     assert Ahead(where)(0) == os.getpid()
 
 
-def test_workers_make_the_same_in_any_order(tmp_path):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])  # each imports torch
+def test_workers_make_the_same_in_any_order(tmp_path, workers):
     """Pictures and captions of a training, asked for in a row and with a jump, as a run that goes on asks."""
     making = DefaultModel(PREPARED, tmp_path, OBJECTS, glyphs())
     samplers = ((0, making.pictures({"two": 1.0}).sampler),)
     maker = ChunkMaker(making.captions, samplers, seed=3, size=8, chunk=4, passes=2)
-    ahead = Ahead(maker, workers=2)
+    ahead = Ahead(maker, workers=workers)
     for number in (0, 1, 2, 7, 8):
         (layout, ids), (other_layout, other_ids) = ahead(number), maker(number)
         assert isinstance(layout, SceneLayout)

@@ -135,6 +135,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     assert "lines" in said(capsys, "lora", "info", path)[0]
 
 
+@pytest.mark.slow  # the same command as for a LoRA, above; tests/mini/test_controlnet.py trains one
 def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, monkeypatch, capsys):
     pytest.importorskip("cv2")
     recipe = replace(CPU_CONTROL, pool_size=16, precision="float32", report_pictures=4, plan=quick(CPU_CONTROL.plan))

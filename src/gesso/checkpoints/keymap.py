@@ -8,7 +8,7 @@ exactly once, or the load stops with the names.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,7 +178,11 @@ def expand(rules: Sequence[Rule], params: Iterable[str]) -> list[Row]:
     Raises ValueError where a table is wrong: a parameter that no row or more than one row for saving names, two rows
     that name the same file tensor.
     """
-    params = list(params)
+    return list(_expand(tuple(rules), tuple(params)))
+
+
+@lru_cache(maxsize=32)  # a model of few sizes is opened, checked and saved by the same rows
+def _expand(rules: tuple[Rule, ...], params: tuple[str, ...]) -> tuple[Row, ...]:
     known = set(params)
     patterns = _Patterns((rule.natives[0], rule) for rule in rules if rule.natives)
     rows: dict[str, Row] = {}
@@ -202,7 +206,7 @@ def expand(rules: Sequence[Rule], params: Iterable[str]) -> list[Row]:
             rows[row.file] = row
     if left := [param for param in params if param not in saved]:
         raise ValueError(f"no row saves {examples(left)}")
-    return list(rows.values())
+    return tuple(rows.values())
 
 
 def plan(

@@ -51,8 +51,13 @@ class _Live(TorchDispatchMode):
         self.now -= nbytes
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention as one operation.  scores: whether the matrix of all scores is materialised"""
+class _Whole(TorchFunctionMode):
+    """Attention and group norm as one operation each, by what they allocate.
+
+    For group norm torch has shapes on the meta device through its reference in Python, slower than all else together.
+
+    scores  whether attention's matrix of all scores is materialised
+    """
 
     def __init__(self, *, scores: bool) -> None:
         super().__init__()
@@ -67,11 +72,17 @@ class _FusedAttention(TorchFunctionMode):
             result = query.new_empty(*query.shape[:-1], value.shape[-1])
             del table
             return result
+        if func is F.group_norm:
+            x, groups = args[:2]
+            moments = [x.new_empty(len(x), groups) for _ in range(2)]
+            result = torch.empty_like(x)
+            del moments
+            return result
         return func(*args, **(kwargs or {}))
 
 
 def peak_nbytes(call: Callable[[], object], *, scores: bool = False) -> int:
     """The most bytes that tensors made by `call` take at once. All that it uses must be on the meta device."""
-    with torch.no_grad(), _Live() as live, _FusedAttention(scores=scores):
+    with torch.no_grad(), _Live() as live, _Whole(scores=scores):
         call()
     return live.peak

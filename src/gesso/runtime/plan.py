@@ -222,6 +222,7 @@ class Footprint:
         self.family, self.residency, self.scores = family, residency, scores
         self._networks: dict[str, nn.Module] = {}
         self._known: dict[tuple[Any, ...], int] = {}
+        self._channels: dict[tuple[Any, ...], int] = {}  # that a stage gives
         self._axes: str | None = None  # of seamless tiling in the workload that is being counted
 
     @property
@@ -368,9 +369,12 @@ class Footprint:
         for i, stage in enumerate(stages):
             height, width = (min(tile + 2 * stage.rim, side) for side in x.shape[-2:])
             part = _meta(x.dtype, len(x), x.shape[1], height, width)
-            run = self._count((name, i, *part.shape, x.dtype), lambda stage=stage, part=part: stage.run(part))
-            with torch.no_grad():
-                channels = stage.run(part).shape[1]
+            key = (name, i, *part.shape, x.dtype)
+
+            def call(stage: Stage = stage, part: Tensor = part, key: tuple[Any, ...] = key) -> None:
+                self._channels[key] = stage.run(part).shape[1]
+
+            run, channels = self._count(key, call), self._channels[key]
             out = _meta(x.dtype, len(x), channels, *(side * stage.up // stage.down for side in x.shape[-2:]))
             # The statistics are summed in float32 copies, at most of the widest activation of a tile.
             largest = max(largest, x.nbytes + out.nbytes + run + run // 2)
@@ -436,7 +440,8 @@ class Footprint:
             if self.tiny is not None:
                 with on_meta():
                     self._networks["vae"] = TAESD(self.tiny)
-        return self._networks[name].to(self.residency.dtype(name))
+        network, dtype = self._networks[name], self.residency.dtype(name)
+        return network if next(network.parameters()).dtype == dtype else network.to(dtype)
 
     def _count(self, key: tuple[Any, ...], call: Any, *, scores: bool = False) -> int:
         key = (*key, self._axes)

@@ -7,8 +7,8 @@ arXiv:1508.07909; on bytes: GPT-2, Radford et al. 2019). A piece that ends a wor
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -69,25 +69,31 @@ class BytePairs:
     @cached_property
     def backend(self) -> Any:
         """The `tokenizers.Tokenizer` of the vocabulary, with CLIP's cleaning and splitting of text; never changed."""
-        backend = tokenizers.Tokenizer(
-            models.BPE(
-                vocab={piece: index for index, piece in enumerate(self.pieces)},
-                merges=list(self.merges),
-                continuing_subword_prefix="",
-                end_of_word_suffix=WORD_END,
-                unk_token=self.unknown,
-            )
+        return _backend(self.pieces, self.merges, self.unknown)
+
+
+@lru_cache(maxsize=2)
+def _backend(pieces: tuple[str, ...], merges: tuple[Merge, ...], unknown: str) -> Any:
+    """Shared by vocabularies of equal pieces: SDXL's two differ in their padding only, which is added elsewhere."""
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab={piece: index for index, piece in enumerate(pieces)},
+            merges=list(merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix=WORD_END,
+            unk_token=unknown,
         )
-        backend.normalizer = normalizers.Sequence(
-            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-        )
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
-        return backend
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return backend
 
 
 @cache
@@ -137,15 +143,14 @@ def parse_merges(lines: Sequence[str], name: str, first_line: int = 1) -> tuple[
 def read_folder(folder: Path) -> BytePairs:
     """The vocabulary in the `tokenizer` folder of a checkpoint: vocab.json and merges.txt, else tokenizer.json.
 
-    tokenizer_config.json and special_tokens_map.json, where present, name the control tokens and the length. Raises
-    GessoError for what is missing, malformed, or would give other ids than the checkpoint was trained with.
+    tokenizer_config.json and special_tokens_map.json, where present, name the control tokens and the length. Folders
+    with the same files share one value: nearly all hold CLIP's own. Raises GessoError for what is missing, malformed,
+    or would give other ids than the checkpoint was trained with.
     """
     if (folder / "vocab.json").is_file() or (folder / "merges.txt").is_file():
-        pieces, merges = _read_vocab_and_merges(folder)
-        source = folder / "merges.txt"
+        vocabulary: tuple[str, ...] = ("vocab.json", "merges.txt")
     elif (folder / "tokenizer.json").is_file():
-        source = folder / "tokenizer.json"
-        pieces, merges = _read_tokenizer_json(source)
+        vocabulary = ("tokenizer.json",)
     else:
         raise GessoError(
             f"{folder}: no tokenizer found; expected vocab.json and merges.txt, or tokenizer.json. Give the "
@@ -153,7 +158,37 @@ def read_folder(folder: Path) -> BytePairs:
             code="missing",
             data={"path": str(folder)},
         )
-    settings = _read_settings(folder, pieces)
+    settings = tuple(name for name in (*_SETTINGS, _ADDED) if (folder / name).is_file())
+    return _parse(_Files(tuple((name, _read(folder / name)) for name in vocabulary + settings), folder))
+
+
+_SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later one wins, as in transformers
+_ADDED = "added_tokens.json"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The bytes of the files of a vocabulary, by name. Equal where these are, wherever the folder is."""
+
+    contents: tuple[tuple[str, bytes], ...]
+    folder: Path = field(compare=False)
+
+    def __getitem__(self, name: str) -> bytes:
+        return dict(self.contents)[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in dict(self.contents)
+
+
+@lru_cache(maxsize=4)  # a result names no file, so any folder may have it; an error does, and is not kept
+def _parse(files: _Files) -> BytePairs:
+    if "merges.txt" in files:
+        pieces, merges = _parse_vocab_and_merges(files)
+        source = files.folder / "merges.txt"
+    else:
+        pieces, merges = _parse_tokenizer_json(files)
+        source = files.folder / "tokenizer.json"
+    settings = _parse_settings(files, pieces)
     try:
         return BytePairs(pieces=pieces, merges=merges, **settings)
     except ValueError as error:
@@ -203,11 +238,11 @@ def _check_merges(known: set[str], merges: Sequence[Merge]) -> None:
                 raise ValueError(f"merge {number}, {left!r} and {right!r}: {_short(piece)} is not in the vocabulary")
 
 
-def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
-    vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
-    pieces = _pieces_of(parse_object(_read(vocab_file), str(vocab_file)), vocab_file)
+def _parse_vocab_and_merges(files: _Files) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
+    vocab_file, merges_file = files.folder / "vocab.json", files.folder / "merges.txt"
+    pieces = _pieces_of(parse_object(files["vocab.json"], str(vocab_file)), vocab_file)
     try:
-        lines = _read(merges_file).decode().split("\n")  # not splitlines: pieces may hold its rarer line ends
+        lines = files["merges.txt"].decode().split("\n")  # not splitlines: pieces may hold its rarer line ends
     except UnicodeDecodeError as error:
         raise GessoError(
             f"{merges_file}: not UTF-8 text ({error}). Download the file again",
@@ -221,9 +256,10 @@ def _read_vocab_and_merges(folder: Path) -> tuple[tuple[str, ...], tuple[Merge, 
     return pieces, parse_merges(lines[header:], str(merges_file), first_line=header + 1)
 
 
-def _read_tokenizer_json(file: Path) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
+def _parse_tokenizer_json(files: _Files) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
     """Vocabulary and merges of a tokenizer.json; its other settings are CLIP's own, or the folder is not a CLIP one."""
-    values = parse_object(_read(file), str(file))
+    file = files.folder / "tokenizer.json"
+    values = parse_object(files[file.name], str(file))
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != WORD_END:
         kind = model.get("type") if isinstance(model, dict) else None
@@ -260,14 +296,14 @@ def _pieces_of(vocab: dict[str, Any], file: Path) -> tuple[str, ...]:
         ) from None
 
 
-def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
+def _parse_settings(files: _Files, pieces: Sequence[str]) -> dict[str, Any]:
     """Control tokens and length of a folder, as keyword arguments of BytePairs; what it does not say is CLIP's."""
     settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one wins, as in transformers
-        file = folder / name
-        if not file.is_file():
+    for name in _SETTINGS:
+        if name not in files:
             continue
-        values = parse_object(_read(file), str(file))
+        file = files.folder / name
+        values = parse_object(files[name], str(file))
         for role, key in (("bos", "bos_token"), ("eos", "eos_token"), ("pad", "pad_token"), ("unknown", "unk_token")):
             token = values.get(key)
             token = token.get("content") if isinstance(token, dict) else token
@@ -287,9 +323,9 @@ def _read_settings(folder: Path, pieces: Sequence[str]) -> dict[str, Any]:
         _check_class(values.get("tokenizer_class"), file)
         decoder = values.get("added_tokens_decoder")
         _check_added(list(decoder.values()) if isinstance(decoder, dict) else [], pieces, file)
-    extra = folder / "added_tokens.json"
-    if extra.is_file():
-        _check_added([{"content": token} for token in parse_object(_read(extra), str(extra))], pieces, extra)
+    if _ADDED in files:
+        extra = files.folder / _ADDED
+        _check_added([{"content": token} for token in parse_object(files[_ADDED], str(extra))], pieces, extra)
     return settings
 
 

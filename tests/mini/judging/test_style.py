@@ -18,9 +18,14 @@ def glyphs() -> np.ndarray:
     return render_glyphs([thing.glyph for thing in things()])
 
 
-def test_the_classifier_tells_true_pictures(glyphs):
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "learning_rate"),
+    [(40, 12, 3e-3), pytest.param(30, 48, 2e-3, marks=pytest.mark.slow)],  # the second draws 1,440 pictures
+)
+def test_the_classifier_tells_true_pictures(glyphs, steps, batch_size, learning_rate):
     draws = renderers(glyphs)
-    classifier = train_classifier(load_detector(things()).detector, things(), draws, steps=30, learning_rate=2e-3)
+    how = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    classifier = train_classifier(load_detector(things()).detector, things(), draws, **how)
     found = accuracy(classifier, things(), draws, count=21)
     assert set(found) == set(KINDS)
     assert sum(found.values()) / len(KINDS) > 0.6  # chance is a third; 400 steps are the default
