@@ -29,4 +29,4 @@ class CommandLine:
 
     def origin(self, field: str | None) -> str:
         """What to add to an error about a field whose value nobody typed: where it is set."""
-        return f" ({self.origins[field]})" if field in self.origins else ""
+        return f" ({self.origins[field]})" if field is not None and field in self.origins else ""

@@ -11,7 +11,6 @@ import typer
 from gesso.cli.json_lines import JsonOption, error_values, json_line
 from gesso.cli.main import COMMANDS, command_named
 from gesso.cli.settings import (
-    CONFIG_FILE,
     DRAWING,
     FILE_VARIABLE,
     PREFIX,
@@ -41,6 +40,7 @@ from gesso.cli.words import line_of
 from gesso.errors import GessoError, one_line
 from gesso.files import atomic_file
 from gesso.request.checks import nearest, nearest_name, unknown_data
+from gesso.studio.home import CONFIG_FILE
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -171,7 +171,9 @@ def _known(error: Exception) -> tuple[GessoError, int]:
     if isinstance(error, GessoError):
         return error, EXIT_WRONG_INPUT
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
-        return GessoError(error.format_message(), code="usage"), EXIT_WRONG_INPUT
+        name = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "name", None)
+        field = None if name is None else str(name).lstrip("-")
+        return GessoError(error.format_message(), code="usage", field=field), EXIT_WRONG_INPUT
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         advice = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch"
         return GessoError(advice, code="out_of_memory"), EXIT_FAILED

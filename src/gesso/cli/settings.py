@@ -51,7 +51,7 @@ _BESIDE_A_PICTURE = {
     *("preview", "preview_model", "quality", "quiet", "threads"),
 }
 # What a recipe does not say, so `gesso replay` may take it.
-_REPLAY = {"absolute_paths", "json", "open", "quiet"}
+_REPLAY = {"absolute_paths", "json", "quiet"}
 # Beside the fields of a request, what a config file in the current folder may set.
 _PROJECT = {"cell", "hires", "outpaint", "seed_size", "set", "sigmas", "size", "style", "syntax"}
 # Settings that exclude each other: a stronger one keeps out a weaker one.
@@ -484,12 +484,13 @@ def configured(
     root  the click command of the whole command line, whose flags also get a --no-FLAG, since they may be on by default
     at    where the command stands in the words
     """
-    command, end, table = root.commands[line.argv[at]], at + 1, (line.argv[at],)
+    command, end = root.commands[line.argv[at]], at + 1
+    table: tuple[str, ...] = (line.argv[at],)
     while below := getattr(command, "commands", None):
-        word = next((n for n in range(end, len(line.argv)) if not line.argv[n].startswith("-")), None)
-        if word is None or line.argv[word] not in below:
+        place = next((n for n in range(end, len(line.argv)) if not line.argv[n].startswith("-")), None)
+        if place is None or line.argv[place] not in below:
             return line
-        command, end, table = below[line.argv[word]], word + 1, (*table, line.argv[word])
+        command, end, table = below[line.argv[place]], place + 1, (*table, line.argv[place])
     argv = line.argv[end:]
     defaults = defaults_for(command, argv, table, find, names, environ)
     for param in command.params:
@@ -660,8 +661,8 @@ def checked(option: Option, value: Any, where: str) -> Any:
     if not isinstance(value, right) or (isinstance(value, bool) and option.kind is not bool):
         raise _wrong(option.name, short(value), option.expected, where, value)
     if option.kind in (int, float):
-        low, high = option.low, option.high
-        if (low is not None and value < low) or (high is not None and value > high):
+        low, high, number = option.low, option.high, float(value)
+        if (low is not None and number < low) or (high is not None and number > high):
             ends = f"{low:g} to {high:g}" if low is not None and high is not None else f"at least {low:g}"
             raise GessoError(
                 f"{where}: {option.name} is {short(value)}, expected {ends}",
