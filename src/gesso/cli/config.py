@@ -67,7 +67,7 @@ def config(
     """
     if context.invoked_subcommand is not None:
         return
-    found, problems = _everything_set()
+    found, problems = everything_set()
     strongest = _strongest(found)
     unknown = unknown_variables(command_named, leaves(command_named, NAMES), os.environ)
     rows = [(one, strongest[one.name] is one) for one in found]
@@ -109,7 +109,7 @@ def get(name: NameArgument, as_json: JsonOption = False) -> None:
     if table:
         found = [one for one in all_settings(command_named, table, NAMES) if one.option.key == option.key]
     else:
-        found = [one for one in _everything_set(strict=True)[0] if one.name == option.name]
+        found = [one for one in everything_set(strict=True)[0] if one.name == option.name]
     if not found:
         print(f"{name} is not set", file=sys.stderr)
         raise typer.Exit(1)
@@ -160,10 +160,10 @@ def unset(name: NameArgument, project: ProjectOption = False) -> None:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _everything_set(*, strict: bool = False) -> tuple[list[Setting], list[GessoError]]:
-    """Every setting of every command, the strongest first, and what is wrong with the others.
+def everything_set(*, strict: bool = False) -> tuple[list[Setting], list[GessoError]]:
+    """Every setting of every command, the strongest first, and what is wrong with the others. Raises no GessoError.
 
-    strict: what is wrong is raised
+    strict: unless it is strict, where what is wrong is raised
     """
     found: list[Setting] = []
     problems: list[GessoError] = []
@@ -261,6 +261,18 @@ def _all_options(strongest: dict[str, Setting]) -> Iterator[dict[str, Any]]:
             yield {"name": name, "value": value, "from": str(one.place) if one is not None else "default"}
 
 
+def options_in_environment() -> tuple[dict[str, str], list[str]]:
+    """The variables of the environment that are options, with what they set, and those that gesso does not know."""
+    tables = leaves(command_named, NAMES)
+    unknown = unknown_variables(command_named, tables, os.environ)
+    known = {
+        name: "default of an option"
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in unknown and name not in VARIABLES
+    }
+    return known, unknown
+
+
 def _near_variable(name: str) -> str:
     known = [*VARIABLES, *(f"{PREFIX}{key.upper()}" for key in shared_options(command_named))]
     near = nearest_name(name, [one.lower() for one in known])
@@ -333,8 +345,12 @@ def _edit(path: Path, level: Level, table: tuple[str, ...], option: Option, valu
 
     Raises GessoError for a file that is no TOML, and where it cannot be written.
     """
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
+    try:
+        import tomlkit
+        from tomlkit.exceptions import TOMLKitError
+    except ImportError:
+        advice = f"pip install tomlkit, or edit {path} yourself"
+        raise GessoError(f"writing the config file needs tomlkit: {advice}", code="missing_extra") from None
 
     if os.path.lexists(path):
         read_file(path, level)  # says in our words what is wrong with it
