@@ -557,7 +557,9 @@ def defaults_for(
 
 def _typed(command: Any, argv: Sequence[str]) -> set[str]:
     """The parameters that stand in the words; mistakes are the command's own to report."""
-    context = command.context_class(command, info_name=command.name, resilient_parsing=True)
+    context = command.context_class(
+        command, info_name=command.name, resilient_parsing=True, help_option_names=["-h", "--help"]
+    )
     flags = [param for param in command.params if _is_flag(param)]
     for param in flags:  # whether one is on by default, and so can be switched off, is found out below
         param.secondary_opts = [_negative(param)]
