@@ -258,6 +258,7 @@ def _all_options(strongest: dict[str, Setting]) -> Iterator[dict[str, Any]]:
             one = strongest.get(name) or (strongest.get(option.name) if table[0] in DRAWING else None)
             default = built_in.get(option.parameter)
             value = one.value if one is not None else None if callable(default) else default
+            value = str(value) if isinstance(value, Path) else value
             yield {"name": name, "value": value, "from": str(one.place) if one is not None else "default"}
 
 

@@ -41,6 +41,8 @@ VARIABLES: Mapping[str, str] = {
 # The commands that draw. They share the settings at the top of a file.
 DRAWING = ("generate", "grid", "batch", "prompt")
 _BY_SET = ("grid", "batch")  # these take fields of a request by --set
+_PICTURES = ("source.image", "mask.image")  # typed as files
+_NOT_BY_SET = (*_PICTURES, "num_images", "first_index")
 # What a default would make no sense of, or would answer a question that is meant to be asked.
 _NEVER = {"accept", "explain_memory", "from", "help", "list", "update", "yes"}
 # Commands that work whatever a config file says.
@@ -198,8 +200,8 @@ def options_of(command: Any, table: Sequence[str]) -> dict[str, Option]:
         found |= {name.replace("-", "_"): option for name in names}
     if table[0] in _BY_SET:
         for row in ROWS.values():
-            one = row.path not in ("num_images", "first_index") and not row.path.startswith("hires.")
-            if one and row.is_single and row.field.options:
+            fits = row.is_single and row.path not in _NOT_BY_SET and not row.path.startswith("hires.")
+            if fits and row.field.options:
                 option = Option(name=row.field.options[0], parameter="", kind=_KINDS[row.kind], row=row)
                 found = {name.replace("-", "_"): option for name in row.field.options} | found
         found.setdefault("size", Option(name="size", parameter="", kind=str))
@@ -373,7 +375,7 @@ def may_be_in_a_project(option: Option) -> bool:
     row = option.row or NAMED.get(option.key)
     if option.key in _PROJECT:
         return True
-    return row is not None and row.is_single and row.field.rule is not check_file_name
+    return row is not None and row.is_single and row.path not in _PICTURES and row.field.rule is not check_file_name
 
 
 def environment_settings(
@@ -442,7 +444,8 @@ def all_settings(
 
     def fitting(settings: Iterator[Setting]) -> Iterator[Setting]:
         for one in settings:
-            if one.option.key in own:
+            own_place = one.option.key == "output" and table[0] in _BY_SET  # a run has a folder of its own
+            if one.option.key in own and not own_place:
                 yield Setting(table=(), option=own[one.option.key], value=one.value, place=one.place)
 
     found += fitting(environment_settings((), shared, environ))
