@@ -64,6 +64,7 @@ ERRORS: Mapping[str, str] = {
     "recipe_file_missing": "A file that the recipe names was not found.",
     "recipe_model_missing": "The model that the recipe names was not found.",
     "source_missing": "The recipe needs a picture that it does not contain, such as the source or the mask.",
+    "tensor_missing": "The picture was drawn from a tensor that was passed in Python, which a recipe does not contain.",
     "source_not_needed": "A picture is given that the recipe does not use.",
     # The hub.
     "offline": "The files are not on this machine, and downloads are turned off.",
@@ -139,6 +140,7 @@ NOTICES: Mapping[str, str] = {
     "profile_ignored": "The colour profile of a picture is ignored.",
     "stretched": "A picture was enlarged to other proportions than its own.",
     # Computing.
+    "tensor_given": "The picture was drawn from a tensor that was passed in Python; its recipe alone cannot draw it.",
     "recomputed_in_float32": "A network overflowed its dtype and was computed again in float32.",
     "first_step_too_long": "The sampler's first step is too long.",
     "guidance_below_one": "The guidance scale is below 1, where the prompt counts less or not at all.",

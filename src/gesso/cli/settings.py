@@ -666,7 +666,7 @@ def checked(option: Option, value: Any, where: str) -> Any:
     if not isinstance(value, right) or (isinstance(value, bool) and option.kind is not bool):
         raise _wrong(option.name, short(value), option.expected, where, value)
     if option.kind in (int, float):
-        low, high, number = option.low, option.high, float(value)
+        low, high, number = option.low, option.high, float(str(value))
         if (low is not None and number < low) or (high is not None and number > high):
             ends = f"{low:g} to {high:g}" if low is not None and high is not None else f"at least {low:g}"
             raise GessoError(
