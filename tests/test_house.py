@@ -22,7 +22,7 @@ CORE = {"gesso", "torch", "numpy", "safetensors", "tokenizers", "PIL", "msgspec"
 # The edges may have more.
 MORE = {
     "checkpoints": {"gguf"},
-    "cli": {"typer", "click", "rich"},
+    "cli": {"typer", "click", "rich", "tomlkit"},
     "hints": {"cv2"},
     "library": {"yaml", "huggingface_hub"},
 }
@@ -57,7 +57,7 @@ def run_python(code: str) -> str:
 
 @pytest.mark.parametrize("module", ["gesso", "gesso.errors", "gesso.events", "gesso.registry"])
 def test_importing_is_light(module):
-    heavy = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "typer", "rich"}
+    heavy = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "typer", "rich", "tomlkit"}
     loaded = json.loads(run_python(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"))
     assert heavy.isdisjoint(loaded)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     )
     from gesso.families.base import Family, FamilyDefaults
     from gesso.families.registry import FAMILIES
-    from gesso.hints.registry import PREPROCESSORS, Preprocessor, PreprocessorParameter, preprocess
+    from gesso.hints.registry import PREPROCESSORS, Preprocessor, PreprocessorParameter
     from gesso.library.entry import LibraryEntry
     from gesso.library.finder import LibraryFinder
     from gesso.library.library import Library
@@ -38,7 +38,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from gesso.metadata.reading import read_metadata
     from gesso.notices import Notice
     from gesso.pictures.picture_file import read_picture, read_recipe
+    from gesso.pictures.preprocessing import preprocess
     from gesso.pictures.reading import read_hint, read_image, read_mask
+    from gesso.pipelines.given_tensors import PromptEmbeddings
     from gesso.pipelines.hint_pictures import hint_digest
     from gesso.pipelines.picture import Picture, Progress
     from gesso.pipelines.text_to_image import TextToImage
@@ -80,6 +82,7 @@ _PUBLIC = {
     "Notice": "gesso.notices",
     "Picture": "gesso.pipelines.picture",
     "Progress": "gesso.pipelines.picture",
+    "PromptEmbeddings": "gesso.pipelines.given_tensors",
     "Studio": "gesso.studio.studio",
     "TextToImage": "gesso.pipelines.text_to_image",
     # What to draw.
@@ -125,7 +128,7 @@ _PUBLIC = {
     # Pictures without a prompt.
     "Upscaler": "gesso.runtime.upscaling",
     "load_upscaler": "gesso.runtime.upscaling",
-    "preprocess": "gesso.hints.registry",
+    "preprocess": "gesso.pictures.preprocessing",
     "upscale": "gesso.pipelines.upscaling",
     # Tables, and what a plug-in adds to them.
     "DIALECTS": "gesso.text.dialects",
@@ -217,6 +220,7 @@ __all__ = [
     "Preprocessor",
     "PreprocessorParameter",
     "Progress",
+    "PromptEmbeddings",
     "PromptError",
     "Recipe",
     "RecipePlaces",

@@ -39,6 +39,10 @@ ERRORS: Mapping[str, str] = {
     "memory_unknown": "The system does not report how much memory is free.",
     "not_finite": "The computation gave NaN or infinity, in float32 too.",
     "cancelled": "The work was cancelled.",
+    "out_of_memory": "There is not enough memory.",
+    "system": "The operating system refused something: a disk, a permission, a name that is too long.",
+    "usage": "A command, an option or an argument of the command line is unknown, missing or malformed.",
+    "internal": "A bug in gesso.",
     "missing_extra": "An optional package is not installed.",
     "plugin_missing": "The recipe uses plug-ins of a package that is not installed, or plug-ins are switched off.",
     "plugin_unusable": "The plug-in cannot be loaded or used.",
@@ -60,6 +64,7 @@ ERRORS: Mapping[str, str] = {
     "recipe_file_missing": "A file that the recipe names was not found.",
     "recipe_model_missing": "The model that the recipe names was not found.",
     "source_missing": "The recipe needs a picture that it does not contain, such as the source or the mask.",
+    "tensor_missing": "The picture was drawn from a tensor that was passed in Python, which a recipe does not contain.",
     "source_not_needed": "A picture is given that the recipe does not use.",
     # The hub.
     "offline": "The files are not on this machine, and downloads are turned off.",
@@ -133,7 +138,9 @@ NOTICES: Mapping[str, str] = {
     "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
     "tensors_ignored": "Tensors of a model's file belong to none of its networks.",
     "profile_ignored": "The colour profile of a picture is ignored.",
+    "stretched": "A picture was enlarged to other proportions than its own.",
     # Computing.
+    "tensor_given": "The picture was drawn from a tensor that was passed in Python; its recipe alone cannot draw it.",
     "recomputed_in_float32": "A network overflowed its dtype and was computed again in float32.",
     "first_step_too_long": "The sampler's first step is too long.",
     "guidance_below_one": "The guidance scale is below 1, where the prompt counts less or not at all.",
@@ -151,6 +158,11 @@ NOTICES: Mapping[str, str] = {
     "vae_separate": "The picture was decoded by a VAE of its own, which has to be given again.",
     "node_aside": "Nodes of the graph that had no part in the picture are ignored.",
     "workflow_only": "The settings come from a workflow, which may not be the one that ran.",
+    # Models and adapters.
+    "models_unseen": "A folder of models, or the library's index, cannot be read or written.",
+    "left_out": "Something in a model or adapter does not fit into the file that was written, and was left out.",
+    "unusual_sizes": "The model has other sizes than a release, which a single file does not say.",
+    # Read from a picture.
     "recorded": "The notice comes from a recipe, which stores only its text.",
 }
 

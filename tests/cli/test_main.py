@@ -84,8 +84,7 @@ def test_generate_prints_path_seed_and_time(capsys: pytest.CaptureFixture[str], 
     code, out, err = generate(capsys, "a", "red", "cat", "--seed", "7", "-m", model)
     assert code == 0
     assert out.startswith("outputs/gesso-7.png seed=7 time=")
-    assert "4/4" in err  # the finished bar
-    assert "1 picture in" in err
+    assert err.startswith("1 picture in")  # and no bar, which is for terminals
     image, recipe = read_picture(Path("outputs/gesso-7.png"))
     assert image.size == (64, 64)
     assert recipe.request.prompt == "a red cat"

@@ -408,9 +408,9 @@ def test_an_encoder_whose_numbers_are_not_finite_is_named_with_its_module(tmp_pa
 def test_a_prompt_alone_is_a_request(pipeline: TextToImage):
     request = pipeline.resolve("a cat")
     assert request == replace(pipeline.resolve(TextToImageRequest(prompt="a cat")), seed=request.seed)
-    with pytest.raises(RequestError, match="`request` is a list; call once for each prompt"):
-        pipeline(["a cat", "a dog"])
-    with pytest.raises(RequestError, match="`request` is an int; expected a TextToImageRequest or a prompt"):
+    with pytest.raises(RequestError, match="`request` is a list, expected a TextToImageRequest or a prompt"):
+        pipeline.resolve(["a cat", "a dog"])
+    with pytest.raises(RequestError, match="`request` is an int, expected a TextToImageRequest or a prompt"):
         pipeline(5)
 
 

@@ -7,13 +7,15 @@ import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption
 from gesso.cli.control_options import ControlOption
-from gesso.cli.many import RunOptions, open_folder, summary_line
+from gesso.cli.json_lines import JsonOption, json_line, notice_values
+from gesso.cli.many import RunOptions, Told, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
-from gesso.errors import one_line
+from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.request.prompt_file import notices_of, read_prompts
 from gesso.request.request import TextToImageRequest
+from gesso.studio.events import to_all
 from gesso.studio.many import Run, line_jobs, with_settings
 from gesso.studio.studio import EngineOptions, ModelChoice, Studio
 
@@ -60,6 +62,9 @@ def command(
             "--output", "-o", metavar="FOLDER", help="Output folder; default: outputs/batch, then batch_2, ..."
         ),
     ] = None,
+    open_after: OpenOption = False,
+    absolute_paths: AbsolutePathsOption = False,
+    as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
     """Draw one picture per line of a file and print the paths. An interrupted run resumes where it stopped.
@@ -81,7 +86,7 @@ def command(
     said = [line.values if line.model is None else line.values | {"model": line.model} for line in lines]
     what = {"lines": said, "set": settings or [], **options.recorded, "model": model}
     folder = open_folder(output, "batch", what, seed)
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         for notice in notices_of(lines):
             bar.note(f"note: {notice}")
         bar.stage("starting")
@@ -94,6 +99,16 @@ def command(
         def opened(name: str) -> "TextToImage":
             return studio.open(ModelChoice(model=name), finder=finder, on_event=bar.show)
 
-        for _, path, _ in run.pictures(opened, bar.show):
-            bar.result(one_line(str(path)))
+        told, paths = Told(), []
+        of_lines = {f"{line.number:04}": line.notices for line in lines}
+        for job, path, picture in run.pictures(opened, to_all([bar.show, told.on_event])):
+            paths.append(path)
+            if as_json:
+                values = path_values(path, absolute=absolute_paths) | told.picture(run, job, picture)
+                notices = (*of_lines[job.file.partition("-")[0]], *told.of(run, job))
+                bar.result(json_line(values | notice_values(notices)))
+            else:
+                bar.result(shown(path, absolute=absolute_paths))
         bar.note(summary_line(run.summary))
+        if open_after:
+            open_results(paths, bar.note)

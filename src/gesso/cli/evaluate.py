@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
+from gesso.cli.results import path_values
 from gesso.cli.targets import check_place, put, taken
 from gesso.errors import GessoError
 from gesso.studio.drawing import check_names
@@ -105,7 +107,7 @@ def composition(
     """
     _check_free(output, overwrite)
     _check_free(sheet, overwrite)
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         bar.stage("starting")
         from gesso.mini.judging.composition import evaluate_composition
         from gesso.mini.judging.detector import load_detector
@@ -147,11 +149,11 @@ def composition(
                 "size": f"{resolved.width}x{resolved.height}",
                 **asdict(pipeline.engine.environment()),
             },
-            on_progress=lambda done, total: bar.step("drawing and judging", done, total),
+            on_progress=lambda done, total: bar.step("drawing and judging", done, total, "pictures"),
         )
     _write(report, output, sheet, overwrite)
     if as_json:
-        print(report.to_json())
+        print(json_line(report.to_dict()))
     else:
         _print_table(report)
 
@@ -166,6 +168,7 @@ def style(
     threads: ThreadsOption = None,
     batch: BatchOption = 32,
     font: FontOption = None,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score how often a LoRA gives pictures its style.
@@ -177,7 +180,7 @@ def style(
 
     if style not in STYLES:
         raise GessoError(f"style {style[:40]}: expected one of {', '.join(STYLES)}")
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         bar.stage("training the classifier")
         from gesso.mini.judging.style import evaluate_style
         from gesso.request.finder import find_file
@@ -193,8 +196,11 @@ def style(
             num_prompts=prompts,
             seed=seed,
             batch_size=batch,
-            on_progress=lambda done, total: bar.step("drawing and judging", done, total),
+            on_progress=lambda done, total: bar.step("drawing and judging", done, total, "pictures"),
         )
+    if as_json:
+        print(json_line(asdict(report)))
+        return
     accuracy = " ".join(f"{kind}={value:.3f}" for kind, value in report.accuracy.items())
     print(f"prompts={report.prompts} styled={report.styled:.3f} plain={report.plain:.3f}")
     print(f"accuracy of the classifier: {accuracy}")
@@ -216,6 +222,7 @@ def control(
         Path | None, typer.Option("--output", "-o", help="Write a JSON report on every picture to this file.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score how well pictures follow the edge map of a ControlNet.
@@ -223,7 +230,7 @@ def control(
     Compares with pictures of the same seeds without the ControlNet.
     """
     _check_free(output, overwrite)
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         bar.stage("starting")
         from gesso.mini.judging.control import evaluate_control
         from gesso.request.finder import find_file
@@ -241,10 +248,13 @@ def control(
             seed=seed,
             batch_size=batch,
             settings={"model": loaded.name, "control": control, "weight": weight},
-            on_progress=lambda done, total: bar.step("drawing and measuring", done, total),
+            on_progress=lambda done, total: bar.step("drawing and measuring", done, total, "pictures"),
         )
     if output is not None:
         put(output, report.to_json().encode(), overwrite=overwrite)
+    if as_json:
+        print(json_line({"scores": report.rows(), "settings": dict(report.settings), "seed": report.seed}))
+        return
     for row in report.rows():
         print(
             f"{row['placement']:6} {row['measure']:15} with={row['with']:.3f}+-{row['with_error']:.3f} "
@@ -280,6 +290,7 @@ def train_judge(
     ] = None,
     font: FontOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train the judge for `gesso evaluate composition`.
 
@@ -305,6 +316,10 @@ def train_judge(
     )
     if figures is None:
         print(f"stopped early; run again to continue from {folder}", file=sys.stderr)
+        return
+    if as_json:
+        told = {name: {"accuracy": one.accuracy, "fooled": one.fooled / one.total} for name, one in figures.items()}
+        print(json_line(path_values(output, absolute=False) | {"figures": told}))
         return
     for category, figure in figures.items():
         print(f"{category} right={figure.accuracy:.3f} fooled={figure.fooled / figure.total:.3f}")

@@ -1,7 +1,5 @@
 """`gesso generate PROMPT`: parse, build one request, draw, write."""
 
-import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +11,15 @@ import typer
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras, parse_upscaler
 from gesso.cli.control_options import ControlOption, HintOption, parse_controls
 from gesso.cli.field_options import with_fields
+from gesso.cli.json_lines import json_line, notice_values
 from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
+from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError
+from gesso.notices import Notice
 from gesso.request.checks import check_known
 from gesso.request.finder import Kind
 from gesso.request.request import NAMED, TextToImageRequest, with_values
@@ -184,6 +185,8 @@ def command(
         int, typer.Option("--quality", min=1, max=100, help="Quality of a .jpg, .webp or .avif file; PNG is lossless.")
     ] = 90,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    open_after: OpenOption = False,
+    absolute_paths: AbsolutePathsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
     *,
@@ -197,7 +200,7 @@ def command(
     controls = parse_controls(control or [])
     files |= control_files(controls)
     front = open_front_end(syntax, style, styles, wildcards, dynamic_prompts)
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     if start is not None:
         point = start_from(start, request, with_image=image is not None, find_model=model is None)
         request, notices = point.request, point.notices
@@ -214,7 +217,7 @@ def command(
 
     number = front.num_images(request)
     names = plan(output, num_images=number, first_index=request.first_index, overwrite=overwrite)
-    with Bar(quiet=quiet, keep=number == 1 or not sys.stderr.isatty()) as bar:
+    with Bar(quiet=quiet) as bar:
         for notice in notices:
             bar.note(f"note: {start}: {notice}")
         bar.stage("starting")
@@ -233,10 +236,17 @@ def command(
         if preview is not None:
             shows.append(studio.preview(pipeline, preview, preview_model).on_event)
         startup = time.perf_counter() - begin
+        paths = []
         for saved in save_drawn(pipeline, order, names, quality=quality, on_event=to_all(shows)):
-            bar.result(_line(saved, as_json=as_json))
+            paths.append(saved.path)
+            if as_json:
+                bar.result(json_line(_values(saved, notices, absolute=absolute_paths)))
+            else:
+                bar.result(_line(saved, absolute=absolute_paths))
         count = f"{number} picture{'s' if number > 1 else ''}"
         bar.note(f"{count} in {time.perf_counter() - begin:.1f} s ({startup:.1f} s start-up)")
+        if open_after:
+            open_results(paths, bar.note)
 
 
 def _request(
@@ -300,21 +310,22 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     return values
 
 
-def _line(saved: SavedPicture, *, as_json: bool) -> str:
-    path, picture, seconds = saved.path, saved.picture, saved.seconds
+def _line(saved: SavedPicture, *, absolute: bool) -> str:
+    picture = saved.picture
     index = f" index={picture.index}" if picture.index else ""
-    if not as_json:
-        return f"{one_line(str(path))} seed={picture.seed}{index} time={seconds:.1f}s"
-    return json.dumps(
-        {
-            "path": str(path),
-            "seed": picture.seed,
-            "index": picture.index,
-            "seconds": round(seconds, 3),
-            "width": picture.image.width,
-            "height": picture.image.height,
-            "model": picture.recipe.model,
-            "notices": picture.notices,
-        },
-        ensure_ascii=False,
-    )
+    return f"{shown(saved.path, absolute=absolute)} seed={picture.seed}{index} time={saved.seconds:.1f}s"
+
+
+def _values(saved: SavedPicture, notices: Sequence[Notice], *, absolute: bool) -> dict[str, Any]:
+    """A picture for programs.  notices: about the whole run"""
+    picture = saved.picture
+    return {
+        **path_values(saved.path, absolute=absolute),
+        "seed": picture.seed,
+        "index": picture.index,
+        "seconds": round(saved.seconds, 3),
+        "width": picture.image.width,
+        "height": picture.image.height,
+        "model": picture.recipe.model,
+        **notice_values((*notices, *picture.notices)),
+    }

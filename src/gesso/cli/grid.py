@@ -1,19 +1,22 @@
 """`gesso grid PROMPT --x NAME=VALUES --y ... --z ...`: pictures that vary one setting per axis, on sheets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption
 from gesso.cli.control_options import ControlOption
-from gesso.cli.many import RunOptions, open_folder, summary_line
+from gesso.cli.json_lines import JsonOption, json_line, notice_values
+from gesso.cli.many import RunOptions, Told, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
-from gesso.errors import GessoError, one_line
+from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
+from gesso.errors import GessoError
 from gesso.request.axes import parse_axis
 from gesso.request.request import TextToImageRequest
+from gesso.studio.events import to_all
 from gesso.studio.many import NO_AXIS, Grid, Run, draw_grid, with_settings
 from gesso.studio.studio import EngineOptions, ModelChoice, Studio
 
@@ -68,6 +71,9 @@ def command(
             help="Folder for sheets and pictures; default: outputs/grid, then grid_2, ...",
         ),
     ] = None,
+    open_after: OpenOption = False,
+    absolute_paths: AbsolutePathsOption = False,
+    as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
     """Draw a grid (X/Y/Z plot) and print the path of each sheet. An interrupted grid resumes where it stopped.
@@ -92,7 +98,7 @@ def command(
     jobs = grid.jobs()
     what = {"prompt": base.prompt, "set": settings or [], **options.recorded, "x": x, "y": y, "z": z, "model": model}
     folder = open_folder(output, "grid", what, seed)
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         bar.stage("starting")
         import torch  # noqa: F401  (takes a second or two; the bar is there already)
 
@@ -103,6 +109,33 @@ def command(
         def opened(name: str) -> "TextToImage":
             return studio.open(ModelChoice(model=name), finder=finder, on_event=bar.show)
 
-        for path in draw_grid(grid, run, opened, cell=cell, on_event=bar.show):
-            bar.result(one_line(str(path)))
+        told = Told()
+        paths = list(draw_grid(grid, run, opened, cell=cell, on_event=to_all([bar.show, told.on_event])))
+        for number, path in enumerate(paths):
+            if as_json:
+                values = path_values(path, absolute=absolute_paths)
+                bar.result(json_line(values | _values(grid, run, told, number, absolute=absolute_paths)))
+            else:
+                bar.result(shown(path, absolute=absolute_paths))
         bar.note(summary_line(run.summary))
+        if open_after:
+            open_results(paths, bar.note)
+
+
+def _values(grid: Grid, run: Run, told: Told, number: int, *, absolute: bool) -> dict[str, Any]:
+    """A sheet for programs: its axes, and the pictures on it in rows of cells."""
+    x, y, z = grid.axes
+    jobs = {job.file: job for job in run.jobs}
+    pictures = [
+        {
+            "x": x.values[column],
+            "y": y.values[row],
+            **path_values(run.folder.picture(file), absolute=absolute),
+            "model": jobs[file].model,
+            "seed": told.seed(run, jobs[file]),
+            **notice_values(told.of(run, jobs[file])),
+        }
+        for row, column, file in grid.cells_of(number)
+    ]
+    axes = {name: axis.label for name, axis in (("x", x), ("y", y), ("z", z)) if axis.label}
+    return {"axes": axes, "z": z.values[number], "pictures": pictures}

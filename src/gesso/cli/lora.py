@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.model_option import OfflineOption
+from gesso.cli.results import path_values
 from gesso.cli.words import in_options
 from gesso.errors import GessoError
+from gesso.notices import Notice
 from gesso.studio.home import open_library, resolve_model
 
 if TYPE_CHECKING:
@@ -44,7 +47,6 @@ BaseOption = Annotated[
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="dtype of the output: fp32, fp16 or bf16.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
 RankOption = Annotated[int | None, typer.Option("--rank", min=1, max=4096, help="Reduce to this rank.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -65,7 +67,7 @@ def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = Fal
     target = _target(opened, model)
     adapter = _read(opened, target)
     table = _table(adapter, opened, target)
-    print(json.dumps(table, ensure_ascii=False) if as_json else "\n".join(_lines(table)))
+    print(json_line(table) if as_json else "\n".join(_lines(table)))
 
 
 def _table(adapter: "Lora", file: "TensorFile", target: "Target") -> dict[str, Any]:
@@ -149,6 +151,7 @@ def convert(
     model: BaseOption = None,
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert an adapter to another file format.
 
@@ -157,9 +160,13 @@ def convert(
     opened = _open(file)
     target = _target(opened, model)
     adapter = _read(opened, target)
+    notices = _notices(opened, adapter)
     if adapter.embeddings:
-        print(f"note: {len(adapter.embeddings)} embeddings in the file were left out", file=sys.stderr)
-    _write(adapter.changes, target, out, to, dtype, overwrite, adapter.metadata, opened.path)
+        count = len(adapter.embeddings)
+        notices.append(Notice(f"{count} embeddings in the file were left out", code="left_out", data={"count": count}))
+        print(f"note: {notices[-1]}", file=sys.stderr)
+    written = _write(adapter.changes, target, out, to, dtype, overwrite, adapter.metadata, opened.path)
+    _print(written, notices, as_json)
 
 
 @app.command()
@@ -173,6 +180,7 @@ def resize(
     model: BaseOption = None,
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Reduce the rank of an adapter.
 
@@ -188,7 +196,8 @@ def resize(
     target = _target(opened, model)
     adapter = _read(opened, target)
     smaller = resized(adapter.changes, rank=rank, energy=energy)
-    _write(smaller, target, out, "kohya", dtype, overwrite, adapter.metadata, opened.path)
+    written = _write(smaller, target, out, "kohya", dtype, overwrite, adapter.metadata, opened.path)
+    _print(written, _notices(opened, adapter), as_json)
 
 
 # ---- merge -----------------------------------------------------------------------------------------------------------
@@ -208,6 +217,7 @@ def merge(
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
     offline: OfflineOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Merge adapters into one, or into a model.
 
@@ -220,14 +230,16 @@ def merge(
     if into is not None:
         if rank is not None:
             raise GessoError("--rank applies to adapters only; leave it out with --into")
-        _merge_into(opened, into, out, dtype, overwrite, offline)
+        _merge_into(opened, into, out, dtype, overwrite, offline, as_json)
         return
     target = _target(opened[0][0], model)
     loras = [(_read(file, target), unet, text) for file, unet, text in opened]
     sources = [file.path for file, _, _ in opened]
     comment = {"ss_training_comment": "merged: " + ", ".join(path.name for path in sources)}
     kept = {key: value for key, value in opened[0][0].metadata.items() if key.startswith(("ss_base", "ss_v2"))}
-    _write(merged_loras(loras, target, rank=rank), target, out, "kohya", dtype, overwrite, kept | comment, *sources)
+    merged = merged_loras(loras, target, rank=rank)
+    written = _write(merged, target, out, "kohya", dtype, overwrite, kept | comment, *sources)
+    _print(written, _notices_of(opened, loras), as_json)
 
 
 def _with_strengths(text: str) -> tuple[str, float, float]:
@@ -257,6 +269,7 @@ def _merge_into(
     dtype: str | None,
     overwrite: bool,
     offline: bool,
+    as_json: bool,
 ) -> None:
     import torch
 
@@ -272,11 +285,12 @@ def _merge_into(
     with attach(target.networks, loras, merged=True) as attached:
         _save_whole(out, parts, path)
         count = attached.num_layers
-    print(
-        _printable(
-            f"{out}: {path.name} with {len(loras)} adapters merged into {count} layers, {out.stat().st_size:,} bytes"
-        )
-    )
+    size = out.stat().st_size
+    if as_json:
+        values = {"model": path.name, "adapters": len(loras), "layers": count, "bytes": size}
+        print(json_line(path_values(out, absolute=False) | values | notice_values(_notices_of(opened, loras))))
+    else:
+        print(_printable(f"{out}: {path.name} with {len(loras)} adapters merged into {count} layers, {size:,} bytes"))
 
 
 def _save_whole(out: Path, parts: "ModelParts", source: Path) -> None:
@@ -306,6 +320,7 @@ def extract(
     dtype: DtypeOption = "fp16",
     overwrite: OverwriteOption = False,
     offline: OfflineOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Extract a LoRA from a fine-tuned model.
 
@@ -322,7 +337,7 @@ def extract(
         "ss_training_comment": f"extracted: {paths[1].name} less {paths[0].name}",
         "ss_sd_model_name": paths[0].name,
     }
-    _write(changes, _target_of(one), out, "kohya", dtype, overwrite, metadata, *paths)
+    _print(_write(changes, _target_of(one), out, "kohya", dtype, overwrite, metadata, *paths), (), as_json)
 
 
 # ---- what the commands share -----------------------------------------------------------------------------------------
@@ -377,8 +392,8 @@ def _read(file: "TensorFile", target: "Target") -> "Lora":
     from gesso.adapters.lora import read_lora
 
     adapter = read_lora(file, target)
-    if adapter.match.notice:
-        print(in_options(_printable(f"note: {file.path}: {adapter.match.notice}")), file=sys.stderr)
+    for notice in _notices(file, adapter):
+        print(in_options(_printable(f"note: {notice}")), file=sys.stderr)
     return adapter
 
 
@@ -408,7 +423,8 @@ def _write(
     overwrite: bool,
     kept: Mapping[str, str],
     *sources: Path,
-) -> None:
+) -> dict[str, Any]:
+    """Save the adapter, and say what was written. Raises GessoError."""
     import torch
 
     from gesso.adapters.rewriting import DIALECTS, file_metadata, file_tensors
@@ -424,7 +440,27 @@ def _write(
             raise GessoError(f"{name}: values overflow {dtype_name}. Use --dtype bf16 or fp32")
     hashed = "modelspec.hash_sha256" if dialect == "kohya" else None
     write_safetensors(out, tensors, file_metadata(target, changes, dialect, kept), hash_key=hashed)
-    print(_printable(f"{out}: {dialect}, {len(changes)} layers, {out.stat().st_size:,} bytes"))
+    return path_values(out, absolute=False) | {"format": dialect, "layers": len(changes), "bytes": out.stat().st_size}
+
+
+def _print(written: Mapping[str, Any], notices: Sequence[Notice], as_json: bool) -> None:
+    """The result: an adapter that was written."""
+    if as_json:
+        print(json_line(dict(written) | notice_values(notices)))
+    else:
+        print(_printable("{path}: {format}, {layers} layers, {bytes:,} bytes".format(**written)))
+
+
+def _notices(file: "TensorFile", adapter: "Lora") -> list[Notice]:
+    """What was told when an adapter was read."""
+    notice = adapter.match.notice
+    return [notice.reworded(f"{file.path}: {notice}")] if notice else []
+
+
+def _notices_of(
+    opened: Sequence[tuple["TensorFile", float, float]], loras: Sequence[tuple["Lora", float, float]]
+) -> list[Notice]:
+    return [line for (file, *_), (one, *_) in zip(opened, loras, strict=True) for line in _notices(file, one)]
 
 
 def _printable(text: str) -> str:

@@ -16,8 +16,11 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.main import get_command
 
 from gesso import __version__
+from gesso.cli.command_line import CommandLine
+from gesso.cli.json_lines import error_values, json_line
 from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
 from gesso.errors import GessoError, one_line
@@ -49,6 +52,8 @@ COMMANDS = (
     Command("lora", "gesso.cli.lora", "Inspect, convert, merge, extract and resize LoRA files."),
     Command("train", "gesso.cli.train", "Train the default model and its LoRA and ControlNet."),
     Command("evaluate", "gesso.cli.evaluate", "Measure how well a model follows its prompts."),
+    Command("config", "gesso.cli.config", "Show and change the defaults of options."),
+    Command("doctor", "gesso.cli.doctor", "Check that gesso works on this machine."),
 )
 
 
@@ -70,10 +75,12 @@ def run(argv: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0")
     argv = [word for word in argv if word != "--debug"] or ["--help"]  # it may stand before or after the command
-    previous = _on_sigterm(_terminate)
+    previous, line = _on_sigterm(_terminate), CommandLine(argv=argv)
     try:
         with logged_to_stderr():
-            code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
+            command = get_command(build_app(_chosen(argv)))
+            line = _with_defaults(command, line)
+            code = command(args=line.argv, prog_name="gesso", standalone_mode=False, default_map=line.default_map)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
@@ -82,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        return _explain(error)
+        return _explain(error, line)
     finally:
         _on_sigterm(previous)
 
@@ -129,27 +136,52 @@ def _stub() -> None:
     raise AssertionError("the stub of an unchosen command was called")
 
 
+def command_named(name: str) -> Any:
+    """The click command of a row of the table, or the group of its commands."""
+    return get_command(build_app(name)).commands[name]  # type: ignore[attr-defined]
+
+
+def _with_defaults(command: Any, line: CommandLine) -> CommandLine:
+    """The command line with the defaults from the environment and the config files. Raises GessoError."""
+    chosen, names = _chosen(line.argv), [row.name for row in COMMANDS]
+    if chosen not in names:
+        return line
+    from gesso.cli.settings import configured
+
+    return configured(command, line, line.argv.index(chosen), command_named, names)
+
+
 def _chosen(argv: Sequence[str]) -> str | None:
     """The first word that is no option; the options before a command take no values."""
     return next((word for word in argv if not word.startswith("-")), None)
 
 
-def _explain(error: Exception) -> int:
-    """One line on stderr for what went wrong, and the exit code."""
-    if isinstance(error, GessoError):
-        line, code = line_of(error), EXIT_WRONG_INPUT
-    elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
-        line, code = one_line(error.format_message()), EXIT_WRONG_INPUT
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        line, code = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch", EXIT_FAILED
-    elif isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
-        path = f"{shortened(error.filename)}: " if error.filename else ""
-        line, code = f"{path}{error.strerror}", EXIT_WRONG_INPUT
-    else:
-        text = one_line(f"{type(error).__name__}: {error}")
-        line, code = f"{text[:500]} (a bug in gesso; add --debug for the traceback)", EXIT_FAILED
-    print(f"error: {line}", file=sys.stderr)
+def _explain(error: Exception, line: CommandLine) -> int:
+    """One line on stderr for what went wrong, with --json an object on stdout too, and the exit code."""
+    known, code = _known(error)
+    known.message += line.origin(known.field)
+    if line.as_json:
+        print(json_line({"error": error_values(known)}), flush=True)
+    print(f"error: {line_of(known)}", file=sys.stderr)
     return code
+
+
+def _known(error: Exception) -> tuple[GessoError, int]:
+    """Whatever happened as an error with a code, and the exit code."""
+    if isinstance(error, GessoError):
+        return error, EXIT_WRONG_INPUT
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
+        name = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "name", None)
+        field = None if name is None else str(name).lstrip("-")
+        return GessoError(error.format_message(), code="usage", field=field), EXIT_WRONG_INPUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        advice = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch"
+        return GessoError(advice, code="out_of_memory"), EXIT_FAILED
+    if isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
+        path = f"{shortened(error.filename)}: " if error.filename else ""
+        return GessoError(f"{path}{error.strerror}", code="system"), EXIT_WRONG_INPUT
+    text = one_line(f"{type(error).__name__}: {error}")[:500]
+    return GessoError(f"{text} (a bug in gesso; add --debug for the traceback)", code="internal"), EXIT_FAILED
 
 
 def shortened(path: object) -> str:

@@ -1,11 +1,13 @@
 """Shared by commands that draw many pictures into one folder and can resume: grid and batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gesso.cli.adapter_options import parse_embeddings, parse_loras
 from gesso.cli.control_options import parse_controls
+from gesso.notices import Notice
+from gesso.studio.events import Event, Noticed
 from gesso.studio.files import Files
 from gesso.studio.front_ends import open_front_end
 from gesso.studio.sources import Sources, control_files, read_controls, read_sources
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from gesso.frontends.front_end import FrontEnd
-    from gesso.studio.many import RunSummary
+    from gesso.studio.many import Job, Run, RunSummary
     from gesso.studio.run_folder import RunFolder
 
 
@@ -72,6 +74,43 @@ class RunOptions:
         """The source, mask and hints of every request. Raises GessoError for a file that is not a picture."""
         sources = read_sources(image, mask)
         return Sources(image=sources.image, mask=sources.mask, hints=self.hints)
+
+
+@dataclass(kw_only=True)
+class Told:
+    """What a run tells about its pictures, for --json: notices by the files of pictures."""
+
+    notices: dict[str, list[Notice]] = field(default_factory=dict)
+    drawn: int = 0
+
+    def on_event(self, event: Event) -> None:
+        """For `Run.pictures`."""
+        if isinstance(event, Noticed):
+            self.notices.setdefault(event.about, []).append(event.notice)
+
+    def of(self, run: "Run", job: "Job") -> list[Notice]:
+        """The notices of a picture; those of one that was drawn before come from its file."""
+        if job.file not in self.notices:
+            from gesso.pictures.picture_file import read_recipe
+
+            self.notices[job.file] = list(read_recipe(run.folder.picture(job.file)).notices)
+        return self.notices[job.file]
+
+    def seed(self, run: "Run", job: "Job") -> int:
+        """Of a picture: its own, or that of the run."""
+        return run.folder.seed if job.request.seed is None else job.request.seed
+
+    def picture(self, run: "Run", job: "Job", image: "Image") -> dict[str, Any]:
+        """A picture that has just come: new says whether it was drawn now."""
+        new, self.drawn = run.drawn > self.drawn, run.drawn
+        return {
+            "seed": self.seed(run, job),
+            "index": job.request.first_index,
+            "width": image.width,
+            "height": image.height,
+            "model": job.model,
+            "new": new,
+        }
 
 
 def open_folder(output: Path | None, default: str, what: dict[str, Any], seed: int | None) -> "RunFolder":

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, error_values, json_line, notice_values
+from gesso.cli.results import AbsolutePathsOption, path_values, shown
 from gesso.cli.targets import put
-from gesso.cli.words import in_options
+from gesso.cli.words import in_options, line_of
 from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
@@ -41,15 +43,16 @@ def show(
         try:
             if raw:
                 texts = dict(read_texts(path).texts)
-                lines = (
-                    [json.dumps({"path": str(path), "texts": texts}, ensure_ascii=False)] if as_json else _raw(texts)
-                )
+                values = {**path_values(path, absolute=False), "texts": texts}
+                lines = [json_line(values)] if as_json else _raw(texts)
             else:
                 metadata = read_metadata(path)
-                lines = [json.dumps(_json(path, metadata), ensure_ascii=False)] if as_json else _lines(metadata)
+                lines = [json_line(_json(path, metadata))] if as_json else _lines(metadata)
         except GessoError as error:
             failed += 1
-            typer.echo(f"error: {error.one_line}", err=True)
+            typer.echo(f"error: {line_of(error)}", err=True)
+            if as_json:
+                print(json_line(path_values(path, absolute=False) | {"error": error_values(error)}))
             continue
         if len(files) > 1 and not as_json:
             print(f"{one_line(str(path))}:")
@@ -63,6 +66,8 @@ def strip(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="PNG, JPEG or WebP files.")],
     output: OutputOption = None,
     overwrite: OverwriteOption = False,
+    absolute_paths: AbsolutePathsOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove all metadata from pictures.
 
@@ -76,7 +81,8 @@ def strip(
         raise GessoError("--output takes one file, but several are given; leave it out")
     for path in files:
         target = output or (path if overwrite else path.with_stem(f"{path.stem}-stripped"))
-        _write(target, without_metadata(path), overwrite=overwrite)
+        put(target, without_metadata(path), overwrite=overwrite)
+        _print(path, target, absolute=absolute_paths, as_json=as_json)
 
 
 @app.command("copy")
@@ -85,6 +91,8 @@ def copy(
     target: Annotated[Path, typer.Argument(metavar="TO", help="Picture to copy them to: PNG, JPEG or WebP.")],
     output: OutputOption = None,
     overwrite: OverwriteOption = False,
+    absolute_paths: AbsolutePathsOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy the settings of one picture to another.
 
@@ -98,22 +106,23 @@ def copy(
     if not texts.texts:
         raise GessoError(f"{source}: has no settings or other texts to copy")
     path = output or (target if overwrite else target.with_stem(f"{target.stem}-with-settings"))
-    _write(path, with_metadata(target, texts), overwrite=overwrite)
+    put(path, with_metadata(target, texts), overwrite=overwrite)
+    _print(target, path, absolute=absolute_paths, as_json=as_json)
 
 
-def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
-    put(path, data, overwrite=overwrite)
-    print(one_line(str(path)))
+def _print(source: Path, path: Path, *, absolute: bool, as_json: bool) -> None:
+    values = path_values(path, absolute=absolute) | {"source": str(source)}
+    print(json_line(values) if as_json else shown(path, absolute=absolute), flush=True)
 
 
 def _json(path: Path, metadata: "PictureMetadata") -> dict[str, Any]:
     return {
-        "path": str(path),
+        **path_values(path, absolute=False),
         "tool": metadata.tool,
         "model": metadata.model,
         "model_hash": metadata.model_hash,
         "request": metadata.request.to_dict(),
-        "notices": metadata.notices,
+        **notice_values(metadata.notices),
         "pairs": dict(metadata.pairs),
         "recipe": json.loads(metadata.recipe.to_json()) if metadata.recipe is not None else None,
     }

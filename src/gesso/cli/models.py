@@ -1,6 +1,5 @@
 """`gesso models ...`: list, import, convert, verify and remove models."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
+from gesso.cli.results import path_values
 from gesso.cli.words import in_options
 from gesso.errors import GessoError
 from gesso.studio.home import is_offline, open_library
@@ -23,7 +24,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 MAX_VALUE = 300  # characters of a metadata value; some hold whole pictures
 MAX_CELL = 44  # of a cell of the table, where the terminal is narrow
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")]
 KindOption = Annotated[
     str | None,
@@ -70,7 +70,7 @@ def list_models(
     for note in listing.notes:
         print(f"note: {_printable(note)}", file=sys.stderr)
     if as_json:
-        print(json.dumps([entry.to_dict() for entry in entries], ensure_ascii=False))
+        print(json_line([entry.to_dict() for entry in entries]))
         return
     if entries:
         print("\n".join(_table(entries, paths=paths)))
@@ -174,7 +174,7 @@ def import_models(
         raise GessoError(f"--name takes one model, but {len(sources)} are given")
     way = "link" if link else "in-place" if in_place else "copy"
     library = open_library()
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         for source in sources:
             bar.stage(f"reading {_printable(Path(source).name)}")
             if source.startswith("hf:"):
@@ -197,7 +197,7 @@ def import_models(
                 )
                 entry, new = done.entry, done.new
             if as_json:
-                bar.result(json.dumps({**entry.to_dict(), "new": new}, ensure_ascii=False))
+                bar.result(json_line({**entry.to_dict(), "new": new}))
             else:
                 bar.result(_printable(_imported_line(entry, new)))
 
@@ -232,7 +232,8 @@ def add_folder(
         print(f"note: {_printable(note)}", file=sys.stderr)
     if as_json:
         models = [entry.to_dict() for entry in added]
-        print(json.dumps({"folder": str(folder.path), "layout": folder.layout, "models": models}, ensure_ascii=False))
+        values = {"folder": str(folder.path), "layout": folder.layout, "models": models}
+        print(json_line(values | notice_values(listing.notes)))
         return
     kinds = [entry.kind for entry in added]
     counts = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
@@ -243,6 +244,7 @@ def add_folder(
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Models or registered folders.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Remove models or registered folders from the library.
@@ -257,7 +259,9 @@ def remove(
         if folder is not None:
             _confirm(f"Unregister the folder {folder.path}? Its files are kept.", yes)
             count = library.forget_folder(folder.path)
-            print(_printable(f"{folder.path}: unregistered, with {count} models; the files are kept"))
+            line = f"{folder.path}: unregistered, with {count} models; the files are kept"
+            values = {"name": None, "path": str(folder.path), "deleted": False, "models": count}
+            print(json_line(values) if as_json else _printable(line))
             continue
         entry = _known_entry(name, library)
         deletes = entry.origin == "library"
@@ -269,7 +273,9 @@ def remove(
         if entry.origin not in ("folder", "carried"):
             _confirm(question, yes)
         remove_entry(library, entry)
-        if not quiet:
+        if as_json:
+            print(json_line({"name": entry.name, "path": str(entry.path), "deleted": deletes, "models": 1}))
+        elif not quiet:
             print(_printable(f"{entry.name}: {'deleted' if deletes else 'unregistered; its file is kept'}"))
 
 
@@ -302,7 +308,7 @@ def verify(
     entries = [_known_entry(name, library) for name in names] if names else list(library.entries())
     bad = 0
     results = []
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         for number, entry in enumerate(entries, 1):
             report = _reporter(bar, entry.name, prefix=f"{number}/{len(entries)} " if len(entries) > 1 else "")
             done, total = 0, entry.nbytes
@@ -330,7 +336,7 @@ def verify(
                 else:
                     bar.result(_printable(line))
     if as_json:
-        print(json.dumps(results, ensure_ascii=False))
+        print(json_line(results))
     if bad:
         print(f"error: {bad} file{'' if bad == 1 else 's'} changed, damaged or missing", file=sys.stderr)
         raise typer.Exit(2)
@@ -372,7 +378,7 @@ def convert(
     _check_choice("--prediction", prediction, ("eps", "v", "x0"))
     typed, dtype = dtype, _short_dtype(dtype)
     _check_choice("--dtype", dtype if dtype in DTYPES else typed, tuple(DTYPES))
-    with Bar(quiet=quiet, keep=False) as bar:
+    with Bar(quiet=quiet) as bar:
         bar.stage(f"converting {_printable(Path(source).name)}")
         done = convert_model(
             _path_of(source, open_library()),
@@ -388,15 +394,15 @@ def convert(
             bar.note(f"note: {note}")
         if as_json:
             bar.result(
-                json.dumps(
+                json_line(
                     {
-                        "path": str(done.path),
+                        **path_values(done.path, absolute=False),
                         "layout": done.layout,
                         "dtypes": list(done.dtypes),
                         "bytes": done.nbytes,
                         "notes": list(done.notes),
-                    },
-                    ensure_ascii=False,
+                        **notice_values(done.notes),
+                    }
                 )
             )
         else:
@@ -433,11 +439,7 @@ def info(
     entry = _entry_of(path, library)
     if entry.kind == "other":  # a PyTorch file was opened for this once
         entry = replace(entry, kind=facts_of(description, None).kind)
-    print(
-        json.dumps(_info_table(description, entry), ensure_ascii=False)
-        if as_json
-        else "\n".join(_lines(description, entry))
-    )
+    print(json_line(_info_table(description, entry)) if as_json else "\n".join(_lines(description, entry)))
 
 
 def _entry_of(path: Path, library: "Library") -> "LibraryEntry":
@@ -568,7 +570,7 @@ def _reporter(bar: Bar, label: str, prefix: str = "") -> Callable[[str, int, int
     """Bytes as steps of the bar, in MB: whole numbers that people can read."""
 
     def report(what: str, done: int, total: int) -> None:
-        bar.step(f"{prefix}{what} {_cut(_printable(label), 40)} (MB)", done // 10**6, max(1, total // 10**6))
+        bar.step(f"{prefix}{what} {_cut(_printable(label), 40)}", done // 10**6, max(1, total // 10**6), "MB")
 
     return report
 

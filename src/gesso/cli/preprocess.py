@@ -3,19 +3,23 @@
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, json_line, notice_values
+from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, target
 from gesso.cli.words import in_options
 from gesso.errors import GessoError, one_line
+from gesso.notices import Notice
 
 if TYPE_CHECKING:
     from PIL import Image
 
 POSE = "openpose"  # the one that reads keypoints in place of a picture
+POSE_HELP = "Draws the skeletons of OpenPose keypoints from a JSON file."
 MAX_POSE_BYTES = 4_000_000
 
 
@@ -50,13 +54,16 @@ def command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    open_after: OpenOption = False,
+    absolute_paths: AbsolutePathsOption = False,
+    as_json: JsonOption = False,
     listed: Annotated[
         bool, typer.Option("--list", help="List the preprocessors and their parameters, then exit.")
     ] = False,
 ) -> None:
     """Make ControlNet hints (control images) from pictures and print their paths. Needs no model."""
     if listed:
-        print("\n".join(describe()))
+        print(json_line(_table()) if as_json else "\n".join(describe()))
         return
     if name is None or not files:
         raise GessoError(
@@ -67,26 +74,43 @@ def command(
         raise GessoError(f"{POSE} takes neither --mask nor --set")
     hint_size = parse_size(size, "--size") if size is not None else None
     folder = is_folder(output, len(files), (".png", ".json") if name == POSE else (".png",))
+    paths = []
     for file in files:
+        notices: tuple[Notice, ...] = ()
         path = target(f"{file.stem}-{name}.png", output, folder=folder)
         if name == POSE:
             data = _pose(file, hint_size, as_json=path.suffix.lower() == ".json")
         else:
-            data = _png(_hint(name, file, hint_size, mask, settings or []))
+            image, notices = _hint(name, file, hint_size, mask, settings or [])
+            data = _png(image)
         put(path, data, overwrite=overwrite)
-        print(one_line(str(path)))
+        paths.append(path)
+        for notice in notices:
+            _note(f"note: {notice}")
+        if as_json:
+            values = path_values(path, absolute=absolute_paths) | {"source": str(file), "preprocessor": name}
+            print(json_line(values | notice_values(notices)), flush=True)
+        else:
+            print(shown(path, absolute=absolute_paths), flush=True)
+    if open_after:
+        open_results(paths, _note)
 
 
-def _hint(name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]) -> "Image.Image":
+def _note(text: str) -> None:
+    print(in_options(one_line(text)), file=sys.stderr)
+
+
+def _hint(
+    name: str, file: Path, size: tuple[int, int] | None, mask: Path | None, settings: list[str]
+) -> "tuple[Image.Image, tuple[Notice, ...]]":
     from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
     from gesso.pictures.reading import notices_of, read_image, read_map, read_mask
 
     name, parameters = canonical(name), parse_parameters(settings)
     read = read_map if PREPROCESSORS[name].takes_map else read_image
     image = read(file)
-    for notice in notices_of(image):
-        print(in_options(one_line(f"note: {notice}")), file=sys.stderr)
-    return preprocess(name, image, size, parameters, None if mask is None else read_mask(mask))
+    made = preprocess(name, image, size, parameters, None if mask is None else read_mask(mask))
+    return made, tuple(notices_of(image))
 
 
 def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
@@ -125,8 +149,26 @@ def describe() -> list[str]:
         for key, parameter in row.parameters.items():
             values = f"{parameter.default:g}, {parameter.low:g} to {parameter.high:g}"
             lines.append(f"  {key:12}{parameter.help} ({values})")
-    lines.append(f"{POSE:14}Draws the skeletons of OpenPose keypoints from a JSON file.")
+    lines.append(f"{POSE:14}{POSE_HELP}")
     return lines
+
+
+def _table() -> list[dict[str, Any]]:
+    """The preprocessors and their parameters, for programs."""
+    from gesso.hints.registry import PREPROCESSORS
+
+    table: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "help": row.help,
+            "parameters": {
+                key: {"help": one.help, "default": one.default, "low": one.low, "high": one.high}
+                for key, one in row.parameters.items()
+            },
+        }
+        for name, row in PREPROCESSORS.items()
+    ]
+    return [*table, {"name": POSE, "help": POSE_HELP, "parameters": {}}]
 
 
 def parse_parameters(settings: list[str]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """`gesso prompt PROMPT`: show how a prompt is parsed: weights, chunks, steps, LoRA and embeddings."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras
 from gesso.cli.field_options import with_fields
 from gesso.cli.generate import parse_settings
+from gesso.cli.json_lines import json_line, notice_values
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.words import in_options
@@ -65,8 +65,8 @@ def command(
     for each in readings:
         if as_json:
             values = {"prompt": each.request.prompt, "negative_prompt": each.request.negative_prompt}
-            values |= each.reading.to_dict() | {"notices": [*each.notices, *each.reading.notices]}
-            print(json.dumps(values, ensure_ascii=False))
+            values |= each.reading.to_dict() | notice_values((*each.notices, *each.reading.notices))
+            print(json_line(values))
             continue
         for line in (*(f"note: {notice}" for notice in each.notices), *each.reading.lines):
             print(in_options(_safe(line)) if line.lstrip().startswith("note: ") else _safe(line))

@@ -1,16 +1,17 @@
 """`gesso replay PICTURE`: redraw a picture from its recipe, compare, and list what has changed."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, parse_embeddings, parse_loras
+from gesso.cli.json_lines import json_line, notice_values
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
-from gesso.errors import one_line
+from gesso.cli.results import AbsolutePathsOption, open_results, path_values, shown
+from gesso.errors import GessoError, one_line
 from gesso.studio.files import Files, encoder_name
 from gesso.studio.sources import read_sources
 from gesso.studio.studio import RecipePlaces
@@ -78,6 +79,8 @@ def command(
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="PATH", help="Save the new picture to this path.")
     ] = None,
+    open_after: Annotated[bool, typer.Option("--open", help="Open the new picture in the system's viewer.")] = False,
+    absolute_paths: AbsolutePathsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar.")] = False,
 ) -> None:
@@ -95,6 +98,8 @@ def command(
         "image_encoder": {encoder_name(path): path for path in encoder or []},
         "upscaler": {path.stem: path for path in upscaler or []},
     }
+    if open_after and output is None:
+        raise GessoError("--open shows the new picture, which is saved with --output alone; add --output")
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
@@ -112,19 +117,23 @@ def command(
         )
         path = names.save(again.encode(names.format), again.recipe) if names else None
         if as_json:
-            values = verdict.to_dict() | {"path": str(path) if path else None}
-            bar.result(json.dumps(values, ensure_ascii=False))
+            none: dict[str, Any] = {"path": None, "absolute_path": None}
+            values = verdict.to_dict() | (path_values(path, absolute=absolute_paths) if path else none)
+            bar.result(json_line(values | notice_values(again.notices)))
         else:
-            bar.result("\n".join(_lines(verdict, path)))
+            told = None if path is None else shown(path, absolute=absolute_paths)
+            bar.result("\n".join(_lines(verdict, told)))
+        if open_after and path is not None:
+            open_results([path], bar.note)
     if verdict.kind == "different":
         raise typer.Exit(1)
 
 
-def _lines(verdict: "Verdict", path: Path | None) -> Iterator[str]:
+def _lines(verdict: "Verdict", path: str | None) -> Iterator[str]:
     yield verdict.line
     if verdict.edited:
         yield "edited: the pixels of this file were changed after gesso wrote it"
     for line in verdict.changed:
         yield f"changed: {one_line(line)}"
     if path is not None:
-        yield f"new picture: {one_line(str(path))}"
+        yield f"new picture: {path}"

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.model_option import ModelOption
+from gesso.cli.results import path_values
 from gesso.cli.targets import check_place
+from gesso.errors import one_line
 from gesso.studio.home import resolve_model
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -105,6 +108,7 @@ def export(
     font: FontOption = None,
     atlas: AtlasOption = None,
     device: DeviceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Save a trained default model as one file.
 
@@ -120,7 +124,7 @@ def export(
             **AUTHOR,
         },
     )
-    typer.echo(f"{output} objects={len(family.objects)} size={family.output_size}")
+    _done(output, as_json, objects=len(family.objects), size=family.output_size)
 
 
 @app.command("lora")
@@ -141,6 +145,7 @@ def lora(
     rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank of the LoRA; default: the recipe's.")] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a style LoRA for the default model.
 
@@ -160,7 +165,7 @@ def lora(
         return
     about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
     making.export(output, {"title": f"{style} for gesso-mini", "description": about, **AUTHOR})
-    typer.echo(f"{output} rank={recipe.rank} bytes={output.stat().st_size}")
+    _done(output, as_json, rank=recipe.rank, bytes=output.stat().st_size)
 
 
 @app.command("controlnet")
@@ -176,6 +181,7 @@ def controlnet(
     ] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train an edge ControlNet for the default model.
 
@@ -191,7 +197,7 @@ def controlnet(
         return
     about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
     making.export(output, {"title": "edges for gesso-mini", "description": about, **AUTHOR})
-    typer.echo(f"{output} bytes={output.stat().st_size}")
+    _done(output, as_json, bytes=output.stat().st_size)
 
 
 @app.command("atlas")
@@ -199,6 +205,7 @@ def atlas(
     output: Annotated[Path, typer.Argument(help="Output file (PNG).")],
     recipe: RecipeOption = "gpu",
     font: FontOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Save the glyphs of a recipe as one file.
 
@@ -209,7 +216,15 @@ def atlas(
 
     objects = things(_recipe(recipe).objects)
     save_atlas(output, render_glyphs([thing.glyph for thing in objects], font), objects)
-    typer.echo(f"{output} objects={len(objects)} bytes={output.stat().st_size}")
+    _done(output, as_json, objects=len(objects), bytes=output.stat().st_size)
+
+
+def _done(output: Path, as_json: bool, **values: int) -> None:
+    """The result: a file that was written."""
+    if as_json:
+        print(json_line(path_values(output, absolute=False) | values), flush=True)
+    else:
+        print(" ".join([one_line(str(output)), *(f"{name}={value}" for name, value in values.items())]), flush=True)
 
 
 def _recipe(name: str, device: str | None = None) -> Any:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
+from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, taken, target
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError
+from gesso.notices import Notice
 from gesso.studio.home import resolve_model
 from gesso.studio.studio import use_threads
 
@@ -64,6 +67,9 @@ def command(
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
     offline: OfflineOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
+    open_after: OpenOption = False,
+    absolute_paths: AbsolutePathsOption = False,
+    as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
     """Enlarge pictures and print the path, size and time of each. Large pictures take little memory."""
@@ -87,24 +93,35 @@ def command(
         if model not in UPSCALERS:
             bar.stage("loading")
             upscaler = _network(model, device, dtype, threads, offline)
-        for file in files:
+        paths = []
+        for number, file in enumerate(files, 1):
             start = time.monotonic()
             image = read_layer(file)
-            for notice in notices_of(image):
-                bar.note(f"note: {notice}")
+            notices = list(notices_of(image))
             size = target_size or _scaled(image, own_scale(upscaler) if scale is None else scale)
             _check_size(file, size)
             if abs(size[0] * image.height / (size[1] * image.width) - 1) > STRETCH:
-                bar.note(f"note: {file}: stretched from {image.width}x{image.height} to {size[0]}x{size[1]}")
+                text = f"{file}: stretched from {image.width}x{image.height} to {size[0]}x{size[1]}"
+                notices.append(Notice(text, code="stretched", field="to"))
+            for notice in notices:
+                bar.note(f"note: {notice}")
             path = target(f"{file.stem}-{size[0]}x{size[1]}.png", output, folder=folder)
             if path.exists() and not overwrite:
                 raise taken(path)
-            rows = _counted(bar, file.name, size, enlarged_rows(image, size, upscaler, tiles))
+            rows = _counted(bar, file.name, (number, len(files)), size[1], enlarged_rows(image, size, upscaler, tiles))
             channels = len(image.getbands())
             parts = png_parts(*size, rows, _texts(file, image, size, model), channels=channels)
             put(path, parts, overwrite=overwrite)
-            shown = one_line(str(path))
-            bar.result(f"{shown} size={size[0]}x{size[1]} time={time.monotonic() - start:.1f}s")
+            paths.append(path)
+            seconds = time.monotonic() - start
+            if as_json:
+                values = path_values(path, absolute=absolute_paths) | {"source": str(file), "model": model}
+                values |= {"width": size[0], "height": size[1], "seconds": round(seconds, 3)}
+                bar.result(json_line(values | notice_values(notices)))
+            else:
+                bar.result(f"{shown(path, absolute=absolute_paths)} size={size[0]}x{size[1]} time={seconds:.1f}s")
+        if open_after:
+            open_results(paths, bar.note)
 
 
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":
@@ -158,11 +175,11 @@ def _texts(file: Path, image: "Image", size: "Size", model: str) -> dict[str, st
     return {"parameters": texts["parameters"], "postprocessing": f"{done}, Postprocess upscaler: {Path(model).stem}"}
 
 
-def _counted(bar: Bar, name: str, size: "Size", bands: "Iterator[Rows]") -> "Iterator[Rows]":
-    """The bands, while the bar says how many rows are done."""
+def _counted(bar: Bar, name: str, file: tuple[int, int], height: int, bands: "Iterator[Rows]") -> "Iterator[Rows]":
+    """The bands, while the bar says how many rows are done.  file: its number, and of how many"""
     done = 0
-    bar.step(name, done, size[1])
+    bar.part(name, *file, done, height)
     for band in bands:
         done += len(band)
         yield band
-        bar.step(name, done, size[1])
+        bar.part(name, *file, done, height)

@@ -150,7 +150,7 @@ def preprocess(
     parameters: Settings | None = None,
     mask: Image.Image | None = None,
 ) -> Image.Image:
-    """The hint (control image) that a preprocessor makes from a picture.
+    """The hint (control image) that a preprocessor makes from a PIL image; `gesso.preprocess` takes more.
 
     name        key or alias in PREPROCESSORS
     image       any mode; grey levels of 16 bits count, what is transparent lies on white

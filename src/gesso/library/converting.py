@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from gesso.errors import GessoError
 from gesso.files import hidden_name
 from gesso.library.containers import PYTORCH, container, to_safetensors
+from gesso.notices import Notice
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ class ConversionResult:
     layout: str
     dtypes: tuple[str, ...]
     nbytes: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[Notice, ...] = ()
 
 
 def convert(
@@ -257,26 +258,30 @@ def _dtypes_of(parts: "ModelParts") -> tuple[str, ...]:
     return tuple(sorted({str(param.dtype).removeprefix("torch.") for param in params}))
 
 
-def _notes(parts: "ModelParts", description: "Description", to: str) -> tuple[str, ...]:
+def _notes(parts: "ModelParts", description: "Description", to: str) -> tuple[Notice, ...]:
     notes = []
     if to == "diffusers" and parts.family.layout == "sd2" and parts.family.text_layer > 1:
-        notes.append(
+        text = (
             "left out: the last layer and the projection of SD 2's text encoder, which are unused and do not fit "
             "into a diffusers folder"
         )
+        notes.append(Notice(text, code="left_out"))
     if to == "ldm" and not _has_released_sizes(parts.family):
-        notes.append(
+        text = (
             "its sizes are those of no release, which a single file cannot say: gesso and other programs cannot load "
             "it by itself. Keep the source, or use `to=diffusers`"
         )
+        notes.append(Notice(text, code="unusual_sizes", field="to"))
     if description.layout == "diffusers" and to == "ldm":
-        notes.append("left out: the tokenizer, which a single file cannot hold; programs use CLIP's standard one")
+        text = "left out: the tokenizer, which a single file cannot hold; programs use CLIP's standard one"
+        notes.append(Notice(text, code="left_out"))
     if description.layout == "ldm":
         from gesso.checkpoints.safetensors_file import open_safetensors
 
         average = sum(name.startswith("model_ema.") for name in open_safetensors(description.path).tensors)
         if average:
-            notes.append(f"left out: {average} tensors of the moving average (EMA)")
+            text = f"left out: {average} tensors of the moving average (EMA)"
+            notes.append(Notice(text, code="left_out", data={"tensors": average}))
     return tuple(notes)
 
 

@@ -21,6 +21,7 @@ from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED
 from gesso.library.examine import examine, files_of, is_unchanged
 from gesso.library.folders import Candidate, candidates, find_layout, own_places, places
 from gesso.library.index import FILE_NAME, Folder, Index
+from gesso.notices import Notice
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Listing:
     """entries: all models, the built-in ones first. notes: what could not be read, for the user."""
 
     entries: tuple[LibraryEntry, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Library:
                 self.index.put(fresh, gone)
                 fresh = [entry for entry in self.index.models() if entry.path in {new.path for new in fresh}]
             except GessoError as error:  # a medium that cannot be written: what was found out is shown all the same
-                notes.append(error.one_line)
+                notes.append(Notice(error.one_line, code="models_unseen", data=error.data))
         log.debug("scanned: %d models, %d new or changed, %d gone", len(kept) + len(fresh), len(fresh), len(gone))
         entries = sorted([*kept, *fresh], key=lambda entry: (entry.name.casefold(), str(entry.path)))
         return Listing((*builtin_entries(), *entries), tuple(notes))
@@ -142,12 +143,12 @@ class Library:
             files.append(file)
         return replace(entry, files=tuple(files))
 
-    def _look_around(self) -> tuple[dict[Path, _Sighting], set[Path | None], list[str]]:
+    def _look_around(self) -> tuple[dict[Path, _Sighting], set[Path | None], list[Notice]]:
         """What lies in the library and in the registered folders; folders that cannot be looked into now; notes."""
         sightings: dict[Path, _Sighting] = {}
         taken: set[str] = set()  # the same file by another way is the same model
         unseen: set[Path | None] = set()
-        notes: list[str] = []
+        notes: list[Notice] = []
 
         def see(candidates: Iterator[Candidate], folder: Path | None) -> None:
             for candidate in candidates:
@@ -163,14 +164,15 @@ class Library:
         for folder in self.folders():
             if not folder.path.is_dir():
                 unseen.add(folder.path)
-                notes.append(f"{folder.path}: not found; `gesso models remove {folder.path}` unregisters it")
+                text = f"{folder.path}: not found; `gesso models remove {folder.path}` unregisters it"
+                notes.append(Notice(text, code="models_unseen", data={"path": str(folder.path)}))
                 continue
             try:
                 for place in places(folder.path, folder.layout):
                     see(candidates(place), folder.path)
             except GessoError as error:
                 unseen.add(folder.path)
-                notes.append(error.one_line)
+                notes.append(Notice(error.one_line, code="models_unseen", data=error.data))
         return sightings, unseen, notes
 
 

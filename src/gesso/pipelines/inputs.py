@@ -204,11 +204,13 @@ def prepare(
     variation: NoiseSource | None = None,
     latents: Tensor | None = None,
     controls: Controls = NO_CONTROLS,
+    given_noise: Tensor | None = None,
 ) -> Start:
     """The start of a run of `rows` pictures.
 
     variation: noise that is mixed into the initial noise; controls: control networks
     latents: [rows, C, h, w] to start from in place of the source picture
+    given_noise: [rows, C, h, w] in place of the first draw, which is made all the same, so that later ones stay
     Raises NotFiniteError if the VAE produces NaN or infinity, RequestError for a hint that cannot be made.
     """
     family, kind = model.family, model.family.concat
@@ -222,7 +224,8 @@ def prepare(
         concat, level = None, None
         if kind == "upscale" and pictures.image is not None and request.source.noise_level is not None:
             concat, level = _noisy_picture(pictures.image, request.source.noise_level, steps, noise, rows)
-        unit = _first_noise(request, noise, shape, variation, scale).to(model.device)
+        drawn = _first_noise(request, noise, shape, variation, scale)
+        unit = (drawn if given_noise is None else given_noise.to(drawn)).to(model.device)
         if (
             pictures.mask is not None
             and kind == "none"

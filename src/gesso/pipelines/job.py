@@ -7,6 +7,7 @@ from gesso.checkpoints.hashing import hashes_of
 from gesso.notices import Notice
 from gesso.pipelines.adapters import RequestedAdapters
 from gesso.pipelines.controls import Controls
+from gesso.pipelines.given_tensors import NOTHING_GIVEN, GivenTensors
 from gesso.pipelines.inputs import SourcePictures
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.prompts import EncodedPrompt
@@ -56,6 +57,7 @@ class Job:
     controls  ControlNets, T2I-Adapters and IP-Adapters, in every pass
     second    the second pass; upscaler: of the picture between the two
     notices   about the files of source picture and hints
+    given     tensors in place of the initial noise or of an encoded prompt
     """
 
     number: int
@@ -65,6 +67,7 @@ class Job:
     second: Pass | None = None
     upscaler: str | UpscalerFile | None = None
     notices: tuple[Notice, ...] = ()
+    given: GivenTensors = NOTHING_GIVEN
 
     @property
     def request(self) -> ResolvedRequest:

@@ -14,6 +14,7 @@ from gesso.diffusion.samplers import SAMPLERS
 from gesso.families.encoding import PromptEmbeds, Reading, join_prompts, pad_chunks, zeros_like
 from gesso.notices import Notice
 from gesso.pipelines.adapters import Adapters
+from gesso.pipelines.given_tensors import NOTHING_GIVEN, GivenTensors
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.vocabulary import vocabulary_notices
 from gesso.request.checks import RequestError
@@ -85,17 +86,18 @@ def encode_prompts(
     num_steps: int | None = None,
     base_steps: int = 0,
     adapters: Adapters = NO_ADAPTERS,
+    given: GivenTensors = NOTHING_GIVEN,
 ) -> EncodedPrompt:
     """Encodes prompt and negative prompt.
 
     parsed: the parsed prompts, if there are any. num_steps: of the whole schedule; by default those of the request.
     base_steps: steps of the first pass, for a second one whose prompt editing counts from there. adapters: attached to
-    the text encoders meanwhile.
+    the text encoders meanwhile. given: embeddings that take the place of an empty prompt or negative prompt.
     Raises RequestError for a prompt that the model does not support, PromptError for a prompt beyond the limits,
     NotFiniteError for NaN and infinity.
     """
     texts = _Encoder(
-        model, request, parsed or ParsedTexts(request), num_steps or request.num_steps, base_steps, adapters
+        model, request, parsed or ParsedTexts(request), num_steps or request.num_steps, base_steps, adapters, given
     )
     prompt = texts.read("prompt")
     if model.family.takes_guidance_scale:
@@ -144,6 +146,7 @@ class _Encoder:
         num_steps: int,
         base_steps: int,
         adapters: Adapters,
+        given: GivenTensors,
     ) -> None:
         self.model, self.request, self.parsed, self.adapters = model, request, parsed, adapters
         self.num_steps, self.base_steps = num_steps, base_steps
@@ -152,6 +155,11 @@ class _Encoder:
         self._joined: dict[_Key, list[tuple[PromptEmbeds, float]]] = {}
         self._conditioned: dict[tuple[_Key, _Key | None], TextConditioning] = {}
         self._num_chunks = 0
+        self._filler: PromptEmbeds | None = None  # the empty text, where embeddings take its place
+        self._is_given = {"prompt": given.prompt_embeddings, "negative_prompt": given.negative_prompt_embeddings}
+        if any(one is not None for one in self._is_given.values()):
+            self._filler = self._empty()
+            self._encoded.update(given.encoded(like=self._filler))
 
     def read(self, field: str) -> _Text:
         """Plans a field of the request over the steps and encodes its texts."""
@@ -161,9 +169,10 @@ class _Encoder:
         notices = list(parsed.notices)
         texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
         words, model = " ".join(map(_words, texts.values())), self.model
-        notices += vocabulary_notices(
-            model.tokenizer, words, field=label, objects=model.family.objects, model=model.name
-        )
+        if self._is_given[field] is None:
+            notices += vocabulary_notices(
+                model.tokenizer, words, field=label, objects=model.family.objects, model=model.name
+            )
         for each, pieces in texts.items():
             notices += _cut(self._text(each, pieces, negative=negative), label)
         return _Text(field, parsed, plan, _few(notices))
@@ -194,6 +203,15 @@ class _Encoder:
     def _padded(self, parts: list[PromptEmbeds]) -> list[PromptEmbeds]:
         """Pads all to one length with chunks of the empty text, so that one call takes them all."""
         length = max(part.context.shape[1] for part in parts)
+        if self._filler is not None and any(
+            (length - part.context.shape[1]) % self._filler.context.shape[1] for part in parts
+        ):
+            lengths = " and ".join(str(part.context.shape[1]) for part in parts)
+            raise RequestError(
+                "prompt_embeddings",
+                f"`prompt_embeddings` and the negative prompt have {lengths} tokens, expected the same number, or "
+                f"multiples of {self._filler.context.shape[1]}",
+            )
         return [pad_chunks(part, self._empty(), length) if part.context.shape[1] < length else part for part in parts]
 
     def _join(self, text: _Text, planned: PlannedPrompt) -> _Key:
@@ -209,13 +227,13 @@ class _Encoder:
                 zeros = (
                     self.request.conventions.empty_negative == "as_trained" and self.model.family.zero_empty_negative
                 )
-                if zeros and negative and not self.request.negative_prompt:
+                if zeros and negative and not (self.request.negative_prompt or self._is_given["negative_prompt"]):
                     encoded = [zeros_like(self.model.family, encoded[0])]
                 self._joined[key] = [(encoded[0], 1.0)]
         return key
 
     def _empty(self) -> PromptEmbeds:
-        return self._text("", (WeightedText(""),), negative=True)
+        return self._filler if self._filler is not None else self._text("", (WeightedText(""),), negative=True)
 
     def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> PromptEmbeds:
         key = text.strip(), negative

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -30,6 +31,7 @@ from gesso.pipelines.controls import find_controls
 from gesso.pipelines.defaults import defaults_for
 from gesso.pipelines.denoising import denoising, noise_source, variation_source
 from gesso.pipelines.framing import with_size
+from gesso.pipelines.given_tensors import NOTHING_GIVEN, GivenEmbeddings, GivenTensors, PromptEmbeddings
 from gesso.pipelines.inputs import SourcePictures, encode_mean, prepare
 from gesso.pipelines.job import Job, Pass
 from gesso.pipelines.low_guidance import as_diffusers_guides, low_guidance_notices
@@ -55,7 +57,7 @@ from gesso.request.recipe import ExtraFile, Recipe, WeightFile
 from gesso.request.request import ResolvedRequest, TextToImageRequest, with_values
 from gesso.request.resolving import resolve
 from gesso.runtime.batcher import Batcher, Run, picture_call
-from gesso.runtime.cancel import CancelToken
+from gesso.runtime.cancel import CancelToken, as_token
 from gesso.runtime.engine import Engine
 from gesso.runtime.finite import Finite, finite_calls
 from gesso.runtime.model import LoadedModel
@@ -67,6 +69,7 @@ log = logging.getLogger(__name__)
 
 MAX_SHOWN = 6  # names of files in a message
 
+Requests = TextToImageRequest | str | Sequence[TextToImageRequest | str]  # what a call draws
 ReportStep = Callable[[int, Tensor | None], None]  # (steps done, the clean latents last predicted)
 
 
@@ -114,27 +117,45 @@ class TextToImage:
 
     def __call__(
         self,
-        request: TextToImageRequest | str,
+        request: Requests,
         on_progress: OnProgress | None = None,
         *,
+        seed: int | Sequence[int] | None = None,
         image: GivenPicture | None = None,
         mask: GivenPicture | None = None,
         hints: Sequence[GivenPicture] = (),
+        latents: Tensor | None = None,
+        prompt_embeddings: GivenEmbeddings | None = None,
+        negative_prompt_embeddings: GivenEmbeddings | None = None,
         cancel: CancelToken | None = None,
     ) -> Iterator[Picture]:
         """Draws the pictures of a request; yields each as soon as it is finished.
 
-        request  or a prompt alone
+        request  or a prompt alone; or a list of these, whose pictures come one after the other, the same as alone
+        seed     in place of that of the request; for a list one for all or one for each; for one request a list of
+                 seeds draws it with each
         image    source picture for image to image
         mask     grey, white is redrawn
         hints    control images of the request's controls, in any order
+        latents  [n, C, h, w] noise of unit variance, in place of that of the seed: a row for each of the n pictures
+        prompt_embeddings, negative_prompt_embeddings
+                 encoded prompts in place of empty ones: from `encode`, or the tensor [1, L, D] of another tool
         cancel   stops the work from any thread, within a part of a step
         Pictures are PIL images, paths, numpy arrays [H, W, 3] or torch tensors [3, H, W]; see `gesso.pictures.given`.
+        A picture that is drawn from tensors says so in its recipe, which alone cannot draw it again.
         The request is checked at once, the work is done as the iterator is read. Raises RequestError (a GessoError) for
         a request that the model does not support, NotFiniteError (a GessoError) if a network produces NaN or infinity,
         CancelledError (a GessoError) if it is cancelled.
         """
-        return self._pictures(self._job(request, image, mask, hints), on_progress, cancel)
+        cancel, given = as_token(cancel), GivenTensors.of(latents, prompt_embeddings, negative_prompt_embeddings)
+        requests = _requests(request, seed)
+        jobs, first, total = list[Job](), 0, sum(each.num_images for each in requests)
+        if latents is not None and given.latents is not None and len(given.latents) != total:
+            raise RequestError("latents", f"`latents` has {len(given.latents)} rows, expected {total}, one a picture")
+        for each in requests:
+            jobs.append(self._job(each, image, mask, hints, given.rows(first, each.num_images)))
+            first += each.num_images
+        return self._pictures(jobs, on_progress, cancel)
 
     def runs(
         self,
@@ -150,6 +171,7 @@ class TextToImage:
 
         Arguments as for a call. A run uses no device memory until its first step. Raises RequestError.
         """
+        cancel = as_token(cancel)
         job = self._job(request, image, mask, hints)
         return [Run(self._picture(job, row, on_progress), cancel) for row in range(job.request.num_images)]
 
@@ -172,6 +194,46 @@ class TextToImage:
                 (drawn,) = Batcher().complete([Run(self._draw(job, row, lambda step, latents: None))])
             rows.append(drawn[-1].value)
         return torch.cat(rows).float()
+
+    def latents(
+        self,
+        request: TextToImageRequest | str,
+        *,
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
+        hints: Sequence[GivenPicture] = (),
+        latents: Tensor | None = None,
+        prompt_embeddings: GivenEmbeddings | None = None,
+        negative_prompt_embeddings: GivenEmbeddings | None = None,
+    ) -> Tensor:
+        """The clean latents that the pictures of a request are decoded from.
+
+        -> float32 [num_images, C, h, w], scaled as the UNet has them. Arguments as for a call; raises like one.
+        """
+        given = GivenTensors.of(latents, prompt_embeddings, negative_prompt_embeddings)
+        job = self._job(request, image, mask, hints, given)
+        rows = []
+        for row in range(job.request.num_images):
+            with self._limited():
+                (drawn,) = Batcher().complete([Run(self._draw(job, row, lambda step, x0: None, decodes=False))])
+            rows.append(drawn[-1].value)
+        return torch.cat(rows).float()
+
+    def encode(self, request: TextToImageRequest | str, *, negative: bool = False) -> PromptEmbeddings:
+        """The encoded prompt of a request, or its negative prompt, with its LoRA and embeddings, for a call.
+
+        Raises like a call, and RequestError for a prompt that changes over the steps or that is joined by AND.
+        """
+        job = self._job(request, None, None, ())
+        field = "negative_prompt" if negative else "prompt"
+        (encoded, *_) = self._prompts(job.first, [self.model])
+        texts = {len(conditioning.cond.context) for _, conditioning in encoded.moments}
+        if len(encoded.moments) > 1 or texts != {1}:
+            raise RequestError(field, f"{field} changes over the steps or is joined by AND, so it has no one encoding")
+        conditioning = encoded.uncond if negative else encoded.cond
+        if conditioning is None:
+            raise RequestError(field, "without guidance there is no negative prompt; set guidance_scale above 1")
+        return PromptEmbeddings(conditioning.context, conditioning.added)
 
     def plans(
         self,
@@ -213,12 +275,14 @@ class TextToImage:
         image: GivenPicture | None,
         mask: GivenPicture | None,
         hints: Sequence[GivenPicture],
+        given: GivenTensors = NOTHING_GIVEN,
     ) -> Job:
         request = _request(request)
         image = None if image is None else as_picture(image, "image")
         mask = None if mask is None else as_mask(mask, "mask")
         control_images = [as_hint(hint, "hints") for hint in _several(hints)]
         resolved = self.resolve(request, image=image, mask=mask)
+        given.check(resolved, self.model.family, has_refiner=self.refiner is not None)
         for group, picture in (("source", image), ("mask", mask)):
             if (digest := getattr(resolved, group).image) is not None and picture is None:
                 raise RequestError(
@@ -247,7 +311,9 @@ class TextToImage:
             notices=(
                 *notices_of(image, *control_images),
                 *low_guidance_notices(request, resolved, self.model.family),
+                *given.notices,
             ),
+            given=given,
         )
 
     def _pass(self, request: ResolvedRequest, before: Pass | None = None) -> Pass:
@@ -285,11 +351,16 @@ class TextToImage:
 
     # ---- the runs ----------------------------------------------------------------------------------------------------
 
-    def _pictures(self, job: Job, on_progress: OnProgress | None, cancel: CancelToken | None) -> Iterator[Picture]:
-        count, at_once = job.request.num_images, self.engine.rows_per_call
+    def _pictures(
+        self, jobs: Sequence[Job], on_progress: OnProgress | None, cancel: CancelToken | None
+    ) -> Iterator[Picture]:
+        rows = [(job, row) for job in jobs for row in range(job.request.num_images)]
+        at_once, count = self.engine.rows_per_call, len(rows)
         for start in range(0, count, at_once):
-            rows = range(start, min(start + at_once, count))
-            runs = [Run(self._picture(job, row, on_progress), cancel) for row in rows]
+            runs = [
+                Run(self._picture(job, row, _counted(on_progress, start + number, count)), cancel)
+                for number, (job, row) in enumerate(rows[start : start + at_once])
+            ]
             with self._limited():
                 pictures = Batcher(at_once).complete(runs)
             yield from pictures
@@ -333,7 +404,7 @@ class TextToImage:
             *lines,
             *(line for part in parts for line in part.notices(0)),
         )
-        recipe = self._recipe(request.picture(row), job.files(), notices, image)
+        recipe = self._recipe(request.picture(row), (*job.files(), *job.given.files(row)), notices, image)
         for part in parts:
             for notice in part.notices(0):
                 events.publish(RecomputedInFloat32(job=job.number, index=index, network=part.part, notice=notice))
@@ -355,8 +426,10 @@ class TextToImage:
         return Picture(image=image, recipe=recipe)
 
     @torch.inference_mode()
-    def _draw(self, job: Job, row: int, report: ReportStep) -> CallGenerator[list[Finite]]:
+    def _draw(self, job: Job, row: int, report: ReportStep, *, decodes: bool = True) -> CallGenerator[list[Finite]]:
         """Draws one picture of a job: the output of each of its stages, the pixels [1, 3, H, W] last.
+
+        decodes: else it ends with the clean latents [1, C, h, w].
 
         NaN and infinity are recomputed in float32, see `runtime.finite`.
         """
@@ -365,7 +438,7 @@ class TextToImage:
         try:
             if job.second is None:
                 latents, _ = yield from self._denoised(job, job.first, row, report, models)
-                return [latents, *(yield from _decoded(model, latents.value))]
+                return [latents, *((yield from _decoded(model, latents.value)) if decodes else ())]
             latents, draws = yield from self._denoised(job, job.first, row, report, models[:1])
             enlarged = yield from self._enlarged(job, job.second, model, latents.value)
             done = job.first.steps.num_steps
@@ -378,7 +451,7 @@ class TextToImage:
                 latents=enlarged[-1].value,
                 draws=draws if job.request.noise == "philox" else None,  # the other sources start again, as in A1111
             )
-            return [latents, *enlarged, again, *(yield from _decoded(model, again.value))]
+            return [latents, *enlarged, again, *((yield from _decoded(model, again.value)) if decodes else ())]
         finally:
             if self.engine.memory is not None:
                 with self.engine.device_lock:
@@ -420,13 +493,15 @@ class TextToImage:
         draws: those that the pass before made
         """
         request, index, draws_made = each.request, job.request.first_index + row, list[int]()
-        prompts = self._prompts(each, models)
+        prompts = self._prompts(each, models, job.given)
         pictures = job.pictures if each is job.first else SourcePictures()
+        given = job.given.latents if each is job.first else None
+        own = None if given is None else given[row : row + 1]
 
         def compute(*models: LoadedModel) -> CallGenerator[Tensor]:
             noise = noise_source(request, range(index, index + 1), each.steps, draws)
             variation = variation_source(request, range(index, index + 1))
-            start = prepare(models[0], request, each.steps, pictures, noise, 1, variation, latents, job.controls)
+            start = prepare(models[0], request, each.steps, pictures, noise, 1, variation, latents, job.controls, own)
             pairs = [item for pair in zip(models, prompts, strict=False) for item in pair]
             drawn = yield from denoising(request, each.steps, start, noise, report, *pairs)  # type: ignore[arg-type]
             draws_made[:] = noise.draws
@@ -463,7 +538,9 @@ class TextToImage:
             with upscaler.loaded.ready(self.engine.precision.unet) as network:
                 yield network
 
-    def _prompts(self, each: Pass, models: Sequence[LoadedModel]) -> Sequence[EncodedPrompt]:
+    def _prompts(
+        self, each: Pass, models: Sequence[LoadedModel], given: GivenTensors = NOTHING_GIVEN
+    ) -> Sequence[EncodedPrompt]:
         """The encoded prompts of a pass for the model and the refiner, encoded once per job."""
         while len(each.prompts) < len(models):
             model = models[len(each.prompts)]
@@ -475,6 +552,7 @@ class TextToImage:
                     num_steps=each.prompt_steps,
                     base_steps=each.base_steps,
                     adapters=self._adapters(model, each),
+                    given=given,
                 )
             )
             self._offload()
@@ -569,11 +647,34 @@ def _request(request: object) -> TextToImageRequest:
         return request
     if isinstance(request, str):
         return TextToImageRequest(prompt=request)
-    if isinstance(request, list | tuple):
-        advice = "call once for each prompt, or see `Studio` and `gesso batch` for many"
-    else:
-        advice = "expected a TextToImageRequest or a prompt"
-    raise RequestError("request", f"`request` is {with_article(type(request).__name__)}; {advice}")
+    raise RequestError(
+        "request", f"`request` is {with_article(type(request).__name__)}, expected a TextToImageRequest or a prompt"
+    )
+
+
+def _requests(request: object, seed: Any) -> list[TextToImageRequest]:
+    """The requests of a call, one after the other. Raises RequestError."""
+    several = isinstance(request, list | tuple)
+    requests = [_request(each) for each in request] if isinstance(request, list | tuple) else [_request(request)]
+    if not requests:
+        raise RequestError("request", "`request` is an empty list; give at least one prompt")
+    if seed is None:
+        return requests
+    seeds = list(seed) if isinstance(seed, list | tuple | range) else [seed] * len(requests)
+    if not several and seeds:
+        requests = requests * len(seeds)
+    if len(seeds) != len(requests):
+        raise RequestError(
+            "seed", f"`seed` has {len(seeds)} values for {len(requests)} prompts; give one for all, or one for each"
+        )
+    return [replace(each, seed=one) for each, one in zip(requests, seeds, strict=True)]
+
+
+def _counted(on_progress: OnProgress | None, index: int, count: int) -> OnProgress | None:
+    """The progress of a picture among all those of a call."""
+    if on_progress is None:
+        return None
+    return lambda state: on_progress(replace(state, index=index, num_images=count))
 
 
 def _several(hints: object) -> Sequence[object]:

@@ -22,6 +22,8 @@ from gesso.request.typed import convert, types_of
 SCHEMA = "gesso.recipe"
 VERSION = 4  # 1 knew text to image alone, 2 no files besides the models', 3 a flat request
 
+TENSORS = ("latents", "prompt_embeddings", "negative_prompt_embeddings")  # kinds of extras that are no files
+GIVEN = "given"  # name of an extra that is no file: a tensor that was passed in Python
 MAX_FILES = 64
 MAX_NOTICES = 64
 
@@ -43,7 +45,10 @@ class WeightFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraFile:
-    """A file besides the model: a LoRA, an embedding, a ControlNet, an image encoder or an upscaler."""
+    """A file besides the model: a LoRA, an embedding, a ControlNet, an image encoder or an upscaler.
+
+    Or a tensor that was passed in Python (latents, prompt_embeddings), whose name is "given".
+    """
 
     kind: Text
     name: Text  # by which the request or its prompt names it
@@ -106,6 +111,22 @@ class Recipe:
             raise RequestError("recipe", f"recipe: num_images is {request.num_images}, expected 1")
         recipe: Recipe = convert(cls, values | {"request": request}, "recipe", exact=True)
         return recipe
+
+
+def check_tensors(recipe: Recipe, where: object = "recipe") -> None:
+    """Raises GessoError for a recipe that was drawn from tensors, which it does not contain.
+
+    where: what the recipe was read from
+    """
+    for extra in recipe.extras:
+        if extra.name == GIVEN and extra.kind in TENSORS:
+            raise GessoError(
+                f"{where}: drawn with `{extra.kind}` given as a tensor (sha256 {extra.sha256[:10]}...), which a recipe "
+                "does not contain. Draw it in Python with its request and the same tensor",
+                code="tensor_missing",
+                field=extra.kind,
+                data={"sha256": extra.sha256},
+            )
 
 
 def _migrated(stored: Mapping[str, Any]) -> dict[str, Any]:

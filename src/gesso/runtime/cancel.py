@@ -3,6 +3,7 @@
 from threading import Event
 
 from gesso.errors import GessoError
+from gesso.request.checks import RequestError, short
 
 
 class CancelledError(GessoError):
@@ -12,6 +13,17 @@ class CancelledError(GessoError):
 
     def __init__(self) -> None:
         super().__init__("cancelled")
+
+
+def as_token(cancel: object) -> "CancelToken | None":
+    """What was passed as `cancel`. Raises RequestError for anything but a token or None."""
+    if cancel is None or isinstance(cancel, CancelToken):
+        return cancel
+    raise RequestError(
+        "cancel",
+        f"`cancel` is {short(cancel)}, expected a CancelToken: pass token = gesso.CancelToken(), and call "
+        "token.cancel() from any thread to stop",
+    )
 
 
 class CancelToken:

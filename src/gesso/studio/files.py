@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
 from gesso.request.finder import KIND_NAMES, Kind, NamedFiles
+from gesso.request.recipe import check_tensors
 
 if TYPE_CHECKING:
     from gesso.library.finder import LibraryFinder
@@ -57,6 +58,7 @@ def recipe_files(recipe: "Recipe", finder: "LibraryFinder", where: str | Path = 
     where  what the recipe was read from, for the error
     Raises GessoError (code recipe_file_missing) for a file that is not on this machine.
     """
+    check_tensors(recipe, where)
     files: dict[str, dict[str, Path]] = {}
     for extra in recipe.extras:
         path = finder.of_recipe(extra)

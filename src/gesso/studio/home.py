@@ -1,4 +1,4 @@
-"""The user's settings on this machine: the model library, the style file, and whether to download."""
+"""The user's places on this machine: the model library, the style file and the config file; and whether to download."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gesso.library import Library
 
 STYLES_FILE = "styles.csv"
+CONFIG_FILE = "gesso.toml"
 
 
 def library_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -25,6 +26,21 @@ def library_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.
         data = Path(environ.get("XDG_DATA_HOME", ""))
         base = data if data.is_absolute() else user / ".local" / "share"
     return base / "gesso" / "models"
+
+
+def config_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """$GESSO_HOME/gesso.toml, else gesso/gesso.toml in the system's folder for configuration. It need not exist."""
+    if home := environ.get("GESSO_HOME"):
+        return Path(home).expanduser() / CONFIG_FILE
+    user = Path.home()
+    if platform == "win32":
+        base = Path(environ.get("APPDATA") or user / "AppData" / "Roaming")
+    elif platform == "darwin":
+        base = user / "Library" / "Application Support"
+    else:
+        config = Path(environ.get("XDG_CONFIG_HOME", ""))
+        base = config if config.is_absolute() else user / ".config"
+    return base / "gesso" / CONFIG_FILE
 
 
 def open_library() -> "Library":

@@ -184,6 +184,11 @@ class Grid:
             jobs.append(Job(file=_cell(x, y, z), request=request, model=model))
         return _by_model(jobs)
 
+    def cells_of(self, sheet: int) -> Iterator[tuple[int, int, str]]:
+        """Row, column and file of each picture on a sheet, from 0, row by row."""
+        for y, x in itertools.product(range(len(self.y.values)), range(len(self.x.values))):
+            yield y, x, _cell(x, y, sheet)
+
     def sheets(self, folder: "RunFolder", pictures: "Mapping[str, Image]", *, cell: int = 256) -> Iterator[Path]:
         """Write a sheet for each value of the last axis, over those of before, and give their paths.
 
@@ -195,9 +200,7 @@ class Grid:
 
         columns, rows, headings = ([_heading(axis, value) for value in axis.values] for axis in self.axes)
         for z, heading in enumerate(headings):
-            cells_of_sheet = {
-                (x, y): pictures[_cell(x, y, z)] for y, x in itertools.product(range(len(rows)), range(len(columns)))
-            }
+            cells_of_sheet = {(x, y): pictures[file] for y, x, file in self.cells_of(z)}
             title = ", ".join(filter(None, (self.base.prompt, heading)))
             buffer = io.BytesIO()
             grid_sheet(cells_of_sheet, columns, rows, title=title, cell=cell).save(buffer, "PNG")

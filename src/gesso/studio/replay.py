@@ -12,7 +12,7 @@ from PIL import Image
 from gesso.pictures.picture_file import is_lossless, pixels_sha256, read_picture
 from gesso.pipelines.picture import OnProgress, Picture
 from gesso.pipelines.text_to_image import TextToImage
-from gesso.request.recipe import Recipe, changes, check_plugins
+from gesso.request.recipe import Recipe, changes, check_plugins, check_tensors
 from gesso.studio.events import OnEvent, Sampling, ignore
 from gesso.studio.sources import Sources, check_sources
 from gesso.studio.studio import EngineOptions, RecipePlaces, Studio
@@ -91,6 +91,7 @@ def replay(
     sources = sources or Sources()
     original, recipe = read_picture(path)
     check_plugins(recipe, path)
+    check_tensors(recipe, path)
     check_sources(recipe, sources.image, sources.mask, sources.hints, path)
     studio = Studio(EngineOptions.of_recipe(recipe, device=device, dtype=dtype, threads=threads), library=library)
     pipeline = studio.open_recipe(recipe, places, near=path.parent, where=path, on_event=on_event)
@@ -128,6 +129,7 @@ def replay_recipe(
     image, mask, hints: those that the original was drawn from, where the recipe names any; others are refused.
     """
     check_plugins(recipe)
+    check_tensors(recipe)
     (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints, cancel=cancel)
     edited = not lossy and bool(recipe.pixels_sha256) and pixels_sha256(original) != recipe.pixels_sha256
     changed = tuple(changes(recipe, picture.recipe))
