@@ -122,8 +122,10 @@ NOTICES: Mapping[str, str] = {
     "flag_ignored": "A flag in the prompt has no effect in gesso.",
     "flag_overridden": "A flag in the prompt is ignored, because its field is set already.",
     "flags_as_text": "Flags in the prompt are read as text.",
-    "template_drawn": "The prompt was generated from a template with wildcards or choices; the text is that template.",
+    "template_drawn": "The prompt was drawn from a template with wildcards or choices; the text has both.",
     "wildcard_unchanged": "A wildcard is unknown or refers to itself, and was left unchanged.",
+    "wildcard_at_random": "A wildcard asks for all its options or for one after the other; they are drawn at random.",
+    "wildcard_skipped": "An entry of a wildcard file is no text, and is ignored.",
     # Adapters.
     "lora_left_out": "The LoRA does not fit the refiner.",
     "lora_incomplete": "Some modules of the LoRA do not exist in the model.",
