@@ -23,6 +23,7 @@ ERRORS: Mapping[str, str] = {
     "unsuitable_hint": "The picture cannot be used as the ControlNet hint that was asked for.",
     # Prompts.
     "prompt_missing": "There is no prompt.",
+    "nothing_known": "The model draws none of the things in the prompt.",
     "prompt_too_long": "The prompt has too many characters.",
     "prompt_characters": "The prompt has a NUL character or half a surrogate pair.",
     "prompt_limit": "The prompt has too many parts of one kind.",
@@ -115,6 +116,7 @@ NOTICES: Mapping[str, str] = {
     "prompt_cut": "The prompt is too long, and its end is ignored.",
     "negative_prompt_left_out": "The model does not use a negative prompt.",
     "words_ignored": "Words that are not in the model's vocabulary are ignored.",
+    "emoji_read": "Emoji in the prompt are read as the objects that they show.",
     "no_object": "The prompt names no object that the model can draw.",
     "notices_left_out": "There are more notices about the same text.",
     "texts_left_out": "There are more texts than are shown.",

@@ -13,6 +13,7 @@ OPTIONS = {
     "encoders": "--encoder",
     "family": "--family",
     "font": "--font",
+    "force": "--force",
     "hints": "--hint",
     "hires": "--hires",
     "image": "--image",

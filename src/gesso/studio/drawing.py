@@ -62,6 +62,18 @@ def check_names(request: TextToImageRequest) -> None:
         check_known("noise", request.noise, NOISE_SOURCES.keys())
 
 
+def check_words(pipeline: "TextToImage", order: Order) -> None:
+    """Raises GessoError for a prompt of which the model knows nothing, where the prompt alone says what to draw.
+
+    A source picture, a hint or a LoRA says more, and so no check is made. Of a run with wildcards the first is checked.
+    """
+    from gesso.pipelines.vocabulary import check_known
+
+    request, sources = order.request, order.sources
+    if sources.image is None and not (sources.hints or request.controls or request.loras or "<" in request.prompt):
+        check_known(pipeline.model, next(order.requests(pipeline)).request.prompt)
+
+
 def draw(
     pipeline: "TextToImage", order: Order, on_event: OnEvent = ignore, *, cancel: "CancelToken | None" = None
 ) -> "Iterator[Picture]":
