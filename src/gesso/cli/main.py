@@ -20,9 +20,8 @@ import typer
 from gesso import __version__
 from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError, message_line, one_line, shorten
 
-MAX_PATH = 200  # characters of a path in a message
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
@@ -139,11 +138,11 @@ def _explain(error: Exception) -> int:
     if isinstance(error, GessoError):
         line, code = line_of(error), EXIT_WRONG_INPUT
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
-        line, code = one_line(error.format_message()), EXIT_WRONG_INPUT
+        line, code = message_line(error.format_message()), EXIT_WRONG_INPUT
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         line, code = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch", EXIT_FAILED
     elif isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
-        path = f"{shortened(error.filename)}: " if error.filename else ""
+        path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
         line, code = f"{path}{error.strerror}", EXIT_WRONG_INPUT
     else:
         text = one_line(f"{type(error).__name__}: {error}")
@@ -152,10 +151,8 @@ def _explain(error: Exception) -> int:
     return code
 
 
-def shortened(path: object) -> str:
-    """A path that fits on a line."""
-    text = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
-    return one_line(text if len(text) <= MAX_PATH else f"{text[:40]}...{text[-40:]}")
+def _decoded(path: object) -> str:
+    return os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

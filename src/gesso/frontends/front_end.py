@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.frontends.midjourney import FLAG_NAMES, FlaggedPrompt, parse_flags
 from gesso.frontends.styles import MAX_FILE_CHARS, Style, apply_styles, parse_styles
 from gesso.frontends.wildcard_tables import parse_table
 from gesso.frontends.wildcards import expand, parse_list
 from gesso.notices import Notice
-from gesso.request.checks import short
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 
 if TYPE_CHECKING:

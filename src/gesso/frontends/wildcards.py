@@ -30,8 +30,9 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 from string import ascii_letters
 
+from gesso.errors import short
 from gesso.notices import Notice
-from gesso.text.prompt import MAX_CHARS, PromptError, check_prompt, quote
+from gesso.text.prompt import MAX_CHARS, PromptError, check_prompt
 
 MAX_DRAWS = 1000  # of one prompt
 MAX_LINES = 100_000  # of one list
@@ -267,7 +268,7 @@ class _Writer:
 
     def variable(self, use: _Use, variables: _Variables, out: list[str]) -> _Writing:
         value = variables.get(use.name, use.default)
-        name = quote(use.name)
+        name = short(use.name)
         if value is None:
             raise PromptError(
                 "wildcard",
@@ -307,17 +308,17 @@ class _Writer:
             self.nested |= around > 0
             return True
         if lines and self.most > 1:
-            raise PromptError("wildcard", f"prompt: the wildcard {quote(name)} has no end")
+            raise PromptError("wildcard", f"prompt: the wildcard {short(name)} has no end")
         text = wildcard.text if all(isinstance(part, str) for part in wildcard.path) else f"__{name}__"
         why = "refers to itself" if lines else "is unknown or empty"
-        notice = f"the wildcard {quote(text)} {why} and was left unchanged"
+        notice = f"the wildcard {short(text)} {why} and was left unchanged"
         self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": name}))
         self.add(text, out)
         return False
 
     def line(self, line: str, name: str, wildcard: _List, variables: _Variables, out: list[str]) -> _Writing:
         """A line of the list `name`."""
-        check_prompt(line, f"wildcard {quote(wildcard.text)}")
+        check_prompt(line, f"wildcard {short(wildcard.text)}")
         share = _SHARE.match(line)
         self.names[name] = self.names.get(name, 0) + 1
         yield self.whole(_parse(line[share.end() if share else 0 :]), {**variables, **dict(wildcard.values)}, out)
@@ -416,7 +417,7 @@ def _parse(text: str, *, path: bool = False) -> _Parts:
             else:
                 if sign == "%{" and _is_wrap(text, position, pairs[position - 1]):
                     raise PromptError(
-                        "wildcard", f"prompt: {quote(text[place:])}: %{{...$$...}} is not supported. Write it without"
+                        "wildcard", f"prompt: {short(text[place:])}: %{{...$$...}} is not supported. Write it without"
                     )
                 frames[-1].add(sign[:-1])
                 frames.append(_Open(choice=True))
@@ -430,7 +431,7 @@ def _parse(text: str, *, path: bool = False) -> _Parts:
             if isinstance(closed, _Set) and len(frames) > 1:
                 raise PromptError(
                     "wildcard",
-                    f"prompt: the variable {quote(closed.name)} is set inside braces. Set it before them, outside",
+                    f"prompt: the variable {short(closed.name)} is set inside braces. Set it before them, outside",
                 )
             if closed is not None:
                 frames[-1].parts.append(closed)

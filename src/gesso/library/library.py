@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gesso.checkpoints.hashing import OnBytes, hash_file
-from gesso.errors import GessoError
+from gesso.checkpoints.errors import ModelFileError
+from gesso.errors import GessoError, shorten
 from gesso.library.builtin import builtin_entries
 from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED, LibraryEntry, ModelFile
 from gesso.library.examine import examine, files_of, is_unchanged
@@ -23,6 +24,8 @@ from gesso.library.folders import Candidate, candidates, find_layout, own_places
 from gesso.library.index import FILE_NAME, Folder, Index
 
 log = logging.getLogger(__name__)
+
+MAX_SKIPPED = 20  # files that a listing names
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ class Library:
             if old is not None and _fits(old, sighting) and is_unchanged(old.files):
                 kept.append(old)
             else:
-                fresh.append(_meet(sighting, old))
+                try:
+                    fresh.append(_meet(sighting, old))
+                except (GessoError, OSError) as error:  # one odd file does not hide the others
+                    notes.append(f"{shorten(str(path))}: skipped: {_why(error)}")
         gone: list[Path] = []
         for entry in known.values():
             if entry.origin in (IN_PLACE, HUB) or entry.folder in unseen:
@@ -148,6 +154,7 @@ class Library:
         taken: set[str] = set()  # the same file by another way is the same model
         unseen: set[Path | None] = set()
         notes: list[str] = []
+        skipped: list[str] = []
 
         def see(candidates: Iterator[Candidate], folder: Path | None) -> None:
             for candidate in candidates:
@@ -159,7 +166,7 @@ class Library:
                 sightings[candidate.path] = _Sighting(candidate, origin, folder)
 
         for place in own_places(self.root):
-            see(candidates(place), None)
+            see(candidates(place, skipped.append), None)
         for folder in self.folders():
             if not folder.path.is_dir():
                 unseen.add(folder.path)
@@ -167,14 +174,24 @@ class Library:
                 continue
             try:
                 for place in places(folder.path, folder.layout):
-                    see(candidates(place), folder.path)
+                    see(candidates(place, skipped.append), folder.path)
             except GessoError as error:
                 unseen.add(folder.path)
                 notes.append(error.one_line)
+        notes += skipped[:MAX_SKIPPED]
+        if len(skipped) > MAX_SKIPPED:
+            notes.append(f"and {len(skipped) - MAX_SKIPPED} more files were skipped")
         return sightings, unseen, notes
 
 
 MISSING = "missing"
+
+
+def _why(error: GessoError | OSError) -> str:
+    """What is wrong with a file, without its path."""
+    if isinstance(error, ModelFileError):
+        return error.detail
+    return error.one_line.partition(": ")[2] if isinstance(error, GessoError) else error.strerror or str(error)
 
 
 def now() -> str:
