@@ -125,6 +125,7 @@ NOTICES: Mapping[str, str] = {
     "flag_overridden": "A flag in the prompt is ignored, because its field is set already.",
     "flags_as_text": "Flags in the prompt are read as text.",
     "template_drawn": "The prompt was drawn from a template with wildcards or choices; the text has both.",
+    "template_as_text": "Wildcards or choices in the prompt are read as text, since they are switched off.",
     "wildcard_unchanged": "A wildcard is unknown or refers to itself, and was left unchanged.",
     "wildcard_at_random": "A wildcard asks for all its options or for one after the other; they are drawn at random.",
     "wildcard_skipped": "An entry of a wildcard file is no text, and is ignored.",
@@ -133,6 +134,7 @@ NOTICES: Mapping[str, str] = {
     "lora_incomplete": "Some modules of the LoRA do not exist in the model.",
     "embedding_as_text": "The embedding does not fit the model, and its name is read as text.",
     # Pictures.
+    "size_not_native": "The picture has another size than the model was trained at.",
     "mask_stretched": "The mask was stretched to the size of the picture.",
     "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
     "tensors_ignored": "Tensors of a model's file belong to none of its networks.",

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
@@ -59,7 +60,7 @@ def main() -> NoReturn:
     # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
     # through them again and again: a twentieth of the time of a short command.
     gc.set_threshold(10_000)
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(_flushed(run(sys.argv[1:])))
 
 
 def run(argv: Sequence[str]) -> int:
@@ -78,12 +79,29 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except BrokenPipeError:
+        return EXIT_FAILED  # whoever read the results, such as `head`, has enough
     except Exception as error:
         if debug:
             raise
         return _explain(error)
     finally:
         _on_sigterm(previous)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, after all that was printed has gone out; a full disk behind a stream is told, not ignored."""
+    for number, stream in ((2, sys.stderr), (1, sys.stdout)):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if code == 0 and not isinstance(error, BrokenPipeError):
+                with suppress(OSError):
+                    print(f"error: standard output: {getattr(error, 'strerror', error)}", file=sys.stderr, flush=True)
+            code = code or EXIT_FAILED
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:  # what is left must not fail again at the end
+                os.dup2(nowhere.fileno(), number)
+    return code
 
 
 def build_app(chosen: str | None) -> typer.Typer:
@@ -147,7 +165,8 @@ def _explain(error: Exception) -> int:
     else:
         text = one_line(f"{type(error).__name__}: {error}")
         line, code = f"{text[:500]} (a bug in gesso; add --debug for the traceback)", EXIT_FAILED
-    print(f"error: {line}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it: the exit code says it all the same
+        print(f"error: {line}", file=sys.stderr)
     return code
 
 

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from gesso.cli.model_option import ModelOption
-from gesso.cli.targets import check_place
+from gesso.cli.targets import check_free
 from gesso.studio.home import resolve_model
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 FOLDER = Path("~/.cache/gesso/default-model")
 ADDITIONS = Path("~/.cache/gesso")
-AUTHOR = {"author": "the gesso authors", "license": "Apache-2.0"}
 STAGES = ("autoencoder", "grounding", "denoising", "upscaling")
 
 RecipeOption = Annotated[
@@ -25,6 +24,10 @@ RecipeOption = Annotated[
 FolderOption = Annotated[Path, typer.Option(help="Where to keep training states and logs.")]
 FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font file; default: the system's.")]
 AtlasOption = Annotated[Path | None, typer.Option(help="Glyphs written by `gesso train atlas`, instead of the font.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
+AuthorOption = Annotated[
+    str | None, typer.Option("--author", help="Author to store in the file's metadata; default: none.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...; default: the recipe's.")]
 
 
@@ -105,19 +108,21 @@ def export(
     font: FontOption = None,
     atlas: AtlasOption = None,
     device: DeviceOption = None,
+    author: AuthorOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Save a trained default model as one file.
 
     The weights are saved in half precision.
     """
-    check_place(output)
+    check_free(output, overwrite, ".safetensors")
     making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
     family = making.export(
         output,
         {
             "title": f"gesso-mini ({recipe})",
             "description": f"Draws {len(making.objects)} objects; trained by gesso on pictures composed of emoji.",
-            **AUTHOR,
+            **_author(author),
         },
     )
     typer.echo(f"{output} objects={len(family.objects)} size={family.output_size}")
@@ -141,6 +146,8 @@ def lora(
     rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank of the LoRA; default: the recipe's.")] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
+    author: AuthorOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train a style LoRA for the default model.
 
@@ -148,7 +155,7 @@ def lora(
     """
     from gesso.mini.style_lora import CPU_LORA, StyleLora
 
-    check_place(output)
+    check_free(output, overwrite, ".safetensors")
     recipe = CPU_LORA if rank is None else replace(CPU_LORA, rank=rank)
     if samples is not None:
         recipe = replace(recipe, denoising=replace(recipe.denoising, total_samples=samples))
@@ -159,7 +166,7 @@ def lora(
         typer.echo(f"stopped early; run again to continue from {place}", err=True)
         return
     about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
-    making.export(output, {"title": f"{style} for gesso-mini", "description": about, **AUTHOR})
+    making.export(output, {"title": f"{style} for gesso-mini", "description": about, **_author(author)})
     typer.echo(f"{output} rank={recipe.rank} bytes={output.stat().st_size}")
 
 
@@ -176,6 +183,8 @@ def controlnet(
     ] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
+    author: AuthorOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train an edge ControlNet for the default model.
 
@@ -183,14 +192,14 @@ def controlnet(
     """
     from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
 
-    check_place(output)
+    check_free(output, overwrite, ".safetensors")
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
     making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
     if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
         typer.echo(f"stopped early; run again to continue from {folder}", err=True)
         return
     about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
-    making.export(output, {"title": "edges for gesso-mini", "description": about, **AUTHOR})
+    making.export(output, {"title": "edges for gesso-mini", "description": about, **_author(author)})
     typer.echo(f"{output} bytes={output.stat().st_size}")
 
 
@@ -199,6 +208,7 @@ def atlas(
     output: Annotated[Path, typer.Argument(help="Output file (PNG).")],
     recipe: RecipeOption = "gpu",
     font: FontOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Save the glyphs of a recipe as one file.
 
@@ -207,9 +217,14 @@ def atlas(
     from gesso.scenes.glyphs import render_glyphs, save_atlas
     from gesso.scenes.vocabulary import things
 
+    check_free(output, overwrite, ".png")
     objects = things(_recipe(recipe).objects)
     save_atlas(output, render_glyphs([thing.glyph for thing in objects], font), objects)
     typer.echo(f"{output} objects={len(objects)} bytes={output.stat().st_size}")
+
+
+def _author(name: str | None) -> dict[str, str]:
+    return {} if name is None else {"author": name}
 
 
 def _recipe(name: str, device: str | None = None) -> Any:

@@ -9,6 +9,7 @@ OPTIONS = {
     "controls": "--control",
     "device": "--device",
     "dtype": "--dtype",
+    "dynamic_prompts": "--dynamic-prompts",
     "embeddings": "--embedding",
     "encoders": "--encoder",
     "family": "--family",
@@ -44,6 +45,7 @@ OPTIONS = {
     "unet": "--unet",
     "upscalers": "--upscaler",
     "vae": "--vae",
+    "wildcards": "--wildcards",
 }
 
 

@@ -15,7 +15,7 @@ from gesso.checkpoints.diffusers import INDEX, LIBRARIES, folders_of, layout_of,
 from gesso.checkpoints.errors import ModelFileError
 from gesso.diffusion.denoiser import Prediction
 from gesso.diffusion.diffusers_steps import COMMON_SETTINGS, spacing_of
-from gesso.errors import shorten
+from gesso.errors import short, shorten
 from gesso.families.base import Concat, Family, Layout, ScheduleConfig, SchedulerConfig
 from gesso.families.registry import release_like
 from gesso.families.sd15 import SD15
@@ -382,7 +382,9 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
 
 def _scheduler(path: Path, values: Mapping[str, Any]) -> SchedulerConfig:
     name = values.get("_class_name", "PNDMScheduler")
-    spacing = spacing_of(str(name))
+    if not isinstance(name, str):
+        raise ModelFileError("config", path, f"_class_name is {short(name)}, expected the name of a scheduler")
+    spacing = spacing_of(name)
     config = {
         "name": name,
         "timestep_spacing": values.get("timestep_spacing", spacing),

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MAX_LISTS = 10_000
 MAX_LIST_NBYTES = 2**23
 MAX_TEMPLATE = 2000  # characters of a template that a notice keeps
+_CHOICE = re.compile(r"(?<!\\)\{[^{}|\n]*\|[^{}\n]*\}")
+_WILDCARD = re.compile(r"(?<![\w\\])__[\w*/-]*[\w*]__(?!\w)", re.ASCII)
+_FOLDER = "to fill in a line of its list, use `wildcards=FOLDER`"
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
 
@@ -77,8 +80,21 @@ class FrontEnd:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
         if self.lists is None:
-            return iter((PlainRequest(request, notices),))
+            return iter((PlainRequest(request, (*notices, *_templates_as_text(request))),))
         return (PlainRequest(part.request, notices + part.notices) for part in _filled(request, self.lists))
+
+
+def _templates_as_text(request: TextToImageRequest) -> Iterator[Notice]:
+    """Notices about wildcards and choices that nobody asked to fill in."""
+    for field in ("prompt", "negative_prompt"):
+        text: str = getattr(request, field)
+        for pattern, how in ((_CHOICE, "to choose one of its parts, use `dynamic_prompts`"), (_WILDCARD, _FOLDER)):
+            if match := pattern.search(text):
+                yield Notice(
+                    f"{short(match[0])} in the {field.replace('_', ' ')} is read as text; {how}",
+                    code="template_as_text",
+                    field=field,
+                )
 
 
 def _with_flags(

@@ -311,7 +311,8 @@ class _Writer:
             raise PromptError("wildcard", f"prompt: the wildcard {short(name)} has no end")
         text = wildcard.text if all(isinstance(part, str) for part in wildcard.path) else f"__{name}__"
         why = "refers to itself" if lines else "is unknown or empty"
-        notice = f"the wildcard {short(text)} {why} and was left unchanged"
+        hint = "" if self.lists else "; give the folder of its list with `wildcards`"
+        notice = f"the wildcard {short(text)} {why} and was left unchanged{hint}"
         self.notices.append(Notice(notice, code="wildcard_unchanged", data={"name": name}))
         self.add(text, out)
         return False

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError, shorten
 from gesso.library.builtin import builtin_entries
 from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED, LibraryEntry, ModelFile

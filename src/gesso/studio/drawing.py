@@ -112,9 +112,12 @@ def _drawn(
 
 
 def _report_size(pipeline: "TextToImage", first: PlainRequest, sources: Sources, on_event: OnEvent) -> None:
-    from gesso.pipelines.framing import finished_size
+    from gesso.pipelines.framing import finished_size, size_notice
 
-    size = finished_size(pipeline.resolve(first.request, **sources.pictures), sources.image)
+    resolved = pipeline.resolve(first.request, **sources.pictures)
+    if (notice := size_notice(resolved, pipeline.model.family)) is not None:
+        on_event(Noticed(notice=notice))
+    size = finished_size(resolved, sources.image)
     if size is not None:
         on_event(FinalSize(width=size[0], height=size[1]))
 
