@@ -23,6 +23,7 @@ ERRORS: Mapping[str, str] = {
     "unsuitable_hint": "The picture cannot be used as the ControlNet hint that was asked for.",
     # Prompts.
     "prompt_missing": "There is no prompt.",
+    "nothing_known": "The model draws none of the things in the prompt.",
     "prompt_too_long": "The prompt has too many characters.",
     "prompt_characters": "The prompt has a NUL character or half a surrogate pair.",
     "prompt_limit": "The prompt has too many parts of one kind.",
@@ -120,6 +121,7 @@ NOTICES: Mapping[str, str] = {
     "prompt_cut": "The prompt is too long, and its end is ignored.",
     "negative_prompt_left_out": "The model does not use a negative prompt.",
     "words_ignored": "Words that are not in the model's vocabulary are ignored.",
+    "emoji_read": "Emoji in the prompt are read as the objects that they show.",
     "no_object": "The prompt names no object that the model can draw.",
     "notices_left_out": "There are more notices about the same text.",
     "texts_left_out": "There are more texts than are shown.",
@@ -127,13 +129,17 @@ NOTICES: Mapping[str, str] = {
     "flag_ignored": "A flag in the prompt has no effect in gesso.",
     "flag_overridden": "A flag in the prompt is ignored, because its field is set already.",
     "flags_as_text": "Flags in the prompt are read as text.",
-    "template_drawn": "The prompt was generated from a template with wildcards or choices; the text is that template.",
+    "template_drawn": "The prompt was drawn from a template with wildcards or choices; the text has both.",
+    "template_as_text": "Wildcards or choices in the prompt are read as text, since they are switched off.",
     "wildcard_unchanged": "A wildcard is unknown or refers to itself, and was left unchanged.",
+    "wildcard_at_random": "A wildcard asks for all its options or for one after the other; they are drawn at random.",
+    "wildcard_skipped": "An entry of a wildcard file is no text, and is ignored.",
     # Adapters.
     "lora_left_out": "The LoRA does not fit the refiner.",
     "lora_incomplete": "Some modules of the LoRA do not exist in the model.",
     "embedding_as_text": "The embedding does not fit the model, and its name is read as text.",
     # Pictures.
+    "size_not_native": "The picture has another size than the model was trained at.",
     "mask_stretched": "The mask was stretched to the size of the picture.",
     "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
     "tensors_ignored": "Tensors of a model's file belong to none of its networks.",
@@ -159,6 +165,7 @@ NOTICES: Mapping[str, str] = {
     "node_aside": "Nodes of the graph that had no part in the picture are ignored.",
     "workflow_only": "The settings come from a workflow, which may not be the one that ran.",
     # Models and adapters.
+    "models_skipped": "Entries of a folder of models cannot be models, and were skipped.",
     "models_unseen": "A folder of models, or the library's index, cannot be read or written.",
     "left_out": "Something in a model or adapter does not fit into the file that was written, and was left out.",
     "unusual_sizes": "The model has other sizes than a release, which a single file does not say.",

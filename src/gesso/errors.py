@@ -41,13 +41,40 @@ class GessoError(Exception):
 
     @property
     def one_line(self) -> str:
-        """The message on a single line, as `one_line` gives it."""
-        return one_line(self.message)
+        """The message on a single line, as `one_line` gives it; where it repeats a very long text, that is cut."""
+        return message_line(self.message)
 
 
 def _rebuilt(kind: type[GessoError], args: tuple[Any, ...]) -> GessoError:
     """An error without attributes, which pickle and copy set afterwards."""
     return kind.__new__(kind, *args)
+
+
+MAX_SHOWN = 100  # characters of a text from outside that a message repeats; longer than any name of a tensor
+MAX_WORD = 600
+MAX_LINE = 3000  # of a message on one line: room for lists of names
+
+
+def shorten(text: str) -> str:
+    """A text from outside as a message repeats it: on one line, no control characters, and of a long one both ends.
+
+    Names of a megabyte are possible, and so are prompts in place of names.
+    """
+    cut = len(text) > MAX_SHOWN
+    return f"{one_line(text[: MAX_SHOWN - 23])}...{one_line(text[-20:])}" if cut else one_line(text)
+
+
+def short(value: object) -> str:
+    """Any value as a message repeats it: a text in quotes, shortened."""
+    if isinstance(value, str) and len(value) > MAX_SHOWN:
+        return repr(f"{value[: MAX_SHOWN - 23]}...{value[-20:]}")
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more digits
+        return "a number of thousands of digits"
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
+    return text if isinstance(value, str) else shorten(text)
 
 
 def one_line(text: str) -> str:
@@ -57,6 +84,16 @@ def one_line(text: str) -> str:
     sequences.
     """
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
+
+
+def message_line(text: str) -> str:
+    """A message on a single line, at most MAX_LINE characters of it, without words that are longer than any path.
+
+    What a message repeats is shortened where it is written; this is for what comes from elsewhere.
+    """
+    words = (word if len(word) <= MAX_WORD else f"{word[:100]}...{word[-100:]}" for word in text.split())
+    line = one_line(" ".join(words))
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 203]}...{line[-200:]}"
 
 
 def in_words(text: str, word: Callable[[str, str | None], str | None]) -> str:

@@ -57,9 +57,9 @@ def test_import_list_info_verify_remove(capsys: Capture, home: Path):
     path = home / "models" / "checkpoints" / "my cat.safetensors"
     (entry,) = as_json(capsys, "list", "cat")
     assert (entry["name"], entry["path"], entry["kind"]) == ("my cat", str(path), "checkpoint")
-    assert as_json(capsys, "list", "--kind", "lora") == []
-    assert len(as_json(capsys, "list", "--family", "gesso-mini")) == 2
-    assert models(capsys, "list", "--kind", "lora")[1].startswith("no models match")
+    assert {each["origin"] for each in as_json(capsys, "list", "--kind", "lora")} == {"carried"}
+    assert len(as_json(capsys, "list", "--family", "gesso-mini", "--kind", "checkpoint")) == 2
+    assert models(capsys, "list", "--kind", "vae")[1].startswith("no models match")
     found = as_json(capsys, "info", "my cat")
     assert (found["path"], found["source"]) == (str(path), str(Path("my cat.safetensors").absolute()))
     assert found["files"][0]["sha256"] == entry["files"][0]["sha256"]
@@ -91,7 +91,19 @@ def test_remove_asks(capsys: Capture, home: Path, monkeypatch: pytest.MonkeyPatc
     assert "Delete" in err
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     assert models(capsys, "remove", "e")[0] == 0
-    assert len(as_json(capsys, "list")) == 1
+    assert {each["origin"] for each in as_json(capsys, "list")} == {"carried"}
+
+
+def test_built_in_adapters_are_listed_and_say_what_comes_before_them(capsys: Capture, home: Path):
+    out = models(capsys, "list")[1]
+    rows = {line.split()[0]: line for line in out.splitlines()[1:5]}
+    assert list(rows) == ["gesso-mini", "comic", "woodcut", "gesso-edges"]
+    assert all("built in" in row and "comes before" not in row for row in rows.values())
+    own = shelf.lora(home / "models" / "loras" / "comic.safetensors")
+    rows = models(capsys, "list", "comic")[1].splitlines()
+    assert f"built in  (yours comes before it: {own})" in rows[1]
+    assert rows[2].split()[:2] == ["comic", "lora"]
+    assert {each["path"] for each in as_json(capsys, "list", "comic", "--kind", "lora")} >= {str(own)}
 
 
 def test_what_strangers_wrote_never_reaches_the_terminal(capsys: Capture):

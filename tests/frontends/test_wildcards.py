@@ -34,13 +34,13 @@ def outcomes(text: str, num: int = 60) -> set[str]:
         ("{}", {""}),
         ("{|}x", {"x"}),
         ("{a|{b|{c|d}}}", {"a", "b", "c", "d"}),
-        ("{2$$a|b}", {"a, b", "b, a"}),
+        ("{2$$a|b}", {"a,b", "b,a"}),
         ("{2$$ and $$a|b}", {"a and b", "b and a"}),
-        ("{1-2$$a|b}", {"a", "b", "a, b", "b, a"}),
+        ("{1-2$$a|b}", {"a", "b", "a,b", "b,a"}),
         ("{0$$a|b}", {""}),
-        ("{9$$a|b}", {"a, b", "b, a"}),
-        ("{-1$$a}", {"", "a"}),
-        ("{2-$$a|b}", {"a, b", "b, a"}),
+        ("{9$$a|b}", {"a,b", "b,a"}),
+        ("{-2$$a|b}", {"a", "b", "a,b", "b,a"}),
+        ("{2-$$a|b}", {"a,b", "b,a"}),
         ("{0::a|b}", {"b"}),
         ("__colour__ hat", {"red hat", "blue hat"}),
         ("__sub/*__", {"1", "2", "3", "4"}),
@@ -49,7 +49,7 @@ def outcomes(text: str, num: int = 60) -> set[str]:
         (r"\{a|b\} \__colour__", {r"\{a|b\} \__colour__"}),
         ("foo_bar", {"foo_bar"}),
         ("{{7*7}}", {"7*7"}),
-        ("${jndi:ldap://x} %n '; DROP TABLE", {"$jndi:ldap://x %n '; DROP TABLE"}),
+        ("${jndi:ldap://x} %n '; DROP TABLE", {"ldap://x %n '; DROP TABLE"}),
     ],
 )
 def test_what_may_come_out(text, expected):
@@ -107,7 +107,7 @@ def test_shares(text, shares):
 
 def test_options_are_taken_once():
     for index in range(50):
-        taken = expand("{3$$a|b|c|d}", {}, seed=0, index=index).text.split(", ")
+        taken = expand("{3$$a|b|c|d}", {}, seed=0, index=index).text.split(",")
         assert len(taken) == len(set(taken)) == 3
 
 
@@ -180,7 +180,11 @@ def test_a_large_list_costs_little():
 @settings(max_examples=150, deadline=None)
 @given(st.text("ab{}|_:$0.5\\- ", max_size=40), st.integers(0, 2**64))
 def test_any_text_is_filled_in_the_same_each_time(text, seed):
-    first = expand(text, LISTS, seed=seed)
+    try:
+        first = expand(text, LISTS, seed=seed)
+    except PromptError:  # ${a} has no value
+        assert "${" in text
+        return
     assert first == expand(text, LISTS, seed=seed)
     assert len(first.text) <= len(text) + 2 * len(text)  # braces go, and at most a comma and a space come for each bar
 

@@ -1,6 +1,8 @@
 """Folders of other tools, used where they lie."""
 
 import os
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from gesso.errors import GessoError
 from gesso.library import Library
 from gesso.library.extra_paths import MAX_BYTES, read_extra_paths
 from gesso.library.folders import candidates, find_layout, own_places, places
+from gesso.library.resolving import resolve
 from library import shelf
 
 
@@ -89,7 +92,7 @@ def test_a_folder_of_comfyui_with_extra_paths(tmp_path: Path):
 
 
 BAD_YAML = {
-    "a: [1, 2": "line 1",
+    "a: [1, 2": "line [12]",
     "- a\n- b": "table of sections",
     "a: 3": "not a section",
     "a:\n  loras: [x]": "expected the name of a folder",
@@ -124,6 +127,48 @@ def test_a_bad_list_hides_nothing_else(tmp_path: Path):
     assert "a" in {entry.name for entry in listing.entries}
     with pytest.raises(GessoError, match="not a section"):
         library.add_folder(tmp_path / "comfy")
+
+
+def test_odd_entries_are_skipped_with_a_notice(tmp_path: Path, monkeypatch):
+    library = shelf.library_at(tmp_path)
+    root = tmp_path / "odd"
+    shelf.embedding(root / "good.safetensors")
+    shelf.embedding(root / "folder.safetensors" / "inside.safetensors")
+    long = f"{'x' * 243}.safetensors"
+    shelf.embedding(root / "short.safetensors").rename(root / long)
+    (root / "loop.safetensors").symlink_to("loop.safetensors")
+    (root / "loop").symlink_to("loop")
+    (root / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    (root / "zero.ckpt").symlink_to("/dev/zero")
+    (root / "mem.safetensors").symlink_to("/proc/self/mem")
+    (root / "proc").symlink_to("/proc/self")
+    os.mkfifo(root / "pipe.safetensors")
+    os.mkfifo(root / "pipe.txt")
+    (root / "model").mkdir()
+    (root / "model" / "model_index.json").symlink_to("model_index.json")
+    names = [b"caf\xe9.safetensors", b"folder\xff"]
+    try:
+        os.rename(shelf.embedding(root / "other.safetensors"), os.path.join(os.fsencode(root), names[0]))
+        os.mkdir(os.path.join(os.fsencode(root), names[1]))
+    except OSError:  # a file system that takes UTF-8 alone
+        names = []
+    monkeypatch.chdir(root)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.safetensors")
+    library.add_folder(root)
+    listing = library.listing()
+    assert {entry.path.name for entry in listing.entries if entry.origin == "folder"} == {
+        "good.safetensors",
+        "inside.safetensors",
+        long,
+    }
+    skipped = {"loop.safetensors", "gone.safetensors", "zero.ckpt", "mem.safetensors", "pipe.safetensors"}
+    skipped |= {"socket.safetensors", "model"} | ({"proc"} if sys.platform == "linux" else set())
+    found = {Path(note.partition(": skipped: ")[0]).name for note in listing.notes}
+    assert skipped <= found
+    assert len(found) == len(listing.notes) == len(skipped) + len(names)
+    assert all(note.isprintable() for note in listing.notes)
+    assert resolve("good", library, kinds=("embedding",)) == root / "good.safetensors"
 
 
 def test_any_folder_links_circles_and_duplicates(tmp_path: Path):

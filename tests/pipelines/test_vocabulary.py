@@ -1,6 +1,12 @@
 """Words that a model does not know are named."""
 
-from gesso.pipelines.vocabulary import named_objects, vocabulary_notices
+from types import SimpleNamespace
+
+import pytest
+
+from gesso.errors import GessoError
+from gesso.pipelines.vocabulary import check_known, named_objects, read_emoji, vocabulary_notices
+from gesso.text.prompt import Break, WeightedText
 from gesso.text.tokenizer import Tokenizer
 from tiny_models import OBJECTS, WORDS
 
@@ -48,6 +54,33 @@ def test_objects_are_found_by_synonym_plural_and_phrase():
     assert named_objects(tokenizer, "a slice of a cat", objects) == ("cat",)
     assert named_objects(tokenizer, "wolves, berries", objects) == ("wolf", "berry")
     assert named_objects(tokenizer, "concatenate", objects) == ()
+
+
+def test_emoji_of_objects_are_read_as_their_names():
+    pieces = (WeightedText("a 🐱 on ", 1.2), Break(), WeightedText("🐢🐢"))
+    found, names = read_emoji(pieces, TOKENIZER, OBJECTS)
+    assert names == {"🐱": "cat", "🐢": "turtle"}
+    assert [" ".join(piece.text.split()) for piece in (found[0], found[2])] == ["a cat on", "two turtles"]
+    assert (found[0].weight, found[1]) == (1.2, Break())
+    for plain in ((WeightedText("a cat"),), (WeightedText("a cat 🌭"),)):
+        assert read_emoji(plain, TOKENIZER, OBJECTS) == (plain, {})
+    assert read_emoji((WeightedText("🐱"),), Tokenizer.clip(), {}) == ((WeightedText("🐱"),), {})
+    decorated, _ = read_emoji((WeightedText("a red cat 🐱"),), TOKENIZER, OBJECTS)
+    assert TOKENIZER.known_text(decorated[0].text) == "a red cat"
+
+
+@pytest.mark.parametrize("prompt", ["кот", "a castel", "qwertz on a red background", "🌭", "a kat"])
+def test_a_prompt_of_which_nothing_is_known_is_refused(prompt):
+    model = SimpleNamespace(name="tiny", tokenizer=TOKENIZER, family=SimpleNamespace(objects=OBJECTS))
+    with pytest.raises(GessoError, match=r"tiny knows nothing in this prompt.*It draws 3 things.*`force`") as raised:
+        check_known(model, prompt)
+    assert raised.value.code == "nothing_known"
+
+
+@pytest.mark.parametrize("prompt", ["", "a red background", "a cat and a castle", "🐱", "(turtle:1.2) qwertz"])
+def test_a_prompt_of_which_something_is_known_is_drawn(prompt):
+    check_known(SimpleNamespace(name="t", tokenizer=TOKENIZER, family=SimpleNamespace(objects=OBJECTS)), prompt)
+    check_known(SimpleNamespace(name="t", tokenizer=Tokenizer.clip(), family=SimpleNamespace(objects={})), prompt)
 
 
 def test_byte_pairs_know_every_word():

@@ -115,7 +115,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     recipe = replace(recipe, encoding=replace(quick(recipe.encoding), total_samples=8))
     monkeypatch.setattr(style_lora, "CPU_LORA", recipe)
     path, folder = tmp_path / "lines.safetensors", tmp_path / "run"
-    command = ("train", "lora", "line-art", path, "--folder", folder, "--atlas", atlas, "--rank", 2)
+    command = ("train", "lora", "line-art", path, "--folder", folder, "--atlas", atlas, "--rank", 2, "--overwrite")
 
     _, err = said(capsys, *command, "--minutes", 0)
     assert err == f"stopped early; run again to continue from {folder}\n"
@@ -127,7 +127,8 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     assert steps(folder / "denoising") == [3, 6]
 
     for other in (("line-art", path, "--rank", 3), ("comic", path, "--rank", 2)):
-        assert main(["train", "lora", *map(str, other), "--folder", str(folder), "--atlas", str(atlas)]) == 2
+        words = ["train", "lora", *other, "--folder", folder, "--atlas", atlas, "--overwrite"]
+        assert main([*map(str, words)]) == 2
         assert "Use another folder" in capsys.readouterr().err
 
     said(capsys, *drawn, "--lora", path, "-o", tmp_path / "lines.png")
@@ -141,7 +142,7 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
     recipe = replace(CPU_CONTROL, pool_size=16, precision="float32", report_pictures=4, plan=quick(CPU_CONTROL.plan))
     monkeypatch.setattr(controlnet, "CPU_CONTROL", recipe)
     path, folder = tmp_path / "edges.safetensors", tmp_path / "run"
-    command = ("train", "controlnet", path, "--folder", folder, "--atlas", atlas)
+    command = ("train", "controlnet", path, "--folder", folder, "--atlas", atlas, "--overwrite")
 
     _, err = said(capsys, *command, "--minutes", 0)
     assert err == f"stopped early; run again to continue from {folder}\n"
@@ -161,6 +162,20 @@ def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
     with pytest.raises(GessoError, match=r"the folder .*nowhere does not exist\. Create it"):
         run(*command, tmp_path / "nowhere" / "made.safetensors", "--folder", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [("lora", "comic"), ("controlnet",), ("export",), ("atlas",)])
+def test_an_existing_file_and_a_wrong_ending_are_refused_before_the_work(command, tmp_path):
+    ending = ".png" if command == ("atlas",) else ".safetensors"
+    place = () if command == ("atlas",) else ("--folder", tmp_path / "run")
+    kept = tmp_path / f"kept{ending}"
+    kept.write_bytes(b"mine")
+    with pytest.raises(GessoError, match=r"already exists; left unchanged\. .* add --overwrite"):
+        run(*command, kept, *place)
+    with pytest.raises(GessoError, match=rf"expected a file name ending in {ending}"):
+        run(*command, tmp_path / "out.jpg", *place)
+    assert kept.read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 
 def test_a_folder_that_cannot_be_made_is_told(atlas, tmp_path):

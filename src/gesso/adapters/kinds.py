@@ -22,7 +22,8 @@ from gesso.adapters.changes import (
     Scaling,
     WeightChange,
 )
-from gesso.checkpoints.errors import ModelFileError, elide, shape_text
+from gesso.checkpoints.errors import ModelFileError, shape_text
+from gesso.errors import shorten
 
 MAX_RANK = 4096
 MAX_ALPHA = 1e6  # trainers write 1 to a few hundred
@@ -51,7 +52,7 @@ class Reader:
     by_root: bool = False  # rank-stabilised: alpha / sqrt(rank)
 
     def refuse(self, message: str) -> ModelFileError:
-        return ModelFileError("shape", self.where, f"{elide(self.module)}: {message}")
+        return ModelFileError("shape", self.where, f"{shorten(self.module)}: {message}")
 
     def scale(self, parts: TensorParts, rank: int) -> float:
         """What multiplies the product: alpha / rank, 1 where there is no alpha, or 0 is written for none."""
@@ -186,9 +187,9 @@ def build(parts: TensorParts, reader: Reader) -> WeightChange | None:
     if kind is None:
         if any(part in parts for part in BIASES):
             return None
-        raise reader.refuse(f"tensors that make no known adapter: {', '.join(sorted(map(elide, parts))[:5])}")
+        raise reader.refuse(f"tensors that make no known adapter: {', '.join(sorted(map(shorten, parts))[:5])}")
     if unknown := sorted(set(parts) - set(kind.needed) - set(kind.allowed) - set(COMMON)):
-        raise reader.refuse(f"{kind.name} with unknown tensors: {', '.join(map(elide, unknown[:5]))}")
+        raise reader.refuse(f"{kind.name} with unknown tensors: {', '.join(map(shorten, unknown[:5]))}")
     try:
         change = kind.build(parts, reader)
     except (IndexError, RuntimeError) as error:

@@ -23,8 +23,9 @@ from gesso.adapters.kinds import MAX_RANK, Reader, build, kind_of, label_of
 from gesso.adapters.names import ModulePlace, Target
 from gesso.adapters.textual_inversion import Embedding, embedding_from
 from gesso.checkpoints.config_json import read_object
-from gesso.checkpoints.errors import ModelFileError, elide, examples, shape_text
+from gesso.checkpoints.errors import ModelFileError, examples, shape_text
 from gesso.checkpoints.tensor_file import TensorFile
+from gesso.errors import shorten
 from gesso.notices import Notice
 
 EXAMPLES = 5
@@ -124,7 +125,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         assert parsed.place is not None
         parts_of = names.setdefault(parsed.place, {})
         if parsed.part in parts_of:
-            message = f"{elide(parts_of[parsed.part])} and {elide(tensor_name)} change the same module"
+            message = f"{shorten(parts_of[parsed.part])} and {shorten(tensor_name)} change the same module"
             raise ModelFileError("duplicate_key", file.path, message)
         parts_of[parsed.part] = tensor_name
         spelled[parsed.place] = parsed.module
@@ -149,7 +150,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
             changes_of = _changes(parts, place, module, file, target, settings)
             for changed, change in changes_of.items():
                 if changed in changes:
-                    message = f"{elide(module)} changes a module that another tensor changes already"
+                    message = f"{shorten(module)} changes a module that another tensor changes already"
                     raise ModelFileError("duplicate_key", file.path, message)
                 changes[changed] = change
             kind = kind_of(parts)
@@ -200,7 +201,7 @@ def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
         )
         return ModelFileError("architecture_mismatch", file.path, message)
     base = declared_base(file.metadata)
-    declared = f" (its metadata says {elide(base)})" if base else ""
+    declared = f" (its metadata says {shorten(base)})" if base else ""
     message = (
         f"is made for {looks}{declared}, the model is {target.name!r}: {why}. Use an adapter made for this kind of "
         "model, or the model that the adapter was made for"
@@ -221,7 +222,7 @@ def _changes(
     owners = [network.get_submodule(name) for name in place.modules]
     weight = getattr(owners[0], "weight", None)
     if weight is None:
-        raise _mismatch(file, target, f"{elide(module)} is not a layer of the model")
+        raise _mismatch(file, target, f"{shorten(module)} is not a layer of the model")
     shape = tuple(weight.shape)
     if len(owners) > 1:
         shape = (len(owners) * shape[0], *shape[1:])
@@ -229,7 +230,7 @@ def _changes(
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)
     if bias is not None and bias.numel() != shape[0]:
-        raise _mismatch(file, target, f"the bias of {elide(module)} is {bias.numel()}, the model's is {shape[0]}")
+        raise _mismatch(file, target, f"the bias of {shorten(module)} is {bias.numel()}, the model's is {shape[0]}")
     if change is not None:
         _check_fit(change, shape, module, file, target)
     if len(owners) == 1:
@@ -252,11 +253,13 @@ def _check_fit(change: WeightChange, shape: tuple[int, ...], module: str, file: 
         if _fits(change, shape):
             return
         sizes = f"[{change.up.shape[0]}, {', '.join(str(side) for side in change.down.shape[1:])}]"
-        raise _mismatch(file, target, f"{elide(module)} is {sizes} in the file, {shape_text(shape)} in the model")
+        raise _mismatch(file, target, f"{shorten(module)} is {sizes} in the file, {shape_text(shape)} in the model")
     try:
         delta = change.to("meta").delta(torch.empty(shape, device="meta"))
     except (RuntimeError, ValueError, IndexError):
-        raise _mismatch(file, target, f"{elide(module)} does not make {shape_text(shape)}, the model's shape") from None
+        raise _mismatch(
+            file, target, f"{shorten(module)} does not make {shape_text(shape)}, the model's shape"
+        ) from None
     assert tuple(delta.shape) == shape
 
 
@@ -273,10 +276,10 @@ def _fits(change: LowRank, shape: tuple[int, ...]) -> bool:
 
 def _refuse_nonfinite(name: str, tensor: Tensor, file: TensorFile) -> None:
     if not tensor.is_floating_point():
-        raise ModelFileError("dtype", file.path, f"{elide(name)} is {tensor.dtype}, expected floating-point numbers")
+        raise ModelFileError("dtype", file.path, f"{shorten(name)} is {tensor.dtype}, expected floating-point numbers")
     wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
     if wide.numel() and not bool(torch.stack(wide.aminmax()).isfinite().all()):
-        raise ModelFileError("nonfinite", file.path, f"{elide(name)} holds NaN or infinity; the file is damaged")
+        raise ModelFileError("nonfinite", file.path, f"{shorten(name)} holds NaN or infinity; the file is damaged")
 
 
 def _bundled_groups(names: Iterable[str]) -> dict[str, dict[str, str]]:

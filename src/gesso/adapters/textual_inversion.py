@@ -19,8 +19,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gesso.checkpoints.errors import ModelFileError, elide, shape_text
+from gesso.checkpoints.errors import ModelFileError, shape_text
 from gesso.checkpoints.tensor_file import TensorFile
+from gesso.errors import shorten
 from gesso.models.clip import CLIPTextModel
 from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer
@@ -83,7 +84,7 @@ def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> 
         vectors, token = {"": _vectors(key, tensor, where)}, None if key in _ANONYMOUS else key
     else:
         message = (
-            f"{len(used)} tensors that make no embedding (textual inversion): {', '.join(map(elide, list(used)[:5]))}"
+            f"{len(used)} tensors that make no embedding (textual inversion): {', '.join(map(shorten, list(used)[:5]))}"
         )
         raise ModelFileError("unknown_key", where, message)
     if len({len(each) for each in vectors.values()}) != 1:
@@ -94,13 +95,13 @@ def embedding_from(tensors: Mapping[str, Tensor], where: Path, *, name: str) -> 
 def _vectors(name: str, tensor: Tensor, where: Path) -> Tensor:
     vectors = tensor[None] if tensor.ndim == 1 else tensor
     if vectors.ndim != 2 or not 1 <= len(vectors) <= MAX_VECTORS or vectors.shape[1] < 1:
-        message = f"{elide(name)} is {shape_text(tensor.shape)}, expected 1 to {MAX_VECTORS} vectors"
+        message = f"{shorten(name)} is {shape_text(tensor.shape)}, expected 1 to {MAX_VECTORS} vectors"
         raise ModelFileError("shape", where, message)
     if not vectors.is_floating_point():
-        raise ModelFileError("dtype", where, f"{elide(name)} is {vectors.dtype}, expected floating-point numbers")
+        raise ModelFileError("dtype", where, f"{shorten(name)} is {vectors.dtype}, expected floating-point numbers")
     vectors = vectors.to(torch.float32, copy=True)
     if not bool(vectors.isfinite().all()):
-        raise ModelFileError("nonfinite", where, f"{elide(name)} holds NaN or infinity; the file is damaged")
+        raise ModelFileError("nonfinite", where, f"{shorten(name)} holds NaN or infinity; the file is damaged")
     return vectors
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gesso import strict_json
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import read_small_file
+from gesso.errors import shorten
 
 MAX_JSON = 4 * 2**20  # bytes; the largest read is a tokenizer.json of 2 MB
 MAX_ITEMS = 16  # of a tuple in a config
@@ -72,7 +73,7 @@ def parse_object(text: str | bytes, where: str | Path, *, infinite: bool = False
             text = text.decode("utf-8")
         value = strict_json.loads(text, infinite=infinite)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError("config", where, f"is not valid JSON ({elide(str(error))})") from None
+        raise ModelFileError("config", where, f"is not valid JSON ({shorten(str(error))})") from None
     if not isinstance(value, dict):
         raise ModelFileError("config", where, f"is a JSON {type(value).__name__}, expected an object")
     return value
@@ -105,7 +106,7 @@ def from_json(cls: type[Config], raw: Any, where: str | Path, name: str, **fixed
         raise ModelFileError("config", where, f"{name} is not an object")
     fields = {item.name: item for item in dataclasses.fields(cls) if item.name not in fixed}  # type: ignore[arg-type]
     if unknown := sorted(set(raw) - set(fields)):
-        raise ModelFileError("config", where, f"{name} has the unknown field {elide(unknown[0])!r}; update gesso")
+        raise ModelFileError("config", where, f"{name} has the unknown field {shorten(unknown[0])!r}; update gesso")
     types_ = get_type_hints(cls)
     values = {}
     for key, item in fields.items():
@@ -121,7 +122,7 @@ def from_json(cls: type[Config], raw: Any, where: str | Path, name: str, **fixed
 
 def _value(kind: Any, value: Any, where: str | Path, name: str, key: str) -> Any:
     def refuse(expected: str) -> NoReturn:
-        raise ModelFileError("config", where, f"{name} is {elide(repr(value))}, expected {expected}")
+        raise ModelFileError("config", where, f"{name} is {shorten(repr(value))}, expected {expected}")
 
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):

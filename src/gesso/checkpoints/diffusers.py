@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from gesso.checkpoints.config_json import read_object
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.keymap import LINEAR, Rule, nest
 from gesso.checkpoints.shared import clip_rules, transformer_rules
+from gesso.errors import shorten
 from gesso.models.unet import UNetConfig
 
 INDEX = "model_index.json"
@@ -88,7 +89,7 @@ def weight_file(folder: Path, stem: str) -> Path:
             return folder / name
     others = sorted(path.name for path in folder.glob(f"{pickled}*") if path.is_file()) if folder.is_dir() else []
     others += sorted(path.name for path in folder.glob(f"{stem}*") if path.is_file() and path.name not in others)
-    there = f", only {', '.join(map(elide, others[:3]))}, which gesso does not read" if others else ""
+    there = f", only {', '.join(map(shorten, others[:3]))}, which gesso does not read" if others else ""
     raise ModelFileError(
         "missing", folder, f"has no {stem}.safetensors{there}; download it, or give the whole model as a single file"
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 
 Reason = Literal[
     "missing",  # no such file or folder, or a part of a folder
@@ -56,8 +56,6 @@ Reason = Literal[
     "shard_name",
 ]
 
-_SHOWN = 120  # characters of a name that a message repeats; names of a megabyte are possible
-
 
 class ModelFileError(GessoError):
     """A model file or folder that cannot be used; `reason` is for programs, and the error's code."""
@@ -69,16 +67,11 @@ class ModelFileError(GessoError):
         self.where = str(where)
 
 
-def elide(name: str) -> str:
-    """Shortens a name from a file to a length that fits a message."""
-    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}... ({len(name)} characters)"
-
-
 def examples(names: Iterable[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(elide(name) for name in names[:limit]) + more
+    return ", ".join(shorten(name) for name in names[:limit]) + more
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.errors import ModelFileError, Reason, elide, shape_text
+from gesso.checkpoints.errors import ModelFileError, Reason, shape_text
 from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_file import MAX_METADATA, TensorInfo
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_SIDE, MAX_TENSORS
+from gesso.errors import shorten
 
 MAGIC = b"GGUF"
 MAX_KEYS = 10_000
@@ -217,7 +218,9 @@ class _Parser:
         rows = self.rows(num_tensors)
         alignment = values.get(_ALIGNMENT, 32)
         if type(alignment) is not int or not 8 <= alignment <= 2**16 or alignment & (alignment - 1):
-            self.refuse("gguf_alignment", f"has the alignment {elide(str(alignment))}, expected a power of 2 from 8 on")
+            self.refuse(
+                "gguf_alignment", f"has the alignment {shorten(str(alignment))}, expected a power of 2 from 8 on"
+            )
         tensors, spans = self.place(rows, alignment, values)
         metadata = {key: str(value) for key, value in values.items() if value is not None}
         return GgufFile(self.path, self.nbytes, metadata, tensors, spans)
@@ -229,7 +232,7 @@ class _Parser:
         for _ in range(count):
             key = self.text(MAX_NAME)
             if key in values:
-                self.refuse("duplicate_key", f"has the key {elide(key)!r} twice")
+                self.refuse("duplicate_key", f"has the key {shorten(key)!r} twice")
             values[key] = self.value(self.number("I"), key)
             room -= len(key) + len(str(values[key]))
             if room < 0:
@@ -242,7 +245,7 @@ class _Parser:
         if kind == _ARRAY:
             return self.array(key)
         if kind not in _NUMBERS:
-            self.refuse("gguf_metadata", f"{elide(key)} is of kind {kind}, which GGUF does not have")
+            self.refuse("gguf_metadata", f"{shorten(key)} is of kind {kind}, which GGUF does not have")
         return self.number(_NUMBERS[kind])
 
     def array(self, key: str) -> Any:
@@ -251,9 +254,9 @@ class _Parser:
             raw = self.take(count * struct.calcsize(f"<{_NUMBERS[kind]}"))
             return list(struct.unpack(f"<{count}{_NUMBERS[kind]}", raw)) if count <= 16 else None
         if kind != _TEXT:  # arrays of arrays: no writer uses them
-            self.refuse("gguf_metadata", f"{elide(key)} is an array of kind {kind}, expected numbers or texts")
+            self.refuse("gguf_metadata", f"{shorten(key)} is an array of kind {kind}, expected numbers or texts")
         if count > MAX_ARRAY:
-            self.refuse("gguf_count", f"{elide(key)} has {count:,} texts, expected at most {MAX_ARRAY:,}")
+            self.refuse("gguf_count", f"{shorten(key)} has {count:,} texts, expected at most {MAX_ARRAY:,}")
         for _ in range(count):
             self.text(MAX_TEXT)
         return None
@@ -267,14 +270,14 @@ class _Parser:
             if not name:
                 self.refuse("gguf_string", "has a tensor without a name")
             if name in names:
-                self.refuse("duplicate_key", f"has the tensor {elide(name)!r} twice")
+                self.refuse("duplicate_key", f"has the tensor {shorten(name)!r} twice")
             names.add(name)
             num_dims = self.number("I")
             if num_dims > MAX_DIMS:
-                self.refuse("gguf_shape", f"{elide(name)} has {num_dims:,} dimensions, expected at most {MAX_DIMS}")
+                self.refuse("gguf_shape", f"{shorten(name)} has {num_dims:,} dimensions, expected at most {MAX_DIMS}")
             shape = tuple(self.number("Q") for _ in range(num_dims))[::-1]
             if any(not 0 < side <= MAX_SIDE for side in shape):
-                self.refuse("gguf_shape", f"{elide(name)} is {shape_text(shape)}, expected sides of 1 to {MAX_SIDE}")
+                self.refuse("gguf_shape", f"{shorten(name)} is {shape_text(shape)}, expected sides of 1 to {MAX_SIDE}")
             rows.append((name, shape, self.number("I"), self.number("Q")))
         return rows
 
@@ -286,12 +289,12 @@ class _Parser:
         spans: dict[str, _Span] = {}
         for name, shape, kind, offset in rows:
             if offset % alignment:
-                self.refuse("gguf_offset", f"{elide(name)} begins at {offset:,}, which is no multiple of {alignment}")
+                self.refuse("gguf_offset", f"{shorten(name)} begins at {offset:,}, which is no multiple of {alignment}")
             tensors[name], spans[name] = self.tensor(name, shape, kind, start + offset, values)
         end = start
         for name, span in sorted(spans.items(), key=lambda item: item[1].begin):
             if not end <= span.begin < end + alignment:
-                self.refuse("gguf_offset", f"the data of {elide(name)} begins at {span.begin:,}, expected {end:,}")
+                self.refuse("gguf_offset", f"the data of {shorten(name)} begins at {span.begin:,}, expected {end:,}")
             end = span.begin + span.nbytes
         if end > self.nbytes:
             self.refuse("truncated", f"has {self.nbytes:,} bytes, its tensors take {end:,}; download it again")
@@ -309,11 +312,11 @@ class _Parser:
         elif kind in BLOCKS:
             label, numbers, nbytes = BLOCKS[kind]
             if not shape or shape[-1] % numbers:
-                self.refuse("gguf_shape", f"{elide(name)} is {shape_text(shape)}, {label} takes rows of {numbers}")
+                self.refuse("gguf_shape", f"{shorten(name)} is {shape_text(shape)}, {label} takes rows of {numbers}")
             dtype = torch.float16
             span = _Span(kind, begin, count // numbers * nbytes, count // shape[-1])
         else:
-            self.refuse("gguf_type", f"{elide(name)} is of type {kind}, which gesso does not know")
+            self.refuse("gguf_type", f"{shorten(name)} is of type {kind}, which gesso does not know")
         shape = self.original(name, shape, count, values)
         return TensorInfo(dtype=dtype, shape=shape, nbytes=count * dtype.itemsize), span
 
@@ -322,7 +325,7 @@ class _Parser:
         if stored is None:
             return shape
         if not isinstance(stored, list) or not all(type(side) is int and side > 0 for side in stored):
-            self.refuse("gguf_shape", f"the original shape of {elide(name)} is no shape")
+            self.refuse("gguf_shape", f"the original shape of {shorten(name)} is no shape")
         if len(stored) > 8 or math.prod(stored) != count:
-            self.refuse("gguf_shape", f"{elide(name)} is {shape_text(shape)}, but was {shape_text(stored)}")
+            self.refuse("gguf_shape", f"{shorten(name)} is {shape_text(shape)}, but was {shape_text(stored)}")
         return tuple(stored)

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gesso.checkpoints.errors import ModelFileError, elide, examples, shape_text
+from gesso.checkpoints.errors import ModelFileError, examples, shape_text
+from gesso.errors import shorten
 
 Shape = tuple[int, ...]
 
@@ -223,7 +224,9 @@ def plan(
     for row in rows:
         for native in row.natives:
             if native in filled:
-                message = f"{elide(filled[native])} and {elide(row.file)} are the same parameter; expected one of them"
+                message = (
+                    f"{shorten(filled[native])} and {shorten(row.file)} are the same parameter; expected one of them"
+                )
                 raise ModelFileError("duplicate_key", where, message)
             filled[native] = row.file
     _refuse_missing(rules, params, filled, where)
@@ -253,9 +256,8 @@ def _refuse_missing(
         return
     names = {native: row.file for row in expand(rules, params) if not row.load_only for native in row.natives}
     file_names = list(dict.fromkeys(names[param] for param in missing))
-    message = (
-        f"{len(file_names)} tensors that the model needs are missing: {examples(file_names)} (for {elide(missing[0])})"
-    )
+    param = shorten(missing[0])
+    message = f"{len(file_names)} tensors that the model needs are missing: {examples(file_names)} (for {param})"
     raise ModelFileError("missing_key", where, message)
 
 
@@ -272,7 +274,7 @@ def _check_shape(row: Row, file_shape: Shape, params: Mapping[str, Shape], where
         raise ModelFileError(
             "shape",
             where,
-            f"{elide(row.file)} is {shape_text(file_shape)}, the model expects {shape_text(expected)}",
+            f"{shorten(row.file)} is {shape_text(file_shape)}, the model expects {shape_text(expected)}",
         )
 
 

@@ -19,7 +19,7 @@ from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import IO, Any, get_args
 
-from gesso.checkpoints.errors import ModelFileError, Reason, elide
+from gesso.checkpoints.errors import ModelFileError, Reason
 from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.pickle_reader import PickleLimits
 from gesso.checkpoints.regular_file import open_regular
@@ -31,6 +31,7 @@ from gesso.checkpoints.safetensors_file import (
 )
 from gesso.checkpoints.safetensors_layout import MAX_HEADER
 from gesso.checkpoints.torch_file import MAX_EXPANSION
+from gesso.errors import shorten
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def _understood(text: bytes, code: int, where: Path, limits: Limits) -> _Report:
         dropped: Any = report.get("dropped")
         confined: Any = report.get("confined")
         if _strings(dropped) and _strings(confined):
-            return _Report(tuple(elide(word) for word in dropped), tuple(elide(word) for word in confined))
+            return _Report(tuple(shorten(word) for word in dropped), tuple(shorten(word) for word in confined))
         reason: Any = report.get("reason")
         message: Any = report.get("message")
         if reason in get_args(Reason) and isinstance(message, str):

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from gesso.checkpoints.errors import ModelFileError, Reason, elide
+from gesso.checkpoints.errors import ModelFileError, Reason
 from gesso.checkpoints.safetensors_layout import ITEM_SIZES, MAX_DIMS, MAX_NAME, MAX_SIDE, MAX_TENSORS
+from gesso.errors import shorten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +360,7 @@ class _Machine:
             self.refuse("pickle_damaged", "the pickle has a name that is not text")
         interned = _INTERNED.get(f"{module}.{name}")
         if interned is None:
-            message = f"asks for {elide(f'{module}.{name}')}, which is code, or data that weights do not need"
+            message = f"asks for {shorten(f'{module}.{name}')}, which is code, or data that weights do not need"
             self.refuse("pickle_global", f"{message}. It may be an attack: do not open it with other tools either")
         self.push(interned)
 
@@ -463,7 +464,7 @@ class _Machine:
             self.refuse("tensor_bounds", "the pickle refers to a storage of an impossible size")
         storage = Storage(key, _STORAGES[kind.name], count)
         if self.storages.setdefault(key, storage) != storage:
-            self.refuse("tensor_bounds", f"the pickle gives storage {elide(key)!r} two sizes or kinds")
+            self.refuse("tensor_bounds", f"the pickle gives storage {shorten(key)!r} two sizes or kinds")
         return self.storages[key]
 
     def build(self) -> None:
@@ -709,6 +710,6 @@ def _is_text(name: str) -> bool:
 def _describe(key: Any, value: Any) -> str:
     name = key if type(key) is str else key.name if type(key) is Global else type(key).__name__
     if type(value) in (dict, list, tuple):
-        return f"{elide(name)} ({type(value).__name__} of {len(value)})"
+        return f"{shorten(name)} ({type(value).__name__} of {len(value)})"
     kind = value.what if type(value) is Inert else value.name if type(value) is Global else type(value).__name__
-    return f"{elide(name)} ({kind})"
+    return f"{shorten(name)} ({kind})"

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gesso import strict_json
-from gesso.checkpoints.errors import ModelFileError, Reason, elide
+from gesso.checkpoints.errors import ModelFileError, Reason
 from gesso.checkpoints.foreign import START, looks_like
 from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_layout import (
@@ -33,10 +33,11 @@ from gesso.checkpoints.safetensors_layout import (
     header_bytes,
     library_order,
 )
+from gesso.errors import shorten
 from gesso.files import atomic_file
 
 MAX_METADATA = 12 * 2**20  # characters of all keys and values together; a trainer's list of tags can have some millions
-_MAX_PARTS = 16 * MAX_TENSORS + 2**20  # texts or numbers in a header, also where metadata elide JSON
+_MAX_PARTS = 16 * MAX_TENSORS + 2**20  # texts or numbers in a header, also where metadata shorten JSON
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -179,7 +180,7 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
         # Decoded here: the parser would guess UTF-16 from the first bytes.
         entries = strict_json.loads(header.decode("utf-8"), parse_int=_count)
     except strict_json.RepeatedKeyError as error:
-        refuse("duplicate_key", f"the header names {elide(error.key)!r} twice")
+        refuse("duplicate_key", f"the header names {shorten(error.key)!r} twice")
     except (ValueError, RecursionError):  # ValueError: not UTF-8, not JSON, NaN, a number of thousands of digits
         refuse("header_json", "not a safetensors file, or a damaged one: the header is not JSON")
     metadata = _check_metadata(entries.pop("__metadata__", {}), refuse)
@@ -193,7 +194,7 @@ def parse_header(path: Path, header: bytes, data_nbytes: int | None) -> tuple[di
     end_before = 0
     for begin, end, name in sorted(spans):
         if begin != end_before:
-            refuse("offsets", f"damaged: the data of {elide(name)} begins at {begin}, expected {end_before}")
+            refuse("offsets", f"damaged: the data of {shorten(name)} begins at {begin}, expected {end_before}")
         end_before = end
     if data_nbytes is None:
         return metadata, tensors
@@ -219,14 +220,14 @@ def _check_metadata(metadata: Any, refuse: Any) -> dict[str, str]:
 
 def _check_entry(name: str, entry: Any, refuse: Any) -> tuple[TensorInfo, int]:
     """Checks one entry of the header -> the entry, and where its data begins."""
-    label = elide(name)
+    label = shorten(name)
     if not name or len(name) > MAX_NAME or not _is_text(name):
         refuse("header_json", f"a tensor name of {len(name)} characters, expected 1 to {MAX_NAME} of Unicode")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         refuse("header_json", f"damaged: the entry of {label} is not dtype, shape and data_offsets")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        refuse("dtype", f"{label} has dtype {elide(str(entry['dtype']))!r}, expected one of {', '.join(DTYPES)}")
+        refuse("dtype", f"{label} has dtype {shorten(str(entry['dtype']))!r}, expected one of {', '.join(DTYPES)}")
         raise AssertionError  # for the type checker: refuse raises
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _counts(shape) or len(shape) > MAX_DIMS or any(side > MAX_SIDE for side in shape):

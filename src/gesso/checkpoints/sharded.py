@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gesso import strict_json
-from gesso.checkpoints.errors import ModelFileError, elide, examples
+from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.checkpoints.keymap import TensorSource
 from gesso.checkpoints.safetensors_file import TensorInfo, open_safetensors, read_small_file
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_TENSORS
+from gesso.errors import shorten
 
 if TYPE_CHECKING:
     from gesso.checkpoints.tensor_file import TensorFile
@@ -78,7 +79,7 @@ def open_sharded(path: str | Path, open_shard: "Callable[[Path], TensorFile]" = 
     for file_name, shard in shards.items():
         for name in shard.tensors:
             if name in held:
-                message = f"{elide(name)} is in {held[name]} and in {file_name}, expected in one of them"
+                message = f"{shorten(name)} is in {held[name]} and in {file_name}, expected in one of them"
                 raise ModelFileError("duplicate_key", path, message)
             held[name] = file_name
     if missing := [f"{name} in {place}" for name, place in places.items() if held.get(name) != place]:
@@ -102,7 +103,7 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         index = strict_json.loads(text.decode("utf-8"))
     except strict_json.RepeatedKeyError as error:
-        raise ModelFileError("duplicate_key", path, f"names {elide(error.key)!r} twice") from None
+        raise ModelFileError("duplicate_key", path, f"names {shorten(error.key)!r} twice") from None
     except (ValueError, RecursionError):
         raise ModelFileError("shard_index", path, "is not JSON") from None
     places = index.get("weight_map") if isinstance(index, dict) else None
@@ -112,10 +113,12 @@ def _read_index(path: Path) -> dict[str, str]:
     for name, place in places.items():
         if not 0 < len(name) <= MAX_NAME or not isinstance(place, str):
             raise ModelFileError(
-                "shard_index", path, f"has an entry {elide(name)!r} that is not a tensor name and a file name"
+                "shard_index", path, f"has an entry {shorten(name)!r} that is not a tensor name and a file name"
             )
         if not _SHARD.fullmatch(place) or len(place) > 255:
-            message = f"places a tensor in {elide(place)!r}, expected the name of a .safetensors or .bin file beside it"
+            message = (
+                f"places a tensor in {shorten(place)!r}, expected the name of a .safetensors or .bin file beside it"
+            )
             raise ModelFileError("shard_name", path, message)
     if len(set(places.values())) > MAX_SHARDS:
         raise ModelFileError("shard_index", path, f"names more than {MAX_SHARDS} files")

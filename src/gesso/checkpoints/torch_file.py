@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import BinaryIO
 
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.pickle_reader import PickleLimits, Storage, TensorRef, named_tensors, read_pickle
 from gesso.checkpoints.safetensors_layout import ITEM_SIZES, header_bytes, library_order
 from gesso.checkpoints.torch_zip import Member, blocks, check_crc, read_at, read_directory, refuse_crc
+from gesso.errors import shorten
 
 MAX_EXPANSION = 4  # bytes of all tensors together, as a multiple of the bytes that hold them
 MAX_STRIDED = 256 * 2**20  # bytes of a storage that must be held in memory to put its numbers into order
@@ -86,9 +87,9 @@ def _check_storages(
     for key, storage in storages.items():
         member = members[key]
         if member is None:
-            raise ModelFileError("truncated", where, f"the numbers of storage {elide(key)} are missing")
+            raise ModelFileError("truncated", where, f"the numbers of storage {shorten(key)} are missing")
         if member.nbytes != storage.nbytes:
-            message = f"storage {elide(key)} has {member.nbytes:,} bytes, the pickle says {storage.nbytes:,}"
+            message = f"storage {shorten(key)} has {member.nbytes:,} bytes, the pickle says {storage.nbytes:,}"
             raise ModelFileError("tensor_bounds", where, message)
         blocks_of[key] = member
     return blocks_of
@@ -113,9 +114,9 @@ def _open_stacked(file: BinaryIO, nbytes: int, where: str, limits: PickleLimits)
         count = int.from_bytes(read_at(file, at, 8, where=where), "little")
         storage = storages[key]
         if count != storage.count:
-            message = f"storage {elide(key)} has {count:,} numbers, the pickle says {storage.count:,}"
+            message = f"storage {shorten(key)} has {count:,} numbers, the pickle says {storage.count:,}"
             raise ModelFileError("tensor_bounds", where, message)
-        spans[key] = Member(f"storage {elide(key)}", at + 8, storage.nbytes, -1)
+        spans[key] = Member(f"storage {shorten(key)}", at + 8, storage.nbytes, -1)
         at += 8 + storage.nbytes
         if at > nbytes:
             raise ModelFileError("truncated", where, f"ends before byte {at:,}; download it again")

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from gesso.checkpoints.errors import ModelFileError, Reason, elide
+from gesso.checkpoints.errors import ModelFileError, Reason
+from gesso.errors import shorten
 
 MAX_MEMBERS = 100_000
 MAX_DIRECTORY = 32 * 2**20  # bytes; torch takes 60 a member
@@ -118,7 +119,7 @@ class _Archive:
         ordered = sorted(zip(entries, names, strict=True), key=lambda pair: pair[0].header)
         for (entry, name), following in zip(ordered, [*(e.header for e, _ in ordered[1:]), directory], strict=True):
             if entry.header != at:
-                self.refuse("zip_overlap", f"{elide(name)} begins at byte {entry.header:,}, expected {at:,}")
+                self.refuse("zip_overlap", f"{shorten(name)} begins at byte {entry.header:,}, expected {at:,}")
             begin = self._check_header(entry, name)
             at = self._end(entry, name, begin, following)
             members[name] = Member(name, begin, entry.nbytes, entry.crc)
@@ -193,7 +194,7 @@ class _Archive:
         return _Entry(name, flags, method, crc, nbytes, header), end
 
     def _check_method(self, entry: _Entry) -> None:
-        label = elide(entry.name.decode("utf-8", "replace"))
+        label = shorten(entry.name.decode("utf-8", "replace"))
         if entry.flags & 0x2041:
             self.refuse("zip_encrypted", f"{label} is encrypted, which weights never are")
         if entry.flags & ~(_UTF8 | _DESCRIPTOR):
@@ -241,12 +242,12 @@ class _Archive:
                 "a program (TorchScript or an exported model), not weights; gesso runs no code from files",
             )
         if "data.pkl" not in names:
-            examples = ", ".join(elide(name) for name in full[:3])
+            examples = ", ".join(shorten(name) for name in full[:3])
             self.refuse("not_safetensors", f"is a zip archive of {examples}, not a PyTorch file; unpack it first")
         if len(roots) != 1 or root in ("", ".", "..") or not root.isprintable() or "\\" in root:
             self.refuse("zip_name", "the members are not all in one folder of the archive")
         if strange := [name for name in names if not _WEIGHTS.fullmatch(name) or "/.." in f"/{name}"]:
-            self.refuse("zip_name", f"has a member {elide(strange[0])!r}, which weights do not have")
+            self.refuse("zip_name", f"has a member {shorten(strange[0])!r}, which weights do not have")
         if len(set(names)) != len(names):
             self.refuse("zip_name", "has two members of one name")
         return names
@@ -263,12 +264,12 @@ class _Archive:
         """Checks that the member's own header agrees with the directory -> where its bytes begin."""
         head = self.read(entry.header, 30)
         if not head.startswith(b"PK\x03\x04"):
-            self.refuse("zip_damaged", f"{elide(name)} is not where the directory says")
+            self.refuse("zip_damaged", f"{shorten(name)} is not where the directory says")
         version, flags, method, crc, packed, nbytes, n_name, n_extra = struct.unpack("<4x3H4x3L2H", head)
         rest = self.read(entry.header + 30, n_name + n_extra)
         if rest[:n_name] != entry.name or flags != entry.flags or method or version > _ZIP64:
             self.refuse(
-                "zip_damaged", f"{elide(name)} has another name or kind in its own header than in the directory"
+                "zip_damaged", f"{shorten(name)} has another name or kind in its own header than in the directory"
             )
         wide = self._extra(rest[n_name:]).get(1, b"")
         if len(wide) >= 16 and nbytes == packed == 0xFFFFFFFF:
@@ -277,7 +278,7 @@ class _Archive:
         if not later and (crc, packed, nbytes) != (entry.crc, entry.nbytes, entry.nbytes):
             self.refuse(
                 "zip_damaged",
-                f"{elide(name)} has another size or checksum in its own header than in the directory",
+                f"{shorten(name)} has another size or checksum in its own header than in the directory",
             )
         return entry.header + 30 + n_name + n_extra
 
@@ -285,13 +286,13 @@ class _Archive:
         """Where the member ends, with the record behind it that repeats size and checksum."""
         end = begin + entry.nbytes
         if end > following:
-            self.refuse("zip_overlap", f"{elide(name)} reaches into the member behind it")
+            self.refuse("zip_overlap", f"{shorten(name)} reaches into the member behind it")
         if not entry.flags & _DESCRIPTOR:
             return end
         sizes = {16: "<4s3L", 24: "<4sL2Q"}.get(following - end)
         if sizes is None:
-            self.refuse("zip_overlap", f"{following - end} bytes follow {elide(name)}, expected 16 or 24")
+            self.refuse("zip_overlap", f"{following - end} bytes follow {shorten(name)}, expected 16 or 24")
         signature, crc, packed, nbytes = struct.unpack(sizes, self.read(end, following - end))
         if signature != b"PK\x07\x08" or (crc, packed, nbytes) != (entry.crc, entry.nbytes, entry.nbytes):
-            self.refuse("zip_damaged", f"{elide(name)} has another size or checksum behind it than in the directory")
+            self.refuse("zip_damaged", f"{shorten(name)} has another size or checksum behind it than in the directory")
         return following

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.foreign import START, container_of
 from gesso.checkpoints.hashing import sha256_of
 from gesso.checkpoints.keymap import TensorSource
@@ -22,6 +22,7 @@ from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, open_safetensors
 from gesso.checkpoints.sharded import open_sharded
 from gesso.checkpoints.tensor_file import TensorFile
+from gesso.errors import shorten
 
 if TYPE_CHECKING:
     from gesso.checkpoints.pickle_file import Limits
@@ -121,7 +122,7 @@ def open_weights(path: str | Path, *, converted: Path | None = None, limits: "Li
         def open_shard(shard: Path) -> TensorFile:
             with open_regular(shard) as (handle, _):
                 if container_of(handle.read(START)) == "index":  # which could name itself
-                    raise ModelFileError("shard_index", path, f"names another index, {elide(shard.name)}, as a shard")
+                    raise ModelFileError("shard_index", path, f"names another index, {shorten(shard.name)}, as a shard")
             return open_weights(shard, converted=converted, limits=limits)
 
         return open_sharded(path, open_shard)

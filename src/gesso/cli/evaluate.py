@@ -13,7 +13,7 @@ from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
 from gesso.cli.results import path_values
-from gesso.cli.targets import check_place, put, taken
+from gesso.cli.targets import check_free, put
 from gesso.errors import GessoError
 from gesso.studio.drawing import check_names
 from gesso.studio.studio import EngineOptions, ModelChoice, Studio
@@ -105,8 +105,8 @@ def composition(
     The prompts combine objects in ways not seen in training. A detector judges the pictures; its own error rate on
     fresh composed pictures is shown next to every score.
     """
-    _check_free(output, overwrite)
-    _check_free(sheet, overwrite)
+    check_free(output, overwrite)
+    check_free(sheet, overwrite)
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
         from gesso.mini.judging.composition import evaluate_composition
@@ -229,7 +229,7 @@ def control(
 
     Compares with pictures of the same seeds without the ControlNet.
     """
-    _check_free(output, overwrite)
+    check_free(output, overwrite)
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")
         from gesso.mini.judging.control import evaluate_control
@@ -296,7 +296,7 @@ def train_judge(
 
     Takes about 15 minutes on one core.
     """
-    _check_free(output, overwrite)
+    check_free(output, overwrite)
     from gesso.mini.judging.detector import load_detector
     from gesso.mini.judging.judge_training import JudgePlan, make_judge
     from gesso.scenes.glyphs import render_glyphs
@@ -373,15 +373,6 @@ def _renderer(table: "tuple[Thing, ...]", font: Path | None, bar: Bar, style: st
         )
         return None
     return _drawing(render_glyphs([thing.glyph for thing in table], font), style)
-
-
-def _check_free(path: Path | None, overwrite: bool) -> None:
-    """Before the work: is the name free, is there a folder to write into?"""
-    if path is None:
-        return
-    check_place(path)
-    if path.exists() and not overwrite:
-        raise taken(path)
 
 
 def _write(report: "CompositionReport", output: Path | None, sheet: Path | None, overwrite: bool) -> None:

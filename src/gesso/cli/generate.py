@@ -23,7 +23,7 @@ from gesso.notices import Notice
 from gesso.request.checks import check_known
 from gesso.request.finder import Kind
 from gesso.request.request import NAMED, TextToImageRequest, with_values
-from gesso.studio.drawing import Order, SavedPicture, check_names, memory_plans, save_drawn
+from gesso.studio.drawing import Order, SavedPicture, check_names, check_words, memory_plans, save_drawn
 from gesso.studio.events import to_all
 from gesso.studio.front_ends import open_front_end, syntax_settings
 from gesso.studio.sources import ControlFile, Sources, control_files, read_controls, read_sources
@@ -185,6 +185,9 @@ def command(
         int, typer.Option("--quality", min=1, max=100, help="Quality of a .jpg, .webp or .avif file; PNG is lossless.")
     ] = 90,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Draw a prompt of which the model knows nothing, too.")
+    ] = False,
     open_after: OpenOption = False,
     absolute_paths: AbsolutePathsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
@@ -232,6 +235,8 @@ def command(
             for name, needs in memory_plans(pipeline, order).items():
                 bar.result(needs.to_json() if as_json else f"{name}:\n{needs.table()}")
             return
+        if not force and start is None:
+            check_words(pipeline, order)
         shows = [bar.show]
         if preview is not None:
             shows.append(studio.preview(pipeline, preview, preview_model).on_event)

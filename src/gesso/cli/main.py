@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
@@ -23,9 +24,8 @@ from gesso.cli.command_line import CommandLine
 from gesso.cli.json_lines import error_values, json_line
 from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError, message_line, one_line, shorten
 
-MAX_PATH = 200  # characters of a path in a message
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
@@ -65,7 +65,7 @@ def main() -> NoReturn:
     # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
     # through them again and again: a twentieth of the time of a short command.
     gc.set_threshold(10_000)
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(_flushed(run(sys.argv[1:])))
 
 
 def run(argv: Sequence[str]) -> int:
@@ -86,12 +86,29 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except BrokenPipeError:
+        return EXIT_FAILED  # whoever read the results, such as `head`, has enough
     except Exception as error:
         if debug:
             raise
         return _explain(error, line)
     finally:
         _on_sigterm(previous)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, after all that was printed has gone out; a full disk behind a stream is told, not ignored."""
+    for number, stream in ((2, sys.stderr), (1, sys.stdout)):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            if code == 0 and not isinstance(error, BrokenPipeError):
+                with suppress(OSError):
+                    print(f"error: standard output: {getattr(error, 'strerror', error)}", file=sys.stderr, flush=True)
+            code = code or EXIT_FAILED
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:  # what is left must not fail again at the end
+                os.dup2(nowhere.fileno(), number)
+    return code
 
 
 def build_app(chosen: str | None) -> typer.Typer:
@@ -160,9 +177,10 @@ def _explain(error: Exception, line: CommandLine) -> int:
     """One line on stderr for what went wrong, with --json an object on stdout too, and the exit code."""
     known, code = _known(error)
     known.message += line.origin(known.field)
-    if line.as_json:
-        print(json_line({"error": error_values(known)}), flush=True)
-    print(f"error: {line_of(known)}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it: the exit code says it all the same
+        if line.as_json:
+            print(json_line({"error": error_values(known)}), flush=True)
+        print(f"error: {line_of(known)}", file=sys.stderr)
     return code
 
 
@@ -173,21 +191,19 @@ def _known(error: Exception) -> tuple[GessoError, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
         name = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "name", None)
         field = None if name is None else str(name).lstrip("-")
-        return GessoError(error.format_message(), code="usage", field=field), EXIT_WRONG_INPUT
+        return GessoError(message_line(error.format_message()), code="usage", field=field), EXIT_WRONG_INPUT
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         advice = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch"
         return GessoError(advice, code="out_of_memory"), EXIT_FAILED
     if isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
-        path = f"{shortened(error.filename)}: " if error.filename else ""
+        path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
         return GessoError(f"{path}{error.strerror}", code="system"), EXIT_WRONG_INPUT
     text = one_line(f"{type(error).__name__}: {error}")[:500]
     return GessoError(f"{text} (a bug in gesso; add --debug for the traceback)", code="internal"), EXIT_FAILED
 
 
-def shortened(path: object) -> str:
-    """A path that fits on a line."""
-    text = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
-    return one_line(text if len(text) <= MAX_PATH else f"{text[:40]}...{text[-40:]}")
+def _decoded(path: object) -> str:
+    return os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

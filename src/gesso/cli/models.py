@@ -57,6 +57,7 @@ def list_models(
 
     Built-in models, imported ones, and those in registered folders.
     """
+    from gesso.library.builtin import builtin_adapters
     from gesso.library.entry import KINDS
 
     _check_choice("--kind", kind, KINDS)
@@ -64,7 +65,7 @@ def list_models(
     listing = library.listing()
     entries = [
         entry
-        for entry in listing.entries
+        for entry in sorted((*listing.entries, *builtin_adapters()), key=lambda entry: entry.origin != "carried")
         if kind in (None, entry.kind) and family in (None, entry.family) and _has(entry, words or ())
     ]
     for note in listing.notes:
@@ -73,7 +74,7 @@ def list_models(
         print(json_line([entry.to_dict() for entry in entries]))
         return
     if entries:
-        print("\n".join(_table(entries, paths=paths)))
+        print("\n".join(_table(entries, listing.entries, paths=paths)))
     elif len(listing.entries) > 1:
         print("no models match")
     folders = [f"{folder.path} ({folder.layout})" for folder in library.folders()]
@@ -88,10 +89,10 @@ def _has(entry: "LibraryEntry", words: Iterable[str]) -> bool:
     return all(word.casefold() in text for word in words)
 
 
-def _table(entries: Sequence["LibraryEntry"], *, paths: bool) -> list[str]:
+def _table(entries: Sequence["LibraryEntry"], known: Sequence["LibraryEntry"], *, paths: bool) -> list[str]:
     rows = [
         ("NAME", "KIND", "FAMILY", "SIZE", "DTYPE", "HASH", "WHERE"),
-        *(_cells(entry, paths) for entry in entries),
+        *(_cells(entry, known, paths) for entry in entries),
     ]
     clean = [[_printable(cell) for cell in row] for row in rows]
     if not paths:
@@ -104,7 +105,7 @@ def _table(entries: Sequence["LibraryEntry"], *, paths: bool) -> list[str]:
     return lines
 
 
-def _cells(entry: "LibraryEntry", paths: bool) -> tuple[str, ...]:
+def _cells(entry: "LibraryEntry", known: Sequence["LibraryEntry"], paths: bool) -> tuple[str, ...]:
     return (
         entry.name,
         entry.kind,
@@ -112,7 +113,7 @@ def _cells(entry: "LibraryEntry", paths: bool) -> tuple[str, ...]:
         _size(entry.nbytes),
         "+".join(entry.dtypes) or "-",
         entry.model_hash or "-",
-        f"{entry.path if paths else _where(entry)}{_remark(entry)}",
+        f"{entry.path if paths else _where(entry)}{_remark(entry, known)}",
     )
 
 
@@ -129,7 +130,10 @@ def _where(entry: "LibraryEntry") -> str:
     return "built in" if entry.origin == "carried" else entry.origin
 
 
-def _remark(entry: "LibraryEntry") -> str:
+def _remark(entry: "LibraryEntry", known: Sequence["LibraryEntry"]) -> str:
+    if entry.origin == "carried":
+        own = [other for other in known if (other.kind, other.path.stem) == (entry.kind, entry.name) and other != entry]
+        return f"  (yours comes before it: {own[0].path})" if own else ""
     if entry.problem:
         return f"  ({entry.problem})"
     if entry.layout == "pickle":

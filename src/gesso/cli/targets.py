@@ -35,6 +35,17 @@ def check_place(path: Path) -> None:
         raise GessoError(f"{path}: the folder {path.parent} does not exist. Create it, or choose another place")
 
 
+def check_free(path: Path | None, overwrite: bool, ending: str | None = None) -> None:
+    """Before the work: is there a folder to write into, is the ending right, is the name free? Raises GessoError."""
+    if path is None:
+        return
+    if ending is not None and path.suffix.lower() != ending:
+        raise GessoError(f"{path}: expected a file name ending in {ending}")
+    check_place(path)
+    if path.exists() and not overwrite:
+        raise taken(path)
+
+
 def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
     """Write a whole file. Raises GessoError if it exists and must be kept, or cannot be written."""
     from gesso.pictures.picture_file import write_new

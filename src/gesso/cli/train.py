@@ -10,7 +10,7 @@ import typer
 from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.model_option import ModelOption
 from gesso.cli.results import path_values
-from gesso.cli.targets import check_place
+from gesso.cli.targets import check_free
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
 
@@ -18,7 +18,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 FOLDER = Path("~/.cache/gesso/default-model")
 ADDITIONS = Path("~/.cache/gesso")
-AUTHOR = {"author": "the gesso authors", "license": "Apache-2.0"}
 STAGES = ("autoencoder", "grounding", "denoising", "upscaling")
 
 RecipeOption = Annotated[
@@ -28,6 +27,10 @@ RecipeOption = Annotated[
 FolderOption = Annotated[Path, typer.Option(help="Where to keep training states and logs.")]
 FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font file; default: the system's.")]
 AtlasOption = Annotated[Path | None, typer.Option(help="Glyphs written by `gesso train atlas`, instead of the font.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
+AuthorOption = Annotated[
+    str | None, typer.Option("--author", help="Author to store in the file's metadata; default: none.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...; default: the recipe's.")]
 
 
@@ -108,20 +111,22 @@ def export(
     font: FontOption = None,
     atlas: AtlasOption = None,
     device: DeviceOption = None,
+    author: AuthorOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Save a trained default model as one file.
 
     The weights are saved in half precision.
     """
-    check_place(output)
+    check_free(output, overwrite, ".safetensors")
     making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
     family = making.export(
         output,
         {
             "title": f"gesso-mini ({recipe})",
             "description": f"Draws {len(making.objects)} objects; trained by gesso on pictures composed of emoji.",
-            **AUTHOR,
+            **_author(author),
         },
     )
     _done(output, as_json, objects=len(family.objects), size=family.output_size)
@@ -145,6 +150,8 @@ def lora(
     rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank of the LoRA; default: the recipe's.")] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
+    author: AuthorOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a style LoRA for the default model.
@@ -153,7 +160,7 @@ def lora(
     """
     from gesso.mini.style_lora import CPU_LORA, StyleLora
 
-    check_place(output)
+    check_free(output, overwrite, ".safetensors")
     recipe = CPU_LORA if rank is None else replace(CPU_LORA, rank=rank)
     if samples is not None:
         recipe = replace(recipe, denoising=replace(recipe.denoising, total_samples=samples))
@@ -164,7 +171,7 @@ def lora(
         typer.echo(f"stopped early; run again to continue from {place}", err=True)
         return
     about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
-    making.export(output, {"title": f"{style} for gesso-mini", "description": about, **AUTHOR})
+    making.export(output, {"title": f"{style} for gesso-mini", "description": about, **_author(author)})
     _done(output, as_json, rank=recipe.rank, bytes=output.stat().st_size)
 
 
@@ -181,6 +188,8 @@ def controlnet(
     ] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
+    author: AuthorOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an edge ControlNet for the default model.
@@ -189,14 +198,14 @@ def controlnet(
     """
     from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
 
-    check_place(output)
+    check_free(output, overwrite, ".safetensors")
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
     making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
     if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
         typer.echo(f"stopped early; run again to continue from {folder}", err=True)
         return
     about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
-    making.export(output, {"title": "edges for gesso-mini", "description": about, **AUTHOR})
+    making.export(output, {"title": "edges for gesso-mini", "description": about, **_author(author)})
     _done(output, as_json, bytes=output.stat().st_size)
 
 
@@ -205,6 +214,7 @@ def atlas(
     output: Annotated[Path, typer.Argument(help="Output file (PNG).")],
     recipe: RecipeOption = "gpu",
     font: FontOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Save the glyphs of a recipe as one file.
@@ -214,6 +224,7 @@ def atlas(
     from gesso.scenes.glyphs import render_glyphs, save_atlas
     from gesso.scenes.vocabulary import things
 
+    check_free(output, overwrite, ".png")
     objects = things(_recipe(recipe).objects)
     save_atlas(output, render_glyphs([thing.glyph for thing in objects], font), objects)
     _done(output, as_json, objects=len(objects), bytes=output.stat().st_size)
@@ -225,6 +236,10 @@ def _done(output: Path, as_json: bool, **values: int) -> None:
         print(json_line(path_values(output, absolute=False) | values), flush=True)
     else:
         print(" ".join([one_line(str(output)), *(f"{name}={value}" for name, value in values.items())]), flush=True)
+
+
+def _author(name: str | None) -> dict[str, str]:
+    return {} if name is None else {"author": name}
 
 
 def _recipe(name: str, device: str | None = None) -> Any:

@@ -9,10 +9,12 @@ OPTIONS = {
     "controls": "--control",
     "device": "--device",
     "dtype": "--dtype",
+    "dynamic_prompts": "--dynamic-prompts",
     "embeddings": "--embedding",
     "encoders": "--encoder",
     "family": "--family",
     "font": "--font",
+    "force": "--force",
     "hints": "--hint",
     "hires": "--hires",
     "image": "--image",
@@ -43,6 +45,7 @@ OPTIONS = {
     "unet": "--unet",
     "upscalers": "--upscaler",
     "vae": "--vae",
+    "wildcards": "--wildcards",
 }
 
 

@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, read_object
 from gesso.checkpoints.diffusers import INDEX, LIBRARIES, folders_of, layout_of, names_class, tokenizers_of
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.diffusion.denoiser import Prediction
 from gesso.diffusion.diffusers_steps import COMMON_SETTINGS, spacing_of
+from gesso.errors import short, shorten
 from gesso.families.base import Concat, Family, Layout, ScheduleConfig, SchedulerConfig
 from gesso.families.registry import release_like
 from gesso.families.sd15 import SD15
@@ -166,7 +167,7 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
     is_xl = layout != "sd1"
     known = [name for (xl, _), name in _PIPELINES.items() if xl == is_xl] + list(_ALSO[is_xl])
     if index.get("_class_name") not in known:
-        class_name = elide(str(index.get("_class_name")))
+        class_name = shorten(str(index.get("_class_name")))
         raise ModelFileError("architecture_mismatch", folder, f"is a {class_name}, expected a {known[0]}")
     folders = folders_of(layout)
     expected = {
@@ -178,7 +179,7 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
     for part, classes in expected.items():
         if names_class(index, part) not in classes:
             expected_class = f"{classes[0]} of {' or '.join(LIBRARIES)}"
-            message = f"{INDEX}: {part} is {elide(str(index.get(part)))}, expected {expected_class}"
+            message = f"{INDEX}: {part} is {shorten(str(index.get(part)))}, expected {expected_class}"
             raise ModelFileError("architecture_mismatch", folder, message)
     return layout
 
@@ -219,7 +220,9 @@ def _check_widths(folder: Path, family: Family) -> None:
 def _max_level(folder: Path, index: Mapping[str, Any]) -> int:
     max_level = index.get("max_noise_level", 350)
     if type(max_level) is not int or not 0 <= max_level < 1000:
-        raise ModelFileError("config", folder / INDEX, f"max_noise_level is {elide(str(max_level))}, expected 0 to 999")
+        raise ModelFileError(
+            "config", folder / INDEX, f"max_noise_level is {shorten(str(max_level))}, expected 0 to 999"
+        )
     return max_level
 
 
@@ -231,10 +234,10 @@ class _Settings:
         self.values = read_object(path)
         for key, value in fixed.items():
             if self.values.get(key, value) != value:
-                self.refuse(f"{key} is {elide(str(self.values[key]))}, gesso computes with {value}")
+                self.refuse(f"{key} is {shorten(str(self.values[key]))}, gesso computes with {value}")
         for key, value in self.values.items():
             if key not in (*fixed, *read, *idle) and not key.startswith("_") and value not in (None, False):
-                self.refuse(f"{elide(key)} is {elide(str(value))}, an unknown setting")
+                self.refuse(f"{shorten(key)} is {shorten(str(value))}, an unknown setting")
 
     def refuse(self, message: str) -> NoReturn:
         raise ModelFileError("config", self.path, message)
@@ -245,7 +248,7 @@ class _Settings:
         if length is not None and isinstance(value, int):
             value = [value] * length
         if not isinstance(value, list) or not value or (length is not None and len(value) != length):
-            self.refuse(f"{key} is {elide(str(value))}, expected a list{f' of {length}' if length else ''}")
+            self.refuse(f"{key} is {shorten(str(value))}, expected a list{f' of {length}' if length else ''}")
         return value
 
 
@@ -281,7 +284,7 @@ def _unet(settings: _Settings) -> tuple[UNetConfig, int]:
     unet = from_json(UNetConfig, config, settings.path, "the UNet")
     sample_size = values.get("sample_size") or 64
     if type(sample_size) is not int or not 1 <= sample_size <= 1024:
-        settings.refuse(f"sample_size is {elide(str(sample_size))}, expected 1 to 1024")
+        settings.refuse(f"sample_size is {shorten(str(sample_size))}, expected 1 to 1024")
     return unet, sample_size
 
 
@@ -294,7 +297,7 @@ def _cross_only(settings: _Settings, levels: int) -> list[bool] | None:
         or len(levels_only) != levels
         or not all(type(value) is bool for value in levels_only)
     ):
-        settings.refuse(f"only_cross_attention is {elide(str(levels_only))}, expected a list of {levels}")
+        settings.refuse(f"only_cross_attention is {shorten(str(levels_only))}, expected a list of {levels}")
     return levels_only if any(levels_only) else None
 
 
@@ -302,7 +305,7 @@ def _added_dim(settings: _Settings) -> Any:
     """Width of the vector of pooled text and sizes: None, or as SDXL has it."""
     kind = settings.values.get("addition_embed_type")
     if kind not in (None, "text_time"):
-        settings.refuse(f"addition_embed_type is {elide(str(kind))}, gesso knows text_time")
+        settings.refuse(f"addition_embed_type is {shorten(str(kind))}, gesso knows text_time")
     return settings.values.get("projection_class_embeddings_input_dim") if kind else None
 
 
@@ -328,7 +331,7 @@ def _text(path: Path, *, projected: bool) -> CLIPTextConfig:
     if values.get("layer_norm_eps", 1e-5) != 1e-5:
         raise ModelFileError("config", path, "layer_norm_eps is not 1e-5, which gesso computes with")
     if values.get("model_type", "clip_text_model") != "clip_text_model":
-        message = f"is a {elide(str(values['model_type']))}, expected a clip_text_model"
+        message = f"is a {shorten(str(values['model_type']))}, expected a clip_text_model"
         raise ModelFileError("architecture_mismatch", path, message)
     vocab_size = values.get("vocab_size", 49408)
     eos = values.get("eos_token_id", 49407)
@@ -360,7 +363,9 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
         raise ModelFileError("config", path, "the betas are not scaled_linear, which gesso computes with")
     prediction = values.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
-        raise ModelFileError("config", path, f"prediction_type is {elide(str(prediction))}, which gesso does not know")
+        raise ModelFileError(
+            "config", path, f"prediction_type is {shorten(str(prediction))}, which gesso does not know"
+        )
     config = {
         "beta_start": values.get("beta_start", 0.0001),
         "beta_end": values.get("beta_end", 0.02),
@@ -377,7 +382,9 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
 
 def _scheduler(path: Path, values: Mapping[str, Any]) -> SchedulerConfig:
     name = values.get("_class_name", "PNDMScheduler")
-    spacing = spacing_of(str(name))
+    if not isinstance(name, str):
+        raise ModelFileError("config", path, f"_class_name is {short(name)}, expected the name of a scheduler")
+    spacing = spacing_of(name)
     config = {
         "name": name,
         "timestep_spacing": values.get("timestep_spacing", spacing),

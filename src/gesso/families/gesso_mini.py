@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gesso.checkpoints.config_json import from_json, to_json
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
+from gesso.errors import shorten
 from gesso.families.base import Family
 
 NAME = "gesso-mini"
@@ -38,12 +39,12 @@ def family_from_config(config: Mapping[str, Any], where: str | Path) -> Family:
     objects = _objects(plain.pop("objects", {}), refuse)
     family = from_json(Family, plain, where, "the configuration", objects=objects)
     if family.name != NAME:
-        message = f"is a model of family {elide(family.name)!r}, expected {NAME!r}"
+        message = f"is a model of family {shorten(family.name)!r}, expected {NAME!r}"
         raise ModelFileError("architecture_mismatch", where, message)
     if family.defaults.sampler not in SAMPLERS:
-        refuse(f"the default sampler {elide(family.defaults.sampler)!r} is unknown; update gesso")
+        refuse(f"the default sampler {shorten(family.defaults.sampler)!r} is unknown; update gesso")
     if family.defaults.schedule not in SCHEDULES:
-        refuse(f"the default schedule {elide(family.defaults.schedule)!r} is unknown; update gesso")
+        refuse(f"the default schedule {shorten(family.defaults.schedule)!r} is unknown; update gesso")
     unet, vae, text = family.unet, family.vae, family.text
     agreements = {
         "unet.context_dim and text.dim": (unet.context_dim, text.dim),
@@ -80,7 +81,7 @@ def _objects(value: Any, refuse: Any) -> dict[str, tuple[str, ...]]:
     objects: dict[str, tuple[str, ...]] = {}
     for name, words in value.items():
         if not isinstance(words, list) or len(words) > MAX_SYNONYMS or not all(map(_is_word, [name, *words])):
-            refuse(f"objects: {elide(str(name))!r} is not a word with its synonyms")
+            refuse(f"objects: {shorten(str(name))!r} is not a word with its synonyms")
         objects[name] = tuple(words)
     return objects
 

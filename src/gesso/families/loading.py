@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from gesso.checkpoints import diffusers, ldm, native
 from gesso.checkpoints.detect import FileKind, require_model
-from gesso.checkpoints.errors import ModelFileError, elide, examples
+from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.checkpoints.keymap import Renamed, load, plan, shapes_of
 from gesso.checkpoints.safetensors_file import SafetensorsFile
 from gesso.checkpoints.tensor_file import TensorFile
 from gesso.checkpoints.weight_file import open_weights
 from gesso.diffusion.denoiser import Prediction
+from gesso.errors import shorten
 from gesso.families.base import Family
 from gesso.families.diffusers_folder import folder_text, read_family
 from gesso.families.gesso_mini import family_from_config
@@ -176,8 +177,8 @@ def _refuse_edm(names: Collection[str], where: Path) -> None:
     """CosXL and its like: SDXL's network, which takes noise of EDM's sigmas and predicts by EDM's rule."""
     if marks := [name for name in names if name.startswith(("edm_vpred.", "edm_eps."))]:
         message = (
-            f"is a CosXL or another EDM model ({', '.join(map(elide, marks))}), which samples by rules that gesso does "
-            "not have (EDM, Karras et al. 2022). Use an ordinary SDXL model"
+            f"is a CosXL or another EDM model ({', '.join(map(shorten, marks))}), which samples by rules that gesso "
+            "does not have (EDM, Karras et al. 2022). Use an ordinary SDXL model"
         )
         raise ModelFileError("architecture_mismatch", where, message)
 

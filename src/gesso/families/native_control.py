@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from gesso.checkpoints.config_json import from_json, parse_object, to_json
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
+from gesso.errors import shorten
 from gesso.families.parts import fill, on_meta
 from gesso.models.controlnet import ControlNet, ControlNetConfig
 
@@ -57,15 +58,17 @@ def load_control(path: Path, device: str | torch.device = "cpu", dtype: torch.dt
     whole = parse_object(file.metadata[KEY], f"{path}: {KEY}")
     layout = (whole.get("format"), whole.get("version"))
     if layout != (FORMAT, VERSION):
-        message = f"format {elide(str(layout[0]))} version {elide(str(layout[1]))}, expected {FORMAT} version {VERSION}"
+        message = (
+            f"format {shorten(str(layout[0]))} version {shorten(str(layout[1]))}, expected {FORMAT} version {VERSION}"
+        )
         raise ModelFileError("config", path, f"{message}; update gesso")
     config = from_json(ControlNetConfig, whole.get("config"), path, "config")
-    family, hint = (elide(str(whole.get(key, ""))) for key in ("family", "hint"))
+    family, hint = (shorten(str(whole.get(key, ""))) for key in ("family", "hint"))
     try:
         with on_meta():
             control = ControlNet(config)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", path, f"sizes that make no ControlNet: {elide(str(error))}") from None
+        raise ModelFileError("config", path, f"sizes that make no ControlNet: {shorten(str(error))}") from None
     with file.reader() as reader:
         fill(control, {name: reader[name] for name in file.tensors}, path, device=device, dtype=dtype)
     return NativeControl(control, family, hint)

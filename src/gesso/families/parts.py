@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gesso.checkpoints.errors import ModelFileError, elide, examples, shape_text
+from gesso.checkpoints.errors import ModelFileError, examples, shape_text
 from gesso.checkpoints.keymap import Shape, shapes_of
+from gesso.errors import shorten
 from gesso.families.base import Family
 from gesso.models.clip import CLIPTextModel
 from gesso.models.taesd import TAESD
@@ -105,7 +106,7 @@ def empty_networks(family: Family, where: str | Path) -> dict[str, nn.Module]:
             if family.upscaler is not None:
                 networks["upscaler"] = MiniUpscaler(family.upscaler)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", where, f"sizes that make no model: {elide(str(error))}") from None
+        raise ModelFileError("config", where, f"sizes that make no model: {shorten(str(error))}") from None
     return networks
 
 
@@ -115,7 +116,7 @@ def empty_vae(config: VAEConfig, where: str | Path) -> AutoencoderKL:
         with on_meta():
             return AutoencoderKL(config)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ModelFileError("config", where, f"sizes that make no VAE: {elide(str(error))}") from None
+        raise ModelFileError("config", where, f"sizes that make no VAE: {shorten(str(error))}") from None
 
 
 def param_shapes(networks: Mapping[str, nn.Module]) -> dict[str, Shape]:
@@ -149,10 +150,10 @@ def fill(
     placed = {}
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
-            message = f"{elide(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
+            message = f"{shorten(name)} is {shape_text(tensor.shape)}, expected {shape_text(expected[name])}"
             raise ModelFileError("shape", where, message)
         if not tensor.is_floating_point():
-            raise ModelFileError("dtype", where, f"{elide(name)} is {tensor.dtype}, expected floating-point numbers")
+            raise ModelFileError("dtype", where, f"{shorten(name)} is {tensor.dtype}, expected floating-point numbers")
         placed[name] = tensor.to(device=device, dtype=dtype)
         if check:
             refuse_nonfinite(name, tensor, placed[name], where)
@@ -175,6 +176,8 @@ def refuse_nonfinite(name: str, stored: Tensor, placed: Tensor, where: str | Pat
     if is_finite(placed):
         return
     if is_finite(stored):
-        message = f"{elide(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
+        message = f"{shorten(name)} overflows {placed.dtype}. Load the model as float32 or bfloat16"
         raise ModelFileError("overflow", where, message)
-    raise ModelFileError("nonfinite", where, f"{elide(name)} holds NaN or infinity; the file is damaged or badly made")
+    raise ModelFileError(
+        "nonfinite", where, f"{shorten(name)} holds NaN or infinity; the file is damaged or badly made"
+    )

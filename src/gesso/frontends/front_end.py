@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.frontends.midjourney import FLAG_NAMES, FlaggedPrompt, parse_flags
 from gesso.frontends.styles import MAX_FILE_CHARS, Style, apply_styles, parse_styles
+from gesso.frontends.wildcard_tables import parse_table
 from gesso.frontends.wildcards import expand, parse_list
 from gesso.notices import Notice
-from gesso.request.checks import short
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MAX_LISTS = 10_000
 MAX_LIST_NBYTES = 2**23
 MAX_TEMPLATE = 2000  # characters of a template that a notice keeps
+_CHOICE = re.compile(r"(?<!\\)\{[^{}|\n]*\|[^{}\n]*\}")
+_WILDCARD = re.compile(r"(?<![\w\\])__[\w*/-]*[\w*]__(?!\w)", re.ASCII)
+_FOLDER = "to fill in a line of its list, use `wildcards=FOLDER`"
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
 
@@ -77,8 +80,21 @@ class FrontEnd:
             prompt, negative = apply_styles(request.prompt, request.negative_prompt, self.styles)
             request = replace(request, prompt=prompt, negative_prompt=negative)
         if self.lists is None:
-            return iter((PlainRequest(request, notices),))
+            return iter((PlainRequest(request, (*notices, *_templates_as_text(request))),))
         return (PlainRequest(part.request, notices + part.notices) for part in _filled(request, self.lists))
+
+
+def _templates_as_text(request: TextToImageRequest) -> Iterator[Notice]:
+    """Notices about wildcards and choices that nobody asked to fill in."""
+    for field in ("prompt", "negative_prompt"):
+        text: str = getattr(request, field)
+        for pattern, how in ((_CHOICE, "to choose one of its parts, use `dynamic_prompts`"), (_WILDCARD, _FOLDER)):
+            if match := pattern.search(text):
+                yield Notice(
+                    f"{short(match[0])} in the {field.replace('_', ' ')} is read as text; {how}",
+                    code="template_as_text",
+                    field=field,
+                )
 
 
 def _with_flags(
@@ -110,70 +126,147 @@ def _with_flags(
 
 
 def _filled(request: TextToImageRequest, lists: Mapping[str, Sequence[str]]) -> Iterator[PlainRequest]:
-    """One request per picture, each filled in on its own; the request itself if there is nothing to fill in."""
+    """One request per picture, each filled in on its own; a single one where all have the same prompts."""
     seed = secrets.randbits(DRAWN_SEED_BITS) if request.seed is None else request.seed
     for index in range(request.first_index, request.first_index + request.num_images):
         prompt = expand(request.prompt, lists, seed=seed, index=index)
         negative = expand(request.negative_prompt, lists, seed=seed, index=-1 - index)  # draws of its own
         notices = prompt.notices + negative.notices
-        if not prompt.draws and not negative.draws:
-            yield PlainRequest(request, notices)
-            return
+        if isinstance(lists, WildcardFolder):
+            notices += tuple(lists.notices)
         drawn = ((prompt, request.prompt, "prompt"), (negative, request.negative_prompt, "negative prompt"))
         notices += tuple(
             Notice(
-                f"the {what} was generated from: {' '.join(text.split())[:MAX_TEMPLATE]}",
+                f"the {what} was generated from: {_line(template)}; drawn: {_line(one.text)}",
                 code="template_drawn",
                 field=what.replace(" ", "_"),
-                data={"template": text},
+                data={"template": template, "drawn": one.text},
             )
-            for one, text, what in drawn
-            if one.draws
+            for one, template, what in drawn
+            if one.draws or one.text != template
         )
-        part = replace(
-            request, prompt=prompt.text, negative_prompt=negative.text, seed=seed, num_images=1, first_index=index
-        )
-        yield PlainRequest(part, notices)
+        part = replace(request, prompt=prompt.text, negative_prompt=negative.text)
+        if not prompt.draws and not negative.draws:
+            yield PlainRequest(part, notices)
+            return
+        yield PlainRequest(replace(part, seed=seed, num_images=1, first_index=index), notices)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:MAX_TEMPLATE]
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
 class WildcardFolder(Mapping[str, Sequence[str]]):
-    """The lists of a folder: each .txt is one, by its path in the folder without the ending, with slashes.
+    """The lists of a folder, as sd-dynamic-prompts finds them.
 
-    A list is read when it is first asked for. Raises GessoError for a folder that is none, and for more files than
-    MAX_LISTS.
+    Each .txt is one, by its path in the folder without the ending, with slashes; .yaml, .yml and .json hold several
+    (`gesso.frontends.wildcard_tables`), by the path of their folder and their keys. Where both have a name, the .txt
+    is read. Links to folders are followed; folders whose name begins with a dot are not read.
+
+    A list is read when it is first asked for, a table when no .txt has the name. Raises GessoError for a folder that
+    is none, and for more lists than MAX_LISTS.
+
+    notices  of the tables that were read: values that are not text
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise GessoError(f"{folder}: expected a folder of wildcards", code="wrong_kind", data={"path": str(folder)})
+        self._folder = folder
         self._files: dict[str, Path] = {}
+        self._tables: list[Path] = []
         self._read: dict[str, tuple[str, ...]] = {}
-        for base, folders, names in os.walk(folder):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(base) / name
-                if path.suffix.lower() == ".txt" and path.is_file():
-                    self._files[path.relative_to(folder).with_suffix("").as_posix()] = path
-            if len(self._files) > MAX_LISTS:
-                raise GessoError(
-                    f"{folder}: more than {MAX_LISTS} wildcards. Use a subfolder",
-                    code="too_large",
-                    data={"path": str(folder)},
-                )
+        self.notices: list[Notice] = []
+        for path in _files_below(folder):
+            if path.suffix.lower() == ".txt":
+                self._files[self._name(path.with_suffix(""))] = path
+            elif path.suffix.lower() in (".yaml", ".yml", ".json"):
+                self._tables.append(path)
+            if len(self._files) + len(self._tables) > MAX_LISTS:
+                raise self._too_many()
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        if name not in self._read:
+        if name not in self._read and name in self._files:
             self._read[name] = parse_list(_text(self._files[name], MAX_LIST_NBYTES))
+        elif name not in self._read:
+            self._read_tables()
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        self._read_tables()
+        return iter(dict.fromkeys((*self._files, *self._read)))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return sum(1 for _ in self)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    def _too_many(self) -> GessoError:
+        return GessoError(
+            f"{self._folder}: more than {MAX_LISTS} wildcards. Use a subfolder",
+            code="too_large",
+            data={"path": str(self._folder)},
+        )
+
+    def _read_tables(self) -> None:
+        while self._tables:
+            path = self._tables[0]
+            lists, ignored = _table(path)
+            folder = "" if path.parent == self._folder else self._name(path.parent)
+            for key, lines in lists.items():
+                name = f"{folder}/{key}".strip("/")
+                if name not in self._files:
+                    self._read[name] = lines
+            if len(self._files) + len(self._read) > MAX_LISTS:
+                raise self._too_many()
+            if ignored:
+                others = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
+                places = ", ".join(map(short, ignored[:3]))
+                self.notices.append(
+                    Notice(
+                        f"ignored in {path.name}: {places}{others}, expected text. Put it in quotes",
+                        code="wildcard_skipped",
+                        data={"path": str(path), "places": list(ignored[:100])},
+                    )
+                )
+            del self._tables[0]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its subfolders, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(base)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if (path := Path(base) / name).is_file():
+                yield path
+
+
+def _table(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    details = {"path": str(path)}
+    try:
+        return parse_table(_text(path, MAX_LIST_NBYTES), path.name)
+    except ImportError:
+        raise GessoError(
+            f"{path}: reading it needs PyYAML. Install it with: pip install 'gesso[comfyui]'",
+            code="missing_extra",
+            data=details,
+        ) from None
+    except ValueError as error:
+        if isinstance(error, GessoError):
+            raise
+        raise GessoError(
+            f"{path}: {error}. Correct the wildcards, or move the file elsewhere", code="damaged", data=details
+        ) from None
 
 
 def read_styles(path: Path) -> dict[str, Style]:

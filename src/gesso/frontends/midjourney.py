@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gesso.errors import short
 from gesso.notices import Notice
 from gesso.text.grammar import MAX_SUBPROMPTS, write_subprompts
-from gesso.text.prompt import MAX_WEIGHT, PromptError, check_prompt, quote
+from gesso.text.prompt import MAX_WEIGHT, PromptError, check_prompt
 
 MAX_SEED = 2**32 - 1
 STYLIZE = 100.0  # the value at which nothing changes
@@ -209,7 +210,7 @@ def _read(text: str) -> tuple[Flag, Any]:
     flag = _BY_NAME.get(SHORT.get(name, name))
     if flag is None:
         known = ", ".join(f"--{flag.name}" for flag in FLAGS)
-        raise PromptError("flag", f"prompt: unknown flag {quote('--' + name)}. Known: {known}")
+        raise PromptError("flag", f"prompt: unknown flag {short('--' + name)}. Known: {known}")
     return flag, _VALUES[flag.kind](flag, value)
 
 
@@ -217,7 +218,7 @@ def _no_value(flag: Flag, value: str) -> None:
     if value:
         raise PromptError(
             "flag",
-            f"prompt: {quote(value)} follows --{flag.name}, which takes no value. Write the text before all flags",
+            f"prompt: {short(value)} follows --{flag.name}, which takes no value. Write the text before all flags",
         )
 
 
@@ -276,7 +277,7 @@ _VALUES: Mapping[Kind, Callable[[Flag, str], Any]] = {
 
 
 def _wrong(flag: Flag, value: str, expected: str) -> PromptError:
-    return PromptError("flag", f"prompt: --{flag.name} is {quote(value)}, expected {expected}")
+    return PromptError("flag", f"prompt: --{flag.name} is {short(value)}, expected {expected}")
 
 
 def _weigh(text: str) -> str:

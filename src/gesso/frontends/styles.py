@@ -8,7 +8,8 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gesso.text.prompt import PromptError, check_prompt, quote
+from gesso.errors import short
+from gesso.text.prompt import PromptError, check_prompt
 
 PLACE = "{prompt}"
 MAX_FILE_CHARS = 8 * 2**20
@@ -43,7 +44,7 @@ def parse_styles(text: str, where: str = "styles.csv") -> dict[str, Style]:
             if not name:
                 continue
             for value in (name, *values.values()):
-                check_prompt(value, f"{where}, line {reader.line_num}, style {quote(name)}")
+                check_prompt(value, f"{where}, line {reader.line_num}, style {short(name)}")
             styles[name] = Style(name, **values)
             if len(styles) > MAX_STYLES:
                 raise PromptError("styles", f"{where}: more than {MAX_STYLES} styles. Split the file")
@@ -79,8 +80,8 @@ def find_styles(names: Iterable[str], styles: Mapping[str, Style]) -> tuple[Styl
     chosen = []
     for name in names:
         if name not in styles:
-            known = ", ".join(quote(known)[1:-1] for known in list(styles)[:8]) or "none"
-            raise PromptError("styles", f"unknown style {quote(name)}. Known: {known}{', ...' * (len(styles) > 8)}")
+            known = ", ".join(short(known)[1:-1] for known in list(styles)[:8]) or "none"
+            raise PromptError("styles", f"unknown style {short(name)}. Known: {known}{', ...' * (len(styles) > 8)}")
         chosen.append(styles[name])
     return tuple(chosen)
 
@@ -94,5 +95,5 @@ def _columns(header: list[str], where: str) -> dict[str, int]:
     if "prompt" not in columns and "text" in names:
         columns["prompt"] = names.index("text")
     if not {"name", "prompt"} <= columns.keys():
-        raise PromptError("styles", f"{where}: header {quote(','.join(header))}, expected name,prompt,negative_prompt")
+        raise PromptError("styles", f"{where}: header {short(','.join(header))}, expected name,prompt,negative_prompt")
     return columns

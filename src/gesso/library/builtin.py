@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from gesso.library.entry import BUILTIN, LibraryEntry, ModelFile
+from gesso.request.embedded import EMBEDDED_EXTRAS, embedded_extras
 
 BUILTIN_MODELS = {"gesso-mini": "gesso-mini.safetensors"}  # as `runtime.engine.EMBEDDED`; a test compares them
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
@@ -19,7 +20,18 @@ def builtin_entries() -> tuple[LibraryEntry, ...]:
     return tuple(entry for entry in entries if entry is not None)
 
 
-def _entry(name: str, path: Path) -> LibraryEntry | None:
+@cache
+def builtin_adapters() -> tuple[LibraryEntry, ...]:
+    """The LoRA and ControlNets that come with the package. Not in a library's entries: a finder knows them itself."""
+    found = ((kind, name, path) for kind in EMBEDDED_EXTRAS for name, path in embedded_extras(kind).items())
+    entries = (_entry(name, path, kind=_KINDS.get(kind, kind), what="an adapter") for kind, name, path in found)
+    return tuple(entry for entry in entries if entry is not None)
+
+
+_KINDS = {"control": "controlnet"}  # of a finder -> of the library
+
+
+def _entry(name: str, path: Path, *, kind: str = "checkpoint", what: str = "a gesso model") -> LibraryEntry | None:
     try:
         status = path.stat()
         with open(path, "rb") as handle:
@@ -31,10 +43,10 @@ def _entry(name: str, path: Path) -> LibraryEntry | None:
     return LibraryEntry(
         name=name,
         path=path,
-        kind="checkpoint",
+        kind=kind,
         family="gesso-mini",
         layout="native",
-        what="a gesso model",
+        what=what,
         dtypes=tuple(sorted({_DTYPES.get(entry["dtype"], entry["dtype"].lower()) for entry in header.values()})),
         num_tensors=len(counts),
         num_params=sum(counts),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gesso import strict_yaml
 from gesso.errors import GessoError
 from gesso.library.places import COMFYUI_TYPES, Place
 
@@ -90,52 +91,33 @@ def _join(base: Path, name: str) -> Path:
 
 
 def _parse(path: Path) -> dict[Any, Any]:
+    details = {"path": str(path)}
     try:
-        import yaml
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise GessoError(
+                f"{path}: is larger than {MAX_BYTES:,} bytes, so it is not a list of folders",
+                code="too_large",
+                data=details,
+            )
+        sections = strict_yaml.loads(data.decode("utf-8-sig"), max_depth=MAX_DEPTH, max_values=MAX_EVENTS)
     except ImportError:
         raise GessoError(
             f"{path}: reading it needs PyYAML. Install it with: pip install 'gesso[comfyui]'; or add its folders "
             "one by one with `layout=plain`",
             code="missing_extra",
-            data={"path": str(path)},
+            data=details,
         ) from None
-    try:
-        with open(path, "rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
     except OSError as error:
-        raise GessoError(
-            f"{path}: cannot be read ({error.strerror})", code="unreadable", data={"path": str(path)}
-        ) from None
-    if len(data) > MAX_BYTES:
-        raise GessoError(
-            f"{path}: is larger than {MAX_BYTES:,} bytes, so it is not a list of folders",
-            code="too_large",
-            data={"path": str(path)},
-        )
-    try:
-        text = data.decode("utf-8-sig")
-        depth = 0
-        for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-            if getattr(event, "anchor", None) is not None:
-                raise GessoError(
-                    f"{path}: has an anchor or alias (& or *), which gesso does not follow",
-                    code="damaged",
-                    data={"path": str(path)},
-                )
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH or count > MAX_EVENTS:
-                raise GessoError(
-                    f"{path}: is too deep or too long for a list of folders", code="too_large", data={"path": str(path)}
-                )
-        sections = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 1})"
-        raise GessoError(
-            f"{path}: is not valid YAML for a list of folders{where}", code="damaged", data={"path": str(path)}
-        ) from None
+        raise GessoError(f"{path}: cannot be read ({error.strerror})", code="unreadable", data=details) from None
+    except UnicodeDecodeError:
+        raise GessoError(f"{path}: is not valid YAML for a list of folders", code="damaged", data=details) from None
+    except strict_yaml.YamlError as error:
+        code = "too_large" if error.too_large else "damaged"
+        raise GessoError(f"{path}: {error}; expected a list of folders", code=code, data=details) from None
     if sections is None:
         return {}
     if not isinstance(sections, dict):
-        raise GessoError(f"{path}: is not a table of sections", code="damaged", data={"path": str(path)})
+        raise GessoError(f"{path}: is not a table of sections", code="damaged", data=details)
     return sections

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.library.entry import LibraryEntry
 from gesso.library.library import MISSING, Library
 from gesso.library.resolving import find, find_by_hashes
-from gesso.request.checks import short, unknown_data
+from gesso.request.checks import unknown_data
 from gesso.request.embedded import embedded_extras
 from gesso.request.finder import KIND_NAMES, Kind
 from gesso.request.recipe import ExtraFile

@@ -1,11 +1,12 @@
 """Folders of models that other tools made: which layout they have, and which files in them are models."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 from gesso.library.entry import KIND_FOLDERS
 from gesso.library.extra_paths import read_extra_paths
 from gesso.library.places import A1111, COMFYUI, Place
@@ -16,6 +17,7 @@ ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 MODEL_INDEX = "model_index.json"
 EXTRA_PATHS = "extra_model_paths.yaml"
 MAX_DEPTH = 8
+_MADE_UP = ("/proc/", "/sys/", "/dev/")  # by the system: reading there may not end
 MAX_FILES = 100_000  # files and folders looked at in one place
 
 
@@ -87,11 +89,12 @@ def own_places(root: Path) -> list[Place]:
     return [place for place in places if place.path.is_dir()]
 
 
-def candidates(place: Place) -> Iterator[Candidate]:
+def candidates(place: Place, on_skip: Callable[[str], object] = lambda why: None) -> Iterator[Candidate]:
     """Weight files and diffusers folders below a place, sorted by name. Links are followed, circles are not.
 
-    A folder of diffusers is one model. Hidden files and names that are no Unicode are left out. Raises GessoError for
-    a place with more files than MAX_FILES.
+    A folder of diffusers is one model. Hidden files are left out, and so is what cannot be a model: pipes and sockets,
+    links that lead nowhere or to what the system makes up, names that are not UTF-8; on_skip is told of those. Raises
+    GessoError for a place with more files than MAX_FILES.
     """
     visited: set[tuple[int, int]] = set()
     looked_at = 0
@@ -118,12 +121,16 @@ def candidates(place: Place) -> Iterator[Candidate]:
             yield Candidate(folder, place.kind)
             return
         for entry in entries:
-            if entry.name.startswith(".") or not _is_text(entry.name):
+            if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            is_folder, problem = _look(entry)
+            if problem is not None:
+                if is_folder or entry.name.lower().endswith(ENDINGS):
+                    on_skip(f"{shorten(entry.path)}: skipped: {problem}")
+            elif is_folder:
                 if depth < MAX_DEPTH:
                     yield from walk(Path(entry.path), depth + 1)
-            elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
+            elif entry.name.lower().endswith(ENDINGS):
                 # The VAE that belongs to a checkpoint lies beside it under this name.
                 own = "vae" if ".vae." in entry.name.lower() and place.kind == "checkpoint" else place.kind
                 yield Candidate(Path(entry.path), own)
@@ -137,6 +144,22 @@ def _distinct(places: Iterable[Place]) -> list[Place]:
     for place in places:
         kept.setdefault(os.path.realpath(place.path), place)
     return list(kept.values())
+
+
+def _look(entry: "os.DirEntry[str]") -> tuple[bool, str | None]:
+    """Whether an entry is a folder, and what keeps it from being used, if anything does."""
+    try:
+        mode = entry.stat().st_mode
+        if not _is_text(entry.name):
+            return stat.S_ISDIR(mode), "its name is not UTF-8. Rename it"
+        leads_to = os.path.realpath(entry.path) if entry.is_symlink() else ""
+    except OSError as error:
+        return False, f"cannot be read ({error.strerror})"
+    if leads_to.startswith(_MADE_UP):
+        return stat.S_ISDIR(mode), f"is a link to {shorten(leads_to)}"
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        return False, "is not a regular file"
+    return stat.S_ISDIR(mode), None
 
 
 def _is_text(name: str) -> bool:

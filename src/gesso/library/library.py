@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import OnBytes, hash_file
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 from gesso.library.builtin import builtin_entries
 from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED, LibraryEntry, ModelFile
 from gesso.library.examine import examine, files_of, is_unchanged
@@ -24,6 +25,8 @@ from gesso.library.index import FILE_NAME, Folder, Index
 from gesso.notices import Notice
 
 log = logging.getLogger(__name__)
+
+MAX_SKIPPED = 20  # files that a listing names
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,10 @@ class Library:
             if old is not None and _fits(old, sighting) and is_unchanged(old.files):
                 kept.append(old)
             else:
-                fresh.append(_meet(sighting, old))
+                try:
+                    fresh.append(_meet(sighting, old))
+                except (GessoError, OSError) as error:  # one odd file does not hide the others
+                    notes.append(Notice(f"{shorten(str(path))}: skipped: {_why(error)}", code="models_skipped"))
         gone: list[Path] = []
         for entry in known.values():
             if entry.origin in (IN_PLACE, HUB) or entry.folder in unseen:
@@ -149,6 +155,7 @@ class Library:
         taken: set[str] = set()  # the same file by another way is the same model
         unseen: set[Path | None] = set()
         notes: list[Notice] = []
+        skipped: list[str] = []
 
         def see(candidates: Iterator[Candidate], folder: Path | None) -> None:
             for candidate in candidates:
@@ -160,7 +167,7 @@ class Library:
                 sightings[candidate.path] = _Sighting(candidate, origin, folder)
 
         for place in own_places(self.root):
-            see(candidates(place), None)
+            see(candidates(place, skipped.append), None)
         for folder in self.folders():
             if not folder.path.is_dir():
                 unseen.add(folder.path)
@@ -169,14 +176,25 @@ class Library:
                 continue
             try:
                 for place in places(folder.path, folder.layout):
-                    see(candidates(place), folder.path)
+                    see(candidates(place, skipped.append), folder.path)
             except GessoError as error:
                 unseen.add(folder.path)
                 notes.append(Notice(error.one_line, code="models_unseen", data=error.data))
+        notes += [Notice(text, code="models_skipped") for text in skipped[:MAX_SKIPPED]]
+        if len(skipped) > MAX_SKIPPED:
+            more = len(skipped) - MAX_SKIPPED
+            notes.append(Notice(f"and {more} more files were skipped", code="models_skipped", data={"count": more}))
         return sightings, unseen, notes
 
 
 MISSING = "missing"
+
+
+def _why(error: GessoError | OSError) -> str:
+    """What is wrong with a file, without its path."""
+    if isinstance(error, ModelFileError):
+        return error.detail
+    return error.one_line.partition(": ")[2] if isinstance(error, GessoError) else error.strerror or str(error)
 
 
 def now() -> str:

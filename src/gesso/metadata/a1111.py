@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Mapping
 
+from gesso.errors import short
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, says_nothing, whole
 from gesso.pictures.infotext_reading import Infotext
-from gesso.request.checks import short
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass
 from gesso.request.request import ROWS

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gesso.errors import short
 from gesso.metadata.comfyui_graph import UNKNOWABLE, Graph, Node, inputs_of, is_link, kind_of
 from gesso.metadata.picture_metadata import Draft, real
-from gesso.request.checks import short
 from gesso.text.attention import write_attention
 from gesso.text.comfyui import parse_comfyui
 from gesso.text.grammar import parse_prompt, write_subprompts

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from gesso.errors import short
 from gesso.metadata.comfyui_graph import Graph, Node, inputs_of, is_link, kind_of, stem
 from gesso.metadata.comfyui_models import ancestors
 from gesso.metadata.comfyui_passes import Chosen
 from gesso.metadata.comfyui_texts import named
 from gesso.metadata.picture_metadata import Draft, real
-from gesso.request.checks import short
 
 MAX_LINE = 260
 MAX_VALUES = 4

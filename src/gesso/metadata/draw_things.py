@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from gesso.errors import short
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, stem_of
-from gesso.request.checks import parse_json_object, short
+from gesso.request.checks import parse_json_object
 
 XMP = "XML:com.adobe.xmp"  # keyword of the text chunk
 _MARK = "Draw Things</xmp:CreatorTool>"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, says_nothing, stem_of, whole
-from gesso.request.checks import parse_json_object, short
+from gesso.request.checks import parse_json_object
 from gesso.request.parts import HiresPass
 from gesso.request.request import called_by
 

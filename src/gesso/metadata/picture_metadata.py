@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gesso.errors import short
 from gesso.notices import Notice
-from gesso.request.checks import MAX_NAME, RequestError, short
+from gesso.request.checks import MAX_NAME, RequestError
 from gesso.request.names import with_canonical_names
 from gesso.request.parts import LoraUse
 from gesso.request.recipe import Recipe

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gesso.errors import short
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, says_nothing, stem_of, whole
-from gesso.request.checks import short
 from gesso.request.parts import HiresPass
 
 _NUMBERS = {

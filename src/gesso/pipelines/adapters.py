@@ -18,12 +18,12 @@ from gesso.adapters.lora import Lora
 from gesso.adapters.textual_inversion import Embedding, attach_embeddings
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hashes_of
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.models.clip import CLIPTextModel
 from gesso.notices import Notice
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.parsed import ParsedTexts
-from gesso.request.checks import RequestError, short
+from gesso.request.checks import RequestError
 from gesso.request.finder import Finder, Kind
 from gesso.request.parts import MAX_LORAS, LoraUse
 from gesso.request.recipe import ExtraFile

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gesso.checkpoints.hashing import hashes_of
 from gesso.diffusion.tiles import Tile
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.hints.registry import canonical
 from gesso.hints.sizing import Size
 from gesso.models.controlnet_union import UnionControlNet
@@ -22,7 +22,7 @@ from gesso.models.t2i_adapter import T2IAdapter
 from gesso.pipelines.clock import Clock
 from gesso.pipelines.hint_pictures import HintPicture, hint_digest
 from gesso.pipelines.ip_adapters import IPAdapterInput, IPAdapters, find_ip_adapter
-from gesso.request.checks import RequestError, check_multiple, short, unknown_data
+from gesso.request.checks import RequestError, check_multiple, unknown_data
 from gesso.request.finder import Finder
 from gesso.request.parts import ControlUse
 from gesso.request.recipe import ExtraFile

@@ -7,6 +7,7 @@ from PIL import Image
 
 from gesso.families.base import Family
 from gesso.hints.sizing import Size
+from gesso.notices import Notice
 from gesso.pipelines.source_images import drawable_size, fit
 from gesso.request.checks import MAX_SIDE, RequestError
 from gesso.request.request import MAX_PIXELS, ResolvedRequest, TextToImageRequest
@@ -174,6 +175,27 @@ def finished_size(request: ResolvedRequest, image: Image.Image | None) -> Size |
     if request.mask.area == "masked" and image is not None:
         return image.size
     return (request.width, request.height) if request.source.outpaint is not None else None
+
+
+def size_notice(request: ResolvedRequest, family: Family) -> Notice | None:
+    """A notice about a picture of a size far from the one that the model was trained at; None near it.
+
+    A model with a few objects knows its own size alone; others take what has up to twice as many pixels, or half.
+    """
+    if request.tiles.size is not None or family.max_level is not None or family.is_refiner:
+        return None
+    native = family.output_size
+    share = request.width * request.height / native**2
+    if (request.width, request.height) == (native, native) or (not family.objects and 0.5 <= share <= 2):
+        return None
+    more = ", and enlarge the picture with `hires`" if share > 1 else ""
+    return Notice(
+        f"{request.width}x{request.height} is not a size that this model was trained at, which spoils pictures. "
+        f"Its native size is {native}x{native}: leave the size out{more}",
+        code="size_not_native",
+        field="width",
+        data={"width": request.width, "height": request.height, "native": native},
+    )
 
 
 def inside_of(canvas: Size, sides: Sides) -> Size:

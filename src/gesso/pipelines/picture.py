@@ -11,11 +11,10 @@ from torch import Tensor
 
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.notices import Notice
 from gesso.pictures.infotext import infotext
 from gesso.pictures.picture_file import DEFAULT_QUALITY, FORMATS, encode_picture, write_new
-from gesso.request.checks import short
 from gesso.request.recipe import Recipe
 from gesso.request.request import OWN_SCHEDULE
 

@@ -9,6 +9,7 @@ from typing import Any
 from gesso.notices import Notice
 from gesso.pipelines.adapters import RequestedAdapters, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
+from gesso.pipelines.vocabulary import emoji_notice, read_emoji
 from gesso.request.checks import parse_json_object
 from gesso.request.finder import Finder
 from gesso.request.request import ResolvedRequest
@@ -189,7 +190,9 @@ def _field(
     most = 1 if request.conventions.chunks == "first" or model.tokenizer.kind == "words" else MAX_CHUNKS
     texts = []
     for key in shown:
-        pieces = prompts[key].pieces
+        pieces, emoji = read_emoji(prompts[key].pieces, model.tokenizer, model.family.objects)
+        if emoji:
+            notices = (*notices, emoji_notice(emoji, name))
         report = chunk(
             known_pieces(pieces, model.tokenizer),
             model.tokenizer,

@@ -16,7 +16,7 @@ from gesso.notices import Notice
 from gesso.pipelines.adapters import Adapters
 from gesso.pipelines.given_tensors import NOTHING_GIVEN, GivenTensors
 from gesso.pipelines.parsed import ParsedTexts
-from gesso.pipelines.vocabulary import vocabulary_notices
+from gesso.pipelines.vocabulary import emoji_notice, read_emoji, vocabulary_notices
 from gesso.request.checks import RequestError
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.conditioning import Conditioning
@@ -168,7 +168,12 @@ class _Encoder:
         plan = parsed.plan(self.num_steps, base_steps=self.base_steps)
         notices = list(parsed.notices)
         texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
-        words, model = " ".join(map(_words, texts.values())), self.model
+        model = self.model
+        named = {text: read_emoji(pieces, model.tokenizer, model.family.objects) for text, pieces in texts.items()}
+        texts = {text: pieces for text, (pieces, _) in named.items()}
+        if emoji := {sign: name for _, read in named.values() for sign, name in read.items()}:
+            notices.append(emoji_notice(emoji, field))
+        words = " ".join(map(_words, texts.values()))
         if self._is_given[field] is None:
             notices += vocabulary_notices(
                 model.tokenizer, words, field=label, objects=model.family.objects, model=model.name
@@ -238,7 +243,9 @@ class _Encoder:
     def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> PromptEmbeds:
         key = text.strip(), negative
         if key not in self._encoded:
-            encoded = self._encode(known_pieces(pieces, self.model.tokenizer), negative=negative)
+            tokenizer = self.model.tokenizer
+            pieces, _ = read_emoji(pieces, tokenizer, self.model.family.objects)
+            encoded = self._encode(known_pieces(pieces, tokenizer), negative=negative)
             self._count(len(encoded.chunks.num_tokens))
             self._encoded[key] = encoded
         return self._encoded[key]

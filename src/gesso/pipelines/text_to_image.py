@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from gesso.diffusion.calls import CallGenerator
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.events import PictureDone, PlanChosen, RecomputedInFloat32, StepDone
 from gesso.notices import Notice
 from gesso.pictures.given import GivenPicture, as_hint, as_mask, as_picture, with_article
@@ -49,7 +49,7 @@ from gesso.pipelines.second_pass import (
 )
 from gesso.pipelines.steps import plan_steps
 from gesso.pipelines.upscaling import UPSCALERS
-from gesso.request.checks import RequestError, nearest, short, unknown_data
+from gesso.request.checks import RequestError, nearest, unknown_data
 from gesso.request.finder import Finder, embedded_files
 from gesso.request.hires import LATENT_UPSCALERS
 from gesso.request.names import with_canonical_names

@@ -1,13 +1,18 @@
-"""Notices about words that gesso-mini does not know, for models with a vocabulary of whole words.
+"""Words and emoji in prompts for gesso-mini, a model with a vocabulary of whole words: which it does not know.
 
 Such a model was trained on a closed list of objects; its file holds that list as {name: [synonyms]}. A model with byte
 pairs (Stable Diffusion) can read any text and gets no such notices.
 """
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from dataclasses import replace
 
+from gesso.errors import GessoError
 from gesso.notices import Notice
+from gesso.runtime.model import LoadedModel
+from gesso.scenes.emoji import with_emoji_named
+from gesso.text.prompt import Piece, WeightedText
+from gesso.text.spelling import meant_word
 from gesso.text.tokenizer import Tokenizer, split_words
 
 MAX_NAMED = 8  # words that one notice names
@@ -25,7 +30,7 @@ def vocabulary_notices(
     name = field.replace(" ", "_")
     unknown = tokenizer.unknown_words(text)
     if unknown:
-        named = ", ".join(_with_suggestion(word, tokenizer.words) for word in unknown[:MAX_NAMED])
+        named = ", ".join(_with_suggestion(word, tokenizer.words, objects) for word in unknown[:MAX_NAMED])
         more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         where = "" if field == "prompt" else f" in the {field}"
         data = {"words": list(unknown)}
@@ -33,13 +38,63 @@ def vocabulary_notices(
             Notice(f"unknown words ignored{where}: {named}{more}", code="words_ignored", field=name, data=data)
         )
     if field == "prompt" and objects and text.strip() and not named_objects(tokenizer, text, objects):
-        examples = ", ".join(list(objects)[:5])
-        text = (
-            f"{model} knows nothing in this prompt, so the picture will be meaningless. "
-            f"It draws {len(objects)} things, such as {examples} (gesso models info lists them)"
-        )
+        text = f"{model} knows nothing in this prompt, so the picture will be meaningless. {_what_it_draws(objects)}"
         notices.append(Notice(text, code="no_object", field=name))
     return tuple(notices)
+
+
+def check_known(model: LoadedModel, prompt: str) -> None:
+    """Raises GessoError for a prompt with words, none of which names an object that the model can draw.
+
+    A prompt of known words alone passes, such as "a red background"; so does each of a model that reads any text.
+    """
+    tokenizer, objects = model.tokenizer, model.family.objects
+    text, _ = with_emoji_named(prompt, objects)
+    unknown = tokenizer.unknown_words(text)
+    if not objects or not unknown or named_objects(tokenizer, text, objects):
+        return
+    named = ", ".join(_with_suggestion(word, tokenizer.words, objects) for word in unknown[:MAX_NAMED])
+    raise GessoError(
+        f"{model.name} knows nothing in this prompt, so the picture would be meaningless: {named}. "
+        f"{_what_it_draws(objects)}. Draw it all the same with `force`",
+        code="nothing_known",
+        field="prompt",
+        data={"words": list(unknown)},
+    )
+
+
+def read_emoji(
+    pieces: Sequence[Piece], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]
+) -> tuple[tuple[Piece, ...], dict[str, str]]:
+    """The pieces with the names of objects in place of their emoji, and what each was read as.
+
+    An emoji beside the name of its object decorates, and is left out. Nothing changes for a model without objects.
+    """
+    if not objects or all(isinstance(piece, WeightedText) and piece.text.isascii() for piece in pieces):
+        return tuple(pieces), {}
+    text = " ".join(piece.text for piece in pieces if isinstance(piece, WeightedText))
+    named = named_objects(tokenizer, text, objects)
+    read: dict[str, str] = {}
+    found: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, WeightedText):
+            words, names = with_emoji_named(piece.text, objects, named)
+            piece = replace(piece, text=words) if names else piece
+            read |= names
+        found.append(piece)
+    return tuple(found), read
+
+
+def emoji_notice(read: Mapping[str, str], field: str) -> Notice:
+    """What emoji were read as."""
+    named = ", ".join(f"{emoji} as {name!r}" for emoji, name in list(read.items())[:MAX_NAMED])
+    more = f" and {len(read) - MAX_NAMED} more" if len(read) > MAX_NAMED else ""
+    return Notice(f"emoji read: {named}{more}", code="emoji_read", field=field, data={"emoji": dict(read)})
+
+
+def _what_it_draws(objects: Mapping[str, Sequence[str]]) -> str:
+    examples = ", ".join(list(objects)[:5])
+    return f"It draws {len(objects)} things, such as {examples} (gesso models info lists them)"
 
 
 def named_objects(tokenizer: Tokenizer, text: str, objects: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -76,7 +131,8 @@ def _forms(word: str) -> set[str]:
     return forms
 
 
-def _with_suggestion(word: str, known: Sequence[str]) -> str:
+def _with_suggestion(word: str, known: Sequence[str], objects: Mapping[str, Sequence[str]]) -> str:
     shown = word if len(word) <= MAX_NOTICE_WORD else f"{word[:MAX_NOTICE_WORD]}..."
-    near = get_close_matches(word, known, n=1, cutoff=0.75) if len(word) <= MAX_NOTICE_WORD else []
-    return f"'{shown}' (did you mean '{near[0]}'?)" if near else f"'{shown}'"
+    nouns = {noun for name, others in objects.items() for phrase in (name, *others) for noun in phrase.split()}
+    meant = meant_word(word, known, nouns)
+    return f"'{shown}' (did you mean '{meant}'?)" if meant else f"'{shown}'"

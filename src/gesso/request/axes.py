@@ -12,7 +12,8 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
-from gesso.request.checks import RequestError, check_known, short
+from gesso.errors import short
+from gesso.request.checks import RequestError, check_known
 from gesso.request.fields import Row, rows
 from gesso.request.parts import LoraUse
 from gesso.request.request import NAMED, TextToImageRequest, with_values

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from gesso import strict_json
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 
 MAX_PROMPT_CHARS = 32_000  # what the OpenAI surface accepts; tokenizers take milliseconds for it
 MAX_SIDE = 4096
@@ -133,12 +133,3 @@ def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:
         if own[field.name] not in (field.default, plain.get(field.name, field.default))
     ]
     return f"{type(value).__name__}({', '.join(shown)})"
-
-
-def short(value: object) -> str:
-    """A value in a message, shortened."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no number of more digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 64 else f"{text[:60]}..."

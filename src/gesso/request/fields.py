@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.diffusion.schedule_table import SCHEDULES
+from gesso.errors import short
 from gesso.request.checks import (
     HEX_64,
     MAX_FILE_NAME,
@@ -29,7 +30,6 @@ from gesso.request.checks import (
     check_file_name,
     check_text,
     range_data,
-    short,
 )
 from gesso.request.typed import OR_RANDOM, check, hints_of
 from gesso.text.dialects import DIALECTS

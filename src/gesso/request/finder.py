@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
-from gesso.errors import GessoError
-from gesso.request.checks import nearest, short, unknown_data
+from gesso.errors import GessoError, short
+from gesso.request.checks import nearest, unknown_data
 from gesso.request.embedded import embedded_extras
 
 Kind = Literal["lora", "embedding", "control", "upscaler", "image_encoder"]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gesso.request.checks import RequestError, nearest, short, unknown_data
+from gesso.errors import short
+from gesso.request.checks import RequestError, nearest, unknown_data
 
 SCHEMA = "gesso.text-to-image"
 VERSION = 4

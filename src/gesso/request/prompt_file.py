@@ -14,9 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.notices import Notice
-from gesso.request.checks import RequestError, nearest, parse_json_object, short
+from gesso.request.checks import RequestError, nearest, parse_json_object
 from gesso.request.fields import Row
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import GROUPS, NAMED, ROWS, TextToImageRequest, with_values

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.notices import RECORDED, Notice
 from gesso.registry import SWITCH, missing_distributions, plugins_are_off
-from gesso.request.checks import HEX_64, RequestError, parse_json_object, short
+from gesso.request.checks import HEX_64, RequestError, parse_json_object
 from gesso.request.environment import Environment, Text
 from gesso.request.request import ResolvedRequest, flat
 from gesso.request.typed import convert, types_of

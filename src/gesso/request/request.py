@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import msgspec
 from msgspec import Meta
 
+from gesso.errors import short
 from gesso.request.checks import (
     MAX_GUIDANCE,
     MAX_SEED,
@@ -27,7 +28,6 @@ from gesso.request.checks import (
     nearest,
     parse_json_object,
     range_data,
-    short,
     unknown_data,
 )
 from gesso.request.conventions import Conventions, ResolvedConventions

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_ori
 import msgspec
 from msgspec import inspect
 
-from gesso.request.checks import RequestError, as_json, nearest, range_data, short, unknown, unknown_data
+from gesso.errors import short
+from gesso.request.checks import RequestError, as_json, nearest, range_data, unknown, unknown_data
 
 OR_RANDOM = "; leave it out for a random one"  # of a seed
 

@@ -2,8 +2,8 @@
 
 from threading import Event
 
-from gesso.errors import GessoError
-from gesso.request.checks import RequestError, short
+from gesso.errors import GessoError, short
+from gesso.request.checks import RequestError
 
 
 class CancelledError(GessoError):

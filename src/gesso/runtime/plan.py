@@ -60,7 +60,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 def parse_size(text: str) -> int:
     """ "6GiB", "6 GB", "800M", "6442450944" -> bytes. Raises GessoError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt]i?)?b?)", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([kmgt]i?)?b?)", text.strip().lower())
     nbytes = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if not 0 < nbytes < 2**50:
         raise GessoError(

@@ -62,6 +62,18 @@ def check_names(request: TextToImageRequest) -> None:
         check_known("noise", request.noise, NOISE_SOURCES.keys())
 
 
+def check_words(pipeline: "TextToImage", order: Order) -> None:
+    """Raises GessoError for a prompt of which the model knows nothing, where the prompt alone says what to draw.
+
+    A source picture, a hint or a LoRA says more, and so no check is made. Of a run with wildcards the first is checked.
+    """
+    from gesso.pipelines.vocabulary import check_known
+
+    request, sources = order.request, order.sources
+    if sources.image is None and not (sources.hints or request.controls or request.loras or "<" in request.prompt):
+        check_known(pipeline.model, next(order.requests(pipeline)).request.prompt)
+
+
 def draw(
     pipeline: "TextToImage", order: Order, on_event: OnEvent = ignore, *, cancel: "CancelToken | None" = None
 ) -> "Iterator[Picture]":
@@ -100,9 +112,12 @@ def _drawn(
 
 
 def _report_size(pipeline: "TextToImage", first: PlainRequest, sources: Sources, on_event: OnEvent) -> None:
-    from gesso.pipelines.framing import finished_size
+    from gesso.pipelines.framing import finished_size, size_notice
 
-    size = finished_size(pipeline.resolve(first.request, **sources.pictures), sources.image)
+    resolved = pipeline.resolve(first.request, **sources.pictures)
+    if (notice := size_notice(resolved, pipeline.model.family)) is not None:
+        on_event(Noticed(notice=notice))
+    size = finished_size(resolved, sources.image)
     if size is not None:
         on_event(FinalSize(width=size[0], height=size[1]))
 

@@ -39,7 +39,7 @@ def open_front_end(
     syntax     midjourney reads flags in the prompt; any other leaves them as text
     style      names of the styles to apply
     styles     CSV that has them; None: the user's, next to the library
-    wildcards  folder of lists for __name__
+    wildcards  folder of lists for __name__: .txt, .yaml and .json
     dynamic    fill in {a|b} without a folder, too
     Raises GessoError for files that are not there and for unknown styles.
     """

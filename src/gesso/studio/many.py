@@ -93,6 +93,8 @@ class Run:
         return RunSummary(total=len(self.jobs), drawn=self.drawn, seed=self.folder.seed)
 
     def _picture(self, pipeline: "TextToImage", job: Job, on_event: OnEvent, cancel: "CancelToken | None") -> "Image":
+        from gesso.pipelines.framing import size_notice
+
         self.finished += 1
         request = replace(job.request, seed=self.folder.seed) if job.request.seed is None else job.request
         (written,) = self.front.requests(request, pipeline.model.family)
@@ -102,6 +104,9 @@ class Run:
                 log.debug("%s: already drawn", job.file)
                 return image
         self.drawn += 1
+        resolved = pipeline.resolve(written.request, **self.sources.pictures)
+        if (odd_size := size_notice(resolved, pipeline.model.family)) is not None:
+            on_event(Noticed(notice=odd_size, about=job.file))
 
         def progress(state: "Progress") -> None:
             on_event(Sampling(number=self.finished, total=len(self.jobs), progress=state))

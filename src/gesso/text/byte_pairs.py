@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.text.words import byte_symbols, is_text
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -132,7 +132,7 @@ def parse_merges(lines: Sequence[str], name: str, first_line: int = 1) -> tuple[
         left, space, right = line.partition(" ")
         if not (left and space and right) or " " in right:
             raise GessoError(
-                f"{name}: line {number} is {_short(line)}, expected two pieces separated by one space. Download the "
+                f"{name}: line {number} is {short(line)}, expected two pieces separated by one space. Download the "
                 "file again",
                 code="damaged",
             )
@@ -235,7 +235,7 @@ def _check_merges(known: set[str], merges: Sequence[Merge]) -> None:
     for number, (left, right) in enumerate(merges, 1):
         for piece in (left, right, left + right):
             if piece not in known:
-                raise ValueError(f"merge {number}, {left!r} and {right!r}: {_short(piece)} is not in the vocabulary")
+                raise ValueError(f"merge {number}, {left!r} and {right!r}: {short(piece)} is not in the vocabulary")
 
 
 def _parse_vocab_and_merges(files: _Files) -> tuple[tuple[str, ...], tuple[Merge, ...]]:
@@ -311,7 +311,7 @@ def _parse_settings(files: _Files, pieces: Sequence[str]) -> dict[str, Any]:
                 continue
             if not isinstance(token, str):
                 raise GessoError(
-                    f"{file}: {key} is {_short(token)}, expected a string. Download the file again",
+                    f"{file}: {key} is {short(token)}, expected a string. Download the file again",
                     code="damaged",
                     data={"path": str(file)},
                 )
@@ -334,7 +334,7 @@ def _check_class(class_name: object, file: Path) -> None:
         ("CLIP", "PreTrainedTokenizerFast", "TokenizersBackend")
     ):
         raise GessoError(
-            f"{file}: tokenizer_class is {_short(class_name)}, expected 'CLIPTokenizer'. "
+            f"{file}: tokenizer_class is {short(class_name)}, expected 'CLIPTokenizer'. "
             "The folder holds the tokenizer of another text encoder",
             code="wrong_kind",
             data={"path": str(file)},
@@ -348,7 +348,7 @@ def _check_added(tokens: object, pieces: Sequence[str], file: Path) -> None:
         content = token.get("content") if isinstance(token, dict) else None
         if content not in known:
             raise GessoError(
-                f"{file}: the added token {_short(content)} is not in the vocabulary, and gesso does not read added "
+                f"{file}: the added token {short(content)} is not in the vocabulary, and gesso does not read added "
                 "tokens. Use the checkpoint without it, and load embeddings (textual inversion) separately",
                 code="unsupported",
                 data={"path": str(file)},
@@ -373,8 +373,3 @@ def _read(file: Path) -> bytes:
             code="unreadable",
             data={"path": str(file)},
         ) from None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 64 else text[:60] + " ..."

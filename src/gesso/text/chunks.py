@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gesso.errors import short
 from gesso.notices import Notice
-from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedText, check_prompt, quote
+from gesso.text.prompt import MAX_WEIGHT, Break, Piece, PromptError, WeightedText, check_prompt
 from gesso.text.tokenizer import Tokenizer
 
 BACKTRACK = 20  # tokens; A1111's comma_padding_backtrack
@@ -74,7 +75,7 @@ class ChunkReport:
         """Notices about changed weights and about text that was cut. Unknown words are reported by the caller."""
         changed = tuple(
             Notice(
-                f"the weight {requested:g} of {quote(text.strip())} was changed to {used:g}",
+                f"the weight {requested:g} of {short(text.strip())} was changed to {used:g}",
                 code="weight_clamped",
                 data={"asked": requested, "taken": used},
             )
@@ -83,7 +84,7 @@ class ChunkReport:
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
         if not self.cut:
             return changed
-        cut = f"prompt too long for {room}: ignored from {quote(self.cut)}"
+        cut = f"prompt too long for {room}: ignored from {short(self.cut)}"
         return (*changed, Notice(cut, code="prompt_cut", data={"cut": self.cut}))
 
 

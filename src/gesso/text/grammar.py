@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gesso.errors import short
 from gesso.notices import Notice
 from gesso.text.attention import escape
-from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text, quote
+from gesso.text.prompt import MAX_WEIGHT, Piece, PromptError, Traced, check_prompt, number_text
 from gesso.text.schedule import PromptSchedule, WhenRule, parse_schedule
 
 MAX_SUBPROMPTS = 32
@@ -156,7 +157,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     notices: list[Notice] = []
     comments = list(_comments(text))
     notices += [
-        Notice(f"ignored as a comment: {quote(text[start:end].strip())}", code="comment_ignored")
+        Notice(f"ignored as a comment: {short(text[start:end].strip())}", code="comment_ignored")
         for start, end in comments[:3]
     ]
     uncommented = Traced.whole(text).without(comments)
@@ -165,7 +166,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     others = dict.fromkeys(tag.kind for tag in networks if tag.kind not in LORA_KINDS)
     notices += [
         Notice(
-            f"ignored: <{quote(kind)[1:-1]}:...>, an unknown kind of extra network",
+            f"ignored: <{short(kind)[1:-1]}:...>, an unknown kind of extra network",
             code="network_ignored",
             data={"kind": kind},
         )
@@ -173,7 +174,7 @@ def parse_prompt(text: str, *, negative: bool = False) -> ParsedPrompt:
     ]
     for tag in networks:
         if tag.kind in LORA_KINDS and (ignored := [name for name in tag.named if name in _BLOCK_WEIGHT_ARGUMENTS]):
-            label = f"<{tag.kind}:{quote(tag.name)[1:-1]}:...>"
+            label = f"<{tag.kind}:{short(tag.name)[1:-1]}:...>"
             text = f"ignored in {label}: {', '.join(ignored)}; gesso has no block weights"
             data = {"name": tag.name, "arguments": ignored}
             notices.append(Notice(text, code="lora_argument_ignored", data=data))
@@ -210,20 +211,20 @@ def lora_of(network: ExtraNetwork) -> LoraTag:
     if not name or len(name) > MAX_NAME or not name.isprintable() or _FORBIDDEN_IN_NAME & set(name) or ".." in name:
         raise PromptError(
             "network_tag",
-            f"prompt: {quote(name)} is not the name of a LoRA. Give the name of its file, without folder and extension",
+            f"prompt: {short(name)} is not the name of a LoRA. Give the name of its file, without folder and extension",
         )
     named = {key: value for key, value in network.named.items() if key not in _BLOCK_WEIGHT_ARGUMENTS}
     if unknown := sorted(set(named) - set(_LORA_ARGUMENTS)) or len(network.arguments) > len(_LORA_ARGUMENTS):
-        what = f"the argument {quote(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
+        what = f"the argument {short(str(unknown[0]))}" if isinstance(unknown, list) else "too many arguments"
         raise PromptError(
-            "network_tag", f"prompt: <{network.kind}:{quote(name)[1:-1]}:...> has {what}; expected te, unet and dyn"
+            "network_tag", f"prompt: <{network.kind}:{short(name)[1:-1]}:...> has {what}; expected te, unet and dyn"
         )
     arguments = dict(zip(_LORA_ARGUMENTS, network.arguments, strict=False)) | named
     text = read_points(arguments["te"], name) if "te" in arguments else ((0.0, 1.0),)
     unet = read_points(arguments["unet"], name) if "unet" in arguments else text
     rank = int(_number(arguments["dyn"], name)) if "dyn" in arguments else None
     if rank is not None and rank < 1:
-        raise PromptError("number", f"prompt: the LoRA {quote(name)} is cut to rank {rank}, expected 1 or more")
+        raise PromptError("number", f"prompt: the LoRA {short(name)} is cut to rank {rank}, expected 1 or more")
     points = unet if len(unet) > 1 else ()
     return LoraTag(
         name=name,
@@ -248,7 +249,7 @@ def read_points(text: str, name: str) -> tuple[tuple[float, float], ...]:
     if len(points) > MAX_POINTS or not rises:
         raise PromptError(
             "number",
-            f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number, or at most {MAX_POINTS} "
+            f"prompt: the LoRA {short(name)} has the weight {short(text)}, expected a number, or at most {MAX_POINTS} "
             "of them at rising shares of the steps, such as 1@0,0.2@0.6",
         )
     return tuple(points)
@@ -303,7 +304,7 @@ def _subprompts(traced: Traced, notices: list[Notice]) -> Iterator[SubPrompt]:
         if weight != asked:
             notices.append(
                 Notice(
-                    f"the weight {asked:g} of {quote(traced.text[start:end].strip())} was changed to {weight:g}",
+                    f"the weight {asked:g} of {short(traced.text[start:end].strip())} was changed to {weight:g}",
                     code="weight_clamped",
                     data={"asked": asked, "taken": weight},
                 )
@@ -326,7 +327,7 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise PromptError("number", f"prompt: the LoRA {quote(name)} has the weight {quote(text)}, expected a number")
+        raise PromptError("number", f"prompt: the LoRA {short(name)} has the weight {short(text)}, expected a number")
     return value
 
 

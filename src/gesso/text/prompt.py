@@ -10,7 +10,6 @@ from gesso.errors import GessoError
 
 MAX_CHARS = 32_000  # of a prompt, after wildcards are filled in
 MAX_WEIGHT = 10.0  # of a piece of text or a subprompt; far above, numbers overflow and no picture is left
-_SHOWN = 64  # characters of a prompt that a message repeats
 
 Reason = Literal[
     "prompt_too_long",
@@ -110,11 +109,6 @@ def check_prompt(text: str, what: str = "prompt") -> None:
             f"{what}: character {error.start + 1} is U+{ord(text[error.start]):04X}, half of a surrogate pair. "
             "Type the character again, or leave it out",
         ) from None
-
-
-def quote(text: str) -> str:
-    """Quotes a part of a prompt for a message: short, on one line, without control characters."""
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
 
 
 def number_text(value: float) -> str:

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gesso.errors import short
 from gesso.text.attention import parse_attention
-from gesso.text.prompt import Piece, PromptError, Traced, quote
+from gesso.text.prompt import Piece, PromptError, Traced
 
 MAX_SCHEDULES = 256  # of one prompt
 MAX_PLANNED_CHARS = 320_000  # of the different texts that a prompt has over its steps
@@ -200,7 +201,7 @@ def parse_schedule(text: str | Traced) -> PromptSchedule:
         raise PromptError(
             "prompt_limit",
             f"prompt: {num_schedules} schedules such as [a:b:0.5], at most {MAX_SCHEDULES} are allowed, "
-            f"in {quote(traced.text)}. Escape brackets that you mean as text: \\[",
+            f"in {short(traced.text)}. Escape brackets that you mean as text: \\[",
         )
     return PromptSchedule(traced, tuple(sorted(marks, key=lambda mark: mark.start)))
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gesso.checkpoints.errors import ModelFileError, elide
+from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 from gesso.scenes.vocabulary import BACKGROUNDS, COLOURS, Thing
 
 INPUT_SIZE, GRID_SIZE = 64, 16
@@ -265,7 +265,7 @@ def load_detector(things: Sequence[Thing], path: Path | None = None) -> Detector
         skeleton = _weights(Detector(config))  # shapes are compared before memory is taken
     if set(skeleton) != set(file.tensors):
         name = min(set(skeleton) ^ set(file.tensors))
-        message = f"its tensors do not fit its own sizes, {elide(name)} first. {REMAKE}"
+        message = f"its tensors do not fit its own sizes, {shorten(name)} first. {REMAKE}"
         raise ModelFileError("architecture_mismatch", path, message)
     for name, tensor in skeleton.items():
         if file.tensors[name].shape != tuple(tensor.shape):

@@ -421,8 +421,6 @@ def measure_and_save(
     )
     fooled = max(one.fooled / one.total for one in figures.values())
     notes = {
-        "author": "the gesso authors",
-        "license": "Apache-2.0",
         "description": f"Trained on {training} composed of {len(things)} emoji. Accuracy on {per_category} fresh ones "
         f"of held-out combinations a category, and on {fewer} of combinations that its training never showed; of as "
         f"many wrong pictures it took at most {fooled:.3f} of a category for right.",

@@ -1,0 +1,107 @@
+"""Every JSON file of a model's folder with each of its values another: it is read, or the file is named."""
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gesso.errors import GessoError
+from gesso.families.diffusers_folder import read_family
+from gesso.library.examine import examine
+from gesso.text.tokenizer import Tokenizer
+from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
+
+DEEP: Any = "DEEP"  # written as lists in lists
+HUGE: Any = "HUGE"  # written as a number of 5,000 digits
+ODD = (
+    *(None, True, False, 0, -1, 1, 1.5, 1e308, -1e308, 2**70, HUGE, float("nan"), float("-inf")),
+    *("", "x", "\udcff", "a" * 9999, "../../etc/passwd", "/dev/zero", "\0"),
+    *([], {}, [None], [[]], [1, "a"], ["diffusers", "os"], {"a": None}, DEEP),
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of each value in a JSON value, of the whole first."""
+    yield at
+    if isinstance(value, dict | list) and len(value) < 200:  # not each word of a vocabulary
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*at, key))
+
+
+def changed(value: Any, at: tuple[Any, ...], odd: Any) -> str:
+    whole = copy.deepcopy({"": value})
+    holder: Any = whole
+    for key in ("", *at)[:-1]:
+        holder = holder[key]
+    holder[("", *at)[-1]] = odd
+    text = json.dumps(whole[""])
+    return text.replace('"DEEP"', "[" * 50_000 + "]" * 50_000).replace('"HUGE"', "9" * 5000)
+
+
+def all_changes(folder: Path) -> list[tuple[Path, str]]:
+    """Files of the folder, and what could stand in them."""
+    found: list[tuple[Path, str]] = []
+    for path in sorted(folder.rglob("*.json")):
+        text = path.read_text()
+        value = json.loads(text)
+        found += [(path, changed(value, at, odd)) for at in places(value) for odd in ODD]
+        found += [
+            (path, broken) for broken in ("", "{", "null", "[]", text[: len(text) // 2], "\ufeff" + text, text * 2)
+        ]
+        if isinstance(value, dict) and value:
+            key = next(iter(value))
+            found.append((path, text.rstrip()[:-1] + f", {json.dumps(key)}: {json.dumps(value[key])}}}"))  # twice
+            found += [(path, json.dumps({k: v for k, v in value.items() if k != gone})) for gone in list(value)[:40]]
+    return found
+
+
+def check(folder: Path, path: Path, text: str) -> None:
+    before = path.read_bytes()
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    try:
+        examine(folder, None)  # as a listing looks at it: never an error
+        with suppress(GessoError):
+            read(folder, path)
+            return
+        with pytest.raises(GessoError) as raised:
+            read(folder, path)
+        assert folder.name in str(raised.value), "names no place"
+        assert len(raised.value.one_line) < 4000
+    finally:
+        path.write_bytes(before)
+
+
+def read(folder: Path, path: Path) -> None:
+    """What reads the file: the tokenizer's, or the configuration of the networks."""
+    if path.parent.name.startswith("tokenizer"):
+        Tokenizer.from_folder(path.parent)
+    else:
+        read_family(folder)
+
+
+@pytest.fixture(scope="module", params=[TINY_SD, TINY_SDXL], ids=["sd15", "sdxl"])
+def folder(request, tmp_path_factory) -> Path:
+    return save_tiny_folder(tmp_path_factory.mktemp("model") / "tiny", request.param)
+
+
+def test_odd_values_in_a_folder_are_refused_by_name(folder):
+    changes = [(path, text) for path, text in all_changes(folder) if path.name != "vocab.json"]
+    for path, text in random.Random(0).sample(changes, 40):
+        check(folder, path, text)
+
+
+def test_the_kind_of_a_scheduler_is_a_name(folder):
+    path = folder / "scheduler" / "scheduler_config.json"
+    for odd in (None, 3, [], {"a": None}, ["DDIMScheduler"]):
+        check(folder, path, json.dumps(json.loads(path.read_text()) | {"_class_name": odd}))
+
+
+@pytest.mark.slow
+def test_all_odd_values_in_a_folder_are_refused_by_name(folder):
+    for path, text in all_changes(folder):
+        check(folder, path, text)
