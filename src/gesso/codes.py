@@ -126,6 +126,7 @@ NOTICES: Mapping[str, str] = {
     "wildcard_unchanged": "A wildcard is unknown or refers to itself, and was left unchanged.",
     # Adapters.
     "lora_left_out": "The LoRA does not fit the refiner.",
+    "lora_alpha_unknown": "A LoRA says nowhere what its alpha is, which is taken to be its rank.",
     "lora_incomplete": "Some modules of the LoRA do not exist in the model.",
     "embedding_as_text": "The embedding does not fit the model, and its name is read as text.",
     # Pictures.

@@ -377,8 +377,8 @@ def _read(file: "TensorFile", target: "Target") -> "Lora":
     from gesso.adapters.lora import read_lora
 
     adapter = read_lora(file, target)
-    if adapter.match.notice:
-        print(in_options(_printable(f"note: {file.path}: {adapter.match.notice}")), file=sys.stderr)
+    for notice in adapter.notices:
+        print(in_options(_printable(f"note: {file.path}: {notice}")), file=sys.stderr)
     return adapter
 
 
