@@ -132,6 +132,7 @@ NOTICES: Mapping[str, str] = {
     # Pictures.
     "mask_stretched": "The mask was stretched to the size of the picture.",
     "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
+    "pipeline_reduced": "A model folder was saved by a pipeline that does more than gesso does with it.",
     "tensors_ignored": "Tensors of a model's file belong to none of its networks.",
     "profile_ignored": "The colour profile of a picture is ignored.",
     # Computing.
