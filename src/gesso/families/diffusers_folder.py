@@ -407,8 +407,9 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
     values = read_object(path, infinite=True)  # lambda_min_clipped of DPM-Solver and SA-Solver
     if values.get("beta_schedule", "linear") != "scaled_linear" or values.get("trained_betas") is not None:
         kind = elide(str(values.get("_class_name", "a scheduler")))
-        betas = "trained_betas" if values.get("trained_betas") is not None else elide(str(values.get("beta_schedule")))
-        raise ModelFileError("config", path, f"is a {kind} with betas {betas}, gesso computes with scaled_linear betas")
+        betas = f"beta_schedule {elide(str(values.get('beta_schedule')))}"
+        betas = "trained_betas" if values.get("trained_betas") is not None else betas
+        raise ModelFileError("config", path, f"is a {kind} with {betas}, gesso computes with scaled_linear betas")
     prediction = values.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise ModelFileError("config", path, f"prediction_type is {elide(str(prediction))}, which gesso does not know")
