@@ -136,12 +136,14 @@ NOTICES: Mapping[str, str] = {
     "wildcard_skipped": "An entry of a wildcard file is no text, and is ignored.",
     # Adapters.
     "lora_left_out": "The LoRA does not fit the refiner.",
+    "lora_alpha_unknown": "A LoRA says nowhere what its alpha is, which is taken to be its rank.",
     "lora_incomplete": "Some modules of the LoRA do not exist in the model.",
     "embedding_as_text": "The embedding does not fit the model, and its name is read as text.",
     # Pictures.
     "size_not_native": "The picture has another size than the model was trained at.",
     "mask_stretched": "The mask was stretched to the size of the picture.",
     "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
+    "pipeline_reduced": "A model folder was saved by a pipeline that does more than gesso does with it.",
     "tensors_ignored": "Tensors of a model's file belong to none of its networks.",
     "profile_ignored": "The colour profile of a picture is ignored.",
     "stretched": "A picture was enlarged to other proportions than its own.",

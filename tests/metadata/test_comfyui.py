@@ -1,6 +1,5 @@
 """Graphs of ComfyUI as people build them, by hand from what is known of its nodes and of the most used packs."""
 
-import importlib.util
 import json
 import random
 from contextlib import suppress
@@ -14,6 +13,7 @@ from gesso.errors import GessoError
 from gesso.metadata.comfyui import from_graph, from_workflow
 from gesso.metadata.comfyui_graph import calculated
 from gesso.metadata.comfyui_widgets import WIDGETS
+from gesso.metadata.comfyui_workflow import values_of
 from gesso.metadata.picture_metadata import PictureMetadata
 from gesso.metadata.reading import read_metadata
 from gesso.request.parts import HiresPass, LoraUse
@@ -888,6 +888,153 @@ def test_sigmas_by_hand_and_schedules_that_mean_something_else_there():
     assert read(base(n3=sampler(scheduler="beta"))).request.schedule == "beta_comfyui"
 
 
+@pytest.mark.parametrize(
+    ("kind", "slots", "texts"),
+    [
+        ("ControlNetApplySD3", (0, 1), ("a lighthouse", "blurry")),
+        ("LTXVReferenceAudio", (1, 2), ("a lighthouse", "blurry")),  # the model comes out first
+        ("WanInfiniteTalkToVideo", (1, 2), ("a lighthouse", "blurry")),
+    ],
+)
+def test_texts_come_out_on_their_side_of_a_node(kind: str, slots: tuple[int, int], texts: tuple[str, str]):
+    both = (
+        node(kind, positive="@6", negative="@7")
+        if slots[0] == 0
+        else node(kind, model="@4", positive="@6", negative="@7")
+    )
+    found = read(base(n30=both, n3=sampler(positive=("30", slots[0]), negative=("30", slots[1]))))
+    assert (found.request.prompt, found.request.negative_prompt) == texts
+
+
+def test_crossed_sides_are_crossed():
+    both = node("ControlNetApplyAdvanced", positive="@6", negative="@7")
+    found = read(base(n30=both, n3=sampler(positive=("30", 1), negative=("30", 0))))
+    assert (found.request.prompt, found.request.negative_prompt) == ("blurry", "a lighthouse")
+
+
+def test_a_text_is_not_taken_for_both_sides():
+    found = read(base(n30=node("TextEncodeOfAPack", words="a red fox"), n3=sampler(positive="@30", negative=("30", 1))))
+    assert (found.request.prompt, found.request.negative_prompt) == ("a red fox", "")
+    assert "the negative prompt, which comes from the node TextEncodeOfAPack (30)" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"60": node("GeminiNode")}, "made by GeminiNode (60)"),
+        ({"60": node("CameraAngle", **{"value 1": 333, "value 2": 17})}, "made by CameraAngle (60)"),
+        ({"60": node("RegexExtract", string="@61"), "61": node("GeminiNode")}, "made by GeminiNode (61)"),
+        (
+            {"60": node("PreviewAny", source="@61"), "61": node("AILab_QwenVL", image="@62")},
+            "made by AILab_QwenVL (61)",
+        ),
+    ],
+)
+def test_a_prompt_that_was_made_when_the_graph_ran_is_told(source: Nodes, words: str):
+    found = read(base(n6=node("CLIPTextEncode", text="@60", clip=("4", 1))) | source)
+    assert found.request.prompt == "" and f"the positive prompt was {words}" in told(found)
+    assert "not in the file" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "size"),
+    [
+        ({"42": node("ImageScale", width=768, height=512, crop="center", image="@43")}, (768, 512)),
+        ({"42": node("ImageScaleToTotalPixels", megapixels=1.0, image="@43")}, (None, None)),
+        ({"42": node("ImageScale", width=768, height=0, image="@43")}, (None, None)),
+        ({"42": node("ImageCrop", image="@44"), "44": node("ImageScale", width=768, height=512)}, (None, None)),
+    ],
+)
+def test_the_size_of_a_source_picture_is_that_to_which_the_graph_brings_it(change: Nodes, size: tuple[Any, ...]):
+    nodes = base(n3=sampler(latent_image="@41", denoise=0.5), n41=node("VAEEncode", pixels="@42", vae=("4", 2)))
+    found = read(nodes | {"43": node("LoadImage", image="fox.png")} | change)
+    assert (found.request.width, found.request.height) == size
+    assert ("the source picture is not in the file: fox.png" in told(found)) == ("43" in str(change))
+
+
+def test_the_size_of_another_picture_is_used_where_the_graph_sets_it():
+    found = read(
+        base(
+            n5=node("EmptyLatentImage", width=("40", 0), height=("40", 1)),
+            n40=node("GetImageSize", image="@42"),
+            n42=node("ImageScale", width=832, height=480, image="@43"),
+            n43=node("LoadImage", image="fox.png"),
+        )
+    )
+    assert (found.request.width, found.request.height) == (832, 480)
+    assert "what the graph was given, fox.png" in told(found)
+
+
+def test_a_second_model_of_its_own_prompt_and_lora_is_told():
+    found = read(
+        base(
+            n3=advanced(),
+            n12=node("CheckpointLoaderSimple", ckpt_name="sd_xl_refiner_1.0.safetensors"),
+            n13=node("LoraLoaderModelOnly", lora_name="ink.safetensors", strength_model=0.5, model="@12"),
+            n15=node("CLIPTextEncode", text="a tower", clip=("12", 1)),
+            n11=advanced(add_noise="disable", start_at_step=20, model="@13", positive="@15", latent_image="@3"),
+            n8=node("VAEDecode", samples="@11"),
+        )
+    )
+    assert found.request.refiner_switch_at == 0.8 and found.request.loras == ()
+    assert "the positive prompt that the second model alone had: 'a tower'" in told(found)
+    assert "LoRA of the second model alone: ink 0.5" in told(found)
+
+
+def test_other_lora_of_a_second_pass_are_named():
+    lora = node("LoraLoaderModelOnly", lora_name="ink.safetensors", strength_model=0.5, model="@4")
+    found = read(two_saves(n26=lora, n21=sampler(denoise=0.5, latent_image="@20", model="@26")))
+    assert "the second pass has other LoRA: ink 0.5" in told(found)
+
+
+def test_text_encoders_and_models_beside_the_models_own_are_named():
+    found = read(
+        base(
+            n6=node("CLIPTextEncode", text="a lighthouse", clip="@30"),
+            n7=node("CLIPTextEncode", text="blurry", clip=("31", 1)),
+            n30=node("DualCLIPLoader", clip_name1="l.safetensors", clip_name2="g.safetensors", type="sdxl"),
+            n31=node("CheckpointLoaderSimple", ckpt_name="other.safetensors"),
+        )
+    )
+    assert "DualCLIPLoader (30: clip_name1 'l.safetensors', clip_name2 'g.safetensors'" in told(found)
+    assert "CheckpointLoaderSimple (31: ckpt_name 'other.safetensors')" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "line"),
+    [
+        ((0.5, 0.5), "Odd (30 and 1 more: strength 0.5)"),
+        ((0.5, 0.7), "Odd (30: strength 0.5), Odd (31: strength 0.7)"),
+        ((1, 2, 3, 4, 5), "Odd (30 and 4 more)"),
+    ],
+)
+def test_nodes_of_one_kind_are_told_with_their_values(strengths: tuple[float, ...], line: str):
+    way = {f"{30 + n}": node("Odd", strength=value, model=f"@{31 + n}") for n, value in enumerate(strengths)}
+    way[str(29 + len(strengths))]["inputs"]["model"] = ["4", 0]
+    assert line in told(read(base(n3=sampler(model="@30")) | way))
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"), [("dpmpp_3m_sde_gpu", True), ("dpmpp_2m_sde_gpu", True), ("dpmpp_3m_sde", False)]
+)
+def test_noise_of_the_steps_that_the_gpu_drew_is_told(name: str, gpu: bool):
+    found = read(base(n3=sampler(sampler_name=name)))
+    assert found.request.sampler == name.removesuffix("_gpu")
+    assert ("on the GPU" in told(found)) == gpu
+
+
+def test_a_stage_of_another_family_is_no_second_pass():
+    found = read(
+        base(
+            n4=node("UNETLoader", unet_name="trellis.safetensors"),
+            n21=sampler(seed=9, steps=7, latent_image="@20"),
+            n20=node("Trellis2ShapeStage", samples="@3"),
+            n8=node("VAEDecode", samples="@21"),
+        )
+    )
+    assert found.request.hires is None and "a further pass, KSampler (21)" in told(found)
+
+
 # The UI's drawing.
 
 
@@ -984,6 +1131,44 @@ def test_a_subgraph_that_is_off_is_not_there(mode: int):
     said["nodes"][0]["mode"] = mode
     with pytest.raises(GessoError, match="no sampler"):
         from_workflow(json.dumps(said))
+
+
+def test_values_of_an_instance_whose_choice_has_a_type_of_its_own():
+    said = a_subgraph()
+    said["definitions"]["subgraphs"][0]["inputs"].insert(0, {"name": "mode", "type": "COMFY_DYNAMICCOMBO_V3"})
+    for row in said["definitions"]["subgraphs"][0]["links"]:
+        row["origin_slot"] += row["origin_id"] == -10
+    said["nodes"][0] |= {"widgets_values": ["fast", "outside", 33], "inputs": []}
+    request = from_workflow(json.dumps(said)).request
+    assert (request.prompt, request.seed) == ("outside", 33)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "named"),
+    [
+        ("WanHuMoImageToVideo", [640, 480, 97, 1], {"width": 640, "height": 480, "length": 97, "batch_size": 1}),
+        ("AnyToVideo", [1, 640], {"value 1": 1, "value 2": 640}),
+        (
+            "ResizeImageMaskNode",
+            ["scale dimensions", 512, 384, "center", "area"],
+            {
+                "resize_type": "scale dimensions",
+                "resize_type.width": 512,
+                "resize_type.height": 384,
+                "resize_type.crop": "center",
+                "scale_method": "area",
+            },
+        ),
+        (
+            "ResizeImageMaskNode",
+            ["scale total pixels", 1, "lanczos"],
+            {"resize_type": "scale total pixels", "resize_type.megapixels": 1, "scale_method": "lanczos"},
+        ),
+        ("ResizeImageMaskNode", ["scale oddly", 1], {"value 1": "scale oddly", "value 2": 1}),
+    ],
+)
+def test_values_whose_names_depend_on_the_kind(kind: str, values: list[Any], named: dict[str, Any]):
+    assert values_of({"type": kind, "widgets_values": values}) == named
 
 
 def test_set_and_get_nodes():
@@ -1184,18 +1369,3 @@ def test_one_large_subgraph_used_often_is_refused():
     said = {"nodes": [drawn(n, "g", []) for n in range(2000)], "links": [], "definitions": {"subgraphs": [large]}}
     with pytest.raises(GessoError, match="inputs and values"):
         from_workflow(json.dumps(said))
-
-
-def test_templates_of_comfyui_are_read():
-    """Of some 240 drawings with a sampler, every one is read, with model, steps and sampler, or a notice."""
-    package = importlib.util.find_spec("comfyui_workflow_templates_json")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("ComfyUI's templates (comfyui-workflow-templates-json), in the dev extra")
-    files = sorted(Path(package.submodule_search_locations[0]).glob("**/*.json"))
-    samplers = ('"type": "KSampler"', '"type": "KSamplerAdvanced"', '"type": "SamplerCustomAdvanced"')
-    with_sampler = [path for path in files if any(kind in path.read_text("utf-8") for kind in samplers)]
-    for path in random.Random(5).sample(with_sampler, 40):
-        found = from_workflow(path.read_text("utf-8"))
-        assert found.model, path.name
-        assert found.request.num_steps or "steps" in told(found), path.name
-        assert found.request.sampler or "known sampler" in told(found), path.name

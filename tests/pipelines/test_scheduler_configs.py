@@ -1,5 +1,6 @@
 """Folders whose scheduler_config.json nobody chose for gesso, with the preset diffusers, beside diffusers itself."""
 
+import inspect
 import json
 import math
 import shutil
@@ -13,11 +14,16 @@ import torch
 from PIL import Image
 
 from asking import ask
+from gesso.diffusion import diffusers_steps
+from gesso.errors import GessoError
+from gesso.families.base import Family, SchedulerConfig
+from gesso.families.diffusers_folder import read_family
 from gesso.pipelines.prompts import encode_prompts
+from gesso.pipelines.steps import default_sampler, default_schedule, diffusers_scheduler
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
 from gesso.runtime.engine import Engine
-from tiny_sd import TINY_EDIT, TINY_SD, save_tiny_folder
+from tiny_sd import TINY_EDIT, TINY_SD, TINY_SDXL, save_tiny_folder
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 PROMPT, NEGATIVE, SEED, GUIDANCE = "a turtle, oil on canvas", "blurry", 3, 5.0
@@ -184,6 +190,43 @@ def test_schedulers_go_where_those_of_diffusers_go(pair: Pair, name: str, config
     assert pair.gap(num_steps) <= CLOSE
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("config", "num_steps"),
+    [
+        ({"skip_prk_steps": True}, 6),
+        pytest.param({"skip_prk_steps": True, "timestep_spacing": "trailing"}, 7, marks=pytest.mark.slow),
+        pytest.param({"skip_prk_steps": True, "timestep_spacing": "linspace"}, 7, marks=pytest.mark.slow),
+        pytest.param({"skip_prk_steps": False}, 7, marks=pytest.mark.slow),
+        pytest.param({"skip_prk_steps": False, "timestep_spacing": "linspace"}, 7, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_pndm_averages_velocities_of_a_model_that_predicts_them(pair: Pair, config: dict[str, Any], num_steps: int):
+    """Conversions of SD 2.1 are saved with PNDM. The mean of velocities is another slope than the mean of slopes."""
+    pair.configured("PNDMScheduler", {"prediction_type": "v_prediction", "steps_offset": 1} | config)
+    assert pair.gap(num_steps) <= CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("num_steps", [10, 20])
+def test_deis_of_order_3_is_that_of_diffusers_without_its_roundings(
+    pair: Pair, diffusers: Any, num_steps: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Beta sigmas lie close together at the ends, where its weights in float32 lose up to 6e-4 of a picture."""
+    cls = diffusers.DEISMultistepScheduler
+    set_timesteps = cls.set_timesteps
+
+    def in_double(self: Any, *args: Any, **kwargs: Any) -> None:
+        set_timesteps(self, *args, **kwargs)
+        self.sigmas = self.sigmas.double()
+
+    monkeypatch.setattr(cls, "set_timesteps", in_double)
+    pair.configured("DEISMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True, "steps_offset": 1})
+    assert pair.gap(num_steps) <= CLOSE
+
+
 def test_tcd_takes_an_eta(pipeline: TextToImage):
     """diffusers' name of its gamma. A recipe with 0 is one of before, when it was fixed at 0.3."""
     asked = {"prompt": PROMPT, "seed": SEED, "num_steps": 3, "sampler": "tcd"}
@@ -264,6 +307,7 @@ def test_settings_go_over_to_a_scheduler_that_has_them(pair: Pair, config: dict[
         (EULER, {"sigma_max": 20.0}, "sigma_max is 20.0"),
         ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0 is False"),
         ("SASolverScheduler", {"predictor_order": 3}, "predictor_order is 3"),
+        ("SASolverScheduler", {"algorithm_type": "noise_prediction"}, "algorithm_type is 'noise_prediction'"),
         ("DPMSolverSinglestepScheduler", {"lambda_min_clipped": -math.inf}, "'DPMSolverSinglestepScheduler' is not"),
         ("EDMEulerScheduler", {}, "'EDMEulerScheduler' is not supported"),
     ],
@@ -279,6 +323,164 @@ def test_settings_that_gesso_cannot_follow_are_refused_where_they_count(
     assert "preset gesso" in str(refused.value)
     assert torch.isfinite(pair.ours(2, sampler="euler_ancestral")).all()
     assert torch.isfinite(pair.ours(2, preset="gesso")).all()
+
+
+# ---- every scheduler that diffusers has, as it saves itself ---------------------------------------------------------
+
+KNOWN = tuple(diffusers_steps._KINDS)
+SLOW = pytest.mark.slow
+# Values beside the default for settings that are no switch; a switch is turned over.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "beta_start": (0.001,),
+    "beta_schedule": ("linear", "squaredcos_cap_v2"),
+    "num_train_timesteps": (500,),
+    "prediction_type": ("v_prediction", "sample"),
+    "timestep_spacing": ("leading", "linspace", "trailing"),
+    "steps_offset": (0,),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "learned_range"),
+    "algorithm_type": ("dpmsolver", "sde-dpmsolver", "sde-dpmsolver++", "noise_prediction"),
+    "solver_type": ("midpoint", "heun", "bh1", "bh2", "logrho"),
+    "solver_order": (1, 3),
+    "predictor_order": (1,),
+    "corrector_order": (1,),
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "interpolation_type": ("log_linear",),
+    "timestep_type": ("continuous",),
+    "original_inference_steps": (20,),
+    "timestep_scaling": (5.0,),
+    "sigma_min": (0.1,),
+    "sigma_max": (10.0,),
+    "lambda_min_clipped": (-5.1,),
+    "disable_corrector": ([0, 1],),
+    "shift_terminal": (0.1,),
+    "trained_betas": ([0.001] * 1000,),
+    "dynamic_thresholding_ratio": (0.9,),
+    "sample_max_value": (2.0,),
+    "clip_sample_range": (2.0,),
+}
+
+
+def variants(cls: Any) -> list[dict[str, Any]]:
+    """No setting changed, and each setting changed alone."""
+    found: list[dict[str, Any]] = [{}]
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        default = parameter.default
+        values = VALUES.get(name, (not default,) if isinstance(default, bool) else ())
+        found += [{name: value} for value in values if value != default]
+    return found
+
+
+def saved(diffusers: Any, pair: Pair, name: str, change: dict[str, Any]) -> bool:
+    """Puts a scheduler into the folder as the library saves it; False for settings that the class itself refuses."""
+    cls = getattr(diffusers, name)
+    known = inspect.signature(cls.__init__).parameters
+    usual = {key: value for key, value in (BETAS | {"steps_offset": 1}).items() if key in known}
+    try:
+        cls(**usual | change).save_config(pair.folder / "scheduler")
+    except (NotImplementedError, ValueError, ImportError, TypeError):
+        return False
+    return True
+
+
+def planned(pair: Pair) -> None:
+    """What drawing with the folder's own scheduler does before a network runs. Raises GessoError."""
+    family = read_family(pair.folder)
+    sampler = default_sampler(family)
+    assert sampler is not None
+    diffusers_scheduler(sampler, default_schedule(sampler, family), None, family)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("DDIMScheduler", "SASolverScheduler") else pytest.param(name, marks=SLOW) for name in KNOWN],
+)
+def test_a_setting_that_is_not_followed_is_named(pair: Pair, diffusers: Any, name: str):
+    silent = {}
+    for change in variants(getattr(diffusers, name)):
+        if saved(diffusers, pair, name, change):
+            try:
+                planned(pair)
+            except GessoError as error:
+                if not any(word in str(error) for word in change):
+                    silent[str(change)] = str(error)
+    assert not silent
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_setting_of_a_scheduler_is_followed_or_refused_by_name(pair: Pair, diffusers: Any, name: str):
+    wrong = {}
+    for change in variants(getattr(diffusers, name)):
+        if not saved(diffusers, pair, name, change):
+            continue
+        try:
+            found = pair.ours(6)
+        except GessoError:  # by name: the test above
+            continue
+        try:
+            expected = pair.theirs(None, 6, {})
+        except Exception:  # a combination that diffusers itself cannot run
+            continue
+        if not torch.isfinite(expected).all():  # LCM and TCD with zero terminal SNR
+            continue
+        gap = float((found - expected).abs().max()) / 2
+        # A predicted picture becomes noise by a division by sigma there, which multiplies the roundings.
+        if gap > (1e-3 if change.get("prediction_type") == "sample" else CLOSE):
+            wrong[str(change)] = f"{gap:.1e}"
+    assert not wrong
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_other_scheduler_is_refused_by_name(pair: Pair, diffusers: Any):
+    """By the name of its class, or of the setting that no betas of Stable Diffusion have."""
+    silent, count = [], 0
+    for name in dir(diffusers):
+        cls = getattr(diffusers, name)
+        if not name.endswith("Scheduler") or not inspect.isclass(cls) or name in KNOWN:
+            continue
+        if not saved(diffusers, pair, name, {}):
+            continue
+        count += 1
+        try:
+            planned(pair)
+        except GessoError as error:
+            if name not in str(error):
+                silent.append(f"{name}: {error}")
+        else:
+            silent.append(f"{name} was drawn")
+    assert count > 20 and not silent
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_clipping_is_off_where_the_pipelines_of_diffusers_switch_it_off(pair: Pair):
+    """It clips the latents to -1 .. 1, which ruins pictures; those of SD 1 and 2 do not let it."""
+    pair.configured("DDIMScheduler", {"clip_sample": True, "steps_offset": 1})
+    assert pair.gap(6) <= CLOSE
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", DDPM, "LCMScheduler", "TCDScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("family", [TINY_SDXL, TINY_EDIT], ids=lambda family: family.name)
+def test_clipping_elsewhere_is_refused_by_name(name: str, family: Family):
+    own = SchedulerConfig(name=name, timestep_spacing="leading", steps_offset=1, stated={"clip_sample": True})
+    with pytest.raises(RequestError, match="clip_sample is True"):
+        default_sampler(replace(family, scheduler=own))
+    assert default_sampler(replace(family, scheduler=replace(own, stated={})))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"_class_name": "DDIMScheduler", "beta_schedule": "linear"}, "is a DDIMScheduler with beta_schedule linear"),
+        ({"_class_name": "DDIMScheduler", "trained_betas": [0.1]}, "is a DDIMScheduler with trained_betas"),
+        ({"_class_name": "EDMEulerScheduler", "beta_schedule": None}, "is a EDMEulerScheduler with beta_schedule None"),
+    ],
+)
+def test_other_betas_are_refused_with_the_class(pair: Pair, values: dict[str, Any], words: str):
+    pair.configured(values["_class_name"], values)
+    with pytest.raises(GessoError, match=words):
+        pair.ours(1)
 
 
 @pytest.mark.filterwarnings("ignore")

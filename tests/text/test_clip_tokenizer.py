@@ -137,6 +137,36 @@ def test_rows_equal_those_of_transformers_as_pipelines_call_it(clip: Tokenizer, 
     assert clip.encode(ODD_TEXTS).tolist() == rows
 
 
+@pytest.mark.parametrize("name", ["CLIPTokenizer", "CLIPTokenizerFast"])
+@pytest.mark.parametrize("change", [{}, {"pad_token": "!"}, {"model_max_length": 40}], ids=str)
+def test_a_folder_that_transformers_saved_is_read_as_it_reads_it(
+    files: Path, tmp_path: Path, name: str, change: dict[str, Any]
+):
+    import transformers
+
+    oracle = getattr(transformers, name).from_pretrained(files, **{"model_max_length": 77} | change)
+    oracle.save_pretrained(tmp_path)
+    read = Tokenizer.from_folder(tmp_path)
+    rng = random.Random(1)
+    words = [word for text in ODD_TEXTS if len(text) < 200 for word in text.split()]
+    texts = ["", *(" ".join(rng.choices(words, k=rng.randrange(1, 60))) for _ in range(300))]
+    rows = oracle(texts, padding="max_length", truncation=True, split_special_tokens=True).input_ids
+    assert read.encode(texts).tolist() == rows
+
+
+@pytest.mark.parametrize("added", [["<cat-toy>"], ["sks", "</w>x"]])
+def test_added_words_are_refused_by_name(files: Path, tmp_path: Path, added: list[str]):
+    """As a pipeline with a learned word saves them: the word's vectors are in the text encoder."""
+    from transformers import CLIPTokenizer
+
+    oracle = CLIPTokenizer.from_pretrained(files)
+    oracle.add_tokens(added)
+    oracle.save_pretrained(tmp_path)
+    with pytest.raises(GessoError, match=added[0]) as refused:
+        Tokenizer.from_folder(tmp_path)
+    assert "textual inversion" in str(refused.value)
+
+
 def test_every_character_equals_transformers(clip: Tokenizer, oracle: Any):
     """All of the first two planes, and samples of the others: bare in runs, and each between two letters."""
     points = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 97)]

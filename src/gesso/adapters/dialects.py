@@ -14,6 +14,7 @@ from gesso.adapters.kinds import PARTS
 from gesso.adapters.names import ModulePlace, Target
 
 BUNDLED = "bundle_emb."
+MAX_WORDS = 32  # between the dots of a name; those of the networks have about ten
 _RAW_PREFIX = "base_model.model."
 _PARTS = {
     "lora_A": "lora_down.weight",
@@ -25,7 +26,9 @@ _PARTS = {
     "lora_magnitude_vector": "magnitude",
 }
 _PEFT = re.compile(
-    r"(?P<module>.+)\.(?P<part>" + "|".join(map(re.escape, _PARTS)) + r")(?:\.(?!weight$)[^.]+)?(?P<end>\.weight)?"
+    r"(?P<module>.+)\.(?P<part>"
+    + "|".join(map(re.escape, _PARTS))
+    + r")(?:\.(?!(?:weight|bias)$)[^.]+)?(?P<end>\.weight|\.bias)?"
 )
 _OLD = re.compile(r"(?P<base>.+)\.to_(?P<which>q|k|v|out)_lora\.(?P<way>down|up)\.weight")
 
@@ -56,10 +59,31 @@ def parse_tensor_name(name: str, target: Target) -> TensorName | None:
         return TensorName("diffusers (2023)", names[0], way, place)
     if match := _PEFT.fullmatch(plain):
         dialect = "PEFT" if match["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
-        return TensorName(dialect, match["module"], _PARTS[match["part"]], target.dotted.get(match["module"]))
+        part = _PARTS[match["part"]]
+        if match["end"] == ".bias":
+            part = part.removesuffix("weight") + "bias"
+        return TensorName(dialect, match["module"], part, target.dotted.get(match["module"]))
     for split in (1, 2):
         words = plain.rsplit(".", split)
         part = ".".join(words[1:])
         if len(words) == split + 1 and part in PARTS and words[0] in target.dotted:
             return TensorName("dotted", words[0], part, target.dotted[words[0]])
+    return None
+
+
+def is_raw(name: str) -> bool:
+    """Whether PEFT alone wrote a name, whose files say alpha in another file."""
+    return name.startswith(_RAW_PREFIX)
+
+
+def part_of_module(name: str, target: Target) -> tuple[str, str] | None:
+    """The module of the model that begins a tensor's name, and what is behind it, known or not; None for no module."""
+    stem, _, part = name.partition(".")
+    if part and stem in target.stems:
+        return stem, part
+    words = name.removeprefix(_RAW_PREFIX).split(".")
+    for count in range(min(len(words), MAX_WORDS) - 1, 0, -1):
+        module = ".".join(words[:count])
+        if module in target.dotted:
+            return module, ".".join(words[count:])
     return None

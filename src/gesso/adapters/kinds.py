@@ -43,13 +43,21 @@ class AdapterKind:
 
 @dataclass(frozen=True)
 class Reader:
-    """What building a change needs besides its parts.  alpha: from the metadata, if they state it"""
+    """What building a change needs besides its parts.
+
+    alpha, rank   from the metadata, if they state them
+    by_root       rank-stabilised: alpha / sqrt(rank)
+    lycoris_root  the same of LyCORIS, which has it in the alphas that it writes, except for GLoRA and for a LoKr of two
+                  whole matrices
+    """
 
     where: Path
     module: str
     weight_shape: tuple[int, ...]
     alpha: float | None = None
-    by_root: bool = False  # rank-stabilised: alpha / sqrt(rank)
+    rank: float | None = None
+    by_root: bool = False
+    lycoris_root: bool = False
 
     def refuse(self, message: str) -> ModelFileError:
         return ModelFileError("shape", self.where, f"{shorten(self.module)}: {message}")
@@ -99,7 +107,14 @@ def _lokr(parts: TensorParts, reader: Reader) -> WeightChange:
         if factors[half] is None and (factors[f"{half}_a"] is None or factors[f"{half}_b"] is None):
             raise reader.refuse(f"lacks lokr_{half}")
     factor = next((factors[name] for name in ("w1_b", "w2_b") if factors[name] is not None), None)
-    scale = 1.0 if factor is None else reader.scale(parts, factor.shape[0])  # two whole matrices know no alpha
+    if factor is not None:
+        scale = reader.scale(parts, factor.shape[0])
+    elif reader.alpha and reader.rank:  # PEFT scales two whole matrices as well
+        scale = reader.alpha / reader.rank
+    elif reader.lycoris_root and "alpha" in parts and (alpha := reader.number(parts, "alpha")) > 0:
+        scale = alpha ** (1 / 3)  # rank^1.5 is written, sqrt(rank) is meant
+    else:
+        scale = 1.0  # without either, two whole matrices know no alpha
     return Kronecker(scale=scale, t2=parts.get("lokr_t2"), **factors)
 
 
@@ -113,6 +128,8 @@ def _glora(parts: TensorParts, reader: Reader) -> WeightChange:
         a_in, a_out, b_up, b_down = a2, a1, b2, b1
     else:
         raise reader.refuse(f"GLoRA with shapes that do not fit a weight of {shape_text(reader.weight_shape)}")
+    if reader.lycoris_root:
+        reader = replace(reader, by_root=True)
     return Generalized(a_in, a_out, b_up, b_down, reader.scale(parts, b_down.shape[0]), parts.get("bm.weight"))
 
 
@@ -142,7 +159,7 @@ def _norm(parts: TensorParts, reader: Reader) -> WeightChange:
 _SCALES = ("alpha", "scale")
 _LOKR = tuple(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
 KINDS = (
-    AdapterKind("LoRA", ("lora_up.weight", "lora_down.weight"), ("lora_mid.weight", *_SCALES), _lora),
+    AdapterKind("LoRA", ("lora_up.weight", "lora_down.weight"), ("lora_up.bias", "lora_mid.weight", *_SCALES), _lora),
     AdapterKind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2", *_SCALES), _loha),
     AdapterKind("LoKr", (), (*_LOKR, *_SCALES), _lokr),
     AdapterKind("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight"), ("bm.weight", *_SCALES), _glora),
@@ -156,6 +173,39 @@ BIASES = ("diff_b", "b_norm")
 _MAGNITUDES = ("dora_scale", "magnitude")
 COMMON = (*BIASES, *_MAGNITUDES, "scalar")
 PARTS = frozenset(part for kind in KINDS for part in (*kind.needed, *kind.allowed)) | frozenset(COMMON)
+
+
+# Kinds that gesso does not read, by how the names of their tensors begin.
+FOREIGN = {
+    "lora_E": "AdaLoRA",
+    "lora_diag": "KaSA",
+    "oft_R": "OFT of PEFT",
+    "boft_": "BOFT of PEFT",
+    "ia3_l": "IA3 of PEFT",
+    "vera_": "VeRA",
+    "fourierft_": "FourierFT",
+    "waveft_": "WaveFT",
+    "hra_": "HRA",
+    "bone_": "Bone",
+    "miss_": "MiSS",
+    "randlora_": "RandLoRA",
+    "shira_": "SHiRA",
+    "c3a_": "C3A",
+    "road_": "RoAd",
+    "delora_": "DeLoRA",
+    "gralora_": "GraLoRA",
+    "vblora_": "VB-LoRA",
+    "poly_": "Poly",
+    "ln_tuning": "LN tuning",
+    "lambda_layer": "T-LoRA",
+    "q_layer": "T-LoRA",
+    "p_layer": "T-LoRA",
+}
+
+
+def foreign_kind(part: str) -> str | None:
+    """The kind of adapter that gesso does not read, by the name of a tensor behind that of its module."""
+    return next((kind for start, kind in FOREIGN.items() if part.startswith(start)), None)
 
 
 def kind_of(parts: TensorParts) -> AdapterKind | None:

@@ -5,30 +5,28 @@ with attach(networks, [(lora, 0.8, 1.0)]):
     ...
 """
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gesso.adapters.architecture import architecture_of, declared_base, is_made_for
 from gesso.adapters.changes import LowRank, WeightChange, qkv_part
-from gesso.adapters.dialects import BUNDLED, TensorName, parse_tensor_name
-from gesso.adapters.kinds import MAX_RANK, Reader, build, kind_of, label_of
+from gesso.adapters.dialects import BUNDLED, TensorName, is_raw, parse_tensor_name, part_of_module
+from gesso.adapters.kinds import Reader, build, foreign_kind, kind_of, label_of
 from gesso.adapters.names import ModulePlace, Target
+from gesso.adapters.settings import TrainerSettings
 from gesso.adapters.textual_inversion import Embedding, embedding_from
-from gesso.checkpoints.config_json import read_object
 from gesso.checkpoints.errors import ModelFileError, examples, shape_text
 from gesso.checkpoints.tensor_file import TensorFile
 from gesso.errors import shorten
 from gesso.notices import Notice
 
 EXAMPLES = 5
+_WHOLE = ("weight", "bias", "base_layer.weight", "base_layer.bias")  # parameters themselves
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +68,7 @@ class Lora:
     ranks       the same of ranks
     embeddings  embeddings (textual inversion) in the same file
     metadata    of the file: to be shown as text, not to be trusted
+    alpha_known whether the file, or one beside it, says its alpha where its kind has one
     """
 
     name: str
@@ -81,6 +80,19 @@ class Lora:
     match: Match
     embeddings: tuple[Embedding, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    alpha_known: bool = True
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What the user should know: modules without a place, a strength that the file does not say."""
+        found = [] if self.match.notice is None else [self.match.notice]
+        if not self.alpha_known:
+            text = (
+                "PEFT's adapter_config.json is not beside it, so its alpha is unknown and taken to be its rank. Keep "
+                "the two files together, or set the strength to alpha / rank"
+            )
+            found.append(Notice(text, code="lora_alpha_unknown", field="loras"))
+        return tuple(found)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -129,6 +141,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
             raise ModelFileError("duplicate_key", file.path, message)
         parts_of[parsed.part] = tensor_name
         spelled[parsed.place] = parsed.module
+    _refuse_others(file, target, unmatched, spelled)
     if not names and not bundled:
         if is_made_for(architecture_of(file.tensors), target.layout):
             message = (
@@ -136,7 +149,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
             )
             raise ModelFileError("unknown_key", file.path, message)
         raise _mismatch(file, target, "none of its modules exists in the model")
-    settings = _AlphaSettings.of(file)
+    settings = TrainerSettings.of(file)
     changes: dict[str, ModuleChange] = {}
     kinds: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -172,10 +185,11 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         match=Match(len(names), tuple(unmatched)),
         embeddings=embeddings,
         metadata=dict(file.metadata),
+        alpha_known=not any(map(is_raw, named)) or settings.says_alpha,
     )
 
 
-def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, TensorName], list[str], list[str]]:
+def _sorted_names(tensors: Mapping[str, object], target: Target) -> tuple[dict[str, TensorName], list[str], list[str]]:
     """Names with a place, names of bundled words, and modules or names without a place."""
     named: dict[str, TensorName] = {}
     bundled: list[str] = []
@@ -185,11 +199,46 @@ def _sorted_names(tensors: Iterable[str], target: Target) -> tuple[dict[str, Ten
             bundled.append(name)
             continue
         parsed = parse_tensor_name(name, target)
+        if parsed is not None and parsed.part == "weight" and parsed.dialect == "dotted":
+            parsed = None  # the weight itself, not IA3's, which LyCORIS writes by kohya's names
         if parsed is None or parsed.place is None:
             unmatched[name if parsed is None else parsed.module] = None
         else:
             named[name] = parsed
     return named, bundled, list(unmatched)
+
+
+def _refuse_others(file: TensorFile, target: Target, unmatched: Sequence[str], read: Mapping[ModulePlace, str]) -> None:
+    """Raises ModelFileError where tensors of modules that the model has are of no kind that gesso reads."""
+    kinds: dict[str, str] = {}
+    whole = []
+    for name in unmatched:
+        module, part = part_of_module(name, target) or ("", "")
+        if part in _WHOLE:
+            whole.append(name)
+        elif module:
+            kinds.setdefault(foreign_kind(part) or f"with tensors {shorten(part)!r}", name)
+    for kind, name in kinds.items():
+        raise ModelFileError(
+            "unknown_key",
+            file.path,
+            f"is an adapter of a kind that gesso does not read: {kind} ({shorten(name)}). Merge it into its model with "
+            "the tool that made it, and use that model",
+        )
+    if whole and read:
+        raise ModelFileError(
+            "unknown_key",
+            file.path,
+            f"holds {len(whole)} whole weights and biases beside the adapter (PEFT's bias or modules_to_save), which "
+            f"gesso does not apply: {examples(whole, 3)}. Merge the adapter into its model, and use that model",
+        )
+    if whole:
+        raise ModelFileError(
+            "unknown_key",
+            file.path,
+            f"holds whole weights and no adapter ({examples(whole, 3)}): a model or a part of one, which cannot be "
+            "used as a LoRA",
+        )
 
 
 def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
@@ -215,7 +264,7 @@ def _changes(
     module: str,
     file: TensorFile,
     target: Target,
-    settings: "_AlphaSettings",
+    settings: TrainerSettings,
 ) -> dict[str, ModuleChange]:
     """The changes of one module of the file: one of our modules, or three that it stacks."""
     network = target.networks[place.component]
@@ -226,9 +275,19 @@ def _changes(
     shape = tuple(weight.shape)
     if len(owners) > 1:
         shape = (len(owners) * shape[0], *shape[1:])
-    reader = Reader(file.path, module, shape, settings.alpha_of(module), settings.by_root)
+    reader = Reader(
+        file.path,
+        module,
+        shape,
+        alpha=settings.alpha_of(module),
+        rank=settings.rank_of(module),
+        by_root=settings.is_by_root(module),
+        lycoris_root=settings.lycoris_root,
+    )
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)
+    if isinstance(change, LowRank) and "lora_up.bias" in parts:  # of PEFT's lora_bias
+        bias = parts["lora_up.bias"].flatten().float() * change.scale
     if bias is not None and bias.numel() != shape[0]:
         raise _mismatch(file, target, f"the bias of {shorten(module)} is {bias.numel()}, the model's is {shape[0]}")
     if change is not None:
@@ -294,55 +353,3 @@ def _bundled_groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
             word, _, part = rest.rpartition(".")
             groups.setdefault(word or part, {})[part] = name
     return groups
-
-
-@dataclass(frozen=True)
-class _AlphaSettings:
-    """Alpha and scale from the metadata: PEFT's adapter_config.json, kohya's ss_network_args."""
-
-    alpha: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
-    components: Mapping[str, "_AlphaSettings"] = field(default_factory=dict)
-    by_root: bool = False
-
-    @classmethod
-    def of(cls, file: TensorFile) -> "_AlphaSettings":
-        config_file = file.path.with_name("adapter_config.json")
-        if file.path.stem == "adapter_model" and config_file.is_file():
-            return cls._from_config(read_object(config_file), "")
-        try:
-            config: Any = json.loads(file.metadata.get("lora_adapter_metadata", "null"))
-            trained: Any = json.loads(file.metadata.get("ss_network_args", "null"))
-        except (ValueError, RecursionError):
-            return cls()
-        if isinstance(config, dict):
-            starts = {str(key).partition(".")[0] for key in config}
-            each = {start: cls._from_config(config, f"{start}.") for start in starts}
-            return cls(components=each, by_root=any(settings.by_root for settings in each.values()))
-        by_root = isinstance(trained, dict) and str(trained.get("rs_lora", "")).lower() in ("true", "1")
-        return cls(by_root=by_root)
-
-    @classmethod
-    def _from_config(cls, config: Mapping[str, Any], prefix: str) -> "_AlphaSettings":
-        def number(value: Any) -> float | None:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            return float(value) if is_number and math.isfinite(value) and abs(value) <= MAX_RANK * 256 else None
-
-        patterns = config.get(f"{prefix}alpha_pattern")
-        items = patterns.items() if isinstance(patterns, dict) else ()
-        numbers = {str(key): number(value) for key, value in items}
-        return cls(
-            alpha=number(config.get(f"{prefix}lora_alpha")),
-            patterns={key: value for key, value in numbers.items() if value is not None},
-            by_root=config.get(f"{prefix}use_rslora") is True,
-        )
-
-    def alpha_of(self, module: str) -> float | None:
-        """For a module as the file names it."""
-        start, _, rest = module.partition(".")
-        if start in self.components:
-            return self.components[start].alpha_of(rest)
-        for key, alpha in self.patterns.items():
-            if module == key or module.endswith(f".{key}"):
-                return alpha
-        return self.alpha

@@ -95,6 +95,8 @@ def _parts(change: WeightChange, layer: nn.Module) -> dict[str, Tensor]:
         halves |= present(w2=change.w2, w2_a=change.w2_a, w2_b=change.w2_b)
         factor = change.w1_b if change.w1_b is not None else change.w2_b
         names = {f"lokr_{name}": tensor for name, tensor in halves.items()}
+        if factor is None and change.scale != 1:  # two whole matrices have no alpha in files
+            names["lokr_w2"] = names["lokr_w2"].float() * change.scale
         return names if factor is None else names | alpha(factor.shape[0], change.scale)
     if isinstance(change, Generalized):
         names = {"a1.weight": change.a_in, "a2.weight": change.a_out}

@@ -66,7 +66,13 @@ BLOCKS: dict[int, tuple[str, int, int]] = {
     22: ("IQ2_S", 256, 82),
     23: ("IQ4_XS", 256, 136),
     29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
 }
+# Types of the format that no library turns into numbers: of sums on the way, or too new.
+_UNREAD = {9: "Q8_1", 15: "Q8_K", 41: "Q1_0"}
 
 # Kinds of values in the header, by their number; 8 is a text, 9 an array.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -140,9 +146,13 @@ class GgufReader:
             flat = torch.frombuffer(self._mapped, dtype=info.dtype, count=info.count, offset=span.begin)
             return flat.reshape(info.shape)
         raw = np.frombuffer(self._mapped, dtype=np.uint8, count=span.nbytes, offset=span.begin)
-        kind = self._quants.GGMLQuantizationType(span.kind)
-        with np.errstate(all="ignore"):  # damaged scales become NaN, which who loads weights looks for
-            numbers = self._quants.dequantize(raw.reshape(span.rows, -1), kind).astype(np.float16)
+        try:
+            kind = self._quants.GGMLQuantizationType(span.kind)
+            with np.errstate(all="ignore"):  # damaged scales become NaN, which who loads weights looks for
+                numbers = self._quants.dequantize(raw.reshape(span.rows, -1), kind).astype(np.float16)
+        except (ValueError, NotImplementedError):
+            needs = f"{BLOCKS[span.kind][0]}, which needs a newer package gguf. Try: pip install -U gguf"
+            raise ModelFileError("missing_extra", self.file.path, f"{shorten(name)} is in {needs}") from None
         return torch.from_numpy(numbers).reshape(info.shape)
 
 
@@ -316,7 +326,7 @@ class _Parser:
             dtype = torch.float16
             span = _Span(kind, begin, count // numbers * nbytes, count // shape[-1])
         else:
-            self.refuse("gguf_type", f"{shorten(name)} is of type {kind}, which gesso does not know")
+            self.refuse("gguf_type", f"{shorten(name)} is of type {_UNREAD.get(kind, kind)}, which gesso does not read")
         shape = self.original(name, shape, count, values)
         return TensorInfo(dtype=dtype, shape=shape, nbytes=count * dtype.itemsize), span
 

@@ -453,8 +453,7 @@ def _print(written: Mapping[str, Any], notices: Sequence[Notice], as_json: bool)
 
 def _notices(file: "TensorFile", adapter: "Lora") -> list[Notice]:
     """What was told when an adapter was read."""
-    notice = adapter.match.notice
-    return [notice.reworded(f"{file.path}: {notice}")] if notice else []
+    return [notice.reworded(f"{file.path}: {notice}") for notice in adapter.notices]
 
 
 def _notices_of(

@@ -116,6 +116,7 @@ class DiffusersScheduler:
     solver_type: str | None = None
     algorithm_type: str | None = None
     variance_type: str | None = None
+    prediction_type: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in _KINDS:
@@ -277,6 +278,8 @@ class DiffusersScheduler:
         options: dict[str, Any] = {}
         if kind.jumps:
             options |= self._jumps(schedule, num_steps, timesteps, num_made)
+        if self.name == "PNDMScheduler" and self.prediction_type == "v_prediction":
+            options["velocity"] = 1.0
         if self.name == "SASolverScheduler":
             options["taus"] = [float(200 <= timestep <= 800) for timestep in timesteps.tolist()][:num_made]
         if self.name == "KDPM2AncestralDiscreteScheduler" and self.use_karras_sigmas:
@@ -331,6 +334,11 @@ class DiffusersScheduler:
                     f"{self.name}: solver_order {self.solver_order} of the SDE is not supported, 2 is",
                     code="unsupported",
                 )
+        if self.name == "SASolverScheduler" and self.algorithm_type not in (None, "data_prediction"):
+            raise GessoError(
+                f"{self.name}: algorithm_type is {self.algorithm_type!r}, only 'data_prediction' is supported",
+                code="unsupported",
+            )
         if self.name == "UniPCMultistepScheduler" and self.solver_type not in (None, "bh1", "bh2"):
             raise GessoError(
                 f"{self.name}: solver_type is {self.solver_type!r}, expected 'bh1' or 'bh2'", code="unsupported"
@@ -384,6 +392,7 @@ def diffusers_noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
 # One value of the type that each setting has in a config.
 _EXAMPLES: dict[str, object] = {
     **dict.fromkeys(("timestep_spacing", "final_sigmas_type", "solver_type", "algorithm_type", "variance_type"), ""),
+    "prediction_type": "",
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False),
     **dict.fromkeys(("use_lu_lambdas", "lower_order_final", "euler_at_final"), False),
     **dict.fromkeys(("set_alpha_to_one", "skip_prk_steps"), False),
@@ -408,6 +417,7 @@ _MUST_BE_OFF = {
     "corrector_order": 2,
     "tau_func": None,
     "timestep_scaling": 10.0,
+    "clip_sample": False,
 }
 _NO_VARIANCE = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")  # the network predicts none
 _VARIANCES = {"DDPMScheduler": (None, "fixed_small", "fixed_small_log", "fixed_large")}
@@ -416,18 +426,18 @@ _WAYS = frozenset({"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigm
 _STEPS = frozenset({"timestep_spacing", "steps_offset"})
 _MORE = frozenset({"solver_order", "solver_type", "algorithm_type", "lower_order_final", "thresholding"})
 _FLOW = frozenset({"use_flow_sigmas", "use_dynamic_shifting"})
-_LISTED = frozenset({"original_inference_steps", "timestep_scaling", "set_alpha_to_one", "thresholding"})
+_LISTED = frozenset({"original_inference_steps", "timestep_scaling", "set_alpha_to_one", "thresholding", "clip_sample"})
 _CLIPPED = frozenset({"lambda_min_clipped", "variance_type"})
 # Class -> its settings that change a picture; those of another class are not its own, and diffusers drops them.
 _SETTINGS: Mapping[str, frozenset[str]] = {
-    "DDIMScheduler": _STEPS | {"set_alpha_to_one", "thresholding"},
-    "DDPMScheduler": _STEPS | {"variance_type", "thresholding"},
+    "DDIMScheduler": _STEPS | {"set_alpha_to_one", "thresholding", "clip_sample"},
+    "DDPMScheduler": _STEPS | {"variance_type", "thresholding", "clip_sample"},
     "PNDMScheduler": _STEPS | {"set_alpha_to_one", "skip_prk_steps"},
     "EulerDiscreteScheduler": _STEPS
     | _WAYS
     | {"interpolation_type", "timestep_type", "sigma_min", "sigma_max", "final_sigmas_type"},
     "EulerAncestralDiscreteScheduler": _STEPS,
-    "HeunDiscreteScheduler": _STEPS | _WAYS,
+    "HeunDiscreteScheduler": _STEPS | _WAYS | {"clip_sample"},
     "LMSDiscreteScheduler": _STEPS | _WAYS,
     "KDPM2DiscreteScheduler": _STEPS | _WAYS,
     "KDPM2AncestralDiscreteScheduler": _STEPS | _WAYS,

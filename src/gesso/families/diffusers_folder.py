@@ -5,6 +5,7 @@ setting is either read, or must have the one value that gesso computes with, or 
 is not known here is refused unless it is switched off.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from gesso.families.sd15 import SD15
 from gesso.models.clip import CLIPTextConfig
 from gesso.models.unet import UNetConfig
 from gesso.models.vae import VAEConfig
+from gesso.notices import Notice
 
 # What a folder is written as: (has two towers, or is their refiner; what stands beside the latents) -> class.
 _PIPELINES: Mapping[tuple[bool, Concat], str] = {
@@ -35,6 +37,22 @@ _PIPELINES: Mapping[tuple[bool, Concat], str] = {
 _REFINER_PIPELINE = "StableDiffusionXLImg2ImgPipeline"
 # What a folder may call itself besides; the parts are the same.
 _ALSO = {False: ("StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"), True: (_REFINER_PIPELINE,)}
+# Pipelines of the same model that do more when they draw, with networks of their own beside it or other guidance.
+_DOING_MORE = re.compile(
+    r"StableDiffusion(?P<xl>XL)?(ControlNet(Union|PAG)?|Adapter|PAG|SAG|AttendAndExcite|Panorama|DiffEdit|Paradigms"
+    r"|ModelEditing|Pix2PixZero)(Img2Img|Inpaint)?Pipeline"
+    r"|LatentConsistencyModelImg2ImgPipeline|LEditsPPPipelineStableDiffusion(?P<leditsxl>XL)?"
+)
+# Parts of a folder that are read, or of which nothing is lost where a picture is drawn from text.
+_USUAL_PARTS = frozenset(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2")) | {
+    "unet",
+    "vae",
+    "scheduler",
+    "low_res_scheduler",
+    "safety_checker",
+    "feature_extractor",
+    "watermarker",
+}
 _CONCATS: Mapping[int, Concat] = {0: "none", 5: "inpaint", 4: "edit", 3: "upscale"}  # channels beside the latents
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
@@ -161,13 +179,19 @@ def read_family(folder: Path, release: Family | None = None) -> Family:
     )
 
 
+def check_pipeline(folder: Path) -> None:
+    """Raises ModelFileError where a folder's model_index.json names a pipeline, or parts, that gesso does not read."""
+    if (folder / INDEX).is_file():
+        _layout(folder, read_object(folder / INDEX))
+
+
 def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
     """sd1 (or 2), sdxl or refiner, and whether the classes that the index names are theirs."""
     layout: Any = layout_of(index)
     is_xl = layout != "sd1"
     known = [name for (xl, _), name in _PIPELINES.items() if xl == is_xl] + list(_ALSO[is_xl])
-    if index.get("_class_name") not in known:
-        class_name = shorten(str(index.get("_class_name")))
+    class_name = shorten(str(index.get("_class_name")))
+    if class_name not in known and not _does_more(class_name, is_xl):
         raise ModelFileError("architecture_mismatch", folder, f"is a {class_name}, expected a {known[0]}")
     folders = folders_of(layout)
     expected = {
@@ -182,6 +206,28 @@ def _layout(folder: Path, index: Mapping[str, Any]) -> Layout:
             message = f"{INDEX}: {part} is {shorten(str(index.get(part)))}, expected {expected_class}"
             raise ModelFileError("architecture_mismatch", folder, message)
     return layout
+
+
+def _does_more(class_name: str, is_xl: bool) -> bool:
+    match = _DOING_MORE.fullmatch(class_name)
+    return match is not None and is_xl == bool(match["xl"] or match["leditsxl"])
+
+
+def unused_parts(folder: Path) -> tuple[Notice, ...]:
+    """What of a folder gesso does not draw with: networks beside the model, and a pipeline that does more."""
+    index = read_object(folder / INDEX)
+    class_name = shorten(str(index.get("_class_name")))
+    beside = [
+        shorten(part)
+        for part, named in index.items()
+        if part not in _USUAL_PARTS and isinstance(named, list) and any(name is not None for name in named)
+    ]
+    if not beside and not _DOING_MORE.fullmatch(class_name):
+        return ()
+    parts = f"; not used: {', '.join(beside[:8])}" if beside else ""
+    control = ". Give a ControlNet or T2I-Adapter with --control" if {"controlnet", "adapter"} & set(beside) else ""
+    text = f"{folder.name}: was saved as a {class_name}; gesso draws with its model alone{parts}{control}"
+    return (Notice(text, code="pipeline_reduced", data={"class": class_name, "parts": beside}),)
 
 
 def _text_classes(folder: str) -> tuple[str, ...]:
@@ -328,6 +374,9 @@ def _vae(path: Path) -> VAEConfig:
 
 def _text(path: Path, *, projected: bool) -> CLIPTextConfig:
     values = read_object(path)
+    if values.get("hidden_act", "quick_gelu") not in ("quick_gelu", "gelu"):
+        acts = shorten(str(values["hidden_act"]))
+        raise ModelFileError("config", path, f"hidden_act is {acts}, gesso computes with quick_gelu or gelu")
     if values.get("layer_norm_eps", 1e-5) != 1e-5:
         raise ModelFileError("config", path, "layer_norm_eps is not 1e-5, which gesso computes with")
     if values.get("model_type", "clip_text_model") != "clip_text_model":
@@ -360,7 +409,10 @@ def _schedule(path: Path) -> tuple[ScheduleConfig, Prediction, SchedulerConfig |
         return SD15.schedule, SD15.prediction, SD15.scheduler
     values = read_object(path, infinite=True)  # lambda_min_clipped of DPM-Solver and SA-Solver
     if values.get("beta_schedule", "linear") != "scaled_linear" or values.get("trained_betas") is not None:
-        raise ModelFileError("config", path, "the betas are not scaled_linear, which gesso computes with")
+        kind = shorten(str(values.get("_class_name", "a scheduler")))
+        betas = f"beta_schedule {shorten(str(values.get('beta_schedule')))}"
+        betas = "trained_betas" if values.get("trained_betas") is not None else betas
+        raise ModelFileError("config", path, f"is a {kind} with {betas}, gesso computes with scaled_linear betas")
     prediction = values.get("prediction_type", "epsilon")
     if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise ModelFileError(
@@ -581,7 +633,7 @@ def _scheduler_json(family: Family, scheduler: SchedulerConfig) -> dict[str, Any
     if scheduler.name == "PNDMScheduler":
         values["skip_prk_steps"] = scheduler.skip_prk_steps
     else:
-        values["clip_sample"] = False
+        values.setdefault("clip_sample", False)
     if schedule.zero_terminal_snr:
         values["rescale_betas_zero_snr"] = True
     return values

@@ -20,7 +20,7 @@ from gesso.checkpoints.weight_file import open_weights
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import shorten
 from gesso.families.base import Family
-from gesso.families.diffusers_folder import folder_text, read_family
+from gesso.families.diffusers_folder import check_pipeline, folder_text, read_family, unused_parts
 from gesso.families.gesso_mini import family_from_config
 from gesso.families.parts import ModelParts, empty_networks, fill, param_shapes
 from gesso.families.prediction import declared_prediction, probe_prediction
@@ -256,6 +256,7 @@ def _clip_tokenizer(*, openclip: bool) -> Tokenizer:
 
 
 def _load_folder(folder: Path, how: _How) -> ModelParts:
+    check_pipeline(folder)  # before what another pipeline lacks is asked for
     paths = diffusers.weight_files(folder)
     family = read_family(folder, how.family) if how.unet is None else _with_unet(read_family(folder), how.unet, how)
     if how.prediction is not None:
@@ -277,7 +278,7 @@ def _load_folder(folder: Path, how: _How) -> ModelParts:
     files += _other_vae(family, networks, how)
     names = diffusers.tokenizers_of(family.layout)
     tokenizers = {part: Tokenizer.from_folder(folder / name) for part, name in names.items()}
-    return _parts(family, networks, tokenizers, files)
+    return replace(_parts(family, networks, tokenizers, files), notices=unused_parts(folder))
 
 
 def _with_unet(family: Family, unet: SeparateUNet, how: _How) -> Family:

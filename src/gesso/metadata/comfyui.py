@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 from gesso.metadata.comfyui_graph import Graph, Node, inputs_of, kind_of, stem
-from gesso.metadata.comfyui_models import Loaded, family_of, loaded_by
+from gesso.metadata.comfyui_models import PICTURE_LOADERS, Loaded, ancestors, family_of, loaded_by
 from gesso.metadata.comfyui_passes import (
     Chosen,
     Enlarged,
     Step,
     chosen,
     empty_of,
+    encoded_size,
     enlarged,
     first_side,
     split_of,
@@ -29,7 +30,8 @@ from gesso.metadata.comfyui_workflow import graph_of_workflow
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
 from gesso.notices import Notice
 from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
-from gesso.request.parts import MAX_LORAS, HiresPass
+from gesso.request.parts import MAX_LORAS, HiresPass, LoraUse
+from gesso.text.prompt import number_text
 
 MAX_CHARS = 8 * 2**20
 
@@ -92,6 +94,11 @@ def _note_others(draft: Draft, graph: Graph, picture: Chosen) -> None:
         f"Others: {others}{more}",
         code="several_pictures",
     )
+
+
+def _listed(loras: Sequence[LoraUse]) -> str:
+    """LoRA by name and weight, in a notice."""
+    return ", ".join(f"{use.name[:60]} {number_text(use.weight)}" for use in loras[:8]) or "none"
 
 
 class _Reader:
@@ -215,11 +222,18 @@ class _Reader:
     def size(self, sampler: Node) -> None:
         graph, draft = self.graph, self.draft
         empty = empty_of(graph, sampler)
-        if empty is None and graph.linked(sampler, "latent_image", "samples", "latent") is not None:
-            draft.note("image to image: the source picture is not in the file", code="source_absent")
+        start = graph.linked(sampler, "latent_image", "samples", "latent")
+        size = None
+        if empty is None and start is not None:
+            size = encoded_size(graph, sampler)
+            given = next((node for node in ancestors(graph, start) if kind_of(node) in PICTURE_LOADERS), None)
+            graph.use(given)
+            called = graph.value(given, "image", "file", "audio")
+            which = f": {called[:80]}" if isinstance(called, str) else ""
+            draft.note(f"image to image: the source picture is not in the file{which}", code="source_absent")
         graph.use(empty)
-        for side in ("width", "height"):
-            draft.set(side, first_side(graph, empty, side), side)
+        for number, side in enumerate(("width", "height")):
+            draft.set(side, size[number] if size is not None else first_side(graph, empty, side), side)
         if empty is not None and "Audio" not in kind_of(empty) and not {"width", "height"} <= draft.values.keys():
             draft.note(
                 f"the size is not in the graph: {named(graph, empty)} takes it from another picture or a calculation",
@@ -233,8 +247,8 @@ class _Reader:
             self.graph.use(step.sampler)
             own = loaded_by(self.graph, Draft(), step.sampler)
             if step.continues and not hires and before is first:
-                self.goes_on(first, step, loaded, own)
-            elif not hires:
+                self.goes_on(first, step, loaded, own, sides)
+            elif not hires and not (self.family and not enlarged(self.graph, step.between).nodes):
                 hires = True
                 self.second_pass(step, loaded, own, sides)
             else:
@@ -273,7 +287,7 @@ class _Reader:
             upscaler=self.upscaler(Step(sampler), replace(change, latent=latent)),
         )
 
-    def goes_on(self, first: Step, step: Step, loaded: Loaded, own: Loaded) -> None:
+    def goes_on(self, first: Step, step: Step, loaded: Loaded, own: Loaded, sides: Mapping[str, Parts | None]) -> None:
         """A sampler that takes over in the middle of the steps."""
         graph, draft = self.graph, self.draft
         steps = draft.values.get("num_steps")
@@ -283,8 +297,14 @@ class _Reader:
             start = whole(graph.value(split, "step"))
         graph.use(split)
         if own.name != loaded.name and own.name:
-            for side in ("positive", "negative"):  # its texts are those of the first, encoded by its own encoders
-                self.sides(step.sampler, side)
+            for side in ("positive", "negative"):  # most often those of the first, encoded by its own encoders
+                own_texts = self.sides(step.sampler, side)
+                if own_texts and own_texts != sides.get(side):
+                    text = written(own_texts, negative=side == "negative").text
+                    draft.note(
+                        f"not supported, ignored: the {side} prompt that the second model alone had: {short(text)}",
+                        code="prompt_ignored",
+                    )
             if start is not None and steps and 0 <= start <= steps:
                 draft.set("refiner_switch_at", start / steps, "start_at_step")
             give = "" if self.family else "; give it with --refiner"
@@ -293,6 +313,8 @@ class _Reader:
                 code="refiner_needed",
                 field="refiner_switch_at",
             )
+            if own.loras and own.loras != loaded.loras:
+                draft.note(f"not supported, ignored: LoRA of the second model alone: {_listed(own.loras)}")
         later = sampling(graph, Draft(), step.sampler)
         differs = sorted(
             {
@@ -303,7 +325,7 @@ class _Reader:
         )
         other_loras = own.loras != loaded.loras and own.name == loaded.name
         if differs or other_loras:
-            what = ", ".join([*differs, *(["loras"] if other_loras else [])])
+            what = ", ".join([*differs, *([f"loras ({_listed(own.loras)})"] if other_loras else [])])
             draft.note(f"not supported, ignored: from step {start} on {named(graph, step.sampler)} has another {what}")
 
     def second_pass(self, step: Step, loaded: Loaded, own: Loaded, sides: Mapping[str, Parts | None]) -> None:
@@ -331,8 +353,8 @@ class _Reader:
                     draft.note(f"not supported, ignored: the {side} prompt of the second pass", code="prompt_ignored")
         if own.name and own.name != loaded.name:
             draft.note(f"not supported, ignored: the second pass has a model of its own, {own.name[:120]}")
-        elif own.loras != loaded.loras:
-            draft.note("not supported, ignored: the second pass has other LoRA")
+        if own.loras != loaded.loras:
+            draft.note(f"not supported, ignored: the second pass has other LoRA: {_listed(own.loras)}")
         strength = values.get("source.strength", 1.0)
         keys = ("num_steps", "sampler", "schedule", "guidance_scale")
         draft.values["hires"] = draft.part(

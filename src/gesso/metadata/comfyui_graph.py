@@ -6,6 +6,7 @@ Every walk along links is bounded and ends in a circle. Which nodes were used is
 import ast
 import json
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,12 @@ Node = Mapping[str, Any]
 _PIPES = ("pipe", "basic_pipe", "base_ctx", "context", "ctx", "optional_pipe", "opt_pipe", "sdxl_tuple", "ctx_01")
 _SWITCHES = {"ComfySwitchNode": ("switch", "on_true", "on_false"), "easy ifElse": ("boolean", "on_true", "on_false")}
 _DOTS = ("Reroute", "Reroute (rgthree)", "easy showAnything", "PreviewAny", "ShowText|pysssss", "Display Any (rgthree)")
+# Nodes that bring a picture to a width and a height, other nodes that change its size, and inputs along which it comes.
+_RESIZERS = ("ImageScale", "ResizeImageMaskNode", "EmptyImage", "ResizeAndPadImage")
+_RESIZES = re.compile(
+    r"Scale|Resize|Crop|Pad|Upscale|Stitch|Tile|^Load|^Empty|Rotate|Batch|GetImageSize", re.IGNORECASE
+)
+_PICTURES = ("samples", "latent_image", "latent", "pixels", "image", "images", "input", "video", "start_image")
 _VALUES = (
     *("value", "text", "string", "prompt", "choice", "boolean", "source", "populated_text", "Text", "String"),
     *("text_0", "string_field", "int", "float", "number", "seed", "noise_seed", "positive", "negative", "value 1"),
@@ -138,6 +145,21 @@ class Graph:
             node = self.linked(node, *names)
         return None
 
+    def picture_size(self, node: Node | None) -> tuple[int, int] | None:
+        """Width and height of a picture or its latents, where a node on the way sets both; None if none does."""
+        visited: set[int] = set()
+        while node is not None and id(node) not in visited and len(visited) < MAX_HOPS:
+            visited.add(id(node))
+            kind = kind_of(node)
+            if kind in _RESIZERS:
+                sides = [whole(self.value(node, side, f"resize_type.{side}")) for side in ("width", "height")]
+                width, height = sides
+                return (width, height) if width and height and min(width, height) > 0 else None
+            if _RESIZES.search(kind):
+                return None
+            node = self.linked(node, *_PICTURES)
+        return None
+
     def holder(self, node: Node | None, *names: str) -> tuple[Node, str] | None:
         """The node that has one of these inputs, and which: this one, or one before it along a pipe."""
         visited: set[int] = set()
@@ -205,9 +227,12 @@ class Graph:
             return self._calculated(node, slot)
         if kind == "ResolutionSelector":
             return self._resolution(node, slot)
+        if kind.startswith("GetImageSize") and slot in (0, 1):
+            size = self.picture_size(self.linked(node, "image"))
+            return size[slot] if size is not None else None
         if kind == "JsonExtractString":
             return self._extracted(node)
-        if kind in UNKNOWABLE or "Generate" in kind:  # what they were given
+        if makes_texts(node):  # what they were given
             return self.value(node, "prompt", "user_prompt", "string", "text")
         if kind == "StringFormat":
             return self._formatted(node)
@@ -287,8 +312,13 @@ JOINING = (
     *("StringConcatenate", "Text Concatenate", "CR Text Concatenate", "JoinStrings", "JoinStringMulti"),
     *("StringFunction|pysssss", "Text Concatenate (JPS)", "easy textConcat", "ConcatText_Zho", "StringJoin"),
 )
-# Nodes whose text is made when they run: by a language model or a random draw.
-UNKNOWABLE = ("TextGenerate", "TextGenerateLTX2Prompt", "RegexReplace", "RegexExtract", "JsonExtractString")
+# Nodes that cut a text in ways that gesso does not follow, most often one that a language model wrote.
+UNKNOWABLE = ("RegexReplace", "RegexExtract", "JsonExtractString")
+# Nodes whose text is made when they run: by a language model, from a picture, or by a random draw.
+_MAKES = re.compile(
+    r"Generate|Gemini|OpenAI|GPT|Claude|Ollama|LLM|VLM|QwenVL|Florence|Caption|Interrogat|Tagger|RandomPrompt",
+    re.IGNORECASE,
+)
 _OPERATORS: Mapping[type[ast.AST], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -333,6 +363,12 @@ def _calculated(tree: ast.expr, names: Mapping[str, float | None]) -> float:
         case ast.Call(func=ast.Name(id=name), args=[_, *_] as args, keywords=[]) if name in _FUNCTIONS:
             return float(_FUNCTIONS[name](*(_calculated(one, names) for one in args)))
     raise ValueError(ast.dump(tree)[:80])
+
+
+def makes_texts(node: Node) -> bool:
+    """Whether a node gives a text that cannot be known without running it."""
+    kind = kind_of(node)
+    return kind in UNKNOWABLE or _MAKES.search(kind) is not None
 
 
 def is_link(value: Any) -> bool:

@@ -21,6 +21,7 @@ _TAG = re.compile(r"<lora:([^:<>]{1,200}):(-?[0-9.]{1,8})(?::(-?[0-9.]{1,8}))?>"
 
 # Words in the names of files and text encoders, and in the kinds of nodes, of the families that gesso does not draw.
 _WORDS = (
+    (r"^pid|pixeldit", "PiD (pixel decoder)"),
     (r"flux[-_ .]?2|klein", "FLUX.2"),
     (r"flux[-_ .]?3", "FLUX.3"),
     (r"flux", "FLUX.1"),
@@ -69,6 +70,7 @@ _KINDS = tuple(
         (r"^(EmptySD3LatentImage|ModelSamplingSD3|ModelSamplingAuraFlow)", "a model newer than Stable Diffusion XL"),
     )
 )
+PICTURE_LOADERS = ("LoadImage", "LoadImageMask", "LoadImageOutput", "LoadVideo", "LoadAudio", "VHS_LoadVideo")
 _OURS = ("stable_diffusion", "sdxl")
 
 

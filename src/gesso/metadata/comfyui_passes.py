@@ -28,6 +28,7 @@ _NOT_THE_PICTURE = re.compile(
     r"model|clip|vae|positive|negative|cond|mask|control|noise|sigmas|guider|sampler|lora|reference|start_image"
     r"|first_frame|last_frame|seed|text|prompt|cnet|style|fps|width|height|steps"
 )
+_LATENTS = ("latent_image", "latent", "optional_latent", "samples", "video_latent", "latents", "latent_1")
 MAX_PASSES = 16
 MAX_FACTOR, MAX_SIZE = 1e4, 2**30  # beyond, numbers make no sense
 _UPSCALES = re.compile(r"Upscale|ImageScale|ImageResize|LatentScale|ResizeImage|Upsampler|LatentResize", re.IGNORECASE)
@@ -249,8 +250,7 @@ def empty_of(graph: Graph, sampler: Node) -> Node | None:
             and not any(is_link(given.get(name)) for name in ("pixels", "samples", "image"))
         )
 
-    names = ("latent_image", "latent", "optional_latent", "samples", "video_latent", "latents", "latent_1")
-    return graph.upstream(graph.linked(sampler, *names), names, begins) or graph.upstream(
+    return graph.upstream(graph.linked(sampler, *_LATENTS), _LATENTS, begins) or graph.upstream(
         graph.linked(sampler, "pipe", "basic_pipe", "sdxl_tuple"), ("pipe", "basic_pipe"), begins
     )
 
@@ -334,6 +334,12 @@ def size_of(graph: Graph, steps: Sequence[Step]) -> tuple[int, int] | None:
         elif change.scale is not None:
             sides = [None if side is None or side >= MAX_SIZE else int(side * change.scale) for side in sides]
     return (sides[0], sides[1]) if None not in sides else None
+
+
+def encoded_size(graph: Graph, sampler: Node) -> tuple[int, int] | None:
+    """Width and height of the picture that a sampler starts from, if the graph brings it to a size."""
+    source = graph.linked(sampler, *_LATENTS)
+    return graph.picture_size(source) if source is not None else None
 
 
 def first_side(graph: Graph, empty: Node | None, side: str) -> int | None:

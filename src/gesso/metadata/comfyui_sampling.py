@@ -51,6 +51,13 @@ def sampling(graph: Graph, draft: Draft, sampler: Node) -> dict[str, Any]:
     name = _SAMPLER_NODES.get(kind_of(solver)) or graph.value(solver or sampler, "sampler_name", "sampler")
     if not isinstance(name, str) and solver is not None:
         name = kind_of(solver)
+    on_gpu = isinstance(name, str) and name.endswith("_gpu")
+    if on_gpu or (name is not None and graph.value(solver, "noise_device") == "gpu"):
+        draft.note(
+            f"not supported, ignored: {str(name)[:40]} drew the noise of its steps on the GPU; gesso draws it as "
+            "on the CPU",
+            field="noise",
+        )
     spacing = _SCHEDULE_NODES.get(kind_of(schedule)) or graph.value(schedule or sampler, "scheduler")
     if kind_of(schedule) == "ManualSigmas":
         _by_hand(graph, own, schedule)

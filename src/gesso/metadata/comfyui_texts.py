@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gesso.errors import short
-from gesso.metadata.comfyui_graph import UNKNOWABLE, Graph, Node, inputs_of, is_link, kind_of
+from gesso.metadata.comfyui_graph import UNKNOWABLE, Graph, Node, inputs_of, is_link, kind_of, makes_texts
 from gesso.metadata.picture_metadata import Draft, real
 from gesso.text.attention import write_attention
 from gesso.text.comfyui import parse_comfyui
@@ -145,8 +145,7 @@ class Texts:
     def _encoded(self, node: Node, slot: int, side: str) -> Parts | None:
         """The text that a node encodes or holds itself."""
         graph, given = self.graph, inputs_of(node)
-        has_both = {"positive", "negative"} <= given.keys()
-        name = ("positive", "negative")[slot] if has_both and slot in (0, 1) and is_link(given["positive"]) else side
+        name = _side_at(given, slot, side) if is_link(given.get("positive")) else side
         if isinstance(given.get(name), str):  # loaders with prompts of their own
             graph.use(node)
             self.encoders.append(node)
@@ -160,14 +159,21 @@ class Texts:
                 graph.use(node)
                 self.encoders.append(node)
                 self._second(node, name, text)
-                self._rewritten(node, name)
+                self._rewritten(node, name, text, side)
                 return (Part((text,)),)
+        for name, text in texts:
+            if not isinstance(text, str) and graph.linked(node, name) is not None:
+                graph.use(node)
+                self._rewritten(node, name, "", side)
+                return (Part(("",)),)
         if "TextEncode" in kind_of(node) or not any(is_link(value) for value in given.values()):
-            return self._guessed(node)
+            return self._guessed(node, slot, side)
         return None
 
-    def _guessed(self, node: Node) -> Parts | None:
+    def _guessed(self, node: Node, slot: int, side: str) -> Parts | None:
         """The only text of a node that gesso does not know."""
+        if side == "negative" and slot == 1:  # the other output of a node whose text is the prompt
+            return None
         texts = [value for value in inputs_of(node).values() if isinstance(value, str) and value.strip()]
         only = texts if len(texts) == 1 else [text for text in texts if " " in text.strip()]
         if len(only) != 1:
@@ -189,28 +195,38 @@ class Texts:
                     code="prompt_ignored",
                 )
 
-    def _rewritten(self, node: Node, name: str) -> None:
-        """Says so where the text went through a node that makes another of it when it runs."""
+    def _rewritten(self, node: Node, name: str, text: str, side: str) -> None:
+        """Says so where the text is made, or made anew, by a node when it runs."""
         source = self.graph.linked(node, name)
+        maker = source if not text.strip() and source is not None and not kind_of(source).startswith("Prim") else None
         for _ in range(8):
             if source is None:
-                return
-            kind = kind_of(source)
-            if kind in UNKNOWABLE or "Generate" in kind:
-                self.draft.note(
-                    f"the prompt was rewritten by {named(self.graph, source)} when the picture was drawn; "
-                    "the text here is the one it was given",
-                    code="prompt_guessed",
-                )
-                return
+                break
+            if makes_texts(source):
+                maker = source  # the first on the way, unless that only cuts what another has made
+                if kind_of(source) not in UNKNOWABLE:
+                    break
             source = self.graph.linked(source, "value", "string", "text", "source", "string_a", "string_b", "prompt")
+        if maker is not None and not text.strip():
+            if makes_texts(maker) or not isinstance(self.graph.value(node, name), str):
+                self.graph.use(maker)
+                self.draft.note(
+                    f"the {side} prompt was made by {named(self.graph, maker)} when the picture was drawn and is not "
+                    "in the file",
+                    code="prompt_ignored",
+                )
+        elif maker is not None:
+            self.draft.note(
+                f"the prompt was rewritten by {named(self.graph, maker)} when the picture was drawn; "
+                "the text here is the one it was given",
+                code="prompt_guessed",
+            )
 
     def _passed(self, node: Node, slot: int, side: str) -> Parts | None:
         """The texts before a node that changes them in ways that gesso does not follow."""
         given = inputs_of(node)
-        both = {"positive", "negative"} <= given.keys()
-        first = ("positive", "negative")[slot] if both and slot in (0, 1) else side
-        names = [first, "conditioning", "cond", "cond1", "conditioning_1", "conditioning_to", "text_encode"]
+        names = [_side_at(given, slot, side), "conditioning", "cond", "cond1"]
+        names += ["conditioning_1", "conditioning_to", "text_encode"]
         others = [name for name in given if "cond" in name.lower() and name not in names][:8]
         if side == "positive":
             others.append("positive")
@@ -219,6 +235,15 @@ class Texts:
                 return parts
         before = self.graph.pipe(node)
         return self.parts((before, -1), side) if before is not None else None
+
+
+def _side_at(given: Mapping[str, Any], slot: int, side: str) -> str:
+    """Which side comes out of a node that both go into: in their order, behind the model if it hands that on too."""
+    if not {"positive", "negative"} <= given.keys() or slot not in (0, 1):
+        return side
+    if slot == 1 and side == "positive" and is_link(given.get("model")):
+        return side
+    return ("positive", "negative")[slot]
 
 
 def named(graph: Graph, node: Node) -> str:

@@ -5,21 +5,22 @@ from collections.abc import Iterable, Iterator
 
 from gesso.errors import short
 from gesso.metadata.comfyui_graph import Graph, Node, inputs_of, is_link, kind_of, stem
-from gesso.metadata.comfyui_models import ancestors
+from gesso.metadata.comfyui_models import PICTURE_LOADERS, ancestors
 from gesso.metadata.comfyui_passes import Chosen
 from gesso.metadata.comfyui_texts import named
 from gesso.metadata.picture_metadata import Draft, real
 
 MAX_LINE = 260
 MAX_VALUES = 4
+MAX_ALIKE = 3  # nodes of one kind with different values that are told apart
 
 # Nodes that change nothing which a request would say: they come with the model, or only show or measure.
 _NEUTRAL = re.compile(
-    r"VAEDecode.*|VAEEncode|.*CLIPLoader.*|CheckpointLoader.*|(Markdown)?Note|Reroute.*|Primitive.*|GetImageSize.*"
-    r"|LoadImage|PreviewAny|ImageCompare|Save.*|Preview.*|CreateVideo|EmptyImage|CLIPSetLastLayer"
+    r"VAEDecode.*|VAEEncode|(Markdown)?Note|Reroute.*|Primitive.*|GetImageSize.*|PreviewAny|ImageCompare|Save.*|Preview.*|CreateVideo|EmptyImage|CLIPSetLastLayer"
     r"|MaskPreview|ImageFromBatch|BatchImagesNode|StringConcatenate|Text Multiline|Fast .*\(rgthree\)|Label.*"
-    r"|Bookmark.*|ComfySwitchNode|CR Seed|Seed \(rgthree\)|easy seed|UpscaleModelLoader"
+    r"|Bookmark.*|ComfySwitchNode|CR Seed|Seed \(rgthree\)|easy seed"
 )
+_LOADERS = re.compile(r"CLIPLoader|CheckpointLoader|UpscaleModelLoader|^LoadImage")  # which alone do nothing
 _CONTROL = re.compile(
     r"ControlNet.*Apply|ApplyControlNet|ControlNetApply|cnet|T2IAdapterApply|ControlLora", re.IGNORECASE
 )
@@ -56,7 +57,14 @@ def note_unused(draft: Draft, graph: Graph, picture: Chosen, *, drawable: bool) 
             graph.use(node)
             if drawable:
                 draft.note(f"not taken over: the VAE {name[:120]}; give it with --vae", code="vae_separate")
-    left = [node for node in way if not _is_used(graph, node) and not _NEUTRAL.fullmatch(kind_of(node))]
+    _note_pictures(draft, graph, way)
+    left = [
+        node
+        for node in way
+        if not _is_used(graph, node)
+        and not _NEUTRAL.fullmatch(kind_of(node))
+        and (drawable or "CLIPLoader" not in kind_of(node))
+    ]
     for line in _lines(graph, left):
         draft.note(f"not supported, ignored: {line}")
     for line in _packed(_fields(graph, way)):
@@ -65,10 +73,26 @@ def note_unused(draft: Draft, graph: Graph, picture: Chosen, *, drawable: bool) 
     aside = [
         node
         for node in graph.nodes.values()
-        if id(node) not in on_the_way and not _is_used(graph, node) and not _NEUTRAL.fullmatch(kind_of(node))
+        if id(node) not in on_the_way
+        and not _is_used(graph, node)
+        and not _NEUTRAL.fullmatch(kind_of(node))
+        and not _LOADERS.search(kind_of(node))
     ]
     for line in _lines(graph, aside, values=False):
         draft.note(f"ignored, no part in the picture: {line}", code="node_aside")
+
+
+def _note_pictures(draft: Draft, graph: Graph, way: list[Node]) -> None:
+    """The pictures that guided this one in other ways than as its source or by a ControlNet."""
+    given = [node for node in way if kind_of(node) in PICTURE_LOADERS and not _is_used(graph, node)]
+    graph.use(*given)
+    called = [value for node in given if isinstance(value := graph.value(node, "image", "file", "audio"), str)]
+    if called:
+        more = f" and {len(called) - 8} more" if len(called) > 8 else ""
+        draft.note(
+            f"ignored, not in the file: what the graph was given, {', '.join(name[:60] for name in called[:8])}{more}",
+            code="source_absent",
+        )
 
 
 def _is_used(graph: Graph, node: Node) -> bool:
@@ -147,12 +171,14 @@ def _lines(graph: Graph, nodes: list[Node], *, values: bool = True) -> Iterator[
         by_kind.setdefault(kind_of(node), []).append(node)
     parts = []
     for same in by_kind.values():
-        about = named(graph, same[0])
-        if len(same) > 1:
-            about = f"{about[:-1]} and {len(same) - 1} more)"
-        elif values and (stored := _values(same[0])):
-            about = f"{about[:-1]}: {stored})"
-        parts.append(about)
+        by_values: dict[str, list[Node]] = {}
+        for node in same:
+            by_values.setdefault(_values(node) if values else "", []).append(node)
+        if len(by_values) > MAX_ALIKE:
+            by_values = {"": same}
+        for stored, alike in by_values.items():
+            about = named(graph, alike[0])[:-1] + (f" and {len(alike) - 1} more" if len(alike) > 1 else "")
+            parts.append(f"{about}: {stored})" if stored else f"{about})")
     return _packed(parts)
 
 
@@ -160,7 +186,7 @@ def _values(node: Node) -> str:
     shown = [
         f"{name[:30]} {_shown(value)}" if not name.startswith("value ") else _shown(value)
         for name, value in inputs_of(node).items()
-        if not is_link(value) and isinstance(value, str | int | float) and 0 < len(str(value)) <= 40
+        if not is_link(value) and isinstance(value, str | int | float) and value != ""
     ]
     return ", ".join(shown[:MAX_VALUES])
 

@@ -3,7 +3,8 @@
 A workflow stores the values of a node without their names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _SIZE = ("width", "height")
 _KSAMPLER = ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
@@ -54,6 +55,9 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "CFGGuider": ("cfg",),
     "DualCFGGuider": ("cfg_conds", "cfg_cond2_negative", "style"),
     "DualModelGuider": ("cfg",),
+    "LTXVDualCFGGuider": ("cfg_video", "cfg_audio"),
+    "CFGNorm": ("strength",),
+    "DifferentialDiffusion": ("strength",),
     "PerpNegGuider": ("cfg", "neg_scale"),
     "FluxGuidance": ("guidance",),
     "RescaleCFG": ("multiplier",),
@@ -77,8 +81,15 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "TextEncodeQwenImage21": ("prompt", "negative_prompt", "resolution"),
     "TextEncodeFibo2": ("prompt", "negative_prompt"),
     "TextEncodeAceStepAudio": ("tags", "lyrics", "lyrics_strength"),
-    "TextEncodeAceStepAudio1.5": ("tags", "seed", "lyrics"),
-    "MiniMaxH3ImageToVideo": ("prompt", *_SIZE),
+    "TextEncodeAceStepAudio1.5": (
+        *("tags", "lyrics", "seed", "bpm", "duration", "timesignature", "language", "keyscale"),
+        *("generate_audio_codes", "cfg_scale", "temperature", "top_p", "top_k", "min_p"),
+    ),
+    "TextEncodeMageFlowEdit": ("prompt", "negative_prompt", *_SIZE, "batch_size"),
+    "MiniMaxMusic3TextEncode": ("caption", "lyrics", "seed", "max_duration"),
+    "YuE2GenerateMusic": ("style", "lyrics", "abc", "seed", "mode", "max_duration"),
+    "MiniMaxH3ImageToVideo": ("prompt", *_SIZE, "length"),
+    "MiniMaxH3ReferenceToVideo": ("prompt", *_SIZE, "length"),
     "CLIPSetLastLayer": ("stop_at_clip_layer",),
     "ConditioningAverage": ("conditioning_to_strength",),
     "ConditioningSetArea": ("width", "height", "x", "y", "strength"),
@@ -111,21 +122,29 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
     "EmptyHunyuanVideo15Latent": (*_SIZE, "length", "batch_size"),
     "EmptyLTXVLatentVideo": (*_SIZE, "length", "batch_size"),
     "EmptyImage": (*_SIZE, "batch_size", "color"),
-    "WanImageToVideo": (*_SIZE, "length", "batch_size"),
-    "WanFirstLastFrameToVideo": (*_SIZE, "length", "batch_size"),
     "WanVaceToVideo": (*_SIZE, "length", "batch_size", "strength"),
-    "WanFunControlToVideo": (*_SIZE, "length", "batch_size"),
-    "WanFunInpaintToVideo": (*_SIZE, "length", "batch_size"),
+    "WanMoveTrackToVideo": ("strength", *_SIZE, "length", "batch_size"),
+    "WanInfiniteTalkToVideo": ("mode", *_SIZE, "length", "motion_frame_count", "audio_scale"),
     "Wan22ImageToVideoLatent": (*_SIZE, "length", "batch_size"),
-    "HunyuanVideo15ImageToVideo": (*_SIZE, "length", "batch_size"),
     "SVD_img2vid_Conditioning": (*_SIZE, "video_frames", "motion_bucket_id", "fps", "augmentation_level"),
     "ResolutionSelector": ("aspect_ratio", "megapixels", "multiple"),
     "LatentUpscale": ("upscale_method", *_SIZE, "crop"),
     "LatentUpscaleBy": ("upscale_method", "scale_by"),
     "ImageScale": ("upscale_method", *_SIZE, "crop"),
     "ImageScaleBy": ("upscale_method", "scale_by"),
+    "ImageScaleToTotalPixels": ("upscale_method", "megapixels", "resolution_steps"),
+    "ImageScaleToMaxDimension": ("upscale_method", "largest_size"),
     "UpscaleModelLoader": ("model_name",),
     "LoadImage": ("image",),
+    "LoadImageMask": ("image", "channel"),
+    "LoadImageOutput": ("image",),
+    "LoadVideo": ("file",),
+    "LoadAudio": ("audio",),
+    "ImagePadForOutpaint": ("left", "top", "right", "bottom", "feathering"),
+    "InpaintModelConditioning": ("noise_mask",),
+    "StyleModelApply": ("strength", "strength_type"),
+    "unCLIPConditioning": ("strength", "noise_augmentation"),
+    "ModelPatchLoader": ("name",),
     "SaveImage": ("filename_prefix",),
     "SaveImageAdvanced": ("filename_prefix",),
     # Values.
@@ -199,3 +218,26 @@ WIDGETS: Mapping[str, tuple[str, ...]] = {
         *(f"{name}_{number}" for number in range(1, 50) for name in ("lora_name", "lora_wt", "model_str", "clip_str")),
     ),
 }
+
+# Of a node that resizes in several ways: the values behind each.
+RESIZES: Mapping[str, tuple[str, ...]] = {
+    "scale dimensions": ("resize_type.width", "resize_type.height", "resize_type.crop", "scale_method"),
+    "scale by multiplier": ("resize_type.multiplier", "scale_method"),
+    "scale total pixels": ("resize_type.megapixels", "scale_method"),
+    "scale longer dimension": ("resize_type.longer_size", "scale_method"),
+    "scale shorter dimension": ("resize_type.shorter_size", "scale_method"),
+    "scale width": ("resize_type.width", "scale_method"),
+    "scale height": ("resize_type.height", "scale_method"),
+}
+
+
+def widgets_of(kind: str, values: Sequence[Any]) -> tuple[str, ...] | None:
+    """The names of the values that a node of this kind has stored, in their order; None if they are not known."""
+    if kind in WIDGETS:
+        return WIDGETS[kind]
+    first = values[0] if values else None
+    if kind == "ResizeImageMaskNode" and isinstance(first, str) and first in RESIZES:
+        return ("resize_type", *RESIZES[first])
+    if kind.endswith("ToVideo") and len(values) >= 2 and all(type(side) is int and side >= 16 for side in values[:2]):
+        return (*_SIZE, "length", "batch_size")  # as of Wan, Hunyuan and Kandinsky
+    return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gesso.errors import GessoError
-from gesso.metadata.comfyui_widgets import WIDGETS
+from gesso.metadata.comfyui_widgets import widgets_of
 
 MAX_NODES = 5000  # of all subgraphs, unfolded
 MAX_PARTS = 400_000  # their inputs and values
@@ -20,7 +20,7 @@ MAX_HOPS = 200  # nodes on the way of one link that only pass it on
 MAX_SLOTS = 64  # inputs of such a node that are looked at
 _OFF, _BYPASSED = 2, 4  # a node's mode
 _AFTER_A_SEED = ("fixed", "increment", "decrement", "randomize")  # control after generate, stored among the values
-_WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO")
+_WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 _DOTS = ("Reroute", "Reroute (rthree)", "Reroute (rgthree)", "SetNode", "ReroutePrimitive|pysssss")
 
 Node = Mapping[str, Any]
@@ -129,7 +129,7 @@ def values_of(node: Node) -> dict[str, Any]:
     if isinstance(values, dict):
         return {str(name): value for name, value in values.items() if isinstance(value, str | int | float | dict)}
     left = list(values) if isinstance(values, list) else []
-    names = WIDGETS.get(str(node.get("type")))
+    names = widgets_of(str(node.get("type")), left)
     if names is None:
         drawn = _widgets(node)
         plain = [value for value in left if not (isinstance(value, str) and value in _AFTER_A_SEED)]

@@ -208,8 +208,7 @@ def read_adapters(
             text = f"LoRA {name}: not applied to the refiner, which it does not fit"
             notices.append(Notice(text, code="lora_left_out", field="loras", data={"name": name}))
             continue
-        if (notice := lora.match.notice) is not None:
-            notices.append(notice.reworded(f"LoRA {name}: {notice}"))
+        notices += [notice.reworded(f"LoRA {name}: {notice}") for notice in lora.notices]
         loras.append((lora if each.rank is None else lora.cut(each.rank), each.use))
         embeddings += lora.embeddings
     for name, path in requested.embeddings:

@@ -230,6 +230,8 @@ def diffusers_scheduler(sampler: str, schedule: str, spacing: str | None, family
     if schedule == "exponential" and carried.get("use_lu_lambdas"):
         ways = {"use_lu_lambdas": True}  # the same line in ln(sigma), with other timesteps
     chosen = {"timestep_spacing": spacing or default_spacing(sampler, family)}
+    if family.prediction == "v":
+        chosen["prediction_type"] = "v_prediction"
     try:
         return DiffusersScheduler.of_config({"_class_name": name} | carried | ways | chosen | dict(settings))
     except GessoError as error:
@@ -250,7 +252,15 @@ def _settings(family: Family, name: str) -> dict[str, Any]:
     if family.layout in ("sd1", "sd2") and family.concat in ("none", "inpaint"):
         offset = 1 if name == own.name or offset or "steps_offset" in own.stated else 0
     fields = {"steps_offset": offset, "set_alpha_to_one": own.set_alpha_to_one}
-    return dict(own.stated) | fields | ({"use_karras_sigmas": True} if own.use_karras_sigmas else {})
+    return _stated(family) | fields | ({"use_karras_sigmas": True} if own.use_karras_sigmas else {})
+
+
+def _stated(family: Family) -> dict[str, Any]:
+    """What the model's scheduler config says, where diffusers' pipelines do not say otherwise."""
+    stated = dict(family.scheduler.stated) if family.scheduler is not None else {}
+    if family.layout in ("sd1", "sd2") and family.concat == "none":
+        stated.pop("clip_sample", None)  # the pipelines of SD 1 and 2 switch it off
+    return stated
 
 
 def default_sampler(family: Family) -> str | None:
@@ -262,7 +272,7 @@ def default_sampler(family: Family) -> str | None:
     if own is None:
         return None
     try:
-        stated = settings_of(own.name, own.stated) if own.name in _CLASSES else {}
+        stated = settings_of(own.name, _stated(family)) if own.name in _CLASSES else {}
         found = DiffusersScheduler.of_config({"_class_name": own.name, "skip_prk_steps": own.skip_prk_steps} | stated)
     except GessoError as error:
         raise RequestError(

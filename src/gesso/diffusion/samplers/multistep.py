@@ -40,29 +40,33 @@ def plms(
     *,
     landings: Sequence[float] | None = None,
     departures: Sequence[float] | None = None,
+    velocity: float = 0,
 ) -> Sampling:
     """Pseudo linear multistep (Liu et al. 2022, arXiv:2202.09778): DDIM's step with an Adams-Bashforth mean of slopes.
 
     One call a step and one more in the first, which averages the slopes at its two ends (as CompVis, A1111, and
     diffusers' PNDM with skip_prk_steps). No random numbers. Second order: its weights are those of equal steps.
     landings: as in `ddim`. departures: where the first step, made again with both slopes, is taken to begin; counted as
-    landings are. Both are diffusers' where its timesteps are not T // num_steps apart.
+    landings are. Both are diffusers' where its timesteps are not T // num_steps apart. velocity: 1 takes the mean of
+    velocities (v) instead of slopes, and makes a slope of it where the step begins, as diffusers does for models that
+    predict v.
     """
     levels = check_levels(sigmas)
     num_steps = len(levels) - 1
     slopes: list[Tensor] = []
     for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
-        slopes = [(x - x0) / a, *slopes][:4]
+        slopes = [_output(x, x0, a, velocity), *slopes][:4]
         slope = _weighted(slopes, _ADAMS[len(slopes) - 1])
         landing = b if landings is None else landings[step - num_steps]
         begun, begin = x, a
         if len(slopes) == 1 and b > 0:
             guess = moved(x0 + (x - x0) * (landing / a), landing, b)
             guess_x0 = yield ModelCall(guess, b, step)
-            slope = (slope + (guess - guess_x0) / b) / 2
+            slope = (slope + _output(guess, guess_x0, b, velocity)) / 2
             begin = a if departures is None else departures[step - num_steps]
             begun, landing = moved(x, a, begin), b
+        slope = _as_slope(slope, begun, begin, velocity)
         x = x0 if b == 0 and len(slopes) == 1 else moved(begun + slope * (landing - begin), landing, b)
     return x
 
@@ -76,6 +80,7 @@ def pndm(
     landings: Sequence[float] | None = None,
     halves: Sequence[float] | None = None,
     half_landings: Sequence[float] | None = None,
+    velocity: float = 0,
 ) -> Sampling:
     """PNDM (Liu et al. 2022, arXiv:2202.09778, algorithm 2): three steps of pseudo Runge-Kutta, then as `plms`.
 
@@ -84,7 +89,7 @@ def pndm(
     with skip_prk_steps=False. Not for zero terminal SNR, whose first step is too long for Runge-Kutta.
     landings: as in `ddim`, of the later steps. halves: the sigma half way, of each step, counted as landings are;
     half_landings: where the first guess leads instead. All are diffusers' for timesteps that are not T // num_steps
-    apart, or whose distance is odd.
+    apart, or whose distance is odd. velocity: as in `plms`.
     """
     schedule = schedule or scaled_linear()
     levels = check_levels(sigmas)
@@ -92,10 +97,11 @@ def pndm(
     slopes: list[Tensor] = []
     for step, (a, b) in enumerate(pairwise(levels)):
         x0 = yield ModelCall(x, a, step)
-        slopes = [(x - x0) / a, *slopes][:4]
+        slopes = [_output(x, x0, a, velocity), *slopes][:4]
         if len(slopes) == 4:
             landing = b if landings is None else landings[step - num_steps]
-            x = moved(x + _weighted(slopes, _ADAMS[3]) * (landing - a), landing, b)
+            slope = _as_slope(_weighted(slopes, _ADAMS[3]), x, a, velocity)
+            x = moved(x + slope * (landing - a), landing, b)
             continue
         if b == 0:
             x = x0
@@ -106,14 +112,25 @@ def pndm(
             half = halves[step - num_steps]
         landing = half if half_landings is None else half_landings[step - num_steps]
         mean = slopes[0] / 6
-        guess = moved(x + slopes[0] * (landing - a), landing, half)
+        guess = moved(x + _as_slope(slopes[0], x, a, velocity) * (landing - a), landing, half)
         for level, goal, weight in ((half, half, 1 / 3), (half, b, 1 / 3), (b, b, 1 / 6)):
             guess_x0 = yield ModelCall(guess, level, step)
-            slope = (guess - guess_x0) / level
+            slope = _output(guess, guess_x0, level, velocity)
             mean = mean + slope * weight
-            guess = x + slope * (goal - a)
-        x = x + mean * (b - a)
+            guess = x + _as_slope(slope, x, a, velocity) * (goal - a)
+        x = x + _as_slope(mean, x, a, velocity) * (b - a)
     return x
+
+
+def _output(x: Tensor, x0: Tensor, sigma: float, velocity: float) -> Tensor:
+    """What is averaged: the slope, or the velocity v = (slope - sigma * x0) / sqrt(1 + sigma^2)."""
+    slope = (x - x0) / sigma
+    return (slope - sigma * x0) / math.hypot(1, sigma) if velocity else slope
+
+
+def _as_slope(output: Tensor, x: Tensor, sigma: float, velocity: float) -> Tensor:
+    """The slope that an output of `_output` means at x."""
+    return output / math.hypot(1, sigma) + x * (sigma / (1 + sigma**2)) if velocity else output
 
 
 def ipndm(x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None, *, max_order: float = 4) -> Sampling:
