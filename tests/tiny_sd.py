@@ -1,5 +1,6 @@
 """Every release of Stable Diffusion in every respect but size, with random numbers."""
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -179,9 +180,14 @@ def save_tiny_file(path: Path, family: Family = TINY_SD, seed: int = 0) -> Path:
 
 @cache  # so nothing that writes may be replaced in the test that asks first
 def _written_once(save: Callable[[Path, ModelParts], None], family: Family, seed: int) -> Path:
-    path = Path(_FOLDER.name) / f"{len(os.listdir(_FOLDER.name))}"
+    path = _folder() / f"{len(os.listdir(_folder()))}"
     save(path, tiny_parts(family, seed))
     return path
 
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="gesso-tiny-", ignore_cleanup_errors=True)  # until the process ends
+@cache
+def _folder() -> Path:
+    """A folder that goes when this process ends, and not when one that was forked from it does."""
+    path, owner = Path(tempfile.mkdtemp(prefix="gesso-tiny-")), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(path, ignore_errors=True))
+    return path

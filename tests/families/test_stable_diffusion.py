@@ -103,8 +103,16 @@ def test_half_precision_round_trip(single_file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "half.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# A whole model each: both kinds of eight bits and both of what they become are quick.
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        (torch.float32, torch.float8_e4m3fn),
+        (torch.bfloat16, torch.float8_e5m2),
+        pytest.param(torch.float32, torch.float8_e5m2, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, torch.float8_e4m3fn, marks=pytest.mark.slow),
+    ],
+)
 def test_eight_bit_files_are_widened(
     single_file: Path, tmp_path: Path, stored: torch.dtype, dtype: torch.dtype
 ) -> None:

@@ -360,8 +360,15 @@ def vae_of(parts: ModelParts) -> dict[str, Tensor]:
     return {name.removeprefix(ldm.VAE): tensor for name, tensor in tensors.items() if name.startswith(ldm.VAE)}
 
 
-@pytest.mark.parametrize("kind", ["bare", "prefixed", "trained", "whole", "diffusers", "folder", "model folder"])
-@pytest.mark.parametrize("into", ["file", "folder"])
+# A whole model each: every kind into a file or a folder is quick, in turn.
+@pytest.mark.parametrize(
+    ("kind", "into"),
+    [
+        pytest.param(kind, into, marks=() if (i + j) % 2 == 0 else pytest.mark.slow)
+        for i, kind in enumerate(("bare", "prefixed", "trained", "whole", "diffusers", "folder", "model folder"))
+        for j, into in enumerate(("file", "folder"))
+    ],
+)
 def test_a_vae_of_its_own(tmp_path: Path, kind: str, into: str) -> None:
     other = tiny_parts(TINY_SD, seed=1)
     tensors = vae_of(other)
