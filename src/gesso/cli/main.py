@@ -110,7 +110,8 @@ def build_app(chosen: str | None) -> typer.Typer:
             continue
         module = import_module(row.module)
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=row.name, help=row.help)
+            group: dict[str, Any] = {} if module.app.registered_callback else {"help": row.help}
+            app.add_typer(module.app, name=row.name, **group)  # the docstring of a group's callback may say more
         else:
             app.command(row.name)(module.command)
     return app

@@ -16,8 +16,8 @@ HEAD = """\
 
 Results go to stdout, progress and notices to stderr. Exit codes: 0 success; 1 failure, or `replay` drew a different
 picture; 2 wrong input, explained in one line on stderr; 130 stopped with Ctrl-C. `--debug` before or after a command,
-or `GESSO_DEBUG=1`, shows tracebacks of errors. `-h` and `--help` work everywhere. Defaults of your own, JSON for programs
-and `gesso doctor`: [configuration.md](configuration.md).
+or `GESSO_DEBUG=1`, shows tracebacks of errors. `-h` and `--help` work everywhere. Defaults of your own, JSON for
+programs and `gesso doctor`: [configuration.md](configuration.md).
 """
 
 
