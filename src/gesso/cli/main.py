@@ -20,9 +20,8 @@ import typer
 from typer.main import get_command
 
 from gesso import __version__
-from gesso.cli.command_line import CommandLine
-from gesso.cli.json_lines import error_values, json_line
 from gesso.cli.logs import logged_to_stderr
+from gesso.cli.running import run_command
 from gesso.cli.words import line_of
 from gesso.errors import GessoError, message_line, one_line, shorten
 
@@ -75,12 +74,11 @@ def run(argv: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0")
     argv = [word for word in argv if word != "--debug"] or ["--help"]  # it may stand before or after the command
-    previous, line = _on_sigterm(_terminate), CommandLine(argv=argv)
+    previous, chosen = _on_sigterm(_terminate), _chosen(argv)
     try:
         with logged_to_stderr():
-            command = get_command(build_app(_chosen(argv)))
-            line = _with_defaults(command, line)
-            code = command(args=line.argv, prog_name="gesso", standalone_mode=False, default_map=line.default_map)
+            root, names = get_command(build_app(chosen)), [row.name for row in COMMANDS]
+            code = run_command(root, argv, chosen, find=command_named, names=names, as_error=lambda one: _known(one)[0])
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
@@ -91,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        return _explain(error, line)
+        return _explain(error)
     finally:
         _on_sigterm(previous)
 
@@ -127,7 +125,8 @@ def build_app(chosen: str | None) -> typer.Typer:
             continue
         module = import_module(row.module)
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=row.name, help=row.help)
+            group: dict[str, Any] = {} if module.app.registered_callback else {"help": row.help}
+            app.add_typer(module.app, name=row.name, **group)  # the docstring of a group's callback may say more
         else:
             app.command(row.name)(module.command)
     return app
@@ -158,28 +157,15 @@ def command_named(name: str) -> Any:
     return get_command(build_app(name)).commands[name]  # type: ignore[attr-defined]
 
 
-def _with_defaults(command: Any, line: CommandLine) -> CommandLine:
-    """The command line with the defaults from the environment and the config files. Raises GessoError."""
-    chosen, names = _chosen(line.argv), [row.name for row in COMMANDS]
-    if chosen not in names:
-        return line
-    from gesso.cli.settings import configured
-
-    return configured(command, line, line.argv.index(chosen), command_named, names)
-
-
 def _chosen(argv: Sequence[str]) -> str | None:
     """The first word that is no option; the options before a command take no values."""
     return next((word for word in argv if not word.startswith("-")), None)
 
 
-def _explain(error: Exception, line: CommandLine) -> int:
-    """One line on stderr for what went wrong, with --json an object on stdout too, and the exit code."""
+def _explain(error: Exception) -> int:
+    """One line on stderr for what went wrong, and the exit code."""
     known, code = _known(error)
-    known.message += line.origin(known.field)
     with suppress(OSError):  # nobody reads it: the exit code says it all the same
-        if line.as_json:
-            print(json_line({"error": error_values(known)}), flush=True)
         print(f"error: {line_of(known)}", file=sys.stderr)
     return code
 

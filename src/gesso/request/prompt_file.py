@@ -16,7 +16,7 @@ from typing import Any
 
 from gesso.errors import GessoError, short
 from gesso.notices import Notice
-from gesso.request.checks import RequestError, nearest, parse_json_object
+from gesso.request.checks import RequestError, nearest, parse_json_object, unknown_data
 from gesso.request.fields import Row
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import GROUPS, NAMED, ROWS, TextToImageRequest, with_values
@@ -189,8 +189,11 @@ def _from_flags(line: str, notices: list[Notice]) -> tuple[dict[str, Any], str |
             model = _HASH.sub("", " ".join(given))
             continue
         if not is_flag or name not in FLAGS:
+            known = sorted({(row.field.options or (row.name,))[0] for row in FLAGS.values()})  # one name of each
             raise RequestError(
-                "line", f"{short(flag)}: unknown flag{nearest(name, FLAGS)}. Known: {', '.join(sorted(FLAGS))}"
+                "line",
+                f"{short(flag)}: unknown flag{nearest(name, FLAGS)}. Known: {', '.join(known)}",
+                data=unknown_data(name, known),
             )
         row = FLAGS[name]
         if not given and row.kind == "flag":
