@@ -53,14 +53,23 @@ COMMANDS = (
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the command line of this process, and end it."""
     # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep those
     # that have work from running: two threads on two busy cores took 20 to 80 s for a picture that takes 2 s like this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
     # through them again and again: a twentieth of the time of a short command.
     gc.set_threshold(10_000)
-    sys.exit(_flushed(run(sys.argv[1:])))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the last was put away
+        code = EXIT_INTERRUPTED
+    with suppress(ValueError):  # the work is done, or undone: an interrupt at the very end changes nothing any more
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = _flushed(code)
+    if code == EXIT_INTERRUPTED:
+        os._exit(code)  # where an interrupt met Python's own `exec`, `sys.exit` ends by the signal, without a code
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -76,6 +85,8 @@ def run(argv: Sequence[str]) -> int:
             code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
+        with suppress(OSError):
+            print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED

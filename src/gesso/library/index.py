@@ -8,7 +8,7 @@ side by side wait for each other and a crash leaves the old state or the new one
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,7 @@ class Index:
         """One transaction: all or nothing."""
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self.path.exists()
             db = self._open()
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -195,8 +196,12 @@ class Index:
                     db.execute(f"PRAGMA user_version = {VERSION}")
                 yield db
                 db.execute("COMMIT")
+                is_new = False
             finally:
                 db.close()  # what is not committed never was
+                with suppress(OSError):
+                    if is_new and self.path.stat().st_size == 0:  # on a full disk: no index is better than an empty one
+                        self.path.unlink()
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
