@@ -9,6 +9,7 @@ def main() -> NoReturn:
     try:
         from gesso.cli.main import main as run
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     run()
 

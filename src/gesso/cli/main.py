@@ -21,7 +21,7 @@ import typer
 from gesso import __version__
 from gesso.cli.logs import logged_to_stderr
 from gesso.cli.words import line_of
-from gesso.errors import GessoError, message_line, one_line, shorten
+from gesso.errors import GessoError, message_line, one_line, short, shorten
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -83,6 +83,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         with logged_to_stderr():
             code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         with suppress(OSError):
@@ -173,6 +175,8 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
         path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
         line, code = f"{path}{error.strerror}", EXIT_WRONG_INPUT
+    elif isinstance(error, UnicodeEncodeError):  # half of a surrogate pair, as Python reads bytes that are no UTF-8
+        line, code = f"{short(str(error.object))}: is not UTF-8 text. Type it again", EXIT_WRONG_INPUT
     else:
         text = one_line(f"{type(error).__name__}: {error}")
         line, code = f"{text[:500]} (a bug in gesso; add --debug for the traceback)", EXIT_FAILED

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gesso.checkpoints.hashing import Hashes
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 from gesso.library.entry import LibraryEntry, ModelFile
 
 FILE_NAME = "index.sqlite3"
@@ -238,6 +238,11 @@ class Index:
                 "in the library again, but files and folders used in place must be added again",
                 code="damaged",
                 data={"path": str(self.path)},
+            ) from None
+        except UnicodeEncodeError as error:
+            raise GessoError(
+                f"{shorten(str(error.object))}: its name is not UTF-8, so it cannot be remembered. Rename it",
+                code="invalid_name",
             ) from None
         except OSError as error:
             raise GessoError(
