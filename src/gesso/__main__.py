@@ -1,6 +1,18 @@
-"""`python -m gesso`: the command line, where no console script is on the path."""
+"""`gesso`, and `python -m gesso` where no console script is on the path."""
 
-from gesso.cli.main import main
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The console script. Ctrl-C while the command line itself is imported ends it without a traceback, too."""
+    try:
+        from gesso.cli.main import main as run
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ the name, reaches the disk too. An error leaves nothing behind. A process that i
 ".NAME.<digits>.part", which nothing reads.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ def atomic_file(path: Path, *, overwrite: bool = True) -> Iterator[BufferedWrite
     overwrite  a file of that name is replaced; else it stays, and the error is FileExistsError
     The folder must be there. Raises OSError where the operating system refuses; what the block raises passes through.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     hidden = hidden_name(path)
     try:
         with open(hidden, "xb") as handle:

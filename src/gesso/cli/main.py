@@ -23,7 +23,7 @@ from gesso import __version__
 from gesso.cli.logs import logged_to_stderr
 from gesso.cli.running import run_command
 from gesso.cli.words import line_of
-from gesso.errors import GessoError, message_line, one_line, shorten
+from gesso.errors import GessoError, message_line, one_line, short, shorten
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
@@ -57,14 +57,23 @@ COMMANDS = (
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the command line of this process, and end it."""
     # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep those
     # that have work from running: two threads on two busy cores took 20 to 80 s for a picture that takes 2 s like this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
     # through them again and again: a twentieth of the time of a short command.
     gc.set_threshold(10_000)
-    sys.exit(_flushed(run(sys.argv[1:])))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the last was put away
+        code = EXIT_INTERRUPTED
+    with suppress(ValueError):  # the work is done, or undone: an interrupt at the very end changes nothing any more
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = _flushed(code)
+    if code == EXIT_INTERRUPTED:
+        os._exit(code)  # where an interrupt met Python's own `exec`, `sys.exit` ends by the signal, without a code
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -79,8 +88,12 @@ def run(argv: Sequence[str]) -> int:
         with logged_to_stderr():
             root, names = get_command(build_app(chosen)), [row.name for row in COMMANDS]
             code = run_command(root, argv, chosen, find=command_named, names=names, as_error=lambda one: _known(one)[0])
+        if code == EXIT_INTERRUPTED:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
+        with suppress(OSError):
+            print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
@@ -184,6 +197,9 @@ def _known(error: Exception) -> tuple[GessoError, int]:
     if isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
         path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
         return GessoError(f"{path}{error.strerror}", code="system"), EXIT_WRONG_INPUT
+    if isinstance(error, UnicodeEncodeError):  # half of a surrogate pair, as Python reads bytes that are no UTF-8
+        message = f"{short(str(error.object))}: is not UTF-8 text. Type it again"
+        return GessoError(message, code="not_text"), EXIT_WRONG_INPUT
     text = one_line(f"{type(error).__name__}: {error}")[:500]
     return GessoError(f"{text} (a bug in gesso; add --debug for the traceback)", code="internal"), EXIT_FAILED
 

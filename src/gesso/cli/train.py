@@ -248,7 +248,11 @@ def _recipe(name: str, device: str | None = None) -> Any:
 
     if name not in RECIPES:
         raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}")
-    return RECIPES[name] if device is None else on_device(RECIPES[name], device)
+    if device is None:
+        return RECIPES[name]
+    from gesso.runtime.precision import choose_device, named_device
+
+    return on_device(RECIPES[name], str(choose_device(device) if device == "auto" else named_device(device)))
 
 
 def _trained(model: str, font: Path | None, atlas: Path | None) -> Any:

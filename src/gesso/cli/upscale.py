@@ -88,6 +88,10 @@ def command(
     model = UPSCALERS.find(model) or model
     if model in LATENT_UPSCALERS:
         raise GessoError(f"--model {model} enlarges latents, for hires fix only. For pictures: {', '.join(UPSCALERS)}")
+    if device != "auto":  # checked also where no network runs
+        from gesso.runtime.precision import choose_device
+
+        choose_device(device)
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
         if model not in UPSCALERS:

@@ -35,6 +35,7 @@ OPTIONS = {
     "recipe": "--recipe",
     "refiner": "--refiner",
     "schedule": "--schedule",
+    "seed": "--seed",
     "set": "--set",
     "sigmas": "--sigmas",
     "style": "--style",

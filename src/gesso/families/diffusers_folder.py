@@ -307,7 +307,7 @@ def _unet(settings: _Settings) -> tuple[UNetConfig, int]:
     up = settings.list_of("up_block_types", levels)
     with_text = [kind == "CrossAttnDownBlock2D" for kind in down]
     expected = ["CrossAttnUpBlock2D" if text else "UpBlock2D" for text in reversed(with_text)]
-    if up != expected or not set(down) <= {"CrossAttnDownBlock2D", "DownBlock2D"}:
+    if up != expected or any(kind not in ("CrossAttnDownBlock2D", "DownBlock2D") for kind in down):
         settings.refuse("down_block_types and up_block_types are not those of Stable Diffusion")
     # The library's "attention_head_dim" is the number of heads for these models, a name that stuck.
     heads_key = "num_attention_heads" if values.get("num_attention_heads") is not None else "attention_head_dim"

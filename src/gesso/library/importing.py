@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +95,10 @@ def import_model(
         target = _target(library, entry, name)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source, target_is_directory=source.is_dir())
+            if not (target.is_symlink() and target.resolve() == source.resolve()):  # as a killed run left it
+                target.symlink_to(source, target_is_directory=source.is_dir())
+        except FileExistsError:
+            raise _taken(target) from None
         except OSError as error:
             raise GessoError(
                 f"{target}: cannot create a link ({error.strerror}). Try `in_place`",
@@ -198,8 +201,8 @@ def require_readable(entry: LibraryEntry, source: Path, kind: str | None) -> Non
 def _require_free(library: Library, name: str, source: Path) -> None:
     for entry in library.index.models():
         if entry.origin != IN_FOLDER and entry.name.casefold() == name.casefold() and entry.path != source:
-            if entry.source == str(source):
-                continue  # the same again: told by its bytes later
+            if entry.source == str(source) or (entry.source is None and entry.origin in (OWNED, LINKED)):
+                continue  # the same again, or what a killed run left: told by its bytes later
             raise GessoError(
                 f"{name}: a model of this name already exists ({entry.path}). Choose another with `name`",
                 code="name_taken",
@@ -300,8 +303,27 @@ def _copy(
         if (same := _same_bytes(library, hashes)) is not None:
             return ImportResult(same, new=False)
         target = _target(library, entry, name)
-        _place(inside, target)
+        if (there := _there(target, inside, hashes)) is not None:
+            hashes = there
+        else:
+            _place(inside, target)
     return _register(library, make_entry(target, kind, OWNED, name=name, source=str(source)), hashes)
+
+
+def _there(target: Path, inside: Path, hashes: list[Hashes]) -> list[Hashes] | None:
+    """The hashes of the model in its place, where a killed run left the same one that the index does not know."""
+    if not target.exists():
+        return None
+    try:
+        found = [hash_file(target / file.relative_to(inside)) for file in _files(inside)]
+    except (GessoError, OSError):
+        return None
+    return found if [one.sha256 for one in found] == [one.sha256 for one in hashes] else None
+
+
+def _files(model: Path) -> tuple[Path, ...]:
+    """The weight files of a model."""
+    return tuple(file.path for file in make_entry(model, None, OWNED).files)
 
 
 def _target(library: Library, entry: LibraryEntry, name: str) -> Path:
@@ -322,8 +344,8 @@ def _copy_bytes(source: Path, target: Path, on_progress: OnProgress) -> None:
     total = sum(path.stat().st_size for path, _ in pairs)
     if shutil.disk_usage(target.parent).free < total + ROOM:
         raise GessoError(
-            f"{source}: {total / 1e9:.1f} GB do not fit on the library's disk ({target.parents[1]}). Use "
-            "the model in place with `in_place`",
+            f"{source}: {total / 1e6:,.0f} MB do not fit on the library's disk ({target.parents[2]}), of which "
+            f"{ROOM / 2**20:.0f} MB stay free. Use the model in place with `in_place`",
             code="disk_full",
             data={"path": str(source)},
         )
@@ -357,26 +379,29 @@ def _convert_parts(entry: LibraryEntry, inside: Path, on_progress: OnProgress) -
 
 def _place(inside: Path, target: Path) -> None:
     """From the quarantine to its name in one step, replacing nothing. Raises GessoError where the name is taken."""
-    taken = GessoError(
-        f"{target}: a model of this name already exists. Choose another with `name`",
-        code="name_taken",
-        data={"path": str(target)},
-    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if inside.is_dir():
             if target.exists():
-                raise taken
+                raise _taken(target)
             os.rename(inside, target)
         else:
             give_name(inside, target)
         sync_folder(target.parent)
     except FileExistsError:
-        raise taken from None
+        raise _taken(target) from None
     except OSError as error:
         raise GessoError(
             f"{target}: cannot be written ({error.strerror})", code="unwritable", data={"path": str(target)}
         ) from None
+
+
+def _taken(target: Path) -> GessoError:
+    return GessoError(
+        f"{target}: a model of this name already exists. Choose another with `name`",
+        code="name_taken",
+        data={"path": str(target)},
+    )
 
 
 def _hash(entry: LibraryEntry, on_progress: OnProgress) -> list[Hashes]:
@@ -392,10 +417,25 @@ def _hash(entry: LibraryEntry, on_progress: OnProgress) -> list[Hashes]:
 
 
 def _register(library: Library, entry: LibraryEntry, hashes: list[Hashes]) -> ImportResult:
-    """The row is last: a model without one is found again by its place, one with a row is whole."""
-    library.index.put([entry])
-    for file, file_hashes in zip(entry.files, hashes, strict=True):
-        library.index.remember(file.path, file_hashes, at=now(), record=True)
+    """The row is last: a model without one is found again by its place, one with a row is whole.
+
+    Where it cannot be written, as on a full disk, the model goes again too.
+    """
+    try:
+        library.index.put([entry])
+        for file, file_hashes in zip(entry.files, hashes, strict=True):
+            library.index.remember(file.path, file_hashes, at=now(), record=True)
+    except BaseException:
+        with suppress(GessoError, OSError):
+            remove(library, entry)
+        with suppress(OSError):
+            if entry.origin == LINKED:
+                entry.path.unlink(missing_ok=True)
+            elif entry.origin == OWNED and entry.path.is_dir():
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.origin == OWNED:
+                entry.path.unlink(missing_ok=True)
+        raise
     known = next(other for other in library.index.models() if other.path == entry.path)
     log.info("imported %r: %s, %d bytes, from %r", known.name, known.kind, known.nbytes, entry.source)
     return ImportResult(known, new=True)

@@ -8,13 +8,13 @@ side by side wait for each other and a crash leaves the old state or the new one
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gesso.checkpoints.hashing import Hashes
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 from gesso.library.entry import LibraryEntry, ModelFile
 
 FILE_NAME = "index.sqlite3"
@@ -186,6 +186,7 @@ class Index:
         """One transaction: all or nothing."""
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self.path.exists()
             db = self._open()
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -195,8 +196,12 @@ class Index:
                     db.execute(f"PRAGMA user_version = {VERSION}")
                 yield db
                 db.execute("COMMIT")
+                is_new = False
             finally:
                 db.close()  # what is not committed never was
+                with suppress(OSError):
+                    if is_new and self.path.stat().st_size == 0:  # on a full disk: no index is better than an empty one
+                        self.path.unlink()
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
@@ -233,6 +238,11 @@ class Index:
                 "in the library again, but files and folders used in place must be added again",
                 code="damaged",
                 data={"path": str(self.path)},
+            ) from None
+        except UnicodeEncodeError as error:
+            raise GessoError(
+                f"{shorten(str(error.object))}: its name is not UTF-8, so it cannot be remembered. Rename it",
+                code="invalid_name",
             ) from None
         except OSError as error:
             raise GessoError(

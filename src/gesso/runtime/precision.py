@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, shorten
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,16 +34,7 @@ def choose_device(name: str | torch.device) -> torch.device:
     name = str(name)
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise GessoError(
-            f"`device` {name[:64]}: unknown device. Known: auto, cpu, cuda, cuda:N, mps",
-            code="device_missing",
-            field="device",
-        )
+    device = named_device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index or 0
@@ -58,6 +49,21 @@ def choose_device(name: str | torch.device) -> torch.device:
             field="device",
         )
     return torch.device(device.type)
+
+
+def named_device(name: str) -> torch.device:
+    """The device of a name, whether the machine has it or not. Raises GessoError for a name that is none."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, UnicodeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise GessoError(
+            f"`device` {shorten(name)}: unknown device. Known: auto, cpu, cuda, cuda:N, mps",
+            code="device_missing",
+            field="device",
+        )
+    return device
 
 
 def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision:

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gesso.errors import GessoError
 from gesso.frontends.front_end import FrontEnd, PlainRequest
 from gesso.request.checks import check_known
 from gesso.request.request import TextToImageRequest
@@ -139,8 +140,18 @@ def save_drawn(
     """
     pictures = draw(pipeline, order, on_event, cancel=cancel)
     last = time.perf_counter()
-    for picture in pictures:
-        path = names.save(picture.encode(names.format, quality), picture.recipe)
+    for done, picture in enumerate(pictures):
+        try:
+            path = names.save(picture.encode(names.format, quality), picture.recipe)
+        except GessoError as error:  # a full disk, perhaps
+            if not done:
+                raise
+            raise GessoError(
+                f"{error.message}. The first {done} of {order.num_images} pictures are kept; "
+                f"`seed={picture.seed}` draws the same ones again",
+                code=error.code,
+                data=error.data,
+            ) from None
         now = time.perf_counter()
         yield SavedPicture(path=path, picture=picture, seconds=now - last)
         last = time.perf_counter()

@@ -4,10 +4,12 @@ import io
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gesso.errors import GessoError
 from gesso.frontends.front_end import FrontEnd
 from gesso.request.axes import Axis, cells, parse_axis
 from gesso.request.checks import RequestError
@@ -115,8 +117,21 @@ class Run:
         picture = picture.with_notices(written.notices)
         for notice in dict.fromkeys(picture.notices):
             on_event(Noticed(notice=notice, about=job.file))
-        self.folder.save(job.file, picture.to_png())
+        with _kept():
+            self.folder.save(job.file, picture.to_png())
         return picture.image
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Says how to go on where a file cannot be written: on a full disk, what is finished is whole."""
+    try:
+        yield
+    except GessoError as error:
+        if error.code != "unwritable":
+            raise
+        text = f"{error.message}. Finished pictures are kept; with room on the disk, the same command draws the rest"
+        raise GessoError(text, code=error.code, data=error.data) from None
 
 
 def with_settings(base: TextToImageRequest, settings: Sequence[str]) -> TextToImageRequest:
@@ -210,7 +225,8 @@ class Grid:
             buffer = io.BytesIO()
             grid_sheet(cells_of_sheet, columns, rows, title=title, cell=cell).save(buffer, "PNG")
             path = folder.picture(f"grid-{z + 1:02}.png" if len(headings) > 1 else "grid.png")
-            write_new(path, buffer.getvalue(), overwrite=True)
+            with _kept():
+                write_new(path, buffer.getvalue(), overwrite=True)
             yield path
 
 

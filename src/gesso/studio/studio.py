@@ -159,8 +159,15 @@ class Studio:
         finder  of the files that requests name; None: `self.finder()`
         Raises GessoError for what is not there, and ModelFileError for files that cannot be used.
         """
+        from gesso.library.containers import useless_copies_removed
+
         if not isinstance(choice, ModelChoice):
             choice = ModelChoice() if choice is None else ModelChoice(model=choice)
+        named = [name for name in (choice.model, choice.refiner, choice.vae, choice.unet) if name is not None]
+        with useless_copies_removed(self.library.root, named):
+            return self._open(choice, finder, on_event)
+
+    def _open(self, choice: ModelChoice, finder: "Finder | None", on_event: OnEvent) -> "TextToImage":
         on_event(Loading(model=Path(choice.model).name))
         model = self.resolve(choice.model)
         refiner = None if choice.refiner is None else self.resolve(choice.refiner)
