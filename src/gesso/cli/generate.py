@@ -13,8 +13,9 @@ import typer
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras, parse_upscaler
 from gesso.cli.control_options import ControlOption, HintOption, parse_controls
 from gesso.cli.field_options import with_fields
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption, OptionalModel
-from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
+from gesso.cli.picture_options import ImageOption, MaskInvertOption, MaskOption, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.sizes import parse_size
@@ -84,13 +85,8 @@ def command(
             "sets it.",
         ),
     ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from (image to image)."),
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
-    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
     mask_invert: MaskInvertOption = False,
     outpaint: Annotated[
         str | None,
@@ -142,9 +138,9 @@ def command(
     prediction: Annotated[
         str | None, typer.Option("--prediction", help="Prediction type, if detection is wrong: eps or v.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     batch: Annotated[
         int,
         typer.Option(
@@ -158,7 +154,10 @@ def command(
     preview_model: Annotated[
         str | None,
         typer.Option(
-            "--preview-model", metavar="MODEL", help="TAESD for the preview; default: the model's VAE, which is slower."
+            "--preview-model",
+            metavar="MODEL",
+            help="TAESD for the preview.",
+            show_default="the model's VAE, which is slower",
         ),
     ] = None,
     memory: Annotated[
@@ -176,8 +175,8 @@ def command(
             "--output",
             "-o",
             metavar="PATH",
-            help="File, folder or pattern such as pictures/{seed}-{index:03}.png. "
-            "Default: outputs/gesso-<seed>.png, with _2, _3, ... if that exists.",
+            help="File, folder or pattern such as pictures/{seed}-{index:03}.png.",
+            show_default="outputs/gesso-<seed>.png, with _2, _3, ... if that exists",
         ),
     ] = None,
     quality: Annotated[
@@ -189,7 +188,17 @@ def command(
     *,
     fields: dict[str, Any],
 ) -> None:
-    """Draw pictures from a prompt and print the path, seed and time of each."""
+    """Draw pictures from a prompt and print the path, seed and time of each.
+
+    Examples:
+        gesso generate a red car and a blue bird
+        gesso generate "a red car" --seed 7 -n 4 -o "cars/{index:02}.png"
+        gesso generate "a red car" --steps 30 --guidance 6 --sampler dpmpp_2m
+        gesso generate "a red car" --image photo.png --strength 0.6
+        gesso generate "a green car" --image car.png --mask mask.png
+        gesso generate "a portrait" -m sdxl.safetensors --size 832x1216 --hires 1.5
+        gesso generate --from picture.png --seed -1 -n 4
+    """
     options, begin = dict(locals()), time.perf_counter()
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:

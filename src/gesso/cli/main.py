@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 the work failed, or replay found another picture; 2 wrong input, in one line on stderr; 130
 stopped with Ctrl-C; 143 stopped with SIGTERM. Nothing but the table below is known here before a command is chosen, so
-that `gesso --help` needs neither torch nor any command's module.
+that `gesso --help` needs neither torch nor any command's module. What takes time to import is imported in `run`, where
+Ctrl-C is an exit code.
 """
 
 import gc
@@ -10,25 +11,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from types import FrameType
-from typing import Annotated, Any, NoReturn
-
-import typer
-
-from gesso import __version__
-from gesso.cli.logs import logged_to_stderr
-from gesso.cli.words import line_of
-from gesso.errors import GessoError, one_line
+from typing import Any, NamedTuple, NoReturn
 
 MAX_PATH = 200  # characters of a path in a message
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+COMPLETE = "_GESSO_COMPLETE"  # in the environment: a shell asks for words
 
 
-@dataclass(frozen=True)
-class Command:
-    """One row of the table. The module holds `command`, a function, or `app`, a typer.Typer with commands below it."""
+class Command(NamedTuple):
+    """One row of the table. The module holds `command`, a function, or `app`, a gesso.cli.help.App with commands."""
 
     name: str
     module: str
@@ -45,6 +37,8 @@ COMMANDS = (
     Command("upscale", "gesso.cli.upscale", "Enlarge pictures, without a prompt."),
     Command("preprocess", "gesso.cli.preprocess", "Make ControlNet hints (control images) from pictures."),
     Command("metadata", "gesso.cli.metadata", "Show, remove and copy the settings in pictures."),
+    Command("samplers", "gesso.cli.samplers", "List samplers and schedules, with their names in other tools."),
+    Command("presets", "gesso.cli.presets", "List what each preset sets, where tools differ."),
     Command("models", "gesso.cli.models", "List, import, convert and verify models."),
     Command("lora", "gesso.cli.lora", "Inspect, convert, merge, extract and resize LoRA files."),
     Command("train", "gesso.cli.train", "Train the default model and its LoRA and ControlNet."),
@@ -54,79 +48,116 @@ COMMANDS = (
 
 def main() -> NoReturn:
     """The console script."""
-    # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep those
-    # that have work from running: two threads on two busy cores took 20 to 80 s for a picture that takes 2 s like this.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
-    # through them again and again: a twentieth of the time of a short command.
-    gc.set_threshold(10_000)
-    sys.exit(run(sys.argv[1:]))
+    interrupts = Interrupts()
+    try:
+        interrupts.install()
+        # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep
+        # those that have work from running: two threads on two busy cores took 20 to 80 s for a picture that takes 2 s
+        # like this.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Importing torch makes a million objects that stay. With its default threshold, 700, the garbage collector goes
+        # through them again and again: a twentieth of the time of a short command.
+        gc.set_threshold(10_000)
+        code = run(sys.argv[1:], interrupts)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    interrupts.end_at_once()
+    sys.exit(code)
 
 
-def run(argv: Sequence[str]) -> int:
+class Interrupts:
+    """What Ctrl-C does: it raises KeyboardInterrupt, as ever; the second one ends the program at once.
+
+    Libraries that are being imported turn it into errors of their own, or lose it in a callback, where Python prints a
+    traceback and goes on. `happened` tells the first; the second is raised again a moment later.
+    """
+
+    def __init__(self) -> None:
+        self.happened = False
+
+    def install(self) -> None:
+        """Take over from Python; where Ctrl-C is ignored, as in a shell's background, it stays so."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._stop)
+            sys.unraisablehook = self._unraisable
+
+    def end_at_once(self) -> None:
+        """From now on nothing is left to clean up."""
+        if signal.getsignal(signal.SIGINT) == self._stop:
+            self.happened = True
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.happened:
+            if sys.stderr is not None and sys.stderr.isatty():
+                sys.stderr.write("\x1b[?25h")  # the progress bar hides the cursor
+                sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+        self.happened = True
+        raise KeyboardInterrupt
+
+    def _unraisable(self, lost: Any) -> None:
+        if not (self.happened and issubclass(lost.exc_type, KeyboardInterrupt)):
+            sys.__unraisablehook__(lost)
+            return
+        import _thread
+        from threading import Timer
+
+        self.happened = False
+        again = Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+
+def run(argv: Sequence[str], interrupts: Interrupts | None = None) -> int:
     """Run one command line and return its exit code. Prints; installs a handler for SIGTERM while it runs."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the program
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    debug = "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0")
-    argv = [word for word in argv if word != "--debug"] or ["--help"]  # it may stand before or after the command
     previous = _on_sigterm(_terminate)
     try:
-        with logged_to_stderr():
-            code = build_app(_chosen(argv))(args=argv, prog_name="gesso", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
+        return _run(argv)
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     except Exception as error:
-        if debug:
+        if interrupts is not None and interrupts.happened:
+            return EXIT_INTERRUPTED
+        if _debugged(argv):
             raise
         return _explain(error)
     finally:
         _on_sigterm(previous)
 
 
-def build_app(chosen: str | None) -> typer.Typer:
-    """The whole command line, of which only the chosen command is imported; the others have their help line alone."""
-    app = typer.Typer(
-        help="Draw pictures from text prompts.",
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # plain help: it fits 80 columns, and braces and brackets in it mean themselves
-    )
-    app.callback()(_root)
-    for row in COMMANDS:
-        if row.name != chosen:
-            app.command(row.name, help=row.help)(_stub)
-            continue
-        module = import_module(row.module)
-        if hasattr(module, "app"):
-            app.add_typer(module.app, name=row.name, help=row.help)
-        else:
-            app.command(row.name)(module.command)
-    return app
+def _debugged(argv: Sequence[str]) -> bool:
+    return "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0")
 
 
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda on: _version(on)),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; same as GESSO_DEBUG=1.")] = False,
-) -> None:
-    """Draw pictures from text prompts."""
+def _run(argv: Sequence[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the program
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if COMPLETE in os.environ:
+        from gesso.cli.completion import answer
 
+        return answer(os.environ[COMPLETE], argv)
+    argv = [word for word in argv if word != "--debug"]  # it may stand before or after the command
+    argv = argv[1:] if argv[:1] == ["--"] else argv
+    from gesso.cli.first_word import GREETING, understood
 
-def _version(on: bool) -> None:
-    if on:
-        print(f"gesso {__version__}")
-        raise typer.Exit
+    if not argv:
+        print(GREETING)
+        return 0
+    names = [row.name for row in COMMANDS]
+    if argv[0] not in names and not argv[0].startswith("-"):
+        argv = understood(argv, names)
+    if argv[0] in ("--install-completion", "--show-completion"):
+        from gesso.cli.completion import set_up
 
+        return set_up(install=argv[0] == "--install-completion", shell=argv[1] if len(argv) > 1 else None)
+    from gesso.cli.app import run_app
+    from gesso.cli.logs import logged_to_stderr
 
-def _stub() -> None:
-    raise AssertionError("the stub of an unchosen command was called")
+    with logged_to_stderr():
+        return run_app(argv, _chosen(argv))
 
 
 def _chosen(argv: Sequence[str]) -> str | None:
@@ -136,6 +167,9 @@ def _chosen(argv: Sequence[str]) -> str | None:
 
 def _explain(error: Exception) -> int:
     """One line on stderr for what went wrong, and the exit code."""
+    from gesso.cli.words import line_of
+    from gesso.errors import GessoError, one_line
+
     if isinstance(error, GessoError):
         line, code = line_of(error), EXIT_WRONG_INPUT
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
@@ -154,6 +188,8 @@ def _explain(error: Exception) -> int:
 
 def shortened(path: object) -> str:
     """A path that fits on a line."""
+    from gesso.errors import one_line
+
     text = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
     return one_line(text if len(text) <= MAX_PATH else f"{text[:40]}...{text[-40:]}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from gesso.cli.help import App
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.words import in_options
@@ -18,7 +19,7 @@ from gesso.studio.home import is_offline, open_library
 if TYPE_CHECKING:
     from gesso.library import Library, LibraryEntry
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = App()
 
 MAX_VALUE = 300  # characters of a metadata value; some hold whole pictures
 MAX_CELL = 44  # of a cell of the table, where the terminal is narrow
@@ -37,6 +38,13 @@ def models() -> None:
 
     The library is the folder $GESSO_HOME/models; the default for GESSO_HOME is in the system's folder for application
     data. Model folders of A1111, Forge and ComfyUI can be used in place.
+
+    Examples:
+        gesso models list
+        gesso models import ~/Downloads/sdxl.safetensors
+        gesso models add-folder ~/stable-diffusion-webui
+        gesso models info sdxl
+        gesso generate "a red car" -m sdxl
     """
 
 
@@ -56,6 +64,12 @@ def list_models(
     """List all models.
 
     Built-in models, imported ones, and those in registered folders.
+
+    Examples:
+        gesso models list
+        gesso models list anime xl
+        gesso models list --kind lora
+        gesso models list --family sdxl --paths
     """
     from gesso.library.entry import KINDS
 
@@ -147,8 +161,10 @@ def import_models(
         list[str],
         typer.Argument(metavar="FILE_OR_FOLDER", help="Model files, diffusers folders, or hf:organisation/name."),
     ],
-    name: Annotated[str | None, typer.Option("--name", help="Name in the library; default: the file's name.")] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the model into the library (default).")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the library.", show_default="the file's name")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the model into the library; so by default.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Put a symbolic link into the library.")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Register the model where it is.")] = False,
     kind: KindOption = None,
@@ -163,6 +179,12 @@ def import_models(
     """Check models, hash them and add them to the library.
 
     Every file is read completely first; damaged files and weights with NaN or infinity are refused.
+
+    Examples:
+        gesso models import ~/Downloads/sdxl.safetensors
+        gesso models import ~/Downloads/style.safetensors --kind lora
+        gesso models import hf:stabilityai/sdxl-turbo --name turbo
+        gesso models import /data/sdxl.safetensors --link
     """
     from gesso.library.entry import KINDS
     from gesso.library.importing import import_model
@@ -220,6 +242,11 @@ def add_folder(
     """Use the models in another tool's folder, in place.
 
     Models added to the folder later are included. Nothing is copied or changed.
+
+    Examples:
+        gesso models add-folder ~/stable-diffusion-webui
+        gesso models add-folder ~/ComfyUI
+        gesso models add-folder /data/models --layout plain
     """
     from gesso.library.folders import LAYOUTS
 
@@ -248,6 +275,11 @@ def remove(
     """Remove models or registered folders from the library.
 
     Files in the library are deleted; files used in place are only unregistered.
+
+    Examples:
+        gesso models remove sdxl
+        gesso models remove sdxl style --yes
+        gesso models remove ~/stable-diffusion-webui
     """
     from gesso.library.importing import remove as remove_entry
 
@@ -286,7 +318,9 @@ def _confirm(question: str, yes: bool) -> None:
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models to verify; default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Models to verify.", show_default="all")
+    ] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Record the files as they are now as correct.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -295,6 +329,11 @@ def verify(
 
     Reads every byte. Exits with 0 if all files are unchanged, 2 if one is changed, damaged or missing. The hashes of
     models in registered folders are recorded the first time.
+
+    Examples:
+        gesso models verify
+        gesso models verify sdxl
+        gesso models verify sdxl --accept
     """
     from gesso.library.checking import verify as verify_entry
 
@@ -347,11 +386,17 @@ def convert(
         str,
         typer.Option(
             "--to",
+            metavar="LAYOUT",
             help="Target layout: ldm (single file), diffusers (folder), native (gesso's own) or safetensors (keeps the "
             "tensor names).",
         ),
     ],
-    dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16 or fp32; default: unchanged.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="dtype of the output: fp32, fp16 or bf16.", show_default="unchanged"
+        ),
+    ] = None,
     family: Annotated[str | None, typer.Option("--family", help="Model family, if detection is wrong.")] = None,
     prediction: Annotated[
         str | None, typer.Option("--prediction", help="Prediction type, if detection is wrong: eps, v or x0.")
@@ -364,6 +409,12 @@ def convert(
     """Convert a model to another layout or dtype.
 
     Everything else is kept bit for bit.
+
+    Examples:
+        gesso models convert sdxl.safetensors small.safetensors --dtype fp16
+        gesso models convert sdxl.safetensors sdxl-folder --to diffusers
+        gesso models convert sdxl-folder sdxl.safetensors --to ldm
+        gesso models convert old.ckpt new.safetensors --to safetensors
     """
     from gesso.library.converting import DTYPES, LAYOUTS
     from gesso.library.converting import convert as convert_model
@@ -421,6 +472,11 @@ def info(
     """Show what a model file contains.
 
     Layout, family, components, sizes, hashes, metadata and, for gesso-mini, the objects that it can draw.
+
+    Examples:
+        gesso models info
+        gesso models info sdxl.safetensors
+        gesso models info sdxl --json
     """
     from dataclasses import replace
 

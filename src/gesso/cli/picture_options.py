@@ -1,6 +1,7 @@
 """Options for image to image, inpainting and hires fix."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,13 @@ from gesso.request.parts import HiresPass
 
 _SIDES = ("left", "top", "right", "bottom")
 
+ImageOption = Annotated[
+    Path | None,
+    typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from (image to image)."),
+]
+MaskOption = Annotated[
+    Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
+]
 MaskInvertOption = Annotated[bool, typer.Option("--mask-invert", help="Invert the mask: black areas are redrawn.")]
 
 

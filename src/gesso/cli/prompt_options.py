@@ -18,7 +18,7 @@ StyleOption = Annotated[
 ]
 StylesOption = Annotated[
     Path | None,
-    typer.Option("--styles", metavar="FILE", help="CSV file of styles; default: styles.csv next to the library."),
+    typer.Option("--styles", metavar="FILE", help="CSV file of styles.", show_default="styles.csv next to the library"),
 ]
 WildcardsOption = Annotated[
     Path | None,

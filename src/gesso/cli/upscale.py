@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.sizes import parse_size
@@ -36,37 +37,62 @@ def command(
         typer.Option(
             "--model",
             "-m",
-            metavar="MODEL",
+            metavar="UPSCALER",
             help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model.",
         ),
     ] = "lanczos",
     scale: Annotated[
-        float | None, typer.Option("--scale", help="Scale factor; default: the model's own, or 2.")
+        float | None, typer.Option("--scale", help="Scale factor.", show_default="the model's own, or 2")
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="WxH", help="Target size in pixels, instead of --scale.")
+        str | None,
+        typer.Option("--to", metavar="WxH", rich_help_panel="Size", help="Target size in pixels, instead of --scale."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="Output file (PNG) or folder. Default: FILE-WIDTHxHEIGHT.png."
+            "--output", "-o", metavar="PATH", help="Output file (PNG) or folder.", show_default="FILE-WIDTHxHEIGHT.png"
         ),
     ] = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", min=16, max=MAX_TILE, help="Tile size of an upscaler model, in pixels.")
+        int | None,
+        typer.Option(
+            "--tile",
+            min=16,
+            max=MAX_TILE,
+            metavar="PIXELS",
+            rich_help_panel="Speed and memory",
+            help="Tile size of an upscaler model, in pixels.",
+            show_default="192",
+        ),
     ] = None,
     rim: Annotated[
         int | None,
-        typer.Option("--rim", min=0, max=MAX_TILE, help="Margin around each tile that the model also sees, in pixels."),
+        typer.Option(
+            "--rim",
+            min=0,
+            max=MAX_TILE,
+            metavar="PIXELS",
+            rich_help_panel="Speed and memory",
+            show_default="16",
+            help="Margin around each tile that the model also sees, in pixels.",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     offline: OfflineOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
-    """Enlarge pictures and print the path, size and time of each. Large pictures take little memory."""
+    """Enlarge pictures and print the path, size and time of each. Large pictures take little memory.
+
+    Examples:
+        gesso upscale picture.png
+        gesso upscale picture.png --scale 4 -o large.png
+        gesso upscale picture.png --to 1920x1080
+        gesso upscale a.png b.png -m RealESRGAN_x4plus.pth -o large/
+    """
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_layer
     from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, enlarged_rows, own_scale

@@ -84,6 +84,12 @@ def parse_axis(text: str) -> Axis:
     return Axis(name, tuple(texts), tuple(_setting({row.path: value}) for value in values_read))
 
 
+def axis_names() -> tuple[str, ...]:
+    """One name of each axis, as `parse_axis` takes it, without those of LoRA."""
+    rows = dict.fromkeys(_AXES.values())
+    return ("prompt", "size", "model", *((*row.field.options, row.names[0])[0].replace("-", "_") for row in rows))
+
+
 def cells(axes: Sequence[Axis]) -> int:
     """How many pictures a grid has. Raises RequestError above MAX_CELLS."""
     count = 1

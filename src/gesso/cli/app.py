@@ -1,0 +1,75 @@
+"""The command line as typer knows it, of which only the chosen command is imported."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from gesso import __version__
+from gesso.cli.help import App
+from gesso.cli.main import COMMANDS
+
+
+def build_app(chosen: str | None) -> typer.Typer:
+    """The whole command line, of which only the chosen command is imported; the others have their help line alone."""
+    app = App()
+    app.callback()(_root)
+    for row in COMMANDS:
+        if row.name != chosen:
+            app.command(row.name, help=row.help)(_stub)
+            continue
+        module = import_module(row.module)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=row.name, short_help=row.help)
+        else:
+            app.command(row.name)(module.command)
+    return app
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda on: _version(on)),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; same as GESSO_DEBUG=1.")] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            help="Complete words with the Tab key in this shell; bash, zsh or fish behind it names another.",
+        ),
+    ] = False,
+    show_completion: Annotated[
+        bool, typer.Option("--show-completion", help="Print the script that does so, instead of installing it.")
+    ] = False,
+) -> None:
+    """Draw pictures from text prompts.
+
+    Examples:
+        gesso generate "a red car and a blue bird"
+        gesso "a red car"                           # the same, in short
+        gesso generate "a red car" --seed 7 -n 4    # four pictures
+        gesso generate --help                       # the options of a command
+        gesso models list                           # the models you have
+        gesso metadata show picture.png             # the settings in a picture
+    """
+
+
+def _version(on: bool) -> None:
+    if on:
+        print(f"gesso {__version__}")
+        raise typer.Exit
+
+
+def _stub() -> None:
+    raise AssertionError("the stub of an unchosen command was called")
+
+
+def run_app(argv: Sequence[str], chosen: str | None) -> int:
+    """Run a command line. Returns its exit code; raises what went wrong, KeyboardInterrupt where the user ended it."""
+    try:
+        code = build_app(chosen)(args=list(argv), prog_name="gesso", standalone_mode=False)
+    except typer.Abort:  # Ctrl-C, or "no" as the answer to a question
+        raise KeyboardInterrupt from None
+    return code if isinstance(code, int) else 0
