@@ -18,7 +18,8 @@ from sybil import Example, Sybil
 from sybil.document import Document
 from sybil.parsers.markdown import CodeBlockParser
 
-from gesso.cli.main import COMMANDS, build_app, run
+from gesso.cli.app import build_app
+from gesso.cli.main import COMMANDS, run
 from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[1]
@@ -235,7 +236,7 @@ def parse(words: list[str]) -> None:
     """As the command line does, up to the point where the command would run. Raises what typer raises."""
     import typer
 
-    command = typer.main.get_command(build_app(next(word for word in words if not word.startswith("-"))))
+    command = typer.main.get_command(build_app(COMMANDS, next(word for word in words if not word.startswith("-"))))
     context, rest = None, words
     while True:
         context = command.make_context("gesso", list(rest), parent=context)
@@ -320,7 +321,7 @@ def test_commands_named_in_a_sentence_exist(page):
         if name not in {row.name for row in COMMANDS}:
             wrong += [line] if name is not None and name != "..." else []
             continue
-        command = typer.main.get_command(build_app(name)).commands[name]
+        command = typer.main.get_command(build_app(COMMANDS, name)).commands[name]
         if hasattr(command, "commands") and words[1:] and re.fullmatch("[a-z-]+", words[1]):
             command = command.commands.get(words[1])
         options = {option for parameter in command.params for option in parameter.opts} if command else set()

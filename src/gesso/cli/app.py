@@ -8,22 +8,23 @@ import typer
 
 from gesso import __version__
 from gesso.cli.help import App
-from gesso.cli.main import COMMANDS
+
+Rows = Sequence[tuple[str, str, str]]  # of `gesso.cli.main.COMMANDS`: name, module, help
 
 
-def build_app(chosen: str | None) -> typer.Typer:
+def build_app(rows: Rows, chosen: str | None) -> typer.Typer:
     """The whole command line, of which only the chosen command is imported; the others have their help line alone."""
     app = App()
     app.callback()(_root)
-    for row in COMMANDS:
-        if row.name != chosen:
-            app.command(row.name, help=row.help)(_stub)
+    for name, where, line in rows:
+        if name != chosen:
+            app.command(name, help=line)(_stub)
             continue
-        module = import_module(row.module)
+        module = import_module(where)
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=row.name, short_help=row.help)
+            app.add_typer(module.app, name=name, short_help=line)
         else:
-            app.command(row.name)(module.command)
+            app.command(name)(module.command)
     return app
 
 
@@ -66,10 +67,10 @@ def _stub() -> None:
     raise AssertionError("the stub of an unchosen command was called")
 
 
-def run_app(argv: Sequence[str], chosen: str | None) -> int:
+def run_app(rows: Rows, argv: Sequence[str], chosen: str | None) -> int:
     """Run a command line. Returns its exit code; raises what went wrong, KeyboardInterrupt where the user ended it."""
     try:
-        code = build_app(chosen)(args=list(argv), prog_name="gesso", standalone_mode=False)
+        code = build_app(rows, chosen)(args=list(argv), prog_name="gesso", standalone_mode=False)
     except typer.Abort:  # Ctrl-C, or "no" as the answer to a question
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0

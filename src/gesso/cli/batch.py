@@ -10,7 +10,7 @@ from gesso.cli.control_options import ControlOption
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.many import RunOptions, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
-from gesso.cli.picture_options import ImageOption, MaskOption
+from gesso.cli.picture_options import ImageOption, MaskOption, check_blurred
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.errors import one_line
@@ -81,6 +81,8 @@ def command(
         dynamic_prompts=dynamic_prompts,
     )
     base = with_settings(TextToImageRequest(prompt="", **options.fields), settings or [])
+    if base.mask.blur is not None:
+        check_blurred(base, mask)
     jobs = line_jobs(lines, base, model)
     said = [line.values if line.model is None else line.values | {"model": line.model} for line in lines]
     what = {"lines": said, "set": settings or [], **options.recorded, "model": model}

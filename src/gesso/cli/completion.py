@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gesso.cli.main import COMMANDS
 from gesso.errors import GessoError
 
 FILES = "files"  # the first line of an answer: if no word fits, the shell offers files
@@ -76,6 +75,9 @@ complete -c gesso -f -a '(__gesso_complete)'
 )
 
 
+Rows = Sequence[tuple[str, str, str]]  # of `gesso.cli.main.COMMANDS`: name, module, help
+
+
 class Word(NamedTuple):
     """What may be typed, and what it is."""
 
@@ -86,14 +88,14 @@ class Word(NamedTuple):
 # ---- the shell asks --------------------------------------------------------------------------------------------------
 
 
-def answer(shell: str, argv: Sequence[str]) -> int:
+def answer(shell: str, argv: Sequence[str], rows: Rows) -> int:
     """Print what the shell offers: FILES or WORDS, then a word a line. Never fails."""
     import logging
 
     logging.getLogger("gesso").setLevel(logging.CRITICAL)  # whatever is logged would land in the user's command line
     try:
         words = _words(os.environ.get("_GESSO_LINE", "")) if shell == "bash" else list(argv)
-        mode, found = complete(words or [""])
+        mode, found = complete(words or [""], rows)
         lines = (
             [_in_bash(one.value, os.environ["_GESSO_LINE"]) for one in found]
             if shell == "bash"
@@ -140,16 +142,17 @@ def _in_bash(value: str, line: str) -> str:
     return "".join(char if char in _PLAIN or char.isalnum() else f"\\{char}" for char in value)
 
 
-def complete(words: Sequence[str]) -> tuple[str, list[Word]]:
+def complete(words: Sequence[str], rows: Rows) -> tuple[str, list[Word]]:
     """FILES or WORDS, and what the last of the words can become.
 
     words  of the line after `gesso`; the last one is being typed
+    rows   the commands
     """
     *before, current = words
     before = [word for word in before if word != "--debug"]
-    names = [row.name for row in COMMANDS]
+    names = [name for name, *_ in rows]
     if not before and not current.startswith("-"):
-        return WORDS, _fitting(current, (Word(row.name, row.help) for row in COMMANDS))
+        return WORDS, _fitting(current, (Word(name, line) for name, _, line in rows))
     if before and not before[0].startswith("-") and before[0] not in names:
         before = ["generate", *before]  # `gesso "a red car" --steps 4`
     from typer.main import get_command
@@ -157,7 +160,7 @@ def complete(words: Sequence[str]) -> tuple[str, list[Word]]:
     from gesso.cli.app import build_app
 
     chosen = before[0] if before and before[0] in names else None
-    command: Any = get_command(build_app(chosen))
+    command: Any = get_command(build_app(rows, chosen))
     rest = list(before)
     while hasattr(command, "commands"):
         name = next((word for word in rest if not word.startswith("-")), None)

@@ -15,7 +15,7 @@ from gesso.cli.control_options import ControlOption, HintOption, parse_controls
 from gesso.cli.field_options import with_fields
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption, OptionalModel
-from gesso.cli.picture_options import ImageOption, MaskInvertOption, MaskOption, parse_hires, parse_sides
+from gesso.cli.picture_options import ImageOption, MaskInvertOption, MaskOption, check_blurred, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.sizes import parse_size
@@ -59,6 +59,7 @@ def command(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; quotes are optional.")
     ] = None,
+    prompt_text: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", hidden=True)] = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -200,6 +201,8 @@ def command(
         gesso generate --from picture.png --seed -1 -n 4
     """
     options, begin = dict(locals()), time.perf_counter()
+    if prompt and prompt_text is not None:
+        raise GessoError("the prompt is given twice: leave out --prompt, or the words without it")
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
         raise GessoError("the prompt is empty. Describe the picture, for example: gesso generate a red car")
@@ -219,6 +222,10 @@ def command(
         family=family,
         prediction=prediction,
     )
+    if "mask.blur" in fields:
+        check_blurred(request, mask)
+    if preview_model is not None and preview is None:
+        raise GessoError("--preview-model needs a preview: give its file with --preview")
     from gesso.studio.output_names import plan
 
     number = front.num_images(request)
@@ -268,7 +275,9 @@ def _request(
     if options["outpaint"] is not None:
         values["source.outpaint"] = parse_sides(options["outpaint"])
     second = parse_hires(options["hires"], upscaler=upscaler, **again)
-    request = TextToImageRequest(prompt=" ".join(options["prompt"] or []), hires=second, loras=loras)
+    request = TextToImageRequest(
+        prompt=options["prompt_text"] or " ".join(options["prompt"] or []), hires=second, loras=loras
+    )
     return with_values(request, values), {
         "lora": lora_files,
         "embedding": parse_embeddings(options["embedding"] or []),

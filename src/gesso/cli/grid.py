@@ -10,7 +10,7 @@ from gesso.cli.control_options import ControlOption
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.many import RunOptions, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
-from gesso.cli.picture_options import ImageOption, MaskOption
+from gesso.cli.picture_options import ImageOption, MaskOption, check_blurred
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.errors import GessoError, one_line
@@ -94,6 +94,8 @@ def command(
         dynamic_prompts=dynamic_prompts,
     )
     base = with_settings(TextToImageRequest(prompt=" ".join(prompt), **options.fields), settings or [])
+    if base.mask.blur is not None:
+        check_blurred(base, mask)
     columns, rows, sheets = (parse_axis(text) if text is not None else NO_AXIS for text in (x, y, z))
     if columns is rows is sheets is NO_AXIS:
         raise GessoError(f"the grid has no axis. Add one with --x, {AXIS_HELP}")

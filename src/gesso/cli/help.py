@@ -15,9 +15,11 @@ classes here print the groups as plain text. A command of gesso is made by an `A
 """
 
 import inspect
+import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -25,7 +27,9 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gesso.cli.near import no_such_command, no_such_option, option_of, other_names
+from gesso.cli.near import name_of, no_such_command, no_such_option, option_of, other_names
+from gesso.errors import GessoError
+from gesso.request.checks import short
 from gesso.request.request import ROWS
 
 FEW = 10  # options that need no groups
@@ -60,6 +64,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Speed and memory": ("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory"),
     }
 )
+_NUMBERS: Mapping[Any, str] = MappingProxyType({int: "a whole number", float: "a number"})
 _METAVARS: Mapping[Any, str] = MappingProxyType({int: "N", float: "NUMBER", str: "NAME", Path: "FILE"})
 
 
@@ -146,8 +151,28 @@ def with_range(sentence: str, low: float | None, high: float | None) -> str:
     if low is None or (high or 0) > LONGEST or (high is None and low <= 1):
         return sentence
     first, dot, rest = sentence.partition(". ")
-    span = f"{low:g} to {high:g}" if high is not None else f"{low:g} or more"
+    span = span_of(low, high)
     return sentence if span in sentence else f"{first.removesuffix('.')} ({span}).{dot[1:]}{rest}"
+
+
+def span_of(low: float | None, high: float | None) -> str:
+    """ "1 to 1000", "7 or more"; "" without a lower end."""
+    return "" if low is None else f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?\d+", text) is not None
+
+
+def _typed(param: Any, args: Sequence[str]) -> str | None:
+    """What was typed for an option: "--steps 4", "--steps=4" or "-s4"."""
+    for word, after in pairwise([*args, ""]):
+        name, sign, value = word.partition("=")
+        if name in param.opts:
+            return value if sign else after
+        if word[:2] in param.opts and word[:2] != "--":
+            return word[2:]
+    return None
 
 
 def _default(param: Any, kinds: Mapping[str, tuple[Any, Any]]) -> str:
@@ -202,14 +227,39 @@ class _Plain:
         if not args and isinstance(self, Group) and not ctx.resilient_parsing:
             print(ctx.get_help())
             raise typer.Exit
+        typed = list(args)  # click takes words out of it
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
-        except typer.BadParameter:
-            raise
-        except Exception as error:  # click's own class of it is private in typer
-            if (typed := getattr(error, "option_name", None)) is None or not hasattr(error, "possibilities"):
+        except Exception as error:  # the classes of click are private in typer
+            if (words := self._in_words(ctx, typed, error)) is None:
                 raise
-            raise no_such_option(ctx.command_path, typed, self.params) from None
+            raise words from None
+
+    def _in_words(self, ctx: Any, args: Sequence[str], error: Exception) -> GessoError | None:
+        """An error of click about a command line, as gesso words it; None for others."""
+        option, param = getattr(error, "option_name", None), getattr(error, "param", None)
+        if option is not None and hasattr(error, "possibilities"):
+            return no_such_option(ctx.command_path, option, self.params)
+        kinds = _declared(self)
+        if option is not None:  # without a value, or with one that it does not take
+            entry = next(
+                _entry(param, kinds) for param in self.params if option in (*param.opts, *param.secondary_opts)
+            )
+            takes = f"needs a value: {option} {entry.metavar}" if entry.metavar else "takes no value"
+            return GessoError(f"{option} {takes}")
+        if param is None:
+            return None
+        is_option = param.param_type_name == "option"
+        name = name_of(param) if is_option else argument_name(param)
+        if type(error).__name__ == "MissingParameter":
+            example = f". For example: {self.examples[0]}" if self.examples else ""
+            return GessoError(f"{name} is missing{example}")
+        kind, info = kinds.get(param.name, (str, None))
+        if kind in _NUMBERS and (value := _typed(param, args)) is not None:
+            span = span_of(getattr(info, "min", None), getattr(info, "max", None))
+            expected = span if span and _is_number(value) else _NUMBERS[kind] + (f", {span}" if span else "")
+            return GessoError(f"{name} is {value[:60] if _is_number(value) else short(value)}, expected {expected}")
+        return GessoError(f"{name}: {getattr(error, 'message', error)}".rstrip("."))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options in their groups."""

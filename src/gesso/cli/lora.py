@@ -253,6 +253,8 @@ def merge(
     if into is not None:
         if rank is not None:
             raise GessoError("--rank applies to adapters only; leave it out with --into")
+        if model is not None:
+            raise GessoError("--into names the model already; leave out --model")
         _merge_into(opened, into, out, dtype, overwrite, offline)
         return
     target = _target(opened[0][0], model)

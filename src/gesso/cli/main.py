@@ -117,6 +117,9 @@ def run(argv: Sequence[str], interrupts: Interrupts | None = None) -> int:
         return EXIT_INTERRUPTED  # what is finished stays, what is not was never under its name
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
+    except BrokenPipeError:  # `gesso ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the end of the program writes nothing
+        return EXIT_FAILED
     except Exception as error:
         if interrupts is not None and interrupts.happened:
             return EXIT_INTERRUPTED
@@ -138,7 +141,7 @@ def _run(argv: Sequence[str]) -> int:
     if COMPLETE in os.environ:
         from gesso.cli.completion import answer
 
-        return answer(os.environ[COMPLETE], argv)
+        return answer(os.environ[COMPLETE], argv, COMMANDS)
     argv = [word for word in argv if word != "--debug"]  # it may stand before or after the command
     argv = argv[1:] if argv[:1] == ["--"] else argv
     from gesso.cli.first_word import GREETING, understood
@@ -157,7 +160,7 @@ def _run(argv: Sequence[str]) -> int:
     from gesso.cli.logs import logged_to_stderr
 
     with logged_to_stderr():
-        return run_app(argv, _chosen(argv))
+        return run_app(COMMANDS, argv, _chosen(argv))
 
 
 def _chosen(argv: Sequence[str]) -> str | None:

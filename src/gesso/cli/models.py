@@ -194,6 +194,8 @@ def import_models(
         raise GessoError("give only one of --copy, --link and --in-place")
     if name is not None and len(sources) > 1:
         raise GessoError(f"--name takes one model, but {len(sources)} are given")
+    if update and not any(source.startswith("hf:") for source in sources):
+        raise GessoError("--update needs a model of the hub: hf:organisation/name")
     way = "link" if link else "in-place" if in_place else "copy"
     library = open_library()
     with Bar(quiet=quiet, keep=False) as bar:
@@ -383,14 +385,15 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Model: a name, file or folder.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Output file; a folder for --to diffusers.")],
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--to",
             metavar="LAYOUT",
             help="Target layout: ldm (single file), diffusers (folder), native (gesso's own) or safetensors (keeps the "
             "tensor names).",
+            show_default="as TARGET ends: a folder is diffusers; a file keeps the names, of a folder it is ldm",
         ),
-    ],
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -420,13 +423,18 @@ def convert(
     from gesso.library.converting import convert as convert_model
 
     _check_choice("--to", to, LAYOUTS)
+    path = _path_of(source, open_library())
+    to = _layout(path, target) if to is None else to
+    if to == "safetensors" and (family, prediction) != (None, None):
+        option = "--family" if family is not None else "--prediction"
+        raise GessoError(f"{option} has no effect where the tensor names are kept; give --to ldm or --to diffusers")
     _check_choice("--prediction", prediction, ("eps", "v", "x0"))
     typed, dtype = dtype, _short_dtype(dtype)
     _check_choice("--dtype", dtype if dtype in DTYPES else typed, tuple(DTYPES))
     with Bar(quiet=quiet, keep=False) as bar:
         bar.stage(f"converting {_printable(Path(source).name)}")
         done = convert_model(
-            _path_of(source, open_library()),
+            path,
             target,
             to,
             dtype=dtype,
@@ -452,6 +460,13 @@ def convert(
             )
         else:
             bar.result(_printable(f"{done.path}: {done.layout}, {'+'.join(done.dtypes)}, {_size(done.nbytes)}"))
+
+
+def _layout(source: Path, target: Path) -> str:
+    """The layout that the names of source and target speak for."""
+    if target.suffix.lower() != ".safetensors":
+        return "diffusers"
+    return "ldm" if source.is_dir() else "safetensors"
 
 
 def _short_dtype(name: str | None) -> str | None:

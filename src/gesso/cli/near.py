@@ -72,17 +72,18 @@ _SAY: Mapping[str, str] = MappingProxyType(
         "styles-file": "that is --styles FILE",
     }
 )
-# Words that people try as a command.
-_COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+# Words that people try as a command -> the command that is meant.
+_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
-        "generate": ("txt2img", "t2i", "img2img", "draw", "create", "make", "paint", "render", "imagine", "run", "gen"),
-        "metadata": ("exif", "png-info", "pnginfo", "settings"),
-        "grid": ("xyz", "plot", "xyplot"),
-        "upscale": ("enlarge", "hires", "extras"),
-        "models": ("checkpoints", "list", "download", "import", "ls"),
-        "preprocess": ("hints", "annotate", "canny"),
-        "samplers": ("schedulers", "schedules"),
-        "replay": ("reproduce", "redraw", "repeat"),
+        **dict.fromkeys(("txt2img", "t2i", "img2img", "draw", "create", "make", "paint", "render", "run"), "generate"),
+        **dict.fromkeys(("exif", "png-info", "pnginfo", "settings", "info"), "metadata show"),
+        **dict.fromkeys(("xyz", "plot", "xyplot"), "grid"),
+        **dict.fromkeys(("enlarge", "hires", "extras"), "upscale"),
+        **dict.fromkeys(("checkpoints", "list", "ls"), "models list"),
+        **dict.fromkeys(("import", "download", "install"), "models import"),
+        **dict.fromkeys(("hints", "annotate"), "preprocess"),
+        **dict.fromkeys(("schedulers", "schedules"), "samplers"),
+        **dict.fromkeys(("reproduce", "redraw", "repeat"), "replay"),
     }
 )
 
@@ -144,18 +145,24 @@ def no_such_option(command: str, typed: str, params: Sequence[Any]) -> GessoErro
     params   of the command
     """
     options = {name: name_of(param) for param in params if param.param_type_name == "option" for name in param.opts}
+    options |= {"--help": "--help", "-h": "-h"}
     word = typed.lstrip("-").lower().replace("_", "-")
     if words := _say(command, word, options):
         return GessoError(f"no option {typed[:60]}: {words}")
-    near = nearest_options(typed, options)
-    if near:
-        return GessoError(f"no option {typed[:60]}. Did you mean {_either(near)}?")
+    set_takes = next((param.metavar or "" for param in params if "--set" in param.opts), "")
     field = NAMED.get(word.replace("-", "_"))
-    if "--set" in options and field is not None and field.is_single:
-        return GessoError(f"no option {typed[:60]} here. Set this field with --set {field.names[0]}=VALUE")
+    if field is not None and field.is_single and _sets(set_takes, field.path):
+        return GessoError(f"no option {typed[:60]} here. Set this field with --set {word.replace('-', '_')}=VALUE")
+    if near := nearest_options(typed, options):
+        return GessoError(f"no option {typed[:60]}. Did you mean {_either(near)}?")
     if " " not in command:
         return GessoError(f"no option {typed[:60]} here. Options follow a command: gesso generate PROMPT {typed[:60]}")
     return GessoError(f"no option {typed[:60]}. `{command} --help` lists the options")
+
+
+def _sets(metavar: str, path: str) -> bool:
+    """Whether a --set of that placeholder sets the field."""
+    return metavar == "FIELD=VALUE" or (metavar == "NAME=VALUE" and path.startswith("conventions."))
 
 
 def _say(command: str, word: str, options: Mapping[str, str]) -> str:
@@ -214,7 +221,7 @@ def nearest_commands(typed: str, commands: Iterable[str]) -> list[str]:
     """The commands that are meant, the likeliest first: "genrate", "gen", "model", "txt2img"."""
     known, word = list(commands), typed.lower().replace("_", "-")
     ways = (
-        [name for name in known if name == word or word in _COMMANDS.get(name, ())],
+        [meant for name, meant in _COMMANDS.items() if name == word and meant.split()[0] in known],
         [name for name in known if len(word) > 1 and name.startswith(word)],
         [name for name in known if name.rstrip("s") == word.rstrip("s")],
         [name for name, _ in _by_spelling(word, dict.fromkeys(known, ""))],
@@ -224,6 +231,6 @@ def nearest_commands(typed: str, commands: Iterable[str]) -> list[str]:
 
 def no_such_command(above: str, typed: str, commands: Sequence[str]) -> GessoError:
     """The error for a command that a group lacks."""
-    near = nearest_commands(typed, commands)
-    tail = f"Did you mean {_either(near)}?" if near else f"It has {', '.join(commands)}"
-    return GessoError(f"{above} has no command {typed[:60]!r}. {tail}")
+    near = [f"`{above} {name}`" for name in nearest_commands(typed, commands)]
+    tail = f"Did you mean {_either(near)}?" if near else f"Commands: {', '.join(commands)}"
+    return GessoError(f"`{above}` has no command {typed[:60]!r}. {tail}")

@@ -8,6 +8,7 @@ import typer
 
 from gesso.errors import GessoError
 from gesso.request.parts import HiresPass
+from gesso.request.request import TextToImageRequest
 
 _SIDES = ("left", "top", "right", "bottom")
 
@@ -19,6 +20,12 @@ MaskOption = Annotated[
     Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
 ]
 MaskInvertOption = Annotated[bool, typer.Option("--mask-invert", help="Invert the mask: black areas are redrawn.")]
+
+
+def check_blurred(request: TextToImageRequest, mask: Path | None) -> None:
+    """Whether there is an edge that --mask-blur softens; a request itself has a blur without one. Raises GessoError."""
+    if mask is None and request.mask.image is None and request.source.outpaint is None:
+        raise GessoError("--mask-blur needs a mask; give one with --mask, or use --outpaint")
 
 
 def parse_sides(text: str) -> tuple[int, int, int, int]:

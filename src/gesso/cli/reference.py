@@ -36,7 +36,7 @@ def render() -> str:
     """The whole page, in Markdown."""
     parts = [HEAD + "\n".join(_table(("option", "also"), _elsewhere())) + "\n"]
     for row in COMMANDS:
-        command = get_command(build_app(row.name)).commands[row.name]  # type: ignore[attr-defined]
+        command = get_command(build_app(COMMANDS, row.name)).commands[row.name]  # type: ignore[attr-defined]
         parts += _sections(f"gesso {row.name}", command)
     return "\n".join(parts)
 

@@ -110,6 +110,9 @@ def command(
         raise GessoError(f"--model {model} enlarges latents, for hires fix only. For pictures: {', '.join(UPSCALERS)}")
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
+        if model in UPSCALERS and (tile, rim) != (None, None):
+            option = "--tile" if tile is not None else "--rim"
+            raise GessoError(f"{option} needs an upscaler network; {model} interpolates the picture as a whole")
         if model not in UPSCALERS:
             bar.stage("loading")
             upscaler = _network(model, device, dtype, threads, offline)

@@ -32,7 +32,6 @@ from gesso.pipelines.denoising import denoising, noise_source, variation_source
 from gesso.pipelines.framing import with_size
 from gesso.pipelines.inputs import SourcePictures, encode_mean, prepare
 from gesso.pipelines.job import Job, Pass
-from gesso.pipelines.low_guidance import as_diffusers_guides, low_guidance_notices
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.picture import OnProgress, Picture, Progress, to_images
 from gesso.pipelines.plugins import plugins_of
@@ -46,6 +45,7 @@ from gesso.pipelines.second_pass import (
     works_on_latents,
 )
 from gesso.pipelines.steps import plan_steps
+from gesso.pipelines.unusual_guidance import as_diffusers_guides, guidance_notices
 from gesso.pipelines.upscaling import UPSCALERS
 from gesso.request.checks import RequestError, nearest, short, unknown_data
 from gesso.request.finder import Finder, embedded_files
@@ -246,7 +246,7 @@ class TextToImage:
             upscaler=None if again is None else self._upscaler(resolved),
             notices=(
                 *notices_of(image, *control_images),
-                *low_guidance_notices(request, resolved, self.model.family),
+                *guidance_notices(request, resolved, self.model.family),
             ),
         )
 

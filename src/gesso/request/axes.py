@@ -79,9 +79,17 @@ def parse_axis(text: str) -> Axis:
     texts = [one for value in values for one in (_ranged(value, row.kind == "whole") if row.is_number else [value])]
     _check_count(texts)
     values_read = [row.read(one, name) for one in texts]
-    if row.field.minus_one and -1 in values_read:
-        return Axis(name, tuple(texts), tuple(_open_seeds(row.path, values_read)))
-    return Axis(name, tuple(texts), tuple(_setting({row.path: value}) for value in values_read))
+    try:
+        changes = tuple(_changes(row, values_read))
+    except RequestError as error:
+        raise error.called({row.path: name}) from None
+    return Axis(name, tuple(texts), changes)
+
+
+def _changes(row: Row, values: Sequence[Any]) -> Iterator[Change]:
+    if row.field.minus_one and -1 in values:
+        return _open_seeds(row.path, values)
+    return (_setting({row.path: value}) for value in values)
 
 
 def axis_names() -> tuple[str, ...]:

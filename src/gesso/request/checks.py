@@ -1,6 +1,7 @@
 """Checks of single values from outside, with errors that name the field. Imports no torch."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -37,6 +38,15 @@ class RequestError(GessoError, ValueError):
     def __init__(self, field: str, message: str, *, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, field=field, data=data)
         self.field = field
+
+    def called(self, names: Mapping[str, str]) -> "RequestError":
+        """The same error, whose message calls fields as the user did.
+
+        names  path of a field -> what was typed: num_steps -> --steps
+        """
+        for path, name in names.items():
+            self.message = re.sub(rf"(?<![\w.]){re.escape(path)}(?![\w.])", lambda _, name=name: name, self.message)
+        return self
 
 
 def check_known(field: str, value: str, known: Collection[str]) -> None:

@@ -155,7 +155,7 @@ def text(**about: Any) -> Field:
 
 def named(**about: Any) -> Field:
     """A short name."""
-    return _field(about, least=1, most=MAX_NAME, expected="a short name")
+    return _field(about, least=1, most=MAX_NAME, expected="a short name", rule=check_text)
 
 
 def file_name(**about: Any) -> Field:
