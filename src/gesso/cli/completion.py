@@ -94,17 +94,25 @@ def answer(shell: str, argv: Sequence[str], rows: Rows) -> int:
 
     logging.getLogger("gesso").setLevel(logging.CRITICAL)  # whatever is logged would land in the user's command line
     try:
-        words = _words(os.environ.get("_GESSO_LINE", "")) if shell == "bash" else list(argv)
-        mode, found = complete(words or [""], rows)
-        lines = (
-            [_in_bash(one.value, os.environ["_GESSO_LINE"]) for one in found]
-            if shell == "bash"
-            else [f"{one.value}\t{one.help}" if one.help else one.value for one in found]
-        )
+        line = os.environ.get("_GESSO_LINE", "")
+        words = (_words(line) if shell == "bash" else list(argv)) or [""]
+        if shell != "bash" and words[-1][:1] in ("'", '"'):  # a quote that is still open
+            words[-1] = words[-1][1:]
+        mode, found = complete(words, rows)
+        lines = [_in_shell(shell, one, words[-1], line) for one in found]
     except Exception:  # a broken library, a plug-in that fails: nothing to offer
         mode, lines = FILES, []
     print("\n".join([mode, *(line for line in lines if line.replace("\t", " ").isprintable())]))
     return 0
+
+
+def _in_shell(shell: str, word: Word, current: str, line: str) -> str:
+    """A word as the script of a shell reads it."""
+    if shell == "bash":
+        return _in_bash(word.value, line)
+    name, sign, _ = current.partition("=")
+    before = f"{name}=" if shell == "fish" and sign and name.startswith("--") else ""  # it replaces the whole word
+    return f"{before}{word.value}\t{word.help}" if word.help else f"{before}{word.value}"
 
 
 def _words(line: str) -> list[str]:
@@ -286,9 +294,9 @@ def _models(*kinds: str) -> Callable[[Given], Iterator[Word]]:
     def names(given: Given) -> Iterator[Word]:
         from gesso.studio.home import open_library
 
-        for entry in open_library().entries():
-            if not kinds or entry.kind in kinds:
-                yield Word(entry.name, " ".join(filter(None, (entry.kind, entry.family))))
+        for name, _, kind in open_library().glance():
+            if not kinds or kind in (None, *kinds):
+                yield Word(name, kind or "")
 
     return names
 
@@ -297,10 +305,13 @@ def _extras(kind: Any) -> Callable[[Given], Iterator[Word]]:
     """The names that a request knows, which are those of the files without their ending."""
 
     def names(given: Given) -> Iterator[Word]:
-        from gesso.library.finder import LibraryFinder
+        from gesso.library.finder import LIBRARY_KINDS
+        from gesso.request.embedded import embedded_extras
         from gesso.studio.home import open_library
 
-        return (Word(name) for name in sorted(LibraryFinder(open_library()).names(kind)))
+        kinds = (None, *LIBRARY_KINDS[kind])
+        files = (path.stem for name, path, of in open_library().glance() if of in kinds)
+        return (Word(name) for name in sorted({*embedded_extras(kind), *files}))
 
     return names
 

@@ -9,12 +9,12 @@ from gesso.errors import GessoError
 GREETING = """\
 gesso draws pictures from words. Try:
 
-  gesso generate "a red car and a blue bird"    draw it; prints the file's name
-  gesso generate "a red car" --seed 7 -n 4      four pictures, the same each time
-  gesso models list                             the models you have
-  gesso metadata show picture.png               the settings stored in a picture
+  gesso generate "a red car and a blue bird"   draw it and print the file name
+  gesso generate "a red car" --seed 7 -n 4     four pictures, the same each time
+  gesso models list                            the models you have
+  gesso metadata show picture.png              the settings in a picture
 
-Commands and options: gesso --help, gesso generate --help"""
+All commands: gesso --help. All options of one: gesso generate --help"""
 LONGEST = 100  # characters of a command line in a message
 
 

@@ -182,6 +182,8 @@ def nearest_options(typed: str, options: Mapping[str, str]) -> list[str]:
     options  whatever can be typed -> what it is called
     """
     word = typed.lstrip("-").replace("_", "-")
+    if not word:
+        return []
     if len(word) == 1:
         found = [name for name in (f"-{word}", f"-{word.lower()}", f"-{word.upper()}") if name in options]
         return found[:1]
