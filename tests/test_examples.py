@@ -259,7 +259,7 @@ def test_commands_parse(_where, words):
 
 def test_parsing_finds_what_is_wrong():
     for wrong in (["generate", "a", "--stepz", "3"], ["generate", "--steps", "many"], ["models", "lend"], ["paint"]):
-        with pytest.raises(Exception, match=r"No such|valid|no such"):
+        with pytest.raises(Exception, match=r"no option|expected|no command"):
             parse(wrong)
 
 

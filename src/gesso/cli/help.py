@@ -215,7 +215,8 @@ class _Plain:
 
     def __init__(self, *args: Any, help: str | None = None, **more: Any) -> None:
         text, self.examples = split_examples(help)
-        super().__init__(*args, help=text, **(more | {"rich_markup_mode": None}))
+        more |= {"help": text, "rich_markup_mode": None}
+        super().__init__(*args, **more)
         taken = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         for param in self.params:
             if param.param_type_name == "option":
@@ -229,7 +230,7 @@ class _Plain:
             raise typer.Exit
         typed = list(args)  # click takes words out of it
         try:
-            return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
+            return super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:  # the classes of click are private in typer
             if (words := self._in_words(ctx, typed, error)) is None:
                 raise

@@ -18,12 +18,12 @@ HEAD = """\
 
 Results go to stdout, progress and notices to stderr. Exit codes: 0 success; 1 failure, or `replay` drew a different
 picture; 2 wrong input, explained in one line on stderr; 130 stopped with Ctrl-C. `--debug` before or after a command,
-or `GESSO_DEBUG=1`, shows tracebacks of errors. `-h` and `--help` work everywhere; `gesso "a red car"` is short for
-`gesso generate "a red car"`.
+or `GESSO_DEBUG=1`, shows tracebacks of errors. `-h` and `--help` work everywhere. A prompt in place of a command is
+drawn: ``gesso "a red car"`` is short for `gesso generate "a red car"`.
 
 `gesso --install-completion` lets bash, zsh or fish complete commands, options and their values with the Tab key:
-samplers, schedules, presets, models and LoRA of your library, styles. `gesso --show-completion zsh` prints the script
-instead.
+samplers, schedules, presets, models and LoRA of your library, styles. `gesso --show-completion` prints the script
+instead. Both take the shell from `$SHELL`, or its name behind them.
 
 ## Names of other tools
 

@@ -22,7 +22,8 @@ def command(
     """List samplers and schedules, with their names in A1111, ComfyUI and diffusers.
 
     Any of these names can be given to --sampler and --schedule. A sampler that converges draws the same picture from
-    some number of steps on; a stochastic one adds noise at every step and keeps changing. CALLS is how often the model
+    some number of steps on; a stochastic one adds noise at every step and keeps changing; few steps: for models that
+    were distilled to need no more. CALLS is how often the model
     is called in one step, which is what a step costs. docs/samplers.md says more about each.
 
     Examples:
@@ -54,14 +55,13 @@ def command(
     if samplers and schedules:
         print()
     if schedules:
-        head = ("SCHEDULE", "IN A1111", "OTHER NAMES")
         spacings = [(name, spacing.label, ", ".join(spacing.aliases)) for name, spacing in schedules.items()]
-        print("\n".join(columns([head, *spacings])))
+        print("\n".join(columns([("SCHEDULE", "IN A1111", "OTHER NAMES"), *spacings])))
 
 
 def kind(row: Sampler) -> str:
     """Whether more steps come closer to one picture."""
-    return "stochastic" if row.stochastic else "converges" if row.order else "for few steps"
+    return "few steps" if row.order == 0 else "stochastic" if row.stochastic else "converges"
 
 
 def calls(row: Sampler) -> str:

@@ -45,7 +45,7 @@ class RequestError(GessoError, ValueError):
         names  path of a field -> what was typed: num_steps -> --steps
         """
         for path, name in names.items():
-            self.message = re.sub(rf"(?<![\w.]){re.escape(path)}(?![\w.])", lambda _, name=name: name, self.message)
+            self.message = name.join(re.split(rf"(?<![\w.]){re.escape(path)}(?![\w.])", self.message))
         return self
 
 
