@@ -81,9 +81,11 @@ def read_prompts(path: Path) -> list[PromptLine]:
             data={"path": str(path)},
         ) from error
     except (FileNotFoundError, IsADirectoryError) as error:
-        found, code = ("a folder", "wrong_kind") if path.is_dir() else ("no such file", "missing")
+        is_folder = isinstance(error, IsADirectoryError)
         raise GessoError(
-            f"{path}: {found}, expected a text file with one prompt per line", code=code, data={"path": str(path)}
+            f"{path}: {'a folder' if is_folder else 'no such file'}, expected a text file with one prompt per line",
+            code="wrong_kind" if is_folder else "missing",
+            data={"path": str(path)},
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
