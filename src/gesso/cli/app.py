@@ -38,11 +38,11 @@ def _root(
         bool,
         typer.Option(
             "--install-completion",
-            help="Complete words with the Tab key in this shell; bash, zsh or fish behind it names another.",
+            help="Set up completion with the Tab key for your shell, or the one behind it: bash, zsh or fish.",
         ),
     ] = False,
     show_completion: Annotated[
-        bool, typer.Option("--show-completion", help="Print the script that does so, instead of installing it.")
+        bool, typer.Option("--show-completion", help="Print the script for that instead.")
     ] = False,
 ) -> None:
     """Draw pictures from text prompts.

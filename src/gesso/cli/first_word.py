@@ -4,8 +4,6 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from gesso.errors import GessoError
-
 GREETING = """\
 gesso draws pictures from words. Try:
 
@@ -32,23 +30,23 @@ def understood(words: Sequence[str], commands: Sequence[str]) -> list[str]:
         return ["--version"]
     if " " in first.strip() or not first.strip():
         return ["generate", *words]
-    from gesso.cli.near import nearest_commands
+    from gesso.cli.near import nearest_commands, usage_error
 
     prompt = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))  # words before any option
     draw = f"`{_line('generate', ' '.join(words[:prompt]), words[prompt:])}`"
     if near := nearest_commands(first, commands):
         meant = f"`{_line(near[0], ' '.join(words[1:prompt]), words[prompt:])}`"
         rest = "" if near[0] == "generate" else f" To draw it: {draw}"
-        raise GessoError(f"no command {first[:60]!r}. Did you mean {meant}?{rest}")
+        raise usage_error(f"no command {first[:60]!r}. Did you mean {meant}?{rest}")
     if prompt > 1:
         return ["generate", *words]
     if "\0" not in first and os.path.isfile(first):
         name = shlex.quote(first)
-        raise GessoError(
+        raise usage_error(
             f"no command {first[:60]!r}, but a file. `gesso metadata show {name}` shows the settings in a picture, "
             f'`gesso generate "a red car" --image {name}` draws from it'
         )
-    raise GessoError(f"no command {first[:60]!r}. To draw it: {draw}. All commands: `gesso --help`")
+    raise usage_error(f"no command {first[:60]!r}. To draw it: {draw}. All commands: `gesso --help`")
 
 
 def _line(command: str, prompt: str, options: Sequence[str]) -> str:

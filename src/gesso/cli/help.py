@@ -27,7 +27,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gesso.cli.near import name_of, no_such_command, no_such_option, option_of, other_names
+from gesso.cli.near import name_of, no_such_command, no_such_option, option_of, other_names, usage_error
 from gesso.errors import GessoError
 from gesso.request.checks import short
 from gesso.request.request import ROWS
@@ -40,19 +40,19 @@ HELP_OPTIONS = ("-h", "--help")
 OPTIONS, OTHER = "Options", "Other options"
 
 # Options that set no field of a request; the others are where the table of fields has them. `rich_help_panel`, typer's
-# word for a group, has precedence. The order is that of the help text.
+# word for a group, has precedence. The order of groups is that of the help text; the first name of a group leads it.
 _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Size": ("scale",),
         "Grid": ("x", "y", "z", "cell"),
         "Training": ("recipe", "stage", "folder", "minutes", "samples", "finish-in", "rank", "rehearsal"),
-        "Prompt": ("style", "styles", "wildcards", "dynamic-prompts"),
+        "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts"),
         "Size and sampling": ("size",),
-        "Variations": ("seed-size",),
-        "Image to image": (),
-        "Inpainting and outpainting": ("mask-invert",),
+        "Variations": ("variation-seed", "seed-size"),
+        "Image to image": ("image",),
+        "Inpainting and outpainting": ("mask", "mask-invert"),
         "Hires fix and large pictures": ("hires", "upscaler"),
-        "LoRA, embeddings and ControlNet": ("embedding", "hint", "encoder", "weight"),
+        "LoRA, embeddings and ControlNet": ("lora", "embedding", "hint", "encoder", "weight"),
         "Model": ("model", "offline", "refiner", "unet", "vae", "family", "prediction"),
         "Prompts and judge": ("prompts", "judge", "judge-pictures"),
         "Objects": ("objects", "font", "atlas"),
@@ -120,7 +120,9 @@ def groups(command: Any) -> dict[str, list[Entry]]:
     ]
     found: dict[str, list[Entry]] = {title: [] for title in (*_GROUPS, OPTIONS, OTHER)}
     for param in params:
-        found[_group(param) if len(params) > FEW else OPTIONS].append(_entry(param, kinds))
+        title = _group(param) if len(params) > FEW else OPTIONS
+        leads = title in _GROUPS and _GROUPS[title][:1] == (option_of(param),)
+        found[title].insert(0 if leads else len(found[title]), _entry(param, kinds))
     return {title: entries for title, entries in found.items() if entries}
 
 
@@ -247,20 +249,21 @@ class _Plain:
                 _entry(param, kinds) for param in self.params if option in (*param.opts, *param.secondary_opts)
             )
             takes = f"needs a value: {option} {entry.metavar}" if entry.metavar else "takes no value"
-            return GessoError(f"{option} {takes}")
+            return usage_error(f"{option} {takes}", option)
         if param is None:
             return None
         is_option = param.param_type_name == "option"
         name = name_of(param) if is_option else argument_name(param)
         if type(error).__name__ == "MissingParameter":
             example = f". For example: {self.examples[0]}" if self.examples else ""
-            return GessoError(f"{name} is missing{example}")
+            return usage_error(f"{name} is missing{example}", param.name)
         kind, info = kinds.get(param.name, (str, None))
         if kind in _NUMBERS and (value := _typed(param, args)) is not None:
             span = span_of(getattr(info, "min", None), getattr(info, "max", None))
             expected = span if span and _is_number(value) else _NUMBERS[kind] + (f", {span}" if span else "")
-            return GessoError(f"{name} is {value[:60] if _is_number(value) else short(value)}, expected {expected}")
-        return GessoError(f"{name}: {getattr(error, 'message', error)}".rstrip("."))
+            found = value[:60] if _is_number(value) else short(value)
+            return usage_error(f"{name} is {found}, expected {expected}", param.name)
+        return usage_error(f"{name}: {getattr(error, 'message', error)}".rstrip("."), param.name)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options in their groups."""

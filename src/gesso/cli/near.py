@@ -138,6 +138,11 @@ def other_names(param: Any) -> Iterator[str]:
 # ---- options that do not exist ---------------------------------------------------------------------------------------
 
 
+def usage_error(message: str, option: str | None = None) -> GessoError:
+    """An error about the words of a command line."""
+    return GessoError(message, field=None if option is None else option.lstrip("-").replace("-", "_"))
+
+
 def no_such_option(command: str, typed: str, params: Sequence[Any]) -> GessoError:
     """The error for an option that a command lacks.
 
@@ -148,16 +153,18 @@ def no_such_option(command: str, typed: str, params: Sequence[Any]) -> GessoErro
     options |= {"--help": "--help", "-h": "-h"}
     word = typed.lstrip("-").lower().replace("_", "-")
     if words := _say(command, word, options):
-        return GessoError(f"no option {typed[:60]}: {words}")
+        return usage_error(f"no option {typed[:60]}: {words}", typed)
     set_takes = next((param.metavar or "" for param in params if "--set" in param.opts), "")
     field = NAMED.get(word.replace("-", "_"))
     if field is not None and field.is_single and _sets(set_takes, field.path):
-        return GessoError(f"no option {typed[:60]} here. Set this field with --set {word.replace('-', '_')}=VALUE")
+        setting = word.replace("-", "_")
+        return usage_error(f"no option {typed[:60]} here. Set this field with --set {setting}=VALUE", typed)
     if near := nearest_options(typed, options):
-        return GessoError(f"no option {typed[:60]}. Did you mean {_either(near)}?")
+        return usage_error(f"no option {typed[:60]}. Did you mean {_either(near)}?", typed)
     if " " not in command:
-        return GessoError(f"no option {typed[:60]} here. Options follow a command: gesso generate PROMPT {typed[:60]}")
-    return GessoError(f"no option {typed[:60]}. `{command} --help` lists the options")
+        line = f"gesso generate PROMPT {typed[:60]}"
+        return usage_error(f"no option {typed[:60]} here. Options follow a command: {line}", typed)
+    return usage_error(f"no option {typed[:60]}. `{command} --help` lists the options", typed)
 
 
 def _sets(metavar: str, path: str) -> bool:
@@ -235,4 +242,4 @@ def no_such_command(above: str, typed: str, commands: Sequence[str]) -> GessoErr
     """The error for a command that a group lacks."""
     near = [f"`{above} {name}`" for name in nearest_commands(typed, commands)]
     tail = f"Did you mean {_either(near)}?" if near else f"Commands: {', '.join(commands)}"
-    return GessoError(f"`{above}` has no command {typed[:60]!r}. {tail}")
+    return usage_error(f"`{above}` has no command {typed[:60]!r}. {tail}")
