@@ -70,7 +70,13 @@ def command(
         ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="WxH", help="Size in pixels, such as 512x768, or 512 for a square.")
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="WxH",
+            help="Size in pixels, such as 512x768, or 512 for a square.",
+            show_default="the source picture's, else the model's",
+        ),
     ] = None,
     seed_size: Annotated[
         str | None,
@@ -164,7 +170,10 @@ def command(
     memory: Annotated[
         str | None,
         typer.Option(
-            "--memory", metavar="SIZE", help="Memory limit, such as 6GiB, or auto; weights are offloaded to fit."
+            "--memory",
+            metavar="SIZE",
+            help="Memory limit, such as 6GiB, or auto; weights are offloaded to fit.",
+            show_default="no limit",
         ),
     ] = None,
     explain_memory: Annotated[

@@ -5,11 +5,15 @@ from typing import Annotated
 
 import typer
 
+from gesso.cli.field_options import default_of
+from gesso.request.request import ROWS
+
 SyntaxOption = Annotated[
     str | None,
     typer.Option(
         "--syntax",
         help="Prompt syntax: a1111, comfyui, compel, plain, or midjourney (with flags such as --ar).",
+        show_default=default_of(ROWS["conventions.syntax"]),
     ),
 ]
 StyleOption = Annotated[
