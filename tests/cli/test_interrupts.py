@@ -111,3 +111,23 @@ def test_main_is_quick_to_import():
     probe = f"import sys, gesso.cli.main; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.5, 2.5, 3.5, 6.0])
+def test_ctrl_c_while_processes_of_a_training_start(seconds: float, tmp_path: Path):
+    """A terminal sends it to all of them."""
+    command = [sys.executable, "-m", "gesso", "train", "default-model", "--rehearsal", "--processes", "2"]
+    with subprocess.Popen(
+        [*command, "--folder", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        assert running.stderr is not None
+        time.sleep(seconds)
+        os.killpg(running.pid, signal.SIGINT)
+        assert "Traceback" not in running.stderr.read()
+        assert running.wait(60) == EXIT_INTERRUPTED
