@@ -39,6 +39,7 @@ def _group() -> None:
         gesso evaluate composition
         gesso evaluate style comic
         gesso evaluate control
+        gesso evaluate composition -m other.safetensors --json
     """
 
 
@@ -196,6 +197,7 @@ def style(
         gesso evaluate style comic
         gesso evaluate style comic --lora comic.safetensors
         gesso evaluate style woodcut --prompts 100
+        gesso evaluate style comic -m other.safetensors
     """
     from gesso.scenes.styles import STYLES
 
@@ -250,6 +252,7 @@ def control(
         gesso evaluate control
         gesso evaluate control --control edges.safetensors --weight 0.8
         gesso evaluate control --prompts 100 -o report.json
+        gesso evaluate control -m other.safetensors
     """
     _check_free(output, overwrite)
     with Bar(quiet=quiet, keep=False) as bar:
@@ -321,6 +324,7 @@ def train_judge(
         gesso evaluate train-judge judge.safetensors
         gesso evaluate train-judge comic.safetensors --style comic
         gesso evaluate train-judge judge.safetensors --minutes 10
+        gesso evaluate composition --judge judge.safetensors
     """
     _check_free(output, overwrite)
     from gesso.mini.judging.detector import load_detector

@@ -59,7 +59,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Settings of other tools": ("from", "set"),
         "Output": (
             *("output", "title", "quality", "overwrite", "sheet", "preview", "preview-model", "open", "json", "quiet"),
-            *("tolerance", "to"),
+            *("tolerance", "to", "list"),
         ),
         "Speed and memory": ("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory"),
     }

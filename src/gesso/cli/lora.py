@@ -75,6 +75,7 @@ def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = Fal
         gesso lora info style.safetensors
         gesso lora info comic
         gesso lora info style.safetensors --json
+        gesso lora info style.safetensors -m sdxl
     """
     opened = _open(file)
     target = _target(opened, model)
@@ -175,6 +176,7 @@ def convert(
         gesso lora convert style.safetensors for-diffusers.safetensors --to peft
         gesso lora convert adapter.safetensors style.safetensors --to kohya
         gesso lora convert big.safetensors fp16.safetensors --to kohya --dtype fp16
+        gesso lora convert adapter.safetensors out.safetensors --to kohya -m sdxl
     """
     opened = _open(file)
     target = _target(opened, model)
@@ -204,6 +206,7 @@ def resize(
         gesso lora resize style.safetensors small.safetensors --rank 8
         gesso lora resize style.safetensors small.safetensors --energy 0.95
         gesso lora resize style.safetensors small.safetensors --rank 8 --dtype fp16
+        gesso lora resize style.safetensors small.safetensors --rank 8 -m sdxl
     """
     from gesso.adapters.rewriting import resized
 
@@ -350,6 +353,7 @@ def extract(
         gesso lora extract sd15.safetensors tuned.safetensors lora.safetensors
         gesso lora extract sd15 tuned.safetensors lora.safetensors --rank 8
         gesso lora extract sdxl tuned-sdxl lora.safetensors --no-text
+        gesso lora extract sdxl tuned-sdxl lora.safetensors --dtype bf16
     """
     from gesso.adapters.rewriting import extracted
     from gesso.families.loading import load_parts

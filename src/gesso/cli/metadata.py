@@ -25,6 +25,7 @@ def _group() -> None:
         gesso metadata show picture.png
         gesso metadata strip picture.png
         gesso metadata copy original.png edited.png
+        gesso generate --from picture.png --seed -1
     """
 
 
@@ -94,6 +95,7 @@ def strip(
         gesso metadata strip picture.png
         gesso metadata strip picture.png -o clean.png
         gesso metadata strip *.jpg --overwrite
+        gesso metadata strip picture.png -o clean.png --overwrite
     """
     from gesso.metadata.editing import without_metadata
 
@@ -120,6 +122,7 @@ def copy(
         gesso metadata copy original.png edited.png
         gesso metadata copy original.png edited.png -o both.png
         gesso metadata copy original.png edited.png --overwrite
+        gesso metadata show edited-with-settings.png
     """
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.editing import with_metadata

@@ -249,6 +249,7 @@ def add_folder(
         gesso models add-folder ~/stable-diffusion-webui
         gesso models add-folder ~/ComfyUI
         gesso models add-folder /data/models --layout plain
+        gesso models list
     """
     from gesso.library.folders import LAYOUTS
 
@@ -282,6 +283,7 @@ def remove(
         gesso models remove sdxl
         gesso models remove sdxl style --yes
         gesso models remove ~/stable-diffusion-webui
+        gesso models list --paths
     """
     from gesso.library.importing import remove as remove_entry
 
@@ -336,6 +338,7 @@ def verify(
         gesso models verify
         gesso models verify sdxl
         gesso models verify sdxl --accept
+        gesso models verify --json
     """
     from gesso.library.checking import verify as verify_entry
 
@@ -492,6 +495,7 @@ def info(
         gesso models info
         gesso models info sdxl.safetensors
         gesso models info sdxl --json
+        gesso models info style.safetensors
     """
     from dataclasses import replace
 

@@ -23,6 +23,7 @@ def _group() -> None:
         gesso train default-model --rehearsal
         gesso train lora comic comic.safetensors
         gesso train controlnet edges.safetensors
+        gesso generate "a red car" --lora comic.safetensors
     """
 
 
@@ -134,6 +135,7 @@ def export(
         gesso train export mini.safetensors
         gesso train export mini.safetensors --recipe gpu
         gesso train export mini.safetensors --folder ~/training
+        gesso generate "a red car" -m mini.safetensors
     """
     check_place(output)
     making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
@@ -182,6 +184,7 @@ def lora(
         gesso train lora comic comic.safetensors
         gesso train lora woodcut woodcut.safetensors --rank 8
         gesso train lora comic comic.safetensors --minutes 30
+        gesso generate "a red car" --lora comic.safetensors
     """
     from gesso.mini.style_lora import CPU_LORA, StyleLora
 
@@ -225,6 +228,7 @@ def controlnet(
         gesso train controlnet edges.safetensors
         gesso train controlnet edges.safetensors --minutes 30
         gesso train controlnet edges.safetensors --samples 10000
+        gesso evaluate control --control edges.safetensors
     """
     from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
 
@@ -253,6 +257,7 @@ def atlas(
         gesso train atlas glyphs.png
         gesso train atlas glyphs.png --recipe cpu
         gesso train default-model --atlas glyphs.png
+        gesso train atlas glyphs.png --font NotoColorEmoji.ttf
     """
     from gesso.scenes.glyphs import render_glyphs, save_atlas
     from gesso.scenes.vocabulary import things

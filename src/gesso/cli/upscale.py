@@ -11,9 +11,10 @@ from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.sizes import parse_size
+from gesso.cli.tables import columns
 from gesso.cli.targets import is_folder, put, taken, target
 from gesso.errors import GessoError, one_line
-from gesso.studio.home import resolve_model
+from gesso.studio.home import open_library, resolve_model
 from gesso.studio.studio import use_threads
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ STRETCH = 0.02  # of one side against the other, from which a notice says so
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures to enlarge.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Pictures to enlarge.")] = None,
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
             metavar="UPSCALER",
-            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model.",
+            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model. --list shows "
+            "all.",
         ),
     ] = "lanczos",
     scale: Annotated[
@@ -83,11 +85,13 @@ def command(
     threads: ThreadsOption = None,
     offline: OfflineOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the upscalers, then exit.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
     """Enlarge pictures and print the path, size and time of each. Large pictures take little memory.
 
     Examples:
+        gesso upscale --list
         gesso upscale picture.png
         gesso upscale picture.png --scale 4 -o large.png
         gesso upscale picture.png --to 1920x1080
@@ -98,6 +102,11 @@ def command(
     from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
+    if listed:
+        print("\n".join(_upscalers()))
+        return
+    if not files:
+        raise GessoError("FILE is missing. For example: gesso upscale picture.png")
     if scale is not None and to is not None:
         raise GessoError("give either --scale or --to")
     target_size = parse_size(to, "--to") if to is not None else None
@@ -134,6 +143,25 @@ def command(
             put(path, parts, overwrite=overwrite)
             shown = one_line(str(path))
             bar.result(f"{shown} size={size[0]}x{size[1]} time={time.monotonic() - start:.1f}s")
+
+
+def _upscalers() -> "Iterator[str]":
+    """Lines that tell the upscalers: built-in ones, those of plug-ins and the library, and those of hires fix."""
+    from gesso.pipelines.upscaling import UPSCALERS
+    from gesso.request.hires import LATENT_UPSCALERS, a1111_name
+
+    models = [entry for entry in open_library().entries() if entry.kind == "upscaler"]
+    return columns(
+        [
+            ("UPSCALER", "IN A1111", "WHAT IT IS"),
+            *((name, row.label, row.help) for name, row in UPSCALERS.items()),
+            *((entry.name, "", f"{entry.what}, in your library") for entry in models),
+            *(
+                (name, a1111_name(name), "Interpolates latents; for --hires-upscaler only.")
+                for name in LATENT_UPSCALERS
+            ),
+        ]
+    )
 
 
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":
