@@ -39,8 +39,8 @@ def command(
             "--model",
             "-m",
             metavar="UPSCALER",
-            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model. --list shows "
-            "all.",
+            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model. "
+            "--list shows all.",
         ),
     ] = "lanczos",
     scale: Annotated[
@@ -157,7 +157,7 @@ def _upscalers() -> "Iterator[str]":
             *((name, row.label, row.help) for name, row in UPSCALERS.items()),
             *((entry.name, "", f"{entry.what}, in your library") for entry in models),
             *(
-                (name, a1111_name(name), "Interpolates latents; for --hires-upscaler only.")
+                (name, a1111_name(name), "Interpolates latents; only for --hires-upscaler.")
                 for name in LATENT_UPSCALERS
             ),
         ]
