@@ -87,12 +87,17 @@ def field_names_as_options() -> Iterator[None]:
     except RequestError as error:
         random = "; -1 is a random one"
         error.message = _PATH.sub(lambda match: _named(match[0]), error.message.replace(OR_RANDOM, random))
+        if error.message.startswith(f"{error.field} is "):  # a name without a mark is a word elsewhere: seed, width
+            error.message = _named(error.field) + error.message.removeprefix(error.field)
         raise
 
 
 def _named(path: str) -> str:
+    """How users type a field: its option, or as --set takes it."""
     row = ROWS.get(path)
-    return f"--{row.field.options[0]}" if row is not None and row.field.options else path
+    if row is None:
+        return path
+    return f"--{row.field.options[0]}" if row.field.options else row.names[0]
 
 
 def _parameter(path: str) -> str:

@@ -32,6 +32,7 @@ OPTIONS = {
     "preview_model": "--preview-model",
     "recipe": "--recipe",
     "refiner": "--refiner",
+    "sampler": "--sampler",
     "schedule": "--schedule",
     "set": "--set",
     "sigmas": "--sigmas",

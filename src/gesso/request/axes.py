@@ -74,7 +74,7 @@ def parse_axis(text: str) -> Axis:
     if key == "size":
         return Axis("size", tuple(values), tuple(_setting(_size(value)) for value in values))
     if key not in _AXES:
-        check_known("axis", key, [*(one for one in _AXES if "." not in one), "prompt", "size", "model"])
+        check_known("axis", key, axis_names(), list(_AXES))
     row = _AXES[key]
     texts = [one for value in values for one in (_ranged(value, row.kind == "whole") if row.is_number else [value])]
     _check_count(texts)
