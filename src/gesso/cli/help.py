@@ -58,20 +58,8 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Objects": ("objects", "font", "atlas"),
         "Settings of other tools": ("from", "set"),
         "Output": (
-            *(
-                "output",
-                "title",
-                "quality",
-                "overwrite",
-                "sheet",
-                "preview",
-                "preview-model",
-                "open",
-                "absolute-paths",
-                "json",
-                "quiet",
-            ),
-            *("tolerance", "to", "list"),
+            *("output", "title", "quality", "overwrite", "sheet", "preview", "preview-model", "open", "absolute-paths"),
+            *("tolerance", "to", "list", "json", "quiet"),
         ),
         "Speed and memory": ("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory"),
     }
