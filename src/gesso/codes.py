@@ -119,7 +119,7 @@ NOTICES: Mapping[str, str] = {
     "network_ignored": "A tag names a kind of extra network that gesso does not know, and is ignored.",
     "weight_clamped": "A weight was out of range and was clamped.",
     "prompt_cut": "The prompt is too long, and its end is ignored.",
-    "negative_prompt_left_out": "The model does not use a negative prompt.",
+    "negative_prompt_left_out": "The negative prompt has no effect: the model, or guidance 1, does without.",
     "words_ignored": "Words that are not in the model's vocabulary are ignored.",
     "emoji_read": "Emoji in the prompt are read as the objects that they show.",
     "no_object": "The prompt names no object that the model can draw.",
@@ -152,6 +152,7 @@ NOTICES: Mapping[str, str] = {
     "recomputed_in_float32": "A network overflowed its dtype and was computed again in float32.",
     "first_step_too_long": "The sampler's first step is too long.",
     "guidance_below_one": "The guidance scale is below 1, where the prompt counts less or not at all.",
+    "guidance_too_high": "The guidance scale is far above what is usual, so the picture burns out.",
     # Settings of other tools, and recipes.
     "setting_ignored": "A setting is ignored: gesso does not have it, or does not take its value.",
     "prompt_ignored": "A prompt in the file is ignored, because gesso cannot follow the nodes behind it.",

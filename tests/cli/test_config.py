@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from gesso.cli.main import COMMANDS, command_named, run
+from gesso.cli.app import command_named
+from gesso.cli.commands import COMMANDS
+from gesso.cli.main import run
 from gesso.cli.settings import DRAWING, defaults_for, leaves, options_of, read, shared_options
 from gesso.pictures.picture_file import read_recipe
 from gesso.studio.home import config_file

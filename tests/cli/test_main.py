@@ -15,7 +15,8 @@ from PIL import Image
 
 from gesso import __version__
 from gesso.cli import main as cli
-from gesso.cli.main import COMMANDS, run
+from gesso.cli.commands import COMMANDS
+from gesso.cli.main import run
 from gesso.cli.reference import render
 from gesso.pictures.picture_file import read_picture
 from tiny_models import save_tiny_mini
@@ -159,8 +160,8 @@ WRONG = [
     (["generate", "cat", "-m", "empty.safetensors"], "empty.safetensors"),
     (["generate", "cat", "-m", "taken.png"], "taken.png"),
     (["generate", "cat", "-m", "folder"], "folder"),
-    (["generate", "cat", "--bogus"], "--bogus"),
-    (["paint"], "paint"),
+    (["generate", "cat", "--bogus"], "no option --bogus"),
+    (["paint"], "no command 'paint'"),
     (["replay"], "PICTURE"),
     (["replay", "missing.png"], "no such file"),
     (["replay", "taken.png"], "no gesso recipe"),

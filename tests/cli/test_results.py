@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from gesso.cli import results
-from gesso.cli.main import COMMANDS, command_named, run
+from gesso.cli.app import command_named
+from gesso.cli.commands import COMMANDS
+from gesso.cli.main import run
 from gesso.cli.progress import Bar, numbers
 from gesso.cli.settings import leaves
 from gesso.pipelines.picture import Progress

@@ -9,6 +9,8 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
 from gesso.cli.main import run
+from gesso.pipelines.upscaling import UPSCALERS
+from gesso.request.hires import LATENT_UPSCALERS
 from tiny_models import save_tiny_mini
 from upscaler_files import compact_shapes, rrdb_shapes, weights
 
@@ -149,3 +151,14 @@ def test_a_second_pass_through_a_network_and_its_replay(capsys: Capture):
     assert "the upscaler 'realesr'" in err and "with --upscaler" in err
     assert run(["replay", "large.png", *model, "--upscaler", "realesr.pth"]) == 0
     assert capsys.readouterr().out == "identical\n"
+
+
+def test_the_list_tells_every_upscaler(capsys: Capture):
+    assert run(["upscale", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines[1:]]
+    assert names[: len(UPSCALERS)] == list(UPSCALERS)
+    assert set(names) >= set(LATENT_UPSCALERS)
+    assert "Latent (nearest-exact)" in next(line for line in lines if line.startswith("latent_nearest_exact"))
+    assert run(["upscale"]) == 2
+    assert "FILE is missing" in capsys.readouterr().err

@@ -403,3 +403,20 @@ def test_remove_deletes_what_is_the_librarys_own(library: Library, tmp_path: Pat
         remove(library, by_name(library)["a"])
     with pytest.raises(GessoError, match="built into gesso"):
         remove(library, builtin_entries()[0])
+
+
+def test_a_glance_looks_into_no_file_and_writes_nothing(library: Library, tmp_path: Path):
+    place = library.root / "loras"
+    place.mkdir(parents=True)
+    (place / "new.safetensors").write_bytes(b"not looked into")
+    before = sorted(tmp_path.rglob("*"))
+    builtin = [(entry.name, entry.path, entry.kind) for entry in builtin_entries()]
+    assert list(library.glance()) == [*builtin, ("new", place / "new.safetensors", "lora")]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_glance_knows_what_the_listing_found(library: Library, tmp_path: Path):
+    file = shelf.embedding(tmp_path / "elsewhere" / "word.safetensors")
+    import_model(library, file, name="other", way="in-place")
+    listed = {(entry.name, entry.path, entry.kind) for entry in library.entries()}
+    assert set(library.glance()) == listed

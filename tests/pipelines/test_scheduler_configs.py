@@ -21,7 +21,11 @@ from gesso.families.diffusers_folder import read_family
 from gesso.pipelines.prompts import encode_prompts
 from gesso.pipelines.steps import default_sampler, default_schedule, diffusers_scheduler
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.pipelines.unusual_guidance import guidance_notices
 from gesso.request.checks import RequestError
+from gesso.request.conventions import Conventions
+from gesso.request.parts import HiresPass
+from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from tiny_sd import TINY_EDIT, TINY_SD, TINY_SDXL, save_tiny_folder
 
@@ -555,6 +559,45 @@ def test_guidance_below_one_is_told(pipeline: TextToImage, values: dict[str, Any
     assert [words in notice for notice in told] == [True] * bool(words)
     assert picture.recipe.request.guidance_scale == scale
     assert pipeline.resolve(picture.recipe.request) == picture.recipe.request
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"guidance_scale": 30.0}, []),
+        ({"guidance_scale": 31.0}, ["guidance_scale"]),
+        ({"guidance_scale": 100.0, "preset": "a1111"}, ["guidance_scale"]),
+        ({"guidance_scale": 3.0, "sampler": "ddim_cfgpp"}, ["guidance_scale"]),  # whose scale goes from 0 to 1
+        ({"guidance_scale": 7.5, "sampler": "ddim_cfgpp", "timestep_spacing": "a1111"}, []),  # 0.6 of it
+        ({"guidance_scale": 13.0, "sampler": "ddim_cfgpp", "timestep_spacing": "a1111"}, ["guidance_scale"]),
+        ({"guidance_scale": 5.0, "hires_scale": 40.0}, ["hires.guidance_scale"]),
+        ({"guidance_scale": 50.0, "hires_scale": 50.0}, ["guidance_scale"]),
+    ],
+    ids=str,
+)
+def test_guidance_far_too_high_is_told(pipeline: TextToImage, values: dict[str, Any], told: list[str]):
+    values = {"prompt": PROMPT, "seed": SEED} | values
+    hires = HiresPass(guidance_scale=values.pop("hires_scale")) if "hires_scale" in values else None
+    conventions = Conventions(timestep_spacing=values.pop("timestep_spacing", None))
+    asked = TextToImageRequest(**values, hires=hires, conventions=conventions)
+    found = guidance_notices(asked, pipeline.resolve(asked), pipeline.model.family)
+    assert [(one.code, one.field) for one in found] == [("guidance_too_high", field) for field in told]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"guidance_scale": 1.0}, True),
+        ({"guidance_scale": 5.0}, False),
+        ({"guidance_scale": 1.0, "sampler": "ddim_cfgpp"}, False),  # which uses it at any scale
+        ({"guidance_scale": 1.0, "negative_prompt": ""}, False),
+    ],
+    ids=str,
+)
+def test_a_negative_prompt_without_guidance_is_told(pipeline: TextToImage, values: dict[str, Any], told: bool):
+    request = pipeline.resolve(ask(**({"prompt": PROMPT, "seed": SEED, "negative_prompt": NEGATIVE} | values)))
+    notices = encode_prompts(pipeline.model, request).notices
+    assert [one.field for one in notices if one.code == "negative_prompt_left_out"] == ["negative_prompt"] * told
 
 
 def test_a_recipe_with_guidance_below_one_is_drawn_as_it_was(pipeline: TextToImage):

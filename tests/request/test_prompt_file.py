@@ -139,5 +139,28 @@ def test_what_cannot_be_read_names_its_line(tmp_path: Path, text: str | bytes, w
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
-    with pytest.raises(GessoError, match="cannot be read"):
+    with pytest.raises(GessoError, match="missing: no such file, expected a text file") as caught:
         read_prompts(tmp_path / "missing")
+    assert caught.value.code == "missing"
+    with pytest.raises(GessoError, match="a folder, expected a text file") as caught:
+        read_prompts(tmp_path)
+    assert caught.value.code == "wrong_kind"
+    with pytest.raises(GessoError, match="cannot be read"):
+        read_prompts(Path("a\0b"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--prompt cat --steps 0", "line 1: --steps is 0, expected 1 to 1000"),
+        ("--prompt cat --cfg 200", "line 1: --cfg is 200.0, expected 0 to 100"),
+        ("--prompt cat --hr-second-pass-steps 0", "line 1: --hr-second-pass-steps is 0"),
+        ('{"prompt": "cat", "num_steps": 0}', "line 1: num_steps is 0"),
+        ('--prompt cat --sampler "eu\0ler"', "line 1: --sampler contains a NUL character"),
+        ('{"prompt": "cat", "sampler": "eu\\u0000ler"}', "line 1: sampler contains a NUL character"),
+        ('{"prompt": "cat", "hires": {"schedule": "a\\u0000"}}', "line 1: hires.schedule contains a NUL character"),
+    ],
+)
+def test_errors_call_fields_as_the_line_does(tmp_path: Path, line: str, words: str):
+    with pytest.raises(GessoError, match=words):
+        read(tmp_path, line)

@@ -363,3 +363,23 @@ def test_parameters_of_a_preprocessor_may_be_a_mapping():
 def test_a_path_in_place_of_a_group_is_told_its_class():
     with pytest.raises(RequestError, match=r"source is 'car.png', expected Source\(\.\.\.\), or an object in JSON"):
         TextToImageRequest(prompt="a cat", source="car.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sampler": "eulr"}, "unknown sampler 'eulr' (did you mean 'euler'?). Known: ddim"),
+        ({"sampler": "DPM++ 2N"}, "unknown sampler 'DPM++ 2N' (did you mean 'DPM++ 2M'?)"),
+        ({"sampler": "UniPCMultistepSheduler"}, "did you mean 'UniPCMultistepScheduler'?"),
+        ({"sampler": "DPM++ 2M Karas"}, "unknown schedule 'Karas' (did you mean 'karras'?)"),
+        ({"sampler": "karras"}, "sampler 'karras' is a schedule; use `schedule=karras`"),
+        ({"schedule": "EulerDiscreteScheduler"}, "is a sampler; use `sampler=euler`"),
+        ({"schedule": "normall"}, "unknown schedule 'normall' (did you mean 'normal'?)"),
+        ({"hires": HiresPass(sampler="karras")}, "sampler 'karras' is a schedule"),
+    ],
+)
+def test_names_that_are_nearly_those_of_a_sampler_or_schedule(values: dict[str, Any], words: str):
+    with pytest.raises(RequestError) as caught:
+        with_canonical_names(ask(prompt="", **values))
+    assert words in caught.value.message
+    assert {"value", "known", "nearest"} <= caught.value.data.keys()

@@ -8,8 +8,10 @@ import typer
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption
 from gesso.cli.control_options import ControlOption
 from gesso.cli.json_lines import JsonOption, json_line, notice_values
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.many import RunOptions, Told, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
+from gesso.cli.picture_options import ImageOption, MaskOption, check_blurred
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
@@ -32,18 +34,14 @@ def command(
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Set a field for all lines, such as steps=12 (repeatable)."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field for all lines, such as steps=12 (repeatable)."),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", "-S", help="Seed for lines without one; default: random."),
+        typer.Option("--seed", "-S", help="Seed for lines without one; random by default or if -1."),
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from (image to image).")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
-    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
     control: ControlOption = None,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
@@ -53,13 +51,13 @@ def command(
     dynamic_prompts: DynamicOption = False,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Output folder; default: outputs/batch, then batch_2, ..."
+            "--output", "-o", metavar="FOLDER", help="Output folder.", show_default="outputs/batch, then batch_2, ..."
         ),
     ] = None,
     open_after: OpenOption = False,
@@ -70,6 +68,12 @@ def command(
     """Draw one picture per line of a file and print the paths. An interrupted run resumes where it stopped.
 
     Pictures are named after their line; the first is 0001-1.png. Settings in a line override --set.
+
+    Examples:
+        gesso batch prompts.txt
+        gesso batch prompts.txt -o pictures/ --seed 7
+        gesso batch prompts.txt --set steps=12 --set guidance=4
+        gesso batch prompts.txt -m sdxl.safetensors --lora style:0.8
     """
     lines = read_prompts(file)
     options = RunOptions.parse(
@@ -82,6 +86,8 @@ def command(
         dynamic_prompts=dynamic_prompts,
     )
     base = with_settings(TextToImageRequest(prompt="", **options.fields), settings or [])
+    if base.mask.blur is not None:
+        check_blurred(base, mask)
     jobs = line_jobs(lines, base, model)
     said = [line.values if line.model is None else line.values | {"model": line.model} for line in lines]
     what = {"lines": said, "set": settings or [], **options.recorded, "model": model}

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from gesso.cli.app import command_named
+from gesso.cli.commands import NAMES
 from gesso.cli.json_lines import JsonOption, error_values, json_line
-from gesso.cli.main import COMMANDS, command_named
 from gesso.cli.settings import (
     DRAWING,
     FILE_VARIABLE,
@@ -50,7 +51,6 @@ NameArgument = Annotated[
 ProjectOption = Annotated[
     bool, typer.Option("--project", help=f"Write to {CONFIG_FILE} in the current folder, not to your own config file.")
 ]
-NAMES = [row.name for row in COMMANDS]
 
 
 @app.callback(invoke_without_command=True)

@@ -16,8 +16,8 @@ ControlOption = Annotated[
     typer.Option(
         "--control",
         metavar="MODEL,image=FILE,...",
-        help="ControlNet, T2I-Adapter or IP-Adapter with its control image, such as "
-        "canny.safetensors,image=photo.png,preprocess=canny. Optional: weight=; start= and end=, as fractions of the "
+        help="ControlNet, T2I-Adapter or IP-Adapter by name or file, with its control image, such as "
+        "canny,image=photo.png,preprocess=canny. Optional: weight=; start= and end=, as fractions of the "
         "steps; mode=balanced, prompt or control; parameters of the preprocessor, such as low=50; encoder=FILE for an "
         "IP-Adapter; kind=NAME for a ControlNet Union (repeatable).",
     ),

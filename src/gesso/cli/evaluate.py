@@ -5,11 +5,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.field_options import with_fields
+from gesso.cli.help import App
 from gesso.cli.json_lines import JsonOption, json_line
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import ModelOption
 from gesso.cli.progress import Bar
 from gesso.cli.results import path_values
@@ -27,12 +30,27 @@ if TYPE_CHECKING:
     from gesso.scenes.render import Renderer
     from gesso.scenes.vocabulary import Thing
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App()
+
+
+@app.callback()
+def _group() -> None:
+    """Measure how well a model follows its prompts.
+
+    Examples:
+        gesso evaluate composition
+        gesso evaluate style comic
+        gesso evaluate control
+        gesso evaluate composition -m other.safetensors --json
+    """
+
 
 EVERY_OBJECT_FROM = 500  # prompts; with fewer, a quick look, not every object has its turn
 JUDGE_FOLDER = Path("~/.cache/gesso/judge")
 
-ObjectsOption = Annotated[str | None, typer.Option("--objects", help="Object table: default or full.")]
+ObjectsOption = Annotated[
+    str | None, typer.Option("--objects", help="Object table: default or full.", show_default="the model's")
+]
 LoraOption = Annotated[
     str | None, typer.Option("--lora", metavar="LORA", help="LoRA to draw with: a file, or the name of a built-in one.")
 ]
@@ -40,6 +58,7 @@ StyleOption = Annotated[
     str | None,
     typer.Option(
         "--style",
+        metavar="STYLE",
         help="Judge pictures in this style (comic, line-art or woodcut); needs a judge of that style (--judge).",
     ),
 ]
@@ -49,13 +68,15 @@ PromptsOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option("--seed", "-S", min=0, max=2**32 - 1, help="Seed of the prompts and the pictures.")
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, max=1024, help="Batch size: pictures drawn at once.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")]
-FontOption = Annotated[Path | None, typer.Option("--font", help="Noto Color Emoji font file; default: the system's.")]
+FontOption = Annotated[
+    Path | None, typer.Option("--font", help="Noto Color Emoji font file.", show_default="the system's")
+]
 
 
 @app.command("composition")
+@with_fields({"seed": ("num_steps", "guidance_scale", "sampler", "schedule")})
 def composition(
     model: ModelOption = "gesso-mini",
     prompts: Annotated[
@@ -68,20 +89,13 @@ def composition(
         ),
     ] = 560,
     seed: SeedOption = 0,
-    steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.")] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option("--guidance", "--cfg-scale", "--cfg", help="How closely to follow the prompt (CFG scale)."),
-    ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="Sampler, as in gesso generate.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option("--schedule", "--scheduler", help="Schedule, as in gesso generate.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     batch: BatchOption = 32,
-    judge: Annotated[Path | None, typer.Option("--judge", help="File of the judge; default: the built-in one.")] = None,
+    judge: Annotated[
+        Path | None, typer.Option("--judge", help="File of the judge.", show_default="the built-in one")
+    ] = None,
     judge_pictures: Annotated[
         int,
         typer.Option("--judge-pictures", min=20, help="Composed pictures per category on which to measure the judge."),
@@ -99,11 +113,19 @@ def composition(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
     quiet: QuietOption = False,
+    *,
+    fields: dict[str, Any],
 ) -> None:
     """Score how often pictures show what their prompts say.
 
     The prompts combine objects in ways not seen in training. A detector judges the pictures; its own error rate on
     fresh composed pictures is shown next to every score.
+
+    Examples:
+        gesso evaluate composition
+        gesso evaluate composition --prompts 100 --sheet failures.png
+        gesso evaluate composition --steps 20 --guidance 5 --json
+        gesso evaluate composition -m other.safetensors -o report.json
     """
     check_free(output, overwrite)
     check_free(sheet, overwrite)
@@ -115,9 +137,7 @@ def composition(
         from gesso.request.finder import find_file
         from gesso.request.request import TextToImageRequest
 
-        request = TextToImageRequest(
-            prompt="-", num_steps=steps, guidance_scale=guidance, sampler=sampler, schedule=schedule, seed=seed
-        )
+        request = TextToImageRequest(prompt="-", seed=seed, **fields)
         check_names(request)
         studio = Studio(EngineOptions(device=device, dtype=dtype, threads=threads))
         pipeline = studio.open(ModelChoice(model=model), on_event=bar.show)
@@ -160,7 +180,7 @@ def composition(
 
 @app.command("style")
 def style(
-    style: Annotated[str, typer.Argument(help="Style: comic, line-art or woodcut.")],
+    style: Annotated[str, typer.Argument(metavar="STYLE", help="Style: comic, line-art or woodcut.")],
     lora: LoraOption = None,
     model: ModelOption = "gesso-mini",
     prompts: PromptsOption = 200,
@@ -175,6 +195,12 @@ def style(
 
     Compares with pictures of the same seeds without the LoRA. A small classifier judges the style. It is trained first,
     in about a minute; its own accuracy is shown too.
+
+    Examples:
+        gesso evaluate style comic
+        gesso evaluate style comic --lora comic.safetensors
+        gesso evaluate style woodcut --prompts 100
+        gesso evaluate style comic -m other.safetensors
     """
     from gesso.scenes.styles import STYLES
 
@@ -228,6 +254,12 @@ def control(
     """Score how well pictures follow the edge map of a ControlNet.
 
     Compares with pictures of the same seeds without the ControlNet.
+
+    Examples:
+        gesso evaluate control
+        gesso evaluate control --control edges.safetensors --weight 0.8
+        gesso evaluate control --prompts 100 -o report.json
+        gesso evaluate control -m other.safetensors
     """
     check_free(output, overwrite)
     with Bar(quiet=quiet) as bar:
@@ -275,14 +307,17 @@ def _drawer(model: str, threads: int | None, bar: Bar) -> "tuple[LoadedModel, Mo
 
 @app.command("train-judge")
 def train_judge(
-    output: Annotated[Path, typer.Argument(help="Output file (.safetensors).")],
-    folder: Annotated[Path, typer.Option("--folder", help="Where to keep the state of the training.")] = JUDGE_FOLDER,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output file (.safetensors).")],
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="Where to keep training states and logs.")
+    ] = JUDGE_FOLDER,
     objects: ObjectsOption = None,
     style: Annotated[
-        str | None, typer.Option("--style", help="Train on pictures in this style: comic, line-art or woodcut.")
+        str | None,
+        typer.Option("--style", metavar="STYLE", help="Train on pictures in this style: comic, line-art or woodcut."),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--start", help="Judge to start from; default with --style: the built-in one.")
+        Path | None, typer.Option("--start", help="Judge to start from.", show_default="with --style the built-in one")
     ] = None,
     samples: Annotated[int | None, typer.Option("--samples", min=64, help="Number of pictures to train on.")] = None,
     minutes: Annotated[
@@ -295,6 +330,12 @@ def train_judge(
     """Train the judge for `gesso evaluate composition`.
 
     Takes about 15 minutes on one core.
+
+    Examples:
+        gesso evaluate train-judge judge.safetensors
+        gesso evaluate train-judge comic.safetensors --style comic
+        gesso evaluate train-judge judge.safetensors --minutes 10
+        gesso evaluate composition --judge judge.safetensors
     """
     check_free(output, overwrite)
     from gesso.mini.judging.detector import load_detector

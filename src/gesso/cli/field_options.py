@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from gesso.cli.help import with_range
 from gesso.request.checks import RequestError
 from gesso.request.fields import Row
 from gesso.request.request import ROWS
 from gesso.request.typed import OR_RANDOM
 
 _TYPES: Mapping[str, type] = {"whole": int, "real": float, "text": str, "choice": str}
-_LONGEST = 10_000  # a range beyond says nothing
+_LISTED = {"samplers": "`gesso samplers` lists them.", "schedules": "`gesso samplers` lists them."}
 _PATH = re.compile(r"\b[a-z]+(?:[._][a-z]+)+\b")  # a field whose name is not that of its option: num_steps, mask.blur
 
 
@@ -49,15 +50,33 @@ def with_fields(places: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., 
 
 
 def help_of(row: Row) -> str:
-    """The help of an option: the sentence of the table, with the range or the choices."""
+    """The help of an option: the sentence of the table, with the range, the choices, or the command that lists them."""
     about, sentence = row.field, row.field.help.removesuffix(".")
     if about.minus_one:
         return f"{sentence} or if -1."
+    if about.registry in _LISTED:
+        return f"{about.help} {_LISTED[about.registry]}"
     if words := row.choices or tuple(about.means):
         return f"{sentence} ({', '.join(words)})."
-    span = f"{about.low:g} to {about.high:g}" if about.low is not None and about.high is not None else ""
-    tells = not span or span in sentence or (about.high or 0) > _LONGEST
-    return about.help if tells else f"{sentence} ({span})."
+    return with_range(about.help, about.low, about.high)
+
+
+def default_of(row: Row) -> str:
+    """The default of an option in words: that of the preset gesso, and of the others where theirs differ; else what
+    decides it, such as the model. "" where nothing is set, and where the sentence says it or the value itself does."""
+    about = row.field
+    if about.minus_one or row.default not in (None, "", ()):
+        return ""
+    if about.presets:
+        own = about.presets["gesso"]
+        others = [(name, value) for name, value in about.presets.items() if value != own]
+        also = [about.open] if about.open else []
+        return "; ".join([_shown(own), *(f"preset {name}: {_shown(value)}" for name, value in others), *also])
+    return about.open.replace("'s default", "'s")
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
@@ -68,12 +87,17 @@ def field_names_as_options() -> Iterator[None]:
     except RequestError as error:
         random = "; -1 is a random one"
         error.message = _PATH.sub(lambda match: _named(match[0]), error.message.replace(OR_RANDOM, random))
+        if error.message.startswith(f"{error.field} is "):  # a name without a mark is a word elsewhere: seed, width
+            error.message = _named(error.field) + error.message.removeprefix(error.field)
         raise
 
 
 def _named(path: str) -> str:
+    """How users type a field: its option, or as --set takes it."""
     row = ROWS.get(path)
-    return f"--{row.field.options[0]}" if row is not None and row.field.options else path
+    if row is None:
+        return path
+    return f"--{row.field.options[0]}" if row.field.options else row.names[0]
 
 
 def _parameter(path: str) -> str:
@@ -84,7 +108,9 @@ def _option(row: Row) -> inspect.Parameter:
     about = row.field
     names = [f"--{name}" for name in about.options] + ([f"-{about.letter}"] if about.letter else [])
     # Ranges are the request's to check: its message says both ends.
-    option = typer.Option(*names, help=help_of(row), metavar=about.metavar or None, show_default=False)
+    option = typer.Option(
+        *names, help=help_of(row), metavar=about.metavar or None, show_default=default_of(row) or False
+    )
     kind: Any = _TYPES[row.kind]
     return inspect.Parameter(
         _parameter(row.path),

@@ -12,8 +12,9 @@ from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddi
 from gesso.cli.control_options import ControlOption, HintOption, parse_controls
 from gesso.cli.field_options import with_fields
 from gesso.cli.json_lines import json_line, notice_values
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption, OptionalModel
-from gesso.cli.picture_options import MaskInvertOption, parse_hires, parse_sides
+from gesso.cli.picture_options import ImageOption, MaskInvertOption, MaskOption, check_blurred, parse_hires, parse_sides
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
 from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
@@ -59,6 +60,7 @@ def command(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help="What to draw; quotes are optional.")
     ] = None,
+    prompt_text: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", hidden=True)] = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +71,13 @@ def command(
         ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="WxH", help="Size in pixels, such as 512x768, or 512 for a square.")
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="WxH",
+            help="Size in pixels, such as 512x768, or 512 for a square.",
+            show_default="the source picture's, else the model's",
+        ),
     ] = None,
     seed_size: Annotated[
         str | None,
@@ -85,13 +93,8 @@ def command(
             "sets it.",
         ),
     ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from (image to image)."),
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
-    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
     mask_invert: MaskInvertOption = False,
     outpaint: Annotated[
         str | None,
@@ -143,9 +146,9 @@ def command(
     prediction: Annotated[
         str | None, typer.Option("--prediction", help="Prediction type, if detection is wrong: eps or v.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     batch: Annotated[
         int,
         typer.Option(
@@ -159,13 +162,19 @@ def command(
     preview_model: Annotated[
         str | None,
         typer.Option(
-            "--preview-model", metavar="MODEL", help="TAESD for the preview; default: the model's VAE, which is slower."
+            "--preview-model",
+            metavar="MODEL",
+            help="TAESD for the preview.",
+            show_default="the model's VAE, which is slower",
         ),
     ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
-            "--memory", metavar="SIZE", help="Memory limit, such as 6GiB, or auto; weights are offloaded to fit."
+            "--memory",
+            metavar="SIZE",
+            help="Memory limit, such as 6GiB, or auto; weights are offloaded to fit.",
+            show_default="no limit",
         ),
     ] = None,
     explain_memory: Annotated[
@@ -177,8 +186,8 @@ def command(
             "--output",
             "-o",
             metavar="PATH",
-            help="File, folder or pattern such as pictures/{seed}-{index:03}.png. "
-            "Default: outputs/gesso-<seed>.png, with _2, _3, ... if that exists.",
+            help="File, folder or pattern such as pictures/{seed}-{index:03}.png.",
+            show_default="outputs/gesso-<seed>.png, with _2, _3, ... if that exists",
         ),
     ] = None,
     quality: Annotated[
@@ -195,8 +204,20 @@ def command(
     *,
     fields: dict[str, Any],
 ) -> None:
-    """Draw pictures from a prompt and print the path, seed and time of each."""
+    """Draw pictures from a prompt and print the path, seed and time of each.
+
+    Examples:
+        gesso generate a red car and a blue bird
+        gesso generate "a red car" --seed 7 -n 4 -o "cars/{index:02}.png"
+        gesso generate "a red car" --steps 30 --guidance 6 --sampler dpmpp_2m
+        gesso generate "a red car" --image photo.png --strength 0.6
+        gesso generate "a green car" --image car.png --mask mask.png
+        gesso generate "a portrait" -m sdxl.safetensors --size 832x1216 --hires 1.5
+        gesso generate --from picture.png --seed -1 -n 4
+    """
     options, begin = dict(locals()), time.perf_counter()
+    if prompt and prompt_text is not None:
+        raise GessoError("the prompt is given twice: leave out --prompt, or the words without it")
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
         raise GessoError("the prompt is empty. Describe the picture, for example: gesso generate a red car")
@@ -216,6 +237,10 @@ def command(
         family=family,
         prediction=prediction,
     )
+    if "mask.blur" in fields:
+        check_blurred(request, mask)
+    if preview_model is not None and preview is None:
+        raise GessoError("--preview-model needs a preview: give its file with --preview")
     from gesso.studio.output_names import plan
 
     number = front.num_images(request)
@@ -274,7 +299,9 @@ def _request(
     if options["outpaint"] is not None:
         values["source.outpaint"] = parse_sides(options["outpaint"])
     second = parse_hires(options["hires"], upscaler=upscaler, **again)
-    request = TextToImageRequest(prompt=" ".join(options["prompt"] or []), hires=second, loras=loras)
+    request = TextToImageRequest(
+        prompt=options["prompt_text"] or " ".join(options["prompt"] or []), hires=second, loras=loras
+    )
     return with_values(request, values), {
         "lora": lora_files,
         "embedding": parse_embeddings(options["embedding"] or []),

@@ -8,8 +8,10 @@ import typer
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption
 from gesso.cli.control_options import ControlOption
 from gesso.cli.json_lines import JsonOption, json_line, notice_values
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.many import RunOptions, Told, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
+from gesso.cli.picture_options import ImageOption, MaskOption, check_blurred
 from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
 from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
@@ -30,23 +32,21 @@ def command(
     prompt: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to draw; quotes are optional.")],
     x: Annotated[
         str | None,
-        typer.Option("--x", "-x", metavar="NAME=VALUES", help=f"Columns: a setting and its values, {AXIS_HELP}"),
+        typer.Option("--x", "-x", metavar="FIELD=VALUES", help=f"Columns: a setting and its values, {AXIS_HELP}"),
     ] = None,
-    y: Annotated[str | None, typer.Option("--y", "-y", metavar="NAME=VALUES", help="Rows, likewise.")] = None,
+    y: Annotated[str | None, typer.Option("--y", "-y", metavar="FIELD=VALUES", help="Rows, likewise.")] = None,
     z: Annotated[
-        str | None, typer.Option("--z", "-z", metavar="NAME=VALUES", help="Sheets, likewise: one per value.")
+        str | None, typer.Option("--z", "-z", metavar="FIELD=VALUES", help="Sheets, likewise: one per value.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Set any other field, such as steps=12 (repeatable)."),
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set any other field, such as steps=12 (repeatable)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", "-S", help="Seed of all pictures; default: random.")] = None,
-    image: Annotated[
-        Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to start from (image to image).")
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-S", help="Seed of all pictures; random by default or if -1.")
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
-    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
     control: ControlOption = None,
     lora: LoraOption = None,
     embedding: EmbeddingOption = None,
@@ -56,9 +56,9 @@ def command(
     dynamic_prompts: DynamicOption = False,
     model: ModelOption = "gesso-mini",
     offline: OfflineOption = False,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     cell: Annotated[
         int, typer.Option("--cell", min=32, max=2048, help="Longer side of a picture on the sheet, in pixels.")
     ] = 256,
@@ -68,7 +68,8 @@ def command(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Folder for sheets and pictures; default: outputs/grid, then grid_2, ...",
+            help="Folder for sheets and pictures.",
+            show_default="outputs/grid, then grid_2, ...",
         ),
     ] = None,
     open_after: OpenOption = False,
@@ -80,6 +81,14 @@ def command(
 
     An axis is any field of a request, or prompt (search and replace; the first value is the text to find), size,
     model or lora:NAME. The single pictures are saved next to the sheets.
+
+    Examples:
+        gesso grid "a red car" -x steps=4,8,20 -y guidance=1,3,6 --seed 7
+        gesso grid "a red car" -x sampler=euler,ddim,dpmpp_2m --set steps=12
+        gesso grid "a red car" -x prompt=red,green,blue -y seed=1-4
+        gesso grid "a red car" -x "guidance=2-8(+2)" -o guidance/
+        gesso grid "a red car" -x lora:comic=0,0.5,1 --seed 7
+        gesso grid "a red car" -x model=gesso-mini,other.safetensors
     """
     options = RunOptions.parse(
         control=control,
@@ -91,6 +100,8 @@ def command(
         dynamic_prompts=dynamic_prompts,
     )
     base = with_settings(TextToImageRequest(prompt=" ".join(prompt), **options.fields), settings or [])
+    if base.mask.blur is not None:
+        check_blurred(base, mask)
     columns, rows, sheets = (parse_axis(text) if text is not None else NO_AXIS for text in (x, y, z))
     if columns is rows is sheets is NO_AXIS:
         raise GessoError(f"the grid has no axis. Add one with --x, {AXIS_HELP}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.help import App
 from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.results import path_values
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gesso.checkpoints.tensor_file import TensorFile
     from gesso.families.parts import ModelParts
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = App()
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 MAX_WORDS, MAX_WORD = 20, 60
@@ -38,20 +39,29 @@ _FAMILIES = {
     "the refiner of Stable Diffusion XL": "sdxl-refiner",
 }
 
-FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="Adapter: a file, or a name in the library.")]
+FileArgument = Annotated[str, typer.Argument(metavar="LORA", help="Adapter: a file, or a name in the library.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Output file (.safetensors).")]
 BaseOption = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="MODEL", help="Model that the adapter is for, if the file does not say."),
 ]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="dtype of the output: fp32, fp16 or bf16.")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", metavar="DTYPE", help="dtype of the output: fp32, fp16 or bf16.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
 RankOption = Annotated[int | None, typer.Option("--rank", min=1, max=4096, help="Reduce to this rank.")]
 
 
 @app.callback()
 def lora() -> None:
-    """Inspect, convert, merge, extract and resize LoRA files."""
+    """Inspect, convert, merge, extract and resize LoRA files.
+
+    Examples:
+        gesso lora info style.safetensors
+        gesso lora merge a.safetensors:0.8 b.safetensors -o both.safetensors
+        gesso lora resize style.safetensors small.safetensors --rank 8
+        gesso generate "a red car" --lora style:0.8
+    """
 
 
 # ---- info ------------------------------------------------------------------------------------------------------------
@@ -62,6 +72,12 @@ def info(file: FileArgument, model: BaseOption = None, as_json: JsonOption = Fal
     """Show what an adapter contains.
 
     Format, kinds, ranks, changed layers, the model it is for, and the base model and trigger words in its metadata.
+
+    Examples:
+        gesso lora info style.safetensors
+        gesso lora info comic
+        gesso lora info style.safetensors --json
+        gesso lora info style.safetensors -m sdxl
     """
     opened = _open(file)
     target = _target(opened, model)
@@ -147,7 +163,9 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
 def convert(
     file: FileArgument,
     out: OutArgument,
-    to: Annotated[str, typer.Option("--to", help="Target format: kohya (most tools) or peft (diffusers).")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="Target format: kohya (most tools) or peft (diffusers).")
+    ],
     model: BaseOption = None,
     dtype: DtypeOption = None,
     overwrite: OverwriteOption = False,
@@ -156,6 +174,12 @@ def convert(
     """Convert an adapter to another file format.
 
     Its effect stays the same.
+
+    Examples:
+        gesso lora convert style.safetensors for-diffusers.safetensors --to peft
+        gesso lora convert adapter.safetensors style.safetensors --to kohya
+        gesso lora convert big.safetensors fp16.safetensors --to kohya --dtype fp16
+        gesso lora convert adapter.safetensors out.safetensors --to kohya -m sdxl
     """
     opened = _open(file)
     target = _target(opened, model)
@@ -185,6 +209,12 @@ def resize(
     """Reduce the rank of an adapter.
 
     Keeps the largest singular values of each layer.
+
+    Examples:
+        gesso lora resize style.safetensors small.safetensors --rank 8
+        gesso lora resize style.safetensors small.safetensors --energy 0.95
+        gesso lora resize style.safetensors small.safetensors --rank 8 --dtype fp16
+        gesso lora resize style.safetensors small.safetensors --rank 8 -m sdxl
     """
     from gesso.adapters.rewriting import resized
 
@@ -206,9 +236,9 @@ def resize(
 @app.command()
 def merge(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Adapters, each with an optional :STRENGTH or :UNET:TEXT.")
+        list[str], typer.Argument(metavar="LORA", help="Adapters, each with an optional :STRENGTH or :UNET:TEXT.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output file (.safetensors).")],
+    out: Annotated[Path, typer.Option("--output", "--out", "-o", metavar="OUT", help="Output file (.safetensors).")],
     into: Annotated[
         str | None, typer.Option("--into", metavar="MODEL", help="Merge into this model and save the whole model.")
     ] = None,
@@ -222,6 +252,12 @@ def merge(
     """Merge adapters into one, or into a model.
 
     Without --rank the merge is exact: the ranks add up.
+
+    Examples:
+        gesso lora merge a.safetensors b.safetensors -o both.safetensors
+        gesso lora merge a.safetensors:0.8 b.safetensors:0.5 -o both.safetensors
+        gesso lora merge a.safetensors b.safetensors --rank 16 -o both.safetensors
+        gesso lora merge a.safetensors --into sdxl.safetensors -o merged.safetensors
     """
     from gesso.adapters.rewriting import merged_loras
 
@@ -230,6 +266,8 @@ def merge(
     if into is not None:
         if rank is not None:
             raise GessoError("--rank applies to adapters only; leave it out with --into")
+        if model is not None:
+            raise GessoError("--into names the model already; leave out --model")
         _merge_into(opened, into, out, dtype, overwrite, offline, as_json)
         return
     target = _target(opened[0][0], model)
@@ -325,6 +363,12 @@ def extract(
     """Extract a LoRA from a fine-tuned model.
 
     The LoRA holds the difference between the fine-tuned model and its base.
+
+    Examples:
+        gesso lora extract sd15.safetensors tuned.safetensors lora.safetensors
+        gesso lora extract sd15 tuned.safetensors lora.safetensors --rank 8
+        gesso lora extract sdxl tuned-sdxl lora.safetensors --no-text
+        gesso lora extract sdxl tuned-sdxl lora.safetensors --dtype bf16
     """
     from gesso.adapters.rewriting import extracted
     from gesso.families.loading import load_parts

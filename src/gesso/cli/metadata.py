@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gesso.cli.help import App
 from gesso.cli.json_lines import JsonOption, error_values, json_line, notice_values
 from gesso.cli.results import AbsolutePathsOption, path_values, shown
 from gesso.cli.targets import put
@@ -15,10 +16,24 @@ from gesso.errors import GessoError, one_line
 if TYPE_CHECKING:
     from gesso.metadata.picture_metadata import PictureMetadata
 
-app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+app = App()
+
+
+@app.callback()
+def _group() -> None:
+    """Show, remove and copy the settings in pictures.
+
+    Examples:
+        gesso metadata show picture.png
+        gesso metadata strip picture.png
+        gesso metadata copy original.png edited.png
+        gesso generate --from picture.png --seed -1
+    """
+
 
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Output file; default: see above.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Output file.", show_default="beside the input, see above"),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
 
@@ -34,6 +49,12 @@ def show(
     Reads pictures of gesso, A1111, SD.Next, stable-diffusion.cpp, ComfyUI, SwarmUI, Fooocus, InvokeAI, NovelAI, Easy
     Diffusion and Draw Things. Exits with 1 if a file has no settings that gesso can read; the other files are still
     shown.
+
+    Examples:
+        gesso metadata show picture.png
+        gesso metadata show *.png --json
+        gesso metadata show picture.png --raw
+        gesso generate --from picture.png --seed -1
     """
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.reading import read_metadata
@@ -74,6 +95,12 @@ def strip(
     Removes settings, EXIF (including GPS), XMP, comments and text hidden in the pixels. Keeps the pixel data, the
     orientation and the colour profile.
     Writes NAME-stripped next to the file, or replaces the file with --overwrite and no --output.
+
+    Examples:
+        gesso metadata strip picture.png
+        gesso metadata strip picture.png -o clean.png
+        gesso metadata strip *.jpg --overwrite
+        gesso metadata strip picture.png -o clean.png --overwrite
     """
     from gesso.metadata.editing import without_metadata
 
@@ -98,6 +125,12 @@ def copy(
 
     They replace the other picture's own. Writes NAME-with-settings next to TO, or replaces TO with --overwrite and no
     --output.
+
+    Examples:
+        gesso metadata copy original.png edited.png
+        gesso metadata copy original.png edited.png -o both.png
+        gesso metadata copy original.png edited.png --overwrite
+        gesso metadata show edited-with-settings.png
     """
     from gesso.metadata.carriers import read_texts
     from gesso.metadata.editing import with_metadata

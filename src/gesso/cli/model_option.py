@@ -9,6 +9,6 @@ MODEL_HELP = (
 )
 ModelOption = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
 OptionalModel = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help=f"{MODEL_HELP} Default: gesso-mini.")
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP, show_default="gesso-mini")
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Download nothing; use local files only.")]

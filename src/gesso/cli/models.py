@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from gesso.cli.help import App
 from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
@@ -19,7 +20,7 @@ from gesso.studio.home import is_offline, open_library
 if TYPE_CHECKING:
     from gesso.library import Library, LibraryEntry
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = App()
 
 MAX_VALUE = 300  # characters of a metadata value; some hold whole pictures
 MAX_CELL = 44  # of a cell of the table, where the terminal is narrow
@@ -37,6 +38,13 @@ def models() -> None:
 
     The library is the folder $GESSO_HOME/models; the default for GESSO_HOME is in the system's folder for application
     data. Model folders of A1111, Forge and ComfyUI can be used in place.
+
+    Examples:
+        gesso models list
+        gesso models import ~/Downloads/sdxl.safetensors
+        gesso models add-folder ~/stable-diffusion-webui
+        gesso models info sdxl
+        gesso generate "a red car" -m sdxl
     """
 
 
@@ -56,6 +64,12 @@ def list_models(
     """List all models.
 
     Built-in models, imported ones, and those in registered folders.
+
+    Examples:
+        gesso models list
+        gesso models list anime xl
+        gesso models list --kind lora
+        gesso models list --family sdxl --paths
     """
     from gesso.library.builtin import builtin_adapters
     from gesso.library.entry import KINDS
@@ -151,8 +165,10 @@ def import_models(
         list[str],
         typer.Argument(metavar="FILE_OR_FOLDER", help="Model files, diffusers folders, or hf:organisation/name."),
     ],
-    name: Annotated[str | None, typer.Option("--name", help="Name in the library; default: the file's name.")] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the model into the library (default).")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the library.", show_default="the file's name")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the model into the library; so by default.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Put a symbolic link into the library.")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Register the model where it is.")] = False,
     kind: KindOption = None,
@@ -167,6 +183,12 @@ def import_models(
     """Check models, hash them and add them to the library.
 
     Every file is read completely first; damaged files and weights with NaN or infinity are refused.
+
+    Examples:
+        gesso models import ~/Downloads/sdxl.safetensors
+        gesso models import ~/Downloads/style.safetensors --kind lora
+        gesso models import hf:stabilityai/sdxl-turbo --name turbo
+        gesso models import /data/sdxl.safetensors --link
     """
     from gesso.library.entry import KINDS
     from gesso.library.importing import import_model
@@ -176,6 +198,8 @@ def import_models(
         raise GessoError("give only one of --copy, --link and --in-place")
     if name is not None and len(sources) > 1:
         raise GessoError(f"--name takes one model, but {len(sources)} are given")
+    if update and not any(source.startswith("hf:") for source in sources):
+        raise GessoError("--update needs a model of the hub: hf:organisation/name")
     way = "link" if link else "in-place" if in_place else "copy"
     library = open_library()
     with Bar(quiet=quiet) as bar:
@@ -224,6 +248,12 @@ def add_folder(
     """Use the models in another tool's folder, in place.
 
     Models added to the folder later are included. Nothing is copied or changed.
+
+    Examples:
+        gesso models add-folder ~/stable-diffusion-webui
+        gesso models add-folder ~/ComfyUI
+        gesso models add-folder /data/models --layout plain
+        gesso models list
     """
     from gesso.library.folders import LAYOUTS
 
@@ -254,6 +284,12 @@ def remove(
     """Remove models or registered folders from the library.
 
     Files in the library are deleted; files used in place are only unregistered.
+
+    Examples:
+        gesso models remove sdxl
+        gesso models remove sdxl style --yes
+        gesso models remove ~/stable-diffusion-webui
+        gesso models list --paths
     """
     from gesso.library.importing import remove as remove_entry
 
@@ -296,7 +332,9 @@ def _confirm(question: str, yes: bool) -> None:
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models to verify; default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Models to verify.", show_default="all")
+    ] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Record the files as they are now as correct.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -305,6 +343,12 @@ def verify(
 
     Reads every byte. Exits with 0 if all files are unchanged, 2 if one is changed, damaged or missing. The hashes of
     models in registered folders are recorded the first time.
+
+    Examples:
+        gesso models verify
+        gesso models verify sdxl
+        gesso models verify sdxl --accept
+        gesso models verify --json
     """
     from gesso.library.checking import verify as verify_entry
 
@@ -354,14 +398,21 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Model: a name, file or folder.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Output file; a folder for --to diffusers.")],
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--to",
+            metavar="LAYOUT",
             help="Target layout: ldm (single file), diffusers (folder), native (gesso's own) or safetensors (keeps the "
             "tensor names).",
+            show_default="as TARGET ends: a folder is diffusers; a file keeps the names, of a folder it is ldm",
         ),
-    ],
-    dtype: Annotated[str | None, typer.Option("--dtype", help="fp16, bf16 or fp32; default: unchanged.")] = None,
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="dtype of the output: fp32, fp16 or bf16.", show_default="unchanged"
+        ),
+    ] = None,
     family: Annotated[str | None, typer.Option("--family", help="Model family, if detection is wrong.")] = None,
     prediction: Annotated[
         str | None, typer.Option("--prediction", help="Prediction type, if detection is wrong: eps, v or x0.")
@@ -374,18 +425,29 @@ def convert(
     """Convert a model to another layout or dtype.
 
     Everything else is kept bit for bit.
+
+    Examples:
+        gesso models convert sdxl.safetensors small.safetensors --dtype fp16
+        gesso models convert sdxl.safetensors sdxl-folder --to diffusers
+        gesso models convert sdxl-folder sdxl.safetensors --to ldm
+        gesso models convert old.ckpt new.safetensors --to safetensors
     """
     from gesso.library.converting import DTYPES, LAYOUTS
     from gesso.library.converting import convert as convert_model
 
     _check_choice("--to", to, LAYOUTS)
+    path = _path_of(source, open_library())
+    to = _layout(path, target) if to is None else to
+    if to == "safetensors" and (family, prediction) != (None, None):
+        option = "--family" if family is not None else "--prediction"
+        raise GessoError(f"{option} has no effect where the tensor names are kept; give --to ldm or --to diffusers")
     _check_choice("--prediction", prediction, ("eps", "v", "x0"))
     typed, dtype = dtype, _short_dtype(dtype)
     _check_choice("--dtype", dtype if dtype in DTYPES else typed, tuple(DTYPES))
     with Bar(quiet=quiet) as bar:
         bar.stage(f"converting {_printable(Path(source).name)}")
         done = convert_model(
-            _path_of(source, open_library()),
+            path,
             target,
             to,
             dtype=dtype,
@@ -413,6 +475,13 @@ def convert(
             bar.result(_printable(f"{done.path}: {done.layout}, {'+'.join(done.dtypes)}, {_size(done.nbytes)}"))
 
 
+def _layout(source: Path, target: Path) -> str:
+    """The layout that the names of source and target speak for."""
+    if target.suffix.lower() != ".safetensors":
+        return "diffusers"
+    return "ldm" if source.is_dir() else "safetensors"
+
+
 def _short_dtype(name: str | None) -> str | None:
     """Both spellings are in use."""
     return {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32"}.get(name or "", name)
@@ -431,6 +500,12 @@ def info(
     """Show what a model file contains.
 
     Layout, family, components, sizes, hashes, metadata and, for gesso-mini, the objects that it can draw.
+
+    Examples:
+        gesso models info
+        gesso models info sdxl.safetensors
+        gesso models info sdxl --json
+        gesso models info style.safetensors
     """
     from dataclasses import replace
 

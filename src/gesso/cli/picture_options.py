@@ -1,16 +1,31 @@
 """Options for image to image, inpainting and hires fix."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gesso.errors import GessoError
 from gesso.request.parts import HiresPass
+from gesso.request.request import TextToImageRequest
 
 _SIDES = ("left", "top", "right", "bottom")
 
+ImageOption = Annotated[
+    Path | None,
+    typer.Option("--image", "--init-image", "-i", metavar="FILE", help="Picture to start from (image to image)."),
+]
+MaskOption = Annotated[
+    Path | None, typer.Option("--mask", metavar="FILE", help="Inpainting mask: white areas are redrawn.")
+]
 MaskInvertOption = Annotated[bool, typer.Option("--mask-invert", help="Invert the mask: black areas are redrawn.")]
+
+
+def check_blurred(request: TextToImageRequest, mask: Path | None) -> None:
+    """Whether there is an edge that --mask-blur softens; a request itself has a blur without one. Raises GessoError."""
+    if mask is None and request.mask.image is None and request.source.outpaint is None:
+        raise GessoError("--mask-blur needs a mask; give one with --mask, or use --outpaint")
 
 
 def parse_sides(text: str) -> tuple[int, int, int, int]:

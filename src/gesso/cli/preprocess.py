@@ -37,12 +37,13 @@ def command(
             "--output",
             "-o",
             metavar="PATH",
-            help="Output file (PNG; for openpose also JSON) or folder. Default: FILE-NAME.png.",
+            help="Output file (PNG; for openpose also JSON) or folder.",
+            show_default="FILE-NAME.png",
         ),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option("--size", metavar="WxH", help="Size of the hint; default: the picture's size."),
+        typer.Option("--size", metavar="WxH", help="Size of the hint.", show_default="the picture's"),
     ] = None,
     mask: Annotated[
         Path | None, typer.Option("--mask", metavar="FILE", help="Mask for inpaint; white marks the hole.")
@@ -50,7 +51,7 @@ def command(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Set a parameter of the preprocessor, such as low=50 (repeatable)."
+            "--set", metavar="NAME=NUMBER", help="Set a parameter of the preprocessor, such as low=50 (repeatable)."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
@@ -61,7 +62,15 @@ def command(
         bool, typer.Option("--list", help="List the preprocessors and their parameters, then exit.")
     ] = False,
 ) -> None:
-    """Make ControlNet hints (control images) from pictures and print their paths. Needs no model."""
+    """Make ControlNet hints (control images) from pictures and print their paths. Needs no model.
+
+    Examples:
+        gesso preprocess --list
+        gesso preprocess canny photo.png
+        gesso preprocess canny photo.png --set low=50 --set high=150
+        gesso preprocess softedge a.png b.png --size 512x768 -o hints/
+        gesso preprocess openpose pose.json -o pose.png
+    """
     if listed:
         print(json_line(_table()) if as_json else "\n".join(describe()))
         return

@@ -49,6 +49,12 @@ def command(
 
     Lists the parts with their weights, the steps in which each applies, the tokens in each chunk, words that were cut
     off or that the model does not know, and the LoRA and embeddings that the prompt uses.
+
+    Examples:
+        gesso prompt "a (red:1.3) car"
+        gesso prompt "a [red:blue:0.5] car" --steps 20
+        gesso prompt "a red+ car" --syntax compel
+        gesso prompt "a {red|blue} car" --dynamic-prompts --seed 3 -n 4
     """
     loras, lora_files = parse_loras(lora or [])
     values = fields | parse_settings(settings or []) | syntax_settings(syntax)

@@ -5,11 +5,15 @@ from typing import Annotated
 
 import typer
 
+from gesso.cli.field_options import default_of
+from gesso.request.request import ROWS
+
 SyntaxOption = Annotated[
     str | None,
     typer.Option(
         "--syntax",
         help="Prompt syntax: a1111, comfyui, compel, plain, or midjourney (with flags such as --ar).",
+        show_default=default_of(ROWS["conventions.syntax"]),
     ),
 ]
 StyleOption = Annotated[
@@ -18,7 +22,7 @@ StyleOption = Annotated[
 ]
 StylesOption = Annotated[
     Path | None,
-    typer.Option("--styles", metavar="FILE", help="CSV file of styles; default: styles.csv next to the library."),
+    typer.Option("--styles", metavar="FILE", help="CSV file of styles.", show_default="styles.csv next to the library"),
 ]
 WildcardsOption = Annotated[
     Path | None,

@@ -8,6 +8,7 @@ import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, parse_embeddings, parse_loras
 from gesso.cli.json_lines import json_line, notice_values
+from gesso.cli.machine_options import DEVICES, DTYPES
 from gesso.cli.picture_options import MaskInvertOption
 from gesso.cli.progress import Bar
 from gesso.cli.results import AbsolutePathsOption, open_results, path_values, shown
@@ -24,7 +25,7 @@ def command(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="Picture written by gesso.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="The model; default: found by its name and hash."),
+        typer.Option("--model", "-m", metavar="MODEL", help="The model.", show_default="found by its name and hash"),
     ] = None,
     image: Annotated[
         Path | None,
@@ -34,7 +35,7 @@ def command(
     mask_invert: MaskInvertOption = False,
     refiner: Annotated[
         str | None,
-        typer.Option("--refiner", metavar="MODEL", help="The refiner; default: found by its name and hash."),
+        typer.Option("--refiner", metavar="MODEL", help="The refiner.", show_default="found by its name and hash"),
     ] = None,
     unet: Annotated[
         str | None, typer.Option("--unet", metavar="MODEL", help="Separate UNet that it was drawn with.")
@@ -44,7 +45,9 @@ def command(
     ] = None,
     lora: Annotated[
         list[str] | None,
-        typer.Option("--lora", metavar="FILE", help="LoRA file; default: found by name and hash (repeatable)."),
+        typer.Option(
+            "--lora", metavar="FILE", help="LoRA file (repeatable).", show_default="found by its name and hash"
+        ),
     ] = None,
     embedding: EmbeddingOption = None,
     control: Annotated[
@@ -52,7 +55,8 @@ def command(
         typer.Option(
             "--control",
             metavar="FILE",
-            help="ControlNet, T2I-Adapter or IP-Adapter file; default: found by name and hash (repeatable).",
+            help="ControlNet, T2I-Adapter or IP-Adapter file (repeatable).",
+            show_default="found by its name and hash",
         ),
     ] = None,
     hint: Annotated[
@@ -67,10 +71,17 @@ def command(
         list[Path] | None,
         typer.Option("--upscaler", metavar="FILE", help="Upscaler of the second pass (hires fix)."),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Device; default: the recipe's.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="Compute dtype; default: the recipe's.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help=f"Device: {DEVICES}.", show_default="the recipe's"),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help=f"Compute dtype: {DTYPES}.", show_default="the recipe's"),
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads; default: the recipe's.")
+        int | None,
+        typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.", show_default="the recipe's"),
     ] = None,
     tolerance: Annotated[
         int,
@@ -82,12 +93,18 @@ def command(
     open_after: Annotated[bool, typer.Option("--open", help="Open the new picture in the system's viewer.")] = False,
     absolute_paths: AbsolutePathsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
     """Redraw a picture from the recipe stored in it, and compare.
 
     Prints identical, equal within N levels, or different, and every input that has changed. Exits with 0 for the first
     two, 1 for different, and 2 if the file is not a picture written by gesso.
+
+    Examples:
+        gesso replay picture.png
+        gesso replay picture.png -m sdxl.safetensors
+        gesso replay picture.png --image photo.png --mask mask.png
+        gesso replay picture.png -o again.png --json
     """
     from gesso.studio.output_names import plan
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gesso.cli.help import App
 from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.model_option import ModelOption
 from gesso.cli.results import path_values
@@ -14,7 +15,20 @@ from gesso.cli.targets import check_free
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App()
+
+
+@app.callback()
+def _group() -> None:
+    """Train the default model and its LoRA and ControlNet.
+
+    Examples:
+        gesso train default-model --rehearsal
+        gesso train lora comic comic.safetensors
+        gesso train controlnet edges.safetensors
+        gesso generate "a red car" --lora comic.safetensors
+    """
+
 
 FOLDER = Path("~/.cache/gesso/default-model")
 ADDITIONS = Path("~/.cache/gesso")
@@ -24,14 +38,14 @@ RecipeOption = Annotated[
     str,
     typer.Option(help="Training recipe: cpu (hours on two cores, 64 px) or gpu (25 minutes on a large GPU, 128 px)."),
 ]
-FolderOption = Annotated[Path, typer.Option(help="Where to keep training states and logs.")]
-FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font file; default: the system's.")]
+FolderOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where to keep training states and logs.")]
+FontOption = Annotated[Path | None, typer.Option(help="Noto Color Emoji font file.", show_default="the system's")]
 AtlasOption = Annotated[Path | None, typer.Option(help="Glyphs written by `gesso train atlas`, instead of the font.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")]
 AuthorOption = Annotated[
-    str | None, typer.Option("--author", help="Author to store in the file's metadata; default: none.")
+    str | None, typer.Option("--author", metavar="NAME", help="Author to store in the file's metadata.")
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...; default: the recipe's.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="the recipe's")]
 
 
 @dataclass(frozen=True)
@@ -50,14 +64,14 @@ class Source:
 def default_model(
     recipe: RecipeOption = "cpu",
     stage: Annotated[
-        str | None, typer.Option(help=f"Train one stage: {', '.join(STAGES)}; default: all in turn.")
+        str | None, typer.Option(help=f"Train one stage: {', '.join(STAGES)}.", show_default="all in turn")
     ] = None,
     folder: FolderOption = FOLDER,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of pictures to train on; default: the recipe's.")
+        int | None, typer.Option(min=1, help="Number of pictures to train on.", show_default="the recipe's")
     ] = None,
     finish_in: Annotated[
         float | None,
@@ -72,7 +86,8 @@ def default_model(
     atlas: AtlasOption = None,
     device: DeviceOption = None,
     compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile or not; default: the recipe's.")
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Use torch.compile or not.", show_default="the recipe's"),
     ] = None,
     rehearsal: Annotated[
         bool,
@@ -82,6 +97,12 @@ def default_model(
     """Train the default model on composed pictures.
 
     Resumes from the last state in the folder.
+
+    Examples:
+        gesso train default-model --rehearsal
+        gesso train default-model --processes 2
+        gesso train default-model --recipe gpu
+        gesso train default-model --stage denoising --minutes 60
     """
     from gesso.errors import GessoError
     from gesso.training.group import run_group
@@ -105,7 +126,7 @@ def default_model(
 
 @app.command("export")
 def export(
-    output: Annotated[Path, typer.Argument(help="Output file (.safetensors).")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output file (.safetensors).")],
     recipe: RecipeOption = "cpu",
     folder: FolderOption = FOLDER,
     font: FontOption = None,
@@ -118,6 +139,12 @@ def export(
     """Save a trained default model as one file.
 
     The weights are saved in half precision.
+
+    Examples:
+        gesso train export mini.safetensors
+        gesso train export mini.safetensors --recipe gpu
+        gesso train export mini.safetensors --folder ~/training
+        gesso generate "a red car" -m mini.safetensors
     """
     check_free(output, overwrite, ".safetensors")
     making = _making(recipe, str(folder.expanduser()), Source(font=font, atlas=atlas, device=device))
@@ -134,20 +161,27 @@ def export(
 
 @app.command("lora")
 def lora(
-    style: Annotated[str, typer.Argument(help="Style: comic, line-art or woodcut.")],
-    output: Annotated[Path, typer.Argument(help="Output file (.safetensors), written when training is complete.")],
+    style: Annotated[str, typer.Argument(metavar="STYLE", help="Style: comic, line-art or woodcut.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Output file (.safetensors), written when training is complete.")
+    ],
     model: ModelOption = "gesso-mini",
     folder: Annotated[
-        Path | None, typer.Option(help="Where to keep states and logs; default: ~/.cache/gesso/STYLE.")
+        Path | None,
+        typer.Option(
+            help="Where to keep training states and logs.", metavar="FOLDER", show_default="~/.cache/gesso/STYLE"
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0, help="Stop each of the two stages after this many minutes; run again to continue."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of pictures to train the LoRA on; default: the recipe's.")
+        int | None, typer.Option(min=1, help="Number of pictures to train on.", show_default="the recipe's")
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Rank of the LoRA; default: the recipe's.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Rank of the LoRA.", show_default="the recipe's")
+    ] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
     author: AuthorOption = None,
@@ -157,6 +191,12 @@ def lora(
     """Train a style LoRA for the default model.
 
     Resumes from the last state in the folder.
+
+    Examples:
+        gesso train lora comic comic.safetensors
+        gesso train lora woodcut woodcut.safetensors --rank 8
+        gesso train lora comic comic.safetensors --minutes 30
+        gesso generate "a red car" --lora comic.safetensors
     """
     from gesso.mini.style_lora import CPU_LORA, StyleLora
 
@@ -177,14 +217,17 @@ def lora(
 
 @app.command("controlnet")
 def controlnet(
-    output: Annotated[Path, typer.Argument(help="Output file (.safetensors), written when training is complete.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Output file (.safetensors), written when training is complete.")
+    ],
     model: ModelOption = "gesso-mini",
-    folder: Annotated[Path, typer.Option(help="Where to keep the state and the log.")] = ADDITIONS / "gesso-edges",
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to keep training states and logs.")] = ADDITIONS
+    / "gesso-edges",
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop after this many minutes; run again to continue.")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of pictures to train on; default: the recipe's.")
+        int | None, typer.Option(min=1, help="Number of pictures to train on.", show_default="the recipe's")
     ] = None,
     font: FontOption = None,
     atlas: AtlasOption = None,
@@ -195,6 +238,12 @@ def controlnet(
     """Train an edge ControlNet for the default model.
 
     Resumes from the last state in the folder.
+
+    Examples:
+        gesso train controlnet edges.safetensors
+        gesso train controlnet edges.safetensors --minutes 30
+        gesso train controlnet edges.safetensors --samples 10000
+        gesso evaluate control --control edges.safetensors
     """
     from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
 
@@ -211,7 +260,7 @@ def controlnet(
 
 @app.command("atlas")
 def atlas(
-    output: Annotated[Path, typer.Argument(help="Output file (PNG).")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output file (PNG).")],
     recipe: RecipeOption = "gpu",
     font: FontOption = None,
     overwrite: OverwriteOption = False,
@@ -220,6 +269,12 @@ def atlas(
     """Save the glyphs of a recipe as one file.
 
     Pictures are composed of glyphs; the file replaces the font on machines without it.
+
+    Examples:
+        gesso train atlas glyphs.png
+        gesso train atlas glyphs.png --recipe cpu
+        gesso train default-model --atlas glyphs.png
+        gesso train atlas glyphs.png --font NotoColorEmoji.ttf
     """
     from gesso.scenes.glyphs import render_glyphs, save_atlas
     from gesso.scenes.vocabulary import things

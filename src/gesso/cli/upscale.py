@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gesso.cli.json_lines import JsonOption, json_line, notice_values
+from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption
 from gesso.cli.progress import Bar
 from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
+from gesso.cli.tables import columns
 from gesso.cli.targets import is_folder, put, taken, target
 from gesso.errors import GessoError
 from gesso.notices import Notice
-from gesso.studio.home import resolve_model
+from gesso.studio.home import open_library, resolve_model
 from gesso.studio.studio import use_threads
 
 if TYPE_CHECKING:
@@ -33,51 +35,84 @@ STRETCH = 0.02  # of one side against the other, from which a notice says so
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Pictures to enlarge.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Pictures to enlarge.")] = None,
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
-            metavar="MODEL",
-            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model.",
+            metavar="UPSCALER",
+            help="Upscaler: nearest, box, bilinear, bicubic or lanczos; or an ESRGAN or Real-ESRGAN model. "
+            "--list shows all.",
         ),
     ] = "lanczos",
     scale: Annotated[
-        float | None, typer.Option("--scale", help="Scale factor; default: the model's own, or 2.")
+        float | None, typer.Option("--scale", help="Scale factor.", show_default="the model's own, or 2")
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="WxH", help="Target size in pixels, instead of --scale.")
+        str | None,
+        typer.Option("--to", metavar="WxH", rich_help_panel="Size", help="Target size in pixels, instead of --scale."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="PATH", help="Output file (PNG) or folder. Default: FILE-WIDTHxHEIGHT.png."
+            "--output", "-o", metavar="PATH", help="Output file (PNG) or folder.", show_default="FILE-WIDTHxHEIGHT.png"
         ),
     ] = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", min=16, max=MAX_TILE, help="Tile size of an upscaler model, in pixels.")
+        int | None,
+        typer.Option(
+            "--tile",
+            min=16,
+            max=MAX_TILE,
+            metavar="PIXELS",
+            rich_help_panel="Speed and memory",
+            help="Tile size of an upscaler model, in pixels.",
+            show_default="192",
+        ),
     ] = None,
     rim: Annotated[
         int | None,
-        typer.Option("--rim", min=0, max=MAX_TILE, help="Margin around each tile that the model also sees, in pixels."),
+        typer.Option(
+            "--rim",
+            min=0,
+            max=MAX_TILE,
+            metavar="PIXELS",
+            rich_help_panel="Speed and memory",
+            show_default="16",
+            help="Margin around each tile that the model also sees, in pixels.",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Compute dtype: auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Number of CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
     offline: OfflineOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")] = False,
     open_after: OpenOption = False,
     absolute_paths: AbsolutePathsOption = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the upscalers, then exit.")] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide the progress bar and notices.")] = False,
 ) -> None:
-    """Enlarge pictures and print the path, size and time of each. Large pictures take little memory."""
+    """Enlarge pictures and print the path, size and time of each. Large pictures take little memory.
+
+    Examples:
+        gesso upscale --list
+        gesso upscale picture.png
+        gesso upscale picture.png --scale 4 -o large.png
+        gesso upscale picture.png --to 1920x1080
+        gesso upscale a.png b.png -m RealESRGAN_x4plus.pth -o large/
+    """
     from gesso.pictures.png_rows import png_parts
     from gesso.pictures.reading import notices_of, read_layer
     from gesso.pipelines.upscaling import UPSCALERS, UpscalerTiles, enlarged_rows, own_scale
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
+    if listed:
+        print("\n".join(_upscalers()))
+        return
+    if not files:
+        raise GessoError("FILE is missing. For example: gesso upscale picture.png")
     if scale is not None and to is not None:
         raise GessoError("give either --scale or --to")
     target_size = parse_size(to, "--to") if to is not None else None
@@ -94,6 +129,9 @@ def command(
         choose_device(device)
     with Bar(quiet=quiet) as bar:
         upscaler: Upscaler | str = model
+        if model in UPSCALERS and (tile, rim) != (None, None):
+            option = "--tile" if tile is not None else "--rim"
+            raise GessoError(f"{option} needs an upscaler network; {model} interpolates the picture as a whole")
         if model not in UPSCALERS:
             bar.stage("loading")
             upscaler = _network(model, device, dtype, threads, offline)
@@ -126,6 +164,25 @@ def command(
                 bar.result(f"{shown(path, absolute=absolute_paths)} size={size[0]}x{size[1]} time={seconds:.1f}s")
         if open_after:
             open_results(paths, bar.note)
+
+
+def _upscalers() -> "Iterator[str]":
+    """Lines that tell the upscalers: built-in ones, those of plug-ins and the library, and those of hires fix."""
+    from gesso.pipelines.upscaling import UPSCALERS
+    from gesso.request.hires import LATENT_UPSCALERS, a1111_name
+
+    models = [entry for entry in open_library().entries() if entry.kind == "upscaler"]
+    return columns(
+        [
+            ("UPSCALER", "IN A1111", "WHAT IT IS"),
+            *((name, row.label, row.help) for name, row in UPSCALERS.items()),
+            *((entry.name, "", f"{entry.what}, in your library") for entry in models),
+            *(
+                (name, a1111_name(name), "Interpolates latents; only for --hires-upscaler.")
+                for name in LATENT_UPSCALERS
+            ),
+        ]
+    )
 
 
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":

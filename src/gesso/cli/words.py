@@ -34,6 +34,7 @@ OPTIONS = {
     "preview_model": "--preview-model",
     "recipe": "--recipe",
     "refiner": "--refiner",
+    "sampler": "--sampler",
     "schedule": "--schedule",
     "seed": "--seed",
     "set": "--set",

@@ -103,6 +103,23 @@ class Library:
         """`listing` without its notes."""
         return self.listing().entries
 
+    def glance(self) -> Iterator[tuple[str, Path, str | None]]:
+        """Name, path and kind of every model, the built-in ones first, without a look into a file.
+
+        The kind of a file that is not in the index yet is that of its folder; None where that may hold any. Writes
+        nothing. Raises GessoError where the index cannot be used.
+        """
+        known = {entry.path: entry for entry in self.index.models()}
+        sightings, _, _ = self._look_around()
+        registered = (entry for entry in known.values() if entry.origin in (IN_PLACE, HUB))
+        yield from ((entry.name, entry.path, entry.kind) for entry in (*builtin_entries(), *registered))
+        for path, sighting in sightings.items():
+            entry = known.get(path)
+            if entry is None:
+                yield model_name(path), path, sighting.candidate.kind
+            elif entry.origin not in (IN_PLACE, HUB):
+                yield entry.name, path, entry.kind
+
     def folders(self) -> list[Folder]:
         """Those that were registered."""
         return self.index.folders()

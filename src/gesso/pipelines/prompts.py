@@ -112,7 +112,9 @@ def encode_prompts(
         return texts.combined(prompt, None, notices)
     unguided = request.guidance_scale == 1 and request.source.guidance_scale is None and not prompt.is_joined
     if unguided and not SAMPLERS[request.sampler].asks_uncond:
-        return texts.combined(prompt, None, prompt.notices)
+        text = "negative prompt ignored: guidance 1 turns guidance off, and the negative prompt with it"
+        left_out = Notice(text, code="negative_prompt_left_out", field="negative_prompt")
+        return texts.combined(prompt, None, prompt.notices + ((left_out,) if request.negative_prompt else ()))
     negative = texts.read("negative_prompt")
     return texts.combined(prompt, negative, prompt.notices + negative.notices)
 

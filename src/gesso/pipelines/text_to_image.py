@@ -34,7 +34,6 @@ from gesso.pipelines.framing import with_size
 from gesso.pipelines.given_tensors import NOTHING_GIVEN, GivenEmbeddings, GivenTensors, PromptEmbeddings
 from gesso.pipelines.inputs import SourcePictures, encode_mean, prepare
 from gesso.pipelines.job import Job, Pass
-from gesso.pipelines.low_guidance import as_diffusers_guides, low_guidance_notices
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.picture import OnProgress, Picture, Progress, to_images
 from gesso.pipelines.plugins import plugins_of
@@ -48,6 +47,7 @@ from gesso.pipelines.second_pass import (
     works_on_latents,
 )
 from gesso.pipelines.steps import plan_steps
+from gesso.pipelines.unusual_guidance import as_diffusers_guides, guidance_notices
 from gesso.pipelines.upscaling import UPSCALERS
 from gesso.request.checks import RequestError, nearest, unknown_data
 from gesso.request.finder import Finder, embedded_files
@@ -310,7 +310,7 @@ class TextToImage:
             upscaler=None if again is None else self._upscaler(resolved),
             notices=(
                 *notices_of(image, *control_images),
-                *low_guidance_notices(request, resolved, self.model.family),
+                *guidance_notices(request, resolved, self.model.family),
                 *given.notices,
             ),
             given=given,

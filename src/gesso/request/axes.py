@@ -75,14 +75,28 @@ def parse_axis(text: str) -> Axis:
     if key == "size":
         return Axis("size", tuple(values), tuple(_setting(_size(value)) for value in values))
     if key not in _AXES:
-        check_known("axis", key, [*(one for one in _AXES if "." not in one), "prompt", "size", "model"])
+        check_known("axis", key, axis_names(), list(_AXES))
     row = _AXES[key]
     texts = [one for value in values for one in (_ranged(value, row.kind == "whole") if row.is_number else [value])]
     _check_count(texts)
     values_read = [row.read(one, name) for one in texts]
-    if row.field.minus_one and -1 in values_read:
-        return Axis(name, tuple(texts), tuple(_open_seeds(row.path, values_read)))
-    return Axis(name, tuple(texts), tuple(_setting({row.path: value}) for value in values_read))
+    try:
+        changes = tuple(_changes(row, values_read))
+    except RequestError as error:
+        raise error.called({row.path: name}) from None
+    return Axis(name, tuple(texts), changes)
+
+
+def _changes(row: Row, values: Sequence[Any]) -> Iterator[Change]:
+    if row.field.minus_one and -1 in values:
+        return _open_seeds(row.path, values)
+    return (_setting({row.path: value}) for value in values)
+
+
+def axis_names() -> tuple[str, ...]:
+    """One name of each axis, as `parse_axis` takes it, without those of LoRA."""
+    rows = dict.fromkeys(_AXES.values())
+    return ("prompt", "size", "model", *((*row.field.options, row.names[0])[0].replace("-", "_") for row in rows))
 
 
 def cells(axes: Sequence[Axis]) -> int:

@@ -1,6 +1,7 @@
 """Checks of single values from outside, with errors that name the field. Imports no torch."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -38,16 +39,29 @@ class RequestError(GessoError, ValueError):
         super().__init__(message, field=field, data=data)
         self.field = field
 
+    def called(self, names: Mapping[str, str]) -> "RequestError":
+        """The same error, whose message calls fields as the user did.
 
-def check_known(field: str, value: str, known: Collection[str]) -> None:
-    """Raises RequestError, naming the nearest and all known, unless `value` is among `known`."""
+        names  path of a field -> what was typed: num_steps -> --steps
+        """
+        for path, name in names.items():
+            self.message = name.join(re.split(rf"(?<![\w.]){re.escape(path)}(?![\w.])", self.message))
+        return self
+
+
+def check_known(field: str, value: str, known: Collection[str], also: Collection[str] = ()) -> None:
+    """Raises RequestError, naming the nearest and all known, unless `value` is among `known`.
+
+    also  names that are taken too, and may be the nearest, but are too many to list
+    """
     if value not in known:
-        raise RequestError(field, unknown(field, value, known), data=unknown_data(value, known))
+        raise RequestError(field, unknown(field, value, known, also), data=unknown_data(value, known))
 
 
-def unknown(field: str, value: str, known: Collection[str]) -> str:
+def unknown(field: str, value: str, known: Collection[str], also: Collection[str] = ()) -> str:
     """The message for an unknown name."""
-    return f"unknown {field} {short(value)}{nearest(value, known)}. Known: {', '.join(sorted(known))}"
+    near = nearest(value, [*known, *also])
+    return f"unknown {field} {short(value)}{near}. Known: {', '.join(sorted(known))}"
 
 
 def unknown_data(value: object, known: Collection[str]) -> dict[str, Any]:
@@ -120,7 +134,10 @@ def nearest(value: object, known: Collection[str]) -> str:
 
 def nearest_name(value: object, known: Collection[str]) -> str | None:
     """The closest known name; None if none is close."""
-    return next(iter(get_close_matches(str(value).lower()[:64], known, n=1)), None)
+    plain: dict[str, str] = {}
+    for name in known:
+        plain.setdefault(name.lower(), name)
+    return next((plain[name] for name in get_close_matches(str(value).lower()[:64], plain, n=1)), None)
 
 
 def brief(value: Any, hidden: Mapping[str, object] | None = None) -> str:

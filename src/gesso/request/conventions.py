@@ -183,6 +183,7 @@ class Conventions:
         str | None,
         named(
             label="Prompt syntax",
+            group="Prompt",
             help="How the prompt is parsed.",
             means=_means(
                 a1111="(weights:1.2), [schedules] and <lora:tags>",

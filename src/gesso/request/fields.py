@@ -10,7 +10,7 @@ Schema, options of the command line, axes of grids, flags of batch files, keys o
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -58,6 +58,18 @@ REGISTRIES: Mapping[str, Callable[[], tuple[str, ...]]] = MappingProxyType(
     }
 )
 Kind = Literal["whole", "real", "flag", "text", "choice", "list", "part", "parts"]
+# What a form or a help text shows together.
+Group = Literal[
+    "Prompt",
+    "Size and sampling",
+    "Variations",
+    "Image to image",
+    "Inpainting and outpainting",
+    "Hires fix and large pictures",
+    "LoRA, embeddings and ControlNet",
+    "Model",
+    "Settings of other tools",
+]
 _INT64 = 2**63 - 1
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -67,6 +79,7 @@ class Field:
     """The declaration of a field, besides its type.
 
     label     name in a form
+    group     what it is shown with; of a part: that of its fields, too, unless they have their own
     help      one sentence: what it does
     unit      unit of a number: pixels, share, ...
     low, high     range of a number
@@ -92,6 +105,7 @@ class Field:
 
     label: str
     help: str
+    group: Group | None = None
     unit: str = ""
     low: float | None = None
     high: float | None = None
@@ -141,7 +155,7 @@ def text(**about: Any) -> Field:
 
 def named(**about: Any) -> Field:
     """A short name."""
-    return _field(about, least=1, most=MAX_NAME, expected="a short name")
+    return _field(about, least=1, most=MAX_NAME, expected="a short name", rule=check_text)
 
 
 def file_name(**about: Any) -> Field:
@@ -187,6 +201,7 @@ class Row:
 
     path     as a request has it: num_steps, hires.strength
     kind     of its values
+    group    what it is shown with
     part     the dataclass of a kind "part" or "parts"
     default  MISSING where it must be given
     choices  of a kind "choice"
@@ -195,6 +210,7 @@ class Row:
     path: str
     kind: Kind
     field: Field
+    group: Group | None = None
     part: type | None = None
     default: Any = MISSING
     choices: tuple[str, ...] = ()
@@ -272,7 +288,8 @@ def all_rows(cls: type, prefix: str = "") -> Iterator[Row]:
     for row in rows(cls, prefix).values():
         yield row
         if row.kind == "part" and row.part is not None:
-            yield from all_rows(row.part, f"{row.path}.")
+            for inner in all_rows(row.part, f"{row.path}."):
+                yield inner if inner.group is not None else replace(inner, group=row.group)
 
 
 def _row(path: str, hint: Any, default: Any) -> Row:
@@ -282,7 +299,7 @@ def _row(path: str, hint: Any, default: Any) -> Row:
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (one for one in get_args(kind) if one is not NoneType)
     named, held, choices = _kind(kind)
-    return Row(path=path, kind=named, field=about, part=held, default=default, choices=choices)
+    return Row(path=path, kind=named, field=about, group=about.group, part=held, default=default, choices=choices)
 
 
 def _kind(hint: Any) -> tuple[Kind, type | None, tuple[str, ...]]:

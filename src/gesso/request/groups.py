@@ -50,6 +50,7 @@ class Source:
             unit="share",
             optional=True,
             presets=by_preset(0.75, 0.75, 0.8),
+            open="inpainting models: 1",
             jobs=("image", *_MASKED),
             options=("strength", "denoise"),
             also=("denoising",),
@@ -79,6 +80,7 @@ class Source:
         tuple[_Side, _Side, _Side, _Side] | None,
         plain(
             label="Outpaint",
+            group="Inpainting and outpainting",
             help="Pixels to extend the picture by, on the left, top, right and bottom.",
             unit="pixels",
             optional=True,
@@ -210,6 +212,7 @@ class Mask:
             infotext="Mask blur",
             jobs=("inpaint", "outpaint"),
             presets=by_preset(0.0, 4.0, 0.0),
+            open="outpainting: at least 8",
         ),
     ] = None
 

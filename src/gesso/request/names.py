@@ -1,11 +1,13 @@
 """Names of samplers and schedules: gesso's, A1111's or ComfyUI's, or both in one. Imports no torch."""
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.diffusion.schedule_table import SCHEDULES
-from gesso.request.checks import check_known
+from gesso.errors import short
+from gesso.registry import Registry
+from gesso.request.checks import RequestError, unknown, unknown_data
 from gesso.request.request import OWN_SCHEDULE, TextToImageRequest
 
 AUTOMATIC = "automatic"  # A1111: the schedule that goes with the sampler
@@ -50,8 +52,7 @@ def _canonical(sampler: str | None, schedule: str | None) -> tuple[str | None, s
 def _schedule(name: str) -> str:
     canonical = SCHEDULES.find(name)
     if canonical is None:
-        check_known("schedule", name, SCHEDULES)
-    assert canonical is not None
+        raise _unknown("schedule", name, SCHEDULES, "sampler", SAMPLERS)
     return canonical
 
 
@@ -74,5 +75,17 @@ def _split(name: str) -> tuple[str, str]:
             sampler = SAMPLERS.find(name[:end])
             if sampler is not None:
                 return sampler, schedule
-    check_known("sampler", name, SAMPLERS)
-    raise AssertionError(name)
+    if (end := name.rfind(" ")) > 0 and SAMPLERS.find(name[:end]) is not None:  # "DPM++ 2M Karas"
+        raise _unknown("schedule", name[end + 1 :], SCHEDULES)
+    raise _unknown("sampler", name, SAMPLERS, "schedule", SCHEDULES)
+
+
+def _unknown(
+    field: str, name: str, rows: Registry[Any], other: str = "", others: Registry[Any] | None = None
+) -> RequestError:
+    """The error for an unknown name. One of the other table is told: diffusers calls samplers schedulers."""
+    if others is not None and (found := others.find(name)) is not None:
+        text = f"{field} {short(name)} is a {other}; use `{other}={found}`"
+    else:
+        text = unknown(field, name, rows, [name for row in rows.values() for name in (row.label, *row.aliases)])
+    return RequestError(field, text, data=unknown_data(name, rows))

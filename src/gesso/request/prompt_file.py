@@ -80,6 +80,13 @@ def read_prompts(path: Path) -> list[PromptLine]:
             code="unreadable",
             data={"path": str(path)},
         ) from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        is_folder = isinstance(error, IsADirectoryError)
+        raise GessoError(
+            f"{path}: {'a folder' if is_folder else 'no such file'}, expected a text file with one prompt per line",
+            code="wrong_kind" if is_folder else "missing",
+            data={"path": str(path)},
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
         raise GessoError(f"{path}: cannot be read ({reason})", code="unreadable", data={"path": str(path)}) from error
@@ -116,18 +123,21 @@ def notices_of(lines: Sequence[PromptLine]) -> list[Notice]:
 
 
 def _parsed(number: int, line: str) -> PromptLine:
-    model, notices = None, list[Notice]()
+    model, notices, flags = None, list[Notice](), dict[str, str]()
     if line.startswith("{"):
         values = _from_json(line)
     elif line.startswith("--"):
-        values, model = _from_flags(line, notices)
+        values, model, flags = _from_flags(line, notices)
     else:
         values = {"prompt": line}
         flag = next((word for word in re.findall(r"(?<=\s)--(\w+)", line) if word in FLAGS), None)
         if flag is not None:
             text = f"--{flag} is read as words of the prompt; begin the line with --prompt to set it"
             notices.append(Notice(text, code="setting_ignored", field=FLAGS[flag].path))
-    request = with_values(TextToImageRequest(prompt=""), values)
+    try:
+        request = with_values(TextToImageRequest(prompt=""), values)
+    except RequestError as error:
+        raise error.called(flags) from None
     if not request.prompt.strip():
         raise RequestError("prompt", "the line has no prompt")
     return PromptLine(number, values, model, tuple(notices))
@@ -169,9 +179,11 @@ def _words(line: str) -> list[tuple[str, bool]]:
     return words
 
 
-def _from_flags(line: str, notices: list[Notice]) -> tuple[dict[str, Any], str | None]:
+def _from_flags(line: str, notices: list[Notice]) -> tuple[dict[str, Any], str | None, dict[str, str]]:
+    """Values and model, and the flag that set each value."""
     words = _words(line)
     values: dict[str, Any] = {}
+    flags: dict[str, str] = {}
     model: str | None = None
     at = 0
     while at < len(words):
@@ -203,7 +215,8 @@ def _from_flags(line: str, notices: list[Notice]) -> tuple[dict[str, Any], str |
         if row.path not in _PROMPTS and len(given) > 1:
             raise RequestError("line", f"--{name} has {len(given)} values, {short(' '.join(given))}; put it in quotes")
         _set(values, row, " ".join(given), flag)
-    return values, model
+        flags[row.path] = flag
+    return values, model, flags
 
 
 def _set(values: dict[str, Any], row: Row, words: str, flag: str) -> None:

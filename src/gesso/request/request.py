@@ -80,11 +80,14 @@ class TextToImageRequest:
     of samplers, clip_skip beyond its layers) is checked by `resolving.resolve`.
     """
 
-    prompt: Annotated[str, text(label="Prompt", help="What to draw.", a1111="prompt", invokeai="positive_prompt")]
+    prompt: Annotated[
+        str, text(label="Prompt", group="Prompt", help="What to draw.", a1111="prompt", invokeai="positive_prompt")
+    ]
     negative_prompt: Annotated[
         str,
         text(
             label="Negative prompt",
+            group="Prompt",
             help="What to avoid.",
             options=("negative-prompt",),
             also=("negative",),
@@ -101,6 +104,7 @@ class TextToImageRequest:
             8,
             MAX_SIDE,
             label="Width",
+            group="Size and sampling",
             help="Width in pixels.",
             unit="pixels",
             open="the source picture's width, else the model's default",
@@ -120,6 +124,7 @@ class TextToImageRequest:
             8,
             MAX_SIDE,
             label="Height",
+            group="Size and sampling",
             help="Height in pixels.",
             unit="pixels",
             open="the source picture's height, else the model's default",
@@ -139,6 +144,7 @@ class TextToImageRequest:
             1,
             MAX_STEPS,
             label="Steps",
+            group="Size and sampling",
             help="Sampling steps.",
             open="the model's default",
             options=("steps",),
@@ -157,6 +163,7 @@ class TextToImageRequest:
             0.0,
             MAX_GUIDANCE,
             label="Guidance scale",
+            group="Size and sampling",
             help="How closely to follow the prompt (CFG scale); 1 turns guidance off.",
             open="the model's default",
             options=("guidance", "cfg-scale"),
@@ -175,6 +182,7 @@ class TextToImageRequest:
             0.0,
             1.0,
             label="Guidance rescale",
+            group="Size and sampling",
             help="Counter washed-out colours at high guidance, 0 to 1 (arXiv:2305.08891, section 3.4).",
             open="0",
             options=("guidance-rescale",),
@@ -188,6 +196,7 @@ class TextToImageRequest:
         str | None,
         named(
             label="Sampler",
+            group="Size and sampling",
             help="Sampler: euler, euler_ancestral, ddim, dpmpp_2m, dpmpp_2m_sde, ..., or any name of A1111 or ComfyUI.",
             open="the model's default",
             registry="samplers",
@@ -204,6 +213,7 @@ class TextToImageRequest:
         str | None,
         named(
             label="Schedule",
+            group="Size and sampling",
             help="Schedule type (spacing of the steps): uniform, karras, ...",
             open="the model's default",
             registry="schedules",
@@ -220,6 +230,7 @@ class TextToImageRequest:
             0.0,
             1.0,
             label="Eta",
+            group="Size and sampling",
             help="How much noise a stochastic sampler adds back at each step, 0 to 1.",
             open="the sampler's default",
             options=("eta",),
@@ -234,6 +245,7 @@ class TextToImageRequest:
             0,
             MAX_SEED,
             label="Seed",
+            group="Size and sampling",
             help="Seed of the noise; random by default.",
             open="random (32 bits)",
             options=("seed",),
@@ -251,6 +263,7 @@ class TextToImageRequest:
         str | None,
         named(
             label="Noise source",
+            group="Settings of other tools",
             help="Random number generator: philox, or cpu or nv to match other tools.",
             presets=by_preset("philox", "nv", "cpu"),  # nv: A1111's GPU source, to the last bit or two
             registry="noises",
@@ -266,6 +279,7 @@ class TextToImageRequest:
             1,
             MAX_IMAGES,
             label="Number of pictures",
+            group="Size and sampling",
             help="Number of pictures.",
             options=("number",),
             letter="n",
@@ -280,6 +294,7 @@ class TextToImageRequest:
             0,
             MAX_INDEX,
             label="Index of the first picture",
+            group="Size and sampling",
             help="Index of the first picture, to redraw a single picture of a run bit for bit.",
             options=("index",),
             infotext="Picture index",
@@ -291,6 +306,7 @@ class TextToImageRequest:
             1,
             MAX_CLIP_SKIP,
             label="CLIP skip",
+            group="Prompt",
             help="Layer of the text encoder to use, counted from the end; 1 is the last.",
             open="the model's default",
             options=("clip-skip",),
@@ -307,6 +323,7 @@ class TextToImageRequest:
             2,
             MAX_STEPS + 1,
             label="Sigmas",
+            group="Size and sampling",
             help="Custom noise levels such as 14.6,7,3,1,0, instead of a schedule and a number of steps.",
             optional=True,
             options=("sigmas",),
@@ -323,6 +340,7 @@ class TextToImageRequest:
             0.0,
             1.0,
             label="Switch to the refiner at",
+            group="Model",
             help="Fraction of the steps after which the refiner takes over, 0 to 1.",
             unit="share",
             open="0.8 with a refiner",
@@ -337,6 +355,7 @@ class TextToImageRequest:
         Tiling | None,
         choice(
             label="Tiling",
+            group="Size and sampling",
             help="Seamless tiling: opposite edges match.",
             means={"x": "left and right", "y": "top and bottom", "xy": "both"},
             optional=True,
@@ -349,28 +368,55 @@ class TextToImageRequest:
         ),
     ] = None
     source: Annotated[
-        Source, part(label="Source picture", help="The picture to start from (image to image), and how to use it.")
+        Source,
+        part(
+            label="Source picture",
+            group="Image to image",
+            help="The picture to start from (image to image), and how to use it.",
+        ),
     ] = _SOURCE
     mask: Annotated[
-        Mask, part(label="Mask", help="The inpainting mask and its settings.", expected="Mask(image=...)")
+        Mask,
+        part(
+            label="Mask",
+            group="Inpainting and outpainting",
+            help="The inpainting mask and its settings.",
+            expected="Mask(image=...)",
+        ),
     ] = _MASK
     variation: Annotated[
-        Variation, part(label="Variation", help="Variations of the noise: a variation seed, and seed resize.")
+        Variation,
+        part(label="Variation", group="Variations", help="Variations of the noise: a variation seed, and seed resize."),
     ] = _VARIATION
     hires: Annotated[
         HiresPass | None,
-        part(label="Hires fix", help="Hires fix: draw small, upscale, redraw.", optional=True, a1111="enable_hr"),
+        part(
+            label="Hires fix",
+            group="Hires fix and large pictures",
+            help="Hires fix: draw small, upscale, redraw.",
+            optional=True,
+            a1111="enable_hr",
+        ),
     ] = None
-    tiles: Annotated[Tiles, part(label="Tiles", help="Tiled diffusion, for large pictures.")] = _TILES
+    tiles: Annotated[
+        Tiles, part(label="Tiles", group="Hires fix and large pictures", help="Tiled diffusion, for large pictures.")
+    ] = _TILES
     loras: Annotated[
         tuple[LoraUse, ...],
-        listed(most=MAX_LORAS, label="LoRA", help="LoRA, LyCORIS and similar adapters.", options=("lora",)),
+        listed(
+            most=MAX_LORAS,
+            label="LoRA",
+            group="LoRA, embeddings and ControlNet",
+            help="LoRA, LyCORIS and similar adapters.",
+            options=("lora",),
+        ),
     ] = ()
     controls: Annotated[
         tuple[ControlUse, ...],
         listed(
             most=MAX_CONTROLS,
             label="Control",
+            group="LoRA, embeddings and ControlNet",
             help="ControlNet, T2I-Adapter and IP-Adapter, with their control images.",
             options=("control",),
         ),
@@ -379,6 +425,7 @@ class TextToImageRequest:
         Preset | None,
         choice(
             label="Preset",
+            group="Settings of other tools",
             help="Follow this tool's conventions.",
             means={
                 "gesso": "gesso's own, exact where there is a choice",
@@ -390,9 +437,10 @@ class TextToImageRequest:
             infotext="Preset",
         ),
     ] = None
-    conventions: Annotated[Conventions, part(label="Conventions", help="Conventions that override the preset.")] = (
-        _CONVENTIONS
-    )
+    conventions: Annotated[
+        Conventions,
+        part(label="Conventions", group="Settings of other tools", help="Conventions that override the preset."),
+    ] = _CONVENTIONS
 
     def __new__(cls, **values: Any) -> Self:
         """Raises RequestError for fields that were not in a group up to version 3, and names their new place."""

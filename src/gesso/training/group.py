@@ -1,7 +1,9 @@
 """Synchronous data parallelism: processes that train one network together, each on its own pictures."""
 
 import os
+import signal
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -49,6 +51,7 @@ class Group:
 
 
 def _member(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    _ctrl_c(held=False)  # now it is quiet; while Python imported, it would have been a traceback
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size)
@@ -62,5 +65,19 @@ def run_group(size: int, work: Callable[..., None], *arguments: Any, port: int =
     """Run work(*arguments) in `size` processes of one thread each on this machine. work must be importable."""
     if size == 1:
         work(*arguments)
-    else:
-        spawn(_member, args=(size, port, work, arguments), nprocs=size)
+        return
+    resource_tracker.ensure_running()  # which lets Ctrl-C through when it starts
+    _ctrl_c(held=True)  # the processes start so, and let it through when they are ready
+    try:
+        members = spawn(_member, args=(size, port, work, arguments), nprocs=size, join=False)
+    finally:
+        _ctrl_c(held=False)
+    assert members is not None
+    while not members.join():
+        pass
+
+
+def _ctrl_c(*, held: bool) -> None:
+    """Hold Ctrl-C back, or let it through; one that came meanwhile comes then. Nothing on systems without masks."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,0 +1,42 @@
+"""Whatever goes wrong in a command, as one line, a code of `gesso.codes` and an exit code."""
+
+import os
+import sys
+from contextlib import suppress
+
+from gesso.cli.commands import EXIT_FAILED, EXIT_WRONG_INPUT
+from gesso.cli.words import line_of
+from gesso.errors import GessoError, message_line, one_line, short, shorten
+
+
+def explain(error: Exception) -> int:
+    """One line on stderr for what went wrong, and the exit code."""
+    known, code = as_known(error)
+    with suppress(OSError):  # nobody reads it: the exit code says it all the same
+        print(f"error: {line_of(known)}", file=sys.stderr)
+    return code
+
+
+def as_known(error: Exception) -> tuple[GessoError, int]:
+    """Any error as one of gesso's, and the exit code."""
+    if isinstance(error, GessoError):
+        return error, EXIT_WRONG_INPUT
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
+        name = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "name", None)
+        field = None if name is None else str(name).lstrip("-")
+        return GessoError(message_line(error.format_message()), code="usage", field=field), EXIT_WRONG_INPUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        advice = "out of memory. Try --memory auto, --dtype bfloat16, or a smaller --size or --batch"
+        return GessoError(advice, code="out_of_memory"), EXIT_FAILED
+    if isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
+        path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
+        return GessoError(f"{path}{error.strerror}", code="system"), EXIT_WRONG_INPUT
+    if isinstance(error, UnicodeEncodeError):  # half of a surrogate pair, as Python reads bytes that are no UTF-8
+        message = f"{short(str(error.object))}: is not UTF-8 text. Type it again"
+        return GessoError(message, code="usage"), EXIT_WRONG_INPUT
+    text = one_line(f"{type(error).__name__}: {error}")[:500]
+    return GessoError(f"{text} (a bug in gesso; add --debug for the traceback)", code="internal"), EXIT_FAILED
+
+
+def _decoded(path: object) -> str:
+    return os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)

@@ -1,0 +1,134 @@
+"""Ctrl-C at any moment is exit code 130, without a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gesso.cli.commands import EXIT_INTERRUPTED
+from gesso.cli.main import Interrupts, run
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+# The console script, which says when it has begun: before, Python itself starts, and answers Ctrl-C in its own way.
+SCRIPT = """
+import sys
+from gesso.cli.main import main
+class Begun:
+    def __init__(self, out): self.out = out
+    def __getattr__(self, name): return getattr(self.out, name)
+print("begun", file=sys.stderr, flush=True)
+sys.exit(main())
+"""
+# Where Ctrl-C gets lost: in a callback, and where a library makes another error of it.
+SWALLOWED = """
+import signal, sys, time
+import gesso.cli.main as cli
+class Lost:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def lose(argv):
+    lost = Lost()
+    del lost
+    while True:
+        time.sleep(0.01)
+def wrap(argv):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as error:
+        raise ImportError("numpy failed to import") from error
+cli._run = {"lose": lose, "wrap": wrap}[sys.argv[1]]
+cli.main()
+"""
+
+
+def interrupted(seconds: float, *argv: str) -> tuple[int, str]:
+    """Exit code and stderr of a command that gets Ctrl-C so long after it began."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *argv],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        assert running.stderr is not None
+        running.stderr.readline()
+        time.sleep(0.005 + seconds)  # the line is written just before `main` takes over
+        running.send_signal(signal.SIGINT)
+        errors = running.stderr.read()
+        return running.wait(60), errors
+
+
+MOMENTS = [0.0, 0.2, 0.8]
+EVERY = [pytest.param(n / 50, marks=pytest.mark.slow) for n in range(100) if n / 50 not in MOMENTS]
+
+
+@pytest.mark.parametrize("seconds", [*MOMENTS, *EVERY])
+def test_ctrl_c_while_it_starts(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    code, errors = interrupted(seconds, "generate", "cat", "--steps", "2", "-q")
+    assert "Traceback" not in errors and "ignored" not in errors, errors
+    assert code in (0, EXIT_INTERRUPTED)  # 0: it was done
+    assert code == EXIT_INTERRUPTED or seconds > 0.5
+
+
+@pytest.mark.parametrize("how", ["lose", "wrap"])
+def test_ctrl_c_that_a_library_loses_or_wraps(how: str):
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, how], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_INTERRUPTED, "", "")
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so():
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupts = Interrupts()
+        interrupts.install()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert sys.unraisablehook is before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+
+
+def test_a_question_that_is_answered_with_ctrl_c(monkeypatch: pytest.MonkeyPatch):
+    import typer
+
+    def ask(*args: object, **more: object) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr("gesso.cli.app.build_app", lambda *args: ask)
+    assert run(["models", "list"]) == EXIT_INTERRUPTED
+
+
+def test_main_is_quick_to_import():
+    """Before it Ctrl-C is Python's own."""
+    heavy = ("typer", "rich", "torch", "msgspec", "dataclasses", "inspect")
+    probe = f"import sys, gesso.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.5, 2.5, 3.5, 6.0])
+def test_ctrl_c_while_processes_of_a_training_start(seconds: float, tmp_path: Path):
+    """A terminal sends it to all of them."""
+    command = [sys.executable, "-m", "gesso", "train", "default-model", "--rehearsal", "--processes", "2"]
+    with subprocess.Popen(
+        [*command, "--folder", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        assert running.stderr is not None
+        time.sleep(seconds)
+        os.killpg(running.pid, signal.SIGINT)
+        assert "Traceback" not in running.stderr.read()
+        assert running.wait(60) == EXIT_INTERRUPTED
