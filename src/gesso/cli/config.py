@@ -10,6 +10,7 @@ import typer
 
 from gesso.cli.app import command_named
 from gesso.cli.commands import NAMES
+from gesso.cli.help import App
 from gesso.cli.json_lines import JsonOption, error_values, json_line
 from gesso.cli.settings import (
     DRAWING,
@@ -43,7 +44,7 @@ from gesso.files import atomic_file
 from gesso.request.checks import nearest, nearest_name, unknown_data
 from gesso.studio.home import CONFIG_FILE
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App()
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Setting: an option such as steps, or of one command, such as grid.cell.")
@@ -64,6 +65,12 @@ def config(
     Without a command: show the settings in effect and where each comes from. What is typed wins over the environment
     (GESSO_STEPS=20), which wins over gesso.toml in the current folder, which wins over your own config file.
     Exits with 2 if a setting is wrong.
+
+    Examples:
+        gesso config
+        gesso config set steps 20
+        gesso config set grid.cell 384
+        gesso config unset steps
     """
     if context.invoked_subcommand is not None:
         return
@@ -95,7 +102,11 @@ def path_of_file(
         bool, typer.Option("--project", help=f"Print the path of {CONFIG_FILE} in the current folder.")
     ] = False,
 ) -> None:
-    """Print the path of your config file, whether it exists or not."""
+    """Print the path of your config file, whether it exists or not.
+
+    Examples:
+        gesso config path
+    """
     print(one_line(str(_file(project))))
 
 
@@ -104,6 +115,10 @@ def get(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print the value of a setting.
 
     Exits with 1 if it is not set.
+
+    Examples:
+        gesso config get steps
+        gesso config get grid.cell --json
     """
     table, option = _named(name)
     if table:
@@ -125,6 +140,12 @@ def set_value(
     """Write a setting into your config file.
 
     Comments and everything else in the file stay as they are.
+
+    Examples:
+        gesso config set steps 20
+        gesso config set model sd15.safetensors
+        gesso config set grid.cell 384
+        gesso config set --project size 768x512
     """
     table, option = _named(name)
     path, level = _file(project), _level(project)
@@ -148,7 +169,12 @@ def set_value(
 
 @app.command("unset")
 def unset(name: NameArgument, project: ProjectOption = False) -> None:
-    """Remove a setting from your config file."""
+    """Remove a setting from your config file.
+
+    Examples:
+        gesso config unset steps
+        gesso config unset grid.cell
+    """
     table, option = _named(name)
     path = _file(project)
     if not path.exists() or not _edit(path, _level(project), table, option, None):

@@ -30,6 +30,10 @@ def command(as_json: JsonOption = False) -> None:
 
     Shows versions, devices, speed of the dtypes, memory, folders and settings, draws a picture in two steps, and says
     what is missing and how to get it. Exits with 1 if something that gesso needs does not work.
+
+    Examples:
+        gesso doctor
+        gesso doctor --json
     """
     if not as_json and sys.stderr.isatty():
         print("checking, which takes a few seconds ...", file=sys.stderr)

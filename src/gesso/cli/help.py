@@ -45,7 +45,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Size": ("scale",),
         "Grid": ("x", "y", "z", "cell"),
         "Training": ("recipe", "stage", "folder", "minutes", "samples", "finish-in", "rank", "rehearsal"),
-        "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts"),
+        "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts", "force"),
         "Size and sampling": ("size",),
         "Variations": ("variation-seed", "seed-size"),
         "Image to image": ("image",),
@@ -226,7 +226,7 @@ class _Plain:
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does; an option that does not exist is an error with the option that is meant."""
-        if not args and isinstance(self, Group) and not ctx.resilient_parsing:
+        if not args and isinstance(self, Group) and not (self.invoke_without_command or ctx.resilient_parsing):
             print(ctx.get_help())
             raise typer.Exit
         typed = list(args)  # click takes words out of it
