@@ -196,7 +196,8 @@ def command(
     options, begin = dict(locals()), time.perf_counter()
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
-        raise GessoError("the prompt is empty. Describe the picture, for example: gesso generate a red car")
+        text = "the prompt is empty. Describe the picture, for example: gesso generate a red car"
+        raise GessoError(text, code="prompt_missing", field="prompt")
     controls = parse_controls(control or [])
     files |= control_files(controls)
     front = open_front_end(syntax, style, styles, wildcards, dynamic_prompts)
