@@ -14,6 +14,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_T
 
 # No test may see the models of the user who runs it. The folder is not there; tests that need a library make their own.
 os.environ["GESSO_HOME"] = os.path.join(tempfile.gettempdir(), "gesso-tests-have-no-library-here")
+os.environ.pop("GESSO_CONFIG", None)  # nor the user's defaults of options
 
 # The networks of the quick tests are tiny: a second thread costs more than it brings, and on a busy machine threads
 # that wait for each other slow a test down many times. scripts/check --slow gives the slow tests all cores.

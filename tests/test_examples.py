@@ -206,6 +206,7 @@ FILES: dict[str, Callable[[Path, Path], object]] = {
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Path) -> Callable[[str], None]:
     """Makes a file of FILES in the folder where the example runs."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GESSO_HOME", str(tmp_path / "home"))  # `gesso config set` writes there
     monkeypatch.delenv("GESSO_DEBUG", raising=False)
 
     def make(name: str) -> None:

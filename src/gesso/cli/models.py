@@ -636,7 +636,7 @@ def _entry(name: str, library: "Library") -> "LibraryEntry | None":
 def _known_entry(name: str, library: "Library") -> "LibraryEntry":
     entry = _entry(name, library)
     if entry is None:
-        raise GessoError(f"{name}: not in the library; `gesso models list` shows its models")
+        raise GessoError(f"{name}: not in the library; `gesso models list` shows its models", code="unknown_name")
     return entry
 
 

@@ -16,9 +16,12 @@ def is_folder(output: Path | None, count: int, endings: tuple[str, ...]) -> bool
     if output.is_dir() or (count > 1 and not output.suffix):
         return True
     if count > 1:
-        raise GessoError(f"{output}: one file name for {count} pictures; give a folder")
+        raise GessoError(
+            f"{output}: one file name for {count} pictures; give a folder", code="invalid_name", field="output"
+        )
     if output.suffix.lower() not in endings:
-        raise GessoError(f"{output}: expected a name ending in {' or '.join(endings)}, or an existing folder")
+        text = f"{output}: expected a name ending in {' or '.join(endings)}, or an existing folder"
+        raise GessoError(text, code="invalid_name", field="output")
     return False
 
 
@@ -30,9 +33,10 @@ def target(own: str, output: Path | None, *, folder: bool) -> Path:
 def check_place(path: Path) -> None:
     """Before the work: can the file be written? Raises GessoError for a folder, or if its folder is missing."""
     if path.is_dir():
-        raise GessoError(f"{path} is a folder, expected a file name")
+        raise GessoError(f"{path} is a folder, expected a file name", code="wrong_kind", data={"path": str(path)})
     if not path.parent.is_dir():
-        raise GessoError(f"{path}: the folder {path.parent} does not exist. Create it, or choose another place")
+        text = f"{path}: the folder {path.parent} does not exist. Create it, or choose another place"
+        raise GessoError(text, code="missing", data={"path": str(path.parent)})
 
 
 def check_free(path: Path | None, overwrite: bool, ending: str | None = None) -> None:
@@ -58,4 +62,5 @@ def put(path: Path, data: bytes | Iterable[bytes], *, overwrite: bool) -> None:
 
 def taken(path: Path) -> GessoError:
     """The error for a file that already exists."""
-    return GessoError(f"{path} already exists; left unchanged. Choose another name, or add --overwrite")
+    text = f"{path} already exists; left unchanged. Choose another name, or add --overwrite"
+    return GessoError(text, code="name_taken", data={"path": str(path)})
