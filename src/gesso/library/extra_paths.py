@@ -114,8 +114,11 @@ def _parse(path: Path) -> dict[Any, Any]:
     except UnicodeDecodeError:
         raise GessoError(f"{path}: is not valid YAML for a list of folders", code="damaged", data=details) from None
     except strict_yaml.YamlError as error:
-        code = "too_large" if error.too_large else "damaged"
-        raise GessoError(f"{path}: {error}; expected a list of folders", code=code, data=details) from None
+        raise GessoError(
+            f"{path}: {error}; expected a list of folders",
+            code="too_large" if error.too_large else "damaged",
+            data=details,
+        ) from None
     if sections is None:
         return {}
     if not isinstance(sections, dict):
