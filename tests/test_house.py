@@ -24,7 +24,8 @@ MORE = {
     "checkpoints": {"gguf"},
     "cli": {"typer", "click", "rich", "tomlkit"},
     "hints": {"cv2"},
-    "library": {"yaml", "huggingface_hub"},
+    "library": {"huggingface_hub"},
+    "strict_yaml.py": {"yaml"},
 }
 
 

@@ -340,3 +340,23 @@ def test_the_handler_of_sigterm_is_put_back():
     run(["--version"])
     assert signal.getsignal(signal.SIGTERM) is before
     assert cli.EXIT_TERMINATED == 143
+
+
+def test_a_prompt_of_which_nothing_is_known_is_refused_unless_forced(capsys: pytest.CaptureFixture[str], model: str):
+    for prompt in ("a submarine", "кот", "🌭"):
+        code, out, err = generate(capsys, prompt, "-m", model, "--steps", "1", "-o", "x.png")
+        assert (code, out) == (2, "")
+        assert "knows nothing in this prompt" in err
+        assert "It draws 3 things, such as cat" in err
+        assert "--force" in err
+        assert not Path("x.png").exists()
+    code, _, err = generate(capsys, "a submarine", "-m", model, "--steps", "1", "-o", "x.png", "--force")
+    assert code == 0
+    assert "knows nothing in this prompt" in err
+    code, _, err = generate(capsys, "🐱", "-m", model, "--steps", "1", "-o", "cat.png", "--seed", "1")
+    assert code == 0
+    assert "note: emoji read: 🐱 as 'cat'" in err
+    assert generate(capsys, "cat", "-m", model, "--steps", "1", "-o", "word.png", "--seed", "1")[0] == 0
+    cat, word = (Image.open(name).convert("RGB").tobytes() for name in ("cat.png", "word.png"))
+    assert cat == word
+    assert generate(capsys, "a submarine", "-m", model, "--image", "x.png", "--steps", "2", "-o", "y.png")[0] == 0

@@ -91,6 +91,33 @@ def test_wildcards_are_off_until_they_are_asked_for():
     assert any("is unknown" in notice for notice in written.notices)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a {red|blue} cat", ["'{red|blue}' in the prompt is read as text", "`dynamic_prompts`"]),
+        ("a __animal__", ["'__animal__' in the prompt is read as text", "`wildcards=FOLDER`"]),
+        ("{a|b} __x/*__", ["'{a|b}' in the prompt", "'__x/*__' in the prompt"]),
+        (r"\{a|b\} {a} snake_case __init \__x__ a|b", []),
+        ("(a:1.2) [a|b] <lora:x__y__z:1>", []),
+    ],
+)
+def test_templates_that_are_not_asked_for_are_told(prompt, told):
+    (written,) = FrontEnd().requests(request(prompt), TINY_SD)
+    assert written.request.prompt == prompt
+    text = "; ".join(written.notices)
+    assert all(part in text for part in told)
+    assert bool(told) == bool(written.notices)
+    assert {notice.code for notice in written.notices} <= {"template_as_text"}
+    (written,) = FrontEnd(lists={"animal": ("cat",), "x/y": ("dog",)}).requests(request(prompt), TINY_SD)
+    assert "is read as text" not in "; ".join(written.notices)
+
+
+def test_variables_alone_give_one_request_for_all_pictures():
+    (written,) = FrontEnd(lists={}).requests(request("${x=a cat}${x}, ${x}", num_images=3, seed=1), TINY_SD)
+    assert (written.request.prompt, written.request.num_images) == ("a cat, a cat", 3)
+    assert "drawn: a cat, a cat" in written.notices[0]
+
+
 def test_explosions_end():
     many = {"a": ("__b__ " * 30,), "b": ("__c__ " * 30,), "c": ("__d__ " * 30,), "d": ("x",)}
     front = FrontEnd(lists=many)

@@ -1,14 +1,18 @@
 """Where a picture lies on what is drawn, and the way back."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gesso.pipelines.framing import Placement, border_mask, extend, inside_of, masked_region
+from gesso.pipelines.framing import Placement, border_mask, extend, inside_of, masked_region, size_notice
 from gesso.pipelines.masks import fill_masked
 from gesso.request.checks import RequestError
+from tiny_models import tiny_family
+from tiny_sd import TINY_SD
 
 SIDES = st.integers(1, 300)
 
@@ -117,3 +121,30 @@ def test_what_is_filled_takes_the_colours_around_it():
     row = np.asarray(fill_masked(halves, hole))[24, 16:32, 0].astype(int)
     assert (np.diff(row) >= -2).all()
     assert row[0] < 80 < row[8] < 180 < row[-1]
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "height", "told"),
+    [
+        (tiny_family(), 64, 64, None),
+        (tiny_family(), 128, 128, "use `size=64x64`, and enlarge the picture with `hires`"),
+        (tiny_family(), 64, 32, "Its native size is 64x64: use `size=64x64`"),
+        (TINY_SD, 1.0, 1.0, None),
+        (TINY_SD, 1.25, 1.5, None),
+        (TINY_SD, 0.5, 0.5, "which spoils pictures"),
+        (TINY_SD, 2, 2, "with `hires`"),
+    ],
+)
+def test_a_size_far_from_the_native_one_is_told(family, width, height, told):
+    native = family.output_size
+    sides = (width, height) if family.objects else (int(native * width), int(native * height))
+    request = SimpleNamespace(
+        width=sides[0], height=sides[1], tiles=SimpleNamespace(size=None), source=SimpleNamespace(outpaint=None)
+    )
+    notice = size_notice(request, family)
+    assert (notice is None) == (told is None)
+    if notice is not None:
+        assert told in notice
+        assert notice.data["native"] == native
+    request.tiles = SimpleNamespace(size=32)
+    assert size_notice(request, family) is None

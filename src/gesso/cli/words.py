@@ -39,6 +39,7 @@ OPTIONS = {
     "seed": "--seed",
     "set": "--set",
     "sigmas": "--sigmas",
+    "size": "--size",
     "style": "--style",
     "styles": "--styles",
     "syntax": "--syntax",

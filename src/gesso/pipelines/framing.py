@@ -188,10 +188,12 @@ def size_notice(request: ResolvedRequest, family: Family) -> Notice | None:
     share = request.width * request.height / native**2
     if (request.width, request.height) == (native, native) or (not family.objects and 0.5 <= share <= 2):
         return None
-    more = ", and enlarge the picture with `hires`" if share > 1 else ""
+    better = f"use `size={native}x{native}`" + (", and enlarge the picture with `hires`" if share > 1 else "")
+    if request.source.outpaint is not None:
+        better = "use smaller borders"
     return Notice(
         f"{request.width}x{request.height} is not a size that this model was trained at, which spoils pictures. "
-        f"Its native size is {native}x{native}: leave the size out{more}",
+        f"Its native size is {native}x{native}: {better}",
         code="size_not_native",
         field="width",
         data={"width": request.width, "height": request.height, "native": native},
