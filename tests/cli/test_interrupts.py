@@ -63,7 +63,7 @@ def interrupted(seconds: float, *argv: str) -> tuple[int, str]:
         return running.wait(60), errors
 
 
-MOMENTS = [0.0, 0.2, 0.8]
+MOMENTS = [0.0, 0.4]
 EVERY = [pytest.param(n / 50, marks=pytest.mark.slow) for n in range(100) if n / 50 not in MOMENTS]
 
 
