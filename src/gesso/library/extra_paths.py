@@ -114,18 +114,11 @@ def _parse(path: Path) -> dict[Any, Any]:
     except UnicodeDecodeError:
         raise GessoError(f"{path}: is not valid YAML for a list of folders", code="damaged", data=details) from None
     except strict_yaml.YamlError as error:
-<<<<<<< HEAD
-        message = f"{path}: {error}; expected a list of folders"
-        if error.too_large:
-            raise GessoError(message, code="too_large", data=details) from None
-        raise GessoError(message, code="damaged", data=details) from None
-=======
         raise GessoError(
             f"{path}: {error}; expected a list of folders",
             code="too_large" if error.too_large else "damaged",
             data=details,
         ) from None
->>>>>>> h-c
     if sections is None:
         return {}
     if not isinstance(sections, dict):
