@@ -104,6 +104,11 @@ def test_a_size_in_the_environment_keeps_out_the_width_of_a_file(home: Path, mon
     assert taken(["a cat"]) == {"size": "96"}
 
 
+def test_a_table_of_the_command_keeps_out_the_top_of_its_file(home: Path):
+    written(home, "size = 512\nsteps = 3\n[generate]\nwidth = 64\nsteps = 4\n")
+    assert taken(["a cat"]) == {"width": 64, "steps": 4}
+
+
 def test_a_flag_that_is_on_can_be_switched_off(capsys: pytest.CaptureFixture[str], model: str, home: Path):
     written(home, f"quiet = true\njson = true\nsteps = 1\n[generate]\nmodel = {model!r}\n")
     code, out, err = said(capsys, "generate", "a red cat")
@@ -210,6 +215,9 @@ def test_a_project_sets_what_describes_a_picture_and_says_so(capsys: pytest.Capt
     assert len(taken(["a cat"])) == 9
     code, _, err = said(capsys, "prompt", "a cat", "--model", "gesso-mini")
     assert (code, err) == (0, "note: gesso.toml in this folder sets steps, negative-prompt, preset, set\n")
+    assert "sets size" not in said(capsys, "upscale", "absent.png")[2]
+    for flag, told in (("-q", False), ("--quiet", False), ("--no-quiet", True)):
+        assert ("note: gesso.toml" in said(capsys, "generate", "a cat", flag, "-m", "absent.safetensors")[2]) is told
 
 
 def test_the_users_file_in_the_current_folder_is_the_users(home: Path, monkeypatch: pytest.MonkeyPatch):

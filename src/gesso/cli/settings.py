@@ -179,7 +179,9 @@ class Defaults:
         found: dict[str, str] = {}
         for one in self.settings.values():
             told = f"--{one.option.name} comes from {one.place}"
-            found |= dict.fromkeys((one.option.key, one.option.row.path if one.option.row else one.option.key), told)
+            found[one.option.key] = told
+            if one.option.row is not None:
+                found[one.option.row.path] = told
         return found
 
 
@@ -531,13 +533,14 @@ def defaults_for(
     typed = _typed(command, argv)
     if "help" in typed:
         return Defaults()
-    given = {one.name.replace("__", "."): one for one in command.params if one.name in typed}
-    present = {name for one in given.values() for name in _names(one)}
+    present = {name for param in command.params if param.name in typed for name in _names(param)}
     settings = all_settings(find, table, names, environ)
     chosen: dict[str, Setting] = {}
     blocked = _rivals(present)
-    for level in ("environment", "project", "user"):
-        mine = [one for one in settings if one.place.level == level and one.option.key not in blocked]
+    strengths = [(level, shared) for level in ("environment", "project", "user") for shared in (False, True)]
+    for strength in strengths:  # a table of the command is stronger than the top of the same file
+        mine = [one for one in settings if (one.place.level, not one.table) == strength]
+        mine = [one for one in mine if one.option.key not in blocked]
         for one in mine:
             key = one.option.key
             if key not in chosen and (key not in present or key == "set"):
@@ -549,7 +552,7 @@ def defaults_for(
         chosen = {key: one for key, one in chosen.items() if key not in useless}
     before = [word for one in chosen.values() for word in _set_words(one)]
     here = [one.name for one in chosen.values() if one.place.level == "project"]
-    quiet = "quiet" in present or ("quiet" in chosen and chosen["quiet"].value is True)
+    quiet = bool({"-q", "--quiet"} & set(argv)) or ("quiet" in chosen and chosen["quiet"].value is True)
     return Defaults(
         is_read=True,
         before=tuple(before),
