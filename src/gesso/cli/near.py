@@ -140,7 +140,7 @@ def other_names(param: Any) -> Iterator[str]:
 
 def usage_error(message: str, option: str | None = None) -> GessoError:
     """An error about the words of a command line."""
-    return GessoError(message, field=None if option is None else option.lstrip("-").replace("-", "_"))
+    return GessoError(message, code="usage", field=None if option is None else option.lstrip("-").replace("-", "_"))
 
 
 def no_such_option(command: str, typed: str, params: Sequence[Any]) -> GessoError:
