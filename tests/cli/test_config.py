@@ -9,9 +9,9 @@ import pytest
 from gesso.cli.app import command_named
 from gesso.cli.commands import COMMANDS
 from gesso.cli.main import run
-from gesso.cli.settings import DRAWING, defaults_for, leaves, options_of, read, shared_options
 from gesso.pictures.picture_file import read_recipe
 from gesso.studio.home import config_file
+from gesso.terminal.settings import DRAWING, defaults_for, leaves, options_of, read, shared_options
 from tiny_models import save_tiny_mini
 
 NAMES = [row.name for row in COMMANDS]

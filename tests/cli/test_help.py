@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import typer
 
-from gesso.cli import help as helping
 from gesso.cli.app import build_app
 from gesso.cli.commands import COMMANDS
-from gesso.cli.field_options import default_of
-from gesso.cli.first_word import understood
-from gesso.cli.help import arguments, groups, split_examples, with_range
 from gesso.cli.main import run
 from gesso.request.fields import PRESET_NAMES
 from gesso.request.groups import Mask, Source
 from gesso.request.presets import PRESETS
 from gesso.request.request import ROWS, TextToImageRequest
 from gesso.request.resolving import Defaults, resolve
+from gesso.terminal import help as helping
+from gesso.terminal.field_options import default_of
+from gesso.terminal.first_word import understood
+from gesso.terminal.help import arguments, groups, split_examples, with_range
 
 NAMES = [row.name for row in COMMANDS]
 
@@ -92,7 +92,7 @@ def test_many_options_are_in_groups(path: tuple[str, ...]):
     options = [param for param in LEAVES[path].params if param.param_type_name == "option" and not param.hidden]
     shown = groups(LEAVES[path])
     assert sum(map(len, shown.values())) == len(options)
-    assert helping.OTHER not in shown  # an option that is in no group: gesso.cli.help._GROUPS
+    assert helping.OTHER not in shown  # an option that is in no group: gesso.terminal.help._GROUPS
     if len(options) <= helping.FEW:
         assert set(shown) <= {helping.OPTIONS}
     else:

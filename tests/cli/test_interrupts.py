@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gesso.cli.commands import EXIT_INTERRUPTED
 from gesso.cli.main import Interrupts, run
+from gesso.terminal.exit_codes import EXIT_INTERRUPTED
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from gesso.cli.logs import logged_to_stderr
 from gesso.cli.main import run
 from gesso.errors import GessoError
+from gesso.terminal.logs import logged_to_stderr
 
 log = logging.getLogger("gesso.tests.of.logs")
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-import gesso.cli.near as near
+import gesso.terminal.near as near
 from gesso.cli.app import build_app
 from gesso.cli.commands import COMMANDS
 from gesso.cli.main import run
-from gesso.cli.near import names_elsewhere, nearest_commands, nearest_options
 from gesso.request.request import ROWS
+from gesso.terminal.near import names_elsewhere, nearest_commands, nearest_options
 
 
 def command(name: str) -> Any:

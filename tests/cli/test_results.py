@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gesso.cli import results
 from gesso.cli.app import command_named
 from gesso.cli.commands import COMMANDS
 from gesso.cli.main import run
-from gesso.cli.progress import Bar, numbers
-from gesso.cli.settings import leaves
 from gesso.pipelines.picture import Progress
 from gesso.studio.events import Loading, Sampling
+from gesso.terminal import results
+from gesso.terminal.progress import Bar, numbers
+from gesso.terminal.settings import leaves
 from tiny_models import save_tiny_mini
 
 NAMES = [row.name for row in COMMANDS]
@@ -117,7 +117,7 @@ def test_a_list_of_preprocessors_as_json(capsys: pytest.CaptureFixture[str]):
         (["upscale", "absent.png"], "missing", None, 2),
         (["preprocess", "cany", "photo.png"], "unknown_name", None, 2),
         (["models", "info", "absent"], "unknown_name", None, 2),
-        (["batch", "absent.txt"], "unreadable", None, 2),
+        (["batch", "absent.txt"], "missing", None, 2),
     ],
 )
 def test_errors_as_json(

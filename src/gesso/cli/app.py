@@ -8,10 +8,11 @@ import typer
 from typer.main import get_command
 
 from gesso import __version__
-from gesso.cli.commands import COMMANDS, EXIT_INTERRUPTED, NAMES
-from gesso.cli.explaining import as_known
-from gesso.cli.help import App
-from gesso.cli.running import run_command
+from gesso.cli.commands import COMMANDS, NAMES
+from gesso.terminal.exit_codes import EXIT_INTERRUPTED
+from gesso.terminal.explaining import as_known
+from gesso.terminal.help import App
+from gesso.terminal.running import run_command
 
 
 def build_app(chosen: str | None) -> typer.Typer:

@@ -7,19 +7,19 @@ import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption
 from gesso.cli.control_options import ControlOption
-from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.many import RunOptions, Told, open_folder, summary_line
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.picture_options import ImageOption, MaskOption, check_blurred
-from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, WildcardsOption
-from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.request.prompt_file import notices_of, read_prompts
 from gesso.request.request import TextToImageRequest
 from gesso.studio.events import to_all
 from gesso.studio.many import Run, line_jobs, with_settings
 from gesso.studio.studio import EngineOptions, ModelChoice, Studio
+from gesso.terminal.json_lines import JsonOption, json_line, notice_values
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 
 if TYPE_CHECKING:
     from gesso.pipelines.text_to_image import TextToImage

@@ -1,12 +1,10 @@
-"""The commands of `gesso`, and the exit codes of all of them. Imports nothing that takes time."""
+"""The commands of `gesso`. Imports nothing that takes time."""
 
 from typing import NamedTuple
 
-EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
-
 
 class Command(NamedTuple):
-    """One row of the table. The module holds `command`, a function, or `app`, a gesso.cli.help.App with commands."""
+    """One row of the table. The module holds `command`, a function, or `app`, an `App` of gesso.terminal.help."""
 
     name: str
     module: str

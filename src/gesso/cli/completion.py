@@ -249,8 +249,8 @@ def _fitting(current: str, words: Iterable[Word]) -> list[Word]:
 
 def _values(param: Any, current: str, given: Given) -> tuple[str, list[Word]]:
     """What an option or argument takes."""
-    from gesso.cli.near import option_of
     from gesso.request.request import ROWS
+    from gesso.terminal.near import option_of
 
     is_option, metavar = param.param_type_name == "option", param.metavar or ""
     if metavar in _PATHS or _is_path(param):

@@ -10,9 +10,13 @@ import typer
 
 from gesso.cli.app import command_named
 from gesso.cli.commands import NAMES
-from gesso.cli.help import App
-from gesso.cli.json_lines import JsonOption, error_values, json_line
-from gesso.cli.settings import (
+from gesso.errors import GessoError, one_line
+from gesso.files import atomic_file
+from gesso.request.checks import nearest, nearest_name, unknown_data
+from gesso.studio.home import CONFIG_FILE
+from gesso.terminal.help import App
+from gesso.terminal.json_lines import JsonOption, error_values, json_line
+from gesso.terminal.settings import (
     DRAWING,
     FILE_VARIABLE,
     PREFIX,
@@ -38,11 +42,7 @@ from gesso.cli.settings import (
     unknown_variables,
     user_file,
 )
-from gesso.cli.words import line_of
-from gesso.errors import GessoError, one_line
-from gesso.files import atomic_file
-from gesso.request.checks import nearest, nearest_name, unknown_data
-from gesso.studio.home import CONFIG_FILE
+from gesso.terminal.words import line_of
 
 app = App()
 

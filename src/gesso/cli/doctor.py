@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gesso.cli.json_lines import JsonOption, json_line
 from gesso.errors import one_line
+from gesso.terminal.json_lines import JsonOption, json_line
 
 if TYPE_CHECKING:
     from gesso.studio.check import Check
@@ -59,9 +59,9 @@ def _checks() -> "Iterator[Check]":
 def _settings() -> "Iterator[Check]":
     """The config files in effect, and what is wrong in them."""
     from gesso.cli.config import everything_set
-    from gesso.cli.settings import project_file, user_file
-    from gesso.cli.words import line_of
     from gesso.studio.check import Check
+    from gesso.terminal.settings import project_file, user_file
+    from gesso.terminal.words import line_of
 
     user, project = user_file(), project_file()
     there = user is not None and os.path.lexists(user)
@@ -84,9 +84,9 @@ def _settings() -> "Iterator[Check]":
 
 def _environment() -> "Iterator[Check]":
     from gesso.cli.config import options_in_environment
-    from gesso.cli.settings import VARIABLES
     from gesso.studio.check import Check
     from gesso.studio.doctor import environment
+    from gesso.terminal.settings import VARIABLES
 
     known, unknown = options_in_environment()
     yield from environment({**VARIABLES, **known})

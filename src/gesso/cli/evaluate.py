@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gesso.cli.field_options import with_fields
-from gesso.cli.help import App
-from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import ModelOption
-from gesso.cli.progress import Bar
-from gesso.cli.results import path_values
 from gesso.cli.targets import check_free, put
 from gesso.errors import GessoError
 from gesso.studio.drawing import check_names
 from gesso.studio.studio import EngineOptions, ModelChoice, Studio
+from gesso.terminal.field_options import with_fields
+from gesso.terminal.help import App
+from gesso.terminal.json_lines import JsonOption, json_line
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import path_values
 
 if TYPE_CHECKING:
     import numpy as np

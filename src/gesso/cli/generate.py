@@ -10,14 +10,10 @@ import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras, parse_upscaler
 from gesso.cli.control_options import ControlOption, HintOption, parse_controls
-from gesso.cli.field_options import with_fields
-from gesso.cli.json_lines import json_line, notice_values
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption, OptionalModel
 from gesso.cli.picture_options import ImageOption, MaskInvertOption, MaskOption, check_blurred, parse_hires, parse_sides
-from gesso.cli.progress import Bar
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
-from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
 from gesso.errors import GessoError
 from gesso.notices import Notice
@@ -30,6 +26,10 @@ from gesso.studio.front_ends import open_front_end, syntax_settings
 from gesso.studio.sources import ControlFile, Sources, control_files, read_controls, read_sources
 from gesso.studio.starting_point import start_from
 from gesso.studio.studio import DEFAULT_MODEL, EngineOptions, ModelChoice, Studio
+from gesso.terminal.field_options import with_fields
+from gesso.terminal.json_lines import json_line, notice_values
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 
 if TYPE_CHECKING:
     from gesso.frontends.front_end import FrontEnd

@@ -15,7 +15,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-from gesso.cli.commands import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, NAMES
+from gesso.cli.commands import NAMES
+from gesso.terminal.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 
 COMPLETE = "_GESSO_COMPLETE"  # in the environment: a shell asks for words
 
@@ -101,7 +102,7 @@ def run(argv: Sequence[str], interrupts: Interrupts | None = None) -> int:
             return _interrupted()
         if "--debug" in argv or os.environ.get("GESSO_DEBUG", "") not in ("", "0"):
             raise
-        from gesso.cli.explaining import explain
+        from gesso.terminal.explaining import explain
 
         return explain(error)
     finally:
@@ -118,7 +119,7 @@ def _run(argv: Sequence[str]) -> int:
         return answer(os.environ[COMPLETE], argv)
     argv = [word for word in argv if word != "--debug"]  # it may stand before or after the command
     argv = argv[1:] if argv[:1] == ["--"] else argv
-    from gesso.cli.first_word import GREETING, understood
+    from gesso.terminal.first_word import GREETING, understood
 
     if not argv:
         print(GREETING)
@@ -130,7 +131,7 @@ def _run(argv: Sequence[str]) -> int:
 
         return set_up(install=argv[0] == "--install-completion", shell=argv[1] if len(argv) > 1 else None)
     from gesso.cli.app import run_app
-    from gesso.cli.logs import logged_to_stderr
+    from gesso.terminal.logs import logged_to_stderr
 
     with logged_to_stderr():
         return run_app(argv, _chosen(argv))

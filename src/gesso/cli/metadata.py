@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gesso.cli.help import App
-from gesso.cli.json_lines import JsonOption, error_values, json_line, notice_values
-from gesso.cli.results import AbsolutePathsOption, path_values, shown
 from gesso.cli.targets import put
-from gesso.cli.words import in_options, line_of
 from gesso.errors import GessoError, one_line
+from gesso.terminal.help import App
+from gesso.terminal.json_lines import JsonOption, error_values, json_line, notice_values
+from gesso.terminal.results import AbsolutePathsOption, path_values, shown
+from gesso.terminal.words import in_options, line_of
 
 if TYPE_CHECKING:
     from gesso.metadata.picture_metadata import PictureMetadata

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from gesso.cli.help import App
-from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.model_option import OfflineOption
-from gesso.cli.progress import Bar
-from gesso.cli.results import path_values
-from gesso.cli.words import in_options
 from gesso.errors import GessoError
 from gesso.studio.home import is_offline, open_library
+from gesso.terminal.help import App
+from gesso.terminal.json_lines import JsonOption, json_line, notice_values
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import path_values
+from gesso.terminal.words import in_options
 
 if TYPE_CHECKING:
     from gesso.library import Library, LibraryEntry

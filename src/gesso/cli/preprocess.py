@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gesso.cli.json_lines import JsonOption, json_line, notice_values
-from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
 from gesso.cli.targets import is_folder, put, target
-from gesso.cli.words import in_options
 from gesso.errors import GessoError, one_line
 from gesso.notices import Notice
+from gesso.terminal.json_lines import JsonOption, json_line, notice_values
+from gesso.terminal.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
+from gesso.terminal.words import in_options
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.cli.tables import columns, matches
 from gesso.errors import GessoError
 from gesso.request.fields import PRESET_NAMES, Row
 from gesso.request.request import PRESET_ROWS
+from gesso.terminal.tables import columns, matches
 
 
 def command(

@@ -5,17 +5,17 @@ from typing import Annotated, Any
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, LoraOption, parse_embeddings, parse_loras
-from gesso.cli.field_options import with_fields
 from gesso.cli.generate import parse_settings
-from gesso.cli.json_lines import json_line, notice_values
 from gesso.cli.model_option import ModelOption, OfflineOption
 from gesso.cli.prompt_options import DynamicOption, StyleOption, StylesOption, SyntaxOption, WildcardsOption
-from gesso.cli.words import in_options
 from gesso.errors import one_line
 from gesso.request.request import TextToImageRequest, with_values
 from gesso.studio.front_ends import open_front_end, syntax_settings
 from gesso.studio.prompts import read_prompts
 from gesso.studio.studio import Studio
+from gesso.terminal.field_options import with_fields
+from gesso.terminal.json_lines import json_line, notice_values
+from gesso.terminal.words import in_options
 
 
 @with_fields({"prompt": ("negative_prompt", "num_steps", "seed", "num_images", "preset")})

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from gesso.cli.field_options import default_of
 from gesso.request.request import ROWS
+from gesso.terminal.field_options import default_of
 
 SyntaxOption = Annotated[
     str | None,

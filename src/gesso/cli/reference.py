@@ -8,8 +8,8 @@ from typer.main import get_command
 
 from gesso.cli.app import build_app
 from gesso.cli.commands import COMMANDS
-from gesso.cli.help import Entry, argument_name, arguments, groups
-from gesso.cli.near import names_elsewhere
+from gesso.terminal.help import Entry, argument_name, arguments, groups
+from gesso.terminal.near import names_elsewhere
 
 HEAD = """\
 # The command line

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.cli.adapter_options import EmbeddingOption, parse_embeddings, parse_loras
-from gesso.cli.json_lines import json_line, notice_values
 from gesso.cli.machine_options import DEVICES, DTYPES
 from gesso.cli.picture_options import MaskInvertOption
-from gesso.cli.progress import Bar
-from gesso.cli.results import AbsolutePathsOption, open_results, path_values, shown
 from gesso.errors import GessoError, one_line
 from gesso.studio.files import Files, encoder_name
 from gesso.studio.sources import read_sources
 from gesso.studio.studio import RecipePlaces
+from gesso.terminal.json_lines import json_line, notice_values
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import AbsolutePathsOption, open_results, path_values, shown
 
 if TYPE_CHECKING:
     from gesso.studio.replay import Verdict

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.cli.tables import columns, matches
 from gesso.diffusion.sampler_row import Sampler
 from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.errors import GessoError
 from gesso.registry import plain_name
+from gesso.terminal.tables import columns, matches
 
 
 def command(

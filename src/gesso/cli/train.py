@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.cli.help import App
-from gesso.cli.json_lines import JsonOption, json_line
 from gesso.cli.model_option import ModelOption
-from gesso.cli.results import path_values
 from gesso.cli.targets import check_free
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
+from gesso.terminal.help import App
+from gesso.terminal.json_lines import JsonOption, json_line
+from gesso.terminal.results import path_values
 
 app = App()
 

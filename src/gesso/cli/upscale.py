@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gesso.cli.json_lines import JsonOption, json_line, notice_values
 from gesso.cli.machine_options import DeviceOption, DtypeOption, ThreadsOption
 from gesso.cli.model_option import OfflineOption
-from gesso.cli.progress import Bar
-from gesso.cli.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
 from gesso.cli.sizes import parse_size
-from gesso.cli.tables import columns
 from gesso.cli.targets import is_folder, put, taken, target
 from gesso.errors import GessoError
 from gesso.notices import Notice
 from gesso.studio.home import open_library, resolve_model
 from gesso.studio.studio import use_threads
+from gesso.terminal.json_lines import JsonOption, json_line, notice_values
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import AbsolutePathsOption, OpenOption, open_results, path_values, shown
+from gesso.terminal.tables import columns
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,9 +4,9 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gesso.cli.words import in_options
 from gesso.errors import one_line
 from gesso.studio.events import Event, FinalSize, Loading, Noticed, Sampling
+from gesso.terminal.words import in_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

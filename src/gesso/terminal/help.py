@@ -27,9 +27,9 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gesso.cli.near import name_of, no_such_command, no_such_option, option_of, other_names, usage_error
 from gesso.errors import GessoError, short
 from gesso.request.request import ROWS
+from gesso.terminal.near import name_of, no_such_command, no_such_option, option_of, other_names, usage_error
 
 FEW = 10  # options that need no groups
 TOGETHER = 30  # characters of a default that stays on one line

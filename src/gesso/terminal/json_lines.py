@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.cli.words import in_options
 from gesso.errors import GessoError
 from gesso.notices import Notice
+from gesso.terminal.words import in_options
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON: one line per result.")]
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gesso.cli.command_line import CommandLine
-from gesso.cli.json_lines import error_values, json_line
 from gesso.errors import GessoError
+from gesso.terminal.command_line import CommandLine
+from gesso.terminal.json_lines import error_values, json_line
 
 
 def run_command(
@@ -28,7 +28,7 @@ def run_command(
     line = CommandLine(argv=argv)
     try:
         if chosen in names:
-            from gesso.cli.settings import configured
+            from gesso.terminal.settings import configured
 
             line = configured(root, line, line.argv.index(chosen), find, names)
         return root(args=list(line.argv), prog_name="gesso", standalone_mode=False, default_map=line.default_map)

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.cli.help import with_range
 from gesso.request.checks import RequestError
 from gesso.request.fields import Row
 from gesso.request.request import ROWS
 from gesso.request.typed import OR_RANDOM
+from gesso.terminal.help import with_range
 
 _TYPES: Mapping[str, type] = {"whole": int, "real": float, "text": str, "choice": str}
 _LISTED = {"samplers": "`gesso samplers` lists them.", "schedules": "`gesso samplers` lists them."}

@@ -4,9 +4,9 @@ import os
 import sys
 from contextlib import suppress
 
-from gesso.cli.commands import EXIT_FAILED, EXIT_WRONG_INPUT
-from gesso.cli.words import line_of
 from gesso.errors import GessoError, message_line, one_line, short, shorten
+from gesso.terminal.exit_codes import EXIT_FAILED, EXIT_WRONG_INPUT
+from gesso.terminal.words import line_of
 
 
 def explain(error: Exception) -> int:

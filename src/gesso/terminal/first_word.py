@@ -30,7 +30,7 @@ def understood(words: Sequence[str], commands: Sequence[str]) -> list[str]:
         return ["--version"]
     if " " in first.strip() or not first.strip():
         return ["generate", *words]
-    from gesso.cli.near import nearest_commands, usage_error
+    from gesso.terminal.near import nearest_commands, usage_error
 
     prompt = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))  # words before any option
     draw = f"`{_line('generate', ' '.join(words[:prompt]), words[prompt:])}`"

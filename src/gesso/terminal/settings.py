@@ -16,13 +16,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from gesso.cli.command_line import CommandLine
 from gesso.errors import GessoError, short
 from gesso.request.checks import RequestError, check_file_name, nearest, range_data, unknown_data
 from gesso.request.fields import Row
 from gesso.request.names import with_canonical_names
 from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 from gesso.studio.home import CONFIG_FILE, config_file
+from gesso.terminal.command_line import CommandLine
 
 PREFIX = "GESSO_"
 FILE_VARIABLE = "GESSO_CONFIG"
