@@ -81,7 +81,7 @@ def test_ctrl_c_that_a_library_loses_or_wraps(how: str):
     done = subprocess.run(
         [sys.executable, "-c", SWALLOWED, how], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (EXIT_INTERRUPTED, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_INTERRUPTED, "", "interrupted\n")
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so():
@@ -102,7 +102,7 @@ def test_a_question_that_is_answered_with_ctrl_c(monkeypatch: pytest.MonkeyPatch
     def ask(*args: object, **more: object) -> None:
         raise typer.Abort
 
-    monkeypatch.setattr("gesso.cli.app.build_app", lambda *args: ask)
+    monkeypatch.setattr("gesso.cli.app.run_command", ask)
     assert run(["models", "list"]) == EXIT_INTERRUPTED
 
 
