@@ -37,7 +37,7 @@ LANGUAGES = {"python", "sh", "toml", "text", "json"}  # those of code blocks; al
 
 STEPS = 2
 FEW_STEPS = {
-    "generate": ("--steps", str(STEPS)),
+    "generate": ("--steps", str(STEPS), "--force"),  # a tiny model with three words stands in for the others
     "grid": ("--set", f"steps={STEPS}"),
     "batch": ("--set", f"steps={STEPS}"),
 }

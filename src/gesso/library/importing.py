@@ -90,24 +90,32 @@ def import_model(
     hashes = _hash(first, on_progress)
     if (same := _same_bytes(library, hashes)) is not None:
         return ImportResult(same, new=False)
-    entry = first
-    if way == "link":
-        target = _target(library, entry, name)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+    with _taken_back(library) as made:
+        entry = first
+        if way == "link":
+            target = _target(library, entry, name)
             if not (target.is_symlink() and target.resolve() == source.resolve()):  # as a killed run left it
-                target.symlink_to(source, target_is_directory=source.is_dir())
-        except FileExistsError:
-            raise _taken(target) from None
-        except OSError as error:
-            raise GessoError(
-                f"{target}: cannot create a link ({error.strerror}). Try `in_place`",
-                code="unwritable",
-                data={"path": str(target)},
-            ) from None
-        files = tuple(replace(file, path=target / file.name if source.is_dir() else target) for file in entry.files)
-        entry = replace(entry, path=target, files=files, origin=LINKED)
-    return _register(library, replace(entry, name=name, source=str(source)), hashes)
+                if target.is_symlink() or target.exists():
+                    raise _taken(target)
+                made.append(target)
+                _link(source, target)
+            files = tuple(replace(file, path=target / file.name if source.is_dir() else target) for file in entry.files)
+            entry = replace(entry, path=target, files=files, origin=LINKED)
+        return _register(library, replace(entry, name=name, source=str(source)), hashes)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source, target_is_directory=source.is_dir())
+    except FileExistsError:
+        raise _taken(target) from None
+    except OSError as error:
+        raise GessoError(
+            f"{target}: cannot create a link ({error.strerror}). Try `in_place`",
+            code="unwritable",
+            data={"path": str(target)},
+        ) from None
 
 
 def check_name(name: str) -> str:
@@ -284,30 +292,55 @@ def _copy(
     on_progress: OnProgress,
 ) -> ImportResult:
     source = first.path
-    with _quarantine(library) as room:
-        inside = room / _file_name(first, name)
-        try:
-            if first.layout == "pickle":
-                on_progress("converting", 0, first.nbytes)
-                to_safetensors(source, inside)
+    with _taken_back(library) as made:
+        with _quarantine(library) as room:
+            inside = room / _file_name(first, name)
+            try:
+                if first.layout == "pickle":
+                    on_progress("converting", 0, first.nbytes)
+                    to_safetensors(source, inside)
+                else:
+                    _copy_bytes(source, inside, on_progress)
+                    _convert_parts(first, inside, on_progress)
+                entry = make_entry(inside, kind, OWNED)
+                require_readable(entry, inside, kind)
+                if not allow_nonfinite:
+                    check_finite(entry, on_progress)
+            except ModelFileError as error:  # people know the file by its own place
+                raise ModelFileError(error.reason, source, error.message.partition(": ")[2]) from None
+            hashes = _hash(entry, on_progress)
+            if (same := _same_bytes(library, hashes)) is not None:
+                return ImportResult(same, new=False)
+            target = _target(library, entry, name)
+            if (there := _there(target, inside, hashes)) is not None:
+                hashes = there
+            elif target.exists():
+                raise _taken(target)
             else:
-                _copy_bytes(source, inside, on_progress)
-                _convert_parts(first, inside, on_progress)
-            entry = make_entry(inside, kind, OWNED)
-            require_readable(entry, inside, kind)
-            if not allow_nonfinite:
-                check_finite(entry, on_progress)
-        except ModelFileError as error:  # people know the file by its own place
-            raise ModelFileError(error.reason, source, error.message.partition(": ")[2]) from None
-        hashes = _hash(entry, on_progress)
-        if (same := _same_bytes(library, hashes)) is not None:
-            return ImportResult(same, new=False)
-        target = _target(library, entry, name)
-        if (there := _there(target, inside, hashes)) is not None:
-            hashes = there
-        else:
-            _place(inside, target)
-    return _register(library, make_entry(target, kind, OWNED, name=name, source=str(source)), hashes)
+                made.append(target)
+                _place(inside, target)
+        return _register(library, make_entry(target, kind, OWNED, name=name, source=str(source)), hashes)
+
+
+@contextmanager
+def _taken_back(library: Library) -> Iterator[list[Path]]:
+    """Takes the paths that the block lists; they go again, and what the index knows of them, where it is stopped."""
+    made: list[Path] = []
+    try:
+        yield made
+    except BaseException as error:
+        if isinstance(error, GessoError) and error.code == "name_taken":  # meanwhile, by another run: not ours
+            raise
+        for path in made:
+            with suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            with suppress(GessoError):
+                library.index.put([], [path])
+                library.index.forget_files([path])
+        raise
 
 
 def _there(target: Path, inside: Path, hashes: list[Hashes]) -> list[Hashes] | None:
@@ -417,25 +450,10 @@ def _hash(entry: LibraryEntry, on_progress: OnProgress) -> list[Hashes]:
 
 
 def _register(library: Library, entry: LibraryEntry, hashes: list[Hashes]) -> ImportResult:
-    """The row is last: a model without one is found again by its place, one with a row is whole.
-
-    Where it cannot be written, as on a full disk, the model goes again too.
-    """
-    try:
-        library.index.put([entry])
-        for file, file_hashes in zip(entry.files, hashes, strict=True):
-            library.index.remember(file.path, file_hashes, at=now(), record=True)
-    except BaseException:
-        with suppress(GessoError, OSError):
-            remove(library, entry)
-        with suppress(OSError):
-            if entry.origin == LINKED:
-                entry.path.unlink(missing_ok=True)
-            elif entry.origin == OWNED and entry.path.is_dir():
-                shutil.rmtree(entry.path, ignore_errors=True)
-            elif entry.origin == OWNED:
-                entry.path.unlink(missing_ok=True)
-        raise
+    """The row is last: a model without one is found again by its place, one with a row is whole."""
+    library.index.put([entry])
+    for file, file_hashes in zip(entry.files, hashes, strict=True):
+        library.index.remember(file.path, file_hashes, at=now(), record=True)
     known = next(other for other in library.index.models() if other.path == entry.path)
     log.info("imported %r: %s, %d bytes, from %r", known.name, known.kind, known.nbytes, entry.source)
     return ImportResult(known, new=True)

@@ -72,7 +72,9 @@ def check_words(pipeline: "TextToImage", order: Order) -> None:
 
     request, sources = order.request, order.sources
     if sources.image is None and not (sources.hints or request.controls or request.loras or "<" in request.prompt):
-        check_known(pipeline.model, next(order.requests(pipeline)).request.prompt)
+        first = next(order.requests(pipeline)).request
+        pipeline.resolve(first, **sources.pictures)  # what is wrong with the request is told before
+        check_known(pipeline.model, first.prompt)
 
 
 def draw(
@@ -116,11 +118,11 @@ def _report_size(pipeline: "TextToImage", first: PlainRequest, sources: Sources,
     from gesso.pipelines.framing import finished_size, size_notice
 
     resolved = pipeline.resolve(first.request, **sources.pictures)
-    if (notice := size_notice(resolved, pipeline.model.family)) is not None:
-        on_event(Noticed(notice=notice))
     size = finished_size(resolved, sources.image)
     if size is not None:
         on_event(FinalSize(width=size[0], height=size[1]))
+    if (notice := size_notice(resolved, pipeline.model.family)) is not None:
+        on_event(Noticed(notice=notice))
 
 
 def save_drawn(
