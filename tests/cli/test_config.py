@@ -501,5 +501,5 @@ def test_the_commands_that_draw_share_options_of_one_kind():
     shared = shared_options(command_named)
     for name in DRAWING:
         for key, option in options_of(command_named(name), (name,)).items():
-            if key in shared and key != "output":  # of a grid or a batch it is a folder for that run alone
+            if key in shared and option.name != "output":  # of a grid or a batch it is a folder for that run alone
                 assert (option.kind, option.is_list) == (shared[key].kind, shared[key].is_list), (name, key)

@@ -115,7 +115,6 @@ def test_a_list_of_preprocessors_as_json(capsys: pytest.CaptureFixture[str]):
         (["upscale", "absent.png"], "missing", None, 2),
         (["preprocess", "cany", "photo.png"], "unknown_name", None, 2),
         (["models", "info", "absent"], "unknown_name", None, 2),
-        (["batch", "absent.txt"], "unreadable", None, 2),
     ],
 )
 def test_errors_as_json(
