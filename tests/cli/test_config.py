@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from gesso.cli.main import COMMANDS, command_named, run
-from gesso.cli.settings import DRAWING, defaults_for, leaves, options_of, read, shared_options
+from gesso.cli.running import defaults_of
 from gesso.pictures.picture_file import read_recipe
 from gesso.studio.home import config_file
+from gesso.studio.settings import DRAWING, leaves, options_of, read, shared_options
 from tiny_models import save_tiny_mini
 
 NAMES = [row.name for row in COMMANDS]
@@ -42,7 +43,7 @@ def taken(argv: list[str], table: tuple[str, ...] = ("generate",)) -> dict[str, 
     command = command_named(table[0])
     for word in table[1:]:
         command = command.commands[word]
-    defaults = defaults_for(command, argv, table, command_named, NAMES)
+    defaults = defaults_of(command, argv, table, command_named, NAMES)
     found = {one.option.name: one.value for one in defaults.settings.values()}
     return found | ({"set": list(defaults.before)} if defaults.before else {})
 

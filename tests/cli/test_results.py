@@ -16,9 +16,9 @@ from PIL import Image
 from gesso.cli import results
 from gesso.cli.main import COMMANDS, command_named, run
 from gesso.cli.progress import Bar, numbers
-from gesso.cli.settings import leaves
 from gesso.pipelines.picture import Progress
 from gesso.studio.events import Loading, Sampling
+from gesso.studio.settings import leaves
 from tiny_models import save_tiny_mini
 
 NAMES = [row.name for row in COMMANDS]

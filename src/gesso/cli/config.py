@@ -10,7 +10,12 @@ import typer
 
 from gesso.cli.json_lines import JsonOption, error_values, json_line
 from gesso.cli.main import COMMANDS, command_named
-from gesso.cli.settings import (
+from gesso.cli.words import line_of
+from gesso.errors import GessoError, one_line
+from gesso.files import atomic_file
+from gesso.request.checks import nearest, nearest_name, unknown_data
+from gesso.studio.home import CONFIG_FILE
+from gesso.studio.settings import (
     DRAWING,
     FILE_VARIABLE,
     PREFIX,
@@ -36,11 +41,6 @@ from gesso.cli.settings import (
     unknown_variables,
     user_file,
 )
-from gesso.cli.words import line_of
-from gesso.errors import GessoError, one_line
-from gesso.files import atomic_file
-from gesso.request.checks import nearest, nearest_name, unknown_data
-from gesso.studio.home import CONFIG_FILE
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -55,9 +55,9 @@ def _checks() -> "Iterator[Check]":
 def _settings() -> "Iterator[Check]":
     """The config files in effect, and what is wrong in them."""
     from gesso.cli.config import everything_set
-    from gesso.cli.settings import project_file, user_file
     from gesso.cli.words import line_of
     from gesso.studio.check import Check
+    from gesso.studio.settings import project_file, user_file
 
     user, project = user_file(), project_file()
     there = user is not None and os.path.lexists(user)
@@ -80,9 +80,9 @@ def _settings() -> "Iterator[Check]":
 
 def _environment() -> "Iterator[Check]":
     from gesso.cli.config import options_in_environment
-    from gesso.cli.settings import VARIABLES
     from gesso.studio.check import Check
     from gesso.studio.doctor import environment
+    from gesso.studio.settings import VARIABLES
 
     known, unknown = options_in_environment()
     yield from environment({**VARIABLES, **known})
