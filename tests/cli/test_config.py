@@ -11,7 +11,8 @@ from gesso.cli.commands import COMMANDS
 from gesso.cli.main import run
 from gesso.pictures.picture_file import read_recipe
 from gesso.studio.home import config_file
-from gesso.terminal.settings import DRAWING, defaults_for, leaves, options_of, read, shared_options
+from gesso.terminal.running import defaults_of
+from gesso.terminal.settings import DRAWING, leaves, options_of, read, shared_options
 from tiny_models import save_tiny_mini
 
 NAMES = [row.name for row in COMMANDS]
@@ -44,7 +45,7 @@ def taken(argv: list[str], table: tuple[str, ...] = ("generate",)) -> dict[str, 
     command = command_named(table[0])
     for word in table[1:]:
         command = command.commands[word]
-    defaults = defaults_for(command, argv, table, command_named, NAMES)
+    defaults = defaults_of(command, argv, table, command_named, NAMES)
     found = {one.option.name: one.value for one in defaults.settings.values()}
     return found | ({"set": list(defaults.before)} if defaults.before else {})
 

@@ -8,10 +8,9 @@ what that means for users.
 import inspect
 import os
 import re
-import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -22,7 +21,6 @@ from gesso.request.fields import Row
 from gesso.request.names import with_canonical_names
 from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 from gesso.studio.home import CONFIG_FILE, config_file
-from gesso.terminal.command_line import CommandLine
 
 PREFIX = "GESSO_"
 FILE_VARIABLE = "GESSO_CONFIG"
@@ -476,63 +474,22 @@ def check_tables(file: ConfigFile, names: Mapping[str, Any]) -> None:
             raise GessoError(f"{file.place(key)}: `gesso {key}` takes no settings", code="unknown_name", field=key)
 
 
-def configured(
-    root: Any,
-    line: CommandLine,
-    at: int,
-    find: FindCommand,
-    names: Sequence[str],
-    environ: Mapping[str, str] = os.environ,
-) -> CommandLine:
-    """A command line with its defaults. Raises GessoError.
-
-    root  the click command of the whole command line, whose flags also get a --no-FLAG, since they may be on by default
-    at    where the command stands in the words
-    """
-    command, end = root.commands[line.argv[at]], at + 1
-    table: tuple[str, ...] = (line.argv[at],)
-    while below := getattr(command, "commands", None):
-        place = next((n for n in range(end, len(line.argv)) if not line.argv[n].startswith("-")), None)
-        if place is None or line.argv[place] not in below:
-            return line
-        command, end, table = below[line.argv[place]], place + 1, (*table, line.argv[place])
-    argv = line.argv[end:]
-    defaults = defaults_for(command, argv, table, find, names, environ)
-    for param in command.params:
-        if _is_flag(param) and defaults.is_read:
-            param.secondary_opts = [_negative(param)]
-    if defaults.note:
-        print(f"note: {defaults.note}", file=sys.stderr)
-    values: dict[str, Any] = defaults.values
-    for word in reversed(table):
-        values = {word: values}
-    return replace(
-        line,
-        argv=[*line.argv[:end], *defaults.before, *argv],
-        default_map=values,
-        origins=defaults.origins,
-        json_default=defaults.values.get("as_json") is True,
-    )
-
-
 def defaults_for(
     command: Any,
-    argv: Sequence[str],
+    typed: Collection[str],
     table: tuple[str, ...],
     find: FindCommand,
     names: Sequence[str],
     environ: Mapping[str, str] = os.environ,
+    *,
+    quiet: bool = False,
 ) -> Defaults:
     """What a command line takes from the environment and the files. Raises GessoError.
 
     command  the click command
-    argv     the words after it
+    typed    its parameters that stand in the command line
+    quiet    no note is wanted
     """
-    if table[0] in UNCONFIGURED:
-        return Defaults()
-    typed = _typed(command, argv)
-    if "help" in typed:
-        return Defaults()
     present = {name for param in command.params if param.name in typed for name in _names(param)}
     settings = all_settings(find, table, names, environ)
     chosen: dict[str, Setting] = {}
@@ -552,41 +509,13 @@ def defaults_for(
         chosen = {key: one for key, one in chosen.items() if key not in useless}
     before = [word for one in chosen.values() for word in _set_words(one)]
     here = [one.name for one in chosen.values() if one.place.level == "project"]
-    quiet = bool({"-q", "--quiet"} & set(argv)) or ("quiet" in chosen and chosen["quiet"].value is True)
+    quiet = quiet or ("quiet" in chosen and chosen["quiet"].value is True)
     return Defaults(
         is_read=True,
         before=tuple(before),
         settings={one.option.parameter: one for one in chosen.values() if not _by_set(one.option)},
         note=f"{CONFIG_FILE} in this folder sets {', '.join(here)}" if here and not quiet else "",
     )
-
-
-def _typed(command: Any, argv: Sequence[str]) -> set[str]:
-    """The parameters that stand in the words; mistakes are the command's own to report."""
-    context = command.context_class(
-        command, info_name=command.name, resilient_parsing=True, help_option_names=["-h", "--help"]
-    )
-    flags = [param for param in command.params if _is_flag(param)]
-    for param in flags:  # whether one is on by default, and so can be switched off, is found out below
-        param.secondary_opts = [_negative(param)]
-    try:
-        _, _, order = command.make_parser(context).parse_args(args=list(argv))
-    except Exception:
-        return set()
-    finally:
-        for param in flags:
-            param.secondary_opts = []
-    return {str(param.name) for param in order if param.param_type_name == "option"}
-
-
-def _is_flag(param: Any) -> bool:
-    """Whether it is an option that is on or off and has no name yet that switches it off."""
-    flag = getattr(param, "is_flag", False) and not param.secondary_opts and param.name != "help"
-    return flag and any(name.startswith("--") for name in param.opts)
-
-
-def _negative(param: Any) -> str:
-    return f"--no-{next(name for name in param.opts if name.startswith('--')).removeprefix('--')}"
 
 
 def _names(param: Any) -> set[str]:
