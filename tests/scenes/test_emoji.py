@@ -22,6 +22,8 @@ def test_the_glyph_of_each_object_is_that_object():
         ("🐱🐱", "two cats"),
         ("🐱 🐱 🐱", "three cats"),
         ("🐱🐱🐱🐱🐱", "four cats"),
+        ("🐭🐭 🐟🐟🐟", "two mice three fish"),
+        ("💙💙", "two blue hearts"),
         ("🐱🐶", "cat dog"),
         ("❤️", "heart"),
         ("💙", "blue heart"),

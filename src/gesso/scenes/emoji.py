@@ -34,7 +34,7 @@ def with_emoji_named(
         between = text[last:start]
         if name == previous and not between.strip():
             count += 1
-            parts[-1] = f" {NUMBERS[min(count, max(NUMBERS))]} {plural_of(name)} "
+            parts[-1] = f" {NUMBERS[min(count, max(NUMBERS))]} {_plural(name)} "
         else:
             parts.append(between)
             parts.append(" " if any(one in name.split() or one == name for one in left_out) else f" {name} ")
@@ -82,6 +82,10 @@ def object_of(emoji: str, objects: Mapping[str, Collection[str]]) -> str | None:
     noun = rest if colour in COLOURS else words
     known = any(noun == name or noun in others for name, others in objects.items())
     return words if known else None
+
+
+def _plural(name: str) -> str:
+    return next((thing.plural for thing in things("full") if thing.name == name), None) or plural_of(name)
 
 
 @cache
