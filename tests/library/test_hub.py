@@ -241,4 +241,5 @@ def test_what_goes_wrong_is_told(hub: Hub, tmp_path: Path):
     done = gesso(hub, tmp_path, "import", "hf:gesso/tiny", "-q")
     assert done.returncode == 2
     assert "cannot be fetched" in done.stderr
-    assert json.loads(gesso(hub, tmp_path, "list", "--json").stdout)[1:] == []
+    listed = json.loads(gesso(hub, tmp_path, "list", "--json").stdout)
+    assert {entry["origin"] for entry in listed} == {"carried"}
