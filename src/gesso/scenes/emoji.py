@@ -18,21 +18,23 @@ def with_emoji_named(
 
     objects   names of what a model draws -> other names of it; emoji of anything else stay
     left_out  objects whose emoji are dropped, because the text names them already
-    The same emoji several times is as many of the object: two to four cats.
+    The same emoji several times is as many of the object: two cats, three, and four for any more.
     """
     parts: list[str] = []
     read: dict[str, str] = {}
+    named: dict[str, str | None] = {}  # a prompt may be the same emoji many times
     last, previous, count = 0, "", 0
     for start, end in emoji_in(text):
         emoji = text[start:end]
-        name = object_of(emoji, objects)
-        if name is None:
+        if emoji not in named:
+            named[emoji] = object_of(emoji, objects)
+        if (name := named[emoji]) is None:
             previous = ""
             continue
         between = text[last:start]
         if name == previous and not between.strip():
             count += 1
-            parts[-1] = f" {NUMBERS[count]} {plural_of(name)} " if count in NUMBERS else f"{parts[-1]}{name} "
+            parts[-1] = f" {NUMBERS[min(count, max(NUMBERS))]} {_plural(name)} "
         else:
             parts.append(between)
             parts.append(" " if any(one in name.split() or one == name for one in left_out) else f" {name} ")
@@ -80,6 +82,10 @@ def object_of(emoji: str, objects: Mapping[str, Collection[str]]) -> str | None:
     noun = rest if colour in COLOURS else words
     known = any(noun == name or noun in others for name, others in objects.items())
     return words if known else None
+
+
+def _plural(name: str) -> str:
+    return next((thing.plural for thing in things("full") if thing.name == name), None) or plural_of(name)
 
 
 @cache
