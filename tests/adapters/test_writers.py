@@ -16,8 +16,9 @@ from torch import Tensor
 
 from adapters.files import target_of
 from adapters.test_lora_parity import FAMILIES, ours, pipeline, theirs
+from gesso.adapters.architecture import architecture_of
 from gesso.adapters.attaching import attach
-from gesso.adapters.lora import Lora, read_lora
+from gesso.adapters.lora import Lora, read_lora, refuse_unread_kinds
 from gesso.adapters.rewriting import file_tensors
 from gesso.adapters.settings import fits
 from gesso.checkpoints.errors import ModelFileError
@@ -295,6 +296,23 @@ def test_kinds_of_peft_that_gesso_does_not_read_are_named(case: str, folders: di
     alone.write_bytes(written.read_bytes())
     with pytest.raises(ModelFileError, match=says):
         read_lora(open_weights(alone), target_of(ALL["SD 1.5"]))
+
+
+def test_the_release_shows_in_any_layer_that_takes_the_text(tmp_path: Path):
+    """PEFT's usual targets are to_q and to_v."""
+    for width, looks in ((768, "Stable Diffusion 1"), (1024, "Stable Diffusion 2"), (2048, "Stable Diffusion XL")):
+        module = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v"
+        tensors = {f"{module}.lora_A.weight": torch.ones(4, width), f"{module}.lora_B.weight": torch.ones(640, 4)}
+        save_file(tensors, tmp_path / "style.safetensors")
+        assert architecture_of(open_weights(tmp_path / "style.safetensors").tensors) == looks
+
+
+@pytest.mark.parametrize("part", ["lora_E", "ia3_l", "vera_lambda_b", "oft_R.weight", "boft_R"])
+def test_a_kind_is_named_where_no_model_is_known(part: str, tmp_path: Path):
+    module = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    save_file({f"{module}.{part}": torch.ones(4, 1)}, tmp_path / "style.safetensors")
+    with pytest.raises(ModelFileError, match="of a kind that gesso does not read"):
+        refuse_unread_kinds(open_weights(tmp_path / "style.safetensors"))
 
 
 def test_a_file_of_peft_without_its_settings_says_that_alpha_is_unknown(tmp_path: Path):

@@ -25,7 +25,7 @@ _DOWN = (
     ".hada_w1_b",
     ".diff",
 )
-_TO_K = re.compile(r"attn2[._](?:processor\.)?to_k(?:\.|_lora\.)")
+_TO_K = re.compile(r"attn2[._](?:processor\.)?to_[kv](?:\.|_lora\.)")  # keys and values take the text embeddings
 _SECOND_TEXT = ("lora_te2_", "lora_te1_", "text_encoder_2.", "text_encoders.clip_g.", "clip_g.", "conditioner.")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gesso.adapters.architecture import architecture_of, declared_base, is_made_for
 from gesso.adapters.changes import LowRank, WeightChange, qkv_part
-from gesso.adapters.dialects import BUNDLED, TensorName, is_raw, parse_tensor_name, part_of_module
+from gesso.adapters.dialects import BUNDLED, MAX_WORDS, TensorName, is_raw, parse_tensor_name, part_of_module
 from gesso.adapters.kinds import Reader, build, foreign_kind, kind_of, label_of
 from gesso.adapters.names import ModulePlace, Target
 from gesso.adapters.settings import TrainerSettings
@@ -208,6 +208,23 @@ def _sorted_names(tensors: Mapping[str, object], target: Target) -> tuple[dict[s
     return named, bundled, list(unmatched)
 
 
+def refuse_unread_kinds(file: TensorFile) -> None:
+    """Raises ModelFileError for an adapter of a kind that gesso does not read, by the names of its tensors alone."""
+    for name in file.tensors:
+        for word in name.split(".")[1:MAX_WORDS]:
+            if kind := foreign_kind(word):
+                raise _unread(file, kind, name)
+
+
+def _unread(file: TensorFile, kind: str, name: str) -> ModelFileError:
+    return ModelFileError(
+        "unknown_key",
+        file.path,
+        f"is an adapter of a kind that gesso does not read: {kind} ({elide(name)}). Merge it into its model with the "
+        "tool that made it, and use that model",
+    )
+
+
 def _refuse_others(file: TensorFile, target: Target, unmatched: Sequence[str], read: Mapping[ModulePlace, str]) -> None:
     """Raises ModelFileError where tensors of modules that the model has are of no kind that gesso reads."""
     kinds: dict[str, str] = {}
@@ -219,12 +236,16 @@ def _refuse_others(file: TensorFile, target: Target, unmatched: Sequence[str], r
         elif module:
             kinds.setdefault(foreign_kind(part) or f"with tensors {shorten(part)!r}", name)
     for kind, name in kinds.items():
+<<<<<<< HEAD
         raise ModelFileError(
             "unknown_key",
             file.path,
             f"is an adapter of a kind that gesso does not read: {kind} ({shorten(name)}). Merge it into its model with "
             "the tool that made it, and use that model",
         )
+=======
+        raise _unread(file, kind, name)
+>>>>>>> h-d
     if whole and read:
         raise ModelFileError(
             "unknown_key",

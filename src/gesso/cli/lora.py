@@ -404,6 +404,7 @@ def _open(name: str) -> "TensorFile":
 def _target(file: "TensorFile", model: str | None) -> "Target":
     """The model that an adapter is for, without its numbers unless the user names one."""
     from gesso.adapters.architecture import architecture_of, declared_base
+    from gesso.adapters.lora import refuse_unread_kinds
     from gesso.adapters.names import Target
     from gesso.families.loading import load_parts
     from gesso.families.parts import empty_networks
@@ -415,6 +416,7 @@ def _target(file: "TensorFile", model: str | None) -> "Target":
         model = base
     if model is not None:
         return _target_of(load_parts(find_model(resolve_model(model)), dtype=None, check=False))
+    refuse_unread_kinds(file)
     looks = architecture_of(file.tensors)
     if looks not in _FAMILIES:
         raise GessoError(
