@@ -220,7 +220,7 @@ def _unread(file: TensorFile, kind: str, name: str) -> ModelFileError:
     return ModelFileError(
         "unknown_key",
         file.path,
-        f"is an adapter of a kind that gesso does not read: {kind} ({elide(name)}). Merge it into its model with the "
+        f"is an adapter of a kind that gesso does not read: {kind} ({shorten(name)}). Merge it into its model with the "
         "tool that made it, and use that model",
     )
 
@@ -236,16 +236,7 @@ def _refuse_others(file: TensorFile, target: Target, unmatched: Sequence[str], r
         elif module:
             kinds.setdefault(foreign_kind(part) or f"with tensors {shorten(part)!r}", name)
     for kind, name in kinds.items():
-<<<<<<< HEAD
-        raise ModelFileError(
-            "unknown_key",
-            file.path,
-            f"is an adapter of a kind that gesso does not read: {kind} ({shorten(name)}). Merge it into its model with "
-            "the tool that made it, and use that model",
-        )
-=======
         raise _unread(file, kind, name)
->>>>>>> h-d
     if whole and read:
         raise ModelFileError(
             "unknown_key",
