@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from sybil.document import Document
 from sybil.parsers.markdown import CodeBlockParser
 
 from gesso.cli.app import build_app
-from gesso.cli.commands import COMMANDS
+from gesso.cli.commands import COMMANDS, NAMES
 from gesso.cli.main import run
+from gesso.pipelines import text_to_image
+from gesso.pipelines.defaults import defaults_for
+from gesso.terminal.first_word import understood
 from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[1]
@@ -67,13 +71,8 @@ SLOW = ("gesso grid", "--hires", "--tile 512", "--mask", "--outpaint", "--tiling
 
 
 def quick(source: str) -> str:
-    """Python with few steps and few pictures."""
-    source = re.sub(r"num_images=(\d+)", lambda count: f"num_images={min(int(count[1]), 2)}", source)
-    return (
-        source
-        if "num_steps=" in source
-        else source.replace("TextToImageRequest(", f"TextToImageRequest(num_steps={STEPS}, ")
-    )
+    """Python with few pictures."""
+    return re.sub(r"num_images=(\d+)", lambda count: f"num_images={min(int(count[1]), 2)}", source)
 
 
 def run_python(example: Example) -> None:
@@ -220,6 +219,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Path) -> Calla
 # ---- Python ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leaves the number of steps open, such as a prompt alone, takes few."""
+    monkeypatch.setattr(
+        text_to_image, "defaults_for", lambda *args, **more: replace(defaults_for(*args, **more), num_steps=STEPS)
+    )
+
+
+@pytest.mark.usefixtures("_few_steps")
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_runs_when_pasted(page, place):
     document = parsed(page)
@@ -236,10 +244,16 @@ def test_python_runs_when_pasted(page, place):
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+def meant(words: list[str]) -> list[str]:
+    """The command line with its command: `gesso "a red car"` is short for `gesso generate "a red car"`."""
+    return words if words[0] in NAMES or words[0].startswith("-") else understood(words, NAMES)
+
+
 def parse(words: list[str]) -> None:
     """As the command line does, up to the point where the command would run. Raises what typer raises."""
     import typer
 
+    words = meant(words)
     command = typer.main.get_command(build_app(next(word for word in words if not word.startswith("-"))))
     context, rest = None, words
     while True:
@@ -302,7 +316,7 @@ RUN = [(name, lines) for name, lines in RUN if lines]
 def test_commands_run(lines, place, capsys):
     for name in sorted(inputs(lines)):
         place(name)
-    for words in lines:
+    for words in map(meant, lines):
         line = [*words, *FEW_STEPS.get(words[0], ())]
         if "--memory" in line:  # a budget is for the whole process, and this one holds what other tests imported
             done = subprocess.run([sys.executable, "-m", "gesso", *line], capture_output=True, text=True, check=False)

@@ -109,6 +109,6 @@ def test_what_an_index_shows_leads_nowhere_wrong(wheel):
     assert metadata["Description-Content-Type"] == "text/markdown"
     text = metadata.get_payload()
     assert text.startswith("# gesso")
-    assert "docs/cli.md lists every command and option." in text
+    assert "docs/python.md goes on from here." in text
     assert [target for target in re.findall(r"\]\(([^)]*)\)", text) if not target.startswith("https://")] == []
     assert "![" not in text

@@ -84,7 +84,11 @@ def read(folder: Path, path: Path) -> None:
         read_family(folder)
 
 
-@pytest.fixture(scope="module", params=[TINY_SD, TINY_SDXL], ids=["sd15", "sdxl"])
+@pytest.fixture(
+    scope="module",
+    params=[TINY_SD, pytest.param(TINY_SDXL, marks=pytest.mark.slow)],  # twice the files, loaded 40 times
+    ids=["sd15", "sdxl"],
+)
 def folder(request, tmp_path_factory) -> Path:
     return save_tiny_folder(tmp_path_factory.mktemp("model") / "tiny", request.param)
 

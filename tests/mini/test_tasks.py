@@ -52,14 +52,14 @@ def test_all_stages_end_in_a_file_that_loads(made, tmp_path):
     assert {"psnr", "right_999", "psnr_large"} <= {key for row in rows for key in row}
 
 
-# Each trains eleven steps: a stage of either way is quick.
+# Each trains eleven steps.
 @pytest.mark.parametrize(
     ("made", "stage"),
     [
         (SMALL, "autoencoder"),
         pytest.param(SMALL, "denoising", marks=pytest.mark.slow),
         pytest.param(PREPARED, "autoencoder", marks=pytest.mark.slow),
-        (PREPARED, "denoising"),
+        pytest.param(PREPARED, "denoising", marks=pytest.mark.slow),
     ],
     indirect=["made"],
     ids=["one by one-autoencoder", "one by one-denoising", "prepared-autoencoder", "prepared-denoising"],

@@ -435,7 +435,7 @@ def test_a_network_for_another_model_is_refused_at_once(engine: Engine, tmp_path
         pipeline(replace(REQUEST, controls=(use(hint),)), hints=[hint])
 
 
-@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])  # counts memory, draws four times
+@pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])  # counts memory, draws four times
 def test_it_works_within_a_limit_of_memory_and_is_counted(folder: Any, ours: Any, rows: int) -> None:
     hint, path = picture(), folder("SD 1.5")
     request = replace(REQUEST, controls=(use(hint),))
