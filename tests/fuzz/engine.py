@@ -88,7 +88,7 @@ def fuzz(target: Target, count: int, *, seed: int = 0, first: int = 0) -> Outcom
             reason = "read"
         except ModelFileError as error:
             reason = error.reason
-            if len(error.one_line) > 2000:
+            if len(error.message) > 2000:  # `one_line` is cut, whatever is in it
                 raise FuzzError(target.name, index, data, "a message without a bound") from None
         except Exception as error:
             raise FuzzError(target.name, index, data, error) from error

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gesso.errors import GessoError
@@ -87,7 +87,9 @@ def test_a_value_that_cannot_be_is_a_notice_and_no_error(pairs: dict[str, str], 
     assert any(words in notice for notice in notices) if words else not notices
 
 
+@settings(deadline=None)  # the first one loads the tables of all tools
 @given(st.dictionaries(st.sampled_from(["Steps", "Size", "Seed", "Sampler", "Sigmas", "ENSD", "Noise"]), st.text()))
+@example({"Sampler": "\0"})
 def test_any_values_are_read(pairs: dict[str, str]):
     from_infotext(Infotext("a", "", pairs))
     from_infotext(Infotext("a", "", pairs | {"Version": "gesso 1"}))

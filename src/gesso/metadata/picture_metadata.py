@@ -164,7 +164,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_name(text: Any) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= MAX_NAME
+    return isinstance(text, str) and 0 < len(text) <= MAX_NAME and "\0" not in text
 
 
 def whole(text: Any) -> int | None:
