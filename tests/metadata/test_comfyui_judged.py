@@ -15,6 +15,7 @@ import pytest
 from gesso.errors import GessoError
 from gesso.metadata.comfyui import from_workflow
 from gesso.metadata.picture_metadata import PictureMetadata
+from gesso.metadata.reading import read_metadata
 
 JUDGED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("comfyui_judged.json").read_text("utf-8"))
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
@@ -112,3 +113,33 @@ def test_every_drawing_with_a_sampler_is_read():
             refused.append(f"{path.name}: {error}")
     assert len(paths) > 200 and len(refused) <= len(paths) // 10, refused
     assert wanting.items() <= GAPS.items()
+
+
+def pictures() -> list[Path]:
+    """The pictures of ComfyUI's templates: 264 in the package of November 2026, most of them without settings."""
+    found = []
+    for kind in ("api", "image", "other", "video"):
+        package = importlib.util.find_spec(f"comfyui_workflow_templates_media_{kind}")
+        for folder in (package.submodule_search_locations or ()) if package is not None else ():
+            found += [path for path in Path(folder).rglob("*") if path.suffix in (".webp", ".png", ".jpg")]
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_templates_are_read_or_have_no_settings():
+    """Needs a package of 90 MB: pip install --no-deps comfyui-workflow-templates-media-image."""
+    files = pictures()
+    if not files:
+        pytest.skip("needs the pictures of ComfyUI's templates (comfyui-workflow-templates-media-image)")
+    read = []
+    for path in files:
+        if b"class_type" in path.read_bytes():
+            found = read_metadata(path)
+            assert found.tool == "ComfyUI", path.name
+            assert not gaps(found), path.name
+            read.append(path.name)
+        else:
+            with pytest.raises(GessoError) as caught:
+                read_metadata(path)
+            assert caught.value.code == "no_settings", path.name
+    assert read
