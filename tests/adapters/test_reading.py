@@ -166,6 +166,7 @@ STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
         ({"hada_w1_a": torch.ones(1)}, "shape", "unknown tensors"),
         ({"lora_mid.weight": torch.ones(2, 2, 3, 3)}, "architecture_mismatch", "does not make [32, 32]"),
         ({"dora_scale": torch.ones(7, 1)}, "shape", "DoRA's magnitude"),
+        ({"diff_b": torch.ones(7)}, "architecture_mismatch", "to_q is 7, the model's is 32"),
     ],
 )
 def test_what_makes_no_sense(parts: dict[str, Tensor], reason: str, says: str, tmp_path: Path) -> None:

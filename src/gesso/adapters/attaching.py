@@ -159,8 +159,8 @@ class _Part:
             shapes = (-1, -1) if isinstance(module, nn.Linear) else (-1, -1, 1, 1)
             down = weight.down
             if weight.mid is not None or isinstance(module, nn.Linear) or down.ndim == 2:
-                down = down.flatten(1).reshape(*down.shape[:2], *shapes[2:])
-            up = weight.up.flatten(1).reshape(*weight.up.shape[:2], *shapes[2:])
+                down = down.reshape(*down.shape[:2], *shapes[2:])
+            up = weight.up.reshape(*weight.up.shape[:2], *shapes[2:])
             tensors = (down, weight.mid, up)
             factors = tuple(None if t is None else t.to(device, dtype) for t in tensors)
         elif with_weight and weight is not None:
