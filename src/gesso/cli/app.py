@@ -77,10 +77,15 @@ def command_named(name: str) -> Any:
 
 def run_app(argv: Sequence[str], chosen: str | None) -> int:
     """Run a command line. Returns its exit code; raises what went wrong, KeyboardInterrupt where the user ended it."""
-    root = get_command(build_app(chosen))
+    root: Any = get_command(build_app(chosen))
     try:
         code = run_command(
-            root, argv, chosen, find=command_named, names=NAMES, as_error=lambda error: as_known(error)[0]
+            root,
+            argv,
+            chosen,
+            find=lambda name: root.commands[name] if name == chosen else command_named(name),
+            names=NAMES,
+            as_error=lambda error: as_known(error)[0],
         )
     except typer.Abort:  # Ctrl-C, or "no" as the answer to a question
         raise KeyboardInterrupt from None

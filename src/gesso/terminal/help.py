@@ -28,8 +28,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gesso.errors import GessoError, short
-from gesso.request.request import ROWS
-from gesso.terminal.near import name_of, no_such_command, no_such_option, option_of, other_names, usage_error
+from gesso.terminal.near import (
+    name_of,
+    no_such_command,
+    no_such_option,
+    option_of,
+    other_names,
+    row_of,
+    spellings,
+    usage_error,
+)
 
 FEW = 10  # options that need no groups
 TOGETHER = 30  # characters of a default that stays on one line
@@ -129,7 +137,7 @@ def _group(param: Any) -> str:
     name = option_of(param)
     if param.rich_help_panel:
         return str(param.rich_help_panel)
-    row = next((row for row in ROWS.values() if name in row.field.options), None)
+    row = row_of(name)
     if row is not None and row.group is not None:
         return row.group
     return next((title for title, names in _GROUPS.items() if name in names), OTHER)
@@ -218,11 +226,12 @@ class _Plain:
         text, self.examples = split_examples(help)
         more |= {"help": text, "rich_markup_mode": None}
         super().__init__(*args, **more)
+        names_of = spellings if isinstance(self, Group) else other_names  # options of a group set no field
         taken = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         for param in self.params:
             if param.param_type_name == "option":
                 param.shown = tuple(param.opts)
-                param.opts += [name for name in other_names(param) if name not in taken]
+                param.opts += [name for name in names_of(param) if name not in taken]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click does; an option that does not exist is an error with the option that is meant."""

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gesso.errors import GessoError
-from gesso.request.request import NAMED, ROWS
+
+if TYPE_CHECKING:
+    from gesso.request.fields import Row
 
 MOST = 3  # suggestions in one message
 CLOSE = 0.7  # ratio of difflib from which a misspelled word is taken for another
@@ -96,6 +98,8 @@ def option_of(param: Any) -> str:
 @cache
 def _names_of_fields() -> Mapping[str, tuple[str, ...]]:
     """Other names of the options of fields: those of the table that belong to one field alone."""
+    from gesso.request.request import ROWS
+
     owners: dict[str, set[str]] = {}
     for row in ROWS.values():
         if row.path.startswith("conventions."):
@@ -122,13 +126,30 @@ def names_elsewhere() -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType({one: (*of_fields.get(one, ()), *_OTHER_NAMES.get(one, ())) for one in options})
 
 
+def row_of(option: str) -> "Row | None":
+    """The row of the field of a request that an option sets.  option: without hyphens before it"""
+    return _rows_by_option().get(option)
+
+
+@cache
+def _rows_by_option() -> "Mapping[str, Row]":
+    from gesso.request.request import ROWS  # 0.1 s, which `gesso --help` does without
+
+    return MappingProxyType({name: row for row in reversed(list(ROWS.values())) for name in row.field.options})
+
+
 def other_names(param: Any) -> Iterator[str]:
     """Names under which an option is taken too: those of other tools, and all with underscores."""
     name = option_of(param)
-    row = next((row for row in ROWS.values() if name in row.field.options), None)
+    row = row_of(name)
     declared = row.field.options if row is not None else ()
     elsewhere = names_elsewhere().get(declared[0] if declared else name, ())
-    names = [*(one.lstrip("-") for one in param.opts if one.startswith("--")), *declared, *elsewhere]
+    yield from spellings(param, (*declared, *elsewhere))
+
+
+def spellings(param: Any, more: Sequence[str] = ()) -> Iterator[str]:
+    """Names of an option, and `more` of them, as they may be typed, too: with underscores for hyphens."""
+    names = [*(one.lstrip("-") for one in param.opts if one.startswith("--")), *more]
     for one in dict.fromkeys(names):
         for spelled in dict.fromkeys((one, one.replace("-", "_"))):
             if f"--{spelled}" not in param.opts:
@@ -155,6 +176,8 @@ def no_such_option(command: str, typed: str, params: Sequence[Any]) -> GessoErro
     if words := _say(command, word, options):
         return usage_error(f"no option {typed[:60]}: {words}", typed)
     set_takes = next((param.metavar or "" for param in params if "--set" in param.opts), "")
+    from gesso.request.request import NAMED
+
     field = NAMED.get(word.replace("-", "_"))
     if field is not None and field.is_single and _sets(set_takes, field.path):
         setting = word.replace("-", "_")
