@@ -220,7 +220,7 @@ def command(
         raise GessoError("the prompt is given twice: leave out --prompt, or the words without it")
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
-        text = "the prompt is empty. Describe the picture, for example: gesso generate a red car"
+        text = 'the prompt is empty. Describe the picture, for example: gesso generate "a red car"'
         raise GessoError(text, code="prompt_missing", field="prompt")
     controls = parse_controls(control or [])
     files |= control_files(controls)
