@@ -238,3 +238,12 @@ def test_an_empty_path_is_not_the_current_folder(argv: list[str], name: str, cap
 def test_words_that_are_too_many(argv: list[str], extra: str, capsys: pytest.CaptureFixture[str]):
     message = refused(argv, capsys)
     assert message.startswith(f"unexpected argument {extra}. `gesso {argv[0]}") and "--help` shows" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [("steps=3", "--steps"), ("num-steps=3", "--steps"), ("seed=1", "--seed"), ("image=x.png", "--image")],
+)
+def test_a_setting_that_has_an_option_names_it(setting: str, option: str, capsys: pytest.CaptureFixture[str]):
+    name = setting.partition("=")[0].replace("-", "_")
+    assert refused(["generate", "a car", "--set", setting], capsys) == f"--set {name}: use {option} VALUE"

@@ -265,3 +265,11 @@ def test_replay_names_an_edit_and_other_weights(pipeline: TextToImage, tmp_path:
 def test_comparing_pictures_of_different_size():
     verdict = compare(Image.new("RGB", (8, 8)), Image.new("RGB", (8, 16)), 2)
     assert (verdict.kind, verdict.levels, verdict.share) == ("different", 255, 1.0)
+
+
+@pytest.mark.parametrize("name", ["gesso-mini", Path("models/sd15.safetensors")])
+def test_the_name_of_a_model_is_no_model(pipeline: TextToImage, name: Any):
+    for argument, given in (("model", (name,)), ("refiner", (pipeline.model,))):
+        with pytest.raises(RequestError, match=f"`{argument}` is '{name}', expected a loaded model, such as") as caught:
+            TextToImage(pipeline.engine, *given, refiner=name if argument == "refiner" else None)
+        assert caught.value.field == argument

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -89,6 +90,8 @@ class TextToImage:
         refiner: LoadedModel | None = None,
         finder: Finder | None = None,
     ) -> None:
+        _check_loaded("model", model)
+        _check_loaded("refiner", refiner)
         self.engine, self.model, self.refiner = engine, model, refiner
         self.finder = finder or embedded_files()
 
@@ -639,6 +642,13 @@ def _decoded(model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]
     if model.has_upscaler:
         parts.append((yield from finite_calls("upscaler", calling("upscale", parts[0].value), model)))
     return parts
+
+
+def _check_loaded(argument: str, model: object) -> None:
+    """Raises RequestError for the name of a model in place of a model."""
+    if isinstance(model, str | PurePath):
+        name = short(str(model))
+        raise RequestError(argument, f"`{argument}` is {name}, expected a loaded model, such as engine.load({name})")
 
 
 def _request(request: object) -> TextToImageRequest:
