@@ -273,3 +273,11 @@ def test_the_name_of_a_model_is_no_model(pipeline: TextToImage, name: Any):
         with pytest.raises(RequestError, match=f"`{argument}` is '{name}', expected a loaded model, such as") as caught:
             TextToImage(pipeline.engine, *given, refiner=name if argument == "refiner" else None)
         assert caught.value.field == argument
+
+
+@pytest.mark.parametrize("given", ["blurry", 3, ["a"], TextToImageRequest(prompt="a cat")])
+def test_what_is_no_function_reports_no_progress(pipeline: TextToImage, given: Any):
+    for draw in (pipeline, pipeline.runs):
+        with pytest.raises(RequestError, match=r"`on_progress` is .*, expected a function of a Progress") as caught:
+            draw("a cat", given)
+        assert caught.value.field == "on_progress"
