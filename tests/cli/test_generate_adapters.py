@@ -213,3 +213,10 @@ def test_what_cannot_be_is_an_error_that_says_so(
     assert message in err
     assert err.count("\n") == 1
     assert list(Path().glob("**/*.png")) == []
+
+
+@pytest.mark.parametrize("text", ["", " ", "  :0.5"])
+def test_a_lora_without_a_name_is_refused_by_its_option(text: str):
+    with pytest.raises(GessoError) as caught:
+        parse_loras([text])
+    assert str(caught.value) == "--lora is empty, expected a name or a file"

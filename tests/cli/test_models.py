@@ -45,6 +45,7 @@ def test_an_empty_library_lists_what_is_carried_and_makes_nothing(capsys: Captur
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split()[:3] == ["gesso-mini", "checkpoint", "gesso-mini"]
     assert f"library: {home / 'models'} (does not exist yet)" in out
+    assert models(capsys, "list", "flux")[1].startswith("no models match\n")
     assert not home.exists()
 
 

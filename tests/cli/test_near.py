@@ -208,3 +208,42 @@ def test_likeness_of_commands():
     assert nearest_commands("MODEL", names) == ["models"]
     assert nearest_commands("gird", names) == ["grid"]
     assert nearest_commands("", names) == []
+
+
+# ---- words that are too many, or empty -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["models", "add-folder", ""], "FOLDER"),
+        (["metadata", "show", "a.png", ""], "FILE..."),
+        (["upscale", ""], "FILE..."),
+        (["replay", ""], "PICTURE"),
+        (["batch", ""], "FILE"),
+        (["generate", "a car", "--image", ""], "--image"),
+        (["generate", "a car", "--image="], "--image"),
+        (["generate", "--from", ""], "--from"),
+        (["upscale", "a.png", "-o", ""], "--output"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(argv: list[str], name: str, capsys: pytest.CaptureFixture[str]):
+    assert refused(argv, capsys) == f"{name} is empty, expected a path"
+
+
+@pytest.mark.parametrize(
+    ("argv", "extra"),
+    [(["doctor", "x"], "'x'"), (["config", "path", "x", "y"], "'x y'"), (["config", "get", "steps", "(a)"], "'(a)'")],
+)
+def test_words_that_are_too_many(argv: list[str], extra: str, capsys: pytest.CaptureFixture[str]):
+    message = refused(argv, capsys)
+    assert message.startswith(f"unexpected argument {extra}. `gesso {argv[0]}") and "--help` shows" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [("steps=3", "--steps"), ("num-steps=3", "--steps"), ("seed=1", "--seed"), ("image=x.png", "--image")],
+)
+def test_a_setting_that_has_an_option_names_it(setting: str, option: str, capsys: pytest.CaptureFixture[str]):
+    name = setting.partition("=")[0].replace("-", "_")
+    assert refused(["generate", "a car", "--set", setting], capsys) == f"--set {name}: use {option} VALUE"

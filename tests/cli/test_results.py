@@ -328,3 +328,13 @@ def test_the_bar_is_one_for_all_files_of_an_upscaling(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Bar, "part", lambda self, *words: seen.append(words))
     assert run(["upscale", "photo.png", "photo.png", "--overwrite", "-q"]) == 0
     assert [words[1:3] for words in seen if words[3] == 32] == [(1, 2), (2, 2)]
+
+
+def test_metadata_shows_the_fields_that_are_set(capsys: pytest.CaptureFixture[str], model: str):
+    options = ("--variation-seed", "3", "--variation-strength", "0.2", "--steps", "1")
+    assert said(capsys, "generate", "a cat", "-m", model, "-q", *options, "-o", "x.png")[0] == 0
+    code, out, _ = said(capsys, "metadata", "show", "x.png")
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert code == 0 and ": null" not in out and not {"source", "tiles", "loras", "hires"} & set(shown)
+    assert json.loads(shown["variation"])["seed"] == 3 and "width" not in json.loads(shown["variation"])
+    assert json.loads(shown["conventions"])["round_timesteps"] is False  # set, and not left open

@@ -85,6 +85,13 @@ def test_a_network_by_its_name_in_the_folder_of_another_tool(capsys: Capture, fo
     assert run(["upscale", "x.png", "-m", "2x_shrp"]) == 2
     err = capsys.readouterr().err
     assert "2x_Sharp" in err and "Built in: nearest" in err
+    assert "diffusers folder" not in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("lanczs", "lanczos"), ("bicubc", "bicubic"), ("neerest", "nearest")])
+def test_a_misspelt_built_in_upscaler_names_the_one_that_is_meant(capsys: Capture, typed: str, meant: str):
+    assert run(["upscale", "x.png", "-m", typed]) == 2
+    assert f"(did you mean '{meant}'?)" in capsys.readouterr().err
 
 
 def test_settings_of_a_picture_go_along(capsys: Capture):

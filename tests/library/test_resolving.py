@@ -150,3 +150,22 @@ def test_a_model_whose_disk_is_gone(tmp_path: Path):
     source.unlink()
     with pytest.raises(GessoError, match="missing"):
         resolve("a", library)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt", ".sft", ""])
+def test_an_ending_makes_no_two_names_alike(shelves: tuple[Library, Path], ending: str):
+    library, _ = shelves
+    for typed in ("sd15", "x", "realesrgan", "nowhere/sd15"):
+        with pytest.raises(GessoError) as caught:
+            resolve(typed + ending, library)
+        assert "Did you mean" not in str(caught.value), typed
+    with pytest.raises(GessoError, match=r"Did you mean .*'three"):
+        resolve(f"threee{ending}", library)
+    with pytest.raises(GessoError, match=r"Did you mean .*'gesso-mini'"):
+        resolve(f"geso-mini{ending}", library)
+
+
+def test_only_a_checkpoint_may_be_a_diffusers_folder(shelves: tuple[Library, Path]):
+    for kinds, files in ((("checkpoint",), "a .safetensors file or a diffusers folder"), (("upscaler",), "a file")):
+        with pytest.raises(GessoError, match=f"otherwise give {files}$"):
+            resolve("4x-nothing.pth", shelves[0], kinds=kinds)

@@ -1,5 +1,6 @@
 """Pictures as callers have them become PIL pictures, or are refused in one line that says what to pass."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from gesso import read_image, read_mask, read_metadata, read_recipe
+from gesso.errors import GessoError
 from gesso.pictures.given import as_hint, as_mask, as_picture
 from gesso.request.checks import RequestError
 
@@ -88,3 +91,13 @@ def test_anything_else_is_refused_in_one_line(given: Any, words: str):
         as_picture(given, "image")
     assert caught.value.field == "image"
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
+@pytest.mark.parametrize("reader", [read_image, read_mask, read_metadata, read_recipe])
+def test_a_pipe_or_a_device_is_told_from_a_missing_file(reader: Any, tmp_path: Path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    words = {pipe: "not a regular file", Path(os.devnull): "not a regular file", tmp_path: "a folder"}
+    for path, what in (words | {tmp_path / "none": "no such file"}).items():
+        with pytest.raises(GessoError, match=f"{what}, expected a picture"):
+            reader(path)

@@ -265,3 +265,19 @@ def test_replay_names_an_edit_and_other_weights(pipeline: TextToImage, tmp_path:
 def test_comparing_pictures_of_different_size():
     verdict = compare(Image.new("RGB", (8, 8)), Image.new("RGB", (8, 16)), 2)
     assert (verdict.kind, verdict.levels, verdict.share) == ("different", 255, 1.0)
+
+
+@pytest.mark.parametrize("name", ["gesso-mini", Path("models/sd15.safetensors")])
+def test_the_name_of_a_model_is_no_model(pipeline: TextToImage, name: Any):
+    for argument, given in (("model", (name,)), ("refiner", (pipeline.model,))):
+        with pytest.raises(RequestError, match=f"`{argument}` is '{name}', expected a loaded model, such as") as caught:
+            TextToImage(pipeline.engine, *given, refiner=name if argument == "refiner" else None)
+        assert caught.value.field == argument
+
+
+@pytest.mark.parametrize("given", ["blurry", 3, ["a"], TextToImageRequest(prompt="a cat")])
+def test_what_is_no_function_reports_no_progress(pipeline: TextToImage, given: Any):
+    for draw in (pipeline, pipeline.runs):
+        with pytest.raises(RequestError, match=r"`on_progress` is .*, expected a function of a Progress") as caught:
+            draw("a cat", given)
+        assert caught.value.field == "on_progress"

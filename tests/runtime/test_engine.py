@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,3 +148,9 @@ def test_a_weight_file_that_is_gone_or_another_has_no_hash(tmp_path: Path):
     with pytest.raises(GessoError, match="changed or removed") as caught:
         loaded.sha256(lambda path: "0" * 64)
     assert (caught.value.code, caught.value.data) == ("changed", {"path": str(path)})
+
+
+@pytest.mark.parametrize("memory", [0, -1, -(2**40), -0.5])
+def test_a_memory_limit_is_above_zero(memory: Any):
+    with pytest.raises(GessoError, match=rf"`memory` {memory}: expected bytes above 0, or a size such as 6GiB"):
+        Engine("cpu", memory=memory)

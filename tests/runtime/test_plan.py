@@ -226,6 +226,14 @@ def test_measures_come_in_turn_as_the_budget_shrinks():
     assert f"process {size_text(100 * MIB + SLACK)}" in message  # and says what of it is not the networks'
 
 
+@pytest.mark.parametrize(
+    ("budget", "shown"), [(1, "1 byte"), (6, "6 bytes"), (600_000, "600000 bytes"), (MIB, "1 MiB")]
+)
+def test_a_budget_without_its_unit_is_shown_in_bytes(budget: int, shown: str):
+    with pytest.raises(GessoError, match=f"^`memory` {shown}: "):
+        plan(model_of(), budget, Workload(width=512, height=512, rows=1))
+
+
 def test_pictures_are_enlarged_one_by_one_where_all_together_do_not_fit(file: Path):
     """Before tiles, and before the request is refused."""
     model = Engine("cpu").load(file)

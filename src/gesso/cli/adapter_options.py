@@ -35,6 +35,8 @@ def parse_loras(texts: Sequence[str]) -> tuple[tuple[LoraUse, ...], dict[str, Pa
     files: dict[str, Path] = {}
     for text in texts:
         name, weight, in_text = _split_weights(text)
+        if not name.strip():
+            raise GessoError("--lora is empty, expected a name or a file", code="invalid_name", field="loras")
         if (path := _file(name)) is not None:
             name = add_file(files, path, "loras")
         uses.append(_use(name, weight, in_text))

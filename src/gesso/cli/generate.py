@@ -220,7 +220,7 @@ def command(
         raise GessoError("the prompt is given twice: leave out --prompt, or the words without it")
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
-        text = "the prompt is empty. Describe the picture, for example: gesso generate a red car"
+        text = 'the prompt is empty. Describe the picture, for example: gesso generate "a red car"'
         raise GessoError(text, code="prompt_missing", field="prompt")
     controls = parse_controls(control or [])
     files |= control_files(controls)
@@ -338,6 +338,8 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         if not sign:
             raise GessoError(f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate")
         if name not in known:
+            if (row := NAMED.get(name)) is not None and row.field.options:
+                raise GessoError(f"--set {name}: use --{row.field.options[0]} VALUE", code="unknown_name", field="set")
             check_known("setting", name, {row.names[0] for row in known.values() if not row.field.options})
         values[known[name].path] = known[name].read(text.strip(), f"--set {name}")
     return values

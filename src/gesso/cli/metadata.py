@@ -166,8 +166,8 @@ def _lines(metadata: "PictureMetadata") -> list[str]:
     rows: list[tuple[str, Any]] = [("tool", metadata.tool)]
     if metadata.model:
         rows.append(("model", f"{metadata.model} [{metadata.model_hash}]" if metadata.model_hash else metadata.model))
-    for name, value in metadata.request.to_dict().items():
-        if name not in ("schema", "version") and value not in (None, "", []):
+    for name, value in _set_fields(metadata.request.to_dict()).items():
+        if name not in ("schema", "version"):
             rows.append((name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     if metadata.recipe is not None:
         environment = metadata.recipe.environment
@@ -175,6 +175,12 @@ def _lines(metadata: "PictureMetadata") -> list[str]:
     return [f"{name:<27}{_printable(str(value))}" for name, value in rows] + [
         f"note: {in_options(_printable(line))}" for line in metadata.notices
     ]
+
+
+def _set_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that are left open, and without the parts (source, variation, ...) that have no other."""
+    parts = {name: _set_fields(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: value for name, value in parts.items() if value is not None and value not in ("", (), [], {})}
 
 
 def _raw(texts: dict[str, str]) -> list[str]:

@@ -89,7 +89,7 @@ def list_models(
         return
     if entries:
         print("\n".join(_table(entries, listing.entries, paths=paths)))
-    elif len(listing.entries) > 1:
+    else:
         print("no models match")
     folders = [f"{folder.path} ({folder.layout})" for folder in library.folders()]
     print()

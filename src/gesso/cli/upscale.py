@@ -188,11 +188,13 @@ def _upscalers() -> "Iterator[str]":
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":
     """The network of that name. Raises GessoError."""
     from gesso.pipelines.upscaling import UPSCALERS
+    from gesso.request.checks import nearest
 
     try:
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
-        raise GessoError(f"{error.message}. Built in: {', '.join(UPSCALERS)}") from error
+        words = f"{error.message}. Built in: {', '.join(UPSCALERS)}{nearest(model, UPSCALERS)}"
+        raise GessoError(words, code=error.code, field="model") from error
     from gesso.runtime.precision import choose_device, choose_precision
     from gesso.runtime.upscaling import load_upscaler
 

@@ -191,6 +191,12 @@ def _or(kinds: Collection[str] | None) -> str:
     return " or ".join(kinds or ())
 
 
+def _stem(name: str) -> str:
+    """ "folder/ink.safetensors" -> "ink"; what is no ending of a model stays."""
+    name = name.rpartition("/")[2]
+    return next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), name)
+
+
 def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
     path = Path(text)
     if path.is_dir():
@@ -200,7 +206,9 @@ def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
         )
     entries = builtin_entries() if library is None else library.entries()
     names = {name for entry in entries if _is_of(entry, kinds) for name in (entry.name, entry.path.name)}
-    close = difflib.get_close_matches(text, names, n=_SHOWN, cutoff=0.6)
+    # Without the endings: they are long, and would make all names of files alike.
+    near = difflib.get_close_matches(_stem(text), {_stem(name) for name in names}, n=_SHOWN, cutoff=0.6)
+    close = [name for stem in near for name in sorted(names, key=len) if _stem(name) == stem]
     if len(text) >= 3:
         close += sorted(name for name in names - set(close) if text.casefold() in name.casefold())[:_SHOWN]
     meant = f" Did you mean {', '.join(repr(name) for name in close[:_SHOWN])}?" if close else ""
@@ -209,7 +217,5 @@ def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
         if text.lower().endswith(ENDINGS) or "/" in text
         else "not found: no model, file, folder or hash matches"
     )
-    return (
-        f"{text[:200]}: {what}.{meant} `gesso models list` shows the known models; otherwise give a .safetensors "
-        "file or a diffusers folder"
-    )
+    files = "a .safetensors file or a diffusers folder" if "checkpoint" in kinds else "a file"
+    return f"{text[:200]}: {what}.{meant} `gesso models list` shows the known models; otherwise give {files}"

@@ -172,12 +172,19 @@ def _decode(path: Path, data: bytes, kind: str) -> Image.Image:
         ) from error
 
 
+def no_file(path: Path) -> str:
+    """What is at a path where a message misses a file: "a folder", a pipe or a device, or nothing."""
+    if path.is_dir():
+        return "a folder"
+    return "not a regular file" if path.exists() else "no such file"
+
+
 def read_bytes(path: Path) -> bytes:
     """The whole of a picture's file. Raises GessoError where there is none, or it is larger than MAX_FILE_BYTES."""
     try:
         if not path.is_file():
             raise GessoError(
-                f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture",
+                f"{path}: {no_file(path)}, expected a picture",
                 code="missing",
                 data={"path": str(path)},
             )

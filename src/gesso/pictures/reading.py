@@ -14,7 +14,7 @@ from gesso.errors import GessoError, one_line
 from gesso.hints.levels import eight_bits, is_deep, mask_levels, on_white
 from gesso.notices import Notice
 from gesso.pictures.colour_profile import as_srgb, profile_problem
-from gesso.pictures.picture_file import MAX_FILE_BYTES, pixels_sha256, reason_of
+from gesso.pictures.picture_file import MAX_FILE_BYTES, no_file, pixels_sha256, reason_of
 from gesso.request.request import MAX_PIXELS
 
 # Older releases of Pillow do not know AVIF, and some builds lack it.
@@ -93,7 +93,7 @@ def _open(path: str | Path) -> Image.Image:
     try:
         if not path.is_file():
             raise GessoError(
-                f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a picture",
+                f"{path}: {no_file(path)}, expected a picture",
                 code="missing",
                 data={"path": str(path)},
             )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -89,6 +90,8 @@ class TextToImage:
         refiner: LoadedModel | None = None,
         finder: Finder | None = None,
     ) -> None:
+        _check_loaded("model", model)
+        _check_loaded("refiner", refiner)
         self.engine, self.model, self.refiner = engine, model, refiner
         self.finder = finder or embedded_files()
 
@@ -147,6 +150,7 @@ class TextToImage:
         a request that the model does not support, NotFiniteError (a GessoError) if a network produces NaN or infinity,
         CancelledError (a GessoError) if it is cancelled.
         """
+        _check_callable(on_progress)
         cancel, given = as_token(cancel), GivenTensors.of(latents, prompt_embeddings, negative_prompt_embeddings)
         requests = _requests(request, seed)
         jobs, first, total = list[Job](), 0, sum(each.num_images for each in requests)
@@ -171,6 +175,7 @@ class TextToImage:
 
         Arguments as for a call. A run uses no device memory until its first step. Raises RequestError.
         """
+        _check_callable(on_progress)
         cancel = as_token(cancel)
         job = self._job(request, image, mask, hints)
         return [Run(self._picture(job, row, on_progress), cancel) for row in range(job.request.num_images)]
@@ -639,6 +644,23 @@ def _decoded(model: LoadedModel, latents: Tensor) -> CallGenerator[list[Finite]]
     if model.has_upscaler:
         parts.append((yield from finite_calls("upscaler", calling("upscale", parts[0].value), model)))
     return parts
+
+
+def _check_callable(on_progress: object) -> None:
+    """Raises RequestError for anything but a function: the negative prompt, say, which stands second elsewhere."""
+    if on_progress is not None and not callable(on_progress):
+        raise RequestError(
+            "on_progress",
+            f"`on_progress` is {short(on_progress)}, expected a function of a Progress. Everything about the picture, "
+            "such as negative_prompt, belongs to a TextToImageRequest",
+        )
+
+
+def _check_loaded(argument: str, model: object) -> None:
+    """Raises RequestError for the name of a model in place of a model."""
+    if isinstance(model, str | PurePath):
+        name = short(str(model))
+        raise RequestError(argument, f"`{argument}` is {name}, expected a loaded model, such as engine.load({name})")
 
 
 def _request(request: object) -> TextToImageRequest:

@@ -79,6 +79,12 @@ class Engine:
         self.rows_per_call = rows_per_call
         if isinstance(memory, str):
             memory = memory_free(self.device) if memory == "auto" else parse_size(memory)
+        elif memory is not None and memory <= 0:
+            raise GessoError(
+                f"`memory` {memory}: expected bytes above 0, or a size such as 6GiB",
+                code="invalid_value",
+                field="memory",
+            )
         self.memory = memory
         if memory is not None:
             return_memory_promptly()

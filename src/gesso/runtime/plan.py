@@ -479,8 +479,10 @@ def make_plan(footprint: Footprint, work: Workload, *, budget: int | None, base:
 def _too_small(plan: MemoryPlan, family: Family, work: Workload) -> GessoError:
     phase = _largest(plan)
     less = "leave out the IP-Adapter" if phase.name == "image encoder" else "draw a smaller picture"
+    budget = plan.budget or 0
+    limit = size_text(budget) if budget >= MIB else f"{budget} byte{'' if budget == 1 else 's'}"  # a unit was forgotten
     return GessoError(
-        f"`memory` {size_text(plan.budget or 0)}: {work.width}x{work.height} with {family.name} needs at least "
+        f"`memory` {limit}: {work.width}x{work.height} with {family.name} needs at least "
         f"{size_text(plan.peak)} ({phase.name}: weights {size_text(phase.weights)}, activations "
         f"{size_text(phase.activations)}, process {size_text(plan.base + SLACK)}). "
         f"Raise the memory limit, or {less}",

@@ -184,6 +184,10 @@ def _typed(param: Any, args: Sequence[str]) -> str | None:
     return None
 
 
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 def _default(param: Any, kinds: Mapping[str, tuple[Any, Any]]) -> str:
     """The default in words: those declared as `show_default`, or the value itself."""
     _, info = kinds.get(param.name, (str, None))
@@ -240,11 +244,25 @@ class _Plain:
             raise typer.Exit
         typed = list(args)  # click takes words out of it
         try:
-            return super().parse_args(ctx, args)  # type: ignore[misc]
+            left: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         except Exception as error:  # the classes of click are private in typer
             if (words := self._in_words(ctx, typed, error)) is None:
                 raise
             raise words from None
+        if not ctx.resilient_parsing:
+            self._refuse_empty_paths(ctx.params, typed)
+        return left
+
+    def _refuse_empty_paths(self, values: Mapping[str, Any], args: Sequence[str]) -> None:
+        """An empty path, such as that of a shell's variable that is not set, would be the current folder."""
+        kinds = _declared(self)
+        for param in self.params:
+            value, is_option = values.get(param.name), param.param_type_name == "option"
+            if kinds.get(param.name, (str, None))[0] is not Path or Path() not in _listed(value):
+                continue
+            if _typed(param, args) == "" if is_option else "" in args and not {".", "./"} & set(args):
+                name = name_of(param) if is_option else argument_name(param).strip("[]")
+                raise usage_error(f"{name} is empty, expected a path", param.name)
 
     def _in_words(self, ctx: Any, args: Sequence[str], error: Exception) -> GessoError | None:
         """An error of click about a command line, as gesso words it; None for others."""
@@ -259,7 +277,9 @@ class _Plain:
             takes = f"needs a value: {option} {entry.metavar}" if entry.metavar else "takes no value"
             return usage_error(f"{option} {takes}", option)
         if param is None:
-            return None
+            extra = re.search(r"unexpected extra argument\S* \((.*)\)", getattr(error, "message", ""), re.DOTALL)
+            told = extra and f"unexpected argument {short(extra[1])}. `{ctx.command_path} --help` shows what it takes"
+            return usage_error(told) if told else None
         is_option = param.param_type_name == "option"
         name = name_of(param) if is_option else argument_name(param)
         if type(error).__name__ == "MissingParameter":
