@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gesso.checkpoints.errors import ModelFileError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 
 @contextmanager
@@ -41,7 +38,7 @@ class _Named(FileIO):
         super().__init__(descriptor, "rb")
         self._path = path
 
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         try:
             return super().readinto(buffer)
         except OSError as error:
