@@ -27,7 +27,8 @@ def open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
         os.close(descriptor)
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise ModelFileError("unreadable", path, f"is {kind}, expected a file")
-    with BufferedReader(_Named(descriptor, path)) as handle:
+    handle: Any = BufferedReader(_Named(descriptor, path))
+    with handle:
         yield handle, status.st_size
 
 
