@@ -141,6 +141,7 @@ NOTICES: Mapping[str, str] = {
     "embedding_as_text": "The embedding does not fit the model, and its name is read as text.",
     # Pictures.
     "size_not_native": "The picture has another size than the model was trained at.",
+    "mask_black": "The mask marks no part of the picture, which stays as it is.",
     "mask_stretched": "The mask was stretched to the size of the picture.",
     "lora_argument_ignored": "Block weights in a LoRA tag are ignored; gesso does not have them.",
     "pipeline_reduced": "A model folder was saved by a pipeline that does more than gesso does with it.",

@@ -431,3 +431,12 @@ def test_the_header_is_kept_in_its_order(tmp_path: Path) -> None:
     assert list(file.tensors) == ["z", "a"]
     assert file.nbytes == path.stat().st_size
     assert file.tensors["z"].count == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that opens and cannot be read")
+def test_errors_of_reading_name_the_file(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    path.symlink_to("/proc/self/mem")
+    for read in (open_safetensors, sha256_of):
+        with pytest.raises(ModelFileError, match=r"model\.safetensors: cannot be read: Input/output error"):
+            read(path)

@@ -62,6 +62,18 @@ def test_info(capsys: Capture, model: Path, style: Path):
     assert code == 2 and "name that with --model" in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("name", ["comic", "woodcut"])
+def test_ones_own_lora_comes_before_a_built_in_one(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setenv("GESSO_HOME", str(tmp_path))
+    builtin = Path(info(capsys, name)["path"])
+    own = tmp_path / "models/loras" / f"{name}.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(builtin.read_bytes())
+    assert info(capsys, name)["path"] == str(own)
+
+
 def test_trigger_words_that_are_none():
     assert trigger_words({"ss_tag_frequency": "[" * 100_000}) == []
     assert trigger_words({"ss_tag_frequency": '{"a": 3, "b": {"c": "d"}}'}) == []

@@ -142,6 +142,7 @@ def test_odd_entries_are_skipped_with_a_notice(tmp_path: Path, monkeypatch):
     (root / "zero.ckpt").symlink_to("/dev/zero")
     (root / "mem.safetensors").symlink_to("/proc/self/mem")
     (root / "proc").symlink_to("/proc/self")
+    (root / "all").symlink_to("/proc")
     os.mkfifo(root / "pipe.safetensors")
     os.mkfifo(root / "pipe.txt")
     (root / "model").mkdir()
@@ -163,7 +164,7 @@ def test_odd_entries_are_skipped_with_a_notice(tmp_path: Path, monkeypatch):
         long,
     }
     skipped = {"loop.safetensors", "gone.safetensors", "zero.ckpt", "mem.safetensors", "pipe.safetensors"}
-    skipped |= {"socket.safetensors", "model"} | ({"proc"} if sys.platform == "linux" else set())
+    skipped |= {"socket.safetensors", "model"} | ({"proc", "all"} if sys.platform == "linux" else set())
     found = {Path(note.partition(": skipped: ")[0]).name for note in listing.notes}
     assert skipped <= found
     assert len(found) == len(listing.notes) == len(skipped) + len(names)

@@ -169,3 +169,20 @@ def test_only_a_checkpoint_may_be_a_diffusers_folder(shelves: tuple[Library, Pat
     for kinds, files in ((("checkpoint",), "a .safetensors file or a diffusers folder"), (("upscaler",), "a file")):
         with pytest.raises(GessoError, match=f"otherwise give {files}$"):
             resolve("4x-nothing.pth", shelves[0], kinds=kinds)
+
+
+def test_what_cannot_be_read_or_has_no_kind_is_told_as_it_is(tmp_path: Path):
+    library = shelf.library_at(tmp_path)
+    root = tmp_path / "folder"
+    root.mkdir()
+    (root / "empty.ckpt").write_bytes(b"")
+    (root / "void.safetensors").write_bytes(b"")
+    (root / "torn.safetensors").write_bytes(b"\xff" * 20)
+    shelf.embedding(root / "word.safetensors")
+    library.add_folder(root)
+    for name, words in (("empty", "empty"), ("void", "empty"), ("torn", "torn.safetensors: ")):
+        with pytest.raises(GessoError, match=words) as caught:
+            resolve(name, library)
+        assert caught.value.code == "unreadable" and "is a other" not in caught.value.message
+    with pytest.raises(GessoError, match=r"word: is an embedding .*, expected a checkpoint"):
+        resolve("word", library)

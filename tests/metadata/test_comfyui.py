@@ -108,7 +108,7 @@ def test_of_two_saved_pictures_the_one_that_fits_is_read(about: dict[str, Any], 
     found = read(two_saves(), **about)
     assert found.request.hires == hires
     assert ("by its size or name" in told(found)) == sure
-    assert {notice.code for notice in found.notices} <= {"several_pictures", "node_aside"}
+    assert {notice.code for notice in found.notices} <= {"several_pictures", "node_aside", "setting_ignored"}
 
 
 def test_a_preview_comes_after_a_saved_picture():
@@ -985,6 +985,13 @@ def test_other_lora_of_a_second_pass_are_named():
     lora = node("LoraLoaderModelOnly", lora_name="ink.safetensors", strength_model=0.5, model="@4")
     found = read(two_saves(n26=lora, n21=sampler(denoise=0.5, latent_image="@20", model="@26")))
     assert "the second pass has other LoRA: ink 0.5" in told(found)
+
+
+@pytest.mark.parametrize(("seed", "is_told"), [(5, False), (6, True), (0, True), (2**64 - 1, True)])
+def test_a_seed_of_the_second_pass_alone_is_named(seed: int, is_told: bool):
+    found = read(two_saves(n3=sampler(seed=5), n21=sampler(denoise=0.5, latent_image="@20", seed=seed)))
+    assert found.request.seed == 5
+    assert (f"the second pass has a seed of its own, {seed}" in told(found)) == is_told
 
 
 def test_text_encoders_and_models_beside_the_models_own_are_named():

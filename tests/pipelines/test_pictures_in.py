@@ -101,6 +101,17 @@ def test_a_mask_of_another_size_is_stretched_and_told(pipelines: dict[str, TextT
     assert np.array_equal(np.asarray(whole.image), np.asarray(stretched.image))
 
 
+@pytest.mark.parametrize("model", ["sd", "mini"])
+@pytest.mark.parametrize("mask", [Image.new("L", (64, 64)), Image.new("1", (32, 32)), Image.new("RGBA", (64, 64))])
+def test_a_mask_that_marks_nothing_is_told(pipelines: dict[str, TextToImage], model: str, mask: Image.Image):
+    image = source()
+    drawn = draw(pipelines[model], image, mask)
+    assert np.array_equal(np.asarray(drawn.image), np.asarray(image))
+    assert [notice.code for notice in drawn.notices if notice.code == "mask_black"] == ["mask_black"]
+    marked = draw(pipelines[model], image, spot(64, 64, (3, 3, 4, 4)))
+    assert "mask_black" not in [notice.code for notice in marked.notices]
+
+
 def test_a_part_is_drawn_larger_and_the_picture_keeps_its_size(pipelines: dict[str, TextToImage]):
     """The masked part of a picture that the model could not draw at all, at the model's own size."""
     image, mask = source(301, 97), spot(301, 97, (200, 30, 230, 50))

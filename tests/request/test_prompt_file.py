@@ -1,6 +1,9 @@
 """Prompts from a file: three ways to write a line."""
 
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,45 @@ def test_lines_of_one_model_are_drawn_together(tmp_path: Path):
 def test_what_cannot_be_read_names_its_line(tmp_path: Path, text: str | bytes, words: str):
     with pytest.raises(GessoError, match=words):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "form"),
+    [
+        ("a.json", '[{"prompt": "a red car"}, {"prompt": "a cat"}]', "a JSON array"),
+        ("a.txt", '\n[\n  {"prompt": "a red car"}\n]\n', "a JSON array"),
+        ("a.csv", "prompt,seed\na red car,3\n", "a CSV table"),
+        ("a.TSV", "prompt\tseed\na red car\t3\n", "a table"),
+        ("a.yaml", "- prompt: a red car\n", "YAML"),
+        ("a.yml", "- prompt: a red car\n", "YAML"),
+        ("a.toml", 'prompt = "a red car"\n', "TOML"),
+    ],
+)
+def test_files_of_other_forms_are_not_drawn_as_words(tmp_path: Path, name: str, text: str, form: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(
+        GessoError, match=f"is {form}, expected a prompt, flags or a JSON object on each line"
+    ) as caught:
+        read_prompts(tmp_path / name)
+    assert caught.value.code == "wrong_kind"
+
+
+@pytest.mark.parametrize("text", ["[a cat:a dog:0.5]", "[cat|dog] on a hill", "[[faint]] car", '["a"]'])
+def test_prompts_may_begin_with_a_bracket(tmp_path: Path, text: str):
+    assert read(tmp_path, text) == [{"prompt": text}]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no devices and pipes that are files")
+def test_devices_and_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gesso.request.prompt_file.MAX_BYTES", 1000)
+    with pytest.raises(GessoError, match="/dev/zero: more than 1000 bytes"):
+        read_prompts(Path("/dev/zero"))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("a red car\na cat\n",))
+    writer.start()
+    assert [line.values["prompt"] for line in read_prompts(pipe)] == ["a red car", "a cat"]
+    writer.join()
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):

@@ -4,8 +4,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any
 
 from gesso.checkpoints.errors import ModelFileError
 
@@ -26,5 +27,29 @@ def open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
         os.close(descriptor)
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise ModelFileError("unreadable", path, f"is {kind}, expected a file")
-    with os.fdopen(descriptor, "rb") as handle:
+    handle: Any = BufferedReader(_Named(descriptor, path))
+    with handle:
         yield handle, status.st_size
+
+
+class _Named(FileIO):
+    """A file whose read errors say which file it is: the operating system's name none."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise self._problem(error) from None
+
+    def _problem(self, error: OSError) -> ModelFileError:
+        return ModelFileError("unreadable", self._path, f"cannot be read: {error.strerror or error}")

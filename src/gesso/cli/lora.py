@@ -388,14 +388,15 @@ def extract(
 
 
 def _open(name: str) -> "TensorFile":
-    """An adapter by its path, else by the name of a built-in one, else by its name in the library."""
+    """An adapter by its path, else by its name in the library, else by that of a built-in one, as `--lora` finds it."""
     from gesso.checkpoints.weight_file import open_weights
     from gesso.library import resolve
+    from gesso.library.finder import LibraryFinder
     from gesso.request.embedded import embedded_extras
 
     path = Path(name)
-    if (builtin := embedded_extras("lora").get(name)) is not None and not path.is_file():
-        path = builtin
+    if name in embedded_extras("lora") and not path.is_file():
+        path = LibraryFinder(open_library()).find("lora", name)
     elif "\0" in name or not path.is_file():
         path = Path(resolve(name, open_library(), kinds=("lora",), offline=True))
     return open_weights(path)

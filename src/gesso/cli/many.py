@@ -124,4 +124,5 @@ def open_folder(output: Path | None, default: str, what: dict[str, Any], seed: i
 def summary_line(summary: "RunSummary") -> str:
     """How many pictures of a run are new."""
     done = summary.total - summary.drawn
-    return f"{summary.total} pictures: {summary.drawn} new, {done} already done; seed {summary.seed}"
+    pictures = "1 picture" if summary.total == 1 else f"{summary.total} pictures"
+    return f"{pictures}: {summary.drawn} new, {done} already done; seed {summary.seed}"

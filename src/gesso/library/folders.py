@@ -155,7 +155,7 @@ def _look(entry: "os.DirEntry[str]") -> tuple[bool, str | None]:
         leads_to = os.path.realpath(entry.path) if entry.is_symlink() else ""
     except OSError as error:
         return False, f"cannot be read ({error.strerror})"
-    if leads_to.startswith(_MADE_UP):
+    if f"{leads_to}/".startswith(_MADE_UP):  # the folder /proc itself, too
         return stat.S_ISDIR(mode), f"is a link to {shorten(leads_to)}"
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         return False, "is not a regular file"

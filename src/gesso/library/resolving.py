@@ -86,6 +86,10 @@ def is_path(text: str) -> bool:
         raise GessoError(f"{text[:200]}: cannot be read ({error.strerror})", code="unreadable") from error
 
 
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiu' else 'a'} {word}"
+
+
 def find(
     text: str, entries: Sequence[LibraryEntry], kinds: Collection[str] | None = ("checkpoint",)
 ) -> LibraryEntry | None:
@@ -97,8 +101,11 @@ def find(
     named = _named(text, own) or _named(text, entries) or _hashed(text, entries)
     matches = [entry for entry in named if kinds is None or _is_of(entry, kinds)]
     if named and not matches:
-        kind = named[0].kind
-        raise GessoError(f"{text}: is a {kind} ({named[0].what}), expected a {_or(kinds)}", code="wrong_kind")
+        first = named[0]
+        if first.problem is not None:
+            raise GessoError(f"{first.path}: {first.problem}", code="unreadable", data={"path": str(first.path)})
+        found = first.what if first.kind == "other" else f"{_a(first.kind)} ({first.what})"
+        raise GessoError(f"{text}: is {found}, expected a {_or(kinds)}", code="wrong_kind")
     if len(matches) > 1 and not _same(matches):
         lines = "; ".join(_label(entry) for entry in matches[:_SHOWN])
         more = f" and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""

@@ -355,6 +355,8 @@ class _Reader:
             draft.note(f"not supported, ignored: the second pass has a model of its own, {own.name[:120]}")
         if own.loras != loaded.loras:
             draft.note(f"not supported, ignored: the second pass has other LoRA: {_listed(own.loras)}")
+        if values.get("seed") is not None and values["seed"] != draft.values.get("seed"):
+            draft.note(f"not supported, ignored: the second pass has a seed of its own, {values['seed']}", field="seed")
         strength = values.get("source.strength", 1.0)
         keys = ("num_steps", "sampler", "schedule", "guidance_scale")
         draft.values["hires"] = draft.part(

@@ -81,6 +81,9 @@ class SourcePictures:
         if any(sides):
             drawn = ImageChops.lighter(drawn, border_mask(canvas, sides, reach_of(request.mask.blur)))
         soft = _softened(drawn, request)
+        if drawn.getbbox() is None:
+            text = "the mask is entirely black, so nothing is redrawn. Paint that part white, or invert the mask"
+            notices = (*notices, Notice(text, code="mask_black", field="mask"))
         return SourcePictures(placed, _content(request, placed, soft), soft, notices=notices)
 
     def finish(self, drawn: Image.Image, request: ResolvedRequest) -> Image.Image:

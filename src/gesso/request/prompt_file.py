@@ -7,6 +7,7 @@ Empty lines and those that begin with # are left out. A prompt behind a flag goe
 without, as in A1111.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ _PROMPTS = ("prompt", "negative_prompt")
 _WORD = re.compile(
     r"""\s*(?:(--[\w.-]+)=)?(?:"((?:[^"\\]|\\.)*)"(?=\s|$)|'((?:[^'\\]|\\.)*)'(?=\s|$)|(\S+))""", re.DOTALL
 )
+_OTHER_FORMS: Mapping[str, str] = MappingProxyType(
+    {".csv": "a CSV table", ".tsv": "a table", ".yaml": "YAML", ".yml": "YAML", ".toml": "TOML"}
+)
 _HASH = re.compile(r" \[[0-9a-f]{6,64}\]$")  # behind the name of a model
 
 
@@ -67,13 +71,15 @@ class PromptLine:
 def read_prompts(path: Path) -> list[PromptLine]:
     """The lines of a file. Raises GessoError, which names the line, for one that cannot be read."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:  # a pipe and a device have no size and may never end
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise GessoError(
-                f"{path}: {path.stat().st_size} bytes, expected at most {MAX_BYTES}",
+                f"{path}: more than {MAX_BYTES} bytes, expected at most that",
                 code="too_large",
                 data={"path": str(path)},
             )
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise GessoError(
             f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8",
@@ -90,6 +96,12 @@ def read_prompts(path: Path) -> list[PromptLine]:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
         raise GessoError(f"{path}: cannot be read ({reason})", code="unreadable", data={"path": str(path)}) from error
+    if (form := _other_form(path, text)) is not None:
+        raise GessoError(
+            f"{path}: is {form}, expected a prompt, flags or a JSON object on each line",
+            code="wrong_kind",
+            data={"path": str(path)},
+        )
     prompts = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
@@ -108,6 +120,21 @@ def read_prompts(path: Path) -> list[PromptLine]:
             f"{path}: {len(prompts)} prompts, expected at most {MAX_LINES}", code="too_large", data={"path": str(path)}
         )
     return prompts
+
+
+def _other_form(path: Path, text: str) -> str | None:
+    """The form of a file whose lines are no prompts, though each could be drawn as one; None where they may be."""
+    if (name := _OTHER_FORMS.get(path.suffix.lower())) is not None:
+        return name
+    start = text.lstrip()
+    if start.startswith("["):
+        try:
+            value = json.loads(start)
+        except (ValueError, RecursionError):  # a prompt may begin with "[a:b:0.5]"
+            return None
+        if any(isinstance(item, dict) for item in value):
+            return "a JSON array"
+    return None
 
 
 def notices_of(lines: Sequence[PromptLine]) -> list[Notice]:
