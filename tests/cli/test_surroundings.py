@@ -78,7 +78,7 @@ def check_interrupt(command: list[str], folder: Path, after: float) -> bool:
         for path in tree(folder) - before:
             path.unlink()
         return False
-    # Before, it is Python itself that starts; on a busy machine that takes longer, and the signal ends it without a word.
+    # Before, Python itself starts; on a busy machine that takes longer, and the signal ends it without a word.
     if after > 0.3 and (code, errors) != (-signal.SIGINT, ""):
         assert (code, errors) == (130, "interrupted\n")
     assert tree(folder) == before
