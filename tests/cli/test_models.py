@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from gesso.cli.main import run
 from gesso.errors import GessoError
@@ -240,3 +242,25 @@ def test_drawing_with_a_model_of_the_library(capsys: Capture):
     models(capsys, "remove", "webui", "--yes")
     assert run(["replay", "x.png", "--json", "-q"]) == 0  # found by its bytes, whatever it is called now
     assert json.loads(capsys.readouterr().out)["verdict"] == "identical"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        ({"emb_params": (2, 768)}, "a word of 2 vectors for Stable Diffusion 1 or SDXL's first text encoder"),
+        ({"<cat-toy>": (1, 1024)}, "a word of 1 vector for Stable Diffusion 2"),
+        ({"clip_l": (3, 768), "clip_g": (3, 1280)}, "a word of 3 vectors for both text encoders of SDXL"),
+        ({"text_encoders_0": (2, 768), "text_encoders_1": (2, 1280)}, "2 vectors for both text encoders of SDXL"),
+    ],
+)
+def test_an_embedding_is_described_as_a_word(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shapes: dict[str, tuple[int, int]], says: str
+):
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "style.safetensors")
+    assert run(["models", "info", str(tmp_path / "style.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert f"{says}; in a prompt: style" in out and "not supported" not in out
+    assert run(["models", "info", str(tmp_path / "style.safetensors"), "--json"]) == 0
+    word = json.loads(capsys.readouterr().out)["word"]
+    assert (word["spellings"][0], word["vectors"]) == ("style", next(iter(shapes.values()))[0])
+    assert sorted(word["widths"].values()) == sorted(width for _, width in shapes.values())

@@ -53,6 +53,14 @@ class Embedding:
         return len(next(iter(self.vectors.values())))
 
     @property
+    def what(self) -> str:
+        """What it is, in words."""
+        widths = [vectors.shape[1] for vectors in self.vectors.values()]
+        both = "both text encoders of SDXL" if len(widths) > 1 else ""
+        encoder = both or _WIDTHS.get(widths[0], f"a text encoder of width {widths[0]}")
+        return f"a word of {self.num_vectors} vector{'s' * (self.num_vectors > 1)} for {encoder}"
+
+    @property
     def nbytes(self) -> int:
         return sum(vectors.nbytes for vectors in self.vectors.values())
 

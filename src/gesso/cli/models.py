@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,6 +19,7 @@ from gesso.terminal.results import path_values
 from gesso.terminal.words import in_options
 
 if TYPE_CHECKING:
+    from gesso.adapters.textual_inversion import Embedding
     from gesso.library import Library, LibraryEntry
 
 app = App()
@@ -553,10 +555,30 @@ def _info_table(description: Any, entry: "LibraryEntry") -> dict[str, Any]:
             for file in entry.files
         ],
         "objects": _objects(description),
+        "word": None
+        if (word := _word(description, entry)) is None
+        else {
+            "spellings": list(word.spellings),
+            "vectors": word.num_vectors,
+            "widths": {part: vectors.shape[1] for part, vectors in word.vectors.items()},
+        },
     }
 
 
+def _word(description: Any, entry: "LibraryEntry") -> "Embedding | None":
+    """The word that an embedding is; None for other files and for one that cannot be read."""
+    from gesso.adapters.textual_inversion import read_embedding
+    from gesso.checkpoints.weight_file import open_weights
+
+    if entry.kind != "embedding" or description.path.is_dir():
+        return None
+    with suppress(GessoError):
+        return read_embedding(open_weights(description.path), name=entry.name)
+    return None
+
+
 def _lines(description: Any, entry: "LibraryEntry") -> list[str]:
+    word = _word(description, entry)
     loads = description.family or f"not supported: {in_options(description.kind.advice)}"
     lines = [
         f"name        {entry.name}",
@@ -564,7 +586,7 @@ def _lines(description: Any, entry: "LibraryEntry") -> list[str]:
         f"detected    {description.kind.what}",
         f"kind        {entry.kind}",
         f"layout      {description.layout}",
-        f"family      {loads}",
+        f"family      {loads}" if word is None else f"word        {word.what}; in a prompt: {word.spellings[0]}",
         f"tensors     {description.num_tensors:,}",
         f"parameters  {description.num_params:,}",
         f"size        {description.nbytes:,} bytes",
