@@ -4,8 +4,10 @@ The command line prints a `GessoError` on one line, without a traceback, and end
 from code is a `ValueError`, and what cannot happen is an `assert`; neither belongs here.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 # How a message names a field of a request or an argument: `model`, or with a value that helps, `family=sd21`.
@@ -75,6 +77,13 @@ def short(value: object) -> str:
     except RecursionError:
         return f"a {type(value).__name__} that is nested too deeply"
     return text if isinstance(value, str) else shorten(text)
+
+
+def as_path(value: object, field: str) -> Path:
+    """A path as callers have it: text, or what stands for a path. Raises GessoError, naming `field`, for all else."""
+    if isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
+        return Path(value)
+    raise GessoError(f"`{field}` is {short(value)}, expected a path", code="invalid_value", field=field)
 
 
 def one_line(text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import gesso
 from gesso import read_image, read_mask, read_metadata, read_recipe
 from gesso.errors import GessoError
 from gesso.pictures.given import as_hint, as_mask, as_picture
@@ -101,3 +102,22 @@ def test_a_pipe_or_a_device_is_told_from_a_missing_file(reader: Any, tmp_path: P
     for path, what in (words | {tmp_path / "none": "no such file"}).items():
         with pytest.raises(GessoError, match=f"{what}, expected a picture"):
             reader(path)
+
+
+@pytest.mark.parametrize("given", [None, 3, b"a.png", ["a.png"], object()], ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [
+        gesso.read_image,
+        gesso.read_mask,
+        gesso.read_recipe,
+        gesso.read_metadata,
+        gesso.replay,
+        gesso.Library,
+    ],
+    ids=lambda call: call.__name__,
+)
+def test_what_is_no_path_is_refused_in_one_line(call: Any, given: Any):
+    with pytest.raises(gesso.GessoError, match="expected a path") as caught:
+        call(given)
+    assert caught.value.code == "invalid_value" and "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import OnBytes, hash_file
-from gesso.errors import GessoError, shorten
+from gesso.errors import GessoError, as_path, shorten
 from gesso.library.builtin import builtin_entries
 from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED, LibraryEntry, ModelFile
 from gesso.library.examine import examine, files_of, is_unchanged
@@ -53,7 +53,7 @@ class Library:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        self.root = as_path(root, "root").absolute()
         self.index = Index(self.root / FILE_NAME)
 
     @property

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, as_path
 from gesso.metadata.a1111 import from_infotext
 from gesso.metadata.carriers import PictureTexts, read_texts
 from gesso.metadata.comfyui import from_graph, from_workflow
@@ -32,7 +32,7 @@ def read_metadata(path: str | Path) -> PictureMetadata:
     path  a PNG, JPEG, WebP or AVIF file. Pixels are decoded only to find a text hidden in them
     Raises GessoError where it is no such picture, or carries no settings that can be read.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     texts = read_texts(path)
     metadata = settings_of(texts)
     if metadata is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, as_path
 from gesso.files import atomic_file
 from gesso.pictures.exif import encode_exif, recipe_of
 from gesso.pictures.png_chunks import PIXEL_CHUNKS, SIGNATURE, join_chunks, png_chunks, png_size
@@ -110,7 +110,7 @@ def read_picture(path: str | Path) -> tuple[Image.Image, Recipe]:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe of a picture that gesso wrote; its pixels are not decoded. Raises GessoError as `read_picture`."""
-    return _examined(Path(path))[0]
+    return _examined(as_path(path, "path"))[0]
 
 
 def _examined(path: Path) -> tuple[Recipe, str, bytes]:

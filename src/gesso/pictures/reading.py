@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError, as_path, one_line
 from gesso.hints.levels import eight_bits, is_deep, mask_levels, on_white
 from gesso.notices import Notice
 from gesso.pictures.colour_profile import as_srgb, profile_problem
@@ -89,7 +89,7 @@ def _eight_bits(image: Image.Image, path: str | Path) -> Image.Image:
 
 
 def _open(path: str | Path) -> Image.Image:
-    path = Path(path)
+    path = as_path(path, "path")
     try:
         if not path.is_file():
             raise GessoError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
-from gesso.errors import GessoError, short
+from gesso.errors import GessoError, as_path, short
 from gesso.notices import Notice
 from gesso.pictures.infotext import infotext
 from gesso.pictures.picture_file import DEFAULT_QUALITY, FORMATS, encode_picture, write_new
@@ -82,7 +82,7 @@ class Picture:
         path: its extension sets the format: .png, .jpg, .webp, .avif. quality: 1 to 100, for all but PNG.
         Raises GessoError for another extension or if the file cannot be written, FileExistsError unless `overwrite`.
         """
-        path = Path(path)
+        path = as_path(path, "path")
         if (kind := FORMATS.get(path.suffix.lower())) is None:
             raise GessoError(
                 f"{path}: unknown picture format; the name must end in one of {', '.join(FORMATS)}",

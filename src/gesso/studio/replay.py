@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from gesso.errors import as_path
 from gesso.pictures.picture_file import is_lossless, pixels_sha256, read_picture
 from gesso.pipelines.picture import OnProgress, Picture
 from gesso.pipelines.text_to_image import TextToImage
@@ -87,7 +88,7 @@ def replay(
     library  None: the user's
     Raises GessoError where the file is no picture that gesso wrote, and for what is not on this machine.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     sources = sources or Sources()
     original, recipe = read_picture(path)
     check_plugins(recipe, path)
