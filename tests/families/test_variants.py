@@ -303,6 +303,7 @@ def test_the_probe(answer: float, expected: str, dtype: torch.dtype) -> None:
     for name, tensor in unet.state_dict().items():
         assert tensor.dtype == dtype
         assert torch.equal(tensor, before[name])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
 
 
 def as_release(monkeypatch: pytest.MonkeyPatch, family: Family, *names: str) -> None:
