@@ -104,7 +104,7 @@ def test_a_pipe_or_a_device_is_told_from_a_missing_file(reader: Any, tmp_path: P
             reader(path)
 
 
-@pytest.mark.parametrize("given", [None, 3, b"a.png", ["a.png"], object()], ids=repr)
+@pytest.mark.parametrize("given", [None, 3, b"a.png", ["a.png"], object()], ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize(
     "call",
     [
