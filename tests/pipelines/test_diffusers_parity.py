@@ -6,7 +6,6 @@ With the slow tests the run measures every row of docs/parity.md; GESSO_WRITE_PA
 import os
 import re
 import statistics
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +22,7 @@ from gesso.diffusion.samplers import SAMPLERS
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from oracles import quiet_diffusers
 from tiny_sd import (
     TINY_EDIT,
     TINY_INPAINT,
@@ -113,14 +113,7 @@ def mask() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def diffusers() -> Any:
-    """The library, quiet."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    return diffusers
+    return quiet_diffusers()
 
 
 @pytest.fixture(scope="module")

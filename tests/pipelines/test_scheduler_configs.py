@@ -27,6 +27,7 @@ from gesso.request.conventions import Conventions
 from gesso.request.parts import HiresPass
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
+from oracles import quiet_diffusers
 from tiny_sd import TINY_EDIT, TINY_SD, TINY_SDXL, save_tiny_folder
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -43,14 +44,7 @@ def sampled(cases: list[tuple[Any, ...]], every: int = 5) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def diffusers() -> Any:
-    """The library, quiet."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import diffusers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    return diffusers
+    return quiet_diffusers()
 
 
 @pytest.fixture(scope="module")

@@ -192,13 +192,7 @@ class TextToImage:
 
         -> float32 [num_images, 3, H, W] in about [-1, 1]. Raises like a call.
         """
-        job = self._job(request, image, mask, hints)
-        rows = []
-        for row in range(job.request.num_images):
-            with self._limited():
-                (drawn,) = Batcher().complete([Run(self._draw(job, row, lambda step, latents: None))])
-            rows.append(drawn[-1].value)
-        return torch.cat(rows).float()
+        return self._values(self._job(request, image, mask, hints), decodes=True)
 
     def latents(
         self,
@@ -216,11 +210,14 @@ class TextToImage:
         -> float32 [num_images, C, h, w], scaled as the UNet has them. Arguments as for a call; raises like one.
         """
         given = GivenTensors.of(latents, prompt_embeddings, negative_prompt_embeddings)
-        job = self._job(request, image, mask, hints, given)
+        return self._values(self._job(request, image, mask, hints, given), decodes=False)
+
+    def _values(self, job: Job, *, decodes: bool) -> Tensor:
+        """What the last pass of each picture of a job ends with: pixels, or latents where nothing is decoded."""
         rows = []
         for row in range(job.request.num_images):
             with self._limited():
-                (drawn,) = Batcher().complete([Run(self._draw(job, row, lambda step, x0: None, decodes=False))])
+                (drawn,) = Batcher().complete([Run(self._draw(job, row, lambda step, x0: None, decodes=decodes))])
             rows.append(drawn[-1].value)
         return torch.cat(rows).float()
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def doctor(run_machine: RunMachine | None = None) -> Iterator[Check]:
     machine = list((run_machine or machine_in_a_process)())
     yield from (one for one in machine if one.section == "versions")
     for extra in EXTRAS:
-        yield from guarded("packages", extra.name, lambda extra=extra: _package(extra))  # type: ignore[misc]
+        yield from guarded("packages", extra.name, partial(_package, extra))
     yield from (one for one in machine if one.section == "machine")
     yield from guarded("folders", "library", _library)
     yield from guarded("folders", "styles", _styles)
