@@ -88,10 +88,17 @@ def test_what_is_said_of_foreign_names_names_options_that_exist():
     options = {name for param in GENERATE.params for name in param.opts}
     for word, words in near._SAY.items():
         assert set(re.findall(r"--[a-z-]+", words)) <= options, word
-        assert f"--{word}" not in options or word == "prompt", word
+        assert f"--{word}" not in options or word in ("prompt", "force"), word
     for name in near._OTHER_NAMES:
         assert any(f"--{name}" in param.opts for row in COMMANDS for param in _params(command(row.name))), name
     assert {meant.split()[0] for meant in near._COMMANDS.values()} <= {row.name for row in COMMANDS}
+
+
+def test_a_name_of_another_tool_is_no_other_option_anywhere():
+    """Or it would mean one thing in one command and another in the next. `lora merge` calls its output --out."""
+    first = {near.option_of(param) for row in COMMANDS for param in _params(command(row.name)) if param.opts}
+    for option, names in near.names_elsewhere().items():
+        assert not set(names) & first - {"out"}, option
 
 
 def _params(one: Any) -> list[Any]:

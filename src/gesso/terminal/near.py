@@ -35,7 +35,6 @@ _OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "output": ("out", "outdir", "output-dir", "out-dir", "save-path", "output-path"),
         "dtype": ("torch-dtype",),
         "quiet": ("silent",),
-        "overwrite": ("force",),
         "from": ("from-image", "from-picture"),
     }
 )
@@ -46,6 +45,7 @@ _SAY: Mapping[str, str] = MappingProxyType(
         "batch-size": "--number says how many pictures, --batch how many of them are drawn at once",
         "n-samples": "--number says how many pictures, --batch how many of them are drawn at once",
         "generator": "that is --seed N",
+        "force": "that is --overwrite",  # in `generate` it is an option of its own
         "enable-hr": "that is --hires 2, or a size such as --hires 1024x1024",
         "precision": "that is --dtype float32 or --dtype float16",
         "scale": "--guidance is the CFG scale, --hires enlarges",
