@@ -158,6 +158,8 @@ def test_an_option_that_does_not_exist(typed: str, expected: str | None, capsys:
         (["generate", "cat", "--threads", "0"], "--threads is 0, expected 1 to 1024"),
         (["generate", "cat", "--threads=many"], "--threads is 'many', expected a whole number, 1 to 1024"),
         (["generate", "cat", "-s1.5"], "--steps is '1.5', expected a whole number"),
+        (["generate", "cat", "--steps", "4", "-s", "x"], "--steps is 'x', expected a whole number"),  # the last counts
+        (["generate", "--threads", "x", "--", "--threads", "4"], "--threads is 'x', expected a whole number"),
         (["upscale", "a.png", "--scale", "x"], "--scale is 'x', expected a number"),
         (["replay"], "PICTURE is missing. For example: gesso replay picture.png"),
         (["lora", "merge", "a"], "--output is missing"),
@@ -223,6 +225,8 @@ def test_likeness_of_commands():
         (["batch", ""], "FILE"),
         (["generate", "a car", "--image", ""], "--image"),
         (["generate", "a car", "--image="], "--image"),
+        (["generate", "a car", "--image", "a.png", "--image", ""], "--image"),
+        (["replay", "a.png", "--hint", "", "--hint", "b.png"], "--hint"),  # each counts
         (["generate", "--from", ""], "--from"),
         (["upscale", "a.png", "-o", ""], "--output"),
     ],
