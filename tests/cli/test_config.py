@@ -239,7 +239,9 @@ def test_config_files_can_be_moved_and_switched_off(
     monkeypatch.setenv("GESSO_CONFIG", "none")
     assert taken(["a cat"]) == {}
     monkeypatch.setenv("GESSO_CONFIG", str(tmp_path / "absent.toml"))
-    assert "no such file. Correct GESSO_CONFIG" in said(capsys, "generate", "a cat")[2]
+    for words in (("generate", "a cat"), ("config",), ("config", "get", "steps"), ("config", "get", "grid.cell")):
+        code, _, err = said(capsys, *words)
+        assert (code, "no such file. Correct GESSO_CONFIG" in err) == (2, True), words
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from gesso.errors import GessoError, short
 from gesso.request.checks import RequestError, check_file_name, nearest, range_data, unknown_data
-from gesso.request.fields import Row
+from gesso.request.fields import FLAG_WORDS, Row
 from gesso.request.names import with_canonical_names
 from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 from gesso.studio.home import CONFIG_FILE, config_file
@@ -247,19 +247,23 @@ def project_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     return None if user is None or os.path.abspath(user) == os.path.abspath(here) else here
 
 
-def read_files(environ: Mapping[str, str] = os.environ) -> list[ConfigFile]:
-    """The config files that are there, the strongest first. Raises GessoError for one that cannot be read."""
-    found: list[ConfigFile] = []
-    places: tuple[tuple[Path | None, Level], ...] = ((project_file(environ), "project"), (user_file(environ), "user"))
-    for path, level in places:
-        if path is None or not os.path.lexists(path):
-            if level == "user" and environ.get(FILE_VARIABLE) and path is not None:
-                raise GessoError(
-                    f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it", code="missing", field=FILE_VARIABLE
-                )
-            continue
-        found.append(read_file(path, level))
-    return found
+def file_places(environ: Mapping[str, str] = os.environ) -> tuple[tuple[Path | None, Level], ...]:
+    """Where config files may be, the strongest first; None for one that is switched off."""
+    return (project_file(environ), "project"), (user_file(environ), "user")
+
+
+def file_at(path: Path | None, level: Level, environ: Mapping[str, str] = os.environ) -> ConfigFile | None:
+    """The config file of a place; None where there is none. Raises GessoError.
+
+    It is an error that it cannot be read, and that the one which GESSO_CONFIG names is not there.
+    """
+    if path is not None and os.path.lexists(path):
+        return read_file(path, level)
+    if path is not None and level == "user" and environ.get(FILE_VARIABLE):
+        raise GessoError(
+            f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it", code="missing", field=FILE_VARIABLE
+        )
+    return None
 
 
 def read_file(path: Path, level: Level) -> ConfigFile:
@@ -323,7 +327,7 @@ def shared_options(find: FindCommand) -> dict[str, Option]:
 
 
 def file_settings(
-    file: ConfigFile, table: tuple[str, ...], options: Mapping[str, Option], commands: Mapping[str, FindCommand]
+    file: ConfigFile, table: tuple[str, ...], options: Mapping[str, Option], commands: Collection[str]
 ) -> Iterator[Setting]:
     """The settings of one table, () for the top. Raises GessoError for unknown keys and values of another kind.
 
@@ -436,7 +440,7 @@ def all_settings(
     table  words of the command
     names  of all commands
     """
-    files = read_files(environ)
+    files = [file for place in file_places(environ) if (file := file_at(*place, environ)) is not None]
     own = options_of(leaf_of(find, table), table)
     found = list(environment_settings(table, own, environ))
     drawing = table[0] in DRAWING
@@ -450,14 +454,13 @@ def all_settings(
 
     found += fitting(environment_settings((), shared, environ))
     for file in files:
-        below = dict.fromkeys(names, find)
-        check_tables(file, below)
+        check_tables(file, names)
         for depth in range(1, len(table)):  # `models = 1`, or a setting beside the tables of its commands
             words = table[:depth]
-            list(file_settings(file, words, {}, dict.fromkeys(leaf_of(find, words).commands, find)))
+            list(file_settings(file, words, {}, leaf_of(find, words).commands))
         found += file_settings(file, table, own, {})
         if drawing:
-            found += fitting(file_settings(file, (), shared, below))
+            found += fitting(file_settings(file, (), shared, names))
     return found
 
 
@@ -465,7 +468,7 @@ def _any(environ: Mapping[str, str]) -> bool:
     return any(name.startswith(PREFIX) and name not in VARIABLES for name in environ)
 
 
-def check_tables(file: ConfigFile, names: Mapping[str, Any]) -> None:
+def check_tables(file: ConfigFile, names: Collection[str]) -> None:
     """Every table is that of a command. Raises GessoError."""
     for key, value in file.values.items():
         if isinstance(value, dict) and key not in names:
@@ -556,32 +559,24 @@ def _as_axis(value: Any) -> str:
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
-
-
 def read(option: Option, text: str, where: str) -> Any:
     """The value of an option from text: a variable, a word of `gesso config set`. Raises GessoError.
 
     where  whose value it is, for messages
     """
+    value: Any = text
     try:
         if option.is_list:
-            return checked(option, [part.strip() for part in text.split(";") if part.strip()], where)
-        if option.kind is bool:
-            word = text.strip().lower()
-            return {
-                **dict.fromkeys(("1", "true", "yes", "on"), True),
-                **dict.fromkeys(("0", "false", "no", "off"), False),
-            }[word]
-        if option.kind in (int, float):
-            return checked(option, option.kind(text), where)
-    except (ValueError, KeyError) as error:
-        if isinstance(error, GessoError):
-            raise
+            value = [part.strip() for part in text.split(";") if part.strip()]
+        elif option.kind is bool:
+            value = FLAG_WORDS[text.strip().lower()]
+        elif option.kind in (int, float):
+            value = option.kind(text)
+    except (ValueError, KeyError):
         raise GessoError(
             f"{where} is {short(text)}, expected {option.expected}", code="invalid_value", field=option.name
         ) from None
-    return checked(option, text, where)
+    return checked(option, value, where)
 
 
 def checked(option: Option, value: Any, where: str) -> Any:
