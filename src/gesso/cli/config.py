@@ -362,12 +362,8 @@ def _edit(path: Path, level: Level, table: tuple[str, ...], option: Option, valu
 
     Raises GessoError for a file that is no TOML, and where it cannot be written.
     """
-    try:
-        import tomlkit
-        from tomlkit.exceptions import TOMLKitError
-    except ImportError:
-        advice = f"pip install tomlkit, or edit {path} yourself"
-        raise GessoError(f"writing the config file needs tomlkit: {advice}", code="missing_extra") from None
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
 
     if os.path.lexists(path):
         read_file(path, level)  # says in our words what is wrong with it

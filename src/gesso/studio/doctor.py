@@ -42,7 +42,7 @@ EXTRAS = (
     Extra(name="comfyui", module="yaml", package="pyyaml", about="ComfyUI's extra_model_paths.yaml"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
 )
-CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich")
+CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich", "tomlkit")
 # Variables of others that change what gesso does. The values of secret ones are not shown.
 ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1 switches downloads off",

@@ -21,6 +21,7 @@ from gesso.request.fields import FLAG_WORDS, Row
 from gesso.request.names import with_canonical_names
 from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 from gesso.studio.home import CONFIG_FILE, config_file
+from gesso.terminal.help import span_of
 
 PREFIX = "GESSO_"
 FILE_VARIABLE = "GESSO_CONFIG"
@@ -595,9 +596,8 @@ def checked(option: Option, value: Any, where: str) -> Any:
     if option.kind in (int, float):
         low, high, number = option.low, option.high, float(str(value))
         if (low is not None and number < low) or (high is not None and number > high):
-            ends = f"{low:g} to {high:g}" if low is not None and high is not None else f"at least {low:g}"
             raise GessoError(
-                f"{where}: {option.name} is {short(value)}, expected {ends}",
+                f"{where}: {option.name} is {short(value)}, expected {span_of(low, high)}",
                 code="invalid_value",
                 field=option.name,
                 data=range_data(value, low, high),
