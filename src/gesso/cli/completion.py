@@ -253,9 +253,9 @@ def _values(param: Any, current: str, given: Given) -> tuple[str, list[Word]]:
     if metavar in _PATHS or _is_path(param):
         return FILES, []
     name = option_of(param) if is_option else param.name
-    key = f"{name} {metavar}" if f"{name} {metavar}" in _VALUES or not is_option else name
-    if key in _VALUES:
-        mode, words = _VALUES[key]
+    table = _VALUES if is_option else _ARGUMENTS
+    if (entry := table.get(f"{name} {metavar}") or table.get(name)) is not None:
+        mode, words = entry
         return mode, _fitting(current, words(given))
     row = row_of(name)
     if row is not None and (values := row.values or tuple(row.field.means)):
@@ -263,7 +263,7 @@ def _values(param: Any, current: str, given: Given) -> tuple[str, list[Word]]:
     return WORDS, []
 
 
-_PATHS = ("FILE", "FOLDER", "PATH", "PICTURE", "OUT", "TARGET", "FROM", "TO", "OUTPUT", "FILE_OR_FOLDER")
+_PATHS = ("FILE", "FOLDER", "PATH", "PICTURE", "OUT", "TARGET", "FROM", "TO", "FILE_OR_FOLDER")
 
 
 def _is_path(param: Any) -> bool:
@@ -361,9 +361,10 @@ def _kinds(given: Given) -> Iterator[Word]:
 
 _CHECKPOINTS = _models("checkpoint")
 _LORAS = _extras("lora")
+_TRAINED_STYLES = _fixed("comic", "line-art", "woodcut")
 _DEVICES = _fixed("auto", "cpu", "cuda", "mps")
 _DTYPES = _fixed("auto", "float32", "bfloat16", "float16")
-# By an option's name, if need be with its placeholder; arguments by their parameter and placeholder.
+# By an option's name, if need be with its placeholder.
 _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingProxyType(
     {
         "sampler": (WORDS, _samplers),
@@ -372,7 +373,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingPr
         "hires-schedule": (WORDS, _schedules),
         "syntax": (WORDS, _fixed("a1111", "comfyui", "compel", "plain", "midjourney")),
         "style": (WORDS, _styles),
-        "style STYLE": (WORDS, _fixed("comic", "line-art", "woodcut")),
+        "style STYLE": (WORDS, _TRAINED_STYLES),
         "lora": (FILES, _LORAS),
         "control": (FILES, _controls),
         "model": (FILES, _CHECKPOINTS),
@@ -400,7 +401,13 @@ _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingPr
         "recipe": (WORDS, _fixed("cpu", "gpu")),
         "stage": (WORDS, _fixed("autoencoder", "grounding", "denoising", "upscaling")),
         "objects": (WORDS, _fixed("default", "full")),
-        "name NAME": (WORDS, _preprocessors),
+    }
+)
+# By the parameter and placeholder of an argument.
+_ARGUMENTS: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingProxyType(
+    {
+        "style STYLE": (WORDS, _TRAINED_STYLES),
+        "preprocessor NAME": (WORDS, _preprocessors),
         "names NAME": (FILES, _models()),
         "model MODEL": (FILES, _models()),
         "source SOURCE": (FILES, _models()),

@@ -43,7 +43,7 @@ _BY_SET = ("grid", "batch")  # these take fields of a request by --set
 _PICTURES = ("source.image", "mask.image")  # typed as files
 _NOT_BY_SET = (*_PICTURES, "num_images", "first_index")
 # What a default would make no sense of, or would answer a question that is meant to be asked.
-_NEVER = {"accept", "explain_memory", "from", "help", "list", "update", "yes"}
+_NEVER = {"accept", "explain_memory", "from", "list", "update", "yes"}
 # Commands that work whatever a config file says.
 UNCONFIGURED = ("config", "doctor")
 # What `gesso generate --from` still takes: nothing of it decides a picture that was drawn with other settings.
