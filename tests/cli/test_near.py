@@ -62,7 +62,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--dynamic_prompts", "dynamic_prompts", True),
     ],
 )
-def test_names_of_other_tools_are_taken(typed: str, path: str, value: object, monkeypatch: pytest.MonkeyPatch):
+def test_names_of_other_tools_are_taken(typed: str, path: str, value: object):
     context = GENERATE.make_context("generate", typed.split())
     name = path.removeprefix("fields.").replace(".", "__")
     assert context.params[name] == value

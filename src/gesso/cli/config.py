@@ -79,7 +79,7 @@ def config(
         return
     found, problems = everything_set()
     strongest = _strongest(found)
-    unknown = unknown_variables(command_named, leaves(command_named, NAMES), os.environ)
+    _, unknown = options_in_environment()
     rows = [(one, strongest[one.name] is one) for one in found]
     if as_json:
         values = {
