@@ -447,6 +447,9 @@ def test_config_set_writes_only_what_would_be_taken(capsys: pytest.CaptureFixtur
         (["seed", "1", "2"], "seed takes one value, but 2 are given"),
         (["--project", "threads", "2"], "cannot be set for a folder"),
         (["yes", "true"], "no option --yes"),
+        (["lora", "a"], "Set it for one command: generate.lora"),  # [lora] is a table
+        (["--project", "batch", "4"], "Set it for one command: generate.batch"),
+        (["generate.prompt", "a cat"], "no option --prompt"),  # which is there for those who come from other tools
     ):
         code, _, err = said(capsys, "config", "set", *words)
         assert (code, told in err) == (2, True), err

@@ -151,6 +151,13 @@ def set_value(
         gesso config set --project size 768x512
     """
     table, option = _named(name)
+    if not table and option.name in NAMES:
+        raise GessoError(
+            f"{option.name} is a command, too, and so a table at the top of a file. Set it for one command: "
+            f"generate.{option.name}",
+            code="unsupported",
+            field=option.name,
+        )
     path, level = _file(project), _level(project)
     if level == "project" and not may_be_in_a_project(option):
         raise GessoError(

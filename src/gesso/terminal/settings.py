@@ -193,7 +193,7 @@ def options_of(command: Any, table: Sequence[str]) -> dict[str, Option]:
     typed = inspect.signature(command.callback).parameters
     for param in command.params:
         names = [name.removeprefix("--") for name in param.opts if name.startswith("--")]
-        if param.param_type_name != "option" or not names or param.name not in typed:
+        if param.param_type_name != "option" or param.hidden or not names or param.name not in typed:
             continue
         option = _option(names[0], param.name, typed[param.name].annotation)
         if option.key in _NEVER or (table[0] == "replay" and option.key not in _REPLAY):
