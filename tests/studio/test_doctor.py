@@ -84,9 +84,10 @@ def test_a_package_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_libraries_are_those_that_gesso_needs():
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    names = {re.split(r"[^\w-]", one)[0] for one in needed}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
     assert names == {"torch", *room.CORE}  # torch has a check of its own
+    assert {extra.name for extra in EXTRAS} == project["optional-dependencies"].keys() - {"docs", "dev"}
 
 
 def test_folders(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

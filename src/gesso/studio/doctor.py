@@ -39,7 +39,9 @@ EXTRAS = (
         name="hub", module="huggingface_hub", package="huggingface_hub", about="models by name (hf:organisation/name)"
     ),
     Extra(name="gguf", module="gguf", package="gguf", about="models in GGUF files"),
-    Extra(name="comfyui", module="yaml", package="pyyaml", about="ComfyUI's extra_model_paths.yaml"),
+    Extra(
+        name="comfyui", module="yaml", package="pyyaml", about="extra_model_paths.yaml of ComfyUI, wildcards in YAML"
+    ),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
 )
 CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich", "tomlkit")
