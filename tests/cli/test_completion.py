@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gesso.cli import completion
-from gesso.cli.commands import COMMANDS
+from gesso.cli.app import command_named
+from gesso.cli.commands import COMMANDS, NAMES
 from gesso.cli.completion import FILES, SCRIPTS, WORDS, complete, set_up
 from gesso.cli.main import run
 from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.errors import GessoError
+from gesso.terminal.near import option_of
 
 ODD = [
     "my model",
@@ -146,20 +149,31 @@ def test_every_value_that_is_offered_is_one_that_exists():
     assert values("objects") == set(TABLES)
     assert values("syntax") == {*dialects.DIALECTS, "midjourney"}
     assert values("model UPSCALER") >= set(LATENT_UPSCALERS)
-    options = {name for row in COMMANDS for name in _names(row.name)}
-    assert {key.split()[0] for key in completion._VALUES} <= options
+    params = [param for name in NAMES for param in _params(command_named(name))]
+    options = [(option_of(param), param.metavar) for param in params if param.param_type_name == "option"]
+    arguments = [f"{param.name} {param.metavar}" for param in params if param.param_type_name == "argument"]
+    assert completion._VALUES.keys() <= {key for name, metavar in options for key in (name, f"{name} {metavar}")}
+    assert completion._ARGUMENTS.keys() <= set(arguments)
 
 
-def _names(name: str) -> set[str]:
-    import typer
+def _params(command: Any) -> list[Any]:
+    return [*command.params, *(one for below in getattr(command, "commands", {}).values() for one in _params(below))]
 
-    from gesso.cli.app import build_app
 
-    def below(command: object) -> set[str]:
-        own = {word.lstrip("-") for param in command.params for word in (*param.opts, param.name)}  # type: ignore[attr-defined]
-        return own.union(*map(below, getattr(command, "commands", {}).values()))
-
-    return below(typer.main.get_command(build_app(name)).commands[name])
+def test_an_option_offers_models_of_its_kind_alone(home: Path):
+    adapters(home, ["ink"])
+    for line in (
+        "generate -m ",
+        "grid cat -m ",
+        "replay x.png --refiner ",
+        "lora merge ink --into ",
+        "lora info ink -m ",
+    ):
+        assert offered(line) == (FILES, ["gesso-mini"]), line
+    for line in ("models info ", "models verify "):
+        assert set(offered(line)[1]) >= {"gesso-mini", "ink"}, line
+    for line in ("config get ", "config set "):  # a setting is no preprocessor
+        assert offered(line) == (WORDS, [])
 
 
 def test_styles_are_those_of_the_file_in_the_line(tmp_path: Path):

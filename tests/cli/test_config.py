@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 
 from gesso.cli.app import command_named
-from gesso.cli.commands import COMMANDS
+from gesso.cli.commands import NAMES
 from gesso.cli.main import run
 from gesso.pictures.picture_file import read_recipe
 from gesso.studio.home import config_file
 from gesso.terminal.running import defaults_of
-from gesso.terminal.settings import DRAWING, leaves, options_of, read, shared_options
+from gesso.terminal.settings import DRAWING, leaf_of, leaves, options_of, read, shared_options
 from tiny_models import save_tiny_mini
-
-NAMES = [row.name for row in COMMANDS]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +40,7 @@ def written(folder: Path, text: str) -> Path:
 
 def taken(argv: list[str], table: tuple[str, ...] = ("generate",)) -> dict[str, Any]:
     """The defaults of a command line, by the names of their options."""
-    command = command_named(table[0])
-    for word in table[1:]:
-        command = command.commands[word]
-    defaults = defaults_of(command, argv, table, command_named, NAMES)
+    defaults = defaults_of(leaf_of(command_named, table), argv, table, command_named, NAMES)
     found = {one.option.name: one.value for one in defaults.settings.values()}
     return found | ({"set": list(defaults.before)} if defaults.before else {})
 
@@ -239,7 +234,9 @@ def test_config_files_can_be_moved_and_switched_off(
     monkeypatch.setenv("GESSO_CONFIG", "none")
     assert taken(["a cat"]) == {}
     monkeypatch.setenv("GESSO_CONFIG", str(tmp_path / "absent.toml"))
-    assert "no such file. Correct GESSO_CONFIG" in said(capsys, "generate", "a cat")[2]
+    for words in (("generate", "a cat"), ("config",), ("config", "get", "steps"), ("config", "get", "grid.cell")):
+        code, _, err = said(capsys, *words)
+        assert (code, "no such file. Correct GESSO_CONFIG" in err) == (2, True), words
 
 
 @pytest.mark.parametrize(
@@ -423,7 +420,6 @@ def test_config_get(capsys: pytest.CaptureFixture[str], home: Path):
 
 
 def test_config_set_keeps_comments_and_order(capsys: pytest.CaptureFixture[str], home: Path):
-    pytest.importorskip("tomlkit")
     path = written(home, "# mine\ncfg_scale = 3 # low\n\n[grid]\n# big\ncell = 64\n")
     for words in (
         *(["guidance", "5"], ["grid.cell", "100"], ["steps", "20"], ["seed", "--", "-1"], ["quiet", "yes"]),
@@ -442,7 +438,6 @@ def test_config_set_keeps_comments_and_order(capsys: pytest.CaptureFixture[str],
 
 
 def test_config_set_writes_only_what_would_be_taken(capsys: pytest.CaptureFixture[str], home: Path):
-    pytest.importorskip("tomlkit")
     for words, told in (
         (["steps", "many"], "steps is 'many', expected a whole number"),
         (["steps", "0"], "expected 1 to 1000"),
@@ -452,6 +447,9 @@ def test_config_set_writes_only_what_would_be_taken(capsys: pytest.CaptureFixtur
         (["seed", "1", "2"], "seed takes one value, but 2 are given"),
         (["--project", "threads", "2"], "cannot be set for a folder"),
         (["yes", "true"], "no option --yes"),
+        (["lora", "a"], "Set it for one command: generate.lora"),  # [lora] is a table
+        (["--project", "batch", "4"], "Set it for one command: generate.batch"),
+        (["generate.prompt", "a cat"], "no option --prompt"),  # which is there for those who come from other tools
     ):
         code, _, err = said(capsys, "config", "set", *words)
         assert (code, told in err) == (2, True), err
@@ -465,7 +463,6 @@ def test_config_set_writes_only_what_would_be_taken(capsys: pytest.CaptureFixtur
 
 
 def test_config_set_follows_a_link(capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path):
-    pytest.importorskip("tomlkit")
     real = tmp_path / "dotfiles.toml"
     real.write_text("steps = 2\n")
     (home / "gesso.toml").symlink_to(real)
@@ -481,10 +478,7 @@ def test_every_option_can_be_set_and_read_back():
     assert set(shared_options(command_named)) >= {"steps", "size", "model", "device", "styles", "quiet", "json"}
     texts = {int: "3", float: "0.5", bool: "1"}
     for table in leaves(command_named, NAMES):
-        command = command_named(table[0])
-        for word in table[1:]:
-            command = command.commands[word]
-        for key, option in options_of(command, table).items():
+        for key, option in options_of(leaf_of(command_named, table), table).items():
             assert option.kind in (int, float, bool, str, Path), (table, key)
             text = f"{option.low:g}" if option.low else texts.get(option.kind, "x")
             if option.row is None:
@@ -493,10 +487,8 @@ def test_every_option_can_be_set_and_read_back():
 
 def test_no_option_that_answers_a_question_has_a_default():
     for table in leaves(command_named, NAMES):
-        command = command_named(table[0])
-        for word in table[1:]:
-            command = command.commands[word]
-        assert not {"yes", "from", "explain_memory", "accept", "help"} & options_of(command, table).keys()
+        options = options_of(leaf_of(command_named, table), table)
+        assert not {"yes", "from", "explain_memory", "accept", "help"} & options.keys()
 
 
 def test_the_commands_that_draw_share_options_of_one_kind():

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from gesso.cli.commands import COMMANDS
+from gesso.cli.commands import NAMES
 from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.pictures.picture_file import read_picture
 from gesso.terminal.first_word import GREETING, understood
 from tiny_models import save_tiny_mini
-
-NAMES = [row.name for row in COMMANDS]
 
 
 @pytest.fixture(autouse=True)

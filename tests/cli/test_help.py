@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from gesso.cli.app import build_app
-from gesso.cli.commands import COMMANDS
+from gesso.cli.commands import NAMES
 from gesso.cli.main import run
 from gesso.request.fields import PRESET_NAMES
 from gesso.request.groups import Mask, Source
@@ -24,8 +24,6 @@ from gesso.terminal import help as helping
 from gesso.terminal.field_options import default_of
 from gesso.terminal.first_word import understood
 from gesso.terminal.help import arguments, groups, split_examples, with_range
-
-NAMES = [row.name for row in COMMANDS]
 
 
 @cache

@@ -62,7 +62,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--dynamic_prompts", "dynamic_prompts", True),
     ],
 )
-def test_names_of_other_tools_are_taken(typed: str, path: str, value: object, monkeypatch: pytest.MonkeyPatch):
+def test_names_of_other_tools_are_taken(typed: str, path: str, value: object):
     context = GENERATE.make_context("generate", typed.split())
     name = path.removeprefix("fields.").replace(".", "__")
     assert context.params[name] == value
@@ -165,6 +165,8 @@ def test_an_option_that_does_not_exist(typed: str, expected: str | None, capsys:
         (["generate", "cat", "--threads", "0"], "--threads is 0, expected 1 to 1024"),
         (["generate", "cat", "--threads=many"], "--threads is 'many', expected a whole number, 1 to 1024"),
         (["generate", "cat", "-s1.5"], "--steps is '1.5', expected a whole number"),
+        (["generate", "cat", "--steps", "4", "-s", "x"], "--steps is 'x', expected a whole number"),  # the last counts
+        (["generate", "--threads", "x", "--", "--threads", "4"], "--threads is 'x', expected a whole number"),
         (["upscale", "a.png", "--scale", "x"], "--scale is 'x', expected a number"),
         (["replay"], "PICTURE is missing. For example: gesso replay picture.png"),
         (["lora", "merge", "a"], "--output is missing"),
@@ -230,6 +232,8 @@ def test_likeness_of_commands():
         (["batch", ""], "FILE"),
         (["generate", "a car", "--image", ""], "--image"),
         (["generate", "a car", "--image="], "--image"),
+        (["generate", "a car", "--image", "a.png", "--image", ""], "--image"),
+        (["replay", "a.png", "--hint", "", "--hint", "b.png"], "--hint"),  # each counts
         (["generate", "--from", ""], "--from"),
         (["upscale", "a.png", "-o", ""], "--output"),
     ],

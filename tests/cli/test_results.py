@@ -14,16 +14,14 @@ import pytest
 from PIL import Image
 
 from gesso.cli.app import command_named
-from gesso.cli.commands import COMMANDS
+from gesso.cli.commands import NAMES
 from gesso.cli.main import run
 from gesso.pipelines.picture import Progress
 from gesso.studio.events import Loading, Sampling
 from gesso.terminal import results
 from gesso.terminal.progress import Bar, numbers
-from gesso.terminal.settings import leaves
+from gesso.terminal.settings import leaf_of, leaves
 from tiny_models import save_tiny_mini
-
-NAMES = [row.name for row in COMMANDS]
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +52,9 @@ def documents(out: str) -> list[Any]:
 def test_every_command_that_prints_results_has_json():
     without = {("train", "default-model"), ("config", "path"), ("config", "set"), ("config", "unset")}
     for table in [*leaves(command_named, NAMES), ("config", "get"), ("doctor",)]:
-        command = command_named(table[0])
-        for word in table[1:]:
-            command = command.commands[word]
         if table not in without:
-            assert "--json" in [name for param in command.params for name in param.opts], table
+            params = leaf_of(command_named, table).params
+            assert "--json" in [name for param in params for name in param.opts], table
 
 
 def test_pictures_and_their_notices_as_json(capsys: pytest.CaptureFixture[str], model: str):

@@ -1,5 +1,6 @@
 """`gesso upscale` as people use it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -167,5 +168,7 @@ def test_the_list_tells_every_upscaler(capsys: Capture):
     assert names[: len(UPSCALERS)] == list(UPSCALERS)
     assert set(names) >= set(LATENT_UPSCALERS)
     assert "Latent (nearest-exact)" in next(line for line in lines if line.startswith("latent_nearest_exact"))
+    assert run(["upscale", "--list", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == names
     assert run(["upscale"]) == 2
     assert "FILE is missing" in capsys.readouterr().err

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from gesso.cli.main import run
 from gesso.errors import GessoError
@@ -15,6 +19,8 @@ from gesso.studio import doctor as room
 from gesso.studio import machine
 from gesso.studio.check import Check, guarded
 from gesso.studio.doctor import EXTRAS, doctor, environment, machine_in_a_process
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +81,13 @@ def test_a_package_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.syspath_prepend(str(tmp_path / "broken"))
     one = found("packages", extra.name)
     assert (one.status, "libGL" in one.text, "--force-reinstall" in one.advice) == ("note", True, True)
+
+
+def test_the_libraries_are_those_that_gesso_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[^\w-]", one)[0] for one in project["dependencies"]}
+    assert names == {"torch", *room.CORE}  # torch has a check of its own
+    assert {extra.name for extra in EXTRAS} == project["optional-dependencies"].keys() - {"docs", "dev"}
 
 
 def test_folders(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -174,10 +187,14 @@ def test_the_machine_is_measured_and_draws():
     json.dumps([one.to_dict() for one in checks.values()])
 
 
-def test_a_model_that_draws_one_colour_has_failed(monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_cannot_draw_or_draws_one_colour_has_failed(monkeypatch: pytest.MonkeyPatch):
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no kernel image is available for execution on the device")
 
-    monkeypatch.setattr("gesso.studio.studio.Studio.open", broken)
-    *_, last = machine.checks()
-    assert (last.section, last.status, "no kernel image" in last.text) == ("drawing", "failed", True)
+    def grey(*args: object, **kwargs: object) -> object:
+        return lambda request: (SimpleNamespace(image=Image.new("RGB", (8, 8), "grey")),)
+
+    for name, opened, text in (("cannot", broken, "no kernel image"), ("grey", grey, "one colour alone")):
+        monkeypatch.setattr("gesso.studio.studio.Studio.open", opened)
+        (one,) = guarded("drawing", name, machine._drawing)
+        assert (one.section, one.status, text in one.text) == ("drawing", "failed", True)

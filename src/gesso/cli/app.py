@@ -1,6 +1,7 @@
 """The command line as typer knows it, of which only the chosen command is imported."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -70,6 +71,7 @@ def _stub() -> None:
     raise AssertionError("the stub of an unchosen command was called")
 
 
+@cache  # `gesso config` asks for all of them again and again
 def command_named(name: str) -> Any:
     """The click command of a row of the table, or the group of its commands."""
     return get_command(build_app(name)).commands[name]  # type: ignore[attr-defined]

@@ -115,14 +115,12 @@ def _in_shell(shell: str, word: Word, current: str, line: str) -> str:
 
 def _words(line: str) -> list[str]:
     """The words of bash's line after `gesso`; the last one is being typed, and is "" after a space."""
-    words, rest = [], line
-    lexer = shlex.shlex(rest, posix=True, punctuation_chars=False)
+    lexer = shlex.shlex(line, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""
     try:
         words = list(lexer)
     except ValueError:  # an open quote: what stands behind it is the last word
-        words = [*words, *_open_quote(line)]
-        return words[1:]
+        return _open_quote(line)[1:]
     if line[-1:].isspace() and not line.endswith("\\ "):
         words.append("")
     return words[1:]
@@ -249,24 +247,23 @@ def _fitting(current: str, words: Iterable[Word]) -> list[Word]:
 
 def _values(param: Any, current: str, given: Given) -> tuple[str, list[Word]]:
     """What an option or argument takes."""
-    from gesso.request.request import ROWS
-    from gesso.terminal.near import option_of
+    from gesso.terminal.near import option_of, row_of
 
     is_option, metavar = param.param_type_name == "option", param.metavar or ""
     if metavar in _PATHS or _is_path(param):
         return FILES, []
     name = option_of(param) if is_option else param.name
-    key = f"{name} {metavar}" if f"{name} {metavar}" in _VALUES or not is_option else name
-    if key in _VALUES:
-        mode, words = _VALUES[key]
+    table = _VALUES if is_option else _ARGUMENTS
+    if (entry := table.get(f"{name} {metavar}") or table.get(name)) is not None:
+        mode, words = entry
         return mode, _fitting(current, words(given))
-    row = next((row for row in ROWS.values() if name in row.field.options), None)
+    row = row_of(name)
     if row is not None and (values := row.values or tuple(row.field.means)):
         return WORDS, _fitting(current, (Word(value, row.field.means.get(value, "")) for value in values))
     return WORDS, []
 
 
-_PATHS = ("FILE", "FOLDER", "PATH", "PICTURE", "OUT", "TARGET", "FROM", "TO", "OUTPUT", "FILE_OR_FOLDER")
+_PATHS = ("FILE", "FOLDER", "PATH", "PICTURE", "OUT", "TARGET", "FROM", "TO", "FILE_OR_FOLDER")
 
 
 def _is_path(param: Any) -> bool:
@@ -310,10 +307,6 @@ def _extras(kind: Any) -> Callable[[Given], Iterator[Word]]:
         return (Word(name) for name in sorted({*embedded_extras(kind), *files}))
 
     return names
-
-
-def _loras(given: Given) -> Iterator[Word]:
-    return _extras("lora")(given)
 
 
 def _controls(given: Given) -> Iterator[Word]:
@@ -367,9 +360,11 @@ def _kinds(given: Given) -> Iterator[Word]:
 
 
 _CHECKPOINTS = _models("checkpoint")
+_LORAS = _extras("lora")
+_TRAINED_STYLES = _fixed("comic", "line-art", "woodcut")
 _DEVICES = _fixed("auto", "cpu", "cuda", "mps")
 _DTYPES = _fixed("auto", "float32", "bfloat16", "float16")
-# By an option's name, if need be with its placeholder; arguments by their parameter and placeholder.
+# By an option's name, if need be with its placeholder.
 _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingProxyType(
     {
         "sampler": (WORDS, _samplers),
@@ -378,8 +373,8 @@ _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingPr
         "hires-schedule": (WORDS, _schedules),
         "syntax": (WORDS, _fixed("a1111", "comfyui", "compel", "plain", "midjourney")),
         "style": (WORDS, _styles),
-        "style STYLE": (WORDS, _fixed("comic", "line-art", "woodcut")),
-        "lora": (FILES, _loras),
+        "style STYLE": (WORDS, _TRAINED_STYLES),
+        "lora": (FILES, _LORAS),
         "control": (FILES, _controls),
         "model": (FILES, _CHECKPOINTS),
         "model UPSCALER": (FILES, _upscalers),
@@ -406,14 +401,20 @@ _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingPr
         "recipe": (WORDS, _fixed("cpu", "gpu")),
         "stage": (WORDS, _fixed("autoencoder", "grounding", "denoising", "upscaling")),
         "objects": (WORDS, _fixed("default", "full")),
-        "name NAME": (WORDS, _preprocessors),
+    }
+)
+# By the parameter and placeholder of an argument.
+_ARGUMENTS: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingProxyType(
+    {
+        "style STYLE": (WORDS, _TRAINED_STYLES),
+        "preprocessor NAME": (WORDS, _preprocessors),
         "names NAME": (FILES, _models()),
         "model MODEL": (FILES, _models()),
         "source SOURCE": (FILES, _models()),
         "base BASE": (FILES, _CHECKPOINTS),
         "tuned TUNED": (FILES, _CHECKPOINTS),
-        "file LORA": (FILES, _loras),
-        "files LORA": (FILES, _loras),
+        "file LORA": (FILES, _LORAS),
+        "files LORA": (FILES, _LORAS),
     }
 )
 

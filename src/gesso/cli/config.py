@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,8 @@ from gesso.terminal.settings import (
     check_tables,
     checked,
     environment_settings,
+    file_at,
+    file_places,
     file_settings,
     leaf_of,
     leaves,
@@ -76,7 +79,7 @@ def config(
         return
     found, problems = everything_set()
     strongest = _strongest(found)
-    unknown = unknown_variables(command_named, leaves(command_named, NAMES), os.environ)
+    _, unknown = options_in_environment()
     rows = [(one, strongest[one.name] is one) for one in found]
     if as_json:
         values = {
@@ -148,6 +151,13 @@ def set_value(
         gesso config set --project size 768x512
     """
     table, option = _named(name)
+    if not table and option.name in NAMES:
+        raise GessoError(
+            f"{option.name} is a command, too, and so a table at the top of a file. Set it for one command: "
+            f"generate.{option.name}",
+            code="unsupported",
+            field=option.name,
+        )
     path, level = _file(project), _level(project)
     if level == "project" and not may_be_in_a_project(option):
         raise GessoError(
@@ -194,9 +204,10 @@ def everything_set(*, strict: bool = False) -> tuple[list[Setting], list[GessoEr
     found: list[Setting] = []
     problems: list[GessoError] = []
 
-    def add(settings: Iterator[Setting]) -> None:
+    @contextmanager
+    def told() -> Iterator[None]:
         try:
-            found.extend(settings)
+            yield
         except GessoError as error:
             if strict:
                 raise
@@ -206,39 +217,25 @@ def everything_set(*, strict: bool = False) -> tuple[list[Setting], list[GessoEr
     options = {table: options_of(leaf_of(command_named, table), table) for table in tables}
     shared = shared_options(command_named)
     for table in tables:
-        add(environment_settings(table, options[table], os.environ))
-    add(environment_settings((), shared, os.environ))
-    for path, level in ((project_file(), "project"), (user_file(), "user")):
-        for file in _read(path, "project" if level == "project" else "user", problems, strict):
-            below = dict.fromkeys(NAMES, command_named)
-            try:
-                check_tables(file, below)
-            except GessoError as error:
-                if strict:
-                    raise
-                problems.append(error)
-            for table in tables:
-                add(file_settings(file, table, options[table], {}))
-            add(file_settings(file, (), shared, below | _tables(file)))
+        with told():
+            found.extend(environment_settings(table, options[table], os.environ))
+    with told():
+        found.extend(environment_settings((), shared, os.environ))
+    for place in file_places():
+        file: ConfigFile | None = None
+        with told():
+            file = file_at(*place)
+        if file is None:
+            continue
+        with told():
+            check_tables(file, NAMES)
+        for table in tables:
+            with told():
+                found.extend(file_settings(file, table, options[table], {}))
+        reported = [name for name, value in file.values.items() if isinstance(value, dict)]  # as far as unknown
+        with told():
+            found.extend(file_settings(file, (), shared, (*NAMES, *reported)))
     return found, problems
-
-
-def _tables(file: ConfigFile) -> dict[str, Any]:
-    """The tables of a file; unknown ones have been reported."""
-    return {name: command_named for name, value in file.values.items() if isinstance(value, dict)}
-
-
-def _read(path: Path | None, level: Level, problems: list[GessoError], strict: bool) -> Iterator[ConfigFile]:
-    if path is None or not os.path.lexists(path):
-        if level == "user" and path is not None and os.environ.get(FILE_VARIABLE):
-            problems.append(GessoError(f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it", code="missing"))
-        return
-    try:
-        yield read_file(path, level)
-    except GessoError as error:
-        if strict:
-            raise
-        problems.append(error)
 
 
 def _strongest(found: Sequence[Setting]) -> dict[str, Setting]:
@@ -259,7 +256,7 @@ def _named(name: str) -> tuple[tuple[str, ...], Option]:
             field="name",
             data=unknown_data(".".join(table), known),
         )
-    options = options_of(leaf_of(command_named, table), table) if table else shared_options(command_named)
+    options = _options(table)
     option = options.get(key.removeprefix("--").replace("-", "_"))
     if option is None:
         known = sorted({one.name for one in options.values()})
@@ -372,12 +369,8 @@ def _edit(path: Path, level: Level, table: tuple[str, ...], option: Option, valu
 
     Raises GessoError for a file that is no TOML, and where it cannot be written.
     """
-    try:
-        import tomlkit
-        from tomlkit.exceptions import TOMLKitError
-    except ImportError:
-        advice = f"pip install tomlkit, or edit {path} yourself"
-        raise GessoError(f"writing the config file needs tomlkit: {advice}", code="missing_extra") from None
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
 
     if os.path.lexists(path):
         read_file(path, level)  # says in our words what is wrong with it

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,6 +16,7 @@ from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, json_line, notice_values
 from gesso.terminal.progress import Bar
 from gesso.terminal.results import path_values
+from gesso.terminal.tables import matches
 from gesso.terminal.words import in_options
 
 if TYPE_CHECKING:
@@ -100,9 +101,8 @@ def list_models(
         print(_printable(f"folders: {', '.join(folders)}"))
 
 
-def _has(entry: "LibraryEntry", words: Iterable[str]) -> bool:
-    text = f"{entry.name} {entry.path} {entry.family} {entry.kind} {entry.what}".casefold()
-    return all(word.casefold() in text for word in words)
+def _has(entry: "LibraryEntry", words: Sequence[str]) -> bool:
+    return matches(words, entry.name, str(entry.path), entry.family or "", entry.kind, entry.what)
 
 
 def _table(entries: Sequence["LibraryEntry"], known: Sequence["LibraryEntry"], *, paths: bool) -> list[str]:

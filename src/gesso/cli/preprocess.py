@@ -24,7 +24,7 @@ MAX_POSE_BYTES = 4_000_000
 
 
 def command(
-    name: Annotated[
+    preprocessor: Annotated[
         str | None,
         typer.Argument(metavar="NAME", help="Preprocessor: canny, softedge, lineart, openpose, ...; --list shows all."),
     ] = None,
@@ -74,11 +74,11 @@ def command(
     if listed:
         print(json_line(_table()) if as_json else "\n".join(describe()))
         return
-    if name is None or not files:
+    if preprocessor is None or not files:
         raise GessoError(
             "NAME and FILE are required. Try: gesso preprocess canny picture.png, or gesso preprocess --list"
         )
-    name = name.lower()
+    name = preprocessor.lower()
     if name == POSE and (mask is not None or settings):
         raise GessoError(f"{POSE} takes neither --mask nor --set")
     hint_size = parse_size(size, "--size") if size is not None else None

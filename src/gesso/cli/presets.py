@@ -1,6 +1,5 @@
 """`gesso presets`: what each preset sets, the conventions in which tools differ."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from gesso.errors import GessoError
 from gesso.request.fields import PRESET_NAMES, Row
 from gesso.request.request import PRESET_ROWS
+from gesso.terminal.json_lines import json_line
 from gesso.terminal.tables import columns, matches
 
 
@@ -29,7 +29,7 @@ def command(
     """
     rows = [row for _, row in PRESET_ROWS if matches(words or (), *row.names, row.field.label, row.field.help)]
     if as_json:
-        print(json.dumps([_values(row) for row in rows], ensure_ascii=False))
+        print(json_line([_values(row) for row in rows]))
         return
     if not rows:
         raise GessoError(f"no setting of a preset has {' '.join(words or ())[:60]!r}. All: gesso presets")

@@ -1,6 +1,5 @@
 """`gesso samplers`: the samplers and schedules, with their names in other tools."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.errors import GessoError
 from gesso.registry import plain_name
+from gesso.terminal.json_lines import json_line
 from gesso.terminal.tables import columns, matches
 
 
@@ -37,12 +37,11 @@ def command(
     schedules = {name: row for name, row in SCHEDULES.items() if _has(words, name, row)}
     if as_json:
         print(
-            json.dumps(
+            json_line(
                 {
                     "samplers": [_sampler(name, row) for name, row in samplers.items()],
                     "schedules": [_named(name, row) for name, row in schedules.items()],
-                },
-                ensure_ascii=False,
+                }
             )
         )
         return

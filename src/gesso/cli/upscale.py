@@ -109,7 +109,11 @@ def command(
     from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 
     if listed:
-        print("\n".join(_upscalers()))
+        found = _upscalers()
+        if as_json:
+            print(json_line([dict(zip(("name", "label", "help"), row, strict=True)) for row in found]))
+        else:
+            print("\n".join(columns([("UPSCALER", "IN A1111", "WHAT IT IS"), *found])))
         return
     if not files:
         raise GessoError("FILE is missing. For example: gesso upscale picture.png")
@@ -166,23 +170,17 @@ def command(
             open_results(paths, bar.note)
 
 
-def _upscalers() -> "Iterator[str]":
-    """Lines that tell the upscalers: built-in ones, those of plug-ins and the library, and those of hires fix."""
+def _upscalers() -> list[tuple[str, str, str]]:
+    """Name, name in A1111 and help of the upscalers: built-in, of plug-ins and the library, and of hires fix."""
     from gesso.pipelines.upscaling import UPSCALERS
     from gesso.request.hires import LATENT_UPSCALERS, a1111_name
 
     models = [entry for entry in open_library().entries() if entry.kind == "upscaler"]
-    return columns(
-        [
-            ("UPSCALER", "IN A1111", "WHAT IT IS"),
-            *((name, row.label, row.help) for name, row in UPSCALERS.items()),
-            *((entry.name, "", f"{entry.what}, in your library") for entry in models),
-            *(
-                (name, a1111_name(name), "Interpolates latents; only for --hires-upscaler.")
-                for name in LATENT_UPSCALERS
-            ),
-        ]
-    )
+    return [
+        *((name, row.label, row.help) for name, row in UPSCALERS.items()),
+        *((entry.name, "", f"{entry.what}, in your library") for entry in models),
+        *((name, a1111_name(name), "Interpolates latents; only for --hires-upscaler.") for name in LATENT_UPSCALERS),
+    ]
 
 
 def _network(model: str, device: str, dtype: str, threads: int | None, offline: bool) -> "Upscaler":

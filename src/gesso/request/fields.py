@@ -71,7 +71,9 @@ Group = Literal[
     "Settings of other tools",
 ]
 _INT64 = 2**63 - 1
-_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+FLAG_WORDS: Mapping[str, bool] = MappingProxyType(
+    dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -257,7 +259,7 @@ class Row:
             if self.kind == "real":
                 return float(words)
             if self.kind == "flag":
-                return {word: word in _YES for word in (*_YES, *_NO)}[words.strip().lower()]
+                return FLAG_WORDS[words.strip().lower()]
         except (ValueError, KeyError):
             expected = {"whole": "a whole number", "real": "a number"}.get(self.kind, "true or false")
             raise RequestError(

@@ -40,10 +40,10 @@ EXTRAS = (
         name="hub", module="huggingface_hub", package="huggingface_hub", about="models by name (hf:organisation/name)"
     ),
     Extra(name="gguf", module="gguf", package="gguf", about="models in GGUF files"),
-    Extra(name="comfyui", module="yaml", package="pyyaml", about="ComfyUI's extra_model_paths.yaml"),
+    Extra(name="comfyui", module="yaml", package="pyyaml", about="ComfyUI's extra_model_paths.yaml, YAML wildcards"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
 )
-CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich")
+CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich", "tomlkit")
 # Variables of others that change what gesso does. The values of secret ones are not shown.
 ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1 switches downloads off",

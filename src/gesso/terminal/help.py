@@ -19,7 +19,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -173,15 +173,16 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d+", text) is not None
 
 
-def _typed(param: Any, args: Sequence[str]) -> str | None:
-    """What was typed for an option: "--steps 4", "--steps=4" or "-s4"."""
-    for word, after in pairwise([*args, ""]):
+def _typed(param: Any, args: Sequence[str]) -> list[str]:
+    """What was typed for an option, as often as it was: of "--steps 4", "--steps=4" and "-s4" the 4."""
+    found = []
+    for word, after in pairwise([*takewhile(lambda word: word != "--", args), ""]):
         name, sign, value = word.partition("=")
         if name in param.opts:
-            return value if sign else after
-        if word[:2] in param.opts and word[:2] != "--":
-            return word[2:]
-    return None
+            found.append(value if sign else after)
+        elif word[:2] in param.opts and word[:2] != "--":
+            found.append(word[2:])
+    return found
 
 
 def _listed(value: Any) -> Sequence[Any]:
@@ -257,11 +258,15 @@ class _Plain:
         """An empty path, such as that of a shell's variable that is not set, would be the current folder."""
         kinds = _declared(self)
         for param in self.params:
-            value, is_option = values.get(param.name), param.param_type_name == "option"
-            if kinds.get(param.name, (str, None))[0] is not Path or Path() not in _listed(value):
+            if kinds.get(param.name, (str, None))[0] is not Path or Path() not in _listed(values.get(param.name)):
                 continue
-            if _typed(param, args) == "" if is_option else "" in args and not {".", "./"} & set(args):
-                name = name_of(param) if is_option else argument_name(param).strip("[]")
+            if param.param_type_name == "option":
+                typed, name = _typed(param, args), name_of(param)
+                is_empty = "" in (typed if param.multiple else typed[-1:])  # the last counts, unless all do
+            else:
+                name = argument_name(param).strip("[]")
+                is_empty = "" in args and not {".", "./"} & set(args)
+            if is_empty:
                 raise usage_error(f"{name} is empty, expected a path", param.name)
 
     def _in_words(self, ctx: Any, args: Sequence[str], error: Exception) -> GessoError | None:
@@ -286,7 +291,8 @@ class _Plain:
             example = f". For example: {self.examples[0]}" if self.examples else ""
             return usage_error(f"{name} is missing{example}", param.name)
         kind, info = kinds.get(param.name, (str, None))
-        if kind in _NUMBERS and (value := _typed(param, args)) is not None:
+        if kind in _NUMBERS and (typed := _typed(param, args)):
+            value = typed[-1]  # which counts
             span = span_of(getattr(info, "min", None), getattr(info, "max", None))
             expected = span if span and _is_number(value) else _NUMBERS[kind] + (f", {span}" if span else "")
             found = value[:60] if _is_number(value) else short(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gesso.errors import GessoError
+from gesso.terminal.help import HELP_OPTIONS
 from gesso.terminal.json_lines import error_values, json_line
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def defaults_of(
 def _typed(command: Any, argv: Sequence[str]) -> set[str]:
     """The parameters that stand in the words; mistakes are the command's own to report."""
     context = command.context_class(
-        command, info_name=command.name, resilient_parsing=True, help_option_names=["-h", "--help"]
+        command, info_name=command.name, resilient_parsing=True, help_option_names=list(HELP_OPTIONS)
     )
     flags = [param for param in command.params if _is_flag(param)]
     for param in flags:  # whether one is on by default, and so can be switched off, is found out below

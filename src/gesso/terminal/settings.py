@@ -17,10 +17,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from gesso.errors import GessoError, short
 from gesso.request.checks import RequestError, check_file_name, nearest, range_data, unknown_data
-from gesso.request.fields import Row
+from gesso.request.fields import FLAG_WORDS, Row
 from gesso.request.names import with_canonical_names
 from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 from gesso.studio.home import CONFIG_FILE, config_file
+from gesso.terminal.help import span_of
 
 PREFIX = "GESSO_"
 FILE_VARIABLE = "GESSO_CONFIG"
@@ -42,7 +43,7 @@ _BY_SET = ("grid", "batch")  # these take fields of a request by --set
 _PICTURES = ("source.image", "mask.image")  # typed as files
 _NOT_BY_SET = (*_PICTURES, "num_images", "first_index")
 # What a default would make no sense of, or would answer a question that is meant to be asked.
-_NEVER = {"accept", "explain_memory", "from", "help", "list", "update", "yes"}
+_NEVER = {"accept", "explain_memory", "from", "list", "update", "yes"}
 # Commands that work whatever a config file says.
 UNCONFIGURED = ("config", "doctor")
 # What `gesso generate --from` still takes: nothing of it decides a picture that was drawn with other settings.
@@ -192,7 +193,7 @@ def options_of(command: Any, table: Sequence[str]) -> dict[str, Option]:
     typed = inspect.signature(command.callback).parameters
     for param in command.params:
         names = [name.removeprefix("--") for name in param.opts if name.startswith("--")]
-        if param.param_type_name != "option" or not names or param.name not in typed:
+        if param.param_type_name != "option" or param.hidden or not names or param.name not in typed:
             continue
         option = _option(names[0], param.name, typed[param.name].annotation)
         if option.key in _NEVER or (table[0] == "replay" and option.key not in _REPLAY):
@@ -247,19 +248,23 @@ def project_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     return None if user is None or os.path.abspath(user) == os.path.abspath(here) else here
 
 
-def read_files(environ: Mapping[str, str] = os.environ) -> list[ConfigFile]:
-    """The config files that are there, the strongest first. Raises GessoError for one that cannot be read."""
-    found: list[ConfigFile] = []
-    places: tuple[tuple[Path | None, Level], ...] = ((project_file(environ), "project"), (user_file(environ), "user"))
-    for path, level in places:
-        if path is None or not os.path.lexists(path):
-            if level == "user" and environ.get(FILE_VARIABLE) and path is not None:
-                raise GessoError(
-                    f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it", code="missing", field=FILE_VARIABLE
-                )
-            continue
-        found.append(read_file(path, level))
-    return found
+def file_places(environ: Mapping[str, str] = os.environ) -> tuple[tuple[Path | None, Level], ...]:
+    """Where config files may be, the strongest first; None for one that is switched off."""
+    return (project_file(environ), "project"), (user_file(environ), "user")
+
+
+def file_at(path: Path | None, level: Level, environ: Mapping[str, str] = os.environ) -> ConfigFile | None:
+    """The config file of a place; None where there is none. Raises GessoError.
+
+    It is an error that it cannot be read, and that the one which GESSO_CONFIG names is not there.
+    """
+    if path is not None and os.path.lexists(path):
+        return read_file(path, level)
+    if path is not None and level == "user" and environ.get(FILE_VARIABLE):
+        raise GessoError(
+            f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it", code="missing", field=FILE_VARIABLE
+        )
+    return None
 
 
 def read_file(path: Path, level: Level) -> ConfigFile:
@@ -323,7 +328,7 @@ def shared_options(find: FindCommand) -> dict[str, Option]:
 
 
 def file_settings(
-    file: ConfigFile, table: tuple[str, ...], options: Mapping[str, Option], commands: Mapping[str, FindCommand]
+    file: ConfigFile, table: tuple[str, ...], options: Mapping[str, Option], commands: Collection[str]
 ) -> Iterator[Setting]:
     """The settings of one table, () for the top. Raises GessoError for unknown keys and values of another kind.
 
@@ -436,7 +441,7 @@ def all_settings(
     table  words of the command
     names  of all commands
     """
-    files = read_files(environ)
+    files = [file for place in file_places(environ) if (file := file_at(*place, environ)) is not None]
     own = options_of(leaf_of(find, table), table)
     found = list(environment_settings(table, own, environ))
     drawing = table[0] in DRAWING
@@ -450,14 +455,13 @@ def all_settings(
 
     found += fitting(environment_settings((), shared, environ))
     for file in files:
-        below = dict.fromkeys(names, find)
-        check_tables(file, below)
+        check_tables(file, names)
         for depth in range(1, len(table)):  # `models = 1`, or a setting beside the tables of its commands
             words = table[:depth]
-            list(file_settings(file, words, {}, dict.fromkeys(leaf_of(find, words).commands, find)))
+            list(file_settings(file, words, {}, leaf_of(find, words).commands))
         found += file_settings(file, table, own, {})
         if drawing:
-            found += fitting(file_settings(file, (), shared, below))
+            found += fitting(file_settings(file, (), shared, names))
     return found
 
 
@@ -465,7 +469,7 @@ def _any(environ: Mapping[str, str]) -> bool:
     return any(name.startswith(PREFIX) and name not in VARIABLES for name in environ)
 
 
-def check_tables(file: ConfigFile, names: Mapping[str, Any]) -> None:
+def check_tables(file: ConfigFile, names: Collection[str]) -> None:
     """Every table is that of a command. Raises GessoError."""
     for key, value in file.values.items():
         if isinstance(value, dict) and key not in names:
@@ -556,32 +560,24 @@ def _as_axis(value: Any) -> str:
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-_WORDS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
-
-
 def read(option: Option, text: str, where: str) -> Any:
     """The value of an option from text: a variable, a word of `gesso config set`. Raises GessoError.
 
     where  whose value it is, for messages
     """
+    value: Any = text
     try:
         if option.is_list:
-            return checked(option, [part.strip() for part in text.split(";") if part.strip()], where)
-        if option.kind is bool:
-            word = text.strip().lower()
-            return {
-                **dict.fromkeys(("1", "true", "yes", "on"), True),
-                **dict.fromkeys(("0", "false", "no", "off"), False),
-            }[word]
-        if option.kind in (int, float):
-            return checked(option, option.kind(text), where)
-    except (ValueError, KeyError) as error:
-        if isinstance(error, GessoError):
-            raise
+            value = [part.strip() for part in text.split(";") if part.strip()]
+        elif option.kind is bool:
+            value = FLAG_WORDS[text.strip().lower()]
+        elif option.kind in (int, float):
+            value = option.kind(text)
+    except (ValueError, KeyError):
         raise GessoError(
             f"{where} is {short(text)}, expected {option.expected}", code="invalid_value", field=option.name
         ) from None
-    return checked(option, text, where)
+    return checked(option, value, where)
 
 
 def checked(option: Option, value: Any, where: str) -> Any:
@@ -600,9 +596,8 @@ def checked(option: Option, value: Any, where: str) -> Any:
     if option.kind in (int, float):
         low, high, number = option.low, option.high, float(str(value))
         if (low is not None and number < low) or (high is not None and number > high):
-            ends = f"{low:g} to {high:g}" if low is not None and high is not None else f"at least {low:g}"
             raise GessoError(
-                f"{where}: {option.name} is {short(value)}, expected {ends}",
+                f"{where}: {option.name} is {short(value)}, expected {span_of(low, high)}",
                 code="invalid_value",
                 field=option.name,
                 data=range_data(value, low, high),
