@@ -387,6 +387,17 @@ def test_json_is_read_as_dynamicprompts_reads_it(tmp_path):
     assert_lists_agree(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("weight", "line"),
+    [(2, "2::a"), (0.5, "0.5::a"), (1e-7, "0.0000001::a"), ("3", "3::a"), (1e-30, None), (10**400, None), (-1, None)],
+)
+def test_a_weight_in_a_table_is_exact_or_told(tmp_path, weight, line):
+    (tmp_path / "f.json").write_text(json.dumps({"x": [{"text": "a", "weight": weight}, "b"]}))
+    lists = WildcardFolder(tmp_path)
+    assert lists["x"] == (("b",) if line is None else (line, "b"))
+    assert bool(lists.notices) == (line is None)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.recursive(

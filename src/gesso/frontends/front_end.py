@@ -32,7 +32,7 @@ MAX_LISTS = 10_000
 MAX_LIST_NBYTES = 2**23
 MAX_TEMPLATE = 2000  # characters of a template that a notice keeps
 _CHOICE = re.compile(r"(?<!\\)\{[^{}|\n]*\|[^{}\n]*\}")
-_WILDCARD = re.compile(r"(?<![\w\\])__[\w*/-]*[\w*]__(?!\w)", re.ASCII)
+_WILDCARD = re.compile(r"(?<![\w\\])__[\w*/-]{0,99}[\w*]__(?!\w)", re.ASCII)  # bounded, and so linear in a text
 _FOLDER = "to fill in a line of its list, use `wildcards=FOLDER`"
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
@@ -262,8 +262,6 @@ def _table(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
             data=details,
         ) from None
     except ValueError as error:
-        if isinstance(error, GessoError):
-            raise
         raise GessoError(
             f"{path}: {error}. Correct the wildcards, or move the file elsewhere", code="damaged", data=details
         ) from None
