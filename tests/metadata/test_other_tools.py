@@ -259,6 +259,8 @@ def test_novelais_characters():
     found = from_novelai({"Comment": json.dumps(comment), "Source": "NovelAI Diffusion V4"})
     assert (found.request.prompt, found.request.negative_prompt) == ("1girl, red hair", "lowres, hat")
     assert any("each character" in notice for notice in found.notices)
+    alone = from_comment(novelai(prompt="", v4_prompt=captions("", "red hair", "hat")), {})
+    assert alone.request.prompt == "red hair, hat"
 
 
 def test_novelais_settings_that_are_not_used_are_named():
@@ -567,6 +569,13 @@ def test_a_turned_picture_stays_upright_and_loses_the_rest(tmp_path: Path, kind:
     with Image.open(io.BytesIO(carried)) as image:
         assert image.getexif()[0x0112] == 6
     assert read_metadata(put(tmp_path / "z", carried)).request.seed == 42
+
+
+@pytest.mark.parametrize("stored", [SWARM["sui_image_params"], FOOOCUS, {"c": "a", "uc": "", "model": 3}])
+def test_a_sampler_that_is_no_name_is_told(stored: dict[str, Any]):
+    found = found_in(stored | {"sampler": ["euler"], "scheduler": None})
+    assert found.request.sampler is None
+    assert [notice for notice in found.notices if "['euler'] is not a known sampler" in notice]
 
 
 ODD = (

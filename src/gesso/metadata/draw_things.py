@@ -36,8 +36,7 @@ def from_draw_things(stored: Mapping[str, Any]) -> PictureMetadata:
         draft.set(path, value if isinstance(value, str) else "", key)
     for key, path in _NUMBERS.items():
         draft.number(path, stored.get(key), key)
-    sampler = stored.get("sampler")
-    draft.sampler(sampler if isinstance(sampler, str) else None, None)
+    draft.sampler(stored.get("sampler"), None)
     if match := re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(stored.get("size"))[:32]):
         draft.set("width", int(match[1]), "size")
         draft.set("height", int(match[2]), "size")
@@ -54,4 +53,4 @@ def from_draw_things(stored: Mapping[str, Any]) -> PictureMetadata:
     draft.ignored(stored, _READ)
     model = stored.get("model")
     pairs = pairs_of(stored)
-    return draft.build("Draw Things", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")
+    return draft.build("Draw Things", pairs=pairs, model=stem_of(model))
