@@ -1261,6 +1261,13 @@ def test_a_graph_made_to_take_long_does_not(made: Any):
     assert_quick(lambda: from_graph(text), 400)  # a second is about 100; with a square in it, it is minutes
 
 
+@pytest.mark.parametrize("kind", ["ControlNet", "ApplyControlNe", "IPAdapter", "IPAdapter Loader", "Conditioning"])
+def test_a_kind_or_a_name_made_to_take_long_does_not(kind: str):
+    long = {"lora" * 50_000 + "\nx": 1, "x" * 200_000: 1}
+    text = json.dumps(base(n3=sampler(model="@30", **long), n30=node(kind * 50_000, model="@4")))
+    assert_quick(lambda: from_graph(text), 40)
+
+
 KINDS = (
     *WIDGETS,
     *("Reroute", "GetNode", "SetNode", "SaveImage", "PreviewImage", "VAEDecode", "ControlNetApplyAdvanced", "X"),

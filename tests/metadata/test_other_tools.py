@@ -26,6 +26,7 @@ from gesso.metadata.reading import read_metadata
 from gesso.metadata.stealth import stealth_in
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.request.parts import HiresPass, LoraUse
+from linear_time import assert_quick
 
 BIG = 2**60 + 1
 CPP = "stable-diffusion.cpp"
@@ -303,6 +304,15 @@ def test_draw_things():
     assert (request.sampler, request.schedule, request.noise, request.width) == ("dpmpp_2m", "karras", "cpu", 512)
     assert (request.loras, request.source.strength) == ((LoraUse(name="ink", weight=0.6),), None)
     assert found.notices == ("not supported, ignored: shift: 3",)
+
+
+@pytest.mark.parametrize("inside", ["", "<rdf:Alt>", '<rdf:Alt><rdf:li xml:lang="x">'])
+def test_an_xmp_made_to_take_long_does_not(inside: str):
+    def refused() -> None:
+        with pytest.raises(GessoError, match="exif:UserComment"):
+            from_xmp("<exif:UserComment>" + " " * 100_000 + inside + " " * 100_000)
+
+    assert_quick(refused, 20)
 
 
 @pytest.mark.parametrize(

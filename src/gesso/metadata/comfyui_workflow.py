@@ -64,7 +64,6 @@ def graph_of_workflow(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         place.prefix + number: {
             "class_type": str(node.get("type", "")),
             "inputs": values_of(node) | ways.into(place, node),
-            "title": str(node.get("title") or "")[:80],
         }
         for place in places
         for number, node in place.plan.nodes.items()

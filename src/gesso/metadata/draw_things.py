@@ -11,7 +11,7 @@ from gesso.request.checks import parse_json_object
 
 XMP = "XML:com.adobe.xmp"  # keyword of the text chunk
 _MARK = "Draw Things</xmp:CreatorTool>"
-_COMMENT = re.compile(r"<exif:UserComment>\s*(?:<rdf:Alt>\s*)?(?:<rdf:li[^>]{0,100}>)?([^<]{1,1000000})<")
+_COMMENT = re.compile(r"<exif:UserComment>\s*+(?:<rdf:Alt>\s*+)?(?:<rdf:li[^>]{0,100}>)?([^<]{1,1000000})<")
 _NUMBERS = {"steps": "num_steps", "scale": "guidance_scale", "seed": "seed"}
 _NOISE = {"Torch CPU Compatible": "cpu", "NVIDIA GPU Compatible": "nv", "Nvidia GPU Compatible": "nv"}
 _READ = (*_NUMBERS, "c", "uc", "model", "sampler", "size", "strength", "seed_mode", "lora", "v2", "profile")
