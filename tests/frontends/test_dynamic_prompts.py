@@ -453,6 +453,18 @@ def test_a_name_in_both_is_that_of_the_text(tmp_path):
     assert {name: lists[name] for name in lists} == {"c": ("of a file",), "d": ("e",)}
 
 
+def test_lists_are_counted_once_whether_they_were_read_or_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("gesso.frontends.front_end.MAX_LISTS", 4)
+    (tmp_path / "t.json").write_text('{"c": ["of a table"], "d": ["e"]}')
+    write(tmp_path, {"a": ("1",), "b": ("2",), "c": ("3",)})
+    lists = WildcardFolder(tmp_path)
+    assert [lists[name] for name in "abcd"] == [("1",), ("2",), ("3",), ("e",)]
+    assert (len(lists), sorted(lists)) == (4, ["a", "b", "c", "d"])
+    (tmp_path / "t.json").write_text('{"d": ["e"], "f": ["g"]}')
+    with pytest.raises(GessoError, match="more than 4 wildcards"):
+        len(WildcardFolder(tmp_path))
+
+
 def test_links_to_folders_are_followed_once_and_hidden_ones_left_out(tmp_path):
     write(tmp_path / "elsewhere", {"x": ("1",)})
     write(tmp_path / "here", {"y": ("2",), ".git/z": ("3",)})

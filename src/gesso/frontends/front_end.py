@@ -178,7 +178,8 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
         self._folder = folder
         self._files: dict[str, Path] = {}
         self._tables: list[Path] = []
-        self._read: dict[str, tuple[str, ...]] = {}
+        self._read: dict[str, tuple[str, ...]] = {}  # of _files
+        self._in_tables: dict[str, tuple[str, ...]] = {}
         self.notices: list[Notice] = []
         for path in _files_below(folder):
             if path.suffix.lower() == ".txt":
@@ -189,18 +190,20 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                 raise self._too_many()
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        if name not in self._read and name in self._files:
-            self._read[name] = parse_list(_text(self._files[name], MAX_LIST_NBYTES))
-        elif name not in self._read:
+        if name not in self._files:
             self._read_tables()
+            return self._in_tables[name]
+        if name not in self._read:
+            self._read[name] = parse_list(_text(self._files[name], MAX_LIST_NBYTES))
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
         self._read_tables()
-        return iter(dict.fromkeys((*self._files, *self._read)))
+        return iter((*self._files, *self._in_tables))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        self._read_tables()
+        return len(self._files) + len(self._in_tables)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
@@ -220,8 +223,8 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
             for key, lines in lists.items():
                 name = f"{folder}/{key}".strip("/")
                 if name not in self._files:
-                    self._read[name] = lines
-            if len(self._files) + len(self._read) > MAX_LISTS:
+                    self._in_tables[name] = lines
+            if len(self._files) + len(self._in_tables) > MAX_LISTS:
                 raise self._too_many()
             if ignored:
                 others = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
