@@ -1,4 +1,4 @@
-"""Plain YAML for untrusted input: no anchors, no tags, bounded in depth and in the number of values."""
+"""Plain YAML for untrusted input: no anchors, no tags but its own, bounded in depth and in the number of values."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class YamlError(ValueError):
 
 
 def loads(text: str, *, max_depth: int, max_values: int) -> Any:
-    """The value of a YAML text, of dicts, lists, texts, numbers, dates, booleans and None.
+    """The value of a YAML text, of dicts, lists, texts, numbers, dates, booleans and None, or bytes and sets by a tag.
 
     max_values: ends of lists and tables count, too. Raises YamlError, and ImportError where PyYAML is not installed.
     """

@@ -9,7 +9,8 @@ from gesso.errors import GessoError
 from gesso.frontends.front_end import MAX_LIST_NBYTES, FrontEnd, WildcardFolder, read_styles
 from gesso.frontends.styles import Style
 from gesso.request.request import TextToImageRequest
-from gesso.text.prompt import PromptError
+from gesso.text.prompt import MAX_CHARS, PromptError
+from linear_time import assert_quick
 from tiny_sd import TINY_SD, TINY_SDXL
 
 STYLES = (Style("oil", "oil painting of {prompt}", "photo"), Style("calm", "calm"))
@@ -110,6 +111,12 @@ def test_templates_that_are_not_asked_for_are_told(prompt, told):
     assert {notice.code for notice in written.notices} <= {"template_as_text"}
     (written,) = FrontEnd(lists={"animal": ("cat",), "x/y": ("dog",)}).requests(request(prompt), TINY_SD)
     assert "is read as text" not in "; ".join(written.notices)
+
+
+@pytest.mark.parametrize("sign", ["-__a", "__a-", "{a", "{|"])
+def test_templates_are_looked_for_at_once(sign):
+    asked = request((sign * MAX_CHARS)[:MAX_CHARS])
+    assert_quick(lambda: list(FrontEnd().requests(asked, TINY_SD)), 20)  # with a square in it, it is hundreds
 
 
 def test_variables_alone_give_one_request_for_all_pictures():

@@ -79,9 +79,9 @@ def with_sampler() -> list[Path]:
 
 
 def gaps(found: PictureMetadata) -> list[str]:
-    """Settings that are missing without a word, and a text that stands on both sides."""
+    """Settings that are missing without a word."""
     request, said = found.request, "\n".join(found.notices)
-    missing = [
+    return [
         name
         for name, value, words in (
             ("model", found.model, ()),
@@ -94,7 +94,6 @@ def gaps(found: PictureMetadata) -> list[str]:
         )
         if value in (None, "") and not any(word in said.lower() for word in words)
     ]
-    return missing
 
 
 # Drawings whose gap is no fault: a sound has no size, and one text is empty in the drawing.
@@ -111,7 +110,7 @@ def test_every_drawing_with_a_sampler_is_read():
                 wanting[path.name] = missing
         except GessoError as error:
             refused.append(f"{path.name}: {error}")
-    assert len(paths) > 200 and len(refused) <= len(paths) // 10, refused
+    assert len(paths) > 200 and not refused, refused
     assert wanting.items() <= GAPS.items()
 
 

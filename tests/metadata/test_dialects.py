@@ -16,6 +16,7 @@ from gesso.metadata.invokeai import from_invokeai
 from gesso.metadata.novelai import from_novelai
 from gesso.pictures.infotext_reading import Infotext, read_infotext
 from gesso.request.parts import HiresPass, LoraUse
+from metadata.drawings import drawn, drawn_sampler
 
 A1111 = """a (red:1.2) cat <lora:ink:0.8>
 Negative prompt: blurry
@@ -209,24 +210,10 @@ def test_comfyui_with_the_sampler_in_parts():
     assert (request.prompt, found.model, request.width) == ("a fox", "x.safetensors", 64)
 
 
-def drawn(number: int, kind: str, values: Any, mode: int = 0, **links: tuple[str, int | None]) -> dict[str, Any]:
-    """A node as ComfyUI's workflow has it. links: input -> what goes along, and the number of its link."""
-    inputs = [{"name": name, "type": along, "link": link} for name, (along, link) in links.items()]
-    return {"id": number, "type": kind, "mode": mode, "inputs": inputs, "outputs": [], "widgets_values": values}
-
-
 def workflow(*more: dict[str, Any], links: tuple[Any, ...] = ()) -> dict[str, Any]:
     """That of `graph`; nodes of the same number and links stand in place of others."""
     nodes = [
-        drawn(
-            3,
-            "KSampler",
-            [42, "randomize", 20, 8, "dpmpp_2m", "karras", 1],
-            model=("MODEL", 1),
-            positive=("CONDITIONING", 4),
-            negative=("CONDITIONING", 6),
-            latent_image=("LATENT", 2),
-        ),
+        drawn_sampler(3, [42, "randomize", 20, 8, "dpmpp_2m", "karras", 1], 1, 4, 6, 2),
         drawn(4, "CheckpointLoaderSimple", ["sd15.safetensors"]),
         drawn(5, "EmptyLatentImage", [512, 640, 1]),
         drawn(6, "CLIPTextEncode", ["a cat"], clip=("CLIP", 3)),

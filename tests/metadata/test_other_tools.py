@@ -26,6 +26,7 @@ from gesso.metadata.reading import read_metadata
 from gesso.metadata.stealth import stealth_in
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.request.parts import HiresPass, LoraUse
+from linear_time import assert_quick
 
 BIG = 2**60 + 1
 CPP = "stable-diffusion.cpp"
@@ -259,6 +260,8 @@ def test_novelais_characters():
     found = from_novelai({"Comment": json.dumps(comment), "Source": "NovelAI Diffusion V4"})
     assert (found.request.prompt, found.request.negative_prompt) == ("1girl, red hair", "lowres, hat")
     assert any("each character" in notice for notice in found.notices)
+    alone = from_comment(novelai(prompt="", v4_prompt=captions("", "red hair", "hat")), {})
+    assert alone.request.prompt == "red hair, hat"
 
 
 def test_novelais_settings_that_are_not_used_are_named():
@@ -301,6 +304,15 @@ def test_draw_things():
     assert (request.sampler, request.schedule, request.noise, request.width) == ("dpmpp_2m", "karras", "cpu", 512)
     assert (request.loras, request.source.strength) == ((LoraUse(name="ink", weight=0.6),), None)
     assert found.notices == ("not supported, ignored: shift: 3",)
+
+
+@pytest.mark.parametrize("inside", ["", "<rdf:Alt>", '<rdf:Alt><rdf:li xml:lang="x">'])
+def test_an_xmp_made_to_take_long_does_not(inside: str):
+    def refused() -> None:
+        with pytest.raises(GessoError, match="exif:UserComment"):
+            from_xmp("<exif:UserComment>" + " " * 100_000 + inside + " " * 100_000)
+
+    assert_quick(refused, 20)
 
 
 @pytest.mark.parametrize(
@@ -567,6 +579,13 @@ def test_a_turned_picture_stays_upright_and_loses_the_rest(tmp_path: Path, kind:
     with Image.open(io.BytesIO(carried)) as image:
         assert image.getexif()[0x0112] == 6
     assert read_metadata(put(tmp_path / "z", carried)).request.seed == 42
+
+
+@pytest.mark.parametrize("stored", [SWARM["sui_image_params"], FOOOCUS, {"c": "a", "uc": "", "model": 3}])
+def test_a_sampler_that_is_no_name_is_told(stored: dict[str, Any]):
+    found = found_in(stored | {"sampler": ["euler"], "scheduler": None})
+    assert found.request.sampler is None
+    assert [notice for notice in found.notices if "['euler'] is not a known sampler" in notice]
 
 
 ODD = (

@@ -32,7 +32,7 @@ MAX_LISTS = 10_000
 MAX_LIST_NBYTES = 2**23
 MAX_TEMPLATE = 2000  # characters of a template that a notice keeps
 _CHOICE = re.compile(r"(?<!\\)\{[^{}|\n]*\|[^{}\n]*\}")
-_WILDCARD = re.compile(r"(?<![\w\\])__[\w*/-]*[\w*]__(?!\w)", re.ASCII)
+_WILDCARD = re.compile(r"(?<![\w\\])__[\w*/-]{0,99}[\w*]__(?!\w)", re.ASCII)  # bounded, and so linear in a text
 _FOLDER = "to fill in a line of its list, use `wildcards=FOLDER`"
 _FLAG = re.compile(r"(?<!\S)--([A-Za-z]+)")
 
@@ -178,7 +178,8 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
         self._folder = folder
         self._files: dict[str, Path] = {}
         self._tables: list[Path] = []
-        self._read: dict[str, tuple[str, ...]] = {}
+        self._read: dict[str, tuple[str, ...]] = {}  # of _files
+        self._in_tables: dict[str, tuple[str, ...]] = {}
         self.notices: list[Notice] = []
         for path in _files_below(folder):
             if path.suffix.lower() == ".txt":
@@ -189,18 +190,20 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
                 raise self._too_many()
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        if name not in self._read and name in self._files:
-            self._read[name] = parse_list(_text(self._files[name], MAX_LIST_NBYTES))
-        elif name not in self._read:
+        if name not in self._files:
             self._read_tables()
+            return self._in_tables[name]
+        if name not in self._read:
+            self._read[name] = parse_list(_text(self._files[name], MAX_LIST_NBYTES))
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
         self._read_tables()
-        return iter(dict.fromkeys((*self._files, *self._read)))
+        return iter((*self._files, *self._in_tables))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        self._read_tables()
+        return len(self._files) + len(self._in_tables)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
@@ -220,8 +223,8 @@ class WildcardFolder(Mapping[str, Sequence[str]]):
             for key, lines in lists.items():
                 name = f"{folder}/{key}".strip("/")
                 if name not in self._files:
-                    self._read[name] = lines
-            if len(self._files) + len(self._read) > MAX_LISTS:
+                    self._in_tables[name] = lines
+            if len(self._files) + len(self._in_tables) > MAX_LISTS:
                 raise self._too_many()
             if ignored:
                 others = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
@@ -262,8 +265,6 @@ def _table(path: Path) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
             data=details,
         ) from None
     except ValueError as error:
-        if isinstance(error, GessoError):
-            raise
         raise GessoError(
             f"{path}: {error}. Correct the wildcards, or move the file elsewhere", code="damaged", data=details
         ) from None

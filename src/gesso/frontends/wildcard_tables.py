@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gesso import strict_json, strict_yaml
+from gesso.text.prompt import number_text
 
 MAX_DEPTH = 32
 MAX_VALUES = 500_000
@@ -72,7 +73,8 @@ def _lines(values: list[Any], place: str, ignored: list[str]) -> Iterator[str]:
         if isinstance(value, str) and value:
             yield value
         elif isinstance(value, dict) and (text := value.get("text") or value.get("content")) and isinstance(text, str):
-            weight = format(value["weight"], "f") if _is_number(value.get("weight")) else str(value.get("weight", 1))
+            weight = value.get("weight", 1)
+            weight = number_text(weight) if _is_number(weight) else str(weight)
             if _WEIGHT.fullmatch(weight) is None:
                 ignored.append(f"{place}[{index}]")
                 continue

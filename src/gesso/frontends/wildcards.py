@@ -15,7 +15,8 @@ folders: __a__ finds x/a. A line may hold all of the above, lists among them, an
 left as it is, and so is a list that is not known. Anything unbalanced is text.
 
 What may come out, and how often, is what the package dynamicprompts draws; tests compare them. On purpose, gesso reads
-weights in lines of text files, too, a backslash as an escape, and signs that have no other half as text.
+weights in lines of text files, too, a backslash as an escape, and signs that have no other half as text; and a value
+that is drawn once knows the variables that were set before it.
 
 What is drawn depends on the seed, the index of the picture and the number of the draw alone, and is the same
 everywhere: a draw is the BLAKE2 hash of the three. Nothing is recursive, and draws and length are bounded.

@@ -312,7 +312,7 @@ def _copy(
             if (same := _same_bytes(library, hashes)) is not None:
                 return ImportResult(same, new=False)
             target = _target(library, entry, name)
-            if (there := _there(target, inside, hashes)) is not None:
+            if (there := _there(target, inside, entry, hashes)) is not None:
                 hashes = there
             elif target.exists():
                 raise _taken(target)
@@ -343,20 +343,15 @@ def _taken_back(library: Library) -> Iterator[list[Path]]:
         raise
 
 
-def _there(target: Path, inside: Path, hashes: list[Hashes]) -> list[Hashes] | None:
+def _there(target: Path, inside: Path, entry: LibraryEntry, hashes: list[Hashes]) -> list[Hashes] | None:
     """The hashes of the model in its place, where a killed run left the same one that the index does not know."""
     if not target.exists():
         return None
     try:
-        found = [hash_file(target / file.relative_to(inside)) for file in _files(inside)]
+        found = [hash_file(target / file.path.relative_to(inside)) for file in entry.files]
     except (GessoError, OSError):
         return None
     return found if [one.sha256 for one in found] == [one.sha256 for one in hashes] else None
-
-
-def _files(model: Path) -> tuple[Path, ...]:
-    """The weight files of a model."""
-    return tuple(file.path for file in make_entry(model, None, OWNED).files)
 
 
 def _target(library: Library, entry: LibraryEntry, name: str) -> Path:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from gesso.errors import short
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, says_nothing, whole
+from gesso.metadata.picture_metadata import COMFYUI, Draft, PictureMetadata, real, says_nothing, whole
 from gesso.pictures.infotext_reading import Infotext
 from gesso.request.hires import upscaler_name
 from gesso.request.parts import HiresPass
@@ -59,7 +59,6 @@ _PLUG_INS = {"RP": "Regional Prompter", "Soft": "Soft inpainting"}
 _FIRST_WORD = re.compile(r"(\S+) +(\D.*)")
 # stable-diffusion.cpp's words for what others call so.
 _CPP_SCHEDULES = {"discrete": "normal", "ays": "align_your_steps"}
-_COMFYUI = {"preset": "gesso", "syntax": "comfyui", "emphasis": "comfyui", "noise": "cpu", "initial_noise": "comfyui"}
 _FIRST_PASS_PIXELS = 512 * 512  # of a first pass whose size the web UI chose itself, before December 2022
 
 
@@ -68,7 +67,7 @@ def from_infotext(text: Infotext) -> PictureMetadata:
     pairs = _spelled(text.pairs)
     tool = _tool(pairs)
     ours = tool == "gesso"
-    conventions = _COMFYUI if tool in ("ComfyUI", "Fooocus") else {}
+    conventions = COMFYUI if tool in ("ComfyUI", "Fooocus") else {}
     draft = Draft(prompt=text.prompt, negative_prompt=text.negative_prompt, **conventions)
     if not conventions:
         draft.set("preset", pairs.get("Preset", "gesso") if ours else "a1111", "Preset")

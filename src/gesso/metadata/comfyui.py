@@ -27,7 +27,7 @@ from gesso.metadata.comfyui_sampling import sampling
 from gesso.metadata.comfyui_texts import Parts, Texts, named, together, written
 from gesso.metadata.comfyui_unused import note_unused
 from gesso.metadata.comfyui_workflow import graph_of_workflow
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, real, whole
+from gesso.metadata.picture_metadata import COMFYUI, Draft, PictureMetadata, real, whole
 from gesso.notices import Notice
 from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
 from gesso.request.parts import MAX_LORAS, HiresPass, LoraUse
@@ -73,7 +73,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _settings(graph: Graph, width: int | None, height: int | None, name: str) -> PictureMetadata:
     picture = chosen(graph, width=width, height=height, name=name)
-    draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
+    draft = Draft(**COMFYUI)
     reader = _Reader(graph, draft)
     model = reader.read(picture)
     _note_others(draft, graph, picture)
@@ -182,9 +182,7 @@ class _Reader:
 
     def prompts(self, sides: Mapping[str, Parts | None]) -> None:
         draft = self.draft
-        syntax, texts = together(
-            {side: parts for side, parts in sides.items() if parts is not None}, negative="negative"
-        )
+        syntax, texts = together({side: parts for side, parts in sides.items() if parts is not None})
         if syntax != "comfyui":
             draft.set("conventions.syntax", syntax, "syntax")
         limited = any((part.start, part.end) != (0.0, 1.0) for parts in sides.values() for part in parts or ())

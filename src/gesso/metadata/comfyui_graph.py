@@ -19,6 +19,7 @@ MAX_PIPES = 32
 MAX_DEPTH = 60  # values that are worked out from others, inside one another
 MAX_TEXT = 100_000  # characters of a text that is worked out
 MAX_EXPRESSION = 200
+MAX_KIND = 200  # characters of a kind of node: searches in it are not all linear
 
 Node = Mapping[str, Any]
 
@@ -381,7 +382,7 @@ def inputs_of(node: Node | None) -> Mapping[str, Any]:
 
 
 def kind_of(node: Node | None) -> str:
-    return str(node.get("class_type", "")) if node is not None else ""
+    return str(node.get("class_type", ""))[:MAX_KIND] if node is not None else ""
 
 
 def _content(value: Any) -> Any:

@@ -289,15 +289,15 @@ def written(parts: Parts, *, negative: bool, syntax: str = "comfyui") -> Written
     return Written(text, "a1111") if not parsed.notices and not parsed.networks else Written(one, lost="texts together")
 
 
-def together(sides: Mapping[str, Parts], *, negative: str) -> tuple[str, dict[str, Written]]:
-    """Prompts that share a syntax, and that syntax. negative: which of them is the negative one."""
-    texts = {side: written(parts, negative=side == negative) for side, parts in sides.items()}
+def together(sides: Mapping[str, Parts]) -> tuple[str, dict[str, Written]]:
+    """The "positive" and the "negative" prompt in a syntax that they share, and that syntax."""
+    texts = {side: written(parts, negative=side == "negative") for side, parts in sides.items()}
     needed = {text.syntax for side, text in texts.items() if text.text} - {"comfyui"}
     if not needed:
         return "comfyui", texts
     if len(needed) == 1:
         (syntax,) = needed
-        shared = {side: written(parts, negative=side == negative, syntax=syntax) for side, parts in sides.items()}
+        shared = {side: written(parts, negative=side == "negative", syntax=syntax) for side, parts in sides.items()}
         if all(text.syntax == syntax or not text.text for text in shared.values()):
             return syntax, shared
     return "comfyui", {

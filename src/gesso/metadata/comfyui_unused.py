@@ -12,6 +12,7 @@ from gesso.metadata.picture_metadata import Draft, real
 
 MAX_LINE = 260
 MAX_VALUES = 4
+MAX_NAME = 200  # characters of an input's name that are searched
 MAX_ALIKE = 3  # nodes of one kind with different values that are told apart
 
 # Nodes that change nothing which a request would say: they come with the model, or only show or measure.
@@ -144,7 +145,7 @@ def _fields(graph: Graph, way: list[Node]) -> Iterator[str]:
             for name, value in list(inputs_of(node).items())[:200]
             if isinstance(value, str | int | float)
             and (number, name) not in graph.read
-            and not _QUIET.fullmatch(name)
+            and not _QUIET.fullmatch(name[:MAX_NAME])
             and str(value).lower() not in _NOTHING
             and (name, value) != ("batch_size", 1)
         ]

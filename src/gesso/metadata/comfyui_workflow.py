@@ -21,7 +21,7 @@ MAX_SLOTS = 64  # inputs of such a node that are looked at
 _OFF, _BYPASSED = 2, 4  # a node's mode
 _AFTER_A_SEED = ("fixed", "increment", "decrement", "randomize")  # control after generate, stored among the values
 _WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
-_DOTS = ("Reroute", "Reroute (rthree)", "Reroute (rgthree)", "SetNode", "ReroutePrimitive|pysssss")
+_DOTS = ("Reroute", "Reroute (rgthree)", "SetNode", "ReroutePrimitive|pysssss")
 
 Node = Mapping[str, Any]
 Link = tuple[str, int, str]  # the node that it comes from, which of its outputs, what goes along
@@ -64,7 +64,6 @@ def graph_of_workflow(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         place.prefix + number: {
             "class_type": str(node.get("type", "")),
             "inputs": values_of(node) | ways.into(place, node),
-            "title": str(node.get("title") or "")[:80],
         }
         for place in places
         for number, node in place.plan.nodes.items()

@@ -11,7 +11,7 @@ from gesso.request.checks import parse_json_object
 
 XMP = "XML:com.adobe.xmp"  # keyword of the text chunk
 _MARK = "Draw Things</xmp:CreatorTool>"
-_COMMENT = re.compile(r"<exif:UserComment>\s*(?:<rdf:Alt>\s*)?(?:<rdf:li[^>]{0,100}>)?([^<]{1,1000000})<")
+_COMMENT = re.compile(r"<exif:UserComment>\s*+(?:<rdf:Alt>\s*+)?(?:<rdf:li[^>]{0,100}>)?([^<]{1,1000000})<")
 _NUMBERS = {"steps": "num_steps", "scale": "guidance_scale", "seed": "seed"}
 _NOISE = {"Torch CPU Compatible": "cpu", "NVIDIA GPU Compatible": "nv", "Nvidia GPU Compatible": "nv"}
 _READ = (*_NUMBERS, "c", "uc", "model", "sampler", "size", "strength", "seed_mode", "lora", "v2", "profile")
@@ -36,8 +36,7 @@ def from_draw_things(stored: Mapping[str, Any]) -> PictureMetadata:
         draft.set(path, value if isinstance(value, str) else "", key)
     for key, path in _NUMBERS.items():
         draft.number(path, stored.get(key), key)
-    sampler = stored.get("sampler")
-    draft.sampler(sampler if isinstance(sampler, str) else None, None)
+    draft.sampler(stored.get("sampler"), None)
     if match := re.fullmatch(r"(\d{1,6})x(\d{1,6})", str(stored.get("size"))[:32]):
         draft.set("width", int(match[1]), "size")
         draft.set("height", int(match[2]), "size")
@@ -54,4 +53,4 @@ def from_draw_things(stored: Mapping[str, Any]) -> PictureMetadata:
     draft.ignored(stored, _READ)
     model = stored.get("model")
     pairs = pairs_of(stored)
-    return draft.build("Draw Things", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")
+    return draft.build("Draw Things", pairs=pairs, model=stem_of(model))

@@ -75,7 +75,7 @@ def from_easy_diffusion(stored: Mapping[str, Any]) -> PictureMetadata:
     for key, path in _NUMBERS.items():
         draft.number(path, said.get(key), key)
     chosen = (said.get("sampler_name"), said.get("scheduler_name"))
-    draft.sampler(*(name if isinstance(name, str) and not says_nothing(name) else None for name in chosen))
+    draft.sampler(*(None if says_nothing(name) else name for name in chosen))
     if not says_nothing(said.get("clip_skip")):
         draft.set("clip_skip", 2, "clip_skip")  # a switch there
     if not says_nothing(tiling := said.get("tiling")):
@@ -86,7 +86,7 @@ def from_easy_diffusion(stored: Mapping[str, Any]) -> PictureMetadata:
     draft.ignored(said, (*_READ, *_PROVENANCE))
     model = said.get("use_stable_diffusion_model")
     pairs = pairs_of(said)
-    return draft.build("Easy Diffusion", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")
+    return draft.build("Easy Diffusion", pairs=pairs, model=stem_of(model))
 
 
 def _listed(value: Any) -> list[Any]:

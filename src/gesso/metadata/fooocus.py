@@ -4,7 +4,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, says_nothing, stem_of, whole
+from gesso.metadata.picture_metadata import (
+    COMFYUI,
+    Draft,
+    PictureMetadata,
+    pairs_of,
+    real,
+    says_nothing,
+    stem_of,
+    whole,
+)
 
 # Forks and older versions call the same by other names, or as their log shows it ("Negative Prompt").
 _ALIASES = {
@@ -31,14 +40,13 @@ _SIZE = re.compile(r"\D*(\d{1,6})\D+(\d{1,6})\D*")
 def from_fooocus(stored: Mapping[str, Any]) -> PictureMetadata:
     """The settings of a picture."""
     said = {_key(key): value for key, value in stored.items()}
-    draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
+    draft = Draft(**COMFYUI)
     for key in ("prompt", "negative_prompt"):
         value = said.get(key)
         draft.set(key, value if isinstance(value, str) else "", key)
     for key, path in _NUMBERS.items():
         draft.number(path, said.get(key), key)
-    names = (said.get("sampler"), said.get("scheduler"))
-    draft.sampler(*(name if isinstance(name, str) else None for name in names))
+    draft.sampler(said.get("sampler"), said.get("scheduler"))
     for side, value in zip(("width", "height"), _size(said), strict=True):
         draft.set(side, value, "resolution")
     used = _loras(draft, said)
@@ -56,7 +64,7 @@ def from_fooocus(stored: Mapping[str, Any]) -> PictureMetadata:
     return draft.build(
         "Fooocus" if "ruined" not in str(said.get("created_by")).lower() else "RuinedFooocus",
         pairs=pairs,
-        model=stem_of(model) if isinstance(model, str) else "",
+        model=stem_of(model),
         model_hash=digest if isinstance(digest, str) else "",
     )
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gesso.errors import GessoError, short
+from gesso.errors import GessoError
 from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, says_nothing, stem_of, whole
 from gesso.request.checks import parse_json_object
 from gesso.request.parts import HiresPass
@@ -93,7 +93,7 @@ def from_old_metadata(stored: Mapping[str, Any]) -> PictureMetadata:
     digest = stored.get("model_hash")
     return _old(
         image,
-        model=stem_of(model) if isinstance(model, str) else "",
+        model=stem_of(model),
         model_hash=digest if isinstance(digest, str) else "",
     )
 
@@ -150,8 +150,8 @@ def _scheduler(draft: Draft, name: Any) -> None:
     if isinstance(name, str):
         karras = name.endswith("_k")
         draft.sampler(name.removesuffix("_k"), "karras" if karras else None)
-    elif name is not None:
-        draft.note(f"ignored: {short(name)} is not a known sampler or schedule", code="sampler_unknown")
+    else:
+        draft.sampler(name, None)
 
 
 def _name(model: Any) -> str:

@@ -38,7 +38,7 @@ def from_comment(comment: Mapping[str, Any], texts: Mapping[str, Any]) -> Pictur
     draft = Draft(preset="a1111", ensd=31337, clip_skip=2, noise="cpu")  # how its first models are drawn elsewhere
     prompt, characters = _captions(comment, "prompt", "v4_prompt", texts.get("Description", ""))
     avoid, avoided = _captions(comment, "uc", "v4_negative_prompt", "")
-    draft.set("prompt", ", ".join([prompt, *characters]), "prompt")
+    draft.set("prompt", ", ".join(filter(None, [prompt, *characters])), "prompt")
     draft.set("negative_prompt", ", ".join(filter(None, [avoid, *avoided])), "uc")
     if characters or avoided:
         text = "NovelAI draws each character in a place of its own; gesso appends their words to the prompt"

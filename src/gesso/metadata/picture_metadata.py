@@ -18,6 +18,9 @@ MAX_NOTICES = 64
 MAX_DIGITS = 40  # characters of a number
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 
+# How ComfyUI draws, and so the tools that draw by it.
+COMFYUI = {"preset": "gesso", "syntax": "comfyui", "emphasis": "comfyui", "noise": "cpu", "initial_noise": "comfyui"}
+
 _EMPTY = TextToImageRequest(prompt="")
 
 
@@ -91,8 +94,11 @@ class Draft:
             self.note(f"ignored: {key}: {getattr(error, 'message', error)}")
             return None
 
-    def sampler(self, sampler: str | None, schedule: str | None) -> None:
-        """Set sampler and schedule by the names of another tool; older sampler names include the schedule."""
+    def sampler(self, sampler: Any, schedule: Any) -> None:
+        """Set sampler and schedule by the names of another tool; older sampler names include the schedule.
+
+        None and "" are skipped; what is no name is a notice.
+        """
         for name_in_file, empty in (
             (sampler, TextToImageRequest(prompt="", sampler=sampler) if _is_name(sampler) else None),
             (schedule, TextToImageRequest(prompt="", schedule=schedule) if _is_name(schedule) else None),
@@ -147,8 +153,10 @@ def pairs_of(stored: Mapping[str, Any]) -> dict[str, str]:
     return {str(key)[:64]: str(value)[:200] for key, value in list(stored.items())[:100]}
 
 
-def stem_of(name: str) -> str:
-    """The name of a model's file, without folders and ending."""
+def stem_of(name: Any) -> str:
+    """The name of a model's file, without folders and ending; "" where it is no text."""
+    if not isinstance(name, str):
+        return ""
     name = name.replace("\\", "/").rpartition("/")[2]
     return name.removesuffix(".safetensors").removesuffix(".ckpt")
 

@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from gesso.errors import short
-from gesso.metadata.picture_metadata import Draft, PictureMetadata, pairs_of, real, says_nothing, stem_of, whole
+from gesso.metadata.picture_metadata import (
+    COMFYUI,
+    Draft,
+    PictureMetadata,
+    pairs_of,
+    real,
+    says_nothing,
+    stem_of,
+    whole,
+)
 from gesso.request.parts import HiresPass
 
 _NUMBERS = {
@@ -29,15 +38,14 @@ def from_swarmui(stored: Mapping[str, Any]) -> PictureMetadata:
     """The settings of a picture, from the whole object or the one in its "sui_image_params"."""
     inner = stored.get("sui_image_params")
     said: Mapping[str, Any] = inner if isinstance(inner, dict) else stored
-    draft = Draft(preset="gesso", syntax="comfyui", emphasis="comfyui", noise="cpu", initial_noise="comfyui")
+    draft = Draft(**COMFYUI)
     for key, path in (("prompt", "prompt"), ("negativeprompt", "negative_prompt")):
         draft.set(path, said.get(key) or "", key)
     for key, path in _NUMBERS.items():
         draft.number(path, said.get(key), key)
     if "variation.strength" in draft.values:
         draft.number("variation.seed", said.get("variationseed"), "variationseed")
-    sampler, schedule = (said.get(key, said.get(f"comfyui{key}")) for key in ("sampler", "scheduler"))
-    draft.sampler(*(name if isinstance(name, str) else None for name in (sampler, schedule)))
+    draft.sampler(*(said.get(key, said.get(f"comfyui{key}")) for key in ("sampler", "scheduler")))
     if (layer := whole(said.get("clipstopatlayer"))) is not None:
         draft.set("clip_skip", abs(layer), "clipstopatlayer")
     if not says_nothing(tiling := said.get("seamlesstileable")):
@@ -54,7 +62,7 @@ def from_swarmui(stored: Mapping[str, Any]) -> PictureMetadata:
     draft.ignored(said, (*_READ, *_PROVENANCE))
     model = said.get("model")
     pairs = pairs_of(said)
-    return draft.build("SwarmUI", pairs=pairs, model=stem_of(model) if isinstance(model, str) else "")
+    return draft.build("SwarmUI", pairs=pairs, model=stem_of(model))
 
 
 def _second_pass(draft: Draft, said: Mapping[str, Any]) -> None:
