@@ -3,7 +3,9 @@
 Each is read right, or refused by the name of its kind.
 """
 
+import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from gesso.adapters.architecture import architecture_of
 from gesso.adapters.attaching import attach
 from gesso.adapters.lora import Lora, read_lora, refuse_unread_kinds
 from gesso.adapters.rewriting import file_tensors
-from gesso.adapters.settings import fits
+from gesso.adapters.settings import TrainerSettings, fits
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.weight_file import open_weights
 from gesso.families.base import Family
@@ -357,6 +359,11 @@ def test_t_lora_is_refused_by_name(tmp_path: Path):
         (r"b\.\d*q", "b.q", True),
         ("attn[12]", "x.attn2", True),
         ("attn[1-3]", "x.attn4", False),
+        ("attn[3-1]", "x.attn2", False),
+        ("to_[-a-c]+", "attn.to_a-b", True),
+        ("^a+.b?c*", "aaaxcc", True),
+        ("b?c*d", "a.d", True),
+        ("b?c*d", "ad", False),
         ("at?tn", "atn", True),
         ("(a|b)", "a", False),
         ("a{2}", "aa", False),
@@ -378,3 +385,22 @@ def test_a_pattern_that_cannot_be_followed_is_refused(tmp_path: Path):
     (tmp_path / "adapter_config.json").write_text(config, "utf-8")
     with pytest.raises(ModelFileError, match="regular expression"):
         read_lora(open_weights(tmp_path / "adapter_model.safetensors"), target_of(ALL["SD 1.5"]))
+
+
+def test_numbers_of_every_module_take_no_time():
+    """Each module is asked for by each pattern: what trainers write for SDXL took a minute."""
+    modules = [f"down_blocks.2.attentions.1.transformer_blocks.{i}.attn1.to_q" for i in range(700)]
+    numbers = tuple((module, float(i)) for i, module in enumerate(modules[:100]))
+    settings = TrainerSettings(alpha=3.0, alphas=(*numbers, (r"down.*_blocks\.\d+\.attn2.*", 1.0)))
+    start = time.process_time()
+    found = [settings.alpha_of(module) for module in modules]
+    assert time.process_time() - start < 3
+    assert found == [*map(float, range(100)), *[3.0] * 600]
+
+
+@pytest.mark.parametrize("patterns", [{f"to_{i}": 3 for i in range(5000)}, {f"to_.*{i}": 3 for i in range(300)}])
+def test_more_patterns_than_any_model_has_modules_are_refused(patterns: dict[str, int], tmp_path: Path):
+    save_file({"x.lora_A.weight": torch.ones(4, 32)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha_pattern": patterns}), "utf-8")
+    with pytest.raises(ModelFileError, match=f"has numbers for {len(patterns)} patterns of modules"):
+        TrainerSettings.of(open_weights(tmp_path / "adapter_model.safetensors"))

@@ -11,6 +11,7 @@ from gesso.pipelines.prompts import EncodedPrompt, encode_prompts
 from gesso.request.request import TextToImageRequest
 from gesso.request.resolving import resolve
 from gesso.runtime.engine import Engine, LoadedModel
+from tiny_models import save_tiny_mini
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
 
 REQUEST = TextToImageRequest(prompt="a cat", seed=1)
@@ -92,3 +93,25 @@ def test_a_syntax_brings_the_emphasis_of_its_tool(models: dict[str, LoadedModel]
     assert torch.equal(
         compel, encode(models["sd"], prompt="a (cat)0.5", syntax="compel", emphasis="compel").cond.context
     )
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        ("a 🐱", "a cat"),
+        ("a (🐱:1.2)", "a (cat:1.2)"),
+        ("[🐱:🐢:0.5]", "[cat:turtle:0.5]"),
+        ("a 🐱 AND 🐢", "a cat AND turtle"),
+        ("a red cat 🐱", "a red cat"),
+    ],
+)
+def test_emoji_reach_the_network_as_their_names(drawn: str, words: str, tmp_path: Path):
+    model = Engine("cpu").load(save_tiny_mini(tmp_path / "mini.safetensors"))
+    for field in ("prompt", "negative_prompt"):
+        if field == "negative_prompt" and "AND" in words:
+            continue  # only prompts are joined
+        found, plain = (encode(model, **{field: text}).moments for text in (drawn, words))
+        for (last, one), (other_last, other) in zip(found, plain, strict=True):
+            assert last == other_last
+            assert torch.equal(one.cond.context, other.cond.context)
+            assert torch.equal(one.uncond.context, other.uncond.context)

@@ -7,9 +7,10 @@ gesso does not read, which its tensors alone would not show.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 from gesso.adapters.kinds import MAX_RANK
 from gesso.checkpoints.config_json import read_object
@@ -18,18 +19,11 @@ from gesso.checkpoints.tensor_file import TensorFile
 from gesso.errors import shorten
 
 MAX_PATTERNS, MAX_PATTERN = 4096, 300  # of alphas or ranks by module; characters of one
+MAX_REPEATING = 256  # of them with "*", "+" or "?", each of which takes some 15 us a module
 _READ = ("LORA", "LOHA", "LOKR")  # PEFT's kinds that gesso reads
 # Ways of beginning a LoRA that leave the model's own weights as they are; the others take something out of them first.
 _BEGINNINGS = ("true", "false", "gaussian", "eva", "orthogonal", "none")
 _VARIANTS = ("use_qalora", "use_bdlora", "alora_invocation_tokens", "kasa_config", "arrow_config", "monteclora_config")
-
-
-class _Item(NamedTuple):
-    """One character of a pattern: those that it takes (None for any), and how often."""
-
-    characters: frozenset[str] | None
-    optional: bool = False
-    repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,11 +69,9 @@ class TrainerSettings:
 
         def by_module(name: str) -> tuple[tuple[str, float], ...]:
             patterns = own.get(name)
-            items = list(patterns.items())[:MAX_PATTERNS] if isinstance(patterns, dict) else []
-            found = [(str(key), number(value)) for key, value in items]
-            for key, _ in found:
-                _items(key, file)
-            return tuple((key, value) for key, value in found if value is not None)
+            found = {str(key): number(value) for key, value in patterns.items()} if isinstance(patterns, dict) else {}
+            _refuse_patterns(found, file)
+            return tuple((key, value) for key, value in found.items() if value is not None)
 
         return cls(
             alpha=number(own.get("lora_alpha", own.get("alpha"))),
@@ -142,80 +134,84 @@ def _refuse_unread(config: Mapping[str, Any], file: TensorFile) -> None:
             )
 
 
+def _refuse_patterns(patterns: Collection[str], file: TensorFile) -> None:
+    if len(patterns) > MAX_PATTERNS or sum(map(_repeats, patterns)) > MAX_REPEATING:
+        most = f"expected at most {MAX_PATTERNS}, of them {MAX_REPEATING} with *, + or ?"
+        message = f"has numbers for {len(patterns)} patterns of modules, {most}"
+        raise ModelFileError("metadata", file.path, message)
+    for pattern in patterns:
+        if _tokens(pattern) is None:
+            message = (
+                f"has numbers for the modules {shorten(pattern)!r}, a regular expression of a kind that is not followed"
+            )
+            raise ModelFileError("metadata", file.path, message)
+
+
 def fits(pattern: str, name: str) -> bool:
     """Whether PEFT's pattern of modules fits a name: a regular expression for all of it, or for its end from a dot on.
 
     Of regular expressions characters, ".", "\\d", sets and "*", "+", "?" behind one are known, which can be matched in
     time linear in the name. A pattern with others fits nothing; `TrainerSettings.of` refuses it.
     """
-    items = _parsed(pattern.removeprefix("^").removesuffix("$"))
-    if items is None:
-        return False
-    starts = [0]
-    if not pattern.startswith("^"):
-        starts += [at + 1 for at, sign in enumerate(name) if sign == "."]
-    return any(_takes(items, name[start:]) for start in starts)
+    return _matcher(pattern)(name)
 
 
-def _items(pattern: str, file: TensorFile) -> None:
-    if _parsed(pattern.removeprefix("^").removesuffix("$")) is None:
-        raise ModelFileError(
-            "metadata",
-            file.path,
-            f"has numbers for the modules {shorten(pattern)!r}, a regular expression of a kind that is not followed",
-        )
+_TOKEN = re.compile(r"(?P<one>\\[.d_\-]|\[-?(?:\w-\w|\w){1,40}-?\]|[\w\-.])(?P<often>[*+?]?)", re.ASCII)
 
 
-_TOKEN = re.compile(r"(?P<one>\\[.d_\-]|\[[\w\-]{1,40}\]|[\w\-.])(?P<often>[*+?]?)", re.ASCII)
-
-
-def _parsed(pattern: str) -> list[_Item] | None:
-    """A pattern as items; None for one that this does not know."""
-    items, at = [], 0
-    while at < len(pattern) and len(pattern) <= MAX_PATTERN:
-        match = _TOKEN.match(pattern, at)
-        if match is None:
-            return None
-        one, often, at = match["one"], match["often"], match.end()
-        items.append(_Item(_characters(one), often in ("*", "?") and bool(often), often in ("*", "+") and bool(often)))
-    return items if at == len(pattern) else None
-
-
-def _characters(one: str) -> frozenset[str] | None:
-    if one == ".":
+def _tokens(pattern: str) -> list[tuple[str, str]] | None:
+    """Each character or set of a pattern, and the sign of how often; None for a pattern that this does not know."""
+    body = pattern.removeprefix("^").removesuffix("$")
+    found = list(_TOKEN.finditer(body[: MAX_PATTERN + 1]))
+    if len(body) > MAX_PATTERN or "".join(match[0] for match in found) != body:
         return None
-    if one == "\\d":
-        return frozenset("0123456789")
-    if one.startswith("["):
-        found, signs = set[str](), one[1:-1]
-        for at, sign in enumerate(signs):
-            if sign == "-" and 0 < at < len(signs) - 1:
-                found |= {chr(code) for code in range(ord(signs[at - 1]), ord(signs[at + 1]) + 1)}
-            else:
-                found.add(sign)
-        return frozenset(found)
-    return frozenset(one[-1])
+    try:
+        re.compile(body)
+    except re.error:  # a set from z to a
+        return None
+    return [(match["one"], match["often"]) for match in found]
 
 
-def _takes(items: list[_Item], text: str) -> bool:
-    """Whether the items take the whole text: all the places where they can stand at once, so no way is tried twice."""
+def _repeats(pattern: str) -> bool:
+    return any(often for _, often in _tokens(pattern) or ())
 
-    def past(places: set[int]) -> set[int]:
-        for at in range(len(items)):
-            if at in places and items[at].optional:
-                places.add(at + 1)
-        return places
 
-    places = past({0})
-    for sign in text:
-        after = set[int]()
-        for at in places:
-            if at < len(items) and (items[at].characters is None or sign in (items[at].characters or ())):
-                after.add(at + 1)
-                if items[at].repeated:
-                    after.add(at)
-        if not after:
-            return False
-        # An item that may come again and has come is as good as optional.
-        places = past(after)
-    return len(items) in places
+@lru_cache(maxsize=2 * MAX_PATTERNS)  # each is asked for every module
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    tokens = _tokens(pattern)
+    if tokens is None:
+        return lambda name: False
+    if _repeats(pattern):
+        return _Repeating(tokens, anywhere=not pattern.startswith("^")).fits
+    before = "" if pattern.startswith("^") else r"(?:.*\.)?"
+    expression = re.compile(before + pattern.removeprefix("^").removesuffix("$"), re.ASCII)
+    return lambda name: expression.fullmatch(name) is not None
+
+
+class _Repeating:
+    """A pattern whose items may come again, which Python's own expressions could take years to match.
+
+    A number holds the places where a match can stand, a bit each, so that all of them go on at once.
+    """
+
+    def __init__(self, tokens: Sequence[tuple[str, str]], *, anywhere: bool) -> None:
+        self.anywhere, self.end = anywhere, 1 << len(tokens)
+        self.optional = sum(1 << at for at, (_, often) in enumerate(tokens) if often in ("*", "?"))
+        self.repeated = sum(1 << at for at, (_, often) in enumerate(tokens) if often in ("*", "+"))
+        self.ones = [re.compile(one, re.ASCII) for one, _ in tokens]
+        self.taking: dict[str, int] = {}  # character -> the items that take it
+
+    def fits(self, name: str) -> bool:
+        places = begin = self._past(1)
+        for sign in name:
+            if sign not in self.taking:
+                self.taking[sign] = sum(1 << at for at, one in enumerate(self.ones) if one.fullmatch(sign))
+            taken = places & self.taking[sign]
+            places = self._past(taken << 1 | taken & self.repeated)
+            if sign == "." and self.anywhere:
+                places |= begin
+        return bool(places & self.end)
+
+    def _past(self, places: int) -> int:
+        """Also where those lead that leave optional items out: a sum carries each to the end of a row of such."""
+        return places | ((places & self.optional) + self.optional) ^ self.optional

@@ -37,7 +37,7 @@ from gesso.errors import shorten
 from gesso.files import atomic_file
 
 MAX_METADATA = 12 * 2**20  # characters of all keys and values together; a trainer's list of tags can have some millions
-_MAX_PARTS = 16 * MAX_TENSORS + 2**20  # texts or numbers in a header, also where metadata shorten JSON
+_MAX_PARTS = 16 * MAX_TENSORS + 2**20  # texts or numbers in a header, also where metadata hold JSON
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -18,10 +17,8 @@ from gesso.checkpoints.errors import ModelFileError, examples
 from gesso.checkpoints.keymap import TensorSource
 from gesso.checkpoints.safetensors_file import TensorInfo, open_safetensors, read_small_file
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_TENSORS
+from gesso.checkpoints.tensor_file import TensorFile
 from gesso.errors import shorten
-
-if TYPE_CHECKING:
-    from gesso.checkpoints.tensor_file import TensorFile
 
 MAX_SHARDS = 1000
 _SHARD = re.compile(r"[\w][\w .+-]*\.(?:safetensors|bin)", re.ASCII)
@@ -32,7 +29,7 @@ class ShardedFile:
     """Checked headers of all parts; to who loads it, one file."""
 
     path: Path  # of the index
-    shards: Mapping[str, "TensorFile"]  # by file name, in the order of the index
+    shards: Mapping[str, TensorFile]  # by file name, in the order of the index
     metadata: Mapping[str, str]  # of the first part that has any
     tensors: Mapping[str, TensorInfo]  # in the order of the index
     places: Mapping[str, str]  # tensor -> file name
@@ -67,7 +64,7 @@ class ShardedReader:
         return self._readers[self.file.places[name]][name]
 
 
-def open_sharded(path: str | Path, open_shard: "Callable[[Path], TensorFile]" = open_safetensors) -> ShardedFile:
+def open_sharded(path: str | Path, open_shard: Callable[[Path], TensorFile] = open_safetensors) -> ShardedFile:
     """Reads the index and the header of every part; touches no weights. Raises ModelFileError.
 
     open_shard  opens one part; by default only safetensors are

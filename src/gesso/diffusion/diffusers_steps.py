@@ -24,7 +24,7 @@ from gesso.diffusion.noise_schedule import (
     NoiseSchedule,
     scaled_linear,
 )
-from gesso.errors import GessoError
+from gesso.errors import GessoError, short
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
 
@@ -147,11 +147,11 @@ class DiffusersScheduler:
         for setting, off in _MUST_BE_OFF.items():
             if config.get(setting, off) not in (off, None):
                 raise GessoError(
-                    f"{name}: {setting} is {repr(config[setting])[:80]}, which is not supported", code="unsupported"
+                    f"{name}: {setting} is {short(config[setting])}, which is not supported", code="unsupported"
                 )
         if config.get("variance_type") not in _VARIANCES.get(name, (None, *_NO_VARIANCE)):
             raise GessoError(
-                f"{name}: variance_type is {repr(config['variance_type'])[:80]}, which is not supported",
+                f"{name}: variance_type is {short(config['variance_type'])}, which is not supported",
                 code="unsupported",
             )
         known = {f.name for f in fields(cls)} - {"name"}
@@ -160,7 +160,7 @@ class DiffusersScheduler:
             expected: type = type(_EXAMPLES[key])
             if type(value) is not expected:
                 raise GessoError(
-                    f"{name}: {key} is {value!r}, expected a value of type {expected.__name__}", code="unsupported"
+                    f"{name}: {key} is {short(value)}, expected a value of type {expected.__name__}", code="unsupported"
                 )
         return cls(name=name, **settings)
 

@@ -83,7 +83,7 @@ _BUILTIN = {
         f"{_IN}.euler:ddpm",
         order=1,
         stochastic=True,
-        options=frozenset({"large", "noisy_end", "landings"}),
+        options=frozenset({"large", "noisy_end"}),
         draws_per_step=1,
         aliases=("DDPMScheduler",),
     ),

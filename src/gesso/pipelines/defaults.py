@@ -4,13 +4,13 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from gesso.diffusion.diffusers_steps import keeps_variance
 from gesso.diffusion.noise import NOISE_SOURCES
 from gesso.diffusion.samplers import SAMPLERS
 from gesso.diffusion.schedule import SCHEDULES
 from gesso.families.base import Family
 from gesso.pipelines.steps import (
     A1111_OWN_SPACING,
-    DIFFUSERS_IN_SIGMA,
     DIFFUSERS_SCHEDULERS,
     default_sampler,
     default_schedule,
@@ -125,8 +125,8 @@ def _diffusers_spacing(request: TextToImageRequest, sampler: str, family: Family
     if sampler not in DIFFUSERS_SCHEDULERS:
         return _spacing("schedule", "variance")
     spacing = request.conventions.timestep_spacing or default_spacing(sampler, family)
-    scaled = sampler in DIFFUSERS_IN_SIGMA and spacing != "leading"
-    return _spacing(spacing, "sigma" if scaled else "variance")
+    in_variance = keeps_variance(DIFFUSERS_SCHEDULERS[sampler][0]) or spacing == "leading"
+    return _spacing(spacing, "variance" if in_variance else "sigma")
 
 
 def _spacing(timesteps: str, noise: str) -> dict[str, str]:

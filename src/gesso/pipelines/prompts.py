@@ -245,9 +245,7 @@ class _Encoder:
     def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> PromptEmbeds:
         key = text.strip(), negative
         if key not in self._encoded:
-            tokenizer = self.model.tokenizer
-            pieces, _ = read_emoji(pieces, tokenizer, self.model.family.objects)
-            encoded = self._encode(known_pieces(pieces, tokenizer), negative=negative)
+            encoded = self._encode(known_pieces(pieces, self.model.tokenizer), negative=negative)
             self._count(len(encoded.chunks.num_tokens))
             self._encoded[key] = encoded
         return self._encoded[key]

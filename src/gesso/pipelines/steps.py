@@ -70,8 +70,6 @@ DIFFUSERS_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
 }
-# Those of them whose initial noise is n * sigma_0 unless the spacing is "leading".
-DIFFUSERS_IN_SIGMA = frozenset({"euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"})
 # The largest ratio of sigmas that the first step may span in samplers that evaluate the model at both ends of a step.
 # A model with zero terminal SNR begins with 50 to 200 if timesteps are evenly spaced. By eye, gesso-mini:
 # docs/samplers.md.

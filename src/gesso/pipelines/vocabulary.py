@@ -4,7 +4,7 @@ Such a model was trained on a closed list of objects; its file holds that list a
 pairs (Stable Diffusion) can read any text and gets no such notices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from gesso.errors import GessoError
@@ -30,7 +30,7 @@ def vocabulary_notices(
     name = field.replace(" ", "_")
     unknown = tokenizer.unknown_words(text)
     if unknown:
-        named = ", ".join(_with_suggestion(word, tokenizer.words, objects) for word in unknown[:MAX_NAMED])
+        named = _with_suggestions(unknown, tokenizer, objects)
         more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         where = "" if field == "prompt" else f" in the {field}"
         data = {"words": list(unknown)}
@@ -53,7 +53,7 @@ def check_known(model: LoadedModel, prompt: str) -> None:
     unknown = tokenizer.unknown_words(text)
     if not objects or not unknown or named_objects(tokenizer, text, objects):
         return
-    named = ", ".join(_with_suggestion(word, tokenizer.words, objects) for word in unknown[:MAX_NAMED])
+    named = _with_suggestions(unknown, tokenizer, objects)
     raise GessoError(
         f"{model.name} knows nothing in this prompt, so the picture would be meaningless: {named}. "
         f"{_what_it_draws(objects)}. Draw it all the same with `force`",
@@ -131,8 +131,12 @@ def _forms(word: str) -> set[str]:
     return forms
 
 
-def _with_suggestion(word: str, known: Sequence[str], objects: Mapping[str, Sequence[str]]) -> str:
-    shown = word if len(word) <= MAX_NOTICE_WORD else f"{word[:MAX_NOTICE_WORD]}..."
+def _with_suggestions(unknown: Sequence[str], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]) -> str:
     nouns = {noun for name, others in objects.items() for phrase in (name, *others) for noun in phrase.split()}
+    return ", ".join(_with_suggestion(word, tokenizer.words, nouns) for word in unknown[:MAX_NAMED])
+
+
+def _with_suggestion(word: str, known: Sequence[str], nouns: Set[str]) -> str:
+    shown = word if len(word) <= MAX_NOTICE_WORD else f"{word[:MAX_NOTICE_WORD]}..."
     meant = meant_word(word, known, nouns)
     return f"'{shown}' (did you mean '{meant}'?)" if meant else f"'{shown}'"

@@ -135,25 +135,20 @@ def ddpm(
     *,
     large: float = 0.0,
     noisy_end: float = 0.0,
-    landings: Sequence[float] | None = None,
 ) -> Sampling:
     """Ho et al. 2020 (arXiv:2006.11239), equation 7: the posterior given x0, between any two noise levels.
 
     large 0: the posterior's own variance ("fixed_small", the ancestral step of Euler); 1: beta ("fixed_large").
     noisy_end 1 with large 1 draws in a step to 0 too, as diffusers does whose last timestep is 1 with steps_offset 1:
-    that leaves noise of sigma / sqrt(1 + sigma^2), 0.041 for timestep 1, in the picture. landings: as in `ddim`.
+    that leaves noise of sigma / sqrt(1 + sigma^2), 0.041 for timestep 1, in the picture.
     One call a step, one draw a step but for a last one that ends in 0.
     """
-    levels = check_levels(sigmas)
-    num_steps = len(levels) - 1
-    for step, (a, b) in enumerate(pairwise(levels)):
+    for step, (a, b) in enumerate(pairwise(check_levels(sigmas))):
         x0 = yield ModelCall(x, a, step)
-        b, following = (b, b) if landings is None else (landings[step - num_steps], b)
         down, up = ancestral(a, b, 1.0)
         x = x0 + (x - x0) * (down / a)
         if large:
             up = math.sqrt((1 + b * b) * (a * a - b * b) / (1 + a * a)) if b > 0 or noisy_end else 0.0
         if up > 0:
             x = x + draw(noise, x) * up
-        x = moved(x, b, following)
     return x
