@@ -54,7 +54,10 @@ class AutoencoderTask:
         return [self.vae.encoder, self.vae.decoder]
 
     def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
-        pixels = self.pictures.pixels(self.pictures.at(step, batch_size, seed))
+        return self.loss_of(self.pictures.pixels(self.pictures.at(step, batch_size, seed)), step, seed)
+
+    def loss_of(self, pixels: Tensor, step: int, seed: int) -> tuple[Tensor, Figures]:
+        """The loss of given pictures.  pixels [B, 3, H, W] in [-1, 1]"""
         device = pixels.device
         generator = generator_for(seed, step, device=device)
         with self.precision():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gesso.errors import GessoError
 from gesso.files import atomic_file
 from gesso.training.group import Group
+from gesso.training.muon import MuonAndAdamW
 from gesso.training.precision import TrainingPrecision, context_of, faster_precision
 from gesso.training.task import Figures, Task
 
@@ -164,6 +165,13 @@ def fit(
     return run.average.weights
 
 
+def optimizer_for(groups: list[dict[str, Any]], plan: Plan) -> torch.optim.Optimizer:
+    """AdamW, with Muon for the groups that say `muon`."""
+    if any(group.get("muon") for group in groups):
+        return MuonAndAdamW(groups, plan.betas, plan.weight_decay)
+    return torch.optim.AdamW(groups, betas=plan.betas, weight_decay=plan.weight_decay, fused=True)
+
+
 class _Run:
     """A training between its first step and its last: what `last.pt` keeps, and the figures since the last log row."""
 
@@ -179,9 +187,7 @@ class _Run:
         self.task, self.plan, self.device, self.what, self.on_log = task, plan, device, what, on_log
         self.group = Group()
         self.last, self.log_file = folder / "last.pt", folder / "log.jsonl"
-        self.optimizer = torch.optim.AdamW(
-            task.parameter_groups(plan.learning_rate), betas=plan.betas, weight_decay=plan.weight_decay, fused=True
-        )
+        self.optimizer = optimizer_for(task.parameter_groups(plan.learning_rate), plan)
         self.bases = [rates["lr"] for rates in self.optimizer.param_groups]
         self.parameters = [p for rates in self.optimizer.param_groups for p in rates["params"]]
         self.average = MovingAverage(task.modules, plan.ema_decay)

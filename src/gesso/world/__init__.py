@@ -1,0 +1,1 @@
+"""Synthetic training pictures: scenes of openly licensed drawings in places, with exact captions."""

@@ -1,0 +1,146 @@
+"""The training on scenes: its pool, its stages one after the other, its export, and what it gives away to go on."""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+import toy_world
+from gesso import TextToImageRequest
+from gesso.errors import GessoError
+from gesso.mini.scene_pool import Phase, ScenePictures, ScenePool, phase_at
+from gesso.mini.scene_tasks import steepness
+from gesso.mini.world_model import RECIPES, WorldModel, rehearsal
+from gesso.models.vae import AutoencoderKL
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.runtime.engine import Engine
+from gesso.world.sampler import BROAD_MIX, FULL_MIX, SceneSampler
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[WorldModel, list[dict[str, float]]]:
+    model = toy_world.world_model(tmp_path_factory.mktemp("world"))
+    rows: list[dict[str, float]] = []
+    for stage in ("autoencoder", "judge", "denoising"):
+        model.train(stage, on_log=rows.append)
+    return model, rows
+
+
+def pool(tmp_path: Path, *, size: int = 8, passes: int = 2) -> ScenePool:
+    model = toy_world.world_model(tmp_path)
+    torch.manual_seed(0)
+    vae = AutoencoderKL(toy_world.TOY.vae).eval()
+    sampler = SceneSampler(toy_world.OBJECTS, FULL_MIX)
+    shapes = toy_world.TOY.shapes
+    return ScenePool(
+        vae, model.captions, model.compositor, [Phase(0, sampler)], shapes=shapes, size=size, passes=passes
+    )
+
+
+def test_every_stage_reports_and_the_model_draws(
+    trained: tuple[WorldModel, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    model, rows = trained
+    reported = set().union(*rows)
+    assert {"psnr", "steepness", "thing", "kind", "style", "right_999", "swapped_999", "empty_600"} <= reported
+    path = tmp_path / "toy.safetensors"
+    family = model.export(path, {"title": "toy"})
+    assert family.native_size == 64
+    assert list(family.objects) == [thing.name for thing in toy_world.OBJECTS]
+    engine = Engine(device="cpu", dtype="float32")
+    draw = TextToImage(engine, engine.load(path))
+    (picture,) = draw(TextToImageRequest(prompt="a cat and a dog", num_steps=2, seed=1))
+    assert picture.image.size == (64, 64)
+
+
+def test_weights_that_are_saved_go_on_elsewhere(
+    trained: tuple[WorldModel, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    model, _ = trained
+    elsewhere = toy_world.world_model(tmp_path / "elsewhere")
+    with pytest.raises(GessoError, match="Train the stage 'autoencoder' first"):
+        elsewhere.train("denoising", on_log=lambda row: None)
+    for stage in ("autoencoder", "denoising"):
+        model.save_weights(stage, tmp_path / f"{stage}.safetensors")
+        elsewhere.load_weights(stage, tmp_path / f"{stage}.safetensors")
+    model.export(tmp_path / "a.safetensors", {"title": "toy"})
+    elsewhere.export(tmp_path / "b.safetensors", {"title": "toy"})
+    one, other = (Engine(device="cpu").load(tmp_path / name).parts for name in ("a.safetensors", "b.safetensors"))
+    for name, value in one.unet.state_dict().items():
+        torch.testing.assert_close(other.unet.state_dict()[name], value, rtol=0, atol=2e-3)
+
+
+def test_a_pool_shows_each_picture_of_a_segment_once_a_pass_with_new_captions(tmp_path: Path) -> None:
+    ours = pool(tmp_path)
+    batches = [ours.batch(step, 4, 0) for step in range(4)]
+    first = torch.cat([batches[0][1], batches[1][1]]).flatten(1)
+    second = torch.cat([batches[2][1], batches[3][1]]).flatten(1)
+    distances = torch.cdist(first, second)
+    assert sorted(distances.argmin(dim=1).tolist()) == list(range(8))
+    assert float(distances.min(dim=1).values.max()) == 0
+    ids = [torch.cat([batches[i][0], batches[i + 1][0]]) for i in (0, 2)]
+    assert not torch.equal(ids[0], ids[1][distances.argmin(dim=1)])
+
+
+def test_segments_take_the_shapes_in_turn_and_a_resumed_run_sees_the_same(tmp_path: Path) -> None:
+    ours = pool(tmp_path)
+    assert [tuple(ours.batch(step, 4, 0)[1].shape[2:]) for step in (0, 3, 4, 7, 8)] == [
+        (8, 8),
+        (8, 8),
+        (6, 10),
+        (6, 10),
+        (8, 8),
+    ]
+    fresh = pool(tmp_path)
+    for ids, other in zip(fresh.batch(5, 4, 0), ours.batch(5, 4, 0), strict=True):
+        assert torch.equal(ids, other)
+    assert not torch.equal(ours.batch(5, 4, 1)[1], ours.batch(5, 4, 0)[1])
+
+
+def test_some_captions_are_left_out(tmp_path: Path) -> None:
+    ours = pool(tmp_path, size=64)
+    ids = torch.cat([ours.batch(step, 64, 0)[0] for step in range(2)])
+    empty = torch.from_numpy(ours.captions.ids(ours.scenes(1, 0), Random(0), 1.0)).long()
+    share = float((ids == empty).all(dim=1).float().mean())
+    assert 0.02 < share < 0.25
+
+
+def test_pictures_of_a_block_are_those_of_the_steps(tmp_path: Path) -> None:
+    model = toy_world.world_model(tmp_path)
+    sampler = SceneSampler(toy_world.OBJECTS, BROAD_MIX)
+    pictures = ScenePictures(sampler, model.compositor, (64, 64), block=8)
+    layout, pixels = pictures.batch(3, 4, 0)  # the second half of the second block
+    assert pixels.shape == (4, 3, 64, 64)
+    assert torch.equal(model.compositor(layout, 64, 64), pixels)
+    again = ScenePictures(sampler, model.compositor, (64, 64), block=8)
+    again.batch(0, 4, 0)
+    assert torch.equal(again.batch(3, 4, 0)[1], pixels)
+    assert not np.array_equal(pictures.batch(2, 4, 0)[0].seeds, layout.seeds)
+
+
+def test_phases_follow_each_other() -> None:
+    sampler = SceneSampler(toy_world.OBJECTS, FULL_MIX)
+    phases = [Phase(10, sampler), Phase(5, sampler), Phase(0, sampler)]
+    assert [phases.index(phase_at(phases, samples)) for samples in (0, 9)] == [0, 0]
+    assert phase_at(phases, 10) is phases[1]
+    assert phase_at(phases, 14) is phases[1]
+    assert phase_at(phases, 15) is phases[2]
+    assert phase_at(phases, 10**9) is phases[2]
+
+
+def test_a_sharp_edge_is_steeper_than_a_blurred_one() -> None:
+    sharp = torch.full((1, 3, 32, 32), -1.0)
+    sharp[..., 16:] = 1
+    blurred = torch.nn.functional.avg_pool2d(sharp, 5, 1, 2, count_include_pad=False)
+    assert steepness(sharp) > 2 * steepness(blurred)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_rehearsal_keeps_the_networks(name: str) -> None:
+    recipe = RECIPES[name]
+    short = rehearsal(recipe, "cpu")
+    assert (short.unet, short.vae, short.judge_sizes) == (recipe.unet, recipe.vae, recipe.judge_sizes)
+    assert short.denoising.total_samples == 12
+    assert not short.compile
