@@ -86,7 +86,9 @@ def parse_embeddings(paths: Sequence[Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in paths:
         if _file(str(path)) is None:
-            raise GessoError(f"--embedding {path}: no such file")
+            raise GessoError(
+                f"--embedding {path}: no such file", code="missing", field="embeddings", data={"path": str(path)}
+            )
         add_file(files, path, "embeddings")
     return files
 

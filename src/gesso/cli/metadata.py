@@ -10,6 +10,7 @@ from gesso.cli.targets import put
 from gesso.errors import GessoError, one_line
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, error_values, json_line, notice_values
+from gesso.terminal.missing_files import with_near_file
 from gesso.terminal.results import AbsolutePathsOption, path_values, shown
 from gesso.terminal.words import in_options, line_of
 
@@ -69,7 +70,8 @@ def show(
             else:
                 metadata = read_metadata(path)
                 lines = [json_line(_json(path, metadata))] if as_json else _lines(metadata)
-        except GessoError as error:
+        except GessoError as plain:
+            error = with_near_file(plain)
             failed += 1
             typer.echo(f"error: {line_of(error)}", err=True)
             if as_json:

@@ -131,8 +131,10 @@ def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
         if file.stat().st_size > MAX_POSE_BYTES:
             raise GessoError(f"{file}: {file.stat().st_size} bytes, expected at most {MAX_POSE_BYTES}")
         text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise GessoError(f"{file}: no such file", code="missing", data={"path": str(file)}) from None
     except (OSError, ValueError) as error:
-        raise GessoError(f"{file}: cannot be read ({error})") from error
+        raise GessoError(f"{file}: cannot be read ({error})", code="unreadable", data={"path": str(file)}) from error
     try:
         poses = read_poses(text, size)
     except GessoError as error:

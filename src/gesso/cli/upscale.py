@@ -192,7 +192,7 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
         words = f"{error.message}. Built in: {', '.join(UPSCALERS)}{nearest(model, UPSCALERS)}"
-        raise GessoError(words, code=error.code, field="model") from error
+        raise GessoError(words, code=error.code, field="model", data=error.data) from error
     from gesso.runtime.precision import choose_device, choose_precision
     from gesso.runtime.upscaling import load_upscaler
 

@@ -64,7 +64,7 @@ class LibraryFinder:
             raise GessoError(
                 f"no {KIND_NAMES[kind]} named {short(name)}. {hint}",
                 code="unknown_name",
-                data=unknown_data(name, known),
+                data={**unknown_data(name, known), "kind": kind},
             )
         if entry.problem == MISSING:
             raise GessoError(

@@ -347,7 +347,7 @@ class TextToImage:
                 f"Known: {shown}{', ...' if len(files) > MAX_SHOWN else ''}",
                 code="unknown_name",
                 field="hires.upscaler",
-                data=unknown_data(name, known),
+                data={**unknown_data(name, known), "kind": "upscaler"},
             ) from None
         return UpscalerFile(name, path, self.engine.load_upscaler(path))
 

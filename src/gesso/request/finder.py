@@ -60,7 +60,7 @@ class NamedFiles:
             raise GessoError(
                 f"no {KIND_NAMES[kind]} named {short(name)}{nearest(name, known)}. {available}",
                 code="unknown_name",
-                data=unknown_data(name, known),
+                data={**unknown_data(name, known), "kind": kind},
             )
         return Path(known[name])
 

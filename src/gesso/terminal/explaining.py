@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from gesso.errors import GessoError, message_line, one_line, short, shorten
 from gesso.terminal.exit_codes import EXIT_FAILED, EXIT_WRONG_INPUT
+from gesso.terminal.missing_files import with_near_file
 from gesso.terminal.words import line_of
 
 
@@ -20,7 +21,7 @@ def explain(error: Exception) -> int:
 def as_known(error: Exception) -> tuple[GessoError, int]:
     """Any error as one of gesso's, and the exit code."""
     if isinstance(error, GessoError):
-        return error, EXIT_WRONG_INPUT
+        return with_near_file(error), EXIT_WRONG_INPUT
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
         name = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "name", None)
         field = None if name is None else str(name).lstrip("-")
