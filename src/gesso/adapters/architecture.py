@@ -83,7 +83,8 @@ def is_made_for(looks: str, layout: str, width: int | None = None) -> bool:
     """Whether `architecture_of` names the release that a model belongs to.
 
     layout  of the model, see `ldm.TOWERS`
-    width   of its text embeddings, where it need not be that of the layout's releases: gesso-mini has the layout of SD 1
+    width   of its text embeddings, where it need not be that of the layout's releases: gesso-mini's layout is that of
+            SD 1
     """
     return looks == context_name(_LAYOUTS[layout] if width is None else width)
 
