@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gesso.arguments import check_text, check_type
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError, as_path, shorten
@@ -131,7 +132,8 @@ class Library:
                 a whole; "auto" tells which
         Raises GessoError for what is no such folder.
         """
-        base, layout = find_layout(Path(path), layout)
+        check_text("layout", layout, "auto, a1111, comfyui or plain")
+        base, layout = find_layout(as_path(path, "path"), layout)
         if base == self.root or self.root in base.parents:
             raise GessoError(f"{base}: is already part of the library", code="name_taken", data={"path": str(base)})
         places(base, layout)  # a list of paths that cannot be read is told now
@@ -142,13 +144,14 @@ class Library:
 
     def forget_folder(self, path: Path) -> int:
         """Unregister a folder; its files are kept. Returns how many models it had."""
-        return self.index.forget_folder(path)
+        return self.index.forget_folder(as_path(path, "path"))
 
     def hashed(self, entry: LibraryEntry, on_bytes: OnBytes = lambda count: None) -> LibraryEntry:
         """The entry with the hashes of all its files; reads files that are new or changed.
 
         Raises ModelFileError where one cannot be read.
         """
+        check_type("entry", entry, LibraryEntry, "a LibraryEntry, such as those of entries()")
         files: list[ModelFile] = []
         for file in entry.files:
             if file.sha256 is None or not is_unchanged((file,)):
