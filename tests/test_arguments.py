@@ -136,8 +136,6 @@ def _wrong(functions: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 is_flag = isinstance(arguments[argument], bool) and isinstance(value, bool)
                 is_dict = argument == "values" and isinstance(value, dict)
                 is_right = is_dict or any(value is right for right in RIGHT.get(argument, ()))
-                    value is right for right in RIGHT.get(argument, ())
-                )
                 if not (is_flag or is_right):
                     yield name, argument, value
 

@@ -57,13 +57,13 @@ def check_whole(name: str, value: object, least: int = 1, *, optional: bool = Fa
     """Raises ArgumentError for anything but a whole number of at least `least`; also: other words for what may be."""
     if optional and value is None:
         return
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise refused(name, value, f"a whole number of at least {least}{also}")
 
 
 def check_number(name: str, value: object, expected: str = "a number") -> None:
     """Raises ArgumentError for anything but a real number, which may be infinite or NaN."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise refused(name, value, expected)
 
 
@@ -114,7 +114,7 @@ def known_fields(
                 raise error(name[:64], f"{cls.__name__} has no field {short(name)}{hint}. Fields: {', '.join(known)}")
             init(self, *args, **values)
 
-        cls.__init__ = checked  # type: ignore[method-assign,misc]
+        cls.__init__ = checked  # type: ignore[method-assign,assignment]
         return cls
 
     return decorate

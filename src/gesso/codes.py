@@ -171,6 +171,7 @@ NOTICES: Mapping[str, str] = {
     # Models and adapters.
     "models_skipped": "Entries of a folder of models cannot be models, and were skipped.",
     "models_unseen": "A folder of models, or the library's index, cannot be read or written.",
+    "models_slow": "A registered folder has far more files than models, which makes every look for models slow.",
     "left_out": "Something in a model or adapter does not fit into the file that was written, and was left out.",
     "unusual_sizes": "The model has other sizes than a release, which a single file does not say.",
     # Read from a picture.
