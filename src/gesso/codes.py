@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 ERRORS: Mapping[str, str] = {
     # Requests and arguments.
-    "error": "Any other error, such as options that exclude each other.",
+    "error": "Any other error, such as one of a plug-in that does not say which it is.",
     "invalid_field": "A field of the request has an invalid value; `field` names it.",
     "invalid_value": "An argument or parameter has an invalid value.",
     "invalid_name": "A name is invalid: empty, with a NUL character, or with the wrong ending.",
@@ -42,7 +42,8 @@ ERRORS: Mapping[str, str] = {
     "cancelled": "The work was cancelled.",
     "out_of_memory": "There is not enough memory.",
     "system": "The operating system refused something: a disk, a permission, a name that is too long.",
-    "usage": "A command, an option or an argument of the command line is unknown, missing or malformed.",
+    "usage": "A command, an option or an argument of the command line is unknown, missing or malformed, or options "
+    "exclude each other.",
     "internal": "A bug in gesso.",
     "missing_extra": "An optional package is not installed.",
     "plugin_missing": "The recipe uses plug-ins of a package that is not installed, or plug-ins are switched off.",

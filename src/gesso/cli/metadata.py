@@ -107,7 +107,7 @@ def strip(
     from gesso.metadata.editing import without_metadata
 
     if output is not None and len(files) > 1:
-        raise GessoError("--output takes one file, but several are given; leave it out")
+        raise GessoError("--output takes one file, but several are given; leave it out", code="usage")
     for path in files:
         target = output or (path if overwrite else path.with_stem(f"{path.stem}-stripped"))
         put(target, without_metadata(path), overwrite=overwrite)
@@ -139,7 +139,7 @@ def copy(
 
     texts = read_texts(source)
     if not texts.texts:
-        raise GessoError(f"{source}: has no settings or other texts to copy")
+        raise GessoError(f"{source}: has no settings or other texts to copy", code="no_settings")
     path = output or (target if overwrite else target.with_stem(f"{target.stem}-with-settings"))
     put(path, with_metadata(target, texts), overwrite=overwrite)
     _print(target, path, absolute=absolute_paths, as_json=as_json)

@@ -108,15 +108,18 @@ def default_model(
     from gesso.training.group import run_group
 
     if stage is not None and stage not in STAGES:
-        raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
+        raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}", code="invalid_value")
     for name, value in (("--samples", samples), ("--finish-in", finish_in)):
         if value is not None and stage is None:
-            raise GessoError(f"{name} applies to one stage; choose it with --stage")
+            raise GessoError(f"{name} applies to one stage; choose it with --stage", code="usage")
     if samples is not None and finish_in is not None:
-        raise GessoError("--samples and --finish-in both set the length of the stage; give only one")
+        raise GessoError("--samples and --finish-in both set the length of the stage; give only one", code="usage")
     settings = _recipe(recipe, device)
     if processes > 1 and not settings.device.startswith("cpu"):
-        raise GessoError(f"--processes {processes}: only a CPU can use several; leave it out for {settings.device!r}")
+        raise GessoError(
+            f"--processes {processes}: only a CPU can use several; leave it out for {settings.device!r}",
+            code="unsupported",
+        )
     seconds = float("inf") if minutes is None else 60 * minutes
     source = Source(font, atlas, device, finish_in, rehearsal, compile)
     place = folder.expanduser() / "rehearsal" if rehearsal else folder.expanduser()
@@ -302,7 +305,7 @@ def _recipe(name: str, device: str | None = None) -> Any:
     from gesso.mini.recipes import RECIPES, on_device
 
     if name not in RECIPES:
-        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}")
+        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}", code="invalid_value")
     if device is None:
         return RECIPES[name]
     from gesso.runtime.precision import choose_device, named_device
@@ -329,7 +332,7 @@ def _glyphs(objects: Any, font: Path | None, atlas: Path | None) -> Any:
     from gesso.scenes.glyphs import load_atlas, render_glyphs
 
     if atlas is not None and font is not None:
-        raise GessoError("--atlas and --font both supply the glyphs; give only one")
+        raise GessoError("--atlas and --font both supply the glyphs; give only one", code="usage")
     if atlas is not None:
         return load_atlas(atlas, objects)
     return render_glyphs([thing.glyph for thing in objects], font)

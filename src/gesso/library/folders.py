@@ -74,7 +74,7 @@ def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
 
 
 def _refuse_everything(folder: Path, layout: str) -> None:
-    """Raises GessoError for folders that hold far more than models; a home folder can be named as plain all the same."""
+    """Raises GessoError for folders that hold far more than models; a home folder can be named as plain."""
     whole = folder.resolve()
     if whole == whole.parent or f"{whole}/".startswith(_MADE_UP):
         what = "is the root of a file system" if whole == whole.parent else "is made up by the system"

@@ -207,8 +207,8 @@ class Library:
             if (count := sum(counts)) > MANY_FILES:
                 found = sum(sighting.folder == folder.path for sighting in sightings.values())
                 text = (
-                    f"{folder.path}: {count:,} files, of which {found:,} are models; every look for models goes through "
-                    "all of them. Register the folders of models in it instead"
+                    f"{folder.path}: {count:,} files, of which {found:,} are models; every look for models goes "
+                    "through all of them. Register the folders of models in it instead"
                 )
                 data = {"path": str(folder.path), "files": count, "models": found}
                 notes.append(Notice(text, code="models_slow", data=data))

@@ -56,8 +56,10 @@ def resolve(
         return _openable(Path(text), library)
     entry = find(text, library.entries(), kinds) if library is not None else None
     if entry is None:
-        code, data = ("missing", {"path": text}) if _is_like_path(text) else ("unknown_name", {})
-        raise GessoError(_unknown(text, library, kinds), code=code, data=data)
+        data = {"path": text} if _is_like_path(text) else {"value": text}
+        raise GessoError(
+            _unknown(text, library, kinds), code="missing" if _is_like_path(text) else "unknown_name", data=data
+        )
     if entry.name in BUILTIN_MODELS:
         return entry.name
     if entry.problem == MISSING:

@@ -18,18 +18,18 @@ STDOUT = "standard output"  # the `filename` of its errors
 
 
 class _Named(FileIO):
-    def write(self, data: "ReadableBuffer", /) -> int | None:
+    def write(self, data: "ReadableBuffer", /) -> int:
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError as error:
             error.filename = STDOUT
             raise
 
 
 class _Lossy(FileIO):
-    def write(self, data: "ReadableBuffer", /) -> int | None:
+    def write(self, data: "ReadableBuffer", /) -> int:
         with suppress(OSError):
-            return super().write(data)
+            return super().write(data) or 0
         return memoryview(data).nbytes
 
 
