@@ -1,4 +1,4 @@
-"""Checks of the arguments of public functions, so that a wrong type is told where it was passed and not far inside.
+"""Arguments of public functions: checks that tell a wrong type where it was passed, and not far inside.
 
 Each check raises ArgumentError on one line: the argument, what it is, what was expected. Numbers of numpy count as
 numbers, True and False do not.
