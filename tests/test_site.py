@@ -65,7 +65,7 @@ def test_options_in_running_text_are_not_broken_at_their_hyphens(site):
     )
     assert words(f"<code>{'a-' * 40}</code>") == f"<code>{'a-' * 40}</code>"
     page = (site / "upscaling.html").read_text(encoding="utf-8")
-    assert '<code><span class="whole">--hires-upscaler</span>' in page
+    assert '<code><span class="whole">--tile</span>' in page
     assert not [block for block in re.findall(r"<pre\b.*?</pre>", page, re.DOTALL) if 'class="whole"' in block]
     assert ".whole" in (site / "site.css").read_text(encoding="utf-8")
 

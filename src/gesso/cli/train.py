@@ -1,6 +1,8 @@
 """`gesso train`: train the default model, its LoRA and its ControlNet, or resume training."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,7 @@ from gesso.cli.model_option import ModelOption
 from gesso.cli.targets import check_free
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
+from gesso.terminal.exit_codes import EXIT_INTERRUPTED
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.results import path_values
@@ -123,8 +126,9 @@ def default_model(
     seconds = float("inf") if minutes is None else 60 * minutes
     source = Source(font, atlas, device, finish_in, rehearsal, compile)
     place = folder.expanduser() / "rehearsal" if rehearsal else folder.expanduser()
-    for name in STAGES if stage is None else (stage,):
-        run_group(processes, _train, recipe, str(place), name, samples, seconds, font, source)
+    with _resumable(place):
+        for name in STAGES if stage is None else (stage,):
+            run_group(processes, _train, recipe, str(place), name, samples, seconds, font, source)
 
 
 @app.command("export")
@@ -208,9 +212,11 @@ def lora(
     if samples is not None:
         recipe = replace(recipe, denoising=replace(recipe.denoising, total_samples=samples))
     place = folder or ADDITIONS / style
-    making = StyleLora(_trained(model, font, atlas), style, place.expanduser(), recipe)
     seconds = float("inf") if minutes is None else 60 * minutes
-    if not making.train(stop_after=seconds, on_log=_print):
+    with _resumable(place.expanduser()):
+        making = StyleLora(_trained(model, font, atlas), style, place.expanduser(), recipe)
+        is_done = making.train(stop_after=seconds, on_log=_print)
+    if not is_done:
         typer.echo(f"stopped early; run again to continue from {place}", err=True)
         return
     about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
@@ -252,8 +258,10 @@ def controlnet(
 
     check_free(output, overwrite, ".safetensors")
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
-    making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
-    if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
+    with _resumable(folder.expanduser()):
+        making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
+        is_done = making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print)
+    if not is_done:
         typer.echo(f"stopped early; run again to continue from {folder}", err=True)
         return
     about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
@@ -286,6 +294,18 @@ def atlas(
     objects = things(_recipe(recipe).objects)
     save_atlas(output, render_glyphs([thing.glyph for thing in objects], font), objects)
     _done(output, as_json, objects=len(objects), bytes=output.stat().st_size)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Says, after Ctrl-C, how to go on with a training that keeps its states below this folder."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        is_saved = next(folder.rglob("last.pt"), None) is not None
+        how = f"run the same command again to continue from {folder}" if is_saved else "nothing was trained yet"
+        typer.echo(f"interrupted: {how}", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None  # typer would make its own line of the other
 
 
 def _done(output: Path, as_json: bool, **values: int) -> None:
