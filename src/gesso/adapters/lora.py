@@ -185,7 +185,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         match=Match(len(names), tuple(unmatched)),
         embeddings=embeddings,
         metadata=dict(file.metadata),
-        alpha_known=not any(map(is_raw, named)) or settings.says_alpha,
+        alpha_known=settings.says_alpha or not any(is_raw(name) for name, one in named.items() if one.part != "ia3_l"),
     )
 
 
@@ -298,6 +298,7 @@ def _changes(
         rank=settings.rank_of(module),
         by_root=settings.is_by_root(module),
         lycoris_root=settings.lycoris_root,
+        has_bias=getattr(owners[0], "bias", None) is not None,
     )
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)
