@@ -1,6 +1,6 @@
 """The pages of the site that are not files of docs/: a hook of mkdocs (see mkdocs.yml; `scripts/docs` builds the site).
 
-Three things happen here, so that nothing is written twice:
+Four things happen here, the first three so that nothing is written twice:
 
 - README, CONTRIBUTING, SECURITY and CHANGELOG become pages, README the first one.
 - The reference has a page for each group of public names. It follows `gesso.__all__`: a name that is added there
@@ -8,6 +8,7 @@ Three things happen here, so that nothing is written twice:
 - Pages link to files of the repository relative to themselves, as editors and code hosts understand it. A file outside
   docs/ that a page links to is carried into the site, and the link is changed to lead there; a folder is shown by its
   README.md. A link to what does not exist is left as it is, and then fails the build.
+- Words of code in running text stay on one line: browsers would break `--control-mode` behind its hyphens.
 """
 
 import posixpath
@@ -28,6 +29,11 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
 }
 INLINE_LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+
+BLOCK = re.compile(r"<pre\b.*?</pre>", re.DOTALL)
+INLINE_CODE = re.compile(r"(<code\b[^>]*>)(.*?)(</code>)", re.DOTALL)
+HYPHENATED = re.compile(r"<[^>]*>|[^\s<>]*-[^\s<>]*")  # a tag, which is left alone, or a word with a hyphen
+MAX_WHOLE = 48  # characters of a word that is kept on one line; a longer one must fit a narrow screen
 
 # Title of a page of the reference and the rooms whose names it shows, in the order of the menu. Errors have a page of
 # their own, whatever room they are from.
@@ -186,3 +192,26 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return f"{match[1]}{target}{match[3] or ''}{match[4]}"
 
     return INLINE_LINK.sub(led, markdown)
+
+
+# ---- code in running text --------------------------------------------------------------------------------------------
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The page with `words_kept_whole`; blocks of code are left alone."""
+    parts, at = [], 0
+    for block in BLOCK.finditer(html):
+        parts += [words_kept_whole(html[at : block.start()]), block[0]]
+        at = block.end()
+    return "".join([*parts, words_kept_whole(html[at:])])
+
+
+def words_kept_whole(html: str) -> str:
+    """HTML whose words with hyphens in <code> are in a <span class="whole">, which site.css keeps on one line."""
+
+    def whole(match: re.Match[str]) -> str:
+        word = match[0]
+        is_left_alone = word.startswith("<") or len(word) > MAX_WHOLE
+        return word if is_left_alone else f'<span class="whole">{word}</span>'
+
+    return INLINE_CODE.sub(lambda code: code[1] + HYPHENATED.sub(whole, code[2]) + code[3], html)

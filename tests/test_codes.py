@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 
 from gesso import codes
+from gesso.arguments import ArgumentError
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.errors import Reason as ModelFileReason
 from gesso.errors import GessoError
@@ -57,9 +58,9 @@ def test_codes_in_the_source_stand_in_the_table() -> None:
             assert call.args[0].value in codes.ERRORS, f"{where}: {ast.unparse(call)}"
 
 
-def test_an_error_below_the_command_line_says_which_it_is() -> None:
+def test_an_error_says_which_it_is() -> None:
     for where, name, call in calls():
-        if name == "GessoError" and "/cli/" not in where and "/terminal/" not in where:
+        if name == "GessoError":
             value = code_of(call)
             assert value is not None, f"{where}: {ast.unparse(call)}"
             passed_on = isinstance(value, ast.Attribute) and value.attr == "code"
@@ -125,6 +126,7 @@ def test_a_kind_of_error_has_its_code(error: GessoError, code: str, field: str |
 
 MADE = [
     GessoError("a", code="missing", field="image", data={"path": "b"}),
+    ArgumentError("a", field="scale"),
     RequestError("loras[0].weight", "a"),
     PromptError("wildcard", "a"),
     ModelFileError("shape", Path("b"), "a"),

@@ -57,6 +57,19 @@ def test_nothing_is_fetched_from_elsewhere(site):
     assert styles == []
 
 
+def test_options_in_running_text_are_not_broken_at_their_hyphens(site):
+    words = script("site_pages").words_kept_whole
+    assert words("<p>a-b <code>--set a-b=<em>c-d</em> x</code></p>") == (
+        '<p>a-b <code><span class="whole">--set</span> <span class="whole">a-b=</span>'
+        '<em><span class="whole">c-d</span></em> x</code></p>'
+    )
+    assert words(f"<code>{'a-' * 40}</code>") == f"<code>{'a-' * 40}</code>"
+    page = (site / "upscaling.html").read_text(encoding="utf-8")
+    assert '<code><span class="whole">--tile</span>' in page
+    assert not [block for block in re.findall(r"<pre\b.*?</pre>", page, re.DOTALL) if 'class="whole"' in block]
+    assert ".whole" in (site / "site.css").read_text(encoding="utf-8")
+
+
 def test_the_reference_has_every_public_name(site):
     anchors = set()
     for page in (site / "reference").glob("*.html"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 ERRORS: Mapping[str, str] = {
     # Requests and arguments.
-    "error": "Any other error, such as options that exclude each other.",
+    "error": "Any other error, such as one of a plug-in that does not say which it is.",
     "invalid_field": "A field of the request has an invalid value; `field` names it.",
     "invalid_value": "An argument or parameter has an invalid value.",
     "invalid_name": "A name is invalid: empty, with a NUL character, or with the wrong ending.",
@@ -42,7 +42,8 @@ ERRORS: Mapping[str, str] = {
     "cancelled": "The work was cancelled.",
     "out_of_memory": "There is not enough memory.",
     "system": "The operating system refused something: a disk, a permission, a name that is too long.",
-    "usage": "A command, an option or an argument of the command line is unknown, missing or malformed.",
+    "usage": "A command, an option or an argument of the command line is unknown, missing or malformed, or options "
+    "exclude each other.",
     "internal": "A bug in gesso.",
     "missing_extra": "An optional package is not installed.",
     "plugin_missing": "The recipe uses plug-ins of a package that is not installed, or plug-ins are switched off.",
@@ -172,6 +173,7 @@ NOTICES: Mapping[str, str] = {
     # Models and adapters.
     "models_skipped": "Entries of a folder of models cannot be models, and were skipped.",
     "models_unseen": "A folder of models, or the library's index, cannot be read or written.",
+    "models_slow": "A registered folder has far more files than models, which makes every look for models slow.",
     "left_out": "Something in a model or adapter does not fit into the file that was written, and was left out.",
     "unusual_sizes": "The model has other sizes than a release, which a single file does not say.",
     # Read from a picture.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from gesso.arguments import check_text
 from gesso.errors import GessoError, one_line
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Case, spaces, hyphens and underscores do not count: "DPM++ 2M", "dpm++_2m" and "dpmpp_2m" are one sampler.
         Raises PluginError for the name of a plug-in that fails.
         """
+        check_text("text", text, "a name")
         plain = plain_name(text)
         if (name := self.find_builtin(text)) is not None:
             return name

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adapters.files import kohya, layers, lora_parts, randn, read, target_of
 from gesso.adapters.attaching import attach
 from gesso.adapters.names import Target
+from gesso.checkpoints.errors import ModelFileError
 from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL
 
 LINEAR, CONV, POINT = (6, 4), (6, 4, 3, 3), (6, 4, 1, 1)
@@ -141,6 +142,12 @@ def test_ia3(on_input: bool, tmp_path: Path) -> None:
     factor = torch.randn(1, 4) if on_input else torch.randn(6, 1)
     parts = {"weight": factor, "on_input": torch.tensor(on_input)}
     assert_made(LINEAR, parts, lambda w: w * (1 + factor), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6, 2), (6,), (1, 1), (2, 3)])
+def test_ia3_of_peft_with_another_shape_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"ia3_l is .*, expected \[1, 4\] for its inputs or \[6, 1\] for its outp"):
+        made(LINEAR, {"ia3_l": torch.ones(shape)}, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [LINEAR, CONV])

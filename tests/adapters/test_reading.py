@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from gesso.adapters.attaching import attach, attachment_of
 from gesso.adapters.lora import Lora, read_lora
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.weight_file import open_weights
+from gesso.families.loading import load_parts
 from gesso.families.parts import empty_networks
+from gesso.families.registry import FAMILIES
 from gesso.families.sd15 import SD15
 from gesso.families.sdxl import SDXL
+from gesso.runtime.engine import find_model
 from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL
 
 from gesso.adapters.names import Target  # isort: skip
@@ -431,3 +435,63 @@ def test_what_was_attached_before_a_failure_is_detached(tmp_path: Path) -> None:
         attach(target.networks, [(lora, 1.0, 1.0)], merged=True)
     for name, param in network.named_parameters():
         assert torch.equal(param, before[name]), name
+
+
+RELEASES = {
+    "sd15": "Stable Diffusion 1",
+    "sd21": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+    "sdxl-refiner": "the refiner of Stable Diffusion XL",
+    "gesso-mini": "a model with text embeddings 192 wide",
+}
+
+
+@cache
+def target_named(name: str) -> Target:
+    if name == "gesso-mini":
+        parts = load_parts(find_model(name), dtype=None, check=False)
+        return Target(name, parts.family.layout, parts.networks)
+    family = FAMILIES[name]
+    return Target(name, family.layout, empty_networks(family, "sizes alone"))
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "PEFT"])
+@pytest.mark.parametrize("made", RELEASES)
+def test_an_adapter_of_each_release_says_what_it_is_made_for_on_every_other(made: str, spelling: str, tmp_path: Path):
+    """Also where the names are the same: gesso-mini's are those of SD 1, the refiner's those of SDXL."""
+    source = target_named(made)
+    tensors = {}
+    for _, name, module in layers(source, nn.Linear):
+        if not name.endswith(("self_attention.to_q", "cross_attention.to_k")) or name.startswith("layers."):
+            continue
+        down, up = torch.zeros(1, module.weight.shape[1]), torch.zeros(module.weight.shape[0], 1)
+        if spelling == "kohya":
+            stem = source.stem_of("unet", name)
+            tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        else:
+            dotted = source.dotted_of("unet", name)
+            tensors |= {f"{dotted}.lora_A.weight": down, f"{dotted}.lora_B.weight": up}
+    file = open_weights(saved(tmp_path / "x.safetensors", tensors))
+    assert architecture_of(file.tensors) == RELEASES[made]
+    assert read_lora(file, source).match.unmatched == ()
+    for other in set(RELEASES) - {made}:
+        with pytest.raises(ModelFileError, match=f"is made for {RELEASES[made]}, the model is '{other}'") as caught:
+            read_lora(file, target_named(other))
+        assert caught.value.code == "architecture_mismatch"
+
+
+def test_what_looks_the_same_but_has_no_place_is_made_for_another_release(tmp_path: Path):
+    """gesso-mini has fewer levels than SD 1, so that not one of these names exists in it."""
+    stem = "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{stem}.lora_down.weight": randn(2, 768), f"{stem}.lora_up.weight": randn(320, 2)}
+    message = r"made for Stable Diffusion 1, the model is 'gesso-mini' \(a model with text embeddings 192 wide\): none"
+    with pytest.raises(ModelFileError, match=message):
+        read(tmp_path / "x.safetensors", tensors, target_named("gesso-mini"))
+
+
+def test_the_refiner_is_told_from_sdxl_without_its_text_embeddings(tmp_path: Path):
+    for width, looks in {640: "Stable Diffusion XL", 768: "the refiner of Stable Diffusion XL"}.items():
+        for module, out in {"attn1_to_q": width, "ff_net_0_proj": 8 * width}.items():
+            stem = f"lora_unet_input_blocks_4_1_transformer_blocks_2_{module}"
+            tensors = {f"{stem}.lora_down.weight": randn(2, width), f"{stem}.lora_up.weight": randn(out, 2)}
+            assert architecture_of(open_weights(saved(tmp_path / "x.safetensors", tensors)).tensors) == looks

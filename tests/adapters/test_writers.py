@@ -231,8 +231,10 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
     "lokr": ("LoKrConfig", {"r": 4, "alpha": 6}),
     "lokr both": ("LoKrConfig", {"r": 2, "alpha": 6, "decompose_both": True, "decompose_factor": 4}),
     "lokr effective": ("LoKrConfig", {"r": 2, "alpha": 6, "use_effective_conv2d": True}),
+    "ia3": ("IA3Config", {"target_modules": ["to_k", "to_v", "ff.net.2"], "feedforward_modules": ["ff.net.2"]}),
+    "ia3 on inputs": ("IA3Config", {"target_modules": ["to_q", "conv1"], "feedforward_modules": ["to_q", "conv1"]}),
 }
-QUICK_PEFT = ("lora by expressions", "lokr")
+QUICK_PEFT = ("lora by expressions", "lokr", "ia3")
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "biases": ("LoraConfig", {"bias": "lora_only"}, "whole weights and biases beside the adapter"),
     "all biases": ("LoraConfig", {"bias": "all"}, "whole weights and biases beside the adapter"),
@@ -242,7 +244,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "adalora": ("AdaLoraConfig", {"total_step": 10, "target_modules": LINEAR}, "AdaLoRA"),
     "oft": ("OFTConfig", {"r": 0, "oft_block_size": 4, "target_modules": LINEAR}, "OFT of PEFT"),
     "boft": ("BOFTConfig", {"boft_block_size": 4}, "BOFT of PEFT"),
-    "ia3": ("IA3Config", {"feedforward_modules": []}, "IA3 of PEFT"),
+    "ia3": ("IA3Config", {"feedforward_modules": []}, "IA3 of PEFT on the outputs of a layer with a bias"),
     "vera": ("VeraConfig", {"r": 4, "target_modules": LINEAR}, "VeRA"),
     "fourier": ("FourierFTConfig", {"n_frequency": 10, "target_modules": LINEAR}, "FourierFT"),
     "wavelet": ("WaveFTConfig", {"n_frequency": 10, "target_modules": LINEAR}, "WaveFT"),
@@ -309,7 +311,7 @@ def test_the_release_shows_in_any_layer_that_takes_the_text(tmp_path: Path):
         assert architecture_of(open_weights(tmp_path / "style.safetensors").tensors) == looks
 
 
-@pytest.mark.parametrize("part", ["lora_E", "ia3_l", "vera_lambda_b", "oft_R.weight", "boft_R"])
+@pytest.mark.parametrize("part", ["lora_E", "hra_u", "vera_lambda_b", "oft_R.weight", "boft_R"])
 def test_a_kind_is_named_where_no_model_is_known(part: str, tmp_path: Path):
     module = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     save_file({f"{module}.{part}": torch.ones(4, 1)}, tmp_path / "style.safetensors")

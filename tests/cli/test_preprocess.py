@@ -63,7 +63,7 @@ def test_size_and_parameters(capsys: Capture):
         (["canny", "x.png", "--mask", "x.png"], "given, but not used"),
         (["inpaint", "x.png"], "a mask is missing"),
         (["openpose", "x.png", "--set", "a=1"], "takes neither"),
-        (["openpose", "p.json"], "cannot be read"),
+        (["openpose", "p.json"], "no such file"),
     ],
 )
 def test_wrong_input_is_one_line(capsys: Capture, argv: list[str], said: str):

@@ -205,3 +205,54 @@ def test_what_the_user_puts_into_the_library_is_found(tmp_path: Path):
     assert {entry.name: entry.origin for entry in library.entries()}["mine"] == "library"
     with pytest.raises(GessoError, match="already"):
         library.add_folder(library.root)
+
+
+def test_a_folder_with_far_more_files_than_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is registered without a look into the files, and says that every look goes through all of them."""
+    library = shelf.library_at(tmp_path)
+    root = tmp_path / "everything"
+    for number in range(30):
+        (root / f"holiday {number}").mkdir(parents=True)
+        for picture in range(20):
+            (root / f"holiday {number}" / f"{picture}.jpg").write_bytes(b"")
+    shelf.lora(root / "holiday 7/style.safetensors")
+    monkeypatch.setattr("gesso.library.library.MANY_FILES", 500)
+    opened: list[str] = []
+    monkeypatch.setattr(os, "open", lambda path, *rest, real=os.open: opened.append(str(path)) or real(path, *rest))
+    library.add_folder(root)
+    assert not [path for path in opened if path.startswith(str(root))]
+    listing = library.listing()
+    (note,) = listing.notes
+    assert (note.code, note.data) == ("models_slow", {"path": str(root), "files": 631, "models": 1})
+    assert "631 files, of which 1 are models" in note
+    assert {path for path in opened if path.startswith(str(root))} == {str(root / "holiday 7/style.safetensors")}
+    assert listed(library) == {"style": "lora"}
+
+
+def test_too_many_files_are_told_before_the_folder_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    library = shelf.library_at(tmp_path)
+    for number in range(30):
+        shelf.lora(tmp_path / f"many/{number}.safetensors")
+    monkeypatch.setattr("gesso.library.folders.MAX_FILES", 20)
+    with pytest.raises(GessoError, match="more than 20 files; register the model folders inside it") as caught:
+        library.add_folder(tmp_path / "many")
+    assert (caught.value.code, library.folders()) == ("too_large", [])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders of POSIX")
+def test_a_whole_disk_or_a_home_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    library = shelf.library_at(tmp_path)
+    home = tmp_path / "users" / "ada"
+    shelf.lora(home / "models of mine/style.safetensors")
+    monkeypatch.setattr(Path, "home", lambda: home)
+    for folder, why in {"/": "is the root of a file system", "/proc": "is made up by the system"}.items():
+        for layout in ("auto", "plain"):
+            with pytest.raises(GessoError, match=f"{why}. Register the folders of models in it"):
+                library.add_folder(folder, layout)
+    for path, why in {home: "is your home folder", home.parent: "holds the home folders"}.items():
+        with pytest.raises(GessoError, match=f"{why}, and every command would search it"):
+            library.add_folder(path)
+    assert library.folders() == []
+    library.add_folder(home / "models of mine")
+    library.add_folder(home, "plain")
+    assert listed(library) == {"style": "lora"}

@@ -430,6 +430,66 @@ def test_texts_from_other_nodes(source: dict[str, Any], prompt: str):
     assert "prompt" not in told(found)
 
 
+WRITTEN = "a lighthouse on a cliff, storm, oil painting"
+
+
+def behind_a_language_model(kind: str = "ShowText|pysssss", **kept: Any) -> Nodes:
+    return base(
+        n6=node("CLIPTextEncode", text="@60", clip=("4", 1)),
+        n60=node(kind, text="@61", **kept),
+        n61=node("OllamaGenerate", prompt="describe a lighthouse", model="llama"),
+    )
+
+
+def as_workflow(kind: str, shown: Any) -> str:
+    """The workflow as the picture has it, into which the node wrote what it showed."""
+    return json.dumps({"nodes": [{"id": 60, "type": kind, "widgets_values": shown}], "links": []})
+
+
+@pytest.mark.parametrize("kind", ["ShowText|pysssss", "easy showAnything"])
+@pytest.mark.parametrize("shown", [[WRITTEN], [[WRITTEN]]])
+def test_a_text_that_the_run_made_is_read_where_it_was_shown(kind: str, shown: Any):
+    """The graph itself has what was shown before the run."""
+    nodes = behind_a_language_model(kind, text2="of the run before")
+    found = read(nodes, workflow=as_workflow(kind, shown))
+    assert found.request.prompt == WRITTEN
+    assert not [notice for notice in found.notices if "prompt" in notice]
+
+
+def test_it_is_followed_through_further_nodes():
+    nodes = behind_a_language_model() | {
+        "6": node("CLIPTextEncode", text="@62", clip=("4", 1)),
+        "62": node("StringConcatenate", string_a="@60", string_b="sharp", delimiter=", "),
+    }
+    found = read(nodes, workflow=as_workflow("ShowText|pysssss", [[WRITTEN]]))
+    assert found.request.prompt == f"{WRITTEN}, sharp"
+
+
+def test_without_the_workflow_what_was_shown_last_is_taken_and_told():
+    found = read(behind_a_language_model(text2=WRITTEN))
+    assert found.request.prompt == WRITTEN
+    assert "the positive prompt is what ShowText|pysssss (60) showed before the picture was drawn" in told(found)
+
+
+@pytest.mark.parametrize(
+    "workflow", ["", "{", "[]", as_workflow("ShowText|pysssss", []), as_workflow("PreviewAny", ["x"])]
+)
+def test_where_nothing_was_shown_the_text_that_the_model_was_given_stays(workflow: str):
+    found = read(behind_a_language_model(), workflow=workflow)
+    assert found.request.prompt == "describe a lighthouse"
+    assert "rewritten by OllamaGenerate (61)" in told(found)
+
+
+def test_several_texts_for_a_batch_are_not_one():
+    found = read(behind_a_language_model(), workflow=as_workflow("ShowText|pysssss", [["one", "two"]]))
+    assert found.request.prompt == "describe a lighthouse"
+
+
+def test_what_a_node_shows_does_not_replace_a_text_that_is_known():
+    nodes = behind_a_language_model(text2="old") | {"61": node("PrimitiveString", value="inner")}
+    assert read(nodes).request.prompt == "inner"
+
+
 def test_a_text_that_a_language_model_wrote_is_told():
     found = read(
         base(n6=node("CLIPTextEncode", text="@60", clip=("4", 1)), n60=node("TextGenerate", prompt="a cat", clip="@4"))

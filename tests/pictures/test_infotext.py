@@ -136,3 +136,38 @@ def test_what_is_written_is_harmless_to_the_web_ui():
 @pytest.mark.parametrize("piece", ["a: ", "{", '["', '"\\', "a,", "word ", ":", "a: {,", "a: [{,", 'a: ",', "a: {}"])
 def test_time_is_linear(piece):
     assert_linear(lambda text: read_infotext(f"x\n{text}"), piece)
+
+
+SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+
+
+@pytest.mark.parametrize("mark", ["Negative Prompt:", "negative prompt:", "NEGATIVE PROMPT:", "Negative prompt:"])
+def test_the_mark_of_the_negative_prompt_in_any_case(mark: str):
+    found = read_infotext(f"a cat\n  {mark} blurry\nlow quality\n{SETTINGS}")
+    assert (found.prompt, found.negative_prompt, found.pairs["Steps"]) == ("a cat", "blurry\nlow quality", "20")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat\nNegative Prompt: blurry",  # no settings: anybody's text
+        "a cat\nNegative Prompt: blurry\nSteps: 20",  # fewer than three are none
+        f"a cat, Negative Prompt: blurry\n{SETTINGS}",  # within a line, as in that tool
+        f"a poster that says\nNEGATIVE PROMPT:\nNegative Prompt: x\n{SETTINGS}",  # which of them?
+        f"a cat\nNegative  Prompt: blurry\n{SETTINGS}",
+    ],
+)
+def test_where_it_may_be_part_of_the_prompt_it_stays(text: str):
+    found = read_infotext(text)
+    assert (found.prompt + (f"\n{SETTINGS}" if found.pairs else ""), found.negative_prompt) == (text, "")
+
+
+def test_the_mark_of_that_tool_comes_first():
+    found = read_infotext(f"Negative Prompt: is what the sign says\nNegative prompt: blurry\n{SETTINGS}")
+    assert (found.prompt, found.negative_prompt) == ("Negative Prompt: is what the sign says", "blurry")
+
+
+@pytest.mark.parametrize("prompt", ["a cat\nNegative Prompt: blurry", "negative prompt: x", "NEGATIVE PROMPT:"])
+@pytest.mark.parametrize("negative", ["", "a dog"])
+def test_gesso_s_own_text_is_read_back_whatever_its_prompt_says(prompt: str, negative: str):
+    assert read_infotext(write_infotext(prompt, negative, PAIRS)) == Infotext(prompt, negative, dict(PAIRS))

@@ -177,6 +177,14 @@ def test_text_that_does_not_fit_is_named(pipeline: TextToImage):
     assert picture.notices == ("prompt too long: the first 14 tokens are used; ignored from 'turtle' on",)
 
 
+def test_a_break_without_a_further_chunk_is_named(pipeline: TextToImage):
+    (picture,) = draw(pipeline, prompt="cat BREAK turtle")
+    assert picture.notices == (
+        "prompt: BREAK begins another chunk, but one chunk is all that is used here; leave BREAK out; ignored from "
+        "'turtle' on",
+    )
+
+
 def test_progress_counts_every_step_of_every_picture(pipeline: TextToImage):
     seen: list[Progress] = []
     list(pipeline(replace(REQUEST, num_images=2, num_steps=3, sampler="heun"), seen.append))

@@ -1,7 +1,9 @@
 """The engine: devices, number formats, resident models."""
 
 import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,35 @@ def test_clip_skip_takes_an_earlier_layer_through_the_last_norm():
     assert encoded(1).added is None
 
 
+@pytest.mark.parametrize(
+    "name", ["scheduler/scheduler_config.json", "model_index.json", "unet/config.json", "tokenizer/merges.txt"]
+)
+def test_a_folder_is_read_again_when_its_settings_change(tmp_path: Path, name: str):
+    folder = tmp_path / "folder"
+    shutil.copytree(save_tiny_folder(tmp_path / "made"), folder)
+    engine = Engine("cpu")
+    model = engine.load(folder)
+    assert engine.load(folder) is model
+    (folder / "readme.md").write_text("no part of the model")
+    assert engine.load(folder) is model
+    path = folder / name
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    again = engine.load(folder)
+    assert again is not model
+    assert engine.load(folder) is again
+
+
+def test_what_a_changed_scheduler_says_is_followed(tmp_path: Path):
+    folder = tmp_path / "folder"
+    shutil.copytree(save_tiny_folder(tmp_path / "made"), folder)
+    engine = Engine("cpu")
+    assert engine.load(folder).family.prediction == "eps"
+    path = folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "prediction_type": "v_prediction"}), encoding="utf-8")
+    assert engine.load(folder).family.prediction == "v"
+
+
 def test_conditioning_repeats_and_joins():
     one = Conditioning(context=torch.ones(1, 2, 3), added=torch.ones(1, 4))
     three = Conditioning.cat(one, one.repeat(2))
@@ -132,7 +163,7 @@ def test_conditioning_repeats_and_joins():
 
 
 def test_wrong_arguments_from_code():
-    with pytest.raises(ValueError, match="rows_per_call 0"):
+    with pytest.raises(ValueError, match="`rows_per_call` is 0, expected a whole number of at least 1"):
         Engine("cpu", rows_per_call=0)
 
 
@@ -152,5 +183,5 @@ def test_a_weight_file_that_is_gone_or_another_has_no_hash(tmp_path: Path):
 
 @pytest.mark.parametrize("memory", [0, -1, -(2**40), -0.5])
 def test_a_memory_limit_is_above_zero(memory: Any):
-    with pytest.raises(GessoError, match=rf"`memory` {memory}: expected bytes above 0, or a size such as 6GiB"):
+    with pytest.raises(GessoError, match=rf"`memory` is {memory}, expected a whole number of at least 1 \(bytes\), or"):
         Engine("cpu", memory=memory)

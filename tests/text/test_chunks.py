@@ -149,6 +149,16 @@ def test_a_single_chunk_cuts_as_before(clip):
     assert "prompt too long" in found.report.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [("a cat BREAK a dog", True), ("cat " * 80 + "BREAK dog", False), ("BREAK a dog", True), ("a cat BREAK", False)],
+)
+def test_what_a_break_cuts_from_a_single_chunk_is_not_too_long(clip, text: str, broken: bool):
+    report = chunks(text, clip, max_chunks=1).report
+    assert report.broken == broken
+    assert [notice.startswith("BREAK begins") for notice in report.notices] == [broken] * bool(report.cut)
+
+
 def test_words_that_are_not_known_are_named(words):
     found = chunks("a (red:1.2) zebra, two zebra BREAK [unicorn] cat", words)
     assert found.report.unknown == ("zebra", "unicorn")

@@ -18,11 +18,13 @@ mooon moon, unicron unicorn, unicorm unicorn, helicoptor helicopter, airplan air
 tomatoe tomato, carot carrot, lemmon lemon, pinapple pineapple, watermellon watermelon, avacado avocado,
 egplant eggplant, hambuger hamburger, chese cheese, pretzle pretzel, lolipop lollipop, donnut donut, cokie cookie,
 monky monkey, chiken chicken, hedghog hedgehog, mushrom mushroom, ghots ghost, pumkin pumpkin, snoman snowman,
+carr car, catt cat, dogg dog, foxx fox, ccar car, caar car, sunn sun, keyy key, starr star, moonn moon,
 sissors scissors, hamer hammer, telefone telephone, tracter tractor
 """
 REAL = """
 five one ears mat hat kat hart tale lady loin wolf horse ship truck tower lake forest mountain river beach night man
 woman girl dragon knight city flower bird eagle deer goat shark king queen portrait sunset rain snow winter fine bright
+ball bell buss boss fuzz mitt tree cart care scar oscar doge cats cate
 golden wooden stone glass ocean bridge church plate bowl bread soup rice milk tea wine ring watch piano violin drum card
 """
 OTHER_LANGUAGES = "gato perro maison katze hund haus baum pomme fleur lune voiture casa cane sole luna fiore kot pies"

@@ -15,6 +15,7 @@ _CONTEXTS = {
 }
 _TOWERS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "Stable Diffusion XL"}
 _LAYOUTS = {"sd1": 768, "sd2": 1024, "sdxl": 2048, "refiner": 1280}
+_REFINER_WIDTHS = (768, 1536)  # of its transformers; those of SDXL are 640 and 1280 wide
 _DOWN = (
     ".lora_down.weight",
     ".lora_A.weight",
@@ -44,13 +45,23 @@ def architecture_of(tensors: Mapping[str, TensorInfo]) -> str:
     if any(name.startswith(_SECOND_TEXT) for name in names):
         return "Stable Diffusion XL"
     if any("transformer_blocks_2_" in name or "transformer_blocks.2." in name for name in names):
-        return "Stable Diffusion XL"  # the others have one a place
+        return _of_several_blocks(tensors)
     for name, info in tensors.items():
         if ("self_attn_q_proj." in name or "self_attn.q_proj." in name) and name.endswith(_DOWN):
             return _TOWERS.get(info.shape[-1], f"a text encoder of width {info.shape[-1]}")
     if any("down_blocks" in name or "input_blocks" in name for name in names):
         return "a UNet like Stable Diffusion's"
     return UNKNOWN
+
+
+def _of_several_blocks(tensors: Mapping[str, TensorInfo]) -> str:
+    """SDXL or its refiner, which alone have more than one transformer block a place."""
+    for name in tensors:
+        if "attn1" in name and _input_width(name, tensors) in _REFINER_WIDTHS:
+            return _CONTEXTS[1280]
+        if "net_0_proj" in name or "net.0.proj" in name:
+            return _CONTEXTS[1280 if _input_width(name, tensors) in _REFINER_WIDTHS else 2048]
+    return _CONTEXTS[2048]
 
 
 def _input_width(name: str, tensors: Mapping[str, TensorInfo]) -> int | None:
@@ -68,8 +79,18 @@ def _input_width(name: str, tensors: Mapping[str, TensorInfo]) -> int | None:
     return shape[1] * second.shape[1]
 
 
-def is_made_for(looks: str, layout: str) -> bool:
-    """Whether `architecture_of` names the release that models of a layout (see `ldm.TOWERS`) belong to."""
+def is_made_for(looks: str, layout: str, width: int | None = None) -> bool:
+    """Whether `architecture_of` names the release that a model belongs to.
+
+    layout  of the model, see `ldm.TOWERS`
+    width   of its text embeddings, where it need not be that of the layout's releases: gesso-mini's layout is that of
+            SD 1
+    """
+    return looks == context_name(_LAYOUTS[layout] if width is None else width)
+
+
+def has_layout_of(looks: str, layout: str) -> bool:
+    """Whether `architecture_of` names the release that a layout is known from."""
     return looks == context_name(_LAYOUTS[layout])
 
 

@@ -24,6 +24,7 @@ _PARTS = {
     "lora_linear_layer.down": "lora_down.weight",
     "lora_linear_layer.up": "lora_up.weight",
     "lora_magnitude_vector": "magnitude",
+    "ia3_l": "ia3_l",
 }
 _PEFT = re.compile(
     r"(?P<module>.+)\.(?P<part>"
@@ -58,7 +59,9 @@ def parse_tensor_name(name: str, target: Target) -> TensorName | None:
         place = next((target.dotted[each] for each in names if each in target.dotted), None)
         return TensorName("diffusers (2023)", names[0], way, place)
     if match := _PEFT.fullmatch(plain):
-        dialect = "PEFT" if match["part"] in ("lora_A", "lora_B", "lora_magnitude_vector") else "diffusers (2023)"
+        dialect = (
+            "PEFT" if match["part"] in ("lora_A", "lora_B", "lora_magnitude_vector", "ia3_l") else "diffusers (2023)"
+        )
         part = _PARTS[match["part"]]
         if match["end"] == ".bias":
             part = part.removesuffix("weight") + "bias"

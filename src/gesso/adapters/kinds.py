@@ -49,6 +49,7 @@ class Reader:
     by_root       rank-stabilised: alpha / sqrt(rank)
     lycoris_root  the same of LyCORIS, which has it in the alphas that it writes, except for GLoRA and for a LoKr of two
                   whole matrices
+    has_bias      whether the layer has one
     """
 
     where: Path
@@ -58,6 +59,7 @@ class Reader:
     rank: float | None = None
     by_root: bool = False
     lycoris_root: bool = False
+    has_bias: bool = False
 
     def refuse(self, message: str) -> ModelFileError:
         return ModelFileError("shape", self.where, f"{shorten(self.module)}: {message}")
@@ -137,6 +139,24 @@ def _ia3(parts: TensorParts, reader: Reader) -> WeightChange:
     return Scaling(parts["weight"], bool(reader.number(parts, "on_input")) if "on_input" in parts else False)
 
 
+def _ia3_of_peft(parts: TensorParts, reader: Reader) -> WeightChange:
+    """PEFT has the whole factor, [1, I] on inputs and [O, 1] on outputs, where the bias is multiplied as well."""
+    factor = parts["ia3_l"].float()
+    out, into = reader.weight_shape[:2]
+    if factor.ndim < 2 or sorted(factor.shape[:2]) != sorted((1, factor.numel())) or factor.numel() not in (out, into):
+        shape = shape_text(factor.shape)
+        raise reader.refuse(f"ia3_l is {shape}, expected [1, {into}] for its inputs or [{out}, 1] for its outputs")
+    on_input = factor.shape[0] == 1
+    if reader.has_bias and not on_input:
+        raise ModelFileError(
+            "unknown_key",
+            reader.where,
+            f"{shorten(reader.module)}: IA3 of PEFT on the outputs of a layer with a bias, which gesso does not read. "
+            "Merge it into its model with PEFT, and use that model",
+        )
+    return Scaling(factor - 1, on_input)
+
+
 def _oft(parts: TensorParts, reader: Reader) -> WeightChange:
     blocks = parts["oft_blocks"]
     if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2]:
@@ -167,6 +187,7 @@ KINDS = (
     AdapterKind("full difference", ("diff",), ("alpha",), _difference),
     AdapterKind("norm", ("w_norm",), ("alpha",), _norm),
     AdapterKind("IA3", ("weight",), ("on_input", "alpha"), _ia3),
+    AdapterKind("IA3", ("ia3_l",), (), _ia3_of_peft),
 )
 # TensorParts that any kind may have.
 BIASES = ("diff_b", "b_norm")
@@ -181,7 +202,6 @@ FOREIGN = {
     "lora_diag": "KaSA",
     "oft_R": "OFT of PEFT",
     "boft_": "BOFT of PEFT",
-    "ia3_l": "IA3 of PEFT",
     "vera_": "VeRA",
     "fourierft_": "FourierFT",
     "waveft_": "WaveFT",

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gesso.adapters.architecture import architecture_of, declared_base, is_made_for
+from gesso.adapters.architecture import architecture_of, context_name, declared_base, has_layout_of, is_made_for
 from gesso.adapters.changes import LowRank, WeightChange, qkv_part
 from gesso.adapters.dialects import BUNDLED, MAX_WORDS, TensorName, is_raw, parse_tensor_name, part_of_module
 from gesso.adapters.kinds import Reader, build, foreign_kind, kind_of, label_of
@@ -143,7 +143,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         spelled[parsed.place] = parsed.module
     _refuse_others(file, target, unmatched, spelled)
     if not names and not bundled:
-        if is_made_for(architecture_of(file.tensors), target.layout):
+        if is_made_for(architecture_of(file.tensors), target.layout, target.context_dim):
             message = (
                 f"its tensors have names that gesso does not know, such as {examples(unmatched, 3)}. Please report them"
             )
@@ -185,7 +185,7 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         match=Match(len(names), tuple(unmatched)),
         embeddings=embeddings,
         metadata=dict(file.metadata),
-        alpha_known=not any(map(is_raw, named)) or settings.says_alpha,
+        alpha_known=settings.says_alpha or not any(is_raw(name) for name, one in named.items() if one.part != "ia3_l"),
     )
 
 
@@ -255,7 +255,7 @@ def _refuse_others(file: TensorFile, target: Target, unmatched: Sequence[str], r
 
 def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
     looks = architecture_of(file.tensors)
-    if is_made_for(looks, target.layout):
+    if is_made_for(looks, target.layout, target.context_dim):
         message = (
             f"is made for {looks}, as the model {target.name!r} is, but {why}. The file is damaged, or made for a "
             "variant of that model"
@@ -263,8 +263,11 @@ def _mismatch(file: TensorFile, target: Target, why: str) -> ModelFileError:
         return ModelFileError("architecture_mismatch", file.path, message)
     base = declared_base(file.metadata)
     declared = f" (its metadata says {shorten(base)})" if base else ""
+    model = repr(target.name)
+    if has_layout_of(looks, target.layout) and target.context_dim is not None:  # a smaller model with the same names
+        model += f" ({context_name(target.context_dim)})"
     message = (
-        f"is made for {looks}{declared}, the model is {target.name!r}: {why}. Use an adapter made for this kind of "
+        f"is made for {looks}{declared}, the model is {model}: {why}. Use an adapter made for this kind of "
         "model, or the model that the adapter was made for"
     )
     return ModelFileError("architecture_mismatch", file.path, message)
@@ -295,6 +298,7 @@ def _changes(
         rank=settings.rank_of(module),
         by_root=settings.is_by_root(module),
         lycoris_root=settings.lycoris_root,
+        has_bias=getattr(owners[0], "bias", None) is not None,
     )
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)

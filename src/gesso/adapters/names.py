@@ -90,6 +90,12 @@ class Target:
     layout: str
     networks: Mapping[str, nn.Module]
 
+    @property
+    def context_dim(self) -> int | None:
+        """The width of the text embeddings that the UNet takes; None without a UNet."""
+        unet = self.networks.get("unet")
+        return unet.config.context_dim if isinstance(unet, UNet) else None
+
     @cached_property
     def stems(self) -> Mapping[str, ModulePlace]:
         """Names with underscores, as kohya's trainer and LyCORIS write them: "lora_unet_down_blocks_0_..."; of two text

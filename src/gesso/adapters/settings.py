@@ -20,7 +20,7 @@ from gesso.errors import shorten
 
 MAX_PATTERNS, MAX_PATTERN = 4096, 300  # of alphas or ranks by module; characters of one
 MAX_REPEATING = 256  # of them with "*", "+" or "?", each of which takes some 15 us a module
-_READ = ("LORA", "LOHA", "LOKR")  # PEFT's kinds that gesso reads
+_READ = ("LORA", "LOHA", "LOKR", "IA3")  # PEFT's kinds that gesso reads
 # Ways of beginning a LoRA that leave the model's own weights as they are; the others take something out of them first.
 _BEGINNINGS = ("true", "false", "gaussian", "eva", "orthogonal", "none")
 _VARIANTS = ("use_qalora", "use_bdlora", "alora_invocation_tokens", "kasa_config", "arrow_config", "monteclora_config")
@@ -116,8 +116,8 @@ def _refuse_unread(config: Mapping[str, Any], file: TensorFile) -> None:
         raise ModelFileError(
             "unknown_key",
             file.path,
-            f"is an adapter of PEFT's kind {shorten(kind)}, which gesso does not read (it reads LoRA, LoHa and LoKr). "
-            "Merge it into its model with PEFT's merge_and_unload, and use that model",
+            f"is an adapter of PEFT's kind {shorten(kind)}, which gesso does not read (it reads LoRA, LoHa, LoKr "
+            "and IA3). Merge it into its model with PEFT's merge_and_unload, and use that model",
         )
     begins = str(config.get("init_lora_weights", "none")).lower()
     if begins not in _BEGINNINGS:

@@ -78,7 +78,10 @@ _LORA = re.compile(
     r"\.lora_linear_layer\.(down|up)\.weight"
 )
 # Parts that LyCORIS has, and the words that names of its adapters and of kohya's start with.
-_LYCORIS_ENDS = (".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2", ".oft_blocks", ".dora_scale", ".diff", ".w_norm")
+_LYCORIS_ENDS = (
+    *(".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2", ".oft_blocks", ".dora_scale", ".diff", ".w_norm"),
+    ".ia3_l",  # PEFT's, of a kind that LyCORIS has, too
+)
 _LYCORIS_STARTS = ("lora_", "lycoris_", "oft_")
 _XL, _REFINER = _starts("conditioner.embedders.1."), _starts("conditioner.embedders.0.model.")
 _SD2 = _all_of(_starts(ldm.UNET), _starts("cond_stage_model.model."))

@@ -52,7 +52,9 @@ def _split_weights(text: str) -> tuple[str, str, str | None]:
             break
         if not (last[:1].isdigit() or last[:1] in "+-."):
             if _file(before) is not None:
-                raise GessoError(f"--lora {text[:80]}: the weight is {last[:40]!r}, expected a number")
+                raise GessoError(
+                    f"--lora {text[:80]}: the weight is {last[:40]!r}, expected a number", code="invalid_value"
+                )
             break
         weights.insert(0, last)
         name = before
@@ -86,7 +88,9 @@ def parse_embeddings(paths: Sequence[Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in paths:
         if _file(str(path)) is None:
-            raise GessoError(f"--embedding {path}: no such file")
+            raise GessoError(
+                f"--embedding {path}: no such file", code="missing", field="embeddings", data={"path": str(path)}
+            )
         add_file(files, path, "embeddings")
     return files
 

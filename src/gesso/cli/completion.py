@@ -428,7 +428,9 @@ def set_up(*, install: bool, shell: str | None, environ: Mapping[str, str] = os.
     if name not in SCRIPTS:
         option = "--install-completion" if install else "--show-completion"
         found = f"no completion for {name[:40]!r}" if name else "the shell is not known"
-        raise GessoError(f"{found}. Name one of {', '.join(SCRIPTS)}, for example: gesso {option} bash")
+        raise GessoError(
+            f"{found}. Name one of {', '.join(SCRIPTS)}, for example: gesso {option} bash", code="invalid_value"
+        )
     if not install:
         print(SCRIPTS[name], end="")
         return 0

@@ -55,16 +55,19 @@ def _parse(text: str) -> ControlFile:
         known = ("image", *_NUMBERS, *_TEXTS, *_ALIASES, *of_preprocessor)
         if not sign or key not in known:
             raise GessoError(
-                f"--control {text[:80]}: unknown setting {setting[:40]!r}{nearest(key, known)}. {_EXAMPLE}"
+                f"--control {text[:80]}: unknown setting {setting[:40]!r}{nearest(key, known)}. {_EXAMPLE}",
+                code="usage",
             )
         if key in settings_by_key or (key == "image" and image is not None):
-            raise GessoError(f"--control {text[:80]}: {key} is given twice")
+            raise GessoError(f"--control {text[:80]}: {key} is given twice", code="usage")
         if key == "image":
             image = Path(value)
         else:
             settings_by_key[key] = _number(text, key, value) if key in _NUMBERS else value
     if not name or image is None:
-        raise GessoError(f"--control {text[:80]}: no {'control image' if name else 'model'} is given. {_EXAMPLE}")
+        raise GessoError(
+            f"--control {text[:80]}: no {'control image' if name else 'model'} is given. {_EXAMPLE}", code="usage"
+        )
     if parameters:
         settings_by_key["parameters"] = tuple(parameters)
     encoder = Path(settings_by_key["encoder"]) if Path(settings_by_key.get("encoder") or "?").exists() else None
@@ -93,4 +96,6 @@ def _number(text: str, key: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise GessoError(f"--control {text[:80]}: {key} is {value[:20]!r}, expected a number") from None
+        raise GessoError(
+            f"--control {text[:80]}: {key} is {value[:20]!r}, expected a number", code="invalid_value"
+        ) from None

@@ -205,7 +205,7 @@ def style(
     from gesso.scenes.styles import STYLES
 
     if style not in STYLES:
-        raise GessoError(f"style {style[:40]}: expected one of {', '.join(STYLES)}")
+        raise GessoError(f"style {style[:40]}: expected one of {', '.join(STYLES)}", code="invalid_value")
     with Bar(quiet=quiet) as bar:
         bar.stage("training the classifier")
         from gesso.mini.judging.style import evaluate_style
@@ -375,7 +375,7 @@ def _drawing(glyphs: "np.ndarray", style: str | None, max_kept: int = 20_000) ->
     if style is None:
         return Renderer(glyphs, max_kept)
     if style not in STYLES:
-        raise GessoError(f"--style {style[:40]}: expected one of {', '.join(STYLES)}")
+        raise GessoError(f"--style {style[:40]}: expected one of {', '.join(STYLES)}", code="invalid_value")
     return StyledRenderer(glyphs, style, max_kept)
 
 
@@ -383,7 +383,7 @@ def _table(name: str) -> "tuple[Thing, ...]":
     from gesso.scenes.vocabulary import TABLES, things
 
     if name not in TABLES:
-        raise GessoError(f"--objects {name[:40]}: expected one of {', '.join(TABLES)}")
+        raise GessoError(f"--objects {name[:40]}: expected one of {', '.join(TABLES)}", code="invalid_value")
     return things(name)
 
 

@@ -217,7 +217,7 @@ def command(
     """
     options, begin = dict(locals()), time.perf_counter()
     if prompt and prompt_text is not None:
-        raise GessoError("the prompt is given twice: leave out --prompt, or the words without it")
+        raise GessoError("the prompt is given twice: leave out --prompt, or the words without it", code="usage")
     request, files = _request(options, fields)
     if not request.prompt.strip() and start is None:
         text = 'the prompt is empty. Describe the picture, for example: gesso generate "a red car"'
@@ -241,7 +241,7 @@ def command(
     if "mask.blur" in fields:
         check_blurred(request, mask)
     if preview_model is not None and preview is None:
-        raise GessoError("--preview-model needs a preview: give its file with --preview")
+        raise GessoError("--preview-model needs a preview: give its file with --preview", code="usage")
     from gesso.studio.output_names import plan
 
     number = front.num_images(request)
@@ -291,7 +291,7 @@ def _request(
     values |= parse_settings(options["settings"] or []) | syntax_settings(options["syntax"])
     if options["size"] is not None:
         if {"width", "height"} & values.keys():
-            raise GessoError("--size sets --width and --height; give one or the other")
+            raise GessoError("--size sets --width and --height; give one or the other", code="usage")
         values["width"], values["height"] = parse_size(options["size"], "--size")
     if options["seed_size"] is not None:
         values["variation.width"], values["variation.height"] = parse_size(options["seed_size"], "--seed-size")
@@ -325,7 +325,7 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:
-        raise GessoError(f"--sigmas {text[:60]}: expected numbers such as 14.6,7,3,1,0") from None
+        raise GessoError(f"--sigmas {text[:60]}: expected numbers such as 14.6,7,3,1,0", code="invalid_value") from None
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
@@ -336,7 +336,9 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         name, sign, text = setting.partition("=")
         name = name.strip().replace("-", "_")
         if not sign:
-            raise GessoError(f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate")
+            raise GessoError(
+                f"--set {setting[:60]}: expected NAME=VALUE, such as levels=truncate", code="invalid_value"
+            )
         if name not in known:
             if (row := NAMED.get(name)) is not None and row.field.options:
                 raise GessoError(f"--set {name}: use --{row.field.options[0]} VALUE", code="unknown_name", field="set")

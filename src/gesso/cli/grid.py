@@ -104,7 +104,7 @@ def command(
         check_blurred(base, mask)
     columns, rows, sheets = (parse_axis(text) if text is not None else NO_AXIS for text in (x, y, z))
     if columns is rows is sheets is NO_AXIS:
-        raise GessoError(f"the grid has no axis. Add one with --x, {AXIS_HELP}")
+        raise GessoError(f"the grid has no axis. Add one with --x, {AXIS_HELP}", code="usage")
     grid = Grid(base=base, model=model, x=columns, y=rows, z=sheets)
     jobs = grid.jobs()
     what = {"prompt": base.prompt, "set": settings or [], **options.recorded, "x": x, "y": y, "z": z, "model": model}

@@ -219,9 +219,9 @@ def resize(
     from gesso.adapters.rewriting import resized
 
     if (rank is None) == (energy is None):
-        raise GessoError("give either --rank or --energy")
+        raise GessoError("give either --rank or --energy", code="usage")
     if energy is not None and not 0 < energy <= 1:
-        raise GessoError(f"--energy {energy:g}: expected more than 0 and at most 1")
+        raise GessoError(f"--energy {energy:g}: expected more than 0 and at most 1", code="invalid_value")
     opened = _open(file)
     target = _target(opened, model)
     adapter = _read(opened, target)
@@ -265,9 +265,9 @@ def merge(
     opened = [(_open(name), unet, text) for name, unet, text in named]
     if into is not None:
         if rank is not None:
-            raise GessoError("--rank applies to adapters only; leave it out with --into")
+            raise GessoError("--rank applies to adapters only; leave it out with --into", code="usage")
         if model is not None:
-            raise GessoError("--into names the model already; leave out --model")
+            raise GessoError("--into names the model already; leave out --model", code="usage")
         _merge_into(opened, into, out, dtype, overwrite, offline, as_json)
         return
     target = _target(opened[0][0], model)
@@ -293,7 +293,7 @@ def _with_strengths(text: str) -> tuple[str, float, float]:
         if not colon or not before or os.path.exists(name):
             break
         if not math.isfinite(number) or abs(number) > 1000:
-            raise GessoError(f"{text[:200]}: strength {last}, expected -1000 to 1000")
+            raise GessoError(f"{text[:200]}: strength {last}, expected -1000 to 1000", code="invalid_value")
         numbers.insert(0, number)
         name = before
     unet = numbers[0] if numbers else 1.0
@@ -422,7 +422,8 @@ def _target(file: "TensorFile", model: str | None) -> "Target":
     if looks not in _FAMILIES:
         raise GessoError(
             f"{file.path}: made for {looks}; expected an adapter for {', '.join(_FAMILIES)}. "
-            "If it is for another model of these kinds, name that with --model"
+            "If it is for another model of these kinds, name that with --model",
+            code="architecture_mismatch",
         )
     family = family_named(_FAMILIES[looks])
     return Target(family.name, family.layout, empty_networks(family, file.path))
@@ -446,19 +447,21 @@ def _read(file: "TensorFile", target: "Target") -> "Lora":
 
 def _dtype(name: str | None) -> str | None:
     if name is not None and name not in DTYPES:
-        raise GessoError(f"--dtype {name[:40]}: expected one of {', '.join(DTYPES)}")
+        raise GessoError(f"--dtype {name[:40]}: expected one of {', '.join(DTYPES)}", code="invalid_value")
     return None if name is None else DTYPES[name]
 
 
 def _check_out(out: Path, overwrite: bool, *sources: Path) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise GessoError(f"{out}: expected a file name ending in .safetensors")
+        raise GessoError(f"{out}: expected a file name ending in .safetensors", code="invalid_name")
     if any(out.resolve() == source.resolve() for source in sources):
-        raise GessoError(f"{out} is also an input. Choose another name")
+        raise GessoError(f"{out} is also an input. Choose another name", code="name_taken")
     if out.exists() and (not overwrite or not out.is_file()):
-        raise GessoError(f"{out} already exists; left unchanged. Choose another name, or add --overwrite")
+        raise GessoError(
+            f"{out} already exists; left unchanged. Choose another name, or add --overwrite", code="name_taken"
+        )
     if not out.parent.is_dir():
-        raise GessoError(f"{out.parent}: no such folder. Create it first")
+        raise GessoError(f"{out.parent}: no such folder. Create it first", code="missing")
 
 
 def _write(
@@ -478,13 +481,13 @@ def _write(
     from gesso.checkpoints.safetensors_file import write_safetensors
 
     if dialect not in DIALECTS:
-        raise GessoError(f"--to {dialect[:40]}: expected one of {', '.join(DIALECTS)}")
+        raise GessoError(f"--to {dialect[:40]}: expected one of {', '.join(DIALECTS)}", code="invalid_value")
     _check_out(out, overwrite, *sources)
     dtype_name = _dtype(dtype)
     tensors = file_tensors(changes, target, dialect, None if dtype_name is None else getattr(torch, dtype_name))
     for name, tensor in tensors.items():
         if not bool(tensor.float().isfinite().all()):
-            raise GessoError(f"{name}: values overflow {dtype_name}. Use --dtype bf16 or fp32")
+            raise GessoError(f"{name}: values overflow {dtype_name}. Use --dtype bf16 or fp32", code="overflow")
     hashed = "modelspec.hash_sha256" if dialect == "kohya" else None
     write_safetensors(out, tensors, file_metadata(target, changes, dialect, kept), hash_key=hashed)
     return path_values(out, absolute=False) | {"format": dialect, "layers": len(changes), "bytes": out.stat().st_size}

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from gesso.cli.commands import NAMES
 from gesso.terminal.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
+from gesso.terminal.streams import STDOUT, take_over
 
 COMPLETE = "_GESSO_COMPLETE"  # in the environment: a shell asks for words
 
@@ -110,9 +111,7 @@ def run(argv: Sequence[str], interrupts: Interrupts | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end the program
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    take_over()
     if COMPLETE in os.environ:
         from gesso.cli.completion import answer
 
@@ -151,12 +150,14 @@ def _interrupted() -> int:
 def _flushed(code: int) -> int:
     """The exit code, after all that was printed has gone out; a full disk behind a stream is told, not ignored."""
     for number, stream in ((2, sys.stderr), (1, sys.stdout)):
+        if stream is None:  # closed before the program began
+            continue
         try:
             stream.flush()
         except (OSError, ValueError) as error:
             if code == 0 and not isinstance(error, BrokenPipeError):
                 with suppress(OSError):
-                    print(f"error: standard output: {getattr(error, 'strerror', error)}", file=sys.stderr, flush=True)
+                    print(f"error: {STDOUT}: {getattr(error, 'strerror', error)}", file=sys.stderr, flush=True)
             code = code or EXIT_FAILED
             with suppress(OSError), open(os.devnull, "wb") as nowhere:  # what is left must not fail again at the end
                 os.dup2(nowhere.fileno(), number)

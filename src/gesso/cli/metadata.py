@@ -10,6 +10,7 @@ from gesso.cli.targets import put
 from gesso.errors import GessoError, one_line
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, error_values, json_line, notice_values
+from gesso.terminal.missing_files import with_near_file
 from gesso.terminal.results import AbsolutePathsOption, path_values, shown
 from gesso.terminal.words import in_options, line_of
 
@@ -69,7 +70,8 @@ def show(
             else:
                 metadata = read_metadata(path)
                 lines = [json_line(_json(path, metadata))] if as_json else _lines(metadata)
-        except GessoError as error:
+        except GessoError as plain:
+            error = with_near_file(plain)
             failed += 1
             typer.echo(f"error: {line_of(error)}", err=True)
             if as_json:
@@ -105,7 +107,7 @@ def strip(
     from gesso.metadata.editing import without_metadata
 
     if output is not None and len(files) > 1:
-        raise GessoError("--output takes one file, but several are given; leave it out")
+        raise GessoError("--output takes one file, but several are given; leave it out", code="usage")
     for path in files:
         target = output or (path if overwrite else path.with_stem(f"{path.stem}-stripped"))
         put(target, without_metadata(path), overwrite=overwrite)
@@ -137,7 +139,7 @@ def copy(
 
     texts = read_texts(source)
     if not texts.texts:
-        raise GessoError(f"{source}: has no settings or other texts to copy")
+        raise GessoError(f"{source}: has no settings or other texts to copy", code="no_settings")
     path = output or (target if overwrite else target.with_stem(f"{target.stem}-with-settings"))
     put(path, with_metadata(target, texts), overwrite=overwrite)
     _print(target, path, absolute=absolute_paths, as_json=as_json)

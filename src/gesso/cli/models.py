@@ -197,11 +197,11 @@ def import_models(
 
     _check_choice("--kind", kind, KINDS)
     if copy + link + in_place > 1:
-        raise GessoError("give only one of --copy, --link and --in-place")
+        raise GessoError("give only one of --copy, --link and --in-place", code="usage")
     if name is not None and len(sources) > 1:
-        raise GessoError(f"--name takes one model, but {len(sources)} are given")
+        raise GessoError(f"--name takes one model, but {len(sources)} are given", code="usage")
     if update and not any(source.startswith("hf:") for source in sources):
-        raise GessoError("--update needs a model of the hub: hf:organisation/name")
+        raise GessoError("--update needs a model of the hub: hf:organisation/name", code="usage")
     way = "link" if link else "in-place" if in_place else "copy"
     library = open_library()
     with Bar(quiet=quiet) as bar:
@@ -325,7 +325,7 @@ def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise GessoError(f"{question} Not a terminal, so nothing was removed. Add --yes to confirm")
+        raise GessoError(f"{question} Not a terminal, so nothing was removed. Add --yes to confirm", code="usage")
     typer.confirm(_printable(question), abort=True, err=True)
 
 
@@ -442,7 +442,9 @@ def convert(
     to = _layout(path, target) if to is None else to
     if to == "safetensors" and (family, prediction) != (None, None):
         option = "--family" if family is not None else "--prediction"
-        raise GessoError(f"{option} has no effect where the tensor names are kept; give --to ldm or --to diffusers")
+        raise GessoError(
+            f"{option} has no effect where the tensor names are kept; give --to ldm or --to diffusers", code="usage"
+        )
     _check_choice("--prediction", prediction, ("eps", "v", "x0"))
     typed, dtype = dtype, _short_dtype(dtype)
     _check_choice("--dtype", dtype if dtype in DTYPES else typed, tuple(DTYPES))
@@ -664,7 +666,7 @@ def _known_entry(name: str, library: "Library") -> "LibraryEntry":
 
 def _check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
     if value is not None and value not in known:
-        raise GessoError(f"{option} {value[:40]}: expected one of {', '.join(known)}")
+        raise GessoError(f"{option} {value[:40]}: expected one of {', '.join(known)}", code="invalid_value")
 
 
 def _reporter(bar: Bar, label: str, prefix: str = "") -> Callable[[str, int, int], object]:

@@ -25,7 +25,7 @@ MaskInvertOption = Annotated[bool, typer.Option("--mask-invert", help="Invert th
 def check_blurred(request: TextToImageRequest, mask: Path | None) -> None:
     """Whether there is an edge that --mask-blur softens; a request itself has a blur without one. Raises GessoError."""
     if mask is None and request.mask.image is None and request.source.outpaint is None:
-        raise GessoError("--mask-blur needs a mask; give one with --mask, or use --outpaint")
+        raise GessoError("--mask-blur needs a mask; give one with --mask, or use --outpaint", code="mask_missing")
 
 
 def parse_sides(text: str) -> tuple[int, int, int, int]:
@@ -45,7 +45,8 @@ def parse_sides(text: str) -> tuple[int, int, int, int]:
         return sides["left"], sides["top"], sides["right"], sides["bottom"]
     except ValueError:
         raise GessoError(
-            f"--outpaint {text[:60]}: expected pixels, such as 64, right=128 or left=32,top=64,right=0,bottom=8"
+            f"--outpaint {text[:60]}: expected pixels, such as 64, right=128 or left=32,top=64,right=0,bottom=8",
+            code="invalid_value",
         ) from None
 
 
@@ -58,7 +59,9 @@ def parse_hires(text: str | None, **values: Any) -> HiresPass | None:
         first = next((name for name, value in values.items() if value is not None), None)
         if first is not None:
             option = {"num_steps": "steps", "guidance_scale": "guidance"}.get(first, first).replace("_", "-")
-            raise GessoError(f"--hires-{option} needs hires fix: set its size with --hires, such as --hires 2")
+            raise GessoError(
+                f"--hires-{option} needs hires fix: set its size with --hires, such as --hires 2", code="usage"
+            )
         return None
     plain = text.strip().lower()
     size = re.fullmatch(r"(\d{1,6})?\s*[x\u00d7]\s*(\d{1,6})?", plain)
@@ -67,4 +70,7 @@ def parse_hires(text: str | None, **values: Any) -> HiresPass | None:
         return HiresPass(width=width, height=height, **values)
     if re.fullmatch(r"\d{1,4}(\.\d{1,6})?", plain):
         return HiresPass(scale=float(plain), **values)
-    raise GessoError(f"--hires {text[:40]}: expected a factor such as 2 or 1.5, or a size such as 1024x768 or 1024x")
+    raise GessoError(
+        f"--hires {text[:40]}: expected a factor such as 2 or 1.5, or a size such as 1024x768 or 1024x",
+        code="invalid_value",
+    )

@@ -76,11 +76,12 @@ def command(
         return
     if preprocessor is None or not files:
         raise GessoError(
-            "NAME and FILE are required. Try: gesso preprocess canny picture.png, or gesso preprocess --list"
+            "NAME and FILE are required. Try: gesso preprocess canny picture.png, or gesso preprocess --list",
+            code="usage",
         )
     name = preprocessor.lower()
     if name == POSE and (mask is not None or settings):
-        raise GessoError(f"{POSE} takes neither --mask nor --set")
+        raise GessoError(f"{POSE} takes neither --mask nor --set", code="usage")
     hint_size = parse_size(size, "--size") if size is not None else None
     folder = is_folder(output, len(files), (".png", ".json") if name == POSE else (".png",))
     paths = []
@@ -129,14 +130,18 @@ def _pose(file: Path, size: tuple[int, int] | None, *, as_json: bool) -> bytes:
 
     try:
         if file.stat().st_size > MAX_POSE_BYTES:
-            raise GessoError(f"{file}: {file.stat().st_size} bytes, expected at most {MAX_POSE_BYTES}")
+            raise GessoError(
+                f"{file}: {file.stat().st_size} bytes, expected at most {MAX_POSE_BYTES}", code="too_large"
+            )
         text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise GessoError(f"{file}: no such file", code="missing", data={"path": str(file)}) from None
     except (OSError, ValueError) as error:
-        raise GessoError(f"{file}: cannot be read ({error})") from error
+        raise GessoError(f"{file}: cannot be read ({error})", code="unreadable", data={"path": str(file)}) from error
     try:
         poses = read_poses(text, size)
     except GessoError as error:
-        raise GessoError(f"{file}: {error.message}") from error
+        raise GessoError(f"{file}: {error.message}", code=error.code) from error
     if as_json:
         return write_poses(resized(poses, size or (poses.width, poses.height))).encode()
     return _png(draw_poses(poses, size))
@@ -188,5 +193,7 @@ def parse_parameters(settings: list[str]) -> dict[str, float]:
         try:
             parameters[name.strip()] = float(text)
         except ValueError:
-            raise GessoError(f"--set {setting[:60]}: expected NAME=NUMBER, such as low=50") from None
+            raise GessoError(
+                f"--set {setting[:60]}: expected NAME=NUMBER, such as low=50", code="invalid_value"
+            ) from None
     return parameters

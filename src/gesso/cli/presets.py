@@ -32,7 +32,9 @@ def command(
         print(json_line([_values(row) for row in rows]))
         return
     if not rows:
-        raise GessoError(f"no setting of a preset has {' '.join(words or ())[:60]!r}. All: gesso presets")
+        raise GessoError(
+            f"no setting of a preset has {' '.join(words or ())[:60]!r}. All: gesso presets", code="unknown_name"
+        )
     head = ("SETTING", *(name.upper() for name in PRESET_NAMES), "MEANING")
     table = [(row.names[0], *(_word(row.field.presets[name]) for name in PRESET_NAMES), row.field.help) for row in rows]
     print("\n".join(columns([head, *table])))

@@ -116,7 +116,7 @@ def command(
         "upscaler": {path.stem: path for path in upscaler or []},
     }
     if open_after and output is None:
-        raise GessoError("--open shows the new picture, which is saved with --output alone; add --output")
+        raise GessoError("--open shows the new picture, which is saved with --output alone; add --output", code="usage")
     names = plan(output, num_images=1) if output is not None else None
     with Bar(quiet=quiet) as bar:
         bar.stage("starting")

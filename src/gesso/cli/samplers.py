@@ -46,7 +46,10 @@ def command(
         )
         return
     if not samplers and not schedules:
-        raise GessoError(f"no sampler or schedule has {' '.join(words or ())[:60]!r} in its name. All: gesso samplers")
+        raise GessoError(
+            f"no sampler or schedule has {' '.join(words or ())[:60]!r} in its name. All: gesso samplers",
+            code="unknown_name",
+        )
     if samplers:
         head = ("SAMPLER", "IN A1111", "KIND", "CALLS", "OTHER NAMES")
         rows = [(name, row.label, kind(row), calls(row), ", ".join(row.aliases)) for name, row in samplers.items()]

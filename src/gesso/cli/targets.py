@@ -44,7 +44,7 @@ def check_free(path: Path | None, overwrite: bool, ending: str | None = None) ->
     if path is None:
         return
     if ending is not None and path.suffix.lower() != ending:
-        raise GessoError(f"{path}: expected a file name ending in {ending}")
+        raise GessoError(f"{path}: expected a file name ending in {ending}", code="invalid_name")
     check_place(path)
     if path.exists() and not overwrite:
         raise taken(path)

@@ -1,6 +1,8 @@
 """`gesso train`: train the default model, its LoRA and its ControlNet, or resume training."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,7 @@ from gesso.cli.model_option import ModelOption
 from gesso.cli.targets import check_free
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
+from gesso.terminal.exit_codes import EXIT_INTERRUPTED
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.results import path_values
@@ -108,20 +111,24 @@ def default_model(
     from gesso.training.group import run_group
 
     if stage is not None and stage not in STAGES:
-        raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}")
+        raise GessoError(f"--stage {stage}: expected one of {', '.join(STAGES)}", code="invalid_value")
     for name, value in (("--samples", samples), ("--finish-in", finish_in)):
         if value is not None and stage is None:
-            raise GessoError(f"{name} applies to one stage; choose it with --stage")
+            raise GessoError(f"{name} applies to one stage; choose it with --stage", code="usage")
     if samples is not None and finish_in is not None:
-        raise GessoError("--samples and --finish-in both set the length of the stage; give only one")
+        raise GessoError("--samples and --finish-in both set the length of the stage; give only one", code="usage")
     settings = _recipe(recipe, device)
     if processes > 1 and not settings.device.startswith("cpu"):
-        raise GessoError(f"--processes {processes}: only a CPU can use several; leave it out for {settings.device!r}")
+        raise GessoError(
+            f"--processes {processes}: only a CPU can use several; leave it out for {settings.device!r}",
+            code="unsupported",
+        )
     seconds = float("inf") if minutes is None else 60 * minutes
     source = Source(font, atlas, device, finish_in, rehearsal, compile)
     place = folder.expanduser() / "rehearsal" if rehearsal else folder.expanduser()
-    for name in STAGES if stage is None else (stage,):
-        run_group(processes, _train, recipe, str(place), name, samples, seconds, font, source)
+    with _resumable(place):
+        for name in STAGES if stage is None else (stage,):
+            run_group(processes, _train, recipe, str(place), name, samples, seconds, font, source)
 
 
 @app.command("export")
@@ -205,9 +212,11 @@ def lora(
     if samples is not None:
         recipe = replace(recipe, denoising=replace(recipe.denoising, total_samples=samples))
     place = folder or ADDITIONS / style
-    making = StyleLora(_trained(model, font, atlas), style, place.expanduser(), recipe)
     seconds = float("inf") if minutes is None else 60 * minutes
-    if not making.train(stop_after=seconds, on_log=_print):
+    with _resumable(place.expanduser()):
+        making = StyleLora(_trained(model, font, atlas), style, place.expanduser(), recipe)
+        is_done = making.train(stop_after=seconds, on_log=_print)
+    if not is_done:
         typer.echo(f"stopped early; run again to continue from {place}", err=True)
         return
     about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
@@ -249,8 +258,10 @@ def controlnet(
 
     check_free(output, overwrite, ".safetensors")
     plan = CPU_CONTROL.plan if samples is None else replace(CPU_CONTROL.plan, total_samples=samples)
-    making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
-    if not making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print):
+    with _resumable(folder.expanduser()):
+        making = EdgeControl(_trained(model, font, atlas), folder.expanduser(), replace(CPU_CONTROL, plan=plan))
+        is_done = making.train(stop_after=float("inf") if minutes is None else 60 * minutes, on_log=_print)
+    if not is_done:
         typer.echo(f"stopped early; run again to continue from {folder}", err=True)
         return
     about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
@@ -285,6 +296,18 @@ def atlas(
     _done(output, as_json, objects=len(objects), bytes=output.stat().st_size)
 
 
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Says, after Ctrl-C, how to go on with a training that keeps its states below this folder."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        is_saved = next(folder.rglob("last.pt"), None) is not None
+        how = f"run the same command again to continue from {folder}" if is_saved else "nothing was trained yet"
+        typer.echo(f"interrupted: {how}", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None  # typer would make its own line of the other
+
+
 def _done(output: Path, as_json: bool, **values: int) -> None:
     """The result: a file that was written."""
     if as_json:
@@ -302,7 +325,7 @@ def _recipe(name: str, device: str | None = None) -> Any:
     from gesso.mini.recipes import RECIPES, on_device
 
     if name not in RECIPES:
-        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}")
+        raise GessoError(f"--recipe {name}: expected one of {', '.join(RECIPES)}", code="invalid_value")
     if device is None:
         return RECIPES[name]
     from gesso.runtime.precision import choose_device, named_device
@@ -329,7 +352,7 @@ def _glyphs(objects: Any, font: Path | None, atlas: Path | None) -> Any:
     from gesso.scenes.glyphs import load_atlas, render_glyphs
 
     if atlas is not None and font is not None:
-        raise GessoError("--atlas and --font both supply the glyphs; give only one")
+        raise GessoError("--atlas and --font both supply the glyphs; give only one", code="usage")
     if atlas is not None:
         return load_atlas(atlas, objects)
     return render_glyphs([thing.glyph for thing in objects], font)

@@ -116,9 +116,9 @@ def command(
             print("\n".join(columns([("UPSCALER", "IN A1111", "WHAT IT IS"), *found])))
         return
     if not files:
-        raise GessoError("FILE is missing. For example: gesso upscale picture.png")
+        raise GessoError("FILE is missing. For example: gesso upscale picture.png", code="usage")
     if scale is not None and to is not None:
-        raise GessoError("give either --scale or --to")
+        raise GessoError("give either --scale or --to", code="usage")
     target_size = parse_size(to, "--to") if to is not None else None
     folder = is_folder(output, len(files), (".png",))
     defaults = UpscalerTiles()
@@ -126,7 +126,10 @@ def command(
     model = upscaler_name(model)
     model = UPSCALERS.find(model) or model
     if model in LATENT_UPSCALERS:
-        raise GessoError(f"--model {model} enlarges latents, for hires fix only. For pictures: {', '.join(UPSCALERS)}")
+        raise GessoError(
+            f"--model {model} enlarges latents, for hires fix only. For pictures: {', '.join(UPSCALERS)}",
+            code="unsupported",
+        )
     if device != "auto":  # checked also where no network runs
         from gesso.runtime.precision import choose_device
 
@@ -135,7 +138,9 @@ def command(
         upscaler: Upscaler | str = model
         if model in UPSCALERS and (tile, rim) != (None, None):
             option = "--tile" if tile is not None else "--rim"
-            raise GessoError(f"{option} needs an upscaler network; {model} interpolates the picture as a whole")
+            raise GessoError(
+                f"{option} needs an upscaler network; {model} interpolates the picture as a whole", code="usage"
+            )
         if model not in UPSCALERS:
             bar.stage("loading")
             upscaler = _network(model, device, dtype, threads, offline)
@@ -192,7 +197,7 @@ def _network(model: str, device: str, dtype: str, threads: int | None, offline: 
         path = resolve_model(model, kinds=("upscaler",), offline=offline)
     except GessoError as error:
         words = f"{error.message}. Built in: {', '.join(UPSCALERS)}{nearest(model, UPSCALERS)}"
-        raise GessoError(words, code=error.code, field="model") from error
+        raise GessoError(words, code=error.code, field="model", data=error.data) from error
     from gesso.runtime.precision import choose_device, choose_precision
     from gesso.runtime.upscaling import load_upscaler
 
@@ -205,7 +210,7 @@ def _scaled(image: "Image", scale: float) -> "Size":
     from gesso.pipelines.upscaling import scaled_size
 
     if not 0 < scale <= MAX_SCALE:  # not NaN either
-        raise GessoError(f"--scale {scale:g}: expected more than 0 and at most {MAX_SCALE:g}")
+        raise GessoError(f"--scale {scale:g}: expected more than 0 and at most {MAX_SCALE:g}", code="invalid_value")
     return scaled_size(image.size, scale)
 
 
@@ -213,7 +218,8 @@ def _check_size(file: Path, size: "Size") -> None:
     if min(size) < 1 or max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
         raise GessoError(
             f"{file}: would become {size[0]}x{size[1]}, expected sides of 1 to {MAX_SIDE} "
-            f"and at most {MAX_PIXELS} pixels"
+            f"and at most {MAX_PIXELS} pixels",
+            code="too_large",
         )
 
 

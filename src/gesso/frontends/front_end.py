@@ -282,6 +282,8 @@ def _text(path: Path, most: int) -> str:
         if len(content) > most:
             raise GessoError(f"{path}: expected at most {most} bytes", code="too_large", data={"path": str(path)})
         return content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise GessoError(f"{path}: no such file", code="missing", data={"path": str(path)}) from None
     except OSError as error:
         raise GessoError(
             f"{path}: cannot be read ({error.strerror})", code="unreadable", data={"path": str(path)}

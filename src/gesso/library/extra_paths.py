@@ -109,6 +109,8 @@ def _parse(path: Path) -> dict[Any, Any]:
             code="missing_extra",
             data=details,
         ) from None
+    except FileNotFoundError:
+        raise GessoError(f"{path}: no such file", code="missing", data=details) from None
     except OSError as error:
         raise GessoError(f"{path}: cannot be read ({error.strerror})", code="unreadable", data=details) from None
     except UnicodeDecodeError:

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from gesso.arguments import check_number, check_text, check_type
 from gesso.errors import GessoError, short
 from gesso.library.entry import LibraryEntry
 from gesso.library.library import MISSING, Library
 from gesso.library.resolving import find, find_by_hashes
 from gesso.request.checks import unknown_data
 from gesso.request.embedded import embedded_extras
-from gesso.request.finder import KIND_NAMES, Kind
+from gesso.request.finder import KIND_NAMES, Kind, check_files, check_kind
 from gesso.request.recipe import ExtraFile
 
 # A finder's kinds -> those of the library.
@@ -38,11 +39,16 @@ class LibraryFinder:
     def __init__(
         self, library: Library, files: Mapping[Kind, Mapping[str, Path]] | None = None, *, fresh: float = 5.0
     ) -> None:
-        self.library, self.files, self.fresh = library, files or {}, fresh
+        check_type("library", library, Library, "a Library, such as gesso.Library('folder')")
+        check_number("fresh", fresh, "seconds")
+        self.library, self.files, self.fresh = library, files if files is not None else {}, fresh
+        check_files("files", self.files)
         self._last_scan: tuple[float, tuple[LibraryEntry, ...]] | None = None  # when, and what was there
 
     def find(self, kind: Kind, name: str) -> Path:
         """The file of that name. Raises GessoError with close names where there is none, and where several are."""
+        check_kind(kind)
+        check_text("name", name, "the name of a file")
         if (path := _named(name, self.files.get(kind, {}))) is not None:
             return path
         if (builtin := _named(name, embedded_extras(kind))) is not None:
@@ -64,7 +70,7 @@ class LibraryFinder:
             raise GessoError(
                 f"no {KIND_NAMES[kind]} named {short(name)}. {hint}",
                 code="unknown_name",
-                data=unknown_data(name, known),
+                data={**unknown_data(name, known), "kind": kind},
             )
         if entry.problem == MISSING:
             raise GessoError(
@@ -74,6 +80,7 @@ class LibraryFinder:
 
     def names(self, kind: Kind) -> Collection[str]:
         """All names of a kind."""
+        check_kind(kind)
         entries = (entry.path.stem for entry in self._entries() if entry.kind in LIBRARY_KINDS[kind])
         return {*self.files.get(kind, {}), *embedded_extras(kind), *entries}
 

@@ -18,7 +18,8 @@ MODEL_INDEX = "model_index.json"
 EXTRA_PATHS = "extra_model_paths.yaml"
 MAX_DEPTH = 8
 _MADE_UP = ("/proc/", "/sys/", "/dev/")  # by the system: reading there may not end
-MAX_FILES = 100_000  # files and folders looked at in one place
+MAX_FILES = 500_000  # files and folders looked at in one place, which takes two seconds on a disk that is warm
+MANY_FILES = 50_000  # from which looking there is told to be slow
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,29 @@ def find_layout(folder: Path, layout: str = "auto") -> tuple[Path, str]:
             code="wrong_kind",
             data={"path": str(folder)},
         )
+    _refuse_everything(folder, layout)
     return folder, "plain"
+
+
+def _refuse_everything(folder: Path, layout: str) -> None:
+    """Raises GessoError for folders that hold far more than models; a home folder can be named as plain."""
+    whole = folder.resolve()
+    if whole == whole.parent or f"{whole}/".startswith(_MADE_UP):
+        what = "is the root of a file system" if whole == whole.parent else "is made up by the system"
+        raise GessoError(
+            f"{folder}: {what}. Register the folders of models in it, one by one",
+            code="too_large",
+            data={"path": str(folder)},
+        )
+    home = Path.home().resolve()
+    if layout == "auto" and whole in (home, home.parent):
+        what = "is your home folder" if whole == home else "holds the home folders"
+        raise GessoError(
+            f"{folder}: {what}, and every command would search it for models. Register the folders of models in it, "
+            "or search it all the same with `layout=plain`",
+            code="too_large",
+            data={"path": str(folder)},
+        )
 
 
 def places(base: Path, layout: str) -> list[Place]:
@@ -89,12 +112,17 @@ def own_places(root: Path) -> list[Place]:
     return [place for place in places if place.path.is_dir()]
 
 
-def candidates(place: Place, on_skip: Callable[[str], object] = lambda why: None) -> Iterator[Candidate]:
+def candidates(
+    place: Place,
+    on_skip: Callable[[str], object] = lambda why: None,
+    on_look: Callable[[int], object] = lambda count: None,
+) -> Iterator[Candidate]:
     """Weight files and diffusers folders below a place, sorted by name. Links are followed, circles are not.
 
     A folder of diffusers is one model. Hidden files are left out, and so is what cannot be a model: pipes and sockets,
-    links that lead nowhere or to what the system makes up, names that are not UTF-8; on_skip is told of those. Raises
-    GessoError for a place with more files than MAX_FILES.
+    links that lead nowhere or to what the system makes up, names that are not UTF-8; on_skip is told of those, and
+    on_look how many entries each folder has. Opens no file. Raises GessoError for a place with more files than
+    MAX_FILES.
     """
     visited: set[tuple[int, int]] = set()
     looked_at = 0
@@ -111,6 +139,7 @@ def candidates(place: Place, on_skip: Callable[[str], object] = lambda why: None
             return
         visited.add((status.st_dev, status.st_ino))
         looked_at += len(entries)
+        on_look(len(entries))
         if looked_at > MAX_FILES:
             raise GessoError(
                 f"{place.path}: more than {MAX_FILES:,} files; register the model folders inside it",
@@ -123,6 +152,8 @@ def candidates(place: Place, on_skip: Callable[[str], object] = lambda why: None
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            if entry.is_file(follow_symlinks=False) and not entry.name.lower().endswith(ENDINGS):
+                continue  # most of what a folder of everything holds; the listing itself says that it is a file
             is_folder, problem = _look(entry)
             if problem is not None:
                 if is_folder or entry.name.lower().endswith(ENDINGS):

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gesso.arguments import check_text, check_type
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import OnBytes, hash_file
 from gesso.errors import GessoError, as_path, shorten
 from gesso.library.builtin import builtin_entries
 from gesso.library.entry import BUILTIN, HUB, IN_FOLDER, IN_PLACE, LINKED, OWNED, LibraryEntry, ModelFile
 from gesso.library.examine import examine, files_of, is_unchanged
-from gesso.library.folders import Candidate, candidates, find_layout, own_places, places
+from gesso.library.folders import MANY_FILES, Candidate, candidates, find_layout, own_places, places
 from gesso.library.index import FILE_NAME, Folder, Index
 from gesso.notices import Notice
 
@@ -129,12 +130,16 @@ class Library:
 
         layout  "a1111" (Forge as well), "comfyui" (with its extra_model_paths.yaml), "plain": any folder, searched as
                 a whole; "auto" tells which
-        Raises GessoError for what is no such folder.
+        Opens no file. Raises GessoError for what is no such folder, for a whole disk or home folder, and for more files
+        than MAX_FILES.
         """
-        base, layout = find_layout(Path(path), layout)
+        check_text("layout", layout, "auto, a1111, comfyui or plain")
+        base, layout = find_layout(as_path(path, "path"), layout)
         if base == self.root or self.root in base.parents:
             raise GessoError(f"{base}: is already part of the library", code="name_taken", data={"path": str(base)})
-        places(base, layout)  # a list of paths that cannot be read is told now
+        for place in places(base, layout):  # a list of paths that cannot be read is told now, as are too many files
+            for _ in candidates(place):
+                pass
         folder = Folder(base, layout, now())
         self.index.put_folder(folder)
         log.info("registered the folder %r (%s)", str(base), layout)
@@ -142,13 +147,14 @@ class Library:
 
     def forget_folder(self, path: Path) -> int:
         """Unregister a folder; its files are kept. Returns how many models it had."""
-        return self.index.forget_folder(path)
+        return self.index.forget_folder(as_path(path, "path"))
 
     def hashed(self, entry: LibraryEntry, on_bytes: OnBytes = lambda count: None) -> LibraryEntry:
         """The entry with the hashes of all its files; reads files that are new or changed.
 
         Raises ModelFileError where one cannot be read.
         """
+        check_type("entry", entry, LibraryEntry, "a LibraryEntry, such as those of entries()")
         files: list[ModelFile] = []
         for file in entry.files:
             if file.sha256 is None or not is_unchanged((file,)):
@@ -191,12 +197,21 @@ class Library:
                 text = f"{folder.path}: not found; `gesso models remove {folder.path}` unregisters it"
                 notes.append(Notice(text, code="models_unseen", data={"path": str(folder.path)}))
                 continue
+            counts: list[int] = []
             try:
                 for place in places(folder.path, folder.layout):
-                    see(candidates(place, skipped.append), folder.path)
+                    see(candidates(place, skipped.append, counts.append), folder.path)
             except GessoError as error:
                 unseen.add(folder.path)
                 notes.append(Notice(error.one_line, code="models_unseen", data=error.data))
+            if (count := sum(counts)) > MANY_FILES:
+                found = sum(sighting.folder == folder.path for sighting in sightings.values())
+                text = (
+                    f"{folder.path}: {count:,} files, of which {found:,} are models; every look for models goes "
+                    "through all of them. Register the folders of models in it instead"
+                )
+                data = {"path": str(folder.path), "files": count, "models": found}
+                notes.append(Notice(text, code="models_slow", data=data))
         notes += [Notice(text, code="models_skipped") for text in skipped[:MAX_SKIPPED]]
         if len(skipped) > MAX_SKIPPED:
             more = len(skipped) - MAX_SKIPPED

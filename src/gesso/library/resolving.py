@@ -56,7 +56,10 @@ def resolve(
         return _openable(Path(text), library)
     entry = find(text, library.entries(), kinds) if library is not None else None
     if entry is None:
-        raise GessoError(_unknown(text, library, kinds), code="unknown_name")
+        data = {"path": text} if _is_like_path(text) else {"value": text}
+        raise GessoError(
+            _unknown(text, library, kinds), code="missing" if _is_like_path(text) else "unknown_name", data=data
+        )
     if entry.name in BUILTIN_MODELS:
         return entry.name
     if entry.problem == MISSING:
@@ -204,6 +207,10 @@ def _stem(name: str) -> str:
     return next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), name)
 
 
+def _is_like_path(text: str) -> bool:
+    return text.lower().endswith(ENDINGS) or "/" in text
+
+
 def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
     path = Path(text)
     if path.is_dir():
@@ -219,10 +226,6 @@ def _unknown(text: str, library: Library | None, kinds: Collection[str]) -> str:
     if len(text) >= 3:
         close += sorted(name for name in names - set(close) if text.casefold() in name.casefold())[:_SHOWN]
     meant = f" Did you mean {', '.join(repr(name) for name in close[:_SHOWN])}?" if close else ""
-    what = (
-        "no such file or folder"
-        if text.lower().endswith(ENDINGS) or "/" in text
-        else "not found: no model, file, folder or hash matches"
-    )
+    what = "no such file or folder" if _is_like_path(text) else "not found: no model, file, folder or hash matches"
     files = "a .safetensors file or a diffusers folder" if "checkpoint" in kinds else "a file"
     return f"{text[:200]}: {what}.{meant} `gesso models list` shows the known models; otherwise give {files}"

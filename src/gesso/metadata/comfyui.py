@@ -6,6 +6,7 @@ picture is named in a notice.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from gesso.metadata.comfyui_passes import (
 from gesso.metadata.comfyui_sampling import sampling
 from gesso.metadata.comfyui_texts import Parts, Texts, named, together, written
 from gesso.metadata.comfyui_unused import note_unused
-from gesso.metadata.comfyui_workflow import graph_of_workflow
+from gesso.metadata.comfyui_workflow import graph_of_workflow, texts_shown
 from gesso.metadata.picture_metadata import COMFYUI, Draft, PictureMetadata, real, whole
 from gesso.notices import Notice
 from gesso.request.hires import LATENT_UPSCALERS, upscaler_name
@@ -42,18 +43,27 @@ _FROM_WORKFLOW = Notice(
 )
 
 
-def from_graph(text: str, *, width: int | None = None, height: int | None = None, name: str = "") -> PictureMetadata:
+def from_graph(
+    text: str, *, width: int | None = None, height: int | None = None, name: str = "", workflow: str = ""
+) -> PictureMetadata:
     """The settings of a graph in the form of the API (the text chunk "prompt").
 
     width, height, name  of the picture's file: they tell which of several pictures of the graph it is
+    workflow             the text chunk of that name, from which texts come that the run itself made and showed
     Raises GessoError for what is no such graph, or one without a sampler.
     """
-    return _settings(Graph(_parsed(text)), width, height, name)
+    graph = _parsed(text)
+    shown: dict[str, str] = {}
+    if workflow:
+        with suppress(GessoError):  # the graph alone is enough
+            shown = texts_shown(_parsed(workflow))
+    return _settings(Graph(graph, shown), width, height, name)
 
 
 def from_workflow(text: str, *, width: int | None = None, height: int | None = None, name: str = "") -> PictureMetadata:
     """The same from a workflow (the text chunk "workflow"), as far as possible. Raises GessoError as `from_graph`."""
-    metadata = _settings(Graph(graph_of_workflow(_parsed(text))), width, height, name)
+    workflow = _parsed(text)
+    metadata = _settings(Graph(graph_of_workflow(workflow), texts_shown(workflow)), width, height, name)
     return replace(metadata, notices=(_FROM_WORKFLOW, *metadata.notices))
 
 

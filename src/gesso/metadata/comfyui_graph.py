@@ -8,10 +8,11 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gesso.errors import GessoError
-from gesso.metadata.comfyui_workflow import MAX_NODES
+from gesso.metadata.comfyui_workflow import MAX_NODES, SHOWING
 from gesso.metadata.picture_metadata import real, whole
 
 MAX_HOPS = 200  # links from one node to another that one question follows
@@ -27,6 +28,7 @@ Node = Mapping[str, Any]
 _PIPES = ("pipe", "basic_pipe", "base_ctx", "context", "ctx", "optional_pipe", "opt_pipe", "sdxl_tuple", "ctx_01")
 _SWITCHES = {"ComfySwitchNode": ("switch", "on_true", "on_false"), "easy ifElse": ("boolean", "on_true", "on_false")}
 _DOTS = ("Reroute", "Reroute (rgthree)", "easy showAnything", "PreviewAny", "ShowText|pysssss", "Display Any (rgthree)")
+_SHOWN = ("text2", "text_0", "text_1", "anything2")  # inputs in which a node that shows a text keeps the last one
 # Nodes that bring a picture to a width and a height, other nodes that change its size, and inputs along which it comes.
 _RESIZERS = ("ImageScale", "ResizeImageMaskNode", "EmptyImage", "ResizeAndPadImage")
 _RESIZES = re.compile(
@@ -39,10 +41,22 @@ _VALUES = (
 )
 
 
-class Graph:
-    """Nodes by their numbers."""
+@dataclass(frozen=True)
+class Displayed:
+    """A text that a node showed.  is_of_run: when the picture was drawn, or else at some time before"""
 
-    def __init__(self, nodes: Mapping[str, Any]) -> None:
+    text: str
+    node: Node
+    is_of_run: bool
+
+
+class Graph:
+    """Nodes by their numbers.
+
+    shown  number -> what a node showed when the picture was drawn, see `texts_shown`
+    """
+
+    def __init__(self, nodes: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> None:
         if len(nodes) > MAX_NODES:
             raise GessoError(f"the graph has {len(nodes)} nodes, expected at most {MAX_NODES}", code="too_large")
         self.nodes: dict[str, Node] = {str(key): node for key, node in nodes.items() if isinstance(node, dict)}
@@ -50,6 +64,7 @@ class Graph:
         self.used: set[str] = set()
         self.read: set[tuple[str, str]] = set()  # inputs whose values were asked for
         self.worked_out: set[str] = set()  # kinds of nodes whose values are worked out rather than stored
+        self.shown = shown or {}
         self._known: dict[tuple[str, int, str], Any] = {}
         self._passed: dict[str, Any] = {}
         self._origins: dict[str, tuple[Node, int] | None] = {}  # of nodes that only pass on
@@ -183,7 +198,27 @@ class Graph:
         if not is_link(value):
             return _content(value)
         found = self.origin(value)
+        text = self.displayed(value) if found is not None else None
+        if found is not None and text is not None and (text.is_of_run or makes_texts(found[0])):
+            self.use(text.node, found[0])
+            return text.text
         return self._output(*found, names) if found is not None else None
+
+    def displayed(self, link: Any) -> "Displayed | None":
+        """The text that a node on the way of a link showed, for texts that cannot be worked out; None for none."""
+        earlier: Displayed | None = None
+        for _ in range(MAX_HOPS):
+            node = self.nodes.get(str(link[0])) if is_link(link) else None
+            if node is None:
+                break
+            if kind_of(node) in SHOWING:
+                if (text := self.shown.get(self.number(node))) is not None:
+                    return Displayed(text, node, is_of_run=True)
+                kept = [inputs_of(node).get(name) for name in _SHOWN]
+                if (text := next((one for one in kept if isinstance(one, str) and one.strip()), None)) is not None:
+                    earlier = earlier or Displayed(text, node, is_of_run=False)
+            link = self._passed_on(node)
+        return earlier
 
     def _output(self, node: Node, slot: int, asked: tuple[str, ...]) -> Any:
         """What a node gives at one of its outputs, as far as it can be known without running it.

@@ -197,6 +197,14 @@ class Texts:
 
     def _rewritten(self, node: Node, name: str, text: str, side: str) -> None:
         """Says so where the text is made, or made anew, by a node when it runs."""
+        if (shown := self.graph.displayed(inputs_of(node).get(name))) is not None and shown.text == text:
+            if not shown.is_of_run:
+                self.draft.note(
+                    f"the {side} prompt is what {named(self.graph, shown.node)} showed before the picture was drawn, "
+                    "which may be of an earlier run",
+                    code="prompt_guessed",
+                )
+            return
         source = self.graph.linked(node, name)
         maker = source if not text.strip() and source is not None and not kind_of(source).startswith("Prim") else None
         for _ in range(8):

@@ -23,6 +23,9 @@ _AFTER_A_SEED = ("fixed", "increment", "decrement", "randomize")  # control afte
 _WIDGET_TYPES = ("STRING", "INT", "FLOAT", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 _DOTS = ("Reroute", "Reroute (rgthree)", "SetNode", "ReroutePrimitive|pysssss")
 
+# Nodes that show a text and write it into the workflow when they run. It goes through them to where it is used.
+SHOWING = ("ShowText|pysssss", "easy showAnything")
+
 Node = Mapping[str, Any]
 Link = tuple[str, int, str]  # the node that it comes from, which of its outputs, what goes along
 
@@ -69,6 +72,23 @@ def graph_of_workflow(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for number, node in place.plan.nodes.items()
         if node.get("mode") not in (_OFF, _BYPASSED) and node.get("type") not in plans
     }
+
+
+def texts_shown(workflow: Mapping[str, Any]) -> dict[str, str]:
+    """Number -> text of the nodes that show one: of the run that made the picture, since they write it when they run.
+
+    Nodes inside a subgraph are left out, and those that show several texts, one for each picture of a batch.
+    """
+    nodes = workflow.get("nodes")
+    shown: dict[str, str] = {}
+    for node in nodes if isinstance(nodes, list) else []:
+        if isinstance(node, dict) and node.get("type") in SHOWING:
+            texts = node.get("widgets_values")
+            for _ in range(2):  # a list of texts, or a list of such a list
+                texts = texts[0] if isinstance(texts, list) and len(texts) == 1 else texts
+            if isinstance(texts, str):
+                shown[str(node.get("id"))] = texts
+    return shown
 
 
 def _definitions(workflow: Mapping[str, Any]) -> dict[str, _Plan]:

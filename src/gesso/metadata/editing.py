@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from gesso.errors import GessoError
+from gesso.arguments import check_flag
+from gesso.errors import GessoError, as_path
 from gesso.metadata.carriers import FORMATS, PictureTexts, read_texts
 from gesso.metadata.stealth import without_stealth
 from gesso.pictures.exif import UPRIGHT, encode_exif, encode_orientation, orientation_of
@@ -38,8 +39,10 @@ def strip_metadata(source: str | Path, target: str | Path, *, overwrite: bool = 
     are to be turned stays too. The copy is there whole or not at all; target may be the
     source. Raises GessoError for formats that it cannot be cut out of (AVIF), FileExistsError unless `overwrite`.
     """
-    write_new(Path(target), without_metadata(Path(source)), overwrite=overwrite)
-    return Path(target)
+    source, target = as_path(source, "source"), as_path(target, "target")
+    check_flag("overwrite", overwrite)
+    write_new(target, without_metadata(source), overwrite=overwrite)
+    return target
 
 
 def copy_metadata(
@@ -52,13 +55,15 @@ def copy_metadata(
     target   None: the picture itself
     Raises GessoError where there are no settings or the format cannot hold them, FileExistsError unless `overwrite`.
     """
-    texts = read_texts(Path(source))
+    source, picture = as_path(source, "source"), as_path(picture, "picture")
+    target = picture if target is None else as_path(target, "target")
+    check_flag("overwrite", overwrite)
+    texts = read_texts(source)
     if not texts.texts:
         raise GessoError(
             f"{source}: has no settings or other texts to copy", code="no_settings", data={"path": str(source)}
         )
-    target = Path(picture if target is None else target)
-    write_new(target, with_metadata(Path(picture), texts), overwrite=overwrite)
+    write_new(target, with_metadata(picture, texts), overwrite=overwrite)
     return target
 
 

@@ -85,7 +85,13 @@ def _settings(picture: PictureTexts) -> PictureMetadata | None:
     if is_easy_diffusion(texts):
         return from_easy_diffusion(texts)
     if texts.get("prompt", "").lstrip().startswith("{"):  # else the words of some tool
-        return from_graph(texts["prompt"], width=picture.width, height=picture.height, name=picture.path.stem)
+        return from_graph(
+            texts["prompt"],
+            width=picture.width,
+            height=picture.height,
+            name=picture.path.stem,
+            workflow=texts.get("workflow", ""),
+        )
     if "workflow" in texts:
         return _from_workflow(texts["workflow"], picture)
     if is_draw_things(texts.get(XMP, "")):

@@ -1,7 +1,8 @@
 """Parses the infotext that AUTOMATIC1111's web UI and its relatives write into a picture: `read_infotext`.
 
 By that tool's rules, except where they lose something: a value may be a JSON object or list as plugins write them
-(Hashes, Civitai resources), and everything is linear in the length of the text.
+(Hashes, Civitai resources), "Negative Prompt:" in any case of letters is read where a line of settings follows, and
+everything is linear in the length of the text.
 """
 
 import itertools
@@ -35,15 +36,25 @@ def read_infotext(text: str) -> Infotext:
         pairs = {}
     else:
         lines.pop()
+    lines = [line.strip() for line in lines]
+    mark = NEGATIVE if not pairs or any(line.startswith(NEGATIVE) for line in lines) else _mark_in_other_case(lines)
     prompts: tuple[list[str], list[str]] = ([], [])
     negative = False
     for line in lines:
-        line = line.strip()
-        if line.startswith(NEGATIVE):
-            negative, line = True, line.removeprefix(NEGATIVE).strip()
+        if mark is not None and line.startswith(mark):
+            negative, line = True, line.removeprefix(mark).strip()
         prompts[negative].append(line)
     prompt = pairs.pop(EXACT_PROMPT, "\n".join(prompts[False]))
     return Infotext(prompt, pairs.pop(EXACT_NEGATIVE, "\n".join(prompts[True])), pairs | templates)
+
+
+def _mark_in_other_case(lines: list[str]) -> str | None:
+    """ "Negative Prompt:" as people and other tools write it, for a text that has its settings and no other mark.
+
+    One line alone may begin so; with more it cannot be told which one ends the prompt, and all stay in it.
+    """
+    found = [line[: len(NEGATIVE)] for line in lines if line[: len(NEGATIVE)].lower() == NEGATIVE.lower()]
+    return found[0] if len(found) == 1 else None
 
 
 def _without_templates(lines: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -104,8 +104,9 @@ def read_picture(path: str | Path) -> tuple[Image.Image, Recipe]:
     The file may come from anyone: sizes are checked before anything is decoded, and of a PNG only the chunks that hold
     pixels reach the decoder. Raises GessoError for any other file, and for a recipe that is not as it should be.
     """
-    recipe, kind, data = _examined(Path(path))
-    return _decode(Path(path), data, kind), recipe
+    path = as_path(path, "path")
+    recipe, kind, data = _examined(path)
+    return _decode(path, data, kind), recipe
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gesso.arguments import check_mapping, check_number, check_size, check_text
 from gesso.hints import registry
 from gesso.hints.registry import PREPROCESSORS, Settings, canonical
 from gesso.hints.sizing import Size
@@ -32,6 +33,11 @@ def preprocess(
     Raises GessoError for an unknown name or parameter, a value or a size out of range, a picture that the preprocessor
     does not take, a mask too many or missing, a package that is missing.
     """
+    check_text("name", name, "the name of a preprocessor, such as canny")
+    check_size("size", size, optional=True)
+    check_mapping("parameters", parameters, "names with numbers, such as {'low': 0.1}", optional=True)
+    for parameter, value in (parameters or {}).items():
+        check_number(f"parameters[{parameter!r}]", value)
     name = canonical(name)
     if isinstance(image, str | Path):
         picture = (read_map if PREPROCESSORS[name].takes_map else read_image)(image)

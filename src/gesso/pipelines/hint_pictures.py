@@ -27,7 +27,7 @@ def hint_digest(image: GivenPicture) -> str:
 
     image: or a path, an array, a tensor; see `gesso.pictures.given`
     """
-    image = as_hint(image, "hints")
+    image = as_hint(image, "image")
     if is_deep(image):
         levels = np.asarray(image)
         start = struct.pack(">II", *levels.shape) + str(levels.dtype).encode()

@@ -321,7 +321,10 @@ def _cut(encoded: PromptEmbeds, label: str) -> Iterator[Notice]:
     yield from report.notices[: -1 if report.cut else None]
     if report.cut:
         shown = report.cut if len(report.cut) <= MAX_CUT else f"{report.cut[: MAX_CUT - 3]}..."
-        text = f"{label} too long: the first {report.total_tokens} tokens are used; ignored from '{shown}' on"
+        why = f"{label} too long: the first {report.total_tokens} tokens are used"
+        if report.broken:
+            why = f"{label}: BREAK begins another chunk, but one chunk is all that is used here; leave BREAK out"
+        text = f"{why}; ignored from '{shown}' on"
         yield Notice(text, code="prompt_cut", data={"cut": report.cut, "num_tokens": report.total_tokens})
 
 

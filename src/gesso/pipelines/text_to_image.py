@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gesso.arguments import check_type, refused
 from gesso.diffusion.calls import CallGenerator
 from gesso.errors import GessoError, short
 from gesso.events import PictureDone, PlanChosen, RecomputedInFloat32, StepDone
@@ -93,7 +94,10 @@ class TextToImage:
         _check_loaded("model", model)
         _check_loaded("refiner", refiner)
         self.engine, self.model, self.refiner = engine, model, refiner
-        self.finder = finder or embedded_files()
+        check_type("engine", engine, Engine, "an Engine")
+        if finder is not None and not (hasattr(finder, "find") and hasattr(finder, "names")):
+            raise refused("finder", finder, "what finds files, such as gesso.NamedFiles or gesso.LibraryFinder")
+        self.finder = finder if finder is not None else embedded_files()
 
     def resolve(
         self,
@@ -347,7 +351,7 @@ class TextToImage:
                 f"Known: {shown}{', ...' if len(files) > MAX_SHOWN else ''}",
                 code="unknown_name",
                 field="hires.upscaler",
-                data=unknown_data(name, known),
+                data={**unknown_data(name, known), "kind": "upscaler"},
             ) from None
         return UpscalerFile(name, path, self.engine.load_upscaler(path))
 
@@ -658,6 +662,8 @@ def _check_loaded(argument: str, model: object) -> None:
     if isinstance(model, str | PurePath):
         name = short(str(model))
         raise RequestError(argument, f"`{argument}` is {name}, expected a loaded model, such as engine.load({name})")
+    if not isinstance(model, LoadedModel) and not (model is None and argument == "refiner"):
+        raise refused(argument, model, "a loaded model, such as engine.load('gesso-mini')")
 
 
 def _request(request: object) -> TextToImageRequest:

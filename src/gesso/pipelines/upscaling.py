@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gesso.arguments import check_number, check_size, check_type
 from gesso.errors import GessoError
 from gesso.hints.sizing import Size
 from gesso.pictures.given import GivenPicture, as_picture
@@ -97,6 +98,11 @@ def upscale(
     or scale.
     """
     image = as_picture(image, "image")
+    check_size("size", size, optional=True)
+    check_type("upscaler", upscaler, (str, Upscaler), "the name of an upscaler, or a network from load_upscaler")
+    check_type("tiles", tiles, UpscalerTiles, "UpscalerTiles")
+    if scale is not None:
+        check_number("scale", scale, "how many times larger, such as 2")
     if size is not None and scale is not None:
         raise ValueError(f"size {size} and scale {scale}: give one or the other")
     if isinstance(upscaler, str):

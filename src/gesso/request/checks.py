@@ -89,6 +89,8 @@ def as_json(value: object) -> Any:
 
 def parse_json_object(text: str, what: str) -> dict[str, Any]:
     """A JSON object, read strictly: no key twice, no NaN or infinity, bounded size. Raises RequestError."""
+    if not isinstance(text, str):
+        raise RequestError(what, f"{what}: {short(text)} is not JSON, expected a text")
     if len(text) > MAX_JSON_CHARS:
         raise RequestError(what, f"{what}: {len(text)} characters of JSON, expected at most {MAX_JSON_CHARS}")
     try:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from gesso.request.checks import brief
+from gesso.arguments import known_fields
+from gesso.request.checks import RequestError, brief
 from gesso.request.fields import by_preset, choice, flag, named, validate, whole
 
 InitialNoise = Literal["sigma", "variance", "comfyui"]
@@ -34,6 +35,7 @@ def _means(**means: str) -> Mapping[str, str]:
     return MappingProxyType(means)
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
     """The conventions that a request sets itself; None means that the preset decides. Raises RequestError."""

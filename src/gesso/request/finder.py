@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
+from gesso.arguments import check_flag, check_mapping, check_path, check_text, refused
 from gesso.errors import GessoError, short
 from gesso.request.checks import nearest, unknown_data
 from gesso.request.embedded import embedded_extras
@@ -21,6 +22,28 @@ KIND_NAMES: Mapping[Kind, str] = MappingProxyType(
         "image_encoder": "image encoder",
     }
 )
+
+
+def check_kind(kind: object, name: str = "kind") -> None:
+    """Raises ArgumentError for what is no kind of file."""
+    if kind not in KINDS:
+        raise refused(name, kind, f"one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+
+
+def check_files(name: str, files: object) -> None:
+    """Raises ArgumentError for anything but kind -> name -> path."""
+    expected = "kind -> name -> path, such as {'lora': {'ink': 'loras/ink.safetensors'}}"
+    check_mapping(name, files, expected)
+    assert isinstance(files, Mapping)
+    kinds: Mapping[str, object] = files
+    for kind, named in kinds.items():
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise refused(f"{name} has the kind", kind, f"one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+        check_mapping(f"{name}[{kind!r}]", named, expected)
+        assert isinstance(named, Mapping)
+        for file, path in named.items():
+            check_text(f"{name}[{kind!r}]", file, "names that are texts")
+            check_path(f"{name}[{kind!r}][{file!r}]", path)
 
 
 class Finder(Protocol):
@@ -52,20 +75,28 @@ class NamedFiles:
     files: Mapping[Kind, Mapping[str, Path]] = field(default_factory=dict)
     builtin: bool = True
 
+    def __post_init__(self) -> None:
+        """Raises ArgumentError, naming the nearest kind, for files that a request could not name."""
+        check_files("files", self.files)
+        check_flag("builtin", self.builtin)
+
     def find(self, kind: Kind, name: str) -> Path:
         """The file of that name. Raises GessoError where there is none."""
+        check_kind(kind)
+        check_text("name", name, "the name of a file")
         known = self._known(kind)
         if name not in known:
             available = f"Known: {', '.join(sorted(known))}" if known else "None is available"
             raise GessoError(
                 f"no {KIND_NAMES[kind]} named {short(name)}{nearest(name, known)}. {available}",
                 code="unknown_name",
-                data=unknown_data(name, known),
+                data={**unknown_data(name, known), "kind": kind},
             )
         return Path(known[name])
 
     def names(self, kind: Kind) -> Collection[str]:
         """All names of a kind."""
+        check_kind(kind)
         return self._known(kind).keys()
 
     def _known(self, kind: Kind) -> Mapping[str, Path]:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gesso.request.checks import MAX_GUIDANCE, MAX_NOISE_LEVEL, MAX_SEED, MAX_SIDE, brief
+from gesso.arguments import known_fields
+from gesso.request.checks import MAX_GUIDANCE, MAX_NOISE_LEVEL, MAX_SEED, MAX_SIDE, RequestError, brief
 from gesso.request.fields import WITH_PICTURE, Job, by_preset, choice, digest, plain, real, validate, whole
 
 MAX_MASK_BLUR = 256.0  # pixels
@@ -22,6 +23,7 @@ _Side = Annotated[int, Meta(ge=0, le=MAX_SIDE)]
 _MASKED: tuple[Job, ...] = ("inpaint", "outpaint")
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The picture to start from (image to image), and how to use it. Raises RequestError."""
@@ -129,6 +131,7 @@ class Source:
         validate(self, type(self), "source.")
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class Mask:
     """The inpainting mask and its settings. Raises RequestError."""
@@ -229,6 +232,7 @@ class ResolvedMask(Mask):
     blur: float
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class Variation:
     """Variations of the noise: a variation seed, and seed resize. Raises RequestError."""
@@ -300,6 +304,7 @@ class Variation:
         validate(self, type(self), "variation.")
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Tiled diffusion: a large picture is denoised in overlapping tiles. Raises RequestError."""

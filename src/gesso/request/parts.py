@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from gesso.arguments import known_fields
 from gesso.request.checks import MAX_GUIDANCE, MAX_NAME, MAX_SIDE, MAX_STEPS, RequestError, brief, range_data
 from gesso.request.fields import by_preset, choice, digest, file_name, listed, named, real, text, validate, whole
 from gesso.text.grammar import MAX_POINTS
@@ -29,6 +30,7 @@ _Parameter = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 _Number = Annotated[float, Meta(ge=-MAX_PARAMETER, le=MAX_PARAMETER)]
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class LoraUse:
     """A LoRA, LyCORIS or similar adapter on the model. Raises RequestError.
@@ -68,6 +70,7 @@ class LoraUse:
             )
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class ControlUse:
     """A ControlNet, T2I-Adapter or IP-Adapter and its control image. The file says which it is. Raises RequestError.
@@ -149,6 +152,7 @@ class ControlUse:
             )
 
 
+@known_fields(RequestError)
 @dataclass(frozen=True, kw_only=True)
 class HiresPass:
     """Hires fix, a second pass: the picture is upscaled and redrawn at a strength. Raises RequestError.

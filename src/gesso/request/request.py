@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import msgspec
 from msgspec import Meta
 
+from gesso.arguments import known_fields
 from gesso.errors import short
 from gesso.request.checks import (
     MAX_GUIDANCE,
@@ -70,6 +71,16 @@ def _falls(path: str, sigmas: tuple[float, ...]) -> None:
         raise RequestError(path, f"{path} must decrease from the noisiest level to the last, which is usually 0")
 
 
+def _as_called_here(name: str) -> str | None:
+    """The field that another tool calls so, as it is written here."""
+    row = NAMED.get(name)
+    if row is None:
+        return None
+    group, dot, key = row.path.partition(".")
+    return f"{group}={ROWS[group].part.__name__}({key}=...)" if dot else row.path  # type: ignore[union-attr]
+
+
+@known_fields(RequestError, _as_called_here)
 @dataclass(frozen=True, kw_only=True)
 class TextToImageRequest:
     """What to draw. None means the model's default, or a random seed.
@@ -442,7 +453,7 @@ class TextToImageRequest:
         part(label="Conventions", group="Settings of other tools", help="Conventions that override the preset."),
     ] = _CONVENTIONS
 
-    def __new__(cls, **values: Any) -> Self:
+    def __new__(cls, *args: Any, **values: Any) -> Self:
         """Raises RequestError for fields that were not in a group up to version 3, and names their new place."""
         if moved := [key for key in values if key in MOVED]:
             raise RequestError(moved[0], has_moved(moved[0]))
@@ -498,6 +509,8 @@ class TextToImageRequest:
 
         Raises RequestError.
         """
+        if not isinstance(values, Mapping):
+            raise RequestError("request", f"request: `values` is {short(values)}, expected a dict of fields")
         values = migrated(values, resolved=issubclass(cls, ResolvedRequest))
         if unknown := sorted(map(str, values.keys() - set(FIELDS))):
             name = unknown[0]

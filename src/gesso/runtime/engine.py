@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 
 import gesso
+from gesso.arguments import check_callable, check_path, check_text, check_type, check_whole
 from gesso.checkpoints.hashing import sha256_of
 from gesso.diffusion.denoiser import Prediction
-from gesso.errors import GessoError
+from gesso.errors import GessoError, as_path
 from gesso.events import Event, EventStream
 from gesso.families.control_network import load_control_network
 from gesso.families.ip_adapter import load_image_encoder, load_ip_adapter
@@ -72,19 +73,17 @@ class Engine:
         hash_file: Callable[[Path], str] = sha256_of,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
-        if rows_per_call < 1 or max_models < 1:
-            raise ValueError(f"rows_per_call {rows_per_call}, max_models {max_models}: expected 1 or more")
+        check_whole("rows_per_call", rows_per_call)
+        check_whole("max_models", max_models)
+        if not isinstance(memory, str):
+            check_whole("memory", memory, optional=True, also=" (bytes), or a size such as '6GiB'")
+        check_callable("hash_file", hash_file, "a function of a path")
+        check_callable("on_event", on_event, "a function of an Event", optional=True)
         self.device = choose_device(device)
         self.precision = choose_precision(dtype, self.device)
         self.rows_per_call = rows_per_call
         if isinstance(memory, str):
             memory = memory_free(self.device) if memory == "auto" else parse_size(memory)
-        elif memory is not None and memory <= 0:
-            raise GessoError(
-                f"`memory` {memory}: expected bytes above 0, or a size such as 6GiB",
-                code="invalid_value",
-                field="memory",
-            )
         self.memory = memory
         if memory is not None:
             return_memory_promptly()
@@ -122,6 +121,11 @@ class Engine:
         family, prediction, vae, unet: override what is detected from the file; see `load_parts`.
         Raises GessoError if there is none, or gesso cannot use the file.
         """
+        check_path("model", model, "the name or the path of a model")
+        check_text("family", family, "the name of a family, such as sd15, or None", optional=True)
+        check_text("prediction", prediction, "eps, v, x0 or None", optional=True)
+        for name, other in {"vae": vae, "unet": unet}.items():
+            check_path(name, other, "the path of a model, or None", optional=True)
         path = find_model(model)
         vae, unet = (None if other is None else find_model(other) for other in (vae, unet))
         others = tuple(other and (str(other.resolve()), *stamp(other)) for other in (vae, unet))
@@ -161,6 +165,8 @@ class Engine:
 
         Raises GessoError if it is neither, or made for models of another architecture.
         """
+        path = as_path(path, "path")
+        check_type("model", model, LoadedModel, "a loaded model")
 
         def load() -> tuple[ModelParts, LoadedControl]:  # the model's parts are held so that their id stays their own
             parts = load_control_network(path, model.family, model.parts.unet)
@@ -177,6 +183,8 @@ class Engine:
 
     def load_ip_adapter(self, path: Path, model: LoadedModel) -> LoadedIPAdapter:
         """An IP-Adapter for this model; from memory if it is loaded. Raises GessoError as `load_control`."""
+        path = as_path(path, "path")
+        check_type("model", model, LoadedModel, "a loaded model")
 
         def load() -> LoadedIPAdapter:
             network, file = load_ip_adapter(path, model.family)
@@ -186,6 +194,7 @@ class Engine:
 
     def load_image_encoder(self, path: Path) -> LoadedImageEncoder:
         """CLIP's image encoder, for IP-Adapters; from memory if it is loaded. Raises ModelFileError if it is none."""
+        path = as_path(path, "path")
 
         def load() -> LoadedImageEncoder:
             network, file = load_image_encoder(path)
@@ -195,6 +204,7 @@ class Engine:
 
     def load_upscaler(self, path: Path) -> OffloadedUpscaler:
         """An upscaler network for second passes; from memory if it is loaded. Raises ModelFileError."""
+        path = as_path(path, "path")
 
         def load() -> OffloadedUpscaler:
             upscaler = load_upscaler(path, dtype=None)

@@ -51,9 +51,13 @@ class LoadedWeightFile:
         return hash_file(self.path)
 
 
+_STAMPED = (".safetensors", ".bin", ".json", ".txt")  # scheduler_config.json, model_index.json, merges.txt, ...
+
+
 def stamp(path: Path) -> tuple[int, ...]:
-    """Size and time of change of a file, or of each safetensors file of a folder; they show whether a model changed."""
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    """Size and time of change of a file, or of each file of a folder that decides what the model is: its weights, its
+    settings and its vocabulary. They show whether a model changed."""
+    files = sorted(file for file in path.rglob("*") if file.suffix in _STAMPED) if path.is_dir() else [path]
     return tuple(number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, as_path
 from gesso.families.upscaler_network import load_upscaler_network
 from gesso.models.rrdb import RRDBNet
 from gesso.models.srvgg import SRVGG
@@ -114,4 +114,4 @@ def load_upscaler(
     dtype, converted  as for `load_upscaler_network`
     Raises ModelFileError.
     """
-    return Upscaler(*load_upscaler_network(path, device, dtype, converted=converted))
+    return Upscaler(*load_upscaler_network(as_path(path, "path"), device, dtype, converted=converted))

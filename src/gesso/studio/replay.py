@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from gesso.arguments import check_callable, check_flag, check_number, check_type
 from gesso.errors import as_path
 from gesso.pictures.picture_file import is_lossless, pixels_sha256, read_picture
 from gesso.pipelines.picture import OnProgress, Picture
@@ -89,7 +90,10 @@ def replay(
     Raises GessoError where the file is no picture that gesso wrote, and for what is not on this machine.
     """
     path = as_path(path, "path")
-    sources = sources or Sources()
+    sources, places = sources or Sources(), places or RecipePlaces()
+    check_type("sources", sources, Sources, "Sources")
+    _check_tolerance(tolerance)
+    check_callable("on_event", on_event, "a function of an event")
     original, recipe = read_picture(path)
     check_plugins(recipe, path)
     check_tensors(recipe, path)
@@ -129,6 +133,11 @@ def replay_recipe(
 
     image, mask, hints: those that the original was drawn from, where the recipe names any; others are refused.
     """
+    check_type("pipeline", pipeline, TextToImage, "a pipeline, such as Studio().open_recipe(recipe)")
+    check_type("original", original, Image.Image, "a PIL picture, the first that read_picture gives")
+    check_type("recipe", recipe, Recipe, "a Recipe, the second that read_picture gives")
+    check_flag("lossy", lossy)
+    _check_tolerance(tolerance)
     check_plugins(recipe)
     check_tensors(recipe)
     (picture,) = pipeline(recipe.request, on_progress, image=image, mask=mask, hints=hints, cancel=cancel)
@@ -154,3 +163,7 @@ def compare(
         "identical" if levels == 0 else "equal" if levels <= tolerance else "different"
     )
     return Verdict(kind=kind, levels=levels, share=share, changed=changed, edited=edited)
+
+
+def _check_tolerance(tolerance: object) -> None:
+    check_number("tolerance", tolerance, "a number of grey levels, such as 2")

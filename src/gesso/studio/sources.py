@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from gesso.arguments import check_type, known_fields, refused
 from gesso.errors import GessoError
 from gesso.request.parts import ControlUse
 from gesso.studio.files import Files
@@ -28,6 +29,7 @@ class SourceArguments(PictureArguments):
     hints: "Sequence[Image]"
 
 
+@known_fields()
 @dataclass(frozen=True, kw_only=True)
 class Sources:
     """The pictures of a request, in memory.
@@ -40,6 +42,18 @@ class Sources:
     image: "Image | None" = None
     mask: "Image | None" = None
     hints: "tuple[Image, ...]" = ()
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for anything but pictures: `read_sources` and `read_image` read files."""
+        from PIL.Image import Image
+
+        if not isinstance(self.hints, tuple | list):
+            raise refused("hints", self.hints, "a tuple of PIL pictures")
+        given = {"image": self.image, "mask": self.mask}
+        given |= {f"hints[{place}]": hint for place, hint in enumerate(self.hints)}
+        for name, picture in given.items():
+            if picture is not None or name.startswith("hints"):
+                check_type(name, picture, Image, "a PIL picture, such as read_image gives for a file")
 
     @property
     def pictures(self) -> PictureArguments:

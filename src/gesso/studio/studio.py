@@ -15,8 +15,19 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, cast, get_args
 
-from gesso.errors import GessoError
+from gesso.arguments import (
+    check_callable,
+    check_flag,
+    check_path,
+    check_text,
+    check_type,
+    check_whole,
+    known_fields,
+    refused,
+)
+from gesso.errors import GessoError, as_path
 from gesso.request.checks import check_known
+from gesso.request.finder import check_files
 from gesso.studio.events import Loading, OnEvent, ignore
 from gesso.studio.files import Files, recipe_files
 from gesso.studio.home import model_of_recipe, open_library, resolve_model
@@ -33,8 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "gesso-mini"
+_MODEL = "the name or the path of a model"
 
 
+@known_fields()
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Device, dtype and memory of the engine; see `gesso.runtime.engine.Engine`.
@@ -53,6 +66,16 @@ class EngineOptions:
     rows_per_call: int = 1
     max_models: int = 1
     memory: int | str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for a value of the wrong type; what this machine has, the engine finds out."""
+        check_type("device", self.device, (str,), "the name of a device, such as auto, cpu or cuda")
+        check_type("dtype", self.dtype, (str,), "auto, float32, bfloat16 or float16")
+        check_whole("threads", self.threads, optional=True, also=", or None")
+        check_whole("rows_per_call", self.rows_per_call)
+        check_whole("max_models", self.max_models)
+        if not isinstance(self.memory, str):
+            check_whole("memory", self.memory, optional=True, also=", a size such as '6GiB', or None")
 
     @classmethod
     def of_recipe(
@@ -73,6 +96,7 @@ class EngineOptions:
         return cls(device=device, dtype=dtype, threads=threads or min(recorded.threads, os.cpu_count() or 1))
 
 
+@known_fields()
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
     """A model and what goes with it: names, files, folders, parts of hashes or hub names, see `resolve_model`.
@@ -90,7 +114,16 @@ class ModelChoice:
     family: str | None = None
     prediction: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for a value of the wrong type."""
+        check_path("model", self.model, _MODEL)
+        for name in ("refiner", "vae", "unet"):
+            check_path(name, getattr(self, name), f"{_MODEL}, or None", optional=True)
+        check_text("family", self.family, "the name of a family, such as sd15, or None", optional=True)
+        check_text("prediction", self.prediction, "eps, v, x0 or None", optional=True)
 
+
+@known_fields()
 @dataclass(frozen=True, kw_only=True)
 class RecipePlaces:
     """Where the files of a recipe are, for those that are not found by name and hash. None: look for it.
@@ -105,6 +138,13 @@ class RecipePlaces:
     unet: str | Path | None = None
     files: Files | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for a value of the wrong type."""
+        for name in ("model", "refiner", "vae", "unet"):
+            check_path(name, getattr(self, name), f"{_MODEL}, or None", optional=True)
+        if self.files is not None:
+            check_files("files", self.files)
+
 
 class Studio:
     """A library and an engine. The engine, and torch with it, come with the first model that is opened.
@@ -117,7 +157,13 @@ class Studio:
     def __init__(
         self, options: EngineOptions | None = None, *, library: "Library | None" = None, offline: bool = False
     ) -> None:
-        self.options = options or EngineOptions()
+        from gesso.library import Library
+
+        self.options = options if options is not None else EngineOptions()
+        check_type("options", self.options, EngineOptions, "EngineOptions")
+        if library is not None:
+            check_type("library", library, Library, "a Library, such as gesso.Library('folder')")
+        check_flag("offline", offline)
         self.library = library or open_library()
         self.offline = offline
         self._engine: Engine | None = None
@@ -136,6 +182,9 @@ class Studio:
 
     def resolve(self, name: str | Path, *, kinds: Collection[str] = ("checkpoint",)) -> str:
         """The name of a built-in model or the path of a model of these kinds. Raises GessoError, naming close names."""
+        check_path("name", name, _MODEL)
+        if isinstance(kinds, str) or not isinstance(kinds, Collection):
+            raise refused("kinds", kinds, "a list of kinds, such as ('checkpoint',)")
         path = resolve_model(name, self.library, kinds=kinds, offline=self.offline)
         log.debug("%r is %r", str(name), path)
         return path
@@ -162,8 +211,10 @@ class Studio:
         from gesso.library.containers import useless_copies_removed
 
         if not isinstance(choice, ModelChoice):
+            check_path("choice", choice, f"a ModelChoice, or {_MODEL}", optional=True)
             choice = ModelChoice() if choice is None else ModelChoice(model=choice)
         named = [name for name in (choice.model, choice.refiner, choice.vae, choice.unet) if name is not None]
+        check_callable("on_event", on_event, "a function of an event")
         with useless_copies_removed(self.library.root, named):
             return self._open(choice, finder, on_event)
 
@@ -206,7 +257,11 @@ class Studio:
         where   what the recipe was read from, for errors
         Raises GessoError (code recipe_model_missing, recipe_file_missing) for what is not on this machine.
         """
-        places = places or RecipePlaces()
+        from gesso.request.recipe import Recipe
+
+        check_type("recipe", recipe, Recipe, "a Recipe, such as read_recipe gives")
+        places = places if places is not None else RecipePlaces()
+        check_type("places", places, RecipePlaces, "RecipePlaces")
         refiner = places.refiner
         if refiner is None and recipe.refiner:
             refiner = self._recorded("refiner", recipe.refiner, recipe.refiner_hash, near, where)
@@ -246,8 +301,11 @@ class Studio:
         taesd  name or file of a TAESD that decodes it; None: the model's own autoencoder, which is slower
         Raises GessoError where that is no TAESD, or the path is not that of a PNG.
         """
+        from gesso.pipelines.text_to_image import TextToImage
         from gesso.studio.preview import Preview
 
+        check_type("pipeline", pipeline, TextToImage, "a pipeline, such as studio.open() gives")
+        path = as_path(path, "path")
         if taesd is None:
             return Preview(path, pipeline.model.decode)
         from gesso.families.taesd import load_taesd
@@ -262,8 +320,7 @@ def use_threads(threads: int | None = None) -> None:
 
     from gesso.runtime.precision import usable_threads
 
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads {threads}: expected 1 or more")
+    check_whole("threads", threads, optional=True, also=", or None")
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_threads()))
 
 

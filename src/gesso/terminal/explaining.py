@@ -6,6 +6,8 @@ from contextlib import suppress
 
 from gesso.errors import GessoError, message_line, one_line, short, shorten
 from gesso.terminal.exit_codes import EXIT_FAILED, EXIT_WRONG_INPUT
+from gesso.terminal.missing_files import with_near_file
+from gesso.terminal.streams import STDOUT
 from gesso.terminal.words import line_of
 
 
@@ -20,7 +22,7 @@ def explain(error: Exception) -> int:
 def as_known(error: Exception) -> tuple[GessoError, int]:
     """Any error as one of gesso's, and the exit code."""
     if isinstance(error, GessoError):
-        return error, EXIT_WRONG_INPUT
+        return with_near_file(error), EXIT_WRONG_INPUT
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's error for a wrong option
         name = getattr(error, "option_name", None) or getattr(getattr(error, "param", None), "name", None)
         field = None if name is None else str(name).lstrip("-")
@@ -30,7 +32,8 @@ def as_known(error: Exception) -> tuple[GessoError, int]:
         return GessoError(advice, code="out_of_memory"), EXIT_FAILED
     if isinstance(error, OSError) and error.errno is not None:  # a disk, a permission, a name that is too long
         path = f"{shorten(_decoded(error.filename))}: " if error.filename else ""
-        return GessoError(f"{path}{error.strerror}", code="system"), EXIT_WRONG_INPUT
+        code = EXIT_FAILED if error.filename == STDOUT else EXIT_WRONG_INPUT
+        return GessoError(f"{path}{error.strerror}", code="system"), code
     if isinstance(error, UnicodeEncodeError):  # half of a surrogate pair, as Python reads bytes that are no UTF-8
         message = f"{short(str(error.object))}: is not UTF-8 text. Type it again"
         return GessoError(message, code="usage"), EXIT_WRONG_INPUT

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gesso.errors import GessoError
+from gesso.errors import GessoError, message_line
 
 VARIABLE = "GESSO_LOG"
 LEVELS = ("debug", "info", "warning", "error")
@@ -18,7 +18,7 @@ class _ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         verbose = logging.getLogger("gesso").level < logging.WARNING
         where = f"{record.name}: " if verbose else ""
-        print(GessoError(f"{record.levelname.lower()}: {where}{record.getMessage()}").one_line, file=sys.stderr)
+        print(message_line(f"{record.levelname.lower()}: {where}{record.getMessage()}"), file=sys.stderr)
         if verbose and record.exc_info:
             print(logging.Formatter().formatException(record.exc_info), file=sys.stderr)
 
@@ -28,7 +28,7 @@ def logged_to_stderr() -> Iterator[None]:
     """Within the block, what gesso logs appears on stderr. Raises GessoError for a GESSO_LOG that is no level."""
     level = os.environ.get(VARIABLE, "").lower() or "warning"
     if level not in LEVELS:
-        raise GessoError(f"{VARIABLE}={level[:24]}: expected {', '.join(LEVELS)}")
+        raise GessoError(f"{VARIABLE}={level[:24]}: expected {', '.join(LEVELS)}", code="invalid_value")
     logger, handler = logging.getLogger("gesso"), _ToStderr()
     before = logger.level
     logger.setLevel(level.upper())

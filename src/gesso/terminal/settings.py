@@ -262,7 +262,10 @@ def file_at(path: Path | None, level: Level, environ: Mapping[str, str] = os.env
         return read_file(path, level)
     if path is not None and level == "user" and environ.get(FILE_VARIABLE):
         raise GessoError(
-            f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it", code="missing", field=FILE_VARIABLE
+            f"{path}: no such file. Correct {FILE_VARIABLE}, or unset it",
+            code="missing",
+            field=FILE_VARIABLE,
+            data={"path": str(path)},
         )
     return None
 

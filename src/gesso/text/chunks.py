@@ -57,6 +57,7 @@ class ChunkReport:
 
     num_tokens  per chunk, the tokens of the prompt in it, without beginning, end and padding
     cut         the text from the first word that does not fit into `max_chunks`; "" if all fits
+    broken      whether what is cut begins behind a BREAK rather than where the last chunk is full
     unknown     words that the vocabulary does not know (`Tokenizer.unknown_words`) in the part that fits
     clamped     pieces whose weight was out of range: (text, requested weight, used weight)
     """
@@ -65,6 +66,7 @@ class ChunkReport:
     cut: str = ""
     unknown: tuple[str, ...] = ()
     clamped: tuple[tuple[str, float, float], ...] = ()
+    broken: bool = False
 
     @property
     def total_tokens(self) -> int:
@@ -84,7 +86,8 @@ class ChunkReport:
         room = f"{len(self.num_tokens)} chunk{'s' if len(self.num_tokens) > 1 else ''}"
         if not self.cut:
             return changed
-        cut = f"prompt too long for {room}: ignored from {short(self.cut)}"
+        why = f"BREAK begins a further chunk than {room}" if self.broken else f"prompt too long for {room}"
+        cut = f"{why}: ignored from {short(self.cut)}"
         return (*changed, Notice(cut, code="prompt_cut", data={"cut": self.cut}))
 
 
@@ -150,6 +153,7 @@ def chunk(
             cut=cut,
             unknown=tuple(dict.fromkeys(word for text in read for word in tokenizer.unknown_words(text))),
             clamped=clamped,
+            broken=bool(cut) and kept[-1].broken,
         ),
         placements=tuple(
             EmbeddingPlacement(word.name, index, position + 1, word.num_vectors)
@@ -200,10 +204,11 @@ class _Token(NamedTuple):
 
 @dataclass
 class _Row:
-    """A chunk being filled.  embeddings: embeddings with the position of their first token"""
+    """A chunk being filled.  embeddings: with the position of their first token; broken: whether BREAK ended it"""
 
     tokens: list[_Token] = field(default_factory=list)
     embeddings: list[tuple[int, EmbeddingToken]] = field(default_factory=list)
+    broken: bool = False
 
 
 class _Filler:
@@ -228,6 +233,7 @@ class _Filler:
         clamped = []
         for index, piece in enumerate(pieces):
             if isinstance(piece, Break):
+                self.row.broken = True
                 self.close()
                 continue
             # Written so that NaN, which no grammar gives, becomes a number as well.

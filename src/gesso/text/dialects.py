@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gesso.arguments import check_callable, check_flag, check_text
 from gesso.registry import Registry
 from gesso.text.comfyui import parse_comfyui
 from gesso.text.grammar import ParsedPrompt, SubPrompt, parse_prompt
@@ -99,6 +100,11 @@ def weighted_dialect(
     read  a prompt -> its pieces in their order, with the places where they stood; no piece: an empty prompt
     emphasis, whole_words  as in Dialect
     """
+
+    check_text("name", name, "the name of the syntax")
+    check_callable("read", read, "a function that gives the WeightedText of a prompt")
+    check_text("emphasis", emphasis, "the name of a way to apply weights, such as no_norm")
+    check_flag("whole_words", whole_words)
 
     def parse(text: str) -> ParsedPrompt:
         check_prompt(text)

@@ -10,6 +10,8 @@ from functools import cache
 from gesso.text.byte_pairs import WORD_END, clip_pairs
 
 SHORTEST, LONGEST = 4, 24  # letters of a word that is corrected
+# Letters that English words end with twice: "bell", "boss", "puff", "buzz", "mitt", "tree", "zoo".
+_DOUBLED = "lsfzteo"
 
 
 def meant_word(word: str, known: Sequence[str], first: Collection[str] = ()) -> str | None:
@@ -32,14 +34,20 @@ def meant_word(word: str, known: Sequence[str], first: Collection[str] = ()) -> 
             continue  # "snale" may be a snail or a snake
         if 0 < distance <= most:
             near.append((distance, set(word) != set(other), other not in first, place, other))
-    if not near or word in _common_words():
+    if not near:
         return None
-    return min(near)[-1]
+    meant = min(near)[-1]
+    return meant if word not in _common_words() or _is_stuttered(word, meant) else None
 
 
 @cache
 def _common_words() -> frozenset[str]:
     return frozenset(piece.removesuffix(WORD_END) for piece in clip_pairs().pieces if piece.endswith(WORD_END))
+
+
+def _is_stuttered(word: str, meant: str) -> bool:
+    """Whether a word is the other with its last letter twice, as only slips and surnames have it: "carr", "foxx"."""
+    return word == meant + meant[-1] and word[-1] not in _DOUBLED
 
 
 def _other_consonant(one: str, other: str) -> bool:

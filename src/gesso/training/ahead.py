@@ -1,6 +1,7 @@
 """Prefetching: numbered pieces of work that worker processes do ahead of their use."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -80,5 +81,7 @@ def _as_it_is(piece: T) -> T:
 
 
 def _start_worker(worker: int) -> None:
-    """The workers are the parallelism: none of them starts threads of its own."""
+    """The workers are the parallelism: none of them starts threads of its own. Ctrl-C, which a terminal sends to them
+    too, is for the process that trains: it needs their pieces to the end of its step, and ends them afterwards."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -50,6 +50,9 @@ class Group:
         return float(shared.item())
 
 
+INTERRUPTED_WAIT = 60.0  # seconds for a process to end its step
+
+
 def _member(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     _ctrl_c(held=False)  # now it is quiet; while Python imported, it would have been a traceback
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -73,8 +76,13 @@ def run_group(size: int, work: Callable[..., None], *arguments: Any, port: int =
     finally:
         _ctrl_c(held=False)
     assert members is not None
-    while not members.join():
-        pass
+    try:
+        while not members.join():
+            pass
+    except KeyboardInterrupt:  # a terminal sends it to them, too: they end their step and save
+        for process in members.processes:
+            process.join(INTERRUPTED_WAIT)
+        raise
 
 
 def _ctrl_c(*, held: bool) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gesso.errors import GessoError
 from gesso.files import atomic_file
 from gesso.training.group import Group
+from gesso.training.interrupting import interrupts_held
 from gesso.training.muon import MuonAndAdamW
 from gesso.training.precision import TrainingPrecision, context_of, faster_precision
 from gesso.training.task import Figures, Task
@@ -133,7 +134,7 @@ def fit(
     on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. what:
     is trained, if sizes do not show it. Times are in seconds. -> the moving average of the weights by module and name.
     Raises GessoError where the folder cannot be made, for a state of another training in it, and for a gradient that is
-    not finite.
+    not finite; KeyboardInterrupt for Ctrl-C, which waits for the end of the step and for the state to be saved.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,17 +151,20 @@ def fit(
     run.choose_precision(precision)
     saved = reported = time.monotonic()
     run.open_window()
-    while not run.finished and run.group.agree(run.running < stop_after):
-        run.take_step()
-        if run.step % log_every == 0:
-            run.log(measure_after)
-        if time.monotonic() - reported > report_every:
-            run.report()
-            reported = time.monotonic()
-        if time.monotonic() - saved > save_every:
-            run.save()
-            saved = time.monotonic()
-    run.save()
+    with interrupts_held() as interrupted:
+        while not run.finished and run.group.agree(run.running < stop_after and not interrupted()):
+            run.take_step()
+            if run.step % log_every == 0:
+                run.log(measure_after)
+            if time.monotonic() - reported > report_every and not interrupted():
+                run.report()
+                reported = time.monotonic()
+            if time.monotonic() - saved > save_every:
+                run.save()
+                saved = time.monotonic()
+        run.save()
+    if interrupted():
+        raise KeyboardInterrupt
     run.report()
     return run.average.weights
 
