@@ -26,6 +26,7 @@ MORE = {
     "terminal": {"typer", "click", "rich"},
     "hints": {"cv2"},
     "library": {"huggingface_hub"},
+    "serving": {"sqlalchemy", "alembic", "fastapi", "starlette", "pydantic", "uvicorn"},
     "strict_yaml.py": {"yaml"},
 }
 

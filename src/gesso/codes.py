@@ -60,6 +60,16 @@ ERRORS: Mapping[str, str] = {
     "newer_version": "The file was written by a newer gesso.",
     "other_run": "The folder holds the pictures of another run.",
     "other_training": "The folder holds the state of another training.",
+    # The server's queue.
+    "queue_full": "Too many jobs are waiting; try again after `retry_after` seconds.",
+    "idempotency_key_reuse": "The idempotency key came before, with other work.",
+    "job_missing": "There is no such job, or it belongs to somebody else.",
+    "job_not_final": "The job has not ended, so it cannot be deleted or repeated.",
+    "output_missing": "There is no such finished picture, or it belongs to somebody else.",
+    "asset_missing": "There is no such uploaded picture, or it belongs to somebody else.",
+    "asset_in_use": "A job draws from the uploaded picture, which therefore cannot be deleted.",
+    "worker_crashed": "Worker processes ended while they drew the job, so it was set aside.",
+    "database_unusable": "The database of the queue does not answer, is damaged or cannot be written.",
     # Pictures and recipes.
     "no_settings": "The picture has no recipe or settings that gesso can read.",
     "recipe_file_missing": "A file that the recipe names was not found.",
