@@ -38,6 +38,9 @@ class Work:
     request  the JSON of a `TextToImageRequest` (request.to_json()), as written: prompts with flags, wildcards, ...
     assets   role -> id of an uploaded picture: "image", "mask", "hint:0", "prompt:0", ...
     output   {"format": "png" | "jpeg" | "webp" | "avif", "quality": 1 to 100}
+    front    how the prompt is read: {"flags": true} for Midjourney's flags, {"styles": [names]}, {"dynamic": true} for
+             {a|b} and, where the worker has a folder of them, __wildcards__; {} for none of these
+    An open seed is drawn from the job's id: whoever draws the job again draws the same.
     """
 
     kind: str = "generate"
@@ -45,6 +48,7 @@ class Work:
     request: Mapping[str, Any] = field(default_factory=dict)
     assets: Mapping[str, str] = field(default_factory=dict)
     output: Mapping[str, Any] = field(default_factory=lambda: {"format": "png"})
+    front: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -583,9 +583,10 @@ class JobStore:
 
         return self._write(work)
 
-    def finish(self, lease: Lease) -> bool:
-        """The job is done. -> False where the lease was lost, and the job is another's"""
-        return self._final(lease, JobStatus.SUCCEEDED)
+    def finish(self, lease: Lease, progress: Mapping[str, Any] | None = None) -> bool:
+        """The job is done, with its last progress. -> False where the lease was lost, and the job is another's"""
+        values = None if progress is None else {"progress": dict(progress)}
+        return self._final(lease, JobStatus.SUCCEEDED, values=values)
 
     def fail(self, lease: Lease, error: Mapping[str, Any]) -> bool:
         """The job cannot be done.  error: code, message, field, data"""
@@ -599,9 +600,15 @@ class JobStore:
         """The worker has stopped a job whose deadline has passed."""
         return self._final(lease, JobStatus.EXPIRED)
 
-    def _final(self, lease: Lease, status: JobStatus, error: Mapping[str, Any] | None = None) -> bool:
+    def _final(
+        self,
+        lease: Lease,
+        status: JobStatus,
+        error: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> bool:
         def work(connection: Connection) -> bool:
-            if self._end(connection, _held(lease), status, error):
+            if self._end(connection, _held(lease), status, error, values):
                 return True
             # Perhaps it was committed before and the answer did not arrive.
             mine = (jobs.c.id == lease.job.id, jobs.c.fence == lease.fence, jobs.c.status == status)
@@ -832,6 +839,7 @@ def _plain(work: Work) -> dict[str, Any]:
         "request": dict(work.request),
         "assets": dict(work.assets),
         "output": dict(work.output),
+        "front": dict(work.front),
     }
 
 
