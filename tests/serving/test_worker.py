@@ -306,7 +306,7 @@ def test_a_job_that_cannot_be_drawn_fails_alone(place: Place) -> None:
         "flag",
         "invalid_value",
         "invalid_field",
-        "unknown_name",
+        "invalid_field",
     ]
     assert all(job.error and job.error["message"] and job.attempts == 1 for job in failed)
     assert failed[1].error is not None and failed[1].error["field"] == "width"

@@ -14,6 +14,7 @@ class WorkerOptions:
                       of its engine, see `gesso.studio.studio.EngineOptions`
     keep_alive        seconds without work after which the models are dropped from memory; below 0: never
     keep_seconds      final jobs are forgotten after so long; None: never
+    max_crashes       workers that may die with a job before it is set aside as failed
     jobs_at_once      jobs that are drawn side by side, a step of each in turn. With a memory limit it is one
     lease_seconds     a job is taken from a worker that has not said for so long that it lives
     stop_seconds      what is being drawn may still be finished when the worker is told to stop
@@ -34,6 +35,7 @@ class WorkerOptions:
     max_models: int = 1
     keep_alive: float = 300.0
     keep_seconds: float | None = None
+    max_crashes: int = 2
     jobs_at_once: int = 4
     lease_seconds: float = 30.0
     stop_seconds: float = 10.0

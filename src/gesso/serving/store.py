@@ -42,7 +42,7 @@ from gesso.serving.jobs import (
 from gesso.serving.rows import Ids, add_event, change, event_of, jobs_of, output_of, positions, upload_of
 from gesso.serving.tables import events, job_uploads, jobs, outputs, owners, to_json, uploads, workers
 
-MAX_CRASHES = 2  # workers that may die with a job
+MAX_CRASHES = 2
 MAX_KEY = 255  # characters of an idempotency key
 MAX_PAGE = 1000
 WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go first ...
@@ -62,6 +62,7 @@ class JobStore:
     max_queued            jobs that wait at once; more are refused
     max_queued_per_owner  of one owner; None: as many as wait at once
     keep_seconds          a final job and its pictures are forgotten after so long; None: never
+    max_crashes           workers that may die with a job before it is set aside as failed
     clock                 seconds since the epoch
     Raises GessoError where the database cannot be used.
     """
@@ -73,9 +74,11 @@ class JobStore:
         max_queued: int = 1000,
         max_queued_per_owner: int | None = None,
         keep_seconds: float | None = None,
+        max_crashes: int = MAX_CRASHES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.database = Database(url)
+        self.max_crashes = max_crashes
         self.max_queued, self.max_queued_per_owner = max_queued, max_queued_per_owner or max_queued
         self.keep_seconds = keep_seconds
         self._clock, self._ids = clock, Ids(clock)
@@ -665,9 +668,9 @@ class JobStore:
 
     def _count_crash(self, connection: Connection, row: Row[Any]) -> None:
         """The worker of a job is gone: back to the queue, or aside."""
-        if row.crashes + 1 >= MAX_CRASHES and row.status == JobStatus.RUNNING:
+        if row.crashes + 1 >= self.max_crashes and row.status == JobStatus.RUNNING:
             error = GessoError(
-                f"{MAX_CRASHES} worker processes ended while they drew this, so it is not tried again. "
+                f"{row.crashes + 1} worker processes ended while they drew this, so it is not tried again. "
                 "Ask for a smaller picture, or see the server's log",
                 code="worker_crashed",
                 data={"crashes": row.crashes + 1},

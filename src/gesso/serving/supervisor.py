@@ -7,16 +7,17 @@ Each worker holds the end of a pipe: when this process ends, however it does, th
 """
 
 import logging
-import os
+import platform
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from types import TracebackType
+from typing import Protocol
 
 from gesso.serving.options import WorkerOptions
 from gesso.serving.store import JobStore
@@ -30,12 +31,65 @@ _LOOK = 0.05
 log = logging.getLogger(__name__)
 
 
+class WorkerProcess(Protocol):
+    """A running worker."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """How it ended; None: it has not."""
+        ...
+
+    def close(self) -> None:
+        """Tell it to stop, by closing the pipe. May be called when it has ended, and more than once."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end. -> whether it has ended"""
+        ...
+
+    def kill(self) -> None: ...
+
+
+class _Process:
+    """A worker in a process of its own."""
+
+    def __init__(self, name: str, options: WorkerOptions) -> None:
+        command = [sys.executable, "-m", "gesso.serving.worker", name]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.pid = self._process.pid
+        assert self._process.stdin is not None
+        self._pipe = self._process.stdin
+        with suppress(OSError):  # it has ended already, which is seen next time
+            self._pipe.write(options.to_json().encode() + b"\n")
+            self._pipe.flush()
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._pipe.close()
+
+    def wait(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 @dataclass
 class _Place:
     """A worker, the one after it, and so on."""
 
     options: WorkerOptions
-    process: subprocess.Popen[bytes] | None = None
+    process: WorkerProcess | None = None
     name: str = ""
     started: float = 0.0
     pause: float = FIRST_PAUSE
@@ -46,13 +100,17 @@ class _Place:
 class Supervisor:
     """Keeps one worker process running for each of these options.
 
-    environment  of the workers; None: that of this process
+    launch  starts a worker of this name; another way than a process that Python starts anew, for tests
     """
 
     def __init__(
-        self, store: JobStore, workers: Sequence[WorkerOptions], *, environment: Mapping[str, str] | None = None
+        self,
+        store: JobStore,
+        workers: Sequence[WorkerOptions],
+        *,
+        launch: Callable[[str, WorkerOptions], WorkerProcess] = _Process,
     ) -> None:
-        self._store, self._environment = store, environment
+        self._store, self._launch = store, launch
         self._places = [_Place(options) for options in workers]
         self._stopping = Event()
         self._thread: Thread | None = None
@@ -115,40 +173,24 @@ class Supervisor:
         place.restarts += 1
 
     def _start(self, place: _Place) -> None:
-        place.name = f"{os.uname().nodename if hasattr(os, 'uname') else 'worker'}-{secrets.token_hex(6)}"
-        place.process = subprocess.Popen(
-            [sys.executable, "-m", "gesso.serving.worker", place.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=None if self._environment is None else dict(self._environment),
-        )
+        place.name = f"{platform.node()[:64] or 'worker'}-{secrets.token_hex(6)}"
+        place.process = self._launch(place.name, place.options)
         place.started = time.monotonic()
-        assert place.process.stdin is not None
-        try:
-            place.process.stdin.write(place.options.to_json().encode() + b"\n")
-            place.process.stdin.flush()
-        except OSError:  # it has ended already, which is seen next time
-            log.warning("worker %s ended while it started", place.name)
 
     def _ended(self, place: _Place) -> None:
         process, place.process = place.process, None
-        if process is not None and process.stdin is not None:
-            with suppress(OSError):
-                process.stdin.close()
+        if process is not None:
+            process.close()
         self._store.worker_died(place.name)
 
     def _stop_all(self) -> None:
         for place in self._places:
-            if place.process is not None and place.process.stdin is not None:
-                with suppress(OSError):
-                    place.process.stdin.close()
+            if place.process is not None:
+                place.process.close()
         for place in self._places:
             if place.process is None:
                 continue
-            try:
-                place.process.wait(place.options.stop_seconds + STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            if not place.process.wait(place.options.stop_seconds + STOP_SECONDS):
                 log.error("worker %s does not stop, so it is killed", place.name)
                 place.process.kill()
-                place.process.wait()
             self._ended(place)

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -41,6 +42,7 @@ IDLE_SECONDS = {True: 0.02, False: 0.1}  # between two looks at an empty queue; 
 LOOK_SECONDS = 1.0  # between two looks where nothing seems to have changed: leases lapse in silence
 PATIENCE = 5.0  # that a job for another model waits at most before jobs of this one are let in no more
 WAITING = 0.5  # a second of waiting counts as so many that a job needs less: it waits for twice its own time at most
+LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class WorkerLoop:
     def __init__(self, name: str, options: WorkerOptions, *, exit: Callable[[int], object] = os._exit) -> None:
         self.name, self.options, self.stopping = name, options, Event()
         self._exit = exit
-        self.store = JobStore(options.database, keep_seconds=options.keep_seconds)
+        self.store = JobStore(options.database, keep_seconds=options.keep_seconds, max_crashes=options.max_crashes)
         self.blobs = BlobStore(Path(options.blobs))
         self.studio = self._new_studio()
         self._pipelines: dict[str, TextToImage] = {}
@@ -311,24 +313,32 @@ def _smoothed(before: float | None, value: float) -> float:
     return value if before is None else 0.8 * before + 0.2 * value
 
 
-def _until_closed(loop: WorkerLoop) -> None:
-    """Stop the worker when the supervisor is gone, or says so by closing the pipe; at all costs after a while."""
-    while os.read(0, 4096):  # not through sys.stdin, whose lock would be held while Python ends
-        pass
-    loop.stopping.set()
-    time.sleep(loop.options.stop_seconds + 20)
-    os._exit(EXIT_BROKEN)
+def work(name: str, options: WorkerOptions, pipe: int) -> None:
+    """Run a worker in this process until it is told to stop.
+
+    pipe  a file descriptor that its supervisor holds the other end of: at its end, the worker stops
+    """
+    loop = WorkerLoop(name, options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stopping.set())
+
+    def until_closed() -> None:
+        with suppress(OSError):
+            while os.read(pipe, 4096):
+                pass
+        loop.stopping.set()
+        time.sleep(options.stop_seconds + LAST_SECONDS)
+        os._exit(EXIT_BROKEN)
+
+    Thread(target=until_closed, name="pipe", daemon=True).start()
+    loop.run()
 
 
 def main() -> None:
     """Run by `python -m gesso.serving.worker NAME`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = WorkerOptions.from_json(sys.stdin.buffer.readline().decode())
-    loop = WorkerLoop(sys.argv[1], options)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stopping.set())
-    Thread(target=_until_closed, args=(loop,), name="stdin", daemon=True).start()
-    loop.run()
+    work(sys.argv[1], options, sys.stdin.fileno())  # which nobody else reads: its lock would stay with the thread
 
 
 if __name__ == "__main__":
