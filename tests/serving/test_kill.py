@@ -1,8 +1,8 @@
 """The kill test: workers and servers die at random moments, and nothing that was accepted is lost, doubled or damaged.
 
 Client threads send jobs with idempotency keys to a server process, and send them again where no answer came. Meanwhile
-`kill -9` hits a worker or the server itself, or a worker is stopped until it has lost its leases and goes on then. In the end every job has succeeded once, with the pictures that its
-request and seed make, to the byte.
+`kill -9` hits a worker or the server itself, or a worker is stopped until it has lost its leases and goes on then. In
+the end every job has succeeded once, with the pictures that its request and seed make, to the byte.
 
     pytest tests/serving/test_kill.py -m slow                          50 kills
     GESSO_KILLS=1000 pytest tests/serving/test_kill.py -m slow         as many as you like
@@ -66,7 +66,7 @@ class Place:
         self.store = JobStore(self.database)
         self.server: subprocess.Popen[bytes] | None = None
         self.accepted: dict[str, str] = {}  # key -> id that a client was told
-        self.kills = Counter[str]()
+        self.strikes = Counter[str]()
         self.stop = threading.Event()
 
     def start(self) -> None:
@@ -126,36 +126,45 @@ class Place:
     # ---- killing -----------------------------------------------------------------------------------------------------
 
     def worker_pids(self) -> list[int]:
+        """Workers that live, as far as they have said so. A number that another program has by now is none of them."""
+        found = []
         with suppress(OSError, RuntimeError):
-            return [worker.pid for worker in self.store.workers(seen_within=20)]
-        return []
+            for worker in self.store.workers(seen_within=20):
+                with suppress(OSError):
+                    command = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
+                    if b"forkserver" in command or b"gesso.serving.worker" in command:
+                        found.append(worker.pid)
+        return found
 
-    def kill(self, *, server_share: float, pause_share: float) -> bool:
-        """Kill the server or a worker, or stop a worker until its leases have lapsed. -> whether anything was done"""
-        assert self.server is not None
+    def strike(self, *, server_share: float, pause_share: float) -> None:
+        """Kill the server or a worker, or stop a worker until its leases have lapsed."""
         draw = self.chance.random()
         if draw < server_share:
-            self.server.kill()
-            self.server.wait()
-            assert self.server.stdin is not None
-            with suppress(OSError):
-                self.server.stdin.close()
-            self.start()
-            self.kills["server"] += 1
-            return True
-        workers = self.worker_pids()
-        for worker in self.chance.sample(workers, len(workers)):
-            with suppress(ProcessLookupError):
-                if draw < server_share + pause_share:
-                    os.kill(worker, signal.SIGSTOP)
-                    time.sleep(LEASE_SECONDS * (0.5 + self.chance.random()))
-                    os.kill(worker, signal.SIGCONT)
-                    self.kills["pause"] += 1
-                else:
-                    os.kill(worker, signal.SIGKILL)
-                    self.kills["worker"] += 1
-                return True
-        return False
+            self.kill_server()
+            return
+        end = time.monotonic() + 10
+        while not (workers := self.worker_pids()) and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.1 * self.chance.random())
+        with suppress(ProcessLookupError, IndexError):
+            worker = self.chance.choice(workers)
+            if draw < server_share + pause_share:
+                os.kill(worker, signal.SIGSTOP)
+                time.sleep(LEASE_SECONDS * (0.5 + self.chance.random()))
+                os.kill(worker, signal.SIGCONT)
+                self.strikes["worker paused"] += 1
+            else:
+                os.kill(worker, signal.SIGKILL)
+                self.strikes["worker killed"] += 1
+
+    def kill_server(self) -> None:
+        assert self.server is not None and self.server.stdin is not None
+        self.server.kill()
+        self.server.wait()
+        with suppress(OSError):
+            self.server.stdin.close()
+        self.start()
+        self.strikes["server killed"] += 1
 
 
 def request_of(key: str) -> TextToImageRequest:
@@ -209,11 +218,11 @@ def run(
         thread.start()
     try:
         extra = jobs
-        while sum(place.kills.values()) < kills:
+        while sum(place.strikes.values()) < kills:
             time.sleep(chance.random() * 0.3)
             counts = place.store.counts()
             if counts.get(JobStatus.RUNNING) or chance.random() < 0.05:
-                place.kill(server_share=0.2, pause_share=pause_share)
+                place.strike(server_share=0.2, pause_share=pause_share)
             if not any(thread.is_alive() for thread in threads) and set(counts) <= {JobStatus.SUCCEEDED}:
                 more = [str(number) for number in range(extra, extra + 20)]  # all is drawn, and kills are left
                 keys, extra = keys + more, extra + 20
@@ -232,7 +241,7 @@ def run(
         check(place, keys)
     finally:
         place.finish()
-    print(json.dumps({"kills": place.kills, "jobs": len(keys)}))
+    print(json.dumps({"strikes": place.strikes, "jobs": len(keys)}))
 
 
 def check(place: Place, keys: list[str]) -> None:

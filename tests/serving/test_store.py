@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, text
 
 from gesso.errors import GessoError
 from gesso.serving.jobs import JobStatus, NewJob, Output, Work, Worker
+from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
 from serving.databases import postgres_server
 
@@ -250,6 +251,27 @@ def test_several_jobs_of_one_model_are_claimed_together(store: JobStore, clock: 
     clock.now += 11
     store.submit(new("late", model="x"))
     assert store.claim_many("w", 8, lease_seconds=30, model="x", patience=10) == []  # the other has waited enough
+
+
+def test_short_jobs_are_found_wherever_they_stand(store: JobStore) -> None:
+    for steps in (50, 50, None, 4, 8):
+        store.submit(NewJob(owner="ann", work=Work(request={"prompt": str(steps), "num_steps": steps})))
+    store.submit(NewJob(owner="bob", work=Work(request={"prompt": "large", "num_steps": 4, "width": 2048})))
+    found = store.claim_many("w", 9, lease_seconds=30, model="gesso-mini", max_cost=10, patience=60)
+    assert [lease.job.work.request["prompt"] for lease in found] == ["4", "8"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "cost"),
+    [
+        ({}, 20),
+        ({"num_steps": 10, "num_images": 3, "width": 1024, "height": 256}, 30),
+        ({"num_steps": "many", "num_images": -1, "width": True, "height": 1e300}, 20),
+        ({"num_steps": None}, 20),
+    ],
+)
+def test_what_a_job_costs(request_: dict[str, Any], cost: float) -> None:
+    assert cost_of(Work(request=request_)) == cost
 
 
 def test_a_deadline_passes_while_a_job_waits(store: JobStore, clock: Clock) -> None:

@@ -32,6 +32,7 @@ from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.serving.blobs import BlobStore
 from gesso.serving.jobs import Job, Lease, Output, error_value
 from gesso.serving.options import WorkerOptions
+from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
 from gesso.studio.drawing import Order, check_names
 from gesso.studio.front_ends import open_front_end
@@ -124,6 +125,11 @@ class Drawing:
         steps = sum(part.steps_left for part in self.active)
         steps += max(self._num_pictures - self._num_begun, 0) * self._num_steps
         return (steps + 1) * (self.step_seconds or 1.0)
+
+    @property
+    def cost_left(self) -> float:
+        """What is left of its cost, see `cost_of`."""
+        return cost_of(self.job.work) * (1.0 - float(self.state.get("value", 0.0)))
 
     def waited(self, now: float) -> float:
         """Seconds in which others were drawn, since the worker has the job."""

@@ -15,7 +15,7 @@ class WorkerOptions:
     keep_alive        seconds without work after which the models are dropped from memory; below 0: never
     keep_seconds      final jobs are forgotten after so long; None: never
     max_crashes       workers that may die with a job before it is set aside as failed
-    jobs_at_once      jobs that are drawn side by side, a step of each in turn. With a memory limit it is one
+    jobs_at_once      jobs that are drawn side by side, so that short ones pass long ones. With a memory limit it is one
     lease_seconds     a job is taken from a worker that has not said for so long that it lives
     stop_seconds      what is being drawn may still be finished when the worker is told to stop
     hang_seconds      a worker that finished no step for so long ends itself; None: never

@@ -78,6 +78,34 @@ def event_of(row: Row[Any]) -> JobEvent:
     return JobEvent(job=row.job, number=row.number, type=row.type, at=row.at, data=row.data)
 
 
+# ---- work ------------------------------------------------------------------------------------------------------------
+
+
+def plain(work: Work) -> dict[str, Any]:
+    """What `Work(**...)` makes again."""
+    return {
+        "kind": work.kind,
+        "model": work.model,
+        "request": dict(work.request),
+        "assets": dict(work.assets),
+        "output": dict(work.output),
+        "front": dict(work.front),
+    }
+
+
+def cost_of(work: Work) -> float:
+    """How much a job computes, beside others of its model: steps of pictures of 512 x 512, as far as it says."""
+    asked = work.request
+    steps, pictures = (_number(asked.get(name), usual) for name, usual in (("num_steps", 20), ("num_images", 1)))
+    width, height = (_number(asked.get(name), 512) for name in ("width", "height"))
+    return steps * pictures * width * height / 512**2
+
+
+def _number(value: Any, usual: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 10**6
+    return float(value) if is_number else float(usual)
+
+
 # ---- jobs ------------------------------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,18 @@ from gesso.serving.jobs import (
     Worker,
     error_value,
 )
-from gesso.serving.rows import Ids, add_event, change, event_of, jobs_of, output_of, positions, upload_of
+from gesso.serving.rows import (
+    Ids,
+    add_event,
+    change,
+    cost_of,
+    event_of,
+    jobs_of,
+    output_of,
+    plain,
+    positions,
+    upload_of,
+)
 from gesso.serving.tables import events, job_uploads, jobs, outputs, owners, to_json, uploads, workers
 
 MAX_CRASHES = 2
@@ -171,7 +182,8 @@ class JobStore:
                 status=JobStatus.QUEUED,
                 priority=new.priority,
                 model=new.work.model,
-                work=_plain(new.work),
+                cost=cost_of(new.work),
+                work=plain(new.work),
                 work_hash=digest,
                 idempotency_key=new.idempotency_key,
                 batch=new.batch,
@@ -427,12 +439,14 @@ class JobStore:
         lease_seconds: float,
         warm: Collection[str] = (),
         model: str | None = None,
+        max_cost: float | None = None,
         patience: float = 0.0,
     ) -> list[Lease]:
         """Up to so many jobs of one model, the next first, for a worker to draw together. See `claim`.
 
         model     only for this model, since the worker draws with it already. Where the job whose turn it is is for
                   another model and has waited for `patience` seconds, there are none
+        max_cost  only jobs that cost no more, see `cost_of`, wherever they stand: to be drawn in between
         A job with which a worker died is given out alone, and only where no model is asked for.
         """
 
@@ -444,7 +458,7 @@ class JobStore:
                 if head is not None and head.model != model and now - head.created_at >= patience:
                     return []
             while len(leases) < count:
-                row = self._next(connection, warm=warm, model=wanted)
+                row = self._next(connection, warm=warm, model=wanted, max_cost=max_cost)
                 if row is None or (row.crashes and (leases or model is not None)):
                     break
                 leases.append(self._lease(connection, row, worker, lease_seconds))
@@ -467,11 +481,20 @@ class JobStore:
 
         return self._read(work)
 
-    def _next(self, connection: Connection, *, warm: Collection[str], model: str | None = None) -> Row[Any] | None:
+    def _next(
+        self,
+        connection: Connection,
+        *,
+        warm: Collection[str],
+        model: str | None = None,
+        max_cost: float | None = None,
+    ) -> Row[Any] | None:
         """The job whose turn it is."""
         waits = [jobs.c.status == JobStatus.QUEUED]
         if model is not None:
             waits.append(jobs.c.model == model)
+        if max_cost is not None:
+            waits.append(jobs.c.cost <= max_cost)
         next_owner = (
             select(owners.c.owner)
             .where(exists().where(jobs.c.owner == owners.c.owner, *waits))
@@ -828,22 +851,11 @@ def _checked(new: NewJob) -> str:
     try:
         for value in (new.metadata, new.webhook or {}):
             to_json(dict(value))
-        return sha256(to_json(_plain(new.work)).encode()).hexdigest()
+        return sha256(to_json(plain(new.work)).encode()).hexdigest()
     except (TypeError, ValueError, RecursionError):
         raise GessoError(
             "`work`, `metadata` and `webhook` have to be JSON, without NaN", code="invalid_value", field="work"
         ) from None
-
-
-def _plain(work: Work) -> dict[str, Any]:
-    return {
-        "kind": work.kind,
-        "model": work.model,
-        "request": dict(work.request),
-        "assets": dict(work.assets),
-        "output": dict(work.output),
-        "front": dict(work.front),
-    }
 
 
 def _seconds_a_job(connection: Connection) -> int:

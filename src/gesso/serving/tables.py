@@ -59,6 +59,7 @@ jobs = Table(
     Column("status", String(16), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("model", Text, nullable=False),
+    Column("cost", Double, nullable=False),  # see `rows.cost_of`
     Column("work", Json, nullable=False),
     Column("work_hash", String(64), nullable=False),
     Column("idempotency_key", String(255)),

@@ -6,9 +6,9 @@ A supervisor starts it and writes `WorkerOptions` as the first line of its stand
 the supervisor lives: at its end the worker stops, as it does at SIGTERM and SIGINT. What is being drawn is finished if
 that takes but seconds, and goes back to the queue otherwise.
 
-One thread draws. Jobs of one model are drawn side by side: each step goes to the job that needs the least time until it
-is done, so that a short one passes a long one; what a job has waited counts in its favour, so that a long one is not
-passed for ever. Another thread says that the worker lives, and watches for jobs that are canceled, late or lost.
+One thread draws. Jobs of one model are drawn side by side where they share calls of the network, and where a short one
+can pass a long one: each step goes to the job that needs the least time until it is done, and what a job has waited
+counts in its favour. Another thread says that the worker lives, and watches for jobs that are canceled, late or lost.
 """
 
 import gc
@@ -42,6 +42,7 @@ IDLE_SECONDS = {True: 0.02, False: 0.1}  # between two looks at an empty queue; 
 LOOK_SECONDS = 1.0  # between two looks where nothing seems to have changed: leases lapse in silence
 PATIENCE = 5.0  # that a job for another model waits at most before jobs of this one are let in no more
 WAITING = 0.5  # a second of waiting counts as so many that a job needs less: it waits for twice its own time at most
+SHORT = 0.5  # a job is let in to pass others where it costs at most so much of what each of these still does
 LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
 
@@ -112,14 +113,14 @@ class WorkerLoop:
         now, mark = time.monotonic(), self.store.changes()
         if mark == self._seen_mark and now - self._last_look < LOOK_SECONDS:
             return
-        at_once = max(1, min(room, self.options.rows_per_call - len(self._drawings)))
-        model = self._drawings[0].job.work.model if self._drawings else None
+        free_rows = self.options.rows_per_call - len(self._drawings)
         leases = self.store.claim_many(
             self.name,
-            at_once,
+            max(1, min(room, free_rows)),
             lease_seconds=self.options.lease_seconds,
             warm=self._pipelines,
-            model=model,
+            model=self._drawings[0].job.work.model if self._drawings else None,
+            max_cost=None if free_rows > 0 else SHORT * min(drawing.cost_left for drawing in self._drawings),
             patience=PATIENCE,
         )
         if not leases:

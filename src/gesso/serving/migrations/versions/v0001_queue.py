@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
+        sa.Column("cost", sa.Double, nullable=False),
         sa.Column("work", sa.Text, nullable=False),
         sa.Column("work_hash", sa.String(64), nullable=False),
         sa.Column("idempotency_key", sa.String(255)),
