@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from gesso.errors import GessoError, short
 from gesso.request.checks import as_json as shown
+from gesso.serving.a1111 import routes as a1111
 from gesso.serving.http import assets, batches, events, images, jobs, models, plans
 from gesso.serving.http.context import Calling, Context, Rule
 from gesso.serving.http.guard import Guard
@@ -21,6 +22,7 @@ from gesso.serving.http.openapi import document
 from gesso.serving.http.operations import Media, Routes, operation
 from gesso.serving.http.problems import HttpError, JsonAnswer
 from gesso.serving.keys import Scope
+from gesso.serving.openai import routes as openai
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def bare_app(metrics_rule: Scope | None = "admin") -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
+    for surface in (openai, a1111):
+        surface.add_to(app)
     for part in (jobs, events, batches, assets, images, models, plans):
         part.router.add_to(app)
     health_router(metrics_rule).add_to(app)
