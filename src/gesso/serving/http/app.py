@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from gesso.errors import GessoError, short
 from gesso.request.checks import as_json as shown
 from gesso.serving.a1111 import routes as a1111
+from gesso.serving.comfy import routes as comfy
 from gesso.serving.http import assets, batches, events, images, jobs, models, plans
 from gesso.serving.http.context import Calling, Context, Rule
 from gesso.serving.http.guard import Guard
@@ -52,7 +53,7 @@ def bare_app(metrics_rule: Scope | None = "admin") -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    for surface in (openai, a1111):
+    for surface in (openai, a1111, comfy):
         surface.add_to(app)
     for part in (jobs, events, batches, assets, images, models, plans):
         part.router.add_to(app)
