@@ -379,7 +379,6 @@ class _Writer:
             written.append(
                 {
                     "model": self.files.controls[use.network.name],
-                    "image": "",  # known when it is uploaded
                     "weight": use.weight,
                     "start": use.start,
                     "end": use.end,
