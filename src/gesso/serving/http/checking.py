@@ -38,6 +38,7 @@ from gesso.serving.http.schemas import FrontBody
 from gesso.serving.settings import ServeSettings
 from gesso.studio.front_ends import MIDJOURNEY, open_front_end
 from gesso.text.dialects import find_dialect
+from gesso.text.prompt import PromptError
 
 FRESH = 5.0  # seconds for which a look at the library is good
 PICTURE_UPSCALERS = ("nearest", "bicubic", "lanczos")
@@ -176,7 +177,9 @@ class Checker:
             self._check_words(resolved)
             self._check_files(resolved)
         except GessoError as error:
-            raise HttpError.of(error) from None
+            refused = HttpError.of(error)
+            refused.field = "prompt" if isinstance(error, PromptError) and error.field is None else error.field
+            raise refused from None
         work = self._work(resolved)
         if resolved.variation.seed is not None and request.variation.seed is None:
             # The seed itself is drawn from the job's id; this one would be another each time that a job is drawn.

@@ -56,7 +56,7 @@ class Context:
         key = self.keys.find(text) if text is not None else None
         if key is not None:
             return key
-        if text is not None and (seconds := self.buckets.wait(f"failures {client}", FAILURES)):
+        if text is not None and (seconds := self.buckets.wait(f"failures {client}", FAILURES, FAILURES)):
             raise too_often(seconds, "too many keys that are none")
         detail = "a valid API key is needed: send it as Authorization: Bearer gesso_..."
         raise HttpError(401, "unauthorized", detail, headers=CHALLENGE)

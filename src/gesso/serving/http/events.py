@@ -152,6 +152,9 @@ class EventStream(Response):
         leaving = asyncio.ensure_future(_gone(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if "gesso.head" in scope:
+                await write("", more=False)
+                return
             await write("retry: 2000\n\n")
             await self._run(write, changed, leaving)
             await write("", more=False)

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("families.json")
 
 
-def table() -> dict[str, Any]:
-    """Families by name, and the samplers that have an eta. Imports torch."""
+def table(*, counted: bool = True) -> dict[str, Any]:
+    """Families by name, and the samplers that have an eta. Imports torch.
+
+    counted  with the activations, whose counting takes seconds
+    """
     from gesso.diffusion.samplers import SAMPLERS
     from gesso.families.registry import FAMILIES
     from gesso.pipelines.defaults import defaults_for
@@ -27,7 +30,7 @@ def table() -> dict[str, Any]:
 
     plain = TextToImageRequest(prompt="")
     own = [FAMILIES[name] for name in FAMILIES if FAMILIES.origin(name) is None]
-    families = {family.name: facts(family) for family in (*own, _builtin())}
+    families = {family.name: facts(family, counted=counted) for family in (*own, _builtin())}
     first = defaults_for(plain, next(iter(FAMILIES.values())))
     etas = {name: first.etas[name] for name in first.etas if SAMPLERS.origin(name) is None}
     return {"etas": etas, "families": families}
@@ -45,9 +48,9 @@ def _builtin() -> "Family":
     return family_from_config({key: value for key, value in config.items() if key not in ("format", "version")}, "")
 
 
-def facts(family: "Family") -> dict[str, Any]:
+def facts(family: "Family", *, counted: bool = True) -> dict[str, Any]:
     """One family as the table has it."""
-    return {
+    plain = {
         "size": family.output_size,
         "multiple": family.size_multiple,
         "scale": family.output_scale,
@@ -62,8 +65,8 @@ def facts(family: "Family") -> dict[str, Any]:
         "max_noise_level": family.max_level,
         "takes_guidance_scale": family.takes_guidance_scale,
         "is_refiner": family.is_refiner,
-        "activations": activations(family),
     }
+    return plain | ({"activations": activations(family)} if counted else {})
 
 
 def activations(family: "Family") -> dict[str, int]:

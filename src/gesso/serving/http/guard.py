@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import ClientDisconnect
+
 from gesso.errors import GessoError
 from gesso.serving.http.problems import HttpError
 from gesso.serving.settings import ServeSettings
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 METHODS = (*SAFE_METHODS, "POST", "DELETE")
 MULTIPART_SLACK = 16 * 1024  # of boundaries and headers around an upload
+# Where pictures come inside of JSON, in Base64, as other tools have it.
+PICTURES_IN_JSON = ("/sdapi/v1/", "/controlnet/", "/v1/images/")
 DRAINED = 256 * 1024  # bytes of a refused body that are read, so that the client sees the answer
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253})(?::([0-9]{1,5}))?")
@@ -78,7 +82,12 @@ class _Exchange:
     """One request and its answer."""
 
     def __init__(self, guard: Guard, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        self.guard, self.scope = guard, scope
+        self.method = scope["method"]
+        # A HEAD is answered as the GET that it asks about; who sends the answer leaves its body out.
+        self.guard, self.scope = (
+            guard,
+            {**scope, "method": "GET", "gesso.head": True} if self.method == "HEAD" else scope,
+        )
         self._receive, self._send = receive, send
         self.begin = time.monotonic()
         self.headers = _Headers(scope["headers"])
@@ -98,7 +107,10 @@ class _Exchange:
                 self.check()
                 await self.guard.app(self.scope, self.receive, self.send)
             except HttpError as error:
+                error.headers["Connection"] = "close"
                 await self.refuse(error)
+            except ClientDisconnect:  # in the middle of its body
+                self.status = self.status or 499
         except Exception:
             log.exception("request failed", extra=self.words())
             if self.status:
@@ -107,7 +119,7 @@ class _Exchange:
         finally:
             seconds = time.monotonic() - self.begin
             route = self.route()
-            self.guard.seen(self.scope["method"], route, self.status, seconds)
+            self.guard.seen(self.method, route, self.status, seconds)
             level = logging.WARNING if self.status >= 500 else logging.INFO
             words = self.words() | {"status": self.status, "ms": round(1000 * seconds, 1)}
             log.log(level, "request", extra=words)
@@ -115,10 +127,9 @@ class _Exchange:
     def words(self) -> dict[str, Any]:
         """What the log says of the request: no query, no body, nothing of a header."""
         identity = self.scope["state"].get("identity")
-        method = self.scope["method"]
         return {
             "request_id": self.id,
-            "method": method if method in METHODS else "other",
+            "method": self.method if self.method in METHODS else "other",
             "route": self.route(),
             "client": self.scope["state"]["client"],
             "key": identity.id if identity is not None else None,
@@ -132,7 +143,9 @@ class _Exchange:
 
     def check(self) -> None:
         """Raises HttpError."""
-        method = self.scope["method"]
+        method = self.method
+        if self.scope["http_version"] not in ("1.0", "1.1"):
+            raise HttpError(400, "invalid_request", "the request is not valid HTTP/1.1")
         if method not in METHODS:
             raise HttpError(
                 405, "method_not_allowed", "this method is not used here", headers={"Allow": ", ".join(METHODS)}
@@ -143,7 +156,8 @@ class _Exchange:
             raise HttpError(415, "unsupported_media_type", "the body is compressed; send it as it is")
         kind = self.headers.one("content-type", "").partition(";")[0].strip().lower()
         settings = self.guard.settings
-        self.limit = settings.max_upload + MULTIPART_SLACK if kind == "multipart/form-data" else settings.max_body
+        has_pictures = kind == "multipart/form-data" or self.scope["path"].startswith(PICTURES_IN_JSON)
+        self.limit = settings.max_upload + MULTIPART_SLACK if has_pictures else settings.max_body
         length = self.headers.one("content-length")
         if length is not None and (not length.isdecimal() or len(length) > 18):
             raise HttpError(400, "invalid_request", "Content-Length is not a number of bytes")
@@ -236,7 +250,7 @@ class _Exchange:
         response = error.response()
         headers = [*response.raw_headers]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-        body = b"" if self.scope["method"] == "HEAD" else response.body
+        body = b"" if self.method == "HEAD" else response.body
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         if not self.whole and error.status != 408:
             await self.drain()

@@ -29,9 +29,12 @@ class Buckets:
         self._clock, self._lock = clock, Lock()
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def wait(self, name: str, a_minute: int) -> float:
-        """Take a token. -> 0.0, or the seconds until there is one again. A bucket holds ten seconds' worth."""
-        most = max(1.0, a_minute / 6)
+    def wait(self, name: str, a_minute: int, most: float | None = None) -> float:
+        """Take a token. -> 0.0, or the seconds until there is one again.
+
+        most  that a bucket holds; None: ten seconds' worth
+        """
+        most = max(1.0, a_minute / 6) if most is None else most
         with self._lock:
             now = self._clock()
             bucket = self._buckets.pop(name, None) or _Bucket(most, now)

@@ -40,7 +40,7 @@ _REF = "#/components/schemas/{name}"
 
 
 def document(app: "FastAPI") -> dict[str, Any]:
-    """The whole document of an application."""
+    """The whole document of an application, without the surfaces of other tools, which have documents of their own."""
     from fastapi.openapi.utils import get_openapi
 
     made = get_openapi(
@@ -48,7 +48,7 @@ def document(app: "FastAPI") -> dict[str, Any]:
         version=__version__,
         openapi_version="3.1.0",
         description=ABOUT,
-        routes=app.routes,
+        routes=[route for route in app.routes if set(getattr(route, "tags", ())) & TAGS.keys()],
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )

@@ -15,6 +15,7 @@ import uvicorn
 from gesso.errors import GessoError
 from gesso.library import Library
 from gesso.serving.blobs import BlobStore
+from gesso.serving.comfy.sockets import MAX_MESSAGE, with_sockets
 from gesso.serving.http.app import create_app
 from gesso.serving.http.checking import Checker, family_facts
 from gesso.serving.http.context import Context
@@ -54,21 +55,28 @@ def serve(settings: ServeSettings, on_ready: Callable[[str], None]) -> None:
             ):
                 part.start()
                 stack.callback(part.stop)
-            family_facts()
-            config = uvicorn.Config(
-                create_app(context),
-                http=protocol(settings.header_timeout),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,  # the guard believes no proxy that it is not told to
-                limit_concurrency=settings.max_connections,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=GRACE,
-            )
-            _Server(config, context, lambda: on_ready(address_of(settings, listening))).run(sockets=[listening])
+            make_server(context, lambda: on_ready(address_of(settings, listening))).run(sockets=[listening])
+
+
+def make_server(context: Context, on_ready: Callable[[], None]) -> uvicorn.Server:
+    """The application of a server, and what runs it on sockets that listen.  on_ready: called when it answers"""
+    family_facts()  # read now, and not by the first request
+    config = uvicorn.Config(
+        with_sockets(create_app(context)),
+        http=protocol(context.settings.header_timeout),
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,  # nothing that is sent grows when it is unpacked
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # the guard believes no proxy that it is not told to
+        limit_concurrency=context.settings.max_connections,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return _Server(config, context, on_ready)
 
 
 @contextmanager
