@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload, Work
-from gesso.serving.tables import events, jobs, outputs, owners
+from gesso.serving.tables import QUEUED, events, jobs, outputs, owners
 
 NEWEST_ONLY = ("progress", "preview")  # events of which the newest says all
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -174,14 +174,10 @@ def positions(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, int
     """How many jobs are likely drawn before each of these queued ones, as owners take turns."""
     if not rows:
         return {}
-    waiting = connection.execute(
-        select(jobs.c.owner, func.count(), func.coalesce(owners.c.served, 0).label("served"))
-        .select_from(jobs.outerjoin(owners, owners.c.owner == jobs.c.owner))
-        .where(jobs.c.status == JobStatus.QUEUED)
-        .group_by(jobs.c.owner, owners.c.served)
-    ).all()
-    counts: dict[str, int] = {each.owner: each[1] for each in waiting}
-    turns = {each.owner: (each.served, each.owner) for each in waiting}
+    count = select(jobs.c.owner, func.count()).where(QUEUED).group_by(jobs.c.owner)
+    counts: dict[str, int] = {each.owner: each[1] for each in connection.execute(count)}
+    served = select(owners.c.owner, owners.c.served).where(owners.c.owner.in_(list(counts)))
+    turns = {each.owner: (each.served, each.owner) for each in connection.execute(served)}
     places = {}
     for owner in {row.owner for row in rows} & turns.keys():
         mine = [row for row in rows if row.owner == owner]
@@ -196,6 +192,7 @@ def positions(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, int
 def _ranks(connection: Connection, owner: str, rows: Sequence[Row[Any]]) -> Iterable[tuple[Row[Any], int]]:
     """Each row with the number of those of its owner before it."""
     for row in rows:
-        earlier = (jobs.c.priority > row.priority) | ((jobs.c.priority == row.priority) & (jobs.c.seq < row.seq))
-        queued = (jobs.c.owner == owner, jobs.c.status == JobStatus.QUEUED)
-        yield row, connection.execute(select(func.count()).select_from(jobs).where(*queued, earlier)).scalar_one()
+        own = select(func.count()).select_from(jobs).where(QUEUED, jobs.c.owner == owner)
+        higher = own.where(jobs.c.priority > row.priority).scalar_subquery()
+        earlier = own.where(jobs.c.priority == row.priority, jobs.c.seq < row.seq).scalar_subquery()
+        yield row, connection.execute(select(higher + earlier)).scalar_one()

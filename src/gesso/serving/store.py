@@ -51,7 +51,7 @@ from gesso.serving.rows import (
     positions,
     upload_of,
 )
-from gesso.serving.tables import events, job_uploads, jobs, outputs, owners, to_json, uploads, workers
+from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, to_json, uploads, workers
 
 MAX_CRASHES = 2
 MAX_KEY = 255  # characters of an idempotency key
@@ -60,7 +60,6 @@ WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go fi
 WARM_PATIENCE = 20.0  # ... unless the first has waited for so many seconds
 _SPEED_SAMPLE = 20  # jobs that say how long one takes
 _FIRST_GUESS = 5.0  # seconds, before any was drawn
-_HELD = (JobStatus.RUNNING, JobStatus.CANCELING)
 _FINAL = tuple(status for status in JobStatus if status.is_final)
 
 T = TypeVar("T")
@@ -208,7 +207,7 @@ class JobStore:
         return row
 
     def _check_room(self, connection: Connection, owner: str) -> None:
-        queued = select(func.count()).select_from(jobs).where(jobs.c.status == JobStatus.QUEUED)
+        queued = select(func.count()).select_from(jobs).where(QUEUED)
         for whose, limit, statement in (
             ("", self.max_queued, queued),
             (" of yours", self.max_queued_per_owner, queued.where(jobs.c.owner == owner)),
@@ -451,7 +450,7 @@ class JobStore:
         """
 
         def work(connection: Connection) -> list[Lease]:
-            self._recover(connection)
+            self._take_back(connection)
             now, wanted, leases = self._clock(), model, list[Lease]()
             if model is not None:
                 head = self._next(connection, warm=())
@@ -459,6 +458,9 @@ class JobStore:
                     return []
             while len(leases) < count:
                 row = self._next(connection, warm=warm, model=wanted, max_cost=max_cost)
+                if row is not None and row.deadline is not None and row.deadline <= now:
+                    self._end(connection, [jobs.c.id == row.id], JobStatus.EXPIRED)
+                    continue
                 if row is None or (row.crashes and (leases or model is not None)):
                     break
                 leases.append(self._lease(connection, row, worker, lease_seconds))
@@ -475,7 +477,7 @@ class JobStore:
         """Whether anything waits or has lapsed: an idle worker asks often, and should not write for it."""
 
         def work(connection: Connection) -> bool:
-            queued = exists().where(jobs.c.status == JobStatus.QUEUED)
+            queued = exists().where(QUEUED)
             lapsed = exists().where(self._lapsed(connection))
             return bool(connection.execute(select(or_(queued, lapsed))).scalar_one())
 
@@ -490,17 +492,15 @@ class JobStore:
         max_cost: float | None = None,
     ) -> Row[Any] | None:
         """The job whose turn it is."""
-        waits = [jobs.c.status == JobStatus.QUEUED]
+        waits: list[Any] = [QUEUED]
         if model is not None:
             waits.append(jobs.c.model == model)
         if max_cost is not None:
             waits.append(jobs.c.cost <= max_cost)
-        next_owner = (
-            select(owners.c.owner)
-            .where(exists().where(jobs.c.owner == owners.c.owner, *waits))
-            .order_by(owners.c.served, owners.c.owner)
-            .limit(1)
-        )
+        any_of_theirs: Any = exists().where(jobs.c.owner == owners.c.owner, *waits)
+        if max_cost is not None:  # few have such jobs
+            any_of_theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits))
+        next_owner = select(owners.c.owner).where(any_of_theirs).order_by(owners.c.served, owners.c.owner).limit(1)
         owner = connection.scalars(next_owner).first()
         if owner is None:
             return None
@@ -659,7 +659,7 @@ class JobStore:
         """Take back what a worker held when it died. -> how many jobs. Each counts one crash."""
 
         def work(connection: Connection) -> int:
-            held = connection.execute(select(jobs).where(jobs.c.worker == worker, jobs.c.status.in_(_HELD))).all()
+            held = connection.execute(select(jobs).where(jobs.c.worker == worker, HELD)).all()
             for row in held:
                 self._count_crash(connection, row)
             connection.execute(delete(workers).where(workers.c.id == worker))
@@ -670,24 +670,28 @@ class JobStore:
     def recover(self) -> int:
         """Take back jobs whose leases have lapsed, and expire those that waited too long. -> how many of both
 
-        `claim` does so by itself, where anything waits.
+        `claim` does so, too, for those that it comes upon.
         """
-        return self._write(self._recover)
 
-    def _recover(self, connection: Connection) -> int:
+        def work(connection: Connection) -> int:
+            late = (QUEUED, jobs.c.deadline <= self._clock())
+            ids = list(connection.scalars(select(jobs.c.id).where(*late)))
+            for id in ids:
+                self._end(connection, [jobs.c.id == id], JobStatus.EXPIRED)
+            return len(ids) + self._take_back(connection)
+
+        return self._write(work)
+
+    def _take_back(self, connection: Connection) -> int:
         lapsed = connection.execute(select(jobs).where(self._lapsed(connection))).all()
         for row in lapsed:
             self._count_crash(connection, row)
-        late = (jobs.c.status == JobStatus.QUEUED, jobs.c.deadline <= self._clock())
-        ids = list(connection.scalars(select(jobs.c.id).where(*late)))
-        for id in ids:
-            self._end(connection, [jobs.c.id == id], JobStatus.EXPIRED)
-        return len(lapsed) + len(ids)
+        return len(lapsed)
 
     def _lapsed(self, connection: Connection) -> Any:
         other_clock = jobs.c.lease_clock != self.database.lease_clock
         is_late = jobs.c.lease_until <= self.database.lease_time(connection)
-        return and_(jobs.c.status.in_(_HELD), or_(other_clock, is_late))
+        return and_(HELD, or_(other_clock, is_late))
 
     def _count_crash(self, connection: Connection, row: Row[Any]) -> None:
         """The worker of a job is gone: back to the queue, or aside."""
@@ -814,7 +818,7 @@ def _of(owner: str | None) -> Any:
 
 
 def _held(lease: Lease) -> tuple[Any, ...]:
-    return jobs.c.id == lease.job.id, jobs.c.fence == lease.fence, jobs.c.status.in_(_HELD)
+    return jobs.c.id == lease.job.id, jobs.c.fence == lease.fence, HELD
 
 
 def _job_row(connection: Connection, id: str, owner: str | None) -> Row[Any]:
@@ -868,7 +872,7 @@ def _seconds_a_job(connection: Connection) -> int:
         .subquery()
     )
     mean = connection.execute(select(func.avg(drawn.c.seconds))).scalar_one()
-    held = select(func.count(jobs.c.worker.distinct())).where(jobs.c.status.in_(_HELD))
+    held = select(func.count(jobs.c.worker.distinct())).where(HELD)
     busy = connection.execute(held).scalar_one()
     return max(1, math.ceil((_FIRST_GUESS if mean is None else float(mean)) / max(busy, 1)))
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -86,12 +87,14 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key", name="jobs_idempotency"),
     sqlite_autoincrement=True,
 )
-_QUEUED = text("status = 'queued'")
-_HELD = text("status IN ('running', 'canceling')")
-Index("jobs_queue", jobs.c.owner, jobs.c.priority.desc(), jobs.c.seq, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+# Written out, not as parameters: only then do the databases see that the indexes with a condition serve.
+QUEUED = jobs.c.status == literal_column("'queued'")
+HELD = jobs.c.status.in_([literal_column("'running'"), literal_column("'canceling'")])
+_QUEUED, _HELD = text("status = 'queued'"), text("status IN ('running', 'canceling')")
+Index("jobs_queue", jobs.c.status, jobs.c.owner, jobs.c.priority.desc(), jobs.c.seq)
+Index("jobs_costs", jobs.c.model, jobs.c.cost, jobs.c.owner, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 Index("jobs_leases", jobs.c.lease_until, sqlite_where=_HELD, postgresql_where=_HELD)
 Index("jobs_owner", jobs.c.owner, jobs.c.seq)
-Index("jobs_status", jobs.c.status, jobs.c.seq)
 Index("jobs_completed", jobs.c.completed_at)
 Index("jobs_expiry", jobs.c.expires_at)
 Index("jobs_webhooks", jobs.c.webhook_at)

@@ -47,11 +47,10 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner", "idempotency_key", name="jobs_idempotency"),
         sqlite_autoincrement=True,
     )
-    in_order: list[str | sa.TextClause] = ["owner", sa.text("priority DESC"), "seq"]
-    op.create_index("jobs_queue", "jobs", in_order, sqlite_where=queued, postgresql_where=queued)
+    op.create_index("jobs_queue", "jobs", ["status", "owner", sa.text("priority DESC"), "seq"])
+    op.create_index("jobs_costs", "jobs", ["model", "cost", "owner"], sqlite_where=queued, postgresql_where=queued)
     op.create_index("jobs_leases", "jobs", ["lease_until"], sqlite_where=held, postgresql_where=held)
     op.create_index("jobs_owner", "jobs", ["owner", "seq"])
-    op.create_index("jobs_status", "jobs", ["status", "seq"])
     op.create_index("jobs_completed", "jobs", ["completed_at"])
     op.create_index("jobs_expiry", "jobs", ["expires_at"])
     op.create_index("jobs_webhooks", "jobs", ["webhook_at"])
