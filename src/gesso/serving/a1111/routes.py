@@ -424,7 +424,7 @@ def control_settings(call: Calling) -> Response:
 async def control_detect(call: Calling, request: Request) -> Response:
     """Run a preprocessor alone."""
     given = await json_object(request)
-    texts = given.get("controlnet_input_images")
+    texts = given.get("controlnet_input_images") or given.get("controlnet_images")  # as older clients call them
     if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_DETECTED:
         detail = f"controlnet_input_images: expected 1 to {MAX_DETECTED} pictures"
         raise refusal(detail, "controlnet_input_images", code="invalid_value")

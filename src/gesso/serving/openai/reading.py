@@ -16,7 +16,7 @@ from PIL import Image
 from gesso.errors import GessoError, short
 from gesso.request.checks import MAX_SIDE, nearest, unknown_data
 from gesso.request.fields import Row
-from gesso.request.request import MAX_PIXELS, MAX_STEPS, NAMED, called_by, nested
+from gesso.request.request import MAX_PIXELS, MAX_STEPS, NAMED, ROWS, called_by, nested
 from gesso.serving.http.checking import Facts
 from gesso.serving.http.problems import HttpError
 
@@ -44,6 +44,8 @@ QUALITIES = {
 MIN_STEPS = 4
 FIDELITY = {"low": 0.75, "high": 0.5}  # how much of the picture is drawn again
 VARIED = 0.7  # of a variation
+MASK_BLUR = 4.0  # pixels over which what is drawn passes into what stays
+MIN_SIDE = 16
 _ALL: tuple[Route, ...] = ("generations", "edits", "variations")
 _DRAWN: tuple[Route, ...] = ("generations", "edits")
 # Parameters of the client -> the routes that take them.
@@ -82,9 +84,13 @@ _TAKEN = {
 }
 
 
+_GROUPS = ("variation", "tiles", "conventions")  # groups of fields that may be given whole
+
+
 def _extras() -> Mapping[str, Row]:
     """gesso's own fields by their names here: those that people type, diffusers' names, and whole groups."""
     found = {name: row for name, row in NAMED.items() if row.path not in _TAKEN}
+    found |= {name: ROWS[name] for name in _GROUPS}
     for name, row in called_by("diffusers"):
         if row.path not in _TAKEN and name not in ("scheduler", "generator", "image", "mask_image"):
             found.setdefault(name, row)
@@ -161,7 +167,7 @@ def read_parameters(route: Route, given: Mapping[str, Any]) -> Asked:
             known = [key for key, routes in PARAMETERS.items() if route in routes] + list(EXTRAS)
             raise HttpError(
                 400,
-                "unknown_parameter",
+                "unknown_name",
                 f"Unknown parameter: {short(name)}{nearest(name, known)}",
                 field=name[:64],
                 data=unknown_data(name, known),
@@ -230,8 +236,8 @@ def read_size(text: str) -> tuple[int, int] | None:
     if match is None:
         raise _bad("size", f"size is {short(text)}, expected auto or WIDTHxHEIGHT, such as 1024x1024")
     width, height = int(match[1]), int(match[2])
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise _bad("size", f"size {text}: expected at most {MAX_SIDE} pixels a side and {MAX_PIXELS} in all")
+    if not MIN_SIDE <= min(width, height) <= max(width, height) <= MAX_SIDE or width * height > MAX_PIXELS:
+        raise _bad("size", f"size {text}: expected {MIN_SIDE} to {MAX_SIDE} pixels a side and {MAX_PIXELS} in all")
     return width, height
 
 
@@ -322,6 +328,7 @@ def to_request(route: Route, asked: Asked, facts: Facts, inputs: Inputs) -> Draw
         values.setdefault("source.resize", "crop")
         if "mask" in pictures:
             values.setdefault("mask.content", "fill")
+            values.setdefault("mask.blur", MASK_BLUR)
     values |= {"num_images": asked.count}
     if facts.kind != "upscale":
         values |= {"width": size[0], "height": size[1]}
@@ -332,7 +339,7 @@ def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of groups that were given whole, one by one."""
     flat: dict[str, Any] = {}
     for path, value in values.items():
-        if path in ("variation", "tiles", "conventions") and isinstance(value, dict):
+        if path in _GROUPS and isinstance(value, dict):
             flat |= {f"{path}.{key}": one for key, one in value.items()}
         else:
             flat[path] = value
