@@ -4,8 +4,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,17 @@ def postgres_programs() -> Path | None:
     return places[-1].parent if places else None
 
 
+@dataclass(frozen=True)
+class PostgresServer:
+    """A server that runs.  restart: ends it at once, as a crash would, and starts it again"""
+
+    url: str
+    restart: Callable[[], None]
+
+
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """An URL of an empty server that ends with the block. Skips where there is none."""
+def postgres_server() -> Iterator[PostgresServer]:
+    """An empty server that ends with the block. Skips where there is none."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     programs = postgres_programs()
     if programs is None:
@@ -44,8 +53,16 @@ def postgres_server() -> Iterator[str]:
 
         run("initdb", "-D", str(data), "-A", "trust", "-U", "gesso", "-E", "UTF8", "--no-locale", "-N")
         options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=200"
-        run("pg_ctl", "-D", str(data), "-w", "-l", f"{folder}/log", "-o", options, "start")
+
+        def start() -> None:
+            run("pg_ctl", "-D", str(data), "-w", "-l", f"{folder}/log", "-o", options, "start")
+
+        def restart() -> None:
+            run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+            start()
+
+        start()
         try:
-            yield f"postgresql://gesso@/postgres?host={folder}"
+            yield PostgresServer(f"postgresql://gesso@/postgres?host={folder}", restart)
         finally:
             run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")

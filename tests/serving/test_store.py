@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from gesso.errors import GessoError
 from gesso.serving.jobs import JobStatus, NewJob, Output, Work, Worker
 from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
 from gesso.serving.tables import REVISION, metadata
-from serving.databases import postgres_server
+from serving.databases import PostgresServer, postgres_server
 
 NOW = 1_800_000_000.0
 
@@ -38,10 +39,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as url:
-        JobStore(url).close()  # makes the tables
-        yield url
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        JobStore(server.url).close()  # makes the tables
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite"), tmp_path / "queue.db")
         return f"sqlite:///{tmp_path / 'queue.db'}"
-    url: str = request.getfixturevalue("postgres")
+    url: str = request.getfixturevalue("postgres").url
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         names = ", ".join(table.name for table in metadata.sorted_tables)
@@ -657,3 +658,84 @@ def test_what_is_no_database_is_said(url: str, code: str) -> None:
 def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
     (tmp_path / "queue.db").write_bytes(b"no database" * 1000)
     assert refused(JobStore, tmp_path / "queue.db").code == "database_unusable"
+
+
+# ---- a database that goes away ---------------------------------------------------------------------------------------
+
+
+def work_through_restarts(url: str, restart: Callable[[], None], restarts: int) -> None:
+    """Jobs come and are done while the database crashes; each is there once, and was finished once."""
+    stores = [JobStore(url, max_queued=10**6) for _ in range(3)]
+    stop, told, finished = threading.Event(), dict[str, str](), list[str]()
+
+    def submit(number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            key = f"{number}-{count}"
+            told[key] = stores[number].submit(new(owner=str(number), idempotency_key=key))[0].id
+            count += 1
+
+    def finish() -> None:
+        while not stop.is_set() or stores[2].counts().get(JobStatus.QUEUED):
+            lease = stores[2].claim("w", lease_seconds=1.0)
+            if lease is None:
+                time.sleep(0.01)
+            elif stores[2].add_output(lease, output(lease.job.id)) and stores[2].finish(lease):
+                finished.append(lease.job.id)
+
+    def crash() -> None:
+        for _ in range(restarts):
+            time.sleep(0.2)
+            restart()
+        stop.set()
+
+    in_threads(4, lambda number: (submit, submit, lambda _: finish(), lambda _: crash())[number](number))
+    deadline = time.monotonic() + 20
+    while stores[2].counts().keys() != {JobStatus.SUCCEEDED} and time.monotonic() < deadline:
+        stores[2].recover()  # a claim may have been committed whose answer was lost
+        finish()
+        time.sleep(0.05)
+    assert stores[2].counts() == {JobStatus.SUCCEEDED: len(told)}
+    assert len(set(told.values())) == len(told) and sorted(finished) == sorted(told.values())
+    assert len(stores[2].referenced(["a" * 64])) == 1
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("restarts", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_postgresql_crashes_while_jobs_come_and_go(
+    request: pytest.FixtureRequest, postgres: PostgresServer, restarts: int
+) -> None:
+    engine = create_engine(postgres.url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))
+    engine.dispose()
+    work_through_restarts(postgres.url, postgres.restart, restarts)
+
+
+def test_a_database_that_stays_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the lock for ever."""
+    monkeypatch.setattr("gesso.serving.database.PATIENCE", 0.2)
+    monkeypatch.setattr("gesso.serving.database.BUSY_SECONDS", 0.05)
+    store = JobStore(tmp_path / "queue.db")
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert refused(store.submit, new()).code == "database_unusable"
+        other.rollback()
+    assert store.submit(new())[1]
+    store.close()
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "queue.db")
+    job, _ = store.submit(new())
+    with store.database.reading() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    limit = f"PRAGMA max_page_count = {pages + 2}"
+    event.listen(store.database.engine, "connect", lambda connection, _: connection.execute(limit))
+    store.database.engine.dispose()  # connections from now on have little room
+    assert refused(store.submit, new(metadata={"long": "x" * 100_000})).code == "disk_full"
+    assert store.get(job.id) == job and store.counts() == {JobStatus.QUEUED: 1}
+    lease = store.claim("w", lease_seconds=30)
+    assert lease is not None and store.finish(lease)
+    store.close()

@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from gesso.errors import GessoError
 from gesso.serving.tables import REVISION
@@ -25,6 +33,8 @@ from gesso.serving.tables import REVISION
 BUSY_SECONDS = 30.0  # that a writer waits for others
 PATIENCE = 20.0  # seconds in which work is tried again while a database restarts
 _LOCK = 0x67657373  # of PostgreSQL, for those who write to the queue
+# Of PostgreSQL: it shuts down, has crashed, starts; a connection failed; two transactions stood in each other's way.
+_PASSING = ("57P01", "57P02", "57P03", "08000", "08001", "08003", "08006", "40001", "40P01")
 _VERSION = "gesso_queue"  # table that says which migrations were applied
 
 T = TypeVar("T")
@@ -51,15 +61,9 @@ class Database:
             self._clock_name, self._clock = _lease_clock()
         try:
             self.again(self._prepare)
-        except BaseException as error:
+        except BaseException:
             self.engine.dispose()
-            if not isinstance(error, DBAPIError):
-                raise
-            raise GessoError(
-                f"the queue's database {self.name} cannot be used ({_reason(error)}). Check its place and rights",
-                code="database_unusable",
-                data={"database": self.name},
-            ) from None
+            raise
 
     @property
     def name(self) -> str:
@@ -98,25 +102,39 @@ class Database:
     def again(self, work: Callable[[], T]) -> T:
         """What `work` returns; it is tried again while the database is busy or restarts, for some seconds.
 
-        The work may have been committed when it is tried again: it must find out, or not mind.
+        The work may have been committed when it is tried again: it must find out, or not mind. Raises GessoError:
+        disk_full, database_unusable.
         """
         begin, pause = time.monotonic(), 0.05
         while True:
             try:
                 return work()
-            except (OperationalError, InterfaceError, DBAPIError) as error:
-                passing = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
-                if not passing or time.monotonic() - begin > PATIENCE or not self._may_pass(error):
-                    raise
+            except (IntegrityError, ProgrammingError):  # bugs
+                raise
+            except DBAPIError as error:
+                if time.monotonic() - begin > PATIENCE or not self._may_pass(error):
+                    raise self._known(error) from error
                 log.warning("the database of the queue does not answer, trying again: %s", _reason(error))
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
 
     def _may_pass(self, error: DBAPIError) -> bool:
         if self.is_sqlite:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-            return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        return getattr(error.orig, "sqlstate", None) in (None, "57P01", "57P02", "57P03", "08006", "40001", "40P01")
+            return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        state = getattr(error.orig, "sqlstate", None)
+        is_gone = isinstance(error, OperationalError | InterfaceError) and state is None
+        return is_gone or error.connection_invalidated or state in _PASSING
+
+    def _known(self, error: DBAPIError) -> GessoError:
+        if (self.is_sqlite and _sqlite_code(error) == sqlite3.SQLITE_FULL) or getattr(
+            error.orig, "sqlstate", ""
+        ) == "53100":
+            return GessoError(f"the disk of {self.name} is full. Make room, then try again", code="disk_full")
+        return GessoError(
+            f"the queue's database {self.name} cannot be used ({_reason(error)}). Check its place and rights",
+            code="database_unusable",
+            data={"database": self.name},
+        )
 
     def changes(self) -> str:
         """A mark that is another one whenever something was committed, by whatever process. Costs microseconds."""
@@ -264,6 +282,10 @@ def _lease_clock() -> tuple[str, Callable[[], float]]:
         return boot, partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     except (OSError, AttributeError):
         return "wall", time.time
+
+
+def _sqlite_code(error: DBAPIError) -> int:
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
 
 
 def _reason(error: DBAPIError) -> str:
