@@ -43,8 +43,8 @@ from gesso.serving.comfy.values import (
     SolidMask,
     Solver,
     Text,
-    UpscaleModel,
     Upscaled,
+    UpscaleModel,
     Vae,
     Wanted,
     mask_is_drawn,
@@ -118,8 +118,10 @@ class _Inputs:
 
     def size(self, size: Size) -> Size:
         """A size that a picture may have. Raises NodeError."""
-        if not (1 <= min(size) and max(size) <= 2 * MAX_SIDE and size[0] * size[1] <= LARGEST):
-            raise self.error(f"a picture of {size[0]}x{size[1]}, expected at most {LARGEST} pixels and {2 * MAX_SIDE} a side")
+        if min(size) < 1 or max(size) > 2 * MAX_SIDE or size[0] * size[1] > LARGEST:
+            raise self.error(
+                f"a picture of {size[0]}x{size[1]}, expected at most {LARGEST} pixels and {2 * MAX_SIDE} a side"
+            )
         return size
 
     def upload(self) -> Upload:
@@ -127,7 +129,7 @@ class _Inputs:
         found = self.find(self["image"])
         if found is None:
             raise self.error(
-                f"Invalid image file: {self['image'][:200]}; POST /upload/image first, then use the name that it answers",
+                f"Invalid image file: {self['image'][:200]}; upload it first, and use the name that is answered",
                 input="image",
             )
         return found
@@ -244,9 +246,7 @@ def _control(given: _Inputs) -> tuple[Any, ...]:
     if given["strength"] == 0:
         return tuple(given[side] for side in sides)
     use = Control(given.node.id, given["control_net"], given["image"], given["strength"], start, end)
-    return tuple(
-        tuple(_changed(text, controls=(*text.controls, use)) for text in given[side]) for side in sides
-    )
+    return tuple(tuple(_changed(text, controls=(*text.controls, use)) for text in given[side]) for side in sides)
 
 
 # ---- latents
@@ -321,7 +321,9 @@ def _upscale_latent(given: _Inputs) -> tuple[Any, ...]:
     # A side of 0 follows from the shape, as in ComfyUI.
     width = width or max(64, round(old[0] * height / old[1] / SNAP) * SNAP)
     height = height or max(64, round(old[1] * width / old[0] / SNAP) * SNAP)
-    return (Enlarged(given.node.id, latent, given["upscale_method"], given.size(_snapped((width, height))), given["crop"]),)
+    return (
+        Enlarged(given.node.id, latent, given["upscale_method"], given.size(_snapped((width, height))), given["crop"]),
+    )
 
 
 def _upscale_latent_by(given: _Inputs) -> tuple[Any, ...]:
@@ -376,14 +378,17 @@ def _steps(given: _Inputs, steps: int, denoise: float) -> tuple[int, int]:
     planned = int(steps / denoise)
     if planned > MAX_STEPS:
         raise given.error(
-            f"denoise {denoise:g} takes the last {steps} of {planned} steps, expected at most {MAX_STEPS}", input="denoise"
+            f"denoise {denoise:g} takes the last {steps} of {planned} steps, expected at most {MAX_STEPS}",
+            input="denoise",
         )
     return steps, planned - steps
 
 
 def _sampled(given: _Inputs, guider: Guider, latent: Latent, seed: int, solver: str, sigmas: Sigmas) -> Sampled:
     if isinstance(latent, Empty) and sigmas.before:
-        raise given.error("denoise below 1 on empty latents; gesso starts from noise alone, so set denoise to 1", input="denoise")
+        raise given.error(
+            "denoise below 1 on empty latents; gesso starts from noise alone, so set denoise to 1", input="denoise"
+        )
     return Sampled(
         given.node.id,
         guider.model,
@@ -416,9 +421,7 @@ def _ksampler_advanced(given: _Inputs) -> tuple[Any, ...]:
             input="add_noise",
         )
     if end < steps:
-        raise given.error(
-            f"gesso draws to the last step; set end_at_step to {steps} or more", input="end_at_step"
-        )
+        raise given.error(f"gesso draws to the last step; set end_at_step to {steps} or more", input="end_at_step")
     if start >= steps:
         raise given.error(f"no step is left: start_at_step {start} of {steps} steps", input="start_at_step")
     latent = given["latent_image"]

@@ -21,6 +21,7 @@ from gesso.serving.rows import upload_of
 from gesso.serving.tables import uploads
 
 KINDS = ("input", "temp", "output")
+ASSET = "asset:"  # before the id of an upload or a result, in place of a name
 MAX_NAME = 100  # characters of a name or a folder
 MAX_LISTED = 200  # uploads that LoadImage chooses from
 _RESULT = re.compile(r"(?:.*_)?([0-9A-Za-z]{1,40}-[0-9]{1,4})_\.(?:png|jpg|webp|avif)", re.DOTALL)
@@ -62,7 +63,9 @@ def checked(name: str, subfolder: str, kind: str) -> FileName:
         if len(text) > MAX_NAME or not (text == "" or text.isprintable()) or any(part in (".", "..") for part in parts):
             raise HttpError(400, "invalid_name", f"{what} is {short(text)}, expected a plain name", field=what)
     if not name or "/" in name or "\\" in name:
-        raise HttpError(400, "invalid_name", f"filename is {short(name)}, expected the name of a file", field="filename")
+        raise HttpError(
+            400, "invalid_name", f"filename is {short(name)}, expected the name of a file", field="filename"
+        )
     if kind not in KINDS:
         raise HttpError(400, "unknown_name", f"type is {short(kind)}, expected {', '.join(KINDS)}", field="type")
     return FileName(name, folder, kind)
@@ -110,11 +113,17 @@ def upload_names(call: Call) -> list[str]:
 
 
 def find_picture(call: Call, text: str) -> Upload | None:
-    """The picture that LoadImage names: an upload, or a result by "name [output]"."""
-    try:
-        name = parsed(text)
-    except HttpError:
-        return None
+    """The picture that LoadImage names: an upload, a result by "name [output]", or either by its id."""
+    if text.startswith(ASSET):
+        try:
+            return call.context.store.get_upload(text.removeprefix(ASSET), call.new_owner)
+        except GessoError:
+            name = FileName(f"{text.removeprefix(ASSET)}_.png", "", "output")
+    else:
+        try:
+            name = parsed(text)
+        except HttpError:
+            return None
     if (found := find_upload(call, name)) is not None:
         return found
     output = find_result(call, name)
@@ -134,7 +143,7 @@ def find_picture(call: Call, text: str) -> Upload | None:
 
 
 def keep_named(call: Call, image: Image.Image, name: FileName, *, overwrite: bool) -> tuple[Upload, FileName]:
-    """Keep a decoded picture under a name; under another one where that is taken by another picture. Raises HttpError."""
+    """Keep a decoded picture under a name, or under another one where that is taken. Raises HttpError."""
     context, owner = call.context, call.new_owner
     data = as_png(image)
     digest = context.blobs.put(data)
@@ -200,7 +209,7 @@ def view(call: Call, query: Mapping[str, str]) -> Response:
     if channel == "rgba" and preview is None:
         return picture_response(call, found.digest, found.content_type, found.id)
     try:
-        image = Image.open(io.BytesIO(call.context.blobs.read(found.digest)))
+        image: Image.Image = Image.open(io.BytesIO(call.context.blobs.read(found.digest)))
     except GessoError as error:
         raise HttpError.of(error, 500) from None
     if channel == "rgb":

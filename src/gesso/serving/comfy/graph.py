@@ -37,7 +37,14 @@ class NodeError(Exception):
     """
 
     def __init__(
-        self, node: str, details: str, *, type: str = "custom_validation_failed", message: str = "", input: str = "", **extra: Any
+        self,
+        node: str,
+        details: str,
+        *,
+        type: str = "custom_validation_failed",
+        message: str = "",
+        input: str = "",
+        **extra: Any,
     ) -> None:
         super().__init__(details)
         self.node = node
@@ -96,7 +103,9 @@ def read_graph(prompt: Any, choices: Choices, *, only: Sequence[str] | None = No
     if not isinstance(prompt, dict) or not prompt:
         raise PromptRefusedError("no_prompt", "No prompt provided", "prompt has to be an object of nodes")
     if len(prompt) > MAX_NODES:
-        raise PromptRefusedError("invalid_prompt", "Invalid prompt", f"{len(prompt)} nodes, expected at most {MAX_NODES}")
+        raise PromptRefusedError(
+            "invalid_prompt", "Invalid prompt", f"{len(prompt)} nodes, expected at most {MAX_NODES}"
+        )
     types = {id: _type_of(id, values) for id, values in prompt.items()}
     outputs = tuple(id for id, kind in types.items() if kind.is_output and (only is None or id in only))
     if not outputs:
@@ -114,7 +123,9 @@ def read_graph(prompt: Any, choices: Choices, *, only: Sequence[str] | None = No
         if cycle:
             path = " -> ".join(f"{id} ({types[id].name})" for id in cycle)
             for id in cycle:
-                errors[id] = [_error("dependency_cycle", "Dependency cycle detected", path, node_id=id, cycle_nodes=cycle)]
+                errors[id] = [
+                    _error("dependency_cycle", "Dependency cycle detected", path, node_id=id, cycle_nodes=cycle)
+                ]
     if errors:
         raise refusal(Graph(nodes, outputs), errors, prompt)
     return Graph(nodes, outputs, tuple(order))
@@ -154,7 +165,9 @@ def refusal(
 
 def _type_of(id: str, values: Any) -> NodeType:
     if not isinstance(values, dict) or not isinstance(values.get("inputs", {}), dict) or len(id) > MAX_ID:
-        raise PromptRefusedError("invalid_prompt", "Invalid prompt", f"node {short(id)} is no object with class_type and inputs")
+        raise PromptRefusedError(
+            "invalid_prompt", "Invalid prompt", f"node {short(id)} is no object with class_type and inputs"
+        )
     kind, meta = values.get("class_type"), values.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     extra = {"node_id": id, "class_type": as_json(kind), "node_title": as_json(title)}
@@ -215,7 +228,9 @@ def _node(
                 known = ", ".join(inputs)
                 details = f"{short(name)} - this node has no such input here; it has {known}"
                 errors.append(
-                    _error("custom_validation_failed", "Custom validation failed for node", details, input_name=name[:80])
+                    _error(
+                        "custom_validation_failed", "Custom validation failed for node", details, input_name=name[:80]
+                    )
                 )
         elif isinstance(value, list):
             if error := _link_error(one, value, types):
@@ -272,13 +287,17 @@ def read_value(one: Input, value: Any, choices: Choices) -> tuple[Any, dict[str,
         return None, _error("value_smaller_than_min", message, one.name, **extra)
     if one.high is not None and held > one.high:
         high = int(one.high) if one.type == "INT" else one.high
-        return None, _error("value_bigger_than_max", f"Value {short(held)} bigger than max of {high}", one.name, **extra)
+        return None, _error(
+            "value_bigger_than_max", f"Value {short(held)} bigger than max of {high}", one.name, **extra
+        )
     if one.type == "COMBO" and one.choices != "input":  # pictures are looked up by whoever loads them
         known = one.listed(choices)
         chosen = chosen_of(held, known)
         if chosen is None:
             shown = str(known) if len(known) <= 20 else f"(list of length {len(known)})"
-            return None, _error("value_not_in_list", "Value not in list", f"{one.name}: {held[:80]!r} not in {shown}", **extra)
+            return None, _error(
+                "value_not_in_list", "Value not in list", f"{one.name}: {held[:80]!r} not in {shown}", **extra
+            )
         held = chosen
     return held, None
 

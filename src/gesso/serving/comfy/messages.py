@@ -9,7 +9,11 @@ from typing import Any
 # Kinds of frames: 4 bytes, big-endian, at their beginning.
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4
 _FORMATS = {"image/jpeg": 1, "image/png": 2}
-FEATURES: Mapping[str, Any] = {"supports_preview_metadata": True}
+
+
+def features(max_upload: int) -> dict[str, Any]:
+    """What the server can.  max_upload: bytes of a picture"""
+    return {"supports_preview_metadata": True, "max_upload_size": max_upload}
 
 
 def message(type: str, **data: Any) -> str:

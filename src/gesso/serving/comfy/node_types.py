@@ -120,7 +120,13 @@ def _flag(name: str, default: bool, *, optional: bool = False) -> Input:
 
 
 def _node(
-    name: str, title: str, category: str, inputs: Sequence[Input], *outputs: str, is_output: bool = False, about: str = ""
+    name: str,
+    title: str,
+    category: str,
+    inputs: Sequence[Input],
+    *outputs: str,
+    is_output: bool = False,
+    about: str = "",
 ) -> NodeType:
     """outputs: each a type, or "TYPE name" where it is called otherwise"""
     pairs = tuple((kind, name or kind) for kind, _, name in (one.partition(" ") for one in outputs))
@@ -180,7 +186,11 @@ _TYPES = (
         "CLIPLoader",
         "Load CLIP",
         "advanced/loaders",
-        [_choice("clip_name", "clip"), _choice("type", _ENCODER_TYPES), _choice("device", ("default", "cpu"), optional=True)],
+        [
+            _choice("clip_name", "clip"),
+            _choice("type", _ENCODER_TYPES),
+            _choice("device", ("default", "cpu"), optional=True),
+        ],
         "CLIP",
         about=_OWN_PARTS,
     ),
@@ -220,11 +230,35 @@ _TYPES = (
         [_MODEL, _choice("lora_name", "loras"), _float("strength_model", 1.0, -MAX_STRENGTH, MAX_STRENGTH)],
         "MODEL",
     ),
-    _node("ControlNetLoader", "Load ControlNet Model", "loaders", [_choice("control_net_name", "controlnet")], "CONTROL_NET"),
-    _node("UpscaleModelLoader", "Load Upscale Model", "loaders", [_choice("model_name", "upscale_models")], "UPSCALE_MODEL"),
+    _node(
+        "ControlNetLoader",
+        "Load ControlNet Model",
+        "loaders",
+        [_choice("control_net_name", "controlnet")],
+        "CONTROL_NET",
+    ),
+    _node(
+        "UpscaleModelLoader",
+        "Load Upscale Model",
+        "loaders",
+        [_choice("model_name", "upscale_models")],
+        "UPSCALE_MODEL",
+    ),
     # ---- texts
-    _node("CLIPTextEncode", "CLIP Text Encode (Prompt)", "conditioning", [_text("text", multiline=True), _CLIP], "CONDITIONING"),
-    _node("CLIPSetLastLayer", "CLIP Set Last Layer", "conditioning", [_CLIP, _int("stop_at_clip_layer", -1, -24, -1)], "CLIP"),
+    _node(
+        "CLIPTextEncode",
+        "CLIP Text Encode (Prompt)",
+        "conditioning",
+        [_text("text", multiline=True), _CLIP],
+        "CONDITIONING",
+    ),
+    _node(
+        "CLIPSetLastLayer",
+        "CLIP Set Last Layer",
+        "conditioning",
+        [_CLIP, _int("stop_at_clip_layer", -1, -24, -1)],
+        "CLIP",
+    ),
     _node(
         "ConditioningCombine",
         "Conditioning (Combine)",
@@ -260,7 +294,11 @@ _TYPES = (
         "ConditioningSetTimestepRange",
         "ConditioningSetTimestepRange",
         "advanced/conditioning",
-        [_link("conditioning", "CONDITIONING"), _float("start", 0.0, 0.0, 1.0, 0.001), _float("end", 1.0, 0.0, 1.0, 0.001)],
+        [
+            _link("conditioning", "CONDITIONING"),
+            _float("start", 0.0, 0.0, 1.0, 0.001),
+            _float("end", 1.0, 0.0, 1.0, 0.001),
+        ],
         "CONDITIONING",
     ),
     _node(
@@ -326,7 +364,9 @@ _TYPES = (
         [_LATENT, _choice("upscale_method", _LATENT_SCALINGS), _float("scale_by", 1.5, 0.01, 8.0)],
         "LATENT",
     ),
-    _node("RepeatLatentBatch", "Repeat Latent Batch", "latent/batch", [_LATENT, _int("amount", 1, 1, MAX_BATCH)], "LATENT"),
+    _node(
+        "RepeatLatentBatch", "Repeat Latent Batch", "latent/batch", [_LATENT, _int("amount", 1, 1, MAX_BATCH)], "LATENT"
+    ),
     _node("VAEDecode", "VAE Decode", "latent", [_LATENT, _VAE], "IMAGE"),
     _node(
         "VAEDecodeTiled",
@@ -350,7 +390,11 @@ _TYPES = (
         "sampling",
         [
             *(_MODEL, _choice("add_noise", ("enable", "disable")), _NOISE_SEED, _STEPS, _CFG, *_SAMPLING, *_GUIDED),
-            *(_link("latent_image", "LATENT"), _int("start_at_step", 0, 0, 10000), _int("end_at_step", 10000, 0, 10000)),
+            *(
+                _link("latent_image", "LATENT"),
+                _int("start_at_step", 0, 0, 10000),
+                _int("end_at_step", 10000, 0, 10000),
+            ),
             _choice("return_with_leftover_noise", ("disable", "enable")),
         ],
         "LATENT",
@@ -377,7 +421,12 @@ _TYPES = (
         "SamplerCustomAdvanced",
         "sampling/custom_sampling",
         [
-            *(_link("noise", "NOISE"), _link("guider", "GUIDER"), _link("sampler", "SAMPLER"), _link("sigmas", "SIGMAS")),
+            *(
+                _link("noise", "NOISE"),
+                _link("guider", "GUIDER"),
+                _link("sampler", "SAMPLER"),
+                _link("sigmas", "SIGMAS"),
+            ),
             _link("latent_image", "LATENT"),
         ],
         *("LATENT output", "LATENT denoised_output"),
@@ -402,13 +451,20 @@ _TYPES = (
     ),
     # ---- pictures
     _node("LoadImage", "Load Image", "image", [_PICTURE], *("IMAGE", "MASK")),
-    _node("LoadImageMask", "Load Image (as Mask)", "mask", [_PICTURE, _choice("channel", ("alpha", *_COLOURS))], "MASK"),
+    _node(
+        "LoadImageMask", "Load Image (as Mask)", "mask", [_PICTURE, _choice("channel", ("alpha", *_COLOURS))], "MASK"
+    ),
     _node(
         "ImageScale",
         "Upscale Image",
         "image/upscaling",
         [
-            *(_IMAGE, _choice("upscale_method", _SCALINGS), _int("width", 512, 0, MAX_SIDE), _int("height", 512, 0, MAX_SIDE)),
+            *(
+                _IMAGE,
+                _choice("upscale_method", _SCALINGS),
+                _int("width", 512, 0, MAX_SIDE),
+                _int("height", 512, 0, MAX_SIDE),
+            ),
             _choice("crop", _CROPS),
         ],
         "IMAGE",
@@ -432,13 +488,19 @@ _TYPES = (
         "ImagePadForOutpaint",
         "Pad Image for Outpainting",
         "image",
-        [_IMAGE, *(_int(side, 0, 0, MAX_SIDE, 8) for side in ("left", "top", "right", "bottom")), _int("feathering", 40, 0, MAX_SIDE)],
+        [
+            _IMAGE,
+            *(_int(side, 0, 0, MAX_SIDE, 8) for side in ("left", "top", "right", "bottom")),
+            _int("feathering", 40, 0, MAX_SIDE),
+        ],
         *("IMAGE", "MASK"),
     ),
     _node("MaskToImage", "Convert Mask to Image", "mask", [_MASK], "IMAGE"),
     _node("ImageToMask", "Convert Image to Mask", "mask", [_IMAGE, _choice("channel", _COLOURS)], "MASK"),
     _node("InvertMask", "InvertMask", "mask", [_MASK], "MASK"),
-    _node("GrowMask", "GrowMask", "mask", [_MASK, _int("expand", 0, -256, 256), _flag("tapered_corners", True)], "MASK"),
+    _node(
+        "GrowMask", "GrowMask", "mask", [_MASK, _int("expand", 0, -256, 256), _flag("tapered_corners", True)], "MASK"
+    ),
     _node(
         "SolidMask",
         "SolidMask",
@@ -450,7 +512,9 @@ _TYPES = (
     _node("PrimitiveInt", "Int", "utils/primitive", [_int("value", 0, -(2**63), MAX_SEED)], "INT"),
     _node("PrimitiveFloat", "Float", "utils/primitive", [_float("value", 0.0, -1e18, 1e18)], "FLOAT"),
     _node("PrimitiveString", "String", "utils/primitive", [_text("value")], "STRING"),
-    _node("PrimitiveStringMultiline", "String (Multiline)", "utils/primitive", [_text("value", multiline=True)], "STRING"),
+    _node(
+        "PrimitiveStringMultiline", "String (Multiline)", "utils/primitive", [_text("value", multiline=True)], "STRING"
+    ),
     _node("PrimitiveBoolean", "Boolean", "utils/primitive", [_flag("value", False)], "BOOLEAN"),
     # ---- outputs
     _node("SaveImage", "Save Image", "image", [_link("images", "IMAGE"), _PREFIX], is_output=True),
@@ -461,8 +525,8 @@ NODE_TYPES: Mapping[str, NodeType] = {one.name: one for one in _TYPES}
 
 # Nodes that many graphs have and gesso cannot follow -> why.
 REASONS: Mapping[str, str] = {
-    "LatentCompositeMasked": "gesso does not paste latents into one another; draw with a mask (SetLatentNoiseMask) instead",
-    "LatentComposite": "gesso does not paste latents into one another; draw with a mask (SetLatentNoiseMask) instead",
+    "LatentCompositeMasked": "gesso does not paste latents together; draw with a mask (SetLatentNoiseMask)",
+    "LatentComposite": "gesso does not paste latents together; draw with a mask (SetLatentNoiseMask)",
     "ConditioningSetArea": "gesso has no prompts for a part of the picture",
     "ConditioningSetAreaPercentage": "gesso has no prompts for a part of the picture",
     "ConditioningSetMask": "gesso has no prompts for a part of the picture",

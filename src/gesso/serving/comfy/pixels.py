@@ -40,12 +40,18 @@ _CHANNELS = {"red": 0, "green": 1, "blue": 2}
 
 def picture_image(picture: Picture, open: Open) -> Image.Image:
     """A picture, RGB.  open: an uploaded one as it is stored"""
-    return Image.fromarray(_levels(_picture(picture, open)), "RGB")
+    return Image.fromarray(_levels(_picture(picture, open)))
 
 
 def mask_image(mask: Mask, open: Open) -> Image.Image:
     """A mask, grey; white is redrawn."""
-    return Image.fromarray(_levels(_mask(mask, open)), "L")
+    return Image.fromarray(_levels(_mask(mask, open)))
+
+
+def _shares(image: Image.Image) -> Pixels:
+    """Levels as 0..1."""
+    shares: Pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return shares
 
 
 def _levels(pixels: Pixels) -> NDArray[np.uint8]:
@@ -60,7 +66,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def _picture(picture: Picture, open: Open) -> Pixels:
     match picture:
         case Loaded(upload):
-            return np.asarray(_plain(open(upload)), dtype=np.float32) / 255
+            return _shares(_plain(open(upload)))
         case Scaled(inner, method, size, crop):
             return _scaled(_picture(inner, open), method, size, crop)
         case Inverted(inner):
@@ -85,7 +91,7 @@ def _mask(mask: Mask, open: Open) -> Pixels:
             image = open(upload)
             if "A" not in image.getbands() and "transparency" not in image.info:
                 return np.zeros((upload.height, upload.width), np.float32)
-            return 1 - np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255
+            return 1 - _shares(image.convert("RGBA").getchannel("A"))
         case ChannelMask(picture, channel):
             return _picture(picture, open)[..., _CHANNELS[channel]]
         case InvertedMask(inner):
@@ -124,8 +130,9 @@ def _scaled(pixels: Pixels, method: str, size: Size, crop: str) -> Pixels:
         return pixels
     match method:
         case "lanczos":
-            return np.asarray(Image.fromarray(_levels(pixels), "RGB").resize(size, Image.Resampling.LANCZOS), np.float32) / 255
+            return _shares(Image.fromarray(_levels(pixels)).resize(size, Image.Resampling.LANCZOS))
         case "nearest-exact":
+            # Of each new pixel the old one at its middle.
             rows, columns = (
                 ((np.arange(new) + 0.5) * (old / new)).astype(int).clip(0, old - 1)
                 for new, old in ((size[1], pixels.shape[0]), (size[0], pixels.shape[1]))

@@ -28,6 +28,7 @@ from gesso.serving.comfy.translating import Files, Order, blamed, merged, transl
 from gesso.serving.comfy.values import Loaded, Mask, Picture, Wanted, is_drawn
 from gesso.serving.http.context import Call, Context
 from gesso.serving.http.problems import HttpError
+from gesso.serving.http.schemas import FrontBody
 from gesso.serving.http.submitting import check, submit
 from gesso.serving.jobs import Job, JobStatus, NewJob, Upload, Work
 from gesso.serving.surfaces import keep
@@ -72,6 +73,7 @@ def submit_prompt(call: Call, body: Mapping[str, Any]) -> Submitted:
         "number": number,
         "client_id": client,
         "extra_data": extra,
+        "metadata": body.get("metadata") or {},
         "outputs": list(graph.outputs),
         "order": _order_of_nodes(graph),
         "jobs": len(orders),
@@ -183,7 +185,7 @@ def _new_job(
 ) -> NewJob:
     assets = {role: _asset(call, role, picture).id for role, picture in order.pictures.items()}
     try:
-        fine, named = check(call, order.model, order.values, assets)
+        fine, named = check(call, order.model, order.values, assets, FrontBody())
     except HttpError as error:
         if error.status != 400:
             raise
@@ -313,7 +315,8 @@ class Prompt:
                 ],
             },
             "meta": {
-                node: {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node} for node in outputs
+                node: {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node}
+                for node in outputs
             },
         }
 
@@ -383,5 +386,3 @@ def forget(call: Call, prompt: Prompt) -> None:
             call.context.store.delete(job.id, call.owner)
         except GessoError:
             continue
-
-

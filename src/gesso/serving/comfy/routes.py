@@ -20,14 +20,14 @@ from starlette.responses import Response
 
 from gesso import __version__
 from gesso.errors import short
-from gesso.serving.comfy import messages
+from gesso.serving.comfy import api_v2, messages
 from gesso.serving.comfy.files import checked, find_picture, keep_named, opened, parsed, view
 from gesso.serving.comfy.graph import PromptRefusedError
 from gesso.serving.comfy.names import FOLDERS, lists_of
 from gesso.serving.comfy.node_types import NODE_TYPES
 from gesso.serving.comfy.prompts import Prompt, cancel, choices_of, find_prompt, forget, list_prompts, submit_prompt
 from gesso.serving.comfy.sockets import CHANNEL, SocketAnswer
-from gesso.serving.comfy.watching import Socket, Watchers
+from gesso.serving.comfy.watching import Socket, watchers_of
 from gesso.serving.http.bodies import parse_object
 from gesso.serving.http.context import Call, Calling
 from gesso.serving.http.problems import HttpError, JsonAnswer
@@ -49,17 +49,14 @@ _STATES = {
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def error_answer(error: HttpError) -> Response:
-    """A refusal in ComfyUI's shape."""
-    details = error.field or ""
-    held = {"type": error.code, "message": error.detail, "details": details, "extra_info": error.data}
-    return JsonAnswer({"error": held, "node_errors": {}}, error.status, headers=error.headers)
-
-
 class ComfyRoute(SurfaceRoute):
     """A route of this surface."""
 
-    shape = staticmethod(error_answer)
+    @staticmethod
+    def shape(error: HttpError) -> Response:
+        """A refusal in ComfyUI's shape."""
+        held = {"type": error.code, "message": error.detail, "details": error.field or "", "extra_info": error.data}
+        return JsonAnswer({"error": held, "node_errors": {}}, error.status, headers=error.headers)
 
 
 routes = SurfaceRoutes(ComfyRoute)
@@ -68,6 +65,7 @@ routes = SurfaceRoutes(ComfyRoute)
 def add_to(app: FastAPI) -> None:
     """Give an application this surface."""
     routes.add_to(app)
+    api_v2.add_to(app)
 
 
 def _on(method: str, path: str, scope: Scope | None) -> Callable[[F], F]:
@@ -84,15 +82,6 @@ async def _body(request: Request) -> dict[str, Any]:
     """The JSON object of a body, of whatever type it says it is; nothing is an empty one. Raises HttpError."""
     data = await request.body()
     return parse_object(data) if data.strip() else {}
-
-
-def watchers_of(request: Request) -> Watchers:
-    """The sockets of a server."""
-    state = request.app.state
-    if not hasattr(state, "comfy"):
-        state.comfy = Watchers(state.context, state.hub)
-    watchers: Watchers = state.comfy
-    return watchers
 
 
 # ---- prompts ---------------------------------------------------------------------------------------------------------
@@ -329,7 +318,9 @@ async def upload_mask(call: Calling, request: Request) -> Response:
             folder = f"{texts['subfolder']}/" if texts.get("subfolder") else ""
             original = find_picture(call, str(parsed(f"{folder}{texts['filename']}", texts.get("type", "output"))))
             if original is None:
-                raise HttpError(400, "asset_missing", "original_ref names no picture that is here", field="original_ref")
+                raise HttpError(
+                    400, "asset_missing", "original_ref names no picture that is here", field="original_ref"
+                )
             image = opened(call, original).convert("RGBA")
             image.putalpha(mask.convert("RGBA").getchannel("A").resize(image.size, Image.Resampling.BICUBIC))
         _, kept = keep_named(call, image, name, overwrite=True)
@@ -347,7 +338,9 @@ async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
         async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD) as form:
             file = form.get("image")
             if not isinstance(file, UploadFile) or not file.filename:
-                raise HttpError(400, "invalid_field", "the form needs a part named image, with a file name", field="image")
+                raise HttpError(
+                    400, "invalid_field", "the form needs a part named image, with a file name", field="image"
+                )
             fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
             data = await file.read()
             # Clients also send paths; a name is what stands behind the last slash.
@@ -410,24 +403,25 @@ def get_extensions(call: Calling) -> Response:
 @_on("GET", "/features", "read")
 def get_features(call: Calling) -> Response:
     """What the server can."""
-    return JsonAnswer(messages.FEATURES | {"max_upload_size": call.context.settings.max_upload})
+    return JsonAnswer(messages.features(call.context.settings.max_upload))
 
 
 @_on("GET", "/system_stats", "read")
 def get_system_stats(call: Calling) -> Response:
     """The machine, as far as clients ask for it. The devices are those of the workers."""
     total, left = _memory()
+    names = [worker.device for worker in call.context.store.workers()] or [call.context.settings.device]
     devices = [
         {
-            "name": worker.device,
-            "type": worker.device.partition(":")[0],
+            "name": name,
+            "type": name.partition(":")[0],
             "index": index,
             "vram_total": total,
             "vram_free": left,
             "torch_vram_total": total,
             "torch_vram_free": left,
         }
-        for index, worker in enumerate(call.context.store.workers())
+        for index, name in enumerate(names)
     ]
     system = {
         "os": sys.platform,

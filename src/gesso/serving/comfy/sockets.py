@@ -1,8 +1,8 @@
 """WebSockets through the same door as everything else.
 
-A handshake is handed to the guard as the GET request that it is: names of the server, the site that asks, keys, limits and
-the log are those of every other request, and refusals come back as answers. What the route then answers takes over the
-connection.
+A handshake is handed to the guard as the GET request that it is: names of the server, the site that asks, keys, limits
+and the log are those of every other request, and refusals come back as answers. What the route then answers takes over
+the connection.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ class SocketAnswer(Response):
                 continue
             if isinstance(said, dict) and said.get("type") == "feature_flags" and isinstance(said.get("data"), dict):
                 self.socket.flags = said["data"]
-                features = messages.FEATURES | {"max_upload_size": self.watchers.context.settings.max_upload}
+                features = messages.features(self.watchers.context.settings.max_upload)
                 self.socket.send(messages.message("feature_flags", **features))
 
     async def _write(self, say: "Send") -> None:

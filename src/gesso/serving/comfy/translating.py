@@ -37,15 +37,38 @@ _SCHEDULES = {"beta": "beta_comfyui", "kl_optimal": "kl_optimal_comfyui"}
 _DISCARDING = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
 # Those of ComfyUI that gesso may have, in its order.
 _SAMPLER_NAMES = (
-    *("euler", "euler_cfg_pp", "euler_ancestral", "heun", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive"),
-    *("dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "ddpm", "lcm"),
+    *(
+        "euler",
+        "euler_cfg_pp",
+        "euler_ancestral",
+        "heun",
+        "dpm_2",
+        "dpm_2_ancestral",
+        "lms",
+        "dpm_fast",
+        "dpm_adaptive",
+    ),
+    *(
+        "dpmpp_2s_ancestral",
+        "dpmpp_sde",
+        "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_heun",
+        "dpmpp_3m_sde",
+        "ddpm",
+        "lcm",
+    ),
     *("ipndm", "deis", "er_sde", "sa_solver", "ddim", "uni_pc", "uni_pc_bh2"),
 )
 _SCHEDULE_NAMES = (
     *("simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic"),
     "kl_optimal",
 )
-_LATENT_UPSCALERS = {"nearest-exact": "latent_nearest_exact", "bilinear": "latent_bilinear", "bicubic": "latent_bicubic"}
+_LATENT_UPSCALERS = {
+    "nearest-exact": "latent_nearest_exact",
+    "bilinear": "latent_bilinear",
+    "bicubic": "latent_bicubic",
+}
 _PICTURE_UPSCALERS = {"lanczos": "lanczos", "nearest-exact": "nearest"}
 # How ComfyUI draws. docs/serving-comfy.md says what remains different.
 CONVENTIONS: Mapping[str, Any] = {
@@ -76,8 +99,12 @@ def schedule_names() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the translation asks of a model.  takes_skip: whether CLIP skip does anything; zeroed: an empty negative prompt
-    may be zeros; kind: "none", "inpaint", "edit", "upscale" """
+    """What the translation asks of a model.
+
+    kind      "none", "inpaint", "edit", "upscale"
+    takes_skip, own_skip   whether CLIP skip does anything; the layer that it has without
+    zeroed    whether an empty negative prompt may be zeros
+    """
 
     name: str
     kind: str = "none"
@@ -132,7 +159,9 @@ def translate(wanted: Wanted, files: Files) -> Order:
             )
         case Scaled() | Inverted() | Padded() | Cropped():
             raise NodeError(
-                wanted.node, "gesso saves pictures as they are drawn; nothing may change them after VAEDecode", input="images"
+                wanted.node,
+                "gesso saves pictures as they are drawn; nothing may change them after VAEDecode",
+                input="images",
             )
         case _:
             raise NodeError(wanted.node, "nothing is drawn for this output", input="images")
@@ -161,12 +190,14 @@ def _passes(last: Sampled) -> tuple[Sampled, Sampled | None, _Enlargement | None
         return last, None, None
     first, enlargement = between
     if _between(first, first.latent) is not None:
-        raise NodeError(last.node, "gesso draws two passes, one after the other, and here are more", input="latent_image")
+        raise NodeError(
+            last.node, "gesso draws two passes, one after the other, and here are more", input="latent_image"
+        )
     return first, last, enlargement
 
 
 def _between(sampler: Sampled, latent: Latent) -> tuple[Sampled, _Enlargement] | None:
-    """The sampler before one, and how its picture comes to it; None where it starts from noise or an uploaded picture."""
+    """The sampler before one, and how its picture comes to it; None where it starts from noise or an upload."""
     match latent:
         case Sampled():
             return latent, _Enlargement(sampler.node, latent.size, "disabled", "latent_nearest_exact")
@@ -189,19 +220,25 @@ def _through_picture(sampler: Sampled, picture: Picture) -> tuple[Sampled, _Enla
         inner, size, crop = picture.picture, picture.size, picture.crop
         if isinstance(inner, Upscaled):
             if picture.method != "lanczos":
-                raise NodeError(node, "gesso brings what an upscaler network makes to its size by lanczos", input="latent_image")
-            inner, network = inner.picture, inner.model.name
+                raise NodeError(
+                    node, "gesso brings what an upscaler network makes to its size by lanczos", input="latent_image"
+                )
+            network, inner = inner.model.name, inner.picture
         elif picture.method in _PICTURE_UPSCALERS:
             upscaler = _PICTURE_UPSCALERS[picture.method]
         else:
             known = ", ".join(_PICTURE_UPSCALERS)
             raise NodeError(
-                node, f"gesso enlarges a drawn picture by {known}, or its latents, not by {picture.method}", input="latent_image"
+                node,
+                f"gesso enlarges a drawn picture by {known}, or its latents, not by {picture.method}",
+                input="latent_image",
             )
         picture = inner
     if isinstance(picture, Upscaled):
         raise NodeError(
-            node, "put ImageScale (lanczos) with a width and a height behind ImageUpscaleWithModel", input="latent_image"
+            node,
+            "put ImageScale (lanczos) with a width and a height behind ImageUpscaleWithModel",
+            input="latent_image",
         )
     if not isinstance(picture, Drawn) or not isinstance(picture.latent, Sampled):
         raise NodeError(node, "gesso only enlarges a drawn picture before the next sampler", input="latent_image")
@@ -264,7 +301,9 @@ class _Writer:
         if isinstance(self.first.latent, Encoded):
             names.add(self.first.latent.vae.checkpoint)
         if len({self.files.models[name].name for name in names}) > 1:
-            raise self._error(f"gesso draws with the parts of one model, and here are those of {', '.join(sorted(names))}", "model")
+            raise self._error(
+                f"gesso draws with the parts of one model, and here are those of {', '.join(sorted(names))}", "model"
+            )
         self._loras(model, clip)
         if model.rescale:
             self.values["guidance_rescale"] = model.rescale
@@ -274,8 +313,8 @@ class _Writer:
         if skip is not None and skip != self.facts.own_skip:
             if not self.facts.takes_skip:
                 raise self._error(
-                    f"CLIPSetLastLayer: {self.facts.name} is drawn with layer {-self.facts.own_skip} of its text encoder "
-                    "only; leave the node out",
+                    f"CLIPSetLastLayer: {self.facts.name} takes layer {-self.facts.own_skip} of its text encoder only; "
+                    "leave the node out",
                     "positive",
                 )
             self.values["clip_skip"] = skip
@@ -325,7 +364,11 @@ class _Writer:
         counted = sampler.guidance != 1  # else ComfyUI does not look at the negative prompt
         for text in sampler.positive:
             if text.zeroed:
-                raise self._error("gesso draws with a positive prompt; ConditioningZeroOut is for the negative one", "positive", sampler.node)
+                raise self._error(
+                    "gesso draws with a positive prompt; ConditioningZeroOut is for the negative one",
+                    "positive",
+                    sampler.node,
+                )
         zeroed = [text.zeroed for text in sampler.negative] if counted else []
         if any(zeroed):
             if not all(zeroed) or not self.facts.zeroed:
@@ -340,10 +383,10 @@ class _Writer:
         if counted and not any(zeroed):
             sides["negative"] = tuple(text.part for text in sampler.negative)
         syntax, written = together(sides)
-        for side, text in written.items():
-            if text.lost:
-                raise self._error(f"gesso cannot say {text.lost}", side, sampler.node)
-        return syntax, {side: text.text for side, text in written.items()}
+        for side, one in written.items():
+            if one.lost:
+                raise self._error(f"gesso cannot say {one.lost}", side, sampler.node)
+        return syntax, {side: one.text for side, one in written.items()}
 
     def _texts(self) -> None:
         syntax, texts = self._prompts(self.first)
@@ -373,7 +416,9 @@ class _Writer:
         written = []
         for number, use in enumerate(uses):
             if is_drawn(use.picture):
-                raise NodeError(use.node, "gesso does not steer by a picture that the graph draws; upload it", input="image")
+                raise NodeError(
+                    use.node, "gesso does not steer by a picture that the graph draws; upload it", input="image"
+                )
             self.pictures[f"hint:{number}"] = _cut_to(use.picture, self._size())
             self.blame[f"controls[{number}]"] = use.node, "control_net"
             written.append(
@@ -414,7 +459,8 @@ class _Writer:
         texts = (*self.first.positive, *(self.first.negative if self.first.guidance != 1 else ()))
         if any(text.inpaint != node for text in texts):
             raise self._error(
-                "link positive, negative and latent of one InpaintModelConditioning to the sampler, all three", "latent_image"
+                "link positive, negative and latent of one InpaintModelConditioning to the sampler, all three",
+                "latent_image",
             )
 
     # ---- a second pass -----------------------------------------------------------------------------------------------
@@ -427,7 +473,7 @@ class _Writer:
             raise self._error("gesso encodes the texts of both passes with the same text encoder", "positive", node)
         if second.seed != first.seed:
             raise self._error(
-                f"gesso draws the noise of both passes from one seed: give it the seed of node {first.node}, {first.seed}",
+                f"gesso draws the noise of both passes from one seed; give it that of node {first.node}, {first.seed}",
                 "seed",
                 node,
             )
@@ -445,7 +491,11 @@ class _Writer:
                 enlarged.node,
             )
         if second.sampler in _DISCARDING and second.sampler != first.sampler:
-            raise self._error(f"gesso draws a second pass with {second.sampler} behind one with the same sampler only", "sampler_name", node)
+            raise self._error(
+                f"gesso draws a second pass with {second.sampler} behind one with the same sampler only",
+                "sampler_name",
+                node,
+            )
         syntax, texts = self._prompts(second)
         hires: dict[str, Any] = {
             "width": larger,
@@ -460,7 +510,9 @@ class _Writer:
         for side, name in (("positive", "prompt"), ("negative", "negative_prompt")):
             if side in texts and texts[side] != self.values[name]:
                 if syntax != self.conventions["syntax"]:
-                    raise self._error("gesso reads the texts of both passes in one syntax; combine or time them in both", side, node)
+                    raise self._error(
+                        "gesso reads the texts of both passes in one syntax; combine or time them in both", side, node
+                    )
                 hires[name] = texts[side]
         self.values["hires"] = hires
         self.blame["hires"] = node, ""

@@ -1,4 +1,4 @@
-"""What the outputs of nodes are before anything is drawn: models, texts, latents and pictures, as their graph makes them.
+"""What the outputs of nodes are before anything is drawn: models, texts, latents, pictures, as their graph makes them.
 
 All of them are compared by value, so that parts of a graph which say the same are the same.
 """

@@ -1,7 +1,8 @@
 """Tells the sockets of clients what happens to their prompts.
 
-Events come from the database, as all others do, and only while somebody listens. A client hears of its own prompts: those
-that came with its client_id under its key. How many are not done is told to all sockets of a key, of its prompts alone.
+Events come from the database, as all others do, and only while somebody listens. A client hears of its own prompts:
+those that came with its client_id under its key. How many are not done is told to all sockets of a key, of its prompts
+alone.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from gesso.errors import GessoError
 from gesso.serving.comfy import messages
@@ -287,3 +289,12 @@ class _Follower:
             self._say(messages.timed("execution_start", {"prompt_id": self.prompt.id}))
         await self.watchers.tell_remaining(self.owner)
         self.watchers.end(final)
+
+
+def watchers_of(request: Request) -> Watchers:
+    """The sockets of the server that is asked."""
+    state = request.app.state
+    if not hasattr(state, "comfy"):
+        state.comfy = Watchers(state.context, state.hub)
+    watchers: Watchers = state.comfy
+    return watchers
