@@ -15,6 +15,7 @@ from PIL import Image
 from gesso.notices import Notice
 from gesso.pictures.picture_file import read_picture
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.pipelines.upscaling import upscale
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
@@ -178,6 +179,53 @@ def test_an_uploaded_picture_is_what_it_starts_from(place: Place, pipeline: Text
     place.blobs.path(digest).write_bytes(b"something else")
     (job,) = place.draw(place.submit(assets={"image": upload.id}))
     assert job.status == JobStatus.FAILED and job.error is not None and job.error["code"] == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"), [({"scale": 1.5}, (60, 45)), ({"width": 20, "height": 10}, (20, 10)), ({}, (80, 60))]
+)
+def test_an_uploaded_picture_is_enlarged(place: Place, asked: dict[str, Any], size: tuple[int, int]) -> None:
+    image = Image.effect_noise((40, 30), 80).convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    upload = place.store.add_upload("ann", place.blobs.put(buffer.getvalue()), nbytes=1, width=40, height=30)
+    work = Work(kind="upscale", model="lanczos", request=asked, assets={"image": upload.id})
+    (job,) = place.draw(place.store.submit(NewJob(owner="ann", work=work))[0])
+    assert job.status == JobStatus.SUCCEEDED, job.error
+    expected = upscale(image, size)
+    with Image.open(place.blobs.path(job.outputs[0].digest)) as drawn:
+        assert drawn.tobytes() == expected.tobytes() and drawn.size == size
+
+
+def test_what_cannot_be_enlarged_fails_alone(place: Place) -> None:
+    upload = place.store.add_upload("ann", place.blobs.put(b"no picture"), nbytes=1, width=40, height=30)
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "PNG")
+    fine = place.store.add_upload("ann", place.blobs.put(buffer.getvalue()), nbytes=1, width=40, height=30)
+    wrong: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+        ("lanczos", {}, {}),
+        ("lanczos", {}, {"image": upload.id}),
+        ("unheard-of", {}, {"image": fine.id}),
+        ("lanczos", {"scale": 1000}, {"image": fine.id}),
+        ("lanczos", {"scale": True}, {"image": fine.id}),
+        ("lanczos", {"scale": 2, "width": 3, "height": 3}, {"image": fine.id}),
+        ("lanczos", {"width": 3}, {"image": fine.id}),
+        ("lanczos", {"prompt": "a cat"}, {"image": fine.id}),
+        ("lanczos", {"width": 8000, "height": 8000}, {"image": fine.id}),
+    ]
+    works = [Work(kind="upscale", model=model, request=asked, assets=assets) for model, asked, assets in wrong]
+    jobs = place.draw(*(place.store.submit(NewJob(owner="ann", work=work))[0] for work in works))
+    assert [(job.error or {}).get("code") for job in jobs] == [
+        "asset_missing",
+        "wrong_kind",
+        "unknown_name",
+        "invalid_field",
+        "invalid_field",
+        "invalid_field",
+        "invalid_field",
+        "invalid_field",
+        "too_large",
+    ]
 
 
 def test_finished_pictures_are_not_drawn_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

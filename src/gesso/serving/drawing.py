@@ -22,7 +22,7 @@ from gesso.frontends.front_end import FrontEnd
 from gesso.frontends.midjourney import parse_flags
 from gesso.notices import Notice
 from gesso.pictures.picture_file import DEFAULT_QUALITY
-from gesso.pictures.reading import read_hint, read_image, read_mask
+from gesso.pictures.reading import read_hint, read_image, read_layer, read_mask
 from gesso.pipelines.framing import size_notice
 from gesso.pipelines.picture import Picture, Progress, to_images
 from gesso.pipelines.text_to_image import TextToImage
@@ -30,6 +30,7 @@ from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 from gesso.runtime.batcher import Run
 from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.serving.blobs import BlobStore
+from gesso.serving.enlarging import enlarge
 from gesso.serving.jobs import Job, Lease, Output, error_value
 from gesso.serving.options import WorkerOptions
 from gesso.serving.rows import cost_of
@@ -37,6 +38,7 @@ from gesso.serving.store import JobStore
 from gesso.studio.drawing import Order, check_names
 from gesso.studio.front_ends import open_front_end
 from gesso.studio.sources import Sources
+from gesso.studio.studio import Studio
 
 # Format of `Work.output` -> that of Pillow, and its media type.
 FORMATS = {
@@ -112,6 +114,27 @@ class Drawing:
         self._num_pictures = order.num_images
         self._parts = self._prepared(pipeline, order)
 
+    def enlarge(self, studio: Studio) -> None:
+        """Do a job of the kind "upscale", from begin to end. Raises GessoError, CancelledError."""
+        work = self.job.work
+        kind, content_type = self._format()
+        given = work.assets.get("image")
+        if given is None:
+            raise GessoError('`assets` has no "image" to enlarge', code="asset_missing", field="assets")
+        path = self._picture_file(given)
+
+        def on_rows(done: int, rows: int) -> None:
+            self.cancel.check()
+            self.state = {"value": round(done / rows, 4), "step": done, "steps": rows, "picture": 1, "pictures": 1}
+
+        image = enlarge(read_layer(path), work.model, work.request, studio, on_rows)
+        buffer = io.BytesIO()
+        if kind == "JPEG":
+            image = image.convert("RGB")
+        image.save(buffer, kind, **({} if kind == "PNG" else {"quality": self._quality}))
+        recipe = {"upscaler": work.model, "width": image.width, "height": image.height, "source": path.name}
+        self.add(0, buffer.getvalue(), content_type, image, seed=0, recipe=recipe)
+
     def next_part(self) -> Part | None:
         """Begin another picture of the job; None: all are begun. Raises GessoError."""
         part = next(self._parts, None)
@@ -135,15 +158,24 @@ class Drawing:
         """Seconds in which others were drawn, since the worker has the job."""
         return now - self._begin - self.worked
 
-    def _order(self) -> Order:
-        work = self.job.work
-        if work.output.get("format", "png") not in FORMATS:
+    def _format(self) -> tuple[str, str]:
+        """Pillow's name of the output's format, and its media type. Raises GessoError for an unknown one."""
+        name = self.job.work.output.get("format", "png")
+        if name not in FORMATS:
             raise GessoError(
-                f"`output` format {short(work.output.get('format'))}: expected one of {', '.join(FORMATS)}",
+                f"`output` format {short(name)}: expected one of {', '.join(FORMATS)}",
                 code="invalid_value",
                 field="output",
             )
-        request = TextToImageRequest.from_dict(work.request)
+        return FORMATS[name]
+
+    @property
+    def _quality(self) -> int:
+        return int(self.job.work.output.get("quality", DEFAULT_QUALITY))
+
+    def _order(self) -> Order:
+        self._format()
+        request = TextToImageRequest.from_dict(self.job.work.request)
         check_names(request)
         front = self._front()
         if request.seed is None and not (front.flags and "seed" in parse_flags(request.prompt).flags):
@@ -248,12 +280,10 @@ class Drawing:
         picture = part.run.result().with_notices(part.notices)
         for notice in dict.fromkeys(picture.notices):
             self._tell(notice)
-        work = self.job.work
-        kind, content_type = FORMATS[work.output.get("format", "png")]
-        data = picture.encode(kind, int(work.output.get("quality", DEFAULT_QUALITY)))
+        kind, content_type = self._format()
         self.add(
             part.index,
-            data,
+            picture.encode(kind, self._quality),
             content_type,
             picture.image,
             seed=picture.seed,

@@ -33,9 +33,10 @@ class JobStatus(StrEnum):
 class Work:
     """What a job does: JSON that a worker needs, and nothing else; checked before it is accepted.
 
-    kind     "generate", or "upscale" of a finished picture
-    model    as `gesso.studio` finds it: a name of the library
+    kind     "generate", or "upscale" of the uploaded picture `assets["image"]`
+    model    as `gesso.studio` finds it: a name of the library. To upscale: the upscaler, such as lanczos
     request  the JSON of a `TextToImageRequest` (request.to_json()), as written: prompts with flags, wildcards, ...
+             To upscale: {"scale": 2.0}, or {"width": ..., "height": ...}, or {} for the upscaler's own scale
     assets   role -> id of an uploaded picture: "image", "mask", "hint:0", "prompt:0", ...
     output   {"format": "png" | "jpeg" | "webp" | "avif", "quality": 1 to 100}
     front    how the prompt is read: {"flags": true} for Midjourney's flags, {"styles": [names]}, {"dynamic": true} for

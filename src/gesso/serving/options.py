@@ -10,6 +10,7 @@ class WorkerOptions:
     """Settings of one worker process.
 
     database, blobs   the queue's database, and the folder of pictures
+    number            of the worker, from 0; it takes the device of that number where several will do
     device, dtype, threads, memory, rows_per_call, max_models
                       of its engine, see `gesso.studio.studio.EngineOptions`
     keep_alive        seconds without work after which the models are dropped from memory; below 0: never
@@ -27,6 +28,7 @@ class WorkerOptions:
 
     database: str
     blobs: str
+    number: int = 0
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None

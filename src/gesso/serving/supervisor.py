@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol
@@ -111,7 +111,7 @@ class Supervisor:
         launch: Callable[[str, WorkerOptions], WorkerProcess] = _Process,
     ) -> None:
         self._store, self._launch = store, launch
-        self._places = [_Place(options) for options in workers]
+        self._places = [_Place(replace(options, number=number)) for number, options in enumerate(workers)]
         self._stopping = Event()
         self._thread: Thread | None = None
 

@@ -132,6 +132,11 @@ class WorkerLoop:
             self._guarded(drawing, partial(self._begin, drawing))
 
     def _begin(self, drawing: Drawing) -> None:
+        if drawing.job.work.kind == "upscale":
+            drawing.enlarge(self.studio)
+            self._last_work = time.monotonic()
+            self._end(drawing)
+            return
         drawing.step_seconds = self._step_seconds
         drawing.begin(self._pipeline(drawing.job.work.model))
         if drawing.next_part() is None:
@@ -214,8 +219,11 @@ class WorkerLoop:
 
     def _new_studio(self) -> Studio:
         options = self.options
+        device = options.device
+        if device in ("auto", "cuda") and torch.cuda.device_count() > 1:  # a worker a device
+            device = f"cuda:{options.number % torch.cuda.device_count()}"
         engine = EngineOptions(
-            device=options.device,
+            device=device,
             dtype=options.dtype,
             threads=options.threads,
             rows_per_call=options.rows_per_call,
