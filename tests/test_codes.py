@@ -41,6 +41,8 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
 
 
 def code_of(call: ast.Call) -> ast.expr | None:
+    if isinstance(call.func, ast.Name) and call.func.id == "HttpError" and len(call.args) > 1:  # status, code, detail
+        return call.args[1]
     return next((each.value for each in call.keywords if each.arg == "code"), None)
 
 

@@ -26,6 +26,10 @@ MORE = {
     "terminal": {"typer", "click", "rich"},
     "hints": {"cv2"},
     "library": {"huggingface_hub"},
+    "serving": {
+        *("sqlalchemy", "alembic", "fastapi", "starlette", "pydantic", "pydantic_settings", "uvicorn", "h11"),
+        "prometheus_client",
+    },
     "strict_yaml.py": {"yaml"},
 }
 

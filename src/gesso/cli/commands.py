@@ -27,6 +27,8 @@ COMMANDS = (
     Command("lora", "gesso.cli.lora", "Inspect, convert, merge, extract and resize LoRA files."),
     Command("train", "gesso.cli.train", "Train the default model and its LoRA and ControlNet."),
     Command("evaluate", "gesso.cli.evaluate", "Measure how well a model follows its prompts."),
+    Command("serve", "gesso.cli.serve", "Serve the HTTP API, with a queue and workers."),
+    Command("keys", "gesso.cli.keys", "Make, list and revoke API keys of a server."),
     Command("config", "gesso.cli.config", "Show and change the defaults of options."),
     Command("doctor", "gesso.cli.doctor", "Check that gesso works on this machine."),
 )

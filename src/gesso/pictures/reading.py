@@ -142,3 +142,15 @@ def mask_digest(mask: Image.Image) -> str:
     """The same for a mask, over its grey levels."""
     grey = mask_levels(mask)
     return hashlib.sha256(struct.pack(">II", grey.height, grey.width) + grey.tobytes()).hexdigest()
+
+
+def hint_picture_digest(image: Image.Image) -> str:
+    """The same for a control image: depth of 16 bits and transparency count, too."""
+    if is_deep(image):
+        levels = np.asarray(image)
+        start = struct.pack(">II", *levels.shape) + str(levels.dtype).encode()
+        return hashlib.sha256(start + levels.tobytes()).hexdigest()
+    if "A" in image.getbands():
+        rgba = image.convert("RGBA")
+        return hashlib.sha256(struct.pack(">II", rgba.height, rgba.width) + rgba.tobytes()).hexdigest()
+    return picture_digest(image)

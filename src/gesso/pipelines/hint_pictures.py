@@ -1,10 +1,7 @@
 """ControlNet hints (control images): hashed, resized, preprocessed and turned into tensors."""
 
-import hashlib
-import struct
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +11,7 @@ from gesso.hints.pixels import hint_pixels
 from gesso.hints.registry import PREPROCESSORS, canonical, preprocess
 from gesso.hints.sizing import Size
 from gesso.pictures.given import GivenPicture, as_hint
-from gesso.pictures.reading import flat, picture_digest
+from gesso.pictures.reading import flat, hint_picture_digest
 from gesso.pipelines.framing import Placement
 from gesso.request.checks import RequestError
 from gesso.request.parts import ControlUse
@@ -27,15 +24,7 @@ def hint_digest(image: GivenPicture) -> str:
 
     image: or a path, an array, a tensor; see `gesso.pictures.given`
     """
-    image = as_hint(image, "image")
-    if is_deep(image):
-        levels = np.asarray(image)
-        start = struct.pack(">II", *levels.shape) + str(levels.dtype).encode()
-        return hashlib.sha256(start + levels.tobytes()).hexdigest()
-    if "A" in image.getbands():
-        rgba = image.convert("RGBA")
-        return hashlib.sha256(struct.pack(">II", rgba.height, rgba.width) + rgba.tobytes()).hexdigest()
-    return picture_digest(image)
+    return hint_picture_digest(as_hint(image, "image"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,172 @@
+"""`gesso serve`: the HTTP API, its queue and its workers, in one command."""
+
+import inspect
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from gesso.errors import GessoError, one_line
+from gesso.serving.settings import Row, Settings, read_settings, setting_rows, shown
+from gesso.terminal.json_lines import JsonOption, json_line
+from gesso.terminal.settings import user_file
+from gesso.terminal.tables import columns
+
+
+def _serve(context: typer.Context, show_settings: bool, as_json: bool, **flags: Any) -> None:
+    """Serve the HTTP API: a queue of jobs, and workers that draw them.
+
+    Listens on 127.0.0.1 port 7860 and needs no key there. Other machines need one: make it with `gesso keys add`, and
+    choose an address with --host. Every option can also be set in the environment, as GESSO_SERVE_PORT, and in the
+    table [serve] of your config file: gesso config set serve.port 8080. docs/serving.md describes the API.
+
+    Examples:
+        gesso serve
+        gesso serve --port 8080 --log-format json
+        gesso serve --host 0.0.0.0 --allowed-hosts draw.example.org
+        gesso serve --show-settings
+    """
+    settings = read_settings(_typed(context, flags), file=user_file())
+    if show_settings:
+        _show(settings, as_json)
+        return
+    try:
+        from gesso.serving.http.server import serve
+    except ImportError as error:
+        raise GessoError(
+            f"`gesso serve` needs some more packages ({error.name} is missing). "
+            "Install them with: pip install 'gesso[serve]'",
+            code="missing_extra",
+        ) from None
+    with _logged(settings.values.log_format == "json"):
+        serve(settings.values, _announce)
+
+
+def _announce(address: str) -> None:
+    print(address, flush=True)
+    if sys.stderr.isatty():
+        print("listening; Ctrl-C stops it. The API: /openapi.json, docs/serving.md", file=sys.stderr)
+
+
+def _typed(context: typer.Context, flags: dict[str, Any]) -> dict[str, Any]:
+    """What stands in the command line; the settings read the environment and the file themselves."""
+    sources = {name: context.get_parameter_source(name) for name in flags}
+    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items() if name in typed}
+
+
+def _show(settings: Settings, as_json: bool) -> None:
+    if as_json:
+        rows = {row.name: row for row in setting_rows()}
+        found = []
+        for name, origin in settings.origins.items():
+            value = getattr(settings.values, name)
+            plain = shown(value, rows[name]) if name == "database" and value is not None else value
+            value = plain if isinstance(plain, bool | int | float | type(None)) else str(plain)
+            value = list(plain) if isinstance(plain, tuple) else value
+            found.append({"name": name.replace("_", "-"), "value": value, "from": origin})
+        print(json_line({"settings": found}))
+        return
+    print("\n".join(columns([("SETTING", "VALUE", "FROM"), *settings.lines()])))
+
+
+# ---- the command's options, from the table of settings ---------------------------------------------------------------
+
+
+def _option(row: Row) -> inspect.Parameter:
+    about = row.about
+    name = f"--{row.name.replace('_', '-')}"
+    kind: Any = list[str] if row.kind is tuple else row.kind
+    bounds: dict[str, Any] = {}
+    if row.kind in (int, float):
+        bounds = {"min": row.kind(about.low) if about.low is not None else None, "max": about.high}
+        bounds["max"] = row.kind(about.high) if about.high is not None else None
+    default = row.default if not row.optional else None
+    words = (
+        f"{about.help} {', '.join(row.choices)}." if row.choices and row.choices[0] not in about.help else about.help
+    )
+    option = typer.Option(
+        name,
+        help=words,
+        rich_help_panel=about.group,
+        show_default=about.unset or True,
+        metavar="NAME" if row.kind is tuple else None,
+        **bounds,
+    )
+    if row.kind is tuple:
+        kind, default = list[str] | None, None
+    elif row.optional:
+        kind = kind | None
+    return inspect.Parameter(
+        row.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def _signature() -> inspect.Signature:
+    show = typer.Option("--show-settings", help="Show each setting and where it comes from, and end.")
+    fixed = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        inspect.Parameter(
+            "show_settings", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, show]
+        ),
+        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+    ]
+    return inspect.Signature([*fixed, *map(_option, setting_rows())])
+
+
+def command(*args: Any, **kwargs: Any) -> None:
+    _serve(*args, **kwargs)
+
+
+command.__doc__ = _serve.__doc__
+command.__signature__ = _signature()  # type: ignore[attr-defined]
+command.__annotations__ = {name: one.annotation for name, one in _signature().parameters.items()}
+
+
+# ---- the log ---------------------------------------------------------------------------------------------------------
+
+WORDS = ("request_id", "method", "route", "status", "ms", "client", "key")
+
+
+class _Log(logging.Formatter):
+    """One line a record, as text or as JSON. Nothing of a request but its route, its status and who asked."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+        words = {name: getattr(record, name) for name in WORDS if getattr(record, name, None) is not None}
+        message = one_line(record.getMessage())
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        if self.as_json:
+            values = {"time": at, "level": record.levelname.lower(), "logger": record.name, "message": message, **words}
+            return json.dumps(values | ({"traceback": trace} if trace else {}))
+        told = " ".join(f"{name}={value}" for name, value in words.items())
+        return f"{at} {record.levelname.lower():<7} {message} {told}".rstrip() + (f"\n{trace}" if trace else "")
+
+
+@contextmanager
+def _logged(as_json: bool) -> Iterator[None]:
+    """Within the block, the server's log goes to stderr, a line for each request."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Log(as_json))
+    loggers = [logging.getLogger(name) for name in ("gesso", "uvicorn")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger, level in zip(
+        loggers, (min(logging.INFO, loggers[0].level or logging.INFO), logging.WARNING), strict=True
+    ):
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)

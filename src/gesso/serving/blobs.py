@@ -1,0 +1,185 @@
+"""Bytes of pictures, in files that are named by their SHA-256.
+
+Bytes first, row second: a row of the queue names only what is on the disk already. Rows are deleted first, bytes later:
+whatever stops the process, nothing worse is left than a file that no row names, and `sweep` finds those.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.files import atomic_file, sync_folder
+
+GRACE_SECONDS = 3600.0  # for the row of a blob to be written
+_SWEEP_SECONDS = 60.0  # more than a blob is ever moved aside
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ASIDE = ".swept.part"
+_AT_ONCE = 500  # digests that `sweep` asks about together
+
+log = logging.getLogger(__name__)
+
+
+class BlobStore:
+    """Blobs below one folder, which is made where it is missing. Safe from several threads and processes.
+
+    ab/cd/abcd...   a blob: its name is the SHA-256 of its bytes, so that the same bytes are stored once
+    Raises GessoError (code unwritable) for a folder that cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            self._make(root)
+        except OSError as error:
+            raise _unwritable(root, error) from None
+
+    def put(self, data: bytes) -> str:
+        """Store bytes -> their SHA-256, in hexadecimal. They are on the disk when this returns.
+
+        Raises GessoError: disk_full, unwritable. Nothing is left of what could not be written.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._place(digest)
+        try:
+            with suppress(FileNotFoundError):
+                os.utime(path)  # tells `sweep` that it is wanted once more
+                if path.read_bytes() == data:  # and not what a broken disk has made of it
+                    return digest
+            self._make(path.parent.parent)
+            self._make(path.parent)
+            with atomic_file(path) as handle:
+                handle.write(data)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise GessoError(
+                    f"the disk of {self.root} is full: {len(data)} bytes do not fit. Make room, then try again",
+                    code="disk_full",
+                ) from None
+            raise _unwritable(self.root, error) from None
+        return digest
+
+    def path(self, digest: str) -> Path:
+        """The file of a blob, for reading it in parts. Raises GessoError (code missing) where it is not there."""
+        path = self._place(digest)
+        if not path.is_file():
+            raise _missing(digest)
+        return path
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a blob. Raises GessoError: missing; damaged where the disk gives others than were stored."""
+        path = self.path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise _missing(digest) from None
+        except OSError as error:
+            raise GessoError(
+                f"the stored bytes {digest[:12]}... cannot be read ({error.strerror})", code="unreadable"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise GessoError(
+                f"the stored bytes {digest[:12]}... have changed on the disk. Restore them from a copy, or delete them",
+                code="damaged",
+                data={"sha256": digest},
+            )
+        return data
+
+    def sweep(
+        self,
+        referenced: Callable[[Iterable[str]], set[str]],
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> int:
+        """Delete the blobs that no row names, and what killed processes left half-written. -> how many files
+
+        referenced     those of these digests that a row names, such as `JobStore.referenced`
+        grace_seconds  files that are younger stay, as their rows may come yet
+        """
+        gone = 0
+        files = iter(self._files())
+        while part := list(islice(files, _AT_ONCE)):
+            oldest = clock() - grace_seconds
+            candidates = [path for path in part if _modified(path) < oldest]
+            blobs = [path for path in candidates if _DIGEST.fullmatch(path.name)]
+            wanted = referenced([path.name for path in blobs]) if blobs else set()
+            for path in part:
+                if path.name.endswith(_ASIDE):
+                    self._bring_back(path)
+            for path in candidates:
+                if path.name.endswith(".part"):
+                    with suppress(OSError):
+                        path.unlink()
+                        gone += 1
+                elif _DIGEST.fullmatch(path.name) and path.name not in wanted:
+                    gone += self._discard(path, referenced, oldest)
+        return gone
+
+    def _discard(self, path: Path, referenced: Callable[[Iterable[str]], set[str]], oldest: float) -> bool:
+        """Delete a blob, unless somebody stores the same bytes just now.
+
+        It is moved aside first: whoever stores them later finds nothing there, and writes them; whoever did before has
+        touched the file, which then goes back.
+        """
+        aside = path.with_name(f".{path.name}{_ASIDE}")
+        try:
+            os.rename(path, aside)
+            if _modified(aside) >= oldest or referenced([path.name]):
+                os.rename(aside, path)
+                return False
+            aside.unlink()
+        except OSError as error:
+            log.warning("a blob that no row names cannot be deleted: %s", error)
+            return False
+        return True
+
+    @staticmethod
+    def _bring_back(aside: Path) -> None:
+        """Give a blob its name back that a sweep moved aside and, killed, left there. The next one looks anew."""
+        with suppress(OSError):
+            path = aside.with_name(aside.name[1:].removesuffix(_ASIDE))
+            if aside.stat().st_ctime < time.time() - _SWEEP_SECONDS and not path.exists():
+                os.rename(aside, path)
+
+    def _files(self) -> Iterator[Path]:
+        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]")):
+            with suppress(OSError):
+                yield from sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_file())
+
+    def _place(self, digest: str) -> Path:
+        """Where a blob lies. Ids come from outside: what is no SHA-256 never becomes a path."""
+        if not _DIGEST.fullmatch(digest):
+            raise _missing(digest)
+        return self.root / digest[:2] / digest[2:4] / digest
+
+    @staticmethod
+    def _make(folder: Path) -> None:
+        """A folder, and its name on the disk."""
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            sync_folder(folder.parent)
+
+
+def _modified(path: Path) -> float:
+    """When a file was written, or wanted; of one that is gone: never before anything."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return float("inf")
+
+
+def _missing(digest: str) -> GessoError:
+    return GessoError(f"no stored bytes {digest[:12]!r}...; they were deleted, or never stored", code="missing")
+
+
+def _unwritable(root: Path, error: OSError) -> GessoError:
+    return GessoError(f"{root}: cannot be written ({error.strerror})", code="unwritable", data={"path": str(root)})

@@ -1,0 +1,293 @@
+"""The database of the queue: SQLite in a file by default, PostgreSQL by its URL.
+
+Writing takes one transaction at a time, as SQLite has it anyway and PostgreSQL by an advisory lock: what is read in a
+transaction that writes still holds when it commits, so that no rule of the queue depends on isolation levels.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+
+from gesso.errors import GessoError
+from gesso.serving.tables import REVISION
+
+BUSY_SECONDS = 30.0  # that a writer waits for others
+PATIENCE = 20.0  # seconds in which work is tried again while a database restarts
+_LOCK = 0x67657373  # of PostgreSQL, for those who write to the queue
+# Of PostgreSQL: it shuts down, has crashed, starts; a connection failed; two transactions stood in each other's way.
+_PASSING = ("57P01", "57P02", "57P03", "08000", "08001", "08003", "08006", "40001", "40P01")
+_VERSION = "gesso_queue"  # table that says which migrations were applied
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """Connections to the queue's database, its transactions and its clock. Any number of threads may use one.
+
+    url  a path of a SQLite file, or an URL: sqlite:///queue.db, postgresql://user@host/name
+    Opening makes the tables, or brings them up to date. Raises GessoError for an URL that cannot be used, a database
+    that does not answer, and one that a newer gesso has written (code newer_version).
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self._url = _parsed(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.engine = _engine(self._url)
+        self._watch_lock = Lock()
+        self._watching: Connection | None = None
+        self._clock_name: str = ""
+        self._clock: Callable[[], float] | None = None  # PostgreSQL has its own
+        if self.is_sqlite:
+            self._clock_name, self._clock = _lease_clock()
+        try:
+            self.again(self._prepare)
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self._url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._watch_lock:
+            if self._watching is not None:
+                self._watching.close()
+                self._watching = None
+        self.engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads one state of the database."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that writes, alone. It is committed when the block ends well.
+
+        durable  on the disk when the block is left; else it may be lost when the machine loses its power, no sooner
+        """
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(gesso_write="FULL" if durable else "NORMAL")
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+                    if not durable:
+                        connection.execute(text("SET LOCAL synchronous_commit TO OFF"))
+                yield connection
+
+    def again(self, work: Callable[[], T]) -> T:
+        """What `work` returns; it is tried again while the database is busy or restarts, for some seconds.
+
+        The work may have been committed when it is tried again: it must find out, or not mind. Raises GessoError:
+        disk_full, database_unusable.
+        """
+        begin, pause = time.monotonic(), 0.05
+        while True:
+            try:
+                return work()
+            except (IntegrityError, ProgrammingError):  # bugs
+                raise
+            except DBAPIError as error:
+                if time.monotonic() - begin > PATIENCE or not self._may_pass(error):
+                    raise self._known(error) from error
+                log.warning("the database of the queue does not answer, trying again: %s", _reason(error))
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _may_pass(self, error: DBAPIError) -> bool:
+        if self.is_sqlite:
+            return _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        state = getattr(error.orig, "sqlstate", None)
+        is_gone = isinstance(error, OperationalError | InterfaceError) and state is None
+        return is_gone or error.connection_invalidated or state in _PASSING
+
+    def _known(self, error: DBAPIError) -> GessoError:
+        if (self.is_sqlite and _sqlite_code(error) == sqlite3.SQLITE_FULL) or getattr(
+            error.orig, "sqlstate", ""
+        ) == "53100":
+            return GessoError(f"the disk of {self.name} is full. Make room, then try again", code="disk_full")
+        return GessoError(
+            f"the queue's database {self.name} cannot be used ({_reason(error)}). Check its place and rights",
+            code="database_unusable",
+            data={"database": self.name},
+        )
+
+    def changes(self) -> str:
+        """A mark that is another one whenever something was committed, by whatever process. Costs microseconds."""
+        return self.again(self._changes)
+
+    def _changes(self) -> str:
+        with self._watch_lock:
+            if self._watching is None:
+                self._watching = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                # SQLite counts the commits of other connections, and this one commits nothing. A snapshot of PostgreSQL
+                # lists the transactions that it does not see.
+                return str(
+                    self._watching.exec_driver_sql(
+                        "PRAGMA data_version" if self.is_sqlite else "SELECT pg_current_snapshot()::text"
+                    ).scalar_one()
+                )
+            except DBAPIError:
+                self._watching.close()
+                self._watching = None
+                raise
+
+    @property
+    def lease_clock(self) -> str:
+        """Which clock `lease_time` is of: a lease by another clock (before the machine started anew) has lapsed."""
+        return self._clock_name
+
+    def lease_time(self, connection: Connection) -> float:
+        """Seconds by a clock that nobody sets and all who share the database share.
+
+        On one machine it is that of its kernel; PostgreSQL's server tells its own.
+        """
+        if self._clock is not None:
+            return self._clock()
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+    # ---- tables ------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        if self.is_sqlite:
+            self._use_wal()
+        with self.reading() as connection:
+            if self._revision(connection) == REVISION:
+                return
+        with self.writing() as connection:  # another process may have been faster, so look once more
+            revision = self._revision(connection)
+            if revision == REVISION:
+                return
+            if revision is not None and revision > REVISION:
+                raise GessoError(
+                    f"{self.name}: its tables are of revision {revision}, this gesso knows {REVISION} and older. "
+                    "Use the gesso that wrote it, or a newer one",
+                    code="newer_version",
+                    data={"revision": revision, "known": REVISION},
+                )
+            _migrate(connection)
+            if not self.is_sqlite:
+                return
+        with self.reading() as connection:  # a database that is damaged is told now and not in the middle of a night
+            assert self._revision(connection) == REVISION
+
+    def _use_wal(self) -> None:
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() != "wal":
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+
+    def _revision(self, connection: Connection) -> str | None:
+        if not inspect(connection).has_table(_VERSION):
+            return None
+        return connection.execute(text(f"SELECT version_num FROM {_VERSION}")).scalar_one_or_none()
+
+
+def _migrate(connection: Connection) -> None:
+    """Apply the migrations that are missing, within the transaction of the connection."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("gesso.serving") / "migrations"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = _VERSION
+    command.upgrade(config, REVISION)
+
+
+def _parsed(url: str | Path) -> URL:
+    if isinstance(url, Path) or "://" not in url:
+        return URL.create("sqlite", database=str(url))
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise GessoError(
+            "`database`: not an URL of a database; expected a file, sqlite:///FILE or postgresql://USER@HOST/NAME",
+            code="invalid_value",
+            field="database",
+        ) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql") or parsed.database in (None, "", ":memory:"):
+        raise GessoError(
+            f"`database` {parsed.render_as_string()}: expected a file, sqlite:///FILE or postgresql://USER@HOST/NAME",
+            code="invalid_value",
+            field="database",
+        )
+    return parsed
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() == "sqlite":
+            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+            event.listen(engine, "connect", _connect_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    except (ImportError, NoSuchModuleError):
+        raise GessoError(
+            "PostgreSQL needs psycopg. Install it with: pip install 'gesso[postgres]'", code="missing_extra"
+        ) from None
+
+
+def _connect_sqlite(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    synchronous = options.get("gesso_write")
+    if synchronous is None:
+        connection.exec_driver_sql("BEGIN")
+        return
+    # Before the transaction, as SQLite wants it; straight from the driver, as SQLAlchemy has begun already.
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lease_clock() -> tuple[str, Callable[[], float]]:
+    """A name and a clock: the kernel's since its start, which no one sets; where there is none, the one on the wall."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return boot, partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError):
+        return "wall", time.time
+
+
+def _sqlite_code(error: DBAPIError) -> int:
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+
+
+def _reason(error: DBAPIError) -> str:
+    """What the driver says, on one line."""
+    return " ".join(str(error.orig).split())[:300]

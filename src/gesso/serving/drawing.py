@@ -1,0 +1,362 @@
+"""Draws one job: its request and pictures become runs, their pictures become outputs in the store.
+
+What a job draws is decided by the job alone: an open seed comes from its id, so that a worker that takes over from
+one that died draws the same pictures, and goes on after those that are finished.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from gesso.errors import GessoError, short
+from gesso.frontends.front_end import FrontEnd
+from gesso.frontends.midjourney import parse_flags
+from gesso.notices import Notice
+from gesso.pictures.picture_file import DEFAULT_QUALITY
+from gesso.pictures.reading import read_hint, read_image, read_layer, read_mask
+from gesso.pipelines.framing import size_notice
+from gesso.pipelines.picture import Picture, Progress, to_images
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
+from gesso.runtime.batcher import Run
+from gesso.runtime.cancel import CancelledError, CancelToken
+from gesso.serving.blobs import BlobStore
+from gesso.serving.enlarging import enlarge
+from gesso.serving.jobs import Job, Lease, Output, error_value
+from gesso.serving.options import WorkerOptions
+from gesso.serving.rows import cost_of
+from gesso.serving.store import JobStore
+from gesso.studio.drawing import Order, check_names
+from gesso.studio.front_ends import open_front_end
+from gesso.studio.sources import Sources
+from gesso.studio.studio import Studio
+
+# Format of `Work.output` -> that of Pillow, and its media type.
+FORMATS = {
+    "png": ("PNG", "image/png"),
+    "jpeg": ("JPEG", "image/jpeg"),
+    "webp": ("WEBP", "image/webp"),
+    "avif": ("AVIF", "image/avif"),
+}
+PREVIEW_SHARE = 0.1  # of the time that previews may take
+PREVIEW_SIDE = 512
+PREVIEW_QUALITY = 80
+
+# Why a job stops before it is done: its client canceled it, its deadline passed, another worker has it, this one ends.
+Stop = Literal["canceled", "expired", "lost", "released"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Part:
+    """The run of one picture.
+
+    index       of the picture in the job
+    notices     about how its prompt was read
+    steps_left  until it is finished
+    """
+
+    index: int
+    run: Run[Picture]
+    notices: tuple[Notice, ...]
+    steps_left: int
+
+
+class Drawing:
+    """A job that a worker draws. Its methods are called by the thread that draws, but for `stop`.
+
+    lease          of the job
+    active         the pictures that are being drawn
+    state          how far it is, for whoever reports it: the JSON of `Job.progress`
+    step_seconds   how long a step takes, as far as is known
+    worked         seconds that went into it
+    reported       when `state` was last written down, and which it was
+    """
+
+    def __init__(self, lease: Lease, store: JobStore, blobs: BlobStore, options: WorkerOptions) -> None:
+        self.lease, self.store, self.blobs, self.options = lease, store, blobs, options
+        self.job: Job = lease.job
+        self.cancel = CancelToken()
+        self.stopped: Stop | None = None
+        self.active: list[Part] = []
+        self.state: dict[str, Any] = {}
+        self.step_seconds: float | None = None
+        self.worked, self._begin = 0.0, time.monotonic()
+        self.reported: tuple[float, object] = 0.0, None
+        self._num_pictures, self._num_steps, self._num_begun = 1, 1, 0
+        self._parts: Iterator[Part] = iter(())
+        self._pipeline: TextToImage | None = None
+        self._last_preview, self._preview_cost = time.monotonic(), 0.0
+        self._told: set[str] = set()
+
+    def stop(self, reason: Stop) -> None:
+        """Stop within a step. The first reason counts. From any thread."""
+        if self.stopped is None:
+            self.stopped = reason
+        self.cancel.cancel()
+
+    # ---- what there is to draw ---------------------------------------------------------------------------------------
+
+    def begin(self, pipeline: TextToImage) -> None:
+        """Prepare the job for a model. Raises GessoError for what cannot be drawn."""
+        self._pipeline = pipeline
+        order = self._order()
+        self._num_pictures = order.num_images
+        self._parts = self._prepared(pipeline, order)
+
+    def enlarge(self, studio: Studio) -> None:
+        """Do a job of the kind "upscale", from begin to end. Raises GessoError, CancelledError."""
+        work = self.job.work
+        kind, content_type = self._format()
+        given = work.assets.get("image")
+        if given is None:
+            raise GessoError('`assets` has no "image" to enlarge', code="asset_missing", field="assets")
+        path = self._picture_file(given)
+
+        def on_rows(done: int, rows: int) -> None:
+            self.cancel.check()
+            self.state = {"value": round(done / rows, 4), "step": done, "steps": rows, "picture": 1, "pictures": 1}
+
+        image = enlarge(read_layer(path), work.model, work.request, studio, on_rows)
+        buffer = io.BytesIO()
+        if kind == "JPEG":
+            image = image.convert("RGB")
+        image.save(buffer, kind, **({} if kind == "PNG" else {"quality": self._quality}))
+        recipe = {"upscaler": work.model, "width": image.width, "height": image.height, "source": path.name}
+        self.add(0, buffer.getvalue(), content_type, image, seed=0, recipe=recipe)
+
+    def next_part(self) -> Part | None:
+        """Begin another picture of the job; None: all are begun. Raises GessoError."""
+        part = next(self._parts, None)
+        if part is not None:
+            self.active.append(part)
+        return part
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it likely takes; in steps, while nothing is known."""
+        steps = sum(part.steps_left for part in self.active)
+        steps += max(self._num_pictures - self._num_begun, 0) * self._num_steps
+        return (steps + 1) * (self.step_seconds or 1.0)
+
+    @property
+    def cost_left(self) -> float:
+        """What is left of its cost, see `cost_of`."""
+        return cost_of(self.job.work) * (1.0 - float(self.state.get("value", 0.0)))
+
+    def waited(self, now: float) -> float:
+        """Seconds in which others were drawn, since the worker has the job."""
+        return now - self._begin - self.worked
+
+    def _format(self) -> tuple[str, str]:
+        """Pillow's name of the output's format, and its media type. Raises GessoError for an unknown one."""
+        name = self.job.work.output.get("format", "png")
+        if name not in FORMATS:
+            raise GessoError(
+                f"`output` format {short(name)}: expected one of {', '.join(FORMATS)}",
+                code="invalid_value",
+                field="output",
+            )
+        return FORMATS[name]
+
+    @property
+    def _quality(self) -> int:
+        return int(self.job.work.output.get("quality", DEFAULT_QUALITY))
+
+    def _order(self) -> Order:
+        self._format()
+        request = TextToImageRequest.from_dict(self.job.work.request)
+        check_names(request)
+        front = self._front()
+        if request.seed is None and not (front.flags and "seed" in parse_flags(request.prompt).flags):
+            request = replace(request, seed=seed_of(self.job.id))
+        return Order(request=request, sources=self._sources(), front=front)
+
+    def _front(self) -> FrontEnd:
+        asked, folder = self.job.work.front, self.options.wildcards
+        return open_front_end(
+            "midjourney" if asked.get("flags") else None,
+            style=tuple(asked.get("styles", ())) or None,
+            wildcards=Path(folder) if asked.get("dynamic") and folder is not None else None,
+            dynamic=bool(asked.get("dynamic")),
+        )
+
+    def _sources(self) -> Sources:
+        given = {role: self._picture_file(upload) for role, upload in sorted(self.job.work.assets.items())}
+        return Sources(
+            image=read_image(given["image"]) if "image" in given else None,
+            mask=read_mask(given["mask"]) if "mask" in given else None,
+            hints=tuple(read_hint(path) for role, path in given.items() if role.startswith(("hint", "prompt"))),
+        )
+
+    def _picture_file(self, upload: str) -> Path:
+        digest = self.store.get_upload(upload, self.job.owner).digest
+        self.blobs.read(digest)  # the bytes are still those that were stored
+        return self.blobs.path(digest)
+
+    def _prepared(self, pipeline: TextToImage, order: Order) -> Iterator[Part]:
+        """The pictures that are not finished yet, each prepared when it is its turn."""
+        finished = {output.index for output in self.job.outputs if self._is_stored(output)}
+        first = 0
+        for plain in order.requests(pipeline):
+            resolved = pipeline.resolve(plain.request, **order.sources.pictures)
+            if not first and (notice := size_notice(resolved, pipeline.model.family)) is not None:
+                self._tell(notice)
+            self._num_steps = resolved.num_steps
+            parts: list[Part] = []
+            runs = pipeline.runs(
+                plain.request, partial(self._on_progress, parts), **order.sources.arguments, cancel=self.cancel
+            )
+            parts += [Part(first + row, run, plain.notices, self._num_steps) for row, run in enumerate(runs)]
+            for part in parts:
+                self._num_begun += 1
+                if part.index not in finished:
+                    yield part
+            first += len(parts)
+
+    def _is_stored(self, output: Output) -> bool:
+        try:
+            self.blobs.read(output.digest)
+        except GessoError:
+            return False
+        return True
+
+    # ---- while it is drawn -------------------------------------------------------------------------------------------
+
+    def _on_progress(self, parts: Sequence[Part], state: Progress) -> None:
+        """A step of one of these pictures is done."""
+        part = parts[state.index]
+        part.steps_left, self._num_steps = state.num_steps - state.step, max(state.num_steps, 1)
+        done = self._num_begun - sum(each.steps_left for each in self.active) / self._num_steps
+        self.state = {
+            "value": round(min(max(done / self._num_pictures, 0.0), 1.0), 4),
+            "step": state.step,
+            "steps": state.num_steps,
+            "picture": part.index + 1,
+            "pictures": self._num_pictures,
+            "message": f"picture {part.index + 1} of {self._num_pictures}, step {state.step} of {state.num_steps}",
+        }
+        if state.latents is not None and 0 < state.step < state.num_steps:
+            self._preview(state)
+
+    def _preview(self, state: Progress) -> None:
+        """Show the picture as it is by now, when that is due and does not slow the drawing down."""
+        begin, every = time.monotonic(), self.options.preview_seconds
+        pause = max(every, self._preview_cost / PREVIEW_SHARE)
+        if not every or begin - self._last_preview < pause or self.cancel.is_cancelled:
+            return
+        assert self._pipeline is not None and state.latents is not None
+        try:
+            (image,) = to_images(self._pipeline.model.decode(state.latents[:1]))
+            image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
+            self.store.preview(self.lease, "image/jpeg", buffer.getvalue())
+        except Exception as error:  # a picture can be finished without one
+            log.warning("job %s: no preview: %s", self.job.id, error)
+        self._last_preview = time.monotonic()
+        self._preview_cost = self._last_preview - begin
+
+    def _tell(self, notice: Notice) -> None:
+        if notice not in self._told:
+            self._told.add(notice)
+            self.store.notice(self.lease, notice_value(notice))
+
+    # ---- what came out -----------------------------------------------------------------------------------------------
+
+    def keep(self, part: Part) -> None:
+        """Store a finished picture: its bytes first, then its row. Raises what ended its run, and GessoError."""
+        self.active.remove(part)
+        picture = part.run.result().with_notices(part.notices)
+        for notice in dict.fromkeys(picture.notices):
+            self._tell(notice)
+        kind, content_type = self._format()
+        self.add(
+            part.index,
+            picture.encode(kind, self._quality),
+            content_type,
+            picture.image,
+            seed=picture.seed,
+            recipe=json.loads(picture.recipe.to_json()),
+            notices=picture.notices,
+        )
+
+    def add(
+        self,
+        index: int,
+        data: bytes,
+        content_type: str,
+        image: Image.Image,
+        *,
+        seed: int,
+        recipe: dict[str, Any],
+        notices: tuple[Notice, ...] = (),
+    ) -> None:
+        """Store the bytes of a finished picture, and say so."""
+        output = Output(
+            id=f"{self.job.id}-{index}",
+            index=index,
+            content_type=content_type,
+            nbytes=len(data),
+            width=image.width,
+            height=image.height,
+            digest=self.blobs.put(data),
+            seed=seed,
+            recipe=recipe,
+            notices=tuple(notice_value(notice) for notice in dict.fromkeys(notices)),
+        )
+        if not self.store.add_output(self.lease, output):
+            self.stop("lost")
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Write how it ended: done, or with this error; stopped, where it was.
+
+        An error of the store passes through.
+        """
+        for part in self.active:
+            part.run.close()
+        if error is not None and not isinstance(error, CancelledError):
+            self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
+        elif error is None and self.stopped in (None, "canceled", "expired"):
+            self.store.finish(self.lease, {**self.state, "value": 1.0})  # perhaps faster than what stopped it
+        elif self.stopped == "canceled":
+            self.store.canceled(self.lease)
+        elif self.stopped == "expired":
+            self.store.expired(self.lease)
+        elif self.stopped == "released":
+            self.store.release(self.lease)
+
+
+def seed_of(job: str) -> int:
+    """The seed of a job that names none: as good as drawn, and the same whoever draws the job."""
+    return int.from_bytes(hashlib.sha256(f"seed of {job}".encode()).digest()[: DRAWN_SEED_BITS // 8], "big")
+
+
+def notice_value(notice: Notice) -> dict[str, Any]:
+    """A notice as events and outputs have it."""
+    return {"code": notice.code, "message": str(notice), "field": notice.field, "data": dict(notice.data)}
+
+
+def as_known(error: BaseException, job: str) -> GessoError:
+    """Any error as one that a client may see. What a bug says stays in the log."""
+    if isinstance(error, GessoError):
+        return error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return GessoError(
+            "the picture needs more memory than there is. Ask for a smaller one, or for fewer at once",
+            code="out_of_memory",
+        )
+    log.error("job %s: %s", job, type(error).__name__, exc_info=error)
+    return GessoError(
+        f"gesso failed in a way that was not foreseen; the server's log has it under {job}", code="internal"
+    )

@@ -1,0 +1,216 @@
+"""Events of a job as they happen: server-sent events, numbered, so that a reader goes on where it was cut off.
+
+States, pictures and notices all arrive, in their order; of progress and previews the newest does. Nothing is kept for a
+reader who does not read: what it has not taken yet is read from the database when it can take more, and one that takes
+nothing for 30 seconds is hung up on.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Header, Response
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from gesso.errors import GessoError
+from gesso.serving.http.context import Call, Calling, Context
+from gesso.serving.http.jobs import job_of
+from gesso.serving.http.operations import Media, Routes, operation
+from gesso.serving.http.problems import HttpError
+from gesso.serving.jobs import JobEvent, JobStatus
+from gesso.serving.tables import jobs
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+router = Routes()
+HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that the connection lives
+STALLED = 30.0  # seconds in which a reader has to take what was sent
+LOOK = 0.1  # seconds between two looks at the database, of all streams together
+FINAL = {str(status) for status in JobStatus if status.is_final}
+
+
+class Hub:
+    """Tells streams when something happened to their jobs: one look at the database for all of them."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return sum(map(len, self._waiting.values()))
+
+    def watch(self, job: str) -> asyncio.Event:
+        """An event that is set when something happens to a job."""
+        changed = asyncio.Event()
+        self._waiting.setdefault(job, set()).add(changed)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._look())
+        return changed
+
+    def leave(self, job: str, changed: asyncio.Event) -> None:
+        """The end of a watch."""
+        watchers = self._waiting.get(job, set())
+        watchers.discard(changed)
+        if not watchers:
+            self._waiting.pop(job, None)
+            self._numbers.pop(job, None)
+
+    async def _look(self) -> None:
+        mark = ""
+        while self._waiting:
+            try:
+                now = await run_in_threadpool(self.context.store.changes)
+                watched = list(self._waiting)
+                if now != mark or any(job not in self._numbers for job in watched):
+                    mark = now
+                    numbers = await run_in_threadpool(self._last_numbers, watched)
+                    for job in watched:
+                        number = numbers.get(job, -1)  # -1: it was forgotten, which its streams find out
+                        if self._numbers.get(job) != number and job in self._waiting:
+                            self._numbers[job] = number
+                            for changed in self._waiting[job]:
+                                changed.set()
+            except Exception as error:  # the database is away for a moment
+                log.warning("no events can be read: %s", type(error).__name__)
+                await asyncio.sleep(1)
+            await asyncio.sleep(LOOK)
+
+    def _last_numbers(self, watched: Iterable[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        asked = list(watched)
+        with self.context.store.database.reading() as connection:
+            for start in range(0, len(asked), 500):
+                statement = select(jobs.c.id, jobs.c.last_event).where(jobs.c.id.in_(asked[start : start + 500]))
+                found |= {row.id: row.last_event for row in connection.execute(statement)}
+        return found
+
+
+@operation(
+    router,
+    "GET",
+    "/v1/jobs/{id}/events",
+    id="streamJobEvents",
+    rule="read",
+    tag="Jobs",
+    summary="The events of a job, as they happen",
+    answer=Media(("text/event-stream",), {"type": "string"}),
+    also={204: "The job is final, and you have seen it all: do not come back."},
+)
+async def stream_events(
+    call: Calling,
+    id: str,
+    last_event_id: Annotated[str | None, Header(description="Number of the last event that you saw.")] = None,
+) -> Response:
+    """Server-sent events: `status` {status, queue_position}, `progress`, `preview` {content_type, data_base64},
+    `output` {id, url, ...}, `notice`. The stream ends after the final status. The job itself is always the truth;
+    polling it shows the same."""
+    job = await run_in_threadpool(job_of, call, id)
+    last = _number(last_event_id)
+    if job.status.is_final:
+        left = await run_in_threadpool(call.context.store.events_after, id, last, owner=call.owner)
+        if not left:
+            return Response(status_code=204)
+    hub: Hub = call.request.app.state.hub
+    if hub.streams >= call.context.settings.max_streams:
+        raise HttpError(
+            503,
+            "overloaded",
+            f"{hub.streams} event streams are open; ask for the job itself, or try again later",
+            headers={"Retry-After": "10"},
+        )
+    return EventStream(call, id, last, hub)
+
+
+class EventStream(Response):
+    """The answer, which writes as fast as the reader reads."""
+
+    def __init__(self, call: Call, job: str, last: int, hub: Hub) -> None:
+        super().__init__(
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        del self.headers["content-length"]
+        self.call, self.job, self.last, self.hub = call, job, last, hub
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        async def write(text: str, *, more: bool = True) -> None:
+            message = {"type": "http.response.body", "body": text.encode(), "more_body": more}
+            await asyncio.wait_for(send(message), STALLED)
+
+        changed = self.hub.watch(self.job)
+        self.call.context.metrics.streams.inc()
+        leaving = asyncio.ensure_future(_gone(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if "gesso.head" in scope:
+                await write("", more=False)
+                return
+            await write("retry: 2000\n\n")
+            await self._run(write, changed, leaving)
+            await write("", more=False)
+        except TimeoutError:
+            log.info("an event stream was closed: its reader takes nothing")
+            raise ConnectionResetError("an event stream whose reader takes nothing") from None
+        finally:
+            leaving.cancel()
+            self.hub.leave(self.job, changed)
+            self.call.context.metrics.streams.dec()
+
+    async def _run(self, write: Any, changed: asyncio.Event, leaving: "asyncio.Future[None]") -> None:
+        store, loop = self.call.context.store, asyncio.get_running_loop()
+        spoken = loop.time()
+        while not (self.call.context.is_stopping or leaving.done()):
+            changed.clear()
+            try:
+                new = await run_in_threadpool(store.events_after, self.job, self.last, owner=self.call.owner)
+            except GessoError:
+                return  # it was deleted
+            for event in new:
+                await write(as_text(event))
+                self.last, spoken = event.number, loop.time()
+                if event.type == "status" and event.data.get("status") in FINAL:
+                    return
+            while not changed.is_set() and not self.call.context.is_stopping and not leaving.done():
+                try:
+                    await asyncio.wait_for(changed.wait(), 0.5)
+                except TimeoutError:
+                    if loop.time() - spoken >= HEARTBEAT:
+                        await write(": still here\n\n")
+                        spoken = loop.time()
+
+
+async def _gone(receive: "Receive") -> None:
+    """Returns when the reader has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def as_text(event: JobEvent) -> str:
+    """An event on the wire. JSON has no bare line ends, so it is one line of data."""
+    data = dict(event.data)
+    if event.type == "output":
+        data |= {"url": f"/v1/images/{data.get('id')}", "metadata_url": f"/v1/images/{data.get('id')}/metadata"}
+    data.pop("path", None)
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return f"id: {event.number}\nevent: {event.type}\ndata: {text}\n\n"
+
+
+def _number(text: str | None) -> int:
+    """The number in Last-Event-ID. Raises HttpError."""
+    if text is None or text == "":
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise HttpError(
+            400, "invalid_field", "Last-Event-ID: expected the id of an event, a number", field="Last-Event-ID"
+        )
+    return int(text)

@@ -1,0 +1,81 @@
+"""Whether the server lives, whether it is ready, and its numbers."""
+
+import os
+from collections.abc import Callable
+
+from fastapi import Response
+from starlette.concurrency import run_in_threadpool
+
+from gesso.serving.http.context import Calling, Context
+from gesso.serving.http.metrics import CONTENT_TYPE
+from gesso.serving.http.operations import Media, Routes, operation
+from gesso.serving.http.problems import JsonAnswer
+from gesso.serving.http.schemas import Health, Readiness
+from gesso.serving.keys import Scope
+
+TAG = "Operation"
+MIN_FREE = 256 * 2**20  # bytes on the disk of the pictures
+
+
+def router(metrics_rule: Scope | None) -> Routes:
+    """The routes.  metrics_rule: who may see the numbers"""
+    made = Routes()
+
+    @operation(made, "GET", "/healthz", id="getHealth", rule=None, tag=TAG, summary="The server lives", answer=Health)
+    async def health(call: Calling) -> Response:
+        """Answers as long as the process does anything at all; looks at nothing else."""
+        return JsonAnswer({"status": "ok"})
+
+    @operation(
+        made,
+        "GET",
+        "/readyz",
+        id="getReadiness",
+        rule=None,
+        tag=TAG,
+        summary="The server is ready",
+        answer=Readiness,
+        also={503: "Something is missing; `checks` says what."},
+    )
+    async def ready(call: Calling) -> Response:
+        """Whether the database answers, the disk has room and a worker lives."""
+        checks = await run_in_threadpool(_checks, call.context)
+        is_ready = all(checks.values())
+        content = {"status": "ready" if is_ready else "not_ready", "checks": checks}
+        return JsonAnswer(content, 200 if is_ready else 503)
+
+    @operation(
+        made,
+        "GET",
+        "/metrics",
+        id="getMetrics",
+        rule=metrics_rule,
+        tag=TAG,
+        summary="Numbers for Prometheus",
+        answer=Media(("text/plain",), {"type": "string"}),
+    )
+    async def metrics(call: Calling) -> Response:
+        """Depth of the queue, waits, steps, refusals by reason, restarts of workers, loads of models."""
+        text = await run_in_threadpool(call.context.metrics.text)
+        return Response(text, media_type=CONTENT_TYPE)
+
+    return made
+
+
+def _checks(context: Context) -> dict[str, bool]:
+    def holds(check: Callable[[], object]) -> bool:
+        try:
+            return bool(check())
+        except Exception:
+            return False
+
+    return {
+        "database": holds(lambda: context.store.counts() is not None),
+        "disk": holds(lambda: _free(context) > MIN_FREE),
+        "worker": context.settings.workers == 0 or holds(lambda: context.store.workers(seen_within=30.0)),
+    }
+
+
+def _free(context: Context) -> int:
+    status = os.statvfs(context.blobs.root)
+    return status.f_bavail * status.f_frsize

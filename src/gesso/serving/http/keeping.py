@@ -1,0 +1,91 @@
+"""What a server does besides answering: forgets what is over, takes back what was lost, and counts what was done."""
+
+import logging
+import time
+from threading import Event, Thread
+
+from sqlalchemy import select
+
+from gesso.serving.blobs import BlobStore
+from gesso.serving.http.metrics import Metrics
+from gesso.serving.jobs import Job
+from gesso.serving.rows import jobs_of
+from gesso.serving.store import JobStore
+from gesso.serving.tables import jobs
+
+COUNT_SECONDS = 1.0
+RECOVER_SECONDS = 5.0
+SWEEP_SECONDS = 600.0
+AT_ONCE = 500
+
+log = logging.getLogger(__name__)
+
+
+class Housekeeper:
+    """A thread beside the server."""
+
+    def __init__(self, store: JobStore, blobs: BlobStore, metrics: Metrics) -> None:
+        self.store, self.blobs, self.metrics = store, blobs, metrics
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="housekeeper", daemon=True)
+        self._counted_until = time.time()
+        self._counted: set[str] = set()
+        self._loaded: dict[str, set[str]] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, within a moment."""
+        self._stopping.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        recovered = swept = time.monotonic()
+        mark = ""
+        while not self._stopping.wait(COUNT_SECONDS):
+            now = time.monotonic()
+            try:
+                if (changed := self.store.changes()) != mark:
+                    mark = changed
+                    self.count()
+                if now - recovered > RECOVER_SECONDS:
+                    recovered = now
+                    self.store.recover()
+                if now - swept > SWEEP_SECONDS:
+                    swept = now
+                    self.store.sweep()
+                    self.blobs.sweep(self.store.referenced)
+            except Exception as error:  # the database is away for a moment, or the disk is
+                log.warning("housekeeping waits: %s", type(error).__name__)
+
+    def count(self) -> None:
+        """Add to the numbers what was finished and loaded since the last time."""
+        begin = self._counted_until - 2  # clocks of several machines
+        with self.store.database.reading() as connection:
+            statement = select(jobs).where(jobs.c.completed_at > begin).order_by(jobs.c.completed_at).limit(AT_ONCE)
+            rows = connection.execute(statement).all()
+            new = [row for row in rows if row.id not in self._counted]
+            finished = jobs_of(connection, new)
+        for job in finished:
+            self._count_job(job)
+        if rows:
+            self._counted_until = max(self._counted_until, rows[-1].completed_at)
+        self._counted = {row.id for row in rows}
+        loaded = {worker.id: set(worker.models) for worker in self.store.workers()}
+        for worker, models in loaded.items():
+            for model in models - self._loaded.get(worker, set()):
+                self.metrics.loads.labels(model).inc()
+        self._loaded = loaded
+
+    def _count_job(self, job: Job) -> None:
+        self.metrics.finished.labels(str(job.status)).inc()
+        if (waited := job.metrics.get("queue_ms")) is not None:
+            self.metrics.waits.observe(waited / 1000)
+        if (worked := job.metrics.get("execution_ms")) is not None:
+            self.metrics.runs.observe(worked / 1000)
+        for output in job.outputs:
+            self.metrics.pictures.inc()
+            steps = output.recipe.get("request", {}).get("num_steps")
+            self.metrics.steps.inc(steps if isinstance(steps, int) else 0)

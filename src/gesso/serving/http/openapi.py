@@ -1,0 +1,118 @@
+"""openapi.json: the API for programs that write clients. Committed as docs/openapi.json, made by
+
+python -m gesso.serving.http.openapi >docs/openapi.json
+"""
+
+import json
+import sys
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gesso import __version__
+from gesso.request.json_schema import request_schema
+from gesso.request.typed import types_of
+from gesso.serving.http import schemas
+from gesso.serving.http.problems import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ABOUT = """\
+Submit a request for pictures as a job, watch it, fetch the pictures. Every error is a problem detail (RFC 9457) with a
+code of docs/errors.md. Ids and addresses are opaque. What belongs to another key is not found.
+"""
+TAGS = {
+    "Jobs": "A job is a request for pictures: accepted when it is on the disk, drawn once, the same whoever draws it.",
+    "Batches": "Several jobs at once.",
+    "Uploads": "Pictures that requests draw from.",
+    "Pictures": "What was drawn.",
+    "Models": "What there is to draw with.",
+    "Operation": "For whoever runs the server.",
+}
+SHOWN = (
+    *(schemas.JobBody, schemas.BatchBody, schemas.PlanBody, schemas.Problem, schemas.JobResource, schemas.JobList),
+    *(schemas.BatchResource, schemas.AssetResource, schemas.PictureMetadata, schemas.ModelList, schemas.AdapterList),
+    *(schemas.SamplerList, schemas.ScheduleList, schemas.Plan, schemas.Health, schemas.Readiness),
+)
+_REF = "#/components/schemas/{name}"
+
+
+def document(app: "FastAPI") -> dict[str, Any]:
+    """The whole document of an application, without the surfaces of other tools, which have documents of their own."""
+    from fastapi.openapi.utils import get_openapi
+
+    made = get_openapi(
+        title="gesso",
+        version=__version__,
+        openapi_version="3.1.0",
+        description=ABOUT,
+        routes=[route for route in app.routes if set(getattr(route, "tags", ())) & TAGS.keys()],
+        tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    made["components"] = {
+        "schemas": _schemas(),
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `gesso keys add`."},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+        },
+    }
+    for path in made["paths"].values():
+        for operation in path.values():
+            responses = operation["responses"]
+            if "HTTPValidationError" in json.dumps(responses.get("422", {})):
+                del responses["422"]  # FastAPI's own error, which is not sent
+            for response in responses.values():
+                problem = response.get("content", {}).get(MEDIA_TYPE)
+                if problem is not None:
+                    response["content"] = {MEDIA_TYPE: problem}
+            for status in ("429", "503"):
+                if status in responses:
+                    seconds = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}
+                    responses[status]["headers"] = {"Retry-After": seconds}
+    return made
+
+
+def _schemas() -> dict[str, Any]:
+    """The components, from the dataclasses; the request's own schema among them."""
+    _, found = msgspec.json.schema_components(SHOWN, ref_template=_REF)
+    made = dict(sorted(found.items()))
+    for cls in (schemas.JobBody, schemas.BatchBody, schemas.PlanBody, schemas.OutputBody, schemas.WebhookBody):
+        made[cls.__name__]["additionalProperties"] = False
+        types_of(cls)
+    request, parts = _request()
+    made |= parts | {"Request": request}
+    for name in ("JobBody", "PlanBody"):
+        made[name]["properties"]["request"] = {"$ref": _REF.format(name="Request")}
+        made[name]["properties"]["assets"] |= {
+            "propertyNames": {"pattern": "^(image|mask|hint:(0|[1-9][0-9]?))$"},
+            "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 48, "pattern": "^[0-9A-Za-z_-]+$"},
+        }
+    for name in ("JobBody", "BatchBody"):
+        for one in made[name]["properties"]["batch"]["anyOf"]:
+            one |= {"minLength": 1, "maxLength": 255} if one.get("type") == "string" else {}
+    return made
+
+
+def _request() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a request, whose version may be left out here, and those of its parts."""
+    whole = deepcopy(request_schema())
+    whole.pop("$schema")
+    parts = {f"Request{name}": part for name, part in whole.pop("$defs").items()}
+    whole["required"] = [name for name in whole["required"] if name not in ("schema", "version")]
+    text = json.dumps([whole, parts]).replace('"#/$defs/', '"#/components/schemas/Request')
+    whole, parts = json.loads(text)
+    return whole, parts
+
+
+def text() -> str:
+    """The file."""
+    from gesso.serving.http.app import bare_app
+
+    return json.dumps(document(bare_app()), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())

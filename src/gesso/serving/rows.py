@@ -1,0 +1,198 @@
+"""Rows of the tables as values, and the events that go with a change."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload, Work
+from gesso.serving.tables import QUEUED, events, jobs, outputs, owners
+
+NEWEST_ONLY = ("progress", "preview")  # events of which the newest says all
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class Ids:
+    """ULIDs: 26 letters and digits, 80 bits of them random, which sort by the time at which they were made.
+
+    https://github.com/ulid/spec
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock, self._lock, self._last = clock, Lock(), 0
+
+    def new(self) -> str:
+        """An id that is larger than those before it, though the clock be set back."""
+        with self._lock:
+            self._last = max(self._last, int(self._clock() * 1000) & (2**48 - 1))
+            number = self._last << 80 | secrets.randbits(80)
+        return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+def change(
+    connection: Connection, conditions: Sequence[Any], values: Mapping[str, Any], at: float, **data: Any
+) -> Row[Any] | None:
+    """Change one job where the conditions hold, with the event of its new status. -> its row, None where they did not
+
+    data  of the event, beside the status
+    """
+    numbered = {**values, "last_event": jobs.c.last_event + 1}
+    row = connection.execute(update(jobs).where(*conditions).values(numbered).returning(jobs)).one_or_none()
+    if row is not None:
+        _insert_event(connection, row.id, row.last_event, "status", at, {"status": row.status, **data})
+    return row
+
+
+def add_event(
+    connection: Connection,
+    conditions: Sequence[Any],
+    type: str,
+    at: float,
+    data: Mapping[str, Any],
+    values: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Add an event to the job for which the conditions hold, and change `values` of it. -> its id, None where they
+    did not hold"""
+    numbered = {**(values or {}), "last_event": jobs.c.last_event + 1}
+    statement = update(jobs).where(*conditions).values(numbered).returning(jobs.c.id, jobs.c.last_event)
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        return None
+    _insert_event(connection, row.id, row.last_event, type, at, data)
+    return row.id
+
+
+def _insert_event(connection: Connection, job: str, number: int, type: str, at: float, data: Mapping[str, Any]) -> None:
+    if type in NEWEST_ONLY:
+        connection.execute(delete(events).where(events.c.job == job, events.c.type == type))
+    connection.execute(insert(events).values(job=job, number=number, type=type, at=at, data=dict(data)))
+
+
+def event_of(row: Row[Any]) -> JobEvent:
+    return JobEvent(job=row.job, number=row.number, type=row.type, at=row.at, data=row.data)
+
+
+# ---- work ------------------------------------------------------------------------------------------------------------
+
+
+def plain(work: Work) -> dict[str, Any]:
+    """What `Work(**...)` makes again."""
+    return {
+        "kind": work.kind,
+        "model": work.model,
+        "request": dict(work.request),
+        "assets": dict(work.assets),
+        "output": dict(work.output),
+        "front": dict(work.front),
+    }
+
+
+def cost_of(work: Work) -> float:
+    """How much a job computes, beside others of its model: steps of pictures of 512 x 512, as far as it says."""
+    asked = work.request
+    steps, pictures = (_number(asked.get(name), usual) for name, usual in (("num_steps", 20), ("num_images", 1)))
+    width, height = (_number(asked.get(name), 512) for name in ("width", "height"))
+    return steps * pictures * width * height / 512**2
+
+
+def _number(value: Any, usual: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 10**6
+    return float(value) if is_number else float(usual)
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def jobs_of(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
+    """The jobs of these rows, with their pictures and their places in the queue."""
+    drawn: dict[str, list[Output]] = {row.id: [] for row in rows}
+    if drawn:
+        statement = select(outputs).where(outputs.c.job.in_(list(drawn))).order_by(outputs.c.job, outputs.c.index)
+        for row in connection.execute(statement):
+            drawn[row.job].append(output_of(row))
+    places = positions(connection, [row for row in rows if row.status == JobStatus.QUEUED])
+    return [job_of(row, drawn[row.id], places.get(row.id)) for row in rows]
+
+
+def job_of(row: Row[Any], drawn: Iterable[Output] = (), position: int | None = None) -> Job:
+    metrics: dict[str, Any] = {}
+    if row.started_at is not None:
+        metrics["queue_ms"] = round(max(row.started_at - row.created_at, 0.0) * 1000)
+        if row.completed_at is not None:
+            metrics["execution_ms"] = round(max(row.completed_at - row.started_at, 0.0) * 1000)
+    return Job(
+        id=row.id,
+        owner=row.owner,
+        work=Work(**row.work),
+        status=JobStatus(row.status),
+        priority=row.priority,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        expires_at=row.expires_at,
+        deadline=row.deadline,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        fence=row.fence,
+        position=position,
+        progress=row.progress,
+        outputs=tuple(drawn),
+        error=row.error,
+        idempotency_key=row.idempotency_key,
+        batch=row.batch,
+        metadata=row.metadata,
+        metrics=metrics,
+    )
+
+
+def output_of(row: Row[Any]) -> Output:
+    return Output(
+        id=row.id,
+        index=row._mapping["index"],
+        content_type=row.content_type,
+        nbytes=row.nbytes,
+        width=row.width,
+        height=row.height,
+        digest=row.digest,
+        seed=int(row.seed),
+        recipe=row.recipe,
+        notices=tuple(row.notices),
+    )
+
+
+def upload_of(row: Row[Any]) -> Upload:
+    return Upload(**row._mapping)
+
+
+def positions(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, int]:
+    """How many jobs are likely drawn before each of these queued ones, as owners take turns."""
+    if not rows:
+        return {}
+    count = select(jobs.c.owner, func.count()).where(QUEUED).group_by(jobs.c.owner)
+    counts: dict[str, int] = {each.owner: each[1] for each in connection.execute(count)}
+    served = select(owners.c.owner, owners.c.served).where(owners.c.owner.in_(list(counts)))
+    turns = {each.owner: (each.served, each.owner) for each in connection.execute(served)}
+    places = {}
+    for owner in {row.owner for row in rows} & turns.keys():
+        mine = [row for row in rows if row.owner == owner]
+        for row, before in _ranks(connection, owner, mine):
+            others = (
+                min(count, before + (turns[other] < turns[owner])) for other, count in counts.items() if other != owner
+            )
+            places[row.id] = before + sum(others)
+    return places
+
+
+def _ranks(connection: Connection, owner: str, rows: Sequence[Row[Any]]) -> Iterable[tuple[Row[Any], int]]:
+    """Each row with the number of those of its owner before it."""
+    for row in rows:
+        own = select(func.count()).select_from(jobs).where(QUEUED, jobs.c.owner == owner)
+        higher = own.where(jobs.c.priority > row.priority).scalar_subquery()
+        earlier = own.where(jobs.c.priority == row.priority, jobs.c.seq < row.seq).scalar_subquery()
+        yield row, connection.execute(select(higher + earlier)).scalar_one()

@@ -1,0 +1,893 @@
+"""The queue: accepts jobs, leases them to workers, keeps what came out. The tables are its truth, processes are not.
+
+    store = JobStore("queue.db")
+    job, created = store.submit(NewJob(owner="local", work=Work(request={"prompt": "a cat"})))
+    lease = store.claim("worker 1", lease_seconds=30)
+    store.finish(lease)
+
+Everything is safe from several threads and processes, and may be called twice. What a worker writes counts only while
+it holds the job: each lease has a number, the fence, and the next lease of the job a larger one. A worker that died is
+noticed by its supervisor at once, or when its lease lapses; the job goes back to the queue, and is set aside as failed
+when two workers died with it.
+"""
+
+import base64
+import binascii
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select, update
+
+from gesso.errors import GessoError, short
+from gesso.serving.database import Database
+from gesso.serving.jobs import (
+    Job,
+    JobEvent,
+    JobPage,
+    JobStatus,
+    Lease,
+    NewJob,
+    Output,
+    Upload,
+    Webhook,
+    Work,
+    Worker,
+    error_value,
+)
+from gesso.serving.rows import (
+    Ids,
+    add_event,
+    change,
+    cost_of,
+    event_of,
+    jobs_of,
+    output_of,
+    plain,
+    positions,
+    upload_of,
+)
+from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, to_json, uploads, workers
+
+MAX_CRASHES = 2
+MAX_KEY = 255  # characters of an idempotency key
+MAX_PAGE = 1000
+WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go first ...
+WARM_PATIENCE = 20.0  # ... unless the first has waited for so many seconds
+_SPEED_SAMPLE = 20  # jobs that say how long one takes
+_FIRST_GUESS = 5.0  # seconds, before any was drawn
+_FINAL = tuple(status for status in JobStatus if status.is_final)
+
+T = TypeVar("T")
+
+
+class JobStore:
+    """The queue of one database. Makes its tables where they are missing.
+
+    url                   a file (SQLite) or an URL, see `Database`
+    max_queued            jobs that wait at once; more are refused
+    max_queued_per_owner  of one owner; None: as many as wait at once
+    keep_seconds          a final job and its pictures are forgotten after so long; None: never
+    max_crashes           workers that may die with a job before it is set aside as failed
+    clock                 seconds since the epoch
+    Raises GessoError where the database cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | Path,
+        *,
+        max_queued: int = 1000,
+        max_queued_per_owner: int | None = None,
+        keep_seconds: float | None = None,
+        max_crashes: int = MAX_CRASHES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database = Database(url)
+        self.max_crashes = max_crashes
+        self.max_queued, self.max_queued_per_owner = max_queued, max_queued_per_owner or max_queued
+        self.keep_seconds = keep_seconds
+        self._clock, self._ids = clock, Ids(clock)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.database.close()
+
+    def changes(self) -> str:
+        """A mark that is another one whenever anything has changed, for those who watch: a few microseconds."""
+        return self.database.changes()
+
+    def _write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        def once() -> T:
+            with self.database.writing(durable=durable) as connection:
+                return work(connection)
+
+        return self.database.again(once)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        def once() -> T:
+            with self.database.reading() as connection:
+                return work(connection)
+
+        return self.database.again(once)
+
+    # ---- for clients -------------------------------------------------------------------------------------------------
+
+    def submit(self, new: NewJob) -> tuple[Job, bool]:
+        """Accept a job: it is on the disk when this returns. -> the job, and whether it is new
+
+        The same idempotency key of an owner with the same work gives the job that it gave before.
+        Raises GessoError: idempotency_key_reuse where the key had other work, queue_full (data: retry_after, seconds)
+        where too many wait, asset_missing for a picture that its owner did not upload, invalid_value for the rest.
+        """
+        (answer,) = self.submit_all([new])
+        return answer
+
+    def submit_all(self, new: Sequence[NewJob]) -> list[tuple[Job, bool]]:
+        """Accept several jobs, all or none of them: see `submit`."""
+        checked = [(self._ids.new(), one, _checked(one)) for one in new]
+
+        def work(connection: Connection) -> list[tuple[Job, bool]]:
+            accepted = []
+            for id, one, digest in checked:
+                known = connection.execute(select(jobs).where(jobs.c.id == id)).one_or_none()
+                is_new = known is None or known.owner == one.owner
+                if known is None and one.idempotency_key is not None:
+                    same_key = (jobs.c.owner == one.owner, jobs.c.idempotency_key == one.idempotency_key)
+                    known = connection.execute(select(jobs).where(*same_key)).one_or_none()
+                    is_new = known is None
+                    if known is not None and known.work_hash != digest:
+                        raise GessoError(
+                            f"the idempotency key {short(one.idempotency_key)} came before with other work. "
+                            "Use a new key for new work",
+                            code="idempotency_key_reuse",
+                            field="idempotency_key",
+                            data={"job": known.id},
+                        )
+                if known is None:
+                    known = self._insert(connection, id, one, digest)
+                accepted.append((known, is_new))
+            made = jobs_of(connection, [row for row, _ in accepted])
+            return [(job, is_new) for job, (_, is_new) in zip(made, accepted, strict=True)]
+
+        return self._write(work)
+
+    def _insert(self, connection: Connection, id: str, new: NewJob, digest: str) -> Row[Any]:
+        now = self._clock()
+        self._check_room(connection, new.owner)
+        used = sorted(set(new.work.assets.values()))
+        found = set(
+            connection.scalars(select(uploads.c.id).where(uploads.c.id.in_(used), uploads.c.owner == new.owner))
+        )
+        for role, upload in new.work.assets.items():
+            if upload not in found:
+                raise GessoError(
+                    f"`assets` {short(role)}: no uploaded picture {short(upload)}. Upload it first, then name its id",
+                    code="asset_missing",
+                    field="assets",
+                    data={"role": role, "asset": upload},
+                )
+        if connection.execute(select(owners.c.owner).where(owners.c.owner == new.owner)).one_or_none() is None:
+            connection.execute(insert(owners).values(owner=new.owner, served=0))
+        row = connection.execute(
+            insert(jobs)
+            .values(
+                id=id,
+                owner=new.owner,
+                status=JobStatus.QUEUED,
+                priority=new.priority,
+                model=new.work.model,
+                cost=cost_of(new.work),
+                work=plain(new.work),
+                work_hash=digest,
+                idempotency_key=new.idempotency_key,
+                batch=new.batch,
+                metadata=dict(new.metadata),
+                created_at=now,
+                deadline=new.deadline,
+                attempts=0,
+                crashes=0,
+                fence=0,
+                last_event=0,
+                progress={},
+                webhook=None if new.webhook is None else dict(new.webhook),
+                webhook_tries=0,
+            )
+            .returning(jobs)
+        ).one()
+        if used:
+            connection.execute(insert(job_uploads), [{"job": id, "upload": upload} for upload in used])
+        place = positions(connection, [row])[id]
+        data = {"status": JobStatus.QUEUED, "queue_position": place}
+        add_event(connection, [jobs.c.id == id], "status", now, data)
+        return row
+
+    def _check_room(self, connection: Connection, owner: str) -> None:
+        queued = select(func.count()).select_from(jobs).where(QUEUED)
+        for whose, limit, statement in (
+            ("", self.max_queued, queued),
+            (" of yours", self.max_queued_per_owner, queued.where(jobs.c.owner == owner)),
+        ):
+            count = connection.execute(statement).scalar_one()
+            if count >= limit:
+                seconds = _seconds_a_job(connection)
+                raise GessoError(
+                    f"the queue is full: {count} jobs{whose} are waiting. Try again in {seconds} s",
+                    code="queue_full",
+                    data={"retry_after": seconds, "queued": count, "limit": limit, "is_own": bool(whose)},
+                )
+
+    def get(self, id: str, owner: str | None = None) -> Job:
+        """A job of an owner; None: whoever it belongs to. Raises GessoError (code job_missing)."""
+
+        def work(connection: Connection) -> Job:
+            return jobs_of(connection, [_job_row(connection, id, owner)])[0]
+
+        return self._read(work)
+
+    def list_jobs(
+        self,
+        *,
+        owner: str | None = None,
+        statuses: Collection[JobStatus] = (),
+        batch: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Jobs, newest first.
+
+        owner     whose; None: all
+        statuses  that they may have; (): any
+        cursor    of the page before
+        Raises GessoError (code invalid_value) for a limit that is not 1 to 1000 and a cursor that is none.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise GessoError(f"`limit` {limit}: expected 1 to {MAX_PAGE}", code="invalid_value", field="limit")
+        conditions = [_of(owner)]
+        if statuses:
+            conditions.append(jobs.c.status.in_([JobStatus(status) for status in statuses]))
+        if batch is not None:
+            conditions.append(jobs.c.batch == batch)
+        if cursor is not None:
+            conditions.append(jobs.c.seq < _cursor_seq(cursor))
+
+        def work(connection: Connection) -> JobPage:
+            statement = select(jobs).where(*conditions).order_by(jobs.c.seq.desc()).limit(limit + 1)
+            rows = connection.execute(statement).all()
+            more = len(rows) > limit
+            rows = rows[:limit]
+            return JobPage(jobs=tuple(jobs_of(connection, rows)), cursor=_cursor(rows[-1].seq) if more else None)
+
+        return self._read(work)
+
+    def counts(self, owner: str | None = None) -> dict[JobStatus, int]:
+        """How many jobs stand where; statuses without any are left out."""
+        statement = select(jobs.c.status, func.count()).where(_of(owner)).group_by(jobs.c.status)
+        return self._read(lambda connection: {JobStatus(s): n for s, n in connection.execute(statement).all()})
+
+    def events_after(self, id: str, number: int = 0, *, owner: str | None = None) -> list[JobEvent]:
+        """The events of a job after this number; 0: all. Raises GessoError (code job_missing)."""
+
+        def work(connection: Connection) -> list[JobEvent]:
+            _job_row(connection, id, owner)
+            after = (events.c.job == id, events.c.number > number)
+            return [event_of(row) for row in connection.execute(select(events).where(*after).order_by(events.c.number))]
+
+        return self._read(work)
+
+    def cancel(self, id: str, owner: str | None = None) -> Job:
+        """Cancel a job: one that waits at once, one that runs within a step; a final one stays as it is.
+
+        Raises GessoError (code job_missing).
+        """
+
+        def work(connection: Connection) -> Job:
+            own = (jobs.c.id == id, _of(owner))
+            self._end(connection, (*own, jobs.c.status == JobStatus.QUEUED), JobStatus.CANCELED)
+            change(
+                connection, (*own, jobs.c.status == JobStatus.RUNNING), {"status": JobStatus.CANCELING}, self._clock()
+            )
+            return jobs_of(connection, [_job_row(connection, id, owner)])[0]
+
+        return self._write(work)
+
+    def cancel_all(self, *, owner: str | None = None, batch: str | None = None) -> int:
+        """Cancel all jobs of an owner, or of a batch, that are not final. -> how many"""
+
+        def work(connection: Connection) -> list[str]:
+            conditions = [_of(owner), jobs.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])]
+            if batch is not None:
+                conditions.append(jobs.c.batch == batch)
+            return list(connection.scalars(select(jobs.c.id).where(*conditions)))
+
+        found = self._read(work)
+        for id in found:
+            self.cancel(id, owner)
+        return len(found)
+
+    def retry(self, id: str, owner: str | None = None) -> Job:
+        """A new job of the same work. Raises GessoError: job_missing, job_not_final, queue_full."""
+
+        def read(connection: Connection) -> Row[Any]:
+            return _job_row(connection, id, owner)
+
+        row = self._read(read)
+        if not JobStatus(row.status).is_final:
+            raise GessoError(f"the job {id} is {row.status}. Wait for its end, or cancel it", code="job_not_final")
+        new = NewJob(
+            owner=row.owner,
+            work=Work(**row.work),
+            priority=row.priority,
+            batch=row.batch,
+            webhook=row.webhook,
+            metadata=row.metadata,
+        )
+        return self.submit(new)[0]
+
+    def delete(self, id: str, owner: str | None = None) -> None:
+        """Forget a final job and its pictures; their bytes go later. Raises GessoError: job_missing, job_not_final."""
+
+        def work(connection: Connection) -> None:
+            row = _job_row(connection, id, owner)
+            if not JobStatus(row.status).is_final:
+                raise GessoError(f"the job {id} is {row.status}. Cancel it first", code="job_not_final")
+            connection.execute(delete(jobs).where(jobs.c.id == id))
+
+        self._write(work)
+
+    def output(self, id: str, owner: str | None = None) -> Output:
+        """A finished picture by its id. Raises GessoError (code output_missing)."""
+        statement = select(outputs).join(jobs, jobs.c.id == outputs.c.job).where(outputs.c.id == id, _of(owner))
+        row = self._read(lambda connection: connection.execute(statement).one_or_none())
+        if row is None:
+            raise GessoError(f"no picture {short(id)}", code="output_missing", data={"id": id[:64]})
+        return output_of(row)
+
+    # ---- uploads -----------------------------------------------------------------------------------------------------
+
+    def add_upload(
+        self,
+        owner: str,
+        digest: str,
+        *,
+        nbytes: int,
+        width: int,
+        height: int,
+        content_type: str = "image/png",
+        name: str = "",
+        keep_seconds: float | None = None,
+    ) -> Upload:
+        """Record an uploaded picture, whose bytes are in the blob store already.
+
+        keep_seconds  it is forgotten after so long, unless a job draws from it; None: never
+        """
+        now = self._clock()
+        upload = Upload(
+            id=self._ids.new(),
+            owner=owner,
+            name=name,
+            content_type=content_type,
+            nbytes=nbytes,
+            width=width,
+            height=height,
+            digest=digest,
+            created_at=now,
+            expires_at=None if keep_seconds is None else now + keep_seconds,
+        )
+
+        def work(connection: Connection) -> None:
+            if connection.execute(select(uploads.c.id).where(uploads.c.id == upload.id)).one_or_none() is None:
+                connection.execute(insert(uploads).values(**asdict(upload)))
+
+        self._write(work)
+        return upload
+
+    def get_upload(self, id: str, owner: str | None = None) -> Upload:
+        """An uploaded picture of an owner; None: whoever it belongs to. Raises GessoError (code asset_missing)."""
+        statement = select(uploads).where(uploads.c.id == id)
+        if owner is not None:
+            statement = statement.where(uploads.c.owner == owner)
+        row = self._read(lambda connection: connection.execute(statement).one_or_none())
+        if row is None:
+            raise GessoError(f"no uploaded picture {short(id)}. Upload it first", code="asset_missing", field="assets")
+        return upload_of(row)
+
+    def find_upload(self, owner: str, digest: str) -> Upload | None:
+        """A picture that an owner has uploaded, by the SHA-256 of its bytes."""
+        statement = select(uploads).where(uploads.c.owner == owner, uploads.c.digest == digest).limit(1)
+        row = self._read(lambda connection: connection.execute(statement).one_or_none())
+        return None if row is None else upload_of(row)
+
+    def delete_upload(self, id: str, owner: str | None = None) -> None:
+        """Forget an uploaded picture. Raises GessoError: asset_missing, asset_in_use."""
+        self.get_upload(id, owner)
+
+        def work(connection: Connection) -> None:
+            user = connection.scalars(select(job_uploads.c.job).where(job_uploads.c.upload == id).limit(1)).first()
+            if user is not None:
+                raise GessoError(
+                    f"the uploaded picture {short(id)} belongs to the job {user}. Delete that first",
+                    code="asset_in_use",
+                    data={"job": user},
+                )
+            connection.execute(delete(uploads).where(uploads.c.id == id))
+
+        self._write(work)
+
+    # ---- for workers -------------------------------------------------------------------------------------------------
+
+    def claim(self, worker: str, *, lease_seconds: float, warm: Collection[str] = ()) -> Lease | None:
+        """The next job, for a worker to hold for so long, unless it renews the lease; None: nothing waits.
+
+        Owners take turns: the one that was served the longest time ago is next, with its job of the highest priority,
+        the oldest of these first. Jobs for models of `warm`, which the worker has loaded, may overtake a few others of
+        their owner and priority for a while.
+        """
+        leases = self.claim_many(worker, 1, lease_seconds=lease_seconds, warm=warm)
+        return leases[0] if leases else None
+
+    def claim_many(
+        self,
+        worker: str,
+        count: int,
+        *,
+        lease_seconds: float,
+        warm: Collection[str] = (),
+        model: str | None = None,
+        max_cost: float | None = None,
+        patience: float = 0.0,
+    ) -> list[Lease]:
+        """Up to so many jobs of one model, the next first, for a worker to draw together. See `claim`.
+
+        model     only for this model, since the worker draws with it already. Where the job whose turn it is is for
+                  another model and has waited for `patience` seconds, there are none
+        max_cost  only jobs that cost no more, see `cost_of`, wherever they stand: to be drawn in between
+        A job with which a worker died is given out alone, and only where no model is asked for.
+        """
+
+        def work(connection: Connection) -> list[Lease]:
+            self._take_back(connection)
+            now, wanted, leases = self._clock(), model, list[Lease]()
+            if model is not None:
+                head = self._next(connection, warm=())
+                if head is not None and head.model != model and now - head.created_at >= patience:
+                    return []
+            while len(leases) < count:
+                row = self._next(connection, warm=warm, model=wanted, max_cost=max_cost)
+                if row is not None and row.deadline is not None and row.deadline <= now:
+                    self._end(connection, [jobs.c.id == row.id], JobStatus.EXPIRED)
+                    continue
+                if row is None or (row.crashes and (leases or model is not None)):
+                    break
+                leases.append(self._lease(connection, row, worker, lease_seconds))
+                wanted = row.model
+                if row.crashes:
+                    break
+            return leases
+
+        if not self._has_queued():
+            return []
+        return self._write(work)
+
+    def _has_queued(self) -> bool:
+        """Whether anything waits or has lapsed: an idle worker asks often, and should not write for it."""
+
+        def work(connection: Connection) -> bool:
+            queued = exists().where(QUEUED)
+            lapsed = exists().where(self._lapsed(connection))
+            return bool(connection.execute(select(or_(queued, lapsed))).scalar_one())
+
+        return self._read(work)
+
+    def _next(
+        self,
+        connection: Connection,
+        *,
+        warm: Collection[str],
+        model: str | None = None,
+        max_cost: float | None = None,
+    ) -> Row[Any] | None:
+        """The job whose turn it is."""
+        waits: list[Any] = [QUEUED]
+        if model is not None:
+            waits.append(jobs.c.model == model)
+        if max_cost is not None:
+            waits.append(jobs.c.cost <= max_cost)
+        any_of_theirs: Any = exists().where(jobs.c.owner == owners.c.owner, *waits)
+        if max_cost is not None:  # few have such jobs
+            any_of_theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits))
+        next_owner = select(owners.c.owner).where(any_of_theirs).order_by(owners.c.served, owners.c.owner).limit(1)
+        owner = connection.scalars(next_owner).first()
+        if owner is None:
+            return None
+        in_order = select(jobs).where(jobs.c.owner == owner, *waits).order_by(jobs.c.priority.desc(), jobs.c.seq)
+        rows = connection.execute(in_order.limit(WARM_CHOICE if warm else 1)).all()
+        first = rows[0]
+        if first.model in warm or self._clock() - first.created_at > WARM_PATIENCE:
+            return first
+        return next((row for row in rows if row.model in warm and row.priority == first.priority), first)
+
+    def _lease(self, connection: Connection, row: Row[Any], worker: str, seconds: float) -> Lease:
+        now = self._clock()
+        turn = connection.execute(select(func.coalesce(func.max(owners.c.served), 0) + 1)).scalar_one()
+        connection.execute(update(owners).where(owners.c.owner == row.owner).values(served=turn))
+        values = {
+            "status": JobStatus.RUNNING,
+            "started_at": now,
+            "attempts": jobs.c.attempts + 1,
+            "fence": jobs.c.fence + 1,
+            "worker": worker,
+            "progress": {},
+            **self._lease_values(connection, seconds),
+        }
+        taken = change(connection, [jobs.c.id == row.id], values, now)
+        assert taken is not None
+        (job,) = jobs_of(connection, [taken])
+        return Lease(job=job, worker=worker, fence=taken.fence, until=now + seconds)
+
+    def _lease_values(self, connection: Connection, seconds: float) -> dict[str, Any]:
+        until = self.database.lease_time(connection) + seconds
+        return {"lease_until": until, "lease_clock": self.database.lease_clock}
+
+    def renew(self, lease: Lease, *, lease_seconds: float) -> JobStatus | None:
+        """Hold a job for so long from now. -> RUNNING; CANCELING where the worker shall stop; None: the lease is lost
+
+        A lease that lapsed though its worker lived, and now says so, was no crash: it is taken off the count.
+        """
+
+        def work(connection: Connection) -> JobStatus | None:
+            values = self._lease_values(connection, lease_seconds)
+            statement = update(jobs).where(*_held(lease)).values(values).returning(jobs.c.status)
+            status = connection.execute(statement).scalar_one_or_none()
+            if status is not None:
+                return JobStatus(status)
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.id == lease.job.id, jobs.c.lapsed_fence == lease.fence, jobs.c.status.not_in(_FINAL))
+                .values(crashes=jobs.c.crashes - 1, lapsed_fence=None)
+            )
+            return None
+
+        return self._write(work, durable=False)
+
+    def holds(self, lease: Lease) -> JobStatus | None:
+        """As `renew`, without renewing: cheap enough to ask many times a second."""
+        statement = select(jobs.c.status).where(*_held(lease))
+        status = self._read(lambda connection: connection.execute(statement).scalar_one_or_none())
+        return None if status is None else JobStatus(status)
+
+    def progress(self, lease: Lease, state: Mapping[str, Any]) -> bool:
+        """Say how far a job is. -> whether the lease holds, as all of these do; where it is lost nothing is written"""
+        return self._tell(lease, "progress", state, {"progress": dict(state)})
+
+    def preview(self, lease: Lease, content_type: str, data: bytes) -> bool:
+        """Show what a picture looks like by now; only the newest preview is kept."""
+        encoded = base64.b64encode(data).decode("ascii")
+        return self._tell(lease, "preview", {"content_type": content_type, "data_base64": encoded})
+
+    def notice(self, lease: Lease, notice: Mapping[str, Any]) -> bool:
+        """Tell the client something about the job, such as a setting that was ignored."""
+        return self._tell(lease, "notice", notice, durable=True)
+
+    def _tell(
+        self,
+        lease: Lease,
+        type: str,
+        data: Mapping[str, Any],
+        values: Mapping[str, Any] | None = None,
+        *,
+        durable: bool = False,
+    ) -> bool:
+        def work(connection: Connection) -> bool:
+            return add_event(connection, _held(lease), type, self._clock(), data, values) is not None
+
+        return self._write(work, durable=durable)
+
+    def add_output(self, lease: Lease, output: Output) -> bool:
+        """Record a finished picture, whose bytes are in the blob store already. The same again changes nothing."""
+
+        def work(connection: Connection) -> bool:
+            id = lease.job.id
+            is_held = connection.execute(select(jobs.c.id).where(*_held(lease))).one_or_none() is not None
+            if not is_held:
+                return False
+            place = (outputs.c.job == id, outputs.c.index == output.index)
+            before = connection.execute(select(outputs.c.digest, outputs.c.id).where(*place)).one_or_none()
+            if before is not None and (before.digest, before.id) == (output.digest, output.id):
+                return True
+            connection.execute(delete(outputs).where(*place))
+            values = asdict(output)
+            values |= {"seed": str(output.seed), "recipe": dict(output.recipe), "notices": list(output.notices)}
+            connection.execute(insert(outputs).values(job=id, **values))
+            data = {name: value for name, value in values.items() if name not in ("recipe", "notices")}
+            data["seed"] = output.seed
+            return add_event(connection, _held(lease), "output", self._clock(), data) is not None
+
+        return self._write(work)
+
+    def finish(self, lease: Lease, progress: Mapping[str, Any] | None = None) -> bool:
+        """The job is done, with its last progress. -> False where the lease was lost, and the job is another's"""
+        values = None if progress is None else {"progress": dict(progress)}
+        return self._final(lease, JobStatus.SUCCEEDED, values=values)
+
+    def fail(self, lease: Lease, error: Mapping[str, Any]) -> bool:
+        """The job cannot be done.  error: code, message, field, data"""
+        return self._final(lease, JobStatus.FAILED, error)
+
+    def canceled(self, lease: Lease) -> bool:
+        """The worker has stopped a job that was canceled."""
+        return self._final(lease, JobStatus.CANCELED)
+
+    def expired(self, lease: Lease) -> bool:
+        """The worker has stopped a job whose deadline has passed."""
+        return self._final(lease, JobStatus.EXPIRED)
+
+    def _final(
+        self,
+        lease: Lease,
+        status: JobStatus,
+        error: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> bool:
+        def work(connection: Connection) -> bool:
+            if self._end(connection, _held(lease), status, error, values):
+                return True
+            # Perhaps it was committed before and the answer did not arrive.
+            mine = (jobs.c.id == lease.job.id, jobs.c.fence == lease.fence, jobs.c.status == status)
+            return connection.execute(select(jobs.c.id).where(*mine)).one_or_none() is not None
+
+        return self._write(work)
+
+    def release(self, lease: Lease) -> bool:
+        """Put a job back, which the worker cannot finish now through no fault of the job; it counts as no crash."""
+
+        def work(connection: Connection) -> bool:
+            row = connection.execute(select(jobs).where(*_held(lease))).one_or_none()
+            if row is not None:
+                self._put_back(connection, row)
+            return row is not None
+
+        return self._write(work)
+
+    # ---- keeping order -----------------------------------------------------------------------------------------------
+
+    def worker_died(self, worker: str) -> int:
+        """Take back what a worker held when it died. -> how many jobs. Each counts one crash."""
+
+        def work(connection: Connection) -> int:
+            held = connection.execute(select(jobs).where(jobs.c.worker == worker, HELD)).all()
+            for row in held:
+                self._count_crash(connection, row)
+            connection.execute(delete(workers).where(workers.c.id == worker))
+            return len(held)
+
+        return self._write(work)
+
+    def recover(self) -> int:
+        """Take back jobs whose leases have lapsed, and expire those that waited too long. -> how many of both
+
+        `claim` does so, too, for those that it comes upon.
+        """
+
+        def work(connection: Connection) -> int:
+            late = (QUEUED, jobs.c.deadline <= self._clock())
+            ids = list(connection.scalars(select(jobs.c.id).where(*late)))
+            for id in ids:
+                self._end(connection, [jobs.c.id == id], JobStatus.EXPIRED)
+            return len(ids) + self._take_back(connection)
+
+        return self._write(work)
+
+    def _take_back(self, connection: Connection) -> int:
+        lapsed = connection.execute(select(jobs).where(self._lapsed(connection))).all()
+        for row in lapsed:
+            self._count_crash(connection, row)
+        return len(lapsed)
+
+    def _lapsed(self, connection: Connection) -> Any:
+        other_clock = jobs.c.lease_clock != self.database.lease_clock
+        is_late = jobs.c.lease_until <= self.database.lease_time(connection)
+        return and_(HELD, or_(other_clock, is_late))
+
+    def _count_crash(self, connection: Connection, row: Row[Any]) -> None:
+        """The worker of a job is gone: back to the queue, or aside."""
+        if row.crashes + 1 >= self.max_crashes and row.status == JobStatus.RUNNING:
+            error = GessoError(
+                f"{row.crashes + 1} worker processes ended while they drew this, so it is not tried again. "
+                "Ask for a smaller picture, or see the server's log",
+                code="worker_crashed",
+                data={"crashes": row.crashes + 1},
+            )
+            counted = {"crashes": row.crashes + 1, "lapsed_fence": row.fence}
+            self._end(connection, [jobs.c.id == row.id], JobStatus.FAILED, error_value(error), counted)
+        else:
+            connection.execute(
+                update(jobs).where(jobs.c.id == row.id).values(crashes=jobs.c.crashes + 1, lapsed_fence=jobs.c.fence)
+            )
+            self._put_back(connection, row)
+
+    def _put_back(self, connection: Connection, row: Row[Any]) -> None:
+        if row.status == JobStatus.CANCELING:
+            self._end(connection, [jobs.c.id == row.id], JobStatus.CANCELED)
+            return
+        values: dict[str, Any] = {
+            "status": JobStatus.QUEUED,
+            "started_at": None,
+            "worker": None,
+            "lease_until": None,
+            "progress": {},
+        }
+        change(connection, [jobs.c.id == row.id], values, self._clock())
+
+    def _end(
+        self,
+        connection: Connection,
+        conditions: Sequence[Any],
+        status: JobStatus,
+        error: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Bring a job into a final state, where the conditions hold. -> whether they did"""
+        now = self._clock()
+        ended = {
+            "status": status,
+            "completed_at": now,
+            "expires_at": None if self.keep_seconds is None else now + self.keep_seconds,
+            "worker": None,
+            "lease_until": None,
+            "error": None if error is None else dict(error),
+            **(values or {}),
+        }
+        row = change(connection, conditions, ended, now)
+        if row is None:
+            return False
+        connection.execute(delete(events).where(events.c.job == row.id, events.c.type == "preview"))
+        if row.webhook is not None:
+            connection.execute(update(jobs).where(jobs.c.id == row.id).values(webhook_at=now))
+        return True
+
+    def sweep(self) -> int:
+        """Forget jobs and uploads whose time is over. -> how many. Their bytes go later, see `sweep_blobs`."""
+
+        def work(connection: Connection) -> int:
+            now = self._clock()
+            gone = connection.execute(delete(jobs).where(jobs.c.expires_at <= now, jobs.c.status.in_(_FINAL))).rowcount
+            unused = ~exists().where(job_uploads.c.upload == uploads.c.id)
+            gone += connection.execute(delete(uploads).where(uploads.c.expires_at <= now, unused)).rowcount
+            return gone
+
+        return self._write(work)
+
+    def referenced(self, digests: Iterable[str]) -> set[str]:
+        """Those of these SHA-256 that a finished or an uploaded picture has."""
+        asked = list(digests)
+
+        def work(connection: Connection) -> set[str]:
+            found: set[str] = set()
+            for start in range(0, len(asked), 500):
+                part = asked[start : start + 500]
+                for table in (outputs, uploads):
+                    found.update(connection.scalars(select(table.c.digest).where(table.c.digest.in_(part))))
+            return found
+
+        return self._read(work)
+
+    # ---- workers and webhooks ----------------------------------------------------------------------------------------
+
+    def worker_seen(self, worker: Worker) -> None:
+        """Record that a worker lives, and what it has loaded."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(workers).where(workers.c.id == worker.id))
+            connection.execute(insert(workers).values(**{**asdict(worker), "models": list(worker.models)}))
+
+        self._write(work, durable=False)
+
+    def workers(self, *, seen_within: float = 60.0) -> list[Worker]:
+        """The workers that live."""
+        statement = select(workers).where(workers.c.seen_at >= self._clock() - seen_within).order_by(workers.c.id)
+        rows = self._read(lambda connection: connection.execute(statement).all())
+        return [Worker(**{**row._mapping, "models": tuple(row.models)}) for row in rows]
+
+    def worker_left(self, worker: str) -> None:
+        """Forget a worker that has ended well."""
+        self._write(lambda connection: connection.execute(delete(workers).where(workers.c.id == worker)))
+
+    def webhooks_due(self, limit: int = 20) -> list[Webhook]:
+        """Final jobs that someone is still to be told of."""
+        due = select(jobs.c.id, jobs.c.webhook, jobs.c.webhook_tries).where(jobs.c.webhook_at <= self._clock())
+        rows = self._read(lambda connection: connection.execute(due.order_by(jobs.c.webhook_at).limit(limit)).all())
+        return [Webhook(job=row.id, target=row.webhook, tries=row.webhook_tries) for row in rows]
+
+    def webhook_told(self, job: str, *, again_in: float | None = None) -> None:
+        """Someone was told of a job's end; or was not, and shall be told again in so many seconds."""
+        at = None if again_in is None else self._clock() + again_in
+        values: dict[str, Any] = {"webhook_at": at, "webhook_tries": jobs.c.webhook_tries + 1}
+        self._write(lambda connection: connection.execute(update(jobs).where(jobs.c.id == job).values(values)))
+
+
+# ---- conditions ------------------------------------------------------------------------------------------------------
+
+
+def _of(owner: str | None) -> Any:
+    return jobs.c.owner == owner if owner is not None else jobs.c.seq > 0
+
+
+def _held(lease: Lease) -> tuple[Any, ...]:
+    return jobs.c.id == lease.job.id, jobs.c.fence == lease.fence, HELD
+
+
+def _job_row(connection: Connection, id: str, owner: str | None) -> Row[Any]:
+    row = connection.execute(select(jobs).where(jobs.c.id == id, _of(owner))).one_or_none()
+    if row is None:
+        raise GessoError(f"no job {short(id)}", code="job_missing", data={"id": id[:64]})
+    return row
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def _checked(new: NewJob) -> str:
+    """The SHA-256 of what a job does. Raises GessoError for values that no row holds."""
+    key = new.idempotency_key
+    if key is not None and not (1 <= len(key) <= MAX_KEY and key.isprintable()):
+        raise GessoError(
+            f"the idempotency key {short(key)}: expected 1 to {MAX_KEY} printable characters",
+            code="invalid_value",
+            field="idempotency_key",
+        )
+    for field in ("owner", "batch"):
+        value = getattr(new, field)
+        if value is not None and not (1 <= len(value) <= MAX_KEY and value.isprintable()):
+            raise GessoError(
+                f"`{field}` {short(value)}: expected 1 to {MAX_KEY} printable characters",
+                code="invalid_value",
+                field=field,
+            )
+    if not -10 <= new.priority <= 10:
+        raise GessoError(f"`priority` {new.priority}: expected -10 to 10", code="invalid_value", field="priority")
+    if new.deadline is not None and not math.isfinite(new.deadline):
+        raise GessoError("`deadline` is no time", code="invalid_value", field="deadline")
+    try:
+        for value in (new.metadata, new.webhook or {}):
+            to_json(dict(value))
+        return sha256(to_json(plain(new.work)).encode()).hexdigest()
+    except (TypeError, ValueError, RecursionError):
+        raise GessoError(
+            "`work`, `metadata` and `webhook` have to be JSON, without NaN", code="invalid_value", field="work"
+        ) from None
+
+
+def _seconds_a_job(connection: Connection) -> int:
+    """How long it takes until the next job is drawn, by those that were drawn last; 1 or more."""
+    drawn = (
+        select((jobs.c.completed_at - jobs.c.started_at).label("seconds"))
+        .where(jobs.c.status == JobStatus.SUCCEEDED, jobs.c.completed_at.is_not(None))
+        .order_by(jobs.c.completed_at.desc())
+        .limit(_SPEED_SAMPLE)
+        .subquery()
+    )
+    mean = connection.execute(select(func.avg(drawn.c.seconds))).scalar_one()
+    held = select(func.count(jobs.c.worker.distinct())).where(HELD)
+    busy = connection.execute(held).scalar_one()
+    return max(1, math.ceil((_FIRST_GUESS if mean is None else float(mean)) / max(busy, 1)))
+
+
+def _cursor(seq: int) -> str:
+    return base64.urlsafe_b64encode(f"jobs:{seq}".encode()).decode("ascii").rstrip("=")
+
+
+def _cursor_seq(cursor: str) -> int:
+    try:
+        kind, _, number = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii").partition(":")
+        if kind == "jobs" and number.isdigit() and len(number) < 19:
+            return int(number)
+    except (binascii.Error, ValueError):
+        pass
+    raise GessoError(
+        f"`cursor` {short(cursor)}: expected that of the page before", code="invalid_value", field="cursor"
+    )

@@ -1,0 +1,354 @@
+"""The worker: one process a device, which draws what waits in the queue.
+
+    python -m gesso.serving.worker NAME <options
+
+A supervisor starts it and writes `WorkerOptions` as the first line of its standard input. That stays open as long as
+the supervisor lives: at its end the worker stops, as it does at SIGTERM and SIGINT. What is being drawn is finished if
+that takes but seconds, and goes back to the queue otherwise.
+
+One thread draws. Jobs of one model are drawn side by side where they share calls of the network, and where a short one
+can pass a long one: each step goes to the job that needs the least time until it is done, and what a job has waited
+counts in its favour. Another thread says that the worker lives, and watches for jobs that are canceled, late or lost.
+"""
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+
+import torch
+
+from gesso.library import Library
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.runtime.batcher import Batcher
+from gesso.runtime.cancel import CancelledError
+from gesso.serving.blobs import BlobStore
+from gesso.serving.drawing import Drawing, Part, as_known
+from gesso.serving.jobs import JobStatus, Worker
+from gesso.serving.options import WorkerOptions
+from gesso.serving.store import JobStore
+from gesso.studio.studio import EngineOptions, Studio
+
+WATCH_SECONDS = 0.05  # between two looks for cancelled jobs
+SEEN_SECONDS = 5.0  # between two signs of life
+IDLE_SECONDS = {True: 0.02, False: 0.1}  # between two looks at an empty queue; SQLite: True
+LOOK_SECONDS = 1.0  # between two looks where nothing seems to have changed: leases lapse in silence
+PATIENCE = 5.0  # that a job for another model waits at most before jobs of this one are let in no more
+WAITING = 0.5  # a second of waiting counts as so many that a job needs less: it waits for twice its own time at most
+SHORT = 0.5  # a job is let in to pass others where it costs at most so much of what each of these still does
+LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
+EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
+
+log = logging.getLogger(__name__)
+
+
+class WorkerLoop:
+    """Draws until it is told to stop.
+
+    name     of this process, for leases
+    stopping set to stop
+    """
+
+    def __init__(self, name: str, options: WorkerOptions, *, exit: Callable[[int], object] = os._exit) -> None:
+        self.name, self.options, self.stopping = name, options, Event()
+        self._exit = exit
+        self.store = JobStore(options.database, keep_seconds=options.keep_seconds, max_crashes=options.max_crashes)
+        self.blobs = BlobStore(Path(options.blobs))
+        self.studio = self._new_studio()
+        self._pipelines: dict[str, TextToImage] = {}
+        self._drawings: list[Drawing] = []
+        self._started = time.time()
+        self._last_work = self._last_step = time.monotonic()
+        self._last_look, self._seen_mark = 0.0, ""
+        self._step_seconds: float | None = None
+        self._done = Event()
+
+    # ---- the thread that draws ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Draw until `stopping` is set, then finish or release what is being drawn."""
+        watcher = Thread(target=self._watch, name="watcher", daemon=True)
+        watcher.start()
+        stop_at: float | None = None
+        try:
+            while True:
+                if self.stopping.is_set():
+                    stop_at = stop_at or time.monotonic() + self.options.stop_seconds
+                    if not self._drawings:
+                        break
+                    self._release_what_takes_longer(stop_at)
+                else:
+                    self._admit()
+                if self._drawings:
+                    self._step()
+                else:
+                    self._idle()
+        finally:
+            self._done.set()
+            watcher.join(5)
+            for drawing in list(self._drawings):  # an error of the database, or a bug
+                drawing.stop("released")
+                self._end(drawing, CancelledError())
+            self.store.worker_left(self.name)
+            self.store.close()
+
+    def _idle(self) -> None:
+        keep_alive = self.options.keep_alive
+        if self._pipelines and 0 <= keep_alive < time.monotonic() - self._last_work:
+            self._unload()
+        self.stopping.wait(IDLE_SECONDS[self.store.database.is_sqlite])
+
+    def _admit(self) -> None:
+        """Take jobs that wait, as far as there is room."""
+        room = (1 if self.options.memory is not None else self.options.jobs_at_once) - len(self._drawings)
+        if room < 1 or any(drawing.job.crashes for drawing in self._drawings):
+            return
+        now, mark = time.monotonic(), self.store.changes()
+        if mark == self._seen_mark and now - self._last_look < LOOK_SECONDS:
+            return
+        free_rows = self.options.rows_per_call - len(self._drawings)
+        leases = self.store.claim_many(
+            self.name,
+            max(1, min(room, free_rows)),
+            lease_seconds=self.options.lease_seconds,
+            warm=self._pipelines,
+            model=self._drawings[0].job.work.model if self._drawings else None,
+            max_cost=None if free_rows > 0 else SHORT * min(drawing.cost_left for drawing in self._drawings),
+            patience=PATIENCE,
+        )
+        if not leases:
+            self._seen_mark, self._last_look = mark, now
+        for lease in leases:
+            self._drawings.append(Drawing(lease, self.store, self.blobs, self.options))
+        for drawing in self._drawings[len(self._drawings) - len(leases) :]:
+            self._last_step = time.monotonic()
+            self._guarded(drawing, partial(self._begin, drawing))
+
+    def _begin(self, drawing: Drawing) -> None:
+        if drawing.job.work.kind == "upscale":
+            drawing.enlarge(self.studio)
+            self._last_work = time.monotonic()
+            self._end(drawing)
+            return
+        drawing.step_seconds = self._step_seconds
+        drawing.begin(self._pipeline(drawing.job.work.model))
+        if drawing.next_part() is None:
+            self._end(drawing)
+
+    def _step(self) -> None:
+        """Make the next step of the most urgent pictures."""
+        for drawing in [drawing for drawing in self._drawings if drawing.cancel.is_cancelled]:
+            self._end(drawing, CancelledError())
+        begin = time.monotonic()
+        chosen = self._chosen(begin)
+        batcher = Batcher(self.options.rows_per_call)
+        for _, part in chosen:
+            batcher.add(part.run)
+        ended = batcher.step()
+        now = time.monotonic()
+        self._last_step = self._last_work = now
+        self._count(now - begin, chosen)
+        for drawing, part in chosen:
+            if part.run in ended:
+                self._guarded(drawing, partial(self._picture_done, drawing, part))
+
+    def _chosen(self, now: float) -> list[tuple[Drawing, Part]]:
+        """The pictures that are drawn in the next step, at most so many as share a call."""
+        rows, chosen = self.options.rows_per_call, list[tuple[Drawing, Part]]()
+        urgent = sorted(self._drawings, key=lambda drawing: drawing.seconds_left - WAITING * drawing.waited(now))
+        for drawing in urgent:
+            chosen += [(drawing, part) for part in drawing.active]
+        for drawing in urgent:  # more pictures of the same jobs, where the call has room for them
+            while len(chosen) < rows:
+                try:
+                    part = drawing.next_part()
+                except Exception as error:
+                    self._end(drawing, error)
+                    chosen = [each for each in chosen if each[0] is not drawing]
+                    break
+                if part is None:
+                    break
+                chosen.append((drawing, part))
+        return chosen[:rows]
+
+    def _count(self, seconds: float, chosen: Sequence[tuple[Drawing, Part]]) -> None:
+        """Learn from a step how long one takes."""
+        share = seconds / max(len(chosen), 1)
+        for drawing, _ in chosen:
+            drawing.worked += share
+            drawing.step_seconds = _smoothed(drawing.step_seconds, share)
+        self._step_seconds = _smoothed(self._step_seconds, share)
+
+    def _picture_done(self, drawing: Drawing, part: Part) -> None:
+        drawing.keep(part)
+        if not drawing.active and drawing.next_part() is None:
+            self._end(drawing)
+
+    def _guarded(self, drawing: Drawing, work: Callable[[], None]) -> None:
+        """Do something for a job. What fails, fails this job alone."""
+        try:
+            work()
+        except Exception as error:
+            self._end(drawing, error)
+
+    def _end(self, drawing: Drawing, error: Exception | None = None) -> None:
+        if drawing not in self._drawings:
+            return
+        self._drawings.remove(drawing)
+        drawing.end(error)
+        if error is not None and _is_broken(error):
+            log.critical("the device does not work any more: %s", error)
+            self._exit(EXIT_BROKEN)
+        if error is not None and as_known(error, drawing.job.id).code == "out_of_memory":
+            self._unload()
+
+    def _release_what_takes_longer(self, stop_at: float) -> None:
+        left = stop_at - time.monotonic()
+        for drawing in self._drawings:
+            if drawing.seconds_left > left or drawing.step_seconds is None:
+                drawing.stop("released")
+
+    # ---- models ------------------------------------------------------------------------------------------------------
+
+    def _new_studio(self) -> Studio:
+        options = self.options
+        device = options.device
+        if device in ("auto", "cuda") and torch.cuda.device_count() > 1:  # a worker a device
+            device = f"cuda:{options.number % torch.cuda.device_count()}"
+        engine = EngineOptions(
+            device=device,
+            dtype=options.dtype,
+            threads=options.threads,
+            rows_per_call=options.rows_per_call,
+            max_models=options.max_models,
+            memory=options.memory,
+        )
+        library = None if options.library is None else Library(Path(options.library))
+        return Studio(engine, library=library, offline=True)  # a client's name fetches nothing
+
+    def _pipeline(self, model: str) -> TextToImage:
+        """The pipeline of a model; the least recently used is forgotten where there are too many."""
+        pipeline = self._pipelines.pop(model, None)
+        if pipeline is None:
+            while len(self._pipelines) >= self.options.max_models:
+                del self._pipelines[next(iter(self._pipelines))]
+            pipeline = self.studio.open(model)
+        self._pipelines[model] = pipeline
+        return pipeline
+
+    def _unload(self) -> None:
+        """Give the memory of all models back; they are loaded again when they are wanted."""
+        self._pipelines.clear()
+        self.studio = self._new_studio()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # ---- the thread that watches -------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        seen = renewed = 0.0
+        mark = ""
+        while not self._done.wait(WATCH_SECONDS):
+            now = time.monotonic()
+            try:
+                if now - seen > SEEN_SECONDS:
+                    seen = now
+                    self.store.worker_seen(self._self())
+                mark, before = self.store.changes(), mark
+                renews = now - renewed > self.options.lease_seconds / 4
+                renewed = now if renews else renewed
+                for drawing in list(self._drawings):
+                    self._look_after(drawing, renews=renews, asks=mark != before)
+                    self._report(drawing, now)
+            except Exception as error:  # the database is away for a moment; leases and drawings go on
+                log.warning("worker %s: %s", self.name, error)
+            self._check_hanging()
+
+    def _look_after(self, drawing: Drawing, *, renews: bool, asks: bool) -> None:
+        deadline = drawing.job.deadline
+        if deadline is not None and time.time() >= deadline:
+            drawing.stop("expired")
+        if renews:
+            status = self.store.renew(drawing.lease, lease_seconds=self.options.lease_seconds)
+        elif asks:
+            status = self.store.holds(drawing.lease)
+        else:
+            return
+        if status == JobStatus.CANCELING:
+            drawing.stop("canceled")
+        elif status is None and drawing in self._drawings:
+            drawing.stop("lost")
+
+    def _report(self, drawing: Drawing, now: float) -> None:
+        at, before = drawing.reported
+        state = drawing.state
+        if state and state is not before and now - at >= self.options.progress_seconds:
+            drawing.reported = now, state
+            self.store.progress(drawing.lease, state)
+
+    def _check_hanging(self) -> None:
+        limit = self.options.hang_seconds
+        if limit is not None and self._drawings and time.monotonic() - self._last_step > limit:
+            log.critical("worker %s: no step was finished in %g s", self.name, limit)
+            self._exit(EXIT_BROKEN)
+
+    def _self(self) -> Worker:
+        return Worker(
+            id=self.name,
+            device=self.options.device,
+            pid=os.getpid(),
+            started_at=self._started,
+            seen_at=time.time(),
+            models=tuple(self._pipelines),
+        )
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether a process that met this error can compute nothing any more: a CUDA context is lost for good."""
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+
+
+def _smoothed(before: float | None, value: float) -> float:
+    return value if before is None else 0.8 * before + 0.2 * value
+
+
+def work(name: str, options: WorkerOptions, pipe: int) -> None:
+    """Run a worker in this process until it is told to stop.
+
+    pipe  a file descriptor that its supervisor holds the other end of: at its end, the worker stops
+    """
+    loop = WorkerLoop(name, options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stopping.set())
+
+    def until_closed() -> None:
+        with suppress(OSError):
+            while os.read(pipe, 4096):
+                pass
+        loop.stopping.set()
+        time.sleep(options.stop_seconds + LAST_SECONDS)
+        os._exit(EXIT_BROKEN)
+
+    Thread(target=until_closed, name="pipe", daemon=True).start()
+    loop.run()
+
+
+def main() -> None:
+    """Run by `python -m gesso.serving.worker NAME`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = WorkerOptions.from_json(sys.stdin.buffer.readline().decode())
+    work(sys.argv[1], options, sys.stdin.fileno())  # which nobody else reads: its lock would stay with the thread
+
+
+if __name__ == "__main__":
+    main()

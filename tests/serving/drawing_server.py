@@ -1,0 +1,35 @@
+"""A server with sockets and a worker that draws with the built-in model, both in this process, for clients of other tools."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serving.served import context, server
+
+from gesso.serving.http.context import Context
+from gesso.serving.http.server import worker_options
+from gesso.serving.worker import WorkerLoop
+
+
+@contextmanager
+def drawing_server(home: Path, **settings: Any) -> Iterator[tuple[str, Context]]:
+    """Address and context."""
+    with context(home, rate=10**6, threads=1, device="cpu", **settings) as made, working(made), server(made) as address:
+        yield address, made
+
+
+@contextmanager
+def working(made: Context) -> Iterator[WorkerLoop]:
+    """A worker in a thread."""
+    (options,) = worker_options(replace(made.settings, workers=1), made.blobs)
+    loop = WorkerLoop("w", replace(options, preview_seconds=0.01), exit=lambda code: None)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.stopping.set()
+        thread.join()
