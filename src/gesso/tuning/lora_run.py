@@ -9,7 +9,7 @@ run.write(path)
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,8 +37,8 @@ from gesso.tuning.lora_file import save_lora
 from gesso.tuning.objective import Objective
 from gesso.tuning.page import write_page
 from gesso.tuning.samples import Sampler
-from gesso.tuning.settings import PRESETS, LoraSettings, completed, preset_for, to_toml
-from gesso.tuning.survey import Found, Survey, bucket_counts, survey
+from gesso.tuning.settings import LoraSettings, completed, preset_for, to_toml
+from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import LoraTask
 
 # What may differ when a run goes on: how long it is, and what is shown on the way.
