@@ -103,8 +103,8 @@ def lora(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FOLDER]",
-            help="Folder of pictures with captions, or a TOML file of kohya's trainer.",
+            metavar="FOLDER",
+            help="Folder of pictures with captions, or TOML file of kohya's trainer.",
             show_default="",
         ),
     ] = None,
@@ -235,7 +235,7 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         )
         facts = run.explain()
         if explain:
-            bar.result(json_line(facts) if as_json else "\n".join(one_line(line) for line in explained(facts)))
+            bar.result(json_line(facts) if as_json else "\n".join(printable(line) for line in explained(facts)))
             return
         for line in warnings_of(facts):
             bar.note(f"note: {line}")
@@ -278,7 +278,8 @@ def stopping(told: Callable[[], object]) -> Iterator[Stop]:
 
     told: is called with the first. Where the program ignores Ctrl-C, it still does.
     """
-    stop, before = Stop(), {}
+    stop = Stop()
+    before: dict[int, Any] = {}
 
     def first(number: int, frame: FrameType | None) -> None:
         stop.signal = number
@@ -329,6 +330,11 @@ def _logger(bar: Bar, steps: int) -> Callable[[dict[str, float]], None]:
 MAX_NAMES = 5
 
 
+def printable(text: str) -> str:
+    """Names and captions come from outside and must not reach the terminal as escape sequences."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def explained(facts: Mapping[str, Any]) -> list[str]:
     """What `LoraRun.explain` says, for a person."""
     buckets = ", ".join(f"{one['width']}x{one['height']} ({one['pictures']})" for one in facts["buckets"])
@@ -353,7 +359,7 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
         f"trained     {facts['trained_parameters']:,} numbers beside {facts['trained_layers']} layers; "
         f"a file of {facts['file_bytes'] / 1e6:.1f} MB",
         f"memory      about {facts['memory_bytes'] / 2**30:.1f} GiB",
-        f"time        {facts['steps']} steps of {facts['batch_size']} pictures, {facts['looks_at_each']:g} looks at each; "
+        f"time        {facts['steps']} steps of {facts['batch_size']} pictures, each {facts['looks_at_each']:g} times; "
         f"about {_duration(facts['seconds'])}, give or take a factor of two",
     ]
     return lines
@@ -378,8 +384,8 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     lines += [f"{_names(group)} look the same; each counts" for group in facts["alike"]]
     if facts["unknown_words"]:
         lines.append(
-            f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and when "
-            "you draw"
+            f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and "
+            "when you draw"
         )
     if facts["cut_captions"]:
         lines.append(f"{facts['cut_captions']} captions are longer than the text encoder reads; their ends are cut")

@@ -54,8 +54,10 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Grid": ("x", "y", "z", "cell"),
         "Pictures and captions": (),
         "Network": (),
-        "Training": ("recipe", "stage", "folder", "minutes", "samples", "finish-in", "rank", "rehearsal")
-        + ("settings", "explain"),
+        "Training": (
+            *("recipe", "stage", "folder", "minutes", "samples", "finish-in", "rank", "rehearsal", "settings"),
+            "explain",
+        ),
         "Loss": (),
         "Report": (),
         "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts", "force"),
@@ -74,8 +76,9 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("author",),
             *("tolerance", "to", "list", "json", "quiet"),
         ),
-        "Speed and memory": ("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory")
-        + ("cache",),
+        "Speed and memory": (
+            *("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory", "cache"),
+        ),
     }
 )
 _NUMBERS: Mapping[Any, str] = MappingProxyType({int: "a whole number", float: "a number"})

@@ -76,7 +76,7 @@ def _cover(size: Size, bucket: Size) -> Size:
 
 
 def _no_larger(size: Size, rules: BucketRules) -> Size:
-    """The size itself, or smaller so that the area fits: one side a multiple of the step, whichever suits the aspect."""
+    """The size itself, or smaller so that the area fits: one side a multiple of the step, for the best aspect."""
     area, step = rules.resolution[0] * rules.resolution[1], rules.step
     if size[0] * size[1] <= area:
         return size

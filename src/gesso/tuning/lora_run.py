@@ -37,7 +37,7 @@ from gesso.tuning.lora_file import save_lora
 from gesso.tuning.objective import Objective
 from gesso.tuning.page import write_page
 from gesso.tuning.samples import Sampler
-from gesso.tuning.settings import LoraSettings, completed, preset_for, to_toml
+from gesso.tuning.settings import LoraSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import LoraTask
 
@@ -88,15 +88,7 @@ class LoraRun:
         self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
-        resolution = settings.resolution or self.family.output_size
-        rules = BucketRules(
-            resolution=(resolution, resolution),
-            enabled=settings.buckets,
-            low=settings.min_bucket or max(resolution // 2, settings.bucket_step),
-            high=settings.max_bucket or 2 * resolution,
-            step=settings.bucket_step,
-            upscale=settings.enlarge,
-        )
+        rules = bucket_rules(settings, self.family)
         self._check_buckets(rules)
         self.survey: Survey = survey(
             self.data,

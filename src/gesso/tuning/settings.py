@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from gesso.errors import GessoError, short, shorten
 from gesso.families.base import Family
 from gesso.request.checks import nearest_name
+from gesso.tuning.buckets import BucketRules
 from gesso.tuning.objective import TIMESTEPS
 
 OPTIMIZERS = ("adamw", "muon")
@@ -46,7 +47,7 @@ class LoraSettings:
     buckets: bool = True
     min_bucket: int | None = field(default=None, metadata=_limits(8, 16_384))
     max_bucket: int | None = field(default=None, metadata=_limits(8, 16_384))
-    bucket_step: int = field(default=64, metadata=_limits(1, 1024))
+    bucket_step: int | None = field(default=None, metadata=_limits(1, 1024))
     enlarge: bool = True
     flip: bool = False
     masks: bool = True
@@ -166,7 +167,7 @@ def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_si
     batch_size  that the data set's files ask for
     """
     preset, is_mini = PRESETS[settings.preset], bool(family.upscaler or not family.scheduler)
-    resolution = settings.resolution or family.output_size
+    rules = bucket_rules(settings, family)
     own_batch = MINI_BATCH if is_mini else preset.batch_size
     batch = settings.batch_size or batch_size or min(own_batch, max(pictures, 1))
     # A hundred looks at each picture, within what is usual.
@@ -177,9 +178,10 @@ def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_si
     held = settings.held_out
     return replace(
         settings,
-        resolution=resolution,
-        min_bucket=settings.min_bucket or max(resolution // 2, settings.bucket_step),
-        max_bucket=settings.max_bucket or 2 * resolution,
+        resolution=rules.resolution[0],
+        bucket_step=rules.step,
+        min_bucket=rules.low,
+        max_bucket=rules.high,
         held_out=held if held is not None else 0 if pictures < 20 else min(pictures // 10, 8),
         alpha=settings.alpha if settings.alpha is not None else float(rank),
         conv_rank=conv_rank,
@@ -194,6 +196,20 @@ def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_si
         checkpointing=preset.checkpointing if settings.checkpointing is None else settings.checkpointing,
         report_every=settings.report_every or max(steps // 8, 1),
         sample_steps=settings.sample_steps or family.defaults.num_steps,
+    )
+
+
+def bucket_rules(settings: LoraSettings, family: Family) -> BucketRules:
+    """The buckets that settings with gaps ask for, in pixels of finished pictures."""
+    resolution = settings.resolution or family.output_size
+    step = settings.bucket_step or (64 if family.scheduler else 2 * family.size_multiple)
+    return BucketRules(
+        resolution=(resolution, resolution),
+        enabled=settings.buckets,
+        low=settings.min_bucket or max(resolution // 2, step),
+        high=settings.max_bucket or 2 * resolution,
+        step=step,
+        upscale=settings.enlarge,
     )
 
 

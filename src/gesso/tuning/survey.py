@@ -15,7 +15,9 @@ from gesso.pictures.reading import FORMATS, read_layer, read_mask
 from gesso.tuning.buckets import BucketRules, Framing, framing
 from gesso.tuning.dataset import DataSet, Example, Subset
 
-ALIKE = 3  # bits of 64 in which the looks of two pictures differ that are one picture saved twice
+# Pictures that are one picture, scaled or saved again: bits of 64 and levels of 255 in which their looks differ.
+ALIKE_BITS, ALIKE_LEVELS = 6, 6
+THUMB = 16  # pixels a side
 SMALL = 0.99  # of a bucket's side: below, a picture is enlarged
 VISIBLE = 250  # alpha below which a picture has something transparent
 
@@ -34,7 +36,7 @@ class Found:
     subset: Subset
     digest: str
     size: tuple[int, int]
-    look: int
+    look: np.ndarray
     framing: Framing
     scale: int
     has_mask: bool
@@ -51,7 +53,7 @@ class Survey:
 
     unreadable  files that are left out, with the reason
     animated, deep, cmyk  pictures of which the first frame, the nearest 8 bits or the colours in sRGB are taken
-    twins       groups of the same picture; alike: groups that look the same
+    twins       groups of the same file; alike: groups that look the same
     """
 
     data: DataSet
@@ -179,11 +181,9 @@ def framed(image: Image.Image, placed: Framing, *, flip: bool) -> Image.Image:
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 
-def look_of(image: Image.Image) -> int:
-    """64 bits that hardly change when a picture is scaled or saved again: which of 8 x 8 points outshines the next."""
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
-    return int("".join("1" if bit else "0" for bit in bits), 2)
+def look_of(image: Image.Image) -> np.ndarray:
+    """A picture at 16 x 16 points, which hardly change when it is scaled or saved again: int16 [16, 16, 3]."""
+    return np.asarray(image.convert("RGB").resize((THUMB, THUMB), Image.Resampling.BOX), dtype=np.int16)
 
 
 def _shrunk(placed: Framing, scale: int) -> Framing:
@@ -217,16 +217,22 @@ def _groups(keys: Mapping[int, str], found: Sequence[Found]) -> tuple[tuple[Path
 
 
 def _alike(found: Sequence[Found]) -> tuple[tuple[Path, ...], ...]:
-    """Groups that look the same and are not the same file; pairs are compared, which 20,000 pictures bear in numpy."""
-    looks = np.array([[one.look >> bit & 1 for bit in range(64)] for one in found], dtype=bool)
-    plain = np.array([one.look.bit_count() in (0, 64) for one in found])  # one colour: all of them look the same
+    """Groups that look the same and are not the same file.
+
+    Two signs must agree: which points are lighter than their neighbours, which a change of brightness leaves, and the
+    colours themselves, since flat pictures agree in the first by chance.
+    """
+    if len(found) < 2:
+        return ()
+    looks = np.stack([one.look for one in found])
+    grey = looks.sum(axis=3).reshape(len(found), THUMB // 2, 2, THUMB // 2, 2).sum(axis=(2, 4))
+    bits = (grey > np.roll(grey, 1, axis=2)).reshape(len(found), -1)
     group = list(range(len(found)))
-    for place in range(len(found)):
-        if plain[place]:
-            continue
-        near = (looks[place + 1 :] != looks[place]).sum(axis=1) <= ALIKE
-        for other in np.flatnonzero(near & ~plain[place + 1 :]):
-            group[place + 1 + int(other)] = group[place]
+    for place in range(len(found) - 1):
+        near = np.flatnonzero((bits[place + 1 :] != bits[place]).sum(axis=1) <= ALIKE_BITS) + place + 1
+        levels = np.abs(looks[near] - looks[place]).mean(axis=(1, 2, 3))
+        for other in near[levels <= ALIKE_LEVELS]:
+            group[int(other)] = group[place]
     members: dict[int, list[Found]] = {}
     for place, leader in enumerate(group):
         members.setdefault(leader, []).append(found[place])
