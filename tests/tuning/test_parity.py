@@ -113,7 +113,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("SD 1.5 with text, convolutions and min-SNR", "SDXL")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+)
 def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     family, settings = CASES[case]
     task = made_task(double(family), found(CAPTIONS, bucket=(128, 128)), settings)

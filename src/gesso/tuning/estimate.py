@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) ->
     for network in networks.values():
         network.requires_grad_(False)
     with on_meta():
-        factors = make_factors(networks, settings, None).to("meta")
+        factors = make_factors(networks, replace(settings, dropout=0.0), None).to("meta")
     if settings.checkpointing:
         checkpoint_blocks(networks["unet"])
     rows = settings.batch_size or 1
@@ -75,6 +75,7 @@ def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) ->
         return tensor
 
     with (
+        torch.enable_grad(),  # a report may ask, where gradients are off
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
