@@ -16,7 +16,7 @@ import torch
 from gesso.tuning import lora_run
 from gesso.tuning.settings import LoraSettings
 
-STEPS = 16
+STEPS = 12
 
 
 def run_of(root: Path, name: str) -> lora_run.LoraRun:

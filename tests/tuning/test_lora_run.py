@@ -52,7 +52,7 @@ def tensors(value, prefix=""):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that were forked")
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_ends_with_the_same_bits(kills, root, tmp_path):
     for name in ("model.safetensors", "pictures"):
         (tmp_path / name).symlink_to(root / name)
@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(kills, root, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     whole, killed = (load_state(tmp_path / name / "last.pt") for name in ("whole", "killed"))
-    assert whole["step"] == killed["step"] == 16
+    assert whole["step"] == killed["step"] == 12
     for part in ("modules", "optimizer", "average"):
         ours, theirs = dict(tensors(whole[part])), dict(tensors(killed[part]))
         assert ours.keys() == theirs.keys()

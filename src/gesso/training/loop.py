@@ -188,16 +188,17 @@ def fit(
             continue
         if run.step % log_every == 0:
             run.log(measure_after)
-        if keep_every is not None and run.step % keep_every == 0:
-            run.save(run.good)
-        if time.monotonic() - saved > save_every:
-            run.save()
-            saved = time.monotonic()
+        # Reports come before states: a run that is cut off between the two reports twice, and leaves none out.
         if report_at is None and time.monotonic() - reported > report_every:
             run.report()
             reported = time.monotonic()
         elif report_at is not None and report_at(run.step) and not run.finished:
             run.report()
+        if keep_every is not None and run.step % keep_every == 0:
+            run.save(run.good)
+        if time.monotonic() - saved > save_every:
+            run.save()
+            saved = time.monotonic()
     run.save()
     if report_at is None or run.finished:
         run.report()
