@@ -1,4 +1,4 @@
-"""`gesso train`: train the default model, its LoRA and its ControlNet, or resume training."""
+"""`gesso train`: a LoRA on your own pictures; the default model, its styles and its ControlNet."""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import typer
 
 from gesso.cli.model_option import ModelOption
 from gesso.cli.targets import check_free
+from gesso.cli.train_lora import lora
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
 from gesso.terminal.exit_codes import EXIT_INTERRUPTED
@@ -23,13 +24,14 @@ app = App()
 
 @app.callback()
 def _group() -> None:
-    """Train the default model and its LoRA and ControlNet.
+    """Train a LoRA on your pictures, or the default model with its styles and ControlNet.
 
     Examples:
+        gesso train lora photos -o my.safetensors
         gesso train default-model --rehearsal
-        gesso train lora comic comic.safetensors
-        gesso train controlnet edges.safetensors
-        gesso generate "a red car" --lora comic.safetensors
+        gesso train style comic comic.safetensors
+        gesso train edges edges.safetensors
+        gesso generate "a red car" --lora my.safetensors
     """
 
 
@@ -166,8 +168,11 @@ def export(
     _done(output, as_json, objects=len(family.objects), size=family.output_size)
 
 
-@app.command("lora")
-def lora(
+app.command("lora")(lora)
+
+
+@app.command("style")
+def style(
     style: Annotated[str, typer.Argument(metavar="STYLE", help="Style: comic, line-art or woodcut.")],
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="Output file (.safetensors), written when training is complete.")
@@ -200,9 +205,9 @@ def lora(
     Resumes from the last state in the folder.
 
     Examples:
-        gesso train lora comic comic.safetensors
-        gesso train lora woodcut woodcut.safetensors --rank 8
-        gesso train lora comic comic.safetensors --minutes 30
+        gesso train style comic comic.safetensors
+        gesso train style woodcut woodcut.safetensors --rank 8
+        gesso train style comic comic.safetensors --minutes 30
         gesso generate "a red car" --lora comic.safetensors
     """
     from gesso.mini.style_lora import CPU_LORA, StyleLora
@@ -219,13 +224,13 @@ def lora(
     if not is_done:
         typer.echo(f"stopped early; run again to continue from {place}", err=True)
         return
-    about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train lora {style}"
+    about = f"gesso-mini draws in this style while it is on; no word is needed. Trained by: gesso train style {style}"
     making.export(output, {"title": f"{style} for gesso-mini", "description": about, **_author(author)})
     _done(output, as_json, rank=recipe.rank, bytes=output.stat().st_size)
 
 
-@app.command("controlnet")
-def controlnet(
+@app.command("edges")
+def edges(
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="Output file (.safetensors), written when training is complete.")
     ],
@@ -249,9 +254,9 @@ def controlnet(
     Resumes from the last state in the folder.
 
     Examples:
-        gesso train controlnet edges.safetensors
-        gesso train controlnet edges.safetensors --minutes 30
-        gesso train controlnet edges.safetensors --samples 10000
+        gesso train edges edges.safetensors
+        gesso train edges edges.safetensors --minutes 30
+        gesso train edges edges.safetensors --samples 10000
         gesso evaluate control --control edges.safetensors
     """
     from gesso.mini.controlnet import CPU_CONTROL, EdgeControl
@@ -264,7 +269,7 @@ def controlnet(
     if not is_done:
         typer.echo(f"stopped early; run again to continue from {folder}", err=True)
         return
-    about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train controlnet"
+    about = "Takes edges of 256 x 256 as gesso preprocess canny makes them. Trained by: gesso train edges"
     making.export(output, {"title": "edges for gesso-mini", "description": about, **_author(author)})
     _done(output, as_json, bytes=output.stat().st_size)
 

@@ -15,7 +15,7 @@ import torch
 from gesso.adapters.names import Target
 from gesso.errors import GessoError
 from gesso.mini.encoding import EncoderTask
-from gesso.mini.lora import LoraFactors, LoraTask, save_lora
+from gesso.mini.lora import LoraTask
 from gesso.mini.pictures import Pictures
 from gesso.mini.pools import LatentPool
 from gesso.mini.recipes import FULL_MIX, Mix
@@ -26,6 +26,8 @@ from gesso.scenes.styles import STYLES, StyledRenderer
 from gesso.training.loop import Plan, fit, load_average, load_state
 from gesso.training.precision import TrainingPrecision
 from gesso.training.task import Task
+from gesso.tuning.factors import LoraFactors
+from gesso.tuning.lora_file import save_lora
 
 STYLE_MIX: Mix = {category: share for category, share in FULL_MIX.items() if category != "style"}
 

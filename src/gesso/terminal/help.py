@@ -52,7 +52,14 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Size": ("scale",),
         "Grid": ("x", "y", "z", "cell"),
-        "Training": ("recipe", "stage", "folder", "minutes", "samples", "finish-in", "rank", "rehearsal"),
+        "Pictures and captions": (),
+        "Network": (),
+        "Training": (
+            *("recipe", "stage", "folder", "minutes", "samples", "finish-in", "rank", "rehearsal", "settings"),
+            "explain",
+        ),
+        "Loss": (),
+        "Report": (),
         "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts", "force"),
         "Size and sampling": ("size",),
         "Variations": ("variation-seed", "seed-size"),
@@ -71,9 +78,12 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Settings of other tools": ("from", "set"),
         "Output": (
             *("output", "title", "quality", "overwrite", "sheet", "preview", "preview-model", "open", "absolute-paths"),
+            *("author",),
             *("tolerance", "to", "list", "json", "quiet"),
         ),
-        "Speed and memory": ("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory"),
+        "Speed and memory": (
+            *("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory", "cache"),
+        ),
     }
 )
 _NUMBERS: Mapping[Any, str] = MappingProxyType({int: "a whole number", float: "a number"})

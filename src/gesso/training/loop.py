@@ -4,10 +4,15 @@ Everything random in a step follows from (seed, step), so a run that was cut off
 nothing had happened. The learning rate rises, stays, and falls to zero over the last share of the samples
 (warm-up-stable-decay: Hu et al. 2024, arXiv:2404.06395): until the fall begins, the length of the run can still change.
 A plan by time uses that: it follows the speed that is measured until the fall begins, and then stays.
+
+A run that may roll back keeps a second state, `good.pt`, every so many steps, and goes back to it at a lower rate when
+a gradient is not finite. Where it goes back to follows from the steps alone, so this too is exact after a cut.
 """
 
+import errno
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +32,8 @@ from gesso.training.precision import TrainingPrecision, context_of, faster_preci
 from gesso.training.task import Figures, Task
 
 OPEN_END = 2**62  # samples of a plan whose length is not known yet
+ROLL_BACK_RATE = 0.5  # of the learning rate, each time
+SPARE_DISK = 32 * 2**20  # bytes that a state leaves free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,7 @@ class Plan:
     weight_decay: float = 0.0
     clip: float = 1.0  # largest norm of the gradient
     seed: int = 0
+    accumulation: int = 1  # batches whose gradients make one step
 
     def factor(self, samples: int) -> float:
         """Share of the learning rate after so many samples."""
@@ -78,6 +86,12 @@ class MovingAverage:
         """Take over saved weights, onto the devices of these."""
         for name, ours in self.weights.items():
             self.weights[name] = {key: weights[name][key].to(value.device) for key, value in ours.items()}
+
+
+class NotFiniteError(GessoError):
+    """A gradient that is NaN or infinite."""
+
+    default_code = "not_finite"
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
@@ -126,15 +140,26 @@ def fit(
     stop_after: float = float("inf"),
     what: str | None = None,
     on_log: Callable[[dict[str, float]], None] = lambda row: None,
+    stop: Callable[[], bool] | None = None,
+    report_at: Callable[[int], bool] | None = None,
+    while_averaged: Callable[[int], Mapping[str, float]] = lambda step: {},
+    keep_every: int | None = None,
+    roll_backs: int = 0,
 ) -> dict[str, dict[str, Tensor]]:
-    """Train until the plan's samples are used up, or stop_after seconds.
+    """Train until the plan's samples are used up, or stop_after seconds, or `stop` says so between two steps.
 
     folder gets `last.pt` (everything needed to go on, on any device) and `log.jsonl`; where `last.pt` exists, the run
     goes on from it. device: where the task's modules are. precision: of a new run, "auto" times both; a run that goes
     on keeps its own. compiled: with torch.compile. measure_after: from when on a plan by time trusts its speed. what:
     is trained, if sizes do not show it. Times are in seconds. -> the moving average of the weights by module and name.
-    Raises GessoError where the folder cannot be made, for a state of another training in it, and for a gradient that is
-    not finite; KeyboardInterrupt for Ctrl-C, which waits for the end of the step and for the state to be saved.
+
+    report_at       after which steps to report, in place of report_every; the last step always; 0 is before the first
+    while_averaged  is called with the step during a report, the averaged weights in place; its figures are logged too
+    keep_every      steps between the states to which a gradient that is not finite takes the run back
+    roll_backs      how often that may happen, each time at half the rate; 0: such a gradient ends the run
+    Raises GessoError where the folder cannot be made, for a state of another training in it, for a disk without room
+    for a state (the last one stays), and for a gradient that is not finite. Without `stop`, Ctrl-C waits for the end of
+    the step and for the state to be saved, and is KeyboardInterrupt then.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,27 +170,44 @@ def fit(
             data={"path": str(folder)},
         ) from error
     run = _Run(task, plan, folder, torch.device(device), what, on_log)
+    run.while_averaged, run.roll_backs = while_averaged, roll_backs
     if compiled:
         for network in task.networks():
             network.compile(dynamic=False)
     run.choose_precision(precision)
     saved = reported = time.monotonic()
+    if keep_every is not None and run.step == 0 and not run.last.exists():
+        run.save(run.good)
+        run.save()  # the precision that was chosen, too
+    if report_at is not None and run.step == 0 and report_at(0):
+        run.report()
     run.open_window()
-    with interrupts_held() as interrupted:
-        while not run.finished and run.group.agree(run.running < stop_after and not interrupted()):
-            run.take_step()
+    with interrupts_held() if stop is None else nullcontext(stop) as stopped:
+        while not run.finished and run.group.agree(run.running < stop_after and not stopped()):
+            try:
+                run.take_step()
+            except NotFiniteError as error:
+                run.roll_back(error)
+                continue
             if run.step % log_every == 0:
                 run.log(measure_after)
-            if time.monotonic() - reported > report_every and not interrupted():
+            # Reports come before states: a run that is cut off between the two reports twice, and leaves none out.
+            if report_at is None and time.monotonic() - reported > report_every and not stopped():
                 run.report()
                 reported = time.monotonic()
+            elif report_at is not None and report_at(run.step) and not run.finished:
+                run.report()
+            if keep_every is not None and run.step % keep_every == 0:
+                run.save(run.good)
             if time.monotonic() - saved > save_every:
                 run.save()
                 saved = time.monotonic()
         run.save()
-    if interrupted():
+        is_interrupted = stop is None and stopped()
+    if is_interrupted:
         raise KeyboardInterrupt
-    run.report()
+    if report_at is None or run.finished:
+        run.report()
     return run.average.weights
 
 
@@ -190,7 +232,11 @@ class _Run:
     ) -> None:
         self.task, self.plan, self.device, self.what, self.on_log = task, plan, device, what, on_log
         self.group = Group()
-        self.last, self.log_file = folder / "last.pt", folder / "log.jsonl"
+        self.last, self.good, self.log_file = folder / "last.pt", folder / "good.pt", folder / "log.jsonl"
+        self.while_averaged: Callable[[int], Mapping[str, float]] = lambda step: {}
+        self.roll_backs = 0
+        self.rate = 1.0  # of the plan's learning rate: what roll-backs left of it
+        self.rolled_back: list[int] = []  # at which steps
         self.optimizer = optimizer_for(task.parameter_groups(plan.learning_rate), plan)
         self.bases = [rates["lr"] for rates in self.optimizer.param_groups]
         self.parameters = [p for rates in self.optimizer.param_groups for p in rates["params"]]
@@ -229,6 +275,7 @@ class _Run:
                 data={"path": str(self.last)},
             ) from None
         self.step, self.samples, self.seconds_before = state["step"], state["samples"], state["seconds"]
+        self.rate, self.rolled_back = state.get("rate", 1.0), list(state.get("rolled_back", ()))
         self.precision = state.get("precision", "float32")  # states from before there was a choice
         if not self.fixed:
             self.plan = replace(self.plan, total_samples=state.get("total_samples", OPEN_END))
@@ -263,21 +310,51 @@ class _Run:
     def take_step(self) -> None:
         """One batch: gradients, clipped, into the weights and their average."""
         for rates, base in zip(self.optimizer.param_groups, self.bases, strict=True):
-            rates["lr"] = base * self.plan.factor(self.samples)
-        loss, figures = self.task.loss(self.step, self.plan.batch_size, self.seed)
-        loss.backward()
+            rates["lr"] = base * self.plan.factor(self.samples) * self.rate
+        figures = self._gradients()
         self.group.average([p.grad for p in self.parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
         self.waiting.append((self.step, {**figures, "norm": norm}))
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" or self.roll_backs:
             self._settle()  # before the step that a gradient which is not finite would spoil
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step, self.samples = self.step + 1, self.samples + self.plan.batch_size * self.group.size
+        taken = self.plan.batch_size * self.plan.accumulation * self.group.size
+        self.step, self.samples = self.step + 1, self.samples + taken
         self.average.update(self.task.modules, self.step)
         if self.first_done is None:
             self._settle()
             self.first_done = time.monotonic(), self.samples
+
+    def _gradients(self) -> Figures:
+        """Backward passes of one step; the mean of their figures."""
+        parts = self.plan.accumulation
+        sums: dict[str, Tensor | float] = {}
+        for part in range(parts):
+            loss, figures = self.task.loss(self.step * parts + part, self.plan.batch_size, self.seed)
+            (loss if parts == 1 else loss / parts).backward()
+            for key, value in figures.items():
+                sums[key] = sums.get(key, 0.0) + value / parts
+        return sums
+
+    def roll_back(self, error: NotFiniteError) -> None:
+        """Back to the last good state at a lower rate. Raises the error where that happened too often."""
+        if len(self.rolled_back) >= self.roll_backs or not self.good.exists():
+            raise error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.waiting.clear()
+        self.sums.clear()
+        self.summed = 0
+        failed, rate, before = self.step, self.rate * ROLL_BACK_RATE, [*self.rolled_back, self.step]
+        spent = self.seconds_before
+        self._go_on(load_state(self.good))
+        self.rate, self.rolled_back, self.seconds_before = rate, before, spent
+        # Both, so that a run that is cut off now goes on at the lower rate.
+        self.save()
+        self.save(self.good)
+        row = {"step": self.step, "samples": self.samples, "not_finite_at": failed, "rate": self.rate}
+        self._write(row)
+        self.open_window()
 
     def open_window(self) -> None:
         """Pictures a second are counted from here."""
@@ -305,10 +382,12 @@ class _Run:
         """The task's slower figures."""
         self._settle()
         if self.group.rank == 0:
-            report_now(self.task, self.average, self._write, self.step, self.samples)
+            report_now(self.task, self.average, self._write, self.step, self.samples, self.while_averaged)
         self.open_window()
 
-    def save(self) -> None:
+    def save(self, path: Path | None = None) -> None:
+        """Write the state to `last.pt`, or to another file beside it."""
+        path = path or self.last
         self._settle()
         if self.group.rank > 0:
             return
@@ -321,10 +400,30 @@ class _Run:
             "seconds": self.seconds,
             "precision": self.precision,
             "what": self.what,
+            "rate": self.rate,
+            "rolled_back": self.rolled_back,
         }
         if self.plan.minutes is not None:
             state["total_samples"] = self.plan.total_samples
-        save_atomically(state, self.last)
+        nbytes = _nbytes(state)
+        if shutil.disk_usage(path.parent).free < nbytes + SPARE_DISK:
+            raise self._disk_full(nbytes)
+        try:
+            save_atomically(state, path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the second
+            is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "StreamWriter" in str(error)
+            if not is_full:
+                raise
+            raise self._disk_full(nbytes) from error
+
+    def _disk_full(self, nbytes: int) -> GessoError:
+        kept = "the last state stays as it was" if self.last.exists() else "nothing was saved"
+        return GessoError(
+            f"{self.last.parent}: no room for a state of {nbytes / 2**20:.0f} MiB at step {self.step}; {kept}. Free "
+            "some space, then run the same command again",
+            code="disk_full",
+            data={"path": str(self.last.parent), "step": self.step},
+        )
 
     def _settle(self) -> None:
         """Read the figures of the steps since the last time. A GPU is waited for here and nowhere else."""
@@ -332,9 +431,8 @@ class _Run:
             for key, value in figures.items():
                 self.sums[key] = self.sums.get(key, 0.0) + float(value)
             if not math.isfinite(float(figures["norm"])):
-                raise GessoError(
-                    f"step {at}: the gradient is not finite. Lower the learning rate, or resume from {self.last}",
-                    code="not_finite",
+                raise NotFiniteError(
+                    f"step {at}: the gradient is not finite. Lower the learning rate, or resume from {self.last}"
                 )
         self.summed += len(self.waiting)
         self.waiting.clear()
@@ -376,8 +474,22 @@ def eager() -> AbstractContextManager[object]:
     return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
+def _nbytes(value: Any) -> int:
+    """Bytes of all tensors in nested containers."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_nbytes, value.values()))
+    return sum(map(_nbytes, value)) if isinstance(value, list | tuple) else 0
+
+
 def report_now(
-    task: Task, average: MovingAverage, write: Callable[[dict[str, float]], None], step: int, samples: int
+    task: Task,
+    average: MovingAverage,
+    write: Callable[[dict[str, float]], None],
+    step: int,
+    samples: int,
+    while_averaged: Callable[[int], Mapping[str, float]] = lambda step: {},
 ) -> None:
     """Log the task's slower figures, taken with the averaged weights in place; puts the trained ones back."""
     trained = {
@@ -387,7 +499,7 @@ def report_now(
         module.load_state_dict(average.weights[name])
         module.eval()
     with torch.no_grad(), eager():
-        figures = task.report(task.modules)
+        figures = {**task.report(task.modules), **while_averaged(step)}
     for name, module in task.modules.items():
         module.load_state_dict(trained[name])
         module.train()

@@ -82,7 +82,10 @@ class MuonAndAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"muon": False})
         self.muon = Muon([g for g in self.param_groups if g["muon"]] or [{"params": []}])
         self.adam = torch.optim.AdamW(
-            [g for g in self.param_groups if not g["muon"]], betas=betas, weight_decay=weight_decay, fused=True
+            [g for g in self.param_groups if not g["muon"]] or [{"params": []}],
+            betas=betas,
+            weight_decay=weight_decay,
+            fused=True,
         )
         self.param_groups = [*self.muon.param_groups, *self.adam.param_groups]
 

@@ -1,0 +1,403 @@
+"""`gesso train lora`: a LoRA from a folder of pictures."""
+
+import inspect
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from gesso.cli.model_option import MODEL_HELP
+from gesso.cli.targets import check_free
+from gesso.errors import GessoError, in_words, one_line
+from gesso.studio.home import is_offline, resolve_model
+from gesso.terminal.exit_codes import EXIT_TERMINATED
+from gesso.terminal.json_lines import JsonOption, json_line
+from gesso.terminal.progress import Bar
+from gesso.terminal.results import path_values
+
+CACHE = Path("~/.cache/gesso/latents")
+STYLES = ("comic", "line-art", "woodcut")  # what this command took before it took pictures
+
+
+class Setting(NamedTuple):
+    """One option for one setting of `LoraSettings`.
+
+    field    of the settings; option: where it is called otherwise
+    default  in words
+    group    of the help
+    """
+
+    field: str
+    kind: Any
+    group: str
+    help: str
+    default: str
+    option: str = ""
+    metavar: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is typed, without hyphens before it."""
+        return self.option or self.field.replace("_", "-")
+
+
+DATA, NETWORK, TRAINING, LOSS, REPORT = "Pictures and captions", "Network", "Training", "Loss", "Report"
+SETTINGS = (
+    Setting("trigger", str, DATA, "Word put before captions that lack it; you draw with it later.", "", metavar="TEXT"),
+    Setting("caption", str, DATA, "Caption of pictures without one.", "", metavar="TEXT"),
+    Setting("reg", Path, DATA, "Pictures of the class, which the model shall not unlearn.", "", metavar="FOLDER"),
+    Setting("resolution", int, DATA, "Pixels a side of a square picture; others have its area.", "the model's"),
+    Setting("buckets", bool, DATA, "Keep the aspect ratio of pictures, or crop all to squares.", "keep it"),
+    Setting("enlarge", bool, DATA, "Enlarge small pictures, or train on them at their size.", "enlarge them"),
+    Setting("flip", bool, DATA, "Show pictures mirrored, too.", "not mirrored"),
+    Setting("masks", bool, DATA, "Use transparency and -masklabel.png files as masks.", "use them"),
+    Setting("shuffle_captions", bool, DATA, "Shuffle the tags of captions.", "as written"),
+    Setting("keep_tags", int, DATA, "Tags at the start that stay there.", "0, none"),
+    Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
+    Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
+    Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
+    Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model"),
+    Setting("alpha", float, NETWORK, "Scale of the LoRA: alpha divided by rank.", "the rank"),
+    Setting("conv_rank", int, NETWORK, "Rank of 3x3 convolutions (LoCon); 0 leaves them alone.", "0, gesso-mini 16"),
+    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone"),
+    Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none"),
+    Setting("steps", int, TRAINING, "Training steps.", "100 looks a picture, 400 to 3000", "train-steps"),
+    Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
+    Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
+    Setting("learning_rate", float, TRAINING, "Learning rate.", "1e-4, gesso-mini 1e-3"),
+    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other"),
+    Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set"),
+    Setting("warmup", float, TRAINING, "Share of steps in which the learning rate rises.", "0.05 of all"),
+    Setting("decay", float, TRAINING, "Share of steps in which it falls to zero.", "0.2 of all"),
+    Setting("ema", float, TRAINING, "Decay of a moving average of the weights, such as 0.99.", "0, none"),
+    Setting("seed", int, TRAINING, "Seed of the training.", "0, always", metavar="N"),
+    Setting("timesteps", str, LOSS, "Timesteps that are drawn: uniform, sigmoid or logit-normal.", "uniform ones"),
+    Setting("timestep_mean", float, LOSS, "Mean of logit-normal timesteps.", "0, the middle"),
+    Setting("timestep_std", float, LOSS, "Deviation of logit-normal timesteps.", "1, as sigmoid"),
+    Setting("min_timestep", int, LOSS, "First timestep that is drawn.", "0, all"),
+    Setting("max_timestep", int, LOSS, "Last timestep that is drawn.", "the noisiest"),
+    Setting("min_snr", float, LOSS, "Gamma of min-SNR weights, such as 5.", "0, none"),
+    Setting("noise_offset", float, LOSS, "Noise offset, such as 0.0357.", "0, none"),
+    Setting("mask_floor", float, LOSS, "What counts outside of a mask.", "0, nothing"),
+    Setting("prior_weight", float, LOSS, "Weight of pictures of the class.", "1, as the others"),
+    Setting("held_out", int, REPORT, "Pictures that are never trained on.", "one in ten from 20 on"),
+    Setting("report_every", int, REPORT, "Steps between reports.", "an eighth of all"),
+    Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
+    Setting("sample_prompts", list[str], REPORT, "Prompt to draw. Repeatable.", "the first captions", "sample"),
+    Setting("sample_steps", int, REPORT, "Sampling steps of these pictures.", "the model's"),
+    Setting("preset", str, "Speed and memory", "What it must fit into: cpu, 8gb, 12gb or 24gb.", "the device", "fit"),
+    Setting("device", str, "Speed and memory", "Device: auto, cpu, cuda or cuda:1.", "the first GPU, or the CPU"),
+    Setting("precision", str, "Speed and memory", "Products in auto, float32 or bfloat16.", "by the memory"),
+    Setting("base", str, "Speed and memory", "Weights of the UNet in float32 or bfloat16.", "by the memory"),
+    Setting("checkpointing", bool, "Speed and memory", "Compute activations twice to save memory.", "by the memory"),
+)
+_OPTIONS = {row.field: f"--{row.name}" for row in SETTINGS} | {"data": "FOLDER", "folder": "--folder"}
+
+
+def lora(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder of pictures with captions, or TOML file of kohya's trainer.",
+            show_default="",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Output file (.safetensors).")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP, show_default="gesso-mini")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings that an earlier training wrote; options come first.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what was found and what it takes; train nothing.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where to keep states, log and page.", show_default="OUT with .training"),
+    ] = None,
+    cache: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to keep latents of pictures.")] = CACHE,
+    author: Annotated[
+        str | None, typer.Option("--author", metavar="NAME", help="Author to store in the file's metadata.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use local files only.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")] = False,
+    as_json: JsonOption = False,
+    **values: Any,
+) -> None:
+    """Train a LoRA on a folder of pictures.
+
+    Resumes from the last state. Ctrl-C saves a state first; the same command goes on.
+
+    Examples:
+        gesso train lora photos -o my.safetensors --explain
+        gesso train lora photos -m sd15.safetensors -o my.safetensors --trigger "sks dog"
+        gesso train lora set.toml -m sdxl.safetensors -o my.safetensors --fit 12gb
+        gesso train lora --settings my.toml --overwrite
+        gesso generate "a red car" --lora my.safetensors
+    """
+    try:
+        _train(
+            Arguments(data, output, model, settings, folder, cache, author, offline, overwrite, values),
+            explain=explain,
+            quiet=quiet,
+            as_json=as_json,
+        )
+    except GessoError as error:
+        error.message = in_words(error.message, lambda field, value: _OPTIONS.get(field))
+        error.args = (error.message,)
+        raise
+
+
+def _signature() -> inspect.Signature:
+    """The parameters above, and one for each row of the table."""
+    own = [one for one in inspect.signature(lora).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    rows = []
+    for row in SETTINGS:
+        kind = row.kind | None
+        flag = f"--{row.name}/--no-{row.name}" if row.kind is bool else f"--{row.name}"
+        option = typer.Option(
+            flag, help=row.help, show_default=row.default, rich_help_panel=row.group, metavar=row.metavar
+        )
+        rows.append(
+            inspect.Parameter(
+                row.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+            )
+        )
+    return inspect.Signature([*own, *rows])
+
+
+lora.__signature__ = _signature()  # type: ignore[attr-defined]
+lora.__annotations__ = {name: one.annotation for name, one in inspect.signature(lora).parameters.items()}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was typed."""
+
+    data: str | None
+    output: Path | None
+    model: str | None
+    settings: Path | None
+    folder: Path | None
+    cache: Path
+    author: str | None
+    offline: bool
+    overwrite: bool
+    values: Mapping[str, Any]
+
+
+def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> None:
+    from gesso.runtime.engine import find_model
+    from gesso.tuning.lora_run import LoraRun
+    from gesso.tuning.settings import LoraSettings, read_settings
+
+    chosen = {} if given.settings is None else read_settings(given.settings)
+    typed = {
+        field: tuple(value) if isinstance(value, list) else str(value) if isinstance(value, Path) else value
+        for field, value in given.values.items()
+        if value is not None and value != []
+    }
+    chosen |= typed
+    for field, value in (("data", given.data), ("model", given.model), ("output", given.output)):
+        if value is not None:
+            chosen[field] = str(value)
+    if not chosen.get("data"):
+        raise GessoError("FOLDER is missing: the folder of your pictures", code="usage")
+    if chosen["data"] in STYLES and not Path(chosen["data"]).exists():
+        raise GessoError(
+            f"{chosen['data']}: no such folder of pictures. For the style: gesso train style {chosen['data']} OUT",
+            code="missing",
+        )
+    if not chosen.get("output") and not explain:
+        raise GessoError("--output is missing: the file to write, such as my.safetensors", code="usage", field="output")
+    output = Path(chosen.get("output") or "lora.safetensors")
+    if not explain:
+        check_free(output, given.overwrite, ".safetensors")
+    settings = LoraSettings(**chosen)
+    path = find_model(resolve_model(settings.model, offline=is_offline(given.offline)))
+    with Bar(quiet=quiet) as bar, stopping(lambda: bar.note(STOPPING)) as stop:
+        run = LoraRun(
+            settings,
+            path,
+            given.folder or output.with_suffix(".training"),
+            cache=given.cache.expanduser(),
+            on_progress=_progress(bar, stop),
+        )
+        facts = run.explain()
+        if explain:
+            bar.result(json_line(facts) if as_json else "\n".join(printable(line) for line in explained(facts)))
+            return
+        for line in warnings_of(facts):
+            bar.note(f"note: {line}")
+        done = run.train(stop=lambda: stop.happened, on_log=_logger(bar, facts["steps"]))
+        if not done:
+            bar.note(f"state saved in {run.folder}; the same command goes on")
+            stop.end()
+        written = run.write(output, author=given.author)
+        page = run.folder / "report.html"
+        if as_json:
+            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)}))
+        else:
+            bar.result(" ".join([one_line(str(output)), *(f"{key}={value}" for key, value in written.items())]))
+            bar.note(f"curves and samples: {page}")
+
+
+STOPPING = "stopping after this step and saving a state; Ctrl-C again ends at once, without one"
+
+
+class Stop:
+    """Whether Ctrl-C or SIGTERM came."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def happened(self) -> bool:
+        return self.signal is not None
+
+    def end(self) -> None:
+        """End as the signal would have: exit code 130, or 143."""
+        if self.signal == signal.SIGTERM:
+            raise SystemExit(EXIT_TERMINATED)
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping(told: Callable[[], object]) -> Iterator[Stop]:
+    """Within the block the first Ctrl-C or SIGTERM asks to stop, and a second one does what it always does.
+
+    told: is called with the first. Where the program ignores Ctrl-C, it still does.
+    """
+    stop = Stop()
+    before: dict[int, Any] = {}
+
+    def first(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        told()
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, first)
+    except ValueError:  # not in the main thread
+        before.clear()
+    try:
+        yield stop
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _progress(bar: Bar, stop: Stop) -> Callable[[str, int, int], None]:
+    def show(what: str, done: int, of: int) -> None:
+        if stop.happened:  # nothing is lost between two pictures
+            stop.end()
+        bar.step(what, done, of, "pictures")
+
+    return show
+
+
+def _logger(bar: Bar, steps: int) -> Callable[[dict[str, float]], None]:
+    def show(row: dict[str, float]) -> None:
+        step = int(row["step"])
+        bar.step("training", step, steps, "steps")
+        if "seen" in row:
+            held = f", held out {row['held']:.4f}" if "held" in row else ""
+            bar.note(f"step {step}: loss at fixed noise {row['seen']:.4f}{held}")
+        if "not_finite_at" in row:
+            bar.note(
+                f"note: the gradient of step {row['not_finite_at']:.0f} was not finite: back to step {step}, at "
+                f"{row['rate']:g} of the learning rate"
+            )
+
+    return show
+
+
+# ---- what was found --------------------------------------------------------------------------------------------------
+
+MAX_NAMES = 5
+
+
+def printable(text: str) -> str:
+    """Names and captions come from outside and must not reach the terminal as escape sequences."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def explained(facts: Mapping[str, Any]) -> list[str]:
+    """What `LoraRun.explain` says, for a person."""
+    buckets = ", ".join(f"{one['width']}x{one['height']} ({one['pictures']})" for one in facts["buckets"])
+    lines = [
+        f"pictures    {facts['pictures']} ({facts['layout']}), {facts['captions']} with captions",
+        f"buckets     {buckets}",
+    ]
+    if facts["class_pictures"]:
+        lines.append(f"class       {facts['class_pictures']} pictures for prior preservation")
+    if facts["masks"]:
+        lines.append(f"masks       {facts['masks']}")
+    if len(facts["folders"]) > 1 or facts["folders"][0]["repeats"] > 1:
+        lines += [
+            f"folder      {one['folder']}: {one['pictures']} pictures, {one['repeats']} times each"
+            for one in facts["folders"]
+        ]
+    if facts["held_out"]:
+        lines.append(f"held out    {_names(facts['held_out'])}")
+    lines += [f"note        {line}" for line in warnings_of(facts)]
+    lines += [
+        f"model       {facts['model']} ({facts['family']}) on {facts['device']}, preset {facts['preset']}",
+        f"trained     {facts['trained_parameters']:,} numbers beside {facts['trained_layers']} layers; "
+        f"a file of {facts['file_bytes'] / 1e6:.1f} MB",
+        f"memory      about {facts['memory_bytes'] / 2**30:.1f} GiB",
+        f"time        {facts['steps']} steps of {facts['batch_size']} pictures, each {facts['looks_at_each']:g} times; "
+        f"about {_duration(facts['seconds'])}, give or take a factor of two",
+    ]
+    return lines
+
+
+def warnings_of(facts: Mapping[str, Any]) -> list[str]:
+    """What the user should look at."""
+    lines = list(facts["notes"])
+    if missing := facts["pictures"] - facts["captions"]:
+        lines.append(f"{missing} pictures have no caption; give --caption, or write .txt files beside them")
+    lines += [f"{one['picture']} is left out: {one['reason']}" for one in facts["unreadable"]]
+    small = [f"{one['picture']} ({one['width']}x{one['height']})" for one in facts["enlarged"]]
+    for names, words in (
+        (small, "smaller than their bucket, and enlarged"),
+        (facts["animated"], "animated: the first picture is taken"),
+        (facts["deep"], "of 16 bits: taken at 8"),
+        (facts["cmyk"], "in CMYK: converted to sRGB"),
+    ):
+        if names:
+            lines.append(f"{_names(names)}: {words}")
+    lines += [f"{_names(group)} are the same file; each counts" for group in facts["duplicates"]]
+    lines += [f"{_names(group)} look the same; each counts" for group in facts["alike"]]
+    if facts["unknown_words"]:
+        lines.append(
+            f"{facts['family']} does not know {_names(facts['unknown_words'])}: these words are left out, here and "
+            "when you draw"
+        )
+    if facts["cut_captions"]:
+        lines.append(f"{facts['cut_captions']} captions are longer than the text encoder reads; their ends are cut")
+    return lines
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

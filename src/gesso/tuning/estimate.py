@@ -1,0 +1,122 @@
+"""How much memory a step takes, and about how long, before any weight is read: counted on networks without numbers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gesso.families.base import Family
+from gesso.families.parts import empty_networks, on_meta
+from gesso.tuning.factors import Layer, LoraFactors
+from gesso.tuning.settings import LoraSettings
+from gesso.tuning.task import checkpoint_blocks, chooser
+
+SHARE_OF_PEAK = 0.35  # of the speed of large matrix products that a network reaches
+BACKWARD = 1.1  # operations of the backward pass of frozen layers beside those of the forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """parameters: that are trained. nbytes: at the peak of a step. flops: of a step, forward and backward"""
+
+    parameters: int
+    layers: int
+    nbytes: int
+    flops: float
+
+
+def trained_networks(networks: dict[str, nn.Module], settings: LoraSettings) -> dict[str, nn.Module]:
+    """The networks that get factors."""
+    names = ["unet", *(name for name in ("text", "text_2") if name in networks and settings.train_text)]
+    return {name: networks[name] for name in names}
+
+
+def make_factors(
+    networks: dict[str, nn.Module], settings: LoraSettings, generator: torch.Generator | None
+) -> LoraFactors:
+    """Factors as the settings say. generator: of the start values; None: on the meta device."""
+    trained = trained_networks(networks, settings)
+    choose = chooser(settings.rank, settings.conv_rank or 0, trained)
+    alphas = {
+        False: settings.alpha or float(settings.rank),
+        True: settings.conv_alpha or float(settings.conv_rank or 1),
+    }
+
+    def alpha(name: str, layer: Layer) -> float:
+        return alphas[isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
+
+    return LoraFactors(trained, choose, alpha=alpha, dropout=settings.dropout, generator=generator)
+
+
+def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) -> Estimate:
+    """What one step needs, with pictures of one bucket, in pixels of the VAE's picture. Reads nothing."""
+    networks = empty_networks(family, family.name)
+    for network in networks.values():
+        network.requires_grad_(False)
+    with on_meta():
+        factors = make_factors(networks, replace(settings, dropout=0.0), None).to("meta")
+    if settings.checkpointing:
+        checkpoint_blocks(networks["unet"])
+    rows = settings.batch_size or 1
+    height, width = bucket[1] // family.vae.downscale, bucket[0] // family.vae.downscale
+    x = torch.empty(rows, family.unet.in_channels, height, width, device="meta")
+    context = torch.empty(rows, family.text.max_length, family.unet.context_dim, device="meta")
+    added = None if not family.unet.added_dim else torch.empty(rows, family.unet.added_dim, device="meta")
+    half = 2 if settings.precision == "bfloat16" else 4
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.enable_grad(),  # a report may ask, where gradients are off
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        loss = networks["unet"](x, torch.empty(rows, device="meta"), context, added).sum()
+    del loss
+    forward = float(counter.get_total_flops())
+    parameters = sum(p.numel() for p in factors.parameters())
+    weights = sum(
+        p.numel() * (2 if name == "unet" and settings.base == "bfloat16" else 4)
+        for name, network in networks.items()
+        for p in network.parameters()
+    )
+    # Weights, gradient, two moments and an average of each factor; of activations what the backward pass needs.
+    nbytes = weights + 5 * 4 * parameters + sum(kept.values()) * half // 4
+    passes = 1 + BACKWARD + (1 if settings.checkpointing else 0)
+    return Estimate(
+        parameters=parameters,
+        layers=len(factors.layers),
+        nbytes=nbytes,
+        flops=forward * passes * settings.accumulation,
+    )
+
+
+def operations_per_second(device: torch.device, seconds: float = 0.2) -> float:
+    """Floating-point operations a second of large matrix products, measured for a moment."""
+    side = 4096 if device.type == "cuda" else 768
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or not best:
+        started = time.perf_counter()
+        (a @ a).sum().item()
+        best = max(best, 2 * side**3 / (time.perf_counter() - started))
+    return best
+
+
+def seconds_a_step(found: Estimate, speed: float) -> float:
+    """About how long a step takes. Right within a factor of two or three."""
+    return found.flops / (speed * SHARE_OF_PEAK)
+
+
+def common_bucket(buckets: Sequence[tuple[tuple[int, int], int]]) -> tuple[int, int]:
+    """The largest bucket: it decides the memory."""
+    return max((size for size, _ in buckets), key=lambda size: size[0] * size[1])

@@ -1,0 +1,525 @@
+"""A LoRA training from a folder of pictures to a file: `LoraRun`.
+
+run = LoraRun(settings, model, cache=...)
+run.explain()          # what was found, what it will take; nothing is trained
+run.train(stop=...)    # or goes on from the last state
+run.write(path)
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gesso.adapters.names import Target
+from gesso.checkpoints.hashing import sha256_of
+from gesso.errors import GessoError, short
+from gesso.families.loading import load_parts
+from gesso.families.parts import ModelParts
+from gesso.files import atomic_file
+from gesso.models.vae import AutoencoderKL
+from gesso.runtime.precision import choose_device
+from gesso.training.loop import Plan, fit, load_average, load_state
+from gesso.training.task import generator_for
+from gesso.tuning.buckets import BucketRules
+from gesso.tuning.captions import CaptionRules
+from gesso.tuning.conditions import is_cut, unknown_words
+from gesso.tuning.dataset import DataSet, Defaults, read_dataset
+from gesso.tuning.estimate import Estimate, estimate, make_factors, operations_per_second, seconds_a_step
+from gesso.tuning.latents import LatentCache, encode_all
+from gesso.tuning.lora_file import save_lora
+from gesso.tuning.objective import Objective
+from gesso.tuning.page import write_page
+from gesso.tuning.samples import Sampler
+from gesso.tuning.settings import LoraSettings, bucket_rules, completed, preset_for, to_toml
+from gesso.tuning.survey import Survey, bucket_counts, survey
+from gesso.tuning.task import LoraTask
+
+# What may differ when a run goes on: how long it is, and what is shown on the way.
+_MAY_DIFFER = {
+    "steps",
+    "report_every",
+    "samples",
+    "sample_prompts",
+    "sample_steps",
+    "output",
+    "data",
+    "model",
+    "preset",
+}
+ROLL_BACKS = 4
+KEEP_EVERY = 50  # steps between the states to which a run rolls back
+SAVE_EVERY = 60.0  # seconds
+LOG_EVERY = 10
+OnProgress = Callable[[str, int, int], None]  # what is done, how much, of how much
+OnLog = Callable[[dict[str, float]], None]
+
+
+class LoraRun:
+    """One training.
+
+    settings  with gaps, which the model, the preset and the data fill
+    model     file or folder of the model, or gesso-mini's file
+    folder    of states, log, samples and page; made when the training starts
+    cache     folder of latents; None: nothing is kept
+    Reading the data set and the model's header raises GessoError for what cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        settings: LoraSettings,
+        model: Path,
+        folder: Path,
+        *,
+        cache: Path | None = None,
+        on_progress: OnProgress = lambda what, done, of: None,
+    ) -> None:
+        self.model, self.folder, self.cache, self.on_progress = model, folder, cache, on_progress
+        self.device = choose_device(settings.device)
+        settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
+        self.stored = load_parts(model, dtype=None, check=False)
+        self.family = _trainable(self.stored, model)
+        self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
+        if settings.trigger:
+            self.data = _with_trigger(self.data, settings.trigger)
+        rules = bucket_rules(settings, self.family)
+        self._check_buckets(rules)
+        self.survey: Survey = survey(
+            self.data,
+            rules,
+            scale=self.family.output_scale,
+            masks=settings.masks,
+            on_picture=lambda done, of: on_progress("looking at pictures", done, of),
+        )
+        pictures = sum(one.subset.repeats for one in self.survey.own)
+        self.settings = completed(settings, self.family, pictures, batch_size=self.data.batch_size)
+        self.held = self._choose_held()
+
+    @property
+    def plan(self) -> Plan:
+        """Length, rates and averaging, for the loop."""
+        s = self.settings
+        assert s.steps is not None and s.batch_size is not None and s.learning_rate is not None
+        a_step = s.batch_size * s.accumulation
+        return Plan(
+            batch_size=s.batch_size,
+            total_samples=s.steps * a_step,
+            learning_rate=s.learning_rate,
+            warmup_samples=round(s.warmup * s.steps) * a_step,
+            decay_share=s.decay,
+            ema_decay=s.ema,
+            betas=(0.9, 0.999),
+            weight_decay=s.weight_decay,
+            clip=s.clip,
+            seed=s.seed,
+            accumulation=s.accumulation,
+        )
+
+    # ---- before it runs ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """What a step needs."""
+        largest = max((one.framing.bucket for one in self.survey.found), key=lambda size: size[0] * size[1])
+        return estimate(self.family, self.settings, largest)
+
+    def explain(self) -> dict[str, Any]:
+        """What was found, what is trained, and what it takes; values for JSON."""
+        s, found = self.settings, self.survey
+        captions = [one.subset.captions.whole(one.example.caption) for one in found.own]
+        step = seconds_a_step(self.estimate, operations_per_second(self.device))
+        assert s.steps is not None
+        held = {found.found[place].example.path for place in self.held}
+        return {
+            "data": s.data,
+            "layout": self.data.layout,
+            "pictures": len(found.own),
+            "class_pictures": len(found.reg),
+            "captions": sum(bool(caption) for caption in captions),
+            "masks": sum(one.has_mask for one in found.found),
+            "folders": [
+                {"folder": str(one.where), "pictures": count, "repeats": one.repeats, "class": one.is_reg}
+                for one, count in self._by_subset()
+            ],
+            "buckets": [
+                {"width": width, "height": height, "pictures": count}
+                for (width, height), count in bucket_counts(found.found).items()
+            ],
+            "enlarged": [
+                {"picture": one.example.path.name, "width": one.size[0], "height": one.size[1]}
+                for one in found.enlarged
+            ],
+            "duplicates": [[path.name for path in group] for group in found.twins],
+            "alike": [[path.name for path in group] for group in found.alike],
+            "unreadable": [{"picture": path.name, "reason": reason} for path, reason in found.unreadable],
+            "animated": [path.name for path in found.animated],
+            "deep": [path.name for path in found.deep],
+            "cmyk": [path.name for path in found.cmyk],
+            "cut_captions": sum(is_cut(self.stored, caption) for caption in captions),
+            "unknown_words": unknown_words(self.stored, captions),
+            "held_out": sorted(path.name for path in held),
+            "notes": list(self.data.notes),
+            "model": s.model,
+            "family": self.family.name,
+            "preset": s.preset,
+            "device": str(self.device),
+            "trained_layers": self.estimate.layers,
+            "trained_parameters": self.estimate.parameters,
+            "file_bytes": 2 * self.estimate.parameters,
+            "memory_bytes": self.estimate.nbytes,
+            "steps": s.steps,
+            "batch_size": s.batch_size,
+            "looks_at_each": round(self.plan.total_samples / max(sum(one.subset.repeats for one in found.own), 1), 1),
+            "seconds_a_step": round(step, 3),
+            "seconds": round(step * s.steps, 1),
+        }
+
+    def _by_subset(self) -> list[tuple[Any, int]]:
+        counts = Counter(one.example.subset for one in self.survey.found)
+        return [(subset, counts[place]) for place, subset in enumerate(self.data.subsets)]
+
+    # ---- the training ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last state is that of the last step."""
+        last = self.folder / "last.pt"
+        return last.exists() and load_state(last)["samples"] >= self.plan.total_samples
+
+    def train(self, *, stop: Callable[[], bool] = lambda: False, on_log: OnLog = lambda row: None) -> bool:
+        """Train, or go on from the last state, until the end or until `stop` says so between two steps.
+
+        -> whether it is at its end. Raises GessoError as `fit`, and for a folder that holds another training.
+        """
+        self._claim_folder()
+        parts = self._parts()
+        assert isinstance(parts.vae, AutoencoderKL)
+        cache = LatentCache(parts.vae, self.cache, masks=self.settings.masks)
+        latents = encode_all(
+            cache, self.survey.found, on_picture=lambda done, of: self.on_progress("encoding pictures", done, of)
+        )
+        task = self._task(parts, latents)
+        sampler = Sampler(parts, self.folder / "samples", self._prompts(), self.settings.sample_steps or 20)
+        every, steps = self.settings.report_every or 1, self.settings.steps or 1
+        written: list[dict[str, float]] = []
+
+        def log(row: dict[str, float]) -> None:
+            written.append(row)
+            on_log(row)
+            if "seen" in row:
+                self._page(sampler.note)
+
+        fit(
+            task,
+            self.plan,
+            self.folder,
+            device=self.device,
+            precision=self.settings.precision or "auto",  # type: ignore[arg-type]
+            save_every=SAVE_EVERY,
+            log_every=LOG_EVERY,
+            stop=stop,
+            report_at=lambda step: step % every == 0 or step == steps,
+            while_averaged=sampler,
+            keep_every=KEEP_EVERY,
+            roll_backs=ROLL_BACKS,
+            on_log=log,
+        )
+        self._page(sampler.note)
+        return self.is_done
+
+    def _page(self, note: str) -> None:
+        write_page(self.folder, self.settings, self.explain_briefly(), note)
+
+    def explain_briefly(self) -> dict[str, Any]:
+        """The data set in a few figures, for the page and the file."""
+        found = self.survey
+        return {
+            "pictures": len(found.own),
+            "class pictures": len(found.reg),
+            "held out": len(self.held),
+            "model": Path(self.model).name,
+            "family": self.family.name,
+            "trained parameters": self.estimate.parameters,
+        }
+
+    def _parts(self) -> ModelParts:
+        """The model with its numbers, on the device."""
+        parts = load_parts(self.model, device=self.device, dtype=torch.float32)
+        if self.settings.base == "bfloat16":
+            parts.unet.to(torch.bfloat16)
+        for network in parts.networks.values():
+            network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return parts
+
+    def _task(self, parts: ModelParts, latents: Mapping[tuple[int, bool], Any]) -> LoraTask:
+        s = self.settings
+        factors = make_factors(dict(parts.networks), s, generator_for(s.seed, 0, 1))
+        assert s.batch_size is not None
+        return LoraTask(
+            parts,
+            factors,
+            self.survey.found,
+            latents,
+            objective_of(s, parts),
+            batch_size=s.batch_size,
+            seed=s.seed,
+            held=self.held,
+            text_rate=s.text_rate if s.train_text else None,
+            muon=s.optimizer == "muon",
+            checkpointing=bool(s.checkpointing),
+        )
+
+    def _prompts(self) -> tuple[str, ...]:
+        s = self.settings
+        if not s.samples:
+            return ()
+        if s.sample_prompts:
+            return s.sample_prompts
+        if self.device.type == "cpu" and self.family.scheduler is not None:
+            return ()  # minutes a picture: only where it is asked for
+        captions = dict.fromkeys(one.subset.captions.whole(one.example.caption) for one in self.survey.own)
+        return tuple(caption for caption in captions if caption)[:2]
+
+    # ---- the folder of the run ---------------------------------------------------------------------------------------
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "settings": {name: value for name, value in asdict(self.settings).items() if name not in _MAY_DIFFER},
+            "data": self.survey.fingerprint,
+            "model": sha256_of(self.stored.files[0]) if self.stored.files else self.family.name,
+        }
+
+    def _claim_folder(self) -> None:
+        """Make the folder, or check that it holds this training. Raises GessoError."""
+        facts, path = json.loads(json.dumps(self._facts())), self.folder / "run.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except OSError as error:
+            raise GessoError(
+                f"{self.folder}: cannot be used ({error.strerror}). Choose another place",
+                code="unwritable",
+                data={"path": str(self.folder)},
+            ) from error
+        except ValueError:
+            raise GessoError(f"{path}: is damaged. Remove the folder to start again", code="damaged") from None
+        if before is None:
+            if (self.folder / "last.pt").exists():
+                raise GessoError(
+                    f"{self.folder}: holds the state of another kind of training. Use another folder",
+                    code="other_training",
+                    data={"path": str(self.folder)},
+                )
+            with atomic_file(path) as file:
+                file.write(json.dumps(facts, indent=1).encode())
+            return
+        advice = f"Use another `folder`, or remove {self.folder} to start again"
+        for key, words in (("model", "was begun with another model"), ("data", "was begun with other pictures")):
+            if before.get(key) != facts[key]:
+                raise GessoError(
+                    f"{self.folder}: the training there {words} or captions. {advice}".replace(
+                        "model or captions", "model"
+                    ),
+                    code="other_training",
+                    field="folder",
+                )
+        old = before.get("settings", {})
+        if differing := [name for name, value in facts["settings"].items() if old.get(name) != value]:
+            name = differing[0]
+            raise GessoError(
+                f"{self.folder}: the training there has `{name}` {short(old.get(name))}, not "
+                f"{short(facts['settings'][name])}. {advice}",
+                code="other_training",
+                field="folder",
+            )
+
+    # ---- the result --------------------------------------------------------------------------------------------------
+
+    def write(self, path: Path, *, author: str | None = None) -> dict[str, Any]:
+        """Write the averaged factors, and beside them the settings. -> figures about the file"""
+        with torch.no_grad():
+            factors = make_factors(dict(self.stored.networks), self.settings, torch.Generator())
+        factors.load_state_dict(load_average(self.folder)["factors"])
+        target = Target(self.family.name, self.family.layout, self.stored.networks)
+        about = {"title": path.stem, "resolution": f"{self.settings.resolution}x{self.settings.resolution}"}
+        if self.settings.trigger:
+            about["trigger_phrase"] = self.settings.trigger
+        if author is not None:
+            about["author"] = author
+        if self.family.prediction != "eps":
+            about["prediction_type"] = self.family.prediction
+        base = self.family.name if self.family.scheduler is None else None
+        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
+        with atomic_file(path.with_suffix(".toml")) as file:
+            file.write(to_toml(self.settings).encode())
+        return {"rank": self.settings.rank, "bytes": path.stat().st_size}
+
+    def metadata(self) -> dict[str, str]:
+        """ss_* keys, as kohya's trainer writes them; nothing in them depends on when or where it ran."""
+        s, found = self.settings, self.survey
+        frequency: dict[str, dict[str, int]] = {}
+        for one in found.own:
+            tags = frequency.setdefault(one.subset.where.name, {})
+            for tag in one.subset.captions.tags(one.example.caption):
+                tags[tag] = tags.get(tag, 0) + 1
+        folders = {one.where.name: {"n_repeats": one.repeats, "img_count": count} for one, count in self._by_subset()}
+        buckets = {
+            str(place): {"resolution": list(size), "count": count}
+            for place, (size, count) in enumerate(bucket_counts(found.found).items())
+        }
+        model_hash = sha256_of(self.stored.files[0]) if self.stored.files else ""
+        values: dict[str, Any] = {
+            "ss_sd_model_name": Path(self.model).name,
+            "ss_new_sd_model_hash": model_hash,
+            "ss_sd_model_hash": model_hash[:8],
+            "ss_network_dim": s.rank,
+            "ss_network_alpha": s.alpha,
+            "ss_num_train_images": sum(one.subset.repeats for one in found.own),
+            "ss_num_reg_images": sum(one.subset.repeats for one in found.reg),
+            "ss_steps": s.steps,
+            "ss_max_train_steps": s.steps,
+            "ss_total_batch_size": (s.batch_size or 1) * s.accumulation,
+            "ss_gradient_accumulation_steps": s.accumulation,
+            "ss_gradient_checkpointing": s.checkpointing,
+            "ss_learning_rate": s.learning_rate,
+            "ss_unet_lr": s.learning_rate,
+            "ss_text_encoder_lr": s.text_rate if s.train_text else None,
+            "ss_optimizer": s.optimizer,
+            "ss_lr_scheduler": "warmup_stable_decay",
+            "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
+            "ss_seed": s.seed,
+            "ss_mixed_precision": "bf16" if s.precision == "bfloat16" else "no",
+            "ss_resolution": f"({s.resolution}, {s.resolution})",
+            "ss_clip_skip": self.family.clip_skip,
+            "ss_caption_dropout_rate": s.caption_dropout,
+            "ss_caption_tag_dropout_rate": s.tag_dropout,
+            "ss_min_snr_gamma": s.min_snr or None,
+            "ss_noise_offset": s.noise_offset or None,
+            "ss_prior_loss_weight": s.prior_weight,
+            "ss_network_dropout": s.dropout or None,
+            "ss_tag_frequency": frequency,
+            "ss_dataset_dirs": folders,
+            "ss_bucket_info": {"buckets": buckets},
+            "gesso.training_data_sha256": found.fingerprint,
+            "gesso.held_out": len(self.held),
+        }
+        if s.conv_rank:
+            values["ss_network_args"] = {"conv_dim": str(s.conv_rank), "conv_alpha": str(s.conv_alpha)}
+        return {
+            key: value
+            if isinstance(value, str)
+            else json.dumps(value, ensure_ascii=False)
+            if isinstance(value, dict)
+            else str(value)
+            for key, value in values.items()
+        }
+
+    # ---- choices -----------------------------------------------------------------------------------------------------
+
+    def _check_buckets(self, rules: BucketRules) -> None:
+        multiple = self.family.size_multiple
+        for one in (rules, *(subset.buckets for subset in self.data.subsets if subset.buckets is not None)):
+            sides = one.resolution if not one.enabled else (one.step,)
+            if any(side % multiple for side in sides):
+                what = "bucket_step" if one.enabled else "resolution"
+                raise GessoError(
+                    f"`{what}` {sides[0]}: expected a multiple of {multiple} for {self.family.name}",
+                    code="invalid_value",
+                    field=what,
+                )
+            if not one.sizes() or (one.enabled and min(one.resolution) < one.step):
+                raise GessoError(
+                    f"`resolution` {one.resolution[0]}: smaller than a bucket's step, {one.step}",
+                    code="invalid_value",
+                    field="resolution",
+                )
+
+    def _choose_held(self) -> list[int]:
+        """Places of pictures that are not trained on: none that has a twin which is."""
+        found = self.survey
+        doubled = {path for group in (*found.twins, *found.alike) for path in group}
+        places = [
+            place for place, one in enumerate(found.found) if not one.subset.is_reg and one.example.path not in doubled
+        ]
+        count = self.settings.held_out or 0
+        if self.data.held_share is not None and count == 0:
+            count = round(self.data.held_share * len(found.own))
+        if count >= len(found.own):
+            raise GessoError(
+                f"`held_out` {count}: of {len(found.own)} pictures, none would be left to learn",
+                code="invalid_value",
+                field="held_out",
+            )
+        random.Random(f"{self.settings.seed} held out").shuffle(places)
+        return sorted(places[:count])
+
+
+def objective_of(settings: LoraSettings, parts: ModelParts) -> Objective:
+    """The loss that completed settings ask for, with a model's schedule."""
+    return Objective(
+        schedule=parts.family.schedule.build(),
+        prediction=parts.family.prediction,
+        timesteps=settings.timesteps,  # type: ignore[arg-type]
+        mean=settings.timestep_mean,
+        std=settings.timestep_std,
+        low=settings.min_timestep,
+        high=settings.max_timestep,
+        min_snr=settings.min_snr,
+        noise_offset=settings.noise_offset,
+        mask_floor=settings.mask_floor,
+        prior_weight=settings.prior_weight,
+    )
+
+
+def _defaults(settings: LoraSettings) -> Defaults:
+    return Defaults(
+        captions=CaptionRules(
+            shuffle=settings.shuffle_captions,
+            keep=settings.keep_tags,
+            dropout=settings.caption_dropout,
+            tag_dropout=settings.tag_dropout,
+        ),
+        caption=settings.caption,
+        flip=settings.flip,
+        repeats=settings.repeats,
+        reg=Path(settings.reg).expanduser() if settings.reg else None,
+    )
+
+
+def _with_trigger(data: DataSet, trigger: str) -> DataSet:
+    """The trigger word before every caption that does not have it."""
+
+    def add(caption: str) -> str:
+        return caption if trigger.lower() in caption.lower() else f"{trigger}, {caption}" if caption else trigger
+
+    examples = tuple(
+        one if data.subsets[one.subset].is_reg else replace(one, caption=add(one.caption)) for one in data.examples
+    )
+    return replace(data, examples=examples)
+
+
+def _trainable(parts: ModelParts, model: Path) -> Any:
+    """The model's family. Raises GessoError for one that a LoRA cannot be trained for here."""
+    family = parts.family
+    reason = None
+    if family.is_refiner:
+        reason = "is a refiner; train for the base model"
+    elif family.concat != "none":
+        reason = f"takes more than latents ({family.concat}); train for the model that draws from text alone"
+    elif family.takes_guidance_scale:
+        reason = "is distilled with guidance as an input; train for the model that it was made from"
+    elif not isinstance(parts.vae, AutoencoderKL):
+        reason = "has a VAE that cannot encode"
+    if reason is not None:
+        raise GessoError(f"{model}: {family.name} {reason}", code="unsupported", field="model")
+    return family
+
+
+def _memory(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

@@ -1,0 +1,281 @@
+"""Every setting of a LoRA training as one value; presets by memory; the TOML file that repeats a run."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args, get_type_hints
+
+from gesso.errors import GessoError, short, shorten
+from gesso.families.base import Family
+from gesso.request.checks import nearest_name
+from gesso.tuning.buckets import BucketRules
+from gesso.tuning.objective import TIMESTEPS
+
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("auto", "float32", "bfloat16")
+BASES = ("auto", "float32", "bfloat16")
+MAX_TOML = 2**20
+
+
+def _limits(low: float, high: float) -> Any:
+    return MappingProxyType({"low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """What a LoRA training does. None: follows from the model, the preset or the data; see `completed`.
+
+    data, model, output  folder or TOML file of the data set; model file, folder or name; file that is written
+    resolution           pixels a side of a square of the buckets' area; None: the model's own
+    min_bucket, max_bucket, bucket_step  sides of buckets in pixels; None: half and twice the resolution
+    held_out             pictures that are never trained on; None: 0 of fewer than 20, else one in ten, at most 8
+    """
+
+    # What is learned, from what.
+    data: str = ""
+    model: str = "gesso-mini"
+    output: str = ""
+    reg: str = ""
+    caption: str = ""
+    trigger: str = ""
+    repeats: int = field(default=1, metadata=_limits(1, 10_000))
+    resolution: int | None = field(default=None, metadata=_limits(16, 4096))
+    buckets: bool = True
+    min_bucket: int | None = field(default=None, metadata=_limits(8, 16_384))
+    max_bucket: int | None = field(default=None, metadata=_limits(8, 16_384))
+    bucket_step: int | None = field(default=None, metadata=_limits(1, 1024))
+    enlarge: bool = True
+    flip: bool = False
+    masks: bool = True
+    mask_floor: float = field(default=0.0, metadata=_limits(0, 1))
+    shuffle_captions: bool = False
+    keep_tags: int = field(default=0, metadata=_limits(0, 1000))
+    caption_dropout: float = field(default=0.05, metadata=_limits(0, 1))
+    tag_dropout: float = field(default=0.0, metadata=_limits(0, 1))
+    held_out: int | None = field(default=None, metadata=_limits(0, 1000))
+    # The network.
+    rank: int = field(default=16, metadata=_limits(1, 1024))
+    alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
+    conv_rank: int | None = field(default=None, metadata=_limits(0, 1024))
+    conv_alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
+    train_text: bool = False
+    dropout: float = field(default=0.0, metadata=_limits(0, 0.95))
+    # The training.
+    preset: str = "auto"
+    steps: int | None = field(default=None, metadata=_limits(1, 10_000_000))
+    batch_size: int | None = field(default=None, metadata=_limits(1, 1024))
+    accumulation: int = field(default=1, metadata=_limits(1, 1024))
+    learning_rate: float | None = field(default=None, metadata=_limits(0, 1))
+    text_rate: float | None = field(default=None, metadata=_limits(0, 1))
+    optimizer: str = "adamw"
+    weight_decay: float = field(default=0.01, metadata=_limits(0, 1))
+    warmup: float = field(default=0.05, metadata=_limits(0, 1))
+    decay: float = field(default=0.2, metadata=_limits(0, 1))
+    clip: float = field(default=1.0, metadata=_limits(1e-6, 1e6))
+    ema: float = field(default=0.0, metadata=_limits(0, 0.99999))
+    seed: int = field(default=0, metadata=_limits(0, 2**31 - 1))
+    timesteps: str = "uniform"
+    timestep_mean: float = field(default=0.0, metadata=_limits(-10, 10))
+    timestep_std: float = field(default=1.0, metadata=_limits(1e-3, 10))
+    min_timestep: int = field(default=0, metadata=_limits(0, 999))
+    max_timestep: int | None = field(default=None, metadata=_limits(0, 999))
+    min_snr: float = field(default=0.0, metadata=_limits(0, 1000))
+    noise_offset: float = field(default=0.0, metadata=_limits(0, 1))
+    prior_weight: float = field(default=1.0, metadata=_limits(0, 100))
+    # The machine.
+    device: str = "auto"
+    precision: str | None = None
+    base: str | None = None
+    checkpointing: bool | None = None
+    # What is shown on the way.
+    report_every: int | None = field(default=None, metadata=_limits(1, 10_000_000))
+    samples: bool = True
+    sample_prompts: tuple[str, ...] = ()
+    sample_steps: int | None = field(default=None, metadata=_limits(1, 1000))
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            self._check(name, value)
+        if self.min_bucket is not None and self.max_bucket is not None and self.min_bucket > self.max_bucket:
+            raise _refused("min_bucket", self.min_bucket, f"at most max_bucket, {self.max_bucket}")
+        if self.max_timestep is not None and self.min_timestep > self.max_timestep:
+            raise _refused("min_timestep", self.min_timestep, f"at most max_timestep, {self.max_timestep}")
+        if self.warmup + self.decay > 1:
+            raise _refused("decay", self.decay, f"at most {1 - self.warmup:g} beside a warmup of {self.warmup:g}")
+        if len(self.sample_prompts) > 16:
+            raise _refused("sample_prompts", len(self.sample_prompts), "at most 16 prompts")
+
+    def _check(self, name: str, value: Any) -> None:
+        choices = {
+            "optimizer": OPTIMIZERS,
+            "timesteps": TIMESTEPS,
+            "precision": PRECISIONS,
+            "base": BASES,
+            "preset": ("auto", *PRESETS),
+        }
+        if value is None:
+            return
+        if name in choices and value not in choices[name]:
+            near = nearest_name(value, choices[name])
+            hint = f"Did you mean {near}?" if near else ""
+            raise _refused(name, value, f"one of {', '.join(choices[name])}. {hint}".strip())
+        limits = next(one.metadata for one in fields(self) if one.name == name)
+        if limits and not (math.isfinite(value) and limits["low"] <= value <= limits["high"]):
+            raise _refused(name, value, f"{limits['low']:g} to {limits['high']:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What fits into so much memory."""
+
+    batch_size: int
+    precision: str
+    base: str  # dtype of the model's own weights, which are not trained
+    checkpointing: bool
+    about: str
+
+
+PRESETS: Mapping[str, Preset] = {
+    "cpu": Preset(
+        batch_size=1, precision="auto", base="float32", checkpointing=False, about="a processor, float32 or bfloat16"
+    ),
+    "8gb": Preset(batch_size=1, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 8 GB"),
+    "12gb": Preset(batch_size=2, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 12 GB"),
+    "24gb": Preset(batch_size=4, precision="bfloat16", base="bfloat16", checkpointing=False, about="a card of 24 GB"),
+}
+MINI_BATCH = 8  # gesso-mini is so small that one picture a step would waste the machine
+
+
+def preset_for(name: str, device: str, nbytes: int | None) -> str:
+    """The preset that "auto" means on a device with so much memory."""
+    if name != "auto":
+        return name
+    if device == "cpu":
+        return "cpu"
+    gigabytes = (nbytes or 0) / 1e9
+    return "24gb" if gigabytes >= 20 else "12gb" if gigabytes >= 11 else "8gb"
+
+
+def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_size: int | None = None) -> LoraSettings:
+    """The settings with a value in every place. preset: is decided already.
+
+    pictures    how many there are to learn, repeats counted
+    batch_size  that the data set's files ask for
+    """
+    preset, is_mini = PRESETS[settings.preset], bool(family.upscaler or not family.scheduler)
+    rules = bucket_rules(settings, family)
+    own_batch = MINI_BATCH if is_mini else preset.batch_size
+    batch = settings.batch_size or batch_size or min(own_batch, max(pictures, 1))
+    # A hundred looks at each picture, within what is usual.
+    steps = settings.steps or min(max(100 * pictures // (batch * settings.accumulation), 400), 3000)
+    rank = settings.rank
+    conv_rank = settings.conv_rank if settings.conv_rank is not None else rank if is_mini else 0
+    rate = settings.learning_rate if settings.learning_rate is not None else 1e-3 if is_mini else 1e-4
+    held = settings.held_out
+    return replace(
+        settings,
+        resolution=rules.resolution[0],
+        bucket_step=rules.step,
+        min_bucket=rules.low,
+        max_bucket=rules.high,
+        held_out=held if held is not None else 0 if pictures < 20 else min(pictures // 10, 8),
+        alpha=settings.alpha if settings.alpha is not None else float(rank),
+        conv_rank=conv_rank,
+        conv_alpha=settings.conv_alpha if settings.conv_alpha is not None else float(max(conv_rank, 1)),
+        steps=steps,
+        batch_size=batch,
+        learning_rate=rate,
+        text_rate=settings.text_rate if settings.text_rate is not None else rate / 2,
+        max_timestep=settings.max_timestep if settings.max_timestep is not None else family.schedule.num_timesteps - 1,
+        precision=settings.precision or preset.precision,
+        base=preset.base if settings.base in (None, "auto") else settings.base,
+        checkpointing=preset.checkpointing if settings.checkpointing is None else settings.checkpointing,
+        report_every=settings.report_every or max(steps // 8, 1),
+        sample_steps=settings.sample_steps or family.defaults.num_steps,
+    )
+
+
+def bucket_rules(settings: LoraSettings, family: Family) -> BucketRules:
+    """The buckets that settings with gaps ask for, in pixels of finished pictures."""
+    resolution = settings.resolution or family.output_size
+    step = settings.bucket_step or (64 if family.scheduler else 2 * family.size_multiple)
+    return BucketRules(
+        resolution=(resolution, resolution),
+        enabled=settings.buckets,
+        low=settings.min_bucket or max(resolution // 2, step),
+        high=settings.max_bucket or 2 * resolution,
+        step=step,
+        upscale=settings.enlarge,
+    )
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def to_toml(settings: LoraSettings) -> str:
+    """The settings as a file that `read_settings` reads; what follows from the model or the data is left out."""
+    lines = ["# A LoRA training of gesso. To repeat it: gesso train lora --config THIS-FILE", ""]
+    for name, value in asdict(settings).items():
+        if value is not None:
+            lines.append(f"{name} = {_toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)  # TOML's basic strings have the same escapes
+        return text.replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a file, checked one by one. Raises GessoError, naming the key."""
+    try:
+        if path.stat().st_size > MAX_TOML:
+            raise GessoError(f"{path}: {path.stat().st_size} bytes of settings", code="too_large")
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise GessoError(
+            f"{path}: cannot be read ({error.strerror})", code="missing", data={"path": str(path)}
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise GessoError(
+            f"{path}: is not TOML ({shorten(str(error))})", code="damaged", data={"path": str(path)}
+        ) from None
+    hints = get_type_hints(LoraSettings)
+    if "datasets" in table:
+        raise GessoError(f"{path}: is a data set of kohya's trainer. Give it in place of the folder", code="wrong_kind")
+    for key, value in table.items():
+        if key not in hints:
+            near = nearest_name(key, hints)
+            hint = f"Did you mean {near}?" if near else f"Known: {', '.join(hints)}"
+            raise GessoError(f"{path}: unknown setting {shorten(key)}. {hint}", code="unknown_name", field=None)
+        table[key] = _typed(path, key, value, hints[key])
+    return table
+
+
+def _typed(path: Path, key: str, value: Any, hint: Any) -> Any:
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    if hint == tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        kinds = ["a list of texts"]
+    elif float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif any(type(value) is kind for kind in kinds):
+        return value
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    expected = " or ".join(names.get(kind, str(kind)) for kind in kinds)
+    raise GessoError(f"{path}: {key} = {short(value)}, expected {expected}", code="invalid_value")
+
+
+def _refused(name: str, value: Any, expected: str) -> GessoError:
+    return GessoError(f"`{name}` {short(value)}: expected {expected}", code="invalid_value", field=name)

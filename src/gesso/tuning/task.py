@@ -1,0 +1,233 @@
+"""`LoraTask`: batches of the user's pictures, the loss, and losses that can be compared from step to step.
+
+Everything random in a step follows from (seed, step): which pictures, mirrored or not, which caption, timestep, noise.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gesso.families.parts import ModelParts
+from gesso.nn.attention import SpatialTransformer
+from gesso.nn.resblock import ResBlock
+from gesso.training.task import Enter, Figures, generator_for
+from gesso.tuning.conditions import Conditions, sizes_of
+from gesso.tuning.factors import LoraFactors
+from gesso.tuning.latents import Encoded
+from gesso.tuning.objective import Objective, quantile_times
+from gesso.tuning.survey import Found
+
+MAX_REPORTED = 6  # pictures of each kind whose losses a report takes, at eight timesteps each
+FIXED = 10**9  # seed of the noise of reports
+
+Latents = Mapping[tuple[int, bool], Encoded]
+
+
+class Batches:
+    """Which pictures each step sees: every epoch all of them, as often as they repeat, a batch from one bucket.
+
+    places  of the pictures that take part. Pictures of the class come in as many as there are of those to learn, the
+    next ones each epoch. The last batch of a bucket may be short.
+    """
+
+    def __init__(self, found: Sequence[Found], places: Sequence[int], batch_size: int, seed: int) -> None:
+        self.found, self.batch_size, self.seed = found, batch_size, seed
+        self.own = [p for p in places if not found[p].subset.is_reg for _ in range(found[p].subset.repeats)]
+        self.reg = [p for p in places if found[p].subset.is_reg for _ in range(found[p].subset.repeats)]
+        self._starts = [0]  # the number of the first batch of each epoch that is known
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def epoch(self, number: int) -> list[list[int]]:
+        """The batches of an epoch."""
+        if self._epoch[0] != number:
+            rng = random.Random(f"{self.seed} {number}")
+            first = number * len(self.own)
+            reg = [self.reg[(first + i) % len(self.reg)] for i in range(len(self.own))] if self.reg else []
+            buckets: dict[tuple[int, int], list[int]] = {}
+            for place in [*self.own, *reg]:
+                buckets.setdefault(self.found[place].framing.bucket, []).append(place)
+            batches = []
+            for bucket in sorted(buckets):
+                places = buckets[bucket]
+                rng.shuffle(places)
+                batches += [places[i : i + self.batch_size] for i in range(0, len(places), self.batch_size)]
+            rng.shuffle(batches)
+            self._epoch = number, batches
+        return self._epoch[1]
+
+    def __call__(self, number: int) -> list[int]:
+        """The places of batch `number` of the run."""
+        while self._starts[-1] <= number:
+            self._starts.append(self._starts[-1] + len(self.epoch(len(self._starts) - 1)))
+        epoch = next(e for e in range(len(self._starts) - 2, -1, -1) if self._starts[e] <= number)
+        return self.epoch(epoch)[number - self._starts[epoch]]
+
+
+class LoraTask:
+    """A frozen model with factors beside its layers, for the training loop.
+
+    parts    on the device; the networks need no gradients. found, latents: the pictures, by the same places
+    held     places of pictures that are never trained on
+    """
+
+    def __init__(
+        self,
+        parts: ModelParts,
+        factors: LoraFactors,
+        found: Sequence[Found],
+        latents: Latents,
+        objective: Objective,
+        *,
+        batch_size: int,
+        seed: int,
+        held: Sequence[int] = (),
+        text_rate: float | None = None,
+        weight_decay: float = 0.0,
+        muon: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        self.parts, self.factors, self.found, self.latents, self.objective = parts, factors, found, latents, objective
+        self.held = list(held)
+        self.text_rate, self.weight_decay, self.muon = text_rate, weight_decay, muon
+        self.device = next(parts.unet.parameters()).device
+        self.modules: Mapping[str, nn.Module] = {"factors": factors}
+        self.precision: Enter = nullcontext
+        self.conditions = Conditions(parts, trained=text_rate is not None)
+        seen = [place for place in range(len(found)) if place not in set(self.held)]
+        self.batches = Batches(found, seen, batch_size, seed)
+        own = [place for place in seen if not found[place].subset.is_reg]
+        self.reported = {"seen": own[:: max(len(own) // MAX_REPORTED, 1)][:MAX_REPORTED]}
+        if self.held:
+            self.reported["held"] = self.held[:MAX_REPORTED]
+        if checkpointing:
+            checkpoint_blocks(parts.unet)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        groups = [{"params": self.factors.of("unet"), "lr": learning_rate}]
+        if self.text_rate is not None:
+            groups.append({"params": self.factors.of("text"), "lr": self.text_rate})
+        return [{**group, "muon": True} for group in groups] if self.muon else groups
+
+    def networks(self) -> list[nn.Module]:
+        return [self.parts.unet]
+
+    def loss(self, step: int, batch_size: int, seed: int) -> tuple[Tensor, Figures]:
+        places = self.batches(step)
+        generator = generator_for(seed, step, 2)
+        rng = random.Random(f"{seed} {step} captions")
+        flips = [self.found[place].subset.flip and rng.random() < 0.5 for place in places]
+        captions = [self.found[p].subset.captions.at_random(self.found[p].example.caption, rng) for p in places]
+        encoded = [self.latents[place, flip] for place, flip in zip(places, flips, strict=True)]
+        means, stds = torch.stack([one.mean for one in encoded]), torch.stack([one.std for one in encoded])
+        latents = means + stds * torch.randn(means.shape, generator=generator)
+        times = self.objective.draw_times(len(places), generator)
+        eps = self.objective.draw_noise(latents, generator)
+        self.factors.step_seed = seed, step
+        errors = self.errors(places, flips, captions, latents, eps, times)
+        is_reg = torch.tensor([self.found[place].subset.is_reg for place in places])
+        loss = self.objective.loss(errors, times, is_reg)
+        return loss, {"loss": loss.detach()}
+
+    def errors(
+        self,
+        places: Sequence[int],
+        flips: Sequence[bool],
+        captions: Sequence[str],
+        latents: Tensor,
+        eps: Tensor,
+        times: Tensor,
+    ) -> Tensor:
+        """The network's error for each row.  latents, eps [B, C, h, w] and times [B] on the CPU -> [B]"""
+        latents, eps = latents.to(self.device), eps.to(self.device)
+        x = self.objective.noisy(latents, eps, times).contiguous(memory_format=torch.channels_last)
+        sizes = [sizes_of(self.found[p], flip=flip) for p, flip in zip(places, flips, strict=True)]
+        dtype = next(self.parts.unet.parameters()).dtype
+        with self.precision():
+            context, added = self.conditions(captions, sizes)
+            output = self.parts.unet(
+                x.to(dtype), times.to(self.device), context.to(dtype), None if added is None else added.to(dtype)
+            )
+        return self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
+
+    def _masks(self, places: Sequence[int], flips: Sequence[bool], latents: Tensor) -> Tensor | None:
+        masks = [self.latents[place, flip].mask for place, flip in zip(places, flips, strict=True)]
+        if all(mask is None for mask in masks):
+            return None
+        whole = torch.ones(1, *latents.shape[2:])
+        return torch.stack([whole if mask is None else mask for mask in masks]).to(latents)
+
+    @torch.no_grad()
+    def report(self, modules: Mapping[str, nn.Module]) -> dict[str, float]:
+        """Errors at fixed timesteps with fixed noise, of pictures that are trained on ("seen") and others ("held")."""
+        figures: dict[str, float] = {}
+        times = quantile_times(self.objective.schedule)
+        for kind, places in self.reported.items():
+            means = torch.stack([self._fixed_errors(place, times) for place in places]).mean(dim=0)
+            figures |= {f"{kind}_{time}": float(mean) for time, mean in zip(times, means, strict=True)}
+            figures[kind] = float(means.mean())
+        return figures
+
+    def _fixed_errors(self, place: int, times: Sequence[int]) -> Tensor:
+        """Of one picture at each timestep, as many at a time as a step has.  -> [T] on the CPU"""
+        one = self.found[place]
+        latents = self.latents[place, False].mean[None]
+        caption = one.subset.captions.whole(one.example.caption)
+        errors = []
+        for first in range(0, len(times), self.batches.batch_size):
+            some = times[first : first + self.batches.batch_size]
+            eps = torch.cat([torch.randn(latents.shape, generator=generator_for(FIXED, place, t)) for t in some])
+            rows = len(some)
+            drawn = latents.expand(rows, -1, -1, -1), eps, torch.tensor(some)
+            errors.append(self.errors([place] * rows, [False] * rows, [caption] * rows, *drawn).float().cpu())
+        return torch.cat(errors)
+
+
+def chooser(rank: int, conv_rank: int, networks: Mapping[str, nn.Module]) -> Callable[[str, nn.Module], int]:
+    """Which layers get factors, by the rules of kohya's trainer.
+
+    rank       of linear layers of transformers (attention, feed-forward, projections) and of text encoders
+    conv_rank  of 3 x 3 convolutions of residual blocks and between levels; where it is not 0, the linear layers of
+               residual blocks get `rank` as well
+    """
+    attention, others = list[str](), list[str]()
+    for component, network in networks.items():
+        for name, module in network.named_modules():
+            if component != "unet":
+                continue
+            whole = f"unet.{name}."
+            if isinstance(module, SpatialTransformer) or name == "draft":
+                attention.append(whole)
+            elif isinstance(module, ResBlock) or name.endswith(("downsample", "upsample")):
+                others.append(whole)
+
+    def choose(name: str, layer: nn.Module) -> int:
+        if not name.startswith("unet."):
+            return 0 if name.endswith(".projection") else rank
+        if any(name.startswith(one) for one in attention):
+            return rank
+        if conv_rank and any(f"{name}.".startswith(one) for one in others):
+            return conv_rank if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1) else rank
+        return 0
+
+    return choose
+
+
+def checkpoint_blocks(unet: nn.Module) -> None:
+    """Blocks keep only their inputs for the backward pass and compute again there (Chen et al. 2016, 1604.06174)."""
+    for module in unet.modules():
+        if isinstance(module, ResBlock | SpatialTransformer):
+            module.forward = _again(module.forward)  # type: ignore[method-assign]
+
+
+def _again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(*args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args)
+        return checkpoint(forward, *args, use_reentrant=False)
+
+    return call

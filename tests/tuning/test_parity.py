@@ -1,0 +1,149 @@
+"""Loss and gradients of one step beside diffusers and PEFT: the same weights, pictures, captions, noise and timesteps.
+
+In float64, where both agree to rounding; the limit is 1e-5 of the largest number. Both use one table of the schedule:
+diffusers multiplies its own in float32, which alone is 1.3e-5 off.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gesso.adapters.names import Target
+from gesso.families.base import Family
+from gesso.tuning.conditions import sizes_of
+from gesso.tuning.settings import LoraSettings
+from gesso.tuning.task import LoraTask
+from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL, save_tiny_folder
+from tuning.made import double, found, made_task
+
+LIMIT = 1e-5
+CAPTIONS = ["a photo of sks dog", "sks dog, red, in the snow", ""]
+UNET = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "net.0.proj", "net.2"]
+RESIDUAL = ["conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv"]
+TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+PARTS = {"unet": "unet", "text": "text_encoder", "text_2": "text_encoder_2"}
+
+
+def theirs(family: Family, folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import diffusers
+
+        kind = diffusers.StableDiffusionXLPipeline if family.text_2 else diffusers.StableDiffusionPipeline
+        others = {} if family.text_2 else {"safety_checker": None, "feature_extractor": None}
+        return kind.from_pretrained(folder, **others).to(torch.float64)
+
+
+def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[Tensor, Tensor]]:
+    """PEFT's adapters with our numbers -> their down and up by our names."""
+    peft = pytest.importorskip("peft")
+    family = task.parts.family
+    target = Target(family.name, family.layout, task.parts.networks)
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for ours, name in PARTS.items():
+        if ours not in task.parts.networks or not task.factors.of(ours):
+            continue
+        network = getattr(pipe, name)
+        network.requires_grad_(False)
+        modules = (UNET + (RESIDUAL if settings.conv_rank else [])) if ours == "unet" else TEXT
+        network.add_adapter(peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=modules))
+        layers = dict(network.named_modules())
+        adapted = {key for key, layer in layers.items() if hasattr(layer, "lora_A")}
+        for key, factors in task.factors.layers.items():
+            component, _, module = task.factors.names[key].partition(".")
+            if component != ours:
+                continue
+            dotted = target.dotted_of(component, module).partition(".")[2]
+            if dotted not in layers:  # newer releases of transformers name the parts of a text encoder so
+                dotted = dotted.removeprefix("text_model.")
+            adapted.remove(dotted)
+            layer = layers[dotted]
+            down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            with torch.no_grad():
+                down.copy_(factors.down.reshape(down.shape))
+                up.copy_(factors.up.reshape(up.shape))
+            pairs[task.factors.names[key]] = down, up
+        assert adapted == set()  # the same layers, none more
+    return pairs
+
+
+def their_loss(pipe: Any, task: LoraTask, latents: Tensor, eps: Tensor, times: Tensor, gamma: float) -> Tensor:
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    family = task.parts.family
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    scheduler.alphas_cumprod = task.objective.schedule.alphas_cumprod
+    noisy = scheduler.add_noise(latents, eps, times)
+    conditions: dict[str, Any] = {}
+    with torch.set_grad_enabled(task.text_rate is not None):
+        if family.text_2 is not None:
+            context, _, pooled, _ = pipe.encode_prompt(CAPTIONS, do_classifier_free_guidance=False, device="cpu")
+            empty = torch.tensor([not caption for caption in CAPTIONS])
+            context = context.masked_fill(empty[:, None, None], 0)  # as SDXL was trained; their script does not
+            pooled = pooled.masked_fill(empty[:, None], 0)
+            sizes = [sizes_of(one, flip=False) for one in task.found]
+            ids = torch.tensor([[*size.original, *size.crop, *size.target] for size in sizes], dtype=torch.float64)
+            conditions["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids}
+        else:
+            context, _ = pipe.encode_prompt(CAPTIONS, "cpu", 1, False)
+    output = pipe.unet(noisy, times, context, **conditions).sample
+    is_v = family.prediction == "v"
+    target = scheduler.get_velocity(latents, eps, times) if is_v else eps
+    errors = (output - target).square().mean(dim=(1, 2, 3))
+    if gamma:
+        snr = compute_snr(scheduler, times)
+        weights = torch.stack([snr, gamma * torch.ones_like(times)], dim=1).min(dim=1)[0]
+        errors = errors * (weights / (snr + 1) if is_v else weights / snr)
+    return errors.mean()
+
+
+CASES = {
+    "SD 1.5": (TINY_SD, LoraSettings(rank=4, alpha=6.0)),
+    "SD 1.5 with text, convolutions and min-SNR": (
+        TINY_SD,
+        LoraSettings(rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, train_text=True, min_snr=5.0),
+    ),
+    "SD 2.1": (TINY_SD21, LoraSettings(rank=4, alpha=4.0, min_snr=5.0)),
+    "SDXL": (TINY_SDXL, LoraSettings(rank=4, alpha=1.0)),
+}
+
+
+QUICK = ("SD 1.5 with text, convolutions and min-SNR", "SDXL")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+)
+def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
+    family, settings = CASES[case]
+    task = made_task(double(family), found(CAPTIONS, bucket=(128, 128)), settings)
+    pipe = theirs(family, save_tiny_folder(tmp_path / "model", family))
+    pairs = adapt(pipe, task, settings)
+    assert len(pairs) == len(task.factors.layers)
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(3, 4, 16, 16, generator=generator, dtype=torch.float64)
+    eps, times = torch.randn(3, 4, 16, 16, generator=generator, dtype=torch.float64), torch.tensor([17, 981, 500])
+
+    errors = task.errors([0, 1, 2], [False] * 3, CAPTIONS, latents, eps, times)
+    loss = task.objective.loss(errors, times)
+    loss.backward()
+    expected = their_loss(pipe, task, latents, eps, times, settings.min_snr)
+    expected.backward()
+
+    assert abs(loss.item() / expected.item() - 1) < LIMIT
+    grads = {
+        (name, part): (ours.grad.reshape(peer.shape), peer.grad)
+        for name, factors in zip(task.factors.names.values(), task.factors.layers.values(), strict=True)
+        for part, ours, peer in zip(("down", "up"), (factors.down, factors.up), pairs[name], strict=True)
+    }
+    # A norm over one channel takes the time away: such gradients are rounding in both.
+    least = 1e-9 * sum(float(peer.norm()) ** 2 for _, peer in grads.values()) ** 0.5
+    gaps = {key: float((ours - peer).norm() / peer.norm().clamp(min=least)) for key, (ours, peer) in grads.items()}
+    worst = max(gaps, key=lambda key: gaps[key])
+    assert gaps[worst] < LIMIT, f"{worst}: {gaps[worst]:.1e}"
+    assert sum(float(peer.norm()) > least for _, peer in grads.values()) > 0.8 * len(grads)
