@@ -9,16 +9,13 @@ import os
 import sys
 from contextlib import suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, TextIO
 
 STDOUT = "standard output"  # the `filename` of its errors
 
 
 class _Named(FileIO):
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data) or 0
         except OSError as error:
@@ -27,7 +24,7 @@ class _Named(FileIO):
 
 
 class _Lossy(FileIO):
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         with suppress(OSError):
             return super().write(data) or 0
         return memoryview(data).nbytes
