@@ -45,10 +45,13 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
     assert "step 4: loss at fixed noise" in told.err and "my.training/report.html" in told.err
     names = sorted(path.name for path in (place / "my.training").iterdir())
     assert names == ["good.pt", "last.pt", "log.jsonl", "report.html", "run.json", "samples"]
-    assert [path.name for path in sorted((place / "my.training" / "samples").iterdir())] == ["000000-0.png", "000004-0.png"]
+    assert [path.name for path in sorted((place / "my.training" / "samples").iterdir())] == [
+        "000000-0.png",
+        "000004-0.png",
+    ]
     assert "data:image/png" in (place / "my.training" / "report.html").read_text()
 
-    assert run(["lora", "info", "my.safetensors"]) == 0
+    assert run(["lora", "info", "my.safetensors", "-m", "model.safetensors"]) == 0
     info = capsys.readouterr().out
     assert "trigger     kitty" in info and "pictures    4" in info and "steps       4" in info
     drawn = ["generate", "a red cat", "-m", "model.safetensors", "--seed", "1", "--steps", "2", "-q"]
@@ -58,7 +61,9 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
 
     before = (place / "my.safetensors").read_bytes()
     assert "already exists" in said(capsys, *words, code=2).err
-    again = said(capsys, "--settings", "my.toml", "--overwrite", "--cache", "latents", "--folder", "other", "--json", "-q")
+    again = said(
+        capsys, "--settings", "my.toml", "--overwrite", "--cache", "latents", "--folder", "other", "--json", "-q"
+    )
     assert json.loads(again.out)["rank"] == 2 and again.err == ""
     assert (place / "my.safetensors").read_bytes() == before
 
@@ -76,7 +81,10 @@ def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
         (("photos", "-o", "my.safetensors", "--train-steps", "0"), "--train-steps 0: expected 1"),
         (("photos", "-o", "my.safetensors", "--fit", "16gb"), "--fit '16gb': expected one of auto, cpu"),
         (("photos", "-o", "my.safetensors", "--settings", "my.toml"), "my.toml: cannot be read"),
-        (("photos", "-o", "my.safetensors", "-m", "model.safetensors", "--held-out", "4"), "--held-out 4: of 4 pictures"),
+        (
+            ("photos", "-o", "my.safetensors", "-m", "model.safetensors", "--held-out", "4"),
+            "--held-out 4: of 4 pictures",
+        ),
     ],
 )
 def test_what_is_refused_before_the_work(words, message, place, capsys):
@@ -86,7 +94,7 @@ def test_what_is_refused_before_the_work(words, message, place, capsys):
 
 def test_every_setting_has_an_option_or_a_reason():
     options = {row.field for row in train_lora.SETTINGS} | {"data", "model", "output"}
-    without = {"min_bucket", "max_bucket", "bucket_step", "weight_decay", "clip"}  # for the file
+    without = {"min_bucket", "max_bucket", "bucket_step", "weight_decay", "clip", "conv_alpha"}  # for the file
     assert {*LoraSettings.__dataclass_fields__} - options == without
     assert not options - {*LoraSettings.__dataclass_fields__}
 
@@ -101,7 +109,9 @@ def test_notes_for_a_person(place, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_saves_a_state_and_says_how_to_go_on(number, code, place, capsys):
     words = ["photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK]
     words[words.index("--train-steps") + 1] = "100000"

@@ -237,6 +237,8 @@ def test_a_full_disk_leaves_the_last_state(how, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr("gesso.training.loop.save_atomically", full)
-    with pytest.raises(GessoError, match=r"no room for a state.*at step 20; the last state stays as it was\. Free") as error:
+    with pytest.raises(
+        GessoError, match=r"no room for a state.*at step 20; the last state stays as it was\. Free"
+    ) as error:
         fit(Line(), plan(160), tmp_path)
     assert error.value.code == "disk_full" and (tmp_path / "last.pt").read_bytes() == before

@@ -44,7 +44,9 @@ def test_sizes_and_choices_are_those_of_kohya(side, low, high):
         found = framing((width, height), rules, sizes)
         bucket, scaled = their_choice(width, height, sizes)
         assert found.bucket == bucket
-        assert all(abs(ours - peer) <= 1 for ours, peer in zip(found.scaled, scaled, strict=True))  # halves round to even
+        assert all(
+            abs(ours - peer) <= 1 for ours, peer in zip(found.scaled, scaled, strict=True)
+        )  # halves round to even
         assert found.scaled[0] >= bucket[0] and found.scaled[1] >= bucket[1]
         assert bucket[0] in (found.scaled[0], scaled[0]) or bucket[1] in (found.scaled[1], scaled[1])
         assert 0 <= found.left <= found.scaled[0] - bucket[0] and 0 <= found.top <= found.scaled[1] - bucket[1]

@@ -61,7 +61,13 @@ def read(folder, text):
 def test_every_key_does_what_it_says(folder):
     found = read(folder, WHOLE)
     dogs, other, again = found.subsets
-    assert (dogs.repeats, dogs.flip, dogs.is_reg, dogs.captions.shuffle, dogs.captions.keep) == (10, True, False, True, 1)
+    assert (dogs.repeats, dogs.flip, dogs.is_reg, dogs.captions.shuffle, dogs.captions.keep) == (
+        10,
+        True,
+        False,
+        True,
+        1,
+    )
     assert dogs.captions.dropout == 0.1 and not dogs.use_alpha
     assert (other.is_reg, other.captions.shuffle, other.repeats) == (True, False, 1)
     assert again.captions.prefix == "a photo," and again.captions.shuffle
@@ -113,7 +119,9 @@ def test_values_that_ask_for_nothing_are_fine(folder):
     text = f'[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "dogs"\n{neutral}token_warmup_min = 1\n'
     assert len(read(folder, text).examples) == 2
     found = read(folder, text.replace("resolution = 64", "resolution = 64\nvalidation_seed = 3"))
-    assert found.notes == ("validation_seed has no effect: which pictures are held out follows from the seed of the training",)
+    assert found.notes == (
+        "validation_seed has no effect: which pictures are held out follows from the seed of the training",
+    )
 
 
 @pytest.mark.parametrize(

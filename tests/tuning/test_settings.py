@@ -12,7 +12,13 @@ from tiny_sd import TINY_SD
 
 def test_there_and_back(tmp_path):
     settings = LoraSettings(
-        data='my "photos" \\ \u00fc \x7f\n', trigger="sks", rank=8, alpha=1.5, flip=True, sample_prompts=("a", 'b"'), steps=7
+        data='my "photos" \\ \u00fc \x7f\n',
+        trigger="sks",
+        rank=8,
+        alpha=1.5,
+        flip=True,
+        sample_prompts=("a", 'b"'),
+        steps=7,
     )
     (tmp_path / "my.toml").write_text(to_toml(settings), encoding="utf-8")
     assert LoraSettings(**read_settings(tmp_path / "my.toml")) == settings
@@ -74,6 +80,8 @@ def test_what_is_left_open_follows_from_model_preset_and_data():
             preset.base,
             preset.checkpointing,
         )
-    sizes = {name: preset_for("auto", "cuda", int(gigabytes * 1e9)) for name, gigabytes in {"8gb": 8.5, "24gb": 25}.items()}
+    sizes = {
+        name: preset_for("auto", "cuda", int(gigabytes * 1e9)) for name, gigabytes in {"8gb": 8.5, "24gb": 25}.items()
+    }
     assert all(name == found for name, found in sizes.items())
     assert preset_for("auto", "cpu", None) == "cpu" and preset_for("12gb", "cpu", None) == "12gb"

@@ -133,9 +133,7 @@ def test_the_file_does_what_the_training_did(family, tmp_path):
     target = Target(family.name, family.layout, parts.networks)
     save_lora(tmp_path / "my.safetensors", task.factors.changes(), target, {"title": "my"}, dtype=torch.float32)
     clean = double(family)
-    lora = read_lora(
-        open_weights(tmp_path / "my.safetensors"), Target(family.name, family.layout, clean.networks)
-    )
+    lora = read_lora(open_weights(tmp_path / "my.safetensors"), Target(family.name, family.layout, clean.networks))
     assert lora.match.unmatched == () and len(lora.changes) == len(task.factors.layers)
     added = torch.randn(1, family.unet.added_dim).double() if family.unet.added_dim else None
     x, context = torch.randn(1, 4, 16, 16).double(), torch.randn(1, 77, family.unet.context_dim).double()

@@ -154,9 +154,7 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
     if table["words"]:
         lines.append(f"trigger     {', '.join(table['words'])}")
     trained = table["training"]
-    for key in ("pictures", "steps", "rate", "resolution"):
-        if key in trained:
-            lines.append(f"{key:<12}{trained[key]}")
+    lines += [f"{key:<12}{trained[key]}" for key in ("pictures", "steps", "rate", "resolution") if key in trained]
     if "model" in trained:
         digest = f" ({trained['model_sha256'][:16]})" if trained.get("model_sha256") else ""
         lines.append(f"trained on  {trained['model']}{digest}")
