@@ -53,6 +53,8 @@ PARSED_ONLY = {
     "~/stable-diffusion-webui": "a folder of another tool",
     "--syntax bang": "needs the example plug-in, which tests/test_plugins.py installs",
     "old.ckpt": "a file of the user's own",
+    "my.safetensors": "a LoRA of the user's own pictures",
+    "teapot.safetensors": "a LoRA of the user's own pictures",
     "convert sd15.safetensors": "a model of Stable Diffusion",
     "<lora:ink:0.8>": "a LoRA in the user's library",
     "--lora grain": "a LoRA in the user's library",

@@ -135,6 +135,8 @@ def test_every_value_that_is_offered_is_one_that_exists():
     from gesso.scenes.styles import STYLES
     from gesso.scenes.vocabulary import TABLES
     from gesso.text import dialects
+    from gesso.tuning.objective import TIMESTEPS
+    from gesso.tuning.settings import BASES, OPTIMIZERS, PRECISIONS, PRESETS
 
     def values(key: str) -> set[str]:
         return {word.value for word in completion._VALUES[key][1](completion.Given([], {}, False))}
@@ -147,6 +149,11 @@ def test_every_value_that_is_offered_is_one_that_exists():
     assert values("recipe") == set(RECIPES)
     assert values("style STYLE") == set(STYLES)
     assert values("objects") == set(TABLES)
+    assert values("fit") == {"auto", *PRESETS}
+    assert values("optimizer") == set(OPTIMIZERS)
+    assert values("timesteps") == set(TIMESTEPS)
+    assert values("precision") == set(PRECISIONS)
+    assert values("base") == set(BASES)
     assert values("syntax") == {*dialects.DIALECTS, "midjourney"}
     assert values("model UPSCALER") >= set(LATENT_UPSCALERS)
     params = [param for name in NAMES for param in _params(command_named(name))]

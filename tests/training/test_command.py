@@ -115,7 +115,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     recipe = replace(recipe, encoding=replace(quick(recipe.encoding), total_samples=8))
     monkeypatch.setattr(style_lora, "CPU_LORA", recipe)
     path, folder = tmp_path / "lines.safetensors", tmp_path / "run"
-    command = ("train", "lora", "line-art", path, "--folder", folder, "--atlas", atlas, "--rank", 2, "--overwrite")
+    command = ("train", "style", "line-art", path, "--folder", folder, "--atlas", atlas, "--rank", 2, "--overwrite")
 
     _, err = said(capsys, *command, "--minutes", 0)
     assert err == f"stopped early; run again to continue from {folder}\n"
@@ -127,7 +127,7 @@ def test_a_lora_is_trained_in_parts_and_draws(atlas, drawn, tmp_path, monkeypatc
     assert steps(folder / "denoising") == [3, 6]
 
     for other in (("line-art", path, "--rank", 3), ("comic", path, "--rank", 2)):
-        words = ["train", "lora", *other, "--folder", folder, "--atlas", atlas, "--overwrite"]
+        words = ["train", "style", *other, "--folder", folder, "--atlas", atlas, "--overwrite"]
         assert main([*map(str, words)]) == 2
         assert "Use another folder" in capsys.readouterr().err
 
@@ -142,7 +142,7 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
     recipe = replace(CPU_CONTROL, pool_size=16, precision="float32", report_pictures=4, plan=quick(CPU_CONTROL.plan))
     monkeypatch.setattr(controlnet, "CPU_CONTROL", recipe)
     path, folder = tmp_path / "edges.safetensors", tmp_path / "run"
-    command = ("train", "controlnet", path, "--folder", folder, "--atlas", atlas, "--overwrite")
+    command = ("train", "edges", path, "--folder", folder, "--atlas", atlas, "--overwrite")
 
     _, err = said(capsys, *command, "--minutes", 0)
     assert err == f"stopped early; run again to continue from {folder}\n"
@@ -157,14 +157,14 @@ def test_a_controlnet_is_trained_in_parts_and_steers(atlas, drawn, tmp_path, mon
     assert np.abs(levels(tmp_path / "steered.png") - levels(tmp_path / "plain.png")).mean() > 1
 
 
-@pytest.mark.parametrize("command", [("lora", "comic"), ("controlnet",), ("export",)])
+@pytest.mark.parametrize("command", [("style", "comic"), ("edges",), ("export",)])
 def test_a_place_that_is_not_there_is_told_before_the_work(command, tmp_path):
     with pytest.raises(GessoError, match=r"the folder .*nowhere does not exist\. Create it"):
         run(*command, tmp_path / "nowhere" / "made.safetensors", "--folder", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", [("lora", "comic"), ("controlnet",), ("export",), ("atlas",)])
+@pytest.mark.parametrize("command", [("style", "comic"), ("edges",), ("export",), ("atlas",)])
 def test_an_existing_file_and_a_wrong_ending_are_refused_before_the_work(command, tmp_path):
     ending = ".png" if command == ("atlas",) else ".safetensors"
     place = () if command == ("atlas",) else ("--folder", tmp_path / "run")
@@ -181,4 +181,4 @@ def test_an_existing_file_and_a_wrong_ending_are_refused_before_the_work(command
 def test_a_folder_that_cannot_be_made_is_told(atlas, tmp_path):
     (tmp_path / "taken").touch()
     with pytest.raises(GessoError, match="cannot make the folder"):
-        run("lora", "comic", tmp_path / "made.safetensors", "--folder", tmp_path / "taken", "--atlas", atlas)
+        run("style", "comic", tmp_path / "made.safetensors", "--folder", tmp_path / "taken", "--atlas", atlas)

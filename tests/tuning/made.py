@@ -11,6 +11,7 @@ from PIL import Image
 
 from gesso.families.base import Family
 from gesso.families.parts import ModelParts
+from gesso.training.task import generator_for
 from gesso.tuning.buckets import Framing
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.dataset import Example, Subset
@@ -20,10 +21,16 @@ from gesso.tuning.lora_run import objective_of
 from gesso.tuning.settings import LoraSettings, completed
 from gesso.tuning.survey import Found
 from gesso.tuning.task import LoraTask
-from gesso.training.task import generator_for
 from tiny_sd import tiny_parts
 
-CAPTIONS = ("a red cat", "a blue cat on a yellow background", "two cats, red", "a turtle", "a yellow turtle, red", "a cat")
+CAPTIONS = (
+    "a red cat",
+    "a blue cat on a yellow background",
+    "two cats, red",
+    "a turtle",
+    "a yellow turtle, red",
+    "a cat",
+)
 
 
 def save_picture(path: Path, seed: int, size: tuple[int, int] = (96, 96)) -> Path:
@@ -43,7 +50,10 @@ def save_folder(folder: Path, count: int = 6, size: tuple[int, int] = (96, 96)) 
 
 
 def found(
-    captions: Sequence[str], size: tuple[int, int] = (80, 72), subset: Subset | None = None, bucket: tuple[int, int] = (64, 64)
+    captions: Sequence[str],
+    size: tuple[int, int] = (80, 72),
+    subset: Subset | None = None,
+    bucket: tuple[int, int] = (64, 64),
 ) -> list[Found]:
     """Pictures that were looked at, without files; their crops are not in the middle."""
     return [

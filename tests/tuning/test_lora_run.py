@@ -19,7 +19,7 @@ from gesso.tuning.lora_run import LoraRun
 from gesso.tuning.page import read_log
 from gesso.tuning.settings import LoraSettings, read_settings
 from tiny_models import save_tiny_mini
-from tiny_sd import TINY_REFINER, TINY_INPAINT, TINY_SD, TINY_SDXL, save_tiny_folder
+from tiny_sd import TINY_INPAINT, TINY_REFINER, TINY_SD, TINY_SDXL, save_tiny_folder
 from tuning.made import save_folder, save_picture
 
 QUICK = {"rank": 2, "batch_size": 2, "precision": "float32", "report_every": 100, "samples": False, "steps": 8}
@@ -138,7 +138,9 @@ def test_a_gradient_that_is_not_finite_rolls_back_at_half_the_rate(root, tmp_pat
     assert (state["step"], state["rate"], state["rolled_back"]) == (8, 0.5, [6])
     assert "back to step 4, at 0.5 of the learning rate" in (tmp_path / "run" / "report.html").read_text()
 
-    monkeypatch.setattr(lora_run.LoraTask, "loss", lambda *args: (lambda pair: (pair[0] * math.nan, pair[1]))(real(*args)))
+    monkeypatch.setattr(
+        lora_run.LoraTask, "loss", lambda *args: (lambda pair: (pair[0] * math.nan, pair[1]))(real(*args))
+    )
     with pytest.raises(GessoError, match=r"step 0: the gradient is not finite\. Lower the learning rate") as error:
         made(root, tmp_path / "always").train()
     assert error.value.code == "not_finite"

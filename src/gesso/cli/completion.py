@@ -399,6 +399,11 @@ _VALUES: Mapping[str, tuple[str, Callable[[Given], Iterable[Word]]]] = MappingPr
         "to LAYOUT": (WORDS, _fixed("ldm", "diffusers", "native", "safetensors")),
         "to FORMAT": (WORDS, _fixed("kohya", "peft")),
         "recipe": (WORDS, _fixed("cpu", "gpu")),
+        "fit": (WORDS, _fixed("auto", "cpu", "8gb", "12gb", "24gb")),
+        "optimizer": (WORDS, _fixed("adamw", "muon")),
+        "timesteps": (WORDS, _fixed("uniform", "sigmoid", "logit-normal")),
+        "precision": (WORDS, _fixed("auto", "float32", "bfloat16")),
+        "base": (WORDS, _fixed("auto", "float32", "bfloat16")),
         "stage": (WORDS, _fixed("autoencoder", "grounding", "denoising", "upscaling")),
         "objects": (WORDS, _fixed("default", "full")),
     }

@@ -109,7 +109,23 @@ def _table(adapter: "Lora", file: "TensorFile", target: "Target") -> dict[str, A
         "embeddings": [word.name for word in adapter.embeddings],
         "title": file.metadata.get("modelspec.title") or file.metadata.get("ss_output_name"),
         "words": trigger_words(file.metadata),
+        "training": {key: file.metadata[name] for key, name in _TRAINING.items() if name in file.metadata},
     }
+
+
+# What trainers say about a training -> the name here.
+_TRAINING = {
+    "model": "ss_sd_model_name",
+    "model_sha256": "ss_new_sd_model_hash",
+    "pictures": "ss_num_train_images",
+    "class_pictures": "ss_num_reg_images",
+    "steps": "ss_steps",
+    "batch": "ss_total_batch_size",
+    "rate": "ss_learning_rate",
+    "optimizer": "ss_optimizer",
+    "resolution": "ss_resolution",
+    "seed": "ss_seed",
+}
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
@@ -137,6 +153,11 @@ def _lines(table: Mapping[str, Any]) -> list[str]:
         lines.append(f"title       {table['title']}")
     if table["words"]:
         lines.append(f"trigger     {', '.join(table['words'])}")
+    trained = table["training"]
+    lines += [f"{key:<12}{trained[key]}" for key in ("pictures", "steps", "rate", "resolution") if key in trained]
+    if "model" in trained:
+        digest = f" ({trained['model_sha256'][:16]})" if trained.get("model_sha256") else ""
+        lines.append(f"trained on  {trained['model']}{digest}")
     return [_printable(line)[:1000] for line in lines]
 
 

@@ -75,7 +75,7 @@ SETTINGS = (
     Setting("warmup", float, TRAINING, "Share of steps in which the learning rate rises.", "0.05 of all"),
     Setting("decay", float, TRAINING, "Share of steps in which it falls to zero.", "0.2 of all"),
     Setting("ema", float, TRAINING, "Decay of a moving average of the weights, such as 0.99.", "0, none"),
-    Setting("seed", int, TRAINING, "Seed of the training.", "0, always", metavar="N"),
+    Setting("seed", int, TRAINING, "Seed of the training.", "0, always", "train-seed"),
     Setting("timesteps", str, LOSS, "Timesteps that are drawn: uniform, sigmoid or logit-normal.", "uniform ones"),
     Setting("timestep_mean", float, LOSS, "Mean of logit-normal timesteps.", "0, the middle"),
     Setting("timestep_std", float, LOSS, "Deviation of logit-normal timesteps.", "1, as sigmoid"),
@@ -140,8 +140,8 @@ def lora(
 
     Examples:
         gesso train lora photos -o my.safetensors --explain
-        gesso train lora photos -m sd15.safetensors -o my.safetensors --trigger "sks dog"
-        gesso train lora set.toml -m sdxl.safetensors -o my.safetensors --fit 12gb
+        gesso train lora photos -m sd15.safetensors -o my.safetensors --trigger sks
+        gesso train lora set.toml -m sdxl.safetensors -o my.safetensors --fit 8gb
         gesso train lora --settings my.toml --overwrite
         gesso generate "a red car" --lora my.safetensors
     """

@@ -1,0 +1,143 @@
+"""`gesso train lora`: from a folder to a file to a picture, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gesso.cli import train_lora
+from gesso.cli.main import run
+from gesso.tuning.settings import LoraSettings
+from tiny_models import save_tiny_mini
+from tuning.made import save_folder, save_picture
+
+QUICK = ("--rank", "2", "--train-steps", "4", "--batch-size", "2", "--precision", "float32", "--report-every", "9")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tiny_mini(tmp_path / "model.safetensors")
+    save_folder(tmp_path / "photos", count=4)
+    return tmp_path
+
+
+def said(capsys, *words, code=0):
+    assert run(["train", "lora", *map(str, words)]) == code
+    return capsys.readouterr()
+
+
+def test_from_a_folder_to_a_file_to_a_picture(place, capsys):
+    words = ("photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK)
+    explained = said(capsys, *words, "--explain").out
+    assert "pictures    4 (folder), 4 with captions" in explained and "time        4 steps of 2" in explained
+    assert sorted(path.name for path in place.iterdir()) == ["model.safetensors", "photos"]
+    facts = json.loads(said(capsys, *words, "--explain", "--json").out)
+    assert facts["pictures"] == 4 and facts["steps"] == 4
+
+    told = said(capsys, *words, "--sample", "a red cat", "--sample-steps", "2", "--trigger", "kitty")
+    assert told.out.startswith("my.safetensors rank=2 bytes=")
+    assert "step 4: loss at fixed noise" in told.err and "my.training/report.html" in told.err
+    names = sorted(path.name for path in (place / "my.training").iterdir())
+    assert names == ["good.pt", "last.pt", "log.jsonl", "report.html", "run.json", "samples"]
+    assert [path.name for path in sorted((place / "my.training" / "samples").iterdir())] == [
+        "000000-0.png",
+        "000004-0.png",
+    ]
+    assert "data:image/png" in (place / "my.training" / "report.html").read_text()
+
+    assert run(["lora", "info", "my.safetensors", "-m", "model.safetensors"]) == 0
+    info = capsys.readouterr().out
+    assert "trigger     kitty" in info and "pictures    4" in info and "steps       4" in info
+    drawn = ["generate", "a red cat", "-m", "model.safetensors", "--seed", "1", "--steps", "2", "-q"]
+    assert run([*drawn, "-o", "plain.png"]) == 0
+    assert run([*drawn, "-o", "with.png", "--lora", "my.safetensors:5"]) == 0
+    assert (place / "plain.png").read_bytes() != (place / "with.png").read_bytes()
+
+    before = (place / "my.safetensors").read_bytes()
+    assert "already exists" in said(capsys, *words, code=2).err
+    again = said(
+        capsys, "--settings", "my.toml", "--overwrite", "--cache", "latents", "--folder", "other", "--json", "-q"
+    )
+    assert json.loads(again.out)["rank"] == 2 and again.err == ""
+    assert (place / "my.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "FOLDER is missing: the folder of your pictures"),
+        (("photos",), "--output is missing: the file to write, such as my.safetensors"),
+        (("photos", "-o", "my.ckpt"), "expected a file name ending in .safetensors"),
+        (("photos", "-o", "nowhere/my.safetensors"), "the folder nowhere does not exist"),
+        (("comic", "-o", "my.safetensors"), "For the style: gesso train style comic OUT"),
+        (("nowhere", "-o", "my.safetensors", "-m", "model.safetensors"), "nowhere: no such folder"),
+        (("photos", "-o", "my.safetensors", "--rank", "0"), "--rank 0: expected 1 to 1024"),
+        (("photos", "-o", "my.safetensors", "--train-steps", "0"), "--train-steps 0: expected 1"),
+        (("photos", "-o", "my.safetensors", "--fit", "16gb"), "--fit '16gb': expected one of auto, cpu"),
+        (("photos", "-o", "my.safetensors", "--settings", "my.toml"), "my.toml: cannot be read"),
+        (
+            ("photos", "-o", "my.safetensors", "-m", "model.safetensors", "--held-out", "4"),
+            "--held-out 4: of 4 pictures",
+        ),
+    ],
+)
+def test_what_is_refused_before_the_work(words, message, place, capsys):
+    assert message in said(capsys, *words, code=2).err
+    assert not (place / "my.training").exists()
+
+
+def test_every_setting_has_an_option_or_a_reason():
+    options = {row.field for row in train_lora.SETTINGS} | {"data", "model", "output"}
+    without = {"min_bucket", "max_bucket", "bucket_step", "weight_decay", "clip", "conv_alpha"}  # for the file
+    assert {*LoraSettings.__dataclass_fields__} - options == without
+    assert not options - {*LoraSettings.__dataclass_fields__}
+
+
+def test_notes_for_a_person(place, capsys):
+    save_picture(place / "photos" / "small\x1b.png", 9, (20, 20))
+    (place / "photos" / "torn.png").write_bytes(b"x")
+    out = said(capsys, "photos", "-m", "model.safetensors", "--explain").out
+    assert "note        small\\x1b.png (20x20): smaller than their bucket, and enlarged" in out
+    assert "note        1 pictures have no caption; give --caption" in out
+    assert "note        torn.png is left out: not a readable picture" in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_saves_a_state_and_says_how_to_go_on(number, code, place, capsys):
+    words = ["photos", "-m", "model.safetensors", "-o", "my.safetensors", "--cache", "latents", *QUICK]
+    words[words.index("--train-steps") + 1] = "100000"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "gesso", "train", "lora", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        log = place / "my.training" / "log.jsonl"
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (log.exists() and log.stat().st_size > 500):
+            time.sleep(0.05)
+        running.send_signal(number)
+        assert running.stderr is not None
+        errors = running.stderr.read()
+        assert running.wait(60) == code
+    assert "stopping after this step and saving a state" in errors
+    assert "state saved in my.training; the same command goes on" in errors and "Traceback" not in errors
+    assert not (place / "my.safetensors").exists()
+    from gesso.training.loop import load_state
+
+    step = load_state(Path("my.training/last.pt"))["step"]
+    assert step >= 10
+    words[words.index("--train-steps") + 1] = str(step + 2)
+    said(capsys, *words)
+    assert (place / "my.safetensors").exists()

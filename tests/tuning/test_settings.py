@@ -1,0 +1,87 @@
+"""Settings: what goes into the file comes out of it, and what makes no sense is refused by name."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from gesso.errors import GessoError
+from gesso.tuning.settings import PRESETS, LoraSettings, completed, preset_for, read_settings, to_toml
+from tiny_models import tiny_family
+from tiny_sd import TINY_SD
+
+
+def test_there_and_back(tmp_path):
+    settings = LoraSettings(
+        data='my "photos" \\ \u00fc \x7f\n',
+        trigger="sks",
+        rank=8,
+        alpha=1.5,
+        flip=True,
+        sample_prompts=("a", 'b"'),
+        steps=7,
+    )
+    (tmp_path / "my.toml").write_text(to_toml(settings), encoding="utf-8")
+    assert LoraSettings(**read_settings(tmp_path / "my.toml")) == settings
+    whole = completed(replace(settings, preset="cpu"), TINY_SD, 5)
+    (tmp_path / "my.toml").write_text(to_toml(whole), encoding="utf-8")
+    assert LoraSettings(**read_settings(tmp_path / "my.toml")) == whole
+    assert None not in asdict(whole).values()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ranc = 3", "unknown setting ranc. Did you mean rank?"),
+        ("rank = 3.5", "rank = 3.5, expected a whole number"),
+        ("flip = 1", "flip = 1, expected true or false"),
+        ('sample_prompts = "a"', "expected a list of texts"),
+        ("rank = [", "is not TOML"),
+        ("[[datasets]]", "is a data set of kohya's trainer"),
+    ],
+)
+def test_a_file_that_makes_no_sense(text, message, tmp_path):
+    (tmp_path / "my.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(GessoError) as error:
+        read_settings(tmp_path / "my.toml")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rank": 0}, "`rank` 0: expected 1 to 1024"),
+        ({"learning_rate": float("nan")}, "`learning_rate` nan: expected 0 to 1"),
+        ({"optimizer": "adam"}, "`optimizer` 'adam': expected one of adamw, muon. Did you mean adamw?"),
+        ({"preset": "16gb"}, "expected one of auto, cpu, 8gb, 12gb, 24gb"),
+        ({"min_bucket": 600, "max_bucket": 500}, "expected at most max_bucket, 500"),
+        ({"min_timestep": 600, "max_timestep": 500}, "expected at most max_timestep, 500"),
+        ({"warmup": 0.6, "decay": 0.6}, "`decay` 0.6: expected at most 0.4 beside a warmup of 0.6"),
+    ],
+)
+def test_values_that_make_no_sense(values, message):
+    with pytest.raises(GessoError) as error:
+        LoraSettings(**values)
+    assert message in str(error.value) and error.value.field in values
+
+
+def test_what_is_left_open_follows_from_model_preset_and_data():
+    cpu = replace(LoraSettings(), preset="cpu")
+    sd, mini = completed(cpu, TINY_SD, 12), completed(cpu, tiny_family(), 12)
+    assert (sd.batch_size, sd.steps, sd.learning_rate, sd.conv_rank, sd.alpha) == (1, 1200, 1e-4, 0, 16.0)
+    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 400, 1e-3, 16)
+    assert [completed(cpu, TINY_SD, count).held_out for count in (1, 19, 20, 50, 500)] == [0, 0, 2, 5, 8]
+    assert completed(cpu, TINY_SD, 3, batch_size=2).batch_size == 2
+    assert completed(replace(cpu, batch_size=5), TINY_SD, 3, batch_size=2).batch_size == 5
+    for name, preset in PRESETS.items():
+        found = completed(replace(cpu, preset=name), TINY_SD, 50)
+        assert (found.batch_size, found.precision, found.base, found.checkpointing) == (
+            preset.batch_size,
+            preset.precision,
+            preset.base,
+            preset.checkpointing,
+        )
+    sizes = {
+        name: preset_for("auto", "cuda", int(gigabytes * 1e9)) for name, gigabytes in {"8gb": 8.5, "24gb": 25}.items()
+    }
+    assert all(name == found for name, found in sizes.items())
+    assert preset_for("auto", "cpu", None) == "cpu" and preset_for("12gb", "cpu", None) == "12gb"

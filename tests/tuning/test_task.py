@@ -1,0 +1,161 @@
+"""Batches, factors and losses of a training on the user's pictures."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gesso.adapters.attaching import attach
+from gesso.adapters.lora import read_lora
+from gesso.adapters.names import Target
+from gesso.checkpoints.weight_file import open_weights
+from gesso.tuning.captions import CaptionRules
+from gesso.tuning.conditions import Conditions, sizes_of
+from gesso.tuning.dataset import Subset
+from gesso.tuning.estimate import estimate, make_factors
+from gesso.tuning.lora_file import save_lora
+from gesso.tuning.settings import LoraSettings, completed
+from gesso.tuning.task import Batches
+from tiny_sd import TINY_SD, TINY_SDXL
+from tuning.made import double, found, made_task
+
+REG = Subset(where=Path("reg"), is_reg=True)
+
+
+def test_an_epoch_has_every_picture_as_often_as_it_repeats():
+    twice = Subset(where=Path("x"), repeats=2)
+    pictures = [
+        *found("abc", subset=twice),
+        *found("defg", bucket=(64, 96)),
+        *found("hijkl", subset=REG),
+    ]
+    batches = Batches(pictures, [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11], 4, seed=1)
+    for number in range(3):
+        epoch = batches.epoch(number)
+        counts = Counter(place for batch in epoch for place in batch)
+        assert {place: counts[place] for place in range(7)} == {0: 2, 1: 2, 2: 0, 3: 1, 4: 1, 5: 1, 6: 1}
+        assert sum(counts[place] for place in range(7, 12)) == 8  # as many of the class as of those to learn
+        assert all(len({pictures[place].framing.bucket for place in batch}) == 1 for batch in epoch)
+        assert all(len(batch) <= 4 for batch in epoch)
+    assert batches.epoch(0) != batches.epoch(1)
+    seen = Counter(place for number in range(5) for batch in batches.epoch(number) for place in batch)
+    assert {seen[place] for place in range(7, 12)} == {8}  # all of the class in turn
+
+
+def test_a_batch_follows_from_its_number_alone():
+    pictures = found("abcdefg")
+    order = Batches(pictures, range(7), 2, seed=3)
+    whole = [order(number) for number in range(30)]
+    assert [Batches(pictures, range(7), 2, seed=3)(number) for number in range(30)] == whole
+    fresh = Batches(pictures, range(7), 2, seed=3)
+    assert [fresh(number) for number in reversed(range(30))] == whole[::-1]
+    assert whole != [Batches(pictures, range(7), 2, seed=4)(number) for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoraSettings(rank=4, batch_size=2, dropout=0.3, caption_dropout=0.3, noise_offset=0.1),
+        LoraSettings(rank=4, batch_size=2, dropout=0.3, train_text=True, checkpointing=True),
+    ],
+)
+def test_a_loss_follows_from_seed_and_step_alone(settings):
+    """Dropout too; so a step that is taken again after a kill is the same, whatever ran before it."""
+    pictures = found(["a, b, c", "d"], subset=Subset(where=Path("x"), flip=True, captions=CaptionRules(shuffle=True)))
+    first, second = (made_task(double(TINY_SD), pictures, settings) for _ in range(2))
+    torch.manual_seed(1)
+    values = [first.loss(step, 2, 0)[0].item() for step in range(3)]
+    torch.manual_seed(2)
+    assert [second.loss(step, 2, 0)[0].item() for step in (2, 0, 1)] == [values[2], values[0], values[1]]
+    assert len(set(values)) == 3 and second.loss(0, 2, 1)[0].item() != values[0]
+
+
+def test_checkpointed_blocks_have_the_same_gradients():
+    pictures = found(["a", "b"])
+    grads = []
+    for checkpointing in (False, True):
+        task = made_task(
+            double(TINY_SDXL), pictures, LoraSettings(rank=4, batch_size=2, dropout=0.2, checkpointing=checkpointing)
+        )
+        task.loss(0, 2, 0)[0].backward()
+        grads.append(torch.cat([p.grad.flatten() for p in task.factors.parameters()]))
+    assert torch.allclose(*grads, rtol=1e-9, atol=1e-15)
+
+
+def test_only_factors_learn_and_held_pictures_are_reported():
+    task = made_task(double(TINY_SD), found(["a", "b", "c"], bucket=(128, 128)), held=[1])
+    task.loss(0, 1, 0)[0].backward()
+    assert all(p.grad is None for network in task.parts.networks.values() for p in network.parameters())
+    task.modules["factors"].eval()
+    figures = task.report(task.modules)
+    assert task.report(task.modules) == figures
+    assert figures["held"] == pytest.approx(sum(figures[f"held_{t}"] for t in range(62, 1000, 125)) / 8, rel=1e-4)
+    assert task.reported == {"seen": [0, 2], "held": [1]}
+
+
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+def test_conditions_are_those_of_drawing(family):
+    from gesso.families.encoding import encode_prompt, zeros_like
+
+    parts = double(family)
+    (one,) = found(["a red cat"], size=(90, 70))
+    sizes = sizes_of(one, flip=False)
+    for caption in ("a red cat", ""):
+        expected = encode_prompt(parts, caption, clip_skip=family.clip_skip, width=64, height=64, sizes=sizes)
+        if not caption and family.zero_empty_negative:
+            expected = zeros_like(family, expected)
+        context, added = Conditions(parts)([caption], [sizes])
+        assert torch.equal(context, expected.context)
+        assert (added is None) == (expected.added is None)
+        if added is not None:
+            assert torch.equal(added, expected.added)
+
+
+def test_masked_pictures_do_not_learn_what_is_outside():
+    task = made_task(double(TINY_SD), found(["a"], bucket=(128, 128)))
+    one = task.latents[0, False]
+    mask = torch.zeros(1, 16, 16)
+    losses = []
+    for kept in (mask, None):
+        task.latents = {(0, False): replace(one, mask=kept)}
+        losses.append(task.loss(0, 1, 0)[0].item())
+    assert losses[0] == 0 < losses[1]
+
+
+@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=lambda family: family.name)
+def test_the_file_does_what_the_training_did(family, tmp_path):
+    """The change of the network's output, read from the file and attached, is that of the hooks; to half precision."""
+    settings = LoraSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0)
+    parts = double(family)
+    task = made_task(parts, found(["a"]), settings)
+    target = Target(family.name, family.layout, parts.networks)
+    save_lora(tmp_path / "my.safetensors", task.factors.changes(), target, {"title": "my"}, dtype=torch.float32)
+    clean = double(family)
+    lora = read_lora(open_weights(tmp_path / "my.safetensors"), Target(family.name, family.layout, clean.networks))
+    assert lora.match.unmatched == () and len(lora.changes) == len(task.factors.layers)
+    added = torch.randn(1, family.unet.added_dim).double() if family.unet.added_dim else None
+    x, context = torch.randn(1, 4, 16, 16).double(), torch.randn(1, 77, family.unet.context_dim).double()
+    ids = torch.tensor([[49406, 320, 2368, 539, 49407, *[49407] * 72]])
+    time = torch.tensor([500.0])
+    with torch.no_grad():
+        trained = parts.unet(x, time, context, added), parts.text(ids).last
+        plain = clean.unet(x, time, context, added), clean.text(ids).last
+        with attach(clean.networks, [(lora, 1.0, 1.0)]):
+            attached = clean.unet(x, time, context, added), clean.text(ids).last
+    for ours, theirs, before in zip(trained, attached, plain, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert (ours - before).abs().max() > 1e-3
+
+
+def test_estimates_count_what_is_there():
+    family = TINY_SDXL
+    settings = completed(replace(LoraSettings(rank=4), preset="cpu"), family, 10)
+    plain = estimate(family, settings, (128, 128))
+    factors = make_factors(dict(double(family).networks), settings, torch.Generator())
+    assert plain.parameters == sum(p.numel() for p in factors.parameters())
+    less = estimate(family, replace(settings, checkpointing=True), (128, 128))
+    assert less.nbytes < plain.nbytes and less.flops > plain.flops
+    large = estimate(family, settings, (256, 256))
+    assert large.nbytes > plain.nbytes and large.flops > 3 * plain.flops
