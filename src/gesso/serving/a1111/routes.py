@@ -126,7 +126,8 @@ def decode(text: Any, field: str) -> Image.Image:
 
 
 def _accept(call: Call, asked: Asked) -> Job:
-    entry = listing.find_model(asked.settings.model or DEFAULT_MODEL, call.context.checker.models())
+    wanted = asked.settings.model or asked.model or DEFAULT_MODEL
+    entry = listing.find_model(wanted, call.context.checker.models())
     wish = Wish(
         model=entry.name,
         request=asked.request,
