@@ -471,7 +471,7 @@ class JobStore:
 
         if not self._has_queued():
             return []
-        return self._write(work)
+        return self._write(work, durable=False)  # a lease that is lost with the machine's power was of no use
 
     def _has_queued(self) -> bool:
         """Whether anything waits or has lapsed: an idle worker asks often, and should not write for it."""
@@ -607,7 +607,7 @@ class JobStore:
             data["seed"] = output.seed
             return add_event(connection, _held(lease), "output", self._clock(), data) is not None
 
-        return self._write(work)
+        return self._write(work, durable=False)  # what is written last, `finish`, brings all before it to the disk
 
     def finish(self, lease: Lease, progress: Mapping[str, Any] | None = None) -> bool:
         """The job is done, with its last progress. -> False where the lease was lost, and the job is another's"""
