@@ -22,10 +22,7 @@ from sd_backend_client.api.a1111_webservice import A1111Webservice
 from sd_backend_client.api.shared_data.controlnet.controlnet_preprocessor import PreprocessorParams
 from sd_backend_client.api.shared_data.controlnet.controlnet_unit import ControlNetUnit
 from sd_backend_client.api.webui.diffusion_request_body import DiffusionRequestBody
-from serving.drawing_server import drawing_server
-from serving.served import context, lease, server
 
-from gesso.errors import GessoError
 from gesso.frontends.styles import Style
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import TextToImageRequest
@@ -39,6 +36,8 @@ from gesso.serving.a1111.reading import Asked, Known, mask_levels, read_body
 from gesso.serving.http.context import Context
 from gesso.serving.http.problems import HttpError
 from gesso.serving.jobs import Job, JobStatus, Work
+from serving.drawing_server import drawing_server
+from serving.served import context, lease, server
 
 IMAGE = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
 SILLYTAVERN = os.environ.get("GESSO_SILLYTAVERN", "")  # the folder of the npm package, installed with what it needs
@@ -146,7 +145,12 @@ def test_null_is_as_if_not_given() -> None:
 
 def test_hires_fix() -> None:
     hires = request_of(txt2img(enable_hr=True)).hires
-    assert hires is not None and (hires.scale, hires.upscaler, hires.strength, hires.num_steps) == (2, "Latent", 0.75, None)
+    assert hires is not None and (hires.scale, hires.upscaler, hires.strength, hires.num_steps) == (
+        2,
+        "Latent",
+        0.75,
+        None,
+    )
     hires = request_of(
         txt2img(
             enable_hr=True,
@@ -187,7 +191,10 @@ def test_styles_and_networks() -> None:
 
 
 def test_an_infotext_fills_what_is_left_open() -> None:
-    text = "a dog\nNegative prompt: cats\nSteps: 9, Sampler: Euler a, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 256x320"
+    text = (
+        "a dog\nNegative prompt: cats\n"
+        "Steps: 9, Sampler: Euler a, Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 256x320"
+    )
     request = request_of(read_body({"infotext": text, "steps": 4}, known(), is_img2img=False))
     assert (request.prompt, request.negative_prompt, request.seed) == ("a dog", "cats", 5)
     assert (request.num_steps, request.guidance_scale, request.sampler) == (4, 3.0, "euler_ancestral")
@@ -251,7 +258,9 @@ def test_a_picture_to_start_from() -> None:
     assert asked.parameters["init_images"] is None
     assert img2img(include_init_images=True).parameters["init_images"] == [b64(IMAGE)]
     edits = read_body(
-        {"prompt": "x", "init_images": [b64(IMAGE)], "image_cfg_scale": 1.5}, known(is_edit=lambda title: True), is_img2img=True
+        {"prompt": "x", "init_images": [b64(IMAGE)], "image_cfg_scale": 1.5},
+        known(is_edit=lambda title: True),
+        is_img2img=True,
     )
     assert edits.request["source"] == {"guidance_scale": 1.5}
 
@@ -440,13 +449,22 @@ def test_names_are_those_of_the_web_ui() -> None:
     names = {row["name"] for row in listing.samplers()}
     assert {"Euler", "Euler a", "DPM++ 2M", "DPM++ SDE", "DPM++ 3M SDE", "UniPC", "LCM", "Restart", "DDIM"} <= names
     schedules = {row["name"]: row["label"] for row in listing.schedulers()}
-    assert schedules["automatic"] == "Automatic" and schedules["sgm_uniform"] == "SGM Uniform" and schedules["ddim"] == "DDIM"
+    assert (
+        schedules["automatic"] == "Automatic"
+        and schedules["sgm_uniform"] == "SGM Uniform"
+        and schedules["ddim"] == "DDIM"
+    )
     for name, label in schedules.items():  # every name is understood when it comes back
         request_of(txt2img(scheduler=name)), request_of(txt2img(scheduler=label))
     for row in listing.samplers():
         request_of(txt2img(sampler_name=row["name"]))
-    assert [row["name"] for row in listing.upscalers(["RealESRGAN_x4plus"])] == ["None", "Lanczos", "Nearest", "R-ESRGAN 4x+"]
-    assert [row["name"] for row in listing.latent_modes()][0] == "Latent"
+    assert [row["name"] for row in listing.upscalers(["RealESRGAN_x4plus"])] == [
+        "None",
+        "Lanczos",
+        "Nearest",
+        "R-ESRGAN 4x+",
+    ]
+    assert listing.latent_modes()[0] == {"name": "Latent"}
 
 
 def job(**values: Any) -> Job:
@@ -578,7 +596,10 @@ def test_options_are_of_a_key(tmp_path: Path) -> None:
         _, bob = made.keys.add("bob")
         with server(made) as address, httpx.Client(base_url=f"{address}/sdapi/v1") as asking:
             mine: dict[str, Any] = {"auth": ("x", ann)}
-            assert asking.post("/options", json={"samples_format": "jpg", "CLIP_stop_at_last_layers": 2}, **mine).json() is None
+            assert (
+                asking.post("/options", json={"samples_format": "jpg", "CLIP_stop_at_last_layers": 2}, **mine).json()
+                is None
+            )
             shown = asking.get("/options", **mine).json()
             assert (shown["samples_format"], shown["CLIP_stop_at_last_layers"]) == ("jpg", 2)
             assert asking.post("/options", json=shown, **mine).status_code == 200
@@ -623,7 +644,9 @@ def test_webuiapi_draws(web: webuiapi.WebUIApi) -> None:
     assert "Schedule type: Karras" in text and "Seed: 6" in text and "Negative prompt: blue" in text
     assert result.parameters["prompt"] == "a red car"
     assert web.png_info(result.images[1]).info == text
-    again = web.txt2img(prompt="a red car", negative_prompt="blue", sampler_name="DPM++ 2M Karras", **TINY | {"seed": 6})
+    again = web.txt2img(
+        prompt="a red car", negative_prompt="blue", sampler_name="DPM++ 2M Karras", **TINY | {"seed": 6}
+    )
     assert again.image.tobytes() == result.images[1].tobytes()  # as there, the second picture is that of the next seed
 
 
@@ -691,14 +714,16 @@ def test_webuiapi_asks_for_everything(web: webuiapi.WebUIApi) -> None:
 def test_sd_backend_client(backend: A1111Webservice) -> None:
     body = DiffusionRequestBody(prompt="a red car", steps=2, **TINY | {"cfg_scale": 4.0})
     result = backend.submit_txt2img(body).wait(timeout=60)
-    assert result.seeds == [5] and result.images[0].size == (64, 64) and result.raw_info.version.startswith("gesso")
+    assert result.seeds == [5] and result.images[0].size == (64, 64) and "gesso" in str(result.raw_info)
     image = result.images[0]
     mask = Image.new("L", (64, 64), 255)
     changed = body.model_copy(update={"init_images": [image], "mask": mask, "prompt": "a yellow boat"})
     assert backend.submit_inpaint(changed).wait(timeout=60).images[0].size == (64, 64)
     canny = next(one for one in backend.get_controlnet_preprocessors() if one.name == "canny")
     unit = ControlNetUnit(
-        image=image, model=backend.list_controlnet_models()[0], preprocessor=PreprocessorParams(typedef=canny)
+        image=image,
+        model=backend.list_controlnet_models()[0],
+        preprocessor=PreprocessorParams(typedef=canny, parameter_values={}),
     )
     assert backend.submit_txt2img(body.model_copy(update={"controlnet_units": [unit]})).wait(timeout=60).images
     assert backend.submit_upscale(IMAGE, 128, 128).wait(timeout=60).images[0].size == (128, 128)
@@ -709,7 +734,7 @@ def test_sd_backend_client_lists_everything(backend: A1111Webservice) -> None:
     assert {lora.name for lora in backend.list_loras()} == {"comic", "woodcut"}
     assert {"euler", "dpmpp_2m"} <= {sampler.name for sampler in backend.list_samplers()}
     assert [upscaler.name for upscaler in backend.list_upscalers()] == ["Lanczos", "Nearest"]
-    assert backend.list_vaes() == backend.list_hypernetworks() == backend.get_styles() == []
+    assert backend.list_vaes() == [] and backend.list_hypernetworks() == [] and backend.get_styles() == []
     assert "Canny" in backend.get_controlnet_type_categories() and backend.list_schedulers()
     capabilities = backend.get_capabilities()
     assert capabilities.controlnet and capabilities.scheduler and not capabilities.interrogate
@@ -756,7 +781,10 @@ def test_image_generation_mcp(drawing: str) -> None:
             capabilities = await provider.discover_capabilities()
             model = capabilities.models[0].model_id
             first = await provider.generate(
-                "a red car", negative_prompt="blue", model=model, progress_callback=lambda share, text: shares.append(share)
+                "a red car",
+                negative_prompt="blue",
+                model=model,
+                progress_callback=lambda share, text: shares.append(share),
             )
             given = types.InputImage(data=first.image_data, content_type="image/png")
             return first, await provider.generate("a blue car", reference_images=[given], strength=0.2), shares
@@ -834,4 +862,3 @@ def test_refusals_say_what_to_do() -> None:
     with pytest.raises(HttpError) as caught:
         listing.find_model("nope", [])
     assert "GET /sdapi/v1/sd-models" in caught.value.detail
-    assert not isinstance(caught.value, GessoError)

@@ -20,7 +20,14 @@ from gesso.serving.jobs import Job, JobStatus
 _PLAIN = frozenset(
     {
         *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model", "VAE hash", "VAE"),
-        *("Variation seed", "Variation seed strength", "Seed resize from", "Denoising strength", "Clip skip", "Version"),
+        *(
+            "Variation seed",
+            "Variation seed strength",
+            "Seed resize from",
+            "Denoising strength",
+            "Clip skip",
+            "Version",
+        ),
     }
 )
 

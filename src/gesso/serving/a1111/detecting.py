@@ -62,7 +62,9 @@ def main(folder: Path) -> None:
         mask = read_mask(folder / "mask.png") if asked["mask"] else None
         made = preprocess(name, read(folder / "image.png"), tuple(asked["size"]), asked["parameters"], mask)
     except GessoError as error:
-        (folder / "error.json").write_text(json.dumps({"code": error.code, "message": error.one_line}), encoding="utf-8")
+        (folder / "error.json").write_text(
+            json.dumps({"code": error.code, "message": error.one_line}), encoding="utf-8"
+        )
         return
     made.save(folder / "making.png")
     (folder / "making.png").rename(folder / "made.png")

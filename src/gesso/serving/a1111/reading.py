@@ -311,7 +311,9 @@ def _prompts(body: _Body, known: Known, values: dict[str, Any]) -> tuple[str, ..
     names = tuple(str(name) for name in body.list("styles"))
     missing = [name for name in names if name not in known.styles]
     if missing:
-        raise refusal(f"styles: no style is called {short(missing[0])}; GET /sdapi/v1/prompt-styles lists them", "styles")
+        raise refusal(
+            f"styles: no style is called {short(missing[0])}; GET /sdapi/v1/prompt-styles lists them", "styles"
+        )
     try:
         chosen = [known.styles[name] for name in names]
         values["prompt"], values["negative_prompt"] = apply_styles(values["prompt"], values["negative_prompt"], chosen)
@@ -468,9 +470,7 @@ def mask_levels(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _controls(
-    body: _Body, known: Known, values: Mapping[str, Any], pictures: Mapping[str, Image.Image]
-) -> Units:
+def _controls(body: _Body, known: Known, values: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> Units:
     for name, value in body.object("alwayson_scripts").items():
         if name.lower() == "controlnet":
             args = value.get("args", []) if isinstance(value, dict) else value
@@ -503,4 +503,3 @@ def _without_pictures(value: Any) -> Any:
             for key, one in value.items()
         }
     return [_without_pictures(one) for one in value] if isinstance(value, list) else value
-

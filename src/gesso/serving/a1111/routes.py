@@ -1,7 +1,7 @@
 """The routes of the web UI's API and of its ControlNet extension.
 
-A call that draws waits for its job, and ends it when the client leaves. Whoever asks sees and interrupts the work of the
-same key alone.
+A call that draws waits for its job, and ends it when the client leaves. Whoever asks sees and interrupts the work of
+the same key alone.
 """
 
 import base64
@@ -23,6 +23,7 @@ from gesso.frontends.styles import Style, parse_styles
 from gesso.library.entry import LibraryEntry
 from gesso.metadata.carriers import read_texts
 from gesso.pictures.infotext_reading import read_infotext
+from gesso.request.hires import a1111_name
 from gesso.serving.a1111 import listing
 from gesso.serving.a1111.answers import images_response, progress
 from gesso.serving.a1111.controlnet import module_of, parameters_of
@@ -112,9 +113,7 @@ def _read(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Asked:
         entry = listing.find_model(title or DEFAULT_MODEL, entries)
         return facts_of(entry).kind in ("edit", "upscale")
 
-    known = Known(
-        options=options, decode=decode, styles=known_styles(), controls=_control_kinds(call), is_edit=is_edit
-    )
+    known = Known(options=options, decode=decode, styles=known_styles(), controls=_control_kinds(call), is_edit=is_edit)
     return read_body(given, known, is_img2img=is_img2img)
 
 
@@ -176,7 +175,7 @@ def get_progress(call: Calling, request: Request) -> Response:
 
 
 def _live(call: Call) -> list[Job]:
-    """The jobs of this surface and key that are not final: those that run, then those that wait, each the oldest first."""
+    """The jobs of this surface and key that are not final: what runs, then what waits, each the oldest first."""
     page = call.context.store.list_jobs(owner=call.new_owner, statuses=LIVE, limit=200)
     found = [job for job in reversed(page.jobs) if job.metadata.get("surface") == SURFACE]
     return sorted(found, key=lambda job: LIVE.index(job.status))
@@ -376,7 +375,7 @@ async def extra_batch_images(call: Calling, request: Request) -> Response:
 
 
 async def _enlarge(call: Call, given: Mapping[str, Any], texts: list[Any]) -> list[str]:
-    names = {listing.a1111_name(entry.name): entry.name for entry in _of_kind(call, "upscaler")}
+    names = {a1111_name(entry.name): entry.name for entry in _of_kind(call, "upscaler")}
     asked = read_extras(given, names)
 
     def one(text: Any) -> str:
@@ -444,7 +443,9 @@ async def control_detect(call: Calling, request: Request) -> Response:
             mask = None
             if module.needs_mask:
                 if number >= len(masks):
-                    raise refusal("controlnet_masks: this preprocessor wants a mask for each picture", "controlnet_masks")
+                    raise refusal(
+                        "controlnet_masks: this preprocessor wants a mask for each picture", "controlnet_masks"
+                    )
                 mask = await run_in_threadpool(decode, masks[number], "controlnet_masks")
                 mask = mask.convert("L").resize(image.size)
             side = _number(given, "controlnet_processor_res")

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,7 +40,16 @@ from gesso.serving.openai.answers import (
 )
 from gesso.serving.openai.errors import OpenAIRoute, error_object, error_response, renamed
 from gesso.serving.openai.links import is_signed, signed_path
-from gesso.serving.openai.reading import PICTURES, Asked, Inputs, Route, model_of, read_form, read_parameters, to_request
+from gesso.serving.openai.reading import (
+    PICTURES,
+    Asked,
+    Inputs,
+    Route,
+    model_of,
+    read_form,
+    read_parameters,
+    to_request,
+)
 from gesso.serving.surfaces import (
     ClientGoneError,
     SurfaceRoute,
@@ -243,8 +252,8 @@ def _earlier(call: Call, mark: str) -> Job | None:
 
 
 class Waiting:
-    """Who waits for which job: one that nobody waits for any more is canceled, after a while in which its client may ask
-    again.
+    """Who waits for which job. One that nobody waits for any more is canceled, after a while in which its client may
+    ask again.
     """
 
     def __init__(self) -> None:
@@ -268,10 +277,8 @@ class Waiting:
     async def _cancel(self, call: Call, job: str, after: float) -> None:
         await asyncio.sleep(after)
         if job not in self._jobs:
-            try:
+            with suppress(GessoError):  # it was forgotten
                 await run_in_threadpool(call.context.store.cancel, job)
-            except GessoError:
-                pass  # it was forgotten
 
 
 async def _finished(call: Call, job: Job) -> Job:
@@ -360,7 +367,7 @@ def file(call: Calling, request: Request, id: str) -> Response:
 @shared.on("GET", "/v1/models", "read", Rule)
 def list_models(call: Calling) -> Response:
     """All models, in OpenAI's words and in gesso's."""
-    own = json.loads(own_models.list_models(call).body)
+    own = json.loads(bytes(own_models.list_models(call).body))
     data = [model_object(entry) for entry in call.context.checker.models()]
     return JsonAnswer({**own, "object": "list", "data": data})
 
@@ -368,7 +375,7 @@ def list_models(call: Calling) -> Response:
 @shared.on("GET", "/v1/models/{name}", "read", Rule)
 def get_model(call: Calling, name: str) -> Response:
     """One model, in OpenAI's words and in gesso's."""
-    own = json.loads(own_models.get_model(call, name).body)
+    own = json.loads(bytes(own_models.get_model(call, name).body))
     entry = next(entry for entry in call.context.checker.models() if entry.name == own["name"])
     return JsonAnswer({**own, **model_object(entry)})
 
