@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,7 +115,8 @@ def test_a_picture_from_end_to_end(tmp_path: Path) -> None:
 def _pixels(data: bytes) -> bytes:
     from PIL import Image
 
-    return Image.open(io.BytesIO(data)).tobytes()
+    with Image.open(io.BytesIO(data)) as image:
+        return image.tobytes()
 
 
 @pytest.mark.slow
@@ -157,6 +159,39 @@ def test_an_upload_is_drawn_from_and_keys_part_two_users(tmp_path: Path, monkeyp
         assert asking.get("/v1/jobs", headers=ben).json()["jobs"] == []
         assert "revoked" in keys("revoke", "anna")
         assert asking.get(found["urls"]["self"], headers=anna).status_code == 401, "from the next request on"
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python and its curl, one after the other, against a server of its own."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.radial_gradient("L").save("photo.jpg")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```(python|sh)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert [kind for kind, text in found if kind == "python" or "curl" in text] == ["sh", "python", "sh", "sh"]
+    with serving(tmp_path) as (asking, _):
+        variables: dict[str, str] = {}
+        for kind, text in found:
+            text = text.replace("http://127.0.0.1:7860", str(asking.base_url).rstrip("/"))
+            if kind == "python":
+                names: dict[str, Any] = {"print": lambda *_: None}
+                exec(compile(text, "docs/serving.md", "exec"), names)
+                names["server"].close()
+                with Image.open("car.png") as drawn:
+                    assert drawn.size == (256, 256)
+            elif "curl" in text and shutil.which("curl"):
+                for command in re.split(r"^(?=curl)", text, flags=re.MULTILINE)[1:]:
+                    done = subprocess.run(
+                        ["bash", "-c", command], capture_output=True, text=True, env=os.environ | variables, check=True
+                    )
+                    if done.stdout.startswith("{"):
+                        answer = json.loads(done.stdout)
+                        assert "id" in answer, answer
+                        variables["ASSET" if "content_url" in answer else "JOB"] = answer["id"]
+                    else:
+                        assert '"status":"succeeded"' in done.stdout
 
 
 def test_another_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gesso.cli.main import run
 from gesso.errors import GessoError
-from gesso.serving.settings import PREFIX, ServeSettings, read_settings, setting_rows
+from gesso.serving.settings import PREFIX, ServeSettings, read_settings, setting_rows, table
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_unknown_variables_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings()
     monkeypatch.delenv("GESSO_SERVE_MAX_QUEU")
     monkeypatch.setenv("GESSO_SERVE_PORT", "many")
-    with pytest.raises(GessoError, match="^GESSO_SERVE_PORT: `port` is 'many'"):
+    with pytest.raises(GessoError, match=r"^GESSO_SERVE_PORT: `port` is 'many'"):
         read_settings()
 
 
@@ -101,8 +101,10 @@ def test_every_setting_is_an_option_with_words_and_a_default() -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("[::1]", True), ("localhost", True)]
-    + [("0.0.0.0", False), ("::", False), ("192.168.1.5", False), ("draw.example", False), ("", False)],
+    [
+        *((name, True) for name in ("127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost")),
+        *((name, False) for name in ("0.0.0.0", "::", "192.168.1.5", "draw.example", "")),
+    ],
 )
 def test_loopback_is_known(host: str, loopback: bool) -> None:
     assert ServeSettings(host=host).is_loopback is loopback
@@ -153,3 +155,10 @@ print(codes)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "[2, 2, 0]", done.stderr
     assert done.stderr.count("pip install 'gesso[serve]'") == 2 and "--port" in done.stdout
+
+
+def test_the_table_of_settings_is_fresh() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    start, end = "a test keeps it fresh -->\n\n", "\n\n<!-- end of settings -->"
+    saved = page.partition(start)[2].partition(end)[0]
+    assert saved == table(), "make it anew: python -m gesso.serving.settings"

@@ -71,7 +71,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Settings of other tools": ("from", "set"),
         "Output": (
             *("output", "title", "quality", "overwrite", "sheet", "preview", "preview-model", "open", "absolute-paths"),
-            *("tolerance", "to", "list", "json", "quiet"),
+            *("tolerance", "to", "list", "json", "quiet", "show-settings"),
         ),
         "Speed and memory": ("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory"),
     }
