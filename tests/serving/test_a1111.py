@@ -580,7 +580,12 @@ def test_progress_and_interrupt_are_of_ones_own_work(idle: tuple[str, Context]) 
     found = httpx.get(f"{address}/sdapi/v1/progress", params={"skip_current_image": "true", "unknown": "1"}).json()
     assert (found["progress"], found["current_image"], found["state"]["job"]) == (0.51, None, "t1")
     assert httpx.get(f"{address}/sdapi/v1/progress").json()["current_image"] == base64.b64encode(b"jpeg").decode()
+    task = httpx.post(f"{address}/internal/progress", json={"id_task": "t1"}).json()
+    assert (task["active"], task["queued"], task["progress"]) == (True, False, 0.51)
+    assert task["live_preview"] == "data:image/jpeg;base64," + base64.b64encode(b"jpeg").decode()
+    assert httpx.post(f"{address}/internal/progress", json={"id_task": "t2"}).json()["completed"]
     assert httpx.post(f"{address}/sdapi/v1/skip").status_code == 501
+    assert httpx.post(f"{address}/sdapi/v1/unload-checkpoint").status_code == 501
     assert httpx.post(f"{address}/sdapi/v1/interrupt").json() == {}
     assert made.store.canceled(held)
     thread.join()

@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from gesso.serving.tables import uploads
 
 KEEP_INPUT = 3600.0  # seconds that a picture is kept which came with a request, unless a job draws from it
 HEARTBEAT = 15.0  # seconds
+SOON = 60.0  # seconds in which a job can be made of a picture
 LOOK = 0.25  # seconds between two looks whether the client is still there
 
 log = logging.getLogger(__name__)
@@ -192,7 +194,8 @@ def keep(call: Call, image: Image.Image, name: str) -> Upload:
     context, owner, data = call.context, call.new_owner, png(image)
     used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
     digest = context.blobs.put(data)
-    if (known := context.store.find_upload(owner, digest)) is not None and known.expires_at is None:
+    known = context.store.find_upload(owner, digest)
+    if known is not None and (known.expires_at is None or known.expires_at > time.time() + SOON):
         return known
     with context.store.database.reading() as connection:
         total = int(connection.execute(used).scalar_one())

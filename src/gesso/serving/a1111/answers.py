@@ -146,6 +146,22 @@ def _nothing(job: Job, asked: Asked, own: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def one_progress(job: Job | None, now: float, preview: str | None) -> dict[str, Any]:
+    """How far one call is.  job: None where it is final, or was never asked for; preview: Base64 of a JPEG"""
+    shown = progress([job] if job is not None else [], now, preview)
+    waits = job is not None and job.status == JobStatus.QUEUED
+    return {
+        "active": job is not None and not waits,
+        "queued": waits,
+        "completed": job is None,
+        "progress": shown["progress"] if job is not None and not waits else None,
+        "eta": shown["eta_relative"] if job is not None and not waits else None,
+        "live_preview": f"data:image/jpeg;base64,{preview}" if preview else None,
+        "id_live_preview": 0 if preview else -1,
+        "textinfo": shown["textinfo"] or "",
+    }
+
+
 def stamp(seconds: float) -> str:
     """A time as YYYYMMDDHHMMSS, UTC."""
     return time.strftime("%Y%m%d%H%M%S", time.gmtime(seconds))

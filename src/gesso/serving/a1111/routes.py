@@ -4,6 +4,7 @@ A call that draws waits for its job, and ends it when the client leaves. Whoever
 the same key alone.
 """
 
+import asyncio
 import base64
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from gesso.metadata.carriers import read_texts
 from gesso.pictures.infotext_reading import read_infotext
 from gesso.request.hires import a1111_name
 from gesso.serving.a1111 import listing
-from gesso.serving.a1111.answers import images_response, progress
+from gesso.serving.a1111.answers import images_response, one_progress, progress
 from gesso.serving.a1111.controlnet import module_of, parameters_of
 from gesso.serving.a1111.detecting import detect
 from gesso.serving.a1111.enlarging import enlarged, read_extras
@@ -73,6 +74,7 @@ def add_to(app: FastAPI) -> None:
     """Give an application this surface."""
     routes.add_to(app)
     app.state.a1111_options = OptionStore()
+    app.state.a1111_detecting = asyncio.Semaphore(1)
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -211,6 +213,28 @@ def pending_tasks(call: Calling) -> Response:
     """The names of calls that wait, by force_task_id."""
     tasks = [str(job.metadata.get("task") or job.id) for job in _live(call) if job.status == JobStatus.QUEUED]
     return JsonAnswer({"size": len(tasks), "tasks": tasks})
+
+
+@routes.on("POST", "/internal/progress", "read")
+async def task_progress(call: Calling, request: Request) -> Response:
+    """How far one call is, by its force_task_id."""
+    given = await json_object(request)
+    wants_picture = given.get("live_preview") is not False
+    return JsonAnswer(await run_in_threadpool(_task_progress, call, str(given.get("id_task")), wants_picture))
+
+
+def _task_progress(call: Call, task: str, wants_picture: bool) -> dict[str, Any]:
+    found = [job for job in _live(call) if task in (job.metadata.get("task"), job.id)]
+    preview = _preview(call, found[0]) if found and wants_picture else None
+    return one_progress(found[0] if found else None, time.time(), preview)
+
+
+for _name in ("unload", "reload"):
+
+    @routes.on("POST", f"/sdapi/v1/{_name}-checkpoint", "draw")
+    def load(call: Calling) -> Response:
+        """Models come and go by themselves."""
+        raise refusal("models are loaded when they are needed, and dropped after --keep-alive seconds", status=501)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -434,7 +458,7 @@ async def control_detect(call: Calling, request: Request) -> Response:
         raise refusal(f"no preprocessor is called {short(name)}", "controlnet_module", code="unknown_name")
     masks = given.get("controlnet_masks") or []
     made = []
-    async with call.context.decoding:
+    async with call.request.app.state.a1111_detecting:
         for number, text in enumerate(texts):
             image = await run_in_threadpool(decode, text, "controlnet_input_images")
             if module is None:

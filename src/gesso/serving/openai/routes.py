@@ -265,7 +265,7 @@ class Waiting:
         self._jobs[job] += 1
 
     def leave(self, call: Call, job: str, *, after: float | None) -> None:
-        """Somebody does not wait any more.  after: seconds until the job is canceled; None: it is final"""
+        """Somebody does not wait any more.  after: seconds until the job is canceled; None: it is not"""
         self._jobs[job] -= 1
         if self._jobs[job] <= 0:
             del self._jobs[job]
@@ -285,13 +285,13 @@ async def _finished(call: Call, job: Job) -> Job:
     """The job when it has succeeded. Raises HttpError for any other end."""
     waiting: Waiting = call.request.app.state.openai_waiting
     waiting.enter(job.id)
-    after: float | None = LINGER
+    after: float | None = None
     try:
         async with aclosing(follow(call, job.id)) as events:
             async for _ in events:
                 pass
-        after = None
     except ClientGoneError:
+        after = LINGER
         raise HttpError(408, "timeout", "the client has hung up") from None
     finally:
         waiting.leave(call, job.id, after=after)
@@ -343,6 +343,7 @@ async def _stream(
         after = None
         succeeded(await run_in_threadpool(store.get, job.id))
     except HttpError as error:
+        after = None  # it is final, or the server stops and the job stays
         yield b"data: " + as_json({"error": error_object(error)}) + b"\n\n"
     finally:
         waiting.leave(call, job.id, after=after)
