@@ -273,6 +273,44 @@ def test_a_picture_beside_the_drawn_one_is_shown_as_it_is(made: Context, asking:
     assert "nothing is drawn" in asking.post("/prompt", json={"prompt": graph}).json()["error"]["details"]
 
 
+def test_what_is_drawn_is_enlarged_then(made: Context, asking: TestClient) -> None:
+    graph = graphs.text_to_image()
+    graph["20"] = {
+        "class_type": "ImageScaleBy",
+        "inputs": {"image": ["8", 0], "upscale_method": "lanczos", "scale_by": 2.0},
+    }
+    graph["21"] = {"class_type": "SaveImage", "inputs": {"images": ["20", 0], "filename_prefix": "large"}}
+    with listening(asking) as socket:
+        prompt = submit(asking, graph, client_id="me")
+        finish(made, lease(made), png((128, 128)))
+        assert asking.get(f"/history/{prompt}").json() == {}
+        held = lease(made)
+        assert (held.job.work.kind, held.job.work.model) == ("upscale", "lanczos")
+        assert held.job.work.request == {"width": 256, "height": 256} and held.job.batch == prompt
+        assert asking.get("/prompt").json()["exec_info"]["queue_remaining"] == 1
+        finish(made, held)
+        messages = said(socket, "executing", node=None)
+        assert [one["data"]["node"] for one in messages if one["type"] == "executed"] == ["9", "21"]
+        assert "20" in [one["data"]["node"] for one in messages if one["type"] == "executing"]
+    outputs = asking.get(f"/history/{prompt}").json()[prompt]["outputs"]
+    assert outputs["21"]["images"][0]["filename"].startswith("large_")
+    assert asking.get("/view", params=outputs["21"]["images"][0]).content == PNG
+    assert asking.get(f"/api/v2/jobs/{prompt}").json()["progress"]["value"] == 1.0
+
+
+def test_what_is_enlarged_then_is_not_where_drawing_failed(made: Context, asking: TestClient) -> None:
+    graph = graphs.text_to_image()
+    graph["20"] = {
+        "class_type": "ImageScale",
+        "inputs": {"image": ["8", 0], "upscale_method": "lanczos", "width": 64, "height": 64, "crop": "disabled"},
+    }
+    graph["9"]["inputs"]["images"] = ["20", 0]
+    prompt = submit(asking, graph)
+    made.store.fail(lease(made), {"code": "out_of_memory", "message": "too large", "field": None, "data": {}})
+    assert asking.get(f"/history/{prompt}").json()[prompt]["status"]["status_str"] == "error"
+    assert asking.get("/prompt").json()["exec_info"]["queue_remaining"] == 0
+
+
 def test_a_failure_is_told_and_kept(made: Context, asking: TestClient) -> None:
     with listening(asking) as socket:
         prompt = submit(asking, graphs.text_to_image(), client_id="me")

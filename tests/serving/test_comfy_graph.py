@@ -106,7 +106,7 @@ def refused(graph: Graph, **more: Any) -> dict[str, Any]:
     """Why a graph is refused: the error of the whole, and those of its nodes."""
     with pytest.raises((PromptRefusedError, NodeError)) as caught:
         orders(graph, **more)
-    error = caught.value
+    error: Any = caught.value
     if isinstance(error, NodeError):
         error = refusal(read_graph(graph, CHOICES), {error.node: [error.value]}, graph)
     return {"error": error.error, "nodes": error.node_errors}
@@ -422,7 +422,30 @@ def test_several_outputs_are_several_jobs_and_the_same_is_one() -> None:
     read = read_graph(graph, CHOICES)
     made = orders(graph)
     both = merged(list(zip(read.outputs, made, strict=True)))
-    assert [(nodes, one.values["seed"]) for nodes, one in both] == [(["9", "60"], 7), (["63"], 8)]
+    assert [(plan.nodes, plan.order.values["seed"]) for plan in both] == [(["9", "60"], 7), (["63"], 8)]
+
+
+def test_a_drawn_picture_is_enlarged_by_a_job_of_its_own() -> None:
+    graph = graphs.text_to_image()
+    graph["20"] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "esrgan"}}
+    graph["21"] = {"class_type": "ImageUpscaleWithModel", "inputs": {"upscale_model": ["20", 0], "image": ["8", 0]}}
+    graph["22"] = {
+        "class_type": "ImageScale",
+        "inputs": {"image": ["21", 0], "upscale_method": "lanczos", "width": 256, "height": 256, "crop": "disabled"},
+    }
+    for node, origin in (("23", "21"), ("24", "22"), ("25", "21")):
+        graph[node] = {"class_type": "SaveImage", "inputs": {"images": [origin, 0], "filename_prefix": node}}
+    read = read_graph(graph, CHOICES)
+    (plan,) = merged(list(zip(read.outputs, orders(graph), strict=True)))
+    assert plan.nodes == ["9"] and plan.order.same_as(order(graphs.text_to_image()))
+    own, sized = plan.then
+    assert (own[0].upscaler, own[0].values, own[0].node, own[1]) == ("esrgan", {}, "21", ["23", "25"])
+    assert (sized[0].upscaler, sized[0].values, sized[1]) == ("esrgan", {"width": 256, "height": 256}, ["24"])
+    graph["21"]["inputs"]["image"] = ["10", 0]
+    graph["10"] = {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}
+    alone = order(without(graph, "9", "23", "25"))
+    assert (alone.kind, alone.model, alone.values) == ("upscale", "esrgan", {"width": 256, "height": 256})
+    assert alone.pictures == {"image": Loaded(an_upload())} and alone.samplers == ("21",)
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
@@ -539,11 +562,8 @@ def _two_encoders(graph: Graph) -> None:
     graph["6"]["inputs"]["clip"] = ["12", 1]
 
 
-def _scaled_after(graph: Graph) -> None:
-    graph["80"] = {
-        "class_type": "ImageScaleBy",
-        "inputs": {"image": ["8", 0], "upscale_method": "lanczos", "scale_by": 2},
-    }
+def _inverted_after(graph: Graph) -> None:
+    graph["80"] = {"class_type": "ImageInvert", "inputs": {"image": ["8", 0]}}
     graph["9"]["inputs"]["images"] = ["80", 0]
 
 
@@ -567,9 +587,9 @@ def _drawn_mask(graph: Graph) -> None:
         (_of_denoised_empty, "3", "noise alone"),
         (_leftover, "3", "left noisy"),
         (_two_encoders, "3", "same text encoder"),
-        (_scaled_after, "9", "as they are drawn"),
+        (_inverted_after, "9", "only changes the size"),
         (_half_steered, "3", "both outputs"),
-        (_drawn_mask, "91", "mask of a picture that the graph draws"),
+        (_drawn_mask, "91", "mask of a picture that the graph draws or enlarges"),
     ],
 )
 def test_graphs_that_gesso_cannot_follow_say_why(change: Callable[[Graph], None], node: str, words: str) -> None:
