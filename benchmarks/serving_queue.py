@@ -4,7 +4,7 @@
     python benchmarks/serving_queue.py --depth 100000
     python benchmarks/serving_queue.py --database postgresql://user@host/empty
 
-Nothing is drawn. With --depth so many jobs of 50 owners wait already. Checks in the end that every job was finished
+Nothing is drawn. With --depth so many jobs of another owner wait already. Checks in the end that every job was finished
 once.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
         store = JobStore(url, max_queued=10**8)
         for first in range(0, options.depth, 5000):
             count = min(5000, options.depth - first)
-            store.submit_all([NewJob(owner=f"waiting {n % 50}", work=WORK, priority=-10) for n in range(count)])
+            store.submit_all([NewJob(owner="waiting", work=WORK)] * count)
         begin = time.perf_counter()
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
             parts = pool.starmap(run, [(url, number, options.jobs) for number in range(options.processes)])
