@@ -49,6 +49,7 @@ FEW_STEPS = {
 # Commands that are parsed and not run, by a part of the line, and why.
 PARSED_ONLY = {
     "gesso train ": "hours of training",
+    "gesso serve": "runs until it is stopped; tests/serving/test_command.py does, with the examples of its page",
     "gesso evaluate ": "draws and judges hundreds of pictures",
     "~/stable-diffusion-webui": "a folder of another tool",
     "--syntax bang": "needs the example plug-in, which tests/test_plugins.py installs",
@@ -120,7 +121,8 @@ def where(page: Path, line: int) -> str:
 
 
 SHELL = [(where(page, line), block) for page in PAGES for line, block in blocks(page, "sh") if commands(block)]
-PYTHON = [page for page in PAGES if any(blocks(page, "python"))]
+NEEDS_A_SERVER = ROOT / "docs" / "serving.md"  # its Python runs in tests/serving/test_command.py
+PYTHON = [page for page in PAGES if any(blocks(page, "python")) and page != NEEDS_A_SERVER]
 
 
 def test_there_are_examples():

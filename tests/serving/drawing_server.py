@@ -1,4 +1,4 @@
-"""A server with sockets and a worker that draws with the built-in model, both in this process, for clients of other tools."""
+"""A server with sockets and a worker that draws with the built-in model, both in this process, for real clients."""
 
 import threading
 from collections.abc import Iterator
@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving.served import context, server
-
 from gesso.serving.http.context import Context
 from gesso.serving.http.server import worker_options
 from gesso.serving.worker import WorkerLoop
+from serving.served import context, server
 
 
 @contextmanager

@@ -20,12 +20,25 @@ if TYPE_CHECKING:
     from gesso.serving.keys import ApiKey, KeyStore
 
 DAY = 86_400
-app = App(help="Make, list and revoke API keys of a server. The server sees a change at once.")
+app = App()
 
 HomeOption = Annotated[
     Path | None,
     typer.Option("--home", help="Folder of the server.", show_default="as `gesso serve` has it"),
 ]
+
+
+@app.callback()
+def keys() -> None:
+    """Make, list and revoke API keys of a server.
+
+    The server sees a change at once, whether it runs or not.
+
+    Examples:
+        gesso keys add anna
+        gesso keys list
+        gesso keys revoke anna
+    """
 
 
 @app.command("add")
@@ -62,6 +75,7 @@ def add(
     Examples:
         gesso keys add anna
         gesso keys add dashboard --scope read
+        gesso keys add bot --max-queue 5 --rate 60
         gesso keys add me --scope admin --days 90
     """
     from gesso.serving.keys import DEFAULT_SCOPES

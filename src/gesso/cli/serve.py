@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gesso.errors import GessoError, one_line
+from gesso.errors import GessoError, in_words, one_line
 from gesso.serving.settings import Row, Settings, read_settings, setting_rows, shown
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.settings import user_file
@@ -31,10 +31,24 @@ def _serve(context: typer.Context, show_settings: bool, as_json: bool, **flags: 
         gesso serve --host 0.0.0.0 --allowed-hosts draw.example.org
         gesso serve --show-settings
     """
-    settings = read_settings(_typed(context, flags), file=user_file())
-    if show_settings:
-        _show(settings, as_json)
-        return
+    try:
+        settings = read_settings(_typed(context, flags), file=user_file())
+        if show_settings:
+            _show(settings, as_json)
+        else:
+            _run(settings)
+    except GessoError as error:
+        error.message = in_words(error.message, _as_option)
+        raise
+
+
+def _as_option(name: str, value: str | None) -> str | None:
+    """How a message calls a setting here."""
+    known = any(row.name == name for row in setting_rows())
+    return f"--{name.replace('_', '-')}" + ("" if value is None else f" {value}") if known else None
+
+
+def _run(settings: Settings) -> None:
     try:
         from gesso.serving.http.server import serve
     except ImportError as error:

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,7 @@ from gesso.errors import GessoError
 from gesso.serving.tables import REVISION
 
 BUSY_SECONDS = 30.0  # that a writer waits for others
+_TURN_SECONDS = 0.001  # between two attempts to write, where another process does
 PATIENCE = 20.0  # seconds in which work is tried again while a database restarts
 _LOCK = 0x67657373  # of PostgreSQL, for those who write to the queue
 # Of PostgreSQL: it shuts down, has crashed, starts; a connection failed; two transactions stood in each other's way.
@@ -53,6 +54,7 @@ class Database:
         self._url = _parsed(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.engine = _engine(self._url)
+        self._turn = Lock() if self.is_sqlite else nullcontext()  # threads need not fight for what is one at a time
         self._watch_lock = Lock()
         self._watching: Connection | None = None
         self._clock_name: str = ""
@@ -90,7 +92,7 @@ class Database:
 
         durable  on the disk when the block is left; else it may be lost when the machine loses its power, no sooner
         """
-        with self.engine.connect() as connection:
+        with self._turn, self.engine.connect() as connection:
             connection = connection.execution_options(gesso_write="FULL" if durable else "NORMAL")
             with connection.begin():
                 if not self.is_sqlite:
@@ -268,11 +270,21 @@ def _begin_sqlite(connection: Connection) -> None:
     if synchronous is None:
         connection.exec_driver_sql("BEGIN")
         return
-    # Before the transaction, as SQLite wants it; straight from the driver, as SQLAlchemy has begun already.
+    connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")  # has to come before the transaction
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")  # SQLite sleeps up to 0.1 s, and others slip in meanwhile
     driver = connection.connection.driver_connection
     assert driver is not None
-    driver.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises the error as SQLAlchemy's
+                break
+        time.sleep(_TURN_SECONDS)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
 
 
 def _lease_clock() -> tuple[str, Callable[[], float]]:

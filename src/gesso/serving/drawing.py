@@ -246,7 +246,8 @@ class Drawing:
             "pictures": self._num_pictures,
             "message": f"picture {part.index + 1} of {self._num_pictures}, step {state.step} of {state.num_steps}",
         }
-        if state.latents is not None and 0 < state.step < state.num_steps:
+        # With a memory limit a plan says what is loaded when, and previews are not in it.
+        if state.latents is not None and 0 < state.step < state.num_steps and self.options.memory is None:
             self._preview(state)
 
     def _preview(self, state: Progress) -> None:
@@ -325,6 +326,8 @@ class Drawing:
         """
         for part in self.active:
             part.run.close()
+        name = "done" if error is None else self.stopped or "failed"
+        log.info("job %s: %s after %.2f s", self.job.id, name, time.monotonic() - self._begin)
         if error is not None and not isinstance(error, CancelledError):
             self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
         elif error is None and self.stopped in (None, "canceled", "expired"):

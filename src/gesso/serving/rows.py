@@ -12,6 +12,7 @@ from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload, Work
 from gesso.serving.tables import QUEUED, events, jobs, outputs, owners
 
 NEWEST_ONLY = ("progress", "preview")  # events of which the newest says all
+_FEW = 8  # rows whose places are counted one by one; beyond, the whole queue of their owner is read
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -45,7 +46,7 @@ def change(
     numbered = {**values, "last_event": jobs.c.last_event + 1}
     row = connection.execute(update(jobs).where(*conditions).values(numbered).returning(jobs)).one_or_none()
     if row is not None:
-        _insert_event(connection, row.id, row.last_event, "status", at, {"status": row.status, **data})
+        insert_event(connection, row.id, row.last_event, "status", at, {"status": row.status, **data})
     return row
 
 
@@ -64,11 +65,11 @@ def add_event(
     row = connection.execute(statement).one_or_none()
     if row is None:
         return None
-    _insert_event(connection, row.id, row.last_event, type, at, data)
+    insert_event(connection, row.id, row.last_event, type, at, data)
     return row.id
 
 
-def _insert_event(connection: Connection, job: str, number: int, type: str, at: float, data: Mapping[str, Any]) -> None:
+def insert_event(connection: Connection, job: str, number: int, type: str, at: float, data: Mapping[str, Any]) -> None:
     if type in NEWEST_ONLY:
         connection.execute(delete(events).where(events.c.job == job, events.c.type == type))
     connection.execute(insert(events).values(job=job, number=number, type=type, at=at, data=dict(data)))
@@ -112,8 +113,8 @@ def _number(value: Any, usual: float) -> float:
 def jobs_of(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
     """The jobs of these rows, with their pictures and their places in the queue."""
     drawn: dict[str, list[Output]] = {row.id: [] for row in rows}
-    if drawn:
-        statement = select(outputs).where(outputs.c.job.in_(list(drawn))).order_by(outputs.c.job, outputs.c.index)
+    if begun := [row.id for row in rows if row.attempts]:
+        statement = select(outputs).where(outputs.c.job.in_(begun)).order_by(outputs.c.job, outputs.c.index)
         for row in connection.execute(statement):
             drawn[row.job].append(output_of(row))
     places = positions(connection, [row for row in rows if row.status == JobStatus.QUEUED])
@@ -191,6 +192,11 @@ def positions(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, int
 
 def _ranks(connection: Connection, owner: str, rows: Sequence[Row[Any]]) -> Iterable[tuple[Row[Any], int]]:
     """Each row with the number of those of its owner before it."""
+    if len(rows) > _FEW:
+        in_order = select(jobs.c.id).where(QUEUED, jobs.c.owner == owner).order_by(jobs.c.priority.desc(), jobs.c.seq)
+        places = {id: place for place, id in enumerate(connection.scalars(in_order))}
+        yield from ((row, places[row.id]) for row in rows)
+        return
     for row in rows:
         own = select(func.count()).select_from(jobs).where(QUEUED, jobs.c.owner == owner)
         higher = own.where(jobs.c.priority > row.priority).scalar_subquery()

@@ -77,7 +77,7 @@ class ServeSettings:
     threads: Annotated[int | None, _about("Worker", "Number of CPU threads.", 1, 1024, "as PyTorch chooses")] = None
     memory: Annotated[
         str | None,
-        _about("Worker", "Memory limit, such as 6GiB, or auto: what is free.", unset="none"),
+        _about("Worker", "Memory limit, such as 6GiB, or auto: what is free.", unset="no limit"),
     ] = None
     max_models: Annotated[int, _about("Worker", "Models that stay loaded.", 1, 64)] = 1
     batch: Annotated[int, _about("Worker", "Pictures that go through the networks together.", 1, 64)] = 1
@@ -88,7 +88,9 @@ class ServeSettings:
         float, _about("Worker", "Time without work after which models leave the memory; -1: never.", -1, 30 * DAY)
     ] = 300.0
     previews: Annotated[float, _about("Worker", "Time between previews of a picture; 0: none.", 0, 3600)] = 1.0
-    wildcards: Annotated[Path | None, _about("Worker", "Folder of lists for __name__ in prompts.", unset="none")] = None
+    wildcards: Annotated[
+        Path | None, _about("Worker", "Folder of lists for __name__ in prompts.", unset="no folder")
+    ] = None
 
     max_queue: Annotated[int, _about("Limits", "Unfinished jobs in all; more are refused with 429.", 1, 10**6)] = 1000
     max_queue_per_key: Annotated[int, _about("Limits", "Unfinished jobs of one key.", 1, 10**6)] = 200
@@ -329,3 +331,19 @@ def _expected(name: str) -> str:
     word = words.get(row.kind, "text")
     low, high = row.about.low, row.about.high
     return f"{word} from {low:g} to {high:g}" if low is not None and high is not None else word
+
+
+def table() -> str:
+    """The settings as a table for docs/serving.md."""
+    lines = ["| setting | default | |", "| --- | --- | --- |"]
+    for row in setting_rows():
+        choices = f" {', '.join(f'`{one}`' for one in row.choices)}." if row.choices else ""
+        default = (
+            row.about.unset if row.default is None else f"`{shown(row.default, row)}`" if row.default != () else "none"
+        )
+        lines.append(f"| `{row.name.replace('_', '-')}` | {default} | {row.about.help}{choices} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -13,17 +13,16 @@ when two workers died with it.
 
 import base64
 import binascii
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select, update
 
 from gesso.errors import GessoError, short
+from gesso.serving.accepting import Asked, Room, accept, checked
 from gesso.serving.database import Database
 from gesso.serving.jobs import (
     Job,
@@ -43,23 +42,17 @@ from gesso.serving.rows import (
     Ids,
     add_event,
     change,
-    cost_of,
     event_of,
     jobs_of,
     output_of,
-    plain,
-    positions,
     upload_of,
 )
-from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, to_json, uploads, workers
+from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, uploads, workers
 
 MAX_CRASHES = 2
-MAX_KEY = 255  # characters of an idempotency key
 MAX_PAGE = 1000
 WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go first ...
 WARM_PATIENCE = 20.0  # ... unless the first has waited for so many seconds
-_SPEED_SAMPLE = 20  # jobs that say how long one takes
-_FIRST_GUESS = 5.0  # seconds, before any was drawn
 _FINAL = tuple(status for status in JobStatus if status.is_final)
 
 T = TypeVar("T")
@@ -129,97 +122,13 @@ class JobStore:
 
     def submit_all(self, new: Sequence[NewJob]) -> list[tuple[Job, bool]]:
         """Accept several jobs, all or none of them: see `submit`."""
-        checked = [(self._ids.new(), one, _checked(one)) for one in new]
+        asked = [Asked(self._ids.new(), one, checked(one)) for one in new]
 
         def work(connection: Connection) -> list[tuple[Job, bool]]:
-            accepted = []
-            for id, one, digest in checked:
-                known = connection.execute(select(jobs).where(jobs.c.id == id)).one_or_none()
-                is_new = known is None or known.owner == one.owner
-                if known is None and one.idempotency_key is not None:
-                    same_key = (jobs.c.owner == one.owner, jobs.c.idempotency_key == one.idempotency_key)
-                    known = connection.execute(select(jobs).where(*same_key)).one_or_none()
-                    is_new = known is None
-                    if known is not None and known.work_hash != digest:
-                        raise GessoError(
-                            f"the idempotency key {short(one.idempotency_key)} came before with other work. "
-                            "Use a new key for new work",
-                            code="idempotency_key_reuse",
-                            field="idempotency_key",
-                            data={"job": known.id},
-                        )
-                if known is None:
-                    known = self._insert(connection, id, one, digest)
-                accepted.append((known, is_new))
-            made = jobs_of(connection, [row for row, _ in accepted])
-            return [(job, is_new) for job, (_, is_new) in zip(made, accepted, strict=True)]
+            room = Room(connection, self.max_queued, self.max_queued_per_owner)
+            return accept(connection, asked, room, self._clock())
 
         return self._write(work)
-
-    def _insert(self, connection: Connection, id: str, new: NewJob, digest: str) -> Row[Any]:
-        now = self._clock()
-        self._check_room(connection, new.owner)
-        used = sorted(set(new.work.assets.values()))
-        found = set(
-            connection.scalars(select(uploads.c.id).where(uploads.c.id.in_(used), uploads.c.owner == new.owner))
-        )
-        for role, upload in new.work.assets.items():
-            if upload not in found:
-                raise GessoError(
-                    f"`assets` {short(role)}: no uploaded picture {short(upload)}. Upload it first, then name its id",
-                    code="asset_missing",
-                    field="assets",
-                    data={"role": role, "asset": upload},
-                )
-        if connection.execute(select(owners.c.owner).where(owners.c.owner == new.owner)).one_or_none() is None:
-            connection.execute(insert(owners).values(owner=new.owner, served=0))
-        row = connection.execute(
-            insert(jobs)
-            .values(
-                id=id,
-                owner=new.owner,
-                status=JobStatus.QUEUED,
-                priority=new.priority,
-                model=new.work.model,
-                cost=cost_of(new.work),
-                work=plain(new.work),
-                work_hash=digest,
-                idempotency_key=new.idempotency_key,
-                batch=new.batch,
-                metadata=dict(new.metadata),
-                created_at=now,
-                deadline=new.deadline,
-                attempts=0,
-                crashes=0,
-                fence=0,
-                last_event=0,
-                progress={},
-                webhook=None if new.webhook is None else dict(new.webhook),
-                webhook_tries=0,
-            )
-            .returning(jobs)
-        ).one()
-        if used:
-            connection.execute(insert(job_uploads), [{"job": id, "upload": upload} for upload in used])
-        place = positions(connection, [row])[id]
-        data = {"status": JobStatus.QUEUED, "queue_position": place}
-        add_event(connection, [jobs.c.id == id], "status", now, data)
-        return row
-
-    def _check_room(self, connection: Connection, owner: str) -> None:
-        queued = select(func.count()).select_from(jobs).where(QUEUED)
-        for whose, limit, statement in (
-            ("", self.max_queued, queued),
-            (" of yours", self.max_queued_per_owner, queued.where(jobs.c.owner == owner)),
-        ):
-            count = connection.execute(statement).scalar_one()
-            if count >= limit:
-                seconds = _seconds_a_job(connection)
-                raise GessoError(
-                    f"the queue is full: {count} jobs{whose} are waiting. Try again in {seconds} s",
-                    code="queue_full",
-                    data={"retry_after": seconds, "queued": count, "limit": limit, "is_own": bool(whose)},
-                )
 
     def get(self, id: str, owner: str | None = None) -> Job:
         """A job of an owner; None: whoever it belongs to. Raises GessoError (code job_missing)."""
@@ -471,7 +380,7 @@ class JobStore:
 
         if not self._has_queued():
             return []
-        return self._write(work)
+        return self._write(work, durable=False)  # a lease that is lost with the machine's power was of no use
 
     def _has_queued(self) -> bool:
         """Whether anything waits or has lapsed: an idle worker asks often, and should not write for it."""
@@ -607,7 +516,7 @@ class JobStore:
             data["seed"] = output.seed
             return add_event(connection, _held(lease), "output", self._clock(), data) is not None
 
-        return self._write(work)
+        return self._write(work, durable=False)  # what is written last, `finish`, brings all before it to the disk
 
     def finish(self, lease: Lease, progress: Mapping[str, Any] | None = None) -> bool:
         """The job is done, with its last progress. -> False where the lease was lost, and the job is another's"""
@@ -829,52 +738,6 @@ def _job_row(connection: Connection, id: str, owner: str | None) -> Row[Any]:
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
-
-
-def _checked(new: NewJob) -> str:
-    """The SHA-256 of what a job does. Raises GessoError for values that no row holds."""
-    key = new.idempotency_key
-    if key is not None and not (1 <= len(key) <= MAX_KEY and key.isprintable()):
-        raise GessoError(
-            f"the idempotency key {short(key)}: expected 1 to {MAX_KEY} printable characters",
-            code="invalid_value",
-            field="idempotency_key",
-        )
-    for field in ("owner", "batch"):
-        value = getattr(new, field)
-        if value is not None and not (1 <= len(value) <= MAX_KEY and value.isprintable()):
-            raise GessoError(
-                f"`{field}` {short(value)}: expected 1 to {MAX_KEY} printable characters",
-                code="invalid_value",
-                field=field,
-            )
-    if not -10 <= new.priority <= 10:
-        raise GessoError(f"`priority` {new.priority}: expected -10 to 10", code="invalid_value", field="priority")
-    if new.deadline is not None and not math.isfinite(new.deadline):
-        raise GessoError("`deadline` is no time", code="invalid_value", field="deadline")
-    try:
-        for value in (new.metadata, new.webhook or {}):
-            to_json(dict(value))
-        return sha256(to_json(plain(new.work)).encode()).hexdigest()
-    except (TypeError, ValueError, RecursionError):
-        raise GessoError(
-            "`work`, `metadata` and `webhook` have to be JSON, without NaN", code="invalid_value", field="work"
-        ) from None
-
-
-def _seconds_a_job(connection: Connection) -> int:
-    """How long it takes until the next job is drawn, by those that were drawn last; 1 or more."""
-    drawn = (
-        select((jobs.c.completed_at - jobs.c.started_at).label("seconds"))
-        .where(jobs.c.status == JobStatus.SUCCEEDED, jobs.c.completed_at.is_not(None))
-        .order_by(jobs.c.completed_at.desc())
-        .limit(_SPEED_SAMPLE)
-        .subquery()
-    )
-    mean = connection.execute(select(func.avg(drawn.c.seconds))).scalar_one()
-    held = select(func.count(jobs.c.worker.distinct())).where(HELD)
-    busy = connection.execute(held).scalar_one()
-    return max(1, math.ceil((_FIRST_GUESS if mean is None else float(mean)) / max(busy, 1)))
 
 
 def _cursor(seq: int) -> str:

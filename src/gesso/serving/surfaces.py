@@ -1,7 +1,7 @@
 """What the surfaces in the words of other tools share: who asks, pictures that come in, a job and its end.
 
-A surface translates: from its tool's words to one request, from a job back to them. Everything else is that of gesso's own
-API: the same keys and limits, the same checks before a job is accepted, the same queue.
+A surface translates: from its tool's words to one request, from a job back to them. Everything else is that of gesso's
+own API: the same keys and limits, the same checks before a job is accepted, the same queue.
 """
 
 import asyncio
@@ -9,9 +9,10 @@ import base64
 import binascii
 import io
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +38,7 @@ from gesso.serving.tables import uploads
 
 KEEP_INPUT = 3600.0  # seconds that a picture is kept which came with a request, unless a job draws from it
 HEARTBEAT = 15.0  # seconds
+SOON = 60.0  # seconds in which a job can be made of a picture
 LOOK = 0.25  # seconds between two looks whether the client is still there
 
 log = logging.getLogger(__name__)
@@ -45,8 +47,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SurfaceRule(Rule):
-    """`Rule` for the clients of other tools: the key may be the password of HTTP Basic, whatever the user's name is, and
-    what stands in the query is read by the route, which leaves alone what it does not know.
+    """`Rule` for the clients of other tools: the key may be the password of HTTP Basic, whatever the user's name is,
+    and what stands in the query is read by the route, which leaves alone what it does not know.
     """
 
     async def __call__(self, request: Request) -> None:
@@ -60,7 +62,7 @@ class SurfaceRule(Rule):
 
 def _bearer(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     """HTTP Basic as the key that its password is."""
-    if name != b"authorization" or not value[:6].lower() == b"basic ":
+    if name != b"authorization" or value[:6].lower() != b"basic ":
         return name, value
     try:
         password = base64.b64decode(value[6:].strip(), validate=True).partition(b":")[2]
@@ -72,7 +74,10 @@ def _bearer(name: bytes, value: bytes) -> tuple[bytes, bytes]:
 class SurfaceRoute(APIRoute):
     """A route whose errors have the shape of another tool."""
 
-    shape: ClassVar[Callable[[HttpError], Response]]
+    @staticmethod
+    def shape(error: HttpError) -> Response:
+        """The answer for a refusal."""
+        return error.response()
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -148,7 +153,7 @@ def as_refusal(error: Exception) -> HttpError:
 
 
 def from_base64(text: str, field: str) -> bytes:
-    """The bytes of a picture in Base64, or in a data: address. Addresses elsewhere are never fetched. Raises HttpError."""
+    """The bytes of a picture in Base64, or in a data: address. None is fetched from elsewhere. Raises HttpError."""
     if text.startswith(("http://", "https://")):
         detail = f"{field}: pictures are not fetched from addresses; send the picture itself, in Base64"
         raise HttpError(400, "url_not_allowed", detail, field=field)
@@ -185,11 +190,12 @@ def png(image: Image.Image) -> bytes:
 
 
 def keep(call: Call, image: Image.Image, name: str) -> Upload:
-    """Keep a decoded picture as the caller's, for a job to draw from. Raises HttpError (413) where too many are kept."""
+    """Keep a decoded picture as the caller's, for a job to draw from. Raises HttpError (413) where there is no room."""
     context, owner, data = call.context, call.new_owner, png(image)
     used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
     digest = context.blobs.put(data)
-    if (known := context.store.find_upload(owner, digest)) is not None and known.expires_at is None:
+    known = context.store.find_upload(owner, digest)
+    if known is not None and (known.expires_at is None or known.expires_at > time.time() + SOON):
         return known
     with context.store.database.reading() as connection:
         total = int(connection.execute(used).scalar_one())
@@ -231,13 +237,11 @@ class Wish:
 
 
 def accept(call: Call, wish: Wish) -> Job:
-    """Check a wish whole and queue it as a job. Blocks. Raises HttpError, whose field is of the request: request.width."""
+    """Check a wish whole and queue it as a job. Blocks. Raises HttpError, whose field is of the request."""
     assets = {role: keep(call, image, role).id for role, image in wish.pictures.items()}
     seed = open_seed(call.new_owner, wish.key)
     checked, named = check(call, wish.model, wish.request, assets, FrontBody(), seed=seed)
-    work = Work(
-        model=checked.entry.name, request=checked.request.to_dict(), assets=named, output=dict(wish.output)
-    )
+    work = Work(model=checked.entry.name, request=checked.request.to_dict(), assets=named, output=dict(wish.output))
     new = NewJob(owner=call.new_owner, work=work, idempotency_key=wish.key, metadata=dict(wish.metadata))
     ((job, _),) = submit(call, [new])
     return job
@@ -247,7 +251,7 @@ class ClientGoneError(Exception):
     """The client has hung up."""
 
 
-async def follow(call: Call, job: str, *, watch_client: bool = True) -> AsyncIterator[JobEvent | None]:
+async def follow(call: Call, job: str, *, watch_client: bool = True) -> AsyncGenerator[JobEvent | None]:
     """The events of a job as they happen, until it is final; None after `HEARTBEAT` seconds without one.
 
     watch_client  look whether the client is still there; needs the body to be read
@@ -293,4 +297,6 @@ def of_job(error: Mapping[str, Any] | None) -> HttpError:
     error = error or {}
     code = str(error.get("code", "error"))
     status = 500 if code in ("internal", "worker_crashed", "missing", "disk_full", "unreadable", "unwritable") else 400
-    return HttpError(status, code, str(error.get("message", "the picture could not be drawn")), field=error.get("field"))
+    return HttpError(
+        status, code, str(error.get("message", "the picture could not be drawn")), field=error.get("field")
+    )

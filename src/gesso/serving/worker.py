@@ -25,6 +25,7 @@ from threading import Event, Thread
 
 import torch
 
+from gesso.errors import GessoError
 from gesso.library import Library
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.batcher import Batcher
@@ -44,6 +45,7 @@ PATIENCE = 5.0  # that a job for another model waits at most before jobs of this
 WAITING = 0.5  # a second of waiting counts as so many that a job needs less: it waits for twice its own time at most
 SHORT = 0.5  # a job is let in to pass others where it costs at most so much of what each of these still does
 LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
+EXIT_WRONG = 2  # its options cannot be
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
 
 log = logging.getLogger(__name__)
@@ -206,8 +208,8 @@ class WorkerLoop:
         if error is not None and _is_broken(error):
             log.critical("the device does not work any more: %s", error)
             self._exit(EXIT_BROKEN)
-        if error is not None and as_known(error, drawing.job.id).code == "out_of_memory":
-            self._unload()
+        if error is not None and not self._drawings and as_known(error, drawing.job.id).code == "out_of_memory":
+            self._unload()  # perhaps in pieces by now
 
     def _release_what_takes_longer(self, stop_at: float) -> None:
         left = stop_at - time.monotonic()
@@ -327,7 +329,12 @@ def work(name: str, options: WorkerOptions, pipe: int) -> None:
 
     pipe  a file descriptor that its supervisor holds the other end of: at its end, the worker stops
     """
-    loop = WorkerLoop(name, options)
+    try:
+        loop = WorkerLoop(name, options)
+        loop.studio.engine  # noqa: B018  (a device that is not there ends the worker, and fails no jobs)
+    except GessoError as error:
+        log.critical("worker %s: %s", name, error.one_line)
+        sys.exit(EXIT_WRONG)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stopping.set())
 

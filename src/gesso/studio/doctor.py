@@ -42,6 +42,7 @@ EXTRAS = (
     Extra(name="gguf", module="gguf", package="gguf", about="models in GGUF files"),
     Extra(name="comfyui", module="yaml", package="pyyaml", about="ComfyUI's extra_model_paths.yaml, YAML wildcards"),
     Extra(name="serve", module="fastapi", package="fastapi", about="the HTTP API (gesso serve)"),
+    Extra(name="postgres", module="psycopg", package="psycopg", about="a queue in PostgreSQL (gesso serve)"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
 )
 CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich", "tomlkit")

@@ -20,7 +20,14 @@ from gesso.serving.jobs import Job, JobStatus
 _PLAIN = frozenset(
     {
         *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model", "VAE hash", "VAE"),
-        *("Variation seed", "Variation seed strength", "Seed resize from", "Denoising strength", "Clip skip", "Version"),
+        *(
+            "Variation seed",
+            "Variation seed strength",
+            "Seed resize from",
+            "Denoising strength",
+            "Clip skip",
+            "Version",
+        ),
     }
 )
 
@@ -136,6 +143,22 @@ def _nothing(job: Job, asked: Asked, own: Mapping[str, Any]) -> dict[str, Any]:
         "is_using_inpainting_conditioning": False,
         "version": f"gesso {__version__}",
         "gesso": dict(own),
+    }
+
+
+def one_progress(job: Job | None, now: float, preview: str | None) -> dict[str, Any]:
+    """How far one call is.  job: None where it is final, or was never asked for; preview: Base64 of a JPEG"""
+    shown = progress([job] if job is not None else [], now, preview)
+    waits = job is not None and job.status == JobStatus.QUEUED
+    return {
+        "active": job is not None and not waits,
+        "queued": waits,
+        "completed": job is None,
+        "progress": shown["progress"] if job is not None and not waits else None,
+        "eta": shown["eta_relative"] if job is not None and not waits else None,
+        "live_preview": f"data:image/jpeg;base64,{preview}" if preview else None,
+        "id_live_preview": 0 if preview else -1,
+        "textinfo": shown["textinfo"] or "",
     }
 
 

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 from PIL import Image
@@ -35,9 +36,8 @@ UNION_TYPES = {
     "inpaint": "inpaint",
 }
 # What the extension calls preprocessors that gesso has by other names, or does not need.
-MODULE_ALIASES = {
+MODULE_ALIASES: Mapping[str, str] = {
     "invert (from white bg & black line)": "invert",
-    "softedge_hed": None,
     "inpaint_global_harmonious": "inpaint",
 }
 # Which preprocessors go with which kind of ControlNet, by the extension's names of kinds.
@@ -76,7 +76,7 @@ class Units:
 class _Unit:
     values: Mapping[str, Any]
     field: str
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = dataclass_field(default_factory=list)
 
     def get(self, name: str, default: Any) -> Any:
         value = self.values.get(name)
@@ -129,7 +129,7 @@ def read_units(
             continue
         if not isinstance(values, dict):
             raise refusal(f"{where}: expected an object, found {short(values)}", "controlnet")
-        unit = _Unit(values={_ALIASES.get(name, name): value for name, value in values.items()}, field=where)
+        unit = _Unit(values={_ALIASES.get(str(key), str(key)): value for key, value in values.items()}, field=where)
         if not unit.get("enabled", True):
             continue
         control, image = _read(unit, size, init_image, models, decode, has_hires)
@@ -181,15 +181,19 @@ def _read(
 def _image(
     unit: _Unit, init_image: Image.Image | None, decode: Callable[[Any, str], Image.Image], *, needs_mask: bool
 ) -> Image.Image:
-    given, mask = unit.values.get("image"), unit.values.get("mask")
+    given: Any = unit.values.get("image")
+    mask: Any = unit.values.get("mask")
     if isinstance(given, list) and given and isinstance(given[0], dict):
         if len(given) > 1:
             raise unit.bad("image", "several images in one unit are not supported; use a unit for each")
         given = given[0]
-    if isinstance(given, dict):
-        given, mask = given.get("image"), given.get("mask") or mask
-    elif isinstance(given, list):
-        given, mask = (given[0] if given else None), (given[1] if len(given) > 1 else mask)
+    match given:
+        case dict():
+            given, mask = given.get("image"), given.get("mask") or mask
+        case [image, second, *_]:
+            given, mask = image, second
+        case list():
+            given = given[0] if given else None
     image = decode(given, f"{unit.field}.image") if given else init_image
     if image is None:
         raise unit.bad("image", "image is missing, and there is no picture to start from in its place")
@@ -234,7 +238,7 @@ def module_of(name: str) -> Module | None:
 
 
 def parameters_of(module: Module, a: float, b: float) -> list[list[Any]]:
-    """The first two parameters of a preprocessor. Below zero, and outside of their range, is their default, as there."""
+    """The first two parameters of a preprocessor; what is below zero or out of range is the default, as there."""
     return [
         [slider.name, int(value) if slider.whole else value]
         for slider, value in zip(module.sliders, (a, b), strict=False)

@@ -45,8 +45,9 @@ async def detect(
         if (place / "made.png").is_file():
             return (place / "made.png").read_bytes()
         if (place / "error.json").is_file():
-            error = json.loads((place / "error.json").read_text(encoding="utf-8"))
-            raise refusal(error["message"], "controlnet_module", code=error["code"])
+            said = json.loads((place / "error.json").read_text(encoding="utf-8"))
+            code, message = str(said["code"]), str(said["message"])
+            raise refusal(message, "controlnet_module", code=code)
         raise refusal("the preprocessor failed; the server's log has it", status=500, code="internal")
 
 
@@ -62,7 +63,9 @@ def main(folder: Path) -> None:
         mask = read_mask(folder / "mask.png") if asked["mask"] else None
         made = preprocess(name, read(folder / "image.png"), tuple(asked["size"]), asked["parameters"], mask)
     except GessoError as error:
-        (folder / "error.json").write_text(json.dumps({"code": error.code, "message": error.one_line}), encoding="utf-8")
+        (folder / "error.json").write_text(
+            json.dumps({"code": error.code, "message": error.one_line}), encoding="utf-8"
+        )
         return
     made.save(folder / "making.png")
     (folder / "making.png").rename(folder / "made.png")

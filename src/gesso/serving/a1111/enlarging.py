@@ -52,7 +52,9 @@ def read_extras(given: Mapping[str, Any], networks: Mapping[str, str]) -> Enlarg
             "upscaler_1",
         )
     if name not in PLAIN:
-        raise refusal(f"upscaler_1: no upscaler is called {short(name)}; GET /sdapi/v1/upscalers lists them", "upscaler_1")
+        raise refusal(
+            f"upscaler_1: no upscaler is called {short(name)}; GET /sdapi/v1/upscalers lists them", "upscaler_1"
+        )
     mode = given.get("resize_mode", 0)
     if mode not in (0, 1):
         raise refusal(f"resize_mode is {short(mode)}, expected 0 (by a factor) or 1 (to a size)", "resize_mode")

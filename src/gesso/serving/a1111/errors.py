@@ -35,4 +35,6 @@ def error_response(error: HttpError) -> Response:
 class A1111Route(SurfaceRoute):
     """A route of this surface."""
 
-    shape = staticmethod(error_response)
+    @staticmethod
+    def shape(error: HttpError) -> Response:
+        return error_response(error)

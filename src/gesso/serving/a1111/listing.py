@@ -18,7 +18,7 @@ from gesso.request.checks import nearest
 from gesso.request.hires import A1111_NAMES, LATENT_UPSCALERS, a1111_name
 from gesso.serving.a1111.controlnet import CONTROL_TYPES, MAX_UNITS
 from gesso.serving.a1111.errors import refusal
-from gesso.serving.a1111.preprocessors import Module, modules
+from gesso.serving.a1111.preprocessors import Slider, modules
 
 MAX_TEXT = 500
 # Ours that the web UI calls otherwise inside of requests.
@@ -129,10 +129,15 @@ def loras(entries: Iterable[LibraryEntry]) -> list[dict[str, Any]]:
             "name": entry.name,
             "alias": entry.metadata.get("ss_output_name") or entry.name,
             "path": file_name(entry),
-            "metadata": {one_line(str(key))[:100]: one_line(str(value))[:MAX_TEXT] for key, value in entry.metadata.items()},
+            "metadata": {_text(key): _text(value) for key, value in entry.metadata.items()},
         }
         for entry in entries
     ]
+
+
+def _text(value: object) -> str:
+    """What a model's author wrote, as one line."""
+    return one_line(str(value))[:MAX_TEXT]
 
 
 def embeddings(entries: Iterable[LibraryEntry]) -> dict[str, Any]:
@@ -182,13 +187,12 @@ def module_list(*, aliases: bool) -> list[str]:
 def module_detail() -> dict[str, Any]:
     """What sliders a preprocessor has: the first two are threshold_a and threshold_b of a unit."""
     return {"none": {"model_free": False, "sliders": []}} | {
-        name: {"model_free": False, "sliders": [_slider(module, number) for number in range(min(len(module.sliders), 2))]}
+        name: {"model_free": False, "sliders": [_slider(one) for one in module.sliders[:2]]}
         for name, module in modules().items()
     }
 
 
-def _slider(module: Module, number: int) -> dict[str, Any]:
-    slider = module.sliders[number]
+def _slider(slider: Slider) -> dict[str, Any]:
     step = 1 if slider.whole or slider.high - slider.low > 16 else 0.01
     return {"name": slider.help, "value": slider.default, "min": slider.low, "max": slider.high, "step": step}
 

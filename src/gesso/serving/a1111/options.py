@@ -102,7 +102,7 @@ class Settings:
 
 
 def check_options(given: Mapping[str, Any], shown: Mapping[str, Any], where: str = "options") -> dict[str, Any]:
-    """The options that are set, of all that are given. Raises HttpError for an unknown one, and for a value that cannot be.
+    """The options that are set, of all that are given. Raises HttpError for an unknown one, and for a wrong value.
 
     shown  what GET /sdapi/v1/options says now: some clients send all of it back
     """

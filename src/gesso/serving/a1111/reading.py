@@ -128,6 +128,7 @@ class Asked:
     request     JSON of a request
     pictures    role -> picture
     settings    options that count for this request
+    model       what clients of stable-diffusion.cpp say in place of an option; None: nothing
     parameters  the body with all its defaults, to be given back
     notes       what has no effect, or another one
     styles      names of the styles in the prompts
@@ -137,6 +138,7 @@ class Asked:
     pictures: Mapping[str, Image.Image]
     settings: Settings
     parameters: Mapping[str, Any]
+    model: str | None = None
     send_images: bool = True
     task: str | None = None
     notes: tuple[str, ...] = ()
@@ -219,6 +221,7 @@ def read_body(given: Mapping[str, Any], known: Known, *, is_img2img: bool) -> As
     _refuse(body)
     base = _pasted(body, notes)
     values: dict[str, Any] = {**base, "preset": "a1111", **settings.values}
+    _stable_diffusion_cpp(given, values)
     styles = _prompts(body, known, values)
     _sampling(body, values, notes)
     _noise(body, values)
@@ -238,11 +241,19 @@ def read_body(given: Mapping[str, Any], known: Known, *, is_img2img: bool) -> As
         pictures=pictures,
         settings=settings,
         parameters=_echo(body, is_img2img),
+        model=given["model"] if isinstance(given.get("model"), str) and given["model"] else None,
         send_images=body.flag("send_images"),
         task=body.text("force_task_id") or None,
         notes=tuple(dict.fromkeys(notes)),
         styles=styles,
     )
+
+
+def _stable_diffusion_cpp(given: Mapping[str, Any], values: dict[str, Any]) -> None:
+    """The field by which clients of stable-diffusion.cpp, which has the same API, say what is an option there."""
+    skip = given.get("clip_skip")
+    if type(skip) is int and skip > 1:
+        values.setdefault("clip_skip", skip)
 
 
 def _refuse(body: _Body) -> None:
@@ -300,7 +311,9 @@ def _prompts(body: _Body, known: Known, values: dict[str, Any]) -> tuple[str, ..
     names = tuple(str(name) for name in body.list("styles"))
     missing = [name for name in names if name not in known.styles]
     if missing:
-        raise refusal(f"styles: no style is called {short(missing[0])}; GET /sdapi/v1/prompt-styles lists them", "styles")
+        raise refusal(
+            f"styles: no style is called {short(missing[0])}; GET /sdapi/v1/prompt-styles lists them", "styles"
+        )
     try:
         chosen = [known.styles[name] for name in names]
         values["prompt"], values["negative_prompt"] = apply_styles(values["prompt"], values["negative_prompt"], chosen)
@@ -457,9 +470,7 @@ def mask_levels(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _controls(
-    body: _Body, known: Known, values: Mapping[str, Any], pictures: Mapping[str, Image.Image]
-) -> Units:
+def _controls(body: _Body, known: Known, values: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> Units:
     for name, value in body.object("alwayson_scripts").items():
         if name.lower() == "controlnet":
             args = value.get("args", []) if isinstance(value, dict) else value
@@ -492,4 +503,3 @@ def _without_pictures(value: Any) -> Any:
             for key, one in value.items()
         }
     return [_without_pictures(one) for one in value] if isinstance(value, list) else value
-

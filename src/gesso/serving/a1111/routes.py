@@ -1,9 +1,10 @@
 """The routes of the web UI's API and of its ControlNet extension.
 
-A call that draws waits for its job, and ends it when the client leaves. Whoever asks sees and interrupts the work of the
-same key alone.
+A call that draws waits for its job, and ends it when the client leaves. Whoever asks sees and interrupts the work of
+the same key alone.
 """
 
+import asyncio
 import base64
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +24,9 @@ from gesso.frontends.styles import Style, parse_styles
 from gesso.library.entry import LibraryEntry
 from gesso.metadata.carriers import read_texts
 from gesso.pictures.infotext_reading import read_infotext
+from gesso.request.hires import a1111_name
 from gesso.serving.a1111 import listing
-from gesso.serving.a1111.answers import images_response, progress
+from gesso.serving.a1111.answers import images_response, one_progress, progress
 from gesso.serving.a1111.controlnet import module_of, parameters_of
 from gesso.serving.a1111.detecting import detect
 from gesso.serving.a1111.enlarging import enlarged, read_extras
@@ -72,6 +74,7 @@ def add_to(app: FastAPI) -> None:
     """Give an application this surface."""
     routes.add_to(app)
     app.state.a1111_options = OptionStore()
+    app.state.a1111_detecting = asyncio.Semaphore(1)
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -112,9 +115,7 @@ def _read(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Asked:
         entry = listing.find_model(title or DEFAULT_MODEL, entries)
         return facts_of(entry).kind in ("edit", "upscale")
 
-    known = Known(
-        options=options, decode=decode, styles=known_styles(), controls=_control_kinds(call), is_edit=is_edit
-    )
+    known = Known(options=options, decode=decode, styles=known_styles(), controls=_control_kinds(call), is_edit=is_edit)
     return read_body(given, known, is_img2img=is_img2img)
 
 
@@ -126,7 +127,8 @@ def decode(text: Any, field: str) -> Image.Image:
 
 
 def _accept(call: Call, asked: Asked) -> Job:
-    entry = listing.find_model(asked.settings.model or DEFAULT_MODEL, call.context.checker.models())
+    wanted = asked.settings.model or asked.model or DEFAULT_MODEL
+    entry = listing.find_model(wanted, call.context.checker.models())
     wish = Wish(
         model=entry.name,
         request=asked.request,
@@ -175,7 +177,7 @@ def get_progress(call: Calling, request: Request) -> Response:
 
 
 def _live(call: Call) -> list[Job]:
-    """The jobs of this surface and key that are not final: those that run, then those that wait, each the oldest first."""
+    """The jobs of this surface and key that are not final: what runs, then what waits, each the oldest first."""
     page = call.context.store.list_jobs(owner=call.new_owner, statuses=LIVE, limit=200)
     found = [job for job in reversed(page.jobs) if job.metadata.get("surface") == SURFACE]
     return sorted(found, key=lambda job: LIVE.index(job.status))
@@ -211,6 +213,28 @@ def pending_tasks(call: Calling) -> Response:
     """The names of calls that wait, by force_task_id."""
     tasks = [str(job.metadata.get("task") or job.id) for job in _live(call) if job.status == JobStatus.QUEUED]
     return JsonAnswer({"size": len(tasks), "tasks": tasks})
+
+
+@routes.on("POST", "/internal/progress", "read")
+async def task_progress(call: Calling, request: Request) -> Response:
+    """How far one call is, by its force_task_id."""
+    given = await json_object(request)
+    wants_picture = given.get("live_preview") is not False
+    return JsonAnswer(await run_in_threadpool(_task_progress, call, str(given.get("id_task")), wants_picture))
+
+
+def _task_progress(call: Call, task: str, wants_picture: bool) -> dict[str, Any]:
+    found = [job for job in _live(call) if task in (job.metadata.get("task"), job.id)]
+    preview = _preview(call, found[0]) if found and wants_picture else None
+    return one_progress(found[0] if found else None, time.time(), preview)
+
+
+for _name in ("unload", "reload"):
+
+    @routes.on("POST", f"/sdapi/v1/{_name}-checkpoint", "draw")
+    def load(call: Calling) -> Response:
+        """Models come and go by themselves."""
+        raise refusal("models are loaded when they are needed, and dropped after --keep-alive seconds", status=501)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -375,7 +399,7 @@ async def extra_batch_images(call: Calling, request: Request) -> Response:
 
 
 async def _enlarge(call: Call, given: Mapping[str, Any], texts: list[Any]) -> list[str]:
-    names = {listing.a1111_name(entry.name): entry.name for entry in _of_kind(call, "upscaler")}
+    names = {a1111_name(entry.name): entry.name for entry in _of_kind(call, "upscaler")}
     asked = read_extras(given, names)
 
     def one(text: Any) -> str:
@@ -434,7 +458,7 @@ async def control_detect(call: Calling, request: Request) -> Response:
         raise refusal(f"no preprocessor is called {short(name)}", "controlnet_module", code="unknown_name")
     masks = given.get("controlnet_masks") or []
     made = []
-    async with call.context.decoding:
+    async with call.request.app.state.a1111_detecting:
         for number, text in enumerate(texts):
             image = await run_in_threadpool(decode, text, "controlnet_input_images")
             if module is None:
@@ -443,7 +467,9 @@ async def control_detect(call: Calling, request: Request) -> Response:
             mask = None
             if module.needs_mask:
                 if number >= len(masks):
-                    raise refusal("controlnet_masks: this preprocessor wants a mask for each picture", "controlnet_masks")
+                    raise refusal(
+                        "controlnet_masks: this preprocessor wants a mask for each picture", "controlnet_masks"
+                    )
                 mask = await run_in_threadpool(decode, masks[number], "controlnet_masks")
                 mask = mask.convert("L").resize(image.size)
             side = _number(given, "controlnet_processor_res")

@@ -95,9 +95,8 @@ async def create_job(call: Calling, request: Request) -> Response:
         listed = error.error["type"] == "prompt_outputs_failed_validation"
         why = error.error["details" if listed else "message"]
         raise HttpError(422, "invalid_workflow", str(why), data=details) from None
-    await watchers_of(request).submitted(call.new_owner)
-    prompt_of = Prompt(id=accepted.id, about=accepted.jobs[0].metadata[SURFACE], jobs=accepted.jobs)
-    return JsonAnswer(job_json(call, prompt_of), 201, headers={"Location": f"{_BASE}/jobs/{accepted.id}"})
+    await watchers_of(request).submitted(call.new_owner, accepted.prompt)
+    return JsonAnswer(job_json(call, accepted.prompt), 201, headers={"Location": f"{_BASE}/jobs/{accepted.id}"})
 
 
 def _with_assets(node: Any) -> Any:
@@ -172,13 +171,14 @@ async def _events(call: Call, prompt: Prompt) -> AsyncIterator[str]:
 
     async def watch(job: Job) -> None:
         try:
-            async with aclosing(follow(call, job.id)) as events:  # type: ignore[type-var]
+            async with aclosing(follow(call, job.id)) as events:
                 async for event in events:
                     await queue.put((job, event))
         except (ClientGoneError, HttpError, GessoError):
             pass
         await queue.put(None)
 
+    known = {job.id for job in prompt.jobs}
     tasks = [asyncio.ensure_future(watch(job)) for job in prompt.jobs]
     left, said = len(tasks), ""
     try:
@@ -186,6 +186,11 @@ async def _events(call: Call, prompt: Prompt) -> AsyncIterator[str]:
             item = await queue.get()
             if item is None:
                 left -= 1
+                prompt = await run_in_threadpool(_prompt, call, prompt.id)
+                new = [job for job in prompt.jobs if job.id not in known]  # that follow on those that are done
+                known |= {job.id for job in new}
+                tasks += [asyncio.ensure_future(watch(job)) for job in new]
+                left += len(new)
                 continue
             job, event = item
             if event is None:
@@ -254,7 +259,7 @@ def progress_json(prompt: Prompt) -> dict[str, Any]:
     """How far a prompt is."""
     total = len(prompt.about.get("order") or ())
     done = sum(1.0 if job.status == JobStatus.SUCCEEDED else float(job.progress.get("value", 0)) for job in prompt.jobs)
-    value = min(max(done / len(prompt.jobs), 0.0), 1.0)
+    value = min(max(done / max(prompt.about["jobs"], 1), 0.0), 1.0)
     now = next((job for job in prompt.jobs if job.status in (JobStatus.RUNNING, JobStatus.CANCELING)), None)
     node = None if now is None else _sampler(now)
     state = {} if now is None else now.progress

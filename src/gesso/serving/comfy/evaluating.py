@@ -47,7 +47,7 @@ from gesso.serving.comfy.values import (
     UpscaleModel,
     Vae,
     Wanted,
-    mask_is_drawn,
+    mask_is_made,
 )
 from gesso.serving.jobs import Upload
 
@@ -282,8 +282,8 @@ def _fitted(mask: Mask, picture: Picture) -> Mask:
 
 
 def _check_mask(given: _Inputs, mask: Mask) -> None:
-    if mask_is_drawn(mask):
-        raise given.error("gesso does not make a mask of a picture that the graph draws", input="mask")
+    if not mask_is_made(mask):
+        raise given.error("gesso makes no mask of a picture that the graph draws or enlarges", input="mask")
 
 
 def _encode_for_inpaint(given: _Inputs) -> tuple[Any, ...]:
@@ -482,7 +482,7 @@ def _scale(given: _Inputs) -> tuple[Any, ...]:
         return (picture,)
     width = width or max(1, round(picture.size[0] * height / picture.size[1]))
     height = height or max(1, round(picture.size[1] * width / picture.size[0]))
-    return (Scaled(picture, given["upscale_method"], given.size((width, height)), given["crop"]),)
+    return (Scaled(picture, given["upscale_method"], given.size((width, height)), given["crop"], given.node.id),)
 
 
 def _scale_by(given: _Inputs) -> tuple[Any, ...]:
@@ -490,7 +490,7 @@ def _scale_by(given: _Inputs) -> tuple[Any, ...]:
     if isinstance(picture, Upscaled):
         raise given.error("gesso knows no size after ImageUpscaleWithModel; use ImageScale with a width and a height")
     width, height = (round(side * given["scale_by"]) for side in picture.size)
-    return (Scaled(picture, given["upscale_method"], given.size((width, height))),)
+    return (Scaled(picture, given["upscale_method"], given.size((width, height)), node=given.node.id),)
 
 
 def _pad(given: _Inputs) -> tuple[Any, ...]:
@@ -557,7 +557,7 @@ _NODES: Mapping[str, Callable[[_Inputs], tuple[Any, ...]]] = {
     "LoadImageMask": _load_mask,
     "ImageScale": _scale,
     "ImageScaleBy": _scale_by,
-    "ImageUpscaleWithModel": lambda given: (Upscaled(given["image"], given["upscale_model"]),),
+    "ImageUpscaleWithModel": lambda given: (Upscaled(given["image"], given["upscale_model"], given.node.id),),
     "ImageInvert": lambda given: (Inverted(given["image"]),),
     "ImagePadForOutpaint": _pad,
     "MaskToImage": lambda given: (OfMask(given["mask"]),),

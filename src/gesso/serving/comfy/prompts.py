@@ -24,17 +24,18 @@ from gesso.serving.comfy.files import (
 from gesso.serving.comfy.graph import Graph, NodeError, PromptRefusedError, read_graph, refusal
 from gesso.serving.comfy.names import files_of, lists_of
 from gesso.serving.comfy.pixels import mask_image, picture_image
-from gesso.serving.comfy.translating import Files, Order, blamed, merged, translate
-from gesso.serving.comfy.values import Loaded, Mask, Picture, Wanted, is_drawn
+from gesso.serving.comfy.translating import Files, Order, Planned, blamed, merged, translate
+from gesso.serving.comfy.values import Loaded, Mask, Picture, Wanted, is_made
 from gesso.serving.http.context import Call, Context
 from gesso.serving.http.problems import HttpError
 from gesso.serving.http.schemas import FrontBody
 from gesso.serving.http.submitting import check, submit
-from gesso.serving.jobs import Job, JobStatus, NewJob, Upload, Work
-from gesso.serving.surfaces import keep
+from gesso.serving.jobs import Job, JobStatus, NewJob, Output, Upload, Work
+from gesso.serving.surfaces import KEEP_INPUT, keep
 
 SURFACE = "comfyui"
 MAX_JOBS = 16  # of one prompt
+JUST_DONE = 20  # jobs among which are those that another follows on
 MAX_PROMPTS = 1000  # that /history and /queue look at
 FRONT = 5  # priority of a prompt that wants to be drawn before the others of its owner
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # of a service elsewhere, which gesso never keeps
@@ -47,8 +48,12 @@ class Submitted:
 
     id: str
     number: float
-    client: str | None
     jobs: tuple[Job, ...]
+
+    @property
+    def prompt(self) -> "Prompt":
+        """As its jobs tell it."""
+        return Prompt(id=self.id, about=self.jobs[0].metadata[SURFACE], jobs=self.jobs)
 
 
 def choices_of(call: Call) -> dict[str, list[str]]:
@@ -66,8 +71,9 @@ def submit_prompt(call: Call, body: Mapping[str, Any]) -> Submitted:
     graph = read_graph(prompt, choices_of(call), only=only)
     assert isinstance(prompt, dict)
     wanted = evaluate(graph, prompt, choices_of(call), lambda name: find_picture(call, name))
-    orders, shown = _orders(graph, prompt, wanted, files_of(call.context.checker))
+    plans, shown = _plans(graph, prompt, wanted, files_of(call.context.checker))
     number = _number(body)
+    total = sum(1 + plan.order.num_images * len(plan.then) for plan in plans)
     about = {
         "prompt_id": prompt_id,
         "number": number,
@@ -76,18 +82,26 @@ def submit_prompt(call: Call, body: Mapping[str, Any]) -> Submitted:
         "metadata": body.get("metadata") or {},
         "outputs": list(graph.outputs),
         "order": _order_of_nodes(graph),
-        "jobs": len(orders),
+        "jobs": total,
     }
     passed = {one.node: [_shown(call, one, prompt_id).to_json()] for one in shown}
     new = []
-    for index, (nodes, order) in enumerate(orders):
-        saves = {one.node: _save(one) for one in wanted if one.node in nodes}
-        own = about | {"index": index, "saves": saves, "samplers": list(order.samplers)}
+    later = len(plans)  # indices of jobs behind those that are queued now
+    for index, plan in enumerate(plans):
+        own: dict[str, Any] = about | {"index": index, "samplers": list(plan.order.samplers)}
+        own["saves"] = _saves(wanted, plan.nodes)
         if not index:
             own |= {"prompt": prompt, "passed": passed}
-        new.append(_new_job(call, graph, prompt, order, own, front=number < 0))
+        steps = []
+        for then, nodes in plan.then:
+            work = {"upscaler": then.upscaler, "values": then.values, "samplers": [then.node]}
+            steps.append(work | {"saves": _saves(wanted, nodes), "index": later})
+            later += plan.order.num_images
+        if steps:
+            own["then"] = steps
+        new.append(_new_job(call, graph, prompt, plan.order, own, front=number < 0))
     accepted = submit(call, new)
-    return Submitted(id=prompt_id, number=number, client=client, jobs=tuple(job for job, _ in accepted))
+    return Submitted(id=prompt_id, number=number, jobs=tuple(job for job, _ in accepted))
 
 
 def _envelope(body: Mapping[str, Any]) -> tuple[str, str | None, dict[str, Any], list[str] | None]:
@@ -120,9 +134,13 @@ def _number(body: Mapping[str, Any]) -> float:
     return float(-now if body.get("front") is True else now)
 
 
-def _orders(
+def _saves(wanted: Sequence[Wanted], nodes: Sequence[str]) -> dict[str, dict[str, str]]:
+    return {one.node: _save(one) for one in wanted if one.node in nodes}
+
+
+def _plans(
     graph: Graph, prompt: Mapping[str, Any], wanted: Sequence[Wanted], files: Files
-) -> tuple[list[tuple[list[str], Order]], list[Wanted]]:
+) -> tuple[list[Planned], list[Wanted]]:
     """The jobs of a graph, and what is shown of pictures that are there already. Raises PromptRefusedError."""
     orders: list[tuple[str, Order]] = []
     shown: list[Wanted] = []
@@ -130,7 +148,7 @@ def _orders(
     for one in wanted:
         try:
             _save(one)
-            if not is_drawn(one.picture) and one.kind != "socket":
+            if one.kind != "socket" and is_made(one.picture):
                 shown.append(one)
             else:
                 orders.append((one.node, translate(one, files)))
@@ -138,13 +156,13 @@ def _orders(
             errors[error.node] = [error.value]
     if not orders and not errors:
         errors[wanted[0].node] = [NodeError(wanted[0].node, "nothing is drawn for this output", input="images").value]
-    jobs = merged(orders)
-    if len(jobs) > MAX_JOBS:
-        details = f"{len(jobs)} different pictures in one graph, expected at most {MAX_JOBS}"
-        errors[jobs[-1][0][0]] = [NodeError(jobs[-1][0][0], details).value]
+    plans = merged(orders)
+    if (many := len(plans) + sum(len(plan.then) for plan in plans)) > MAX_JOBS:
+        details = f"{many} different pictures in one graph, expected at most {MAX_JOBS}"
+        errors[orders[-1][0]] = [NodeError(orders[-1][0], details).value]
     if errors:
         raise refusal(graph, errors, prompt)
-    return jobs, shown
+    return plans, shown
 
 
 def _order_of_nodes(graph: Graph) -> list[str]:
@@ -184,6 +202,9 @@ def _new_job(
     call: Call, graph: Graph, prompt: Mapping[str, Any], order: Order, about: Mapping[str, Any], *, front: bool
 ) -> NewJob:
     assets = {role: _asset(call, role, picture).id for role, picture in order.pictures.items()}
+    if order.kind == "upscale":
+        work = Work(kind="upscale", model=order.model, request=dict(order.values), assets=assets)
+        return _job_of(call.new_owner, work, about, front=front)
     try:
         fine, named = check(call, order.model, order.values, assets, FrontBody())
     except HttpError as error:
@@ -193,8 +214,12 @@ def _new_job(
         wrong = NodeError(node, error.detail, input=input, code=error.code, field=error.field)
         raise refusal(graph, {node: [wrong.value]}, prompt) from None
     work = Work(model=fine.entry.name, request=fine.request.to_dict(), assets=named, output={"format": "png"})
+    return _job_of(call.new_owner, work, about, front=front)
+
+
+def _job_of(owner: str, work: Work, about: Mapping[str, Any], *, front: bool) -> NewJob:
     return NewJob(
-        owner=call.new_owner,
+        owner=owner,
         work=work,
         priority=FRONT if front else 0,
         idempotency_key=f"comfyui {about['prompt_id']} {about['index']}",
@@ -234,8 +259,9 @@ class Prompt:
 
     @property
     def is_final(self) -> bool:
-        """Whether all of it is done."""
-        return all(job.status.is_final for job in self.jobs)
+        """Whether all of it is done, or cannot be any more."""
+        is_over = all(job.status.is_final for job in self.jobs)
+        return is_over and (len(self.jobs) >= self.about["jobs"] or not self.is_success)
 
     @property
     def is_running(self) -> bool:
@@ -267,7 +293,8 @@ class Prompt:
             node: {"images": files} for node, files in (self.about.get("passed") or {}).items()
         }
         for job in self.jobs:
-            found |= outputs_of(job)
+            for node, output in outputs_of(job).items():
+                found.setdefault(node, {"images": []})["images"].extend(output["images"])
         return found
 
     def failed(self) -> Job | None:
@@ -333,11 +360,16 @@ def outputs_of(job: Job) -> dict[str, dict[str, Any]]:
 
 def find_prompt(call: Call, id: str) -> Prompt | None:
     """A prompt of whoever asks."""
+    return prompt_of(call.context, id, call.owner)
+
+
+def prompt_of(context: Context, id: str, owner: str | None) -> Prompt | None:
+    """A prompt of an owner; None: whoever it belongs to."""
     try:
         plain = str(uuid.UUID(id))
     except ValueError:
         return None
-    return next(iter(_prompts(call.context, _jobs(call.context, call.owner, batch=plain))), None)
+    return next(iter(_prompts(context, _jobs(context, owner, batch=plain))), None)
 
 
 def list_prompts(call: Call, *, unfinished: bool = False) -> list[Prompt]:
@@ -349,7 +381,13 @@ def prompts_of(
     context: Context, owner: str | None, *, unfinished: bool = False, newest: int = MAX_PROMPTS
 ) -> list[Prompt]:
     """The prompts of an owner, newest first.  unfinished: only those; newest: of so many jobs"""
-    return _prompts(context, _jobs(context, owner, statuses=_UNFINISHED if unfinished else (), limit=newest))
+    if not unfinished:
+        return _prompts(context, _jobs(context, owner, limit=newest))
+    jobs = _jobs(context, owner, statuses=_UNFINISHED)
+    # And those whose next job is to be queued now.
+    done = _jobs(context, owner, statuses=(JobStatus.SUCCEEDED,), limit=JUST_DONE)
+    jobs += [job for job in done if "then" in job.metadata[SURFACE]]
+    return [prompt for prompt in _prompts(context, jobs) if not prompt.is_final]
 
 
 def _jobs(context: Context, owner: str | None, *, limit: int = MAX_PROMPTS, **more: Any) -> list[Job]:
@@ -366,9 +404,51 @@ def _prompts(context: Context, jobs: Sequence[Job]) -> list[Prompt]:
     for (owner, id), held in found.items():
         if len(held) < held[0].metadata[SURFACE]["jobs"]:
             held = _jobs(context, owner, batch=id)
-        ordered = tuple(sorted(held, key=lambda job: job.metadata[SURFACE]["index"]))
-        prompts.append(Prompt(id=id, about=ordered[0].metadata[SURFACE], jobs=ordered))
+        ordered = sorted([*held, *_next_jobs(context, held)], key=lambda job: job.metadata[SURFACE]["index"])
+        prompts.append(Prompt(id=id, about=ordered[0].metadata[SURFACE], jobs=tuple(ordered)))
     return prompts
+
+
+def _next_jobs(context: Context, held: Sequence[Job]) -> list[Job]:
+    """The jobs that follow on those that are done, queued when they are missed: whoever looks first does so.
+
+    One of a queue that is full waits for the next look.
+    """
+    known = {job.metadata[SURFACE]["index"] for job in held}
+    made = []
+    for job in held:
+        about = job.metadata[SURFACE]
+        for step in about.get("then", ()) if job.status == JobStatus.SUCCEEDED else ():
+            for number, output in enumerate(job.outputs):
+                index = step["index"] + number
+                if index in known:
+                    continue
+                own = {key: value for key, value in about.items() if key not in ("then", "prompt", "passed")}
+                own |= {"index": index, "saves": step["saves"], "samplers": step["samplers"]}
+                try:
+                    made.append(_enlarged(context, job, output, step, own))
+                except GessoError as error:
+                    if error.code == "idempotency_key_reuse":  # another looked at the same time
+                        made.append(context.store.get(error.data["job"]))
+                    elif error.code != "queue_full":
+                        raise
+    return made
+
+
+def _enlarged(context: Context, job: Job, output: Output, step: Mapping[str, Any], about: Mapping[str, Any]) -> Job:
+    known = context.store.find_upload(job.owner, output.digest)
+    if known is None:
+        known = context.store.add_upload(
+            job.owner,
+            output.digest,
+            nbytes=output.nbytes,
+            width=output.width,
+            height=output.height,
+            content_type=output.content_type,
+            keep_seconds=KEEP_INPUT,
+        )
+    work = Work(kind="upscale", model=step["upscaler"], request=step["values"], assets={"image": known.id})
+    return context.store.submit(_job_of(job.owner, work, about, front=job.priority > 0))[0]
 
 
 def cancel(call: Call, prompt: Prompt) -> bool:

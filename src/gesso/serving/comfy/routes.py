@@ -97,7 +97,7 @@ async def post_prompt(call: Calling, request: Request) -> Response:
     except PromptRefusedError as error:
         call.context.metrics.refusals.labels("invalid_field").inc()
         return JsonAnswer({"error": error.error, "node_errors": error.node_errors}, 400)
-    await watchers_of(request).submitted(call.new_owner)
+    await watchers_of(request).submitted(call.new_owner, accepted.prompt)
     return JsonAnswer({"prompt_id": accepted.id, "number": accepted.number, "node_errors": {}})
 
 

@@ -1,27 +1,26 @@
 """From a wanted picture to a request: the passes that lead to it, read as one job of gesso."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gesso.diffusion.sampler_table import SAMPLERS
 from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.metadata.comfyui_texts import together
+from gesso.request.checks import MAX_SIDE
 from gesso.request.parts import MAX_CONTROLS, MAX_LORAS
+from gesso.request.request import MAX_PIXELS
 from gesso.serving.comfy.graph import NodeError
 from gesso.serving.comfy.values import (
     Clip,
     Control,
-    Cropped,
     Drawn,
     Empty,
     Encoded,
     Enlarged,
-    Inverted,
     Latent,
     Mask,
     Model,
-    Padded,
     Picture,
     Sampled,
     Scaled,
@@ -29,6 +28,7 @@ from gesso.serving.comfy.values import (
     Upscaled,
     Wanted,
     is_drawn,
+    is_made,
 )
 
 # ComfyUI's names, where they mean something else than the same words of A1111.
@@ -123,53 +123,106 @@ class Files:
     upscalers: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Enlarging:
+    """A job that brings a finished picture to another size.
+
+    upscaler  as the library, or gesso, calls it
+    size      to which; None: the network's own factor
+    node      that does so
+    """
+
+    upscaler: str
+    size: Size | None
+    node: str = field(compare=False)
+
+    @property
+    def values(self) -> dict[str, int]:
+        """What the job is asked for."""
+        return {} if self.size is None else {"width": self.size[0], "height": self.size[1]}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Order:
     """A job.
 
+    kind      "generate", or "upscale" of the picture with the role "image"
     values    of its request, nested, without the hashes of its pictures
     pictures  role -> picture or mask that is to be made and uploaded
     samplers  numbers of the nodes that it draws, in their order
     blame     path of a field -> the node and the input that it comes from
+    then      what is done to each picture when it is drawn
     """
 
     model: str
     values: Mapping[str, Any]
     pictures: Mapping[str, Picture | Mask]
     samplers: tuple[str, ...]
+    kind: str = "generate"
     blame: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    then: Enlarging | None = None
+
+    @property
+    def num_images(self) -> int:
+        """How many pictures it makes."""
+        return int(self.values.get("num_images", 1))
 
     def same_as(self, other: "Order") -> bool:
-        """Whether both give the same pictures."""
-        return (self.model, self.values, self.pictures) == (other.model, other.values, other.pictures)
+        """Whether both draw the same pictures, before anything is done to them."""
+        own = (self.kind, self.model, self.values, self.pictures)
+        return own == (other.kind, other.model, other.values, other.pictures)
 
 
 def translate(wanted: Wanted, files: Files) -> Order:
-    """The job that draws a picture. Raises NodeError, which names the node that gesso cannot follow."""
-    picture = wanted.picture
-    match picture:
-        case Drawn():
-            pass
-        case Upscaled():
-            raise NodeError(
-                wanted.node,
-                "gesso does not save what ImageUpscaleWithModel makes; let a second sampler redraw it (ImageScale, "
-                "VAEEncode, KSampler), or save the picture as it was drawn",
-                input="images",
-            )
-        case Scaled() | Inverted() | Padded() | Cropped():
-            raise NodeError(
-                wanted.node,
-                "gesso saves pictures as they are drawn; nothing may change them after VAEDecode",
-                input="images",
-            )
-        case _:
+    """The job that makes a picture. Raises NodeError, which names the node that gesso cannot follow."""
+    then, picture = _enlarging(wanted, files)
+    if not is_drawn(picture):
+        if then is None:
             raise NodeError(wanted.node, "nothing is drawn for this output", input="images")
+        if not is_made(picture):
+            raise NodeError(then.node, "gesso enlarges a picture by one network only", input="image")
+        return Order(
+            kind="upscale",
+            model=then.upscaler,
+            values=then.values,
+            pictures={"image": picture},
+            samplers=(then.node,),
+            blame={"": (then.node, "")},
+        )
+    if not isinstance(picture, Drawn):
+        raise NodeError(
+            wanted.node,
+            "after VAEDecode gesso only changes the size of a picture (ImageUpscaleWithModel, ImageScale, both)",
+            input="images",
+        )
     latent = picture.latent
     if not isinstance(latent, Sampled):
         raise NodeError(wanted.node, "no sampler leads to this output", input="images")
     first, second, enlarged = _passes(latent)
-    return _Writer(first, second, enlarged, files).order()
+    return replace(_Writer(first, second, enlarged, files).order(), then=then)
+
+
+def _enlarging(wanted: Wanted, files: Files) -> tuple[Enlarging | None, Picture]:
+    """How the size of a picture is changed at the end, and the picture before."""
+    picture, size, node = wanted.picture, None, ""
+    if isinstance(picture, Scaled) and (is_drawn(picture) or isinstance(picture.picture, Upscaled)):
+        scaled = picture
+        picture, size, node = scaled.picture, scaled.size, scaled.node
+        is_network = isinstance(picture, Upscaled)
+        known = ("lanczos",) if is_network else tuple(_PICTURE_UPSCALERS)
+        if scaled.method not in known:
+            behind = " what a network made" if is_network else " a drawn picture"
+            why = f"gesso brings{behind} to a size by {' or '.join(known)}, not by {scaled.method}"
+            raise NodeError(node, why, input="upscale_method")
+        if scaled.crop != "disabled" and size[0] * picture.size[1] != size[1] * picture.size[0]:
+            raise NodeError(node, "gesso does not crop a drawn picture", input="crop")
+        if size[0] * size[1] > MAX_PIXELS or max(size) > MAX_SIDE:
+            raise NodeError(node, f"expected at most {MAX_PIXELS} pixels and {MAX_SIDE} a side", input="width")
+        if not is_network:
+            return Enlarging(upscaler=_PICTURE_UPSCALERS[scaled.method], size=size, node=node), picture
+    if isinstance(picture, Upscaled):
+        return Enlarging(upscaler=files.upscalers[picture.model.name], size=size, node=picture.node), picture.picture
+    return None, picture
 
 
 @dataclass(frozen=True)
@@ -415,10 +468,9 @@ class _Writer:
             raise self._error(f"{len(uses)} control networks, expected at most {MAX_CONTROLS}", "positive")
         written = []
         for number, use in enumerate(uses):
-            if is_drawn(use.picture):
-                raise NodeError(
-                    use.node, "gesso does not steer by a picture that the graph draws; upload it", input="image"
-                )
+            if not is_made(use.picture):
+                why = "gesso does not steer by a picture that the graph draws or enlarges; upload it"
+                raise NodeError(use.node, why, input="image")
             self.pictures[f"hint:{number}"] = _cut_to(use.picture, self._size())
             self.blame[f"controls[{number}]"] = use.node, "control_net"
             written.append(
@@ -448,6 +500,12 @@ class _Writer:
         assert isinstance(latent, Encoded)
         if self.facts.kind in ("edit", "upscale"):
             raise self._error(f"{self.facts.name} is a model for another job than this graph describes", "model")
+        if not is_made(latent.picture):
+            raise self._error(
+                "gesso does not draw from what ImageUpscaleWithModel makes of an uploaded picture; save that first, in "
+                "a graph of its own",
+                "latent_image",
+            )
         self.pictures["image"] = latent.picture
         self.values["source"] = {"strength": first.steps / (first.before + first.steps)}
         if latent.mask is not None:
@@ -527,16 +585,31 @@ def _cut_to(picture: Picture, size: Size) -> Picture:
     return picture if picture.size == size else Scaled(picture, "nearest-exact", size, "center")
 
 
-def merged(orders: Sequence[tuple[str, Order]]) -> list[tuple[list[str], Order]]:
+@dataclass(kw_only=True)
+class Planned:
+    """A job that serves output nodes: itself, and by what is made of its pictures then."""
+
+    order: Order
+    nodes: list[str] = field(default_factory=list)
+    then: list[tuple[Enlarging, list[str]]] = field(default_factory=list)
+
+
+def merged(orders: Sequence[tuple[str, Order]]) -> list[Planned]:
     """Each job once, with the output nodes that it serves."""
-    found: list[tuple[list[str], Order]] = []
+    found: list[Planned] = []
     for node, order in orders:
-        for nodes, known in found:
-            if known.same_as(order):
-                nodes.append(node)
-                break
+        plan = next((one for one in found if one.order.same_as(order)), None)
+        if plan is None:
+            plan = Planned(order=order)
+            found.append(plan)
+        if order.then is None:
+            plan.nodes.append(node)
+            continue
+        served = next((nodes for then, nodes in plan.then if then == order.then), None)
+        if served is None:
+            plan.then.append((order.then, [node]))
         else:
-            found.append(([node], order))
+            served.append(node)
     return found
 
 

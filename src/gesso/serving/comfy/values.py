@@ -86,6 +86,7 @@ class Scaled:
     method: str
     size: Size
     crop: str = "disabled"
+    node: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Upscaled:
 
     picture: "Picture"
     model: UpscaleModel
+    node: str = field(default="", compare=False)
 
     @property
     def size(self) -> Size:
@@ -273,15 +275,26 @@ def is_drawn(picture: Picture) -> bool:
             return is_drawn(picture.picture)
 
 
-def mask_is_drawn(mask: Mask) -> bool:
-    """Whether a mask comes out of a picture that does."""
+def is_made(picture: Picture) -> bool:
+    """Whether a picture can be made without a network."""
+    match picture:
+        case Drawn() | Upscaled():
+            return False
+        case Loaded() | OfMask():
+            return True
+        case _:
+            return is_made(picture.picture)
+
+
+def mask_is_made(mask: Mask) -> bool:
+    """The same for a mask."""
     match mask:
         case ChannelMask():
-            return is_drawn(mask.picture)
+            return is_made(mask.picture)
         case AlphaMask() | SolidMask() | BorderMask():
-            return False
+            return True
         case _:
-            return mask_is_drawn(mask.mask)
+            return mask_is_made(mask.mask)
 
 
 # ---- texts

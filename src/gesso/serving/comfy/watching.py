@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from gesso.errors import GessoError
 from gesso.serving.comfy import messages
-from gesso.serving.comfy.prompts import SURFACE, Prompt, outputs_of, prompts_of
+from gesso.serving.comfy.prompts import SURFACE, Prompt, outputs_of, prompt_of, prompts_of
 from gesso.serving.http.context import Context
 from gesso.serving.http.events import Hub
 from gesso.serving.jobs import JobEvent, JobStatus
@@ -65,7 +65,7 @@ class Watchers:
         self.context, self.hub = context, hub
         self.sockets: set[Socket] = set()
         self._following: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._remaining: dict[str, int] = {}
+        self._chains: set[str] = set()  # prompts some of whose jobs come later
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def of(self, owner: str, client: str | None = None) -> list[Socket]:
@@ -82,21 +82,23 @@ class Watchers:
             if prompt.client == socket.client and prompt.is_final and self._is_news(prompt):
                 self.end(prompt)
         for prompt in open_prompts:
-            self._follow(prompt)
+            self.follow(prompt)
 
     def leave(self, socket: Socket) -> None:
         """The end of a connection."""
         self.sockets.discard(socket)
         if not self.of(socket.owner):
-            for (owner, _), task in list(self._following.items()):
-                if owner == socket.owner:
+            for (owner, id), task in list(self._following.items()):
+                if owner == socket.owner and id not in self._chains:
                     task.cancel()
 
-    async def submitted(self, owner: str) -> None:
-        """Something was submitted or cancelled."""
+    async def submitted(self, owner: str, prompt: Prompt | None = None) -> None:
+        """Something was submitted or cancelled.  prompt: that was"""
+        if prompt is not None and len(prompt.jobs) < prompt.about["jobs"]:
+            self.follow(prompt)
         if self.of(owner):
             for prompt in await self.tell_remaining(owner):
-                self._follow(prompt)
+                self.follow(prompt)
 
     async def tell_remaining(self, owner: str) -> list[Prompt]:
         """Tell all sockets of an owner how much there is to do. -> what that is"""
@@ -110,12 +112,19 @@ class Watchers:
         ended = max(job.completed_at or 0.0 for job in prompt.jobs)
         return key not in self._told and time.time() - ended < LATE
 
-    def _follow(self, prompt: Prompt) -> None:
+    def follow(self, prompt: Prompt) -> None:
+        """Tell what happens to a prompt until it is done, and have its later jobs queued."""
         key = (prompt.jobs[0].owner, prompt.id)
         if key not in self._following:
             task = asyncio.get_running_loop().create_task(_Follower(self, prompt).run())
             self._following[key] = task
-            task.add_done_callback(lambda _: self._following.pop(key, None))
+            if len(prompt.jobs) < prompt.about["jobs"]:
+                self._chains.add(prompt.id)
+            task.add_done_callback(lambda _: self._forget(key))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._following.pop(key, None)
+        self._chains.discard(key[1])
 
     def end(self, prompt: Prompt) -> None:
         """Tell the client of a prompt's end: history has it already."""
@@ -152,6 +161,9 @@ class _Follower:
                     if job in self.open:
                         changed.clear()
                         await self._look(job)
+                if len(watched) < self.prompt.about["jobs"] and await self._more():
+                    watched |= {job: hub.watch(job) for job in self.open if job not in watched}
+                    continue
                 if not self.open:
                     break
                 waits = [asyncio.ensure_future(watched[job].wait()) for job in self.open]
@@ -167,6 +179,16 @@ class _Follower:
         finally:
             for job, changed in watched.items():
                 hub.leave(job, changed)
+
+    async def _more(self) -> bool:
+        """Look for jobs that follow on those that are done. -> whether there are"""
+        now = await run_in_threadpool(prompt_of, self.watchers.context, self.prompt.id, self.owner)
+        new = [job for job in now.jobs if job.id not in self.seen] if now is not None else []
+        if now is not None and new:
+            self.prompt = now
+            self.seen |= {job.id: 0 for job in new}
+            self.open |= {job.id for job in new}
+        return bool(new)
 
     async def _look(self, job: str) -> None:
         store = self.watchers.context.store

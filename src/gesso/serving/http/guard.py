@@ -83,11 +83,9 @@ class _Exchange:
 
     def __init__(self, guard: Guard, scope: "Scope", receive: "Receive", send: "Send") -> None:
         self.method = scope["method"]
-        # A HEAD is answered as the GET that it asks about; who sends the answer leaves its body out.
-        self.guard, self.scope = (
-            guard,
-            {**scope, "method": "GET", "gesso.head": True} if self.method == "HEAD" else scope,
-        )
+        self.guard, self.scope = guard, scope
+        if self.method == "HEAD":  # is answered as the GET that it asks about; who sends the answer leaves its body out
+            self.scope = {**scope, "method": "GET", "gesso.head": True}
         self._receive, self._send = receive, send
         self.begin = time.monotonic()
         self.headers = _Headers(scope["headers"])

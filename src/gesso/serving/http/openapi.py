@@ -72,7 +72,17 @@ def document(app: "FastAPI") -> dict[str, Any]:
                 if status in responses:
                     seconds = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}
                     responses[status]["headers"] = {"Retry-After": seconds}
+    _whole(made)
     return made
+
+
+def _whole(value: Any) -> None:
+    """Bounds that are whole numbers as such: which type they have depends on which module declared them first."""
+    for key, held in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key in ("minimum", "maximum") and isinstance(held, float) and held.is_integer():
+            value[key] = int(held)
+        else:
+            _whole(held)
 
 
 def _schemas() -> dict[str, Any]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Response
 
 from gesso.serving.http.context import Rule
-from gesso.serving.http.problems import MEDIA_TYPE, JsonAnswer
+from gesso.serving.http.problems import MEDIA_TYPE
 from gesso.serving.keys import Scope
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,7 +122,7 @@ def operation(
                 "dependencies": [Depends(Rule(rule))],
                 "status_code": status,
                 "response_model": None,
-                "response_class": JsonAnswer,
+                "response_class": Response,  # of no type: the description has what is declared above
                 "responses": responses,
                 "openapi_extra": more,
             }

@@ -1,7 +1,8 @@
 """The HTTP/1.1 protocol of uvicorn with the deadlines and the strictness that a server facing strangers needs.
 
 uvicorn waits for headers for as long as they take, one byte at a time, and so a few thousand idle clients close a
-server. Here a request's headers must be there in time from the connection, or from the end of the request before. What
+server. Here a request's headers must be there in time from the connection, or from the end of the request before; and a
+client who takes nothing of its answer for half a minute is hung up on. What
 two readers could take for two different requests is refused: a length and chunks at once, folded headers, a bare line
 feed. The deadline of a body belongs to the guard.
 """
@@ -24,17 +25,31 @@ class StrictProtocol(H11Protocol):
     """One connection."""
 
     header_timeout = 10.0
+    write_timeout = 30.0  # in which a client has to take something of what was sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self._head = bytearray()
         self._reads_head = True
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
+        self._stop_stalled()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffers are full: from now on the client has so long to read."""
+        super().pause_writing()
+        self._stop_stalled()
+        self._stalled = self.loop.call_later(self.write_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        self._stop_stalled()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._reads_head and not self._head_is_fine(data):
@@ -105,6 +120,11 @@ class StrictProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _too_late(self) -> None:
         self._refuse(HttpError(408, "timeout", f"the request's headers did not arrive in {self.header_timeout:g} s"))

@@ -144,6 +144,7 @@ def check_exposure(context: Context) -> None:
 def listen(settings: ServeSettings) -> socket.socket:
     """A socket that listens at the address. Raises GessoError."""
     host = settings.host.strip("[]")
+    made: socket.socket | None = None
     try:
         found = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, proto, _, address = found[0]
@@ -151,6 +152,8 @@ def listen(settings: ServeSettings) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
     except OSError as error:
+        if made is not None:
+            made.close()
         taken = error.errno == errno.EADDRINUSE
         advice = "Something else listens there; choose another with `port`" if taken else "Choose another with `host`"
         reason = error.strerror or str(error)

@@ -53,4 +53,6 @@ def renamed(error: HttpError, names: Mapping[str, str]) -> HttpError:
 class OpenAIRoute(SurfaceRoute):
     """A route of this surface."""
 
-    shape = staticmethod(error_response)
+    @staticmethod
+    def shape(error: HttpError) -> Response:
+        return error_response(error)

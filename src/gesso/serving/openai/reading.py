@@ -14,9 +14,9 @@ from typing import Any, Literal
 from PIL import Image
 
 from gesso.errors import GessoError, short
-from gesso.request.checks import MAX_SIDE, nearest, unknown_data
+from gesso.request.checks import MAX_SIDE, MAX_STEPS, nearest, unknown_data
 from gesso.request.fields import Row
-from gesso.request.request import MAX_PIXELS, MAX_STEPS, NAMED, ROWS, called_by, nested
+from gesso.request.request import MAX_PIXELS, NAMED, ROWS, called_by, nested
 from gesso.serving.http.checking import Facts
 from gesso.serving.http.problems import HttpError
 
@@ -374,7 +374,7 @@ def _pictures(route: Route, asked: Asked, inputs: Inputs, values: dict[str, Any]
     if len(others) != (len(controls) if isinstance(controls, list | tuple) else 0):
         raise _bad(
             "image",
-            f"{len(inputs.images)} images: a model here draws from one; more are the control images of `controls`, one each",
+            f"{len(inputs.images)} images: a model here draws from one; more are control images, one a control",
         )
     mask = clear_parts(inputs.mask) if inputs.mask is not None else clear_parts(first) if route == "edits" else None
     if inputs.markup is not None:
@@ -400,5 +400,3 @@ def marked(image: Image.Image, markup: Image.Image) -> Image.Image:
         raise _bad("markup", f"{detail}; they have to be of one size")
     laid = Image.alpha_composite(image.convert("RGBA"), markup.convert("RGBA"))
     return laid.convert("RGB") if "A" not in image.getbands() else laid
-
-

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -252,8 +252,8 @@ def _earlier(call: Call, mark: str) -> Job | None:
 
 
 class Waiting:
-    """Who waits for which job: one that nobody waits for any more is canceled, after a while in which its client may ask
-    again.
+    """Who waits for which job. One that nobody waits for any more is canceled, after a while in which its client may
+    ask again.
     """
 
     def __init__(self) -> None:
@@ -265,7 +265,7 @@ class Waiting:
         self._jobs[job] += 1
 
     def leave(self, call: Call, job: str, *, after: float | None) -> None:
-        """Somebody does not wait any more.  after: seconds until the job is canceled; None: it is final"""
+        """Somebody does not wait any more.  after: seconds until the job is canceled; None: it is not"""
         self._jobs[job] -= 1
         if self._jobs[job] <= 0:
             del self._jobs[job]
@@ -277,23 +277,21 @@ class Waiting:
     async def _cancel(self, call: Call, job: str, after: float) -> None:
         await asyncio.sleep(after)
         if job not in self._jobs:
-            try:
+            with suppress(GessoError):  # it was forgotten
                 await run_in_threadpool(call.context.store.cancel, job)
-            except GessoError:
-                pass  # it was forgotten
 
 
 async def _finished(call: Call, job: Job) -> Job:
     """The job when it has succeeded. Raises HttpError for any other end."""
     waiting: Waiting = call.request.app.state.openai_waiting
     waiting.enter(job.id)
-    after: float | None = LINGER
+    after: float | None = None
     try:
         async with aclosing(follow(call, job.id)) as events:
             async for _ in events:
                 pass
-        after = None
     except ClientGoneError:
+        after = LINGER
         raise HttpError(408, "timeout", "the client has hung up") from None
     finally:
         waiting.leave(call, job.id, after=after)
@@ -345,6 +343,7 @@ async def _stream(
         after = None
         succeeded(await run_in_threadpool(store.get, job.id))
     except HttpError as error:
+        after = None  # it is final, or the server stops and the job stays
         yield b"data: " + as_json({"error": error_object(error)}) + b"\n\n"
     finally:
         waiting.leave(call, job.id, after=after)
@@ -369,7 +368,7 @@ def file(call: Calling, request: Request, id: str) -> Response:
 @shared.on("GET", "/v1/models", "read", Rule)
 def list_models(call: Calling) -> Response:
     """All models, in OpenAI's words and in gesso's."""
-    own = json.loads(own_models.list_models(call).body)
+    own = json.loads(bytes(own_models.list_models(call).body))
     data = [model_object(entry) for entry in call.context.checker.models()]
     return JsonAnswer({**own, "object": "list", "data": data})
 
@@ -377,7 +376,7 @@ def list_models(call: Calling) -> Response:
 @shared.on("GET", "/v1/models/{name}", "read", Rule)
 def get_model(call: Calling, name: str) -> Response:
     """One model, in OpenAI's words and in gesso's."""
-    own = json.loads(own_models.get_model(call, name).body)
+    own = json.loads(bytes(own_models.get_model(call, name).body))
     entry = next(entry for entry in call.context.checker.models() if entry.name == own["name"])
     return JsonAnswer({**own, **model_object(entry)})
 
