@@ -123,8 +123,8 @@ def command(request, tmp_path, monkeypatch):
     objects = things()
     save_atlas(tmp_path / "atlas.png", np.resize(glyphs(), (len(objects), 128, 128, 4)), objects)
     kinds = {
-        "lora": ["lora", "comic", str(tmp_path / "made.safetensors"), "--rank", "2"],
-        "controlnet": ["controlnet", str(tmp_path / "made.safetensors")],
+        "lora": ["style", "comic", str(tmp_path / "made.safetensors"), "--rank", "2"],
+        "controlnet": ["edges", str(tmp_path / "made.safetensors")],
         "default-model": ["default-model", "--recipe", "toy", "--rehearsal"],
     }
     return ["train", *kinds[request.param], "--atlas", str(tmp_path / "atlas.png"), "--folder"]
