@@ -78,12 +78,8 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Settings of other tools": ("from", "set"),
         "Output": (
             *("output", "title", "quality", "overwrite", "sheet", "preview", "preview-model", "open", "absolute-paths"),
-<<<<<<< HEAD
             *("author",),
-            *("tolerance", "to", "list", "json", "quiet"),
-=======
             *("tolerance", "to", "list", "json", "quiet", "show-settings"),
->>>>>>> h-srv
         ),
         "Speed and memory": (
             *("device", "dtype", "threads", "batch", "processes", "compile", "memory", "explain-memory", "cache"),
