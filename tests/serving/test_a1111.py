@@ -36,7 +36,7 @@ from gesso.serving.a1111.reading import Asked, Known, mask_levels, read_body
 from gesso.serving.http.context import Context
 from gesso.serving.http.problems import HttpError
 from gesso.serving.jobs import Job, JobStatus, Work
-from serving.drawing_server import drawing_server
+from serving.drawing_server import drawing_server, run_page
 from serving.served import context, lease, server
 
 IMAGE = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
@@ -714,6 +714,15 @@ def test_webuiapi_asks_for_everything(web: webuiapi.WebUIApi) -> None:
     assert "controlnet" in web.get_scripts()["txt2img"]
     assert web.extra_single_image(IMAGE, upscaler_1="Lanczos", upscaling_resize=2).image.size == (128, 128)
     assert [one.size for one in web.extra_batch_images([IMAGE, IMAGE], upscaler_1="Nearest").images] == [(128, 128)] * 2
+
+
+def test_the_example_of_the_page(drawing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_page("serving-a1111.md", drawing)
+    names["api"].session.close()
+    assert names["again"].info["denoising_strength"] == 0.6
+    with Image.open("blue.png") as blue, Image.open("car.png") as red:
+        assert blue.size == red.size == (256, 256) and blue.tobytes() != red.tobytes()
 
 
 def test_sd_backend_client(backend: A1111Webservice) -> None:

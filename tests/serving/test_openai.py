@@ -35,7 +35,7 @@ from gesso.serving.openai.reading import (
     read_parameters,
     to_request,
 )
-from serving.drawing_server import drawing_server
+from serving.drawing_server import drawing_server, run_page
 from serving.served import PNG, context, finish, lease, server
 
 PROMPT = "a red car and a blue house"
@@ -587,6 +587,13 @@ def test_a_ping_is_answered(idle: tuple[str, Context]) -> None:
 def drawing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     with drawing_server(tmp_path_factory.mktemp("openai")) as (address, _), client(address) as made:
         yield made
+
+
+def test_the_example_of_the_page(drawing: openai.OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_page("serving-openai.md", str(drawing.base_url).removesuffix("/v1/"))
+    names["client"].close()
+    assert read_picture("car.png")[0].size == (256, 256) and names["event"].type == "image_generation.completed"
 
 
 def image_of(text: str | None) -> Image.Image:
