@@ -264,7 +264,7 @@ class Drawing:
             image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
             self.store.preview(self.lease, "image/jpeg", buffer.getvalue())
         except Exception as error:  # a picture can be finished without one
-            log.warning("job %s: no preview: %s", self.job.id, error)
+            log.warning("no preview: %s", error, extra={"job": self.job.id})
         self._last_preview = time.monotonic()
         self._preview_cost = self._last_preview - begin
 
@@ -327,7 +327,7 @@ class Drawing:
         for part in self.active:
             part.run.close()
         name = "done" if error is None else self.stopped or "failed"
-        log.info("job %s: %s after %.2f s", self.job.id, name, time.monotonic() - self._begin)
+        log.info("%s after %.2f s", name, time.monotonic() - self._begin, extra={"job": self.job.id})
         if error is not None and not isinstance(error, CancelledError):
             self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
         elif error is None and self.stopped in (None, "canceled", "expired"):
@@ -359,7 +359,7 @@ def as_known(error: BaseException, job: str) -> GessoError:
             "the picture needs more memory than there is. Ask for a smaller one, or for fewer at once",
             code="out_of_memory",
         )
-    log.error("job %s: %s", job, type(error).__name__, exc_info=error)
+    log.error("%s", type(error).__name__, exc_info=error, extra={"job": job})
     return GessoError(
         f"gesso failed in a way that was not foreseen; the server's log has it under {job}", code="internal"
     )

@@ -33,6 +33,7 @@ from gesso.runtime.cancel import CancelledError
 from gesso.serving.blobs import BlobStore
 from gesso.serving.drawing import Drawing, Part, as_known
 from gesso.serving.jobs import JobStatus, Worker
+from gesso.serving.logs import LogLines
 from gesso.serving.options import WorkerOptions
 from gesso.serving.store import JobStore
 from gesso.studio.studio import EngineOptions, Studio
@@ -352,8 +353,11 @@ def work(name: str, options: WorkerOptions, pipe: int) -> None:
 
 def main() -> None:
     """Run by `python -m gesso.serving.worker NAME`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = WorkerOptions.from_json(sys.stdin.buffer.readline().decode())
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLines(options.json_log))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("gesso").setLevel(logging.INFO)
     work(sys.argv[1], options, sys.stdin.fileno())  # which nobody else reads: its lock would stay with the thread
 
 
