@@ -1,0 +1,144 @@
+"""ComfyUI's real clients, unmodified, draw with the built-in model: each the same six pictures, bit for bit."""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from serving import comfy_graphs as graphs
+from serving.comfy_clients import CLIENTS
+from serving.drawing_server import drawing_server, run_page
+
+MODULES = os.environ.get("GESSO_NODE_MODULES", "")  # a folder node_modules with the npm packages
+PACKAGES = {
+    "comfy-api-simplified": "comfy_api_simplified",
+    "comfyui-xy": "comfyui_xy",
+    "comfykit-http": "comfykit",
+    "comfykit-websocket": "comfykit",
+    "comfy-sdk": "comfy_sdk",
+    "comfy-api-proxy": "comfy_api_proxy",
+}
+NPM = ("@saintno/comfyui-sdk", "@stable-canvas/comfyui-client")
+GRAPHS = {
+    "text_to_image": graphs.text_to_image(),
+    "image_to_image": graphs.image_to_image("edges.png"),
+    "inpaint": graphs.inpaint("hole.png"),
+    "lora": graphs.lora(),
+    "controlnet": graphs.controlnet("edges.png"),
+    "upscale": graphs.upscale(),
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with drawing_server(tmp_path_factory.mktemp("server")) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def drawn(address: str) -> dict[str, bytes]:
+    """The pictures of the graphs, as plain HTTP gives them."""
+    with httpx.Client(base_url=address, timeout=60) as asking:
+        for name, image in inputs().items():
+            data = io.BytesIO()
+            image.save(data, "PNG")
+            answer = asking.post("/upload/image", files={"image": (name, data.getvalue())})
+            assert answer.json()["name"] == name
+        return {name: plainly(asking, graph) for name, graph in GRAPHS.items()}
+
+
+def plainly(asking: httpx.Client, graph: graphs.Graph) -> bytes:
+    prompt = asking.post("/prompt", json={"prompt": graph}).json()["prompt_id"]
+    for _ in range(600):
+        if history := asking.get(f"/history/{prompt}").json():
+            (image,) = history[prompt]["outputs"]["9"]["images"]
+            return asking.get("/view", params=image).content
+        time.sleep(0.1)
+    raise AssertionError("it is not drawn in a minute")
+
+
+def inputs() -> dict[str, Image.Image]:
+    edges = Image.new("RGB", (128, 128))
+    draw = ImageDraw.Draw(edges)
+    draw.ellipse((30, 30, 100, 100), outline="white")
+    draw.line((0, 100, 127, 100), fill="white")
+    hole = Image.new("RGBA", (128, 128), (60, 160, 80, 255))
+    ImageDraw.Draw(hole).rectangle((40, 40, 90, 90), fill=(60, 160, 80, 0))
+    return {"edges.png": edges, "hole.png": hole}
+
+
+def folder_of(path: Path) -> Path:
+    (path / "graphs.json").write_text(json.dumps(GRAPHS))
+    for name, image in inputs().items():
+        image.save(path / name)
+    return path
+
+
+def check(folder: Path, drawn: dict[str, bytes]) -> None:
+    """Each picture is that of plain HTTP."""
+    for name, wanted in drawn.items():
+        assert (folder / f"{name}.png").read_bytes() == wanted, name
+
+
+def test_the_pictures_are_what_was_asked_for(drawn: dict[str, bytes]) -> None:
+    """What can be told without eyes: sizes, what was kept, and that every graph gives a picture of its own."""
+    levels = {name: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int) for name, data in drawn.items()}
+    assert {name: one.shape[:2] for name, one in levels.items()} == dict.fromkeys(GRAPHS, (128, 128)) | {
+        "upscale": (256, 256)
+    }
+    assert all(one.std() > 10 for one in levels.values())
+    red = levels["text_to_image"][32:96, 32:96].reshape(-1, 3).mean(0)
+    assert red[0] > red[1] + 20 and red[0] > red[2] + 20  # a red car
+    outside = np.ones((128, 128), bool)
+    outside[32:100, 32:100] = False
+    kept = np.abs(levels["inpaint"] - np.array([60, 160, 80]))
+    assert np.median(kept[outside]) < 12 < np.median(kept[44:86, 44:86])
+    small = [levels[name] for name in GRAPHS if name != "upscale"]
+    for number, one in enumerate(small):
+        assert all(np.abs(one - other).mean() > 2 for other in small[:number])
+
+
+def test_the_example_of_the_page(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("comfy_api_simplified", reason="the package comfy-api-simplified is not installed")
+    monkeypatch.chdir(tmp_path)
+    run_page("serving-comfy.md", address)
+    with Image.open("car.png") as car:
+        assert car.size == (256, 256)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_clients_from_pypi(client: str, address: str, drawn: dict[str, bytes], tmp_path: Path) -> None:
+    if importlib.util.find_spec(PACKAGES[client]) is None:
+        pytest.skip(f"the package {PACKAGES[client]} is not installed")
+    script = Path(__file__).with_name("comfy_clients.py")
+    _run([sys.executable, str(script), client, address, str(folder_of(tmp_path))])
+    check(tmp_path, drawn)
+
+
+@pytest.mark.skipif(not MODULES, reason="GESSO_NODE_MODULES names no folder with the npm packages")
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize("client", NPM)
+def test_clients_from_npm(client: str, address: str, drawn: dict[str, bytes], tmp_path: Path) -> None:
+    if not (Path(MODULES) / client).is_dir():
+        pytest.skip(f"the npm package {client} is not in {MODULES}")
+    script = Path(__file__).with_name("comfy_clients.mjs")
+    _run(["node", str(script), client, address, str(folder_of(tmp_path)), MODULES])
+    check(tmp_path, drawn)
+
+
+def _run(words: list[str]) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
