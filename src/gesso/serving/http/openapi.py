@@ -4,7 +4,6 @@ python -m gesso.serving.http.openapi >docs/openapi.json
 """
 
 import json
-import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +114,3 @@ def _request() -> tuple[dict[str, Any], dict[str, Any]]:
     text = json.dumps([whole, parts]).replace('"#/$defs/', '"#/components/schemas/Request')
     whole, parts = json.loads(text)
     return whole, parts
-
-
-def text() -> str:
-    """The file."""
-    from gesso.serving.http.app import bare_app
-
-    return json.dumps(document(bare_app()), indent=1, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(text())
