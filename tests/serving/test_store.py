@@ -685,8 +685,10 @@ def work_through_restarts(url: str, restart: Callable[[], None], restarts: int) 
 
     def crash() -> None:
         for _ in range(restarts):
+            before = stores[0].changes()
             time.sleep(0.2)
             restart()
+            assert stores[0].changes() != before
         stop.set()
 
     in_threads(4, lambda number: (submit, submit, lambda _: finish(), lambda _: crash())[number](number))
