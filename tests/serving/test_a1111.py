@@ -655,6 +655,17 @@ def test_webuiapi_draws(web: webuiapi.WebUIApi) -> None:
     assert again.image.tobytes() == result.images[1].tobytes()  # as there, the second picture is that of the next seed
 
 
+@pytest.mark.parametrize("more", [{}, {"subseed": 12, "subseed_strength": 0.3}])
+def test_the_text_of_a_picture_draws_it_alone(web: webuiapi.WebUIApi, drawing: str, more: dict[str, Any]) -> None:
+    """The second of two; with a variation the seeds of the variation grow, and the others stay."""
+    result = web.txt2img(prompt="a red car", n_iter=2, **TINY, **more)
+    seeds, subseeds = ([5, 5], [12, 13]) if more else ([5, 6], [5, 6])
+    assert (result.info["all_seeds"], result.info["all_subseeds"]) == (seeds, subseeds)
+    answer = httpx.post(f"{drawing}/sdapi/v1/txt2img", json={"infotext": result.info["infotexts"][1]}, timeout=60)
+    alone = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0])))
+    assert alone.tobytes() == result.images[1].tobytes()
+
+
 def test_webuiapi_hires_lora_and_formats(web: webuiapi.WebUIApi) -> None:
     result = web.txt2img(
         prompt="a red car <lora:woodcut:0.7>",
