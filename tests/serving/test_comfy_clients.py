@@ -1,5 +1,6 @@
 """ComfyUI's real clients, unmodified, draw with the built-in model: each the same six pictures, bit for bit."""
 
+import base64
 import importlib.util
 import io
 import json
@@ -21,6 +22,7 @@ from serving.comfy_clients import CLIENTS
 from serving.drawing_server import drawing_server, run_page
 
 MODULES = os.environ.get("GESSO_NODE_MODULES", "")  # a folder node_modules with the npm packages
+SILLYTAVERN = os.environ.get("GESSO_SILLYTAVERN", "")  # the folder of the npm package, installed with what it needs
 PACKAGES = {
     "comfy-api-simplified": "comfy_api_simplified",
     "comfyui-xy": "comfyui_xy",
@@ -137,6 +139,35 @@ def test_clients_from_npm(client: str, address: str, drawn: dict[str, bytes], tm
     script = Path(__file__).with_name("comfy_clients.mjs")
     _run(["node", str(script), client, address, str(folder_of(tmp_path)), MODULES])
     check(tmp_path, drawn)
+
+
+@pytest.mark.skipif(not SILLYTAVERN, reason="GESSO_SILLYTAVERN does not name the folder of the npm package sillytavern")
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_sillytaverns_own_router(address: str, drawn: dict[str, bytes]) -> None:
+    words = ("node", str(Path(__file__).with_name("sillytavern.mjs")), SILLYTAVERN)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline().split()[-1]
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/sd/comfy", timeout=60) as asking:
+                _ask_as_sillytavern(asking, address, drawn)
+        finally:
+            process.kill()
+
+
+def _ask_as_sillytavern(asking: httpx.Client, address: str, drawn: dict[str, bytes]) -> None:
+    assert asking.post("/ping", json={"url": address}).status_code == 200
+    models = asking.post("/models", json={"url": address}).json()
+    assert "gesso-mini.safetensors" in [one["value"] for one in models]
+    assert "dpmpp_2m" in asking.post("/samplers", json={"url": address}).json()
+    assert "karras" in asking.post("/schedulers", json={"url": address}).json()
+    assert asking.post("/vaes", json={"url": address}).json() == ["gesso-mini.safetensors"]
+    for name, graph in GRAPHS.items():
+        answer = asking.post("/generate", json={"url": address, "prompt": json.dumps({"prompt": graph})})
+        assert answer.json()["format"] == "png"
+        assert base64.b64decode(answer.json()["data"]) == drawn[name], name
+    refused = asking.post("/generate", json={"url": address, "prompt": json.dumps({"prompt": {}})})
+    assert (refused.status_code, refused.text) == (500, "ComfyUI returned an error.")
 
 
 def _run(words: list[str]) -> None:
