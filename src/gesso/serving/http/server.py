@@ -15,7 +15,7 @@ import uvicorn
 from gesso.errors import GessoError
 from gesso.library import Library
 from gesso.serving.blobs import BlobStore
-from gesso.serving.comfy.sockets import MAX_MESSAGE, with_sockets
+from gesso.serving.comfy.sockets import MAX_MESSAGE, SocketProtocol, with_sockets
 from gesso.serving.http.app import create_app
 from gesso.serving.http.checking import Checker, family_facts
 from gesso.serving.http.context import Context
@@ -72,7 +72,7 @@ def make_server(context: Context, on_ready: Callable[[], None]) -> uvicorn.Serve
     config = uvicorn.Config(
         with_sockets(create_app(context)),
         http=protocol(context.settings.header_timeout),
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # nothing that is sent grows when it is unpacked
         lifespan="on",
