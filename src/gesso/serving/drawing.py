@@ -338,6 +338,8 @@ class Drawing:
             self.store.expired(self.lease)
         elif self.stopped == "released":
             self.store.release(self.lease)
+        elif self.stopped == "lost":
+            self.store.lost(self.lease)
 
 
 def seed_of(job: str) -> int:

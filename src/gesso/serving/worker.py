@@ -98,8 +98,10 @@ class WorkerLoop:
             watcher.join(5)
             for drawing in list(self._drawings):  # an error of the database, or a bug
                 drawing.stop("released")
-                self._end(drawing, CancelledError())
-            self.store.worker_left(self.name)
+                with suppress(GessoError):
+                    self._end(drawing, CancelledError())
+            with suppress(GessoError):
+                self.store.worker_left(self.name)
             self.store.close()
 
     def _idle(self) -> None:
