@@ -81,6 +81,12 @@ def test_every_route_says_what_it_takes_and_answers(path: str, method: str, oper
 
 def test_examples_are_what_the_schemas_allow(tmp_path: Path) -> None:
     registry = {"components": DOCUMENT["components"]}
+    shown = {name for name, schema in DOCUMENT["components"]["schemas"].items() if "examples" in schema}
+    assert {"Problem", "JobResource", "Plan"} <= shown
+    for name in ("Problem", "JobResource", "Plan"):
+        schema = DOCUMENT["components"]["schemas"][name]
+        assert not schema["properties"].keys() - schema["examples"][0].keys(), "an example shows every field"
+        jsonschema.Draft202012Validator(schema | registry).validate(schema["examples"][0])
     for one in OPERATIONS:
         content = one.values[2].get("requestBody", {}).get("content", {}).get("application/json")
         if content is not None:
