@@ -16,10 +16,12 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 
 from serving import comfy_graphs as graphs
 from serving.comfy_clients import CLIENTS
 from serving.drawing_server import drawing_server, run_page
+from upscaler_files import upscaler_weights
 
 MODULES = os.environ.get("GESSO_NODE_MODULES", "")  # a folder node_modules with the npm packages
 SILLYTAVERN = os.environ.get("GESSO_SILLYTAVERN", "")  # the folder of the npm package, installed with what it needs
@@ -46,8 +48,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with drawing_server(tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+    """A server whose library has an upscaler network of small hashed weights."""
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "models" / "upscale_models"
+    folder.mkdir(parents=True)
+    save_file(upscaler_weights("compact_x2"), folder / "double.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GESSO_HOME", str(home))
+        with drawing_server(tmp_path_factory.mktemp("server")) as (url, _):
+            yield url
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +128,40 @@ def test_the_example_of_the_page(address: str, tmp_path: Path, monkeypatch: pyte
     run_page("serving-comfy.md", address)
     with Image.open("car.png") as car:
         assert car.size == (256, 256)
+
+
+def test_pictures_are_enlarged_by_a_network(address: str, drawn: dict[str, bytes]) -> None:
+    """An uploaded one, and one that the graph draws, which is the same as saving it and enlarging that."""
+    graph: graphs.Graph = {
+        "1": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "double.safetensors"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "drawn.png"}},
+        "3": {"class_type": "ImageUpscaleWithModel", "inputs": {"upscale_model": ["1", 0], "image": ["2", 0]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "large"}},
+    }
+    with httpx.Client(base_url=address, timeout=60) as asking:
+        assert asking.get("/models/upscale_models").json() == ["double.safetensors"]
+        asking.post("/upload/image", files={"image": ("drawn.png", drawn["text_to_image"])})
+        alone = Image.open(io.BytesIO(plainly(asking, graph)))
+        both = graphs.text_to_image()
+        both["20"] = graph["1"]
+        both["21"] = {"class_type": "ImageUpscaleWithModel", "inputs": {"upscale_model": ["20", 0], "image": ["8", 0]}}
+        both["9"]["inputs"]["images"] = ["21", 0]
+        together = Image.open(io.BytesIO(plainly(asking, both)))
+        both["22"] = {
+            "class_type": "ImageScale",
+            "inputs": {
+                "image": ["21", 0],
+                "upscale_method": "lanczos",
+                "width": 192,
+                "height": 192,
+                "crop": "disabled",
+            },
+        }
+        both["9"]["inputs"]["images"] = ["22", 0]
+        sized = Image.open(io.BytesIO(plainly(asking, both)))
+    assert alone.size == together.size == (256, 256) and sized.size == (192, 192)
+    assert alone.convert("RGB").tobytes() == together.convert("RGB").tobytes()
+    assert np.asarray(alone.convert("RGB")).std() > 10
 
 
 @pytest.mark.parametrize("client", CLIENTS)

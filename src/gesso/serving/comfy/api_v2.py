@@ -6,7 +6,7 @@ A job of it is a prompt; its states are those of gesso's jobs, whose names come 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +20,15 @@ from starlette.responses import Response, StreamingResponse
 from gesso.errors import GessoError, short
 from gesso.serving.comfy.files import ASSET, checked, keep_named, result_name
 from gesso.serving.comfy.graph import PromptRefusedError
-from gesso.serving.comfy.prompts import SURFACE, Prompt, cancel, find_prompt, list_prompts, submit_prompt
+from gesso.serving.comfy.prompts import (
+    SURFACE,
+    Prompt,
+    cancel,
+    find_prompt,
+    list_prompts,
+    opens_pictures,
+    submit_prompt,
+)
 from gesso.serving.comfy.watching import watchers_of
 from gesso.serving.http.bodies import json_object
 from gesso.serving.http.context import Call, Calling, is_id
@@ -97,7 +105,7 @@ async def create_job(call: Calling, request: Request) -> Response:
     if key is not None:
         sent["prompt_id"] = str(uuid.uuid5(_KEYS, f"{call.new_owner}\0{key}"))
     try:
-        async with call.context.decoding:
+        async with call.context.decoding if opens_pictures(sent) else nullcontext():
             accepted = await run_in_threadpool(submit_prompt, call, sent)
     except PromptRefusedError as error:
         details: dict[str, Any] = {"node_errors": error.node_errors, "type": error.error["type"]}

@@ -64,13 +64,21 @@ def choices_of(call: Call) -> dict[str, list[str]]:
 # ---- submitting ------------------------------------------------------------------------------------------------------
 
 
+def opens_pictures(body: Mapping[str, Any]) -> bool:
+    """Whether a prompt may have pictures to decode."""
+    graph = body.get("prompt")
+    nodes = graph.values() if isinstance(graph, dict) else ()
+    return any(isinstance(node, dict) and str(node.get("class_type")).startswith("LoadImage") for node in nodes)
+
+
 def submit_prompt(call: Call, body: Mapping[str, Any]) -> Submitted:
     """Check a graph whole and queue it. Raises PromptRefusedError and HttpError."""
     prompt_id, client, extra, only = _envelope(body)
     prompt = body.get("prompt")
-    graph = read_graph(prompt, choices_of(call), only=only)
+    choices = lists_of(call.context.checker)
+    graph = read_graph(prompt, choices, only=only)
     assert isinstance(prompt, dict)
-    wanted = evaluate(graph, prompt, choices_of(call), lambda name: find_picture(call, name))
+    wanted = evaluate(graph, prompt, choices, lambda name: find_picture(call, name))
     plans, shown = _plans(graph, prompt, wanted, files_of(call.context.checker))
     number = _number(body)
     total = sum(1 + plan.order.num_images * len(plan.then) for plan in plans)
