@@ -47,7 +47,7 @@ from gesso.serving.surfaces import SurfaceRoute, SurfaceRoutes, open_picture
 
 MAX_FIELDS = 8
 MAX_FIELD = 4096  # bytes of a text of a form
-MAX_HISTORY = 1000
+MAX_HISTORY = 1000  # of `max_items`
 COMFYUI_VERSION = "0.3.75"  # whose interface this is
 _STATES = {
     JobStatus.QUEUED: "pending",
