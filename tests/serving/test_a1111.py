@@ -567,7 +567,9 @@ def test_progress_and_interrupt_are_of_ones_own_work(idle: tuple[str, Context]) 
     address, made = idle
     body = {"prompt": "a cat", "width": 64, "height": 64, "force_task_id": "t1", "n_iter": 2}
     answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{address}/sdapi/v1/txt2img", json=body)))
+    thread = threading.Thread(
+        target=lambda: answers.append(httpx.post(f"{address}/sdapi/v1/txt2img", json=body)), daemon=True
+    )
     thread.start()
     end = time.monotonic() + 10
     while not made.store.counts().get(JobStatus.QUEUED):
@@ -588,11 +590,24 @@ def test_progress_and_interrupt_are_of_ones_own_work(idle: tuple[str, Context]) 
     assert httpx.post(f"{address}/sdapi/v1/unload-checkpoint").status_code == 501
     assert httpx.post(f"{address}/sdapi/v1/interrupt").json() == {}
     assert made.store.canceled(held)
-    thread.join()
+    thread.join(20)
     answer = answers[0].json()
     info = json.loads(answer["info"])
     assert answer["images"] == [] and info["gesso"]["status"] == "canceled" and info["prompt"] == "a cat"
     assert httpx.get(f"{address}/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+def test_pictures_to_start_from_are_kept_once_and_within_bounds(tmp_path: Path) -> None:
+    body = {"prompt": "a cat", "init_images": [b64(IMAGE)], "width": 64, "height": 64}
+    with context(tmp_path, rate=10**6, max_assets=4000) as made, server(made) as address:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/sdapi/v1/img2img", json=body, timeout=0.5)
+        found = [job.work.assets["image"] for job in made.store.list_jobs().jobs]
+        assert len(found) == 2 and len(set(found)) == 1
+        noise = Image.effect_noise((64, 64), 90).convert("RGB")
+        answer = httpx.post(f"{address}/sdapi/v1/img2img", json=body | {"init_images": [b64(noise)]})
+        assert answer.status_code == 413 and answer.json()["code"] == "too_large"
 
 
 def test_options_are_of_a_key(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the same key alone.
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -58,6 +59,8 @@ from gesso.serving.surfaces import (
     png,
 )
 from gesso.studio.home import styles_file
+
+log = logging.getLogger(__name__)
 
 SURFACE = "a1111"
 DEFAULT_MODEL = "gesso-mini"
@@ -291,7 +294,8 @@ def known_styles() -> dict[str, Style]:
     path = styles_file()
     try:
         return parse_styles(path.read_text(encoding="utf-8-sig"), path.name) if path.is_file() else {}
-    except (OSError, GessoError, ValueError):
+    except (OSError, GessoError, ValueError) as error:
+        log.warning("no styles: %s", error)
         return {}
 
 
