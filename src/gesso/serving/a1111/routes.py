@@ -112,6 +112,8 @@ def _read(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Asked:
     def options(overrides: Mapping[str, Any]) -> Settings:
         held = _options(call).of(call.new_owner)
         changed = check_options(overrides, _shown(call, held), "override_settings")
+        if given.get("override_settings_restore_afterwards") is False:
+            _options(call).put(call.new_owner, changed)
         return settings_of(held | changed)
 
     def is_edit(title: str | None) -> bool:
