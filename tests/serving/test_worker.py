@@ -490,6 +490,33 @@ def test_a_short_job_passes_a_long_one(place: Place) -> None:
     assert short.status == long.status == JobStatus.SUCCEEDED
 
 
+def test_a_long_job_is_not_passed_for_ever(place: Place) -> None:
+    long = place.submit(num_steps=30)
+    with place.working():
+        place.wait(long, JobStatus.RUNNING)
+        for _ in range(40):  # there is always one that needs less time
+            place.submit(num_steps=2)
+        assert place.wait(long).status == JobStatus.SUCCEEDED
+        counts = place.store.counts()
+        assert 2 <= counts[JobStatus.SUCCEEDED] < 35, counts
+        place.store.cancel_all()
+
+
+def test_a_job_with_a_crash_is_drawn_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    poison = place.submit(num_steps=40)
+    assert place.store.claim("dead", lease_seconds=60) is not None
+    place.store.worker_died("dead")
+    with place.working() as loop:
+        assert gate.reached.wait(SECONDS)
+        short = place.submit(num_steps=2)
+        loop._admit()  # as after the next step; the thread that draws stands at the gate
+        assert place.store.get(short.id).status == JobStatus.QUEUED and len(loop._drawings) == 1
+        gate.opened.set()
+        assert place.wait(poison).status == JobStatus.SUCCEEDED
+        assert place.wait(short).status == JobStatus.SUCCEEDED
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_pictures_are_the_same_among_others(place: Place, rows: int) -> None:
     """Computed apart bit by bit; joined in one call, within a level."""

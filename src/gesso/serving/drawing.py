@@ -79,7 +79,6 @@ class Drawing:
     active         the pictures that are being drawn
     state          how far it is, for whoever reports it: the JSON of `Job.progress`
     step_seconds   how long a step takes, as far as is known
-    worked         seconds that went into it
     reported       when `state` was last written down, and which it was
     """
 
@@ -91,7 +90,7 @@ class Drawing:
         self.active: list[Part] = []
         self.state: dict[str, Any] = {}
         self.step_seconds: float | None = None
-        self.worked, self._begin = 0.0, time.monotonic()
+        self._begin = time.monotonic()
         self.reported: tuple[float, object] = 0.0, None
         self._num_pictures, self._num_steps, self._num_begun = 1, 1, 0
         self._parts: Iterator[Part] = iter(())
@@ -153,10 +152,6 @@ class Drawing:
     def cost_left(self) -> float:
         """What is left of its cost, see `cost_of`."""
         return cost_of(self.job.work) * (1.0 - float(self.state.get("value", 0.0)))
-
-    def waited(self, now: float) -> float:
-        """Seconds in which others were drawn, since the worker has the job."""
-        return now - self._begin - self.worked
 
     def _format(self) -> tuple[str, str]:
         """Pillow's name of the output's format, and its media type. Raises GessoError for an unknown one."""
