@@ -121,8 +121,11 @@ def where(page: Path, line: int) -> str:
 
 
 SHELL = [(where(page, line), block) for page in PAGES for line, block in blocks(page, "sh") if commands(block)]
-NEEDS_A_SERVER = ROOT / "docs" / "serving.md"  # its Python runs in tests/serving/test_command.py
-PYTHON = [page for page in PAGES if any(blocks(page, "python")) and page != NEEDS_A_SERVER]
+# Their Python runs in tests/serving: test_command.py, test_openai.py, test_a1111.py, test_comfy_clients.py.
+NEED_A_SERVER = [
+    ROOT / "docs" / name for name in ("serving.md", "serving-openai.md", "serving-a1111.md", "serving-comfy.md")
+]
+PYTHON = [page for page in PAGES if any(blocks(page, "python")) and page not in NEED_A_SERVER]
 
 
 def test_there_are_examples():

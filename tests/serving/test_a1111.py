@@ -32,11 +32,11 @@ from gesso.serving.a1111.controlnet import fitted, module_of, parameters_of
 from gesso.serving.a1111.detecting import main as detect
 from gesso.serving.a1111.enlarging import enlarged, read_extras
 from gesso.serving.a1111.options import check_options, settings_of, shown_options
-from gesso.serving.a1111.reading import Asked, Known, mask_levels, read_body
+from gesso.serving.a1111.reading import IMG2IMG, TXT2IMG, Asked, Known, mask_levels, read_body
 from gesso.serving.http.context import Context
 from gesso.serving.http.problems import HttpError
 from gesso.serving.jobs import Job, JobStatus, Work
-from serving.drawing_server import drawing_server
+from serving.drawing_server import drawing_server, run_page
 from serving.served import context, lease, server
 
 IMAGE = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
@@ -308,6 +308,112 @@ def test_pictures_that_cannot_be_are_refused(given: dict[str, Any], status: int,
     assert (caught.value.status, caught.value.field) == (status, field)
 
 
+# Of every field a value that is not the default.
+OTHER: dict[str, Any] = {
+    "prompt": "a dog",
+    "negative_prompt": "x",
+    "styles": ["ink"],
+    "seed": 1,
+    "subseed_strength": 0.5,
+    "sampler_name": "Heun",
+    "sampler_index": "Heun",
+    "scheduler": "karras",
+    "batch_size": 2,
+    "n_iter": 2,
+    "steps": 9,
+    "cfg_scale": 3,
+    "width": 64,
+    "height": 64,
+    "restore_faces": True,
+    "tiling": True,
+    "eta": 0.5,
+    "s_min_uncond": 1,
+    "s_churn": 1,
+    "s_noise": 2,
+    "override_settings": {"samples_format": "jpg"},
+    "refiner_checkpoint": "x",
+    "disable_extra_networks": True,
+    "firstpass_image": "x",
+    "comments": {"a": 1},
+    "script_name": "x",
+    "send_images": False,
+    "save_images": True,
+    "alwayson_scripts": {"x": {"args": [1]}},
+    "force_task_id": "x",
+    "infotext": "a dog\nSteps: 9, Sampler: Heun, Seed: 1, Size: 64x64",
+    "enable_hr": True,
+    "firstphase_width": 64,
+    "firstphase_height": 64,
+    "hr_scale": 1.5,
+    "hr_upscaler": "Lanczos",
+    "hr_second_pass_steps": 3,
+    "hr_resize_x": 1024,
+    "hr_resize_y": 1024,
+    "hr_checkpoint_name": "x",
+    "hr_sampler_name": "Heun",
+    "hr_scheduler": "karras",
+    "hr_prompt": "x",
+    "hr_negative_prompt": "x",
+    "denoising_strength": 0.1,
+    "init_images": [b64(IMAGE.rotate(90))],
+    "resize_mode": 1,
+    "image_cfg_scale": 2,
+    "mask": b64(Image.new("L", (64, 64), 128)),
+    "mask_blur_x": 1,
+    "mask_blur_y": 1,
+    "mask_blur": 1,
+    "mask_round": False,
+    "inpainting_fill": 1,
+    "inpaint_full_res": False,
+    "inpaint_full_res_padding": 8,
+    "inpainting_mask_invert": 1,
+    "initial_noise_multiplier": 2,
+    "latent_mask": "x",
+    "include_init_images": True,
+}
+# Fields that change nothing here, nor there without another one.
+NOTHING = {
+    *("do_not_save_samples", "do_not_save_grid"),  # nothing is saved
+    "override_settings_restore_afterwards",  # see the test of it
+    *("s_tmax", "s_tmin"),  # of churn
+    *("script_args", "refiner_switch_at", "subseed"),  # of a script, a refiner, a strength
+    *("seed_resize_from_w", "seed_resize_from_h"),  # of each other
+}
+
+
+@pytest.mark.parametrize(
+    ("is_img2img", "name"),
+    [(False, name) for name in TXT2IMG if name not in NOTHING]
+    + [(True, name) for name in IMG2IMG if name not in NOTHING],
+)
+def test_no_known_field_is_dropped_in_silence(is_img2img: bool, name: str) -> None:
+    """It has an effect, or is refused, or a note says that it has none."""
+    base: dict[str, Any] = {"prompt": "a <lora:comic:1> cat"}
+    if is_img2img:
+        base["init_images"] = [b64(IMAGE)]
+        base |= {"mask": b64(Image.new("L", (64, 64), 255))} if name.startswith(("mask_", "inpaint")) else {}
+    else:
+        base |= {"enable_hr": True} if name.startswith(("hr_", "denoising", "firstphase")) else {}
+    if name == "infotext":
+        del base["prompt"]
+
+    def shown(**given: Any) -> Any:
+        asked = read_body(
+            {**base, **given}, known(is_edit=lambda title: name == "image_cfg_scale"), is_img2img=is_img2img
+        )
+        pictures = {role: image.tobytes() for role, image in asked.pictures.items()}
+        told = asked.send_images, asked.task, asked.notes, asked.parameters["init_images"] if is_img2img else None
+        return asked.request, pictures, asked.settings, told
+
+    plain = shown()
+    refused = None
+    try:
+        assert shown(**{name: OTHER[name]}) != plain
+    except HttpError as error:
+        refused = error
+    assert refused is None or name.split("_")[0] in refused.detail or refused.field == name, refused
+
+
 # ---- ControlNet ------------------------------------------------------------------------------------------------------
 
 
@@ -567,7 +673,9 @@ def test_progress_and_interrupt_are_of_ones_own_work(idle: tuple[str, Context]) 
     address, made = idle
     body = {"prompt": "a cat", "width": 64, "height": 64, "force_task_id": "t1", "n_iter": 2}
     answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(httpx.post(f"{address}/sdapi/v1/txt2img", json=body)))
+    thread = threading.Thread(
+        target=lambda: answers.append(httpx.post(f"{address}/sdapi/v1/txt2img", json=body)), daemon=True
+    )
     thread.start()
     end = time.monotonic() + 10
     while not made.store.counts().get(JobStatus.QUEUED):
@@ -588,11 +696,24 @@ def test_progress_and_interrupt_are_of_ones_own_work(idle: tuple[str, Context]) 
     assert httpx.post(f"{address}/sdapi/v1/unload-checkpoint").status_code == 501
     assert httpx.post(f"{address}/sdapi/v1/interrupt").json() == {}
     assert made.store.canceled(held)
-    thread.join()
+    thread.join(20)
     answer = answers[0].json()
     info = json.loads(answer["info"])
     assert answer["images"] == [] and info["gesso"]["status"] == "canceled" and info["prompt"] == "a cat"
     assert httpx.get(f"{address}/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+def test_pictures_to_start_from_are_kept_once_and_within_bounds(tmp_path: Path) -> None:
+    body = {"prompt": "a cat", "init_images": [b64(IMAGE)], "width": 64, "height": 64}
+    with context(tmp_path, rate=10**6, max_assets=4000) as made, server(made) as address:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/sdapi/v1/img2img", json=body, timeout=0.5)
+        found = [job.work.assets["image"] for job in made.store.list_jobs().jobs]
+        assert len(found) == 2 and len(set(found)) == 1
+        noise = Image.effect_noise((64, 64), 90).convert("RGB")
+        answer = httpx.post(f"{address}/sdapi/v1/img2img", json=body | {"init_images": [b64(noise)]})
+        assert answer.status_code == 413 and answer.json()["code"] == "too_large"
 
 
 def test_options_are_of_a_key(tmp_path: Path) -> None:
@@ -612,6 +733,11 @@ def test_options_are_of_a_key(tmp_path: Path) -> None:
             answer = asking.post("/options", json={"sd_model_checkpoint": "nope"}, **mine)
             assert answer.status_code == 422 and "no model is called" in answer.json()["detail"]
             assert asking.post("/options", json={"s_churn": 1.0}, **mine).status_code == 422
+            body = {"steps": -1, "override_settings": {"jpeg_quality": 50}}
+            asking.post("/txt2img", json=body, **mine)
+            assert asking.get("/options", **mine).json()["jpeg_quality"] == 80
+            asking.post("/txt2img", json=body | {"override_settings_restore_afterwards": False}, **mine)
+            assert asking.get("/options", **mine).json()["jpeg_quality"] == 50
 
 
 # ---- real clients, and the built-in model ----------------------------------------------------------------------------
@@ -653,6 +779,17 @@ def test_webuiapi_draws(web: webuiapi.WebUIApi) -> None:
         prompt="a red car", negative_prompt="blue", sampler_name="DPM++ 2M Karras", **TINY | {"seed": 6}
     )
     assert again.image.tobytes() == result.images[1].tobytes()  # as there, the second picture is that of the next seed
+
+
+@pytest.mark.parametrize("more", [{}, {"subseed": 12, "subseed_strength": 0.3}])
+def test_the_text_of_a_picture_draws_it_alone(web: webuiapi.WebUIApi, drawing: str, more: dict[str, Any]) -> None:
+    """The second of two; with a variation the seeds of the variation grow, and the others stay."""
+    result = web.txt2img(prompt="a red car", n_iter=2, **TINY, **more)
+    seeds, subseeds = ([5, 5], [12, 13]) if more else ([5, 6], [5, 6])
+    assert (result.info["all_seeds"], result.info["all_subseeds"]) == (seeds, subseeds)
+    answer = httpx.post(f"{drawing}/sdapi/v1/txt2img", json={"infotext": result.info["infotexts"][1]}, timeout=60)
+    alone = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0])))
+    assert alone.tobytes() == result.images[1].tobytes()
 
 
 def test_webuiapi_hires_lora_and_formats(web: webuiapi.WebUIApi) -> None:
@@ -714,6 +851,15 @@ def test_webuiapi_asks_for_everything(web: webuiapi.WebUIApi) -> None:
     assert "controlnet" in web.get_scripts()["txt2img"]
     assert web.extra_single_image(IMAGE, upscaler_1="Lanczos", upscaling_resize=2).image.size == (128, 128)
     assert [one.size for one in web.extra_batch_images([IMAGE, IMAGE], upscaler_1="Nearest").images] == [(128, 128)] * 2
+
+
+def test_the_example_of_the_page(drawing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_page("serving-a1111.md", drawing)
+    names["api"].session.close()
+    assert names["again"].info["denoising_strength"] == 0.6
+    with Image.open("blue.png") as blue, Image.open("car.png") as red:
+        assert blue.size == red.size == (256, 256) and blue.tobytes() != red.tobytes()
 
 
 def test_sd_backend_client(backend: A1111Webservice) -> None:

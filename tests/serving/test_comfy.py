@@ -15,15 +15,17 @@ from PIL import Image
 from sqlalchemy import delete
 from starlette.testclient import TestClient, WebSocketDenialResponse, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
-from gesso.serving.comfy.sockets import with_sockets
+from gesso.serving.comfy.sockets import MAX_MESSAGE, with_sockets
 from gesso.serving.comfy.watching import Socket
 from gesso.serving.http.app import create_app
 from gesso.serving.http.context import Context
 from gesso.serving.jobs import JobStatus
 from gesso.serving.tables import jobs, uploads
 from serving import comfy_graphs as graphs
-from serving.served import PNG, context, finish, lease
+from serving.served import PNG, context, finish, lease, server
 
 
 @pytest.fixture(scope="module")
@@ -617,6 +619,40 @@ def test_there_are_so_many_sockets(tmp_path: Path) -> None:
         said(socket, "status")
         with pytest.raises((WebSocketDenialResponse, WebSocketDisconnect)), listening(asking):
             pass
+
+
+def test_sockets_of_a_server_with_sockets(own: Context, caplog: pytest.LogCaptureFixture) -> None:
+    """As they are on the wire: who is refused, and when a connection ends."""
+    _, key = own.keys.add("mine")
+    bearer = {"Authorization": f"Bearer {key}"}
+    with server(own) as address:
+        url = f"{address.replace('http', 'ws')}/ws?clientId=me"
+        for headers, origin, status in (
+            ({}, None, 401),
+            (bearer, "http://elsewhere.example", 403),
+            (bearer, "null", 403),
+            ({**bearer, "Sec-Fetch-Site": "cross-site"}, None, 403),
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(url, additional_headers=headers, origin=origin)
+            assert refused.value.response.status_code == status
+        with connect(url, additional_headers=bearer) as large:
+            large.recv()
+            large.send("x" * (MAX_MESSAGE + 1))
+            with pytest.raises(ConnectionClosed):
+                large.recv(timeout=10)
+            assert large.close_code == 1009
+        with connect(url, additional_headers=bearer) as left:
+            left.send("no JSON")
+            left.send("[" * 50_000)
+            left.send(b"bytes")
+            left.send(json.dumps({"type": "feature_flags", "data": {}}))
+            assert [json.loads(left.recv())["type"] for _ in range(2)] == ["status", "feature_flags"]
+            own.is_stopping = True
+            with pytest.raises(ConnectionClosed):
+                left.recv(timeout=10)
+            assert left.close_code == 1001
+    assert "clientId" not in caplog.text and "handshake" not in caplog.text
 
 
 # ---- what there is ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -772,3 +773,78 @@ def test_deep_pictures_are_brought_to_eight_bits() -> None:
 
 def test_latents_that_are_encoded_know_their_size() -> None:
     assert Encoded(Loaded(an_upload(size=(64, 32))), Vae("x")).size == (64, 32)
+
+
+# ---- anything --------------------------------------------------------------------------------------------------------
+
+ANYTHING = (
+    None,
+    True,
+    -1,
+    0,
+    7,
+    2**70,
+    0.5,
+    float("inf"),
+    "",
+    "x",
+    "7",
+    [],
+    ["3"],
+    ["3", 0],
+    ["4", 9],
+    [3, 0],
+    {},
+    {"a": []},
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_a_graph_says_it_is_a_request_or_refused(seed: int) -> None:
+    """Graphs with values, links and nodes changed at random: nothing else is raised, and what passes is a request."""
+    rng = random.Random(seed)
+    kinds = list(NODE_TYPES)
+    counts = {True: 0, False: 0}
+    for _ in range(60):
+        graph: Any = rng.choice(
+            (
+                graphs.text_to_image(),
+                graphs.image_to_image("cat.png"),
+                graphs.inpaint("cat.png"),
+                graphs.lora(),
+                graphs.controlnet("cat.png"),
+                graphs.upscale(),
+            )
+        )
+        for _ in range(rng.randint(1, 3)):
+            node = graph[rng.choice(list(graph))]
+            inputs = node["inputs"]
+            name = rng.choice([*inputs, "new"])
+            match rng.randint(0, 4):
+                case 0:
+                    inputs[name] = rng.choice(ANYTHING)
+                case 1:
+                    inputs.pop(name, None)
+                case 2:
+                    inputs[name] = [rng.choice(list(graph)), rng.randint(0, 3)]
+                case 3:
+                    node["class_type"] = rng.choice(kinds)
+                case 4:
+                    added = NODE_TYPES[rng.choice(kinds)]
+                    links = {one.name: [rng.choice(list(graph)), rng.randint(0, 2)] for one in added.inputs}
+                    graph[f"n{len(graph)}"] = {"class_type": added.name, "inputs": links}
+        try:
+            made = orders(graph)
+        except PromptRefusedError as error:
+            json.dumps([error.error, error.node_errors], allow_nan=False)
+            counts[False] += 1
+        except NodeError as error:
+            json.dumps(error.value, allow_nan=False)
+            counts[False] += 1
+        else:
+            for one in made:
+                if one.kind == "generate":
+                    values = {key: value for key, value in one.values.items() if key != "controls"}
+                    TextToImageRequest.from_dict(json.loads(TextToImageRequest(prompt="").to_json()) | values)
+            counts[True] += 1
+    assert counts[False] > 20 and counts[True] > 1

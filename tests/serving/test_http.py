@@ -4,9 +4,12 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -16,7 +19,7 @@ from gesso.request.request import TextToImageRequest
 from gesso.serving.http.checking import Checker, defaults, family_facts
 from gesso.serving.http.context import Context
 from gesso.serving.jobs import JobStatus
-from serving.served import CAR, PNG, client, context, drawn, finish, lease, problem
+from serving.served import CAR, PNG, client, context, drawn, finish, lease, problem, server
 
 
 @pytest.fixture
@@ -345,6 +348,26 @@ def test_too_many_requests_are_told_to_wait(tmp_path: Path) -> None:
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(refused) >= 4 and int(refused[0].headers["retry-after"]) == 1
         assert asking.get("/healthz").status_code == 200, "somebody who asks too often does not make a server look dead"
+
+
+def test_a_full_disk_is_told_before_a_job_is_accepted(
+    made: Context, asking: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "free_bytes", lambda self: 1000)
+    problem(asking.post("/v1/jobs", json=CAR), 507, "disk_full")
+    assert asking.get("/readyz").json()["checks"]["disk"] is False
+    assert made.store.counts() == {}
+
+
+def test_a_race_of_repeats_makes_one_job(made: Context) -> None:
+    """Each key from eight threads at once: one job is new, the others are that one."""
+    with server(made) as url, httpx.Client(base_url=url, timeout=30) as asking, ThreadPoolExecutor(8) as pool:
+        for key in ("a", "b", "c", "d", "e"):
+            post = partial(asking.post, "/v1/jobs", json=CAR, headers={"Idempotency-Key": key})
+            answers = [one.result() for one in [pool.submit(post) for _ in range(8)]]
+            assert sorted(answer.status_code for answer in answers) == [200] * 7 + [202]
+            assert len({answer.json()["id"] for answer in answers}) == 1
+    assert made.store.counts() == {JobStatus.QUEUED: 5}
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -78,14 +78,18 @@ def header(text: str) -> dict[str, bytes]:
 # ---- every route -----------------------------------------------------------------------------------------------------
 
 
+def forgotten() -> None:
+    """A route that says no rule."""
+
+
 def test_every_route_has_a_rule() -> None:
     own = [(method, path, scope) for method, path, scope in ROUTES if (method, path) in OWN]
     assert {path for _, path, scope in own if scope is None} == OPEN
     assert {scope for _, _, scope in own} == {None, *SCOPES}
     assert all(scope != "read" for method, path, scope in own if method != "GET" and path != "/v1/plans")
-    app = FastAPI()
+    app = FastAPI(openapi_url=None)
     check_rules(bare_app())
-    app.add_api_route("/forgotten", dict)
+    app.add_api_route("/forgotten", forgotten)
     with pytest.raises(ValueError, match="/forgotten has no rule"):
         check_rules(app)
 
@@ -97,7 +101,8 @@ def test_every_route_asks_everybody(
     """Each cell of routes times identities: refused by who asks, before anything else is looked at."""
     url = path.replace("{id}", "01M8MH9MX9E20SA7BXW3B5T9Q4").replace("{name}", "nothing")
     known = {"anna": ("read", "draw"), "reader": ("read",), "admin": ("admin",)}
-    for name in (None, *keys):
+    asked = keys if (method, path) in OWN else ("wrong", "reader", "anna")  # the surfaces share the rules
+    for name in (None, *asked):
         made.buckets._buckets.clear()
         answer = asking.request(method, url, headers={} if name is None else header(keys[name]))
         if scope is None:
@@ -294,3 +299,37 @@ def test_the_time_of_a_refusal_tells_nothing(tmp_path: Path) -> None:
     n = 4000
     z = (ranks - n * (2 * n + 1) / 2) / math.sqrt(n * n * (2 * n + 1) / 12)
     assert abs(z) < 3.3, f"z = {z}"
+
+
+@pytest.mark.slow
+def test_ten_thousand_looks_at_what_is_anothers(tmp_path: Path) -> None:
+    """Whoever asks for whatever: their own is there, and nothing else is."""
+    import random
+
+    chance = random.Random(1)
+    with context(tmp_path, rate=10**6) as made, client(made) as asking:
+        users = [header(made.keys.add(f"user {number}")[1]) for number in range(4)]
+        things: list[tuple[int, str]] = []
+        for owner, user in enumerate(users):
+            for _ in range(3):
+                job = asking.post("/v1/jobs", json=CAR | {"batch": f"batch {owner}"}, headers=user).json()["id"]
+                output = finish(made, lease(made))
+                things += [(owner, f"/v1/jobs/{job}"), (owner, f"/v1/jobs/{job}/events")]
+                things += [(owner, f"/v1/images/{output.id}"), (owner, f"/v1/images/{output.id}/metadata")]
+            asset = asking.post("/v1/assets", files={"file": ("x.png", PNG)}, headers=user).json()["id"]
+            things += [(owner, f"/v1/assets/{asset}"), (owner, f"/v1/assets/{asset}/content")]
+            things += [(owner, f"/v1/batches/batch {owner}"), (owner, f"/v1/jobs?batch=batch {owner}")]
+        for _ in range(10_000):
+            asker, (owner, url) = chance.randrange(len(users)), chance.choice(things)
+            others = ["GET", "GET", "GET", "HEAD", "POST", "DELETE"]
+            method = "GET" if asker == owner or "?" in url else chance.choice(others)
+            end = chance.choice(["/cancel", "/retry"]) if method == "POST" and "/v1/jobs/" in url else ""
+            answer = asking.request(method, url + end, headers=users[asker])
+            if "?" in url:
+                assert len(answer.json()["jobs"]) == (3 if asker == owner else 0)
+            else:
+                assert answer.status_code == 200 if asker == owner else answer.status_code in (404, 405), (
+                    url,
+                    answer.text,
+                )
+        assert made.store.counts() == {JobStatus.SUCCEEDED: 12}

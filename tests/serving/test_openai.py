@@ -35,10 +35,11 @@ from gesso.serving.openai.reading import (
     read_parameters,
     to_request,
 )
-from serving.drawing_server import drawing_server
+from serving.drawing_server import drawing_server, run_page
 from serving.served import PNG, context, finish, lease, server
 
 PROMPT = "a red car and a blue house"
+IMAGE = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
 SMALL: dict[str, Any] = {"steps": 2, "seed": 7}
 MINI: Facts = family_facts()["gesso-mini"]
 
@@ -371,9 +372,14 @@ def in_background(call: Any) -> tuple[threading.Thread, list[Any]]:
         except Exception as error:
             answers.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, answers
+
+
+def join(thread: threading.Thread) -> None:
+    thread.join(20)
+    assert not thread.is_alive(), "no answer"
 
 
 def extra(model: Any) -> dict[str, Any]:
@@ -447,7 +453,7 @@ def test_a_full_queue_is_a_rate_limit_that_says_when_to_come_back(tmp_path: Path
             assert headers["x-should-retry"] == "true"
             assert int(headers["retry-after-ms"]) == 1000 * int(headers["retry-after"]) > 0
             made.store.cancel_all()
-            thread.join()
+            join(thread)
         (error,) = answers
         assert isinstance(error, openai.ConflictError) and error.code == "cancelled"
 
@@ -459,7 +465,7 @@ def test_a_job_that_fails_is_an_error_of_the_request_or_of_the_server(
         thread, answers = in_background(lambda: asking.images.generate(prompt=PROMPT))
         wait_for_jobs(idle[1], 1, JobStatus.QUEUED)
         idle[1].store.fail(lease(idle[1]), {"code": code, "message": "too much", "field": None, "data": {}})
-        thread.join()
+        join(thread)
         (error,) = answers
         assert type(error) is kind and error.code == code and "too much" in str(error)
 
@@ -474,7 +480,7 @@ def test_a_retry_of_the_client_joins_the_job_that_runs(idle: tuple[str, Context]
         held = lease(made)
         time.sleep(1.2)
         output = finish(made, held)
-        thread.join()
+        join(thread)
     (answer,) = answers
     assert answer.data[0].id == output.id and answer.gesso["job"] == held.job.id
     assert made.store.counts().get(JobStatus.SUCCEEDED, 0) == before.get(JobStatus.SUCCEEDED, 0) + 1
@@ -493,7 +499,7 @@ def test_the_same_call_twice_is_two_jobs_and_with_a_key_one(idle: tuple[str, Con
         wait_for_jobs(made, 3, JobStatus.QUEUED)
         ids = [finish(made, lease(made)).id for _ in range(3)]
         for thread, _ in calls:
-            thread.join()
+            join(thread)
         found = [answers[0].data[0].id for _, answers in calls]
         assert set(found) == set(ids) and found[2] == found[3] and len(set(found[:2])) == 2
         with pytest.raises(openai.UnprocessableEntityError) as caught:
@@ -507,6 +513,39 @@ def test_a_job_that_nobody_waits_for_is_canceled(idle: tuple[str, Context], monk
     with client(address, timeout=0.3) as asking, pytest.raises(openai.APITimeoutError):
         asking.images.generate(prompt="left alone")
     wait_for_jobs(made, 0, JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+def test_a_retry_after_a_restart_of_the_server_joins_the_job_too(tmp_path: Path) -> None:
+    with (
+        context(tmp_path, rate=10**6) as made,
+        server(made) as address,
+        client(address, timeout=0.5) as asking,
+        pytest.raises(openai.APITimeoutError),
+    ):
+        asking.images.generate(prompt="over a restart")
+    repeat = {"x-stainless-retry-count": "1"}
+    with context(tmp_path, rate=10**6) as made, server(made) as address, client(address) as asking:
+        thread, answers = in_background(lambda: asking.images.generate(prompt="over a restart", extra_headers=repeat))
+        output = finish(made, lease(made))
+        join(thread)
+        assert answers[0].data[0].id == output.id
+        thread, answers = in_background(lambda: asking.images.generate(prompt="another", extra_headers=repeat))
+        wait_for_jobs(made, 1, JobStatus.QUEUED)
+        made.store.cancel_all()
+        join(thread)
+
+
+def test_no_more_clients_wait_than_the_server_lets(tmp_path: Path) -> None:
+    with context(tmp_path, rate=10**6, max_streams=1) as made, server(made) as address, client(address) as asking:
+        thread, answers = in_background(lambda: asking.images.generate(prompt=PROMPT))
+        wait_for_jobs(made, 1, JobStatus.QUEUED)
+        time.sleep(0.2)  # it waits a moment after its job is there
+        with pytest.raises(openai.InternalServerError) as busy:
+            asking.images.generate(prompt="one more")
+        assert busy.value.code == "overloaded" and busy.value.response.headers["x-should-retry"] == "true"
+        made.store.cancel_all()
+        join(thread)
+        assert isinstance(answers[0], openai.ConflictError)
 
 
 def test_a_stream_shows_previews_and_ends_with_the_job(idle: tuple[str, Context], asking: openai.OpenAI) -> None:
@@ -589,6 +628,13 @@ def drawing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]
         yield made
 
 
+def test_the_example_of_the_page(drawing: openai.OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_page("serving-openai.md", str(drawing.base_url).removesuffix("/v1/"))
+    names["client"].close()
+    assert read_picture("car.png")[0].size == (256, 256) and names["event"].type == "image_generation.completed"
+
+
 def image_of(text: str | None) -> Image.Image:
     assert text is not None
     return Image.open(io.BytesIO(base64.b64decode(text)))
@@ -669,6 +715,21 @@ def test_edit_with_a_control_image_streamed(drawing: openai.OpenAI) -> None:
     )
     events = list(stream)
     assert events[-1].type == "image_edit.completed" and image_of(events[-1].b64_json).size == (64, 64)
+
+
+def test_edit_by_json(drawing: openai.OpenAI) -> None:
+    image = "data:image/png;base64," + base64.b64encode(png(IMAGE)).decode()
+    body = {"prompt": "a red car", "images": [{"image_url": image}], "size": "64x64", **SMALL}
+    answer = httpx.post(f"{drawing.base_url}images/edits", json=body, timeout=60)
+    assert image_of(answer.json()["data"][0]["b64_json"]).size == (64, 64)
+    refused = httpx.post(f"{drawing.base_url}images/edits", json=body | {"images": [{"file_id": "f"}]})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "images"
+    refused = httpx.post(f"{drawing.base_url}images/edits", json=body | {"images": "https://localhost/x.png"})
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "url_not_allowed"
+    refused = httpx.post(f"{drawing.base_url}images/edits", files={"picture": png(IMAGE)}, data={"prompt": "x"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "picture"
+    refused = httpx.post(f"{drawing.base_url}images/edits", files={"image": b"GIF89a"}, data={"prompt": "x"})
+    assert refused.status_code == 415 and refused.json()["error"]["param"] == "image"
 
 
 def test_variation(drawing: openai.OpenAI) -> None:

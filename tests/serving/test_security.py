@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import http.client
 import http.server
 import json
 import logging
@@ -19,11 +20,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from gesso.errors import GessoError
-from gesso.serving.http.addresses import check_address, is_public, resolve
+from gesso.serving.http.addresses import Address, check_address, is_public, resolve
 from gesso.serving.http.context import Context
 from gesso.serving.http.guard import SECURITY_HEADERS
 from gesso.serving.http.signing import signature
 from gesso.serving.http.webhooks import PAUSES, Webhooks
+from gesso.serving.http.webhooks import post as send
 from gesso.serving.jobs import JobStatus
 from serving.served import CAR, client, context, drawn, finish, lease, problem, server
 
@@ -543,6 +545,28 @@ def test_a_webhook_that_is_gone_or_not_allowed_any_more_is_given_up(
         wait(lambda: not made.store.webhooks_due())
         strict.stop()
     assert len(own.heard) == 1, "the second one was private, and nobody called there"
+
+
+def test_an_answer_that_comes_byte_by_byte_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesso.serving.http.webhooks.WHOLE", 0.5)
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def drip() -> None:
+            wire, _ = listening.accept()
+            with closing(wire):
+                wire.recv(65536)
+                try:
+                    for byte in b"HTTP/1.1 204 " + b"x" * 100:
+                        wire.sendall(bytes([byte]))
+                        time.sleep(0.1)
+                except OSError:
+                    return
+
+        threading.Thread(target=drip, daemon=True).start()
+        begin = time.monotonic()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            send(Address("http", "localhost", listening.getsockname()[1], "/"), "127.0.0.1", b"{}", {})
+        assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("secret", ["short", "whsec_!!!", "whsec_YQ==", 7])

@@ -371,9 +371,37 @@ def test_a_worker_that_was_merely_slow_is_no_crash(store: JobStore, clock: Clock
         clock.now += 30
         store.recover()
         assert store.get(job.id).crashes == 1
-        assert store.renew(lease, lease_seconds=30) is None and store.renew(lease, lease_seconds=30) is None
+        assert store.renew(lease, lease_seconds=30) is None
+        store.lost(lease)
+        store.lost(lease)  # which counts once
         assert store.get(job.id).crashes == 0
     assert store.get(job.id).status == JobStatus.QUEUED
+
+
+def test_only_the_crash_that_was_none_is_taken_off(url: str, clock: Clock) -> None:
+    store = JobStore(url, clock=clock, max_crashes=5)
+    job, _ = store.submit(new())
+    leases = []
+    for worker in ("slow", "dead"):
+        lease = store.claim(worker, lease_seconds=30)
+        assert lease is not None
+        leases.append(lease)
+        store.worker_died(worker)
+    store.lost(leases[0])
+    assert store.get(job.id).crashes == 2
+    store.lost(leases[1])
+    assert store.get(job.id).crashes == 1
+    store.close()
+
+
+def test_a_canceled_job_whose_workers_die_is_canceled(store: JobStore) -> None:
+    job, _ = store.submit(new())
+    for worker in ("one", "two"):
+        assert store.claim(worker, lease_seconds=30) is not None
+        if worker == "two":
+            store.cancel(job.id)
+        store.worker_died(worker)
+    assert store.get(job.id).status == JobStatus.CANCELED
 
 
 def test_giving_back_counts_no_crash(store: JobStore) -> None:
@@ -685,8 +713,10 @@ def work_through_restarts(url: str, restart: Callable[[], None], restarts: int) 
 
     def crash() -> None:
         for _ in range(restarts):
+            before = stores[0].changes()
             time.sleep(0.2)
             restart()
+            assert stores[0].changes() != before
         stop.set()
 
     in_threads(4, lambda number: (submit, submit, lambda _: finish(), lambda _: crash())[number](number))

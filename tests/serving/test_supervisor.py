@@ -139,7 +139,14 @@ def test_real_workers_start_die_and_stop(store: JobStore, options: WorkerOptions
         (pid,) = supervisor.pids
         os.kill(pid, signal.SIGKILL)
         until(lambda: supervisor.pids not in ([], [pid]))
+        job, _ = store.submit(NewJob(owner="ann", work=Work(request=request("a blue car", num_steps=300))))
+        until(lambda: store.get(job.id).progress.get("step"))
         (pid,) = supervisor.pids
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: store.get(job.id).attempts == 2)
+        assert store.get(job.id).crashes == 0  # it was given back
+        (pid,) = supervisor.pids
+    assert store.get(job.id).status == JobStatus.QUEUED and store.get(job.id).crashes == 0
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -156,7 +163,7 @@ def test_a_worker_without_its_device_says_so_and_fails_nothing(
     assert store.counts() == {JobStatus.QUEUED: 1}
 
 
-def request(prompt: str) -> dict[str, object]:
+def request(prompt: str, num_steps: int = 1) -> dict[str, object]:
     from gesso.request.request import TextToImageRequest
 
-    return TextToImageRequest(prompt=prompt, num_steps=1).to_dict()
+    return TextToImageRequest(prompt=prompt, num_steps=num_steps).to_dict()

@@ -144,7 +144,7 @@ command.__annotations__ = {name: one.annotation for name, one in _signature().pa
 
 # ---- the log ---------------------------------------------------------------------------------------------------------
 
-WORDS = ("request_id", "method", "route", "status", "ms", "client", "key")
+WORDS = ("request_id", "method", "route", "status", "ms", "client", "key", "job")
 
 
 class _Log(logging.Formatter):

@@ -35,7 +35,7 @@ def infotext(recipe: Recipe, *, sampler_label: str, schedule_label: str) -> str:
     if recipe.model_hash:
         pairs.append(("Model hash", recipe.model_hash))
     pairs.append(("Model", _stem(recipe.model)))
-    pairs += _variation(request)
+    pairs += _variation(recipe)
     strength = request.source.strength
     if strength is None and request.hires is not None:
         strength = request.hires.strength
@@ -70,10 +70,13 @@ def _if(present: bool, path: str, value: Any) -> list[Pair]:
     return [_pair(path, value)] if present else []
 
 
-def _variation(request: ResolvedRequest) -> list[Pair]:
-    pairs = []
+def _variation(recipe: Recipe) -> list[Pair]:
+    request, pairs = recipe.request, []
     if request.variation.strength is not None:
-        pairs.append(_pair("variation.seed", request.variation.seed))
+        seed = request.variation.seed
+        if request.variation.strength and seed is not None and request.noise in ("cpu", "nv"):
+            seed += request.first_index
+        pairs.append(_pair("variation.seed", seed))
         pairs.append(_pair("variation.strength", request.variation.strength))
     if request.variation.width is not None:
         pairs.append(_pair("variation.width", f"{request.variation.width}x{request.variation.height}"))
@@ -182,9 +185,13 @@ def _conventions(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _seed(recipe: Recipe) -> int:
-    """The seed that gives this picture alone in other tools: theirs grows by one a picture, ours has an index."""
+    """The seed that gives this picture alone in other tools: theirs grows by one a picture, ours has an index.
+
+    With a variation all pictures share the noise of the first, and the seed that grows is that of the variation.
+    """
     request = recipe.request
-    return request.seed + request.first_index if request.noise in ("cpu", "nv") else request.seed
+    grows = request.noise in ("cpu", "nv") and not request.variation.strength
+    return request.seed + request.first_index if grows else request.seed
 
 
 def _prompt(text: str) -> str:

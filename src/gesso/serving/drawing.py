@@ -79,7 +79,6 @@ class Drawing:
     active         the pictures that are being drawn
     state          how far it is, for whoever reports it: the JSON of `Job.progress`
     step_seconds   how long a step takes, as far as is known
-    worked         seconds that went into it
     reported       when `state` was last written down, and which it was
     """
 
@@ -91,7 +90,7 @@ class Drawing:
         self.active: list[Part] = []
         self.state: dict[str, Any] = {}
         self.step_seconds: float | None = None
-        self.worked, self._begin = 0.0, time.monotonic()
+        self._begin = time.monotonic()
         self.reported: tuple[float, object] = 0.0, None
         self._num_pictures, self._num_steps, self._num_begun = 1, 1, 0
         self._parts: Iterator[Part] = iter(())
@@ -153,10 +152,6 @@ class Drawing:
     def cost_left(self) -> float:
         """What is left of its cost, see `cost_of`."""
         return cost_of(self.job.work) * (1.0 - float(self.state.get("value", 0.0)))
-
-    def waited(self, now: float) -> float:
-        """Seconds in which others were drawn, since the worker has the job."""
-        return now - self._begin - self.worked
 
     def _format(self) -> tuple[str, str]:
         """Pillow's name of the output's format, and its media type. Raises GessoError for an unknown one."""
@@ -264,7 +259,7 @@ class Drawing:
             image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
             self.store.preview(self.lease, "image/jpeg", buffer.getvalue())
         except Exception as error:  # a picture can be finished without one
-            log.warning("job %s: no preview: %s", self.job.id, error)
+            log.warning("no preview: %s", error, extra={"job": self.job.id})
         self._last_preview = time.monotonic()
         self._preview_cost = self._last_preview - begin
 
@@ -327,7 +322,7 @@ class Drawing:
         for part in self.active:
             part.run.close()
         name = "done" if error is None else self.stopped or "failed"
-        log.info("job %s: %s after %.2f s", self.job.id, name, time.monotonic() - self._begin)
+        log.info("%s after %.2f s", name, time.monotonic() - self._begin, extra={"job": self.job.id})
         if error is not None and not isinstance(error, CancelledError):
             self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
         elif error is None and self.stopped in (None, "canceled", "expired"):
@@ -338,6 +333,8 @@ class Drawing:
             self.store.expired(self.lease)
         elif self.stopped == "released":
             self.store.release(self.lease)
+        elif self.stopped == "lost":
+            self.store.lost(self.lease)
 
 
 def seed_of(job: str) -> int:
@@ -359,7 +356,7 @@ def as_known(error: BaseException, job: str) -> GessoError:
             "the picture needs more memory than there is. Ask for a smaller one, or for fewer at once",
             code="out_of_memory",
         )
-    log.error("job %s: %s", job, type(error).__name__, exc_info=error)
+    log.error("%s", type(error).__name__, exc_info=error, extra={"job": job})
     return GessoError(
         f"gesso failed in a way that was not foreseen; the server's log has it under {job}", code="internal"
     )

@@ -24,6 +24,7 @@ class WorkerOptions:
     preview_seconds   between two previews; 0: none. They never take more than a tenth of the time
     wildcards         folder of lists for __name__ in prompts
     library           folder of the models; None: the user's
+    json_log          the log has a JSON object a line, else text
     """
 
     database: str
@@ -46,6 +47,7 @@ class WorkerOptions:
     preview_seconds: float = 1.0
     wildcards: str | None = None
     library: str | None = None
+    json_log: bool = False
 
     def to_json(self) -> str:
         """On one line."""

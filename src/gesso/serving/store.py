@@ -443,25 +443,21 @@ class JobStore:
         return {"lease_until": until, "lease_clock": self.database.lease_clock}
 
     def renew(self, lease: Lease, *, lease_seconds: float) -> JobStatus | None:
-        """Hold a job for so long from now. -> RUNNING; CANCELING where the worker shall stop; None: the lease is lost
-
-        A lease that lapsed though its worker lived, and now says so, was no crash: it is taken off the count.
-        """
+        """Hold a job for so long from now. -> RUNNING; CANCELING where the worker shall stop; None: it is lost"""
 
         def work(connection: Connection) -> JobStatus | None:
             values = self._lease_values(connection, lease_seconds)
             statement = update(jobs).where(*_held(lease)).values(values).returning(jobs.c.status)
             status = connection.execute(statement).scalar_one_or_none()
-            if status is not None:
-                return JobStatus(status)
-            connection.execute(
-                update(jobs)
-                .where(jobs.c.id == lease.job.id, jobs.c.lapsed_fence == lease.fence, jobs.c.status.not_in(_FINAL))
-                .values(crashes=jobs.c.crashes - 1, lapsed_fence=None)
-            )
-            return None
+            return None if status is None else JobStatus(status)
 
         return self._write(work, durable=False)
+
+    def lost(self, lease: Lease) -> None:
+        """Say that a worker lives, though it has lost a lease: that was no crash, and is taken off the job's count."""
+        counted = (jobs.c.id == lease.job.id, jobs.c.lapsed_fence == lease.fence, jobs.c.status.not_in(_FINAL))
+        statement = update(jobs).where(*counted).values(crashes=jobs.c.crashes - 1, lapsed_fence=None)
+        self._write(lambda connection: connection.execute(statement))
 
     def holds(self, lease: Lease) -> JobStatus | None:
         """As `renew`, without renewing: cheap enough to ask many times a second."""

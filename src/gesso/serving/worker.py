@@ -7,8 +7,8 @@ the supervisor lives: at its end the worker stops, as it does at SIGTERM and SIG
 that takes but seconds, and goes back to the queue otherwise.
 
 One thread draws. Jobs of one model are drawn side by side where they share calls of the network, and where a short one
-can pass a long one: each step goes to the job that needs the least time until it is done, and what a job has waited
-counts in its favour. Another thread says that the worker lives, and watches for jobs that are canceled, late or lost.
+can pass a long one: a step goes to the job that needs the least time until it is done, and every fourth to the one that
+came first. Another thread says that the worker lives, and watches for jobs that are canceled, late or lost.
 """
 
 import gc
@@ -33,6 +33,7 @@ from gesso.runtime.cancel import CancelledError
 from gesso.serving.blobs import BlobStore
 from gesso.serving.drawing import Drawing, Part, as_known
 from gesso.serving.jobs import JobStatus, Worker
+from gesso.serving.logs import LogLines
 from gesso.serving.options import WorkerOptions
 from gesso.serving.store import JobStore
 from gesso.studio.studio import EngineOptions, Studio
@@ -42,7 +43,7 @@ SEEN_SECONDS = 5.0  # between two signs of life
 IDLE_SECONDS = {True: 0.02, False: 0.1}  # between two looks at an empty queue; SQLite: True
 LOOK_SECONDS = 1.0  # between two looks where nothing seems to have changed: leases lapse in silence
 PATIENCE = 5.0  # that a job for another model waits at most before jobs of this one are let in no more
-WAITING = 0.5  # a second of waiting counts as so many that a job needs less: it waits for twice its own time at most
+FIRST_COME = 4  # one step in so many goes to the job that came first: it takes so many times its own time at most
 SHORT = 0.5  # a job is let in to pass others where it costs at most so much of what each of these still does
 LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
 EXIT_WRONG = 2  # its options cannot be
@@ -69,6 +70,7 @@ class WorkerLoop:
         self._started = time.time()
         self._last_work = self._last_step = time.monotonic()
         self._last_look, self._seen_mark = 0.0, ""
+        self._num_steps = 0
         self._step_seconds: float | None = None
         self._done = Event()
 
@@ -97,8 +99,10 @@ class WorkerLoop:
             watcher.join(5)
             for drawing in list(self._drawings):  # an error of the database, or a bug
                 drawing.stop("released")
-                self._end(drawing, CancelledError())
-            self.store.worker_left(self.name)
+                with suppress(GessoError):
+                    self._end(drawing, CancelledError())
+            with suppress(GessoError):
+                self.store.worker_left(self.name)
             self.store.close()
 
     def _idle(self) -> None:
@@ -149,7 +153,7 @@ class WorkerLoop:
         for drawing in [drawing for drawing in self._drawings if drawing.cancel.is_cancelled]:
             self._end(drawing, CancelledError())
         begin = time.monotonic()
-        chosen = self._chosen(begin)
+        chosen = self._chosen()
         batcher = Batcher(self.options.rows_per_call)
         for _, part in chosen:
             batcher.add(part.run)
@@ -161,10 +165,13 @@ class WorkerLoop:
             if part.run in ended:
                 self._guarded(drawing, partial(self._picture_done, drawing, part))
 
-    def _chosen(self, now: float) -> list[tuple[Drawing, Part]]:
+    def _chosen(self) -> list[tuple[Drawing, Part]]:
         """The pictures that are drawn in the next step, at most so many as share a call."""
         rows, chosen = self.options.rows_per_call, list[tuple[Drawing, Part]]()
-        urgent = sorted(self._drawings, key=lambda drawing: drawing.seconds_left - WAITING * drawing.waited(now))
+        self._num_steps += 1
+        urgent = list(self._drawings)  # in the order in which they came
+        if self._num_steps % FIRST_COME:
+            urgent.sort(key=lambda drawing: drawing.seconds_left)
         for drawing in urgent:
             chosen += [(drawing, part) for part in drawing.active]
         for drawing in urgent:  # more pictures of the same jobs, where the call has room for them
@@ -184,7 +191,6 @@ class WorkerLoop:
         """Learn from a step how long one takes."""
         share = seconds / max(len(chosen), 1)
         for drawing, _ in chosen:
-            drawing.worked += share
             drawing.step_seconds = _smoothed(drawing.step_seconds, share)
         self._step_seconds = _smoothed(self._step_seconds, share)
 
@@ -352,8 +358,11 @@ def work(name: str, options: WorkerOptions, pipe: int) -> None:
 
 def main() -> None:
     """Run by `python -m gesso.serving.worker NAME`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = WorkerOptions.from_json(sys.stdin.buffer.readline().decode())
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLines(options.json_log))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("gesso").setLevel(logging.INFO)
     work(sys.argv[1], options, sys.stdin.fileno())  # which nobody else reads: its lock would stay with the thread
 
 

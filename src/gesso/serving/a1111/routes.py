@@ -6,6 +6,7 @@ the same key alone.
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -59,6 +60,8 @@ from gesso.serving.surfaces import (
 )
 from gesso.studio.home import styles_file
 
+log = logging.getLogger(__name__)
+
 SURFACE = "a1111"
 DEFAULT_MODEL = "gesso-mini"
 LIVE = (JobStatus.RUNNING, JobStatus.CANCELING, JobStatus.QUEUED)
@@ -109,6 +112,8 @@ def _read(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Asked:
     def options(overrides: Mapping[str, Any]) -> Settings:
         held = _options(call).of(call.new_owner)
         changed = check_options(overrides, _shown(call, held), "override_settings")
+        if given.get("override_settings_restore_afterwards") is False:
+            _options(call).put(call.new_owner, changed)
         return settings_of(held | changed)
 
     def is_edit(title: str | None) -> bool:
@@ -291,7 +296,8 @@ def known_styles() -> dict[str, Style]:
     path = styles_file()
     try:
         return parse_styles(path.read_text(encoding="utf-8-sig"), path.name) if path.is_file() else {}
-    except (OSError, GessoError, ValueError):
+    except (OSError, GessoError, ValueError) as error:
+        log.warning("no styles: %s", error)
         return {}
 
 

@@ -6,7 +6,7 @@ A job of it is a prompt; its states are those of gesso's jobs, whose names come 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +20,15 @@ from starlette.responses import Response, StreamingResponse
 from gesso.errors import GessoError, short
 from gesso.serving.comfy.files import ASSET, checked, keep_named, result_name
 from gesso.serving.comfy.graph import PromptRefusedError
-from gesso.serving.comfy.prompts import SURFACE, Prompt, cancel, find_prompt, list_prompts, submit_prompt
+from gesso.serving.comfy.prompts import (
+    SURFACE,
+    Prompt,
+    cancel,
+    find_prompt,
+    list_prompts,
+    opens_pictures,
+    submit_prompt,
+)
 from gesso.serving.comfy.watching import watchers_of
 from gesso.serving.http.bodies import json_object
 from gesso.serving.http.context import Call, Calling, is_id
@@ -36,7 +44,15 @@ MAX_FIELDS = 40
 MAX_METADATA = 16 * 1024
 MAX_LISTED = 200
 _KEYS = uuid.UUID("6f2b1d34-6b46-4b52-9d0a-0b8b2f3c9a57")  # space of the ids that idempotency keys give
-_CODES = {"rate_limited": "rate_limited", "asset_missing": "missing_asset", "invalid_field": "invalid_request"}
+_CODES = {"asset_missing": "missing_asset", "invalid_field": "invalid_request"}  # gesso's -> that of v2
+
+
+class V2Error(HttpError):
+    """A refusal with a code of v2's own."""
+
+    def __init__(self, status: int, name: str, detail: str, *, field: str | None = None, **data: Any) -> None:
+        super().__init__(status, "invalid_request", detail, field=field, data=data)
+        self.name = name
 
 
 class V2Route(SurfaceRoute):
@@ -46,7 +62,8 @@ class V2Route(SurfaceRoute):
     def shape(error: HttpError) -> Response:
         """A refusal in the shape of v2."""
         details = error.data | ({"field": error.field} if error.field else {})
-        held = {"code": _CODES.get(error.code, error.code), "message": error.detail, "details": details}
+        code = error.name if isinstance(error, V2Error) else _CODES.get(error.code, error.code)
+        held = {"code": code, "message": error.detail, "details": details}
         return JsonAnswer({"error": held}, error.status, headers=error.headers)
 
 
@@ -74,10 +91,10 @@ async def create_job(call: Calling, request: Request) -> Response:
     body = await json_object(request)
     workflow, extra, metadata = body.get("workflow"), body.get("extra_data"), body.get("metadata") or {}
     if not isinstance(workflow, dict):
-        raise HttpError(422, "invalid_workflow", "workflow has to be a graph in the form of the API", field="workflow")
+        raise V2Error(422, "invalid_workflow", "workflow has to be a graph in the form of the API", field="workflow")
     if isinstance(workflow.get("nodes"), list):
         detail = "this is a workflow as the page draws it; export it for the API"
-        raise HttpError(422, "workflow_format_ui", detail, field="workflow")
+        raise V2Error(422, "workflow_format_ui", detail, field="workflow")
     if not isinstance(metadata, dict) or len(as_json(metadata)) > MAX_METADATA:
         detail = f"metadata has to be an object of up to {MAX_METADATA} bytes"
         raise HttpError(400, "invalid_request", detail, field="metadata")
@@ -88,13 +105,13 @@ async def create_job(call: Calling, request: Request) -> Response:
     if key is not None:
         sent["prompt_id"] = str(uuid.uuid5(_KEYS, f"{call.new_owner}\0{key}"))
     try:
-        async with call.context.decoding:
+        async with call.context.decoding if opens_pictures(sent) else nullcontext():
             accepted = await run_in_threadpool(submit_prompt, call, sent)
     except PromptRefusedError as error:
-        details = {"node_errors": error.node_errors, "type": error.error["type"]}
+        details: dict[str, Any] = {"node_errors": error.node_errors, "type": error.error["type"]}
         listed = error.error["type"] == "prompt_outputs_failed_validation"
         why = error.error["details" if listed else "message"]
-        raise HttpError(422, "invalid_workflow", str(why), data=details) from None
+        raise V2Error(422, "invalid_workflow", str(why), **details) from None
     await watchers_of(request).submitted(call.new_owner, accepted.prompt)
     return JsonAnswer(job_json(call, accepted.prompt), 201, headers={"Location": f"{_BASE}/jobs/{accepted.id}"})
 
@@ -109,7 +126,7 @@ def _with_assets(node: Any) -> Any:
             id = info.get("id") if isinstance(info, dict) else None
             if not isinstance(id, str) or not is_id(id):
                 detail = f"input {short(name)}: a core/ASSET needs info.id, the id of an uploaded asset"
-                raise HttpError(422, "missing_asset", detail, field="workflow")
+                raise V2Error(422, "missing_asset", detail, field="workflow")
             value = f"{ASSET}{id}"
         inputs[name] = value
     return {**node, "inputs": inputs}
@@ -376,13 +393,13 @@ async def create_asset(call: Calling, request: Request) -> Response:
 @routes.on("GET", f"{_BASE}/assets/by-hash/{{hash}}", "read")
 def find_asset(call: Calling, hash: str) -> Response:
     """Nothing: what is kept was encoded anew and has another hash. Clients then upload."""
-    raise HttpError(404, "blob_not_found", "pictures are not kept as they are sent, so none is found by its hash")
+    raise V2Error(404, "blob_not_found", "pictures are not kept as they are sent, so none is found by its hash")
 
 
 @routes.on("POST", f"{_BASE}/assets/from-hash", "draw")
 def asset_from_hash(call: Calling) -> Response:
     """Nothing, as above."""
-    raise HttpError(404, "blob_not_found", "pictures are not kept as they are sent; upload it")
+    raise V2Error(404, "blob_not_found", "pictures are not kept as they are sent; upload it")
 
 
 @routes.on("GET", f"{_BASE}/assets/{{id}}", "read")
@@ -403,7 +420,7 @@ def get_asset_content(call: Calling, id: str) -> Response:
 def delete_asset(call: Calling, id: str) -> Response:
     """Forget an uploaded picture."""
     if isinstance(_asset(call, id), Output):
-        raise HttpError(409, "conflict", "a finished picture goes with its job")
+        raise HttpError(409, "asset_in_use", "a finished picture goes with its job")
     try:
         call.context.store.delete_upload(id, call.owner)
     except GessoError as error:

@@ -27,7 +27,7 @@ from gesso.serving.comfy.pixels import mask_image, picture_image
 from gesso.serving.comfy.translating import Files, Order, Planned, blamed, merged, translate
 from gesso.serving.comfy.values import Loaded, Mask, Picture, Wanted, is_made
 from gesso.serving.http.context import Call, Context
-from gesso.serving.http.problems import HttpError
+from gesso.serving.http.problems import HttpError, as_json
 from gesso.serving.http.schemas import FrontBody
 from gesso.serving.http.submitting import check, submit
 from gesso.serving.jobs import Job, JobStatus, NewJob, Output, Upload, Work
@@ -36,7 +36,9 @@ from gesso.serving.surfaces import KEEP_INPUT, keep
 SURFACE = "comfyui"
 MAX_JOBS = 16  # of one prompt
 JUST_DONE = 20  # jobs among which are those that another follows on
-MAX_PROMPTS = 1000  # that /history and /queue look at
+MAX_PROMPTS = 200  # jobs that /history and /queue look at, the newest
+MAX_GRAPH = 256 * 1024  # bytes of a graph, which stands in its job
+MAX_EXTRA = 64 * 1024  # bytes of extra_data with what the page wants to find in files
 FRONT = 5  # priority of a prompt that wants to be drawn before the others of its owner
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # of a service elsewhere, which gesso never keeps
 _UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING)
@@ -64,13 +66,21 @@ def choices_of(call: Call) -> dict[str, list[str]]:
 # ---- submitting ------------------------------------------------------------------------------------------------------
 
 
+def opens_pictures(body: Mapping[str, Any]) -> bool:
+    """Whether a prompt may have pictures to decode."""
+    graph = body.get("prompt")
+    nodes = graph.values() if isinstance(graph, dict) else ()
+    return any(isinstance(node, dict) and str(node.get("class_type")).startswith("LoadImage") for node in nodes)
+
+
 def submit_prompt(call: Call, body: Mapping[str, Any]) -> Submitted:
     """Check a graph whole and queue it. Raises PromptRefusedError and HttpError."""
     prompt_id, client, extra, only = _envelope(body)
     prompt = body.get("prompt")
-    graph = read_graph(prompt, choices_of(call), only=only)
+    choices = lists_of(call.context.checker)
+    graph = read_graph(prompt, choices, only=only)
     assert isinstance(prompt, dict)
-    wanted = evaluate(graph, prompt, choices_of(call), lambda name: find_picture(call, name))
+    wanted = evaluate(graph, prompt, choices, lambda name: find_picture(call, name))
     plans, shown = _plans(graph, prompt, wanted, files_of(call.context.checker))
     number = _number(body)
     total = sum(1 + plan.order.num_images * len(plan.then) for plan in plans)
@@ -116,13 +126,20 @@ def _envelope(body: Mapping[str, Any]) -> tuple[str, str | None, dict[str, Any],
     extra = body.get("extra_data") or {}
     if not isinstance(extra, dict):
         raise PromptRefusedError("invalid_prompt", "extra_data has to be an object")
+    if len(as_json(body["prompt"])) > MAX_GRAPH:
+        raise PromptRefusedError("invalid_prompt", "Invalid prompt", f"a graph of more than {MAX_GRAPH} bytes")
+    kept = {key: value for key, value in extra.items() if key not in _SECRETS}
+    if len(as_json(kept)) > MAX_EXTRA:
+        kept.pop("extra_pnginfo", None)  # it is for files, which have gesso's own metadata
+    if len(as_json(kept)) > MAX_EXTRA:
+        raise PromptRefusedError("invalid_prompt", "Invalid prompt", f"extra_data of more than {MAX_EXTRA} bytes")
     client = body.get("client_id", extra.get("client_id"))
     if client is not None and not (isinstance(client, str) and 1 <= len(client) <= 200 and client.isprintable()):
         raise PromptRefusedError("invalid_prompt", "client_id has to be a text of up to 200 characters")
     only = body.get("partial_execution_targets")
     if only is not None and not (isinstance(only, list) and all(isinstance(one, str) for one in only)):
         raise PromptRefusedError("invalid_prompt", "partial_execution_targets has to be a list of node ids")
-    return prompt_id, client, {key: value for key, value in extra.items() if key not in _SECRETS}, only
+    return prompt_id, client, kept, only
 
 
 def _number(body: Mapping[str, Any]) -> float:
@@ -360,11 +377,11 @@ def outputs_of(job: Job) -> dict[str, dict[str, Any]]:
 
 def find_prompt(call: Call, id: str) -> Prompt | None:
     """A prompt of whoever asks."""
-    return prompt_of(call.context, id, call.owner)
+    return prompt_of(call.context, id, call.new_owner)
 
 
-def prompt_of(context: Context, id: str, owner: str | None) -> Prompt | None:
-    """A prompt of an owner; None: whoever it belongs to."""
+def prompt_of(context: Context, id: str, owner: str) -> Prompt | None:
+    """A prompt of an owner."""
     try:
         plain = str(uuid.UUID(id))
     except ValueError:
@@ -373,13 +390,11 @@ def prompt_of(context: Context, id: str, owner: str | None) -> Prompt | None:
 
 
 def list_prompts(call: Call, *, unfinished: bool = False) -> list[Prompt]:
-    """The prompts of whoever asks, newest first, of the newest thousand jobs."""
-    return prompts_of(call.context, call.owner, unfinished=unfinished)
+    """The prompts of whoever asks, newest first; with the scope admin too, as clients interrupt what they see."""
+    return prompts_of(call.context, call.new_owner, unfinished=unfinished)
 
 
-def prompts_of(
-    context: Context, owner: str | None, *, unfinished: bool = False, newest: int = MAX_PROMPTS
-) -> list[Prompt]:
+def prompts_of(context: Context, owner: str, *, unfinished: bool = False, newest: int = MAX_PROMPTS) -> list[Prompt]:
     """The prompts of an owner, newest first.  unfinished: only those; newest: of so many jobs"""
     if not unfinished:
         return _prompts(context, _jobs(context, owner, limit=newest))
@@ -390,7 +405,7 @@ def prompts_of(
     return [prompt for prompt in _prompts(context, jobs) if not prompt.is_final]
 
 
-def _jobs(context: Context, owner: str | None, *, limit: int = MAX_PROMPTS, **more: Any) -> list[Job]:
+def _jobs(context: Context, owner: str, *, limit: int = MAX_PROMPTS, **more: Any) -> list[Job]:
     page = context.store.list_jobs(owner=owner, limit=limit, **more)
     return [job for job in page.jobs if SURFACE in job.metadata]
 
@@ -455,7 +470,7 @@ def cancel(call: Call, prompt: Prompt) -> bool:
     """Cancel what is left of a prompt. -> whether anything was"""
     open_jobs = [job for job in prompt.jobs if not job.status.is_final]
     for job in open_jobs:
-        call.context.store.cancel(job.id, call.owner)
+        call.context.store.cancel(job.id, call.new_owner)
     return bool(open_jobs)
 
 
@@ -463,6 +478,6 @@ def forget(call: Call, prompt: Prompt) -> None:
     """Delete a final prompt with its pictures, as they are deleted with their jobs."""
     for job in prompt.jobs:
         try:
-            call.context.store.delete(job.id, call.owner)
+            call.context.store.delete(job.id, call.new_owner)
         except GessoError:
             continue

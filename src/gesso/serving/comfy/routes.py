@@ -9,6 +9,7 @@ import platform
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -25,7 +26,16 @@ from gesso.serving.comfy.files import checked, find_picture, keep_named, opened,
 from gesso.serving.comfy.graph import PromptRefusedError
 from gesso.serving.comfy.names import FOLDERS, lists_of
 from gesso.serving.comfy.node_types import NODE_TYPES
-from gesso.serving.comfy.prompts import Prompt, cancel, choices_of, find_prompt, forget, list_prompts, submit_prompt
+from gesso.serving.comfy.prompts import (
+    Prompt,
+    cancel,
+    choices_of,
+    find_prompt,
+    forget,
+    list_prompts,
+    opens_pictures,
+    submit_prompt,
+)
 from gesso.serving.comfy.sockets import CHANNEL, SocketAnswer
 from gesso.serving.comfy.watching import Socket, watchers_of
 from gesso.serving.http.bodies import parse_object
@@ -37,7 +47,7 @@ from gesso.serving.surfaces import SurfaceRoute, SurfaceRoutes, open_picture
 
 MAX_FIELDS = 8
 MAX_FIELD = 4096  # bytes of a text of a form
-MAX_HISTORY = 1000
+MAX_HISTORY = 1000  # of `max_items`
 COMFYUI_VERSION = "0.3.75"  # whose interface this is
 _STATES = {
     JobStatus.QUEUED: "pending",
@@ -92,7 +102,7 @@ async def post_prompt(call: Calling, request: Request) -> Response:
     """Queue a graph."""
     body = await _body(request)
     try:
-        async with call.context.decoding:
+        async with call.context.decoding if opens_pictures(body) else nullcontext():
             accepted = await run_in_threadpool(submit_prompt, call, body)
     except PromptRefusedError as error:
         call.context.metrics.refusals.labels("invalid_field").inc()

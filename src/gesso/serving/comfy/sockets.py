@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gesso.serving.comfy import messages
 from gesso.serving.comfy.watching import Socket, Watchers
@@ -23,6 +24,17 @@ MAX_MESSAGE = 64 * 1024  # bytes of what a client says
 STALLED = 30.0  # seconds in which a client has to take a message
 
 log = logging.getLogger(__name__)
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """A connection as uvicorn serves it, of which the guard alone tells the log.
+
+    uvicorn would name the query of each handshake, and take one that is refused for a fault of the application.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = logging.Logger(__name__, logging.CRITICAL + 1)
 
 
 def with_sockets(app: "ASGIApp") -> "ASGIApp":

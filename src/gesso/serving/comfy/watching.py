@@ -317,6 +317,6 @@ def watchers_of(request: Request) -> Watchers:
     """The sockets of the server that is asked."""
     state = request.app.state
     if not hasattr(state, "comfy"):
-        state.comfy = Watchers(state.context, state.hub)
+        state.comfy = Watchers(state.context, Hub(state.context))  # its own: prompts count for no streams
     watchers: Watchers = state.comfy
     return watchers

@@ -1,6 +1,7 @@
 """What the routes of one server share, and who asks."""
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Annotated
@@ -20,6 +21,7 @@ from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
 
+MIN_FREE = 256 * 2**20  # bytes on the disk of the pictures, below which no job is accepted
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="gesso"'}
 
 
@@ -42,6 +44,11 @@ class Context:
     supervisor: Supervisor | None = None
     is_stopping: bool = False
     _keys_are_used: bool = False
+
+    def free_bytes(self) -> int:
+        """Room on the disk of the pictures."""
+        status = os.statvfs(self.blobs.root)
+        return status.f_bavail * status.f_frsize
 
     def keys_are_used(self) -> bool:
         """Whether requests need a key: once there is one, for good."""

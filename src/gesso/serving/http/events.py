@@ -8,8 +8,9 @@ nothing for 30 seconds is hung up on.
 import asyncio
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from fastapi import Header, Response
 from sqlalchemy import select
@@ -30,8 +31,18 @@ log = logging.getLogger(__name__)
 
 router = Routes()
 HEARTBEAT = 15.0  # seconds without an event, after which a comment shows that the connection lives
+PART = 16 * 1024  # bytes that are handed over at a time: what a reader does not take waits in the database, not here
+REMEMBERED = 64  # readings of events that are shared
 LOOK = 0.1  # seconds between two looks at the database, of all streams together
 FINAL = {str(status) for status in JobStatus if status.is_final}
+
+
+class Told(NamedTuple):
+    """An event as it is sent.  is_last: of the job"""
+
+    number: int
+    data: bytes
+    is_last: bool
 
 
 class Hub:
@@ -42,6 +53,7 @@ class Hub:
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self._numbers: dict[str, int] = {}
+        self._news: OrderedDict[tuple[str, int, int], asyncio.Future[list[Told]]] = OrderedDict()
 
     @property
     def streams(self) -> int:
@@ -63,6 +75,27 @@ class Hub:
         if not watchers:
             self._waiting.pop(job, None)
             self._numbers.pop(job, None)
+
+    async def news(self, job: str, last: int) -> "list[Told]":
+        """The events of a job after a number. Raises GessoError where the job is forgotten.
+
+        Read and written out once for all streams that have come as far: many who watch one job cost as much as one.
+        """
+        number = self._numbers.get(job)
+        if number is None:
+            return await run_in_threadpool(self._read, job, last)
+        key = (job, last, number)
+        if key not in self._news:
+            self._news[key] = asyncio.ensure_future(run_in_threadpool(self._read, job, last))
+            while len(self._news) > REMEMBERED:
+                self._news.popitem(last=False)
+        return await asyncio.shield(self._news[key])
+
+    def _read(self, job: str, last: int) -> "list[Told]":
+        return [
+            Told(event.number, as_text(event).encode(), event.type == "status" and event.data.get("status") in FINAL)
+            for event in self.context.store.events_after(job, last)
+        ]
 
     async def _look(self) -> None:
         mark = ""
@@ -142,9 +175,10 @@ class EventStream(Response):
         self.call, self.job, self.last, self.hub = call, job, last, hub
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        async def write(text: str, *, more: bool = True) -> None:
-            message = {"type": "http.response.body", "body": text.encode(), "more_body": more}
-            await send(message)
+        async def write(data: bytes, *, more: bool = True) -> None:
+            for start in range(0, max(len(data), 1), PART):
+                part = {"type": "http.response.body", "body": data[start : start + PART], "more_body": True}
+                await send(part | ({} if more else {"more_body": False}))
 
         changed = self.hub.watch(self.job)
         self.call.context.metrics.streams.inc()
@@ -152,36 +186,37 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if "gesso.head" in scope:
-                await write("", more=False)
+                await write(b"", more=False)
                 return
-            await write("retry: 2000\n\n")
+            await write(b"retry: 2000\n\n")
             await self._run(write, changed, leaving)
-            await write("", more=False)
+            await write(b"", more=False)
         finally:
             leaving.cancel()
             self.hub.leave(self.job, changed)
             self.call.context.metrics.streams.dec()
 
     async def _run(self, write: Any, changed: asyncio.Event, leaving: "asyncio.Future[None]") -> None:
-        store, loop = self.call.context.store, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         spoken = loop.time()
         while not (self.call.context.is_stopping or leaving.done()):
             changed.clear()
             try:
-                new = await run_in_threadpool(store.events_after, self.job, self.last, owner=self.call.owner)
+                new = await self.hub.news(self.job, self.last)
             except GessoError:
                 return  # it was deleted
-            for event in new:
-                await write(as_text(event))
-                self.last, spoken = event.number, loop.time()
-                if event.type == "status" and event.data.get("status") in FINAL:
+            for told in new:
+                await write(told.data)
+                self.last, spoken = told.number, loop.time()
+                if told.is_last:
                     return
+            del new  # what may be large, and is not needed while nothing happens
             while not changed.is_set() and not self.call.context.is_stopping and not leaving.done():
                 try:
                     await asyncio.wait_for(changed.wait(), 0.5)
                 except TimeoutError:
                     if loop.time() - spoken >= HEARTBEAT:
-                        await write(": still here\n\n")
+                        await write(b": still here\n\n")
                         spoken = loop.time()
 
 

@@ -1,12 +1,11 @@
 """Whether the server lives, whether it is ready, and its numbers."""
 
-import os
 from collections.abc import Callable
 
 from fastapi import Response
 from starlette.concurrency import run_in_threadpool
 
-from gesso.serving.http.context import Calling, Context
+from gesso.serving.http.context import MIN_FREE, Calling, Context
 from gesso.serving.http.metrics import CONTENT_TYPE
 from gesso.serving.http.operations import Media, Routes, operation
 from gesso.serving.http.problems import JsonAnswer
@@ -14,7 +13,6 @@ from gesso.serving.http.schemas import Health, Readiness
 from gesso.serving.keys import Scope
 
 TAG = "Operation"
-MIN_FREE = 256 * 2**20  # bytes on the disk of the pictures
 
 
 def router(metrics_rule: Scope | None) -> Routes:
@@ -71,11 +69,6 @@ def _checks(context: Context) -> dict[str, bool]:
 
     return {
         "database": holds(lambda: context.store.counts() is not None),
-        "disk": holds(lambda: _free(context) > MIN_FREE),
+        "disk": holds(lambda: context.free_bytes() > MIN_FREE),
         "worker": context.settings.workers == 0 or holds(lambda: context.store.workers(seen_within=30.0)),
     }
-
-
-def _free(context: Context) -> int:
-    status = os.statvfs(context.blobs.root)
-    return status.f_bavail * status.f_frsize

@@ -10,7 +10,7 @@ from gesso.serving.http.context import Call, Calling, is_id
 from gesso.serving.http.operations import Routes, operation
 from gesso.serving.http.problems import JsonAnswer, not_found
 from gesso.serving.http.schemas import JobBody, JobList, JobResource, Status, job_json
-from gesso.serving.http.submitting import idempotency_key, new_job, queue_full, refused, submit
+from gesso.serving.http.submitting import idempotency_key, key_is_full, new_job, refused, submit
 from gesso.serving.jobs import Job, JobStatus
 
 router = Routes()
@@ -28,7 +28,7 @@ KEY_HEADER = {
 }
 EXAMPLE = {
     "model": "gesso-mini",
-    "request": {"prompt": "a red car and a blue bird", "seed": 7, "num_steps": 8},
+    "request": {"prompt": "a red car", "seed": 7, "num_steps": 8},
     "output": {"format": "png"},
 }
 JobBodyOf = Annotated[JobBody, Depends(json_body(JobBody))]
@@ -128,7 +128,7 @@ def retry_job(call: Calling, id: str) -> Response:
     limit, store = call.identity.max_queue, call.context.store
     queued = 0 if limit is None else store.counts(call.identity.id).get(JobStatus.QUEUED, 0)
     if limit is not None and queued >= limit:
-        raise queue_full(f"{queued} of {limit} jobs of this key are waiting", 5)
+        raise key_is_full(call, queued)
     try:
         job = store.retry(id, call.owner)
     except GessoError as error:

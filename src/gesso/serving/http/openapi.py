@@ -4,7 +4,6 @@ python -m gesso.serving.http.openapi >docs/openapi.json
 """
 
 import json
-import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,76 @@ SHOWN = (
     *(schemas.BatchResource, schemas.AssetResource, schemas.PictureMetadata, schemas.ModelList, schemas.AdapterList),
     *(schemas.SamplerList, schemas.ScheduleList, schemas.Plan, schemas.Health, schemas.Readiness),
 )
+_ID = "01M8MH9MX9E20SA7BXW3B5T9Q4"
+PROBLEM = {
+    "type": "urn:gesso:error:invalid_field",
+    "title": "A field of the request has an invalid value; `field` names it.",
+    "status": 400,
+    "detail": "width 257: expected a multiple of 16 for this model. Try 256 or 272",
+    "code": "invalid_field",
+    "field": "request.width",
+    "data": {"value": 257, "multiple": 16, "nearest": 256},
+}
+JOB = {
+    "id": _ID,
+    "status": "succeeded",
+    "model": "gesso-mini",
+    "request": {"prompt": "a red car", "seed": 7, "num_steps": 8},
+    "assets": {},
+    "output": {"format": "png", "quality": 90},
+    "front": {},
+    "priority": 0,
+    "batch": None,
+    "metadata": {},
+    "created_at": "2026-11-29T20:52:40.491Z",
+    "started_at": "2026-11-29T20:52:40.538Z",
+    "completed_at": "2026-11-29T20:52:41.388Z",
+    "expires_at": "2026-12-06T20:52:41.388Z",
+    "deadline": None,
+    "queue_position": None,
+    "progress": {"value": 1.0, "step": 8, "steps": 8, "picture": 1, "pictures": 1, "message": None},
+    "attempts": 1,
+    "outputs": [
+        {
+            "id": f"{_ID}-0",
+            "index": 0,
+            "type": "image",
+            "content_type": "image/png",
+            "size_bytes": 41451,
+            "width": 256,
+            "height": 256,
+            "hash": "sha256:7b4940d4000da8781b3457c65798d27df40db811fe043c27bcca9f6a618178bd",
+            "seed": 7,
+            "notices": [],
+            "url": f"/v1/images/{_ID}-0",
+            "metadata_url": f"/v1/images/{_ID}-0/metadata",
+        }
+    ],
+    "error": None,
+    "metrics": {"queue_ms": 47, "execution_ms": 850},
+    "urls": {
+        "self": f"/v1/jobs/{_ID}",
+        "events": f"/v1/jobs/{_ID}/events",
+        "cancel": f"/v1/jobs/{_ID}/cancel",
+        "retry": f"/v1/jobs/{_ID}/retry",
+    },
+}
+PLAN = {
+    "model": "gesso-mini",
+    "family": "gesso-mini",
+    "request": {"prompt": "a red car", "width": 256, "height": 256, "num_steps": 20, "sampler": "dpmpp_2m"},
+    "work": 1.31072,
+    "max_work": 20000.0,
+    "memory": {
+        "weights_bytes": 58700352,
+        "activations_bytes": 4746650,
+        "peak_bytes": 512237530,
+        "basis": "headers",
+    },
+    "time": {"seconds": 1.7, "samples": 12, "basis": "history"},
+    "queue": {"jobs": 0, "seconds": 0.0},
+    "notes": [],
+}
 _REF = "#/components/schemas/{name}"
 
 
@@ -92,6 +161,9 @@ def _schemas() -> dict[str, Any]:
     for cls in (schemas.JobBody, schemas.BatchBody, schemas.PlanBody, schemas.OutputBody, schemas.WebhookBody):
         made[cls.__name__]["additionalProperties"] = False
         types_of(cls)
+    made["Problem"]["examples"] = [PROBLEM]
+    made["JobResource"]["examples"] = [JOB]
+    made["Plan"]["examples"] = [PLAN]
     request, parts = _request()
     made |= parts | {"Request": request}
     for name in ("JobBody", "PlanBody"):
@@ -115,14 +187,3 @@ def _request() -> tuple[dict[str, Any], dict[str, Any]]:
     text = json.dumps([whole, parts]).replace('"#/$defs/', '"#/components/schemas/Request')
     whole, parts = json.loads(text)
     return whole, parts
-
-
-def text() -> str:
-    """The file."""
-    from gesso.serving.http.app import bare_app
-
-    return json.dumps(document(bare_app()), indent=1, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(text())

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gesso.serving.http.problems import HttpError
 
+MAX_UNSENT = 32 * 1024  # bytes that wait for a client to read, before an answer that streams waits too
 MAX_HEADER_BYTES = 32 * 1024  # request line and headers together
 # In the bytes before the first empty line: a bare line feed, a bare carriage return, a folded line.
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
@@ -29,6 +30,7 @@ class StrictProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._head = bytearray()

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -15,7 +15,7 @@ import uvicorn
 from gesso.errors import GessoError
 from gesso.library import Library
 from gesso.serving.blobs import BlobStore
-from gesso.serving.comfy.sockets import MAX_MESSAGE, with_sockets
+from gesso.serving.comfy.sockets import MAX_MESSAGE, SocketProtocol, with_sockets
 from gesso.serving.http.app import create_app
 from gesso.serving.http.checking import Checker, family_facts
 from gesso.serving.http.context import Context
@@ -47,15 +47,23 @@ def serve(settings: ServeSettings, on_ready: Callable[[str], None]) -> None:
         listening = listen(settings)
         with ExitStack() as stack:
             stack.callback(listening.close)
-            if context.supervisor is not None:
-                stack.enter_context(context.supervisor)
+            raise_limit(settings)
             for part in (
                 Housekeeper(context.store, context.blobs, context.metrics),
                 Webhooks(context.store, settings.webhooks, context.metrics),
             ):
                 part.start()
                 stack.callback(part.stop)
-            make_server(context, lambda: on_ready(address_of(settings, listening))).run(sockets=[listening])
+            supervisor = context.supervisor
+            if supervisor is not None:
+                stack.callback(supervisor.stop)
+
+            def ready() -> None:
+                on_ready(address_of(settings, listening))
+                if supervisor is not None:  # after that: a worker that starts takes all that a processor has
+                    supervisor.start()
+
+            make_server(context, ready).run(sockets=[listening])
 
 
 def make_server(context: Context, on_ready: Callable[[], None]) -> uvicorn.Server:
@@ -64,7 +72,7 @@ def make_server(context: Context, on_ready: Callable[[], None]) -> uvicorn.Serve
     config = uvicorn.Config(
         with_sockets(create_app(context)),
         http=protocol(context.settings.header_timeout),
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # nothing that is sent grows when it is unpacked
         lifespan="on",
@@ -124,6 +132,7 @@ def worker_options(settings: ServeSettings, blobs: BlobStore) -> list[WorkerOpti
         keep_seconds=settings.keep,
         preview_seconds=settings.previews,
         wildcards=None if settings.wildcards is None else str(settings.wildcards),
+        json_log=settings.log_format == "json",
     )
     return [one] * settings.workers
 
@@ -139,6 +148,20 @@ def check_exposure(context: Context) -> None:
         code="unauthorized",
         field="host",
     )
+
+
+def raise_limit(settings: ServeSettings) -> None:
+    """As many open files as connections may want, where the system allows it; usually the limit is 1024."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + 512
+    if soft not in (resource.RLIM_INFINITY,) and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(settings: ServeSettings) -> socket.socket:

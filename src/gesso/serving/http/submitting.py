@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import math
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -16,13 +18,16 @@ from gesso.request.checks import as_json, nearest
 from gesso.request.request import DRAWN_SEED_BITS
 from gesso.serving.http.addresses import check_address
 from gesso.serving.http.checking import Checked
-from gesso.serving.http.context import Call, is_id
+from gesso.serving.http.context import MIN_FREE, Call, is_id
 from gesso.serving.http.pictures import Digests
 from gesso.serving.http.problems import HttpError
 from gesso.serving.http.schemas import MAX_ROLES, FrontBody, JobBody, WebhookBody, seconds_of
 from gesso.serving.http.signing import signing_key
 from gesso.serving.jobs import Job, JobStatus, NewJob, Work
 
+log = logging.getLogger(__name__)
+
+FIRST_GUESS = 5.0  # seconds of a job, before any was drawn
 MAX_METADATA = 16 * 1024  # bytes
 MAX_NAME = 255
 _ROLE = re.compile(r"image|mask|hint:(0|[1-9][0-9]?)")
@@ -184,12 +189,13 @@ def open_seed(owner: str, key: str | None) -> int | None:
 def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
     """Accept jobs, all or none. Raises HttpError."""
     context, limit = call.context, call.identity.max_queue
+    if context.free_bytes() < MIN_FREE:
+        raise HttpError(507, "disk_full", "the disk of the server is nearly full, so no job is accepted")
     with context.submitting if limit is not None else nullcontext():
         if limit is not None:
             queued = context.store.counts(call.identity.id).get(JobStatus.QUEUED, 0)
             if queued + len(new) > limit:
-                after = max(1, 5 * (queued + len(new) - limit))
-                raise queue_full(f"{queued} of {limit} jobs of this key are waiting", after)
+                raise key_is_full(call, queued, len(new))
         try:
             answers = context.store.submit_all(new)
         except GessoError as error:
@@ -197,7 +203,19 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
     for job, is_new in answers:
         if is_new:
             context.metrics.accepted.labels(job.work.model).inc()
+            words = {"request_id": call.request.state.request_id, "job": job.id, "key": job.owner}
+            log.info("job accepted", extra=words)
     return answers
+
+
+def key_is_full(call: Call, queued: int, more: int = 1) -> HttpError:
+    """The refusal where a key has as many jobs waiting as it may, with the time until some of them are drawn."""
+    jobs = call.context.store.list_jobs(statuses=[JobStatus.SUCCEEDED], limit=20).jobs
+    spent = [job.metrics["execution_ms"] / 1000 for job in jobs if "execution_ms" in job.metrics]
+    each = sum(spent) / len(spent) if spent else FIRST_GUESS
+    limit = call.identity.max_queue or 0
+    after = math.ceil(each * max(queued + more - limit, 1) / max(call.context.settings.workers, 1))
+    return queue_full(f"{queued} of {limit} jobs of this key are waiting", max(after, 1))
 
 
 def queue_full(why: str, after: int) -> HttpError:

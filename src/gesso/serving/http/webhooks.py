@@ -11,8 +11,9 @@ import socket
 import ssl
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 from gesso import __version__
@@ -26,7 +27,8 @@ from gesso.serving.settings import Webhooks as Policy
 from gesso.serving.store import JobStore
 
 PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0, 43_200.0)  # seconds between tries, a day in all
-TIMEOUT = 10.0
+TIMEOUT = 10.0  # seconds in which something has to come
+WHOLE = 20.0  # seconds in which all of it has to
 AT_ONCE = 8
 LOOK = 0.5
 HEADROOM = 120.0  # seconds before something is tried again whose outcome nobody noted
@@ -124,10 +126,14 @@ def post(address: Address, ip: str, body: bytes, headers: dict[str, str]) -> int
     ip: that the name was resolved to; the connection goes there, whatever the name says by then
     """
     connection = _Pinned(address, ip)
+    watch = Timer(WHOLE, connection.hang_up)  # an answer that comes byte by byte holds nobody up for ever
+    watch.daemon = True
+    watch.start()
     try:
         connection.request("POST", address.target, body=body, headers=headers)
         return connection.getresponse().status
     finally:
+        watch.cancel()
         connection.close()
 
 
@@ -146,3 +152,8 @@ class _Pinned(http.client.HTTPConnection):
             self.sock: Any = context.wrap_socket(plain, server_hostname=self.address.host)
         else:
             self.sock = plain
+
+    def hang_up(self) -> None:
+        """End it, from another thread."""
+        with suppress(OSError, AttributeError):
+            self.sock.shutdown(socket.SHUT_RDWR)
