@@ -53,6 +53,7 @@ _MAY_DIFFER = {
     "model",
     "preset",
 }
+_MAY_DIFFER |= {"precision"}  # the state keeps its own
 ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
@@ -356,9 +357,15 @@ class LoraRun:
             about["prediction_type"] = self.family.prediction
         base = self.family.name if self.family.scheduler is None else None
         save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
-        with atomic_file(path.with_suffix(".toml")) as file:
-            file.write(to_toml(self.settings).encode())
+        with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
+            file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
         return {"rank": self.settings.rank, "bytes": path.stat().st_size}
+
+    @property
+    def precision(self) -> str | None:
+        """That of the training where it has begun, which "auto" chose then."""
+        last = self.folder / "last.pt"
+        return str(load_state(last)["precision"]) if last.exists() else self.settings.precision
 
     def metadata(self) -> dict[str, str]:
         """ss_* keys, as kohya's trainer writes them; nothing in them depends on when or where it ran."""
@@ -394,7 +401,7 @@ class LoraRun:
             "ss_lr_scheduler": "warmup_stable_decay",
             "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
             "ss_seed": s.seed,
-            "ss_mixed_precision": "bf16" if s.precision == "bfloat16" else "no",
+            "ss_mixed_precision": "bf16" if self.precision == "bfloat16" else "no",
             "ss_resolution": f"({s.resolution}, {s.resolution})",
             "ss_clip_skip": self.family.clip_skip,
             "ss_caption_dropout_rate": s.caption_dropout,
