@@ -30,12 +30,13 @@ from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import is_cut, unknown_words
-from gesso.tuning.dataset import DataSet, Defaults, read_dataset
+from gesso.tuning.dataset import DataSet, Defaults
 from gesso.tuning.estimate import Estimate, estimate, make_factors, operations_per_second, seconds_a_step
 from gesso.tuning.latents import LatentCache, encode_all
 from gesso.tuning.lora_file import save_lora
 from gesso.tuning.objective import Objective
 from gesso.tuning.page import write_page
+from gesso.tuning.reading import read_dataset
 from gesso.tuning.samples import Sampler
 from gesso.tuning.settings import LoraSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
