@@ -211,7 +211,7 @@ def test_stable_diffusion_from_a_file(family, tmp_path):
     model = save_tiny_folder(tmp_path / "model", family)
     save_folder(tmp_path / "pictures", count=3, size=(96, 64))
     run = made(
-        tmp_path, tmp_path, file=model, resolution=64, bucket_step=32, min_bucket=32, steps=2, train_text=True,
+        tmp_path, tmp_path, file=model, resolution=128, bucket_step=64, min_bucket=64, steps=2, train_text=True,
         checkpointing=True, min_snr=5.0, accumulation=2,
     )  # fmt: skip
     assert run.train()

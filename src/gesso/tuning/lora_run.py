@@ -84,6 +84,12 @@ class LoraRun:
     ) -> None:
         self.model, self.folder, self.cache, self.on_progress = model, folder, cache, on_progress
         self.device = choose_device(settings.device)
+        if self.device.type == "mps":
+            raise GessoError(
+                "`device=mps`: training there has no numbers of 64 bits, which the schedule needs. Use `device=cpu`",
+                code="unsupported",
+                field="device",
+            )
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
         self.stored = load_parts(model, dtype=None, check=False)
         self.family = _trainable(self.stored, model)
@@ -178,8 +184,8 @@ class LoraRun:
             "steps": s.steps,
             "batch_size": s.batch_size,
             "looks_at_each": round(self.plan.total_samples / max(sum(one.subset.repeats for one in found.own), 1), 1),
-            "seconds_a_step": round(step, 3),
-            "seconds": round(step * s.steps, 1),
+            "seconds_a_step": float(f"{step:.3g}"),
+            "seconds": float(f"{step * s.steps:.3g}"),
         }
 
     def _by_subset(self) -> list[tuple[Any, int]]:
@@ -209,13 +215,12 @@ class LoraRun:
         task = self._task(parts, latents)
         sampler = Sampler(parts, self.folder / "samples", self._prompts(), self.settings.sample_steps or 20)
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
-        written: list[dict[str, float]] = []
+        parameters = sum(parameter.numel() for parameter in task.factors.parameters())
 
         def log(row: dict[str, float]) -> None:
-            written.append(row)
             on_log(row)
             if "seen" in row:
-                self._page(sampler.note)
+                self._page(parameters, sampler.note)
 
         fit(
             task,
@@ -232,13 +237,13 @@ class LoraRun:
             roll_backs=ROLL_BACKS,
             on_log=log,
         )
-        self._page(sampler.note)
+        self._page(parameters, sampler.note)
         return self.is_done
 
-    def _page(self, note: str) -> None:
-        write_page(self.folder, self.settings, self.explain_briefly(), note)
+    def _page(self, parameters: int, note: str) -> None:
+        write_page(self.folder, self.settings, self.explain_briefly(parameters), note)
 
-    def explain_briefly(self) -> dict[str, Any]:
+    def explain_briefly(self, parameters: int) -> dict[str, Any]:
         """The data set in a few figures, for the page and the file."""
         found = self.survey
         return {
@@ -247,7 +252,7 @@ class LoraRun:
             "held out": len(self.held),
             "model": Path(self.model).name,
             "family": self.family.name,
-            "trained parameters": self.estimate.parameters,
+            "trained parameters": parameters,
         }
 
     def _parts(self) -> ModelParts:
