@@ -90,11 +90,11 @@ def test_a_run_that_is_asked_to_stop_goes_on(root, tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer_and_written_again(root, tmp_path):
-    run = made(root, tmp_path)
+    run = made(root, tmp_path, steps=3)
     assert run.train() and run.is_done
-    longer = made(root, tmp_path, steps=12)
+    longer = made(root, tmp_path, steps=5)
     assert not longer.is_done
-    assert longer.train() and load_state(tmp_path / "run" / "last.pt")["step"] == 12
+    assert longer.train() and load_state(tmp_path / "run" / "last.pt")["step"] == 5
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_picture_with_a_twin_is_not_held_out(tmp_path):
 
 
 def test_the_same_settings_give_the_same_file(root, tmp_path):
-    first = made(root, tmp_path / "a")
+    first = made(root, tmp_path / "a", steps=3)
     first.train()
     first.write(tmp_path / "a" / "my.safetensors")
     settings = LoraSettings(**read_settings(tmp_path / "a" / "my.toml"))
@@ -205,7 +205,7 @@ def test_the_same_settings_give_the_same_file(root, tmp_path):
     assert (tmp_path / "a" / "my.safetensors").read_bytes() == (tmp_path / "b" / "my.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("family", [TINY_SD, TINY_SDXL], ids=["SD 1.5", "SDXL"])
+@pytest.mark.parametrize("family", [pytest.param(TINY_SD, marks=pytest.mark.slow), TINY_SDXL], ids=["SD 1.5", "SDXL"])
 def test_stable_diffusion_from_a_file(family, tmp_path):
     """All that a run has beside gesso-mini: other text encoders, sizes, checkpoints of the blocks."""
     model = save_tiny_folder(tmp_path / "model", family)
@@ -247,7 +247,9 @@ def test_metadata(root, tmp_path):
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [TINY_REFINER, TINY_INPAINT], ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", [TINY_REFINER, pytest.param(TINY_INPAINT, marks=pytest.mark.slow)], ids=lambda family: family.name
+)
 def test_models_that_a_lora_is_not_trained_for(family, root, tmp_path):
     model = save_tiny_folder(tmp_path / "model", family)
     with pytest.raises(GessoError, match="train for the"):
