@@ -7,7 +7,8 @@ import pytest
 
 from gesso.errors import GessoError
 from gesso.tuning.captions import CaptionRules
-from gesso.tuning.dataset import Defaults, read_dataset
+from gesso.tuning.dataset import Defaults
+from gesso.tuning.reading import read_dataset
 from tuning.made import save_picture
 
 

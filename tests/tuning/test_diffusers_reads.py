@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gesso.request.finder import NamedFiles
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.finder import NamedFiles
 from gesso.request.parts import LoraUse
 from gesso.runtime.engine import Engine
 from gesso.tuning.lora_run import LoraRun

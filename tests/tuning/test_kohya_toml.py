@@ -3,7 +3,8 @@
 import pytest
 
 from gesso.errors import GessoError
-from gesso.tuning.dataset import Defaults, read_dataset
+from gesso.tuning.dataset import Defaults
+from gesso.tuning.reading import read_dataset
 from tuning.made import save_picture
 
 WHOLE = """

@@ -10,8 +10,9 @@ from PIL import Image
 
 from gesso.errors import GessoError
 from gesso.tuning.buckets import BucketRules
-from gesso.tuning.dataset import Defaults, read_dataset
+from gesso.tuning.dataset import Defaults
 from gesso.tuning.latents import LatentCache, encode_all
+from gesso.tuning.reading import read_dataset
 from gesso.tuning.survey import framed, read_example, survey
 from tiny_sd import tiny_parts
 from tuning.made import save_picture

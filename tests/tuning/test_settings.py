@@ -68,7 +68,7 @@ def test_what_is_left_open_follows_from_model_preset_and_data():
     cpu = replace(LoraSettings(), preset="cpu")
     sd, mini = completed(cpu, TINY_SD, 12), completed(cpu, tiny_family(), 12)
     assert (sd.batch_size, sd.steps, sd.learning_rate, sd.conv_rank, sd.alpha) == (1, 1200, 1e-4, 0, 16.0)
-    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 400, 1e-3, 16)
+    assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 400, 5e-4, 16)
     assert [completed(cpu, TINY_SD, count).held_out for count in (1, 19, 20, 50, 500)] == [0, 0, 2, 5, 8]
     assert completed(cpu, TINY_SD, 3, batch_size=2).batch_size == 2
     assert completed(replace(cpu, batch_size=5), TINY_SD, 3, batch_size=2).batch_size == 5

@@ -7,7 +7,8 @@ from PIL import Image
 from gesso.errors import GessoError
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.conditions import sizes_of
-from gesso.tuning.dataset import Defaults, read_dataset
+from gesso.tuning.dataset import Defaults
+from gesso.tuning.reading import read_dataset
 from gesso.tuning.survey import bucket_counts, framed, read_example, survey
 from tuning.made import save_picture
 

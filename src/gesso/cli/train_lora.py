@@ -69,7 +69,7 @@ SETTINGS = (
     Setting("steps", int, TRAINING, "Training steps.", "100 looks a picture, 400 to 3000", "train-steps"),
     Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
     Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
-    Setting("learning_rate", float, TRAINING, "Learning rate.", "1e-4, gesso-mini 1e-3"),
+    Setting("learning_rate", float, TRAINING, "Learning rate.", "1e-4, gesso-mini 5e-4"),
     Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other"),
     Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set"),
     Setting("warmup", float, TRAINING, "Share of steps in which the learning rate rises.", "0.05 of all"),

@@ -1,1 +1,1 @@
-"""Fine-tuning of any model on the user's own pictures: data sets, buckets, caches, LoRA factors, losses, reports."""
+"""Fine-tuning on the user's own pictures: data sets, buckets, cached latents, LoRA factors, losses, reports."""

@@ -1,9 +1,8 @@
-"""Finds pictures and their captions in the layouts that people have: `read_dataset`.
+"""Pictures and their captions in a folder, in the layouts that people have: `read_folder`.
 
 - a folder of pictures with sidecars: x.jpg, x.txt (or x.caption), x-masklabel.png; `reg/` holds pictures of the class
 - kohya's folders: `10_sks dog/` has repeats and class words in its name, also below `img/`; `reg/1_dog/`
 - imagefolder of the Hugging Face hub: metadata.jsonl or metadata.csv with file_name and text
-- a TOML file of kohya's trainer (`tuning.kohya_toml`)
 
 Nothing is run and nothing unpickled: pictures, text, JSON, CSV and TOML are read, all else is left alone and named.
 """
@@ -26,7 +25,6 @@ CAPTIONS = (".txt", ".caption")
 MASK_END = "-masklabel"
 MAX_CAPTION_BYTES = 64 * 2**10
 MAX_TABLE_BYTES = 64 * 2**20
-MAX_EXAMPLES = 20_000
 # What other trainers read and gesso does not; what to do instead.
 _FOREIGN = {
     ".parquet": "export the pictures to a folder with metadata.jsonl",
@@ -109,36 +107,8 @@ class Defaults:
     reg: Path | None = None
 
 
-def read_dataset(path: Path, defaults: Defaults) -> DataSet:
-    """The data set in a folder, or that of a kohya TOML file. Raises GessoError where there is none."""
-    if path.suffix.lower() == ".toml":
-        from gesso.tuning.kohya_toml import read_kohya_toml
-
-        found = read_kohya_toml(path, defaults)
-    elif path.is_dir():
-        found = _read_folder(path, defaults)
-    else:
-        what = "not a folder" if path.exists() else "no such folder"
-        raise GessoError(
-            f"{path}: {what}. Expected a folder of pictures, or a data set's TOML file",
-            code="missing",
-            data={"path": str(path)},
-        )
-    if defaults.reg is not None:
-        found = _with_reg(found, defaults.reg, defaults)
-    if not any(not found.subsets[one.subset].is_reg for one in found.examples):
-        hint = "; ".join(found.notes) or f"expected {', '.join(PICTURES)}"
-        raise GessoError(f"{path}: no pictures to train on ({hint})", code="missing", data={"path": str(path)})
-    if len(found.examples) > MAX_EXAMPLES:
-        raise GessoError(
-            f"{path}: {len(found.examples)} pictures, expected at most {MAX_EXAMPLES}",
-            code="too_large",
-            data={"path": str(path)},
-        )
-    return found
-
-
-def _read_folder(folder: Path, defaults: Defaults) -> DataSet:
+def read_folder(folder: Path, defaults: Defaults) -> DataSet:
+    """The data set in a folder, which may turn out empty. Raises GessoError for files that make no sense."""
     for table in ("metadata.jsonl", "metadata.csv"):
         if (folder / table).is_file():
             return _read_table(folder, folder / table, defaults)
@@ -148,7 +118,7 @@ def _read_folder(folder: Path, defaults: Defaults) -> DataSet:
     subset = Subset(where=folder, repeats=defaults.repeats, captions=defaults.captions, flip=defaults.flip)
     examples, notes = folder_examples(folder, 0, CAPTIONS, defaults.caption)
     found = DataSet(layout="folder", subsets=(subset,), examples=tuple(examples), notes=tuple(notes))
-    return _with_reg(found, folder / "reg", defaults) if _holds_pictures(folder / "reg") else found
+    return with_reg(found, folder / "reg", defaults) if _holds_pictures(folder / "reg") else found
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -252,10 +222,10 @@ def _read_kohya(folder: Path, named: Sequence[tuple[Path, int, str]], defaults: 
     if loose := [path for path in folder.iterdir() if is_picture(path)]:
         notes.append(f"{len(loose)} pictures beside the folders with repeats in their names are not read")
     found = DataSet(layout="kohya folders", subsets=tuple(subsets), examples=tuple(examples), notes=tuple(notes))
-    return _with_reg(found, folder / "reg", defaults) if _holds_pictures(folder / "reg") else found
+    return with_reg(found, folder / "reg", defaults) if _holds_pictures(folder / "reg") else found
 
 
-def _with_reg(found: DataSet, folder: Path, defaults: Defaults) -> DataSet:
+def with_reg(found: DataSet, folder: Path, defaults: Defaults) -> DataSet:
     """With pictures of the class from a folder, plain or of kohya's."""
     if not folder.is_dir():
         raise GessoError(

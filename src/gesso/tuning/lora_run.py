@@ -30,12 +30,13 @@ from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import is_cut, unknown_words
-from gesso.tuning.dataset import DataSet, Defaults, read_dataset
+from gesso.tuning.dataset import DataSet, Defaults
 from gesso.tuning.estimate import Estimate, estimate, make_factors, operations_per_second, seconds_a_step
 from gesso.tuning.latents import LatentCache, encode_all
 from gesso.tuning.lora_file import save_lora
 from gesso.tuning.objective import Objective
 from gesso.tuning.page import write_page
+from gesso.tuning.reading import read_dataset
 from gesso.tuning.samples import Sampler
 from gesso.tuning.settings import LoraSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
@@ -53,6 +54,7 @@ _MAY_DIFFER = {
     "model",
     "preset",
 }
+_MAY_DIFFER |= {"precision"}  # the state keeps its own
 ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
@@ -82,6 +84,12 @@ class LoraRun:
     ) -> None:
         self.model, self.folder, self.cache, self.on_progress = model, folder, cache, on_progress
         self.device = choose_device(settings.device)
+        if self.device.type == "mps":
+            raise GessoError(
+                "`device=mps`: training there has no numbers of 64 bits, which the schedule needs. Use `device=cpu`",
+                code="unsupported",
+                field="device",
+            )
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
         self.stored = load_parts(model, dtype=None, check=False)
         self.family = _trainable(self.stored, model)
@@ -176,8 +184,8 @@ class LoraRun:
             "steps": s.steps,
             "batch_size": s.batch_size,
             "looks_at_each": round(self.plan.total_samples / max(sum(one.subset.repeats for one in found.own), 1), 1),
-            "seconds_a_step": round(step, 3),
-            "seconds": round(step * s.steps, 1),
+            "seconds_a_step": float(f"{step:.3g}"),
+            "seconds": float(f"{step * s.steps:.3g}"),
         }
 
     def _by_subset(self) -> list[tuple[Any, int]]:
@@ -207,13 +215,12 @@ class LoraRun:
         task = self._task(parts, latents)
         sampler = Sampler(parts, self.folder / "samples", self._prompts(), self.settings.sample_steps or 20)
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
-        written: list[dict[str, float]] = []
+        parameters = sum(parameter.numel() for parameter in task.factors.parameters())
 
         def log(row: dict[str, float]) -> None:
-            written.append(row)
             on_log(row)
             if "seen" in row:
-                self._page(sampler.note)
+                self._page(parameters, sampler.note)
 
         fit(
             task,
@@ -230,13 +237,13 @@ class LoraRun:
             roll_backs=ROLL_BACKS,
             on_log=log,
         )
-        self._page(sampler.note)
+        self._page(parameters, sampler.note)
         return self.is_done
 
-    def _page(self, note: str) -> None:
-        write_page(self.folder, self.settings, self.explain_briefly(), note)
+    def _page(self, parameters: int, note: str) -> None:
+        write_page(self.folder, self.settings, self.explain_briefly(parameters), note)
 
-    def explain_briefly(self) -> dict[str, Any]:
+    def explain_briefly(self, parameters: int) -> dict[str, Any]:
         """The data set in a few figures, for the page and the file."""
         found = self.survey
         return {
@@ -245,7 +252,7 @@ class LoraRun:
             "held out": len(self.held),
             "model": Path(self.model).name,
             "family": self.family.name,
-            "trained parameters": self.estimate.parameters,
+            "trained parameters": parameters,
         }
 
     def _parts(self) -> ModelParts:
@@ -356,9 +363,15 @@ class LoraRun:
             about["prediction_type"] = self.family.prediction
         base = self.family.name if self.family.scheduler is None else None
         save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
-        with atomic_file(path.with_suffix(".toml")) as file:
-            file.write(to_toml(self.settings).encode())
+        with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
+            file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
         return {"rank": self.settings.rank, "bytes": path.stat().st_size}
+
+    @property
+    def precision(self) -> str | None:
+        """That of the training where it has begun, which "auto" chose then."""
+        last = self.folder / "last.pt"
+        return str(load_state(last)["precision"]) if last.exists() else self.settings.precision
 
     def metadata(self) -> dict[str, str]:
         """ss_* keys, as kohya's trainer writes them; nothing in them depends on when or where it ran."""
@@ -394,7 +407,7 @@ class LoraRun:
             "ss_lr_scheduler": "warmup_stable_decay",
             "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
             "ss_seed": s.seed,
-            "ss_mixed_precision": "bf16" if s.precision == "bfloat16" else "no",
+            "ss_mixed_precision": "bf16" if self.precision == "bfloat16" else "no",
             "ss_resolution": f"({s.resolution}, {s.resolution})",
             "ss_clip_skip": self.family.clip_skip,
             "ss_caption_dropout_rate": s.caption_dropout,

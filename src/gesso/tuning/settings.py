@@ -174,7 +174,7 @@ def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_si
     steps = settings.steps or min(max(100 * pictures // (batch * settings.accumulation), 400), 3000)
     rank = settings.rank
     conv_rank = settings.conv_rank if settings.conv_rank is not None else rank if is_mini else 0
-    rate = settings.learning_rate if settings.learning_rate is not None else 1e-3 if is_mini else 1e-4
+    rate = settings.learning_rate if settings.learning_rate is not None else 5e-4 if is_mini else 1e-4
     held = settings.held_out
     return replace(
         settings,

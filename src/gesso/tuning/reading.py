@@ -1,0 +1,36 @@
+"""The data set that the user names, a folder or a TOML file of kohya's trainer: `read_dataset`."""
+
+from pathlib import Path
+
+from gesso.errors import GessoError
+from gesso.tuning.dataset import PICTURES, DataSet, Defaults, read_folder, with_reg
+from gesso.tuning.kohya_toml import read_kohya_toml
+
+MAX_EXAMPLES = 20_000
+
+
+def read_dataset(path: Path, defaults: Defaults) -> DataSet:
+    """The data set in a folder, or that of a kohya TOML file. Raises GessoError where there is none."""
+    if path.suffix.lower() == ".toml":
+        found = read_kohya_toml(path, defaults)
+    elif path.is_dir():
+        found = read_folder(path, defaults)
+    else:
+        what = "not a folder" if path.exists() else "no such folder"
+        raise GessoError(
+            f"{path}: {what}. Expected a folder of pictures, or a data set's TOML file",
+            code="missing",
+            data={"path": str(path)},
+        )
+    if defaults.reg is not None:
+        found = with_reg(found, defaults.reg, defaults)
+    if not any(not found.subsets[one.subset].is_reg for one in found.examples):
+        hint = "; ".join(found.notes) or f"expected {', '.join(PICTURES)}"
+        raise GessoError(f"{path}: no pictures to train on ({hint})", code="missing", data={"path": str(path)})
+    if len(found.examples) > MAX_EXAMPLES:
+        raise GessoError(
+            f"{path}: {len(found.examples)} pictures, expected at most {MAX_EXAMPLES}",
+            code="too_large",
+            data={"path": str(path)},
+        )
+    return found
