@@ -235,6 +235,12 @@ def test_a_job_is_checked_too(still: Context, refusing: TestClient, body: Any, f
     assert still.store.counts() == {}
 
 
+def test_a_format_that_cannot_be_written_is_told(refusing: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesso.serving.http.submitting.FORMATS", ("PNG",))
+    answer = refusing.post("/v1/jobs", json=CAR | {"output": {"format": "avif"}})
+    problem(answer, 400, "unsupported", "output.format")
+
+
 def test_a_picture_that_is_named_has_to_be_given(refusing: TestClient) -> None:
     source = {"prompt": "a car", "source": {"image": "a" * 64}}
     problem(refusing.post("/v1/jobs", json={"request": source}), 400, "asset_missing", "assets.image")

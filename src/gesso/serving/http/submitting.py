@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from starlette.requests import Request
 
 from gesso.errors import GessoError, short
+from gesso.pictures.reading import FORMATS
 from gesso.request.checks import as_json, nearest
 from gesso.request.request import DRAWN_SEED_BITS
 from gesso.serving.http.addresses import check_address
@@ -73,6 +74,9 @@ def _new_job(call: Call, body: JobBody, key: str | None, batch: str | None) -> N
         raise HttpError(400, "invalid_field", f"batch: expected 1 to {MAX_NAME} printable characters", field="batch")
     if len(json.dumps(body.metadata).encode()) > MAX_METADATA:
         raise HttpError(400, "too_large", f"metadata has more than {MAX_METADATA} bytes as JSON", field="metadata")
+    if body.output.format == "avif" and "AVIF" not in FORMATS:
+        detail = "output.format is 'avif', which the Pillow of this server cannot write; take webp or png"
+        raise HttpError(400, "unsupported", detail, field="output.format")
     webhook = None if body.webhook is None else _webhook(call, body.webhook)
     seed = open_seed(call.new_owner, key)
     checked, assets = check(call, body.model, body.request, body.assets, body.front, seed=seed)
