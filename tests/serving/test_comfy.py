@@ -441,6 +441,22 @@ def test_what_the_request_refuses_is_told_of_its_node(made: Context, asking: Tes
     assert error_of(asking.post("/queue", json={"delete": "x"}))["details"] == "delete"
 
 
+@pytest.mark.parametrize("change", [{"index": "x"}, {"then": 3}, {"prompt_id": "other"}, {"saves": {"9": {}}}, {}])
+def test_what_other_surfaces_write_is_no_prompt(made: Context, asking: TestClient, change: dict[str, Any]) -> None:
+    """The metadata of gesso's own API are its client's; they make nothing of this surface happen but what it checks."""
+    prompt = submit(asking, graphs.text_to_image())
+    about = made.store.get(lease(made).job.id).metadata["comfyui"]
+    step = {"upscaler": "/etc/passwd", "values": {}, "samplers": [], "saves": {}, "index": 1}
+    forged = {**about, "prompt_id": str(uuid.uuid4()), "jobs": 2, "then": [step], **change}
+    batch = forged["prompt_id"] if change != {"prompt_id": "other"} else prompt
+    body = {"request": {"prompt": "a car", "num_steps": 2}, "batch": batch, "metadata": {"comfyui": forged}}
+    assert asking.post("/v1/jobs", json=body).status_code == 202
+    finish(made, lease(made))
+    assert asking.get("/history").json() == {}
+    assert asking.get("/queue").status_code == asking.get("/api/jobs").status_code == 200
+    assert made.store.counts() == {JobStatus.RUNNING: 1, JobStatus.SUCCEEDED: 1}
+
+
 def test_a_prompt_id_is_one_prompt(made: Context, asking: TestClient) -> None:
     mine = str(uuid.uuid4())
     assert submit(asking, graphs.text_to_image(), prompt_id=mine) == mine

@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -231,6 +233,12 @@ def test_a_job_is_checked_too(still: Context, refusing: TestClient, body: Any, f
     answer = refusing.post("/v1/jobs", json=body)
     assert answer.status_code == 400 and answer.json()["field"] == field, answer.text
     assert still.store.counts() == {}
+
+
+def test_a_format_that_cannot_be_written_is_told(refusing: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesso.serving.http.submitting.FORMATS", ("PNG",))
+    answer = refusing.post("/v1/jobs", json=CAR | {"output": {"format": "avif"}})
+    problem(answer, 400, "unsupported", "output.format")
 
 
 def test_a_picture_that_is_named_has_to_be_given(refusing: TestClient) -> None:
@@ -482,14 +490,51 @@ def test_hints_are_named_by_their_pixels(asking: TestClient) -> None:
     assert told["data"]["nearest"] == "gesso-edges"
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_chunk(name: bytes, data: bytes) -> bytes:
+    """A picture with a chunk more, before its pixels."""
+    plain = picture()
+    return plain[:33] + chunk(name, data) + plain[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunk(b"tEXt", b"parameters\0<script>alert(1)</script>"),
+        with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<script>alert(1)</script>"),
+        with_chunk(b"tEXt", b"parameters\0\xff\xfe<script>"),
+        with_chunk(b"eXIf", b"MM\0*<script>"),
+        with_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile <script>")),
+    ],
+    ids=range(5),
+)
+def test_what_a_picture_says_beside_its_pixels_is_left_out(asking: TestClient, data: bytes) -> None:
+    answer = upload(asking, data)
+    assert answer.status_code == 201, answer.text
+    content = asking.get(answer.json()["content_url"]).content
+    assert b"script" not in content
+    names = []
+    place = 8
+    while place < len(content):
+        names.append(content[place + 4 : place + 8])
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    assert set(names) == {b"IHDR", b"IDAT", b"IEND"}
+
+
+def test_a_text_that_grows_when_it_is_unpacked_is_refused(still: Context, refusing: TestClient) -> None:
+    grown = with_chunk(b"zTXt", b"x\0\0" + zlib.compress(b"a" * 50_000_000))
+    assert len(grown) < 100_000
+    begin = time.process_time()
+    problem(upload(refusing, grown), 400, "damaged", "file")
+    assert time.process_time() - begin < 2
+
+
 def bomb() -> bytes:
     """A PNG whose header claims more pixels than anybody has."""
-    import struct
-    import zlib
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 

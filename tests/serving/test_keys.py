@@ -216,7 +216,9 @@ def test_keys_have_limits_of_their_own(tmp_path: Path) -> None:
     with context(tmp_path) as made, client(made) as asking:
         small = header(made.keys.add("small", max_queue=2, rate=60)[1])
         large = header(made.keys.add("large")[1])
-        assert [asking.post("/v1/jobs", json=CAR, headers=small).status_code for _ in range(3)] == [202, 202, 429]
+        named = [small | {"Idempotency-Key": name} for name in ("a", "b", "c", "a", "b")]
+        codes = [asking.post("/v1/jobs", json=CAR, headers=headers).status_code for headers in named]
+        assert codes == [202, 202, 429, 200, 200], "what was accepted is answered again, though the queue is full"
         answer = asking.post("/v1/batches", json={"jobs": [CAR]}, headers=small)
         assert problem(answer, 429, "queue_full")["data"]["retry_after"] == int(answer.headers["retry-after"])
         assert asking.post("/v1/jobs", json=CAR, headers=large).status_code == 202

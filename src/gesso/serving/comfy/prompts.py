@@ -8,9 +8,12 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
 
 from gesso.errors import GessoError, short
+from gesso.request.checks import MAX_SIDE
 from gesso.serving.comfy.evaluating import evaluate
 from gesso.serving.comfy.files import (
     FileName,
@@ -24,7 +27,7 @@ from gesso.serving.comfy.files import (
 from gesso.serving.comfy.graph import Graph, NodeError, PromptRefusedError, read_graph, refusal
 from gesso.serving.comfy.names import files_of, lists_of
 from gesso.serving.comfy.pixels import mask_image, picture_image
-from gesso.serving.comfy.translating import Files, Order, Planned, blamed, merged, translate
+from gesso.serving.comfy.translating import PICTURE_UPSCALERS, Files, Order, Planned, blamed, merged, translate
 from gesso.serving.comfy.values import Loaded, Mask, Picture, Wanted, is_made
 from gesso.serving.http.context import Call, Context
 from gesso.serving.http.problems import HttpError, as_json
@@ -34,7 +37,8 @@ from gesso.serving.jobs import Job, JobStatus, NewJob, Output, Upload, Work
 from gesso.serving.surfaces import KEEP_INPUT, keep
 
 SURFACE = "comfyui"
-MAX_JOBS = 16  # of one prompt
+MAX_JOBS = 16  # of one prompt, but for what each makes of several pictures
+MAX_INDEX = 10_000
 JUST_DONE = 20  # jobs among which are those that another follows on
 MAX_PROMPTS = 200  # jobs that /history and /queue look at, the newest
 MAX_GRAPH = 256 * 1024  # bytes of a graph, which stands in its job
@@ -42,6 +46,38 @@ MAX_EXTRA = 64 * 1024  # bytes of extra_data with what the page wants to find in
 FRONT = 5  # priority of a prompt that wants to be drawn before the others of its owner
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")  # of a service elsewhere, which gesso never keeps
 _UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.CANCELING)
+
+
+class _Save(TypedDict):
+    prefix: str
+    kind: Literal["output", "temp", "socket"]
+
+
+class _Step(TypedDict):
+    upscaler: str
+    values: dict[str, Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]]
+    samplers: list[str]
+    saves: dict[str, _Save]
+    index: Annotated[int, msgspec.Meta(ge=1, le=MAX_INDEX)]
+
+
+class _About(TypedDict):
+    """What a job tells of its prompt, in its metadata."""
+
+    prompt_id: str
+    number: float
+    client_id: str | None
+    extra_data: dict[str, Any]
+    metadata: dict[str, Any]
+    outputs: list[str]
+    order: list[str]
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=MAX_INDEX)]
+    index: Annotated[int, msgspec.Meta(ge=0, le=MAX_INDEX)]
+    samplers: list[str]
+    saves: dict[str, _Save]
+    then: NotRequired[Annotated[list[_Step], msgspec.Meta(max_length=MAX_JOBS)]]
+    prompt: NotRequired[dict[str, dict[str, Any]]]
+    passed: NotRequired[dict[str, list[dict[str, str]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,7 +443,16 @@ def prompts_of(context: Context, owner: str, *, unfinished: bool = False, newest
 
 def _jobs(context: Context, owner: str, *, limit: int = MAX_PROMPTS, **more: Any) -> list[Job]:
     page = context.store.list_jobs(owner=owner, limit=limit, **more)
-    return [job for job in page.jobs if SURFACE in job.metadata]
+    return [job for job in page.jobs if SURFACE in job.metadata and _is_ours(job)]
+
+
+def _is_ours(job: Job) -> bool:
+    """Whether a job tells of a prompt as this surface does. Clients of the other ones write what they like there."""
+    try:
+        about = msgspec.convert(job.metadata[SURFACE], _About, strict=True)
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return about["prompt_id"] == job.batch
 
 
 def _prompts(context: Context, jobs: Sequence[Job]) -> list[Prompt]:
@@ -441,7 +486,8 @@ def _next_jobs(context: Context, held: Sequence[Job]) -> list[Job]:
                 own = {key: value for key, value in about.items() if key not in ("then", "prompt", "passed")}
                 own |= {"index": index, "saves": step["saves"], "samplers": step["samplers"]}
                 try:
-                    made.append(_enlarged(context, job, output, step, own))
+                    if (one := _enlarged(context, job, output, step, own)) is not None:
+                        made.append(one)
                 except GessoError as error:
                     if error.code == "idempotency_key_reuse":  # another looked at the same time
                         made.append(context.store.get(error.data["job"]))
@@ -450,7 +496,12 @@ def _next_jobs(context: Context, held: Sequence[Job]) -> list[Job]:
     return made
 
 
-def _enlarged(context: Context, job: Job, output: Output, step: Mapping[str, Any], about: Mapping[str, Any]) -> Job:
+def _enlarged(
+    context: Context, job: Job, output: Output, step: Mapping[str, Any], about: Mapping[str, Any]
+) -> Job | None:
+    """The job that follows; None where no such upscaler is there any more."""
+    if step["upscaler"] not in (*PICTURE_UPSCALERS.values(), *files_of(context.checker).upscalers.values()):
+        return None
     known = context.store.find_upload(job.owner, output.digest)
     if known is None:
         known = context.store.add_upload(

@@ -90,16 +90,16 @@ class SocketAnswer(Response):
         take, say = scope[CHANNEL]
         await send({"type": "http.response.start", "status": 101, "headers": []})  # for the log
         await say({"type": "websocket.accept", "headers": []})
-        reading = asyncio.ensure_future(self._read(take))
-        writing = asyncio.ensure_future(self._write(say))
+        tasks: list[asyncio.Future[None]] = []
         try:
-            await self.watchers.join(self.socket)
-            await asyncio.wait([reading, writing], return_when=asyncio.FIRST_COMPLETED)
+            await self.watchers.join(self.socket)  # its greeting is the first message
+            tasks = [asyncio.ensure_future(self._read(take)), asyncio.ensure_future(self._write(say))]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.watchers.leave(self.socket)
-            for task in (reading, writing):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, take: "Receive") -> None:
         """What the client says: only what it can read matters."""

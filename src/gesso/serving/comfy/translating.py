@@ -69,7 +69,7 @@ _LATENT_UPSCALERS = {
     "bilinear": "latent_bilinear",
     "bicubic": "latent_bicubic",
 }
-_PICTURE_UPSCALERS = {"lanczos": "lanczos", "nearest-exact": "nearest"}
+PICTURE_UPSCALERS = {"lanczos": "lanczos", "nearest-exact": "nearest"}
 # How ComfyUI draws. docs/serving-comfy.md says what remains different.
 CONVENTIONS: Mapping[str, Any] = {
     "emphasis": "comfyui",
@@ -209,7 +209,7 @@ def _enlarging(wanted: Wanted, files: Files) -> tuple[Enlarging | None, Picture]
         scaled = picture
         picture, size, node = scaled.picture, scaled.size, scaled.node
         is_network = isinstance(picture, Upscaled)
-        known = ("lanczos",) if is_network else tuple(_PICTURE_UPSCALERS)
+        known = ("lanczos",) if is_network else tuple(PICTURE_UPSCALERS)
         if scaled.method not in known:
             behind = " what a network made" if is_network else " a drawn picture"
             why = f"gesso brings{behind} to a size by {' or '.join(known)}, not by {scaled.method}"
@@ -219,7 +219,7 @@ def _enlarging(wanted: Wanted, files: Files) -> tuple[Enlarging | None, Picture]
         if size[0] * size[1] > MAX_PIXELS or max(size) > MAX_SIDE:
             raise NodeError(node, f"expected at most {MAX_PIXELS} pixels and {MAX_SIDE} a side", input="width")
         if not is_network:
-            return Enlarging(upscaler=_PICTURE_UPSCALERS[scaled.method], size=size, node=node), picture
+            return Enlarging(upscaler=PICTURE_UPSCALERS[scaled.method], size=size, node=node), picture
     if isinstance(picture, Upscaled):
         return Enlarging(upscaler=files.upscalers[picture.model.name], size=size, node=picture.node), picture.picture
     return None, picture
@@ -277,10 +277,10 @@ def _through_picture(sampler: Sampled, picture: Picture) -> tuple[Sampled, _Enla
                     node, "gesso brings what an upscaler network makes to its size by lanczos", input="latent_image"
                 )
             network, inner = inner.model.name, inner.picture
-        elif picture.method in _PICTURE_UPSCALERS:
-            upscaler = _PICTURE_UPSCALERS[picture.method]
+        elif picture.method in PICTURE_UPSCALERS:
+            upscaler = PICTURE_UPSCALERS[picture.method]
         else:
-            known = ", ".join(_PICTURE_UPSCALERS)
+            known = ", ".join(PICTURE_UPSCALERS)
             raise NodeError(
                 node,
                 f"gesso enlarges a drawn picture by {known}, or its latents, not by {picture.method}",

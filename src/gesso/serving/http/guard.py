@@ -93,7 +93,6 @@ class _Exchange:
         self.whole = False  # whether all of the body was read
         self.nbytes = 0
         self.limit = 0
-        self.late: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         given = self.headers.one("x-request-id") or ""

@@ -11,9 +11,11 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
+from sqlalchemy import func, select
 from starlette.requests import Request
 
 from gesso.errors import GessoError, short
+from gesso.pictures.reading import FORMATS
 from gesso.request.checks import as_json, nearest
 from gesso.request.request import DRAWN_SEED_BITS
 from gesso.serving.http.addresses import check_address
@@ -24,6 +26,7 @@ from gesso.serving.http.problems import HttpError
 from gesso.serving.http.schemas import MAX_ROLES, FrontBody, JobBody, WebhookBody, seconds_of
 from gesso.serving.http.signing import signing_key
 from gesso.serving.jobs import Job, JobStatus, NewJob, Work
+from gesso.serving.tables import jobs
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,9 @@ def _new_job(call: Call, body: JobBody, key: str | None, batch: str | None) -> N
         raise HttpError(400, "invalid_field", f"batch: expected 1 to {MAX_NAME} printable characters", field="batch")
     if len(json.dumps(body.metadata).encode()) > MAX_METADATA:
         raise HttpError(400, "too_large", f"metadata has more than {MAX_METADATA} bytes as JSON", field="metadata")
+    if body.output.format == "avif" and "AVIF" not in FORMATS:
+        detail = "output.format is 'avif', which the Pillow of this server cannot write; take webp or png"
+        raise HttpError(400, "unsupported", detail, field="output.format")
     webhook = None if body.webhook is None else _webhook(call, body.webhook)
     seed = open_seed(call.new_owner, key)
     checked, assets = check(call, body.model, body.request, body.assets, body.front, seed=seed)
@@ -189,13 +195,14 @@ def open_seed(owner: str, key: str | None) -> int | None:
 def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
     """Accept jobs, all or none. Raises HttpError."""
     context, limit = call.context, call.identity.max_queue
-    if context.free_bytes() < MIN_FREE:
-        raise HttpError(507, "disk_full", "the disk of the server is nearly full, so no job is accepted")
     with context.submitting if limit is not None else nullcontext():
-        if limit is not None:
+        more = len(new) - _num_known(call, new)  # a repeat of what was accepted is answered, whatever is full by now
+        if more and context.free_bytes() < MIN_FREE:
+            raise HttpError(507, "disk_full", "the disk of the server is nearly full, so no job is accepted")
+        if more and limit is not None:
             queued = context.store.counts(call.identity.id).get(JobStatus.QUEUED, 0)
-            if queued + len(new) > limit:
-                raise key_is_full(call, queued, len(new))
+            if queued + more > limit:
+                raise key_is_full(call, queued, more)
         try:
             answers = context.store.submit_all(new)
         except GessoError as error:
@@ -208,10 +215,22 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
     return answers
 
 
+def _num_known(call: Call, new: list[NewJob]) -> int:
+    """How many of these were accepted before, by their idempotency keys."""
+    keys = [one.idempotency_key for one in new if one.idempotency_key is not None]
+    count = 0
+    with call.context.store.database.reading() as connection:
+        for start in range(0, len(keys), 500):
+            same = jobs.c.idempotency_key.in_(keys[start : start + 500])
+            statement = select(func.count()).select_from(jobs).where(jobs.c.owner == call.new_owner, same)
+            count += int(connection.execute(statement).scalar_one())
+    return count
+
+
 def key_is_full(call: Call, queued: int, more: int = 1) -> HttpError:
     """The refusal where a key has as many jobs waiting as it may, with the time until some of them are drawn."""
-    jobs = call.context.store.list_jobs(statuses=[JobStatus.SUCCEEDED], limit=20).jobs
-    spent = [job.metrics["execution_ms"] / 1000 for job in jobs if "execution_ms" in job.metrics]
+    done = call.context.store.list_jobs(statuses=[JobStatus.SUCCEEDED], limit=20).jobs
+    spent = [job.metrics["execution_ms"] / 1000 for job in done if "execution_ms" in job.metrics]
     each = sum(spent) / len(spent) if spent else FIRST_GUESS
     limit = call.identity.max_queue or 0
     after = math.ceil(each * max(queued + more - limit, 1) / max(call.context.settings.workers, 1))
