@@ -1,7 +1,6 @@
 """How much memory a step takes, and about how long, before any weight is read: counted on networks without numbers."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,8 +147,3 @@ def operations_per_second(device: torch.device, seconds: float = 0.2) -> float:
 def seconds_a_step(found: Estimate, speed: float) -> float:
     """About how long a step takes. Right within a factor of two or three."""
     return found.flops / (speed * SHARE_OF_PEAK)
-
-
-def common_bucket(buckets: Sequence[tuple[tuple[int, int], int]]) -> tuple[int, int]:
-    """The largest bucket: it decides the memory."""
-    return max((size for size, _ in buckets), key=lambda size: size[0] * size[1])
