@@ -298,3 +298,26 @@ def test_settings_say_nothing_of_what_follows_from_the_model(root, tmp_path):
     run = made(root, tmp_path)
     assert run.settings.resolution == 64 and run.settings.bucket_step == 16
     assert replace(run.settings, steps=9) != run.settings
+
+
+@pytest.mark.parametrize("train_text", [False, True])
+def test_the_preset_of_a_card_on_a_cpu(train_text, root, tmp_path):
+    """Weights and products in bfloat16, factors in float32, checkpointed blocks, samples in between."""
+    rows = []
+    run = made(
+        root, tmp_path, preset="8gb", precision=None, batch_size=None, steps=3, samples=True, report_every=2,
+        train_text=train_text, learning_rate=1e-2, text_rate=1e-2,
+    )  # fmt: skip
+    assert run.train(on_log=rows.append)
+    dtypes = {name: next(network.parameters()).dtype for name, network in run._parts().networks.items()}
+    assert dtypes["unet"] == torch.bfloat16 and dtypes["vae"] == torch.float32
+    assert dtypes["text"] == (torch.float32 if train_text else torch.bfloat16)
+    state = load_state(tmp_path / "run" / "last.pt")
+    assert state["precision"] == "bfloat16"
+    factors = state["modules"]["factors"]
+    assert {tensor.dtype for tensor in factors.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in factors.values())
+    assert all(
+        tensor.any() for name, tensor in factors.items() if name.startswith("layers.unet") and name.endswith("up")
+    )
+    assert [row["samples_drawn"] for row in rows if "samples_drawn" in row] == [2.0, 2.0, 2.0]
