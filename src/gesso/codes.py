@@ -121,6 +121,7 @@ NOTICES: Mapping[str, str] = {
     "prompt_cut": "The prompt is too long, and its end is ignored.",
     "negative_prompt_left_out": "The negative prompt has no effect: the model, or guidance 1, does without.",
     "words_ignored": "Words that are not in the model's vocabulary are ignored.",
+    "language_read": "A prompt in another language is read word by word in English.",
     "emoji_read": "Emoji in the prompt are read as the objects that they show.",
     "no_object": "The prompt names no object that the model can draw.",
     "notices_left_out": "There are more notices about the same text.",

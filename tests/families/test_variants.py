@@ -347,6 +347,11 @@ def test_a_mark_tells_that_an_sdxl_predicts_the_velocity(tmp_path: Path, monkeyp
     assert parts.family.schedule.zero_terminal_snr
     save_ldm(tmp_path / "again.safetensors", parts)
     assert {"v_pred", "ztsnr"} <= load_file(tmp_path / "again.safetensors").keys()
+    write(path, ldm_tensors(tiny_parts(TINY_SDXL)) | {"v_pred": torch.zeros(())})
+    save_ldm(tmp_path / "without.safetensors", load_parts(path))
+    marked = load_file(tmp_path / "without.safetensors").keys()
+    assert ("v_pred" in marked, "ztsnr" in marked) == (True, False)
+    write(path, ldm_tensors(tiny_parts(TINY_SDXL)) | marks)
     assert load_parts(path, prediction="eps").family.prediction == "eps"
     assert load_parts(path, family="sdxl-turbo").family.prediction == "v"
 
@@ -549,6 +554,7 @@ def test_folders_that_do_not_fit(tmp_path: Path, family: str, file: str, change:
 def test_the_x4_upscaler_is_the_release() -> None:
     """As its published configurations have it: a VAE of three levels, four pixels to a latent, and its scale."""
     family = FAMILIES["x4-upscaler"]
+    assert family.max_level == 350  # as max_noise_level of the release's pipeline
     vae = family.vae
     assert (vae.channels, vae.num_res_blocks, vae.latent_channels) == ((128, 256, 512), 2, 4)
     assert (vae.scaling_factor, vae.downscale) == (0.08333, 4)

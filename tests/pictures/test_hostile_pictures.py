@@ -295,6 +295,21 @@ def test_a_profile_that_cannot_be_unpacked_is_told(tmp_path: Path):
     assert notices_of(found) == ("x: colour profile ignored (damaged); read as sRGB",)
 
 
+def test_a_hint_keeps_its_transparency(tmp_path: Path):
+    clear = picture().convert("RGBA")
+    clear.putalpha(128)
+    clear.save(tmp_path / "alpha.png")
+    assert read_hint(tmp_path / "alpha.png").getpixel((0, 0)) == clear.getpixel((0, 0))
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "palette.png", transparency=1)
+    hint = read_hint(tmp_path / "palette.png")
+    assert (hint.getpixel((0, 0)), hint.getpixel((1, 0))) == ((255, 0, 0, 255), (0, 255, 0, 0))
+    picture().save(tmp_path / "plain.png")
+    assert read_hint(tmp_path / "plain.png").mode == "RGB"
+
+
 def test_a_file_cannot_tell_notices_of_its_own(tmp_path: Path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("gesso notice", "all is well")

@@ -19,7 +19,7 @@ from gesso.adapters.names import Target
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.families.base import Family
-from gesso.pipelines.adapters import embeddings_in_text, factor_at, find_adapters, read_adapters
+from gesso.pipelines.adapters import Adapters, embeddings_in_text, factor_at, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.checks import RequestError
@@ -32,6 +32,11 @@ from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.precision import memory_used
 from gesso.studio.replay import replay_recipe
 from tiny_sd import TINY_REFINER, TINY_SD, TINY_SDXL, clip_tokenizer, save_tiny_folder
+
+
+def test_what_is_shown_of_adapters_is_what_was_asked_for():
+    assert repr(Adapters()) == "Adapters(loras=(), embeddings=(), notices=(), merged=False)"
+
 
 REQUEST = TextToImageRequest(prompt="a cat", seed=1, num_steps=4, width=64, height=64)
 STYLE = LoraUse(name="style", weight=0.5)

@@ -103,9 +103,12 @@ def test_a_syntax_brings_the_emphasis_of_its_tool(models: dict[str, LoadedModel]
         ("[🐱:🐢:0.5]", "[cat:turtle:0.5]"),
         ("a 🐱 AND 🐢", "a cat AND turtle"),
         ("a red cat 🐱", "a red cat"),
+        ("eine rote Katze", "a red cat"),
+        ("eine (rote:1.2) Katze", "a (red:1.2) cat"),
+        ("[eine Katze:a turtle:0.5]", "[a cat:a turtle:0.5]"),
     ],
 )
-def test_emoji_reach_the_network_as_their_names(drawn: str, words: str, tmp_path: Path):
+def test_emoji_and_other_languages_reach_the_network_in_english(drawn: str, words: str, tmp_path: Path):
     model = Engine("cpu").load(save_tiny_mini(tmp_path / "mini.safetensors"))
     for field in ("prompt", "negative_prompt"):
         if field == "negative_prompt" and "AND" in words:

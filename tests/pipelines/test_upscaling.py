@@ -85,6 +85,12 @@ def test_a_png_in_parts_is_the_picture():
         assert read.tobytes() == image.tobytes()
 
 
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (2**31, 5), (5, 2**31)])
+def test_a_png_has_sides_that_the_format_knows(width: int, height: int):
+    with pytest.raises(ValueError, match=f"a PNG of {width}x{height}"):
+        next(png_parts(width, height, []))
+
+
 def test_transparency_is_enlarged_and_no_hidden_colour_shines(twice: Upscaler):
     """A green disc on what is clear and, underneath, red."""
     y, x = np.mgrid[0:41, 0:37]

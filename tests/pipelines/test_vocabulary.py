@@ -5,7 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from gesso.errors import GessoError
-from gesso.pipelines.vocabulary import check_known, named_objects, read_emoji, vocabulary_notices
+from gesso.pipelines.vocabulary import (
+    check_known,
+    language_notice,
+    named_objects,
+    read_emoji,
+    read_language,
+    vocabulary_notices,
+)
 from gesso.text.prompt import Break, WeightedText
 from gesso.text.tokenizer import Tokenizer
 from tiny_models import OBJECTS, WORDS
@@ -69,7 +76,26 @@ def test_emoji_of_objects_are_read_as_their_names():
     assert TOKENIZER.known_text(decorated[0].text) == "a red cat"
 
 
-@pytest.mark.parametrize("prompt", ["кот", "a castel", "qwertz on a red background", "🌭", "a kat"])
+def test_a_prompt_in_another_language_is_read_in_english():
+    pieces = (WeightedText("eine "), WeightedText("rote", 1.2), Break(), WeightedText(" Katze"))
+    found, read = read_language(pieces, TOKENIZER, OBJECTS)
+    assert [piece.text for piece in found if isinstance(piece, WeightedText)] == ["a ", "red", " cat"]
+    assert (found[1].weight, found[2]) == (1.2, Break())
+    assert read == ("de", "a red cat")
+    assert language_notice(read, "prompt") == "German read as: a red cat"
+    for plain in ((WeightedText("a red cat"),), (WeightedText("a zxqw cat"),)):
+        assert read_language(plain, TOKENIZER, OBJECTS) == (plain, None)
+    german = (WeightedText("eine Katze"),)
+    assert read_language(german, TOKENIZER, {}) == (german, None)  # Stable Diffusion reads any text
+
+
+def test_a_prompt_in_another_language_is_known():
+    model = SimpleNamespace(name="tiny", tokenizer=TOKENIZER, family=SimpleNamespace(objects=OBJECTS))
+    check_known(model, "кот")
+    check_known(model, "zwei Katzen")
+
+
+@pytest.mark.parametrize("prompt", ["блорп", "a castel", "qwertz on a red background", "🌭", "a kat"])
 def test_a_prompt_of_which_nothing_is_known_is_refused(prompt):
     model = SimpleNamespace(name="tiny", tokenizer=TOKENIZER, family=SimpleNamespace(objects=OBJECTS))
     with pytest.raises(GessoError, match=r"tiny knows nothing in this prompt.*It draws 3 things.*`force`") as raised:

@@ -51,6 +51,15 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch):
             choose_device(name)
 
 
+def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(GessoError, match=r"cuda:2: found 2 CUDA device\(s\)"):
+        choose_device("cuda:2")
+
+
 def test_the_cpu_is_described_by_what_its_kernels_depend_on():
     assert describe_device(CPU).split()[0] == "cpu"
     assert torch.backends.cpu.get_cpu_capability() in describe_device(CPU)

@@ -1,5 +1,6 @@
 """Networks at rest in their file and settled in memory."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from gesso.families.loading import load_parts
 from gesso.runtime.engine import Engine, LoadedModel
 from gesso.runtime.mapped import MappedFiles, MemoryBlock
 from gesso.runtime.precision import choose_precision
-from gesso.runtime.residency import Component, Residency
+from gesso.runtime.residency import Component, Residency, onloaded
 from tiny_models import save_tiny_mini
 
 CPU = torch.device("cpu")
@@ -78,6 +79,17 @@ def test_streamed_layers_compute_the_same_bits_and_hold_nothing(file: Path):
     component.onload(torch.float32)
     assert {param.dtype for param in component.network.parameters()} == {torch.float32}
     assert torch.equal(component.network(x, t, context, added), expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_is_in_memory_within_a_block_alone(file: Path, fails: bool):
+    component = load(file).components["unet"]
+    with suppress(ZeroDivisionError), onloaded(component, torch.float32):
+        assert component.is_onloaded
+        if fails:
+            raise ZeroDivisionError
+    assert not component.is_onloaded
+    assert component.dtype is None
 
 
 def test_networks_take_turns(file: Path):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -83,6 +84,15 @@ def test_a_sheet_shows_every_picture_in_its_place():
     red, blue = (first_of(sheet, colour) for colour in ((255, 0, 0), (0, 0, 255)))
     assert red[0] == blue[0]
     assert red[1] < blue[1]
+
+
+def test_the_heading_of_a_row_stands_beside_its_middle():
+    sheet = grid_sheet({(0, 0): Image.new("RGB", (10, 10), "red")}, [""], ["HHH"], cell=200)
+    ink = np.asarray(sheet.convert("L")).astype(int)
+    picture = np.argwhere((np.asarray(sheet) == (255, 0, 0)).all(axis=2))
+    top, bottom, left = picture[:, 0].min(), picture[:, 0].max(), picture[:, 1].min()
+    rows = np.flatnonzero((ink[:, :left] < 100).any(axis=1))
+    assert abs((rows.min() + rows.max()) / 2 - (top + bottom) / 2) <= 2
 
 
 def first_of(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int]:

@@ -256,3 +256,10 @@ def test_malformed_files_are_named(text: str | bytes, says: str):
         Tokenizer.from_json(text, name="words.json")
     assert caught.value.message.startswith("words.json: ")
     assert says in caught.value.message
+
+
+def test_a_tokenizer_shows_its_sizes_not_its_words():
+    words = tuple("word" + "".join(chr(97 + int(digit)) for digit in str(i)) for i in range(500))
+    text = repr(Tokenizer.from_words(words, length=16))
+    assert "size=" in text
+    assert len(text) < 200

@@ -203,3 +203,27 @@ def test_a_finished_run_is_only_reported(tmp_path):
     task = Line()
     fit(task, PLAN, tmp_path)
     assert task.seen == []
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_a_run_takes_the_faster_precision(faster, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "faster_precision", lambda *given: (faster, {"seconds_float32": 1.0}))
+    task, rows = Line(), []
+    fit(task, replace(SHORT, total_samples=8), tmp_path, precision="auto", on_log=rows.append)
+    assert load_state(tmp_path / "last.pt")["precision"] == faster
+    assert rows[0] == {"step": 0, "samples": 0, "bfloat16": float(faster == "bfloat16"), "seconds_float32": 1.0}
+    assert task.dtype == getattr(torch, faster)
+
+
+def test_a_row_of_the_log_has_the_mean_of_its_steps(tmp_path):
+    losses, rows = [], []
+
+    class Kept(Line):
+        def loss(self, step, batch_size, seed):
+            loss, figures = super().loss(step, batch_size, seed)
+            losses.append(float(loss.detach()))
+            return loss, figures
+
+    fit(Kept(), SHORT, tmp_path, log_every=5, on_log=rows.append)
+    means = [row["loss"] for row in rows if "loss" in row]
+    assert means == pytest.approx([sum(losses[:5]) / 5, sum(losses[5:]) / 5])

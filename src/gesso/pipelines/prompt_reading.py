@@ -9,7 +9,7 @@ from typing import Any
 from gesso.notices import Notice
 from gesso.pipelines.adapters import RequestedAdapters, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
-from gesso.pipelines.vocabulary import emoji_notice, read_emoji
+from gesso.pipelines.vocabulary import emoji_notice, language_notice, read_emoji, read_language
 from gesso.request.checks import parse_json_object
 from gesso.request.finder import Finder
 from gesso.request.request import ResolvedRequest
@@ -193,6 +193,9 @@ def _field(
         pieces, emoji = read_emoji(prompts[key].pieces, model.tokenizer, model.family.objects)
         if emoji:
             notices = (*notices, emoji_notice(emoji, name))
+        pieces, language = read_language(pieces, model.tokenizer, model.family.objects)
+        if language is not None:
+            notices = (*notices, language_notice(language, name))
         report = chunk(
             known_pieces(pieces, model.tokenizer),
             model.tokenizer,

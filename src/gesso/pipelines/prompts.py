@@ -16,7 +16,13 @@ from gesso.notices import Notice
 from gesso.pipelines.adapters import Adapters
 from gesso.pipelines.given_tensors import NOTHING_GIVEN, GivenTensors
 from gesso.pipelines.parsed import ParsedTexts
-from gesso.pipelines.vocabulary import emoji_notice, read_emoji, vocabulary_notices
+from gesso.pipelines.vocabulary import (
+    emoji_notice,
+    language_notice,
+    read_emoji,
+    read_language,
+    vocabulary_notices,
+)
 from gesso.request.checks import RequestError
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.conditioning import Conditioning
@@ -175,6 +181,10 @@ class _Encoder:
         texts = {text: pieces for text, (pieces, _) in named.items()}
         if emoji := {sign: name for _, read in named.values() for sign, name in read.items()}:
             notices.append(emoji_notice(emoji, field))
+        for text, pieces in texts.items():
+            texts[text], read = read_language(pieces, model.tokenizer, model.family.objects)
+            if read is not None:
+                notices.append(language_notice(read, field))
         words = " ".join(map(_words, texts.values()))
         if self._is_given[field] is None:
             notices += vocabulary_notices(

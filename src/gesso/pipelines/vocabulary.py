@@ -14,9 +14,12 @@ from gesso.scenes.emoji import with_emoji_named
 from gesso.text.prompt import Piece, WeightedText
 from gesso.text.spelling import meant_word
 from gesso.text.tokenizer import Tokenizer, split_words
+from gesso.world.translating import NAMES as LANGUAGE_NAMES
+from gesso.world.translating import in_english, language_of
 
 MAX_NAMED = 8  # words that one notice names
 MAX_NOTICE_WORD = 40  # characters of one
+MAX_READ = 200  # characters of a text in English that a notice shows
 
 
 def vocabulary_notices(
@@ -50,6 +53,9 @@ def check_known(model: LoadedModel, prompt: str) -> None:
     """
     tokenizer, objects = model.tokenizer, model.family.objects
     text, _ = with_emoji_named(prompt, objects)
+    (piece,), _ = read_language((WeightedText(text),), tokenizer, objects)
+    assert isinstance(piece, WeightedText)
+    text = piece.text
     unknown = tokenizer.unknown_words(text)
     if not objects or not unknown or named_objects(tokenizer, text, objects):
         return
@@ -83,6 +89,41 @@ def read_emoji(
             read |= names
         found.append(piece)
     return tuple(found), read
+
+
+def read_language(
+    pieces: Sequence[Piece], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]
+) -> tuple[tuple[Piece, ...], tuple[str, str] | None]:
+    """The pieces in English, and the language that they are written in with the whole text in English.
+
+    English, and texts that no known language explains, stay as they are; so does each text of a model without objects.
+    """
+    text = " ".join(piece.text for piece in pieces if isinstance(piece, WeightedText))
+    if not objects or not tokenizer.unknown_words(text):
+        return tuple(pieces), None
+    code = language_of(text, lambda word: not tokenizer.unknown_words(word))
+    if code is None:
+        return tuple(pieces), None
+    found = tuple(
+        replace(piece, text=_spaced_alike(in_english(piece.text, code), piece.text))
+        if isinstance(piece, WeightedText) and piece.text.strip()
+        else piece
+        for piece in pieces
+    )
+    return found, (code, "".join(piece.text for piece in found if isinstance(piece, WeightedText)).strip())
+
+
+def _spaced_alike(text: str, like: str) -> str:
+    """The text with a space before and after it where the other has one."""
+    return f"{' ' * like[:1].isspace()}{text}{' ' * like[-1:].isspace()}"
+
+
+def language_notice(read: tuple[str, str], field: str) -> Notice:
+    """What a text in another language was read as."""
+    code, english = read
+    shown = english if len(english) <= MAX_READ else f"{english[:MAX_READ]}..."
+    data = {"language": code, "english": english}
+    return Notice(f"{LANGUAGE_NAMES[code]} read as: {shown}", code="language_read", field=field, data=data)
 
 
 def emoji_notice(read: Mapping[str, str], field: str) -> Notice:
