@@ -321,3 +321,4 @@ def test_the_preset_of_a_card_on_a_cpu(train_text, root, tmp_path):
         tensor.any() for name, tensor in factors.items() if name.startswith("layers.unet") and name.endswith("up")
     )
     assert [row["samples_drawn"] for row in rows if "samples_drawn" in row] == [2.0, 2.0, 2.0]
+    assert ">a blue cat on a yellow background<" in (tmp_path / "run" / "report.html").read_text().replace("\n", "<")

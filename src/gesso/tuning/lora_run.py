@@ -241,7 +241,8 @@ class LoraRun:
         return self.is_done
 
     def _page(self, parameters: int, note: str) -> None:
-        write_page(self.folder, self.settings, self.explain_briefly(parameters), note)
+        shown = replace(self.settings, sample_prompts=self._prompts())  # those that were drawn, captions too
+        write_page(self.folder, shown, self.explain_briefly(parameters), note)
 
     def explain_briefly(self, parameters: int) -> dict[str, Any]:
         """The data set in a few figures, for the page and the file."""
