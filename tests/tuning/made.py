@@ -13,7 +13,6 @@ from gesso.families.base import Family
 from gesso.families.parts import ModelParts
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import Framing
-from gesso.tuning.captions import CaptionRules
 from gesso.tuning.dataset import Example, Subset
 from gesso.tuning.estimate import make_factors
 from gesso.tuning.latents import Encoded
@@ -116,6 +115,3 @@ def made_task(
         muon=settings.optimizer == "muon",
         checkpointing=bool(settings.checkpointing),
     )
-
-
-PLAIN = CaptionRules()

@@ -52,7 +52,7 @@ def tensors(value, prefix=""):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that were forked")
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_ends_with_the_same_bits(kills, root, tmp_path):
     for name in ("model.safetensors", "pictures"):
         (tmp_path / name).symlink_to(root / name)
@@ -89,6 +89,7 @@ def test_a_run_that_is_asked_to_stop_goes_on(root, tmp_path):
         assert torch.equal(tensor, dict(tensors(theirs["modules"]))[name])
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_made_longer_and_written_again(root, tmp_path):
     run = made(root, tmp_path, steps=3)
     assert run.train() and run.is_done
@@ -100,7 +101,6 @@ def test_a_finished_run_can_be_made_longer_and_written_again(root, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 3}, "has `rank` 2, not 3"),
         ({"learning_rate": 0.5}, "has `learning_rate` 0.0005, not 0.5"),
         ({"trigger": "cats"}, "was begun with other pictures or captions"),
         ({"file": "other.safetensors"}, "was begun with another model"),
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_the_last_state(root, tmp_path, monkeypatch):
 
 def test_it_learns_its_pictures(root, tmp_path):
     rows = []
-    made(root, tmp_path, steps=40, learning_rate=1e-2).train(on_log=rows.append)
+    made(root, tmp_path, steps=20, learning_rate=2e-2).train(on_log=rows.append)
     first, last = [row["seen"] for row in rows if "seen" in row]
     assert last < 0.9 * first
 
@@ -298,3 +298,27 @@ def test_settings_say_nothing_of_what_follows_from_the_model(root, tmp_path):
     run = made(root, tmp_path)
     assert run.settings.resolution == 64 and run.settings.bucket_step == 16
     assert replace(run.settings, steps=9) != run.settings
+
+
+@pytest.mark.parametrize("train_text", [False, True])
+def test_the_preset_of_a_card_on_a_cpu(train_text, root, tmp_path):
+    """Weights and products in bfloat16, factors in float32, checkpointed blocks, samples in between."""
+    rows = []
+    run = made(
+        root, tmp_path, preset="8gb", precision=None, batch_size=None, steps=3, samples=True, report_every=2,
+        train_text=train_text, learning_rate=1e-2, text_rate=1e-2,
+    )  # fmt: skip
+    assert run.train(on_log=rows.append)
+    dtypes = {name: next(network.parameters()).dtype for name, network in run._parts().networks.items()}
+    assert dtypes["unet"] == torch.bfloat16 and dtypes["vae"] == torch.float32
+    assert dtypes["text"] == (torch.float32 if train_text else torch.bfloat16)
+    state = load_state(tmp_path / "run" / "last.pt")
+    assert state["precision"] == "bfloat16"
+    factors = state["modules"]["factors"]
+    assert {tensor.dtype for tensor in factors.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in factors.values())
+    assert all(
+        tensor.any() for name, tensor in factors.items() if name.startswith("layers.unet") and name.endswith("up")
+    )
+    assert [row["samples_drawn"] for row in rows if "samples_drawn" in row] == [2.0, 2.0, 2.0]
+    assert ">a blue cat on a yellow background<" in (tmp_path / "run" / "report.html").read_text().replace("\n", "<")

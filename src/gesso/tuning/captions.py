@@ -26,11 +26,6 @@ class CaptionRules:
     dropout: float = 0.0
     tag_dropout: float = 0.0
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether every step sees the same text."""
-        return not (self.shuffle or self.dropout or self.tag_dropout)
-
     def whole(self, caption: str) -> str:
         """The caption with nothing left out."""
         parts = self._parts(caption)

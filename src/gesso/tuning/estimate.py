@@ -1,8 +1,8 @@
 """How much memory a step takes, and about how long, before any weight is read: counted on networks without numbers."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from gesso.families.base import Family
 from gesso.families.parts import empty_networks, on_meta
 from gesso.tuning.factors import Layer, LoraFactors
 from gesso.tuning.settings import LoraSettings
-from gesso.tuning.task import checkpoint_blocks, chooser
+from gesso.tuning.task import CHECKPOINTED, chooser
 
-SHARE_OF_PEAK = 0.35  # of the speed of large matrix products that a network reaches
+SHARE_OF_PEAK = 0.75  # of the speed of large matrix products that a network reaches; measured with SD 1.5 on a CPU
 BACKWARD = 1.1  # operations of the backward pass of frozen layers beside those of the forward pass
 
 
@@ -58,38 +58,31 @@ def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) ->
         network.requires_grad_(False)
     with on_meta():
         factors = make_factors(networks, replace(settings, dropout=0.0), None).to("meta")
-    if settings.checkpointing:
-        checkpoint_blocks(networks["unet"])
     rows = settings.batch_size or 1
     height, width = bucket[1] // family.vae.downscale, bucket[0] // family.vae.downscale
     x = torch.empty(rows, family.unet.in_channels, height, width, device="meta")
     context = torch.empty(rows, family.text.max_length, family.unet.context_dim, device="meta")
     added = None if not family.unet.added_dim else torch.empty(rows, family.unet.added_dim, device="meta")
     half = 2 if settings.precision == "bfloat16" else 4
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
+    kept = _Kept(networks["unet"])
     with (
         torch.enable_grad(),  # a report may ask, where gradients are off
         FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor),
     ):
         loss = networks["unet"](x, torch.empty(rows, device="meta"), context, added).sum()
     del loss
     forward = float(counter.get_total_flops())
     parameters = sum(p.numel() for p in factors.parameters())
+    small = {"unet"} | (set() if settings.train_text else {"text", "text_2"})
     weights = sum(
-        p.numel() * (2 if name == "unet" and settings.base == "bfloat16" else 4)
+        p.numel() * (2 if name in small and settings.base == "bfloat16" else 4)
         for name, network in networks.items()
         for p in network.parameters()
     )
+    activations = kept.checkpointed if settings.checkpointing else kept.total
     # Weights, gradient, two moments and an average of each factor; of activations what the backward pass needs.
-    nbytes = weights + 5 * 4 * parameters + sum(kept.values()) * half // 4
+    nbytes = weights + 5 * 4 * parameters + activations * half // 4
     passes = 1 + BACKWARD + (1 if settings.checkpointing else 0)
     return Estimate(
         parameters=parameters,
@@ -97,6 +90,45 @@ def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) ->
         nbytes=nbytes,
         flops=forward * passes * settings.accumulation,
     )
+
+
+class _Kept:
+    """Bytes that the backward pass needs, in float32: of all, and of blocks that would be computed again."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        self._storages: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # so that no storage gets the name of another
+        self._before: list[int] = []
+        self._inputs = self._inside = self._largest = 0
+        for module in unet.modules():
+            if isinstance(module, CHECKPOINTED):
+                module.register_forward_pre_hook(self._enter)
+                module.register_forward_hook(self._leave)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            self._storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            self._alive.append(tensor)
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """Of everything."""
+        return sum(self._storages.values())
+
+    @property
+    def checkpointed(self) -> int:
+        """With the inputs of blocks in place of what is in them, and the largest block, which is computed again."""
+        return self.total - self._inside + self._inputs + self._largest
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._before.append(self.total)
+        self._inputs += args[0].nbytes
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        inside = self.total - self._before.pop()
+        self._inside += inside
+        self._largest = max(self._largest, inside)
 
 
 def operations_per_second(device: torch.device, seconds: float = 0.2) -> float:
@@ -115,8 +147,3 @@ def operations_per_second(device: torch.device, seconds: float = 0.2) -> float:
 def seconds_a_step(found: Estimate, speed: float) -> float:
     """About how long a step takes. Right within a factor of two or three."""
     return found.flops / (speed * SHARE_OF_PEAK)
-
-
-def common_bucket(buckets: Sequence[tuple[tuple[int, int], int]]) -> tuple[int, int]:
-    """The largest bucket: it decides the memory."""
-    return max((size for size, _ in buckets), key=lambda size: size[0] * size[1])

@@ -1,6 +1,6 @@
 """A LoRA training from a folder of pictures to a file: `LoraRun`.
 
-run = LoraRun(settings, model, cache=...)
+run = LoraRun(settings, model, folder)
 run.explain()          # what was found, what it will take; nothing is trained
 run.train(stop=...)    # or goes on from the last state
 run.write(path)
@@ -241,7 +241,8 @@ class LoraRun:
         return self.is_done
 
     def _page(self, parameters: int, note: str) -> None:
-        write_page(self.folder, self.settings, self.explain_briefly(parameters), note)
+        shown = replace(self.settings, sample_prompts=self._prompts())  # those that were drawn, captions too
+        write_page(self.folder, shown, self.explain_briefly(parameters), note)
 
     def explain_briefly(self, parameters: int) -> dict[str, Any]:
         """The data set in a few figures, for the page and the file."""
@@ -259,7 +260,9 @@ class LoraRun:
         """The model with its numbers, on the device."""
         parts = load_parts(self.model, device=self.device, dtype=torch.float32)
         if self.settings.base == "bfloat16":
-            parts.unet.to(torch.bfloat16)
+            for name, network in parts.networks.items():
+                if name == "unet" or (name.startswith("text") and not self.settings.train_text):
+                    network.to(torch.bfloat16)
         for network in parts.networks.values():
             network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return parts

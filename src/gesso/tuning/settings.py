@@ -134,7 +134,7 @@ class Preset:
 
     batch_size: int
     precision: str
-    base: str  # dtype of the model's own weights, which are not trained
+    base: str  # dtype of the UNet and, unless they are trained, the text encoders
     checkpointing: bool
     about: str
 
@@ -145,7 +145,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "8gb": Preset(batch_size=1, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 8 GB"),
     "12gb": Preset(batch_size=2, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 12 GB"),
-    "24gb": Preset(batch_size=4, precision="bfloat16", base="bfloat16", checkpointing=False, about="a card of 24 GB"),
+    "24gb": Preset(batch_size=4, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 24 GB"),
 }
 MINI_BATCH = 8  # gesso-mini is so small that one picture a step would waste the machine
 
@@ -218,7 +218,7 @@ def bucket_rules(settings: LoraSettings, family: Family) -> BucketRules:
 
 def to_toml(settings: LoraSettings) -> str:
     """The settings as a file that `read_settings` reads; what follows from the model or the data is left out."""
-    lines = ["# A LoRA training of gesso. To repeat it: gesso train lora --config THIS-FILE", ""]
+    lines = ["# A LoRA training of gesso. To repeat it: gesso train lora --settings THIS-FILE", ""]
     for name, value in asdict(settings).items():
         if value is not None:
             lines.append(f"{name} = {_toml_value(value)}")

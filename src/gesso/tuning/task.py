@@ -24,6 +24,7 @@ from gesso.tuning.survey import Found
 
 MAX_REPORTED = 6  # pictures of each kind whose losses a report takes, at eight timesteps each
 FIXED = 10**9  # seed of the noise of reports
+CHECKPOINTED = (ResBlock, SpatialTransformer)
 
 Latents = Mapping[tuple[int, bool], Encoded]
 
@@ -220,7 +221,7 @@ def chooser(rank: int, conv_rank: int, networks: Mapping[str, nn.Module]) -> Cal
 def checkpoint_blocks(unet: nn.Module) -> None:
     """Blocks keep only their inputs for the backward pass and compute again there (Chen et al. 2016, 1604.06174)."""
     for module in unet.modules():
-        if isinstance(module, ResBlock | SpatialTransformer):
+        if isinstance(module, CHECKPOINTED):
             module.forward = _again(module.forward)  # type: ignore[method-assign]
 
 
