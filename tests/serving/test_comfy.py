@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from gesso.serving.comfy import prompts, watching
 from gesso.serving.comfy.sockets import MAX_MESSAGE, with_sockets
 from gesso.serving.comfy.watching import Socket
 from gesso.serving.http.app import create_app
@@ -190,6 +192,37 @@ def test_a_client_that_connects_late_is_told_of_the_end(made: Context, asking: T
         assert types(said(socket, "status")) == ["status"]
         submit(asking, graphs.text_to_image(seed=8), client_id="late")
         assert types(said(socket, "status")) == ["status"]
+
+
+def test_a_prompt_between_handshake_and_greeting_is_told(
+    made: Context, asking: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that submits as soon as it is connected, while the server still reads what there is to greet it with."""
+    submitted: list[str] = []
+
+    def slowly(context: Context, owner: str, **more: Any) -> Any:
+        found = prompts.prompts_of(context, owner, **more)
+        if not submitted and threading.current_thread() is not threading.main_thread():
+            submitted.append("")
+            submitted[0] = submit(asking, graphs.text_to_image(), client_id="hasty")
+            finish(made, lease(made))
+        return found
+
+    monkeypatch.setattr(watching, "prompts_of", slowly)
+    with listening(asking, "hasty") as socket:
+        messages = said(socket, "executing", node=None)
+        assert messages[-1]["data"]["prompt_id"] == submitted[0]
+        assert types(messages).count("execution_success") == 1
+
+
+def test_a_client_that_leaves_and_comes_back_hears_the_rest(made: Context, asking: TestClient) -> None:
+    with listening(asking) as socket:
+        said(socket, "status")
+        prompt = submit(asking, graphs.text_to_image(), client_id="me")
+        said(socket, "status")
+    with listening(asking) as socket:
+        finish(made, lease(made))
+        assert said(socket, "executing", node=None)[-1]["data"]["prompt_id"] == prompt
 
 
 def test_previews_are_for_those_who_can_read_them(made: Context, asking: TestClient) -> None:

@@ -1,6 +1,7 @@
 """From nodes to what their outputs are: one function a kind of node. Nothing is drawn, and no picture is opened."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gesso.metadata.comfyui_texts import Part
@@ -159,13 +160,7 @@ def _lora(given: _Inputs) -> tuple[Any, ...]:
 
 
 def _with_lora(held: Any, lora: Lora) -> Any:
-    return _changed(held, loras=(*held.loras, lora)) if lora.weight else held
-
-
-def _changed(held: Any, **values: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(held, **values)
+    return replace(held, loras=(*held.loras, lora)) if lora.weight else held
 
 
 # ---- texts
@@ -176,7 +171,7 @@ def _encode(given: _Inputs) -> tuple[Any, ...]:
 
 
 def _skip(given: _Inputs) -> tuple[Any, ...]:
-    return (_changed(given["clip"], skip=-given["stop_at_clip_layer"]),)
+    return (replace(given["clip"], skip=-given["stop_at_clip_layer"]),)
 
 
 def _combine(given: _Inputs) -> tuple[Any, ...]:
@@ -195,7 +190,7 @@ def _concat(given: _Inputs) -> tuple[Any, ...]:
             raise given.error(f"more than {MAX_PARTS} texts one after the other")
         if text.part.blend:
             raise given.error("gesso has no text behind a blend of two texts")
-        texts.append(_changed(text, part=_changed(text.part, chunks=(*text.part.chunks, *first.part.chunks))))
+        texts.append(replace(text, part=replace(text.part, chunks=(*text.part.chunks, *first.part.chunks))))
     return (tuple(texts),)
 
 
@@ -212,7 +207,7 @@ def _average(given: _Inputs) -> tuple[Any, ...]:
         if len(text.part.chunks) > 1 or len(other.part.chunks) > 1 or text.part.blend or text.zeroed:
             raise given.error("gesso blends two plain texts only")
         blend = ((text.part.text, share), (other.part.text, 1 - share))
-        texts.append(_changed(text, part=_changed(text.part, blend=blend)))
+        texts.append(replace(text, part=replace(text.part, blend=blend)))
     return (tuple(texts),)
 
 
@@ -223,18 +218,18 @@ def _check_plain(given: _Inputs, text: Text) -> None:
 
 def _strength(given: _Inputs) -> tuple[Any, ...]:
     strength = given["strength"]
-    return (tuple(_changed(text, part=_changed(text.part, strength=strength)) for text in given["conditioning"]),)
+    return (tuple(replace(text, part=replace(text.part, strength=strength)) for text in given["conditioning"]),)
 
 
 def _in_time(given: _Inputs) -> tuple[Any, ...]:
     start, end = given["start"], given["end"]
     if not start < end:
         raise given.error(f"start {start:g} is not before end {end:g}", input="start")
-    return (tuple(_changed(text, part=_changed(text.part, start=start, end=end)) for text in given["conditioning"]),)
+    return (tuple(replace(text, part=replace(text.part, start=start, end=end)) for text in given["conditioning"]),)
 
 
 def _zero(given: _Inputs) -> tuple[Any, ...]:
-    return (tuple(_changed(text, zeroed=True) for text in given["conditioning"]),)
+    return (tuple(replace(text, zeroed=True) for text in given["conditioning"]),)
 
 
 def _control(given: _Inputs) -> tuple[Any, ...]:
@@ -246,7 +241,7 @@ def _control(given: _Inputs) -> tuple[Any, ...]:
     if given["strength"] == 0:
         return tuple(given[side] for side in sides)
     use = Control(given.node.id, given["control_net"], given["image"], given["strength"], start, end)
-    return tuple(tuple(_changed(text, controls=(*text.controls, use)) for text in given[side]) for side in sides)
+    return tuple(tuple(replace(text, controls=(*text.controls, use)) for text in given[side]) for side in sides)
 
 
 # ---- latents
@@ -299,7 +294,7 @@ def _noise_mask(given: _Inputs) -> tuple[Any, ...]:
     _check_mask(given, mask)
     if not isinstance(latent, Encoded):
         raise given.error("gesso draws with a mask over an encoded picture (VAEEncode) only", input="samples")
-    return (_changed(latent, mask=mask if mask.size == latent.size else FittedMask(mask, latent.size)),)
+    return (replace(latent, mask=mask if mask.size == latent.size else FittedMask(mask, latent.size)),)
 
 
 def _inpaint_model(given: _Inputs) -> tuple[Any, ...]:
@@ -308,7 +303,7 @@ def _inpaint_model(given: _Inputs) -> tuple[Any, ...]:
     if not given["noise_mask"]:
         raise given.error("gesso keeps what is outside of the mask; set noise_mask to true", input="noise_mask")
     latent = Encoded(picture, given["vae"], mask=_fitted(given["mask"], given["pixels"]), inpaint=id)
-    sides = (tuple(_changed(text, inpaint=id) for text in given[side]) for side in ("positive", "negative"))
+    sides = (tuple(replace(text, inpaint=id) for text in given[side]) for side in ("positive", "negative"))
     return (*sides, latent)
 
 
@@ -340,7 +335,7 @@ def _repeat(given: _Inputs) -> tuple[Any, ...]:
     count = latent.batch * given["amount"]
     if count > MAX_BATCH:
         raise given.error(f"{count} pictures, expected at most {MAX_BATCH}", input="amount")
-    return (_changed(latent, batch=count),)
+    return (replace(latent, batch=count),)
 
 
 def _decode(given: _Inputs) -> tuple[Any, ...]:
@@ -458,7 +453,7 @@ def _custom(given: _Inputs) -> tuple[Any, ...]:
 def _differential(given: _Inputs) -> tuple[Any, ...]:
     if given["strength"] != 1:
         raise given.error("gesso knows strength 1 only", input="strength")
-    return (_changed(given["model"], differential=True),)
+    return (replace(given["model"], differential=True),)
 
 
 # ---- pictures
@@ -551,7 +546,7 @@ _NODES: Mapping[str, Callable[[_Inputs], tuple[Any, ...]]] = {
     "BasicGuider": _basic_guider,
     "SamplerCustomAdvanced": _custom_advanced,
     "SamplerCustom": _custom,
-    "RescaleCFG": lambda given: (_changed(given["model"], rescale=given["multiplier"]),),
+    "RescaleCFG": lambda given: (replace(given["model"], rescale=given["multiplier"]),),
     "DifferentialDiffusion": _differential,
     "LoadImage": _load_image,
     "LoadImageMask": _load_mask,

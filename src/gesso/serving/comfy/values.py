@@ -3,7 +3,6 @@
 All of them are compared by value, so that parts of a graph which say the same are the same.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gesso.metadata.comfyui_texts import Part
@@ -411,7 +410,7 @@ Latent = Empty | Encoded | Enlarged | Sampled
 
 @dataclass(frozen=True)
 class Noise:
-    """node: that says the seed"""
+    """The seed of the noise."""
 
     seed: int
 
@@ -456,4 +455,3 @@ class Wanted:
     picture: Picture
     prefix: str
     kind: str
-    sizes: Mapping[str, int] = field(default_factory=dict, compare=False)

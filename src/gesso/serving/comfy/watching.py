@@ -74,23 +74,25 @@ class Watchers:
 
     async def join(self, socket: Socket) -> None:
         """A client that just connected: how much there is to do, and what it has missed."""
-        late = await run_in_threadpool(prompts_of, self.context, socket.owner, newest=50)
-        open_prompts = await run_in_threadpool(prompts_of, self.context, socket.owner, unfinished=True)
-        socket.send(messages.status(len(open_prompts), socket.client))
-        self.sockets.add(socket)
-        for prompt in late:
-            if prompt.client == socket.client and prompt.is_final and self._is_news(prompt):
-                self.end(prompt)
-        for prompt in open_prompts:
+        remaining = await run_in_threadpool(prompts_of, self.context, socket.owner, unfinished=True)
+        socket.send(messages.status(len(remaining), socket.client))
+        self.sockets.add(socket)  # what is submitted from now on sees it; what was before is read now
+        for prompt in await run_in_threadpool(prompts_of, self.context, socket.owner, unfinished=True):
             self.follow(prompt)
+        for prompt in await run_in_threadpool(prompts_of, self.context, socket.owner, newest=50):
+            key = (socket.owner, prompt.id)
+            is_mine = prompt.client == socket.client and key not in self._following
+            if is_mine and prompt.is_final and self._is_news(prompt):
+                self.end(prompt)
 
     def leave(self, socket: Socket) -> None:
         """The end of a connection."""
         self.sockets.discard(socket)
         if not self.of(socket.owner):
-            for (owner, id), task in list(self._following.items()):
-                if owner == socket.owner and id not in self._chains:
+            for key, task in list(self._following.items()):
+                if key[0] == socket.owner and key[1] not in self._chains:
                     task.cancel()
+                    self._forget(key, task)
 
     async def submitted(self, owner: str, prompt: Prompt | None = None) -> None:
         """Something was submitted or cancelled.  prompt: that was"""
@@ -120,15 +122,18 @@ class Watchers:
             self._following[key] = task
             if len(prompt.jobs) < prompt.about["jobs"]:
                 self._chains.add(prompt.id)
-            task.add_done_callback(lambda _: self._forget(key))
+            task.add_done_callback(lambda task: self._forget(key, task))
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        self._following.pop(key, None)
-        self._chains.discard(key[1])
+    def _forget(self, key: tuple[str, str], task: "asyncio.Task[None]") -> None:
+        if self._following.get(key) is task:
+            del self._following[key]
+            self._chains.discard(key[1])
 
     def end(self, prompt: Prompt) -> None:
         """Tell the client of a prompt's end: history has it already."""
         key = (prompt.jobs[0].owner, prompt.id)
+        if key in self._told:
+            return
         kind, data = prompt.ending()
         for socket in self.of(key[0], prompt.client) if prompt.client is not None else ():
             socket.send(messages.timed(kind, data))
@@ -156,29 +161,40 @@ class _Follower:
         hub = self.watchers.hub
         watched = {job.id: hub.watch(job.id) for job in self.prompt.jobs}
         try:
-            while self.open and not self.watchers.context.is_stopping:
-                for job, changed in watched.items():
-                    if job in self.open:
-                        changed.clear()
-                        await self._look(job)
-                if len(watched) < self.prompt.about["jobs"] and await self._more():
-                    watched |= {job: hub.watch(job) for job in self.open if job not in watched}
-                    continue
-                if not self.open:
-                    break
-                waits = [asyncio.ensure_future(watched[job].wait()) for job in self.open]
-                _, rest = await asyncio.wait(waits, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                for one in rest:
-                    one.cancel()
-            if not self.open:
-                await self._finish()
-        except GessoError:
-            pass  # it was deleted
-        except Exception:
-            log.exception("a prompt cannot be followed")
+            while not self.watchers.context.is_stopping:
+                try:
+                    if await self._step(watched):
+                        return
+                except GessoError as error:
+                    if error.code == "job_missing":
+                        return  # it was deleted
+                    await asyncio.sleep(1)  # the database is away for a moment
+                except Exception:
+                    log.exception("a prompt cannot be followed; it is tried again")
+                    await asyncio.sleep(1)
         finally:
             for job, changed in watched.items():
                 hub.leave(job, changed)
+
+    async def _step(self, watched: dict[str, asyncio.Event]) -> bool:
+        """Tell what has happened, and wait for more. -> whether the prompt is done, and its end was told"""
+        for job, changed in watched.items():
+            if job in self.open:
+                changed.clear()
+                await self._look(job)
+        if len(watched) < self.prompt.about["jobs"] and await self._more():
+            watched |= {job: self.watchers.hub.watch(job) for job in self.open if job not in watched}
+            return False
+        if not self.open:
+            await self._finish()
+            return True
+        waits = [asyncio.ensure_future(watched[job].wait()) for job in self.open]
+        try:
+            await asyncio.wait(waits, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+        return False
 
     async def _more(self) -> bool:
         """Look for jobs that follow on those that are done. -> whether there are"""
