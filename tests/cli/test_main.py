@@ -343,7 +343,7 @@ def test_the_handler_of_sigterm_is_put_back():
 
 
 def test_a_prompt_of_which_nothing_is_known_is_refused_unless_forced(capsys: pytest.CaptureFixture[str], model: str):
-    for prompt in ("a submarine", "кот", "🌭"):
+    for prompt in ("a submarine", "блорп", "🌭"):
         code, out, err = generate(capsys, prompt, "-m", model, "--steps", "1", "-o", "x.png")
         assert (code, out) == (2, "")
         assert "knows nothing in this prompt" in err

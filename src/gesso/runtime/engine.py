@@ -16,6 +16,7 @@ from gesso.checkpoints.hashing import sha256_of
 from gesso.diffusion.denoiser import Prediction
 from gesso.errors import GessoError, as_path
 from gesso.events import Event, EventStream
+from gesso.families.base import Family
 from gesso.families.control_network import load_control_network
 from gesso.families.ip_adapter import load_image_encoder, load_ip_adapter
 from gesso.families.loading import load_parts
@@ -111,7 +112,7 @@ class Engine:
         self,
         model: str | Path = DEFAULT_MODEL,
         *,
-        family: str | None = None,
+        family: str | Family | None = None,
         prediction: Prediction | None = None,
         vae: str | Path | None = None,
         unet: str | Path | None = None,
@@ -122,7 +123,8 @@ class Engine:
         Raises GessoError if there is none, or gesso cannot use the file.
         """
         check_path("model", model, "the name or the path of a model")
-        check_text("family", family, "the name of a family, such as sd15, or None", optional=True)
+        if not isinstance(family, Family):
+            check_text("family", family, "the name of a family, such as sd15, or None", optional=True)
         check_text("prediction", prediction, "eps, v, x0 or None", optional=True)
         for name, other in {"vae": vae, "unet": unet}.items():
             check_path(name, other, "the path of a model, or None", optional=True)

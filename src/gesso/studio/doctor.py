@@ -44,6 +44,7 @@ EXTRAS = (
     Extra(name="serve", module="fastapi", package="fastapi", about="the HTTP API (gesso serve)"),
     Extra(name="postgres", module="psycopg", package="psycopg", about="a queue in PostgreSQL (gesso serve)"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
+    Extra(name="world", module="resvg_py", package="resvg-py", about="drawing objects for training from vectors"),
 )
 CORE = ("numpy", "pillow", "safetensors", "tokenizers", "msgspec", "typer", "rich", "tomlkit")
 # Variables of others that change what gesso does. The values of secret ones are not shown.
