@@ -95,7 +95,8 @@ def pencil(picture: Tensor, owners: Tensor, seeds: Tensor) -> Tensor:
     short = min(height, width)
     scale = short / 256
     grey = luma(picture)
-    tone = blurred(grey, 1.0 * scale) ** 0.75  # a dark scene keeps some paper
+    # A dark scene keeps some paper. Rounding may leave a black a little below zero, which has no such power.
+    tone = blurred(grey, 1.0 * scale).clamp_(min=0) ** 0.75
     lines = _lines(picture, owners, 0.1, 0.6)
     x = torch.arange(width, device=picture.device) / short
     y = (torch.arange(height, device=picture.device) / short)[:, None]
