@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from gesso.mini.world_model import RECIPES, WorldModel, rehearsal
+from gesso.mini.world_model import RECIPES, STAGES, WorldModel, rehearsal
 from gesso.models.vae import AutoencoderKL
 from gesso.training.loop import MovingAverage, save_atomically
 from gesso.world.drawings import load_drawings
@@ -23,7 +23,7 @@ from gesso.world.objects import things
 def main() -> None:
     """Run the stages, then export if a path is given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", choices=["autoencoder", "judge", "denoising"])
+    parser.add_argument("stages", nargs="*", choices=STAGES)
     parser.add_argument("--drawings", type=Path, default=Path("build/world/drawings.gesso"))
     parser.add_argument("--folder", type=Path, default=Path("build/world/model"))
     parser.add_argument("--recipe", choices=list(RECIPES), default="gpu")
@@ -55,8 +55,9 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     model = WorldModel(recipe, given.folder, things(), drawings)
     print(f"ready after {time.monotonic() - started:.1f} s: {len(things())} objects, {model.tokenizer.size} tokens")
-    for path in given.load.glob("*.safetensors") if given.load else ():
-        model.load_weights(path.stem, path)  # type: ignore[arg-type]
+    for stage in STAGES if given.load else ():
+        if (path := given.load / f"{stage}.safetensors").exists():
+            model.load_weights(stage, path)
     if given.rehearse and given.stages == ["denoising"] and not (given.folder / "autoencoder" / "last.pt").exists():
         vae = AutoencoderKL(recipe.vae)
         (given.folder / "autoencoder").mkdir(exist_ok=True)

@@ -1,17 +1,16 @@
 """`gesso serve`: the HTTP API, its queue and its workers, in one command."""
 
 import inspect
-import json
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from gesso.errors import GessoError, in_words, one_line
+from gesso.errors import GessoError, in_words
+from gesso.serving.logs import LogLines
 from gesso.serving.settings import Row, Settings, read_settings, setting_rows, shown
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.settings import user_file
@@ -144,33 +143,12 @@ command.__annotations__ = {name: one.annotation for name, one in _signature().pa
 
 # ---- the log ---------------------------------------------------------------------------------------------------------
 
-WORDS = ("request_id", "method", "route", "status", "ms", "client", "key", "job")
-
-
-class _Log(logging.Formatter):
-    """One line a record, as text or as JSON. Nothing of a request but its route, its status and who asked."""
-
-    def __init__(self, as_json: bool) -> None:
-        super().__init__()
-        self.as_json = as_json
-
-    def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
-        words = {name: getattr(record, name) for name in WORDS if getattr(record, name, None) is not None}
-        message = one_line(record.getMessage())
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
-        if self.as_json:
-            values = {"time": at, "level": record.levelname.lower(), "logger": record.name, "message": message, **words}
-            return json.dumps(values | ({"traceback": trace} if trace else {}))
-        told = " ".join(f"{name}={value}" for name, value in words.items())
-        return f"{at} {record.levelname.lower():<7} {message} {told}".rstrip() + (f"\n{trace}" if trace else "")
-
 
 @contextmanager
 def _logged(as_json: bool) -> Iterator[None]:
     """Within the block, the server's log goes to stderr, a line for each request."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Log(as_json))
+    handler.setFormatter(LogLines(as_json))
     loggers = [logging.getLogger(name) for name in ("gesso", "uvicorn")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     for logger, level in zip(

@@ -96,7 +96,7 @@ class DefaultModel:
                 decoder_smear=recipe.decoder_smear,
                 **self._report,
             )
-        with _fast(self.device):
+        with fast_convolutions(self.device):
             fit(
                 task,
                 plan or getattr(recipe, stage),
@@ -223,7 +223,7 @@ def _device(recipe: ModelRecipe) -> torch.device:
 
 
 @contextmanager
-def _fast(device: torch.device) -> Iterator[None]:
+def fast_convolutions(device: torch.device) -> Iterator[None]:
     """Let cuDNN try its algorithms once for each size; sizes stay the same in a training."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or device.type == "cuda"

@@ -218,9 +218,9 @@ class ScenePool:
         """-> ids int16 [passes, size, L], latents float32 [size, C, h, w]"""
         chunks = self.size // self.chunk
         plan = SegmentPlan(self.phases, self.shapes, self.size, self.chunk, self.passes, seed)
-        if self._ahead is None or self._ahead.make.plan != plan:  # type: ignore[attr-defined]
-            depth = max(4, 1 + chunks // max(self.workers, 1))
-            self._ahead = Ahead(ChunkMaker(self.captions, plan), self.workers, depth=depth)
+        maker = ChunkMaker(self.captions, plan)
+        if self._ahead is None or self._ahead.make != maker:
+            self._ahead = Ahead(maker, self.workers, depth=max(4, 1 + chunks // max(self.workers, 1)))
         ids, latents = [], []
         for number in range(segment * chunks, (segment + 1) * chunks):
             layout, chunk_ids = self._ahead(number)

@@ -4,12 +4,11 @@ The stages: "autoencoder", "judge" (which measures the model and never teaches i
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import nn
 from gesso.checkpoints.native import save_native
 from gesso.families.base import Family, FamilyDefaults, ScheduleConfig
 from gesso.families.gesso_mini import config_of
+from gesso.mini.default_model import fast_convolutions
 from gesso.mini.denoising import initialise_text, initialise_unet
 from gesso.mini.judging.scene_judge import INPUT_SIZE, JudgeConfig, JudgeTask, SceneJudge
 from gesso.mini.scene_pool import Captions, Phase, ScenePictures, ScenePool, Shape
@@ -38,6 +38,7 @@ from gesso.world.sampler import BROAD_MIX, FULL_MIX, LAST_MIX, Mix, SceneSampler
 
 M = TypeVar("M", bound=nn.Module)
 Stage = Literal["autoencoder", "judge", "denoising"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 OnLog = Callable[[dict[str, float]], None]
 SQUARE: Shape = (256, 256)
 
@@ -246,7 +247,7 @@ class WorldModel:
             task = JudgeTask(judge, pictures, _RoundTrip(self._vae_average()), recipe.report_pictures)
         else:
             task = self._denoising()
-        with _fast(self.device):
+        with fast_convolutions(self.device):
             fit(
                 task,
                 getattr(recipe, stage),
@@ -364,14 +365,3 @@ class _RoundTrip(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.vae.decode(self.vae.encode(pixels).mean)
-
-
-@contextmanager
-def _fast(device: torch.device) -> Iterator[None]:
-    """Let cuDNN try its algorithms once for each size; sizes stay the same in a training."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -7,7 +7,6 @@ copies the database has no key, and cannot make one. Guessing 256 bits needs no 
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -19,9 +18,9 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Row, func, insert, select, update
 
 from gesso.errors import GessoError, short
-from gesso.files import atomic_file
 from gesso.request.checks import check_known
 from gesso.serving.database import Database
+from gesso.serving.secret_file import server_secret
 from gesso.serving.tables import api_keys
 
 Scope = Literal["read", "draw", "admin"]
@@ -188,31 +187,11 @@ class KeyStore:
 
     def _digest(self, text: str) -> str:
         if self._secret is None:
-            self._secret = _server_secret(self.folder)
+            self._secret = server_secret(self.folder / SECRET_FILE, "Without it no key works")
         return hmac.new(self._secret, text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 _NO_DIGEST = "0" * 64
-
-
-def _server_secret(folder: Path) -> bytes:
-    """The secret of the server; a new one where there is none yet."""
-    path = folder / SECRET_FILE
-    try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with atomic_file(path, overwrite=False) as handle:
-                    os.fchmod(handle.fileno(), 0o600)
-                    handle.write(secrets.token_bytes(32))
-            except FileExistsError:
-                pass  # another process was faster
-        found = path.read_bytes()
-    except OSError as error:
-        raise GessoError(f"{path}: cannot be used ({error.strerror})", code="unreadable") from error
-    if len(found) != 32:
-        raise GessoError(f"{path}: {len(found)} bytes, expected 32. Without it no key works", code="damaged")
-    return found
 
 
 def _key(row: Row[Any]) -> ApiKey:

@@ -81,7 +81,8 @@ class SceneJudge(nn.Module):
         self.thing = nn.Linear(head, config.num_things)
         self.tint = nn.Linear(head, len(TINTS))
         self.whole = nn.Sequential(nn.Linear(2 * d + c, d), nn.ReLU(), nn.Linear(d, sum(WHOLE.values())))
-        nn.init.constant_(self.middle.bias, -4.0)  # type: ignore[arg-type]
+        assert self.middle.bias is not None
+        nn.init.constant_(self.middle.bias, -4.0)  # most cells are no middle
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, 3, S, S] in [-1, 1] -> logits of middles [B, G, G], features [B, head, G, G], whole [B, sum of WHOLE]"""

@@ -5,13 +5,10 @@ The secret of the signatures lies beside the server's other files and is made wh
 
 import hashlib
 import hmac
-import os
-import secrets
 import time
 from pathlib import Path
 
-from gesso.errors import GessoError
-from gesso.files import atomic_file
+from gesso.serving.secret_file import server_secret
 
 FILE = "link-secret"
 GOOD_FOR = 3600  # seconds
@@ -32,23 +29,5 @@ def is_signed(folder: Path, owner: str, image: str, until: str, signature: str) 
 
 
 def _signature(folder: Path, owner: str, image: str, until: int) -> str:
-    return hmac.new(_secret(folder), f"{owner}\n{image}\n{until}".encode(), hashlib.sha256).hexdigest()
-
-
-def _secret(folder: Path) -> bytes:
-    path = folder / FILE
-    try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with atomic_file(path, overwrite=False) as handle:
-                    os.fchmod(handle.fileno(), 0o600)
-                    handle.write(secrets.token_bytes(32))
-            except FileExistsError:
-                pass  # another process was faster
-        found = path.read_bytes()
-    except OSError as error:
-        raise GessoError(f"{path}: cannot be used ({error.strerror})", code="unreadable") from error
-    if len(found) != 32:
-        raise GessoError(f"{path}: {len(found)} bytes, expected 32. Delete it, and a new one is made", code="damaged")
-    return found
+    secret = server_secret(folder / FILE, "Delete it, and a new one is made")
+    return hmac.new(secret, f"{owner}\n{image}\n{until}".encode(), hashlib.sha256).hexdigest()
