@@ -24,7 +24,7 @@ class Begun:
 print("begun", file=sys.stderr, flush=True)
 sys.exit(main())
 """
-# Where Ctrl-C gets lost: in a callback, and where a library makes another error of it.
+# Where Ctrl-C gets lost: in a callback, where a library makes another error of it, and where one swallows it.
 SWALLOWED = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
@@ -42,7 +42,19 @@ def wrap(argv):
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt as error:
         raise ImportError("numpy failed to import") from error
-cli._run = {"lose": lose, "wrap": wrap}[sys.argv[1]]
+def swallow(argv):
+    open("swallowing.py", "w").write(
+        "import signal\\n"
+        "try: signal.raise_signal(signal.SIGINT)\\n"
+        "except BaseException: pass\\n"
+        "done = True\\n"
+    )
+    sys.path.insert(0, "")
+    import swallowing
+    assert swallowing.done
+    while True:
+        time.sleep(0.01)
+cli._run = {"lose": lose, "wrap": wrap, "swallow": swallow}[sys.argv[1]]
 cli.main()
 """
 
@@ -77,8 +89,9 @@ def test_ctrl_c_while_it_starts(seconds: float, tmp_path: Path, monkeypatch: pyt
     assert code == EXIT_INTERRUPTED or seconds > 0.5
 
 
-@pytest.mark.parametrize("how", ["lose", "wrap"])
-def test_ctrl_c_that_a_library_loses_or_wraps(how: str):
+@pytest.mark.parametrize("how", ["lose", "wrap", "swallow"])
+def test_ctrl_c_that_a_library_loses_wraps_or_swallows(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", SWALLOWED, how], capture_output=True, text=True, timeout=60, check=False
     )

@@ -6,10 +6,13 @@ that `gesso --help` needs neither torch nor any command's module. What takes tim
 Ctrl-C is an exit code.
 """
 
+import _thread
+import atexit
 import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -25,6 +28,15 @@ COMPLETE = "_GESSO_COMPLETE"  # in the environment: a shell asks for words
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
     interrupts = Interrupts()
+    codes: list[int] = []
+
+    def leave() -> None:
+        if codes:
+            os._exit(_flushed(codes[0]))
+
+    # The first to be registered is called last, when threads have ended and all libraries have cleaned up. Taking
+    # Python itself down after torch takes another half second, in which Ctrl-C would end the program by the signal.
+    atexit.register(leave)
     try:
         interrupts.install()
         # Idle OpenMP threads sleep instead of spinning. Where other programs use the cores too, spinning threads keep
@@ -39,6 +51,7 @@ def main() -> NoReturn:
         code = EXIT_INTERRUPTED
     interrupts.end_at_once()
     code = _flushed(code)
+    codes.append(code)
     if code == EXIT_INTERRUPTED:
         os._exit(code)  # where an interrupt met Python's own `exec`, `sys.exit` ends by the signal, without a code
     sys.exit(code)
@@ -47,12 +60,13 @@ def main() -> NoReturn:
 class Interrupts:
     """What Ctrl-C does: it raises KeyboardInterrupt, as ever; the second one ends the program at once.
 
-    Libraries that are being imported turn it into errors of their own, or lose it in a callback, where Python prints a
-    traceback and goes on. `happened` tells the first; the second is raised again a moment later.
+    Libraries that are being imported turn it into errors of their own, swallow it or abort, so it waits until an import
+    is done. In a callback Python prints a traceback and goes on, so it is raised again a moment later.
     """
 
     def __init__(self) -> None:
         self.happened = False
+        self._again = False  # the next call of the handler repeats the first Ctrl-C and is no second one
 
     def install(self) -> None:
         """Take over from Python; where Ctrl-C is ignored, as in a shell's background, it stays so."""
@@ -66,25 +80,37 @@ class Interrupts:
             self.happened = True
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.happened:
+        repeated, self._again = self._again, False
+        if self.happened and not repeated:
             if sys.stderr is not None and sys.stderr.isatty():
                 sys.stderr.write("\x1b[?25h")  # the progress bar hides the cursor
                 sys.stderr.flush()
             os._exit(EXIT_INTERRUPTED)
         self.happened = True
+        if _importing(frame):
+            _thread.start_new_thread(self._repeat, ())
+            return
         raise KeyboardInterrupt
 
     def _unraisable(self, lost: Any) -> None:
-        if not (self.happened and issubclass(lost.exc_type, KeyboardInterrupt)):
+        if self.happened and issubclass(lost.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(self._repeat, ())
+        else:
             sys.__unraisablehook__(lost)
-            return
-        import _thread
-        from threading import Timer
 
-        self.happened = False
-        again = Timer(0.01, _thread.interrupt_main)
-        again.daemon = True
-        again.start()
+    def _repeat(self) -> None:
+        time.sleep(0.01)
+        self._again = True
+        _thread.interrupt_main()
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether an import is under way below a frame."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def run(argv: Sequence[str], interrupts: Interrupts | None = None) -> int:
