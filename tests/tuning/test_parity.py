@@ -15,8 +15,8 @@ from torch import Tensor
 from gesso.adapters.names import Target
 from gesso.families.base import Family
 from gesso.tuning.conditions import sizes_of
-from gesso.tuning.settings import LoraSettings
-from gesso.tuning.task import LoraTask
+from gesso.tuning.settings import TuningSettings
+from gesso.tuning.task import TuningTask
 from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL, save_tiny_folder
 from tuning.made import double, found, made_task
 
@@ -38,14 +38,14 @@ def theirs(family: Family, folder: Path) -> Any:
         return kind.from_pretrained(folder, **others).to(torch.float64)
 
 
-def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[Tensor, Tensor]]:
+def adapt(pipe: Any, task: TuningTask, settings: TuningSettings) -> dict[str, tuple[Tensor, Tensor]]:
     """PEFT's adapters with our numbers -> their down and up by our names."""
     peft = pytest.importorskip("peft")
     family = task.parts.family
     target = Target(family.name, family.layout, task.parts.networks)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for ours, name in PARTS.items():
-        if ours not in task.parts.networks or not task.factors.of(ours):
+        if ours not in task.parts.networks or not task.learner.factors.of(ours):
             continue
         network = getattr(pipe, name)
         network.requires_grad_(False)
@@ -53,8 +53,8 @@ def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[
         network.add_adapter(peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=modules))
         layers = dict(network.named_modules())
         adapted = {key for key, layer in layers.items() if hasattr(layer, "lora_A")}
-        for key, factors in task.factors.layers.items():
-            component, _, module = task.factors.names[key].partition(".")
+        for key, factors in task.learner.factors.layers.items():
+            component, _, module = task.learner.factors.names[key].partition(".")
             if component != ours:
                 continue
             dotted = target.dotted_of(component, module).partition(".")[2]
@@ -66,12 +66,12 @@ def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[
             with torch.no_grad():
                 down.copy_(factors.down.reshape(down.shape))
                 up.copy_(factors.up.reshape(up.shape))
-            pairs[task.factors.names[key]] = down, up
+            pairs[task.learner.factors.names[key]] = down, up
         assert adapted == set()  # the same layers, none more
     return pairs
 
 
-def their_loss(pipe: Any, task: LoraTask, latents: Tensor, eps: Tensor, times: Tensor, gamma: float) -> Tensor:
+def their_loss(pipe: Any, task: TuningTask, latents: Tensor, eps: Tensor, times: Tensor, gamma: float) -> Tensor:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import compute_snr
 
@@ -103,13 +103,13 @@ def their_loss(pipe: Any, task: LoraTask, latents: Tensor, eps: Tensor, times: T
 
 
 CASES = {
-    "SD 1.5": (TINY_SD, LoraSettings(rank=4, alpha=6.0)),
+    "SD 1.5": (TINY_SD, TuningSettings(rank=4, alpha=6.0)),
     "SD 1.5 with text, convolutions and min-SNR": (
         TINY_SD,
-        LoraSettings(rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, train_text=True, min_snr=5.0),
+        TuningSettings(rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, train_text=True, min_snr=5.0),
     ),
-    "SD 2.1": (TINY_SD21, LoraSettings(rank=4, alpha=4.0, min_snr=5.0)),
-    "SDXL": (TINY_SDXL, LoraSettings(rank=4, alpha=1.0)),
+    "SD 2.1": (TINY_SD21, TuningSettings(rank=4, alpha=4.0, min_snr=5.0)),
+    "SDXL": (TINY_SDXL, TuningSettings(rank=4, alpha=1.0)),
 }
 
 
@@ -124,7 +124,7 @@ def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     task = made_task(double(family), found(CAPTIONS, bucket=(128, 128)), settings)
     pipe = theirs(family, save_tiny_folder(tmp_path / "model", family))
     pairs = adapt(pipe, task, settings)
-    assert len(pairs) == len(task.factors.layers)
+    assert len(pairs) == len(task.learner.factors.layers)
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(3, 4, 16, 16, generator=generator, dtype=torch.float64)
     eps, times = torch.randn(3, 4, 16, 16, generator=generator, dtype=torch.float64), torch.tensor([17, 981, 500])
@@ -138,7 +138,7 @@ def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     assert abs(loss.item() / expected.item() - 1) < LIMIT
     grads = {
         (name, part): (ours.grad.reshape(peer.shape), peer.grad)
-        for name, factors in zip(task.factors.names.values(), task.factors.layers.values(), strict=True)
+        for name, factors in zip(task.learner.factors.names.values(), task.learner.factors.layers.values(), strict=True)
         for part, ours, peer in zip(("down", "up"), (factors.down, factors.up), pairs[name], strict=True)
     }
     # A norm over one channel takes the time away: such gradients are rounding in both.

@@ -134,6 +134,11 @@ class Adapters:
     merged: bool = False
     _constant: dict[bool, Attachment] = field(default_factory=dict, repr=False)
 
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What a prompt may call the embeddings."""
+        return tuple(spelling for embedding in self.embeddings for spelling in embedding.spellings)
+
     def nbytes(self, model: LoadedModel) -> int:
         """Bytes of memory that they need while they are attached at run time."""
         total = sum(embedding.nbytes for embedding in self.embeddings)

@@ -8,7 +8,7 @@ stands among its last tokens, the words behind that comma move on to the next on
 Shapes: N chunks, L token ids a chunk.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -151,7 +151,13 @@ def chunk(
         report=ChunkReport(
             num_tokens=tuple(len(row.tokens) for row in kept),
             cut=cut,
-            unknown=tuple(dict.fromkeys(word for text in read for word in tokenizer.unknown_words(text))),
+            unknown=tuple(
+                dict.fromkeys(
+                    word
+                    for text in read
+                    for word in tokenizer.unknown_words(text, keep=[embedding.name for embedding in embeddings])
+                )
+            ),
             clamped=clamped,
             broken=bool(cut) and kept[-1].broken,
         ),
@@ -163,10 +169,14 @@ def chunk(
     )
 
 
-def known_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer) -> tuple[Piece, ...]:
-    """The pieces without the words that a learned vocabulary does not know; unchanged for byte pairs."""
+def known_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer, keep: Collection[str] = ()) -> tuple[Piece, ...]:
+    """The pieces without the words that a learned vocabulary does not know; unchanged for byte pairs.
+
+    keep: texts whose words count as known, such as the names of embeddings
+    """
     return tuple(
-        piece if isinstance(piece, Break) else replace(piece, text=tokenizer.known_text(piece.text)) for piece in pieces
+        piece if isinstance(piece, Break) else replace(piece, text=tokenizer.known_text(piece.text, keep=keep))
+        for piece in pieces
     )
 
 

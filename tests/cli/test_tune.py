@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gesso.cli import train_lora
+from gesso.cli import tune
 from gesso.cli.main import run
-from gesso.tuning.settings import LoraSettings
+from gesso.tuning.settings import TuningSettings
 from tiny_models import save_tiny_mini
 from tuning.made import save_folder, save_picture
 
@@ -93,10 +93,10 @@ def test_what_is_refused_before_the_work(words, message, place, capsys):
 
 
 def test_every_setting_has_an_option_or_a_reason():
-    options = {row.field for row in train_lora.SETTINGS} | {"data", "model", "output"}
+    options = {row.field for row in tune.SETTINGS} | {"data", "model", "output"}
     without = {"min_bucket", "max_bucket", "bucket_step", "weight_decay", "clip", "conv_alpha"}  # for the file
-    assert {*LoraSettings.__dataclass_fields__} - options == without
-    assert not options - {*LoraSettings.__dataclass_fields__}
+    assert {*TuningSettings.__dataclass_fields__} - options == without
+    assert not options - {*TuningSettings.__dataclass_fields__}
 
 
 def test_notes_for_a_person(place, capsys):
