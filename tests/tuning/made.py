@@ -15,7 +15,7 @@ from gesso.training.task import generator_for
 from gesso.tuning.buckets import Framing
 from gesso.tuning.dataset import Example, Subset
 from gesso.tuning.latents import Encoded
-from gesso.tuning.learners import LoraLearner, make_factors
+from gesso.tuning.learners import LoraLearner, make_learner
 from gesso.tuning.run import objective_of
 from gesso.tuning.settings import TuningSettings, completed
 from gesso.tuning.survey import Found
@@ -88,12 +88,16 @@ def made_task(
     dtype = next(parts.unet.parameters()).dtype
     for network in parts.networks.values():
         network.requires_grad_(False)
-    factors = make_factors(dict(parts.networks), settings, generator_for(0, 1)).to(dtype)
+    tokenizers = [parts.tokenizer, parts.tokenizer_2 or parts.tokenizer]
+    learner = make_learner(parts.networks, tokenizers, settings, generator_for(0, 1))
+    for module in learner.modules.values():
+        module.to(dtype)
     generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in factors.named_parameters():
-            if name.endswith("up"):
-                parameter.normal_(0, 0.05, generator=generator)
+    if isinstance(learner, LoraLearner):
+        with torch.no_grad():
+            for name, parameter in learner.factors.named_parameters():
+                if name.endswith("up"):
+                    parameter.normal_(0, 0.05, generator=generator)
     latents = {}
     for place, one in enumerate(pictures):
         width, height = one.framing.bucket
@@ -103,7 +107,7 @@ def made_task(
             latents[place, flip] = Encoded(mean.flip(-1) if flip else mean, torch.full_like(mean, 0.1), None)
     return TuningTask(
         parts,
-        LoraLearner(factors, trains_text=settings.train_text, muon=settings.optimizer == "muon"),
+        learner,
         pictures,
         latents,
         objective_of(settings, parts),

@@ -288,7 +288,7 @@ def test_explain_says_what_was_found_and_changes_nothing(root, tmp_path):
     assert [one["picture"] for one in facts["unreadable"]] == ["broken.png"]
     assert facts["unknown_words"] == ["zorp"]
     assert {(one["width"], one["height"]): one["pictures"] for one in facts["buckets"]} == {(64, 64): 7, (80, 48): 1}
-    trained = run._task(run._parts(), {}).factors
+    trained = run._task(run._parts(), {}).learner.factors
     assert facts["trained_parameters"] == sum(p.numel() for p in trained.parameters())
     assert facts["memory_bytes"] > 4 * facts["trained_parameters"] and facts["seconds"] > 0
     assert not (tmp_path / "run").exists()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gesso.tuning.settings import TuningSettings
 
 KINDS = ("lora", "full", "embedding")  # those of `gesso.tuning.settings`, which imports torch
+LORA, EMBEDDING = KINDS[:1], KINDS[2:]
+WEIGHTS, FROZEN = KINDS[:2], (*LORA, *EMBEDDING)  # what trains weights of layers; what leaves the model as it is
 CACHE = Path("~/.cache/gesso/latents")
 STYLES = ("comic", "line-art", "woodcut")  # what this command took before it took pictures
 
@@ -76,32 +78,26 @@ SETTINGS = (
     Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
     Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
     Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
-    Setting(
-        "vectors", int, NETWORK, "Vectors of the embedding; each takes a token.", "4 of them", kinds=("embedding",)
-    ),
-    Setting(
-        "init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=("embedding",)
-    ),
-    Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model", kinds=("lora",)),
-    Setting("alpha", float, NETWORK, "Scale of the LoRA: alpha divided by rank.", "the rank", kinds=("lora",)),
+    Setting("vectors", int, NETWORK, "Vectors of the embedding; each takes a token.", "4 of them", kinds=EMBEDDING),
+    Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=EMBEDDING),
+    Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model", kinds=LORA),
+    Setting("alpha", float, NETWORK, "Scale of the LoRA: alpha divided by rank.", "the rank", kinds=LORA),
     Setting(
         "conv_rank",
         int,
         NETWORK,
         "Rank of 3x3 convolutions (LoCon); 0 leaves them alone.",
         "0, gesso-mini 16",
-        kinds=("lora",),
+        kinds=LORA,
     ),
-    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone", kinds=("lora", "full")),
-    Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none", kinds=("lora",)),
+    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone", kinds=WEIGHTS),
+    Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none", kinds=LORA),
     Setting("steps", int, TRAINING, "Training steps.", "100 looks a picture, 400 to 3000", "train-steps"),
     Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
     Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
     Setting("learning_rate", float, TRAINING, "Learning rate.", "by the kind and the model"),
-    Setting(
-        "text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=("lora", "full")
-    ),
-    Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set", kinds=("lora", "full")),
+    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=WEIGHTS),
+    Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set", kinds=WEIGHTS),
     Setting("warmup", float, TRAINING, "Share of steps in which the learning rate rises.", "0.05 of all"),
     Setting("decay", float, TRAINING, "Share of steps in which it falls to zero.", "0.2 of all"),
     Setting("ema", float, TRAINING, "Decay of a moving average of the weights, such as 0.99.", "0, none"),
@@ -129,7 +125,7 @@ SETTINGS = (
         "Speed and memory",
         "Weights of the UNet in float32 or bfloat16.",
         "by the memory",
-        kinds=("lora", "embedding"),
+        kinds=FROZEN,
     ),
     Setting("checkpointing", bool, "Speed and memory", "Compute activations twice to save memory.", "by the memory"),
 )
@@ -300,7 +296,7 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
     chosen = {"kind": given.kind} if given.settings is None else {"kind": "lora"} | read_settings(given.settings)
     if chosen["kind"] != given.kind:
         raise GessoError(
-            f"{given.settings}: settings of another training. Use: gesso train {shorten(str(chosen['kind']))} --settings",
+            f"{given.settings}: settings of another training. Use gesso train {shorten(str(chosen['kind']))}",
             code="wrong_kind",
         )
     typed = {

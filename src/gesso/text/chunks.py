@@ -8,6 +8,7 @@ stands among its last tokens, the words behind that comma move on to the next on
 Shapes: N chunks, L token ids a chunk.
 """
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -33,12 +34,15 @@ class EmbeddingToken:
     num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
     first_id     the id, above the vocabulary, of the first vector in the text encoder; the others follow.
                 None: padding takes its place, and `Chunks.placements` says where
+    spelling     as the prompt has it; one in <angle brackets> is a word of its own whatever stands beside it, as in
+                diffusers, where byte pairs would join ">" and a comma
     """
 
     name: str
     ids: tuple[int, ...]
     num_vectors: int
     first_id: int | None = None
+    spelling: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ def chunk(
     """
     if backtrack < 0 or not 1 <= max_chunks <= MAX_CHUNKS:
         raise ValueError(f"backtrack {backtrack}, max_chunks {max_chunks}: expected 0 or more, 1 to {MAX_CHUNKS}")
-    pieces = tuple(pieces)
+    spellings = [one.spelling for one in embeddings]
+    pieces = tuple(
+        replace(piece, text=words_apart(piece.text, spellings)) if isinstance(piece, WeightedText) else piece
+        for piece in pieces
+    )
     for piece in pieces:
         if isinstance(piece, WeightedText):
             check_prompt(piece.text)
@@ -167,6 +175,15 @@ def chunk(
             for position, word in row.embeddings
         ),
     )
+
+
+def words_apart(text: str, spellings: Iterable[str]) -> str:
+    """The text with spaces around spellings in <angle brackets>; see `EmbeddingToken.spelling`."""
+    bracketed = {one for one in spellings if one.startswith("<") and one.endswith(">")}
+    if not bracketed:
+        return text
+    pattern = "|".join(map(re.escape, sorted(bracketed, key=len, reverse=True)))
+    return re.sub(pattern, lambda found: f" {found.group()} ", text, flags=re.IGNORECASE)
 
 
 def known_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer, keep: Collection[str] = ()) -> tuple[Piece, ...]:

@@ -99,7 +99,7 @@ class Vectors(nn.Module):
         self.table = nn.ParameterDict({part: nn.Parameter(start.clone()) for part, start in starts.items()})
         ids = tuple(token.id for token in tokenizer.tokens(name))
         first = max(model.config.vocab_size for model in models.values())
-        words = {ids: EmbeddingToken(name, ids, len(next(iter(starts.values()))), first)}
+        words = {ids: EmbeddingToken(name, ids, len(next(iter(starts.values()))), first, name)}
         self.attached = AttachedEmbeddings(models, dict(self.table.items()), words)
 
     @property

@@ -214,12 +214,7 @@ def completed(
         text_rate=settings.text_rate if settings.text_rate is not None else rate / 2,
         max_timestep=settings.max_timestep if settings.max_timestep is not None else family.schedule.num_timesteps - 1,
         precision=settings.precision or preset.precision,
-        # What learns needs all its digits.
-        base="float32"
-        if settings.kind == "full"
-        else preset.base
-        if settings.base in (None, "auto")
-        else settings.base,
+        base=base,
         checkpointing=preset.checkpointing if settings.checkpointing is None else settings.checkpointing,
         report_every=settings.report_every or max(steps // 8, 1),
         sample_steps=settings.sample_steps or family.defaults.num_steps,
