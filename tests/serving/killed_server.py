@@ -12,6 +12,7 @@ import os
 import socketserver
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -46,6 +47,13 @@ class ForkedWorker:
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
+
+    def wake(self) -> None:
+        with suppress(OSError):
+            os.write(self._ours.fileno(), b"\n")
+
+    def listen(self) -> bool:
+        return False
 
 
 def work_forked(name: str, options: str, pipe: Connection) -> None:
