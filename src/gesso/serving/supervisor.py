@@ -61,11 +61,10 @@ class WorkerProcess(Protocol):
         ...
 
 
-class _Process:
-    """A worker in a process of its own."""
+class ChildProcess:
+    """A worker in a process of its own.  command: that runs it, which reads its options and rings as `worker.main`"""
 
-    def __init__(self, name: str, options: WorkerOptions) -> None:
-        command = [sys.executable, "-m", "gesso.serving.worker", name]
+    def __init__(self, command: Sequence[str], options: WorkerOptions) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.pid = self._process.pid
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -107,6 +106,11 @@ class _Process:
         return heard
 
 
+def start_worker(name: str, options: WorkerOptions) -> ChildProcess:
+    """A worker of this name, in a Python of its own."""
+    return ChildProcess([sys.executable, "-m", "gesso.serving.worker", name], options)
+
+
 @dataclass
 class _Place:
     """A worker, the one after it, and so on."""
@@ -132,7 +136,7 @@ class Supervisor:
         store: JobStore,
         workers: Sequence[WorkerOptions],
         *,
-        launch: Callable[[str, WorkerOptions], WorkerProcess] = _Process,
+        launch: Callable[[str, WorkerOptions], WorkerProcess] = start_worker,
     ) -> None:
         self._store, self._launch = store, launch
         self.on_news: list[Callable[[], None]] = []

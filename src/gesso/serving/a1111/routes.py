@@ -45,13 +45,13 @@ from gesso.serving.http.bodies import json_object
 from gesso.serving.http.checking import facts_of
 from gesso.serving.http.context import Call, Calling
 from gesso.serving.http.problems import HttpError, JsonAnswer
+from gesso.serving.http.submitting import check_room
 from gesso.serving.jobs import Job, JobStatus
 from gesso.serving.surfaces import (
     ClientGoneError,
     SurfaceRoutes,
     Wish,
     accept,
-    check_room,
     follow,
     from_base64,
     of_job,

@@ -35,9 +35,9 @@ from gesso.serving.http.context import Call, Calling, is_id
 from gesso.serving.http.files import picture_response
 from gesso.serving.http.problems import HttpError, JsonAnswer, as_json
 from gesso.serving.http.schemas import at
-from gesso.serving.http.submitting import idempotency_key, refused
+from gesso.serving.http.submitting import check_room, idempotency_key, refused
 from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload
-from gesso.serving.surfaces import ClientGoneError, SurfaceRoute, SurfaceRoutes, check_room, follow, open_picture
+from gesso.serving.surfaces import ClientGoneError, SurfaceRoute, SurfaceRoutes, follow, open_picture
 
 MAX_FIELD = 4096
 MAX_FIELDS = 40

@@ -265,3 +265,11 @@ def refused(error: GessoError) -> HttpError:
     if error.code == "invalid_value":
         return HttpError(400, error.code, error.one_line.replace("`", ""), field=error.field)
     return HttpError.of(error)
+
+
+def check_room(call: Call) -> None:
+    """Refuse to have more clients wait at once than the server lets. Raises HttpError (503)."""
+    streams = call.request.app.state.hub.streams
+    if streams >= call.context.settings.max_streams:
+        detail = f"{streams} clients wait for their pictures; try again later"
+        raise HttpError(503, "overloaded", detail, headers={"Retry-After": "10"})

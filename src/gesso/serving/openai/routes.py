@@ -27,7 +27,7 @@ from gesso.serving.http.checking import facts_of
 from gesso.serving.http.context import Call, Calling, Rule, is_id
 from gesso.serving.http.files import picture_response
 from gesso.serving.http.problems import HttpError, JsonAnswer, as_json, not_found
-from gesso.serving.http.submitting import idempotency_key
+from gesso.serving.http.submitting import check_room, idempotency_key
 from gesso.serving.jobs import Job, JobStatus
 from gesso.serving.openai.answers import (
     completed,
@@ -56,7 +56,6 @@ from gesso.serving.surfaces import (
     SurfaceRoutes,
     Wish,
     accept,
-    check_room,
     follow,
     from_base64,
     of_job,
