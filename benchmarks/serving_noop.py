@@ -2,15 +2,15 @@
 
     python benchmarks/serving_noop.py --seconds 20 --clients 32
 
-A real server with a worker process, a real queue on the disk, and a client in a process of its own, over sockets. Every
-request is a job of its own (`POST /v1/jobs` with `Prefer: wait`), and is answered when its picture is finished: checked,
-committed, on the disk, claimed, "drawn", encoded, recorded. Only the networks are missing: the worker has a fixed picture
-in place of what a model would draw. Two parts, each after a warm-up:
+A real server with a worker process, a real queue on the disk, and a client in a process of its own, over sockets. Each
+request is a job of its own (`POST /v1/jobs` with `Prefer: wait`), and is answered when its picture is finished:
+checked, committed, on the disk, claimed, "drawn", encoded, recorded. Only the networks are missing: the worker has a
+fixed picture in place of what a model would draw. Two parts, each after a warm-up:
 
     throughput  so many clients, each with one request at a time
     latency     one client; what is beyond the time that the same picture takes without a server is the server's
 
-Tells CPU milliseconds a request of server, worker and client, too, since wall-clock figures on a machine that does other
+Tells CPU milliseconds a request of server, worker and client, too, as wall-clock figures on a machine that does other
 work say little: the three together are to stay below 2 cores * 1000 ms / 500 requests = 4 ms.
 """
 

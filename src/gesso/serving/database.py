@@ -192,20 +192,28 @@ class Database:
 
     def changes(self) -> str:
         """A mark that is another one whenever something was committed, by whatever process. Costs microseconds."""
-        return self.again(self._changes)
+        # SQLite counts the commits of other connections, and this one commits nothing. A snapshot of PostgreSQL lists
+        # the transactions that it does not see.
+        return str(self.glance("PRAGMA data_version" if self.is_sqlite else "SELECT pg_current_snapshot()::text"))
 
-    def _changes(self) -> str:
+    def glance(self, sql: str) -> Any:
+        """The one value of a statement that reads a little. Of SQLite it costs microseconds, and need not be waited
+        for."""
+        return self.again(partial(self._glance, sql))
+
+    def _glance(self, sql: str) -> Any:
         with self._watch_lock:
             if self._watching is None:
                 self._watching = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
-                # SQLite counts the commits of other connections, and this one commits nothing. A snapshot of PostgreSQL
-                # lists the transactions that it does not see.
-                return str(
-                    self._watching.exec_driver_sql(
-                        "PRAGMA data_version" if self.is_sqlite else "SELECT pg_current_snapshot()::text"
-                    ).scalar_one()
-                )
+                if self.is_sqlite:
+                    driver = self._watching.connection.driver_connection
+                    assert driver is not None
+                    try:
+                        return driver.execute(sql).fetchone()[0]
+                    except sqlite3.Error:
+                        pass  # once more, for an error of SQLAlchemy's
+                return self._watching.exec_driver_sql(sql).scalar_one()
             except DBAPIError:
                 self._watching.close()
                 self._watching = None

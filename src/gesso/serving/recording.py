@@ -1,7 +1,7 @@
 """What workers have to say of their jobs, written for several at a time: pictures, notices, and ends."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 from gesso.serving.jobs import Drawn, JobStatus, Output
 from gesso.serving.tables import events, jobs, outputs
 
+_SHOWN = tuple(field.name for field in fields(Output) if field.name not in ("recipe", "notices"))
 _HELD = (JobStatus.RUNNING, JobStatus.CANCELING)
 
 
@@ -27,16 +28,13 @@ class _Recording:
     def __init__(self, connection: Connection, drawn: Sequence[Drawn], now: float, keep_seconds: float | None) -> None:
         self.connection, self.drawn, self.now = connection, drawn, now
         self.expires_at = None if keep_seconds is None else now + keep_seconds
-        names = ("id", "fence", "status", "last_event", "progress", "webhook")
         ids = {each.lease.job.id for each in drawn}
-        found = select(*(jobs.c[name] for name in names)).where(jobs.c.id.in_(ids))
-        self.rows: dict[str, Row[Any]] = {row.id: row for row in connection.execute(found)}
+        self.rows: dict[str, Row[Any]] = {row.id: row for row in connection.execute(_FIND, {"ids": list(ids)})}
         self.numbers = {id: row.last_event for id, row in self.rows.items()}
-        stored = select(outputs.c.job, outputs.c.index, outputs.c.digest, outputs.c.id)
         with_pictures = {each.lease.job.id for each in drawn if each.outputs}
         self.stored: dict[tuple[str, int], tuple[str, str]] = {}
         if with_pictures:
-            for row in connection.execute(stored.where(outputs.c.job.in_(with_pictures))):
+            for row in connection.execute(_STORED, {"ids": list(with_pictures)}):
                 self.stored[row.job, row._mapping["index"]] = row.digest, row.id
         self.events: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []
@@ -88,11 +86,10 @@ class _Recording:
         if before is not None:
             self.replaced.append(place)
         self.stored[place] = output.digest, output.id
-        values = asdict(output)
-        values |= {"seed": str(output.seed), "recipe": dict(output.recipe), "notices": list(output.notices)}
-        self.outputs.append({"job": id, **values})
-        data = {name: value for name, value in values.items() if name not in ("recipe", "notices")}
-        self._tell(id, "output", data | {"seed": output.seed})
+        data = {name: getattr(output, name) for name in _SHOWN}
+        more = {"seed": str(output.seed), "recipe": dict(output.recipe), "notices": list(output.notices)}
+        self.outputs.append({"job": id, **data, **more})
+        self._tell(id, "output", data)
 
     def _write(self) -> None:
         run = self.connection.execute
@@ -104,13 +101,19 @@ class _Recording:
             run(insert(events), self.events)
         ended = {values["this"] for values in self.ended}
         if ended:
-            run(delete(events).where(events.c.job.in_(ended), events.c.type == "preview"))
+            run(_FORGET, {"ids": list(ended)})
             run(_END, self.ended)
         told = {event["job"] for event in self.events} - ended
         if told:
             run(_TELL, [{"this": id, "number": self.numbers[id]} for id in told])
 
 
+# Put together once: that takes longer than to carry them out.
+_IDS: Any = bindparam("ids", expanding=True)
+_FIND = select(*(jobs.c[name] for name in ("id", "fence", "status", "last_event", "progress", "webhook")))
+_FIND = _FIND.where(jobs.c.id.in_(_IDS))
+_STORED = select(outputs.c.job, outputs.c.index, outputs.c.digest, outputs.c.id).where(outputs.c.job.in_(_IDS))
+_FORGET = delete(events).where(events.c.job.in_(_IDS), events.c.type == "preview")
 _THIS = jobs.c.id == bindparam("this")
 _TELL = update(jobs).where(_THIS).values(last_event=bindparam("number"))
 _END = (

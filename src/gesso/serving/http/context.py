@@ -104,7 +104,10 @@ class Rule:
             context.buckets.take(f"open {state.client}", context.settings.rate)
             identity = ApiKey(id=LOCAL, name="", scopes=(), created_at=0.0)
         else:
-            identity = await run_in_threadpool(context.identify, _key_of(request), state.client)
+            # Where no keys are used that is a glance at the database, which takes less than to ask another thread.
+            is_quick = context.store.database.is_sqlite and not context.keys_are_used()
+            identify = EVERYTHING if is_quick else run_in_threadpool(context.identify, _key_of(request), state.client)
+            identity = identify if isinstance(identify, ApiKey) else await identify
             state.identity = identity
             name = f"{identity.id} {state.client}" if identity.id == LOCAL else identity.id
             context.buckets.take(name, identity.rate or context.settings.rate)

@@ -218,6 +218,8 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
 def _num_known(call: Call, new: list[NewJob]) -> int:
     """How many of these were accepted before, by their idempotency keys."""
     keys = [one.idempotency_key for one in new if one.idempotency_key is not None]
+    if not keys:
+        return 0
     count = 0
     with call.context.store.database.reading() as connection:
         for start in range(0, len(keys), 500):
