@@ -1,11 +1,12 @@
 """The kill test: workers and servers die at random moments, and nothing that was accepted is lost, doubled or damaged.
 
 Client threads send jobs with idempotency keys to a server process, and send them again where no answer came. Meanwhile
-`kill -9` hits a worker or the server itself, or a worker is stopped until it has lost its leases and goes on then. In
+`kill -9` hits a worker, the server, or both at once, or a worker is stopped until it has lost its leases and goes on. In
 the end every job has succeeded once, with the pictures that its request and seed make, to the byte.
 
     pytest tests/serving/test_kill.py -m slow                          50 kills
     GESSO_KILLS=1000 pytest tests/serving/test_kill.py -m slow         as many as you like
+    GESSO_KILL_CLIENTS=50 ...                                          with so many clients that write
     GESSO_KILL_SEED=7 ...                                              at other moments
 """
 
@@ -38,6 +39,7 @@ from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 2.0
+BOTH_SHARE = 0.05  # of the strikes that hit everything at once
 
 
 class Place:
@@ -137,10 +139,14 @@ class Place:
         return found
 
     def strike(self, *, server_share: float, pause_share: float) -> None:
-        """Kill the server or a worker, or stop a worker until its leases have lapsed."""
+        """Kill the server, a worker, or all of them, or stop a worker until its leases have lapsed."""
         draw = self.chance.random()
         if draw < server_share:
-            self.kill_server()
+            if draw < BOTH_SHARE:
+                for worker in self.worker_pids():
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+            self.kill_server("server and workers killed" if draw < BOTH_SHARE else "server killed")
             return
         end = time.monotonic() + 10
         while not (workers := self.worker_pids()) and time.monotonic() < end:
@@ -157,14 +163,14 @@ class Place:
                 os.kill(worker, signal.SIGKILL)
                 self.strikes["worker killed"] += 1
 
-    def kill_server(self) -> None:
+    def kill_server(self, name: str) -> None:
         assert self.server is not None and self.server.stdin is not None
         self.server.kill()
         self.server.wait()
         with suppress(OSError):
             self.server.stdin.close()
         self.start()
-        self.strikes["server killed"] += 1
+        self.strikes[name] += 1
 
 
 def request_of(key: str) -> TextToImageRequest:
@@ -281,5 +287,5 @@ def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("forks", [True, False], ids=["forked", "spawned"])
 def test_nothing_is_lost_when_processes_are_killed_many_times(tmp_path: Path, model: str, forks: bool) -> None:
-    kills = int(os.environ.get("GESSO_KILLS", "50"))
-    run(tmp_path, model, kills=kills, jobs=4 * kills, clients=8, workers=2, forks=forks, pause_share=0.1)
+    kills, clients = int(os.environ.get("GESSO_KILLS", "50")), int(os.environ.get("GESSO_KILL_CLIENTS", "8"))
+    run(tmp_path, model, kills=kills, jobs=4 * kills, clients=clients, workers=2, forks=forks, pause_share=0.1)
