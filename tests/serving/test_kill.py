@@ -1,7 +1,7 @@
 """The kill test: workers and servers die at random moments, and nothing that was accepted is lost, doubled or damaged.
 
 Client threads send jobs with idempotency keys to a server process, and send them again where no answer came. Meanwhile
-`kill -9` hits a worker, the server, or both at once, or a worker is stopped until it has lost its leases and goes on. In
+`kill -9` hits a worker, the server, or both at once, or a worker is stopped until it has lost its leases. In
 the end every job has succeeded once, with the pictures that its request and seed make, to the byte.
 
     pytest tests/serving/test_kill.py -m slow                          50 kills

@@ -103,12 +103,8 @@ class JobStore:
         """A mark that is another one whenever anything has changed, for those who watch: a few microseconds."""
         return self.database.changes()
 
-    def _write(self, work: Callable[[Connection], T], *, durable: bool = True, waits: bool = True) -> T:
-        """Change something.
-
-        durable  it stays when the machine loses its power
-        waits    it does when this returns; else within a moment
-        """
+    def _commit(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        """Change something. SQLite has it on the disk after the next `sync`, PostgreSQL if it is durable."""
 
         def once() -> T:
             with self.database.committing(durable=durable) as connection:
@@ -117,6 +113,15 @@ class JobStore:
         result = self.database.again(once)
         for call in self.on_write:
             call()
+        return result
+
+    def _write(self, work: Callable[[Connection], T], *, durable: bool = True, waits: bool = True) -> T:
+        """Change something.
+
+        durable  it stays when the machine loses its power
+        waits    it does when this returns; else within a moment
+        """
+        result = self._commit(work, durable=durable)
         if durable and waits:
             self.database.sync()
         elif durable:
@@ -144,7 +149,9 @@ class JobStore:
 
     def submit_all(self, new: Sequence[NewJob]) -> list[tuple[Job, bool]]:
         """Accept several jobs, all or none of them: see `submit`."""
-        return self._accept([Asked(self._ids.new(), one, checked(one)) for one in new])
+        accepted = self._accept([Asked(self._ids.new(), one, checked(one)) for one in new])
+        self.database.sync()  # what was there before as well: perhaps it was committed a moment ago
+        return accepted
 
     def _accept_together(self, wishes: Sequence[Sequence[Asked]]) -> list[Accepted | Exception]:
         """Those that several threads have asked for at the same time, in one transaction."""
@@ -154,7 +161,7 @@ class JobStore:
             limits = Limits(self.max_queued, self.max_queued_per_owner)
             return accept(connection, wishes, limits, self._clock(), again=next(tries) > 0)
 
-        return self._write(work)
+        return self._commit(work, durable=True)
 
     def get(self, id: str, owner: str | None = None) -> Job:
         """A job of an owner; None: whoever it belongs to. Raises GessoError (code job_missing)."""
