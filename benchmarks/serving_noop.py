@@ -155,7 +155,7 @@ async def _ask(
 # ---- the server ------------------------------------------------------------------------------------------------------
 
 
-def serve_without_model(home: Path, at_once: int) -> None:
+def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None:
     """A server whose worker is `work_without_model`."""
     from functools import partial
 
@@ -169,7 +169,16 @@ def serve_without_model(home: Path, at_once: int) -> None:
 
     server.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
     settings = ServeSettings(
-        home=home, port=0, device="cpu", threads=1, rate=10**6, batch=at_once, jobs_at_once=at_once, previews=0.0
+        home=home,
+        port=0,
+        device="cpu",
+        threads=1,
+        rate=10**6,
+        batch=at_once,
+        jobs_at_once=at_once,
+        previews=0.0,
+        max_queue=max_queue,
+        max_queue_per_key=max_queue,
     )
     server.serve(settings, lambda address: print(address, flush=True))
 
@@ -186,6 +195,7 @@ def pipeline_without_model() -> Any:
     engine = Engine("cpu")
     real = TextToImage(engine, engine.load())
     (drawn,) = real("a red car")
+    pause = float(os.environ.get("GESSO_BENCHMARK_PICTURE_MS", "0")) / 1000  # as a GPU, which asks for no processor
     grey = Image.new("RGB", (64, 64), (128, 128, 128))
 
     class Nothing(TextToImage):
@@ -194,6 +204,8 @@ def pipeline_without_model() -> Any:
             return [Run(self._nothing(resolved.picture(row))) for row in range(resolved.num_images)]
 
         def _nothing(self, request: Any) -> Any:
+            if pause:
+                time.sleep(pause)
             return Picture(image=grey, recipe=replace(drawn.recipe, request=request))
             yield
 
@@ -225,7 +237,7 @@ def engine_seconds(repeats: int, folder: Path) -> list[float]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve_without_model(Path(sys.argv[2]), int(sys.argv[3]))
+        serve_without_model(Path(sys.argv[2]), *map(int, sys.argv[3:]))
     elif sys.argv[1:2] == ["--work"]:
         del sys.argv[1]
         work_without_model()

@@ -106,7 +106,7 @@ async def create_job(call: Calling, request: Request) -> Response:
         sent["prompt_id"] = str(uuid.uuid5(_KEYS, f"{call.new_owner}\0{key}"))
     try:
         async with call.context.decoding if opens_pictures(sent) else nullcontext():
-            accepted = await run_in_threadpool(submit_prompt, call, sent)
+            accepted = await call.writing(submit_prompt, call, sent)
     except PromptRefusedError as error:
         details: dict[str, Any] = {"node_errors": error.node_errors, "type": error.error["type"]}
         listed = error.error["type"] == "prompt_outputs_failed_validation"

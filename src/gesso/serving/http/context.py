@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -21,7 +24,9 @@ from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
 
+T = TypeVar("T")
 MIN_FREE = 256 * 2**20  # bytes on the disk of the pictures, below which no job is accepted
+MAX_WRITERS = 64  # threads that wait for the queue to take something
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="gesso"'}
 
 
@@ -41,6 +46,7 @@ class Context:
     buckets: Buckets = field(default_factory=Buckets)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     submitting: Lock = field(default_factory=Lock)
+    writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
     supervisor: Supervisor | None = None
     is_stopping: bool = False
     _keys_are_used: bool = False
@@ -76,6 +82,13 @@ class Call:
     context: Context
     identity: ApiKey
     request: Request
+
+    async def writing(self, work: Callable[..., T], *words: Any, **named: Any) -> T:
+        """What `work` returns, which changes something in the queue.
+
+        Such work has threads of its own: while the database is locked, those who read do not wait behind it.
+        """
+        return await to_thread.run_sync(partial(work, *words, **named), limiter=self.context.writers)
 
     @property
     def owner(self) -> str | None:

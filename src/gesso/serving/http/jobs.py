@@ -4,7 +4,6 @@ import re
 from typing import Annotated
 
 from fastapi import Depends, Query, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from gesso.errors import GessoError
@@ -71,7 +70,7 @@ async def create_job(call: Calling, body: JobBodyOf) -> Response:
     seconds = _wait_of(call.request)
     if seconds:
         check_room(call)
-    job, is_new = await run_in_threadpool(_created, call, body)
+    job, is_new = await call.writing(_created, call, body)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     if not is_new:
         headers["Idempotent-Replayed"] = "true"

@@ -52,10 +52,11 @@ class OwnRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         wanted = self.dependant
-        rules = [one.dependency for one in self.dependencies]
+        rules = [one.dependency for one in self.dependencies if isinstance(one.dependency, Rule)]
         bodies = [one for one in wanted.dependencies if one.name is not None and one.name != "call"]
         names = [param.name for param in wanted.path_params]
         is_plain = not (wanted.query_params or wanted.header_params or wanted.cookie_params or wanted.body_params)
+        is_plain = is_plain and not (wanted.response_param_name or wanted.background_tasks_param_name)
         texts = all(param.field_info.annotation is str for param in wanted.path_params)
         if not (is_plain and texts and len(rules) == 1 and all(_reads_body(one) for one in bodies)):
             return super().get_route_handler()
@@ -63,14 +64,19 @@ class OwnRoute(APIRoute):
         takes_call = any(one.name == "call" for one in wanted.dependencies)
 
         async def handle(request: Request) -> Response:
-            await rule(request)  # type: ignore[misc]
+            await rule(request)
             values: dict[str, Any] = {name: request.path_params[name] for name in names}
             for body in bodies:
                 values[str(body.name)] = await body.call(request)  # type: ignore[misc]
+            if wanted.request_param_name is not None:
+                values[wanted.request_param_name] = request
             if takes_call:
                 values["call"] = request.state.call
-            answer = await (endpoint(**values) if is_async else run_in_threadpool(endpoint, **values))
-            return answer
+            if is_async:
+                return await endpoint(**values)
+            writes = request.method != "GET" and rule.scope == "draw"
+            run = request.state.call.writing if writes else run_in_threadpool
+            return await run(endpoint, **values)
 
         return handle
 

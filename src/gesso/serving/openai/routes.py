@@ -178,7 +178,7 @@ async def _draw(call: Call, route: Route, given: Mapping[str, Any], files: Files
         async with call.context.decoding:
             inputs = await run_in_threadpool(_decoded, files)
     mark = fingerprint(route, given, files)
-    job, size, notes = await run_in_threadpool(_accept, call, route, asked, inputs, mark)
+    job, size, notes = await call.writing(_accept, call, route, asked, inputs, mark)
     if asked.stream:
         kind = "image_edit" if route == "edits" else "image_generation"
         events = _stream(call, job, asked, size, notes, kind)
@@ -277,7 +277,7 @@ class Waiting:
         await asyncio.sleep(after)
         if job not in self._jobs:
             with suppress(GessoError):  # it was forgotten
-                await run_in_threadpool(call.context.store.cancel, job)
+                await call.writing(call.context.store.cancel, job)
 
 
 async def _finished(call: Call, job: Job) -> Job:
