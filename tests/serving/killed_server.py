@@ -16,6 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+import gesso.serving.supervisor as supervising
 from gesso.serving.jobs import NewJob, Work
 from gesso.serving.options import WorkerOptions
 from gesso.serving.store import JobStore
@@ -87,6 +88,7 @@ class Clients(socketserver.StreamRequestHandler):
 
 def main() -> None:
     settings: dict[str, Any] = json.loads(sys.stdin.readline())
+    supervising.LONGEST_PAUSE = 0.4  # workers that are killed all the time are to be there all the same
     workers = [WorkerOptions(**settings["worker"])] * settings["workers"]
     if settings["forks"]:
         multiprocessing.set_forkserver_preload(["gesso.serving.worker"])

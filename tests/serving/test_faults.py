@@ -102,7 +102,7 @@ def on_a_small_disk(disk: Path, folder: Path) -> None:
                 problem_free = asking.post("/v1/jobs", json=tiny(99))
                 assert problem_free.status_code == 202, "it recovers by itself"
                 accepted.append(problem_free.json()["id"])
-                until(lambda: all(is_final(asking, id) for id in accepted))
+                until(lambda: all(is_final(asking, id) for id in accepted), 120)
             found = [asking.get(f"/v1/jobs/{id}").json() for id in accepted]
             assert found[-1]["status"] == "succeeded"
             for job in found:  # drawn, or told that there was no room

@@ -7,6 +7,7 @@ the end every job has succeeded once, with the pictures that its request and see
     pytest tests/serving/test_kill.py -m slow                          50 kills
     GESSO_KILLS=1000 pytest tests/serving/test_kill.py -m slow         as many as you like
     GESSO_KILL_CLIENTS=50 ...                                          with so many clients that write
+    GESSO_KILL_PACE=1 ...                                              within so many seconds, on a slow machine
     GESSO_KILL_SEED=7 ...                                              at other moments
 """
 
@@ -39,6 +40,7 @@ from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 2.0
+PACE = float(os.environ.get("GESSO_KILL_PACE", "0.3"))
 BOTH_SHARE = 0.05  # of the strikes that hit everything at once
 
 
@@ -225,8 +227,10 @@ def run(
     try:
         extra = jobs
         while sum(place.strikes.values()) < kills:
-            time.sleep(chance.random() * 0.3)
+            time.sleep(chance.random() * PACE)
             counts = place.store.counts()
+            if sum(place.strikes.values()) % 50 == 49:
+                print(json.dumps({"strikes": place.strikes, "jobs": counts}), flush=True)
             if counts.get(JobStatus.RUNNING) or chance.random() < 0.05:
                 place.strike(server_share=0.2, pause_share=pause_share)
             if not any(thread.is_alive() for thread in threads) and set(counts) <= {JobStatus.SUCCEEDED}:

@@ -99,6 +99,7 @@ class Drawing:
         self._told: set[str] = set()
         self._outputs: list[Output] = []  # of which the store was not told yet, as of these:
         self._notices: list[dict[str, Any]] = []
+        self._unsaid: Drawn | None = None
 
     def stop(self, reason: Stop) -> None:
         """Stop within a step. The first reason counts. From any thread."""
@@ -343,13 +344,16 @@ class Drawing:
     def end(self, error: BaseException) -> None:
         """Write how it ended that was not done: with this error; stopped, where it was.
 
-        An error of the store passes through.
+        An error of the store passes through; it may be called again then.
         """
         for part in self.active:
             part.run.close()
         self._say(self.stopped or "failed")
         if self._outputs or self._notices:  # pictures that were finished in the same step
-            self.store.record([self.told(is_done=False)])
+            self._unsaid = self.told(is_done=False)
+        if self._unsaid is not None:
+            self.store.record([self._unsaid])
+            self._unsaid = None
         if not isinstance(error, CancelledError):
             self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
         elif self.stopped == "canceled":

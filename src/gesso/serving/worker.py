@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any, TypeVar
 
 import torch
 
@@ -48,6 +49,8 @@ SHORT = 0.5  # a job is let in to pass others where it costs at most so much of 
 LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
 EXIT_WRONG = 2  # its options cannot be
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +125,8 @@ class WorkerLoop:
         if mark == self._seen_mark and now - self._last_look < LOOK_SECONDS:
             return
         free_rows = self.options.rows_per_call - len(self._drawings)
-        leases = self.store.claim_many(
+        leases = self._patiently(
+            self.store.claim_many,
             self.name,
             max(1, min(room, free_rows)),
             lease_seconds=self.options.lease_seconds,
@@ -204,12 +208,7 @@ class WorkerLoop:
         if not told:
             return
         values = [drawing.told(is_done=is_done) for drawing, is_done in told]
-        try:
-            holds = self.store.record(values)
-        except GessoError as error:  # a full disk, perhaps
-            for drawing, _ in told:
-                self._end(drawing, error)
-            return
+        holds = self._patiently(self.store.record, values)
         for (drawing, is_done), value, is_held in zip(told, values, holds, strict=True):
             if not is_held:
                 drawing.stop("lost")
@@ -240,12 +239,24 @@ class WorkerLoop:
         if drawing not in self._drawings:
             return
         self._drawings.remove(drawing)
-        drawing.end(error)
+        self._patiently(drawing.end, error)
         if _is_broken(error):
             log.critical("the device does not work any more: %s", error)
             self._exit(EXIT_BROKEN)
         if not self._drawings and as_known(error, drawing.job.id).code == "out_of_memory":
             self._unload()  # perhaps in pieces by now
+
+    def _patiently(self, work: Callable[..., T], *words: Any, **named: Any) -> T:
+        """What `work` returns. While the queue takes nothing, as on a full disk, it is tried again until it does."""
+        while True:
+            try:
+                return work(*words, **named)
+            except GessoError as error:
+                if error.code not in ("disk_full", "database_unusable") or self.stopping.is_set():
+                    raise
+                log.error("worker %s waits: %s", self.name, error.one_line)
+            self.stopping.wait(1.0)
+            self._last_step = time.monotonic()  # a worker that waits does not hang
 
     def _release_what_takes_longer(self, stop_at: float) -> None:
         left = stop_at - time.monotonic()
