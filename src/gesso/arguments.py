@@ -100,14 +100,17 @@ def known_fields(
 
     def decorate(cls: type[T]) -> type[T]:
         init = cls.__init__
+        named: dict[type, list[str]] = {}
 
         @wraps(init)
         def checked(self: T, *args: Any, **values: Any) -> None:
-            known = [field.name for field in fields(self) if field.init]  # type: ignore[arg-type]  # a dataclass
+            kind = type(self)
+            if (known := named.get(kind)) is None:
+                known = named[kind] = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
             if args and type(self) is cls and fields(self)[0].kw_only:  # type: ignore[arg-type]
                 name = known[0]
                 raise error(name, f"{cls.__name__}({short(args[0])}): give fields by their names, such as {name}=...")
-            for name in values.keys() - set(known):
+            for name in values.keys() - known:
                 meant = elsewhere(name)
                 close = get_close_matches(name.lower()[:64], known, n=1)
                 hint = f" (did you mean {meant or close[0]!r}?)" if meant or close else ""

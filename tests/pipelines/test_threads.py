@@ -15,12 +15,14 @@ from torch import Tensor
 from adapters.files import kohya, lora_parts, saved, target_of
 from asking import changed
 from families.test_control_network import theirs
+from gesso.adapters.attaching import Attachment
 from gesso.diffusion.calls import CallGenerator, NetworkCall
 from gesso.errors import GessoError
 from gesso.families.control_network import control_unet
 from gesso.pipelines.hint_pictures import hint_digest
 from gesso.pipelines.picture import Picture, Progress
 from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.conventions import Conventions
 from gesso.request.finder import NamedFiles
 from gesso.request.parts import ControlUse, LoraUse
 from gesso.request.request import TextToImageRequest
@@ -273,6 +275,38 @@ def test_runs_that_share_calls_are_the_same_within_a_level(draw: TextToImage, un
         gap = np.abs(np.asarray(one.image).astype(int) - expected.astype(int))
         assert gap.max() <= 1, (name, gap.max())
         assert (gap > 0).mean() < 0.01, name
+
+
+@pytest.mark.parametrize("mode", [None, "merged"], ids=["by row", "merged"])
+def test_requests_with_the_same_set_of_loras_share_calls(draw: TextToImage, mode: Any, monkeypatch: pytest.MonkeyPatch):
+    """Each request reads its own adapters; an equal set is applied once a call, to rows side by side."""
+    with_mode = Conventions(lora_mode=mode)
+    other = LoraUse(name="other", weight=1.0)
+    sets = ((STYLE,), (other,), (STYLE,), (STYLE, other), (STYLE,), (other, STYLE))
+    asked = [
+        replace(BASE, loras=uses, seed=number, conventions=with_mode, num_steps=2) for number, uses in enumerate(sets)
+    ]
+    alone = [np.asarray(next(draw(request)).image) for request in asked]
+    rows, stop = calls_of(draw.model)
+    applied: list[slice | None] = []
+    begin = Attachment.begin
+
+    def counted(self: Attachment, where: slice | None = None) -> None:
+        if "unet" in self._networks:
+            applied.append(where)
+        begin(self, where)
+
+    monkeypatch.setattr(Attachment, "begin", counted)
+    drawn = Batcher(runs_per_call=8).complete([run for request in asked for run in draw.runs(request)])
+    stop()
+    for one, expected in zip(drawn, alone, strict=True):
+        gap = np.abs(np.asarray(one.image).astype(int) - expected.astype(int))
+        assert gap.max() <= 1 and (gap > 0).mean() < 0.01
+    if mode is None:
+        assert rows == [12, 12]  # two rows of each of six in one call a step
+        assert len(applied) == 2 * 3 and {each.stop - each.start for each in applied if each} == {2, 4, 6}
+    else:  # a merged set is that of all rows: a call for each set
+        assert sorted(rows) == sorted([6, 2, 4] * 2) and applied.count(None) == 6
 
 
 def test_a_run_joins_and_leaves_between_steps(draw: TextToImage, unlike_alone: list[np.ndarray]):

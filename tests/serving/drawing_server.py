@@ -34,10 +34,10 @@ def run_page(name: str, address: str) -> dict[str, Any]:
 
 
 @contextmanager
-def working(made: Context) -> Iterator[WorkerLoop]:
+def working(made: Context, kind: type[WorkerLoop] = WorkerLoop) -> Iterator[WorkerLoop]:
     """A worker in a thread."""
     (options,) = worker_options(replace(made.settings, workers=1), made.blobs)
-    loop = WorkerLoop("w", replace(options, preview_seconds=0.01), exit=lambda code: None)
+    loop = kind("w", replace(options, preview_seconds=0.01), exit=lambda code: None)
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:

@@ -7,51 +7,18 @@ line with its id, which is written when the job is accepted and not before.
 """
 
 import json
-import multiprocessing
 import os
 import socketserver
 import sys
 import threading
-from multiprocessing.connection import Connection
 from typing import Any
 
+import gesso.serving.supervisor as supervising
 from gesso.serving.jobs import NewJob, Work
 from gesso.serving.options import WorkerOptions
 from gesso.serving.store import JobStore
-from gesso.serving.supervisor import Supervisor
-
-
-class ForkedWorker:
-    """A worker forked from a process that has imported everything already: it is there at once, not after seconds."""
-
-    def __init__(self, name: str, options: WorkerOptions) -> None:
-        context = multiprocessing.get_context("forkserver")
-        theirs, self._ours = context.Pipe(duplex=False)
-        self._process = context.Process(target=work_forked, args=(name, options.to_json(), theirs), daemon=False)
-        self._process.start()
-        theirs.close()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def close(self) -> None:
-        self._ours.close()
-
-    def wait(self, seconds: float) -> bool:
-        self._process.join(seconds)
-        return self._process.exitcode is not None
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-
-def work_forked(name: str, options: str, pipe: Connection) -> None:
-    from gesso.serving.worker import work
-
-    work(name, WorkerOptions.from_json(options), pipe.fileno())
+from gesso.serving.supervisor import Supervisor, start_worker
+from serving.zygote import Forked
 
 
 class Server(socketserver.ThreadingUnixStreamServer):
@@ -77,16 +44,22 @@ class Clients(socketserver.StreamRequestHandler):
             self.wfile.write(f"{job.id}\n".encode())
 
 
-def main() -> None:
+def main(zygote: str | None = None) -> None:
+    """Serve until the input ends.  zygote: forks the workers; None: each is a Python of its own"""
     settings: dict[str, Any] = json.loads(sys.stdin.readline())
+    supervising.LONGEST_PAUSE = 0.4  # workers that are killed all the time are to be there all the same
     workers = [WorkerOptions(**settings["worker"])] * settings["workers"]
-    if settings["forks"]:
-        multiprocessing.set_forkserver_preload(["gesso.serving.worker"])
     store = JobStore(settings["worker"]["database"], max_queued=100_000, max_crashes=settings["worker"]["max_crashes"])
     if os.path.exists(settings["socket"]):
         os.unlink(settings["socket"])
     server = Server(settings["socket"], store)
-    supervisor = Supervisor(store, workers, **({"launch": ForkedWorker} if settings["forks"] else {}))
+
+    def fork(name: str, options: WorkerOptions) -> Forked:
+        assert zygote is not None
+        return Forked(zygote, "worker", name=name, options=options.to_json())
+
+    supervisor = Supervisor(store, workers, launch=start_worker if zygote is None else fork)
+    store.on_write.append(supervisor.wake)
     supervisor.start()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()  # until the test is done with it

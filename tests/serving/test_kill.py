@@ -1,11 +1,13 @@
 """The kill test: workers and servers die at random moments, and nothing that was accepted is lost, doubled or damaged.
 
 Client threads send jobs with idempotency keys to a server process, and send them again where no answer came. Meanwhile
-`kill -9` hits a worker or the server itself, or a worker is stopped until it has lost its leases and goes on then. In
+`kill -9` hits a worker, the server, or both at once, or a worker is stopped until it has lost its leases. In
 the end every job has succeeded once, with the pictures that its request and seed make, to the byte.
 
     pytest tests/serving/test_kill.py -m slow                          50 kills
     GESSO_KILLS=1000 pytest tests/serving/test_kill.py -m slow         as many as you like
+    GESSO_KILL_CLIENTS=50 ...                                          with so many clients that write
+    GESSO_KILL_PACE=1 ...                                              within so many seconds, on a slow machine
     GESSO_KILL_SEED=7 ...                                              at other moments
 """
 
@@ -34,23 +36,27 @@ from gesso.runtime.engine import Engine
 from gesso.serving.blobs import BlobStore
 from gesso.serving.jobs import JobStatus
 from gesso.serving.store import JobStore
+from serving.zygote import Forked, wait_for
 from tiny_models import save_tiny_mini
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)])}
 LEASE_SECONDS = 2.0
+PACE = float(os.environ.get("GESSO_KILL_PACE", "0.3"))
+BOTH_SHARE = 0.05  # of the strikes that hit everything at once
 
 
 class Place:
     """A server that is killed and started again, its clients, and what is known of their jobs."""
 
-    def __init__(self, folder: Path, model: str, *, workers: int, forks: bool, chance: random.Random) -> None:
+    def __init__(self, folder: Path, model: str, *, workers: int, zygote: str | None, chance: random.Random) -> None:
         self.folder, self.model, self.chance = folder, model, chance
+        self.zygote = zygote
         self.database, self.blobs = folder / "queue.db", BlobStore(folder / "blobs")
         self.socket = str(Path(tempfile.mkdtemp()) / "s")  # a path of at most 107 bytes
         self.settings = {
             "socket": self.socket,
             "workers": workers,
-            "forks": forks,
             "worker": {
                 "database": str(self.database),
                 "blobs": str(self.blobs.root),
@@ -64,19 +70,21 @@ class Place:
             },
         }
         self.store = JobStore(self.database)
-        self.server: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | Forked | None = None
         self.accepted: dict[str, str] = {}  # key -> id that a client was told
         self.strikes = Counter[str]()
         self.stop = threading.Event()
 
     def start(self) -> None:
-        path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT)])
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "serving.killed_server"],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
-        )
+        if self.zygote is not None:
+            self.server = Forked(self.zygote, "server")
+        else:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "serving.killed_server"],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+            )
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(self.settings).encode() + b"\n")
         self.server.stdin.flush()
@@ -85,7 +93,7 @@ class Place:
         self.stop.set()
         if self.server is not None and self.server.stdin is not None:
             self.server.stdin.close()
-            assert self.server.wait(60) == 0
+            self.server.wait(60)
         for worker in self.worker_pids():
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
@@ -132,15 +140,19 @@ class Place:
             for worker in self.store.workers(seen_within=20):
                 with suppress(OSError):
                     command = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
-                    if b"forkserver" in command or b"gesso.serving.worker" in command:
+                    if b"serving.zygote" in command or b"gesso.serving.worker" in command:
                         found.append(worker.pid)
         return found
 
     def strike(self, *, server_share: float, pause_share: float) -> None:
-        """Kill the server or a worker, or stop a worker until its leases have lapsed."""
+        """Kill the server, a worker, or all of them, or stop a worker until its leases have lapsed."""
         draw = self.chance.random()
         if draw < server_share:
-            self.kill_server()
+            if draw < BOTH_SHARE:
+                for worker in self.worker_pids():
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+            self.kill_server("server and workers killed" if draw < BOTH_SHARE else "server killed")
             return
         end = time.monotonic() + 10
         while not (workers := self.worker_pids()) and time.monotonic() < end:
@@ -157,14 +169,14 @@ class Place:
                 os.kill(worker, signal.SIGKILL)
                 self.strikes["worker killed"] += 1
 
-    def kill_server(self) -> None:
+    def kill_server(self, name: str) -> None:
         assert self.server is not None and self.server.stdin is not None
         self.server.kill()
         self.server.wait()
         with suppress(OSError):
             self.server.stdin.close()
         self.start()
-        self.strikes["server killed"] += 1
+        self.strikes[name] += 1
 
 
 def request_of(key: str) -> TextToImageRequest:
@@ -180,6 +192,15 @@ def request_of(key: str) -> TextToImageRequest:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_mini(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[str]:
+    path = str(Path(tempfile.mkdtemp()) / "z")
+    with subprocess.Popen([sys.executable, "-m", "serving.zygote", path], env=ENVIRONMENT) as process:
+        wait_for(path)
+        yield path
+        process.kill()
 
 
 def expected_digests(model: str, keys: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -203,11 +224,11 @@ def run(
     jobs: int,
     clients: int,
     workers: int,
-    forks: bool,
+    zygote: str | None,
     pause_share: float = 0.0,
 ) -> None:
     chance = random.Random(int(os.environ.get("GESSO_KILL_SEED", "0")))
-    place = Place(folder, model, workers=workers, forks=forks, chance=chance)
+    place = Place(folder, model, workers=workers, zygote=zygote, chance=chance)
     keys = [str(number) for number in range(jobs)]
     threads = [
         threading.Thread(target=place.client, args=(f"client {number}", keys[number::clients]))
@@ -219,8 +240,10 @@ def run(
     try:
         extra = jobs
         while sum(place.strikes.values()) < kills:
-            time.sleep(chance.random() * 0.3)
+            time.sleep(chance.random() * PACE)
             counts = place.store.counts()
+            if sum(place.strikes.values()) % 50 == 49:
+                print(json.dumps({"strikes": place.strikes, "jobs": counts}), flush=True)
             if counts.get(JobStatus.RUNNING) or chance.random() < 0.05:
                 place.strike(server_share=0.2, pause_share=pause_share)
             if not any(thread.is_alive() for thread in threads) and set(counts) <= {JobStatus.SUCCEEDED}:
@@ -274,12 +297,23 @@ def check(place: Place, keys: list[str]) -> None:
     assert files == named
 
 
-def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str) -> None:
-    run(tmp_path, model, kills=5, jobs=24, clients=4, workers=1, forks=True)
+def test_nothing_is_lost_when_processes_are_killed(tmp_path: Path, model: str, zygote: str) -> None:
+    run(tmp_path, model, kills=5, jobs=24, clients=4, workers=1, zygote=zygote)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("forks", [True, False], ids=["forked", "spawned"])
-def test_nothing_is_lost_when_processes_are_killed_many_times(tmp_path: Path, model: str, forks: bool) -> None:
-    kills = int(os.environ.get("GESSO_KILLS", "50"))
-    run(tmp_path, model, kills=kills, jobs=4 * kills, clients=8, workers=2, forks=forks, pause_share=0.1)
+def test_nothing_is_lost_when_processes_are_killed_many_times(
+    tmp_path: Path, model: str, zygote: str, forks: bool
+) -> None:
+    kills, clients = int(os.environ.get("GESSO_KILLS", "50")), int(os.environ.get("GESSO_KILL_CLIENTS", "8"))
+    run(
+        tmp_path,
+        model,
+        kills=kills,
+        jobs=4 * kills,
+        clients=clients,
+        workers=2,
+        zygote=zygote if forks else None,
+        pause_share=0.1,
+    )

@@ -1,5 +1,8 @@
 """The queue: what is accepted stays, is worked by one at a time, and ends once."""
 
+import errno
+import os
+import random
 import shutil
 import sqlite3
 import threading
@@ -14,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine, event, text
 
 from gesso.errors import GessoError
-from gesso.serving.jobs import JobStatus, NewJob, Output, Work, Worker
+from gesso.serving.jobs import Drawn, JobStatus, Lease, NewJob, Output, Work, Worker
 from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
 from gesso.serving.tables import REVISION, metadata
@@ -659,12 +662,175 @@ def test_sqlite_is_set_up_for_work_that_must_not_be_lost(tmp_path: Path) -> None
             connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         ]
-    assert pragmas == ["wal", 2, 1, 30000]
-    with store.database.writing(durable=False) as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1
+    assert pragmas == ["wal", 1, 1, 30000]
     store.close()
     with closing(sqlite3.connect(tmp_path / "queue.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+class Disk:
+    """What is on the disk when the power fails: the database as it was when the log was last brought there."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path, self.image, self.syncs = path, path.with_name("after"), 0
+        self.error: OSError | None = None
+        self.lock = threading.Lock()
+        self.image.mkdir()
+        monkeypatch.setattr("gesso.serving.sync.os.fdatasync", self.sync)
+
+    def sync(self, handle: int) -> None:
+        log = Path(f"{self.path}-wal")
+        assert os.path.samestat(os.fstat(handle), log.stat())
+        if self.error is not None:
+            raise self.error
+        with self.lock:
+            for file in (self.path, log):
+                shutil.copy(file, self.image / file.name)
+        self.syncs += 1
+
+    def after_power_loss(self) -> JobStore:
+        shutil.rmtree(self.path.with_name("again"), ignore_errors=True)
+        with self.lock:
+            shutil.copytree(self.image, self.path.with_name("again"))
+        return JobStore(self.path.with_name("again") / self.path.name)
+
+
+def test_what_was_accepted_is_on_the_disk_before_anybody_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = JobStore(tmp_path / "queue.db")
+    disk = Disk(tmp_path / "queue.db", monkeypatch)
+    told: list[str] = []
+
+    def submit(number: int) -> None:
+        for count in range(5):
+            job, _ = store.submit(new(idempotency_key=f"{number} {count}"))
+            told.append(job.id)
+            if number == 0:  # the power fails here: what clients were told of is there
+                known = list(told)
+                after = disk.after_power_loss()
+                assert {after.get(id).id for id in known} == set(known)
+                after.close()
+
+    in_threads(8, submit)
+    assert len(told) == 40
+    job = store.cancel(told[0])
+    assert job.status == JobStatus.CANCELED
+    after = disk.after_power_loss()
+    assert after.get(told[0]).status == JobStatus.CANCELED and len(after.list_jobs(limit=100).jobs) == 40
+    after.close()
+    store.close()
+
+
+def test_one_fsync_serves_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, syncs = JobStore(tmp_path / "queue.db"), list[float]()
+
+    def slow(handle: int) -> None:
+        syncs.append(time.monotonic())
+        time.sleep(0.05)
+
+    monkeypatch.setattr("gesso.serving.sync.os.fdatasync", slow)
+    in_threads(16, lambda number: [store.submit(new()) for _ in range(4)] and None)
+    assert store.counts() == {JobStatus.QUEUED: 64}
+    assert len(syncs) <= 24, "each submission had an fsync of its own"
+    store.close()
+
+
+def test_a_log_that_did_not_reach_the_disk_is_believed_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of a lost page once. What was accepted after that has to be in the database itself."""
+    store = JobStore(tmp_path / "queue.db")
+    disk = Disk(tmp_path / "queue.db", monkeypatch)
+    disk.error = OSError(errno.EIO, "Input/output error")
+    assert refused(store.submit, new()).code == "database_unusable"
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    assert refused(store.submit, new()).code == "disk_full"
+    disk.error = None
+    job, _ = store.submit(new())
+    (tmp_path / "only").mkdir()
+    shutil.copy(tmp_path / "queue.db", tmp_path / "only" / "queue.db")  # without the log
+    after = JobStore(tmp_path / "only" / "queue.db")
+    assert after.counts() == {JobStatus.QUEUED: 3}  # those as well whose clients were told of the error
+    after.close()
+    again = disk.after_power_loss()
+    assert again.get(job.id).status == JobStatus.QUEUED
+    again.close()
+    store.close()
+
+
+def test_an_end_reaches_the_disk_within_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = JobStore(tmp_path / "queue.db")
+    disk = Disk(tmp_path / "queue.db", monkeypatch)
+    store.submit(new())
+    lease = store.claim("w", lease_seconds=30)
+    assert lease is not None and store.add_output(lease, output(lease.job.id))
+    before = disk.syncs
+    assert store.finish(lease)
+    until = time.monotonic() + 10
+    while disk.syncs == before and time.monotonic() < until:
+        time.sleep(0.01)
+    after = disk.after_power_loss()
+    assert after.get(lease.job.id).status == JobStatus.SUCCEEDED and len(after.get(lease.job.id).outputs) == 1
+    after.close()
+    store.close()
+
+
+def test_a_race_of_cancelling_and_finishing_ends_a_job_once(url: str) -> None:
+    """A worker that ends its jobs while their client cancels them: each has one end, and says so once."""
+    stores = [JobStore(url), JobStore(url)]
+    ids = [job.id for job, _ in stores[0].submit_all([new()] * 60)]
+    leases = stores[0].claim_many("w", 40, lease_seconds=60)  # the others wait
+    assert len(leases) == 40
+    start = threading.Barrier(2)
+
+    def finish(lease: Lease) -> None:
+        if stores[0].holds(lease) == JobStatus.CANCELING:
+            assert stores[0].canceled(lease)
+        else:  # may be canceled by now, and is done nevertheless
+            said = Drawn(lease=lease, outputs=(output(lease.job.id),), is_done=True, progress={"value": 1.0})
+            assert stores[0].record([said]) == [True]
+
+    def race(number: int) -> None:
+        start.wait()
+        for lease in leases if number == 0 else ():
+            finish(lease)
+        for id in (*reversed(ids[20:]), *ids[:20]) if number == 1 else ():
+            stores[1].cancel(id)
+
+    in_threads(2, race)
+    for id in ids:
+        job = stores[0].get(id)
+        told = [event.data["status"] for event in stores[0].events_after(id) if event.type == "status"]
+        assert told[-1] == job.status and sum(JobStatus(one).is_final for one in told) == 1, told
+        assert len(job.outputs) == (job.status == JobStatus.SUCCEEDED)
+    assert stores[0].counts().keys() <= {JobStatus.CANCELED, JobStatus.SUCCEEDED}
+    assert stores[0].counts()[JobStatus.CANCELED] >= 20
+    for store in stores:
+        store.close()
+
+
+def test_a_race_for_leases_that_lapse_gives_each_job_one_end(url: str) -> None:
+    """Three workers whose leases are too short for their work: each job is finished by one of them."""
+    stores = [JobStore(url, max_crashes=10**6) for _ in range(3)]
+    ids = [job.id for job, _ in stores[0].submit_all([new(owner=str(number % 4)) for number in range(30)])]
+    done: list[str] = []
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        end = time.monotonic() + 60
+        while stores[number].counts().keys() - {JobStatus.SUCCEEDED} and time.monotonic() < end:
+            leases = stores[number].claim_many(f"w{number}", 4, lease_seconds=0.02)
+            time.sleep(0.04 * chance.random())
+            said = [Drawn(lease=one, outputs=(output(one.job.id),), is_done=True) for one in leases]
+            for one, holds in zip(leases, stores[number].record(said), strict=True):
+                done.extend([one.job.id] if holds else [])
+
+    in_threads(3, work)
+    assert sorted(done) == sorted(ids) and stores[0].counts() == {JobStatus.SUCCEEDED: 30}
+    for id in ids:
+        told = [event.data.get("status") for event in stores[0].events_after(id)]
+        assert told.count("succeeded") == 1 and len(stores[0].get(id).outputs) == 1
+    for store in stores:
+        store.close()
 
 
 @pytest.mark.parametrize(

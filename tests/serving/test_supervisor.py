@@ -27,7 +27,7 @@ class Fake:
     def __init__(self, name: str, options: WorkerOptions) -> None:
         self.name, self.options, self.pid = name, options, 1000 + len(Fake.made)
         self.code: int | None = None
-        self.obeys = True
+        self.obeys, self.woken = True, 0
         Fake.made.append(self)
 
     def poll(self) -> int | None:
@@ -42,6 +42,12 @@ class Fake:
 
     def kill(self) -> None:
         self.code = -9
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def listen(self) -> bool:
+        return False
 
 
 @pytest.fixture

@@ -63,6 +63,9 @@ def attachment_of(
             strength = unet if component == "unet" else text
             if component in networks and (callable(strength) or strength != 0):
                 attachment._add(name, change, strength, lora)
+    if not any(callable(strength) for _, unet, text in loras for strength in (unet, text)):
+        kept = sorted((id(lora), unet, text) for lora, unet, text in loras)  # the attachment holds them
+        attachment.key = (*((name, id(network)) for name, network in sorted(networks.items())), *kept, merged)
     return attachment
 
 
@@ -77,10 +80,14 @@ def _now(strength: Strength) -> float:
 
 
 class Attachment:
-    """Adapters for networks, attached or not. A context manager; `detach` may be called more than once."""
+    """Adapters for networks, attached or not. A context manager; `detach` may be called more than once.
+
+    key  equal for two that change the same networks alike, so that either will do for both
+    """
 
     def __init__(self, networks: Mapping[str, nn.Module], merged: bool) -> None:
         self._networks, self._merged = networks, merged
+        self.key: object = (id(self),)
         self._layers: dict[str, _Layer] = {}
 
     @property

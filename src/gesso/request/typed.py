@@ -82,7 +82,7 @@ def check(cls: type, values: Mapping[str, Any], *, prefix: str = "") -> dict[str
     values: one for each field, from JSON or from Python. prefix: what a message puts before a name: "hires." Raises
     RequestError, whose field is the path of the value that cannot be: "num_steps", "loras[0].weight".
     """
-    for name, kind in types_of(cls).items():
+    for name, kind in _with_parts(cls):
         _check_names(kind, values[name], f"{prefix}{name}")
     try:
         return dict(msgspec.convert(values, _wire(cls), strict=True))
@@ -122,8 +122,14 @@ def _check_names(kind: Any, value: object, path: str, *, exact: bool = False) ->
             for name, field in known.items():
                 if name not in one and (exact or (field.default is MISSING and field.default_factory is MISSING)):
                     raise RequestError(f"{where}.{name}", f"{where}: field {name!r} is missing")
-            for name, inner in types_of(part).items():
+            for name, inner in _with_parts(part):
                 _check_names(inner, one.get(name), f"{where}.{name}", exact=exact)
+
+
+@cache
+def _with_parts(cls: type) -> tuple[tuple[str, Any], ...]:
+    """The fields of a dataclass that hold dataclasses, with their types: to hash a type costs more than to check it."""
+    return tuple((name, kind) for name, kind in types_of(cls).items() if _parts(kind))
 
 
 @cache

@@ -179,6 +179,7 @@ class Batcher:
             assert run.call is not None
             groups.setdefault(_shape_of(run.call) or number, []).append(run)
         for group in groups.values():
+            group.sort(key=_set_of)  # one set of adapters is applied once, to rows that lie side by side
             for first in range(0, len(group), self.runs_per_call):
                 yield group[first : first + self.runs_per_call]
 
@@ -213,8 +214,15 @@ def _shape_of(call: NetworkCall) -> tuple[Any, ...] | None:
     if isinstance(network, PictureCaller):
         return (network.part, *common)
     # Merged weights are the same for all rows of a call.
-    merged = id(network.adapters) if network.adapters is not None and not network.adapters.is_by_row else None
+    merged = network.adapters.key if network.adapters is not None and not network.adapters.is_by_row else None
     return ("unet", merged, call.conditioning.shapes, *common)
+
+
+def _set_of(run: Run[Any]) -> str:
+    """Equal for runs with the same set of adapters."""
+    network = None if run.call is None else run.call.network
+    adapters = network.adapters if isinstance(network, UNetCaller) else None
+    return "" if adapters is None else repr(adapters.key)
 
 
 def _answer_together(calls: Sequence[NetworkCall]) -> Sequence[Tensor]:
@@ -261,12 +269,12 @@ def _joined_control_function(parts: Sequence[tuple[slice, ControlFunction | None
 
 @contextmanager
 def _joined_adapters(parts: Sequence[tuple[slice, Attachment | None]], num_rows: int) -> Iterator[None]:
-    """Applies each to its own rows; one that several adjacent runs share is applied to all their rows at once."""
+    """Applies each to its own rows; a set that several adjacent runs have is applied to all their rows at once."""
     spans: list[tuple[slice, Attachment]] = []
     for rows, attachment in parts:
         if attachment is None:
             continue
-        if spans and spans[-1][1] is attachment and spans[-1][0].stop == rows.start:
+        if spans and spans[-1][1].key == attachment.key and spans[-1][0].stop == rows.start:
             spans[-1] = slice(spans[-1][0].start, rows.stop), attachment
         else:
             spans.append((rows, attachment))

@@ -4,18 +4,17 @@ Each function takes the connection of a transaction that writes alone, see `Data
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, and_, func, insert, select
 
 from gesso.errors import GessoError, short
-from gesso.serving.jobs import Job, JobStatus, NewJob
-from gesso.serving.rows import cost_of, insert_event, jobs_of, plain
-from gesso.serving.tables import HELD, QUEUED, job_uploads, jobs, owners, to_json, uploads
+from gesso.serving.jobs import Job, JobStatus, NewJob, Work
+from gesso.serving.rows import QueueCounts, cost_of, jobs_of, plain
+from gesso.serving.tables import HELD, events, job_uploads, jobs, owners, to_json, uploads
 
 MAX_KEY = 255  # characters of an idempotency key
 _SPEED_SAMPLE = 20  # jobs that say how long one takes
@@ -62,36 +61,203 @@ def checked(new: NewJob) -> str:
         ) from None
 
 
-class Room:
-    """How many jobs may still wait, in all and of each owner. Counts what was taken."""
+@dataclass(frozen=True)
+class Limits:
+    """How many jobs may wait at once.  all: together; own: of one owner"""
 
-    def __init__(self, connection: Connection, most: int, most_of_one: int) -> None:
-        self._connection, self._most, self._most_of_one = connection, most, most_of_one
-        self._all: int | None = None
-        self._own = Counter[str]()
-        self._looked: set[str] = set()
+    all: int
+    own: int
 
-    def take(self, owner: str) -> None:
-        """Take the place of one job. Raises GessoError (code queue_full)."""
-        queued = select(func.count()).select_from(jobs).where(QUEUED)
-        if self._all is None:
-            self._all = self._connection.execute(queued).scalar_one()
-        if owner not in self._looked:
-            self._own[owner] += self._connection.execute(queued.where(jobs.c.owner == owner)).scalar_one()
-            self._looked.add(owner)
-        if self._all >= self._most:
-            raise self._full(self._all, self._most, is_own=False)
-        if self._own[owner] >= self._most_of_one:
-            raise self._full(self._own[owner], self._most_of_one, is_own=True)
-        self._all += 1
-        self._own[owner] += 1
+
+Accepted = list[tuple[Job, bool]]  # each job with whether it is new
+
+
+def accept(
+    connection: Connection, wishes: Sequence[Sequence[Asked]], limits: Limits, now: float, *, again: bool
+) -> list[Accepted | Exception]:
+    """Write the jobs of several who ask at the same time, or find those that their keys gave before.
+
+    again  they may have been written before, when the answer to the commit was lost
+    -> for each who asks, all jobs; or a GessoError, and none of theirs is written: idempotency_key_reuse, queue_full,
+    asset_missing.
+    """
+    return _Accepting(connection, wishes, limits, now, again=again).run()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A job that is to be written.  used: the uploads that it draws from"""
+
+    asked: Asked
+    job: Job
+    used: Sequence[str]
+
+
+class _Accepting:
+    """What is known of the queue while jobs are added to it, and those that are to be written."""
+
+    def __init__(
+        self, connection: Connection, wishes: Sequence[Sequence[Asked]], limits: Limits, now: float, *, again: bool
+    ) -> None:
+        self.connection, self.wishes, self.limits, self.now = connection, wishes, limits, now
+        every = [asked for wish in wishes for asked in wish]
+        self.by_id, self.by_key = dict[str, Row[Any]](), dict[tuple[str, str | None], Row[Any]]()
+        self._find_known(every, again=again)
+        self.queue = QueueCounts(connection, {asked.new.owner for asked in every})
+        self.made: list[_Made] = []
+        self.made_by_key: dict[tuple[str, str | None], _Made] = {}
+        self._seconds: int | None = None
+
+    def run(self) -> list[Accepted | Exception]:
+        answers = [self._take(wish) for wish in self.wishes]
+        if self.made:
+            self._write()
+        rows = {row.id: row for row in (*self.by_id.values(), *self.by_key.values())}
+        known = {job.id: job for job in jobs_of(self.connection, list(rows.values()))} if rows else {}
+        return [
+            answer
+            if isinstance(answer, Exception)
+            else [(job if isinstance(job, Job) else known[job], is_new) for job, is_new in answer]
+            for answer in answers
+        ]
+
+    def _find_known(self, every: Sequence[Asked], *, again: bool) -> None:
+        """The jobs that were accepted before, by their ids, and by owner and key."""
+        keys: dict[str, list[str]] = {}
+        for asked in every:
+            if asked.new.idempotency_key is not None:
+                keys.setdefault(asked.new.owner, []).append(asked.new.idempotency_key)
+        conditions = [
+            and_(jobs.c.owner == owner, jobs.c.idempotency_key.in_(part))
+            for owner, own in keys.items()
+            for part in _parts(own)
+        ]
+        for row in self._rows(conditions):
+            self.by_key[row.owner, row.idempotency_key] = row
+        if again:
+            for row in self._rows([jobs.c.id.in_(part) for part in _parts([asked.id for asked in every])]):
+                self.by_id[row.id] = row
+
+    def _rows(self, conditions: Sequence[Any]) -> Iterator[Row[Any]]:
+        for condition in conditions:
+            yield from self.connection.execute(select(jobs).where(condition))
+
+    def _take(self, wish: Sequence[Asked]) -> "list[tuple[Job | str, bool]] | Exception":
+        """What one asks for, whole or not at all. -> jobs, or the ids of those that are there already"""
+        first, answer = len(self.made), list[tuple[Job | str, bool]]()
+        try:
+            for asked in wish:
+                name = asked.new.owner, asked.new.idempotency_key
+                if asked.id in self.by_id:  # written before, when the answer to the commit was lost
+                    answer.append((asked.id, True))
+                elif name[1] is not None and (row := self.by_key.get(name)) is not None:
+                    _check_same(asked, row.id, row.work_hash)
+                    answer.append((row.id, False))
+                elif name[1] is not None and (before := self.made_by_key.get(name)) is not None:
+                    _check_same(asked, before.job.id, before.asked.digest)
+                    answer.append((before.job, False))
+                else:
+                    answer.append((self._make(asked), True))
+        except GessoError as error:
+            for made in self.made[first:]:
+                self.queue.remove(made.job.owner, made.job.priority)
+                self.made_by_key.pop((made.job.owner, made.job.idempotency_key), None)
+            del self.made[first:]
+            return error
+        return answer
+
+    def _make(self, asked: Asked) -> Job:
+        new, limits, queue = asked.new, self.limits, self.queue
+        if queue.all >= limits.all:
+            raise self._full(queue.all, limits.all, is_own=False)
+        if (own := queue.of(new.owner)) >= limits.own:
+            raise self._full(own, limits.own, is_own=True)
+        used = _uploads(self.connection, new)
+        job = Job(
+            id=asked.id,
+            owner=new.owner,
+            work=Work(**plain(new.work)),
+            status=JobStatus.QUEUED,
+            priority=new.priority,
+            created_at=self.now,
+            deadline=new.deadline,
+            position=queue.add(new.owner, new.priority),
+            idempotency_key=new.idempotency_key,
+            batch=new.batch,
+            metadata=dict(new.metadata),
+        )
+        made = _Made(asked, job, used)
+        self.made.append(made)
+        if job.idempotency_key is not None:
+            self.made_by_key[job.owner, job.idempotency_key] = made
+        return job
 
     def _full(self, count: int, limit: int, *, is_own: bool) -> GessoError:
-        seconds = _seconds_a_job(self._connection)
+        if self._seconds is None:
+            self._seconds = _seconds_a_job(self.connection)
         return GessoError(
-            f"the queue is full: {count} jobs{' of yours' if is_own else ''} are waiting. Try again in {seconds} s",
+            f"the queue is full: {count} jobs{' of yours' if is_own else ''} are waiting. "
+            f"Try again in {self._seconds} s",
             code="queue_full",
-            data={"retry_after": seconds, "queued": count, "limit": limit, "is_own": is_own},
+            data={"retry_after": self._seconds, "queued": count, "limit": limit, "is_own": is_own},
+        )
+
+    def _write(self) -> None:
+        if strangers := self.queue.strangers & {made.job.owner for made in self.made}:
+            known = set(self.connection.scalars(select(owners.c.owner).where(owners.c.owner.in_(strangers))))
+            if new := strangers - known:
+                self.connection.execute(insert(owners), [{"owner": owner, "served": 0} for owner in sorted(new)])
+        self.connection.execute(insert(jobs), [_row_of(made) for made in self.made])
+        data = [(made.job.id, {"status": JobStatus.QUEUED, "queue_position": made.job.position}) for made in self.made]
+        self.connection.execute(
+            insert(events),
+            [{"job": id, "number": 1, "type": "status", "at": self.now, "data": value} for id, value in data],
+        )
+        if used := [{"job": made.job.id, "upload": upload} for made in self.made for upload in made.used]:
+            self.connection.execute(insert(job_uploads), used)
+
+
+def _row_of(made: _Made) -> dict[str, Any]:
+    job, new = made.job, made.asked.new
+    return {
+        "id": job.id,
+        "owner": job.owner,
+        "status": job.status,
+        "priority": job.priority,
+        "model": job.work.model,
+        "cost": cost_of(job.work),
+        "work": plain(job.work),
+        "work_hash": made.asked.digest,
+        "idempotency_key": job.idempotency_key,
+        "batch": job.batch,
+        "metadata": job.metadata,
+        "created_at": job.created_at,
+        "deadline": job.deadline,
+        "attempts": 0,
+        "crashes": 0,
+        "fence": 0,
+        "last_event": 1,
+        "progress": {},
+        "webhook": None if new.webhook is None else dict(new.webhook),
+        "webhook_tries": 0,
+    }
+
+
+def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as a statement may have."""
+    for start in range(0, len(values), 500):
+        yield values[start : start + 500]
+
+
+def _check_same(asked: Asked, job: str, digest: str) -> None:
+    """Raises GessoError where the key of this work was that of another."""
+    if digest != asked.digest:
+        raise GessoError(
+            f"the idempotency key {short(asked.new.idempotency_key)} came before with other work. "
+            "Use a new key for new work",
+            code="idempotency_key_reuse",
+            field="idempotency_key",
+            data={"job": job},
         )
 
 
@@ -108,79 +274,6 @@ def _seconds_a_job(connection: Connection) -> int:
     held = select(func.count(jobs.c.worker.distinct())).where(HELD)
     busy = connection.execute(held).scalar_one()
     return max(1, math.ceil((_FIRST_GUESS if mean is None else float(mean)) / max(busy, 1)))
-
-
-def accept(connection: Connection, asked: Sequence[Asked], room: Room, now: float) -> list[tuple[Job, bool]]:
-    """Write the jobs, or find those that their keys gave before. -> each with whether it is new
-
-    Raises GessoError: idempotency_key_reuse, queue_full, asset_missing.
-    """
-    accepted = []
-    for each in asked:
-        row = connection.execute(select(jobs).where(jobs.c.id == each.id)).one_or_none()
-        if row is not None:  # written before, when the answer to the commit was lost
-            accepted.append((row, True))
-        elif (row := _same_key(connection, each)) is not None:
-            accepted.append((row, False))
-        else:
-            room.take(each.new.owner)
-            accepted.append((_insert(connection, each, now), True))
-    made = jobs_of(connection, [row for row, _ in accepted])
-    for job, (row, _) in zip(made, accepted, strict=True):
-        if row.last_event == 0:
-            connection.execute(jobs.update().where(jobs.c.id == job.id).values(last_event=1))
-            data = {"status": JobStatus.QUEUED, "queue_position": job.position}
-            insert_event(connection, job.id, 1, "status", now, data)
-    return [(job, is_new) for job, (_, is_new) in zip(made, accepted, strict=True)]
-
-
-def _same_key(connection: Connection, asked: Asked) -> Row[Any] | None:
-    key = asked.new.idempotency_key
-    if key is None:
-        return None
-    same = (jobs.c.owner == asked.new.owner, jobs.c.idempotency_key == key)
-    row = connection.execute(select(jobs).where(*same)).one_or_none()
-    if row is not None and row.work_hash != asked.digest:
-        raise GessoError(
-            f"the idempotency key {short(key)} came before with other work. Use a new key for new work",
-            code="idempotency_key_reuse",
-            field="idempotency_key",
-            data={"job": row.id},
-        )
-    return row
-
-
-def _insert(connection: Connection, asked: Asked, now: float) -> Row[Any]:
-    new = asked.new
-    used = _uploads(connection, new)
-    if connection.execute(select(owners.c.owner).where(owners.c.owner == new.owner)).one_or_none() is None:
-        connection.execute(insert(owners).values(owner=new.owner, served=0))
-    values = {
-        "id": asked.id,
-        "owner": new.owner,
-        "status": JobStatus.QUEUED,
-        "priority": new.priority,
-        "model": new.work.model,
-        "cost": cost_of(new.work),
-        "work": plain(new.work),
-        "work_hash": asked.digest,
-        "idempotency_key": new.idempotency_key,
-        "batch": new.batch,
-        "metadata": dict(new.metadata),
-        "created_at": now,
-        "deadline": new.deadline,
-        "attempts": 0,
-        "crashes": 0,
-        "fence": 0,
-        "last_event": 0,
-        "progress": {},
-        "webhook": None if new.webhook is None else dict(new.webhook),
-        "webhook_tries": 0,
-    }
-    row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
-    if used:
-        connection.execute(insert(job_uploads), [{"job": asked.id, "upload": upload} for upload in used])
-    return row
 
 
 def _uploads(connection: Connection, new: NewJob) -> list[str]:

@@ -2,8 +2,12 @@
 
 Writing takes one transaction at a time, as SQLite has it anyway and PostgreSQL by an advisory lock: what is read in a
 transaction that writes still holds when it commits, so that no rule of the queue depends on isolation levels.
+
+A commit of SQLite does not wait for the disk, which takes milliseconds: who needs it waits afterwards, when the next
+writer is at work already, and one fsync serves all who wait. See `sync.DiskSync`.
 """
 
+import errno
 import logging
 import sqlite3
 import time
@@ -28,6 +32,7 @@ from sqlalchemy.exc import (
 )
 
 from gesso.errors import GessoError
+from gesso.serving.sync import DiskSync
 from gesso.serving.tables import REVISION
 
 BUSY_SECONDS = 30.0  # that a writer waits for others
@@ -55,6 +60,7 @@ class Database:
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.engine = _engine(self._url)
         self._turn = Lock() if self.is_sqlite else nullcontext()  # threads need not fight for what is one at a time
+        self._sync = DiskSync(Path(f"{self._url.database}-wal"), self._checkpoint) if self.is_sqlite else None
         self._watch_lock = Lock()
         self._watching: Connection | None = None
         self._clock_name: str = ""
@@ -78,6 +84,8 @@ class Database:
             if self._watching is not None:
                 self._watching.close()
                 self._watching = None
+        if self._sync is not None:
+            self._sync.close()
         self.engine.dispose()
 
     @contextmanager
@@ -92,14 +100,55 @@ class Database:
 
         durable  on the disk when the block is left; else it may be lost when the machine loses its power, no sooner
         """
+        with self.committing(durable=durable) as connection:
+            yield connection
+        if durable:
+            self.sync()
+
+    @contextmanager
+    def committing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """As `writing`, but what SQLite has committed is on the disk after the next `sync`, and seen by others before.
+
+        durable  of PostgreSQL: on the disk when the block is left
+        """
         with self._turn, self.engine.connect() as connection:
-            connection = connection.execution_options(gesso_write="FULL" if durable else "NORMAL")
+            connection = connection.execution_options(gesso_write=True)
             with connection.begin():
                 if not self.is_sqlite:
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
                     if not durable:
                         connection.execute(text("SET LOCAL synchronous_commit TO OFF"))
                 yield connection
+
+    def sync(self) -> None:
+        """Wait until all that was committed is on the disk. Raises GessoError where the disk does not take it."""
+        if self._sync is None:
+            return
+        try:
+            self._sync.wait()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._full() from error
+            raise GessoError(
+                f"the disk of {self.name} does not keep what is written ({error.strerror}). Check the disk",
+                code="database_unusable",
+                data={"database": self.name},
+            ) from error
+
+    def sync_soon(self) -> None:
+        """Bring all that was committed to the disk within a moment, and do not wait for it."""
+        if self._sync is not None:
+            self._sync.soon()
+
+    def _checkpoint(self) -> None:
+        """Move what was committed from the log into the database, and to the disk. Raises OSError."""
+        try:
+            with self._turn, self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                busy, _, _ = connection.exec_driver_sql("PRAGMA wal_checkpoint(FULL)").one()
+        except DBAPIError as error:
+            raise OSError(errno.EIO, _reason(error)) from error
+        if busy:
+            raise OSError(errno.EIO, "another process reads the log")
 
     def again(self, work: Callable[[], T]) -> T:
         """What `work` returns; it is tried again while the database is busy or restarts, for some seconds.
@@ -131,29 +180,40 @@ class Database:
         if (self.is_sqlite and _sqlite_code(error) == sqlite3.SQLITE_FULL) or getattr(
             error.orig, "sqlstate", ""
         ) == "53100":
-            return GessoError(f"the disk of {self.name} is full. Make room, then try again", code="disk_full")
+            return self._full()
         return GessoError(
             f"the queue's database {self.name} cannot be used ({_reason(error)}). Check its place and rights",
             code="database_unusable",
             data={"database": self.name},
         )
 
+    def _full(self) -> GessoError:
+        return GessoError(f"the disk of {self.name} is full. Make room, then try again", code="disk_full")
+
     def changes(self) -> str:
         """A mark that is another one whenever something was committed, by whatever process. Costs microseconds."""
-        return self.again(self._changes)
+        # SQLite counts the commits of other connections, and this one commits nothing. A snapshot of PostgreSQL lists
+        # the transactions that it does not see.
+        return str(self.glance("PRAGMA data_version" if self.is_sqlite else "SELECT pg_current_snapshot()::text"))
 
-    def _changes(self) -> str:
+    def glance(self, sql: str) -> Any:
+        """The one value of a statement that reads a little. Of SQLite it costs microseconds, and need not be waited
+        for."""
+        return self.again(partial(self._glance, sql))
+
+    def _glance(self, sql: str) -> Any:
         with self._watch_lock:
             if self._watching is None:
                 self._watching = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
-                # SQLite counts the commits of other connections, and this one commits nothing. A snapshot of PostgreSQL
-                # lists the transactions that it does not see.
-                return str(
-                    self._watching.exec_driver_sql(
-                        "PRAGMA data_version" if self.is_sqlite else "SELECT pg_current_snapshot()::text"
-                    ).scalar_one()
-                )
+                if self.is_sqlite:
+                    driver = self._watching.connection.driver_connection
+                    assert driver is not None
+                    try:
+                        return driver.execute(sql).fetchone()[0]
+                    except sqlite3.Error:
+                        pass  # once more, for an error of SQLAlchemy's
+                return self._watching.exec_driver_sql(sql).scalar_one()
             except DBAPIError:
                 self._watching.close()
                 self._watching = None
@@ -260,20 +320,19 @@ def _engine(url: URL) -> Engine:
 def _connect_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = NORMAL")  # commits are brought to the disk by `Database.sync`
 
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("isolation_level") == "AUTOCOMMIT":
         return
-    synchronous = options.get("gesso_write")
-    if synchronous is None:
-        connection.exec_driver_sql("BEGIN")
-        return
-    connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")  # has to come before the transaction
-    connection.exec_driver_sql("PRAGMA busy_timeout = 0")  # SQLite sleeps up to 0.1 s, and others slip in meanwhile
     driver = connection.connection.driver_connection
     assert driver is not None
+    if not options.get("gesso_write"):
+        driver.execute("BEGIN")
+        return
+    driver.execute("PRAGMA busy_timeout = 0")  # SQLite sleeps up to 0.1 s, and others slip in meanwhile
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -284,7 +343,7 @@ def _begin_sqlite(connection: Connection) -> None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises the error as SQLAlchemy's
                 break
         time.sleep(_TURN_SECONDS)
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
+    driver.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
 
 
 def _lease_clock() -> tuple[str, Callable[[], float]]:

@@ -31,7 +31,7 @@ from gesso.runtime.batcher import Run
 from gesso.runtime.cancel import CancelledError, CancelToken
 from gesso.serving.blobs import BlobStore
 from gesso.serving.enlarging import enlarge
-from gesso.serving.jobs import Job, Lease, Output, error_value
+from gesso.serving.jobs import Drawn, Job, Lease, Output, error_value
 from gesso.serving.options import WorkerOptions
 from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
@@ -97,6 +97,9 @@ class Drawing:
         self._pipeline: TextToImage | None = None
         self._last_preview, self._preview_cost = time.monotonic(), 0.0
         self._told: set[str] = set()
+        self._outputs: list[Output] = []  # of which the store was not told yet, as of these:
+        self._notices: list[dict[str, Any]] = []
+        self._unsaid: Drawn | None = None
 
     def stop(self, reason: Stop) -> None:
         """Stop within a step. The first reason counts. From any thread."""
@@ -264,18 +267,25 @@ class Drawing:
         self._preview_cost = self._last_preview - begin
 
     def _tell(self, notice: Notice) -> None:
-        if notice not in self._told:
-            self._told.add(notice)
-            self.store.notice(self.lease, notice_value(notice))
+        if (value := self._new_notice(notice)) is not None:
+            self.store.notice(self.lease, value)
+
+    def _new_notice(self, notice: Notice) -> dict[str, Any] | None:
+        """A notice, unless it was told before."""
+        if notice in self._told:
+            return None
+        self._told.add(notice)
+        return notice_value(notice)
 
     # ---- what came out -----------------------------------------------------------------------------------------------
 
     def keep(self, part: Part) -> None:
-        """Store a finished picture: its bytes first, then its row. Raises what ended its run, and GessoError."""
+        """Store the bytes of a finished picture. Raises what ended its run, and GessoError."""
         self.active.remove(part)
         picture = part.run.result().with_notices(part.notices)
         for notice in dict.fromkeys(picture.notices):
-            self._tell(notice)
+            if (value := self._new_notice(notice)) is not None:
+                self._notices.append(value)
         kind, content_type = self._format()
         self.add(
             part.index,
@@ -298,7 +308,7 @@ class Drawing:
         recipe: dict[str, Any],
         notices: tuple[Notice, ...] = (),
     ) -> None:
-        """Store the bytes of a finished picture, and say so."""
+        """Store the bytes of a finished picture; what is said of it comes with `told`."""
         output = Output(
             id=f"{self.job.id}-{index}",
             index=index,
@@ -311,22 +321,41 @@ class Drawing:
             recipe=recipe,
             notices=tuple(notice_value(notice) for notice in dict.fromkeys(notices)),
         )
-        if not self.store.add_output(self.lease, output):
-            self.stop("lost")
+        self._outputs.append(output)
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Write how it ended: done, or with this error; stopped, where it was.
+    def told(self, *, is_done: bool) -> Drawn:
+        """The pictures and notices that nobody has been told of, for `JobStore.record`.
 
-        An error of the store passes through.
+        is_done  it was the last; a job that was stopped meanwhile was faster
+        """
+        outputs, self._outputs = tuple(self._outputs), []
+        notices, self._notices = tuple(self._notices), []
+        is_done = is_done and self.stopped in (None, "canceled", "expired")
+        progress = {**self.state, "value": 1.0} if is_done else None
+        return Drawn(lease=self.lease, outputs=outputs, notices=notices, is_done=is_done, progress=progress)
+
+    def ended_well(self) -> None:
+        """Its end was written."""
+        self._say("done")
+
+    def _say(self, how: str) -> None:
+        log.info("%s after %.2f s", how, time.monotonic() - self._begin, extra={"job": self.job.id})
+
+    def end(self, error: BaseException) -> None:
+        """Write how it ended that was not done: with this error; stopped, where it was.
+
+        An error of the store passes through; it may be called again then.
         """
         for part in self.active:
             part.run.close()
-        name = "done" if error is None else self.stopped or "failed"
-        log.info("%s after %.2f s", name, time.monotonic() - self._begin, extra={"job": self.job.id})
-        if error is not None and not isinstance(error, CancelledError):
+        self._say(self.stopped or "failed")
+        if self._outputs or self._notices:  # pictures that were finished in the same step
+            self._unsaid = self.told(is_done=False)
+        if self._unsaid is not None:
+            self.store.record([self._unsaid])
+            self._unsaid = None
+        if not isinstance(error, CancelledError):
             self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
-        elif error is None and self.stopped in (None, "canceled", "expired"):
-            self.store.finish(self.lease, {**self.state, "value": 1.0})  # perhaps faster than what stopped it
         elif self.stopped == "canceled":
             self.store.canceled(self.lease)
         elif self.stopped == "expired":

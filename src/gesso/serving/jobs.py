@@ -199,6 +199,22 @@ class Lease:
     until: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a worker has to say of a job at once.
+
+    outputs   finished pictures, whose bytes are in the blob store already
+    notices   for the client, such as a setting that was ignored
+    is_done   the job has succeeded, with this last progress; None: with what was reported before
+    """
+
+    lease: Lease
+    outputs: tuple[Output, ...] = ()
+    notices: tuple[Mapping[str, Any], ...] = ()
+    is_done: bool = False
+    progress: Mapping[str, Any] | None = None
+
+
 def error_value(error: GessoError) -> dict[str, Any]:
     """An error as `Job.error` has it."""
     return {"code": error.code, "message": error.one_line, "field": error.field, "data": dict(error.data)}

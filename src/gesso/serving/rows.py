@@ -112,13 +112,19 @@ def _number(value: Any, usual: float) -> float:
 
 def jobs_of(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
     """The jobs of these rows, with their pictures and their places in the queue."""
-    drawn: dict[str, list[Output]] = {row.id: [] for row in rows}
-    if begun := [row.id for row in rows if row.attempts]:
-        statement = select(outputs).where(outputs.c.job.in_(begun)).order_by(outputs.c.job, outputs.c.index)
-        for row in connection.execute(statement):
-            drawn[row.job].append(output_of(row))
+    drawn = outputs_of(connection, [row.id for row in rows if row.attempts])
     places = positions(connection, [row for row in rows if row.status == JobStatus.QUEUED])
-    return [job_of(row, drawn[row.id], places.get(row.id)) for row in rows]
+    return [job_of(row, drawn.get(row.id, ()), places.get(row.id)) for row in rows]
+
+
+def outputs_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Output]]:
+    """The pictures of jobs, by the jobs' ids; of one without any there is no list."""
+    drawn: dict[str, list[Output]] = {}
+    if ids:
+        statement = select(outputs).where(outputs.c.job.in_(ids)).order_by(outputs.c.job, outputs.c.index)
+        for row in connection.execute(statement):
+            drawn.setdefault(row.job, []).append(output_of(row))
+    return drawn
 
 
 def job_of(row: Row[Any], drawn: Iterable[Output] = (), position: int | None = None) -> Job:
@@ -171,22 +177,64 @@ def upload_of(row: Row[Any]) -> Upload:
     return Upload(**row._mapping)
 
 
+class QueueCounts:
+    """How many jobs wait, by owner and priority, and when each owner was served.
+
+    strangers  of `asked`, those that have no job waiting, and may be in no row of owners
+    """
+
+    def __init__(self, connection: Connection, asked: Iterable[str] = ()) -> None:
+        served = select(owners.c.served).where(owners.c.owner == jobs.c.owner).scalar_subquery()
+        waiting = select(jobs.c.owner, jobs.c.priority, func.count(), served)
+        self._counts: dict[str, dict[int, int]] = {}
+        self._turns: dict[str, tuple[int, str]] = {}
+        self.all = 0
+        for row in connection.execute(waiting.where(QUEUED).group_by(jobs.c.owner, jobs.c.priority)):
+            self._counts.setdefault(row.owner, {})[row.priority] = row[2]
+            self._turns[row.owner] = row[3] or 0, row.owner
+            self.all += row[2]
+        self.strangers = set(asked) - self._counts.keys()
+        if self.strangers and self._counts:  # their turns count where others wait
+            known = select(owners.c.owner, owners.c.served).where(owners.c.owner.in_(self.strangers))
+            self._turns |= {row.owner: (row.served, row.owner) for row in connection.execute(known)}
+
+    def of(self, owner: str) -> int:
+        """How many jobs of an owner wait."""
+        return sum(self._counts.get(owner, {}).values())
+
+    def add(self, owner: str, priority: int) -> int:
+        """Count one more, the last of its priority. -> how many are likely drawn before it"""
+        own = self._counts.setdefault(owner, {})
+        before = sum(count for other, count in own.items() if other >= priority)
+        own[priority] = own.get(priority, 0) + 1
+        self.all += 1
+        return self.place(owner, before)
+
+    def remove(self, owner: str, priority: int) -> None:
+        """Count one less."""
+        self._counts[owner][priority] -= 1
+        self.all -= 1
+
+    def place(self, owner: str, before: int) -> int:
+        """How many jobs are likely drawn before one that has so many of its owner before it, as owners take turns."""
+        turn = self._turns.get(owner, (0, owner))
+        others = (
+            min(sum(counts.values()), before + (self._turns.get(other, (0, other)) < turn))
+            for other, counts in self._counts.items()
+            if other != owner
+        )
+        return before + sum(others)
+
+
 def positions(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, int]:
     """How many jobs are likely drawn before each of these queued ones, as owners take turns."""
     if not rows:
         return {}
-    count = select(jobs.c.owner, func.count()).where(QUEUED).group_by(jobs.c.owner)
-    counts: dict[str, int] = {each.owner: each[1] for each in connection.execute(count)}
-    served = select(owners.c.owner, owners.c.served).where(owners.c.owner.in_(list(counts)))
-    turns = {each.owner: (each.served, each.owner) for each in connection.execute(served)}
+    queue = QueueCounts(connection)
     places = {}
-    for owner in {row.owner for row in rows} & turns.keys():
-        mine = [row for row in rows if row.owner == owner]
-        for row, before in _ranks(connection, owner, mine):
-            others = (
-                min(count, before + (turns[other] < turns[owner])) for other, count in counts.items() if other != owner
-            )
-            places[row.id] = before + sum(others)
+    for owner in {row.owner for row in rows}:
+        for row, before in _ranks(connection, owner, [row for row in rows if row.owner == owner]):
+            places[row.id] = queue.place(owner, before)
     return places
 
 

@@ -15,16 +15,18 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import chain, count, takewhile, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from gesso.errors import GessoError, short
-from gesso.serving.accepting import Asked, Room, accept, checked
+from gesso.serving.accepting import Accepted, Asked, Limits, accept, checked
 from gesso.serving.database import Database
 from gesso.serving.jobs import (
+    Drawn,
     Job,
     JobEvent,
     JobPage,
@@ -38,16 +40,20 @@ from gesso.serving.jobs import (
     Worker,
     error_value,
 )
+from gesso.serving.recording import record
 from gesso.serving.rows import (
     Ids,
     add_event,
     change,
     event_of,
+    job_of,
     jobs_of,
     output_of,
+    outputs_of,
     upload_of,
 )
 from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, uploads, workers
+from gesso.serving.together import Together
 
 MAX_CRASHES = 2
 MAX_PAGE = 1000
@@ -67,6 +73,7 @@ class JobStore:
     keep_seconds          a final job and its pictures are forgotten after so long; None: never
     max_crashes           workers that may die with a job before it is set aside as failed
     clock                 seconds since the epoch
+    on_write              called after each change, by the thread that made it: others see it now
     Raises GessoError where the database cannot be used.
     """
 
@@ -84,7 +91,9 @@ class JobStore:
         self.max_crashes = max_crashes
         self.max_queued, self.max_queued_per_owner = max_queued, max_queued_per_owner or max_queued
         self.keep_seconds = keep_seconds
+        self.on_write: list[Callable[[], None]] = []
         self._clock, self._ids = clock, Ids(clock)
+        self._accept = Together(self._accept_together)
 
     def close(self) -> None:
         """Close all connections."""
@@ -94,12 +103,30 @@ class JobStore:
         """A mark that is another one whenever anything has changed, for those who watch: a few microseconds."""
         return self.database.changes()
 
-    def _write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+    def _commit(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        """Change something. SQLite has it on the disk after the next `sync`, PostgreSQL if it is durable."""
+
         def once() -> T:
-            with self.database.writing(durable=durable) as connection:
+            with self.database.committing(durable=durable) as connection:
                 return work(connection)
 
-        return self.database.again(once)
+        result = self.database.again(once)
+        for call in self.on_write:
+            call()
+        return result
+
+    def _write(self, work: Callable[[Connection], T], *, durable: bool = True, waits: bool = True) -> T:
+        """Change something.
+
+        durable  it stays when the machine loses its power
+        waits    it does when this returns; else within a moment
+        """
+        result = self._commit(work, durable=durable)
+        if durable and waits:
+            self.database.sync()
+        elif durable:
+            self.database.sync_soon()
+        return result
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         def once() -> T:
@@ -122,19 +149,37 @@ class JobStore:
 
     def submit_all(self, new: Sequence[NewJob]) -> list[tuple[Job, bool]]:
         """Accept several jobs, all or none of them: see `submit`."""
-        asked = [Asked(self._ids.new(), one, checked(one)) for one in new]
+        accepted = self._accept([Asked(self._ids.new(), one, checked(one)) for one in new])
+        self.database.sync()  # what was there before as well: perhaps it was committed a moment ago
+        return accepted
 
-        def work(connection: Connection) -> list[tuple[Job, bool]]:
-            room = Room(connection, self.max_queued, self.max_queued_per_owner)
-            return accept(connection, asked, room, self._clock())
+    def _accept_together(self, wishes: Sequence[Sequence[Asked]]) -> list[Accepted | Exception]:
+        """Those that several threads have asked for at the same time, in one transaction."""
+        tries = count()
 
-        return self._write(work)
+        def work(connection: Connection) -> list[Accepted | Exception]:
+            limits = Limits(self.max_queued, self.max_queued_per_owner)
+            return accept(connection, wishes, limits, self._clock(), again=next(tries) > 0)
+
+        return self._commit(work, durable=True)
 
     def get(self, id: str, owner: str | None = None) -> Job:
         """A job of an owner; None: whoever it belongs to. Raises GessoError (code job_missing)."""
 
         def work(connection: Connection) -> Job:
             return jobs_of(connection, [_job_row(connection, id, owner)])[0]
+
+        return self._read(work)
+
+    def final_of(self, ids: Sequence[str]) -> list[Job]:
+        """Those of these jobs that have come to their ends."""
+
+        def work(connection: Connection) -> list[Job]:
+            rows: list[Row[Any]] = []
+            for start in range(0, len(ids), 500):
+                some = (jobs.c.id.in_(ids[start : start + 500]), jobs.c.status.in_(_FINAL))
+                rows += connection.execute(select(jobs).where(*some)).all()
+            return jobs_of(connection, rows)
 
         return self._read(work)
 
@@ -355,40 +400,43 @@ class JobStore:
         model     only for this model, since the worker draws with it already. Where the job whose turn it is is for
                   another model and has waited for `patience` seconds, there are none
         max_cost  only jobs that cost no more, see `cost_of`, wherever they stand: to be drawn in between
-        A job with which a worker died is given out alone, and only where no model is asked for.
+        A job with which a worker died is given out alone, and only where no model is asked for. One that is too late
+        is told so when it is the first.
         """
 
         def work(connection: Connection) -> list[Lease]:
-            self._take_back(connection)
-            now, wanted, leases = self._clock(), model, list[Lease]()
+            if is_lapsed:
+                self._take_back(connection)
+            now = self._clock()
             if model is not None:
                 head = self._next(connection, warm=())
                 if head is not None and head.model != model and now - head.created_at >= patience:
                     return []
-            while len(leases) < count:
-                row = self._next(connection, warm=warm, model=wanted, max_cost=max_cost)
-                if row is not None and row.deadline is not None and row.deadline <= now:
-                    self._end(connection, [jobs.c.id == row.id], JobStatus.EXPIRED)
-                    continue
-                if row is None or (row.crashes and (leases or model is not None)):
+            while True:
+                first = self._next(connection, warm=warm, model=model, max_cost=max_cost)
+                if first is None or (first.crashes and model is not None):
+                    return []
+                if not _is_late(first, now):
                     break
-                leases.append(self._lease(connection, row, worker, lease_seconds))
-                wanted = row.model
-                if row.crashes:
-                    break
-            return leases
+                self._end(connection, [jobs.c.id == first.id], JobStatus.EXPIRED)
+            rows = [first]
+            if count > 1 and not first.crashes:
+                rows += self._behind(connection, first, count - 1, max_cost, now)
+            return self._lease(connection, rows, worker, lease_seconds)
 
-        if not self._has_queued():
+        is_queued, is_lapsed = self._look()
+        if not (is_queued or is_lapsed):
             return []
         return self._write(work, durable=False)  # a lease that is lost with the machine's power was of no use
 
-    def _has_queued(self) -> bool:
-        """Whether anything waits or has lapsed: an idle worker asks often, and should not write for it."""
+    def _look(self) -> tuple[bool, bool]:
+        """Whether anything waits, and whether a lease has lapsed: an idle worker asks often, and writes nothing."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Connection) -> tuple[bool, bool]:
             queued = exists().where(QUEUED)
             lapsed = exists().where(self._lapsed(connection))
-            return bool(connection.execute(select(or_(queued, lapsed))).scalar_one())
+            found = connection.execute(select(queued, lapsed)).one()
+            return bool(found[0]), bool(found[1])
 
         return self._read(work)
 
@@ -420,23 +468,60 @@ class JobStore:
             return first
         return next((row for row in rows if row.model in warm and row.priority == first.priority), first)
 
-    def _lease(self, connection: Connection, row: Row[Any], worker: str, seconds: float) -> Lease:
+    def _behind(
+        self, connection: Connection, first: Row[Any], most: int, max_cost: float | None, now: float
+    ) -> list[Row[Any]]:
+        """Up to so many jobs for the same model that come after this one, as owners take turns."""
+        waits = [QUEUED, jobs.c.model == first.model]
+        if max_cost is not None:
+            waits.append(jobs.c.cost <= max_cost)
+        theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits).distinct())
+        others = select(owners.c.owner).where(theirs, owners.c.owner != first.owner)
+        turns = [*connection.scalars(others.order_by(owners.c.served, owners.c.owner).limit(most)), first.owner]
+        lines = []
+        for owner in turns:
+            in_order = select(jobs).where(jobs.c.owner == owner, *waits, jobs.c.id != first.id)
+            line = connection.execute(in_order.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(most)).all()
+            lines.append([row for row in line if not _is_late(row, now)])
+        found = [row for row in chain.from_iterable(zip_longest(*lines)) if row is not None]
+        return list(takewhile(lambda row: not row.crashes, found))[:most]
+
+    def _lease(self, connection: Connection, rows: Sequence[Row[Any]], worker: str, seconds: float) -> list[Lease]:
         now = self._clock()
-        turn = connection.execute(select(func.coalesce(func.max(owners.c.served), 0) + 1)).scalar_one()
-        connection.execute(update(owners).where(owners.c.owner == row.owner).values(served=turn))
-        values = {
-            "status": JobStatus.RUNNING,
-            "started_at": now,
-            "attempts": jobs.c.attempts + 1,
-            "fence": jobs.c.fence + 1,
-            "worker": worker,
-            "progress": {},
-            **self._lease_values(connection, seconds),
-        }
-        taken = change(connection, [jobs.c.id == row.id], values, now)
-        assert taken is not None
-        (job,) = jobs_of(connection, [taken])
-        return Lease(job=job, worker=worker, fence=taken.fence, until=now + seconds)
+        last = connection.execute(select(func.coalesce(func.max(owners.c.served), 0))).scalar_one()
+        turns = {row.owner: last + number for number, row in enumerate(rows, 1)}
+        connection.execute(_SERVE, [{"this": owner, "turn": turn} for owner, turn in turns.items()])
+        common = {"status": JobStatus.RUNNING, "started_at": now, "worker": worker, "progress": {}}
+        common |= self._lease_values(connection, seconds)
+        changed = [
+            {"attempts": row.attempts + 1, "fence": row.fence + 1, "last_event": row.last_event + 1} for row in rows
+        ]
+        connection.execute(
+            _TAKE, [{"this": row.id, **common, **values} for row, values in zip(rows, changed, strict=True)]
+        )
+        data = {"status": JobStatus.RUNNING}
+        connection.execute(
+            insert(events),
+            [{"job": row.id, "number": row.last_event + 1, "type": "status", "at": now, "data": data} for row in rows],
+        )
+        drawn = outputs_of(connection, [row.id for row in rows if row.attempts])
+        return [
+            Lease(
+                job=replace(
+                    job_of(row, drawn.get(row.id, ())),
+                    status=JobStatus.RUNNING,
+                    started_at=now,
+                    progress={},
+                    attempts=values["attempts"],
+                    fence=values["fence"],
+                    metrics={"queue_ms": round(max(now - row.created_at, 0.0) * 1000)},
+                ),
+                worker=worker,
+                fence=values["fence"],
+                until=now + seconds,
+            )
+            for row, values in zip(rows, changed, strict=True)
+        ]
 
     def _lease_values(self, connection: Connection, seconds: float) -> dict[str, Any]:
         until = self.database.lease_time(connection) + seconds
@@ -492,32 +577,27 @@ class JobStore:
 
         return self._write(work, durable=durable)
 
+    def record(self, drawn: Sequence[Drawn]) -> list[bool]:
+        """Write pictures, notices and ends of several jobs at once. -> for each whether its lease holds
+
+        Where it is lost nothing of it is written. What was written before, when the answer did not arrive, is not
+        written again. Ends are on the disk within a moment: if the machine loses its power before, the job is drawn
+        once more, to the same bytes.
+        """
+
+        def work(connection: Connection) -> list[bool]:
+            return record(connection, drawn, self._clock(), self.keep_seconds)
+
+        # A picture that is lost with the machine's power is drawn again; an end brings all before it to the disk.
+        return self._write(work, durable=any(each.is_done for each in drawn), waits=False)
+
     def add_output(self, lease: Lease, output: Output) -> bool:
         """Record a finished picture, whose bytes are in the blob store already. The same again changes nothing."""
-
-        def work(connection: Connection) -> bool:
-            id = lease.job.id
-            is_held = connection.execute(select(jobs.c.id).where(*_held(lease))).one_or_none() is not None
-            if not is_held:
-                return False
-            place = (outputs.c.job == id, outputs.c.index == output.index)
-            before = connection.execute(select(outputs.c.digest, outputs.c.id).where(*place)).one_or_none()
-            if before is not None and (before.digest, before.id) == (output.digest, output.id):
-                return True
-            connection.execute(delete(outputs).where(*place))
-            values = asdict(output)
-            values |= {"seed": str(output.seed), "recipe": dict(output.recipe), "notices": list(output.notices)}
-            connection.execute(insert(outputs).values(job=id, **values))
-            data = {name: value for name, value in values.items() if name not in ("recipe", "notices")}
-            data["seed"] = output.seed
-            return add_event(connection, _held(lease), "output", self._clock(), data) is not None
-
-        return self._write(work, durable=False)  # what is written last, `finish`, brings all before it to the disk
+        return self.record([Drawn(lease=lease, outputs=(output,))])[0]
 
     def finish(self, lease: Lease, progress: Mapping[str, Any] | None = None) -> bool:
         """The job is done, with its last progress. -> False where the lease was lost, and the job is another's"""
-        values = None if progress is None else {"progress": dict(progress)}
-        return self._final(lease, JobStatus.SUCCEEDED, values=values)
+        return self.record([Drawn(lease=lease, is_done=True, progress=progress)])[0]
 
     def fail(self, lease: Lease, error: Mapping[str, Any]) -> bool:
         """The job cannot be done.  error: code, message, field, data"""
@@ -715,11 +795,37 @@ class JobStore:
         self._write(lambda connection: connection.execute(update(jobs).where(jobs.c.id == job).values(values)))
 
 
+_SERVE = update(owners).where(owners.c.owner == bindparam("this")).values(served=bindparam("turn"))
+_TAKE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("this"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "status",
+                "started_at",
+                "worker",
+                "progress",
+                "lease_until",
+                "lease_clock",
+                "attempts",
+                "fence",
+                "last_event",
+            )
+        }
+    )
+)
+
 # ---- conditions ------------------------------------------------------------------------------------------------------
 
 
 def _of(owner: str | None) -> Any:
     return jobs.c.owner == owner if owner is not None else jobs.c.seq > 0
+
+
+def _is_late(row: Row[Any], now: float) -> bool:
+    return row.deadline is not None and row.deadline <= now
 
 
 def _held(lease: Lease) -> tuple[Any, ...]:

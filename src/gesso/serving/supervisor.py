@@ -7,6 +7,7 @@ Each worker holds the end of a pipe: when this process ends, however it does, th
 """
 
 import logging
+import os
 import platform
 import secrets
 import subprocess
@@ -51,19 +52,27 @@ class WorkerProcess(Protocol):
 
     def kill(self) -> None: ...
 
+    def wake(self) -> None:
+        """Tell it that there is something new in the queue. Waits for nothing."""
+        ...
 
-class _Process:
-    """A worker in a process of its own."""
+    def listen(self) -> bool:
+        """Wait until it has changed something in the queue. -> False: it never will again"""
+        ...
 
-    def __init__(self, name: str, options: WorkerOptions) -> None:
-        command = [sys.executable, "-m", "gesso.serving.worker", name]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+class ChildProcess:
+    """A worker in a process of its own.  command: that runs it, which reads its options and rings as `worker.main`"""
+
+    def __init__(self, command: Sequence[str], options: WorkerOptions) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.pid = self._process.pid
-        assert self._process.stdin is not None
-        self._pipe = self._process.stdin
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._pipe, self._bell = self._process.stdin, self._process.stdout
         with suppress(OSError):  # it has ended already, which is seen next time
             self._pipe.write(options.to_json().encode() + b"\n")
-            self._pipe.flush()
+        with suppress(OSError, ValueError):
+            os.set_blocking(self._pipe.fileno(), False)
 
     def poll(self) -> int | None:
         return self._process.poll()
@@ -83,6 +92,24 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
+    def wake(self) -> None:
+        with suppress(OSError, ValueError):  # it has much to read yet, or has ended
+            self._pipe.write(b"\n")
+
+    def listen(self) -> bool:
+        try:
+            heard = bool(self._bell.read(4096))
+        except (OSError, ValueError):
+            heard = False
+        if not heard:
+            self._bell.close()
+        return heard
+
+
+def start_worker(name: str, options: WorkerOptions) -> ChildProcess:
+    """A worker of this name, in a Python of its own."""
+    return ChildProcess([sys.executable, "-m", "gesso.serving.worker", name], options)
+
 
 @dataclass
 class _Place:
@@ -100,7 +127,8 @@ class _Place:
 class Supervisor:
     """Keeps one worker process running for each of these options.
 
-    launch  starts a worker of this name; another way than a process that Python starts anew, for tests
+    launch   starts a worker of this name; another way than a process that Python starts anew, for tests
+    on_news  called by some thread when a worker has changed something in the queue
     """
 
     def __init__(
@@ -108,9 +136,10 @@ class Supervisor:
         store: JobStore,
         workers: Sequence[WorkerOptions],
         *,
-        launch: Callable[[str, WorkerOptions], WorkerProcess] = _Process,
+        launch: Callable[[str, WorkerOptions], WorkerProcess] = start_worker,
     ) -> None:
         self._store, self._launch = store, launch
+        self.on_news: list[Callable[[], None]] = []
         self._places = [_Place(replace(options, number=number)) for number, options in enumerate(workers)]
         self._stopping = Event()
         self._thread: Thread | None = None
@@ -135,6 +164,13 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def wake(self) -> None:
+        """Tell the workers that there is something new in the queue. Waits for nothing."""
+        for place in self._places:
+            process = place.process
+            if process is not None:
+                process.wake()
 
     @property
     def pids(self) -> list[int]:
@@ -176,6 +212,12 @@ class Supervisor:
         place.name = f"{platform.node()[:64] or 'worker'}-{secrets.token_hex(6)}"
         place.process = self._launch(place.name, place.options)
         place.started = time.monotonic()
+        Thread(target=self._listen, args=(place.process,), name="bell", daemon=True).start()
+
+    def _listen(self, process: WorkerProcess) -> None:
+        while process.listen():
+            for call in self.on_news:
+                call()
 
     def _ended(self, place: _Place) -> None:
         process, place.process = place.process, None

@@ -284,14 +284,6 @@ async def follow(call: Call, job: str, *, watch_client: bool = True) -> AsyncGen
         hub.leave(job, changed)
 
 
-def check_room(call: Call) -> None:
-    """Refuse to have more clients wait at once than the server lets. Raises HttpError (503)."""
-    streams = call.request.app.state.hub.streams
-    if streams >= call.context.settings.max_streams:
-        detail = f"{streams} clients wait for their pictures; try again later"
-        raise HttpError(503, "overloaded", detail, headers={"Retry-After": "10"})
-
-
 def of_job(error: Mapping[str, Any] | None) -> HttpError:
     """The refusal for a job that failed: 400 for what another request would mend, 500 for what it would not."""
     error = error or {}

@@ -7,6 +7,7 @@ since the epoch, but for `lease_until`, see `Database.lease_time`.
 import json
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -38,7 +39,7 @@ class Json(TypeDecorator[Any]):
         return None if value is None else to_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        return None if value is None else msgspec.json.decode(value)
 
 
 def to_json(value: Any) -> str:

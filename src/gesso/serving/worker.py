@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any, TypeVar
 
 import torch
 
@@ -49,6 +50,8 @@ LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop
 EXIT_WRONG = 2  # its options cannot be
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
@@ -57,10 +60,11 @@ class WorkerLoop:
 
     name     of this process, for leases
     stopping set to stop
+    news     set when something may wait in the queue; it is looked at every now and then anyway
     """
 
     def __init__(self, name: str, options: WorkerOptions, *, exit: Callable[[int], object] = os._exit) -> None:
-        self.name, self.options, self.stopping = name, options, Event()
+        self.name, self.options, self.stopping, self.news = name, options, Event(), Event()
         self._exit = exit
         self.store = JobStore(options.database, keep_seconds=options.keep_seconds, max_crashes=options.max_crashes)
         self.blobs = BlobStore(Path(options.blobs))
@@ -109,7 +113,8 @@ class WorkerLoop:
         keep_alive = self.options.keep_alive
         if self._pipelines and 0 <= keep_alive < time.monotonic() - self._last_work:
             self._unload()
-        self.stopping.wait(IDLE_SECONDS[self.store.database.is_sqlite])
+        self.news.wait(IDLE_SECONDS[self.store.database.is_sqlite])
+        self.news.clear()
 
     def _admit(self) -> None:
         """Take jobs that wait, as far as there is room."""
@@ -120,7 +125,8 @@ class WorkerLoop:
         if mark == self._seen_mark and now - self._last_look < LOOK_SECONDS:
             return
         free_rows = self.options.rows_per_call - len(self._drawings)
-        leases = self.store.claim_many(
+        leases = self._patiently(
+            self.store.claim_many,
             self.name,
             max(1, min(room, free_rows)),
             lease_seconds=self.options.lease_seconds,
@@ -141,12 +147,12 @@ class WorkerLoop:
         if drawing.job.work.kind == "upscale":
             drawing.enlarge(self.studio)
             self._last_work = time.monotonic()
-            self._end(drawing)
+            self._tell([drawing])
             return
         drawing.step_seconds = self._step_seconds
         drawing.begin(self._pipeline(drawing.job.work.model))
         if drawing.next_part() is None:
-            self._end(drawing)
+            self._tell([drawing])
 
     def _step(self) -> None:
         """Make the next step of the most urgent pictures."""
@@ -161,9 +167,10 @@ class WorkerLoop:
         now = time.monotonic()
         self._last_step = self._last_work = now
         self._count(now - begin, chosen)
-        for drawing, part in chosen:
-            if part.run in ended:
-                self._guarded(drawing, partial(self._picture_done, drawing, part))
+        finished = [(drawing, part) for drawing, part in chosen if part.run in ended]
+        for drawing, part in finished:
+            self._guarded(drawing, partial(drawing.keep, part))
+        self._tell(list(dict.fromkeys(drawing for drawing, _ in finished)))
 
     def _chosen(self) -> list[tuple[Drawing, Part]]:
         """The pictures that are drawn in the next step, at most so many as share a call."""
@@ -194,10 +201,32 @@ class WorkerLoop:
             drawing.step_seconds = _smoothed(drawing.step_seconds, share)
         self._step_seconds = _smoothed(self._step_seconds, share)
 
-    def _picture_done(self, drawing: Drawing, part: Part) -> None:
-        drawing.keep(part)
-        if not drawing.active and drawing.next_part() is None:
-            self._end(drawing)
+    def _tell(self, drawings: Sequence[Drawing]) -> None:
+        """Write down what these have finished: pictures, and jobs of which these were the last."""
+        told = [(drawing, self._is_done(drawing)) for drawing in drawings if drawing in self._drawings]
+        told = [(drawing, is_done) for drawing, is_done in told if drawing in self._drawings]
+        if not told:
+            return
+        values = [drawing.told(is_done=is_done) for drawing, is_done in told]
+        holds = self._patiently(self.store.record, values)
+        for (drawing, is_done), value, is_held in zip(told, values, holds, strict=True):
+            if not is_held:
+                drawing.stop("lost")
+            if value.is_done and is_held:
+                self._drawings.remove(drawing)
+                drawing.ended_well()
+            elif is_done:
+                self._end(drawing, CancelledError())
+
+    def _is_done(self, drawing: Drawing) -> bool:
+        """Whether a job has no more pictures to draw; else the next is begun."""
+        if drawing.active:
+            return False
+        try:
+            return drawing.next_part() is None
+        except Exception as error:
+            self._end(drawing, error)
+            return False
 
     def _guarded(self, drawing: Drawing, work: Callable[[], None]) -> None:
         """Do something for a job. What fails, fails this job alone."""
@@ -206,16 +235,28 @@ class WorkerLoop:
         except Exception as error:
             self._end(drawing, error)
 
-    def _end(self, drawing: Drawing, error: Exception | None = None) -> None:
+    def _end(self, drawing: Drawing, error: Exception) -> None:
         if drawing not in self._drawings:
             return
         self._drawings.remove(drawing)
-        drawing.end(error)
-        if error is not None and _is_broken(error):
+        self._patiently(drawing.end, error)
+        if _is_broken(error):
             log.critical("the device does not work any more: %s", error)
             self._exit(EXIT_BROKEN)
-        if error is not None and not self._drawings and as_known(error, drawing.job.id).code == "out_of_memory":
+        if not self._drawings and as_known(error, drawing.job.id).code == "out_of_memory":
             self._unload()  # perhaps in pieces by now
+
+    def _patiently(self, work: Callable[..., T], *words: Any, **named: Any) -> T:
+        """What `work` returns. While the queue takes nothing, as on a full disk, it is tried again until it does."""
+        while True:
+            try:
+                return work(*words, **named)
+            except GessoError as error:
+                if error.code not in ("disk_full", "database_unusable") or self.stopping.is_set():
+                    raise
+                log.error("worker %s waits: %s", self.name, error.one_line)
+            self.stopping.wait(1.0)
+            self._last_step = time.monotonic()  # a worker that waits does not hang
 
     def _release_what_takes_longer(self, stop_at: float) -> None:
         left = stop_at - time.monotonic()
@@ -330,10 +371,12 @@ def _smoothed(before: float | None, value: float) -> float:
     return value if before is None else 0.8 * before + 0.2 * value
 
 
-def work(name: str, options: WorkerOptions, pipe: int) -> None:
+def work(name: str, options: WorkerOptions, pipe: int, bell: int | None = None) -> None:
     """Run a worker in this process until it is told to stop.
 
-    pipe  a file descriptor that its supervisor holds the other end of: at its end, the worker stops
+    pipe  a file descriptor that its supervisor holds the other end of, and writes to when there is something new in the
+          queue. At its end, the worker stops
+    bell  one to write to when the worker has changed something
     """
     try:
         loop = WorkerLoop(name, options)
@@ -341,19 +384,32 @@ def work(name: str, options: WorkerOptions, pipe: int) -> None:
     except GessoError as error:
         log.critical("worker %s: %s", name, error.one_line)
         sys.exit(EXIT_WRONG)
+    if bell is not None:
+        os.set_blocking(bell, False)  # a supervisor that does not listen holds nothing up
+        loop.store.on_write.append(partial(_ring, bell))
+
+    def stop(*_: object) -> None:
+        loop.stopping.set()
+        loop.news.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.stopping.set())
+        signal.signal(number, stop)
 
     def until_closed() -> None:
         with suppress(OSError):
             while os.read(pipe, 4096):
-                pass
-        loop.stopping.set()
+                loop.news.set()
+        stop()
         time.sleep(options.stop_seconds + LAST_SECONDS)
         os._exit(EXIT_BROKEN)
 
     Thread(target=until_closed, name="pipe", daemon=True).start()
     loop.run()
+
+
+def _ring(bell: int) -> None:
+    with suppress(OSError):  # full, so that it is heard anyway; or nobody is there any more
+        os.write(bell, b".")
 
 
 def main() -> None:
@@ -363,7 +419,9 @@ def main() -> None:
     handler.setFormatter(LogLines(options.json_log))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("gesso").setLevel(logging.INFO)
-    work(sys.argv[1], options, sys.stdin.fileno())  # which nobody else reads: its lock would stay with the thread
+    # Nobody else reads this input: its lock would stay with the thread. What a library prints rings the bell without
+    # need, which does no harm.
+    work(sys.argv[1], options, sys.stdin.fileno(), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -45,13 +45,13 @@ from gesso.serving.http.bodies import json_object
 from gesso.serving.http.checking import facts_of
 from gesso.serving.http.context import Call, Calling
 from gesso.serving.http.problems import HttpError, JsonAnswer
+from gesso.serving.http.submitting import check_room
 from gesso.serving.jobs import Job, JobStatus
 from gesso.serving.surfaces import (
     ClientGoneError,
     SurfaceRoutes,
     Wish,
     accept,
-    check_room,
     follow,
     from_base64,
     of_job,
@@ -100,7 +100,7 @@ async def _draw(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Respo
     check_room(call)
     async with call.context.decoding:
         asked = await run_in_threadpool(_read, call, given, is_img2img=is_img2img)
-    job = await run_in_threadpool(_accept, call, asked)
+    job = await call.writing(_accept, call, asked)
     job = await _finished(call, job)
     answer = await run_in_threadpool(_answer, call, job, asked)
     return JsonAnswer(answer, headers={"X-Process-Time": f"{time.monotonic() - begin:.4f}"})
@@ -156,7 +156,7 @@ async def _finished(call: Call, job: Job) -> Job:
             async for _ in events:
                 pass
     except ClientGoneError:
-        await run_in_threadpool(call.context.store.cancel, job.id)
+        await call.writing(call.context.store.cancel, job.id)
         raise refusal("the client has hung up", status=408, code="timeout") from None
     job = await run_in_threadpool(call.context.store.get, job.id)
     if job.status == JobStatus.FAILED:

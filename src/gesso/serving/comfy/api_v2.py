@@ -35,9 +35,9 @@ from gesso.serving.http.context import Call, Calling, is_id
 from gesso.serving.http.files import picture_response
 from gesso.serving.http.problems import HttpError, JsonAnswer, as_json
 from gesso.serving.http.schemas import at
-from gesso.serving.http.submitting import idempotency_key, refused
+from gesso.serving.http.submitting import check_room, idempotency_key, refused
 from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload
-from gesso.serving.surfaces import ClientGoneError, SurfaceRoute, SurfaceRoutes, check_room, follow, open_picture
+from gesso.serving.surfaces import ClientGoneError, SurfaceRoute, SurfaceRoutes, follow, open_picture
 
 MAX_FIELD = 4096
 MAX_FIELDS = 40
@@ -106,7 +106,7 @@ async def create_job(call: Calling, request: Request) -> Response:
         sent["prompt_id"] = str(uuid.uuid5(_KEYS, f"{call.new_owner}\0{key}"))
     try:
         async with call.context.decoding if opens_pictures(sent) else nullcontext():
-            accepted = await run_in_threadpool(submit_prompt, call, sent)
+            accepted = await call.writing(submit_prompt, call, sent)
     except PromptRefusedError as error:
         details: dict[str, Any] = {"node_errors": error.node_errors, "type": error.error["type"]}
         listed = error.error["type"] == "prompt_outputs_failed_validation"

@@ -103,7 +103,7 @@ async def post_prompt(call: Calling, request: Request) -> Response:
     body = await _body(request)
     try:
         async with call.context.decoding if opens_pictures(body) else nullcontext():
-            accepted = await run_in_threadpool(submit_prompt, call, body)
+            accepted = await call.writing(submit_prompt, call, body)
     except PromptRefusedError as error:
         call.context.metrics.refusals.labels("invalid_field").inc()
         return JsonAnswer({"error": error.error, "node_errors": error.node_errors}, 400)

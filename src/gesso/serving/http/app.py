@@ -34,7 +34,11 @@ def create_app(context: Context) -> Guard:
     """The application of a server, as ASGI."""
     app = bare_app(None if context.settings.public_metrics else "admin")
     app.state.context = context
-    app.state.hub = events.Hub(context)
+    hub = app.state.hub = events.Hub(context)
+    context.store.on_write.append(hub.notice)
+    if context.supervisor is not None:  # and its workers, who are told of what is written here, and tell what they do
+        context.store.on_write.append(context.supervisor.wake)
+        context.supervisor.on_news.append(hub.notice)
     return Guard(
         app,
         context.settings,

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -21,7 +24,9 @@ from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
 
+T = TypeVar("T")
 MIN_FREE = 256 * 2**20  # bytes on the disk of the pictures, below which no job is accepted
+MAX_WRITERS = 64  # threads that wait for the queue to take something
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="gesso"'}
 
 
@@ -41,6 +46,7 @@ class Context:
     buckets: Buckets = field(default_factory=Buckets)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     submitting: Lock = field(default_factory=Lock)
+    writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
     supervisor: Supervisor | None = None
     is_stopping: bool = False
     _keys_are_used: bool = False
@@ -77,6 +83,13 @@ class Call:
     identity: ApiKey
     request: Request
 
+    async def writing(self, work: Callable[..., T], *words: Any, **named: Any) -> T:
+        """What `work` returns, which changes something in the queue.
+
+        Such work has threads of its own: while the database is locked, those who read do not wait behind it.
+        """
+        return await to_thread.run_sync(partial(work, *words, **named), limiter=self.context.writers)
+
     @property
     def owner(self) -> str | None:
         """Whose jobs and pictures are seen; None: everybody's."""
@@ -104,7 +117,10 @@ class Rule:
             context.buckets.take(f"open {state.client}", context.settings.rate)
             identity = ApiKey(id=LOCAL, name="", scopes=(), created_at=0.0)
         else:
-            identity = await run_in_threadpool(context.identify, _key_of(request), state.client)
+            # Where no keys are used that is a glance at the database, which takes less than to ask another thread.
+            is_quick = context.store.database.is_sqlite and not context.keys_are_used()
+            identify = EVERYTHING if is_quick else run_in_threadpool(context.identify, _key_of(request), state.client)
+            identity = identify if isinstance(identify, ApiKey) else await identify
             state.identity = identity
             name = f"{identity.id} {state.client}" if identity.id == LOCAL else identity.id
             context.buckets.take(name, identity.rate or context.settings.rate)

@@ -9,7 +9,8 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from fastapi import Header, Response
@@ -21,7 +22,7 @@ from gesso.serving.http.context import Call, Calling, Context
 from gesso.serving.http.jobs import job_of
 from gesso.serving.http.operations import Media, Routes, operation
 from gesso.serving.http.problems import HttpError
-from gesso.serving.jobs import JobEvent, JobStatus
+from gesso.serving.jobs import Job, JobEvent, JobStatus
 from gesso.serving.tables import jobs
 
 if TYPE_CHECKING:
@@ -46,10 +47,16 @@ class Told(NamedTuple):
 
 
 class Hub:
-    """Tells streams when something happened to their jobs: one look at the database for all of them."""
+    """Tells streams when something happened to their jobs: one look at the database for all of them.
+
+    It looks when it is told to, see `notice`, and every `LOOK` seconds, as others may work on the queue, too.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._noticed = asyncio.Event()
+        self._ends: dict[str, set[asyncio.Future[Job]]] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self._numbers: dict[str, int] = {}
@@ -57,16 +64,45 @@ class Hub:
 
     @property
     def streams(self) -> int:
-        """How many streams are open."""
-        return sum(map(len, self._waiting.values()))
+        """How many streams are open, and how many wait for the end of a job."""
+        return sum(map(len, self._waiting.values())) + sum(map(len, self._ends.values()))
 
     def watch(self, job: str) -> asyncio.Event:
         """An event that is set when something happens to a job."""
         changed = asyncio.Event()
         self._waiting.setdefault(job, set()).add(changed)
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._look())
+        self._begin()
         return changed
+
+    def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._look())
+        self._noticed.set()
+
+    def notice(self) -> None:
+        """Something in the queue has changed. From any thread."""
+        loop = self._loop
+        if loop is not None and not self._noticed.is_set() and (self._waiting or self._ends):
+            with suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(self._noticed.set)
+
+    async def end_of(self, job: str, seconds: float) -> Job | None:
+        """A job when it is final; None: it was not in so many seconds, or the server stops."""
+        self._loop = asyncio.get_running_loop()
+        end: asyncio.Future[Job] = self._loop.create_future()
+        self._ends.setdefault(job, set()).add(end)
+        self._begin()
+        until = self._loop.time() + seconds
+        try:
+            while not (end.done() or self.context.is_stopping) and (left := until - self._loop.time()) > 0:
+                await asyncio.wait((end,), timeout=min(left, 0.5))
+            return end.result() if end.done() else None
+        finally:
+            waiting = self._ends.get(job, set())
+            waiting.discard(end)
+            if not waiting:
+                self._ends.pop(job, None)
 
     def leave(self, job: str, changed: asyncio.Event) -> None:
         """The end of a watch."""
@@ -99,23 +135,39 @@ class Hub:
 
     async def _look(self) -> None:
         mark = ""
-        while self._waiting:
+        while self._waiting or self._ends:
+            self._noticed.clear()
             try:
-                now = await run_in_threadpool(self.context.store.changes)
                 watched = list(self._waiting)
-                if now != mark or any(job not in self._numbers for job in watched):
-                    mark = now
-                    numbers = await run_in_threadpool(self._last_numbers, watched)
-                    for job in watched:
-                        number = numbers.get(job, -1)  # -1: it was forgotten, which its streams find out
-                        if self._numbers.get(job) != number and job in self._waiting:
-                            self._numbers[job] = number
-                            for changed in self._waiting[job]:
-                                changed.set()
+                is_new = any(job not in self._numbers for job in watched)
+                mark, numbers, ended = await run_in_threadpool(self._look_at, mark, watched, list(self._ends), is_new)
+                for job in watched:
+                    if numbers is None:  # nothing has changed
+                        break
+                    number = numbers.get(job, -1)  # -1: it was forgotten, which its streams find out
+                    if self._numbers.get(job) != number and job in self._waiting:
+                        self._numbers[job] = number
+                        for changed in self._waiting[job]:
+                            changed.set()
+                for one in ended:
+                    for end in self._ends.get(one.id, ()):
+                        if not end.done():
+                            end.set_result(one)
             except Exception as error:  # the database is away for a moment
                 log.warning("no events can be read: %s", type(error).__name__)
                 await asyncio.sleep(1)
-            await asyncio.sleep(LOOK)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._noticed.wait(), LOOK)
+
+    def _look_at(
+        self, mark: str, watched: Sequence[str], ends: Sequence[str], is_new: bool
+    ) -> tuple[str, dict[str, int] | None, list[Job]]:
+        """The mark of the queue; and where something changed, the last events of some jobs, and those of others that
+        are final."""
+        store = self.context.store
+        now = store.changes()
+        numbers = self._last_numbers(watched) if watched and (now != mark or is_new) else None
+        return now, numbers, store.final_of(ends) if ends else []
 
     def _last_numbers(self, watched: Iterable[str]) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -1,8 +1,10 @@
 """Jobs: submitted, looked at, cancelled, done again, forgotten."""
 
+import re
 from typing import Annotated
 
 from fastapi import Depends, Query, Response
+from starlette.requests import Request
 
 from gesso.errors import GessoError
 from gesso.serving.http.bodies import json_body
@@ -10,7 +12,7 @@ from gesso.serving.http.context import Call, Calling, is_id
 from gesso.serving.http.operations import Routes, operation
 from gesso.serving.http.problems import JsonAnswer, not_found
 from gesso.serving.http.schemas import JobBody, JobList, JobResource, Status, job_json
-from gesso.serving.http.submitting import idempotency_key, key_is_full, new_job, refused, submit
+from gesso.serving.http.submitting import check_room, idempotency_key, key_is_full, new_job, refused, submit
 from gesso.serving.jobs import Job, JobStatus
 
 router = Routes()
@@ -23,9 +25,18 @@ KEY_HEADER = {
             "required": False,
             "description": "Your name for this submission: the same key with the same work is the same job.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-        }
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "required": False,
+            "description": "`wait=60`: answer when the job is final, or after so many seconds (RFC 7240).",
+            "schema": {"type": "string"},
+        },
     ]
 }
+MAX_WAIT = 600
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=$|[,;])", re.IGNORECASE)
 EXAMPLE = {
     "model": "gesso-mini",
     "request": {"prompt": "a red car", "seed": 7, "num_steps": 8},
@@ -46,21 +57,39 @@ JobBodyOf = Annotated[JobBody, Depends(json_body(JobBody))]
     answer=JobResource,
     body=JobBody,
     body_example=EXAMPLE,
-    also={200: "The job that this Idempotency-Key gave before, as it is now."},
+    also={200: "The job that this Idempotency-Key gave before, as it is now; or a new one that is final already."},
     errors=(422, 507),
     extra=KEY_HEADER,
 )
-def create_job(call: Calling, body: JobBodyOf) -> Response:
+async def create_job(call: Calling, body: JobBodyOf) -> Response:
     """Check a request whole and queue it. It is on the disk when the answer comes.
 
-    A request without a seed gets one, which the answer names.
+    A request without a seed gets one, which the answer names. With `Prefer: wait=60` the answer comes when the job is
+    final, or after so many seconds; who hangs up before loses nothing, the job goes on.
     """
-    new = new_job(call, body, key=idempotency_key(call.request))
-    ((job, is_new),) = submit(call, [new])
+    seconds = _wait_of(call.request)
+    if seconds:
+        check_room(call)
+    job, is_new = await call.writing(_created, call, body)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     if not is_new:
         headers["Idempotent-Replayed"] = "true"
-    return JsonAnswer(job_json(job), 202 if is_new else 200, headers=headers)
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+        if not job.status.is_final:
+            job = await call.request.app.state.hub.end_of(job.id, seconds) or job
+    return JsonAnswer(job_json(job), 200 if job.status.is_final or not is_new else 202, headers=headers)
+
+
+def _created(call: Call, body: JobBody) -> tuple[Job, bool]:
+    new = new_job(call, body, key=idempotency_key(call.request))
+    return submit(call, [new])[0]
+
+
+def _wait_of(request: Request) -> int:
+    """The seconds of `Prefer: wait`, at most `MAX_WAIT`; other preferences are ignored, as they may be."""
+    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
+    return min(int(found[1]), MAX_WAIT) if found else 0
 
 
 @operation(router, "GET", "/v1/jobs", id="listJobs", rule="read", tag=TAG, summary="Jobs, newest first", answer=JobList)

@@ -3,20 +3,21 @@
 import logging
 import time
 from threading import Event, Thread
+from typing import Any
 
 from sqlalchemy import select
 
 from gesso.serving.blobs import BlobStore
 from gesso.serving.http.metrics import Metrics
-from gesso.serving.jobs import Job
-from gesso.serving.rows import jobs_of
 from gesso.serving.store import JobStore
-from gesso.serving.tables import jobs
+from gesso.serving.tables import jobs, outputs
 
 COUNT_SECONDS = 1.0
 RECOVER_SECONDS = 5.0
 SWEEP_SECONDS = 600.0
 AT_ONCE = 500
+
+_COUNTED = (jobs.c.status, jobs.c.created_at, jobs.c.started_at, jobs.c.completed_at)
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,18 @@ class Housekeeper:
         """Add to the numbers what was finished and loaded since the last time."""
         begin = self._counted_until - 2  # clocks of several machines
         with self.store.database.reading() as connection:
-            statement = select(jobs).where(jobs.c.completed_at > begin).order_by(jobs.c.completed_at).limit(AT_ONCE)
-            rows = connection.execute(statement).all()
-            new = [row for row in rows if row.id not in self._counted]
-            finished = jobs_of(connection, new)
-        for job in finished:
-            self._count_job(job)
+            done = select(jobs.c.id, jobs.c.completed_at).where(jobs.c.completed_at > begin)
+            rows = connection.execute(done.order_by(jobs.c.completed_at).limit(AT_ONCE)).all()
+            new = [row.id for row in rows if row.id not in self._counted]
+            finished = connection.execute(select(*_COUNTED).where(jobs.c.id.in_(new))).all() if new else []
+            drawn = select(outputs.c.recipe).where(outputs.c.job.in_(new))
+            recipes = list(connection.scalars(drawn)) if new else []
+        for row in finished:
+            self._count_job(row)
+        for recipe in recipes:
+            self.metrics.pictures.inc()
+            steps = recipe.get("request", {}).get("num_steps")
+            self.metrics.steps.inc(steps if isinstance(steps, int) else 0)
         if rows:
             self._counted_until = max(self._counted_until, rows[-1].completed_at)
         self._counted = {row.id for row in rows}
@@ -79,13 +86,8 @@ class Housekeeper:
                 self.metrics.loads.labels(model).inc()
         self._loaded = loaded
 
-    def _count_job(self, job: Job) -> None:
-        self.metrics.finished.labels(str(job.status)).inc()
-        if (waited := job.metrics.get("queue_ms")) is not None:
-            self.metrics.waits.observe(waited / 1000)
-        if (worked := job.metrics.get("execution_ms")) is not None:
-            self.metrics.runs.observe(worked / 1000)
-        for output in job.outputs:
-            self.metrics.pictures.inc()
-            steps = output.recipe.get("request", {}).get("num_steps")
-            self.metrics.steps.inc(steps if isinstance(steps, int) else 0)
+    def _count_job(self, row: Any) -> None:
+        self.metrics.finished.labels(str(row.status)).inc()
+        if row.started_at is not None:
+            self.metrics.waits.observe(max(row.started_at - row.created_at, 0.0))
+            self.metrics.runs.observe(max(row.completed_at - row.started_at, 0.0))

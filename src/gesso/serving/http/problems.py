@@ -21,6 +21,7 @@ NAMESPACE = "urn:gesso:error:"  # before the code: the type of a problem
 # Code -> status, for errors that come without one. 400 for all others that a client can mend.
 STATUSES: Mapping[str, int] = {
     "conflict": 409,
+    "database_unusable": 503,
     "disk_full": 507,
     "forbidden": 403,
     "idempotency_key_reused": 422,
@@ -64,6 +65,8 @@ class HttpError(Exception):
     def of(cls, error: GessoError, status: int | None = None) -> "HttpError":
         """A refusal for an error of gesso's."""
         status = STATUSES.get(error.code, 400) if status is None else status
+        if status == 503:
+            return cls(status, error.code, sentence(error.code), headers={"Retry-After": "5"})
         if isinstance(error, RequestError | PromptError):
             data = {key: value for key, value in error.data.items() if key not in _NO_DATA}
             return cls(status, error.code, error.one_line, field=error.field, data=data)

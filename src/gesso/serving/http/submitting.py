@@ -218,6 +218,8 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
 def _num_known(call: Call, new: list[NewJob]) -> int:
     """How many of these were accepted before, by their idempotency keys."""
     keys = [one.idempotency_key for one in new if one.idempotency_key is not None]
+    if not keys:
+        return 0
     count = 0
     with call.context.store.database.reading() as connection:
         for start in range(0, len(keys), 500):
@@ -265,3 +267,11 @@ def refused(error: GessoError) -> HttpError:
     if error.code == "invalid_value":
         return HttpError(400, error.code, error.one_line.replace("`", ""), field=error.field)
     return HttpError.of(error)
+
+
+def check_room(call: Call) -> None:
+    """Refuse to have more clients wait at once than the server lets. Raises HttpError (503)."""
+    streams = call.request.app.state.hub.streams
+    if streams >= call.context.settings.max_streams:
+        detail = f"{streams} clients wait for their pictures; try again later"
+        raise HttpError(503, "overloaded", detail, headers={"Retry-After": "10"})

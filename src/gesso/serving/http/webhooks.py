@@ -7,6 +7,7 @@ something that did not happen; `webhook-id` is the same each time.
 import http.client
 import json
 import logging
+import math
 import socket
 import ssl
 import time
@@ -44,6 +45,7 @@ class Webhooks:
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="webhooks", daemon=True)
         self._busy: dict[str, Future[None]] = {}
+        self._again_at = math.inf  # when the next one is told once more
 
     def start(self) -> None:
         """Begin."""
@@ -61,8 +63,10 @@ class Webhooks:
         while not self._stopping.wait(LOOK):
             try:
                 now = self.store.changes()
-                if now == mark and time.monotonic() - last < 5:
+                if now == mark and time.monotonic() < min(last + 5, self._again_at):
                     continue
+                if time.monotonic() >= self._again_at:
+                    self._again_at = math.inf
                 mark, last = now, time.monotonic()
                 for hook in self.store.webhooks_due(AT_ONCE):
                     if hook.job not in self._busy and len(self._busy) < AT_ONCE:
@@ -88,6 +92,8 @@ class Webhooks:
         elif result != "told":
             log.warning("webhook of job %s given up: %s", hook.job, result)
         self.store.webhook_told(hook.job, again_in=again)
+        if again is not None:
+            self._again_at = min(self._again_at, time.monotonic() + again)
 
     def _try(self, hook: Webhook) -> str:
         """ "told", "failed", or why there is no sense in trying again: "gone", "refused", "forgotten" """

@@ -27,7 +27,7 @@ from gesso.serving.http.checking import facts_of
 from gesso.serving.http.context import Call, Calling, Rule, is_id
 from gesso.serving.http.files import picture_response
 from gesso.serving.http.problems import HttpError, JsonAnswer, as_json, not_found
-from gesso.serving.http.submitting import idempotency_key
+from gesso.serving.http.submitting import check_room, idempotency_key
 from gesso.serving.jobs import Job, JobStatus
 from gesso.serving.openai.answers import (
     completed,
@@ -56,7 +56,6 @@ from gesso.serving.surfaces import (
     SurfaceRoutes,
     Wish,
     accept,
-    check_room,
     follow,
     from_base64,
     of_job,
@@ -179,7 +178,7 @@ async def _draw(call: Call, route: Route, given: Mapping[str, Any], files: Files
         async with call.context.decoding:
             inputs = await run_in_threadpool(_decoded, files)
     mark = fingerprint(route, given, files)
-    job, size, notes = await run_in_threadpool(_accept, call, route, asked, inputs, mark)
+    job, size, notes = await call.writing(_accept, call, route, asked, inputs, mark)
     if asked.stream:
         kind = "image_edit" if route == "edits" else "image_generation"
         events = _stream(call, job, asked, size, notes, kind)
@@ -278,7 +277,7 @@ class Waiting:
         await asyncio.sleep(after)
         if job not in self._jobs:
             with suppress(GessoError):  # it was forgotten
-                await run_in_threadpool(call.context.store.cancel, job)
+                await call.writing(call.context.store.cancel, job)
 
 
 async def _finished(call: Call, job: Job) -> Job:

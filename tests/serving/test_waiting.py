@@ -1,0 +1,141 @@
+"""Who waits for the queue is told at once: `Prefer: wait`, workers that are woken, the bell that they ring."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gesso.serving.http.context import Context
+from gesso.serving.jobs import JobStatus
+from gesso.serving.options import WorkerOptions
+from gesso.serving.supervisor import ChildProcess, Supervisor
+from gesso.serving.together import Together
+from serving.served import context, finish, lease, problem, server
+from serving.tiny_worker import tiny, tiny_worker
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Context]:
+    with context(tmp_path, rate=10**6, device="cpu", threads=1, max_streams=3) as opened:
+        yield opened
+
+
+def test_a_job_can_be_waited_for(made: Context, tmp_path: Path) -> None:
+    with server(made) as address, httpx.Client(base_url=address, timeout=60) as asking, tiny_worker(made, tmp_path):
+        answer = asking.post("/v1/jobs", json=tiny(), headers={"Prefer": "respond-async, wait=50"})
+        assert answer.status_code == 200 and answer.headers["preference-applied"] == "wait=50"
+        job = answer.json()
+        assert job["status"] == "succeeded" and asking.get(job["outputs"][0]["url"]).content.startswith(b"\x89PNG")
+        assert asking.get(job["urls"]["self"]).json() == job
+        again = asking.post("/v1/jobs", json=tiny(), headers={"Prefer": 'wait="50"', "Idempotency-Key": "a"})
+        replayed = asking.post("/v1/jobs", json=tiny(), headers={"Prefer": "wait=50", "Idempotency-Key": "a"})
+        assert replayed.json() == again.json() and replayed.headers["idempotent-replayed"] == "true"
+        assert made.store.counts() == {JobStatus.SUCCEEDED: 2}
+
+
+def test_who_waits_long_enough_gets_the_job_as_it_is(made: Context) -> None:
+    with server(made) as address, httpx.Client(base_url=address, timeout=60) as asking:
+        begin = time.monotonic()
+        answer = asking.post("/v1/jobs", json=tiny(), headers={"Prefer": "wait=1"})
+        assert answer.status_code == 202 and answer.json()["status"] == "queued"
+        assert 1 <= time.monotonic() - begin < 20
+        for other in ({}, {"Prefer": "wait=0"}, {"Prefer": "handling=strict"}, {"Prefer": "await=9"}):
+            plain = asking.post("/v1/jobs", json=tiny(), headers=other)
+            assert plain.status_code == 202 and "preference-applied" not in plain.headers
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [
+                pool.submit(asking.post, "/v1/jobs", json=tiny(), headers={"Prefer": "wait=60"}) for _ in range(3)
+            ]
+            while len(made.store.list_jobs().jobs) < 8:
+                time.sleep(0.01)
+            refused = asking.post("/v1/jobs", json=tiny(), headers={"Prefer": "wait=60"})
+            problem(refused, 503, "overloaded")  # as many wait as there may be streams
+            for one in made.store.list_jobs().jobs:
+                made.store.cancel(one.id)
+            assert {one.result().json()["status"] for one in waiting} == {"canceled"}
+
+
+def test_an_end_is_told_at_once(made: Context) -> None:
+    """Not when the queue is looked at the next time."""
+    with server(made) as address, httpx.Client(base_url=address, timeout=60) as asking, ThreadPoolExecutor(1) as pool:
+        took = []
+        for _ in range(10):
+            waiting = pool.submit(asking.post, "/v1/jobs", json=tiny(), headers={"Prefer": "wait=60"})
+            while not made.store.counts().get(JobStatus.QUEUED):
+                time.sleep(0.005)
+            held = lease(made)
+            begin = time.monotonic()
+            finish(made, held)
+            assert waiting.result().json()["status"] == "succeeded"
+            took.append(time.monotonic() - begin)
+        assert min(took) < 0.09, took  # the next look would come after 0.1 s
+
+
+BELL = """
+import os
+os.read(0, 65536)  # the options
+os.write(1, b".")
+while os.read(0, 4096):
+    os.write(1, b".")
+"""
+
+
+def test_a_worker_is_woken_and_rings() -> None:
+    process = ChildProcess([sys.executable, "-c", BELL], WorkerOptions(database="d", blobs="b"))
+    assert process.listen()  # it is there
+    for _ in range(3):
+        process.wake()
+        assert process.listen()
+    process.close()
+    process.wake()  # of one that has been told to stop: nothing happens
+    assert not process.listen() and process.wait(20)
+
+
+def test_a_supervisor_tells_what_its_workers_do(made: Context) -> None:
+    heard = threading.Event()
+
+    def launch(name: str, options: WorkerOptions) -> ChildProcess:
+        return ChildProcess([sys.executable, "-c", BELL], options)
+
+    with Supervisor(made.store, [WorkerOptions(database="d", blobs="b")] * 2, launch=launch) as supervisor:
+        supervisor.on_news.append(heard.set)
+        end = time.monotonic() + 30
+        while not heard.wait(0.05) and time.monotonic() < end:
+            supervisor.wake()
+        assert heard.is_set()
+
+
+def test_what_is_asked_at_the_same_time_is_done_at_once() -> None:
+    begun, go, groups = threading.Event(), threading.Event(), list[list[int]]()
+
+    def carry_out(wishes: object) -> list[int | Exception]:
+        asked = list(wishes)  # type: ignore[call-overload]
+        groups.append(asked)
+        begun.set()
+        assert go.wait(20)
+        if 13 in asked:
+            raise OSError("all of them")
+        return [ValueError(str(one)) if one < 0 else 2 * one for one in asked]
+
+    together = Together[int, int](carry_out, most=4)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together, 1)
+        assert begun.wait(20)
+        rest = [pool.submit(together, one) for one in (2, -3, 4, 5)]
+        while len(together._waiting) < 4:
+            time.sleep(0.001)
+        last = pool.submit(together, 13)
+        while len(together._waiting) < 5:
+            time.sleep(0.001)
+        go.set()
+        assert first.result() == 2 and [rest[0].result(), rest[2].result(), rest[3].result()] == [4, 8, 10]
+        with pytest.raises(ValueError, match="-3"):
+            rest[1].result()
+        with pytest.raises(OSError, match="all of them"):
+            last.result()
+    assert [len(group) for group in groups] == [1, 4, 1]
