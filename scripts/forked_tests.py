@@ -238,7 +238,9 @@ class _Child:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         if self.wanted is not None:
             items[:] = [item for item in items if item.nodeid in self.wanted]
-        self.fixtures = {item.nodeid: list(getattr(item, "fixturenames", ())) for item in items}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:  # once slow ones are left out
+        self.fixtures = {item.nodeid: list(getattr(item, "fixturenames", ())) for item in session.items}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:

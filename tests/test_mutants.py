@@ -150,10 +150,10 @@ def toy(tmp_path: Path) -> Path:
     return root
 
 
-def ask(root: Path) -> subprocess.CompletedProcess[str]:
+def ask(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """All mutants of the package."""
     command = [sys.executable, str(SCRIPTS / "mutants.py"), "--root", str(root), "--files", "src/toy/*.py"]
-    return subprocess.run([*command, "--count", "100"], capture_output=True, text=True, check=False)
+    return subprocess.run([*command, "--count", "100", *more], capture_output=True, text=True, check=False)
 
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="tests of mutants run in forks")
@@ -190,9 +190,11 @@ def test_a_small_package_is_asked(toy: Path):
     (toy / "tests" / "test_sums.py").write_text(
         TOY_TESTS.replace("(12), dropped(5)) == (None, 5)", "(12), dropped(10)) == (None, 10)")
     )
-    better = ask(toy)
+    better = ask(toy, "--jobs", "2")
     assert better.stdout.splitlines()[-1] == "2 of 3 mutants caught: 66.7 % (seed 1)"
     assert "caught by tests/test_sums.py::test_dropped" in better.stderr
+    untested = ask(toy, "--untested")
+    assert (untested.returncode, untested.stdout) == (0, "src/toy/sums.py:11: return x.size\n")
 
 
 @FORKS

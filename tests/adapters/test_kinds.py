@@ -1,5 +1,7 @@
 """Each kind of adapter against its closed form, read from a file, merged and at run time."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.files import kohya, layers, lora_parts, randn, read, target_of
-from gesso.adapters.attaching import attach
+from gesso.adapters.attaching import attach, attachment_of
 from gesso.adapters.names import Target
 from gesso.checkpoints.errors import ModelFileError
 from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL
@@ -128,6 +130,15 @@ def test_lokr(shape: tuple[int, ...], factors: str, tmp_path: Path) -> None:
     assert_made(shape, parts, lambda w: w + scale * product, tmp_path)
 
 
+def test_lokr_tucker(tmp_path: Path) -> None:
+    """LyCORIS' rebuild_tucker: einsum("i j ..., i p, j r -> p r ...", t, wa, wb)."""
+    core, a, b, w1 = torch.randn(2, 2, 3, 3), torch.randn(2, 2), torch.randn(2, 2), torch.randn(3, 2)
+    parts = {"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b, "lokr_t2": core, "alpha": torch.tensor(1.0)}
+    w2 = torch.einsum("ijkl,ip,jr->prkl", core, a, b)
+    product = torch.einsum("ab,cdkl->acbdkl", w1, w2).reshape(CONV)
+    assert_made(CONV, parts, lambda w: w + 0.5 * product, tmp_path)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_glora(old: bool, tmp_path: Path) -> None:
     a_in, a_out, b_up, b_down = torch.randn(4, 2), torch.randn(2, 4), torch.randn(6, 2), torch.randn(2, 4)
@@ -135,6 +146,79 @@ def test_glora(old: bool, tmp_path: Path) -> None:
     parts = {f"{name}.weight": t for name, t in zip(names, (a_in, a_out, b_up, b_down), strict=True)}
     parts["alpha"] = torch.tensor(1.0)
     assert_made(LINEAR, parts, lambda w: w + 0.5 * (b_up @ b_down + w @ a_in @ a_out), tmp_path)
+
+
+LORA = {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4)}
+LOHA = {"hada_w1_a": (6, 2), "hada_w1_b": (2, 4), "hada_w2_a": (6, 2), "hada_w2_b": (2, 4)}
+LOKR = {"lokr_w1": (3, 2), "lokr_w2_a": (2, 2), "lokr_w2_b": (2, 2)}
+GLORA = {"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (6, 2), "b2.weight": (2, 4)}
+
+
+@pytest.mark.parametrize("shapes", [LORA, LOHA, LOKR, GLORA], ids=["LoRA", "LoHa", "LoKr", "GLoRA"])
+def test_numbers_that_multiply_what_a_file_adds(shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    """alpha / rank, a scale in its place, and a scalar (LyCORIS) on top of either."""
+    factors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    before, plain = made(LINEAR, factors, tmp_path)
+    for numbers, scale in (
+        ({"alpha": 3.0}, 1.5),
+        ({"scale": 0.25, "alpha": 3.0}, 0.25),
+        ({"scalar": -2.0}, -2.0),
+        ({"alpha": 3.0, "scalar": 0.5}, 0.75),
+    ):
+        _, after = made(LINEAR, factors | {name: torch.tensor(value) for name, value in numbers.items()}, tmp_path)
+        torch.testing.assert_close(after - before, scale * (plain - before), atol=1e-5, rtol=1e-4)
+
+
+def test_a_scalar_multiplies_a_whole_difference(tmp_path: Path) -> None:
+    difference = torch.randn(LINEAR)
+    parts = {"diff": difference, "scalar": torch.tensor(0.5)}
+    assert_made(LINEAR, parts, lambda w: w + 0.5 * difference, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "alpha", "scale"),
+    [
+        (LORA, 1.0, 1 / 2),  # rank * sqrt(rank) stands in the alpha already
+        (GLORA, 1.0, 1 / math.sqrt(2)),
+        ({"lokr_w1": (3, 2), "lokr_w2": (2, 2)}, 8.0, 2.0),  # rank^1.5 is written, sqrt(rank) is meant
+        ({"lokr_w1": (3, 2), "lokr_w2": (2, 2)}, 0.0, 1.0),
+    ],
+)
+def test_rank_stabilised_adapters_of_lycoris(
+    shapes: dict[str, tuple[int, ...]], alpha: float, scale: float, tmp_path: Path
+) -> None:
+    target = SingleTarget("toy", "sd1", {"unet": Single(LINEAR)})
+    tensors = {f"lora_unet_layer.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    tensors["lora_unet_layer.alpha"] = torch.tensor(alpha)
+    for said in ("True", "1", True):
+        lora = read(tmp_path / "one", tensors, target, {"ss_network_args": json.dumps({"rs_lora": said})})
+        assert lora.changes["unet.layer"].weight.scale == pytest.approx(scale)
+    plain = read(tmp_path / "one", tensors, target, {"ss_network_args": json.dumps({"rs_lora": "False"})})
+    assert plain.changes["unet.layer"].weight.scale == (1.0 if "lokr_w2" in shapes else alpha / 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "shapes", "says"),
+    [
+        (
+            CONV,
+            {"lora_up.weight": (6, 2, 3, 3), "lora_down.weight": (2, 4, 1, 1), "lora_mid.weight": (2, 2, 3, 3)},
+            "make",
+        ),
+        (CONV, LORA | {"lora_down.weight": (2, 4, 1, 1), "dora_scale": (6, 1, 1, 1)}, "make"),
+        (LINEAR, LORA | {"lora_up.weight": (5, 2), "dora_scale": (6, 1)}, "make"),
+        (LINEAR, LORA | {"lora_down.weight": (2, 5), "dora_scale": (6, 1)}, "make"),
+        (CONV, {"diff": (6, 9, 2, 2)}, "make"),  # as many numbers
+        (CONV, {"diff": (4, 6, 3, 3)}, "make"),
+        (LINEAR, LOHA | {"hada_w1_b": ()}, "LoHa with shapes that do not fit together"),
+        (LINEAR, LORA | {"scale": (2,)}, r"scale is \[2\], expected one number"),
+    ],
+)
+def test_shapes_that_make_another_weight_are_refused(
+    shape: tuple[int, ...], shapes: dict[str, tuple[int, ...]], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFileError, match=says):
+        made(shape, {name: torch.ones(size) for name, size in shapes.items()}, tmp_path)
 
 
 @pytest.mark.parametrize("on_input", [False, True])
@@ -221,6 +305,47 @@ def test_whole_difference_with_bias(tmp_path: Path) -> None:
     for merged in (False, True):
         with attach(target.networks, [(lora, 0.5, 0.0)], merged=merged):
             torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_bias_for_a_layer_that_has_none(tmp_path: Path) -> None:
+    """It is added to the output, for the rows that the adapter is for; merged, the weight must not count twice."""
+    network = Single(LINEAR)
+    network.layer = nn.Linear(4, 6, bias=False).requires_grad_(False)
+    target = SingleTarget("toy", "sd1", {"unet": network})
+    up, down, bias = torch.randn(6, 2), torch.randn(2, 4), torch.randn(6)
+    parts = {"lora_up.weight": up, "lora_down.weight": down, "diff_b": bias}
+    lora = read(tmp_path / "one", {f"lora_unet_layer.{part}": tensor for part, tensor in parts.items()}, target)
+    x = torch.randn(3, 4)
+    plain = network.layer(x)
+    expected = x @ (network.layer.weight + 0.5 * up @ down).T + 0.5 * bias
+    for merged in (False, True):
+        attachment = attachment_of(target.networks, [(lora, 0.5, 0.0)], merged=merged)
+        assert (attachment.num_layers, attachment.is_by_row) == (1, not merged)
+        with attachment.on():
+            torch.testing.assert_close(network.layer(x), expected, atol=1e-5, rtol=1e-5)
+        if merged:
+            with pytest.raises(ValueError, match="merged adapters apply to all rows"), attachment.on(slice(1, 2)):
+                pass
+        else:
+            with attachment.on(slice(1, 2)):
+                some = network.layer(x)
+            torch.testing.assert_close(some[1], expected[1], atol=1e-5, rtol=1e-5)
+            assert torch.equal(some[[0, 2]], plain[[0, 2]])
+        assert torch.equal(network.layer(x), plain)
+
+
+def test_cutting_keeps_the_first_columns_of_products_alone(tmp_path: Path) -> None:
+    """A1111's dyn: no decomposition, and other kinds stay."""
+    target = SingleTarget("toy", "sd1", {"unet": Single(LINEAR)})
+    up, down = torch.randn(6, 3), torch.randn(3, 4)
+    parts = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(6.0)}
+    lora = read(tmp_path / "one", {f"lora_unet_layer.{part}": tensor for part, tensor in parts.items()}, target)
+    shorter = lora.cut(2).changes["unet.layer"].weight
+    torch.testing.assert_close(shorter.delta(torch.zeros(6, 4)), 2 * up[:, :2] @ down[:2])
+    other = read(
+        tmp_path / "two", {f"lora_unet_layer.{name}": torch.randn(size) for name, size in LOHA.items()}, target
+    )
+    assert other.cut(1).changes["unet.layer"].weight is other.changes["unet.layer"].weight
 
 
 # ---- whole models ----------------------------------------------------------------------------------------------------

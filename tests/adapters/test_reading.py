@@ -133,6 +133,22 @@ def test_stacked_projections_of_openclip(tmp_path: Path) -> None:
         assert torch.equal(change.weight.delta(torch.zeros(32, 32)), (up @ down).chunk(3)[index])
 
 
+def test_stacked_projections_of_other_kinds(tmp_path: Path) -> None:
+    """Elementwise products are cut into thirds as well; what depends on the weight as a whole is refused."""
+    target = target_of(TINY_SD21)
+    name = "lora_te_transformer_resblocks_0_attn_in_proj"
+    a1, b1, a2, b2 = randn(96, 2), randn(2, 32), randn(96, 2), randn(2, 32)
+    parts = {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2, "diff_b": randn(96)}
+    lora = read(tmp_path / "a", {f"{name}.{part}": tensor for part, tensor in parts.items()}, target)
+    whole = (a1 @ b1) * (a2 @ b2)
+    for index, (module, change) in enumerate(lora.changes.items()):
+        assert module == f"text.layers.0.attention.to_{'qkv'[index]}"
+        torch.testing.assert_close(change.weight.delta(torch.zeros(32, 32)), whole.chunk(3)[index])
+        assert torch.equal(change.bias, parts["diff_b"].chunk(3)[index])
+    with pytest.raises(ModelFileError, match="changes query, key and value as one weight"):
+        read(tmp_path / "b", {f"{name}.weight": randn(96, 1)}, target)
+
+
 def test_alpha_from_metadata(tmp_path: Path) -> None:
     target = target_of(TINY_SD)
     module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

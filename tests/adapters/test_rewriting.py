@@ -1,5 +1,7 @@
 """Files made from files do the same, or the nearest that their rank allows."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from adapters.files import kohya, lora_parts, randn, read, target_of
-from gesso.adapters.lora import Lora
-from gesso.adapters.rewriting import extracted, file_tensors, merged_loras, resized
+from gesso.adapters.changes import QkvPart
+from gesso.adapters.lora import Lora, ModuleChange
+from gesso.adapters.rewriting import extracted, file_metadata, file_tensors, merged_loras, resized
 from gesso.errors import GessoError
 from tiny_sd import TINY_SD, TINY_SDXL, tiny_parts
 
@@ -130,6 +133,8 @@ def test_resizing_gives_the_nearest_of_its_rank(tmp_path: Path) -> None:
             if singular is not None:
                 kept = (singular**2).cumsum(0) / (singular**2).sum()
                 assert change.weight.rank == int((kept < share).sum()) + 1
+    zero = replace(change, weight=replace(change.weight, up=torch.zeros_like(change.weight.up)))
+    assert resized({name: zero}, energy=0.5)[name].weight.rank == 1
     for arguments in ({}, {"rank": 0}, {"energy": 1.5}, {"rank": 1, "energy": 0.5}):
         with pytest.raises(ValueError, match="rank"):
             resized(lora.changes, **arguments)
@@ -148,6 +153,8 @@ def test_extracting_what_was_added(tmp_path: Path) -> None:
         assert all(torch.equal(t, plain[part][n]) for n, t in net.state_dict().items())
     with pytest.raises(GessoError, match="nothing to extract"):
         extracted(base, tuned, rank=3)
+    with pytest.raises(ValueError, match="rank 0: expected 1 or more"):
+        extracted(base, tuned, rank=0)
     with attach(tuned, [(lora, 1.0, 1.0)], merged=True):
         found = extracted(base, tuned, rank=3)
         only_unet = extracted(base, tuned, rank=3, text=False)
@@ -155,3 +162,68 @@ def test_extracting_what_was_added(tmp_path: Path) -> None:
     assert set(found) == set(expected) and set(only_unet) == {name for name in found if name.startswith("unet.")}
     for name, delta in expected.items():
         torch.testing.assert_close(found[name].weight.delta(delta), delta, atol=1e-5, rtol=1e-3)
+
+
+def test_extracting_takes_a_single_number_and_leaves_rounding() -> None:
+    """One weight that differs in one number, one that differs by less than a millionth of its size."""
+    base = {"unet": nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Conv2d(2, 3, 3)}).requires_grad_(False)}
+    tuned = copy.deepcopy(base)
+    tuned["unet"]["a"].weight[1, 2] += 0.5
+    largest = tuned["unet"]["b"].weight.abs().max()
+    tuned["unet"]["b"].weight[0, 0, 0, 0] = base["unet"]["b"].weight[0, 0, 0, 0] + 0.5e-6 * largest
+    found = extracted(base, tuned, rank=9)
+    assert list(found) == ["unet.a"] and found["unet.a"].weight.rank == 3
+    expected = torch.zeros(4, 3)
+    expected[1, 2] = 0.5
+    torch.testing.assert_close(found["unet.a"].weight.delta(expected), expected)
+    tuned["unet"]["b"].weight[0, 0, 0, 0] = base["unet"]["b"].weight[0, 0, 0, 0] + 4e-6 * largest
+    assert list(extracted(base, tuned, rank=1)) == ["unet.a", "unet.b"]
+    tuned["unet"]["b"] = nn.Conv2d(2, 3, 1)
+    with pytest.raises(GessoError, match=r"unet\.b: the two models have different sizes"):
+        extracted(base, tuned, rank=1)
+
+
+def test_biases_are_merged_with_their_strengths(tmp_path: Path) -> None:
+    target = target_of(TINY_SD)
+    biases = [randn(32), randn(32)]
+    one, two = (read(tmp_path / f"{i}", {f"{STEM}.diff_b": bias}, target) for i, bias in enumerate(biases))
+    (change,) = merged_loras([(one, 0.5, 7.0), (two, -1.0, 7.0)], target).values()
+    assert change.weight is None
+    torch.testing.assert_close(change.bias, 0.5 * biases[0] - biases[1])
+    whole = read(tmp_path / "w", {f"{STEM}.diff": (difference := randn(32, 32)), f"{STEM}.diff_b": biases[0]}, target)
+    lora = read(
+        tmp_path / "l", {f"{STEM}.lora_up.weight": randn(32, 2), f"{STEM}.lora_down.weight": randn(2, 32)}, target
+    )
+    (change,) = merged_loras([(whole, 2.0, 0.0), (lora, 0.0, 0.0)], target).values()
+    torch.testing.assert_close(change.weight.delta(difference), 2 * difference)
+    torch.testing.assert_close(change.bias, 2 * biases[0])
+    (change,) = merged_loras([(whole, 2.0, 0.0), (lora, 0.0, 0.0)], target, rank=4).values()
+    assert change.weight.rank == 4
+
+
+def test_what_a_dialect_has_no_form_for(tmp_path: Path) -> None:
+    target = target_of(TINY_SD)
+    lora = read(tmp_path / "a", {f"{STEM}.diff": randn(32, 32)}, target)
+    with pytest.raises(ValueError, match="dialect 'other': expected one of"):
+        file_tensors(lora.changes, target, "other")
+    part = ModuleChange(QkvPart(next(iter(lora.changes.values())).weight, 1), None)
+    with pytest.raises(GessoError, match="QkvPart: cannot be written to a file"):
+        file_tensors(dict.fromkeys(lora.changes, part), target, "kohya")
+
+
+def test_metadata_of_a_file_made_from_a_file(tmp_path: Path) -> None:
+    """Hashes of the old content go, in PEFT's file there is diffusers' mark, in kohya's the network."""
+    target = target_of(TINY_SD)
+    lora = read(tmp_path / "a", kohya(target, lora_parts), target)
+    kept = {"sshs_legacy_hash": "x", "modelspec.hash_sha256": "y", "format": "z", "ss_tag": "t", "ss_v2": "said"}
+    assert file_metadata(target, lora.changes, "peft", kept) == {"ss_tag": "t", "ss_v2": "said", "format": "pt"}
+    assert file_metadata(target, lora.changes, "kohya", kept) == {
+        "ss_tag": "t",
+        "ss_v2": "said",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "3",
+        "ss_network_alpha": "3.0",
+        "ss_base_model_version": "sd_v1",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.sai_model_spec": "1.0.1",
+    }

@@ -1,6 +1,8 @@
 """The steps of diffusers' schedulers, side by side with diffusers itself."""
 
+import inspect
 import math
+from dataclasses import MISSING, fields
 
 import pytest
 import torch
@@ -143,6 +145,28 @@ def test_a_config_chooses_sampler_and_options(config, sampler, options):
     steps = scheduler.steps(diffusers_noise_schedule(BETAS), 10)
     assert scheduler.sampler == sampler
     assert set(options) <= steps.options.keys() <= SAMPLERS[sampler].options
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*IN_Z, *K, *MULTISTEP, "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
+def test_settings_that_a_config_leaves_out_are_those_of_the_class(name):
+    """PNDM's set_alpha_to_one is the one that differs between classes: whoever reads a folder states it."""
+    diffusers = pytest.importorskip("diffusers")
+    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
+    ours = {one.name: one.default for one in fields(DiffusersScheduler) if one.default not in (MISSING, None)}
+    assert len(ours) == 10
+    for setting, default in ours.items():
+        if setting in parameters and (name, setting) != ("PNDMScheduler", "set_alpha_to_one"):
+            assert parameters[setting].default == default, setting
+    stated = {key: value.default for key, value in parameters.items() if key in ours}
+    theirs = getattr(diffusers, name)(**BETAS)
+    scheduler = DiffusersScheduler.of_config({**BETAS, **stated, "_class_name": name})
+    for num_steps in (4, 20):
+        if name == "LMSDiscreteScheduler":  # asks scipy for its timesteps
+            continue
+        theirs.set_timesteps(num_steps)
+        first = scheduler.steps(diffusers_noise_schedule(BETAS), num_steps).timesteps[0]
+        assert first == pytest.approx(float(theirs.timesteps[0]), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,17 @@ def test_schedules_that_make_no_sense_are_refused():
     for bad in (good.float(), good.flip(0), good[:1], good.reshape(2, -1), torch.cat([good[:-1], good.new_zeros(1)])):
         with pytest.raises(ValueError, match="alphas_cumprod"):
             NoiseSchedule(bad)
-    with pytest.raises(ValueError, match="betas"):
-        scaled_linear(beta_start=0.012, beta_end=0.00085)
-    with pytest.raises(ValueError, match="num_timesteps"):
-        scaled_linear(num_timesteps=1)
+    for numbers in ([1.0, 0.5], [0.9, 0.0], [0.9, -0.1], [0.9, 0.5, 0.5], [0.5, 0.9, 0.1]):
+        with pytest.raises(ValueError, match=r"must fall strictly and stay inside \(0, 1\)"):
+            NoiseSchedule(torch.tensor(numbers, dtype=torch.float64))
+    for start, end in ((0.012, 0.00085), (0.0, 0.5), (0.5, 1.0), (-0.1, 0.5)):
+        with pytest.raises(ValueError, match="betas are"):
+            scaled_linear(beta_start=start, beta_end=end)
+    for number in (1, 0):
+        with pytest.raises(ValueError, match="num_timesteps"):
+            scaled_linear(num_timesteps=number)
+    with pytest.raises(ValueError, match="table is 'half', expected one of"):
+        scaled_linear(table="half")
+    least = scaled_linear(beta_start=0.5, beta_end=0.5, num_timesteps=2)
+    assert least.alphas_cumprod.tolist() == pytest.approx([0.5, 0.25])
+    assert (least.num_timesteps, least.sigma_min, least.sigma_max) == (2, pytest.approx(1), pytest.approx(3**0.5))

@@ -1,5 +1,6 @@
 """Pieces of a prompt to states: chunks, both towers, and each rule of emphasis with a real text encoder."""
 
+import copy
 import math
 import warnings
 from dataclasses import replace
@@ -15,9 +16,11 @@ from gesso.families.encoding import (
     MAX_DOWNWEIGHTED,
     PromptEmbeds,
     Reading,
+    Sizes,
     encode_prompt,
     join_prompts,
     pad_chunks,
+    zeros_like,
 )
 from gesso.families.saving import save_diffusers
 from gesso.text.attention import parse_attention
@@ -217,3 +220,78 @@ def test_no_norm_is_the_plain_product():
     found = encode(TINY_SD, pieces, reading=Reading(emphasis="no_norm")).context
     assert torch.equal(found, no_norm(encode(TINY_SD, "a red cat").context, weights))
     assert math.isclose(float(weights.max()), 1.4, rel_tol=1e-6)
+
+
+def embedded(values: list[float], size: int) -> Tensor:
+    """Numbers as diffusers embeds them: cosines before sines, frequencies from 1 down to 1 / 10000."""
+    angles = torch.tensor(values)[:, None] * 10000.0 ** (-torch.arange(size // 2) / (size // 2))
+    return torch.cat([angles.cos(), angles.sin()], dim=1).flatten()
+
+
+@pytest.mark.parametrize(
+    ("family", "negative", "values"),
+    [
+        (TINY_SDXL, False, [96, 64, 0, 0, 96, 64]),
+        (TINY_SDXL, True, [96, 64, 0, 0, 96, 64]),
+        (TINY_REFINER, False, [96, 64, 0, 0, 6.0]),
+        (TINY_REFINER, True, [96, 64, 0, 0, 2.5]),
+    ],
+)
+def test_sizes_and_scores_stand_behind_the_text(family, negative, values):
+    """The size of the picture, no crop, and SDXL's target or the refiner's aesthetic score."""
+    text = "a red cat"
+    found = encode_prompt(tiny_parts(family), text, clip_skip=1, width=64, height=96, negative=negative).added
+    tail = embedded(values, family.size_dim)
+    torch.testing.assert_close(found[0, -len(tail) :], tail, atol=1e-5, rtol=1e-5)
+    assert found.shape == (1, family.unet.added_dim)
+    cut = Sizes(original=(200, 100), crop=(3, 4), target=(50, 60), aesthetic_score=5.0)
+    tail = embedded([200, 100, 3, 4, *([50, 60] if family is TINY_SDXL else [5.0])], family.size_dim)
+    other = encode_prompt(tiny_parts(family), text, clip_skip=1, width=64, height=96, sizes=cut).added
+    torch.testing.assert_close(other[0, -len(tail) :], tail, atol=1e-5, rtol=1e-5)
+    assert torch.equal(other[0, : -len(tail)], found[0, : -len(tail)])
+
+
+def test_an_empty_negative_prompt_of_sdxl_is_zeros_but_for_its_sizes():
+    plain = encode(TINY_SDXL, "")
+    zeros = zeros_like(TINY_SDXL, plain)
+    sizes = 6 * TINY_SDXL.size_dim
+    assert not zeros.context.any() and not zeros.added[:, :-sizes].any()
+    assert torch.equal(zeros.added[:, -sizes:], plain.added[:, -sizes:]) and plain.added[:, :-sizes].any()
+    assert zeros_like(TINY_SD, encode(TINY_SD, "")).added is None
+    assert not zeros_like(TINY_SD, encode(TINY_SD, "")).context.any()
+
+
+def test_clip_skip_goes_back_a_layer_each():
+    """Of SD 1 with the last norm again; of SD 2 and SDXL where that is asked for; no further than there are layers."""
+    for family, everywhere in ((TINY_SD, False), (TINY_SD21, True), (TINY_SDXL, True)):
+        parts = tiny_parts(family)
+        tower = parts.text
+        with torch.inference_mode():
+            hidden = tower(parts.tokenizer.encode(["a red cat"])).hidden
+        for skip in (2, 3, 99):
+            found = encode_prompt(
+                parts, "a red cat", clip_skip=skip, width=64, height=64, skip_everywhere=everywhere
+            ).context[..., : tower.config.dim]
+            states = hidden[max(-(family.text_layer + skip - 1), -len(hidden))]
+            expected = tower.norm(states) if family.text_norm else states
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for family in (TINY_SD21, TINY_SDXL):
+        plain = encode(family, "a red cat").context
+        left = encode_prompt(tiny_parts(family), "a red cat", clip_skip=2, width=64, height=64).context
+        assert torch.equal(plain, left)
+
+
+def test_what_does_not_fit_together_is_refused():
+    plain = encode(TINY_SD, "a red cat")
+    for prompts, weights in (([], []), ([plain], []), ([plain], [1.0, 2.0])):
+        with pytest.raises(ValueError, match=f"{len(prompts)} prompts, {len(weights)} weights"):
+            join_prompts(prompts, weights, "guidance", plain)
+    for length in (76, 78, 0):
+        with pytest.raises(ValueError, match=f"a context of 77 does not become {length} by chunks of 77"):
+            pad_chunks(plain, plain, length)
+    assert pad_chunks(plain, plain, 77).context.shape[1] == 77
+    parts = tiny_parts(TINY_SDXL)
+    tower = copy.deepcopy(parts.text_2)
+    tower.projection = None
+    with pytest.raises(ValueError, match="has no text projection, which its UNet needs"):
+        encode_prompt(replace(parts, text_2=tower), "a", clip_skip=1, width=64, height=64)

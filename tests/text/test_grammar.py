@@ -10,6 +10,7 @@ from gesso.text.grammar import (
     MAX_NETWORKS,
     MAX_SUBPROMPTS,
     LoraTag,
+    ParsedPrompt,
     escape_prompt,
     parse_prompt,
     write_subprompts,
@@ -62,6 +63,18 @@ def test_a_plan_of_all_subprompts():
     assert [prompt.weight for prompt in planned[0].prompts] == [1, 0.5, 1]
     (only,) = parse_prompt("a cat").plan(20)
     assert only.last_step == 20 and only.prompts[0].pieces[0].text == "a cat"
+
+
+def test_one_context_holds_for_all_steps():
+    """For no schedule and no AND; texts that are blended are one, unless one of them changes."""
+    alike, unlike = (parse_prompt(f"a AND {other}").subprompts for other in ("b", "[b:c:3]"))
+    assert parse_prompt("a cat").is_constant and not parse_prompt("a [b:c:3]").is_constant
+    assert [ParsedPrompt(source="", subprompts=alike, joined=how).is_constant for how in ("guidance", "blend")] == [
+        False,
+        True,
+    ]
+    assert not ParsedPrompt(source="", subprompts=unlike, joined="blend").is_constant
+    assert ParsedPrompt(source="", subprompts=alike[:1]).is_constant
 
 
 def test_a_weight_that_is_too_large_is_changed_and_told():

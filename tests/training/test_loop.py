@@ -1,4 +1,5 @@
 import errno
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -6,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gesso.errors import GessoError
 from gesso.training.group import Group, run_group
-from gesso.training.loop import MovingAverage, Plan, fit, load_state
+from gesso.training.loop import MovingAverage, Plan, eager, fit, load_average, load_state
 from gesso.training.task import generator_for
 
 
@@ -48,7 +50,89 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
     assert p.factor(0) == pytest.approx(1 / 80)
     assert p.factor(100) == p.factor(749) == 1.0
     assert p.factor(875) == pytest.approx(0.5)
-    assert p.factor(1000) == 0.0
+    assert p.factor(1000) == p.factor(1001) == 0.0
+    assert not p.falls(750) and p.falls(751)
+    at_once = replace(p, warmup_samples=0, decay_share=0.0)
+    assert [at_once.factor(samples) for samples in (0, 999, 1000)] == [1.0, 1.0, 0.0]
+
+
+def test_the_optimiser_gets_the_numbers_of_the_plan(tmp_path):
+    def group_of(name, **changes):
+        fit(Line(), replace(plan(40), **changes), tmp_path / "new" / name)  # the folder above it is new, too
+        (group,) = load_state(tmp_path / "new" / name / "last.pt")["optimizer"]["param_groups"]
+        return group["betas"], group["weight_decay"], group["lr"]
+
+    assert group_of("plain") == ((0.9, 0.99), 0.0, pytest.approx(0.05 * plan(40).factor(32)))
+    assert group_of("other", betas=(0.8, 0.95), weight_decay=0.1)[:2] == ((0.8, 0.95), 0.1)
+    assert (replace(plan(40)).clip, plan(40).seed, plan(40).accumulation) == (1.0, 0, 1)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_gradients_are_clipped_to_a_norm(clip, tmp_path):
+    norms, rows = [], []
+
+    def seen(optimizer, *_):
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(float(torch.cat(gradients).norm()))
+
+    hook = register_optimizer_step_pre_hook(seen)
+    try:
+        fit(Line(), replace(plan(40), clip=clip), tmp_path, log_every=1, on_log=rows.append)
+    finally:
+        hook.remove()
+    own = [row["norm"] for row in rows if "norm" in row]
+    assert len(own) == 5 and min(own) > 0.5
+    assert norms == pytest.approx([min(norm, clip) for norm in own], rel=1e-5)
+
+
+def test_a_log_has_five_digits_and_the_task_is_in_training_but_for_reports(tmp_path):
+    modes, rows = [], []
+
+    class Watched(Line):
+        def loss(self, step, batch_size, seed):
+            modes.append((self.modules["line"].training, torch.is_grad_enabled()))
+            return super().loss(step, batch_size, seed)
+
+        def report(self, modules):
+            modes.append((modules["line"].training, torch.is_grad_enabled()))
+            return {"third": 1 / 3}
+
+    task = Watched()
+    fit(task, plan(16), tmp_path, log_every=1, on_log=rows.append)
+    assert modes == [(True, True), (True, True), (False, False)] and task.modules["line"].training
+    written = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert written == [{key: round(value, 5) for key, value in row.items()} for row in rows]
+    assert written[-1] == {"step": 2, "samples": 16, "third": 0.33333}
+
+
+def test_what_is_called_now_and_then_is_not_compiled():
+    def never(graph, inputs):
+        raise AssertionError("compiled")
+
+    with eager():
+        assert torch.compile(lambda x: x + 1, backend=never)(torch.ones(1)) == 2
+
+
+def test_networks_are_compiled_for_one_size(tmp_path):
+    task, asked = Line(), []
+    task.networks = lambda: [SimpleNamespace(compile=lambda **given: asked.append(given))]
+    fit(task, plan(8), tmp_path)
+    assert asked == []
+    fit(task, plan(16), tmp_path, compiled=True)
+    assert asked == [{"dynamic": False}]
+
+
+def test_the_average_of_a_stage(tmp_path):
+    with pytest.raises(GessoError, match=r"last\.pt is missing\. Train the stage 'first' first"):
+        load_average(tmp_path / "first")
+    average = fit(Line(), plan(16), tmp_path / "first")
+    assert torch.equal(load_average(tmp_path / "first")["line"]["weight"], average["line"]["weight"])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GessoError, match=r"file/run: cannot make the folder \(Not a directory\)"):
+        fit(Line(), plan(16), tmp_path / "file" / "run")
 
 
 def test_a_line_is_learned(tmp_path):
@@ -105,20 +189,37 @@ def test_reports_show_the_average_and_leave_the_weights(tmp_path):
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     task = Line()
     task.loss = lambda step, batch_size, seed: (task.modules["line"].weight.sum() * math.nan, {})
-    with pytest.raises(GessoError, match="not finite"):
+    with pytest.raises(GessoError, match="step 0: the gradient is not finite"):
         fit(task, plan(800), tmp_path)
+    assert task.modules["line"].weight.isfinite().all()  # the optimiser never saw it
 
 
 def test_a_foreign_state_is_refused(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"not a state")
+    with pytest.raises(GessoError, match="not a training state") as error:
+        fit(Line(), plan(800), tmp_path)
+    assert f"({str(error.value.__cause__).partition('.')[0][:120]}). Remove it" in str(error.value)
+    torch.save({"step": 3, "object": SimpleNamespace()}, tmp_path / "last.pt")  # would run code of the file's choice
     with pytest.raises(GessoError, match="not a training state"):
         fit(Line(), plan(800), tmp_path)
+
+
+def test_a_state_of_a_gpu_is_read_without_one(tmp_path, monkeypatch):
+    fit(Line(), plan(16), tmp_path)
+    state = load_state(tmp_path / "last.pt")
+    monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+    torch.save(state, tmp_path / "last.pt")
+    monkeypatch.undo()
+    assert fit(Line(), plan(32), tmp_path)["line"]["weight"].device.type == "cpu"
 
 
 def test_a_state_of_another_training_is_refused(tmp_path):
     fit(Line(), plan(8), tmp_path, what="the style comic")
     with pytest.raises(GessoError, match=r"the state of the style comic, not of the style woodcut\. Use another"):
         fit(Line(), plan(8), tmp_path, what="the style woodcut")
+    fit(Line(), plan(16), tmp_path)  # of nothing in particular: goes on, and so does what follows
+    assert load_state(tmp_path / "last.pt")["step"] == 2
+    fit(Line(), plan(24), tmp_path, what="the style comic")
     other = Line()
     other.modules = {"line": nn.Linear(4, 1)}
     with pytest.raises(GessoError, match="the state of another training or of other sizes"):
@@ -150,8 +251,11 @@ def test_batches_that_are_accumulated_make_the_gradient_of_one(tmp_path):
             loss = (self.modules["line"](x)[:, 0] - x @ torch.tensor([1.0, -2.0, 3.0])).square().mean()
             return loss, {"loss": loss.detach()}
 
-    whole = fit(Same(), plan(16 * 8), tmp_path / "whole")
-    parts = fit(Same(), replace(plan(16 * 8), batch_size=2, accumulation=4), tmp_path / "parts")
+    options = {"log_every": 1, "on_log": (rows := []).append}
+    whole = fit(Same(), plan(16 * 8), tmp_path / "whole", **options)
+    parts = fit(Same(), replace(plan(16 * 8), batch_size=2, accumulation=4), tmp_path / "parts", **options)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[16:] == pytest.approx(losses[:16], rel=1e-3)
     assert load_state(tmp_path / "parts" / "last.pt")["step"] == 16
     for name, value in whole["line"].items():
         torch.testing.assert_close(parts["line"][name], value, rtol=1e-4, atol=1e-6)
@@ -170,6 +274,8 @@ def test_reports_at_steps(tmp_path):
     assert [row["step"] for row in rows if "shown" in row] == seen
     fit(Line(), plan(8 * 14), tmp_path, **options)  # goes on
     assert seen == [0, 4, 8, 10, 12, 14]
+    fit(Line(), plan(8 * 16), tmp_path, **options)  # its last step is one of these steps
+    assert seen == [0, 4, 8, 10, 12, 14, 16]
 
 
 def test_a_run_that_is_stopped_saves_a_state_and_reports_nothing(tmp_path):
@@ -200,6 +306,39 @@ def test_gradients_that_are_not_finite_roll_back_to_half_the_rate(tmp_path):
     assert told == [(7, 4, 0.5), (9, 8, 0.25)]
     state = load_state(tmp_path / "last.pt")
     assert (state["step"], state["rate"], state["rolled_back"]) == (12, 0.25, [7, 9])
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.05 * plan(8 * 12).factor(8 * 11) / 4)
+
+
+def test_a_roll_back_to_the_start_is_kept_at_once(tmp_path):
+    """A run that is cut off after it goes on at the lower rate, whichever state it begins from."""
+    states = []
+
+    class Watched(Breaking):
+        def loss(self, step, batch_size, seed):
+            states.append([load_state(tmp_path / name)["rate"] for name in ("last.pt", "good.pt")])
+            return super().loss(step, batch_size, seed)
+
+    fit(Watched(1), plan(8 * 3), tmp_path, keep_every=4, roll_backs=1)
+    assert states == [[1.0, 1.0]] * 2 + [[0.5, 0.5]] * 3
+
+
+def test_a_row_after_a_roll_back_has_the_steps_since_it(tmp_path):
+    rows, losses = [], {}
+
+    class Kept(Breaking):
+        def loss(self, step, batch_size, seed):
+            loss, figures = super().loss(step, batch_size, seed)
+            losses[step] = figures["loss"]  # the last time counts
+            return loss, figures
+
+    fit(Kept(7), plan(8 * 8), tmp_path, keep_every=4, roll_backs=1, log_every=4, on_log=rows.append)
+    means = [row["loss"] for row in rows if "loss" in row]
+    assert means == pytest.approx([sum(losses[step] for step in range(at, at + 4)) / 4 for at in (0, 4)])
+
+
+def test_without_a_state_to_go_back_to_the_gradient_ends_the_run(tmp_path):
+    with pytest.raises(GessoError, match="step 2: the gradient is not finite"):
+        fit(Breaking(2), plan(8 * 4), tmp_path, roll_backs=1)
 
 
 def test_a_roll_back_ends_like_a_run_at_that_rate(tmp_path):
@@ -223,6 +362,40 @@ def test_muon_for_everything(tmp_path):
     task.parameter_groups = lambda rate: [{"params": [task.modules["line"].weight], "lr": rate, "muon": True}]
     fit(task, plan(80), tmp_path)
     assert fit(task, plan(160), tmp_path)["line"]["weight"].isfinite().all()
+
+
+def test_a_state_leaves_room_on_the_disk(tmp_path, monkeypatch):
+    """32 MiB beside the bytes of its tensors: weights, their average, both moments and the optimiser's counters."""
+    line = 4 * (3 + 1)
+    nbytes = 4 * line + 2 * 4
+    free = SimpleNamespace(free=nbytes + 32 * 2**20 - 1)
+    monkeypatch.setattr("gesso.training.loop.shutil.disk_usage", lambda path: free)
+    with pytest.raises(
+        GessoError, match=r"no room for a state of 0 MiB at step 1; nothing was saved\. Free some space"
+    ):
+        fit(Line(), plan(8), tmp_path)
+    free.free += 1
+    fit(Line(), plan(8), tmp_path)
+    assert load_state(tmp_path / "last.pt")["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), GessoError),
+        (RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"), GessoError),
+        (RuntimeError("something else"), RuntimeError),
+        (PermissionError(errno.EACCES, "Permission denied"), PermissionError),
+    ],
+)
+def test_errors_of_writing_that_mean_a_full_disk(error, raised, tmp_path, monkeypatch):
+    def failing(state, path):
+        raise error
+
+    monkeypatch.setattr("gesso.training.loop.save_atomically", failing)
+    with pytest.raises(raised) as caught:
+        fit(Line(), plan(8), tmp_path)
+    assert (caught.value is error) == (raised is not GessoError)
 
 
 @pytest.mark.parametrize("how", ["no room", "ENOSPC"])

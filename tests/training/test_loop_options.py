@@ -79,6 +79,19 @@ class Resting(Line):
         return (loss + self.offset.square() if step == 0 else loss), figures
 
 
+def test_what_rests_rests_after_a_roll_back_too(tmp_path):
+    """Gradients of zero in place of none would let the moments of the optimiser move it."""
+
+    class Breaking(Resting):
+        def loss(self, step, batch_size, seed):
+            loss, figures = super().loss(step, batch_size, seed)
+            return (loss * float("nan") if len(self.offsets) == 6 else loss), figures
+
+    task = Breaking()
+    fit(task, SHORT, tmp_path, keep_every=4, roll_backs=1)
+    assert len(task.offsets) == 12 and len(set(task.offsets[1:])) == 1
+
+
 def test_what_a_step_does_not_depend_on_rests(tmp_path):
     """Neither weight decay nor the moments of the optimiser move a parameter that got no gradient."""
     task = Resting()
@@ -106,6 +119,7 @@ def test_the_length_of_a_plan_by_time_follows_from_its_speed():
     facts = {"first_done": (10.0, 80), "seconds": 30.0, "measure_after": 4.0, "group": Group()}
     assert by_time(TIMED, 160, now=20.0, **facts).total_samples == 160 + 8 * 30
     assert by_time(TIMED, 160, now=13.9, **facts) is TIMED, "too early to tell"
+    assert by_time(TIMED, 160, now=14.0, **facts).total_samples == 160 + 20 * 30
     late = by_time(TIMED, 160, now=20.0, **facts | {"seconds": 59.0})
     assert late.total_samples == int(160 / 0.75), "the fall of the learning rate begins now at the earliest"
 
@@ -143,12 +157,62 @@ def test_a_state_without_a_precision_is_of_float32(tmp_path):
     """Such states are older than the choice."""
     fit(Line(), SHORT, tmp_path)
     state = load_state(tmp_path / "last.pt")
-    del state["precision"]
+    for name in ("precision", "rate", "rolled_back"):  # as old as the first
+        del state[name]
     torch.save(state, tmp_path / "last.pt")
     task = Line()
     fit(task, PLAN, tmp_path, precision="auto")
     assert task.dtype == torch.float32
-    assert load_state(tmp_path / "last.pt")["precision"] == "float32"
+    state = load_state(tmp_path / "last.pt")
+    assert (state["precision"], state["rate"], state["rolled_back"]) == ("float32", 1.0, [])
+
+
+class Timed(Line):
+    """A step takes ten seconds of a clock that stands still otherwise; what the folder held at each step."""
+
+    def __init__(self, folder, monkeypatch):
+        super().__init__()
+        self.now, self.path, self.saved = 0.0, folder / "last.pt", []
+        monkeypatch.setattr(loop.time, "monotonic", lambda: self.now)
+
+    def loss(self, step, batch_size, seed):
+        self.saved.append(load_state(self.path)["step"] if self.path.exists() else 0)
+        self.now += 10.0
+        return super().loss(step, batch_size, seed)
+
+    def report(self, modules):
+        return {"reported": self.now}
+
+
+LONG = replace(PLAN, total_samples=8 * 66)
+
+
+def test_when_states_rows_and_reports_are_written(tmp_path, monkeypatch):
+    """A state every two minutes, a row every 50 steps, a report every five minutes and at the end."""
+    task, rows = Timed(tmp_path, monkeypatch), []
+    fit(task, LONG, tmp_path, on_log=rows.append)
+    assert task.saved == [at // 13 * 13 for at in range(66)]  # 120 seconds are not over after the twelfth
+    assert [row["reported"] for row in rows if "reported" in row] == [310.0, 620.0, 660.0]
+    (row,) = [row for row in rows if "factor" in row]
+    assert (row["step"], row["samples"], row["seconds"]) == (50, 400, 500.0)
+    assert row["samples_per_second"] == pytest.approx(19 * 8 / 190.0)  # since the report at the 31st step
+    assert row["factor"] == pytest.approx(LONG.factor(400)) and "total_samples" not in row
+
+
+def test_a_run_goes_on_with_its_seconds_and_stops_after_some(tmp_path, monkeypatch):
+    rows = []
+    fit(Timed(tmp_path, monkeypatch), LONG, tmp_path, stop_after=30, log_every=1, on_log=rows.append)
+    assert [row["seconds"] for row in rows if "factor" in row] == [10.0, 20.0, 30.0]
+    assert rows[-1]["reported"] == 30.0
+    fit(Timed(tmp_path, monkeypatch), LONG, tmp_path, stop_after=11, log_every=1, on_log=rows.append)
+    assert [row["seconds"] for row in rows if "factor" in row][3:] == [40.0, 50.0]
+
+
+def test_a_plan_by_time_trusts_its_speed_after_half_a_minute(tmp_path, monkeypatch):
+    task, rows = Timed(tmp_path, monkeypatch), []
+    fit(task, replace(TIMED, minutes=20), tmp_path, log_every=1, stop_after=60, on_log=rows.append)
+    assert ["total_samples" in row for row in rows if "factor" in row] == [False] * 3 + [True] * 3
+    assert rows[3]["total_samples"] == 4 * 8 + int(0.8 * (1200 - 40))
 
 
 @pytest.mark.parametrize("slow", ["float32", "bfloat16"])

@@ -59,9 +59,9 @@ class Plan:
 
     def factor(self, samples: int) -> float:
         """Share of the learning rate after so many samples."""
-        rising = min(1.0, (samples + 1) / max(self.warmup_samples, 1))
-        falling = min(1.0, max(0.0, (self.total_samples - samples) / max(self.decay_share * self.total_samples, 1)))
-        return min(rising, falling)
+        rising = (samples + 1) / max(self.warmup_samples, 1)
+        falling = (self.total_samples - samples) / max(self.decay_share * self.total_samples, 1)
+        return min(1.0, rising, max(0.0, falling))
 
     def falls(self, samples: int) -> bool:
         """Whether the learning rate falls after so many samples."""
