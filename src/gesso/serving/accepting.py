@@ -176,6 +176,7 @@ def _insert(connection: Connection, asked: Asked, now: float) -> Row[Any]:
         "progress": {},
         "webhook": None if new.webhook is None else dict(new.webhook),
         "webhook_tries": 0,
+        "origin": None if new.origin is None else dict(new.origin),
     }
     row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
     if used:

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,14 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 from gesso.runtime.batcher import Run
 from gesso.runtime.cancel import CancelledError, CancelToken
-from gesso.serving.blobs import BlobStore
+from gesso.serving.blobs import Blobs
 from gesso.serving.enlarging import enlarge
 from gesso.serving.jobs import Job, Lease, Output, error_value
+from gesso.serving.numbers import FLAT_PICTURES, NONFINITE, PICTURES, STEPS, Numbers, is_flat
 from gesso.serving.options import WorkerOptions
 from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
+from gesso.serving.tracing import Span, Tracing, trace_id
 from gesso.studio.drawing import Order, check_names
 from gesso.studio.front_ends import open_front_end
 from gesso.studio.sources import Sources
@@ -50,6 +52,9 @@ FORMATS = {
 PREVIEW_SHARE = 0.1  # of the time that previews may take
 PREVIEW_SIDE = 512
 PREVIEW_QUALITY = 80
+AWAY = "storage_unusable"  # code of an error that passes: the object storage does not answer
+STORAGE_PATIENCE = 600.0  # seconds that a finished picture waits for it; then the job goes back to the queue
+STORAGE_PAUSE = 1.0
 
 # Why a job stops before it is done: its client canceled it, its deadline passed, another worker has it, this one ends.
 Stop = Literal["canceled", "expired", "lost", "released"]
@@ -64,12 +69,14 @@ class Part:
     index       of the picture in the job
     notices     about how its prompt was read
     steps_left  until it is finished
+    span        of its drawing
     """
 
     index: int
     run: Run[Picture]
     notices: tuple[Notice, ...]
     steps_left: int
+    span: Span = field(default_factory=lambda: Span(None))
 
 
 class Drawing:
@@ -80,11 +87,23 @@ class Drawing:
     state          how far it is, for whoever reports it: the JSON of `Job.progress`
     step_seconds   how long a step takes, as far as is known
     reported       when `state` was last written down, and which it was
+    span           of all of it, in the trace of the request that brought the job
     """
 
-    def __init__(self, lease: Lease, store: JobStore, blobs: BlobStore, options: WorkerOptions) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        store: JobStore,
+        blobs: Blobs,
+        options: WorkerOptions,
+        *,
+        numbers: Numbers | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.lease, self.store, self.blobs, self.options = lease, store, blobs, options
         self.job: Job = lease.job
+        self.numbers, self.tracing = numbers or Numbers(), tracing or Tracing()
+        self.span = self._begun()
         self.cancel = CancelToken()
         self.stopped: Stop | None = None
         self.active: list[Part] = []
@@ -97,6 +116,34 @@ class Drawing:
         self._pipeline: TextToImage | None = None
         self._last_preview, self._preview_cost = time.monotonic(), 0.0
         self._told: set[str] = set()
+        self.is_waiting = False  # for the object storage
+
+    def _begun(self) -> Span:
+        """The span of the job, after that of its time in the queue."""
+        job, parent = self.job, self.job.origin.get("traceparent")
+        waited = self.tracing.start("wait in queue", parent=parent, at=job.created_at, job=job.id)
+        waited.end(at=job.started_at)
+        return self.tracing.start(
+            "draw job",
+            parent=parent,
+            kind="consumer",
+            job=job.id,
+            request_id=job.origin.get("request_id"),
+            work=job.work.kind,
+            model=job.work.model,
+            attempt=job.attempts,
+            worker=self.lease.worker,
+        )
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What the log says of the job."""
+        origin = self.job.origin
+        return {
+            "job": self.job.id,
+            "request_id": origin.get("request_id"),
+            "trace": trace_id(origin.get("traceparent")),
+        }
 
     def stop(self, reason: Stop) -> None:
         """Stop within a step. The first reason counts. From any thread."""
@@ -138,6 +185,7 @@ class Drawing:
         """Begin another picture of the job; None: all are begun. Raises GessoError."""
         part = next(self._parts, None)
         if part is not None:
+            part.span = self.tracing.start("draw picture", parent=self.span.traceparent, picture=part.index)
             self.active.append(part)
         return part
 
@@ -222,7 +270,9 @@ class Drawing:
     def _is_stored(self, output: Output) -> bool:
         try:
             self.blobs.read(output.digest)
-        except GessoError:
+        except GessoError as error:
+            if error.code == AWAY:
+                raise
             return False
         return True
 
@@ -231,6 +281,7 @@ class Drawing:
     def _on_progress(self, parts: Sequence[Part], state: Progress) -> None:
         """A step of one of these pictures is done."""
         part = parts[state.index]
+        self.numbers.add(STEPS, max(part.steps_left - (state.num_steps - state.step), 0))
         part.steps_left, self._num_steps = state.num_steps - state.step, max(state.num_steps, 1)
         done = self._num_begun - sum(each.steps_left for each in self.active) / self._num_steps
         self.state = {
@@ -259,7 +310,7 @@ class Drawing:
             image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
             self.store.preview(self.lease, "image/jpeg", buffer.getvalue())
         except Exception as error:  # a picture can be finished without one
-            log.warning("no preview: %s", error, extra={"job": self.job.id})
+            log.warning("no preview: %s", error, extra=self.words)
         self._last_preview = time.monotonic()
         self._preview_cost = self._last_preview - begin
 
@@ -273,7 +324,12 @@ class Drawing:
     def keep(self, part: Part) -> None:
         """Store a finished picture: its bytes first, then its row. Raises what ended its run, and GessoError."""
         self.active.remove(part)
-        picture = part.run.result().with_notices(part.notices)
+        try:
+            picture = part.run.result().with_notices(part.notices)
+        except BaseException as error:
+            part.span.end(getattr(error, "code", type(error).__name__))
+            raise
+        part.span.end()
         for notice in dict.fromkeys(picture.notices):
             self._tell(notice)
         kind, content_type = self._format()
@@ -299,6 +355,9 @@ class Drawing:
         notices: tuple[Notice, ...] = (),
     ) -> None:
         """Store the bytes of a finished picture, and say so."""
+        self._count(image, notices)
+        with self.tracing.span("store picture", parent=self.span.traceparent, picture=index, nbytes=len(data)):
+            digest = self._stored(data)
         output = Output(
             id=f"{self.job.id}-{index}",
             index=index,
@@ -306,13 +365,39 @@ class Drawing:
             nbytes=len(data),
             width=image.width,
             height=image.height,
-            digest=self.blobs.put(data),
+            digest=digest,
             seed=seed,
             recipe=recipe,
             notices=tuple(notice_value(notice) for notice in dict.fromkeys(notices)),
         )
         if not self.store.add_output(self.lease, output):
             self.stop("lost")
+
+    def _stored(self, data: bytes) -> str:
+        """Store bytes, however long the object storage is away. -> their SHA-256
+
+        Raises CancelledError where the job is to stop meanwhile, and GessoError where it took too long.
+        """
+        begin = time.monotonic()
+        while True:
+            try:
+                return self.blobs.put(data)
+            except GessoError as error:
+                if error.code != AWAY or time.monotonic() - begin > STORAGE_PATIENCE:
+                    raise
+                log.warning("a finished picture waits: %s", error.one_line, extra=self.words)
+                self.state = {**self.state, "message": "drawn, and waits for the object storage"}
+            self.is_waiting = True
+            time.sleep(STORAGE_PAUSE)
+            self.cancel.check()
+
+    def _count(self, image: Image.Image, notices: Sequence[Notice]) -> None:
+        self.numbers.add(PICTURES)
+        if is_flat(image):
+            self.numbers.add(FLAT_PICTURES)
+            log.warning("a picture of one colour", extra=self.words)
+        if any(notice.code == "recomputed_in_float32" for notice in notices):
+            self.numbers.add(NONFINITE, label="recomputed")
 
     def end(self, error: BaseException | None = None) -> None:
         """Write how it ended: done, or with this error; stopped, where it was.
@@ -321,10 +406,16 @@ class Drawing:
         """
         for part in self.active:
             part.run.close()
+            part.span.end("cancelled")
         name = "done" if error is None else self.stopped or "failed"
-        log.info("%s after %.2f s", name, time.monotonic() - self._begin, extra={"job": self.job.id})
-        if error is not None and not isinstance(error, CancelledError):
-            self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
+        log.info("%s after %.2f s", name, time.monotonic() - self._begin, extra=self.words)
+        failure = None if error is None or isinstance(error, CancelledError) else as_known(error, self.job.id)
+        self.span.set(status=name, pictures=self._num_begun - len(self.active))
+        self.span.end(failure.code if failure is not None else None)
+        if failure is not None:
+            if failure.code == "not_finite":
+                self.numbers.add(NONFINITE, label="failed")
+            self.store.fail(self.lease, error_value(failure))
         elif error is None and self.stopped in (None, "canceled", "expired"):
             self.store.finish(self.lease, {**self.state, "value": 1.0})  # perhaps faster than what stopped it
         elif self.stopped == "canceled":
