@@ -56,7 +56,7 @@ class ServeSettings:
     ] = ()
     trusted_proxies: Annotated[
         tuple[str, ...],
-        _about("Address", "Addresses of proxies whose X-Forwarded-For is believed."),
+        _about("Address", "Addresses of proxies whose X-Forwarded-For and -Proto are believed."),
     ] = ()
 
     home: Annotated[

@@ -88,12 +88,12 @@ class _Exchange:
 
     def __init__(self, guard: Guard, scope: "Scope", receive: "Receive", send: "Send") -> None:
         self.method = scope["method"]
-        self.guard, self.scope = guard, scope
+        self.guard, self.headers = guard, _Headers(scope["headers"])
+        self.scope = scope = {**scope, "scheme": self.scheme(scope)}
         if self.method == "HEAD":  # is answered as the GET that it asks about; who sends the answer leaves its body out
             self.scope = {**scope, "method": "GET", "gesso.head": True}
         self._receive, self._send = receive, send
         self.begin = time.monotonic()
-        self.headers = _Headers(scope["headers"])
         self.status = 0
         self.whole = False  # whether all of the body was read
         self.nbytes = 0
@@ -216,6 +216,13 @@ class _Exchange:
             if not is_in(hop, self.guard.proxies):
                 return hop
         return peer
+
+    def scheme(self, scope: "Scope") -> str:
+        """http, or https where a proxy that is believed says that the client speaks so: links lead there."""
+        own: str = scope.get("scheme", "http")
+        told = self.headers.one("x-forwarded-proto", "").lower()
+        is_believed = is_in((scope.get("client") or ("",))[0], self.guard.proxies)
+        return told if is_believed and told in ("http", "https") else own
 
     def too_large(self) -> HttpError:
         data = {"high": self.limit}
