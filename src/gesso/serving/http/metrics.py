@@ -68,8 +68,15 @@ class Metrics:
             numbers.LOADS: Counter("gesso_model_loads", "Models that workers loaded.", ["model"], **made),
             numbers.LOAD_SECONDS: Counter("gesso_model_load_seconds", "Time that workers loaded models.", **made),
         }
-        for outcome in ("recomputed", "failed"):  # a rate wants a 0 to begin with
-            self._worked[numbers.NONFINITE].labels(outcome)
+        # A rate does not see the first of anything that does not begin with 0.
+        for counter, labels in (
+            (self._worked[numbers.NONFINITE], ("recomputed", "failed")),
+            (self.finished, [str(status) for status in JobStatus if status.is_final]),
+            (self.webhooks, ("told", "failed", "gone", "refused", "forgotten")),
+            (self.refusals, ("queue_full", "rate_limited", "storage_unusable", "database_unusable")),
+        ):
+            for label in labels:
+                counter.labels(label)
         self.streams = Gauge("gesso_event_streams", "Event streams that are open.", **made)
         Gauge("gesso_info", "Version.", ["version"], **made).labels(__version__).set(1)
         Gauge("gesso_start_time_seconds", "When the server started.", **made).set(time.time())
