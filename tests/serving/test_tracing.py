@@ -32,10 +32,10 @@ NONE = [
         None,
         "",
         "x",
-        TRACEPARENT + "-00",
+        f"{TRACEPARENT}-00",
         TRACEPARENT.upper(),
         TRACEPARENT.replace("00-", "ff-", 1),
-        TRACEPARENT + "\n",
+        f"{TRACEPARENT}\n",
     ),
     *(f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-{'0' * 16}-01", f"{TRACEPARENT}, {TRACEPARENT}"),
 ]

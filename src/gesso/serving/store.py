@@ -602,6 +602,21 @@ class JobStore:
 
         return self._write(work)
 
+    def put_back_all(self) -> int:
+        """Put all jobs back that workers hold, and forget the workers: none lives. -> how many. It counts as no crash.
+
+        For a database that comes from a backup.
+        """
+
+        def work(connection: Connection) -> int:
+            held = connection.execute(select(jobs).where(HELD)).all()
+            for row in held:
+                self._put_back(connection, row)
+            connection.execute(delete(workers))
+            return len(held)
+
+        return self._write(work)
+
     def _take_back(self, connection: Connection) -> int:
         lapsed = connection.execute(select(jobs).where(self._lapsed(connection))).all()
         for row in lapsed:
