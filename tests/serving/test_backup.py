@@ -132,8 +132,8 @@ def test_a_backup_while_jobs_are_drawn_and_deleted_is_whole(home: Path, tmp_path
 def test_what_is_deleted_in_the_middle_is_left_out(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with context(home) as made:
         ids = [submit(made, name) for name in ("stays", "goes")]
-        for _ in ids:
-            finish(made, lease(made), PNG + str(len(made.store.list_jobs().jobs[0].outputs)).encode())
+        for id in ids:
+            finish(made, lease(made), PNG + id.encode())
         gone = made.store.get(ids[1]).outputs[0].digest
         copy: Callable[..., object] = backup_module._copy
 

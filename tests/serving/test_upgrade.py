@@ -30,10 +30,21 @@ WORK = {"kind": "generate", "model": "gesso-mini", "request": {"prompt": "a"}, "
 def rows() -> dict[str, list[dict[str, Any]]]:
     """Rows of the first revision: what every gesso has had. JSON is text."""
     job = {
-        "owner": "ann", "priority": 0, "model": "gesso-mini", "cost": 1.0, "work": json.dumps(WORK), "work_hash": "0" * 64,
-        "metadata": json.dumps({"mine": 1}), "created_at": 1000.0, "attempts": 0, "crashes": 0, "fence": 0, "last_event": 1,
-        "progress": "{}", "webhook_tries": 0,
-    }  # fmt: skip
+        "owner": "ann",
+        "priority": 0,
+        "model": "gesso-mini",
+        "cost": 1.0,
+        "work": json.dumps(WORK),
+        "work_hash": "0" * 64,
+        "metadata": json.dumps({"mine": 1}),
+        "created_at": 1000.0,
+        "attempts": 0,
+        "crashes": 0,
+        "fence": 0,
+        "last_event": 1,
+        "progress": "{}",
+        "webhook_tries": 0,
+    }
     return {
         "owners": [{"owner": "ann", "served": 3}],
         "jobs": [
@@ -44,19 +55,35 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         "events": [{"job": id, "number": 1, "type": "status", "at": 1000.0, "data": "{}"} for id in ("waits", "done")],
         "outputs": [
             {
-                "id": "done-0", "job": "done", "index": 0, "content_type": "image/png", "nbytes": 9, "width": 8, "height": 8,
-                "digest": "a" * 64, "seed": "7", "recipe": "{}", "notices": "[]",
+                "id": "done-0",
+                "job": "done",
+                "index": 0,
+                "content_type": "image/png",
+                "nbytes": 9,
+                "width": 8,
+                "height": 8,
+                "digest": "a" * 64,
+                "seed": "7",
+                "recipe": "{}",
+                "notices": "[]",
             }
         ],
         "uploads": [
             {
-                "id": "up", "owner": "ann", "name": "u", "content_type": "image/png", "nbytes": 9, "width": 8, "height": 8,
-                "digest": "b" * 64, "created_at": 1000.0,
+                "id": "up",
+                "owner": "ann",
+                "name": "u",
+                "content_type": "image/png",
+                "nbytes": 9,
+                "width": 8,
+                "height": 8,
+                "digest": "b" * 64,
+                "created_at": 1000.0,
             }
         ],
         "job_uploads": [{"job": "waits", "upload": "up"}],
         "workers": [{"id": "w", "device": "cpu", "pid": 1, "started_at": 1.0, "seen_at": 2.0, "models": "[]"}],
-    }  # fmt: skip
+    }
 
 
 def engine_of(url: str) -> Engine:

@@ -306,7 +306,7 @@ def _load(source: Path, url: str) -> None:
 
 
 def _run(program: str, words: list[str], url: str) -> None:
-    """Run a tool of PostgreSQL on a database. The password goes by the environment: lists of processes show the words."""
+    """Run a tool of PostgreSQL on a database. Its password is put where no list of processes shows it."""
     parsed = make_url(url)
     environment = dict(os.environ)
     if parsed.password is not None:
