@@ -62,6 +62,7 @@ class WorkerLoop:
     name     of this process, for leases
     stopping set to stop
     numbers  what it has counted
+    device   that it computes on, as far as is known
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class WorkerLoop:
     ) -> None:
         self.name, self.options, self.stopping = name, options, Event()
         self._exit = exit
-        self.numbers = Numbers()
+        self.numbers, self.device = Numbers(), options.device
         self.tracing = tracing or open_tracing(options.traces, "worker")
         self.store = JobStore(options.database, keep_seconds=options.keep_seconds, max_crashes=options.max_crashes)
         self.blobs = open_blobs(options.blobs, Path(options.copies or "copies"))
@@ -362,7 +363,7 @@ class WorkerLoop:
     def _self(self) -> Worker:
         return Worker(
             id=self.name,
-            device=self.options.device,
+            device=self.device,
             pid=os.getpid(),
             started_at=self._started,
             seen_at=time.time(),
@@ -399,7 +400,7 @@ def work(name: str, options: WorkerOptions, pipe: int) -> None:
     """
     try:
         loop = WorkerLoop(name, options)
-        loop.studio.engine  # noqa: B018  (a device that is not there ends the worker, and fails no jobs)
+        loop.device = str(loop.studio.engine.device)  # one that is not there ends the worker, and fails no jobs
     except GessoError as error:
         log.critical("worker %s: %s", name, error.one_line)
         sys.exit(EXIT_WRONG)
