@@ -50,6 +50,7 @@ FEW_STEPS = {
 PARSED_ONLY = {
     "gesso train ": "hours of training",
     "gesso serve": "runs until it is stopped; tests/serving/test_command.py does, with the examples of its page",
+    "gesso backup ": "needs a server with a queue; tests/serving/test_backup.py has one",
     "gesso evaluate ": "draws and judges hundreds of pictures",
     "~/stable-diffusion-webui": "a folder of another tool",
     "--syntax bang": "needs the example plug-in, which tests/test_plugins.py installs",

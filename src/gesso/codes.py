@@ -83,6 +83,7 @@ ERRORS: Mapping[str, str] = {
     "asset_missing": "There is no such uploaded picture, or it belongs to somebody else.",
     "asset_in_use": "A job draws from the uploaded picture, which therefore cannot be deleted.",
     "worker_crashed": "Worker processes ended while they drew the job, so it was set aside.",
+    "storage_unusable": "The object storage of the pictures does not answer, or refuses.",
     "database_unusable": "The database of the queue does not answer, is damaged or cannot be written.",
     # Pictures and recipes.
     "no_settings": "The picture has no recipe or settings that gesso can read.",

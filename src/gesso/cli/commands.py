@@ -29,6 +29,7 @@ COMMANDS = (
     Command("evaluate", "gesso.cli.evaluate", "Measure how well a model follows its prompts."),
     Command("serve", "gesso.cli.serve", "Serve the HTTP API, with a queue and workers."),
     Command("keys", "gesso.cli.keys", "Make, list and revoke API keys of a server."),
+    Command("backup", "gesso.cli.backup", "Back up a server's queue and pictures, and restore them."),
     Command("config", "gesso.cli.config", "Show and change the defaults of options."),
     Command("doctor", "gesso.cli.doctor", "Check that gesso works on this machine."),
 )

@@ -149,11 +149,10 @@ def _logged(as_json: bool) -> Iterator[None]:
     """Within the block, the server's log goes to stderr, a line for each request."""
     handler = logging.StreamHandler()
     handler.setFormatter(LogLines(as_json))
-    loggers = [logging.getLogger(name) for name in ("gesso", "uvicorn")]
+    loggers = [logging.getLogger(name) for name in ("gesso", "uvicorn", "opentelemetry")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    for logger, level in zip(
-        loggers, (min(logging.INFO, loggers[0].level or logging.INFO), logging.WARNING), strict=True
-    ):
+    levels = (min(logging.INFO, loggers[0].level or logging.INFO), logging.WARNING, logging.WARNING)
+    for logger, level in zip(loggers, levels, strict=True):
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
     try:

@@ -127,6 +127,7 @@ class Batcher:
             raise ValueError(f"runs_per_call {runs_per_call}: expected 1 or more")
         self.runs_per_call = runs_per_call
         self._runs: list[Run[Any]] = []
+        self.shared: tuple[int, ...] = ()  # by how many runs each call of the last step was shared
 
     def add(self, run: Run[Any]) -> None:
         """Adds a run, from the next step on."""
@@ -145,8 +146,9 @@ class Batcher:
         for run in self._runs:
             if run.call is None and not run.is_done:
                 run.advance()
-        waiting = [run for run in self._runs if run.call is not None]
-        for group in self._groups(waiting):
+        groups = list(self._groups([run for run in self._runs if run.call is not None]))
+        self.shared = tuple(len(group) for group in groups)
+        for group in groups:
             self._answer(group)
         ended = [run for run in self._runs if run.is_done]
         self._runs = [run for run in self._runs if not run.is_done]

@@ -185,6 +185,7 @@ class _Accepting:
             idempotency_key=new.idempotency_key,
             batch=new.batch,
             metadata=dict(new.metadata),
+            origin={} if new.origin is None else dict(new.origin),
         )
         made = _Made(asked, job, used)
         self.made.append(made)
@@ -240,6 +241,7 @@ def _row_of(made: _Made) -> dict[str, Any]:
         "progress": {},
         "webhook": None if new.webhook is None else dict(new.webhook),
         "webhook_tries": 0,
+        "origin": None if new.origin is None else dict(new.origin),
     }
 
 

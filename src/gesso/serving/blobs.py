@@ -1,4 +1,4 @@
-"""Bytes of pictures, in files that are named by their SHA-256.
+"""Bytes of pictures, named by their SHA-256: in files, or in object storage (`gesso.serving.objects`).
 
 Bytes first, row second: a row of the queue names only what is on the disk already. Rows are deleted first, bytes later:
 whatever stops the process, nothing worse is left than a file that no row names, and `sweep` finds those.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from gesso.errors import GessoError
 from gesso.files import atomic_file, sync_folder
@@ -28,6 +29,46 @@ _AT_ONCE = 500  # digests that `sweep` asks about together
 log = logging.getLogger(__name__)
 
 
+class Blobs(Protocol):
+    """Where blobs are kept.
+
+    address  that `open_blobs` opens it by
+    root     folder on this machine: of the blobs, or of copies of them
+    """
+
+    address: str
+    root: Path
+
+    def put(self, data: bytes) -> str: ...
+
+    def read(self, digest: str) -> bytes: ...
+
+    def path(self, digest: str) -> Path: ...
+
+    def link(self, digest: str, seconds: float) -> str | None:
+        """An address under which anybody can read a blob for so long; None where there is no such thing."""
+        ...
+
+    def sweep(self, referenced: Callable[[Iterable[str]], set[str]], *, grace_seconds: float = ...) -> int: ...
+
+    def check(self) -> None:
+        """Raises GessoError where it cannot be used now."""
+        ...
+
+
+def open_blobs(address: str, copies: Path) -> Blobs:
+    """Blobs by their address: a folder, or an URL of object storage.
+
+    copies  folder for copies on this machine, where the blobs themselves are elsewhere
+    Raises GessoError.
+    """
+    if "://" not in address:
+        return BlobStore(Path(address))
+    from gesso.serving.objects import ObjectStore
+
+    return ObjectStore(address, copies)
+
+
 class BlobStore:
     """Blobs below one folder, which is made where it is missing. Safe from several threads and processes.
 
@@ -36,7 +77,7 @@ class BlobStore:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.address = root, str(root)
         try:
             self._make(root)
         except OSError as error:
@@ -71,7 +112,7 @@ class BlobStore:
         """The file of a blob, for reading it in parts. Raises GessoError (code missing) where it is not there."""
         path = self._place(digest)
         if not path.is_file():
-            raise _missing(digest)
+            raise missing(digest)
         return path
 
     def read(self, digest: str) -> bytes:
@@ -80,18 +121,22 @@ class BlobStore:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise _missing(digest) from None
+            raise missing(digest) from None
         except OSError as error:
             raise GessoError(
                 f"the stored bytes {digest[:12]}... cannot be read ({error.strerror})", code="unreadable"
             ) from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise GessoError(
-                f"the stored bytes {digest[:12]}... have changed on the disk. Restore them from a copy, or delete them",
-                code="damaged",
-                data={"sha256": digest},
-            )
+            raise damaged(digest, "on the disk")
         return data
+
+    def link(self, digest: str, seconds: float) -> None:
+        """None: files have no address."""
+
+    def check(self) -> None:
+        """Raises GessoError (code unwritable) where the folder is gone or cannot be written."""
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise GessoError(f"{self.root}: cannot be written", code="unwritable", data={"path": str(self.root)})
 
     def sweep(
         self,
@@ -158,7 +203,7 @@ class BlobStore:
     def _place(self, digest: str) -> Path:
         """Where a blob lies. Ids come from outside: what is no SHA-256 never becomes a path."""
         if not _DIGEST.fullmatch(digest):
-            raise _missing(digest)
+            raise missing(digest)
         return self.root / digest[:2] / digest[2:4] / digest
 
     @staticmethod
@@ -177,8 +222,23 @@ def _modified(path: Path) -> float:
         return float("inf")
 
 
-def _missing(digest: str) -> GessoError:
+def is_digest(text: str) -> bool:
+    """Whether a text is a SHA-256 in hexadecimal, and so a name of a blob."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def missing(digest: str) -> GessoError:
+    """The error for a blob that is not there."""
     return GessoError(f"no stored bytes {digest[:12]!r}...; they were deleted, or never stored", code="missing")
+
+
+def damaged(digest: str, where: str) -> GessoError:
+    """The error for a blob whose bytes are not those of its name any more."""
+    return GessoError(
+        f"the stored bytes {digest[:12]}... have changed {where}. Restore them from a copy, or delete them",
+        code="damaged",
+        data={"sha256": digest},
+    )
 
 
 def _unwritable(root: Path, error: OSError) -> GessoError:

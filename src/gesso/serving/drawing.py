@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,14 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 from gesso.runtime.batcher import Run
 from gesso.runtime.cancel import CancelledError, CancelToken
-from gesso.serving.blobs import BlobStore
+from gesso.serving.blobs import Blobs
 from gesso.serving.enlarging import enlarge
 from gesso.serving.jobs import Drawn, Job, Lease, Output, error_value
+from gesso.serving.numbers import FLAT_PICTURES, NONFINITE, PICTURES, STEPS, Numbers, is_flat
 from gesso.serving.options import WorkerOptions
 from gesso.serving.rows import cost_of
 from gesso.serving.store import JobStore
+from gesso.serving.tracing import Span, Tracing, trace_id
 from gesso.studio.drawing import Order, check_names
 from gesso.studio.front_ends import open_front_end
 from gesso.studio.sources import Sources
@@ -50,6 +52,9 @@ FORMATS = {
 PREVIEW_SHARE = 0.1  # of the time that previews may take
 PREVIEW_SIDE = 512
 PREVIEW_QUALITY = 80
+AWAY = "storage_unusable"  # code of an error that passes: the object storage does not answer
+STORAGE_PATIENCE = 600.0  # seconds that a finished picture waits for it; then the job goes back to the queue
+STORAGE_PAUSE = 1.0
 
 # Why a job stops before it is done: its client canceled it, its deadline passed, another worker has it, this one ends.
 Stop = Literal["canceled", "expired", "lost", "released"]
@@ -64,12 +69,14 @@ class Part:
     index       of the picture in the job
     notices     about how its prompt was read
     steps_left  until it is finished
+    span        of its drawing
     """
 
     index: int
     run: Run[Picture]
     notices: tuple[Notice, ...]
     steps_left: int
+    span: Span = field(default_factory=lambda: Span(None))
 
 
 class Drawing:
@@ -80,11 +87,23 @@ class Drawing:
     state          how far it is, for whoever reports it: the JSON of `Job.progress`
     step_seconds   how long a step takes, as far as is known
     reported       when `state` was last written down, and which it was
+    span           of all of it, in the trace of the request that brought the job
     """
 
-    def __init__(self, lease: Lease, store: JobStore, blobs: BlobStore, options: WorkerOptions) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        store: JobStore,
+        blobs: Blobs,
+        options: WorkerOptions,
+        *,
+        numbers: Numbers | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.lease, self.store, self.blobs, self.options = lease, store, blobs, options
         self.job: Job = lease.job
+        self.numbers, self.tracing = numbers or Numbers(), tracing or Tracing()
+        self.span = self._begun()
         self.cancel = CancelToken()
         self.stopped: Stop | None = None
         self.active: list[Part] = []
@@ -100,6 +119,34 @@ class Drawing:
         self._outputs: list[Output] = []  # of which the store was not told yet, as of these:
         self._notices: list[dict[str, Any]] = []
         self._unsaid: Drawn | None = None
+        self.is_waiting = False  # for the object storage
+
+    def _begun(self) -> Span:
+        """The span of the job, after that of its time in the queue."""
+        job, parent = self.job, self.job.origin.get("traceparent")
+        waited = self.tracing.start("wait in queue", parent=parent, at=job.created_at, job=job.id)
+        waited.end(at=job.started_at)
+        return self.tracing.start(
+            "draw job",
+            parent=parent,
+            kind="consumer",
+            job=job.id,
+            request_id=job.origin.get("request_id"),
+            work=job.work.kind,
+            model=job.work.model,
+            attempt=job.attempts,
+            worker=self.lease.worker,
+        )
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What the log says of the job."""
+        origin = self.job.origin
+        return {
+            "job": self.job.id,
+            "request_id": origin.get("request_id"),
+            "trace": trace_id(origin.get("traceparent")),
+        }
 
     def stop(self, reason: Stop) -> None:
         """Stop within a step. The first reason counts. From any thread."""
@@ -141,6 +188,7 @@ class Drawing:
         """Begin another picture of the job; None: all are begun. Raises GessoError."""
         part = next(self._parts, None)
         if part is not None:
+            part.span = self.tracing.start("draw picture", parent=self.span.traceparent, picture=part.index)
             self.active.append(part)
         return part
 
@@ -225,7 +273,9 @@ class Drawing:
     def _is_stored(self, output: Output) -> bool:
         try:
             self.blobs.read(output.digest)
-        except GessoError:
+        except GessoError as error:
+            if error.code == AWAY:
+                raise
             return False
         return True
 
@@ -234,6 +284,7 @@ class Drawing:
     def _on_progress(self, parts: Sequence[Part], state: Progress) -> None:
         """A step of one of these pictures is done."""
         part = parts[state.index]
+        self.numbers.add(STEPS, max(part.steps_left - (state.num_steps - state.step), 0))
         part.steps_left, self._num_steps = state.num_steps - state.step, max(state.num_steps, 1)
         done = self._num_begun - sum(each.steps_left for each in self.active) / self._num_steps
         self.state = {
@@ -262,7 +313,7 @@ class Drawing:
             image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
             self.store.preview(self.lease, "image/jpeg", buffer.getvalue())
         except Exception as error:  # a picture can be finished without one
-            log.warning("no preview: %s", error, extra={"job": self.job.id})
+            log.warning("no preview: %s", error, extra=self.words)
         self._last_preview = time.monotonic()
         self._preview_cost = self._last_preview - begin
 
@@ -282,7 +333,12 @@ class Drawing:
     def keep(self, part: Part) -> None:
         """Store the bytes of a finished picture. Raises what ended its run, and GessoError."""
         self.active.remove(part)
-        picture = part.run.result().with_notices(part.notices)
+        try:
+            picture = part.run.result().with_notices(part.notices)
+        except BaseException as error:
+            part.span.end(getattr(error, "code", type(error).__name__))
+            raise
+        part.span.end()
         for notice in dict.fromkeys(picture.notices):
             if (value := self._new_notice(notice)) is not None:
                 self._notices.append(value)
@@ -309,6 +365,9 @@ class Drawing:
         notices: tuple[Notice, ...] = (),
     ) -> None:
         """Store the bytes of a finished picture; what is said of it comes with `told`."""
+        self._count(image, notices)
+        with self.tracing.span("store picture", parent=self.span.traceparent, picture=index, nbytes=len(data)):
+            digest = self._stored(data)
         output = Output(
             id=f"{self.job.id}-{index}",
             index=index,
@@ -316,12 +375,38 @@ class Drawing:
             nbytes=len(data),
             width=image.width,
             height=image.height,
-            digest=self.blobs.put(data),
+            digest=digest,
             seed=seed,
             recipe=recipe,
             notices=tuple(notice_value(notice) for notice in dict.fromkeys(notices)),
         )
         self._outputs.append(output)
+
+    def _stored(self, data: bytes) -> str:
+        """Store bytes, however long the object storage is away. -> their SHA-256
+
+        Raises CancelledError where the job is to stop meanwhile, and GessoError where it took too long.
+        """
+        begin = time.monotonic()
+        while True:
+            try:
+                return self.blobs.put(data)
+            except GessoError as error:
+                if error.code != AWAY or time.monotonic() - begin > STORAGE_PATIENCE:
+                    raise
+                log.warning("a finished picture waits: %s", error.one_line, extra=self.words)
+                self.state = {**self.state, "message": "drawn, and waits for the object storage"}
+            self.is_waiting = True
+            time.sleep(STORAGE_PAUSE)
+            self.cancel.check()
+
+    def _count(self, image: Image.Image, notices: Sequence[Notice]) -> None:
+        self.numbers.add(PICTURES)
+        if is_flat(image):
+            self.numbers.add(FLAT_PICTURES)
+            log.warning("a picture of one colour", extra=self.words)
+        if any(notice.code == "recomputed_in_float32" for notice in notices):
+            self.numbers.add(NONFINITE, label="recomputed")
 
     def told(self, *, is_done: bool) -> Drawn:
         """The pictures and notices that nobody has been told of, for `JobStore.record`.
@@ -338,8 +423,12 @@ class Drawing:
         """Its end was written."""
         self._say("done")
 
-    def _say(self, how: str) -> None:
-        log.info("%s after %.2f s", how, time.monotonic() - self._begin, extra={"job": self.job.id})
+    def _say(self, how: str, failure: GessoError | None = None) -> None:
+        log.info("%s after %.2f s", how, time.monotonic() - self._begin, extra=self.words)
+        if failure is not None and failure.code == "not_finite":
+            self.numbers.add(NONFINITE, label="failed")
+        self.span.set(status=how, pictures=self._num_begun - len(self.active))
+        self.span.end(failure.code if failure is not None else None)
 
     def end(self, error: BaseException) -> None:
         """Write how it ended that was not done: with this error; stopped, where it was.
@@ -348,14 +437,15 @@ class Drawing:
         """
         for part in self.active:
             part.run.close()
-        self._say(self.stopped or "failed")
+            part.span.end("cancelled")
+        failure = None if isinstance(error, CancelledError) else as_known(error, self.job.id)
         if self._outputs or self._notices:  # pictures that were finished in the same step
             self._unsaid = self.told(is_done=False)
         if self._unsaid is not None:
             self.store.record([self._unsaid])
             self._unsaid = None
-        if not isinstance(error, CancelledError):
-            self.store.fail(self.lease, error_value(as_known(error, self.job.id)))
+        if failure is not None:
+            self.store.fail(self.lease, error_value(failure))
         elif self.stopped == "canceled":
             self.store.canceled(self.lease)
         elif self.stopped == "expired":
@@ -364,6 +454,7 @@ class Drawing:
             self.store.release(self.lease)
         elif self.stopped == "lost":
             self.store.lost(self.lease)
+        self._say(self.stopped or "failed", failure)
 
 
 def seed_of(job: str) -> int:

@@ -63,6 +63,7 @@ class NewJob:
     batch            id that groups jobs
     webhook          {"url": ..., "secret": ...} that is told of the final state
     metadata         the client's own, given back as it is
+    origin           {"request_id", "traceparent"} of the request that brought it, for logs and traces; None: unknown
     """
 
     owner: str
@@ -73,6 +74,7 @@ class NewJob:
     batch: str | None = None
     webhook: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ class Job:
     batch: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)  # queue_ms, execution_ms
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +158,12 @@ class Upload:
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A worker process.  models: that are loaded now; seen_at: when it last said that it lives"""
+    """A worker process.
+
+    models   that are loaded now
+    numbers  what it has counted since it started, see `numbers.Numbers`
+    seen_at  when it last said that it lives
+    """
 
     id: str
     device: str
@@ -163,6 +171,7 @@ class Worker:
     started_at: float
     seen_at: float
     models: tuple[str, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

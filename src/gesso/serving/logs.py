@@ -6,7 +6,17 @@ import time
 
 from gesso.errors import one_line
 
-WORDS = ("request_id", "method", "route", "status", "ms", "client", "key", "job")  # what a record may have besides
+WORDS = (
+    "request_id",
+    "method",
+    "route",
+    "status",
+    "ms",
+    "client",
+    "key",
+    "job",
+    "trace",
+)  # what a record may have besides
 
 
 class LogLines(logging.Formatter):

@@ -9,7 +9,8 @@ from typing import Any
 class WorkerOptions:
     """Settings of one worker process.
 
-    database, blobs   the queue's database, and the folder of pictures
+    database, blobs   the queue's database, and the folder or object storage of pictures
+    copies            folder for copies of pictures from object storage
     number            of the worker, from 0; it takes the device of that number where several will do
     device, dtype, threads, memory, rows_per_call, max_models
                       of its engine, see `gesso.studio.studio.EngineOptions`
@@ -25,10 +26,12 @@ class WorkerOptions:
     wildcards         folder of lists for __name__ in prompts
     library           folder of the models; None: the user's
     json_log          the log has a JSON object a line, else text
+    traces            where OpenTelemetry traces go; None: nowhere
     """
 
     database: str
     blobs: str
+    copies: str | None = None
     number: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -48,6 +51,7 @@ class WorkerOptions:
     wildcards: str | None = None
     library: str | None = None
     json_log: bool = False
+    traces: str | None = None
 
     def to_json(self) -> str:
         """On one line."""

@@ -155,6 +155,7 @@ def job_of(row: Row[Any], drawn: Iterable[Output] = (), position: int | None = N
         batch=row.batch,
         metadata=row.metadata,
         metrics=metrics,
+        origin=row.origin or {},
     )
 
 

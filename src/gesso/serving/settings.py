@@ -56,7 +56,7 @@ class ServeSettings:
     ] = ()
     trusted_proxies: Annotated[
         tuple[str, ...],
-        _about("Address", "Addresses of proxies whose X-Forwarded-For is believed."),
+        _about("Address", "Addresses of proxies whose X-Forwarded-For and -Proto are believed."),
     ] = ()
 
     home: Annotated[
@@ -67,6 +67,13 @@ class ServeSettings:
         str | None,
         _about("Storage", "Database as a URL of SQLAlchemy.", unset="queue.sqlite3 in the folder"),
     ] = None
+    pictures: Annotated[
+        str | None,
+        _about("Storage", "Where pictures are kept: a folder, or s3://bucket/prefix.", unset="blobs in the folder"),
+    ] = None
+    picture_links: Annotated[
+        bool, _about("Storage", "Send clients to the object storage for pictures, by links that expire.")
+    ] = False
     keep: Annotated[float, _about("Storage", "How long finished jobs and their pictures are kept.", 60, 3650 * DAY)] = (
         7 * DAY
     )
@@ -117,6 +124,14 @@ class ServeSettings:
     log_format: Annotated[
         LogFormat, _about("Webhooks and logs", "Format of the log: text, or a JSON object a line.")
     ] = "text"
+    traces: Annotated[
+        str | None,
+        _about(
+            "Webhooks and logs",
+            "Where OpenTelemetry traces go: a collector, such as http://127.0.0.1:4318.",
+            unset="nowhere",
+        ),
+    ] = None
     public_metrics: Annotated[
         bool, _about("Webhooks and logs", "Show /metrics without a key; else a key with the scope admin is needed.")
     ] = False
@@ -130,6 +145,11 @@ class ServeSettings:
     def database_url(self) -> str:
         """The database, for SQLAlchemy."""
         return self.database or f"sqlite:///{self.folder / 'queue.sqlite3'}"
+
+    @property
+    def pictures_address(self) -> str:
+        """Where pictures are kept: a folder or an URL."""
+        return self.pictures or str(self.folder / "blobs")
 
     @property
     def is_loopback(self) -> bool:
@@ -226,7 +246,8 @@ class Settings:
 
     def lines(self) -> Iterator[tuple[str, str, str]]:
         """Name, value and origin of each, for people."""
-        here = {"home": self.values.folder, "database": self.values.database_url}
+        values = self.values
+        here = {"home": values.folder, "database": values.database_url, "pictures": values.pictures_address}
         for row in setting_rows():
             value = here.get(row.name, getattr(self.values, row.name))
             yield row.name.replace("_", "-"), shown(value, row), self.origins[row.name]

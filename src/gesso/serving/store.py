@@ -223,6 +223,17 @@ class JobStore:
         statement = select(jobs.c.status, func.count()).where(_of(owner)).group_by(jobs.c.status)
         return self._read(lambda connection: {JobStatus(s): n for s, n in connection.execute(statement).all()})
 
+    def check(self) -> None:
+        """Ask the database for anything at all, once. Raises SQLAlchemy's error where it does not answer."""
+        with self.database.reading() as connection:
+            connection.execute(select(1))
+
+    def oldest_wait(self) -> float:
+        """Seconds that the job waits by now which was accepted before all others that wait; 0 where none does."""
+        statement = select(func.min(jobs.c.created_at)).where(QUEUED)
+        oldest: float | None = self._read(lambda connection: connection.execute(statement).scalar_one())
+        return 0.0 if oldest is None else max(self._clock() - oldest, 0.0)
+
     def events_after(self, id: str, number: int = 0, *, owner: str | None = None) -> list[JobEvent]:
         """The events of a job after this number; 0: all. Raises GessoError (code job_missing)."""
 
@@ -263,8 +274,11 @@ class JobStore:
             self.cancel(id, owner)
         return len(found)
 
-    def retry(self, id: str, owner: str | None = None) -> Job:
-        """A new job of the same work. Raises GessoError: job_missing, job_not_final, queue_full."""
+    def retry(self, id: str, owner: str | None = None, *, origin: Mapping[str, str] | None = None) -> Job:
+        """A new job of the same work.  origin: of the request for it
+
+        Raises GessoError: job_missing, job_not_final, queue_full.
+        """
 
         def read(connection: Connection) -> Row[Any]:
             return _job_row(connection, id, owner)
@@ -279,6 +293,7 @@ class JobStore:
             batch=row.batch,
             webhook=row.webhook,
             metadata=row.metadata,
+            origin=origin,
         )
         return self.submit(new)[0]
 
@@ -667,6 +682,21 @@ class JobStore:
 
         return self._write(work)
 
+    def put_back_all(self) -> int:
+        """Put all jobs back that workers hold, and forget the workers: none lives. -> how many. It counts as no crash.
+
+        For a database that comes from a backup.
+        """
+
+        def work(connection: Connection) -> int:
+            held = connection.execute(select(jobs).where(HELD)).all()
+            for row in held:
+                self._put_back(connection, row)
+            connection.execute(delete(workers))
+            return len(held)
+
+        return self._write(work)
+
     def _take_back(self, connection: Connection) -> int:
         lapsed = connection.execute(select(jobs).where(self._lapsed(connection))).all()
         for row in lapsed:
@@ -768,7 +798,7 @@ class JobStore:
 
         def work(connection: Connection) -> None:
             connection.execute(delete(workers).where(workers.c.id == worker.id))
-            connection.execute(insert(workers).values(**{**asdict(worker), "models": list(worker.models)}))
+            connection.execute(insert(workers).values(**_plain(worker)))
 
         self._write(work, durable=False)
 
@@ -776,7 +806,7 @@ class JobStore:
         """The workers that live."""
         statement = select(workers).where(workers.c.seen_at >= self._clock() - seen_within).order_by(workers.c.id)
         rows = self._read(lambda connection: connection.execute(statement).all())
-        return [Worker(**{**row._mapping, "models": tuple(row.models)}) for row in rows]
+        return [_worker(row) for row in rows]
 
     def worker_left(self, worker: str) -> None:
         """Forget a worker that has ended well."""
@@ -840,6 +870,14 @@ def _job_row(connection: Connection, id: str, owner: str | None) -> Row[Any]:
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def _plain(worker: Worker) -> dict[str, Any]:
+    return {**asdict(worker), "models": list(worker.models), "numbers": dict(worker.numbers)}
+
+
+def _worker(row: Row[Any]) -> Worker:
+    return Worker(**{**row._mapping, "models": tuple(row.models), "numbers": row.numbers or {}})
 
 
 def _cursor(seq: int) -> str:

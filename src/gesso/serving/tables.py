@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0002"  # of the newest migration
+REVISION = "0004"  # of the newest migration
 
 
 class Json(TypeDecorator[Any]):
@@ -85,6 +85,7 @@ jobs = Table(
     Column("webhook", Json),
     Column("webhook_at", Double),  # when to tell it next; NULL: nothing to tell
     Column("webhook_tries", Integer, nullable=False),
+    Column("origin", Json),  # the request that brought it, see `NewJob`
     UniqueConstraint("owner", "idempotency_key", name="jobs_idempotency"),
     sqlite_autoincrement=True,
 )
@@ -175,6 +176,7 @@ workers = Table(
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("models", Json, nullable=False),
+    Column("numbers", Json),  # what it has counted, see `numbers.Numbers`
 )
 
 api_keys = Table(

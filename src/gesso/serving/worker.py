@@ -31,21 +31,25 @@ from gesso.library import Library
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.batcher import Batcher
 from gesso.runtime.cancel import CancelledError
-from gesso.serving.blobs import BlobStore
-from gesso.serving.drawing import Drawing, Part, as_known
+from gesso.serving.blobs import open_blobs
+from gesso.serving.drawing import AWAY, Drawing, Part, as_known
 from gesso.serving.jobs import JobStatus, Worker
 from gesso.serving.logs import LogLines
+from gesso.serving.numbers import CALL_SECONDS, CALLS, LOAD_SECONDS, LOADS, Numbers, resident_bytes
 from gesso.serving.options import WorkerOptions
 from gesso.serving.store import JobStore
+from gesso.serving.tracing import Tracing, open_tracing
 from gesso.studio.studio import EngineOptions, Studio
 
 WATCH_SECONDS = 0.05  # between two looks for cancelled jobs
-SEEN_SECONDS = 5.0  # between two signs of life
+SEEN_SECONDS = 5.0  # between two signs of life ...
+COUNT_SECONDS = 1.0  # ... while there is something to count
 IDLE_SECONDS = {True: 0.02, False: 0.1}  # between two looks at an empty queue; SQLite: True
 LOOK_SECONDS = 1.0  # between two looks where nothing seems to have changed: leases lapse in silence
 PATIENCE = 5.0  # that a job for another model waits at most before jobs of this one are let in no more
 FIRST_COME = 4  # one step in so many goes to the job that came first: it takes so many times its own time at most
 SHORT = 0.5  # a job is let in to pass others where it costs at most so much of what each of these still does
+STORAGE_SECONDS = 2.0  # between two looks whether the object storage is back
 LAST_SECONDS = 20.0  # beyond `stop_seconds`, before a worker that does not stop ends itself
 EXIT_WRONG = 2  # its options cannot be
 EXIT_BROKEN = 70  # the device does not work any more, or a step has no end
@@ -61,13 +65,24 @@ class WorkerLoop:
     name     of this process, for leases
     stopping set to stop
     news     set when something may wait in the queue; it is looked at every now and then anyway
+    numbers  what it has counted
+    device   that it computes on, as far as is known
     """
 
-    def __init__(self, name: str, options: WorkerOptions, *, exit: Callable[[int], object] = os._exit) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: WorkerOptions,
+        *,
+        exit: Callable[[int], object] = os._exit,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.name, self.options, self.stopping, self.news = name, options, Event(), Event()
         self._exit = exit
+        self.numbers, self.device = Numbers(), options.device
+        self.tracing = tracing or open_tracing(options.traces, "worker")
         self.store = JobStore(options.database, keep_seconds=options.keep_seconds, max_crashes=options.max_crashes)
-        self.blobs = BlobStore(Path(options.blobs))
+        self.blobs = open_blobs(options.blobs, Path(options.copies or "copies"))
         self.studio = self._new_studio()
         self._pipelines: dict[str, TextToImage] = {}
         self._drawings: list[Drawing] = []
@@ -77,6 +92,8 @@ class WorkerLoop:
         self._num_steps = 0
         self._step_seconds: float | None = None
         self._done = Event()
+        self._is_busy = False
+        self._storage_away: float | None = None  # since when, or when that was last seen
 
     # ---- the thread that draws ---------------------------------------------------------------------------------------
 
@@ -108,6 +125,7 @@ class WorkerLoop:
             with suppress(GessoError):
                 self.store.worker_left(self.name)
             self.store.close()
+            self.tracing.close()
 
     def _idle(self) -> None:
         keep_alive = self.options.keep_alive
@@ -119,7 +137,7 @@ class WorkerLoop:
     def _admit(self) -> None:
         """Take jobs that wait, as far as there is room."""
         room = (1 if self.options.memory is not None else self.options.jobs_at_once) - len(self._drawings)
-        if room < 1 or any(drawing.job.crashes for drawing in self._drawings):
+        if room < 1 or not self._has_storage() or any(drawing.job.crashes for drawing in self._drawings):
             return
         now, mark = time.monotonic(), self.store.changes()
         if mark == self._seen_mark and now - self._last_look < LOOK_SECONDS:
@@ -138,10 +156,26 @@ class WorkerLoop:
         if not leases:
             self._seen_mark, self._last_look = mark, now
         for lease in leases:
-            self._drawings.append(Drawing(lease, self.store, self.blobs, self.options))
+            self._drawings.append(
+                Drawing(lease, self.store, self.blobs, self.options, numbers=self.numbers, tracing=self.tracing)
+            )
         for drawing in self._drawings[len(self._drawings) - len(leases) :]:
             self._last_step = time.monotonic()
             self._guarded(drawing, partial(self._begin, drawing))
+
+    def _has_storage(self) -> bool:
+        """Whether pictures can be kept, as far as is known: where they could not, that is asked now and then."""
+        if self._storage_away is None:
+            return True
+        if time.monotonic() - self._storage_away < STORAGE_SECONDS:
+            return False
+        try:
+            self.blobs.check()
+            self._storage_away = None
+        except GessoError as error:
+            log.warning("worker %s waits: %s", self.name, error.one_line)
+            self._storage_away = time.monotonic()
+        return self._storage_away is None
 
     def _begin(self, drawing: Drawing) -> None:
         if drawing.job.work.kind == "upscale":
@@ -150,7 +184,7 @@ class WorkerLoop:
             self._tell([drawing])
             return
         drawing.step_seconds = self._step_seconds
-        drawing.begin(self._pipeline(drawing.job.work.model))
+        drawing.begin(self._pipeline(drawing.job.work.model, drawing.span.traceparent))
         if drawing.next_part() is None:
             self._tell([drawing])
 
@@ -167,6 +201,9 @@ class WorkerLoop:
         now = time.monotonic()
         self._last_step = self._last_work = now
         self._count(now - begin, chosen)
+        for rows in batcher.shared:
+            self.numbers.add(CALLS, label=rows)
+        self.numbers.add(CALL_SECONDS, now - begin)
         finished = [(drawing, part) for drawing, part in chosen if part.run in ended]
         for drawing, part in finished:
             self._guarded(drawing, partial(drawing.keep, part))
@@ -239,6 +276,11 @@ class WorkerLoop:
         if drawing not in self._drawings:
             return
         self._drawings.remove(drawing)
+        if isinstance(error, GessoError) and error.code == AWAY:  # no fault of the job, which goes back
+            log.error("worker %s: %s", self.name, error.one_line)
+            self._storage_away = time.monotonic()
+            drawing.stop("released")
+            error = CancelledError()
         self._patiently(drawing.end, error)
         if _is_broken(error):
             log.critical("the device does not work any more: %s", error)
@@ -282,13 +324,20 @@ class WorkerLoop:
         library = None if options.library is None else Library(Path(options.library))
         return Studio(engine, library=library, offline=True)  # a client's name fetches nothing
 
-    def _pipeline(self, model: str) -> TextToImage:
-        """The pipeline of a model; the least recently used is forgotten where there are too many."""
+    def _pipeline(self, model: str, parent: str | None = None) -> TextToImage:
+        """The pipeline of a model; the least recently used is forgotten where there are too many.
+
+        parent  traceparent of the job that wants it
+        """
         pipeline = self._pipelines.pop(model, None)
         if pipeline is None:
             while len(self._pipelines) >= self.options.max_models:
                 del self._pipelines[next(iter(self._pipelines))]
-            pipeline = self.studio.open(model)
+            begin = time.monotonic()
+            with self.tracing.span("load model", parent=parent, model=model):
+                pipeline = self.studio.open(model)
+            self.numbers.add(LOADS, label=model)
+            self.numbers.add(LOAD_SECONDS, time.monotonic() - begin)
         self._pipelines[model] = pipeline
         return pipeline
 
@@ -308,8 +357,9 @@ class WorkerLoop:
         while not self._done.wait(WATCH_SECONDS):
             now = time.monotonic()
             try:
-                if now - seen > SEEN_SECONDS:
+                if now - seen > (COUNT_SECONDS if self._is_busy else SEEN_SECONDS):
                     seen = now
+                    self._is_busy = bool(self._drawings)
                     self.store.worker_seen(self._self())
                 mark, before = self.store.changes(), mark
                 renews = now - renewed > self.options.lease_seconds / 4
@@ -325,6 +375,8 @@ class WorkerLoop:
         deadline = drawing.job.deadline
         if deadline is not None and time.time() >= deadline:
             drawing.stop("expired")
+        if drawing.is_waiting and self.stopping.is_set():  # the thread that draws cannot see to it
+            drawing.stop("released")
         if renews:
             status = self.store.renew(drawing.lease, lease_seconds=self.options.lease_seconds)
         elif asks:
@@ -352,12 +404,23 @@ class WorkerLoop:
     def _self(self) -> Worker:
         return Worker(
             id=self.name,
-            device=self.options.device,
+            device=self.device,
             pid=os.getpid(),
             started_at=self._started,
             seen_at=time.time(),
             models=tuple(self._pipelines),
+            numbers=self.numbers.value(rows=self.options.rows_per_call, resident=resident_bytes(), **self._on_device()),
         )
+
+    def _on_device(self) -> dict[str, float]:
+        """Bytes of the device's memory that tensors take, and that PyTorch holds."""
+        if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+            return {}
+        numbers = range(torch.cuda.device_count())
+        return {
+            "allocated": sum(torch.cuda.memory_allocated(number) for number in numbers),
+            "reserved": sum(torch.cuda.memory_reserved(number) for number in numbers),
+        }
 
 
 def _is_broken(error: BaseException) -> bool:
@@ -380,7 +443,7 @@ def work(name: str, options: WorkerOptions, pipe: int, bell: int | None = None) 
     """
     try:
         loop = WorkerLoop(name, options)
-        loop.studio.engine  # noqa: B018  (a device that is not there ends the worker, and fails no jobs)
+        loop.device = str(loop.studio.engine.device)  # one that is not there ends the worker, and fails no jobs
     except GessoError as error:
         log.critical("worker %s: %s", name, error.one_line)
         sys.exit(EXIT_WRONG)

@@ -44,6 +44,7 @@ def create_app(context: Context) -> Guard:
         context.settings,
         refused=lambda code: context.metrics.refusals.labels(code).inc(),
         seen=lambda method, route, status, seconds: _seen(context, method, route, status, seconds),
+        tracing=context.tracing,
     )
 
 

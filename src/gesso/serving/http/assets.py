@@ -150,7 +150,7 @@ def get_asset(call: Calling, id: str) -> Response:
     tag=TAG,
     summary="The bytes of an uploaded picture",
     answer=Media(("image/png",), {"type": "string", "format": "binary"}),
-    also={304: "As you have it."},
+    also={302: "At another address, for a while.", 304: "As you have it."},
     errors=(416,),
 )
 def get_asset_content(call: Calling, id: str) -> Response:

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from gesso.errors import short
 from gesso.request.checks import nearest, unknown_data
-from gesso.serving.blobs import BlobStore
+from gesso.serving.blobs import Blobs
 from gesso.serving.http.checking import Checker
 from gesso.serving.http.limits import FAILURES, Buckets, too_often
 from gesso.serving.http.metrics import Metrics
@@ -23,6 +23,7 @@ from gesso.serving.keys import EVERYTHING, LOCAL, ApiKey, KeyStore, Scope
 from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
+from gesso.serving.tracing import Tracing
 
 T = TypeVar("T")
 MIN_FREE = 256 * 2**20  # bytes on the disk of the pictures, below which no job is accepted
@@ -39,7 +40,7 @@ class Context:
 
     settings: ServeSettings
     store: JobStore
-    blobs: BlobStore
+    blobs: Blobs
     keys: KeyStore
     checker: Checker
     metrics: Metrics
@@ -48,6 +49,7 @@ class Context:
     submitting: Lock = field(default_factory=Lock)
     writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
     supervisor: Supervisor | None = None
+    tracing: Tracing = field(default_factory=Tracing)
     is_stopping: bool = False
     _keys_are_used: bool = False
 
@@ -99,6 +101,13 @@ class Call:
     def new_owner(self) -> str:
         """Whose the jobs and uploads are that this request makes."""
         return self.identity.id
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """This request, as its jobs name it."""
+        state = self.request.state
+        parent: str | None = getattr(state, "traceparent", None)
+        return {"request_id": state.request_id} | ({"traceparent": parent} if parent is not None else {})
 
 
 class Rule:

@@ -10,6 +10,7 @@ from gesso.serving.http.problems import HttpError, not_found
 
 CONTENT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/avif")
 ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/avif": "avif"}
+LINK_SECONDS = 300  # that the address of a picture in object storage is good for
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 # A picture that a browser opens by itself is a document of this origin; so it may do nothing at all.
 POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
@@ -32,12 +33,15 @@ def picture_response(call: Call, digest: str, content_type: str, ident: str) -> 
     known = [text.strip().removeprefix("W/") for text in request.get("if-none-match", "").split(",")]
     if etag in known or known == ["*"]:
         return Response(status_code=304, headers=headers)
+    if call.context.settings.picture_links and (link := call.context.blobs.link(digest, LINK_SECONDS)) is not None:
+        headers |= {"Location": link, "Cache-Control": f"private, max-age={LINK_SECONDS // 2}"}
+        return Response(status_code=302, headers=headers)
     try:
         data = call.context.blobs.read(digest)
     except GessoError as error:
         if error.code == "missing":
             raise not_found("picture") from None
-        raise HttpError.of(error, 500) from None
+        raise HttpError.of(error, None if error.code == "storage_unusable" else 500) from None
     wanted = request.get("range")
     if wanted is None or request.get("if-range", etag) != etag:
         return Response(data, headers=headers, media_type=kind)

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from gesso.errors import GessoError
 from gesso.serving.http.problems import HttpError
 from gesso.serving.settings import ServeSettings
+from gesso.serving.tracing import Tracing, known_parent, trace_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +31,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 METHODS = (*SAFE_METHODS, "POST", "DELETE")
 MULTIPART_SLACK = 16 * 1024  # of boundaries and headers around an upload
 # Where pictures come inside of JSON, in Base64, as other tools have it.
+UNTRACED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, by machines
 PICTURES_IN_JSON = ("/sdapi/v1/", "/controlnet/", "/v1/images/")
 DRAINED = 256 * 1024  # bytes of a refused body that are read, so that the client sees the answer
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -52,6 +54,7 @@ class Guard:
 
     refused  told the code of each refusal of its own
     seen     told method, route, status and seconds of each request
+    tracing  has a span for each request, but for those that ask how the server is
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class Guard:
         *,
         refused: Callable[[str], None],
         seen: Callable[[str, str, int, float], None],
+        tracing: Tracing | None = None,
     ) -> None:
+        self.tracing = tracing or Tracing()
         self.app, self.settings = app, settings
         self.refused, self.seen = refused, seen
         self.hosts = {name.lower() for name in (*settings.allowed_hosts, "localhost", "127.0.0.1", "[::1]")}
@@ -83,12 +88,12 @@ class _Exchange:
 
     def __init__(self, guard: Guard, scope: "Scope", receive: "Receive", send: "Send") -> None:
         self.method = scope["method"]
-        self.guard, self.scope = guard, scope
+        self.guard, self.headers = guard, _Headers(scope["headers"])
+        self.scope = scope = {**scope, "scheme": self.scheme(scope)}
         if self.method == "HEAD":  # is answered as the GET that it asks about; who sends the answer leaves its body out
             self.scope = {**scope, "method": "GET", "gesso.head": True}
         self._receive, self._send = receive, send
         self.begin = time.monotonic()
-        self.headers = _Headers(scope["headers"])
         self.status = 0
         self.whole = False  # whether all of the body was read
         self.nbytes = 0
@@ -99,6 +104,12 @@ class _Exchange:
         self.id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         state = self.scope.setdefault("state", {})
         state["request_id"], state["client"] = self.id, self.client()
+        tracing, parent = self.guard.tracing, known_parent(self.headers.one("traceparent"))
+        if self.scope["path"] in UNTRACED:
+            tracing = Tracing()
+        method = self.method if self.method in METHODS else "other"
+        span = tracing.start(method, parent=parent, kind="server", method=method, request_id=self.id)
+        state["traceparent"] = span.traceparent
         try:
             try:
                 self.check()
@@ -117,6 +128,9 @@ class _Exchange:
             seconds = time.monotonic() - self.begin
             route = self.route()
             self.guard.seen(self.method, route, self.status, seconds)
+            span.rename(f"{method} {route}")
+            span.set(route=route, http_status=self.status)
+            span.end("internal" if self.status >= 500 else None)
             level = logging.WARNING if self.status >= 500 else logging.INFO
             words = self.words() | {"status": self.status, "ms": round(1000 * seconds, 1)}
             log.log(level, "request", extra=words)
@@ -130,6 +144,7 @@ class _Exchange:
             "route": self.route(),
             "client": self.scope["state"]["client"],
             "key": identity.id if identity is not None else None,
+            "trace": trace_id(self.scope["state"].get("traceparent")),
         }
 
     def route(self) -> str:
@@ -201,6 +216,13 @@ class _Exchange:
             if not is_in(hop, self.guard.proxies):
                 return hop
         return peer
+
+    def scheme(self, scope: "Scope") -> str:
+        """http, or https where a proxy that is believed says that the client speaks so: links lead there."""
+        own: str = scope.get("scheme", "http")
+        told = self.headers.one("x-forwarded-proto", "").lower()
+        is_believed = is_in((scope.get("client") or ("",))[0], self.guard.proxies)
+        return told if is_believed and told in ("http", "https") else own
 
     def too_large(self) -> HttpError:
         data = {"high": self.limit}

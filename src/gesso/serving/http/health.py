@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fastapi import Response
 from starlette.concurrency import run_in_threadpool
 
+from gesso.serving.blobs import Blobs
 from gesso.serving.http.context import MIN_FREE, Calling, Context
 from gesso.serving.http.metrics import CONTENT_TYPE
 from gesso.serving.http.operations import Media, Routes, operation
@@ -36,7 +37,7 @@ def router(metrics_rule: Scope | None) -> Routes:
         also={503: "Something is missing; `checks` says what."},
     )
     async def ready(call: Calling) -> Response:
-        """Whether the database answers, the disk has room and a worker lives."""
+        """Whether the database and the object storage answer, the disk has room and a worker lives."""
         checks = await run_in_threadpool(_checks, call.context)
         is_ready = all(checks.values())
         content = {"status": "ready" if is_ready else "not_ready", "checks": checks}
@@ -60,6 +61,11 @@ def router(metrics_rule: Scope | None) -> Routes:
     return made
 
 
+def _answers(blobs: Blobs) -> bool:
+    blobs.check()
+    return True
+
+
 def _checks(context: Context) -> dict[str, bool]:
     def holds(check: Callable[[], object]) -> bool:
         try:
@@ -67,8 +73,11 @@ def _checks(context: Context) -> dict[str, bool]:
         except Exception:
             return False
 
-    return {
+    checks = {
         "database": holds(lambda: context.store.counts() is not None),
         "disk": holds(lambda: context.free_bytes() > MIN_FREE),
         "worker": context.settings.workers == 0 or holds(lambda: context.store.workers(seen_within=30.0)),
     }
+    if "://" in context.blobs.address:
+        checks["storage"] = holds(lambda: _answers(context.blobs))
+    return checks

@@ -23,7 +23,7 @@ TAG = "Pictures"
     tag=TAG,
     summary="The bytes of a picture",
     answer=Media(CONTENT_TYPES, {"type": "string", "format": "binary"}),
-    also={206: "The part that Range asks for.", 304: "As you have it."},
+    also={206: "The part that Range asks for.", 302: "At another address, for a while.", 304: "As you have it."},
     errors=(416,),
     extra={
         "parameters": [

@@ -159,7 +159,7 @@ def retry_job(call: Calling, id: str) -> Response:
     if limit is not None and queued >= limit:
         raise key_is_full(call, queued)
     try:
-        job = store.retry(id, call.owner)
+        job = store.retry(id, call.owner, origin=call.origin)
     except GessoError as error:
         raise refused(error) from None
     call.context.metrics.accepted.labels(job.work.model).inc()

@@ -2,13 +2,15 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from threading import Event, Thread
 from typing import Any
 
 from sqlalchemy import select
 
-from gesso.serving.blobs import BlobStore
+from gesso.serving.blobs import Blobs
 from gesso.serving.http.metrics import Metrics
+from gesso.serving.numbers import difference
 from gesso.serving.store import JobStore
 from gesso.serving.tables import jobs, outputs
 
@@ -16,6 +18,7 @@ COUNT_SECONDS = 1.0
 RECOVER_SECONDS = 5.0
 SWEEP_SECONDS = 600.0
 AT_ONCE = 500
+REMEMBERED = 256  # workers; one may be silent for a while and come back
 
 _COUNTED = (jobs.c.status, jobs.c.created_at, jobs.c.started_at, jobs.c.completed_at)
 
@@ -25,13 +28,14 @@ log = logging.getLogger(__name__)
 class Housekeeper:
     """A thread beside the server."""
 
-    def __init__(self, store: JobStore, blobs: BlobStore, metrics: Metrics) -> None:
+    def __init__(self, store: JobStore, blobs: Blobs, metrics: Metrics) -> None:
         self.store, self.blobs, self.metrics = store, blobs, metrics
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="housekeeper", daemon=True)
         self._counted_until = time.time()
         self._counted: set[str] = set()
-        self._loaded: dict[str, set[str]] = {}
+        self._began = time.time()
+        self._worked: dict[str, Mapping[str, Any]] = {}  # what each worker had counted when last looked at
 
     def start(self) -> None:
         """Begin."""
@@ -80,11 +84,20 @@ class Housekeeper:
         if rows:
             self._counted_until = max(self._counted_until, rows[-1].completed_at)
         self._counted = {row.id for row in rows}
-        loaded = {worker.id: set(worker.models) for worker in self.store.workers()}
-        for worker, models in loaded.items():
-            for model in models - self._loaded.get(worker, set()):
-                self.metrics.loads.labels(model).inc()
-        self._loaded = loaded
+        self.count_work()
+
+    def count_work(self) -> None:
+        """Add what workers have counted since the last time. Of one that is older than this server, from now on."""
+        workers = self.store.workers()
+        for worker in workers:
+            is_older = worker.started_at < self._began
+            before = self._worked.get(worker.id, worker.numbers if is_older else {})
+            for (name, label), amount in difference(worker.numbers, before).items():
+                self.metrics.worked(name, label, amount)
+            self._worked.pop(worker.id, None)
+            self._worked[worker.id] = worker.numbers  # the last one
+        for gone in list(self._worked)[:-REMEMBERED]:
+            del self._worked[gone]
 
     def _count_job(self, row: Any) -> None:
         self.metrics.finished.labels(str(row.status)).inc()

@@ -147,7 +147,7 @@ def operation(
         content = {"content": {"application/json": shown | ({"example": example} if example is not None else {})}}
     responses: dict[int | str, dict[str, Any]] = {status: {"description": "Done.", **content}}
     for other, why in (also or {}).items():
-        responses[other] = {"description": why, **(content if other not in (204, 304) else {})}
+        responses[other] = {"description": why, **(content if other not in (204, 302, 304) else {})}
     for code in sorted(codes):
         responses[code] = {"description": REASONS[code], **PROBLEM}
     more = dict(extra or {})

@@ -23,7 +23,7 @@ from gesso.pictures.reading import (
     read_map,
     read_mask,
 )
-from gesso.serving.blobs import BlobStore
+from gesso.serving.blobs import Blobs
 from gesso.serving.http.problems import HttpError
 
 MIN_SIDE = 16
@@ -85,7 +85,7 @@ def _too_large() -> HttpError:
 class Digests:
     """The hashes of pixels by which requests name uploaded pictures, computed once for each."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
 
     def image(self, digest: str) -> str:
@@ -103,7 +103,9 @@ class Digests:
     def _of(self, digest: str, role: str) -> str:
         try:
             return _pixels(os.fspath(self.blobs.path(digest)), role)
-        except GessoError:
+        except GessoError as error:
+            if error.code == "storage_unusable":
+                raise
             raise HttpError(
                 500, "missing", "the uploaded picture is not on the disk any more", field="assets"
             ) from None

@@ -29,12 +29,14 @@ STATUSES: Mapping[str, int] = {
     "not_found": 404,
     "queue_full": 429,
     "rate_limited": 429,
+    "storage_unusable": 503,
     "system": 500,
     "too_large": 413,
     "unauthorized": 401,
     "unreadable": 500,
     "unwritable": 500,
 }
+_PASSING = ("storage_unusable",)  # is likely mended soon, and by somebody else
 _NO_DATA = ("path", "other")  # of files on this machine
 
 
@@ -70,7 +72,8 @@ class HttpError(Exception):
         if isinstance(error, RequestError | PromptError):
             data = {key: value for key, value in error.data.items() if key not in _NO_DATA}
             return cls(status, error.code, error.one_line, field=error.field, data=data)
-        return cls(status, error.code, sentence(error.code), field=error.field)
+        headers = {"Retry-After": "5"} if error.code in _PASSING else None
+        return cls(status, error.code, sentence(error.code), field=error.field, headers=headers)
 
     def body(self) -> dict[str, Any]:
         """The problem details."""

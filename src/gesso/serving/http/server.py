@@ -1,8 +1,8 @@
 """A server from its settings to its end: the queue, the workers, the application, the sockets."""
 
-import contextlib
 import errno
 import logging
+import shutil
 import signal
 import socket
 import threading
@@ -14,7 +14,7 @@ import uvicorn
 
 from gesso.errors import GessoError
 from gesso.library import Library
-from gesso.serving.blobs import BlobStore
+from gesso.serving.blobs import Blobs, open_blobs
 from gesso.serving.comfy.sockets import MAX_MESSAGE, SocketProtocol, with_sockets
 from gesso.serving.http.app import create_app
 from gesso.serving.http.checking import Checker, family_facts
@@ -29,6 +29,7 @@ from gesso.serving.options import WorkerOptions
 from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
+from gesso.serving.tracing import open_tracing
 from gesso.studio.home import library_folder
 
 GRACE = 5  # seconds for answers that are on their way when the server stops
@@ -102,25 +103,34 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
         max_queued_per_owner=settings.max_queue_per_key,
         keep_seconds=settings.keep,
     )
-    with contextlib.closing(store):
-        blobs = BlobStore(folder / "blobs")
+    with ExitStack() as stack:
+        stack.callback(store.close)
+        blobs = open_blobs(settings.pictures_address, folder / "copies")
         supervisor = Supervisor(store, worker_options(settings, blobs)) if settings.workers else None
+        tracing = open_tracing(settings.traces, "server")
+        stack.callback(tracing.close)
         yield Context(
             settings=settings,
             store=store,
             blobs=blobs,
             keys=KeyStore(store.database, folder),
             checker=Checker(Library(library_folder()), settings),
-            metrics=Metrics(store, lambda: supervisor.restarts if supervisor is not None else 0),
+            metrics=Metrics(
+                store,
+                lambda: supervisor.restarts if supervisor is not None else 0,
+                lambda: shutil.disk_usage(blobs.root).free,
+            ),
             supervisor=supervisor,
+            tracing=tracing,
         )
 
 
-def worker_options(settings: ServeSettings, blobs: BlobStore) -> list[WorkerOptions]:
+def worker_options(settings: ServeSettings, blobs: Blobs) -> list[WorkerOptions]:
     """What each worker process is told."""
     one = WorkerOptions(
         database=settings.database_url,
-        blobs=str(blobs.root),
+        blobs=blobs.address,
+        copies=str(blobs.root),
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.threads,
@@ -133,6 +143,7 @@ def worker_options(settings: ServeSettings, blobs: BlobStore) -> list[WorkerOpti
         preview_seconds=settings.previews,
         wildcards=None if settings.wildcards is None else str(settings.wildcards),
         json_log=settings.log_format == "json",
+        traces=settings.traces,
     )
     return [one] * settings.workers
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import func, select
@@ -27,6 +27,7 @@ from gesso.serving.http.schemas import MAX_ROLES, FrontBody, JobBody, WebhookBod
 from gesso.serving.http.signing import signing_key
 from gesso.serving.jobs import Job, JobStatus, NewJob, Work
 from gesso.serving.tables import jobs
+from gesso.serving.tracing import trace_id
 
 log = logging.getLogger(__name__)
 
@@ -203,14 +204,22 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
             queued = context.store.counts(call.identity.id).get(JobStatus.QUEUED, 0)
             if queued + more > limit:
                 raise key_is_full(call, queued, more)
-        try:
-            answers = context.store.submit_all(new)
-        except GessoError as error:
-            raise refused(error) from None
+        origin = call.origin
+        with context.tracing.span(
+            "accept jobs", parent=origin.get("traceparent"), kind="producer", request_id=origin["request_id"]
+        ) as span:
+            if span.traceparent is not None:
+                origin["traceparent"] = span.traceparent
+            try:
+                answers = context.store.submit_all([replace(one, origin=origin) for one in new])
+            except GessoError as error:
+                raise refused(error) from None
+            span.set(jobs=len(answers), job=answers[0][0].id if len(answers) == 1 else None)
     for job, is_new in answers:
         if is_new:
             context.metrics.accepted.labels(job.work.model).inc()
-            words = {"request_id": call.request.state.request_id, "job": job.id, "key": job.owner}
+            words: dict[str, Any] = {"request_id": origin["request_id"], "job": job.id, "key": job.owner}
+            words["trace"] = trace_id(origin.get("traceparent"))
             log.info("job accepted", extra=words)
     return answers
 
