@@ -64,9 +64,13 @@ export function kindOf(name: string): Kind {
 export function valuesOf(axis: AxisText): string[] {
   const kind = kindOf(axis.name);
   const listed = split(axis.values);
-  const values = kind === "whole" || kind === "number" ? listed.flatMap((one) => ranged(one, kind === "whole")) : listed;
+  const values =
+    kind === "whole" || kind === "number" ? listed.flatMap((one) => ranged(one, kind === "whole")) : listed;
   if (kind === "size" && values.some((one) => !/^\d{1,6}(x\d{1,6})?$/i.test(one)))
-    throw new AxisError("size", values.find((one) => !/^\d{1,6}(x\d{1,6})?$/i.test(one)));
+    throw new AxisError(
+      "size",
+      values.find((one) => !/^\d{1,6}(x\d{1,6})?$/i.test(one)),
+    );
   if (values.length > MAX_VALUES) throw new AxisError("many", String(values.length));
   return values;
 }
@@ -127,7 +131,9 @@ function ranged(text: string, whole: boolean): string[] {
   if (counted) {
     const [first, last, count] = [number(counted[1]!, whole), number(counted[2]!, whole), Number(counted[3])];
     if (count < 1 || count > MAX_VALUES) throw new AxisError("range", text);
-    return Array.from({ length: count }, (_, k) => shown(first + ((last - first) * k) / Math.max(count - 1, 1), whole));
+    return Array.from({ length: count }, (_, k) =>
+      shown(first + ((last - first) * k) / Math.max(count - 1, 1), whole),
+    );
   }
   const stepped = STEPPED.exec(text);
   if (!stepped) {
@@ -137,8 +143,11 @@ function ranged(text: string, whole: boolean): string[] {
   }
   const [first, last] = [number(stepped[1]!, whole), number(stepped[2]!, whole)];
   const step = stepped[3] === undefined ? (last >= first ? 1 : -1) : number(stepped[3], whole);
-  if (step === 0 || (last - first) / step < 0 || (last - first) / step > MAX_VALUES) throw new AxisError("range", text);
-  return Array.from({ length: Math.floor((last - first) / step + 1e-9) + 1 }, (_, k) => shown(first + k * step, whole));
+  if (step === 0 || (last - first) / step < 0 || (last - first) / step > MAX_VALUES)
+    throw new AxisError("range", text);
+  return Array.from({ length: Math.floor((last - first) / step + 1e-9) + 1 }, (_, k) =>
+    shown(first + k * step, whole),
+  );
 }
 
 function number(text: string, whole: boolean): number {

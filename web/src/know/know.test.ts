@@ -149,13 +149,9 @@ describe("words", () => {
 
 describe("files", () => {
   test("models are known by their endings", () => {
-    expect(["a.safetensors", "B.GGUF", "c.ckpt", "d.png", "safetensors"].map((name) => isModelFile({ name }))).toEqual([
-      true,
-      true,
-      true,
-      false,
-      false,
-    ]);
+    expect(
+      ["a.safetensors", "B.GGUF", "c.ckpt", "d.png", "safetensors"].map((name) => isModelFile({ name })),
+    ).toEqual([true, true, true, false, false]);
     expect(modelName("my.model.safetensors")).toBe("my.model");
   });
 });
