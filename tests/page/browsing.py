@@ -21,7 +21,7 @@ VIEWS = ("draw", "change", "library", "models", "queue", "grids")
 WATCH = """
 window.__seen = {shifts: [], interactions: [], violations: [], xss: 0};
 document.addEventListener('securitypolicyviolation', event =>
-  window.__seen.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));
+  window.__seen.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}`));
 new PerformanceObserver(list => { for (const one of list.getEntries()) window.__seen.shifts.push({
   value: one.value, input: one.hadRecentInput, at: one.startTime,
   what: one.sources.map(source => source.node && source.node.outerHTML

@@ -1,4 +1,4 @@
-"""The real server of the page: `gesso serve` in a process of its own, with a folder, a library and a port of its own."""
+"""The real server of the page: `gesso serve` in a process of its own, with its own folder, library and port."""
 
 import json
 import os

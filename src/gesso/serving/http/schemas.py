@@ -251,6 +251,29 @@ class BatchResource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchSummary:
+    """A group of jobs, as a list shows it."""
+
+    id: str
+    counts: Annotated[dict[str, int], Meta(description="Jobs by their status.")]
+    total: int
+    is_final: bool
+    created_at: _Time
+    model: Annotated[str, Meta(description="Of the first job, as the prompt and the axes.")]
+    prompt: str
+    axes: Annotated[tuple[str, ...], Meta(description="Settings that are varied, by their names.")]
+    urls: BatchAddresses
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchList:
+    """Some batches, that of the newest job first."""
+
+    batches: tuple[BatchSummary, ...]
+    next_cursor: Annotated[str | None, Meta(description="For the next page; null on the last.")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AssetResource:
     """An uploaded picture, as it was encoded anew."""
 
