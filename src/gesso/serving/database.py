@@ -101,6 +101,24 @@ class Database:
                         connection.execute(text("SET LOCAL synchronous_commit TO OFF"))
                 yield connection
 
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` reads in one transaction; tried again as `again` does."""
+
+        def once() -> T:
+            with self.reading() as connection:
+                return work(connection)
+
+        return self.again(once)
+
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """What `work` does in one transaction that writes, see `writing`; tried again as `again` does."""
+
+        def once() -> T:
+            with self.writing(durable=durable) as connection:
+                return work(connection)
+
+        return self.again(once)
+
     def again(self, work: Callable[[], T]) -> T:
         """What `work` returns; it is tried again while the database is busy or restarts, for some seconds.
 
