@@ -18,7 +18,7 @@ const PATIENCE = [500, 1000, 2000, 5000]; // milliseconds before each new try
 export function watchJob(id: string, on: (event: JobEvent) => void, last = 0): () => void {
   const stop = new AbortController();
   void (async () => {
-    for (let lost = 0; !stop.signal.aborted; ) {
+    for (let lost = 0; !stop.signal.aborted;) {
       try {
         const headers: Record<string, string> = { Accept: "text/event-stream" };
         if (last > 0) headers["Last-Event-ID"] = String(last);

@@ -1,0 +1,23 @@
+// Tabs of one browser tell one another what has changed on the server, so that all show the same.
+
+type Topic = "jobs" | "gallery" | "models";
+
+const channel = "BroadcastChannel" in window ? new BroadcastChannel("gesso") : null;
+const ears = new Map<Topic, Set<() => void>>();
+
+channel?.addEventListener("message", (event: MessageEvent<unknown>) => {
+  ears.get(event.data as Topic)?.forEach((hear) => hear());
+});
+
+/** Tell the other tabs that something has changed. */
+export function changed(topic: Topic): void {
+  channel?.postMessage(topic);
+}
+
+/** Be told when another tab has changed something. Returns a function that ends it. */
+export function onChanged(topic: Topic, hear: () => void): () => void {
+  const all = ears.get(topic) ?? new Set();
+  all.add(hear);
+  ears.set(topic, all);
+  return () => all.delete(hear);
+}
