@@ -1,11 +1,12 @@
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vitest/config";
+import { writesDigests } from "./sources";
 
 // Where `npm run dev` finds a server: `gesso serve`, or the address in GESSO_SERVER.
 const server = process.env.GESSO_SERVER ?? "http://127.0.0.1:7860";
 
 export default defineConfig(({ mode }) => ({
-  plugins: [svelte()],
+  plugins: [svelte(), writesDigests(import.meta.dirname)],
   base: "./", // the page also works below a path, behind a proxy
   // Tests load Svelte's code for browsers, which resolves differently.
   resolve: mode === "test" ? { conditions: ["browser"] } : {},
