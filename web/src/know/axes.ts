@@ -43,7 +43,7 @@ export interface AxisText {
 /** Why an axis cannot be read: a key of the catalogue of texts, and what goes into it. */
 export class AxisError extends Error {
   constructor(
-    readonly reason: "empty" | "gap" | "quote" | "number" | "range" | "many" | "size",
+    readonly reason: "empty" | "gap" | "quote" | "number" | "whole" | "range" | "many" | "size",
     readonly found = "",
   ) {
     super(reason);
@@ -138,7 +138,8 @@ function ranged(text: string, whole: boolean): string[] {
   const stepped = STEPPED.exec(text);
   if (!stepped) {
     // A seed may have more digits than a number of JavaScript holds: one alone stays as it was typed.
-    if (!PLAIN.test(text) || (whole && !/^[-+]?\d+$/.test(text))) throw new AxisError("number", text);
+    if (!PLAIN.test(text)) throw new AxisError("number", text);
+    if (whole && !/^[-+]?\d+$/.test(text)) throw new AxisError("whole", text);
     return [text];
   }
   const [first, last] = [number(stepped[1]!, whole), number(stepped[2]!, whole)];

@@ -37,7 +37,7 @@ describe("the values of an axis", () => {
     ["steps", "4,,8", "gap"],
     ["steps", "4,8,", "gap"],
     ["steps", "many", "number"],
-    ["steps", "1.5", "number"],
+    ["steps", "1.5", "whole"],
     ["steps", "8-4 (+1)", "range"],
     ["steps", "1-4 (0)", "range"],
     ["guidance", "1-2 [0]", "range"],
@@ -77,6 +77,16 @@ describe("a sheet", () => {
     job("d", { steps: "8", guidance: "3" }, "failed"),
   ];
   const sheet = sheetOf([...drawn].reverse());
+
+  test("has the axes in the order that its maker noted, where the server sorts their names", () => {
+    const noted = drawn.map((one) => ({
+      ...one,
+      metadata: { ...one.metadata, order: ["guidance", "steps"] },
+    }));
+    const turned = sheetOf([...noted].reverse());
+    expect([turned.x.label, turned.y.label]).toEqual(["guidance", "steps"]);
+    expect(turned.at(0, 1, 0)?.id).toBe("c");
+  });
 
   test("has columns and rows in the order in which they were asked for", () => {
     expect(sheet.x).toEqual({ label: "steps", values: ["4", "8"] });

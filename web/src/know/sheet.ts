@@ -45,7 +45,10 @@ export function sheetOf<Job extends SheetJob>(newestFirst: readonly Job[]): Shee
       if (!seen.includes(value)) seen.push(value);
       values.set(label, seen);
     }
-  const axes = [...values].map(([label, list]): Axis => ({ label, values: list }));
+  const axes = inOrder([...values.keys()], jobs).map((label): Axis => ({
+    label,
+    values: values.get(label) ?? [],
+  }));
   const [x = NONE, y = NONE, ...more] = axes;
   const key = (job: Job): string => {
     const place = placeOf(job);
@@ -70,6 +73,13 @@ export function sheetOf<Job extends SheetJob>(newestFirst: readonly Job[]): Shee
     at: (column, row, page) =>
       cells.get(JSON.stringify([x.values[column] ?? "", y.values[row] ?? "", z.values[page] ?? ""])),
   };
+}
+
+/** Labels as whoever made the sheet noted them in `metadata.order`: the server gives them by the alphabet. */
+function inOrder(labels: readonly string[], jobs: readonly SheetJob[]): string[] {
+  const noted = jobs[0]?.metadata["order"];
+  const order = Array.isArray(noted) ? noted.map(String).filter((label) => labels.includes(label)) : [];
+  return [...new Set([...order, ...labels])];
 }
 
 function pageOf(place: Record<string, string>, axes: readonly Axis[]): string {

@@ -12,6 +12,7 @@ export const VIEWS: Record<string, () => Promise<{ default: View }>> = {
   picture: () => import("../gallery/Picture.svelte"),
   models: () => import("../know/Models.svelte"),
   grids: () => import("../know/Grids.svelte"),
+  history: () => import("../know/History.svelte"),
   queue: () => import("../queue/Queue.svelte"),
 };
 
