@@ -4,8 +4,8 @@
     page = gallery.list(Filter(owner="local", query="red car"), limit=100)
     gallery.edit([page.pictures[0].id], owner="local", starred=True)
 
-A picture has its place from when it is finished. Deleting one hides it at once; its bytes go some days later, until when
-it can be brought back. Pictures with a star or on a board stay when the time of their jobs is over.
+A picture has its place from when it is finished. Deleting one hides it at once; its bytes go some days
+later, until when it can be brought back. Pictures with a star or on a board stay when the time of their jobs is over.
 """
 
 import time
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, delete, exists, func, insert, select, up
 from gesso.errors import GessoError, short
 from gesso.serving.database import Database
 from gesso.serving.jobs import Output
-from gesso.serving.picture_rows import MAX_TEXT, SETTINGS, mark_changed
+from gesso.serving.picture_rows import SETTINGS, mark_changed
 from gesso.serving.rows import Ids, cursor_number, cursor_text, output_of
 from gesso.serving.tables import board_pictures, boards, outputs, pictures
 
@@ -36,7 +36,7 @@ class GalleryPicture:
     """A finished picture as the library has it.
 
     number      its place: larger is newer
-    prompt      as it was drawn, without flags and wildcards; its first `MAX_TEXT` characters
+    prompt      as it was drawn, without flags and wildcards; its first 4000 characters
     deleted_at  since when it is hidden
     boards      ids
     """
@@ -326,7 +326,7 @@ _SHOWN = (
 def _found(connection: Connection, numbers: Sequence[int]) -> tuple[GalleryPicture, ...]:
     """The pictures of these numbers, newest first; without their recipes."""
     held: dict[int, list[str]] = {}
-    rows: list[Row[Any]] = []
+    rows: list[Any] = []
     shown = [column for column in pictures.c if column.name != "words"]
     for start in range(0, len(numbers), 500):
         part = numbers[start : start + 500]
@@ -334,7 +334,7 @@ def _found(connection: Connection, numbers: Sequence[int]) -> tuple[GalleryPictu
         for row in connection.execute(on):
             held.setdefault(row.picture, []).append(row.board)
         statement = select(*shown, *_SHOWN).join(outputs, outputs.c.id == pictures.c.output)
-        rows += connection.execute(statement.where(pictures.c.number.in_(part))).all()
+        rows.extend(connection.execute(statement.where(pictures.c.number.in_(part))).all())
     rows.sort(key=lambda row: -row.number)
     return tuple(
         GalleryPicture(

@@ -51,6 +51,7 @@ class Hub:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._all: set[asyncio.Event] = set()  # of streams of all jobs
         self._task: asyncio.Task[None] | None = None
         self._numbers: dict[str, int] = {}
         self._news: OrderedDict[tuple[str, int, int], asyncio.Future[list[Told]]] = OrderedDict()
@@ -58,15 +59,29 @@ class Hub:
     @property
     def streams(self) -> int:
         """How many streams are open."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._waiting.values())) + len(self._all)
 
     def watch(self, job: str) -> asyncio.Event:
         """An event that is set when something happens to a job."""
         changed = asyncio.Event()
         self._waiting.setdefault(job, set()).add(changed)
+        self._start()
+        return changed
+
+    def watch_all(self) -> asyncio.Event:
+        """An event that is set when anything happens."""
+        changed = asyncio.Event()
+        self._all.add(changed)
+        self._start()
+        return changed
+
+    def leave_all(self, changed: asyncio.Event) -> None:
+        """The end of such a watch."""
+        self._all.discard(changed)
+
+    def _start(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._look())
-        return changed
 
     def leave(self, job: str, changed: asyncio.Event) -> None:
         """The end of a watch."""
@@ -99,11 +114,14 @@ class Hub:
 
     async def _look(self) -> None:
         mark = ""
-        while self._waiting:
+        while self._waiting or self._all:
             try:
                 now = await run_in_threadpool(self.context.store.changes)
                 watched = list(self._waiting)
                 if now != mark or any(job not in self._numbers for job in watched):
+                    if now != mark:
+                        for changed in self._all:
+                            changed.set()
                     mark = now
                     numbers = await run_in_threadpool(self._last_numbers, watched)
                     for job in watched:
@@ -182,7 +200,7 @@ class EventStream(Response):
 
         changed = self.hub.watch(self.job)
         self.call.context.metrics.streams.inc()
-        leaving = asyncio.ensure_future(_gone(receive))
+        leaving = asyncio.ensure_future(gone(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if "gesso.head" in scope:
@@ -220,7 +238,7 @@ class EventStream(Response):
                         spoken = loop.time()
 
 
-async def _gone(receive: "Receive") -> None:
+async def gone(receive: "Receive") -> None:
     """Returns when the reader has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from gesso.serving.gallery import MAX_EDIT, MAX_NAME, Board, GalleryPage, GalleryPicture
-from gesso.serving.http.schemas import Address, NoticeJson, Time, at
+from gesso.serving.http.schemas import Address, NoticeJson, Picture, Time, at
 
 MAX_ARCHIVE = 2000  # pictures of one ZIP file
 _Id = Annotated[str, Meta(min_length=1, max_length=48, pattern="^[0-9A-Za-z_-]+$")]
@@ -25,8 +25,8 @@ class ChangesBody:
     deleted: Annotated[
         bool | None, Meta(description="true hides them; false brings them back, for 7 days. Then they are gone.")
     ] = None
-    add_to: Annotated[_Id | None, Meta(description="Put them on this board.")] = None
-    remove_from: Annotated[_Id | None, Meta(description="Take them from this board.")] = None
+    add_to: Annotated[_Id, Meta(description="Put them on this board.")] | None = None
+    remove_from: Annotated[_Id, Meta(description="Take them from this board.")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,22 @@ class ChangedPictures:
 
     images: tuple[LibraryPicture, ...]
     missing: Annotated[tuple[str, ...], Meta(description="Ids that are not here.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMetadata:
+    """How a picture was made."""
+
+    id: str
+    picture: Picture
+    library: LibraryPicture
+    settings: Annotated[
+        dict[str, Any] | None,
+        Meta(description="The request of this picture alone, every field set; null where none is."),
+    ]
+    submitted: Annotated[dict[str, Any], Meta(description="The request of its job, as it was accepted.")]
+    assets: Annotated[dict[str, str], Meta(description="Role -> id of an uploaded picture that it was drawn from.")]
+    recipe: Annotated[dict[str, Any], Meta(description="All that is needed to draw it again; also inside the file.")]
 
 
 @dataclass(frozen=True, kw_only=True)

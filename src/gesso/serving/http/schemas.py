@@ -291,15 +291,6 @@ class AssetResource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureMetadata:
-    """How a picture was made."""
-
-    id: str
-    picture: Picture
-    recipe: Annotated[dict[str, Any], Meta(description="All that is needed to draw it again; also inside the file.")]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelDefaults:
     """What a request gets that leaves it open, and what sizes the model draws."""
 
@@ -329,7 +320,13 @@ class ModelResource:
     needs: Annotated[tuple[Literal["image", "mask"], ...], Meta(description="Pictures without which it draws nothing.")]
     takes: tuple[Literal["image", "mask", "hint"], ...]
     defaults: ModelDefaults
-    metadata: Annotated[dict[str, str], Meta(description="Written by the model's author: text, not to be trusted.")]
+    title: str | None
+    author: str | None
+    license: str | None
+    trigger_words: Annotated[tuple[str, ...], Meta(description="Words that call what it has learned.")]
+    added_at: str | None
+    metadata: Annotated[dict[str, str], Meta(description="Written by the author: text, not to be trusted.")]
+    thumbnail_url: Address | None
     url: Address
 
 
@@ -350,6 +347,14 @@ class AdapterResource:
     description: str
     size_bytes: int
     builtin: bool
+    sha256: str | None
+    title: str | None
+    author: str | None
+    license: str | None
+    trigger_words: Annotated[tuple[str, ...], Meta(description="Words that call what it has learned.")]
+    added_at: str | None
+    metadata: Annotated[dict[str, str], Meta(description="Written by the author: text, not to be trusted.")]
+    thumbnail_url: Address | None
 
 
 @dataclass(frozen=True, kw_only=True)
