@@ -1,6 +1,6 @@
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vitest/config";
-import { writesDigests } from "./sources";
+import { writesDigests } from "./sources.ts";
 
 // Where `npm run dev` finds a server: `gesso serve`, or the address in GESSO_SERVER.
 const server = process.env.GESSO_SERVER ?? "http://127.0.0.1:7860";

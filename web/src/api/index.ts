@@ -7,7 +7,7 @@ import { Problem } from "./problem";
 import type { components, paths } from "./schema";
 
 export { Problem } from "./problem";
-export { watchJob, type JobEvent } from "./events";
+export { listen, watchJob, type JobEvent } from "./events";
 export { source, type Source } from "./pictures.svelte";
 
 type Schemas = components["schemas"];

@@ -1,12 +1,23 @@
 // The jobs of this key: what waits, what is drawn, what came of it. The server is the truth; here is what was last seen.
 //
-// One list is asked for as long as something is unfinished, and what the user looks at is followed by events besides,
-// for its previews. Browsers open six connections to a server, for all tabs together, so a tab follows few jobs at a
-// time, and none while it is hidden.
+// One stream tells everything that happens to them. Browsers open six connections to a server, for all tabs together, so
+// a tab that is hidden gives its stream up and asks now and then instead.
 
-import { api, data, Problem, submit, watchJob, type Job, type JobBody, type Picture } from "../api";
+import {
+  api,
+  data,
+  listen,
+  Problem,
+  submit,
+  type Job,
+  type JobBody,
+  type JobEvent,
+  type Picture,
+} from "../api";
+import { access } from "../api/key.svelte";
 import { isFinal } from "../api/events";
-import { changed, onChanged } from "./tabs";
+import type { paths } from "../api/schema";
+import { changed, heard, onChanged } from "./tabs";
 
 export { isFinal };
 
@@ -26,18 +37,17 @@ interface Clock {
   pace: number | null;
 }
 
-const STREAMS = 2; // jobs that are followed by events at a time
-const POLL = 1000; // milliseconds between two looks while something is unfinished
-const SLOW = 15_000; // while nothing is, in case another program submits
+const POLL = 2000; // milliseconds between two looks of a hidden tab, or while there is no stream
 const KEPT = 60; // jobs that are held, besides unfinished ones
 
 let byId = $state<Record<string, SeenJob>>({});
 let order = $state.raw<string[]>([]); // ids, newest first
 let isOnline = $state(true);
 let isRead = $state(false);
+let isPaused = $state(false);
 let timer: ReturnType<typeof setTimeout> | undefined;
-let streams = new Map<string, () => void>();
-const wanted = new Set<string>(); // ids that views look at
+let stop: (() => void) | null = null;
+let last = 0; // number of the last event
 
 const list = $derived(order.map((id) => byId[id]).filter((one) => one !== undefined));
 const unfinished = $derived(list.filter((one) => !isFinal(one.job.status)));
@@ -61,6 +71,10 @@ export const jobs = {
   },
   get isRead(): boolean {
     return isRead;
+  },
+  /** Whether the user has told the queue to wait. */
+  get isPaused(): boolean {
+    return isPaused;
   },
   get(id: string): SeenJob | undefined {
     return byId[id];
@@ -89,6 +103,18 @@ export const jobs = {
     return job;
   },
 
+  /** Let the queue wait, or go on. What is being drawn is finished. */
+  async pause(wanted: boolean): Promise<void> {
+    const queue = await data(wanted ? api.POST("/v1/queue/pause") : api.POST("/v1/queue/resume"));
+    isPaused = queue.paused;
+  },
+
+  /** Let a waiting job come sooner (up to 10) or later (down to -10). */
+  async prioritise(id: string, priority: number): Promise<void> {
+    see(await data(api.POST("/v1/jobs/{id}/priority", { params: { path: { id } }, body: { priority } })));
+    look(0);
+  },
+
   /** Forget a final job and its pictures. */
   async forget(id: string): Promise<void> {
     await api.DELETE("/v1/jobs/{id}", { params: { path: { id } } });
@@ -103,31 +129,27 @@ export const jobs = {
     return byId[id] as SeenJob;
   },
 
-  /** Follow a job's previews while a view shows it. Returns a function that ends it. */
-  follow(id: string): () => void {
-    wanted.add(id);
-    stream();
-    return () => {
-      wanted.delete(id);
-      stream();
-    };
-  },
-
   /** Begin to look; called once by the shell. */
   start(): () => void {
-    look(0);
+    let gone: ReturnType<typeof setTimeout> | undefined;
     const seen = (): void => {
-      stream();
-      if (!document.hidden) look(0);
+      clearTimeout(gone);
+      if (document.hidden) gone = setTimeout(hush, 10_000);
+      else {
+        hear();
+        look(0);
+      }
     };
+    look(0);
+    seen();
     document.addEventListener("visibilitychange", seen);
     const end = onChanged("jobs", () => look(0));
     return () => {
       document.removeEventListener("visibilitychange", seen);
       end();
       clearTimeout(timer);
-      for (const stop of streams.values()) stop();
-      streams = new Map();
+      clearTimeout(gone);
+      hush();
     };
   },
 
@@ -168,7 +190,6 @@ function see(job: Job): void {
   const one = byId[job.id] as SeenJob;
   if (job.status === "running") tick(one, job.progress.value);
   if (isFinal(job.status)) one.previews = {};
-  stream();
 }
 
 const newer = (a?: SeenJob, b?: SeenJob): number =>
@@ -193,10 +214,52 @@ function drop(id: string): void {
 
 function prune(): void {
   const final = order.filter((id) => isFinal(byId[id]?.job.status));
-  for (const id of final.slice(KEPT)) if (!wanted.has(id)) drop(id);
+  for (const id of final.slice(KEPT)) drop(id);
 }
 
 // ---- looking ---------------------------------------------------------------------------------------------------------
+
+function hear(): void {
+  stop ??= listen("/v1/events", told, {
+    last,
+    onConnection: (isThere) => {
+      isOnline = isThere || access.isWanted;
+      if (isThere) look(0);
+      else look(POLL);
+    },
+  });
+}
+
+function hush(): void {
+  stop?.();
+  stop = null;
+  look(POLL);
+}
+
+function told(event: JobEvent): void {
+  last = event.number;
+  const job = event.data as Record<string, unknown>;
+  if (event.type === "job") {
+    see(event.data as unknown as Job);
+  } else if (event.type === "queue") {
+    isPaused = Boolean(job["paused"]);
+  } else if (event.type === "gallery") {
+    heard("gallery");
+  } else if (event.type === "gone") {
+    drop(String(job["job"]));
+  } else {
+    const one = byId[String(job["job"])];
+    if (one === undefined || isFinal(one.job.status)) return;
+    if (event.type === "progress") {
+      const progress = job as unknown as Job["progress"];
+      if (progress.value >= one.job.progress.value) one.job = { ...one.job, progress };
+      tick(one, progress.value);
+    } else if (event.type === "preview") {
+      const index = (one.job.progress.picture ?? 1) - 1; // pictures are drawn one after another
+      one.previews[index] = `data:${String(job["content_type"])};base64,${String(job["data_base64"])}`;
+    }
+  }
+}
 
 let looking = false;
 let again = false;
@@ -206,6 +269,7 @@ function look(after: number): void {
   timer = setTimeout(() => void lookNow(), after);
 }
 
+/** Ask for the list: at first, and where no stream tells. */
 async function lookNow(): Promise<void> {
   if (looking) {
     again = true;
@@ -213,76 +277,26 @@ async function lookNow(): Promise<void> {
   }
   looking = true;
   try {
-    const query = isRead
-      ? { status: ["queued", "running", "canceling"] as const, limit: 200 }
-      : { limit: KEPT };
-    const found = await data(api.GET("/v1/jobs", { params: { query: query as { limit: number } } }));
-    const now = new Set(found.jobs.map((job) => job.id));
-    for (const job of found.jobs) see(job);
-    if (isRead) {
-      // What was unfinished and is not among those that are, has ended meanwhile.
-      for (const { job } of unfinished.filter((one) => !now.has(one.job.id))) {
-        await jobs.fetch(job.id).catch((error: unknown) => {
-          if (Problem.from(error).status === 404) drop(job.id);
-        });
-      }
-    } else {
-      const open = await data(
-        api.GET("/v1/jobs", {
-          params: { query: { status: ["queued", "running", "canceling"], limit: 200 } },
-        }),
-      );
-      for (const job of open.jobs) see(job);
-      isRead = true;
+    if (!isRead) for (const job of (await page({ limit: KEPT })).jobs) see(job);
+    const open = (await page({ status: ["queued", "running", "canceling"], limit: 200 })).jobs;
+    const now = new Set(open.map((job) => job.id));
+    for (const job of open) see(job);
+    // What was unfinished and is not among those that are, has ended meanwhile.
+    for (const { job } of unfinished.filter((one) => !now.has(one.job.id))) {
+      await jobs.fetch(job.id).catch((error: unknown) => {
+        if (Problem.from(error).status === 404) drop(job.id);
+      });
     }
-    isOnline = true;
+    isRead = isOnline = true;
   } catch (error) {
     const problem = Problem.from(error);
     isOnline = !(problem.isOffline || problem.status === 503 || problem.status === 502);
   } finally {
     looking = false;
-    const soon = again;
+    if (again || stop === null || !isOnline || !isRead) look(again ? 0 : POLL);
     again = false;
-    look(soon ? 0 : unfinished.length > 0 || !isOnline ? POLL * (document.hidden ? 3 : 1) : SLOW);
   }
 }
 
-function stream(): void {
-  const follow = document.hidden
-    ? []
-    : jobs.unfinished
-        .filter((one) => wanted.has(one.job.id) && one.job.status !== "queued")
-        .slice(0, STREAMS);
-  const ids = new Set(follow.map((one) => one.job.id));
-  for (const [id, stop] of streams) {
-    if (!ids.has(id)) {
-      stop();
-      streams.delete(id);
-    }
-  }
-  for (const id of ids) {
-    if (!streams.has(id))
-      streams.set(
-        id,
-        watchJob(id, (event) => hear(id, event.type, event.data)),
-      );
-  }
-}
-
-function hear(id: string, type: string, told: Record<string, unknown>): void {
-  const one = byId[id];
-  if (one === undefined || isFinal(one.job.status)) return;
-  if (type === "progress") {
-    const progress = told as unknown as Job["progress"];
-    if (progress.value >= one.job.progress.value) one.job = { ...one.job, progress };
-    tick(one, progress.value);
-  } else if (type === "preview") {
-    const index = (one.job.progress.picture ?? 1) - 1; // pictures are drawn one after another
-    one.previews[index] = `data:${String(told["content_type"])};base64,${String(told["data_base64"])}`;
-  } else if (type === "output" || (type === "status" && isFinal(told["status"]))) {
-    void jobs.fetch(id).then(
-      () => type === "status" && changed("gallery"),
-      () => undefined,
-    );
-  }
-}
+type Query = NonNullable<paths["/v1/jobs"]["get"]["parameters"]["query"]>;
+const page = (query: Query) => data(api.GET("/v1/jobs", { params: { query } }));

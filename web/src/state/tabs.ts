@@ -14,7 +14,12 @@ export function changed(topic: Topic): void {
   channel?.postMessage(topic);
 }
 
-/** Be told when another tab has changed something. Returns a function that ends it. */
+/** Tell this tab, as when the server says that something has changed. */
+export function heard(topic: Topic): void {
+  ears.get(topic)?.forEach((hear) => hear());
+}
+
+/** Be told when another tab, another program or another machine has changed something. Returns a function that ends it. */
 export function onChanged(topic: Topic, hear: () => void): () => void {
   const all = ears.get(topic) ?? new Set();
   all.add(hear);
