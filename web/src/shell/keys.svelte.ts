@@ -1,5 +1,7 @@
 // Keys: every view says which it has, and the list of keys (?) shows them all, so that it is complete by itself.
 
+import { untrack } from "svelte";
+
 export interface Shortcut {
   /** As in "Mod+Enter", "Escape", "]", "Shift+D". Mod is Ctrl, or Cmd on a Mac. */
   keys: string;
@@ -41,7 +43,8 @@ export const shortcuts = {
 /** Have keys while a component is there: call it in the component's script. */
 export function useKeys(group: ShortcutGroup): void {
   $effect(() => {
-    groups = [...groups.filter((one) => one !== group), group];
+    const others = untrack(() => groups).filter((one) => one !== group); // read without it, this would run for ever
+    groups = [...others, group];
     return () => {
       groups = groups.filter((one) => one !== group);
     };
