@@ -11,8 +11,11 @@ export { listen, watchJob, type JobEvent } from "./events";
 export { source, type Source } from "./pictures.svelte";
 
 type Schemas = components["schemas"];
-export type Job = Schemas["JobResource"];
-export type JobBody = Schemas["JobBody"];
+/** A job. The API says of its request only that it is one; this is what it is made of. */
+export type Job = Omit<Schemas["JobResource"], "request"> & { request: DrawRequest };
+/** A job as it is told by the API. */
+export type ToldJob = Schemas["JobResource"];
+export type JobBody = Omit<Schemas["JobBody"], "request"> & { request: DrawRequest };
 export type Picture = Schemas["Picture"];
 export type Model = Schemas["ModelResource"];
 export type Adapter = Schemas["AdapterResource"];
@@ -79,12 +82,13 @@ export async function data<T>(call: Promise<{ data?: T }>): Promise<T> {
 
 /** Submit a job. The key makes a repeat, after a lost answer, the same job. */
 export async function submit(body: JobBody): Promise<Job> {
+  const call = () => api.POST("/v1/jobs", { body: body as unknown as Schemas["JobBody"], params });
   const params = { header: { "Idempotency-Key": crypto.randomUUID() } };
   try {
-    return await data(api.POST("/v1/jobs", { body, params }));
+    return (await data(call())) as unknown as Job;
   } catch (error) {
     if (!(error instanceof Problem && error.isOffline)) throw error;
-    return await data(api.POST("/v1/jobs", { body, params }));
+    return (await data(call())) as unknown as Job;
   }
 }
 

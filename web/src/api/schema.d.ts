@@ -1286,7 +1286,7 @@ export interface components {
              * @description Your own, given back as it is; up to 16 KiB.
              * @default {}
              */
-            metadata?: Record<string, never>;
+            metadata?: Record<string, unknown>;
         };
         /**
          * JobError
@@ -1299,7 +1299,7 @@ export interface components {
             /** @default null */
             field?: string | null;
             /** @default {} */
-            data?: Record<string, never>;
+            data?: Record<string, unknown>;
         };
         /**
          * JobList
@@ -1381,15 +1381,15 @@ export interface components {
             status: "canceled" | "canceling" | "expired" | "failed" | "queued" | "running" | "succeeded";
             model: string;
             /** @description As it was accepted; a seed that is null is drawn from the id. */
-            request: Record<string, never>;
+            request: Record<string, unknown>;
             assets: {
                 [key: string]: string;
             };
-            output: Record<string, never>;
-            front: Record<string, never>;
+            output: Record<string, unknown>;
+            front: Record<string, unknown>;
             priority: number;
             batch: string | null;
-            metadata: Record<string, never>;
+            metadata: Record<string, unknown>;
             /**
              * Format: date-time
              * @description RFC 3339, UTC.
@@ -1543,7 +1543,7 @@ export interface components {
             /** @default null */
             field?: string | null;
             /** @default {} */
-            data?: Record<string, never>;
+            data?: Record<string, unknown>;
         };
         /**
          * OutputBody
@@ -1594,15 +1594,15 @@ export interface components {
             picture: components["schemas"]["Picture"];
             library: components["schemas"]["LibraryPicture"];
             /** @description The request of this picture alone, every field set; null where none is. */
-            settings: Record<string, never> | null;
+            settings: Record<string, unknown> | null;
             /** @description The request of its job, as it was accepted. */
-            submitted: Record<string, never>;
+            submitted: Record<string, unknown>;
             /** @description Role -> id of an uploaded picture that it was drawn from. */
             assets: {
                 [key: string]: string;
             };
             /** @description All that is needed to draw it again; also inside the file. */
-            recipe: Record<string, never>;
+            recipe: Record<string, unknown>;
         };
         /**
          * PictureSettings
@@ -1617,7 +1617,7 @@ export interface components {
             /** @description The same model in this server's library. */
             model_here: string | null;
             /** @description As `request` of a job; fields that are not stored are open. */
-            settings: Record<string, never>;
+            settings: Record<string, unknown>;
             /** @description What gesso ignores or does differently. */
             notices: components["schemas"]["NoticeJson"][];
             /** @description All settings as they are stored: text, not to be trusted. */
@@ -1625,7 +1625,7 @@ export interface components {
                 [key: string]: string;
             };
             /** @description Where gesso drew it. */
-            recipe: Record<string, never> | null;
+            recipe: Record<string, unknown> | null;
             width: number;
             height: number;
         };
@@ -1666,7 +1666,7 @@ export interface components {
             model: string;
             family: string;
             /** @description With every field set. */
-            request: Record<string, never>;
+            request: Record<string, unknown>;
             /** @description Megapixels times steps times pictures. */
             work: number;
             max_work: number;
@@ -1765,7 +1765,7 @@ export interface components {
             /** @description The field, parameter or header that it is about. */
             field: string | null;
             /** @description Details: value, low, high, known, nearest, ... */
-            data: Record<string, never>;
+            data: Record<string, unknown>;
         };
         /**
          * Progress
@@ -1790,7 +1790,7 @@ export interface components {
          */
         PromptBody: {
             /** @description As in a job; of it only prompt, negative_prompt, conventions, preset, num_steps, loras, seed count. */
-            request: Record<string, never>;
+            request: Record<string, unknown>;
             /** @default gesso-mini */
             model?: string;
             front?: components["schemas"]["FrontBody"];
@@ -7516,7 +7516,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/schema+json": Record<string, never>;
+                    "application/schema+json": Record<string, unknown>;
                 };
             };
             /** @description Something in the request cannot be; `field` names it. */
@@ -8172,7 +8172,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": Record<string, unknown>;
                 };
             };
             /** @description Something in the request cannot be; `field` names it. */

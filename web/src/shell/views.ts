@@ -3,7 +3,8 @@
 import type { Component } from "svelte";
 import type { IconName } from "../parts/Icon.svelte";
 
-type View = Component<{ id: string | null }>;
+/** A view that has no parts takes no `id`. */
+type View = Component<{ id: string | null }> | Component<Record<string, never>>;
 
 export const VIEWS: Record<string, () => Promise<{ default: View }>> = {
   draw: () => import("../draw/Draw.svelte"),
