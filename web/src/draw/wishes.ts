@@ -1,6 +1,7 @@
 // What can be wished of a picture that is there: again, larger, more like it. Each is a job as the API takes it.
 
-import { bytes, upload, type Job, type JobBody, type Picture } from "../api";
+import { bytes, upload, type Job, type JobBody, type Model, type Picture } from "../api";
+import { fitted } from "../state/form.svelte";
 
 const LIKE = 0.6; // of the steps are drawn anew: the same subject, another picture
 
@@ -28,17 +29,33 @@ export async function larger(job: Job, picture: Picture, isSmall: boolean): Prom
       ...job.request,
       hires,
       seed: picture.seed,
-      first_index: picture.index,
+      first_index: (job.request.first_index ?? 0) + picture.index, // which of the noises of its seed
       num_images: 1,
     } as JobBody["request"],
   };
 }
 
-/** Four more like a picture: drawn from it, with new noise. */
-export async function like(job: Job, picture: Picture): Promise<JobBody> {
+/** Four more like a picture: drawn from it with new noise, at the size that the model draws best. */
+export async function like(
+  job: Job,
+  picture: Picture,
+  model: Pick<Model, "defaults"> | undefined,
+): Promise<JobBody> {
   const body = await from(job, picture, LIKE);
-  body.request = { ...body.request, seed: null, num_images: 4, width: picture.width, height: picture.height };
+  const [width, height] = model ? bestSize(picture, model) : [picture.width, picture.height];
+  body.request = { ...body.request, seed: null, num_images: 4, width, height };
   return body;
+}
+
+/** The size of a picture, or, of one that was enlarged, that of its shape with the area of the model's own size. */
+export function bestSize(
+  picture: { width: number; height: number },
+  model: Pick<Model, "defaults">,
+): [number, number] {
+  const area = model.defaults.width * model.defaults.height;
+  const factor = Math.sqrt(area / (picture.width * picture.height));
+  if (factor > 0.8) return [picture.width, picture.height];
+  return [fitted(factor * picture.width, model), fitted(factor * picture.height, model)];
 }
 
 async function from(job: Job, picture: Picture, strength: number): Promise<JobBody> {

@@ -2,6 +2,8 @@
 
 import { untrack } from "svelte";
 
+import { language } from "../text/index.svelte";
+
 export interface Shortcut {
   /** As in "Mod+Enter", "Escape", "]", "Shift+D". Mod is Ctrl, or Cmd on a Mac. */
   keys: string;
@@ -67,10 +69,16 @@ export function handleKey(event: KeyboardEvent): void {
       if (inSheet && !withMod) continue;
       if (!withMod && !single && one.keys !== "Escape") continue;
       event.preventDefault();
+      if (withMod) commit(event.target);
       one.run(event);
       return;
     }
   }
+}
+
+/** What is half-typed in a field counts, as if the field was left; the focus stays. */
+function commit(target: EventTarget | null): void {
+  if (target instanceof HTMLInputElement) target.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
 function nameOf(event: KeyboardEvent): string {
@@ -82,6 +90,8 @@ function nameOf(event: KeyboardEvent): string {
 
 /** A key as it is printed on this machine. */
 export function printed(keys: string): string[] {
+  const german: Record<string, string> =
+    language.code === "de" ? { Mod: "Strg", Shift: "Umschalt", Space: "Leertaste" } : {};
   const names: Record<string, string> = isMac
     ? {
         Mod: "⌘",
@@ -93,7 +103,7 @@ export function printed(keys: string): string[] {
         ArrowLeft: "←",
         ArrowRight: "→",
       }
-    : { Mod: "Ctrl", ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→" };
+    : { Mod: "Ctrl", ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", ...german };
   return (keys.split(" ")[0] ?? "")
     .split(/\+(?=.)/)
     .map((one) => names[one] ?? (one.length === 1 ? one.toUpperCase() : one));
