@@ -21,8 +21,8 @@ def _serve(context: typer.Context, show_settings: bool, as_json: bool, **flags: 
     """Serve the page and the HTTP API: a queue of jobs, and workers that draw them.
 
     Opens the page in your browser, unless --no-browser is given or nobody sits in front of this machine. Listens on
-    127.0.0.1 port 7860 and needs no key there. Other machines need one: make it with `gesso keys add`, and
-    choose an address with --host. Every option can also be set in the environment, as GESSO_SERVE_PORT, and in the
+    127.0.0.1 port 7860 and needs no key there. Other machines need one: make it with `gesso keys add`, and choose an
+    address with --host. Every option can also be set in the environment, as GESSO_SERVE_PORT, and in the
     table [serve] of your config file: gesso config set serve.port 8080. docs/serving.md describes the API.
 
     Examples:
