@@ -62,7 +62,7 @@ export const shell = catalogue(
     change: "Ändern",
     library: "Sammlung",
     models: "Modelle",
-    grids: "Tafeln",
+    grids: "Raster",
     queue: "Aufträge",
     picture: "Bild",
     waiting: (count) => (count === 1 ? "1 Auftrag" : `${count} Aufträge`),
