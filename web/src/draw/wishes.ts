@@ -1,6 +1,6 @@
 // What can be wished of a picture that is there: again, larger, more like it. Each is a job as the API takes it.
 
-import { bytes, upload, type Job, type JobBody, type Model, type Picture } from "../api";
+import { api, data, type Job, type JobBody, type Model, type Picture } from "../api";
 import { fitted } from "../state/form.svelte";
 
 const LIKE = 0.6; // of the steps are drawn anew: the same subject, another picture
@@ -59,7 +59,7 @@ export function bestSize(
 }
 
 async function from(job: Job, picture: Picture, strength: number): Promise<JobBody> {
-  const asset = await upload(await bytes(picture.url), `${picture.id}.png`);
+  const asset = await data(api.POST("/v1/images/{id}/asset", { params: { path: { id: picture.id } } }));
   const request = { ...job.request, hires: null, mask: undefined, variation: undefined, first_index: 0 };
   return {
     ...same(job),
