@@ -19,8 +19,9 @@ import { say, type Said } from "./say";
 import { decoded, Staging, type Candidate, type Staged } from "./staging.svelte";
 import { looked } from "./tone";
 
-export type Tool = "hand" | "brush" | "eraser" | "rectangle" | "ellipse" | "lasso" | "fill" | "colour" | "frame";
-export type Tab = Mode | "guide";
+export type Tool =
+  "hand" | "brush" | "eraser" | "rectangle" | "ellipse" | "lasso" | "fill" | "colour" | "frame";
+export type Tab = Mode;
 
 /** One sentence and what came of it. */
 export interface Turn {
@@ -88,7 +89,11 @@ export class Desk {
     if (asset === undefined) {
       const found = await data(api.GET("/v1/images/{id}/metadata", { params: { path: { id } } }));
       const recipe = found.recipe as Parameters<typeof settingsOf>[0];
-      Object.assign(this.settings, startSettings(), settingsOf(recipe, (name) => server.model(name) !== undefined));
+      Object.assign(
+        this.settings,
+        startSettings(),
+        settingsOf(recipe, (name) => server.model(name) !== undefined),
+      );
     } else Object.assign(this.settings, startSettings());
     this.begin(id, picture);
   }
@@ -167,7 +172,24 @@ export class Desk {
       });
       await jobs.fetch(one.job).catch(() => this.staging.dismissJob(one.job));
     }
+    const known = new Set(kept.staged.map((one) => one.job));
+    for (const { job } of [...jobs.list].reverse()) {
+      const metadata = job.metadata as {
+        canvas?: unknown;
+        staged?: Omit<Staged, "job" | "before" | "dismissed">;
+      };
+      if (metadata.canvas !== kept.id || metadata.staged === undefined || known.has(job.id)) continue;
+      if (Date.parse(job.created_at) < kept.at) continue; // it was thrown away, or kept
+      this.staging.add({ ...metadata.staged, job: job.id, before: null, dismissed: [] });
+    }
     this.id = kept.id;
+  }
+
+  /** Hints that are followed. */
+  get steering(): HintLayer[] {
+    return this.easel.layers.filter(
+      (one): one is HintLayer => one.kind === "hint" && one.visible && one.control.model !== "",
+    );
   }
 
   // ---- drawing -------------------------------------------------------------------------------------------------------
@@ -177,6 +199,7 @@ export class Desk {
     if (this.easel.isEmpty || this.model === undefined) return text.nothingOpen;
     if (this.settings.prompt.trim() === "") return text.noPrompt;
     if (this.tab === "part" && this.easel.masks.every((one) => !one.visible)) return text.noMask;
+    if (this.tab === "guide" && this.steering.length === 0) return text.noHintYet;
     if (this.tab === "extend") {
       const mapped = this.mapped;
       if (mapped === "unchanged") return text.frameUnchanged;
@@ -188,7 +211,7 @@ export class Desk {
   }
 
   async draw(): Promise<void> {
-    const mode: Mode = this.tab === "guide" ? "whole" : this.tab;
+    const mode: Mode = this.tab;
     await this.sent(async () => {
       const picture = this.easel.flattened();
       if (mode === "part") {
@@ -227,9 +250,7 @@ export class Desk {
     const settings = given.settings ?? ($state.snapshot(this.settings) as Settings);
     const image = await uploadPicture(picture);
     const mask = given.mask === undefined ? null : await uploadMask(given.mask);
-    const steering = easel.layers.filter(
-      (one): one is HintLayer => one.kind === "hint" && one.visible && one.control.model !== "",
-    );
+    const steering = this.steering;
     const hintIds = [];
     for (const one of steering) hintIds.push(await this.hintAsset(one, frame));
     const body = bodyOf({
@@ -246,24 +267,24 @@ export class Desk {
         end: control.end,
       })),
     });
-    body.metadata = { page: "change" } as never;
-    const job = await jobs.submit(body);
     const origin = easel.origin;
-    this.staging.add({
-      job: job.id,
-      mode: given.sentence === undefined ? mode : "say",
+    const staged = {
+      mode: given.sentence === undefined ? mode : ("say" as const),
       frame: { ...frame, x: frame.x + origin.x, y: frame.y + origin.y },
       count: settings.count,
-      before: mode === "part" ? picture : null,
       sentence: given.sentence ?? null,
-      dismissed: [],
-    });
+    };
+    // The server also remembers what the job is for: a page that is closed at once finds its suggestions again.
+    body.metadata = { canvas: this.id, staged } as never;
+    const job = await jobs.submit(body);
+    this.staging.await({ ...staged, job: job.id, before: mode === "part" ? picture : null, dismissed: [] });
     this.keepSoon();
     return job.id;
   }
 
   private async hintAsset(layer: HintLayer, frame: Rect): Promise<string> {
-    const isWhole = frame.x === 0 && frame.y === 0 && frame.w === this.easel.width && frame.h === this.easel.height;
+    const isWhole =
+      frame.x === 0 && frame.y === 0 && frame.w === this.easel.width && frame.h === this.easel.height;
     if (isWhole && layer.control.asset !== null) return layer.control.asset;
     const framed = layer.pixels.framed(frame);
     // What a hint does not cover says nothing: black, as in the hints themselves.
@@ -284,11 +305,20 @@ export class Desk {
       const { easel } = this;
       const frame = this.staging.frameOf(candidate.staged, easel);
       const seed = candidate.job?.outputs.find((one) => one.index === candidate.index)?.seed;
-      const name = text.change(String(easel.layers.filter((one) => one.kind === "picture").length), String(seed ?? ""));
-      if (candidate.staged.mode === "extend" || frame.w !== easel.width || frame.h !== easel.height || frame.x !== 0 || frame.y !== 0) {
+      const name = text.change(
+        String(easel.layers.filter((one) => one.kind === "picture").length),
+        String(seed ?? ""),
+      );
+      if (
+        candidate.staged.mode === "extend" ||
+        frame.w !== easel.width ||
+        frame.h !== easel.height ||
+        frame.x !== 0 ||
+        frame.y !== 0
+      ) {
         easel.reframe(frame, text.accepted, [newLayer("picture", name, pixels)]);
         this.frame = null;
-      } else easel.add(newLayer("picture", name, pixels), text.accepted);
+      } else easel.accept(newLayer("picture", name, pixels), text.accepted);
       this.staging.dismiss(candidate);
       this.staging.choose(null);
       announce(text.acceptedSaid, true);
@@ -312,7 +342,9 @@ export class Desk {
     return say(sentence, {
       prompt: this.settings.prompt,
       negative: this.settings.negative,
-      loras: server.adapters.filter((one) => one.kind === "lora" && one.family === family).map((one) => one.name),
+      loras: server.adapters
+        .filter((one) => one.kind === "lora" && one.family === family)
+        .map((one) => one.name),
       strength: this.settings.strength.whole ?? undefined,
     } as Parameters<typeof say>[1]);
   }
@@ -353,12 +385,22 @@ export class Desk {
         ) as [number, number, number, number];
         const multiple = this.model?.defaults.size_multiple ?? 8;
         const mapped = mapFrame(easel.size, frameOf(easel.size, sides), multiple);
-        if (typeof mapped === "string") throw new Problem({ code: mapped, detail: text.frameTooLarge(MAX_SIDE) });
-        job = await this.submit("extend", flat.framed(mapped.crop), mapped.frame, { mapped, settings, sentence });
+        if (typeof mapped === "string")
+          throw new Problem({ code: mapped, detail: text.frameTooLarge(MAX_SIDE) });
+        job = await this.submit("extend", flat.framed(mapped.crop), mapped.frame, {
+          mapped,
+          settings,
+          sentence,
+        });
       } else {
-        const source = said.looks.length === 0 ? flat : Pixels.ofData(looked(flat.data(), easel.size, said.looks), easel.size);
+        const source =
+          said.looks.length === 0
+            ? flat
+            : Pixels.ofData(looked(flat.data(), easel.size, said.looks), easel.size);
         const mode: Mode = onlyPart ? "part" : "whole";
-        const strength = isAgain ? (settings.strength[mode] ?? usualStrength(mode, this.model?.family ?? "")) : said.strength;
+        const strength = isAgain
+          ? (settings.strength[mode] ?? usualStrength(mode, this.model?.family ?? ""))
+          : said.strength;
         settings.strength = { ...settings.strength, [mode]: strength };
         const mask = onlyPart ? easel.mask() : undefined;
         const given = { settings, sentence, ...(mask === undefined ? {} : { mask }) };

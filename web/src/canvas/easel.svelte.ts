@@ -99,7 +99,13 @@ export class Easel {
   }
 
   private snapshot(): Snapshot {
-    return { width: this.width, height: this.height, origin: this.origin, layers: this.layers, active: this.active };
+    return {
+      width: this.width,
+      height: this.height,
+      origin: this.origin,
+      layers: this.layers,
+      active: this.active,
+    };
   }
 
   private put(snapshot: Snapshot): void {
@@ -158,7 +164,11 @@ export class Easel {
 
   /** Change what a layer is called, whether it is seen, ... A label makes it a step that can be undone; null is for what
    * changes many times in a row, until `settle`. */
-  set(id: string, values: Partial<Pick<Layer, "name" | "visible" | "locked" | "opacity">>, label: string | null): void {
+  set(
+    id: string,
+    values: Partial<Pick<Layer, "name" | "visible" | "locked" | "opacity">>,
+    label: string | null,
+  ): void {
     const change = (): void => {
       this.layers = this.layers.map((one) => (one.id === id ? ({ ...one, ...values } as Layer) : one));
     };
@@ -194,6 +204,16 @@ export class Easel {
       const at = last >= 0 ? last + 1 : layer.kind === "picture" ? 0 : this.layers.length;
       this.layers = this.layers.toSpliced(at, 0, layer);
       if (layer.kind !== "picture") this.active = layer.id;
+    });
+  }
+
+  /** Put a picture on top of the pictures. Hints step back: what was asked for is there now. */
+  accept(layer: Layer, label: string): void {
+    this.structural(label, () => {
+      const last = this.layers.findLastIndex((one) => one.kind === "picture");
+      this.layers = this.layers
+        .toSpliced(last + 1, 0, layer)
+        .map((one) => (one.kind === "hint" ? { ...one, visible: false } : one));
     });
   }
 
@@ -242,7 +262,10 @@ export class Easel {
     if (layer === undefined || lower === null) return;
     let merged: Layer;
     if (layer.kind === "mask" && lower.kind === "mask") {
-      merged = { ...lower, pixels: new MaskPixels(combined([lower.pixels.mask, layer.pixels.mask], this.size)) };
+      merged = {
+        ...lower,
+        pixels: new MaskPixels(combined([lower.pixels.mask, layer.pixels.mask], this.size)),
+      };
     } else if (layer.kind === "picture" && lower.kind === "picture") {
       const pixels = Pixels.empty(this.size);
       for (const one of [lower, layer]) {
@@ -252,7 +275,9 @@ export class Easel {
       merged = { ...lower, opacity: 1, visible: true, pixels };
     } else return;
     this.structural(label, () => {
-      this.layers = this.layers.filter((one) => one.id !== id).map((one) => (one.id === lower.id ? merged : one));
+      this.layers = this.layers
+        .filter((one) => one.id !== id)
+        .map((one) => (one.id === lower.id ? merged : one));
       this.active = lower.id;
     });
   }

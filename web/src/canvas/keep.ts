@@ -32,7 +32,15 @@ export interface KeptDocument {
   active: string;
   layers: Kept[];
   settings: Settings;
-  staged: { job: string; mode: string; frame: { x: number; y: number; w: number; h: number }; count: number; sentence: string | null; dismissed: number[]; before: Blob | null }[];
+  staged: {
+    job: string;
+    mode: string;
+    frame: { x: number; y: number; w: number; h: number };
+    count: number;
+    sentence: string | null;
+    dismissed: number[];
+    before: Blob | null;
+  }[];
   turns: unknown[];
 }
 
@@ -61,7 +69,10 @@ async function run<T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) =>
 
 /** The document of a tab, by the picture it began with. */
 export async function read(id: string): Promise<KeptDocument | null> {
-  const found = await run<KeptDocument | undefined>("readonly", (store) => store.get(id) as IDBRequest<KeptDocument | undefined>);
+  const found = await run<KeptDocument | undefined>(
+    "readonly",
+    (store) => store.get(id) as IDBRequest<KeptDocument | undefined>,
+  );
   return found?.version === VERSION ? found : null;
 }
 
@@ -94,7 +105,9 @@ export async function keptLayer(layer: Layer, cache: WeakMap<Pixels, Blob>): Pro
     return { ...base, kind: "mask", levels: new Blob([packedBytes(packed) as BlobPart]) };
   }
   const png = await pngOf(layer.pixels, cache);
-  return layer.kind === "hint" ? { ...base, kind: "hint", png, control: layer.control } : { ...base, kind: "picture", png };
+  return layer.kind === "hint"
+    ? { ...base, kind: "hint", png, control: layer.control }
+    : { ...base, kind: "picture", png };
 }
 
 export async function pngOf(pixels: Pixels, cache: WeakMap<Pixels, Blob>): Promise<Blob> {
@@ -122,7 +135,11 @@ export function levelsOf(bytes: Uint8Array, length: number): Uint8Array {
   return unpack(bytes[0] === 1 ? { runs: data } : data, length);
 }
 
-export async function layerOf(kept: Kept, size: Size, decode: (file: Blob) => Promise<ImageBitmap>): Promise<Layer> {
+export async function layerOf(
+  kept: Kept,
+  size: Size,
+  decode: (file: Blob) => Promise<ImageBitmap>,
+): Promise<Layer> {
   const { id, name, visible, locked, opacity } = kept;
   const base = { id, name, visible, locked, opacity };
   if (kept.kind === "mask") {
@@ -131,5 +148,7 @@ export async function layerOf(kept: Kept, size: Size, decode: (file: Blob) => Pr
     return { ...base, kind: "mask", pixels: new MaskPixels({ ...size, data }) };
   }
   const pixels = Pixels.of(await decode(kept.png), size);
-  return kept.kind === "hint" ? { ...base, kind: "hint", pixels, control: kept.control } : { ...base, kind: "picture", pixels };
+  return kept.kind === "hint"
+    ? { ...base, kind: "hint", pixels, control: kept.control }
+    : { ...base, kind: "picture", pixels };
 }

@@ -27,7 +27,11 @@ export class Pixels {
 
   static ofData(rgba: Uint8ClampedArray, size: Size): Pixels {
     const pixels = Pixels.empty(size);
-    pixels.context.putImageData(new ImageData(rgba as Uint8ClampedArray<ArrayBuffer>, size.width, size.height), 0, 0);
+    pixels.context.putImageData(
+      new ImageData(rgba as Uint8ClampedArray<ArrayBuffer>, size.width, size.height),
+      0,
+      0,
+    );
     return pixels;
   }
 
@@ -54,11 +58,15 @@ export class Pixels {
   }
 }
 
+const rgb = (r: number, g: number, b: number): number => (b << 16) | (g << 8) | r;
+const TINT = rgb(214, 51, 108); // --mask, in bytes
+const STRIPE = rgb(255, 214, 230);
+
 /** A mask and how it is shown. */
 export class MaskPixels {
   readonly canvas: HTMLCanvasElement;
   private readonly context: CanvasRenderingContext2D;
-  private tint: readonly [number, number, number] = [214, 51, 108];
+  private period = 8; // of the stripes, a power of two
 
   constructor(readonly mask: Mask) {
     this.canvas = document.createElement("canvas");
@@ -87,19 +95,26 @@ export class MaskPixels {
     // One 32-bit write a pixel; the bytes of a pixel stand in the order of the machine, which is little-endian for all
     // browsers that there are.
     const out = new Uint32Array(image.data.buffer);
-    const colour = (this.tint[2] << 16) | (this.tint[1] << 8) | this.tint[0];
+    const { data, width } = this.mask;
+    const { period } = this;
     for (let row = 0; row < area.h; row++) {
-      const from = (area.y + row) * this.mask.width + area.x;
+      const from = (area.y + row) * width + area.x;
+      const diagonal = area.x + area.y + row;
       for (let i = 0; i < area.w; i++) {
-        out[row * area.w + i] = (((this.mask.data[from + i] as number) << 24) | colour) >>> 0;
+        const level = data[from + i] as number;
+        // Stripes over the tint are seen on a picture of any colour.
+        const colour = ((diagonal + i) & (period - 1)) * 4 < period ? STRIPE : TINT;
+        out[row * area.w + i] = ((level << 24) | colour) >>> 0;
       }
     }
     this.context.putImageData(image, area.x, area.y);
   }
 
-  colour(tint: readonly [number, number, number]): void {
-    if (tint.every((level, i) => level === this.tint[i])) return;
-    this.tint = tint;
+  /** Stripes that are about as wide on the screen at any scale. */
+  fit(scale: number): void {
+    const period = 2 ** Math.min(Math.max(Math.round(Math.log2(12 / scale)), 2), 8);
+    if (period === this.period) return;
+    this.period = period;
     this.show(whole(this.mask));
   }
 

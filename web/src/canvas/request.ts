@@ -4,7 +4,7 @@ import type { DrawRequest, JobBody, Model } from "../api";
 import type { Sides } from "./frame";
 import type { Size } from "./geometry";
 
-export type Mode = "part" | "extend" | "whole";
+export type Mode = "part" | "extend" | "whole" | "guide";
 
 /** What the view remembers of how to draw. null: the model's own. */
 export interface Settings {
@@ -34,7 +34,7 @@ export const startSettings = (): Settings => ({
   guidance_scale: null,
   seed: null,
   count: 4,
-  strength: { part: null, extend: null, whole: null },
+  strength: { part: null, extend: null, whole: null, guide: null },
   content: "original",
   close: null,
   padding: 32,
@@ -47,6 +47,7 @@ const SMALL = new Set(["gesso-mini"]);
 
 export function usualStrength(mode: Mode, family: string): number {
   if (mode === "extend") return SMALL.has(family) ? 0.3 : 0.75;
+  if (mode === "guide") return 1; // the hint alone says where things are
   return mode === "part" ? 0.75 : 0.6;
 }
 
@@ -106,7 +107,7 @@ export function bodyOf(plan: Plan): JobBody {
   const drawn = close || mode === "extend" ? null : drawnSize(plan.size, model.defaults);
   if (drawn !== null) Object.assign(request, drawn);
   if (mode === "extend") source["outpaint"] = plan.borders;
-  if (mode !== "whole") {
+  if (mode === "part" || mode === "extend") {
     const mask: Record<string, unknown> = { blur: settings.blur ?? usualBlur(mode) };
     if (settings.content !== "original") mask["content"] = settings.content;
     if (close) Object.assign(mask, { area: "masked", padding: settings.padding });
@@ -127,13 +128,17 @@ function kindOf(model: Model): string {
 }
 
 /** The settings that a picture was drawn with, as far as they hold for a change of it. */
-export function settingsOf(recipe: { request?: Partial<DrawRequest>; model?: string }, known: (name: string) => boolean): Partial<Settings> {
+export function settingsOf(
+  recipe: { request?: Partial<DrawRequest>; model?: string },
+  known: (name: string) => boolean,
+): Partial<Settings> {
   const request = recipe.request ?? {};
   const rest: Record<string, unknown> = {};
   for (const name of ["sampler", "schedule", "loras", "clip_skip", "preset", "conventions"] as const) {
     const value = request[name];
     const isPlain = value === null || value === undefined || (Array.isArray(value) && value.length === 0);
-    if (!isPlain && !(name === "clip_skip" && value === 1) && !(name === "preset" && value === "gesso")) rest[name] = value;
+    if (!isPlain && !(name === "clip_skip" && value === 1) && !(name === "preset" && value === "gesso"))
+      rest[name] = value;
   }
   if (rest["preset"] === undefined) delete rest["conventions"];
   const found: Partial<Settings> = { rest: rest as Partial<DrawRequest> };

@@ -7,7 +7,8 @@ const of = (sentence: string, prompt = CAR) =>
 
 describe("what it does to the prompt", () => {
   test.each([
-    ["make it night", "a red car on a yellow background, at night"],
+    ["make it night", "a red car on a black background, at night"],
+    ["make it sunset", "a red car on a yellow background, at sunset"],
     ["Make it blue!", "a blue car on a yellow background"],
     ["make the car green please", "a green car on a yellow background"],
     ["could you paint it orange?", "an orange car on a yellow background"],
@@ -24,7 +25,7 @@ describe("what it does to the prompt", () => {
     ["make it black and white", "a red car on a yellow background, in black and white"],
     ["make it steampunk", "a red car on a yellow background, steampunk"],
     ["as an oil painting", "a red car on a yellow background, oil painting style"],
-    ["mach es nacht", "a red car on a yellow background, at night"],
+    ["mach es nacht", "a red car on a black background, at night"],
     ["füge einen grünen Ball hinzu", "a red car and a green ball on a yellow background"],
     ["mach den Hintergrund weiß", "a red car on a white background"],
   ])("%s", (sentence, prompt) => {

@@ -485,6 +485,13 @@ const RULES: Rule[] = [
     const time = TIME_OF.get(word.replace(/ (scene|time|light)$/, "")) ?? TIME_OF.get(word);
     if (time === undefined) return false;
     reading.prompt = tidied(reading.prompt.replace(TIME_PHRASES, ""));
+    if (time.phrase === "at night") {
+      // A coloured ground would go on shining through the night.
+      const pieces = piecesOf(reading.prompt);
+      if (new RegExp(`\\b(${COLOUR})\\b`, "i").test(pieces.background)) {
+        reading.prompt = joined({ ...pieces, background: " on a black background" });
+      }
+    }
     reading.append(time.phrase);
     if (time.tone !== null) reading.looks.push({ op: "tone", name: time.tone, amount });
     reading.need(0.5);
@@ -531,7 +538,9 @@ const RULES: Rule[] = [
       new RegExp(
         `^(?:with|on|against|in front of|auf|mit|vor)\\s+(?:an? |the |einem |einen )?(.+?)\\s+(?:background|hintergrund)$`,
       ).exec(text) ??
-      /^(?:(?:an?|ein|eine|einen) )?((?:(?!on\b|with\b|against\b|auf\b|vor\b)\S+ ){1,2})(?:background|hintergrund)$/.exec(text) ??
+      /^(?:(?:an?|ein|eine|einen) )?((?:(?!on\b|with\b|against\b|auf\b|vor\b)\S+ ){1,2})(?:background|hintergrund)$/.exec(
+        text,
+      ) ??
       new RegExp(`^(?:background|hintergrund)\\s+(.+)$`).exec(text) ??
       new RegExp(`^on\\s+(${COLOUR})$`).exec(text);
     if (found === null || /^(remove|without|no|delete|more|mehr|ohne)\b/.test(text)) return false;

@@ -1,6 +1,16 @@
 // Draws the document on the screen: everything when the view changes, a part when a part changes.
 
-import { intersect, isEmpty, rectToScreen, toScreen, union, type Point, type Rect, type Size, type View } from "./geometry";
+import {
+  intersect,
+  isEmpty,
+  rectToScreen,
+  toScreen,
+  union,
+  type Point,
+  type Rect,
+  type Size,
+  type View,
+} from "./geometry";
 import type { Handle } from "./frame";
 import type { Layer } from "./layers";
 
@@ -10,8 +20,9 @@ export interface Shown {
   view: View;
   /** A candidate over the pictures, where it belongs; null: none. */
   candidate: { canvas: CanvasImageSource; frame: Rect } | null;
-  /** Whether masks are shown. */
+  /** Whether masks are shown, and hints. */
   masks: boolean;
+  hints: boolean;
   /** The frame of outpainting, where one is being set. */
   frame: Rect | null;
 }
@@ -78,7 +89,10 @@ export class Scene {
     const { view, size } = shown;
     const all: Rect = { x: 0, y: 0, w: this.screen.width, h: this.screen.height };
     // A pixel more on each side: smoothing reaches beyond what changed.
-    const area = part === null ? all : intersect(rectToScreen(view, { x: part.x - 1, y: part.y - 1, w: part.w + 2, h: part.h + 2 }), all);
+    const area =
+      part === null
+        ? all
+        : intersect(rectToScreen(view, { x: part.x - 1, y: part.y - 1, w: part.w + 2, h: part.h + 2 }), all);
     if (isEmpty(area)) return;
     context.save();
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -88,8 +102,9 @@ export class Scene {
     context.fillStyle = this.colours.ground;
     context.fillRect(area.x, area.y, area.w, area.h);
     const paper = rectToScreen(view, { x: 0, y: 0, w: size.width, h: size.height });
+    // A pixel within, so that nothing of it shines through the smooth edge of the picture.
     context.fillStyle = this.pattern("checks");
-    context.fillRect(paper.x, paper.y, paper.w, paper.h);
+    context.fillRect(paper.x + 1, paper.y + 1, paper.w - 2, paper.h - 2);
     if (shown.frame !== null) this.borders(rectToScreen(view, shown.frame), paper);
     // Only the part of a picture that is seen is drawn: a whole one takes long where it is large.
     const place = (image: CanvasImageSource, frame: Rect, from: Size): void => {
@@ -118,7 +133,8 @@ export class Scene {
       );
     };
     const whole: Rect = { x: 0, y: 0, w: size.width, h: size.height };
-    const layersOf = (kind: Layer["kind"]): Layer[] => shown.layers.filter((one) => one.kind === kind && one.visible);
+    const layersOf = (kind: Layer["kind"]): Layer[] =>
+      shown.layers.filter((one) => one.kind === kind && one.visible);
     context.imageSmoothingEnabled = view.scale < 2.5;
     context.imageSmoothingQuality = view.scale < 0.75 && part === null ? "high" : "low";
     for (const layer of layersOf("picture")) {
@@ -131,12 +147,13 @@ export class Scene {
       place(canvas, frame, canvas as HTMLCanvasElement);
     }
     for (const layer of layersOf("hint")) {
-      if (shown.candidate !== null) break;
+      if (shown.candidate !== null || !shown.hints) break;
       context.globalAlpha = layer.opacity;
       place(layer.pixels.canvas, whole, size);
     }
     if (shown.masks && shown.candidate === null) {
       for (const layer of layersOf("mask")) {
+        if (part === null) layer.pixels.fit(view.scale);
         context.globalAlpha = layer.opacity;
         place(layer.pixels.canvas, whole, size);
       }
@@ -198,7 +215,13 @@ export interface Marks {
   frame: { rect: Rect; grasped: Handle | null } | null;
 }
 
-export function drawMarks(canvas: HTMLCanvasElement, screen: Size, ratio: number, marks: Marks, accent: string): void {
+export function drawMarks(
+  canvas: HTMLCanvasElement,
+  screen: Size,
+  ratio: number,
+  marks: Marks,
+  accent: string,
+): void {
   const [width, height] = [Math.round(screen.width * ratio), Math.round(screen.height * ratio)];
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;

@@ -39,6 +39,7 @@ export class Staging {
   chosen = $state<string | null>(null);
   /** What was before is shown, for as long as a key is held. */
   isHeld = $state(false);
+  private awaited = $state<string | null>(null);
   private loaded = new Map<string, Pixels>();
   private stamp = $state(0);
 
@@ -58,6 +59,21 @@ export class Staging {
     this.staged = [...this.staged, staged];
   }
 
+  /** A job that was asked for just now: its first picture is shown as soon as it is there. */
+  await(staged: Staged): void {
+    this.add(staged);
+    this.choose(null);
+    this.awaited = staged.job;
+  }
+
+  /** Show what was awaited, once it is there. */
+  welcome(): void {
+    const first = this.list.find((one) => one.staged.job === this.awaited && one.path !== null);
+    if (first === undefined) return;
+    this.awaited = null;
+    if (this.chosen === null) this.choose(first.key);
+  }
+
   choose(key: string | null): void {
     this.chosen = key;
     const candidate = this.current;
@@ -75,7 +91,9 @@ export class Staging {
     this.forget(candidate.key);
     const index = this.list.findIndex((one) => one.key === candidate.key);
     this.staged = this.staged
-      .map((one) => (one.job === candidate.staged.job ? { ...one, dismissed: [...one.dismissed, candidate.index] } : one))
+      .map((one) =>
+        one.job === candidate.staged.job ? { ...one, dismissed: [...one.dismissed, candidate.index] } : one,
+      )
       .filter((one) => one.dismissed.length < one.count);
     if (this.chosen === candidate.key) {
       const next = this.list[Math.min(index, this.list.length - 1)];

@@ -22,6 +22,7 @@ export const change = catalogue(
     nothingOpen: "Open a picture first.",
     noPrompt: "Say what should be drawn: the prompt is empty.",
     noMask: "All masks are hidden. Show one, or choose “Whole”.",
+    noHintYet: "Make a hint first, and look at it.",
     emptyMask: "Nothing is painted yet. Paint over what should be drawn anew, then try again.",
     frameUnchanged: "Drag the frame, or type how much to add.",
     frameOutside: "The frame lies beside the picture. It has to touch it.",
@@ -118,10 +119,12 @@ export const change = catalogue(
     extend: "Extend",
     whole: "Whole",
     guide: "Guide",
-    partDetail: "Paint over what should be drawn anew; all else stays as it is, bit by bit (inpainting).",
+    partDetail:
+      "Paint over what should be drawn anew; all else stays as it is, but for a soft edge (inpainting).",
     extendDetail: "Pull the frame beyond the picture; what is new grows out of it (outpainting).",
     wholeDetail: "The whole picture is drawn again, nearer to your words (image to image).",
-    guideDetail: "The picture follows lines or shapes of this one (ControlNet). Look at the hint before you use it.",
+    guideDetail:
+      "The picture follows lines or shapes of this one (ControlNet). Look at the hint before you use it.",
     covers: (share: string, rect: string) => `The mask covers ${share} of the picture, ${rect}.`,
     coversNothing: "Nothing is painted yet.",
     prompt: "What should be there",
@@ -132,7 +135,8 @@ export const change = catalogue(
     strengthHelp:
       "At 0 nothing changes, at 1 nothing of the old picture is left. In between, shapes and colours stay more or less (denoising strength).",
     content: "Under the mask at first",
-    contentHelp: "What drawing starts from in the painted part. The lower the strength, the more of it stays visible.",
+    contentHelp:
+      "What drawing starts from in the painted part. The lower the strength, the more of it stays visible.",
     original: "The picture",
     originalAbout: "Keeps shapes and colours, for changes of what is there.",
     fillContent: "Colours around",
@@ -142,7 +146,8 @@ export const change = catalogue(
     nothing: "Nothing",
     nothingAbout: "Plain and even, for something new. Use a strength of 1.",
     close: "Draw the part alone, at full size",
-    closeHelp: "Finer for small things in large pictures: only the painted part and a margin are drawn, and put back.",
+    closeHelp:
+      "Finer for small things in large pictures: only the painted part and a margin are drawn, and put back.",
     padding: "Margin around it",
     paddingHelp: "Pixels around the painted part that the model also sees. More makes it fit in better.",
     blur: "Soft edge",
@@ -160,7 +165,8 @@ export const change = catalogue(
     fitIn: "How it fits in",
     draw: "Draw suggestions",
     drawing: "Sending",
-    drawnAt: (size: string) => `This model draws it at ${size}; it is brought back to the size of the picture.`,
+    drawnAt: (size: string) =>
+      `This model draws it at ${size}; it is brought back to the size of the picture.`,
     // ---- extend
     left: "Left",
     top: "Top",
@@ -171,7 +177,8 @@ export const change = catalogue(
     allSides: "All around",
     resetFrame: "Back to the picture",
     becomes: (size: string) => `It becomes ${size}.`,
-    widened: (multiple: number) => `A little was added, because the model draws multiples of ${multiple} pixels.`,
+    widened: (multiple: number) =>
+      `A little was added, because the model draws multiples of ${multiple} pixels.`,
     smallModelExtend:
       "The built-in model was taught with whole objects in the middle, and puts pieces of them into wide borders. Add little, and keep the strength low.",
     crop: "Crop",
@@ -181,12 +188,14 @@ export const change = catalogue(
     controlModelHelp: "The network that follows the hint. Lines, depth and poses each need their own.",
     noControls: "There is no ControlNet for this model. Add one on the page Models.",
     preprocessor: "Make the hint by",
-    preprocessorHelp: "A small program turns the picture into lines or shapes: the hint. You see it before it is used.",
+    preprocessorHelp:
+      "A small program turns the picture into lines or shapes: the hint. You see it before it is used.",
     pictureItself: "The picture as it is",
     makeHint: "Show the hint",
     makeHintAgain: "Make the hint anew",
     hintMade: "Hint made",
-    hintShown: "The hint lies over the picture. Hide it to leave it out, or change its settings and make it anew.",
+    hintShown:
+      "The hint lies over the picture. Hide it to leave it out, or change its settings and make it anew.",
     weight: "How strongly",
     weightHelp: "0 ignores the hint, 1 follows it as the network was taught.",
     from: "From",
@@ -203,7 +212,8 @@ export const change = catalogue(
     width: "Width",
     height: "Height",
     points: "Points",
-    pointsHelp: "Pairs of x and y, such as 10,10 90,20 50,80. Three or more make an outline, two or more a line of the brush.",
+    pointsHelp:
+      "Pairs of x and y, such as 10,10 90,20 50,80. Three or more make an outline, two or more a line of the brush.",
     pointsWrong: "Expected pairs of numbers, such as 10,10 90,20 50,80.",
     outline: "Outline",
     line: "Line of the brush",
@@ -242,7 +252,8 @@ export const change = catalogue(
     notUnderstood: "Not understood:",
     notInPrompt: "Not in the prompt, so it cannot be found:",
     sayNothing: "None of this was understood, so nothing was drawn. These work:",
-    sayExamples: "make it night · more to the left · bigger · make it blue · replace the car with a bus · add a dog · on a green background · as a woodcut · mirror it · more space on the right · again",
+    sayExamples:
+      "make it night · more to the left · bigger · make it blue · on a green background · add a dog · as a woodcut · mirror it · again",
     newPrompt: "New prompt:",
     redrawn: (share: number) => `${share} % drawn anew`,
     saidAgain: "the same again, with another seed",
@@ -265,7 +276,8 @@ export const change = catalogue(
     saidMore: "changes more",
     saidDetail: "more steps",
     saidPrompt: "a new description",
-    saidLoose: (phrase: string) => `“${phrase}” joins the prompt as it is; whether it shows depends on the model`,
+    saidLoose: (phrase: string) =>
+      `“${phrase}” joins the prompt as it is; whether it shows depends on the model`,
     toLeft: "to the left",
     toRight: "to the right",
     toUp: "up",
@@ -305,7 +317,9 @@ export const change = catalogue(
     nothingOpen: "Öffne zuerst ein Bild.",
     noPrompt: "Sag, was gezeichnet werden soll: Der Prompt ist leer.",
     noMask: "Alle Masken sind verborgen. Zeige eine oder wähle „Ganzes“.",
-    emptyMask: "Noch ist nichts übermalt. Übermale, was neu gezeichnet werden soll, und versuch es dann noch einmal.",
+    noHintYet: "Mach zuerst eine Vorlage und sieh sie dir an.",
+    emptyMask:
+      "Noch ist nichts übermalt. Übermale, was neu gezeichnet werden soll, und versuch es dann noch einmal.",
     frameUnchanged: "Zieh am Rahmen oder gib an, wie viel dazukommt.",
     frameOutside: "Der Rahmen liegt neben dem Bild. Er muss es berühren.",
     frameTooLarge: (side) => `Der Rahmen ist an einer Seite länger als ${side} Pixel.`,
@@ -397,10 +411,12 @@ export const change = catalogue(
     extend: "Weiter",
     whole: "Ganzes",
     guide: "Vorlage",
-    partDetail: "Übermale, was neu gezeichnet werden soll; alles andere bleibt Bit für Bit, wie es ist (Inpainting).",
+    partDetail:
+      "Übermale, was neu gezeichnet werden soll; alles andere bleibt, wie es ist, bis auf eine weiche Kante (Inpainting).",
     extendDetail: "Zieh den Rahmen über das Bild hinaus; was neu ist, wächst daraus hervor (Outpainting).",
     wholeDetail: "Das ganze Bild wird neu gezeichnet, näher an deinen Worten (Bild zu Bild).",
-    guideDetail: "Das Bild folgt Linien oder Formen von diesem (ControlNet). Sieh dir die Vorlage an, bevor du sie nutzt.",
+    guideDetail:
+      "Das Bild folgt Linien oder Formen von diesem (ControlNet). Sieh dir die Vorlage an, bevor du sie nutzt.",
     covers: (share, rect) => `Die Maske deckt ${share} des Bildes, ${rect}.`,
     coversNothing: "Noch ist nichts übermalt.",
     prompt: "Was zu sehen sein soll",
@@ -411,7 +427,8 @@ export const change = catalogue(
     strengthHelp:
       "Bei 0 ändert sich nichts, bei 1 bleibt nichts vom alten Bild. Dazwischen bleiben Formen und Farben mehr oder weniger (Denoising strength).",
     content: "Anfangs unter der Maske",
-    contentHelp: "Wovon das Zeichnen im übermalten Teil ausgeht. Je niedriger die Stärke, desto mehr bleibt davon sichtbar.",
+    contentHelp:
+      "Wovon das Zeichnen im übermalten Teil ausgeht. Je niedriger die Stärke, desto mehr bleibt davon sichtbar.",
     original: "Das Bild",
     originalAbout: "Behält Formen und Farben, für Änderungen an dem, was da ist.",
     fillContent: "Farben ringsum",
@@ -421,9 +438,11 @@ export const change = catalogue(
     nothing: "Nichts",
     nothingAbout: "Glatt und eben, für etwas Neues. Dazu die Stärke 1.",
     close: "Den Teil allein zeichnen, in voller Größe",
-    closeHelp: "Feiner für Kleines in großen Bildern: Nur der übermalte Teil und ein Rand werden gezeichnet und zurückgelegt.",
+    closeHelp:
+      "Feiner für Kleines in großen Bildern: Nur der übermalte Teil und ein Rand werden gezeichnet und zurückgelegt.",
     padding: "Rand darum",
-    paddingHelp: "Pixel um den übermalten Teil, die das Modell auch sieht. Mehr lässt ihn besser hineinpassen.",
+    paddingHelp:
+      "Pixel um den übermalten Teil, die das Modell auch sieht. Mehr lässt ihn besser hineinpassen.",
     blur: "Weiche Kante",
     blurHelp: "Pixel, über die Neu und Alt ineinanderlaufen. Eine breite Kante verbirgt die Naht.",
     count: "Vorschläge",
@@ -458,12 +477,14 @@ export const change = catalogue(
     controlModelHelp: "Das Netz, das der Vorlage folgt. Linien, Tiefe und Posen brauchen je ein eigenes.",
     noControls: "Für dieses Modell gibt es kein ControlNet. Füge eines auf der Seite Modelle hinzu.",
     preprocessor: "Vorlage machen mit",
-    preprocessorHelp: "Ein kleines Programm macht aus dem Bild Linien oder Formen: die Vorlage. Du siehst sie, bevor sie genutzt wird.",
+    preprocessorHelp:
+      "Ein kleines Programm macht aus dem Bild Linien oder Formen: die Vorlage. Du siehst sie, bevor sie genutzt wird.",
     pictureItself: "Das Bild, wie es ist",
     makeHint: "Vorlage zeigen",
     makeHintAgain: "Vorlage neu machen",
     hintMade: "Vorlage gemacht",
-    hintShown: "Die Vorlage liegt über dem Bild. Verbirg sie, um sie wegzulassen, oder ändere etwas und mach sie neu.",
+    hintShown:
+      "Die Vorlage liegt über dem Bild. Verbirg sie, um sie wegzulassen, oder ändere etwas und mach sie neu.",
     weight: "Wie stark",
     weightHelp: "0 beachtet die Vorlage nicht, 1 folgt ihr so, wie das Netz es lernte.",
     from: "Von",
@@ -479,7 +500,8 @@ export const change = catalogue(
     width: "Breite",
     height: "Höhe",
     points: "Punkte",
-    pointsHelp: "Paare aus x und y, wie 10,10 90,20 50,80. Drei oder mehr geben einen Umriss, zwei oder mehr einen Pinselstrich.",
+    pointsHelp:
+      "Paare aus x und y, wie 10,10 90,20 50,80. Drei oder mehr geben einen Umriss, zwei oder mehr einen Pinselstrich.",
     pointsWrong: "Erwartet werden Zahlenpaare, wie 10,10 90,20 50,80.",
     outline: "Umriss",
     line: "Pinselstrich",
@@ -517,7 +539,7 @@ export const change = catalogue(
     notInPrompt: "Steht nicht im Prompt, ist also nicht zu finden:",
     sayNothing: "Nichts davon wurde verstanden, also wurde nichts gezeichnet. Das geht:",
     sayExamples:
-      "mach es nacht · mehr nach links · größer · mach es blau · ersetze car durch a bus · füge a dog hinzu · ein grüner Hintergrund · spiegeln · mehr Platz rechts · nochmal (Dinge nennst du in der Sprache des Prompts)",
+      "mach es nacht · mehr nach links · größer · mach es blau · ein grüner Hintergrund · als woodcut · spiegeln · nochmal",
     newPrompt: "Neuer Prompt:",
     redrawn: (share) => `${share} % neu gezeichnet`,
     saidAgain: "dasselbe noch einmal, mit anderem Seed",
