@@ -2,7 +2,12 @@
 
 import gzip
 import hashlib
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +149,34 @@ def test_a_browser_opens_for_people_alone() -> None:
     assert not is_wanted(True, is_terminal=False, display=True), "a script or a service"
     assert not is_wanted(False, is_terminal=True, display=True), "--no-browser"
     assert not is_wanted(True, is_terminal=True, display=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo terminals")
+@pytest.mark.parametrize(("options", "opened"), [((), True), (("--no-browser",), False)])
+def test_a_server_in_a_terminal_opens_the_page_unless_it_is_told_not_to(
+    tmp_path: Path, options: tuple[str, ...], opened: bool
+) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{tmp_path}/asked"\n', encoding="utf-8")
+    browser.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SSH_")}
+    environment |= {"DISPLAY": ":99", "BROWSER": str(browser), "GESSO_HOME": str(tmp_path)}
+    outer, inner = os.openpty()
+    words = [sys.executable, "-m", "gesso", "serve", "--port", "0", "--workers", "0", "--home", str(tmp_path), *options]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=inner, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert httpx.get(address, headers=HTML, timeout=30).status_code == 200
+        end = time.monotonic() + (20 if opened else 1)
+        while time.monotonic() < end and not (tmp_path / "asked").exists():
+            time.sleep(0.05)
+        assert (tmp_path / "asked").exists() is opened
+        if opened:
+            assert (tmp_path / "asked").read_text(encoding="utf-8") in ("", address)  # it may not be written yet
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+        process.stdout.close()
+        os.close(outer)
+        os.close(inner)

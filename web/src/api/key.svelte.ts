@@ -21,6 +21,11 @@ export function askForKey(): void {
   wanted = true;
 }
 
+/** The question was closed without an answer: the next refusal asks again. */
+export function leaveKey(): void {
+  wanted = false;
+}
+
 export function setKey(text: string): void {
   key = text.trim();
   wanted = false;

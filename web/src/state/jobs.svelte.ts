@@ -154,8 +154,11 @@ export const jobs = {
     };
   },
 
-  /** Look at once. */
+  /** Look at once, and listen anew: with another key the stream is another. */
   refresh(): void {
+    stop?.();
+    stop = null;
+    if (!document.hidden) hear();
     look(0);
   },
 };

@@ -1,4 +1,4 @@
-"""The routes of the page: `/` and the files that it names. They need no key: what they hold is in every copy of gesso."""
+"""The routes of the page: `/` and the files that it names. They need no key: what they hold is in every gesso."""
 
 from fastapi import Depends, FastAPI
 from starlette.requests import Request
