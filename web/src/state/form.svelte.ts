@@ -28,6 +28,8 @@ export interface Form extends PerModel {
   /** Role -> id of an uploaded picture: "image", "mask", "hint:0". */
   assets: Record<string, string>;
   dynamic: boolean;
+  /** Names of styles to apply. */
+  styles: string[];
   /** What other models draw with. */
   others: Record<string, PerModel>;
 }
@@ -54,6 +56,7 @@ const start = (): Form => ({
   rest: {},
   assets: {},
   dynamic: false,
+  styles: [],
   others: {},
   ...NO_SETTINGS,
 });
@@ -138,7 +141,14 @@ export const form = {
 
   /** Back to what the model draws with by itself; the prompt stays. */
   reset(): void {
-    Object.assign(fields, NO_SETTINGS, { rest: {}, assets: {}, seed: null, num_images: 4, dynamic: false });
+    Object.assign(fields, NO_SETTINGS, {
+      rest: {},
+      assets: {},
+      seed: null,
+      num_images: 4,
+      dynamic: false,
+      styles: [],
+    });
   },
 
   /** The request as it is submitted. */
@@ -155,7 +165,10 @@ export const form = {
   job(): JobBody {
     const body: JobBody = { model: fields.model, request: form.request() };
     if (Object.keys(fields.assets).length > 0) body.assets = { ...fields.assets };
-    if (fields.dynamic) body.front = { dynamic: true };
+    const front: JobBody["front"] = {};
+    if (fields.dynamic) front.dynamic = true;
+    if (fields.styles.length > 0) front.styles = [...fields.styles];
+    if (Object.keys(front).length > 0) body.front = front;
     return body;
   },
 };

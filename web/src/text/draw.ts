@@ -70,6 +70,8 @@ export const draw = catalogue(
     adaptersAdd: "Drop a file on the page to take one into the library.",
     weight: "Weight",
     weightHelp: "How strongly it acts. 1 is as it was trained; below 0 turns it around.",
+    styles: "Styles",
+    stylesHelp: "Words of your style file, put around the prompt.",
     hires: "Larger in two passes",
     hiresOn: "Draw small, then enlarge and refine",
     hiresHelp: "The first pass decides what is where, the second fills in detail. Takes some times as long.",
@@ -168,6 +170,7 @@ export const draw = catalogue(
     firstWords: "Pick one to see what it does, or write your own.",
     firstOther: "Others",
     firstHint: "It takes some seconds. Everything runs on this machine; nothing is sent anywhere.",
+    firstHintServer: "It takes some seconds. This server draws; it sends nothing anywhere else.",
     modelReads: "Reading what there is to draw with",
   },
   {
@@ -233,6 +236,8 @@ export const draw = catalogue(
     adaptersAdd: "Eine Datei auf die Seite ziehen nimmt sie in die Bibliothek auf.",
     weight: "Gewicht",
     weightHelp: "Wie stark sie wirkt. 1 ist wie trainiert; unter 0 kehrt es um.",
+    styles: "Stile",
+    stylesHelp: "Worte aus Ihrer Stildatei, um den Prompt gelegt.",
     hires: "Größer in zwei Durchgängen",
     hiresOn: "Klein zeichnen, dann vergrößern und verfeinern",
     hiresHelp:
@@ -334,6 +339,7 @@ export const draw = catalogue(
     firstWords: "Wählen Sie eines, um zu sehen, was geschieht, oder schreiben Sie selbst.",
     firstOther: "Andere",
     firstHint: "Es dauert ein paar Sekunden. Alles läuft auf diesem Rechner; nichts wird verschickt.",
+    firstHintServer: "Es dauert ein paar Sekunden. Dieser Server zeichnet; er schickt nichts weiter.",
     modelReads: "Es wird gelesen, womit gezeichnet werden kann",
   },
 );
