@@ -291,7 +291,7 @@ def test_by_default_nothing_is_forgotten_on_ones_own_machine(made: Context, aski
     assert replace(made.settings, keep=60.0).keep_seconds == 60.0
 
 
-# ---- whose ------------------------------------------------------------------------------------------------------------
+# ---- whose ---------------------------------------------------------------------------------------------------------
 
 
 def test_one_keys_library_is_not_anothers(made: Context) -> None:

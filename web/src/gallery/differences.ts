@@ -44,11 +44,27 @@ const text = (value: unknown): string =>
     ? String(Number(value.toPrecision(6)))
     : String(value);
 
-/** What differs, in the order of the first; what only the second has comes last. */
+/** What people look for first; all else follows in the order of the first picture. */
+const FIRST = [
+  "prompt",
+  "negative_prompt",
+  "model",
+  "seed",
+  "width",
+  "height",
+  "num_steps",
+  "guidance_scale",
+];
+
+export function inOrder(paths: Iterable<string>): string[] {
+  const rank = (path: string): number => (FIRST.includes(path) ? FIRST.indexOf(path) : FIRST.length);
+  return [...paths].sort((a, b) => rank(a) - rank(b));
+}
+
+/** What differs, what matters most first. */
 export function differences(a: Settings, b: Settings): Difference[] {
   const [left, right] = [flat(a), flat(b)];
-  const paths = [...left.keys(), ...[...right.keys()].filter((path) => !left.has(path))];
-  return paths
+  return inOrder(new Set([...left.keys(), ...right.keys()]))
     .map((path) => ({ path, a: left.get(path) ?? null, b: right.get(path) ?? null }))
     .filter((one) => one.a !== one.b);
 }

@@ -75,6 +75,17 @@ test("parts are asked for once, when they are looked at, and forgotten in the en
   expect(pages.at(49_999)?.id).toBe("p49999");
 });
 
+test("what has changed elsewhere is no news", async () => {
+  let count = 500;
+  const pages = new Pages((...given) => server(count).ask(...given));
+  await pages.open(ALL);
+  expect(await pages.isCurrent()).toBe(true);
+  count = 501;
+  expect(await pages.isCurrent()).toBe(false);
+  await pages.open(ALL, 300);
+  expect([pages.total, pages.at(300)?.id, await pages.isCurrent()]).toEqual([501, "p300", true]);
+});
+
 test("an answer that is late does not replace the list that is wanted now", async () => {
   const answers: ((page: Page) => void)[] = [];
   const pages = new Pages(() => new Promise((resolve) => answers.push(resolve)));

@@ -3,6 +3,7 @@
 import { api, data, type DrawRequest } from "../api";
 import type { components } from "../api/schema";
 import { form } from "../state/form.svelte";
+import { gallery } from "../text/gallery";
 import { server } from "../state/server.svelte";
 import type { Settings } from "./differences";
 
@@ -32,4 +33,21 @@ export function recall(metadata: Metadata, what: Recall): string | null {
     return isHere ? null : library.model;
   }
   return null;
+}
+
+/** What a field of a request is called. Those that are rare have their names in the API. */
+export function labelOf(path: string): string {
+  const known: Record<string, string> = {
+    prompt: gallery.prompt,
+    negative_prompt: gallery.negative,
+    model: gallery.model,
+    seed: gallery.seed,
+    width: gallery.width,
+    height: gallery.height,
+    num_steps: gallery.steps,
+    guidance_scale: gallery.guidance,
+    sampler: gallery.sampler,
+    schedule: gallery.schedule,
+  };
+  return known[path] ?? path.replaceAll("_", " ").replaceAll(".", " · ");
 }

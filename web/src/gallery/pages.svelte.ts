@@ -51,6 +51,7 @@ export class Pages {
   wanted: Wanted = ALL;
 
   #top: string | null = null;
+  #newest: string | null = null; // id of the first picture, where it was seen
   #parts = new Map<number, LibraryPicture[]>(); // the part that was looked at last stands last
   #coming = new Map<number, Promise<void>>();
   #generation = 0;
@@ -72,6 +73,7 @@ export class Pages {
       this.#parts = new Map([[part, first.images]]);
       this.#coming.clear();
       this.#top = first.top;
+      this.#newest = part === 0 ? (first.images[0]?.id ?? "") : null;
       this.total = first.total;
       this.error = null;
     } catch (error) {
@@ -134,6 +136,18 @@ export class Pages {
       });
     this.#coming.set(part, coming);
     return coming;
+  }
+
+  /** Whether the list is as it is shown: something has changed, and perhaps elsewhere. */
+  async isCurrent(): Promise<boolean> {
+    if (this.total === null) return false;
+    try {
+      const now = await this.#ask(this.wanted, 0, 1, null);
+      const isFirst = this.#newest === null || (now.images[0]?.id ?? "") === this.#newest;
+      return now.total === this.total && isFirst;
+    } catch {
+      return true; // it cannot be asked, so nothing is to be shown either
+    }
   }
 
   /** Show pictures as they are after a change. */
