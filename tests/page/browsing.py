@@ -14,7 +14,7 @@ from page.served import PageServer
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-WAIT = 15_000  # milliseconds that something may take to appear, on a machine that does much else
+WAIT = 30_000  # milliseconds that something may take to appear, on a machine that does much else
 VIEWS = ("draw", "change", "library", "models", "queue", "grids")
 
 # Before any script of the page: what it says about itself, for the tests of speed and safety.
@@ -102,6 +102,10 @@ class Tab:
 
     def field(self, name: str | re.Pattern[str]) -> Locator:
         return self.page.get_by_label(name, exact=isinstance(name, str))
+
+    def number(self, name: str) -> Locator:
+        """A field for a number, beside which there may be a slider of the same name."""
+        return self.page.get_by_role("spinbutton", name=name, exact=True)
 
     def js(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
