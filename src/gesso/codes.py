@@ -78,6 +78,8 @@ ERRORS: Mapping[str, str] = {
     "queue_full": "Too many jobs are waiting; try again after `retry_after` seconds.",
     "idempotency_key_reuse": "The idempotency key came before, with other work.",
     "job_missing": "There is no such job, or it belongs to somebody else.",
+    "job_not_queued": "The job does not wait in the queue.",
+    "board_missing": "There is no such board of pictures, or it belongs to somebody else.",
     "job_not_final": "The job has not ended, so it cannot be deleted or repeated.",
     "output_missing": "There is no such finished picture, or it belongs to somebody else.",
     "asset_missing": "There is no such uploaded picture, or it belongs to somebody else.",

@@ -397,6 +397,28 @@ def test_a_batch_along_axes(made: Context, asking: TestClient) -> None:
     assert (done["counts"], done["is_final"]) == ({"canceled": 6}, True)
 
 
+def test_batches_are_listed_that_of_the_newest_job_first(made: Context, asking: TestClient) -> None:
+    first = asking.post("/v1/batches", json={"job": CAR, "axes": ["steps=4,8", "guidance=2-6(+2)"]}).json()
+    asking.post("/v1/jobs", json=CAR)  # of no batch
+    second = asking.post("/v1/batches", json={"jobs": [CAR | {"metadata": {"axes": "odd"}}]}).json()
+    finish(made, lease(made))
+    listed = asking.get("/v1/batches").json()
+    assert [one["id"] for one in listed["batches"]] == [second["id"], first["id"]]
+    assert listed["next_cursor"] is None
+    shown = listed["batches"][1]
+    assert (shown["total"], shown["counts"], shown["is_final"]) == (6, {"queued": 5, "succeeded": 1}, False)
+    assert (shown["model"], shown["prompt"], shown["axes"]) == ("gesso-mini", "a red car", ["guidance", "steps"])
+    assert shown["urls"] == first["urls"]
+    assert shown["created_at"] == asking.get(f"/v1/jobs/{first['jobs'][0]}").json()["created_at"]
+    assert listed["batches"][0]["axes"] == []
+    asking.post("/v1/jobs", json=CAR | {"batch": first["id"]})
+    page = asking.get("/v1/batches?limit=1").json()
+    assert [one["id"] for one in page["batches"]] == [first["id"]], "its newest job is newer now"
+    rest = asking.get("/v1/batches", params={"limit": 1, "cursor": page["next_cursor"]}).json()
+    assert ([one["id"] for one in rest["batches"]], rest["next_cursor"]) == ([second["id"]], None)
+    problem(asking.get("/v1/batches?cursor=no"), 400, "invalid_value", "cursor")
+
+
 def test_a_batch_is_repeated_by_its_key(made: Context, asking: TestClient) -> None:
     body = {"job": {"request": {"prompt": "a red car"}}, "axes": ["steps=4,8"]}
     answers = [asking.post("/v1/batches", json=body, headers={"Idempotency-Key": "b"}).json() for _ in range(2)]

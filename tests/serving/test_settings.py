@@ -35,7 +35,7 @@ def test_what_is_typed_wins_over_the_environment_and_that_over_the_file(
     monkeypatch.setenv("GESSO_SERVE_HOST", "")  # as if it were not there
     found = read_settings({"port": 1003, "keep": None}, file=file)
     values = found.values
-    assert (values.port, values.max_queue, values.rate, values.keep) == (1003, 21, 12, 7 * 86_400.0)
+    assert (values.port, values.max_queue, values.rate, values.keep) == (1003, 21, 12, None)
     assert values.allowed_hosts == ("a.example",)
     assert values.trusted_proxies == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
     origins = found.origins

@@ -18,15 +18,16 @@ from gesso.terminal.tables import columns
 
 
 def _serve(context: typer.Context, show_settings: bool, as_json: bool, **flags: Any) -> None:
-    """Serve the HTTP API: a queue of jobs, and workers that draw them.
+    """Serve the page and the HTTP API: a queue of jobs, and workers that draw them.
 
-    Listens on 127.0.0.1 port 7860 and needs no key there. Other machines need one: make it with `gesso keys add`, and
-    choose an address with --host. Every option can also be set in the environment, as GESSO_SERVE_PORT, and in the
+    Opens the page in your browser, unless --no-browser is given or nobody sits in front of this machine. Listens on
+    127.0.0.1 port 7860 and needs no key there. Other machines need one: make it with `gesso keys add`, and choose an
+    address with --host. Every option can also be set in the environment, as GESSO_SERVE_PORT, and in the
     table [serve] of your config file: gesso config set serve.port 8080. docs/serving.md describes the API.
 
     Examples:
         gesso serve
-        gesso serve --port 8080 --log-format json
+        gesso serve --no-browser --port 8080 --log-format json
         gesso serve --host 0.0.0.0 --allowed-hosts draw.example.org
         gesso serve --show-settings
     """
@@ -57,13 +58,18 @@ def _run(settings: Settings) -> None:
             code="missing_extra",
         ) from None
     with _logged(settings.values.log_format == "json"):
-        serve(settings.values, _announce)
+        serve(settings.values, lambda address: _announce(address, settings.values.browser))
 
 
-def _announce(address: str) -> None:
+def _announce(address: str, browser: bool) -> None:
+    from gesso.serving.page.browser import has_display, is_wanted, open_page
+
     print(address, flush=True)
-    if sys.stderr.isatty():
-        print("listening; Ctrl-C stops it. The API: /openapi.json, docs/serving.md", file=sys.stderr)
+    is_terminal = sys.stderr.isatty()
+    if is_terminal:
+        print("listening; Ctrl-C stops it. The page is there too. The API: /openapi.json", file=sys.stderr)
+    if is_wanted(browser, is_terminal=is_terminal, display=has_display()):
+        open_page(address)
 
 
 def _typed(context: typer.Context, flags: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +100,8 @@ def _show(settings: Settings, as_json: bool) -> None:
 def _option(row: Row) -> inspect.Parameter:
     about = row.about
     name = f"--{row.name.replace('_', '-')}"
+    if row.kind is bool and row.default:
+        name = f"{name}/--no-{row.name.replace('_', '-')}"
     kind: Any = list[str] if row.kind is tuple else row.kind
     bounds: dict[str, Any] = {}
     if row.kind in (int, float):

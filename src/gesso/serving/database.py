@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 class Database:
     """Connections to the queue's database, its transactions and its clock. Any number of threads may use one.
 
-    url  a path of a SQLite file, or an URL: sqlite:///queue.db, postgresql://user@host/name
+    url       a path of a SQLite file, or an URL: sqlite:///queue.db, postgresql://user@host/name
+    on_write  called after each change, by the thread that made it: others see it now
     Opening makes the tables, or brings them up to date. Raises GessoError for an URL that cannot be used, a database
     that does not answer, and one that a newer gesso has written (code newer_version).
     """
@@ -59,6 +60,7 @@ class Database:
         self._url = _parsed(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.engine = _engine(self._url)
+        self.on_write: list[Callable[[], None]] = []
         self._turn = Lock() if self.is_sqlite else nullcontext()  # threads need not fight for what is one at a time
         self._sync = DiskSync(Path(f"{self._url.database}-wal"), self._checkpoint) if self.is_sqlite else None
         self._watch_lock = Lock()
@@ -149,6 +151,30 @@ class Database:
             raise OSError(errno.EIO, _reason(error)) from error
         if busy:
             raise OSError(errno.EIO, "another process reads the log")
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` reads in one transaction; tried again as `again` does."""
+
+        def once() -> T:
+            with self.reading() as connection:
+                return work(connection)
+
+        return self.again(once)
+
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """What `work` does in one transaction that writes, see `writing`; tried again as `again` does."""
+
+        def once() -> T:
+            with self.writing(durable=durable) as connection:
+                return work(connection)
+
+        result = self.again(once)
+        self.tell()
+        return result
+
+    def tell(self) -> None:
+        """Call those who want to know of changes."""
+        for call in self.on_write:
+            call()
 
     def again(self, work: Callable[[], T]) -> T:
         """What `work` returns; it is tried again while the database is busy or restarts, for some seconds.

@@ -137,6 +137,15 @@ class JobPage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A group of jobs.  first: the job of it that was accepted first; counts: how many of its jobs stand where"""
+
+    name: str
+    first: Job
+    counts: Mapping[JobStatus, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Upload:
     """A picture that was uploaded. Its bytes, encoded anew by gesso, lie in the blob store under `digest`.
 

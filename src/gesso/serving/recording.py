@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from gesso.serving.jobs import Drawn, JobStatus, Output
-from gesso.serving.tables import events, jobs, outputs
+from gesso.serving.jobs import Drawn, Job, JobStatus, Output
+from gesso.serving.picture_rows import mark_changed, row_of
+from gesso.serving.tables import events, jobs, outputs, pictures
 
 _SHOWN = tuple(field.name for field in fields(Output) if field.name not in ("recipe", "notices"))
 _HELD = (JobStatus.RUNNING, JobStatus.CANCELING)
@@ -38,6 +39,8 @@ class _Recording:
                 self.stored[row.job, row._mapping["index"]] = row.digest, row.id
         self.events: list[dict[str, Any]] = []
         self.outputs: list[dict[str, Any]] = []
+        self.pictures: list[dict[str, Any]] = []
+        self.owners: set[str] = set()
         self.replaced: list[tuple[str, int]] = []
         self.ended: list[dict[str, Any]] = []
 
@@ -56,7 +59,7 @@ class _Recording:
         for notice in each.notices:
             self._tell(id, "notice", dict(notice))
         for output in each.outputs:
-            self._add(id, output)
+            self._add(each.lease.job, output)
         if each.is_done:
             self._tell(id, "status", {"status": JobStatus.SUCCEEDED})
             self.ended.append(
@@ -77,8 +80,9 @@ class _Recording:
         self.numbers[id] += 1
         self.events.append({"job": id, "number": self.numbers[id], "type": type, "at": self.now, "data": data})
 
-    def _add(self, id: str, output: Output) -> None:
+    def _add(self, job: Job, output: Output) -> None:
         """A picture. The same again changes nothing."""
+        id = job.id
         place = id, output.index
         before = self.stored.get(place)
         if before == (output.digest, output.id):
@@ -89,6 +93,20 @@ class _Recording:
         data = {name: getattr(output, name) for name in _SHOWN}
         more = {"seed": str(output.seed), "recipe": dict(output.recipe), "notices": list(output.notices)}
         self.outputs.append({"job": id, **data, **more})
+        row = row_of(
+            output=output.id,
+            job=id,
+            owner=job.owner,
+            batch=job.batch,
+            model=job.work.model,
+            work={"request": job.work.request},
+            recipe=output.recipe,
+            seed=output.seed,
+            size=(output.width, output.height),
+            at=self.now,
+        )
+        self.pictures.append(row)
+        self.owners.add(job.owner)
         self._tell(id, "output", data)
 
     def _write(self) -> None:
@@ -97,6 +115,9 @@ class _Recording:
             run(delete(outputs).where(outputs.c.job == id, outputs.c.index == index))
         if self.outputs:
             run(insert(outputs), self.outputs)
+            run(insert(pictures), self.pictures)
+            for owner in sorted(self.owners):
+                mark_changed(self.connection, owner)
         if self.events:
             run(insert(events), self.events)
         ended = {values["this"] for values in self.ended}

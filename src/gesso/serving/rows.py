@@ -1,15 +1,18 @@
 """Rows of the tables as values, and the events that go with a change."""
 
+import base64
+import binascii
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
+from gesso.errors import GessoError, short
 from gesso.serving.jobs import Job, JobEvent, JobStatus, Output, Upload, Work
-from gesso.serving.tables import QUEUED, events, jobs, outputs, owners
+from gesso.serving.tables import QUEUED, events, jobs, outputs, owners, pictures
 
 NEWEST_ONLY = ("progress", "preview")  # events of which the newest says all
 _FEW = 8  # rows whose places are counted one by one; beyond, the whole queue of their owner is read
@@ -111,17 +114,21 @@ def _number(value: Any, usual: float) -> float:
 
 
 def jobs_of(connection: Connection, rows: Sequence[Row[Any]]) -> list[Job]:
-    """The jobs of these rows, with their pictures and their places in the queue."""
-    drawn = outputs_of(connection, [row.id for row in rows if row.attempts])
+    """The jobs of these rows, with their pictures that are not deleted and their places in the queue."""
+    drawn = outputs_of(connection, [row.id for row in rows if row.attempts], deleted=False)
     places = positions(connection, [row for row in rows if row.status == JobStatus.QUEUED])
     return [job_of(row, drawn.get(row.id, ()), places.get(row.id)) for row in rows]
 
 
-def outputs_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Output]]:
-    """The pictures of jobs, by the jobs' ids; of one without any there is no list."""
+def outputs_of(connection: Connection, ids: Sequence[str], *, deleted: bool = True) -> dict[str, list[Output]]:
+    """The pictures of jobs, by the jobs' ids; of one without any there is no list.  deleted: those too"""
     drawn: dict[str, list[Output]] = {}
     if ids:
         statement = select(outputs).where(outputs.c.job.in_(ids)).order_by(outputs.c.job, outputs.c.index)
+        if not deleted:
+            statement = statement.where(
+                ~exists().where(pictures.c.output == outputs.c.id, pictures.c.deleted_at.is_not(None))
+            )
         for row in connection.execute(statement):
             drawn.setdefault(row.job, []).append(output_of(row))
     return drawn
@@ -159,7 +166,8 @@ def job_of(row: Row[Any], drawn: Iterable[Output] = (), position: int | None = N
     )
 
 
-def output_of(row: Row[Any]) -> Output:
+def output_of(row: Row[Any], *, with_recipe: bool = True) -> Output:
+    """A finished picture.  with_recipe: False where the row was read without its recipe, which is empty then"""
     return Output(
         id=row.id,
         index=row._mapping["index"],
@@ -169,7 +177,7 @@ def output_of(row: Row[Any]) -> Output:
         height=row.height,
         digest=row.digest,
         seed=int(row.seed),
-        recipe=row.recipe,
+        recipe=row.recipe if with_recipe else {},
         notices=tuple(row.notices),
     )
 
@@ -251,3 +259,25 @@ def _ranks(connection: Connection, owner: str, rows: Sequence[Row[Any]]) -> Iter
         higher = own.where(jobs.c.priority > row.priority).scalar_subquery()
         earlier = own.where(jobs.c.priority == row.priority, jobs.c.seq < row.seq).scalar_subquery()
         yield row, connection.execute(select(higher + earlier)).scalar_one()
+
+
+# ---- cursors ---------------------------------------------------------------------------------------------------------
+
+
+def cursor_text(kind: str, number: int) -> str:
+    """Where a page of a list ended.  kind: of list, so that a cursor serves no other"""
+    return base64.urlsafe_b64encode(f"{kind}:{number}".encode()).decode("ascii").rstrip("=")
+
+
+def cursor_number(kind: str, cursor: str) -> int:
+    """What `cursor_text` was given. Raises GessoError (code invalid_value)."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        own, _, number = text.partition(":")
+        if own == kind and number.isdigit() and len(number) < 19:
+            return int(number)
+    except (binascii.Error, ValueError):
+        pass
+    raise GessoError(
+        f"`cursor` {short(cursor)}: expected that of the page before", code="invalid_value", field="cursor"
+    )

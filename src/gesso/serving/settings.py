@@ -25,6 +25,7 @@ PREFIX = "GESSO_SERVE_"
 TABLE = "serve"
 COMMAND_ONLY = ("show_settings", "json")  # options of the command that are no settings of the server
 DAY = 86_400.0
+KEEP = 7 * DAY  # of jobs, on a server that others reach
 LogFormat = Literal["text", "json"]
 Webhooks = Literal["off", "public", "any"]
 
@@ -59,6 +60,10 @@ class ServeSettings:
         _about("Address", "Addresses of proxies whose X-Forwarded-For and -Proto are believed."),
     ] = ()
 
+    browser: Annotated[
+        bool, _about("Address", "Open the page in your browser, where the server starts in a terminal with a display.")
+    ] = True
+
     home: Annotated[
         Path | None,
         _about("Storage", "Folder of the queue, the pictures and the secret.", unset="server, beside the library"),
@@ -74,9 +79,16 @@ class ServeSettings:
     picture_links: Annotated[
         bool, _about("Storage", "Send clients to the object storage for pictures, by links that expire.")
     ] = False
-    keep: Annotated[float, _about("Storage", "How long finished jobs and their pictures are kept.", 60, 3650 * DAY)] = (
-        7 * DAY
-    )
+    keep: Annotated[
+        float | None,
+        _about(
+            "Storage",
+            "How long finished jobs and their pictures are kept; with a star or on a board for ever.",
+            60,
+            3650 * DAY,
+            "for ever on 127.0.0.1, else 604800",
+        ),
+    ] = None
 
     workers: Annotated[int, _about("Worker", "Worker processes; 0: others work on this queue.", 0, 64)] = 1
     device: Annotated[str, _about("Worker", "Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto"
@@ -109,6 +121,9 @@ class ServeSettings:
     ] = 20_000.0
     max_body: Annotated[int, _about("Limits", "Bytes of a JSON body.", 1024, 2**26)] = 2**20
     max_upload: Annotated[int, _about("Limits", "Bytes of an uploaded picture.", 1024, 2**28)] = 2**25
+    max_model: Annotated[
+        int, _about("Limits", "Bytes of a model file that a client may add to the library; 0: none.", 0, 2**44)
+    ] = 2**35
     max_assets: Annotated[int, _about("Limits", "Bytes of all uploads of one key.", 1024, 2**44)] = 2**31
     max_streams: Annotated[int, _about("Limits", "Event streams open at a time, in all.", 1, 100_000)] = 512
     max_connections: Annotated[int, _about("Limits", "Connections open at a time.", 8, 100_000)] = 2048
@@ -150,6 +165,16 @@ class ServeSettings:
     def pictures_address(self) -> str:
         """Where pictures are kept: a folder or an URL."""
         return self.pictures or str(self.folder / "blobs")
+
+    @property
+    def keep_seconds(self) -> float | None:
+        """How long finished jobs and their pictures are kept; None: for ever, as on somebody's own machine."""
+        return self.keep if self.keep is not None or self.is_loopback else KEEP
+
+    @property
+    def keep_uploads(self) -> float:
+        """How long uploaded pictures are kept that no job draws from."""
+        return self.keep if self.keep is not None else KEEP
 
     @property
     def is_loopback(self) -> bool:

@@ -12,7 +12,6 @@ when two workers died with it.
 """
 
 import base64
-import binascii
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from gesso.errors import GessoError, short
 from gesso.serving.accepting import Accepted, Asked, Limits, accept, checked
 from gesso.serving.database import Database
 from gesso.serving.jobs import (
+    Batch,
     Drawn,
     Job,
     JobEvent,
@@ -40,11 +40,14 @@ from gesso.serving.jobs import (
     Worker,
     error_value,
 )
+from gesso.serving.picture_rows import is_kept, mark_changed
 from gesso.serving.recording import record
 from gesso.serving.rows import (
     Ids,
     add_event,
     change,
+    cursor_number,
+    cursor_text,
     event_of,
     job_of,
     jobs_of,
@@ -52,11 +55,12 @@ from gesso.serving.rows import (
     outputs_of,
     upload_of,
 )
-from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, uploads, workers
+from gesso.serving.tables import HELD, QUEUED, events, job_uploads, jobs, outputs, owners, pictures, uploads, workers
 from gesso.serving.together import Together
 
 MAX_CRASHES = 2
 MAX_PAGE = 1000
+TRASH_SECONDS = 7 * 86_400.0  # for which a deleted picture can be brought back
 WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go first ...
 WARM_PATIENCE = 20.0  # ... unless the first has waited for so many seconds
 _FINAL = tuple(status for status in JobStatus if status.is_final)
@@ -91,7 +95,7 @@ class JobStore:
         self.max_crashes = max_crashes
         self.max_queued, self.max_queued_per_owner = max_queued, max_queued_per_owner or max_queued
         self.keep_seconds = keep_seconds
-        self.on_write: list[Callable[[], None]] = []
+        self.on_write = self.database.on_write
         self._clock, self._ids = clock, Ids(clock)
         self._accept = Together(self._accept_together)
 
@@ -111,8 +115,7 @@ class JobStore:
                 return work(connection)
 
         result = self.database.again(once)
-        for call in self.on_write:
-            call()
+        self.database.tell()
         return result
 
     def _write(self, work: Callable[[Connection], T], *, durable: bool = True, waits: bool = True) -> T:
@@ -129,11 +132,7 @@ class JobStore:
         return result
 
     def _read(self, work: Callable[[Connection], T]) -> T:
-        def once() -> T:
-            with self.database.reading() as connection:
-                return work(connection)
-
-        return self.database.again(once)
+        return self.database.read(work)
 
     # ---- for clients -------------------------------------------------------------------------------------------------
 
@@ -207,14 +206,46 @@ class JobStore:
         if batch is not None:
             conditions.append(jobs.c.batch == batch)
         if cursor is not None:
-            conditions.append(jobs.c.seq < _cursor_seq(cursor))
+            conditions.append(jobs.c.seq < cursor_number("jobs", cursor))
 
         def work(connection: Connection) -> JobPage:
             statement = select(jobs).where(*conditions).order_by(jobs.c.seq.desc()).limit(limit + 1)
             rows = connection.execute(statement).all()
             more = len(rows) > limit
             rows = rows[:limit]
-            return JobPage(jobs=tuple(jobs_of(connection, rows)), cursor=_cursor(rows[-1].seq) if more else None)
+            return JobPage(
+                jobs=tuple(jobs_of(connection, rows)), cursor=cursor_text("jobs", rows[-1].seq) if more else None
+            )
+
+        return self._read(work)
+
+    def list_batches(
+        self, *, owner: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[tuple[Batch, ...], str | None]:
+        """Batches, that of the newest job first. -> some of them, and the cursor for the next; None on the last page
+
+        owner, limit, cursor  as in `list_jobs`, which raises the same
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise GessoError(f"`limit` {limit}: expected 1 to {MAX_PAGE}", code="invalid_value", field="limit")
+        newest, first = func.max(jobs.c.seq), func.min(jobs.c.seq)
+        groups = select(jobs.c.batch, newest.label("newest"), first.label("first"))
+        groups = groups.where(_of(owner), jobs.c.batch.is_not(None)).group_by(jobs.c.batch).order_by(newest.desc())
+        if cursor is not None:
+            groups = groups.having(newest < cursor_number("jobs", cursor))
+
+        def work(connection: Connection) -> tuple[tuple[Batch, ...], str | None]:
+            found = connection.execute(groups.limit(limit + 1)).all()
+            shown, more = found[:limit], len(found) > limit
+            names = [row.batch for row in shown]
+            counted = select(jobs.c.batch, jobs.c.status, func.count()).where(_of(owner), jobs.c.batch.in_(names))
+            counts: dict[str, dict[JobStatus, int]] = {name: {} for name in names}
+            for name, status, number in connection.execute(counted.group_by(jobs.c.batch, jobs.c.status)):
+                counts[name][JobStatus(status)] = number
+            rows = connection.execute(select(jobs).where(jobs.c.seq.in_([row.first for row in shown]))).all()
+            firsts = {job.batch: job for job in jobs_of(connection, rows)}
+            batches = tuple(Batch(name=name, first=firsts[name], counts=counts[name]) for name in names)
+            return batches, cursor_text("jobs", shown[-1].newest) if more else None
 
         return self._read(work)
 
@@ -305,8 +336,47 @@ class JobStore:
             if not JobStatus(row.status).is_final:
                 raise GessoError(f"the job {id} is {row.status}. Cancel it first", code="job_not_final")
             connection.execute(delete(jobs).where(jobs.c.id == id))
+            mark_changed(connection, row.owner)
 
         self._write(work)
+
+    def set_priority(self, id: str, priority: int, owner: str | None = None) -> Job:
+        """Let a job that waits come sooner or later among those of its owner.  priority: -10 to 10
+
+        Raises GessoError: job_missing, job_not_queued.
+        """
+
+        def work(connection: Connection) -> Job:
+            waits = (jobs.c.id == id, _of(owner), QUEUED)
+            row = change(connection, waits, {"priority": priority}, self._clock())
+            if row is None:
+                status = _job_row(connection, id, owner).status
+                raise GessoError(f"the job {id} is {status}, and has no place in the queue", code="job_not_queued")
+            return jobs_of(connection, [row])[0]
+
+        return self._write(work)
+
+    def set_paused(self, owner: str, paused: bool) -> None:
+        """Let the jobs of an owner wait, or go on. What runs is finished."""
+
+        def work(connection: Connection) -> None:
+            changed = update(owners).where(owners.c.owner == owner).values(paused=paused)
+            if connection.execute(changed).rowcount == 0:
+                connection.execute(insert(owners).values(owner=owner, served=0, paused=paused))
+
+        self._write(work)
+
+    def is_paused(self, owner: str) -> bool:
+        """Whether the jobs of an owner wait for `set_paused`."""
+        statement = select(owners.c.paused).where(owners.c.owner == owner)
+        return bool(self._read(lambda connection: connection.execute(statement).scalar_one_or_none()))
+
+    def gallery_changes(self, owner: str | None = None) -> int:
+        """A number that grows whenever pictures or boards of an owner change."""
+        statement = select(func.coalesce(func.sum(owners.c.gallery), 0))
+        if owner is not None:
+            statement = statement.where(owners.c.owner == owner)
+        return int(self._read(lambda connection: connection.execute(statement).scalar_one()))
 
     def output(self, id: str, owner: str | None = None) -> Output:
         """A finished picture by its id. Raises GessoError (code output_missing)."""
@@ -448,7 +518,7 @@ class JobStore:
         """Whether anything waits, and whether a lease has lapsed: an idle worker asks often, and writes nothing."""
 
         def work(connection: Connection) -> tuple[bool, bool]:
-            queued = exists().where(QUEUED)
+            queued = exists().where(QUEUED, jobs.c.owner == owners.c.owner, ~owners.c.paused)
             lapsed = exists().where(self._lapsed(connection))
             found = connection.execute(select(queued, lapsed)).one()
             return bool(found[0]), bool(found[1])
@@ -472,7 +542,12 @@ class JobStore:
         any_of_theirs: Any = exists().where(jobs.c.owner == owners.c.owner, *waits)
         if max_cost is not None:  # few have such jobs
             any_of_theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits))
-        next_owner = select(owners.c.owner).where(any_of_theirs).order_by(owners.c.served, owners.c.owner).limit(1)
+        next_owner = (
+            select(owners.c.owner)
+            .where(~owners.c.paused, any_of_theirs)
+            .order_by(owners.c.served, owners.c.owner)
+            .limit(1)
+        )
         owner = connection.scalars(next_owner).first()
         if owner is None:
             return None
@@ -491,7 +566,7 @@ class JobStore:
         if max_cost is not None:
             waits.append(jobs.c.cost <= max_cost)
         theirs = owners.c.owner.in_(select(jobs.c.owner).where(*waits).distinct())
-        others = select(owners.c.owner).where(theirs, owners.c.owner != first.owner)
+        others = select(owners.c.owner).where(theirs, ~owners.c.paused, owners.c.owner != first.owner)
         turns = [*connection.scalars(others.order_by(owners.c.served, owners.c.owner).limit(most)), first.owner]
         lines = []
         for owner in turns:
@@ -766,11 +841,17 @@ class JobStore:
         return True
 
     def sweep(self) -> int:
-        """Forget jobs and uploads whose time is over. -> how many. Their bytes go later, see `sweep_blobs`."""
+        """Forget jobs, uploads and deleted pictures whose time is over. -> how many. Their bytes go later.
+
+        A job stays that has a picture with a star or on a board.
+        """
 
         def work(connection: Connection) -> int:
             now = self._clock()
-            gone = connection.execute(delete(jobs).where(jobs.c.expires_at <= now, jobs.c.status.in_(_FINAL))).rowcount
+            over = (jobs.c.expires_at <= now, jobs.c.status.in_(_FINAL), ~is_kept(jobs.c.id))
+            gone = connection.execute(delete(jobs).where(*over)).rowcount
+            trash = select(pictures.c.output).where(pictures.c.deleted_at <= now - TRASH_SECONDS)
+            gone += connection.execute(delete(outputs).where(outputs.c.id.in_(trash))).rowcount
             unused = ~exists().where(job_uploads.c.upload == uploads.c.id)
             gone += connection.execute(delete(uploads).where(uploads.c.expires_at <= now, unused)).rowcount
             return gone
@@ -878,19 +959,3 @@ def _plain(worker: Worker) -> dict[str, Any]:
 
 def _worker(row: Row[Any]) -> Worker:
     return Worker(**{**row._mapping, "models": tuple(row.models), "numbers": row.numbers or {}})
-
-
-def _cursor(seq: int) -> str:
-    return base64.urlsafe_b64encode(f"jobs:{seq}".encode()).decode("ascii").rstrip("=")
-
-
-def _cursor_seq(cursor: str) -> int:
-    try:
-        kind, _, number = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii").partition(":")
-        if kind == "jobs" and number.isdigit() and len(number) < 19:
-            return int(number)
-    except (binascii.Error, ValueError):
-        pass
-    raise GessoError(
-        f"`cursor` {short(cursor)}: expected that of the page before", code="invalid_value", field="cursor"
-    )

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     literal_column,
     text,
 )
@@ -158,14 +160,61 @@ job_uploads = Table(
 )
 Index("job_uploads_upload", job_uploads.c.upload)
 
-# Who was served when: the numbers of the turns that each owner had last.
+# Who was served when: the numbers of the turns that each owner had last. Jobs of an owner who is paused are not begun.
 owners = Table(
     "owners",
     metadata,
     Column("owner", String(255), primary_key=True),
     Column("served", BigInteger, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("gallery", BigInteger, nullable=False, server_default=text("0")),  # counts changes of pictures and boards
 )
 Index("owners_served", owners.c.served)
+
+# The finished pictures as a library, in the order in which they were finished. What lists show and searches look
+# through stands here, so that they need not read recipes.
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("output", String(48), ForeignKey("outputs.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("job", String(32), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("batch", String(255)),
+    Column("model", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("negative_prompt", Text, nullable=False),
+    Column("words", Text, nullable=False),  # in small letters, with spaces around each: what searches look through
+    Column("created_at", Double, nullable=False),
+    Column("starred", Boolean, nullable=False),
+    Column("deleted_at", Double),  # it is hidden, and purged some days later
+    sqlite_autoincrement=True,
+)
+_SHOWN, _STARRED = text("deleted_at IS NULL"), text("starred AND deleted_at IS NULL")
+Index("pictures_shown", pictures.c.number, sqlite_where=_SHOWN, postgresql_where=_SHOWN)
+Index("pictures_owner", pictures.c.owner, pictures.c.number, sqlite_where=_SHOWN, postgresql_where=_SHOWN)
+Index("pictures_starred", pictures.c.owner, pictures.c.number, sqlite_where=_STARRED, postgresql_where=_STARRED)
+Index("pictures_deleted", pictures.c.deleted_at)
+Index("pictures_job", pictures.c.job)
+Index("pictures_batch", pictures.c.batch)
+
+boards = Table(
+    "boards",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+Index("boards_owner", boards.c.owner, boards.c.id)
+
+board_pictures = Table(
+    "board_pictures",
+    metadata,
+    Column("board", String(32), ForeignKey("boards.id", ondelete="CASCADE"), primary_key=True),
+    Column("picture", _Number, ForeignKey("pictures.number", ondelete="CASCADE"), primary_key=True),
+)
+Index("board_pictures_picture", board_pictures.c.picture)
 
 workers = Table(
     "workers",

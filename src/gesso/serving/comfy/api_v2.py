@@ -327,7 +327,7 @@ def job_json(call: Call, prompt: Prompt) -> dict[str, Any]:
     jobs, own = prompt.jobs, f"{_origin(call)}{_BASE}/jobs/{prompt.id}"
     started = [job.started_at for job in jobs if job.started_at is not None]
     ended = [job.completed_at for job in jobs if job.completed_at is not None]
-    keep = call.context.settings.keep
+    keep = call.context.settings.keep_seconds
     expires = min(job.expires_at or job.created_at + keep for job in jobs)
     kind, data = prompt.ending() if prompt.is_final else ("", {})
     error = None

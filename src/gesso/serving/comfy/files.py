@@ -168,7 +168,7 @@ def keep_named(call: Call, image: Image.Image, name: FileName, *, overwrite: boo
         width=image.width,
         height=image.height,
         name=str(name),
-        keep_seconds=context.settings.keep,
+        keep_seconds=context.settings.keep_uploads,
     )
     return upload, name
 

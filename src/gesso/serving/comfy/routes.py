@@ -456,12 +456,6 @@ def _memory() -> tuple[int, int]:
         return 0, 0
 
 
-@routes.on("GET", "/", None)
-def get_root(call: Calling) -> Response:
-    """The server is there."""
-    return JsonAnswer({"name": "gesso", "version": __version__})
-
-
 def _number(request: Request, name: str, default: int, low: int) -> int:
     text = request.query_params.get(name)
     if text is None or text == "":

@@ -15,7 +15,21 @@ from gesso.errors import GessoError, short
 from gesso.request.checks import as_json as shown
 from gesso.serving.a1111 import routes as a1111
 from gesso.serving.comfy import routes as comfy
-from gesso.serving.http import assets, batches, events, images, jobs, models, plans
+from gesso.serving.http import (
+    assets,
+    batches,
+    events,
+    gallery,
+    images,
+    jobs,
+    models,
+    plans,
+    queue,
+    reading,
+    stream,
+    taking_in,
+    words,
+)
 from gesso.serving.http.context import Calling, Context, Rule
 from gesso.serving.http.guard import Guard
 from gesso.serving.http.health import router as health_router
@@ -24,6 +38,7 @@ from gesso.serving.http.operations import Media, Routes, operation
 from gesso.serving.http.problems import HttpError, JsonAnswer
 from gesso.serving.keys import Scope
 from gesso.serving.openai import routes as openai
+from gesso.serving.page import routes as page
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +73,23 @@ def bare_app(metrics_rule: Scope | None = "admin") -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    for surface in (openai, a1111, comfy):
+    for surface in (openai, a1111, comfy, page):
         surface.add_to(app)
-    for part in (jobs, events, batches, assets, images, models, plans):
+    for part in (
+        jobs,
+        queue,
+        events,
+        stream,
+        batches,
+        assets,
+        reading,
+        gallery,
+        images,
+        models,
+        taking_in,
+        words,
+        plans,
+    ):
         part.router.add_to(app)
     health_router(metrics_rule).add_to(app)
     _own(app).add_to(app)
@@ -109,7 +138,7 @@ def _own(app: FastAPI) -> Routes:
 def _seen(context: Context, method: str, route: str, status: int, seconds: float) -> None:
     known = method if method in ("GET", "HEAD", "OPTIONS", "POST", "DELETE") else "other"
     context.metrics.requests.labels(known, route, str(status)).inc()
-    if not route.endswith("/events"):
+    if not route.endswith("/events"):  # which last as long as somebody looks
         context.metrics.seconds.labels(route).observe(seconds)
 
 

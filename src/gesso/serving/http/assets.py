@@ -59,13 +59,13 @@ FORM = {
 async def create_asset(call: Calling, request: Request) -> Response:
     """A picture to start from, a mask or a control image. It is decoded and encoded anew: what is stored is a PNG
     without the sender's metadata."""
-    data, name = await _form(request)
+    data, name = await form_file(request)
     async with call.context.decoding:
-        upload, is_new = await run_in_threadpool(_store, call, data, name)
+        upload, is_new = await run_in_threadpool(kept_upload, call, data, name)
     return JsonAnswer(asset_json(upload), 201 if is_new else 200, headers={"Location": f"/v1/assets/{upload.id}"})
 
 
-async def _form(request: Request) -> tuple[bytes, str]:
+async def form_file(request: Request) -> tuple[bytes, str]:
     """The file and its name, of a form that holds nothing else. Raises HttpError."""
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
@@ -99,7 +99,8 @@ async def _form(request: Request) -> tuple[bytes, str]:
     return data, name
 
 
-def _store(call: Call, data: bytes, name: str) -> tuple[Upload, bool]:
+def kept_upload(call: Call, data: bytes, name: str) -> tuple[Upload, bool]:
+    """A strange picture as the caller's own, and whether it is new. Blocks. Raises HttpError."""
     context, owner = call.context, call.new_owner
     encoded, width, height = normalised(data)
     used = select(func.coalesce(func.sum(uploads.c.nbytes), 0)).where(uploads.c.owner == owner)
@@ -119,7 +120,7 @@ def _store(call: Call, data: bytes, name: str) -> tuple[Upload, bool]:
             width=width,
             height=height,
             name=name,
-            keep_seconds=context.settings.keep,
+            keep_seconds=context.settings.keep_uploads,
         )
     except GessoError as error:
         raise HttpError.of(error) from None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Depends, Response
+from fastapi import Depends, Query, Response
 
 from gesso.errors import GessoError
 from gesso.request.axes import Axis, cells, parse_axis
@@ -18,9 +18,9 @@ from gesso.serving.http.bodies import json_body
 from gesso.serving.http.context import Call, Calling
 from gesso.serving.http.operations import Routes, operation
 from gesso.serving.http.problems import HttpError, JsonAnswer, not_found
-from gesso.serving.http.schemas import MAX_BATCH, BatchBody, BatchResource, JobBody
-from gesso.serving.http.submitting import idempotency_key, new_job, open_seed, submit
-from gesso.serving.jobs import JobStatus
+from gesso.serving.http.schemas import MAX_BATCH, BatchBody, BatchList, BatchResource, JobBody, at
+from gesso.serving.http.submitting import idempotency_key, new_job, open_seed, refused, submit
+from gesso.serving.jobs import Batch, JobStatus
 from gesso.serving.rows import Ids
 
 router = Routes()
@@ -82,6 +82,29 @@ def create_batch(call: Calling, body: Annotated[BatchBody, Depends(json_body(Bat
         counts[str(job.status)] = counts.get(str(job.status), 0) + 1
     made = _resource(ident, counts, [job.id for job, _ in answers])
     return JsonAnswer(made, 202, headers={"Location": made["urls"]["self"]})
+
+
+@operation(
+    router,
+    "GET",
+    "/v1/batches",
+    id="listBatches",
+    rule="read",
+    tag=TAG,
+    summary="Batches, newest first",
+    answer=BatchList,
+)
+def list_batches(
+    call: Calling,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=255, description="next_cursor of the page before.")] = None,
+) -> Response:
+    """Your batches, page by page, each with what its first job asks for; with the scope admin, everybody's."""
+    try:
+        found, following = call.context.store.list_batches(owner=call.owner, limit=limit, cursor=cursor)
+    except GessoError as error:
+        raise refused(error) from None
+    return JsonAnswer({"batches": [_summary(batch) for batch in found], "next_cursor": following})
 
 
 @operation(
@@ -174,6 +197,19 @@ def _found(call: Call, id: str) -> dict[str, Any]:
     if not ids:
         raise not_found("batch")
     return _resource(id, counts, ids[:MAX_SHOWN])
+
+
+def _summary(batch: Batch) -> dict[str, Any]:
+    counts = {str(status): count for status, count in batch.counts.items()}
+    made, first = _resource(batch.name, counts, []), batch.first
+    axes = first.metadata.get("axes")
+    del made["jobs"]
+    return made | {
+        "created_at": at(first.created_at),
+        "model": first.work.model,
+        "prompt": str(first.work.request.get("prompt", "")),
+        "axes": sorted(str(label) for label in axes) if isinstance(axes, dict) else [],
+    }
 
 
 def _resource(ident: str, counts: dict[str, int], ids: list[str]) -> dict[str, Any]:

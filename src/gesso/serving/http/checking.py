@@ -117,6 +117,12 @@ class Checker:
                 self._seen = time.monotonic(), (*builtin_adapters(), *self.library.entries())
             return self._seen[1]
 
+    def look_again(self) -> None:
+        """Forget what was seen: something has been added."""
+        with self._lock:
+            self._seen = None
+        self.finder = LibraryFinder(self.library, fresh=FRESH)
+
     def models(self) -> Iterator[LibraryEntry]:
         """Those that can be drawn with."""
         families = family_facts()

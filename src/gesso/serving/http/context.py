@@ -15,7 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from gesso.errors import short
 from gesso.request.checks import nearest, unknown_data
 from gesso.serving.blobs import Blobs
+from gesso.serving.gallery import Gallery
 from gesso.serving.http.checking import Checker
+from gesso.serving.http.helper import Helper
 from gesso.serving.http.limits import FAILURES, Buckets, too_often
 from gesso.serving.http.metrics import Metrics
 from gesso.serving.http.problems import HttpError
@@ -23,6 +25,7 @@ from gesso.serving.keys import EVERYTHING, LOCAL, ApiKey, KeyStore, Scope
 from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
+from gesso.serving.thumbnails import Thumbnails
 from gesso.serving.tracing import Tracing
 
 T = TypeVar("T")
@@ -44,8 +47,12 @@ class Context:
     keys: KeyStore
     checker: Checker
     metrics: Metrics
+    gallery: Gallery
+    thumbnails: Thumbnails
+    helper: Helper
     buckets: Buckets = field(default_factory=Buckets)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    taking_in: asyncio.Lock = field(default_factory=asyncio.Lock)
     submitting: Lock = field(default_factory=Lock)
     writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
     supervisor: Supervisor | None = None
@@ -114,16 +121,17 @@ class Rule:
     """Who may use a route. Every route has exactly one, before anything else of the request is read.
 
     scope  that the key needs; None: anybody
+    cost   what a request counts for against the rate; a page full of small pictures is asked for at once
     """
 
-    def __init__(self, scope: Scope | None) -> None:
-        self.scope = scope
+    def __init__(self, scope: Scope | None, cost: float = 1.0) -> None:
+        self.scope, self.cost = scope, cost
 
     async def __call__(self, request: Request) -> None:
         context: Context = request.app.state.context
         state = request.state
         if self.scope is None:
-            context.buckets.take(f"open {state.client}", context.settings.rate)
+            context.buckets.take(f"open {state.client}", context.settings.rate, self.cost)
             identity = ApiKey(id=LOCAL, name="", scopes=(), created_at=0.0)
         else:
             # Where no keys are used that is a glance at the database, which takes less than to ask another thread.
@@ -132,7 +140,7 @@ class Rule:
             identity = identify if isinstance(identify, ApiKey) else await identify
             state.identity = identity
             name = f"{identity.id} {state.client}" if identity.id == LOCAL else identity.id
-            context.buckets.take(name, identity.rate or context.settings.rate)
+            context.buckets.take(name, identity.rate or context.settings.rate, self.cost)
             if not identity.may(self.scope):
                 detail = f"this key does not have the scope {self.scope}"
                 raise HttpError(403, "forbidden", detail, data={"scope": self.scope})

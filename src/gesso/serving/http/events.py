@@ -58,6 +58,7 @@ class Hub:
         self._noticed = asyncio.Event()
         self._ends: dict[str, set[asyncio.Future[Job]]] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._all: set[asyncio.Event] = set()  # of streams of all jobs
         self._task: asyncio.Task[None] | None = None
         self._numbers: dict[str, int] = {}
         self._news: OrderedDict[tuple[str, int, int], asyncio.Future[list[Told]]] = OrderedDict()
@@ -65,7 +66,7 @@ class Hub:
     @property
     def streams(self) -> int:
         """How many streams are open, and how many wait for the end of a job."""
-        return sum(map(len, self._waiting.values())) + sum(map(len, self._ends.values()))
+        return sum(map(len, self._waiting.values())) + len(self._all) + sum(map(len, self._ends.values()))
 
     def watch(self, job: str) -> asyncio.Event:
         """An event that is set when something happens to a job."""
@@ -73,6 +74,17 @@ class Hub:
         self._waiting.setdefault(job, set()).add(changed)
         self._begin()
         return changed
+
+    def watch_all(self) -> asyncio.Event:
+        """An event that is set when anything happens."""
+        changed = asyncio.Event()
+        self._all.add(changed)
+        self._begin()
+        return changed
+
+    def leave_all(self, changed: asyncio.Event) -> None:
+        """The end of such a watch."""
+        self._all.discard(changed)
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -83,7 +95,7 @@ class Hub:
     def notice(self) -> None:
         """Something in the queue has changed. From any thread."""
         loop = self._loop
-        if loop is not None and not self._noticed.is_set() and (self._waiting or self._ends):
+        if loop is not None and not self._noticed.is_set() and (self._waiting or self._ends or self._all):
             with suppress(RuntimeError):  # the server has ended
                 loop.call_soon_threadsafe(self._noticed.set)
 
@@ -135,12 +147,16 @@ class Hub:
 
     async def _look(self) -> None:
         mark = ""
-        while self._waiting or self._ends:
+        while self._waiting or self._ends or self._all:
             self._noticed.clear()
             try:
                 watched = list(self._waiting)
                 is_new = any(job not in self._numbers for job in watched)
+                before = mark
                 mark, numbers, ended = await run_in_threadpool(self._look_at, mark, watched, list(self._ends), is_new)
+                if mark != before:
+                    for changed in self._all:
+                        changed.set()
                 for job in watched:
                     if numbers is None:  # nothing has changed
                         break
@@ -234,7 +250,7 @@ class EventStream(Response):
 
         changed = self.hub.watch(self.job)
         self.call.context.metrics.streams.inc()
-        leaving = asyncio.ensure_future(_gone(receive))
+        leaving = asyncio.ensure_future(gone(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if "gesso.head" in scope:
@@ -272,7 +288,7 @@ class EventStream(Response):
                         spoken = loop.time()
 
 
-async def _gone(receive: "Receive") -> None:
+async def gone(receive: "Receive") -> None:
     """Returns when the reader has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

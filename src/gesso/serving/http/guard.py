@@ -33,6 +33,8 @@ MULTIPART_SLACK = 16 * 1024  # of boundaries and headers around an upload
 # Where pictures come inside of JSON, in Base64, as other tools have it.
 UNTRACED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, by machines
 PICTURES_IN_JSON = ("/sdapi/v1/", "/controlnet/", "/v1/images/")
+MODELS = "/v1/models"  # where a model file is sent
+MODEL_SECONDS = 3600.0  # in which it must arrive
 DRAINED = 256 * 1024  # bytes of a refused body that are read, so that the client sees the answer
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253})(?::([0-9]{1,5}))?")
@@ -95,6 +97,7 @@ class _Exchange:
         self._receive, self._send = receive, send
         self.begin = time.monotonic()
         self.status = 0
+        self.seconds = guard.settings.body_timeout
         self.whole = False  # whether all of the body was read
         self.nbytes = 0
         self.limit = 0
@@ -170,6 +173,9 @@ class _Exchange:
         settings = self.guard.settings
         has_pictures = kind == "multipart/form-data" or self.scope["path"].startswith(PICTURES_IN_JSON)
         self.limit = settings.max_upload + MULTIPART_SLACK if has_pictures else settings.max_body
+        if method == "POST" and self.scope["path"] == MODELS:  # whole files, gigabytes of them
+            self.limit = max(settings.max_model, settings.max_body)
+            self.seconds = max(settings.body_timeout, MODEL_SECONDS)
         length = self.headers.one("content-length")
         if length is not None and (not length.isdecimal() or len(length) > 18):
             raise HttpError(400, "invalid_request", "Content-Length is not a number of bytes")
@@ -195,8 +201,15 @@ class _Exchange:
         site = self.headers.one("sec-fetch-site")
         if origin is not None and (origin == "null" or not self.is_own(origin)):
             raise HttpError(403, "cross_site", "requests from pages of other sites are refused")
+        if site == "cross-site" and self.is_link_to_page():
+            return
         if site not in (None, "same-origin", "none") and (method not in SAFE_METHODS or site == "cross-site"):
             raise HttpError(403, "cross_site", "requests from pages of other sites are refused")
+
+    def is_link_to_page(self) -> bool:
+        """Whether a link elsewhere leads the user to the page: it shows itself and does nothing more."""
+        leads = self.headers.one("sec-fetch-mode") == "navigate" and self.headers.one("sec-fetch-dest") == "document"
+        return leads and self.method == "GET" and self.scope["path"] == "/"
 
     def is_own(self, origin: str) -> bool:
         scheme, mark, host = origin.partition("://")
@@ -232,12 +245,11 @@ class _Exchange:
         """Parts of the body, counted, until the deadline."""
         if self.whole:
             return await self._receive()  # waits for the client to leave
-        left = self.begin + self.guard.settings.body_timeout - time.monotonic()
+        left = self.begin + self.seconds - time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))
         except TimeoutError:
-            seconds = self.guard.settings.body_timeout
-            raise HttpError(408, "timeout", f"the body did not arrive in {seconds:g} s") from None
+            raise HttpError(408, "timeout", f"the body did not arrive in {self.seconds:g} s") from None
         self.nbytes += len(message.get("body", b""))
         self.whole = not message.get("more_body", False)
         if self.nbytes > self.limit:

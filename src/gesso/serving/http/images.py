@@ -5,9 +5,10 @@ from fastapi import Response
 from gesso.errors import GessoError
 from gesso.serving.http.context import Call, Calling, is_id
 from gesso.serving.http.files import CONTENT_TYPES, picture_response
+from gesso.serving.http.gallery_schemas import PictureMetadata, library_json
 from gesso.serving.http.operations import Media, Routes, operation
 from gesso.serving.http.problems import JsonAnswer, not_found
-from gesso.serving.http.schemas import PictureMetadata, picture_json
+from gesso.serving.http.schemas import picture_json
 from gesso.serving.jobs import Output
 
 router = Routes()
@@ -37,6 +38,7 @@ TAG = "Pictures"
             {"name": "If-None-Match", "in": "header", "required": False, "schema": {"type": "string"}},
         ]
     },
+    cost=0.1,
 )
 def get_image(call: Calling, id: str) -> Response:
     """The file, with its recipe inside. It never changes, so it may be kept for as long as one likes."""
@@ -57,7 +59,22 @@ def get_image(call: Calling, id: str) -> Response:
 def get_image_metadata(call: Calling, id: str) -> Response:
     """Its recipe: all that `gesso replay` needs to draw it again."""
     output = _output(call, id)
-    return JsonAnswer({"id": output.id, "picture": picture_json(output), "recipe": dict(output.recipe)})
+    try:
+        picture = call.context.gallery.get(id, call.owner)
+        work = call.context.store.get(picture.job, call.owner).work
+    except GessoError:  # deleted this moment
+        raise not_found("picture") from None
+    return JsonAnswer(
+        {
+            "id": output.id,
+            "picture": picture_json(output),
+            "library": library_json(picture),
+            "settings": output.recipe.get("request"),
+            "submitted": dict(work.request),
+            "assets": dict(work.assets),
+            "recipe": dict(output.recipe),
+        }
+    )
 
 
 def _output(call: Call, id: str) -> Output:

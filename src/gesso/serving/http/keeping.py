@@ -13,6 +13,7 @@ from gesso.serving.http.metrics import Metrics
 from gesso.serving.numbers import difference
 from gesso.serving.store import JobStore
 from gesso.serving.tables import jobs, outputs
+from gesso.serving.thumbnails import Thumbnails
 
 COUNT_SECONDS = 1.0
 RECOVER_SECONDS = 5.0
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 class Housekeeper:
     """A thread beside the server."""
 
-    def __init__(self, store: JobStore, blobs: Blobs, metrics: Metrics) -> None:
-        self.store, self.blobs, self.metrics = store, blobs, metrics
+    def __init__(
+        self, store: JobStore, blobs: Blobs, metrics: Metrics, thumbnails: Thumbnails | None = None
+    ) -> None:
+        self.store, self.blobs, self.metrics, self.thumbnails = store, blobs, metrics, thumbnails
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="housekeeper", daemon=True)
         self._counted_until = time.time()
@@ -62,6 +65,8 @@ class Housekeeper:
                     swept = now
                     self.store.sweep()
                     self.blobs.sweep(self.store.referenced)
+                    if self.thumbnails is not None:
+                        self.thumbnails.sweep(self.store.referenced)
             except Exception as error:  # the database is away for a moment, or the disk is
                 log.warning("housekeeping waits: %s", type(error).__name__)
 

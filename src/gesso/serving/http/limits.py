@@ -29,10 +29,11 @@ class Buckets:
         self._clock, self._lock = clock, Lock()
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def wait(self, name: str, a_minute: int, most: float | None = None) -> float:
+    def wait(self, name: str, a_minute: int, most: float | None = None, cost: float = 1.0) -> float:
         """Take a token. -> 0.0, or the seconds until there is one again.
 
         most  that a bucket holds; None: ten seconds' worth
+        cost  how many tokens are taken
         """
         most = max(1.0, a_minute / 6) if most is None else most
         with self._lock:
@@ -43,14 +44,14 @@ class Buckets:
             self._buckets[name] = bucket
             if len(self._buckets) > MAX_BUCKETS:
                 self._buckets.popitem(last=False)
-            if bucket.tokens >= 1:
-                bucket.tokens -= 1
+            if bucket.tokens >= cost:
+                bucket.tokens -= cost
                 return 0.0
-            return (1 - bucket.tokens) * 60 / a_minute
+            return (cost - bucket.tokens) * 60 / a_minute
 
-    def take(self, name: str, a_minute: int) -> None:
-        """Take a token. Raises HttpError (429) where there is none."""
-        seconds = self.wait(name, a_minute)
+    def take(self, name: str, a_minute: int, cost: float = 1.0) -> None:
+        """Take a token, or as much of one as a request costs. Raises HttpError (429) where there is none."""
+        seconds = self.wait(name, a_minute, cost=cost)
         if seconds:
             raise too_often(seconds, f"more than {a_minute} requests a minute")
 

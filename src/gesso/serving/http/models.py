@@ -10,16 +10,20 @@ from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.errors import one_line
 from gesso.library.entry import BUILTIN, LibraryEntry
 from gesso.request.json_schema import request_schema
+from gesso.serving.http.cards import EMBEDDED, license_of, text_of, thumbnail, thumbnail_url, trigger_words
 from gesso.serving.http.checking import facts_of
 from gesso.serving.http.context import Call, Calling
+from gesso.serving.http.files import POLICY
 from gesso.serving.http.operations import Media, Routes, operation
-from gesso.serving.http.problems import JsonAnswer, not_found
+from gesso.serving.http.problems import HttpError, JsonAnswer, not_found
 from gesso.serving.http.schemas import AdapterList, ModelList, ModelResource, SamplerList, ScheduleList
+from gesso.serving.thumbnails import CONTENT_TYPE
 
 router = Routes()
 TAG = "Models"
 MAX_TEXT = 500  # characters of what a model's author wrote
 MAX_TEXTS = 40
+SMALL = 0.02  # what a thumbnail counts for against the rate
 
 
 @operation(router, "GET", "/v1/models", id="listModels", rule="read", tag=TAG, summary="All models", answer=ModelList)
@@ -67,10 +71,48 @@ def list_adapters(call: Calling) -> Response:
             "description": one_line(entry.what)[:MAX_TEXT],
             "size_bytes": entry.nbytes,
             "builtin": entry.origin == BUILTIN,
+            "sha256": entry.files[0].sha256 if len(entry.files) == 1 else None,
+            **_card(kind, entry),
         }
         for kind, entry in call.context.checker.adapters()
     ]
     return JsonAnswer({"adapters": found})
+
+
+@operation(
+    router,
+    "GET",
+    "/v1/models/{name}/thumbnail",
+    id="getModelThumbnail",
+    rule="read",
+    tag=TAG,
+    summary="The picture of a model",
+    answer=Media((CONTENT_TYPE,), {"type": "string", "format": "binary"}),
+    cost=SMALL,
+)
+def get_model_thumbnail(call: Calling, name: str) -> Response:
+    """That in its file, or a picture of the same name beside it. WebP, small."""
+    models = call.context.checker.models()
+    return _thumbnail(next((entry for entry in models if entry.name.casefold() == name.casefold()), None))
+
+
+@operation(
+    router,
+    "GET",
+    "/v1/adapters/{kind}/{name}/thumbnail",
+    id="getAdapterThumbnail",
+    rule="read",
+    tag=TAG,
+    summary="The picture of an adapter",
+    answer=Media((CONTENT_TYPE,), {"type": "string", "format": "binary"}),
+    cost=SMALL,
+)
+def get_adapter_thumbnail(call: Calling, kind: str, name: str) -> Response:
+    """As of a model."""
+    adapters = call.context.checker.adapters()
+    return _thumbnail(
+        next((entry for own, entry in adapters if own == kind and entry.name.casefold() == name.casefold()), None)
+    )
 
 
 @operation(
@@ -132,7 +174,6 @@ def _model(entry: LibraryEntry, loaded: set[str]) -> dict[str, Any]:
     facts = facts_of(entry)
     needs = {"edit": ["image"], "upscale": ["image"]}.get(facts.kind, [])
     takes = ["image"] if facts.kind in ("edit", "upscale") else ["image", "mask", "hint"]
-    metadata = list(entry.metadata.items())[:MAX_TEXTS]
     return {
         "name": entry.name,
         "family": entry.family,
@@ -155,6 +196,28 @@ def _model(entry: LibraryEntry, loaded: set[str]) -> dict[str, Any]:
             "size_multiple": facts.multiple,
             "max_clip_skip": facts.max_clip_skip,
         },
-        "metadata": {one_line(str(key))[:100]: one_line(str(value))[:MAX_TEXT] for key, value in metadata},
+        **_card("model", entry),
         "url": f"/v1/models/{quote(entry.name, safe='')}",
     }
+
+
+def _card(kind: str, entry: LibraryEntry) -> dict[str, Any]:
+    """What its author says of it."""
+    metadata = [(key, value) for key, value in entry.metadata.items() if key != EMBEDDED][:MAX_TEXTS]
+    return {
+        "title": text_of(entry, "modelspec.title", "ss_output_name"),
+        "author": text_of(entry, "modelspec.author"),
+        "license": license_of(entry),
+        "trigger_words": trigger_words(entry),
+        "added_at": entry.added,
+        "metadata": {one_line(str(key))[:100]: one_line(str(value))[:MAX_TEXT] for key, value in metadata},
+        "thumbnail_url": thumbnail_url(kind, entry),
+    }
+
+
+def _thumbnail(entry: LibraryEntry | None) -> Response:
+    made = None if entry is None else thumbnail(entry)
+    if made is None:
+        raise HttpError(404, "not_found", "there is no picture of it")
+    headers = {"Cache-Control": "private, max-age=3600", "Content-Security-Policy": POLICY, "Vary": "Authorization"}
+    return Response(made, media_type=CONTENT_TYPE, headers=headers)

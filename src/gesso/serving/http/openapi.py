@@ -12,7 +12,7 @@ import msgspec
 from gesso import __version__
 from gesso.request.json_schema import request_schema
 from gesso.request.typed import types_of
-from gesso.serving.http import schemas
+from gesso.serving.http import gallery_schemas, reading, schemas, taking_in, words
 from gesso.serving.http.problems import MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -26,14 +26,28 @@ TAGS = {
     "Jobs": "A job is a request for pictures: accepted when it is on the disk, drawn once, the same whoever draws it.",
     "Batches": "Several jobs at once.",
     "Uploads": "Pictures that requests draw from.",
-    "Pictures": "What was drawn.",
+    "Pictures": "What was drawn: a library with stars, boards and searches.",
+    "Boards": "Named collections of pictures.",
+    "Words": "How prompts are read, and what may be completed in them.",
     "Models": "What there is to draw with.",
     "Operation": "For whoever runs the server.",
 }
 SHOWN = (
     *(schemas.JobBody, schemas.BatchBody, schemas.PlanBody, schemas.Problem, schemas.JobResource, schemas.JobList),
-    *(schemas.BatchResource, schemas.AssetResource, schemas.PictureMetadata, schemas.ModelList, schemas.AdapterList),
+    *(
+        schemas.BatchResource,
+        schemas.BatchList,
+        schemas.AssetResource,
+        gallery_schemas.PictureMetadata,
+        schemas.ModelList,
+        schemas.AdapterList,
+    ),
     *(schemas.SamplerList, schemas.ScheduleList, schemas.Plan, schemas.Health, schemas.Readiness),
+    *(gallery_schemas.ChangesBody, gallery_schemas.ArchiveBody, gallery_schemas.BoardBody),
+    *(gallery_schemas.PriorityBody, gallery_schemas.LibraryPage, gallery_schemas.ChangedPictures),
+    *(gallery_schemas.BoardList, gallery_schemas.PictureSettings, gallery_schemas.QueueResource),
+    *(words.PromptBody, words.PromptReadingJson, words.CompletionList),
+    *(reading.PreprocessorList, reading.HintBody, taking_in.TakenModel),
 )
 _ID = "01M8MH9MX9E20SA7BXW3B5T9Q4"
 PROBLEM = {
@@ -158,7 +172,11 @@ def _schemas() -> dict[str, Any]:
     """The components, from the dataclasses; the request's own schema among them."""
     _, found = msgspec.json.schema_components(SHOWN, ref_template=_REF)
     made = dict(sorted(found.items()))
-    for cls in (schemas.JobBody, schemas.BatchBody, schemas.PlanBody, schemas.OutputBody, schemas.WebhookBody):
+    for cls in (
+        *(schemas.JobBody, schemas.BatchBody, schemas.PlanBody, schemas.OutputBody, schemas.WebhookBody),
+        *(gallery_schemas.ChangesBody, gallery_schemas.ArchiveBody, gallery_schemas.BoardBody),
+        *(gallery_schemas.PriorityBody, words.PromptBody, reading.HintBody),
+    ):
         made[cls.__name__]["additionalProperties"] = False
         types_of(cls)
     made["Problem"]["examples"] = [PROBLEM]

@@ -129,6 +129,7 @@ def operation(
     also: Mapping[int, str] | None = None,
     errors: tuple[int, ...] = (),
     extra: Mapping[str, Any] | None = None,
+    cost: float = 1.0,
 ) -> Callable[[F], F]:
     """Declare a route.
 
@@ -136,6 +137,7 @@ def operation(
     answer  what comes with `status`; also: further statuses of the same content, or of none
     errors  statuses that it answers besides those of every route
     extra   of the operation in openapi.json
+    cost    of a request against the rate, see `Rule`
     """
     codes = {*_ALWAYS, *errors, *((401, 403) if rule else ()), *((404,) if "{" in path else ())}
     codes |= {408, 413, 415} if body is not None or method == "POST" else set()
@@ -169,7 +171,7 @@ def operation(
                 "summary": summary,
                 "description": description or function.__doc__ or summary,
                 "tags": [tag],
-                "dependencies": [Depends(Rule(rule))],
+                "dependencies": [Depends(Rule(rule, cost))],
                 "status_code": status,
                 "response_model": None,
                 "response_class": Response,  # of no type: the description has what is declared above

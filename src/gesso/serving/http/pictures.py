@@ -39,7 +39,7 @@ def normalised(data: bytes) -> tuple[bytes, int, int]:
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if not (data.startswith((_PNG, _JPEG)) or is_webp):
         raise HttpError(415, "unsupported_media_type", "file: expected a PNG, JPEG or WebP picture", field="file")
-    _check_size(data)
+    check_size(data)
     with tempfile.TemporaryDirectory(prefix="gesso-upload-") as folder:  # the readers of gesso take files
         path = Path(folder, "picture")
         path.write_bytes(data)
@@ -54,10 +54,10 @@ def normalised(data: bytes) -> tuple[bytes, int, int]:
     return buffer.getvalue(), image.width, image.height
 
 
-def _check_size(data: bytes) -> None:
-    """The sides that the header tells, before anything is decoded. Raises HttpError."""
+def check_size(data: bytes, formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP")) -> tuple[int, int]:
+    """Width and height that the header tells, before anything is decoded. Raises HttpError."""
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             width, height = image.size
     except Image.DecompressionBombError:
         raise _too_large() from None
@@ -70,6 +70,7 @@ def _check_size(data: bytes) -> None:
     if min(width, height) < MIN_SIDE:
         detail = f"file: {width}x{height}, expected at least {MIN_SIDE} pixels a side"
         raise HttpError(400, "invalid_field", detail, field="file")
+    return width, height
 
 
 def _is_deep(data: bytes) -> bool:

@@ -106,8 +106,8 @@ class PlanBody:
 
 # ---- what comes back -------------------------------------------------------------------------------------------------
 
-_Time = Annotated[str, Meta(description="RFC 3339, UTC.", extra_json_schema={"format": "date-time"})]
-_Address = Annotated[str, Meta(description="Path on this server.")]
+Time = Annotated[str, Meta(description="RFC 3339, UTC.", extra_json_schema={"format": "date-time"})]
+Address = Annotated[str, Meta(description="Path on this server.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +159,8 @@ class Picture:
     hash: Annotated[str, Meta(description="sha256: and the digits, of the file.")]
     seed: Annotated[int, Meta(description="With the index it decides the noise. Up to 2^64 - 1.")]
     notices: tuple[NoticeJson, ...]
-    url: _Address
-    metadata_url: _Address
+    url: Address
+    metadata_url: Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +185,10 @@ class Metrics:
 class JobAddresses:
     """Where to go from here."""
 
-    self: _Address
-    events: _Address
-    cancel: _Address
-    retry: _Address
+    self: Address
+    events: Address
+    cancel: Address
+    retry: Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,11 +207,11 @@ class JobResource:
     priority: int
     batch: str | None
     metadata: dict[str, Any]
-    created_at: _Time
-    started_at: _Time | None
-    completed_at: _Time | None
-    expires_at: Annotated[_Time | None, Meta(description="When the job and its pictures are forgotten.")]
-    deadline: _Time | None
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    expires_at: Annotated[Time | None, Meta(description="When the job and its pictures are forgotten.")]
+    deadline: Time | None
     queue_position: Annotated[int | None, Meta(description="Jobs that are likely drawn before; null unless queued.")]
     progress: Progress
     attempts: int
@@ -233,9 +233,9 @@ class JobList:
 class BatchAddresses:
     """Where to go from here."""
 
-    self: _Address
-    jobs: _Address
-    cancel: _Address
+    self: Address
+    jobs: Address
+    cancel: Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +251,29 @@ class BatchResource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchSummary:
+    """A group of jobs, as a list shows it."""
+
+    id: str
+    counts: Annotated[dict[str, int], Meta(description="Jobs by their status.")]
+    total: int
+    is_final: bool
+    created_at: Time
+    model: Annotated[str, Meta(description="Of the first job, as the prompt and the axes.")]
+    prompt: str
+    axes: Annotated[tuple[str, ...], Meta(description="Settings that are varied, by their names.")]
+    urls: BatchAddresses
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchList:
+    """Some batches, that of the newest job first."""
+
+    batches: tuple[BatchSummary, ...]
+    next_cursor: Annotated[str | None, Meta(description="For the next page; null on the last.")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AssetResource:
     """An uploaded picture, as it was encoded anew."""
 
@@ -261,19 +284,10 @@ class AssetResource:
     width: int
     height: int
     hash: str
-    created_at: _Time
-    expires_at: _Time | None
-    url: _Address
-    content_url: _Address
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureMetadata:
-    """How a picture was made."""
-
-    id: str
-    picture: Picture
-    recipe: Annotated[dict[str, Any], Meta(description="All that is needed to draw it again; also inside the file.")]
+    created_at: Time
+    expires_at: Time | None
+    url: Address
+    content_url: Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,8 +320,14 @@ class ModelResource:
     needs: Annotated[tuple[Literal["image", "mask"], ...], Meta(description="Pictures without which it draws nothing.")]
     takes: tuple[Literal["image", "mask", "hint"], ...]
     defaults: ModelDefaults
-    metadata: Annotated[dict[str, str], Meta(description="Written by the model's author: text, not to be trusted.")]
-    url: _Address
+    title: str | None
+    author: str | None
+    license: str | None
+    trigger_words: Annotated[tuple[str, ...], Meta(description="Words that call what it has learned.")]
+    added_at: str | None
+    metadata: Annotated[dict[str, str], Meta(description="Written by the author: text, not to be trusted.")]
+    thumbnail_url: Address | None
+    url: Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,6 +347,14 @@ class AdapterResource:
     description: str
     size_bytes: int
     builtin: bool
+    sha256: str | None
+    title: str | None
+    author: str | None
+    license: str | None
+    trigger_words: Annotated[tuple[str, ...], Meta(description="Words that call what it has learned.")]
+    added_at: str | None
+    metadata: Annotated[dict[str, str], Meta(description="Written by the author: text, not to be trusted.")]
+    thumbnail_url: Address | None
 
 
 @dataclass(frozen=True, kw_only=True)

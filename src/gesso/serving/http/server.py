@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -16,10 +16,12 @@ from gesso.errors import GessoError
 from gesso.library import Library
 from gesso.serving.blobs import Blobs, open_blobs
 from gesso.serving.comfy.sockets import MAX_MESSAGE, SocketProtocol, with_sockets
+from gesso.serving.gallery import Gallery
 from gesso.serving.http.app import create_app
 from gesso.serving.http.checking import Checker, family_facts
 from gesso.serving.http.context import Context
 from gesso.serving.http.guard import networks
+from gesso.serving.http.helper import Helper
 from gesso.serving.http.keeping import Housekeeper
 from gesso.serving.http.metrics import Metrics
 from gesso.serving.http.protocol import protocol
@@ -29,6 +31,7 @@ from gesso.serving.options import WorkerOptions
 from gesso.serving.settings import ServeSettings
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
+from gesso.serving.thumbnails import Thumbnails
 from gesso.serving.tracing import open_tracing
 from gesso.studio.home import library_folder
 
@@ -50,7 +53,7 @@ def serve(settings: ServeSettings, on_ready: Callable[[str], None]) -> None:
             stack.callback(listening.close)
             raise_limit(settings)
             for part in (
-                Housekeeper(context.store, context.blobs, context.metrics),
+                Housekeeper(context.store, context.blobs, context.metrics, context.thumbnails),
                 Webhooks(context.store, settings.webhooks, context.metrics),
             ):
                 part.start()
@@ -101,7 +104,7 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
         settings.database_url,
         max_queued=settings.max_queue,
         max_queued_per_owner=settings.max_queue_per_key,
-        keep_seconds=settings.keep,
+        keep_seconds=settings.keep_seconds,
     )
     with ExitStack() as stack:
         stack.callback(store.close)
@@ -109,12 +112,16 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
         supervisor = Supervisor(store, worker_options(settings, blobs)) if settings.workers else None
         tracing = open_tracing(settings.traces, "server")
         stack.callback(tracing.close)
+        helper = stack.enter_context(closing(Helper()))
         yield Context(
             settings=settings,
             store=store,
             blobs=blobs,
             keys=KeyStore(store.database, folder),
             checker=Checker(Library(library_folder()), settings),
+            gallery=Gallery(store.database),
+            thumbnails=Thumbnails(folder / "thumbnails", blobs),
+            helper=helper,
             metrics=Metrics(
                 store,
                 lambda: supervisor.restarts if supervisor is not None else 0,
@@ -139,7 +146,7 @@ def worker_options(settings: ServeSettings, blobs: Blobs) -> list[WorkerOptions]
         max_models=settings.max_models,
         jobs_at_once=settings.jobs_at_once,
         keep_alive=settings.keep_alive,
-        keep_seconds=settings.keep,
+        keep_seconds=settings.keep_seconds,
         preview_seconds=settings.previews,
         wildcards=None if settings.wildcards is None else str(settings.wildcards),
         json_log=settings.log_format == "json",

@@ -269,6 +269,10 @@ def refused(error: GessoError) -> HttpError:
         )
     if error.code == "asset_missing":
         return HttpError(404, "not_found", "no uploaded picture of this id is here")
+    if error.code == "board_missing":
+        return HttpError(404, "not_found", "no board of this id is here")
+    if error.code == "job_not_queued":
+        return HttpError(409, error.code, "the job does not wait in the queue any more")
     if error.code == "job_not_final":
         return HttpError(409, error.code, "the job has not come to its end; cancel it, or wait")
     if error.code == "asset_in_use":

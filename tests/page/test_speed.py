@@ -1,0 +1,128 @@
+"""How quick it is: first paint, what is loaded, answers to keys and clicks among 50,000 pictures, memory."""
+
+import gzip
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gesso.serving.page.files as page_files
+from page.filling import fill
+from page.pace import within
+from page.served import PageServer
+
+PICTURES = 50_000
+MOST = 250_000  # bytes of a first load, packed
+PAINT = 1.0  # seconds to the first thing to be seen
+ANSWER = 0.2  # seconds from a key or a click to the next paint, of three in four
+GROWTH = 12.0  # megabytes of JavaScript that scrolling may leave behind
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """A server with as many pictures as somebody has after some years."""
+    made = PageServer(tmp_path_factory.mktemp("large"))
+    try:
+        made.start()
+        made.drawn()
+        fill(made.folder / "queue.sqlite3", PICTURES)
+        yield made
+    finally:
+        made.close()
+
+
+def test_what_is_loaded_first_is_small(server: PageServer, tab: Any) -> None:
+    tab.open()
+    loaded = tab.js(
+        "() => performance.getEntriesByType('resource').filter(one => /static/.test(one.name))"
+        ".map(one => [one.name, one.encodedBodySize])"
+    )
+    assert len(loaded) >= 2 and all(size > 0 for _, size in loaded), loaded
+    assert sum(size for _, size in loaded) <= MOST, sorted(loaded, key=lambda one: one[1])
+    whole = sum(
+        len(gzip.compress(path.read_bytes()))
+        for path in Path(page_files.ASSETS, page_files.FOLDER).iterdir()
+        if path.suffix in page_files.PACKED
+    )
+    assert whole <= MOST, "all views together"
+
+
+def test_something_is_seen_within_a_second(server: PageServer, tabs: Any) -> None:
+    took = []
+    for _ in range(3):
+        tab = tabs(server)
+        tab.open()
+        paint = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+        tab.page.wait_for_function(paint)
+        took.append(tab.js(paint) / 1000)
+        if took[-1] < (limit := within(PAINT)):
+            break
+    assert took[-1] < limit, took
+
+
+def test_keys_and_clicks_are_answered_at_once_among_50_000_pictures(large: PageServer, tabs: Any) -> None:
+    tab = tabs(large)
+    tab.open("library")
+    tab.page.get_by_text("50,001 pictures").first.wait_for()
+    page, first = tab.page, tab.page.locator("[data-picture]").first
+    first.wait_for()
+    first.focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "End", "Home", "PageDown", "PageDown", "ArrowLeft", ".", "."):
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+    page.get_by_role("searchbox").type("seed:4999", delay=60)
+    page.wait_for_timeout(500)
+    assert page.locator("[data-picture]").count() == 1
+    page.get_by_role("searchbox").fill("")
+    for _ in range(3):
+        page.locator("[data-picture]").first.click()
+        tab.shown("picture")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(100)
+        page.keyboard.press("Escape")
+        tab.shown("library")
+    page.wait_for_timeout(300)
+    times = tab.slow_interactions()
+    made = 40  # keys and clicks, about; those that took less than 16 ms are not told
+    quarter = sorted([*[8.0] * max(made - len(times), 0), *times])
+    assert statistics.quantiles(quarter, n=4)[2] / 1000 < within(ANSWER), times
+
+
+def scroll(tab: Any, seconds: float) -> int:
+    """Scroll up and down. -> the most elements that the page had meanwhile"""
+    box = tab.page.locator("[data-picture]").first.bounding_box()
+    tab.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    end, most, turns = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        for _ in range(10):
+            tab.page.mouse.wheel(0, 1500 if turns % 20 < 14 else -1800)
+            tab.page.wait_for_timeout(30)
+        turns += 1
+        most = max(most, int(tab.js("() => document.querySelectorAll('*').length")))
+    return most
+
+
+def flat(large: PageServer, tabs: Any, seconds: float) -> None:
+    tab = tabs(large)
+    tab.open("library")
+    tab.page.locator("[data-picture]").first.wait_for()
+    scroll(tab, seconds / 3)
+    tab.page.wait_for_timeout(500)
+    before, _ = tab.heap()
+    most = scroll(tab, seconds)
+    tab.page.wait_for_timeout(500)
+    after, _ = tab.heap()
+    assert most < 3000, "the grid holds what is in view, and little more"
+    assert after - before < GROWTH, (before, after)
+
+
+def test_scrolling_leaves_nothing_behind(large: PageServer, tabs: Any) -> None:
+    flat(large, tabs, 6)
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_scrolling_leave_nothing_behind(large: PageServer, tabs: Any) -> None:
+    flat(large, tabs, 600)

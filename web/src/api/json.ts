@@ -1,0 +1,25 @@
+// JSON with whole numbers beyond 2^53, which JavaScript would round: they become BigInt, and go out as digits.
+
+interface WithSource {
+  source?: string;
+}
+interface JsonWithRaw {
+  rawJSON?: (text: string) => unknown;
+}
+
+/** JSON -> values. Whole numbers that a number cannot hold are BigInt, where the browser tells how they were written. */
+export function readJson(text: string): unknown {
+  const revive = (_: string, value: unknown, context?: WithSource): unknown => {
+    if (typeof value !== "number" || Number.isSafeInteger(value) || !context?.source) return value;
+    return /^-?\d+$/.test(context.source) ? BigInt(context.source) : value;
+  };
+  return text === "" ? undefined : JSON.parse(text, revive as (key: string, value: unknown) => unknown);
+}
+
+/** Values -> JSON, with BigInt as a number. */
+export function exactJson(value: unknown): string {
+  const raw = (JSON as JsonWithRaw).rawJSON;
+  return JSON.stringify(value, (_, one: unknown) =>
+    typeof one === "bigint" ? (raw ? raw(one.toString()) : Number(one)) : one,
+  );
+}

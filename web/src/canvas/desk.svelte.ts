@@ -1,0 +1,469 @@
+// All that the view works with: the document, the tools, how to draw, the candidates, and what was said.
+
+import { api, bytes, data, Problem, upload, type Model } from "../api";
+import { jobs } from "../state/jobs.svelte";
+import { tell, tellError } from "../state/notices.svelte";
+import { server } from "../state/server.svelte";
+import { say as announce } from "../shell/live.svelte";
+import { change as text } from "../text/change";
+import { Easel, newLayer } from "./easel.svelte";
+import { frameOf, isCrop, mapFrame, type FrameProblem, type Mapped } from "./frame";
+import { whole, type Rect, type Size } from "./geometry";
+import { hints } from "./hints";
+import { keptLayer, layerOf, pngOf, read, VERSION, write, type KeptDocument } from "./keep";
+import { NO_CONTROL, Pixels, type HintLayer } from "./layers";
+import { bounds, invert, share, type Brush, type Mask, type Mode as PaintMode } from "./mask";
+import { encodePng, withoutAlpha } from "./png";
+import { bodyOf, settingsOf, startSettings, usualStrength, type Mode, type Settings } from "./request";
+import { say, type Said } from "./say";
+import { decoded, Staging, type Candidate, type Staged } from "./staging.svelte";
+import { looked } from "./tone";
+
+export type Tool =
+  "hand" | "brush" | "eraser" | "rectangle" | "ellipse" | "lasso" | "fill" | "colour" | "frame";
+export type Tab = Mode;
+
+/** One sentence and what came of it. */
+export interface Turn {
+  sentence: string;
+  said: Said;
+  job: string | null;
+}
+
+const MAX_SIDE = 4096;
+
+export class Desk {
+  readonly easel = new Easel();
+  readonly staging = new Staging();
+  /** What the address calls the picture; null: nothing is open. */
+  id = $state<string | null>(null);
+  settings = $state<Settings>(startSettings());
+  tab = $state<Tab>("part");
+  tool = $state<Tool>("brush");
+  brush = $state<Brush>({ size: 40, hardness: 0.9, level: 255 });
+  paintMode = $state<PaintMode>("add");
+  tolerance = $state(32);
+  frame = $state.raw<Rect | null>(null);
+  turns = $state.raw<Turn[]>([]);
+  /** What is on its way to the server. */
+  sending = $state(false);
+  private cache = new WeakMap<Pixels, Blob>();
+  private saving: ReturnType<typeof setTimeout> | undefined;
+
+  get model(): Model | undefined {
+    return server.model(this.settings.model) ?? server.models[0];
+  }
+
+  /** How much the masks cover, and where. Read after `easel.stamp` has changed. */
+  covered(): { share: number; bounds: Rect } {
+    const mask = this.easel.mask();
+    return { share: share(mask), bounds: bounds(mask) };
+  }
+
+  invert(): void {
+    if (this.easel.changeAll(text.invert, invert)) this.keepSoon();
+  }
+
+  /** What the frame asks for. */
+  get mapped(): Mapped | FrameProblem {
+    const multiple = this.model?.defaults.size_multiple ?? 8;
+    return mapFrame(this.easel.size, this.frame ?? whole(this.easel.size), multiple);
+  }
+
+  get isCrop(): boolean {
+    return this.frame !== null && isCrop(this.easel.size, this.frame);
+  }
+
+  // ---- opening -------------------------------------------------------------------------------------------------------
+
+  /** Open a picture of the server by its id, or an upload as `asset:ID`. What was kept of it is put back. */
+  async open(id: string): Promise<void> {
+    const kept = await read(id).catch(() => null);
+    if (kept !== null) {
+      await this.putBack(kept);
+      return;
+    }
+    const asset = /^asset:(.+)$/.exec(id)?.[1];
+    const path = asset !== undefined ? `/v1/assets/${asset}/content` : `/v1/images/${id}`;
+    const picture = await decoded(await bytes(path));
+    if (asset === undefined) {
+      const found = await data(api.GET("/v1/images/{id}/metadata", { params: { path: { id } } }));
+      const recipe = found.recipe as Parameters<typeof settingsOf>[0];
+      Object.assign(
+        this.settings,
+        startSettings(),
+        settingsOf(recipe, (name) => server.model(name) !== undefined),
+      );
+    } else Object.assign(this.settings, startSettings());
+    this.begin(id, picture);
+  }
+
+  private begin(id: string, picture: ImageBitmap): void {
+    const shrink = Math.min(MAX_SIDE / Math.max(picture.width, picture.height), 1);
+    const size = { width: Math.round(picture.width * shrink), height: Math.round(picture.height * shrink) };
+    this.staging.clear();
+    this.turns = [];
+    this.frame = null;
+    this.brush.size = Math.min(Math.max(Math.round(Math.min(size.width, size.height) / 7), 4), 200);
+    this.easel.open(Pixels.of(picture, size), { picture: text.thePicture, mask: text.theMask });
+    picture.close();
+    this.id = id;
+  }
+
+  close(): void {
+    this.id = null;
+    this.staging.clear();
+    this.turns = [];
+    this.frame = null;
+    this.easel.restore({ width: 0, height: 0 }, { x: 0, y: 0 }, [], "");
+  }
+
+  /** A file of the user: it is uploaded first, so that it is upright and in sRGB. Returns what `open` takes. */
+  async import(file: Blob, name: string): Promise<string> {
+    return `asset:${(await upload(file, name)).id}`;
+  }
+
+  // ---- keeping -------------------------------------------------------------------------------------------------------
+
+  keepSoon(): void {
+    clearTimeout(this.saving);
+    if (this.id === null) return;
+    this.saving = setTimeout(() => void this.keep().catch(() => undefined), 800);
+  }
+
+  async keep(): Promise<void> {
+    const id = this.id;
+    if (id === null || this.easel.isEmpty) return;
+    const { easel } = this;
+    const base = {
+      version: VERSION,
+      id,
+      at: Date.now(),
+      size: easel.size,
+      origin: { ...easel.origin },
+      active: easel.active,
+      settings: $state.snapshot(this.settings) as Settings,
+      turns: $state.snapshot(this.turns),
+    };
+    const layers = await Promise.all(easel.layers.map((one) => keptLayer(one, this.cache)));
+    const staged = await Promise.all(
+      this.staging.staged.map(async (one) => ({
+        ...one,
+        before: one.before === null ? null : await pngOf(one.before, this.cache),
+      })),
+    );
+    if (this.id === id) await write({ ...base, layers, staged });
+  }
+
+  private async putBack(kept: KeptDocument): Promise<void> {
+    const layers = await Promise.all(kept.layers.map((one) => layerOf(one, kept.size, decoded)));
+    Object.assign(this.settings, startSettings(), kept.settings);
+    this.turns = kept.turns as Turn[];
+    this.frame = null;
+    this.staging.clear();
+    this.brush.size = Math.min(Math.max(Math.round(Math.min(kept.size.width, kept.size.height) / 7), 4), 200);
+    this.easel.restore(kept.size, kept.origin, layers, kept.active);
+    for (const one of kept.staged) {
+      const before = one.before === null ? null : await decoded(one.before);
+      this.staging.add({
+        ...one,
+        mode: one.mode as Staged["mode"],
+        before: before === null ? null : Pixels.of(before, before),
+      });
+      await jobs.fetch(one.job).catch(() => this.staging.dismissJob(one.job));
+    }
+    const known = new Set(kept.staged.map((one) => one.job));
+    for (const { job } of [...jobs.list].reverse()) {
+      const metadata = job.metadata as {
+        canvas?: unknown;
+        staged?: Omit<Staged, "job" | "before" | "dismissed">;
+      };
+      if (metadata.canvas !== kept.id || metadata.staged === undefined || known.has(job.id)) continue;
+      if (Date.parse(job.created_at) < kept.at) continue; // it was thrown away, or kept
+      this.staging.add({ ...metadata.staged, job: job.id, before: null, dismissed: [] });
+    }
+    this.id = kept.id;
+  }
+
+  /** Hints that are followed. */
+  get steering(): HintLayer[] {
+    return this.easel.layers.filter(
+      (one): one is HintLayer => one.kind === "hint" && one.visible && one.control.model !== "",
+    );
+  }
+
+  // ---- drawing -------------------------------------------------------------------------------------------------------
+
+  /** Whether there is something to draw; else why not. */
+  get why(): string | null {
+    if (this.easel.isEmpty || this.model === undefined) return text.nothingOpen;
+    if (this.settings.prompt.trim() === "") return text.noPrompt;
+    if (this.tab === "part" && this.easel.masks.every((one) => !one.visible)) return text.noMask;
+    if (this.tab === "guide" && this.steering.length === 0) return text.noHintYet;
+    if (this.tab === "extend") {
+      const mapped = this.mapped;
+      if (mapped === "unchanged") return text.frameUnchanged;
+      if (mapped === "outside") return text.frameOutside;
+      if (mapped === "too-large") return text.frameTooLarge(MAX_SIDE);
+      if (this.isCrop) return text.frameCrops;
+    }
+    return null;
+  }
+
+  async draw(): Promise<void> {
+    const mode: Mode = this.tab;
+    await this.sent(async () => {
+      const picture = this.easel.flattened();
+      if (mode === "part") {
+        const mask = this.easel.mask();
+        if (share(mask) === 0) throw new Problem({ code: "empty_mask", detail: text.emptyMask });
+        await this.submit(mode, picture, whole(this.easel.size), { mask });
+      } else if (mode === "extend") {
+        const mapped = this.mapped;
+        if (typeof mapped === "string") return;
+        await this.submit(mode, picture.framed(mapped.crop), mapped.frame, { mapped });
+      } else await this.submit(mode, picture, whole(this.easel.size), {});
+    });
+  }
+
+  private async sent(work: () => Promise<void>): Promise<void> {
+    if (this.sending) return;
+    this.sending = true;
+    try {
+      await work();
+    } catch (error) {
+      tellError(text.notDrawn, error);
+    } finally {
+      this.sending = false;
+    }
+  }
+
+  /** Submit a job whose pictures become candidates in a frame of the document. */
+  private async submit(
+    mode: Mode,
+    picture: Pixels,
+    frame: Rect,
+    given: { mask?: Mask; mapped?: Mapped; settings?: Settings; sentence?: string },
+  ): Promise<string> {
+    const { easel, model } = this;
+    if (model === undefined) throw new Problem({ code: "no_model", detail: text.nothingOpen });
+    const settings = given.settings ?? ($state.snapshot(this.settings) as Settings);
+    const image = await uploadPicture(picture);
+    const mask = given.mask === undefined ? null : await uploadMask(given.mask);
+    const steering = this.steering;
+    const hintIds = [];
+    for (const one of steering) hintIds.push(await this.hintAsset(one, frame));
+    const body = bodyOf({
+      mode,
+      settings: { ...settings, model: model.name },
+      model,
+      size: picture,
+      borders: given.mapped?.borders ?? null,
+      assets: { image, mask, hints: hintIds },
+      controls: steering.map(({ control }) => ({
+        model: control.model,
+        weight: control.weight,
+        start: control.start,
+        end: control.end,
+      })),
+    });
+    const origin = easel.origin;
+    const staged = {
+      mode: given.sentence === undefined ? mode : ("say" as const),
+      frame: { ...frame, x: frame.x + origin.x, y: frame.y + origin.y },
+      count: settings.count,
+      sentence: given.sentence ?? null,
+    };
+    // The server also remembers what the job is for: a page that is closed at once finds its suggestions again.
+    body.metadata = { canvas: this.id, staged } as never;
+    const job = await jobs.submit(body);
+    this.staging.await({ ...staged, job: job.id, before: mode === "part" ? picture : null, dismissed: [] });
+    this.keepSoon();
+    return job.id;
+  }
+
+  private async hintAsset(layer: HintLayer, frame: Rect): Promise<string> {
+    const isWhole =
+      frame.x === 0 && frame.y === 0 && frame.w === this.easel.width && frame.h === this.easel.height;
+    if (isWhole && layer.control.asset !== null) return layer.control.asset;
+    const framed = layer.pixels.framed(frame);
+    // What a hint does not cover says nothing: black, as in the hints themselves.
+    const dark = Pixels.empty(framed);
+    dark.context.fillRect(0, 0, framed.width, framed.height);
+    dark.context.drawImage(framed.canvas, 0, 0);
+    const id = await uploadPicture(dark);
+    if (isWhole) this.easel.steer(layer.id, { asset: id });
+    return id;
+  }
+
+  // ---- candidates ----------------------------------------------------------------------------------------------------
+
+  /** Put a candidate on the canvas for good: a layer of its own, which can be undone. */
+  async accept(candidate: Candidate): Promise<void> {
+    try {
+      const pixels = await this.staging.load(candidate);
+      const { easel } = this;
+      const frame = this.staging.frameOf(candidate.staged, easel);
+      const seed = candidate.job?.outputs.find((one) => one.index === candidate.index)?.seed;
+      const name = text.change(
+        String(easel.layers.filter((one) => one.kind === "picture").length),
+        String(seed ?? ""),
+      );
+      if (
+        candidate.staged.mode === "extend" ||
+        frame.w !== easel.width ||
+        frame.h !== easel.height ||
+        frame.x !== 0 ||
+        frame.y !== 0
+      ) {
+        easel.reframe(frame, text.accepted, [newLayer("picture", name, pixels)]);
+        this.frame = null;
+      } else easel.accept(newLayer("picture", name, pixels), text.accepted);
+      this.staging.dismiss(candidate);
+      this.staging.choose(null);
+      announce(text.acceptedSaid, true);
+    } catch (error) {
+      tellError(text.notLoaded, error);
+    }
+  }
+
+  /** Cut the document to the frame: needs no model. */
+  crop(): void {
+    if (this.frame === null || !this.isCrop) return;
+    this.easel.reframe(this.frame, text.cropped);
+    this.frame = null;
+  }
+
+  // ---- saying --------------------------------------------------------------------------------------------------------
+
+  /** What a sentence would do, told while it is typed. */
+  read(sentence: string): Said {
+    const family = this.model?.family;
+    return say(sentence, {
+      prompt: this.settings.prompt,
+      negative: this.settings.negative,
+      loras: server.adapters
+        .filter((one) => one.kind === "lora" && one.family === family)
+        .map((one) => one.name),
+      strength: this.settings.strength.whole ?? undefined,
+    } as Parameters<typeof say>[1]);
+  }
+
+  async say(sentence: string, onlyPart: boolean): Promise<boolean> {
+    const said = this.read(sentence);
+    const turn: Turn = { sentence, said, job: null };
+    if (said.parts.length === 0) {
+      this.turns = [...this.turns, turn];
+      return false;
+    }
+    if (said.parts.some((one) => one.kind === "undo")) {
+      this.easel.undo();
+      this.turns = [...this.turns, turn];
+      return true;
+    }
+    let done = false;
+    await this.sent(async () => {
+      const settings = $state.snapshot(this.settings) as Settings;
+      const isAgain = said.parts.every((one) => one.kind === "again");
+      settings.prompt = said.prompt;
+      settings.negative = said.negative;
+      settings.seed = null;
+      if (said.loras.length > 0) {
+        const loras = (settings.rest.loras ?? []).filter((one) => !said.loras.includes(one.name));
+        settings.rest.loras = [...loras, ...said.loras.map((name) => ({ name, weight: 1 }))] as never;
+      }
+      if (said.steps !== 1 && this.model !== undefined) {
+        const steps = settings.num_steps ?? this.model.defaults.num_steps;
+        settings.num_steps = Math.min(Math.round(steps * said.steps), 1000);
+      }
+      const { easel } = this;
+      const flat = easel.flattened();
+      let job: string;
+      if (said.extend !== null && said.looks.length === 0) {
+        const sides = said.extend.map((percent, i) =>
+          Math.round((percent / 100) * (i % 2 === 0 ? easel.width : easel.height)),
+        ) as [number, number, number, number];
+        const multiple = this.model?.defaults.size_multiple ?? 8;
+        const mapped = mapFrame(easel.size, frameOf(easel.size, sides), multiple);
+        if (typeof mapped === "string")
+          throw new Problem({ code: mapped, detail: text.frameTooLarge(MAX_SIDE) });
+        job = await this.submit("extend", flat.framed(mapped.crop), mapped.frame, {
+          mapped,
+          settings,
+          sentence,
+        });
+      } else {
+        const source =
+          said.looks.length === 0
+            ? flat
+            : Pixels.ofData(looked(flat.data(), easel.size, said.looks), easel.size);
+        const mode: Mode = onlyPart ? "part" : "whole";
+        const strength = isAgain
+          ? (settings.strength[mode] ?? usualStrength(mode, this.model?.family ?? ""))
+          : said.strength;
+        settings.strength = { ...settings.strength, [mode]: strength };
+        const mask = onlyPart ? easel.mask() : undefined;
+        const given = { settings, sentence, ...(mask === undefined ? {} : { mask }) };
+        job = await this.submit(mode, source, whole(easel.size), given);
+      }
+      this.settings.prompt = settings.prompt;
+      this.settings.negative = settings.negative;
+      this.settings.rest = settings.rest;
+      this.settings.strength.whole = settings.strength.whole;
+      this.turns = [...this.turns, { ...turn, job }];
+      done = true;
+    });
+    return done;
+  }
+
+  // ---- hints ---------------------------------------------------------------------------------------------------------
+
+  /** Have a hint made of the picture as it is, and show it as a layer; nothing is drawn yet. */
+  async makeHint(preprocessor: string, parameters: Record<string, number>, model: string): Promise<boolean> {
+    let done = false;
+    await this.sent(async () => {
+      const { easel } = this;
+      const image = await uploadPicture(easel.flattened());
+      const size = { width: easel.width, height: easel.height };
+      const made =
+        preprocessor === ""
+          ? { id: image, content_url: `/v1/assets/${image}/content` }
+          : await hints.make({ preprocessor, image, mask: null, ...size, parameters });
+      const picture = await decoded(await bytes(made.content_url));
+      const layer = newLayer("hint", text.hintOf(preprocessor || text.asItIs), Pixels.of(picture, size));
+      picture.close();
+      if (layer.kind === "hint") {
+        layer.control = { ...NO_CONTROL, model, preprocessor, asset: made.id };
+      }
+      easel.add(layer, text.hintMade);
+      done = true;
+    });
+    return done;
+  }
+
+  /** The visible pictures as a file. */
+  async download(): Promise<void> {
+    const pixels = this.easel.flattened();
+    const file = await encodePng(pixels.width, pixels.height, 3, withoutAlpha(pixels.data()));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = `gesso-${(this.id ?? "picture").replace(/[^\w-]/g, "-").slice(-12)}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    tell(text.downloaded);
+  }
+}
+
+/** Uploads a picture with exactly the levels that it has. Returns the id. */
+export async function uploadPicture(pixels: Pixels): Promise<string> {
+  const file = await encodePng(pixels.width, pixels.height, 3, withoutAlpha(pixels.data()));
+  return (await upload(file, "picture.png")).id;
+}
+
+/** Uploads a mask with exactly the levels that were painted. Returns the id. */
+export async function uploadMask(mask: Mask): Promise<string> {
+  const file = await encodePng(mask.width, mask.height, 1, mask.data);
+  return (await upload(file, "mask.png")).id;
+}
+
+export const sizeText = (size: Size): string => `${size.width} × ${size.height}`;

@@ -1,0 +1,154 @@
+// Keeps what is on the canvas in the browser, so that a reload or a closed tab loses nothing.
+
+import type { Point, Size } from "./geometry";
+import { MaskPixels, Pixels, type Control, type Layer } from "./layers";
+import { pack, unpack } from "./undo";
+import { encodePng } from "./png";
+import type { Settings } from "./request";
+
+const NAME = "gesso.canvas";
+const STORE = "documents";
+export const VERSION = 1;
+
+type Kept = {
+  id: string;
+  name: string;
+  visible: boolean;
+  locked: boolean;
+  opacity: number;
+} & (
+  | { kind: "picture"; png: Blob }
+  | { kind: "mask"; levels: Blob }
+  | { kind: "hint"; png: Blob; control: Control }
+);
+
+export interface KeptDocument {
+  version: number;
+  /** Of the picture it began with, as the address names it. */
+  id: string;
+  at: number;
+  size: Size;
+  origin: Point;
+  active: string;
+  layers: Kept[];
+  settings: Settings;
+  staged: {
+    job: string;
+    mode: string;
+    frame: { x: number; y: number; w: number; h: number };
+    count: number;
+    sentence: string | null;
+    dismissed: number[];
+    before: Blob | null;
+  }[];
+  turns: unknown[];
+}
+
+async function database(): Promise<IDBDatabase> {
+  return await new Promise((resolve, reject) => {
+    const asked = indexedDB.open(NAME, 1);
+    asked.onupgradeneeded = () => asked.result.createObjectStore(STORE);
+    asked.onsuccess = () => resolve(asked.result);
+    asked.onerror = () => reject(asked.error ?? new Error("no database"));
+  });
+}
+
+async function run<T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
+  const opened = await database();
+  try {
+    return await new Promise((resolve, reject) => {
+      const transaction = opened.transaction(STORE, mode);
+      const asked = work(transaction.objectStore(STORE));
+      transaction.oncomplete = () => resolve(asked.result);
+      transaction.onerror = () => reject(transaction.error ?? new Error("not kept"));
+    });
+  } finally {
+    opened.close();
+  }
+}
+
+/** The document of a tab, by the picture it began with. */
+export async function read(id: string): Promise<KeptDocument | null> {
+  const found = await run<KeptDocument | undefined>(
+    "readonly",
+    (store) => store.get(id) as IDBRequest<KeptDocument | undefined>,
+  );
+  return found?.version === VERSION ? found : null;
+}
+
+/** The document that was changed last. */
+export async function newest(): Promise<KeptDocument | null> {
+  const all = await run<KeptDocument[]>("readonly", (store) => store.getAll() as IDBRequest<KeptDocument[]>);
+  return all.filter((one) => one.version === VERSION).sort((a, b) => b.at - a.at)[0] ?? null;
+}
+
+const MOST = 6; // documents; the oldest is forgotten
+
+export async function write(document: KeptDocument): Promise<void> {
+  await run("readwrite", (store) => store.put(document, document.id));
+  const all = await run<KeptDocument[]>("readonly", (store) => store.getAll() as IDBRequest<KeptDocument[]>);
+  for (const old of all.sort((a, b) => b.at - a.at).slice(MOST)) {
+    await run("readwrite", (store) => store.delete(old.id));
+  }
+}
+
+export async function forget(id: string): Promise<void> {
+  await run("readwrite", (store) => store.delete(id));
+}
+
+/** A layer as it can be kept. `cache`: what was made of a layer's pixels before, since pictures never change. */
+export async function keptLayer(layer: Layer, cache: WeakMap<Pixels, Blob>): Promise<Kept> {
+  const { id, name, visible, locked, opacity } = layer;
+  const base = { id, name, visible, locked, opacity };
+  if (layer.kind === "mask") {
+    const packed = pack(layer.pixels.mask.data);
+    return { ...base, kind: "mask", levels: new Blob([packedBytes(packed) as BlobPart]) };
+  }
+  const png = await pngOf(layer.pixels, cache);
+  return layer.kind === "hint"
+    ? { ...base, kind: "hint", png, control: layer.control }
+    : { ...base, kind: "picture", png };
+}
+
+export async function pngOf(pixels: Pixels, cache: WeakMap<Pixels, Blob>): Promise<Blob> {
+  let png = cache.get(pixels);
+  if (png === undefined) {
+    png = await encodePng(pixels.width, pixels.height, 4, pixels.data());
+    cache.set(pixels, png);
+  }
+  return png;
+}
+
+/** A packed mask as bytes: what it is (0 plain, 1 runs, 2 bytes), then its numbers. */
+function packedBytes(packed: ReturnType<typeof pack>): Uint8Array {
+  if (typeof packed === "number") return new Uint8Array([0, packed]);
+  const [kind, data] = packed instanceof Uint8Array ? [2, packed] : [1, packed.runs];
+  const out = new Uint8Array(data.length + 1);
+  out[0] = kind;
+  out.set(data, 1);
+  return out;
+}
+
+export function levelsOf(bytes: Uint8Array, length: number): Uint8Array {
+  const data = bytes.subarray(1);
+  if (bytes[0] === 0) return unpack(data[0] ?? 0, length);
+  return unpack(bytes[0] === 1 ? { runs: data } : data, length);
+}
+
+export async function layerOf(
+  kept: Kept,
+  size: Size,
+  decode: (file: Blob) => Promise<ImageBitmap>,
+): Promise<Layer> {
+  const { id, name, visible, locked, opacity } = kept;
+  const base = { id, name, visible, locked, opacity };
+  if (kept.kind === "mask") {
+    const bytes = new Uint8Array(await kept.levels.arrayBuffer());
+    const data = levelsOf(bytes, size.width * size.height);
+    return { ...base, kind: "mask", pixels: new MaskPixels({ ...size, data }) };
+  }
+  const pixels = Pixels.of(await decode(kept.png), size);
+  return kept.kind === "hint"
+    ? { ...base, kind: "hint", pixels, control: kept.control }
+    : { ...base, kind: "picture", pixels };
+}

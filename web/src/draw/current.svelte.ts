@@ -1,0 +1,26 @@
+// Which job the stage shows. It is remembered for the tab, so that a reload shows the same.
+
+import { jobs, type SeenJob } from "../state/jobs.svelte";
+
+const PLACE = "gesso.current";
+
+let id = $state<string | null>(sessionStorage.getItem(PLACE));
+
+export const current = {
+  get id(): string | null {
+    return id;
+  },
+  /** The job, or the newest one that was drawn here where none was chosen. */
+  get job(): SeenJob | null {
+    return (id === null ? undefined : jobs.get(id)) ?? shown()[0] ?? null;
+  },
+  show(job: string): void {
+    id = job;
+    sessionStorage.setItem(PLACE, job);
+  },
+};
+
+/** Jobs that belong here, newest first: not those of a sheet, which has a view of its own. */
+export function shown(): SeenJob[] {
+  return jobs.list.filter((one) => one.job.batch === null && one.job.metadata["page"] !== "change");
+}

@@ -1,0 +1,53 @@
+// What is known of one picture, and taking its settings over.
+
+import { api, data, type DrawRequest } from "../api";
+import type { components } from "../api/schema";
+import { form } from "../state/form.svelte";
+import { gallery } from "../text/gallery";
+import { server } from "../state/server.svelte";
+import type { Settings } from "./differences";
+
+export type Metadata = components["schemas"]["PictureMetadata"];
+export type Recall = "all" | "seed" | "prompt" | "size";
+
+/** Everything about a picture. Throws `Problem`. */
+export const metadataOf = (id: string): Promise<Metadata> =>
+  data(api.GET("/v1/images/{id}/metadata", { params: { path: { id } } }));
+
+/** The settings of a picture, for people: those of its recipe, else those of its job. */
+export const settingsOf = (metadata: Metadata): Settings =>
+  (metadata.settings ?? metadata.submitted) as Settings;
+
+/** Take settings over into the form. Returns the model's name where the server has it no more. */
+export function recall(metadata: Metadata, what: Recall): string | null {
+  const settings = settingsOf(metadata) as Partial<DrawRequest>;
+  const { library, assets } = metadata;
+  if (what === "seed") form.use({ seed: (settings.seed ?? library.seed) as number });
+  else if (what === "prompt")
+    form.use({ prompt: settings.prompt ?? "", negative_prompt: settings.negative_prompt ?? "" });
+  else if (what === "size")
+    form.use({ width: settings.width ?? library.width, height: settings.height ?? library.height });
+  else {
+    const isHere = server.model(library.model) !== undefined;
+    form.use(settings, { ...(isHere ? { model: library.model } : {}), assets, whole: true });
+    return isHere ? null : library.model;
+  }
+  return null;
+}
+
+/** What a field of a request is called. Those that are rare have their names in the API. */
+export function labelOf(path: string): string {
+  const known: Record<string, string> = {
+    prompt: gallery.prompt,
+    negative_prompt: gallery.negative,
+    model: gallery.model,
+    seed: gallery.seed,
+    width: gallery.width,
+    height: gallery.height,
+    num_steps: gallery.steps,
+    guidance_scale: gallery.guidance,
+    sampler: gallery.sampler,
+    schedule: gallery.schedule,
+  };
+  return known[path] ?? path.replaceAll("_", " ").replaceAll(".", " · ");
+}

@@ -1,0 +1,1 @@
+export { go, here, type Place } from "./routes.svelte";

@@ -1,0 +1,41 @@
+// How the page looks and works for this user, on this machine.
+
+type Theme = "auto" | "light" | "dark";
+
+interface Settings {
+  theme: Theme;
+  /** Groups of settings that are open, by their names. */
+  open: Record<string, boolean>;
+  /** Whether a sound or a notification tells that pictures are ready while the page is not in view. */
+  notify: boolean;
+  format: "png" | "jpeg" | "webp";
+}
+
+const PLACE = "gesso.settings";
+const START: Settings = { theme: "auto", open: {}, notify: false, format: "png" };
+
+function load(): Settings {
+  try {
+    return { ...START, ...(JSON.parse(localStorage.getItem(PLACE) ?? "{}") as Partial<Settings>) };
+  } catch {
+    return { ...START };
+  }
+}
+
+export const settings = $state<Settings>(load());
+
+/** Write settings down; call after a change. */
+export function keepSettings(): void {
+  localStorage.setItem(PLACE, JSON.stringify(settings));
+}
+
+export function applyTheme(): void {
+  if (settings.theme === "auto") delete document.documentElement.dataset["theme"];
+  else document.documentElement.dataset["theme"] = settings.theme;
+}
+
+window.addEventListener("storage", (event) => {
+  if (event.key !== PLACE) return;
+  Object.assign(settings, load());
+  applyTheme();
+});

@@ -1,0 +1,61 @@
+// What the page says, in English and German. Each view has a file of its own beside this one:
+//
+//   export const draw = catalogue({ title: "Draw", pictures: (n: number) => `${n} pictures` },
+//                                 { title: "Zeichnen", pictures: (n) => `${n} Bilder` });
+//
+// and a component writes {draw.title}. What a second language lacks, or has too much, is an error of types. Reading a
+// text follows the language, so a change shows at once.
+
+export type Language = "en" | "de";
+type Entry = string | ((...values: never[]) => string);
+type Plain<T> = { readonly [K in keyof T]: T[K] extends string ? string : T[K] };
+
+export const LANGUAGES: Readonly<Record<Language, string>> = { en: "English", de: "Deutsch" };
+const RIGHT_TO_LEFT: readonly string[] = ["ar", "fa", "he", "ur"];
+const PLACE = "gesso.language";
+
+const preferred = (): Language => {
+  const saved = localStorage.getItem(PLACE);
+  const wanted = saved ? [saved] : (navigator.languages ?? [navigator.language]);
+  const found = wanted.map((one) => one.slice(0, 2)).find((one) => one in LANGUAGES);
+  return (found ?? "en") as Language;
+};
+
+let current = $state<Language>(preferred());
+
+export const language = {
+  get code(): Language {
+    return current;
+  },
+  get direction(): "ltr" | "rtl" {
+    return RIGHT_TO_LEFT.includes(current) ? "rtl" : "ltr";
+  },
+  choose(code: Language): void {
+    current = code;
+    localStorage.setItem(PLACE, code);
+  },
+};
+
+export function catalogue<T extends Record<string, Entry>>(en: T, de: Plain<T>): Plain<T> {
+  const all = { en, de };
+  return new Proxy(en, { get: (_, name) => Reflect.get(all[current], name) as unknown }) as Plain<T>;
+}
+
+/** A number as the language writes it. */
+export const number = (value: number, digits = 0): string =>
+  value.toLocaleString(current, { maximumFractionDigits: digits });
+
+/** Bytes, in the largest unit that leaves a number of 1 or more. */
+export function size(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let rank = 0;
+  while (bytes >= 1000 && rank < units.length - 1) {
+    bytes /= 1000;
+    rank += 1;
+  }
+  return `${number(bytes, bytes < 10 && rank > 0 ? 1 : 0)} ${units[rank]}`;
+}
+
+/** A time of the API as day and hour. */
+export const moment = (text: string): string =>
+  new Date(text).toLocaleString(current, { dateStyle: "medium", timeStyle: "short" });
