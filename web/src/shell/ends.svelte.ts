@@ -10,6 +10,7 @@ import { draw } from "../text/draw";
 import { go } from "./routes.svelte";
 import { say } from "./live.svelte";
 
+const RECENT = 600_000; // milliseconds
 const TOLD = "gesso.told"; // failures that were told, so that a reload does not tell them again
 
 /** Watch all jobs: call it in the frame's script. */
@@ -33,8 +34,11 @@ export function watchEnds(): void {
       states.set(job.id, job.status);
       if (!isFinal(job.status) || before === job.status) continue;
       untrack(() => {
-        if (job.status === "failed" && !told.has(job.id)) {
-          told.add(job.id);
+        // Of a sheet, whose view shows each, one failure is told. A browser that is new here is told no old ones.
+        const name = job.batch ?? job.id;
+        const isOld = before === undefined && Date.now() - Date.parse(job.completed_at ?? "") > RECENT;
+        if (job.status === "failed" && !told.has(name) && !isOld) {
+          told.add(name);
           localStorage.setItem(TOLD, JSON.stringify([...told].slice(-200)));
           const error = job.error;
           const problem = new Problem(
@@ -47,7 +51,8 @@ export function watchEnds(): void {
           });
         }
         if (before === undefined || before === job.status) return; // it was final when we came
-        if (job.status === "succeeded") {
+        const isRest = job.batch !== null && jobs.unfinished.some((one) => one.job.batch === job.batch);
+        if (job.status === "succeeded" && !isRest) {
           say(draw.ready(job.outputs.length), true);
           notify(short(job.request.prompt), draw.ready(job.outputs.length));
         }

@@ -43,6 +43,7 @@ MAX_FIELD = 4096
 MAX_FIELDS = 40
 MAX_METADATA = 16 * 1024
 MAX_LISTED = 200
+LONG = 3650 * 86_400.0  # seconds
 _KEYS = uuid.UUID("6f2b1d34-6b46-4b52-9d0a-0b8b2f3c9a57")  # space of the ids that idempotency keys give
 _CODES = {"asset_missing": "missing_asset", "invalid_field": "invalid_request"}  # gesso's -> that of v2
 
@@ -327,7 +328,7 @@ def job_json(call: Call, prompt: Prompt) -> dict[str, Any]:
     jobs, own = prompt.jobs, f"{_origin(call)}{_BASE}/jobs/{prompt.id}"
     started = [job.started_at for job in jobs if job.started_at is not None]
     ended = [job.completed_at for job in jobs if job.completed_at is not None]
-    keep = call.context.settings.keep_seconds
+    keep = call.context.settings.keep_seconds or LONG  # a job of v2 always has an end
     expires = min(job.expires_at or job.created_at + keep for job in jobs)
     kind, data = prompt.ending() if prompt.is_final else ("", {})
     error = None
