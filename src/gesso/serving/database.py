@@ -151,6 +151,7 @@ class Database:
             raise OSError(errno.EIO, _reason(error)) from error
         if busy:
             raise OSError(errno.EIO, "another process reads the log")
+
     def read(self, work: Callable[[Connection], T]) -> T:
         """What `work` reads in one transaction; tried again as `again` does."""
 

@@ -29,9 +29,7 @@ log = logging.getLogger(__name__)
 class Housekeeper:
     """A thread beside the server."""
 
-    def __init__(
-        self, store: JobStore, blobs: Blobs, metrics: Metrics, thumbnails: Thumbnails | None = None
-    ) -> None:
+    def __init__(self, store: JobStore, blobs: Blobs, metrics: Metrics, thumbnails: Thumbnails | None = None) -> None:
         self.store, self.blobs, self.metrics, self.thumbnails = store, blobs, metrics, thumbnails
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="housekeeper", daemon=True)
