@@ -1,7 +1,7 @@
 """What the routes of one server share, and who asks."""
 
 import asyncio
-import os
+import shutil
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Annotated
@@ -47,8 +47,7 @@ class Context:
 
     def free_bytes(self) -> int:
         """Room on the disk of the pictures."""
-        status = os.statvfs(self.blobs.root)
-        return status.f_bavail * status.f_frsize
+        return shutil.disk_usage(self.blobs.root).free
 
     def keys_are_used(self) -> bool:
         """Whether requests need a key: once there is one, for good."""
