@@ -77,8 +77,8 @@ def unguarded(text: str) -> list[str]:
             names = {name.name for name in node.names} & NAMES.get(node.module or "", set())
             found.extend(f"{node.lineno}: {node.module}.{name}" for name in names)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and not guarded:
-            if node.attr in NAMES.get(node.value.id, set()):
-                found.append(f"{node.lineno}: {node.value.id}.{node.attr}")
+            known = node.attr in NAMES.get(node.value.id, set())
+            found += [f"{node.lineno}: {node.value.id}.{node.attr}"] if known else []
         for child in ast.iter_child_nodes(node):
             visit(child, guarded)
 
@@ -182,7 +182,9 @@ print("CODES", json.dumps(codes))
 """
 
 
-@pytest.mark.parametrize("stdout", ["cp1252", *(pytest.param(each, marks=pytest.mark.slow) for each in ("utf-8", "cp437"))])
+@pytest.mark.parametrize(
+    "stdout", ["cp1252", *(pytest.param(each, marks=pytest.mark.slow) for each in ("utf-8", "cp437"))]
+)
 def test_the_commands_run_where_posix_is_missing(stdout: str, tmp_path: Path):
     """On a console with the code pages of Windows, too: what it cannot show is written with escapes."""
     model = save_tiny_mini(tmp_path / "tiny.safetensors")
@@ -212,8 +214,12 @@ def test_the_commands_run_where_posix_is_missing(stdout: str, tmp_path: Path):
         lines = [line for line in lines if line[0] in ("generate", "samplers", "doctor", "config", "presets", "--help")]
     refused = [["models", "import", "other.ckpt"], ["models", "import", str(model), "--name", "con"]]
     environment = {
-        **{"PYTHONIOENCODING": stdout, "GESSO_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
-        **{"PATH": "", "PYTHONPATH": f"{SOURCE.parent}:{Path(__file__).parent}", "HOME": str(tmp_path / "user")},
+        "PYTHONIOENCODING": stdout,
+        "GESSO_HOME": str(tmp_path / "home"),
+        "OMP_NUM_THREADS": "1",
+        "PATH": "",
+        "PYTHONPATH": f"{SOURCE.parent}:{Path(__file__).parent}",
+        "HOME": str(tmp_path / "user"),
     }
     words = [sys.executable, "-c", STAGE, json.dumps(lines + refused), str(Path(__file__).parent)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, check=False)

@@ -330,7 +330,7 @@ def test_kinds_of_peft_that_gesso_does_not_read_are_named(case: str, folders: di
 def test_an_oft_of_peft_asks_for_the_settings_that_its_tensors_do_not_say(folders: dict[str, Path], tmp_path: Path):
     trained_by_peft(folders["SD 1.5"], tmp_path, *PEFT["oft"])
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "style.safetensors")
-    with pytest.raises(ModelFileError, match="adapter_config.json does. Put it beside the file"):
+    with pytest.raises(ModelFileError, match=r"adapter_config\.json does\. Put it beside the file"):
         read_lora(open_weights(tmp_path / "style.safetensors"), target_of(ALL["SD 1.5"]))
 
 

@@ -185,7 +185,8 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         match=Match(len(names), tuple(unmatched)),
         embeddings=embeddings,
         metadata=dict(file.metadata),
-        alpha_known=settings.says_alpha or not any(is_raw(name) for name, one in named.items() if one.part not in WITHOUT_ALPHA),
+        alpha_known=settings.says_alpha
+        or not any(is_raw(name) for name, one in named.items() if one.part not in WITHOUT_ALPHA),
     )
 
 
