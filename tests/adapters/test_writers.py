@@ -20,11 +20,14 @@ from adapters.files import target_of
 from adapters.test_lora_parity import FAMILIES, ours, pipeline, theirs
 from gesso.adapters.architecture import architecture_of
 from gesso.adapters.attaching import attach
+from gesso.adapters.changes import InputRotation
+from gesso.adapters.kinds import Reader, build
 from gesso.adapters.lora import Lora, read_lora, refuse_unread_kinds
 from gesso.adapters.rewriting import file_tensors
 from gesso.adapters.settings import TrainerSettings, fits
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.weight_file import open_weights
+from gesso.errors import GessoError
 from gesso.families.base import Family
 from tiny_sd import TINY_SD21, save_tiny_folder, tiny_parts
 
@@ -60,6 +63,10 @@ def assert_as_written(path: Path, family: Family, expected: dict[str, Tensor]) -
             assert gap <= LARGEST, f"{part}: {gap:.2e}"
             assert moved > 100 * LARGEST or part not in lora.components, f"{part} was not changed"
     again = path.with_name("again.safetensors")
+    if any(isinstance(change.weight, InputRotation) for change in lora.changes.values()):
+        with pytest.raises(GessoError, match="use the file as it is"):
+            file_tensors(lora.changes, target, "kohya")
+        return lora
     save_file(file_tensors(lora.changes, target, "kohya"), again)
     with attach(target.networks, [(read_lora(open_weights(again), target), 1.0, 1.0)]):
         found = said(family)
@@ -232,9 +239,29 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
     "lokr both": ("LoKrConfig", {"r": 2, "alpha": 6, "decompose_both": True, "decompose_factor": 4}),
     "lokr effective": ("LoKrConfig", {"r": 2, "alpha": 6, "use_effective_conv2d": True}),
     "ia3": ("IA3Config", {"target_modules": ["to_k", "to_v", "ff.net.2"], "feedforward_modules": ["ff.net.2"]}),
+    "oft": ("OFTConfig", {"r": 0, "oft_block_size": 4, "target_modules": LINEAR}),
+    "oft exact": ("OFTConfig", {"r": 4, "oft_block_size": 0, "target_modules": LINEAR, "use_cayley_neumann": False}),
+    "oft shared": ("OFTConfig", {"r": 0, "oft_block_size": 8, "target_modules": LINEAR, "block_share": True}),
+    "oft bounded": (
+        "OFTConfig",
+        {"r": 0, "oft_block_size": 4, "target_modules": LINEAR, "coft": True, "eps": 0.5},
+    ),
+    **{
+        f"oft of {terms} terms": (
+            "OFTConfig",
+            {"r": 0, "oft_block_size": 4, "target_modules": LINEAR, "num_cayley_neumann_terms": terms},
+        )
+        for terms in (2, 3, 4, 8)
+    },
+    "oft on pointwise convolutions": (
+        "OFTConfig",
+        {"r": 0, "oft_block_size": 8, "target_modules": ["conv_shortcut", "proj_in"]},
+    ),
+    "boft": ("BOFTConfig", {"boft_block_size": 4}),
+    "boft by number": ("BOFTConfig", {"boft_block_size": 0, "boft_block_num": 8, "target_modules": LINEAR}),
     "ia3 on inputs": ("IA3Config", {"target_modules": ["to_q", "conv1"], "feedforward_modules": ["to_q", "conv1"]}),
 }
-QUICK_PEFT = ("lora by expressions", "lokr", "ia3")
+QUICK_PEFT = ("lora by expressions", "lokr", "ia3", "oft bounded", "boft")
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "biases": ("LoraConfig", {"bias": "lora_only"}, "whole weights and biases beside the adapter"),
     "all biases": ("LoraConfig", {"bias": "all"}, "whole weights and biases beside the adapter"),
@@ -242,8 +269,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "pissa": ("LoraConfig", {"init_lora_weights": "pissa", "target_modules": LINEAR}, "init_lora_weights 'pissa'"),
     "olora": ("LoraConfig", {"init_lora_weights": "olora", "target_modules": LINEAR}, "init_lora_weights 'olora'"),
     "adalora": ("AdaLoraConfig", {"total_step": 10, "target_modules": LINEAR}, "AdaLoRA"),
-    "oft": ("OFTConfig", {"r": 0, "oft_block_size": 4, "target_modules": LINEAR}, "OFT of PEFT"),
-    "boft": ("BOFTConfig", {"boft_block_size": 4}, "BOFT of PEFT"),
     "ia3": ("IA3Config", {"feedforward_modules": []}, "IA3 of PEFT on the outputs of a layer with a bias"),
     "vera": ("VeraConfig", {"r": 4, "target_modules": LINEAR}, "VeRA"),
     "fourier": ("FourierFTConfig", {"n_frequency": 10, "target_modules": LINEAR}, "FourierFT"),
@@ -302,6 +327,105 @@ def test_kinds_of_peft_that_gesso_does_not_read_are_named(case: str, folders: di
         read_lora(open_weights(alone), target_of(ALL["SD 1.5"]))
 
 
+def test_an_oft_of_peft_asks_for_the_settings_that_its_tensors_do_not_say(folders: dict[str, Path], tmp_path: Path):
+    trained_by_peft(folders["SD 1.5"], tmp_path, *PEFT["oft"])
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "style.safetensors")
+    with pytest.raises(ModelFileError, match=r"adapter_config\.json does\. Put it beside the file"):
+        read_lora(open_weights(tmp_path / "style.safetensors"), target_of(ALL["SD 1.5"]))
+
+
+def test_an_oft_is_refused_where_peft_draws_one_picture_attached_and_another_merged(tmp_path: Path):
+    """PEFT 0.21 unfolds a picture into overlapping patches and sums them: even an adapter of zeros changes it."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(2)
+    own, x = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, padding=1)), torch.randn(1, 4, 8, 8)
+    before = own(x)
+    model = peft.get_peft_model(own, peft.OFTConfig(r=0, oft_block_size=4, target_modules=["0"])).eval()
+    attached = model(x)
+    model.merge_adapter()
+    assert torch.allclose(model(x), before, atol=1e-5) and not torch.allclose(attached, before, atol=0.1)
+    numbers = next(tensor for name, tensor in model.named_parameters() if "oft_R" in name)
+    with pytest.raises(ModelFileError, match="OFT of PEFT on a convolution of 3x3"):
+        build({"oft_R": numbers.detach()}, Reader(tmp_path, "x", (6, 4, 3, 3), series=(5, None)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"peft_version": "0.17.1"}, "OFT of PEFT 0.17.1 with use_cayley_neumann"),
+        ({"peft_version": None}, "OFT of PEFT before 0.18"),
+        ({"num_cayley_neumann_terms": 0}, "num_cayley_neumann_terms: 0, expected a whole number from 1 to 100"),
+        ({"num_cayley_neumann_terms": 10**9}, "expected a whole number from 1 to 100"),
+        ({"eps": "NaN"}, "eps: 'NaN', expected a number"),
+        ({"coft": 1}, "coft: 1, expected true or false"),
+    ],
+)
+def test_settings_of_an_oft_that_gesso_cannot_follow(setting: dict[str, Any], says: str, tmp_path: Path):
+    module = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    save_file({f"{module}.oft_R.weight": torch.zeros(8, 6)}, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "OFT", "peft_version": "0.21.2", "use_cayley_neumann": True} | setting
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ModelFileError, match=says):
+        read_lora(open_weights(tmp_path / "adapter_model.safetensors"), target_of(ALL["SD 1.5"]))
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_butterfly_factors_of_peft(levels: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """PEFT computes more than one factor on CUDA alone; its CUDA function makes block-diagonal matrices."""
+    peft = pytest.importorskip("peft")
+    layer = pytest.importorskip("peft.tuners.boft.layer")
+
+    class Diagonal:
+        @staticmethod
+        def apply(blocks: Tensor) -> Tensor:
+            return torch.stack([torch.block_diag(*each) for each in blocks])
+
+    monkeypatch.setattr(layer, "get_fbd_cuda", lambda: True)
+    monkeypatch.setattr(layer, "FastBlockDiag", Diagonal)
+    torch.manual_seed(2)
+    own = torch.nn.Sequential(torch.nn.Linear(48, 20))
+    before = own[0].weight.clone()
+    settings = {"boft_block_size": 4, "boft_n_butterfly_factor": levels, "target_modules": ["0"]}
+    model = peft.get_peft_model(own, peft.BOFTConfig(**settings))
+    shake(model.parameters(), 0.3)
+    parts = {name.split(".")[-2]: tensor for name, tensor in model.named_parameters() if "boft" in name}
+    assert parts["boft_R"].shape == (levels, 12, 4, 4)
+    change = build(parts, Reader(tmp_path, "x", (20, 48)))
+    assert change is not None
+    model.merge_adapter()
+    torch.testing.assert_close(before + change.delta(before), own[0].get_base_weight(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"oft_R": (8, 5)}, "oft_R is .8, 5., expected"),
+        ({"oft_R": (0, 6)}, "oft_R is .0, 6., expected"),
+        ({"oft_R": (6,)}, "expected .N, S"),
+        ({"oft_R": (8, 45)}, "blocks of S for 32 inputs"),
+        ({"boft_R": (1, 8, 4, 5)}, "expected .M, N, S, S. with N S = 32"),
+        ({"boft_R": (1, 7, 4, 4)}, "expected .M, N, S, S. with N S = 32"),
+        ({"boft_R": (5, 8, 4, 4)}, "do not make 5 butterfly factors"),
+        ({"boft_R": (1, 8, 4, 4), "boft_s": (31, 1)}, "the weight has 32 outputs"),
+        ({"boft_s": (32, 1)}, "no known adapter"),
+    ],
+)
+def test_rotations_of_wrong_sizes(parts: dict[str, tuple[int, ...]], says: str, tmp_path: Path):
+    tensors = {name: torch.zeros(shape) for name, shape in parts.items()}
+    with pytest.raises(ModelFileError, match=says):
+        build(tensors, Reader(tmp_path, "x", (32, 32), series=(5, None)))
+
+
+def test_an_oft_with_a_wrong_number_of_blocks_does_not_fit(tmp_path: Path):
+    """Seven blocks of four for 32 inputs: neither one for all nor one for each four."""
+    module = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    save_file({f"{module}.oft_R.weight": torch.zeros(7, 6)}, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "OFT", "peft_version": "0.21.2"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ModelFileError, match=r"does not make \[32, 32\], the model's shape|32x32"):
+        read_lora(open_weights(tmp_path / "adapter_model.safetensors"), target_of(ALL["SD 1.5"]))
+
+
 def test_the_release_shows_in_any_layer_that_takes_the_text(tmp_path: Path):
     """PEFT's usual targets are to_q and to_v."""
     for width, looks in ((768, "Stable Diffusion 1"), (1024, "Stable Diffusion 2"), (2048, "Stable Diffusion XL")):
@@ -311,7 +435,7 @@ def test_the_release_shows_in_any_layer_that_takes_the_text(tmp_path: Path):
         assert architecture_of(open_weights(tmp_path / "style.safetensors").tensors) == looks
 
 
-@pytest.mark.parametrize("part", ["lora_E", "hra_u", "vera_lambda_b", "oft_R.weight", "boft_R"])
+@pytest.mark.parametrize("part", ["lora_E", "hra_u", "vera_lambda_b", "oft_r", "road_theta"])
 def test_a_kind_is_named_where_no_model_is_known(part: str, tmp_path: Path):
     module = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     save_file({f"{module}.{part}": torch.ones(4, 1)}, tmp_path / "style.safetensors")

@@ -220,3 +220,23 @@ def test_a_lora_without_a_name_is_refused_by_its_option(text: str):
     with pytest.raises(GessoError) as caught:
         parse_loras([text])
     assert str(caught.value) == "--lora is empty, expected a name or a file"
+
+
+def test_an_embedding_that_no_prompt_names_is_told(capsys: pytest.CaptureFixture[str], model: str):
+    draw = (
+        "generate",
+        "--steps",
+        "1",
+        "--size",
+        "64",
+        "--seed",
+        "1",
+        "-m",
+        model,
+        "--embedding",
+        "mystyle.safetensors",
+    )
+    said_of = "note: --embedding: 'mystyle' stands in no prompt, so it was not used"
+    for prompt, is_told in (("a cat", True), ("a cat, MyStyle", False)):
+        code, _, err = said(capsys, *draw, prompt)
+        assert (code, said_of in err) == (0, is_told)

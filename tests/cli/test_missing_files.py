@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from gesso.cli.main import run
 from gesso.errors import GessoError
@@ -130,3 +131,20 @@ def test_a_file_that_is_there_is_not_called_missing():
     with pytest.raises(GessoError) as caught:
         NamedFiles().find("lora", "watercolour.safetensors")
     assert with_near_file(caught.value) is caught.value
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "./."])
+@pytest.mark.parametrize("argv", [["metadata", "strip"], ["metadata", "copy", "lighthouse.png"], ["upscale"]])
+def test_a_folder_is_no_picture(argv: list[str], name: str, capsys: pytest.CaptureFixture[str]):
+    info = PngInfo()
+    info.add_text("parameters", "a cat\nSteps: 2, Seed: 1")
+    with Image.open("photo.png") as image:
+        image.save("lighthouse.png", pnginfo=info)
+    assert "a folder, expected a picture" in refused([*argv, name], capsys)
+
+
+@pytest.mark.parametrize(("name", "right"), [("a.gif", ".png"), ("a.jpg", ".png"), ("a.webp", ".png")])
+def test_a_stripped_picture_keeps_its_format(name: str, right: str, capsys: pytest.CaptureFixture[str]):
+    message = refused(["metadata", "strip", "photo.png", "-o", name], capsys)
+    assert f"stays a PNG; give a name ending in {right}" in message and not Path(name).exists()
+    assert run(["metadata", "strip", "photo.png", "-o", "b.PNG"]) == 0

@@ -180,7 +180,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are shown; nothing is."""
     files: list[str] = []
     monkeypatch.setattr(results, "_has_screen", lambda: True)
-    monkeypatch.setattr(results.typer, "launch", lambda path: files.append(path) or 0)
+    monkeypatch.setattr(results, "_launched", lambda path: files.append(os.path.abspath(path)) or True)
     return files
 
 
@@ -203,20 +203,65 @@ def test_open_shows_one_file_or_the_folder_of_several(
     assert (code, "add --output" in err, opened) == (2, True, [])
 
 
-@pytest.mark.parametrize("answer", [1, OSError("no viewer")])
-def test_open_without_a_viewer_is_a_note(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: int | OSError
-):
-    def launch(path: str) -> int:
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
+def viewer(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of this name, the only one on PATH; the file that it writes its arguments to."""
+    folder.mkdir(exist_ok=True)
+    told = folder / "told.txt"
+    (folder / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{told}"\n{script}\n')
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("DISPLAY", ":99")
     monkeypatch.setattr(results, "_has_screen", lambda: True)
-    monkeypatch.setattr(results.typer, "launch", launch)
-    code, out, err = said(capsys, "upscale", "photo.png", "--open")
+    return told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the commands of Linux")
+@pytest.mark.parametrize(
+    ("name", "script", "arguments"),
+    [
+        ("xdg-open", "exit 0", []),
+        ("xdg-open", "echo noise; echo more >&2", []),
+        ("xdg-open", "exec /bin/sleep 20", []),  # a viewer that stays
+        ("gio", "exit 0", ["open"]),
+    ],
+)
+def test_open_starts_the_viewer(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, script: str,
+    arguments: list[str],
+):  # fmt: skip
+    """Also of a name that a shell would take apart; what the viewer prints is not among the results."""
+    Image.new("RGB", (16, 16), "red").save("a $(b) 'c'.png")
+    monkeypatch.setattr(results, "VIEWER_SECONDS", 0.5)
+    told = viewer(tmp_path / "bin", name, script, monkeypatch)
+    code = run(["upscale", "a $(b) 'c'.png", "--open", "--json", "-q"])
+    out, err = capfd.readouterr()
+    assert (code, err, len(out.splitlines())) == (0, "", 1)
+    assert told.read_text().splitlines() == [*arguments, str(tmp_path / "a $(b) 'c'-32x32.png")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the commands of Linux")
+@pytest.mark.parametrize("script", [None, "exit 3", "kill -9 $$"])
+def test_open_without_a_viewer_is_a_note(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None
+):
+    """xdg-open ends with 3 where no program shows pictures."""
+    viewer(tmp_path / "bin", "xdg-open", script or "", monkeypatch)
+    if script is None:
+        (tmp_path / "bin" / "xdg-open").unlink()
+    code = run(["upscale", "photo.png", "--open"])
+    out, err = capfd.readouterr()
     assert (code, out.startswith("photo-32x32.png")) == (0, True)
     assert err == "note: --open: nothing here shows pictures (no display, or no viewer); see photo-32x32.png\n"
+
+
+def test_the_viewer_of_each_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    viewer(tmp_path / "bin", "xdg-open", "", monkeypatch)
+    viewer(tmp_path / "bin", "wslview", "", monkeypatch)
+    path = {"PATH": str(tmp_path / "bin")}
+    assert results._viewer(path, "darwin") == ("open",)
+    assert results._viewer(path, "linux") == ("xdg-open",)
+    assert results._viewer(path | {"WSL_DISTRO_NAME": "Ubuntu"}, "linux") == ("wslview",)
+    assert results._viewer({"PATH": "/nowhere"}, "linux") is None
 
 
 @pytest.mark.parametrize(
@@ -225,6 +270,7 @@ def test_open_without_a_viewer_is_a_note(
         ("linux", {}, False),
         ("linux", {"DISPLAY": ":0"}, True),
         ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        ("linux", {"WSL_DISTRO_NAME": "Ubuntu"}, True),
         ("darwin", {}, True),
         ("win32", {}, True),
     ],

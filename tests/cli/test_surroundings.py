@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -171,6 +172,35 @@ def test_a_full_standard_error_stops_no_work(tmp_path):
         done = subprocess.run(gesso(*words), stdout=subprocess.PIPE, stderr=full, text=True, check=False)
     assert (done.returncode, (tmp_path / "a.png").is_file()) == (0, True)
     assert str(tmp_path / "a.png") in done.stdout
+
+
+CLOSED = "error: standard output: closed, so nothing could be printed\n"
+
+
+def shell(line: str) -> list[str]:
+    """A line of a shell, where $GESSO stands for the program."""
+    return ["sh", "-c", line.replace("$GESSO", shlex.join(gesso()))]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams of a POSIX shell")
+@pytest.mark.parametrize("words", ["--version", "--help", "samplers", "models list --json", "config", ""])
+def test_a_closed_standard_output_is_told_on_one_line(words: str):
+    done = subprocess.run(shell(f"$GESSO {words} >&-"), stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, CLOSED)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="streams of a POSIX shell")
+def test_work_is_done_whatever_streams_are_closed(tmp_path: Path):
+    """And no file gets the number of one of them, where a library might print."""
+    model = save_tiny_mini(tmp_path / "tiny.safetensors")
+    for closed, code in (("<&-", 0), ("2>&-", 0), (">&-", 1), ("<&- >&- 2>&-", 1)):
+        picture = tmp_path / "a.png"
+        line = f"$GESSO generate 'a zxqw cat' --steps 1 -m {model} -o {picture} {closed}"
+        done = subprocess.run(shell(line), capture_output=True, text=True, check=False)
+        assert done.returncode == code, (closed, done.stderr)
+        assert (CLOSED in done.stderr) == (code == 1 and "2>" not in closed)
+        Image.open(picture).load()
+        picture.unlink()
 
 
 def test_a_pipe_that_nobody_reads_any_more_is_quiet():

@@ -234,6 +234,12 @@ def test_what_is_no_model_stays_outside(library: Library, tmp_path: Path):
     with pytest.raises(GessoError, match=r"no model that gesso knows.*`kind`"):
         import_model(library, strange)
     assert import_model(library, strange, kind="upscaler").entry.path.parent.name == KIND_FOLDERS["upscaler"]
+    pickled = tmp_path / "pickled.ckpt"
+    torch.save({"state_dict": {"x": torch.zeros(2, 3, 4)}}, pickled)
+    with pytest.raises(GessoError) as told:  # of the file that was named, not of its copy
+        import_model(library, pickled)
+    assert told.value.message.startswith(f"{pickled}: looks like") and told.value.data["path"] == str(pickled)
+    assert no_leftovers(library)
     assert sorted(entry.name for entry in library.entries()) == ["gesso-mini", "strange"]
     assert no_leftovers(library)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gesso.request.axes import MAX_CELLS, cells, parse_axis
+from gesso.request.axes import MAX_CELLS, cells, check_apart, parse_axis
 from gesso.request.checks import RequestError
 from gesso.request.parts import LoraUse
 from gesso.request.request import TextToImageRequest
@@ -110,3 +110,31 @@ def test_the_number_of_pictures_is_bounded():
 def test_each_minus_one_is_a_random_seed_of_its_own():
     seeds = [(request.seed, request.first_index) for request in applied("seed=-1,7,-1")]
     assert seeds == [(None, BASE.first_index), (7, BASE.first_index), (None, BASE.first_index + 1)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("steps=1", "steps=2,3"),
+        ("cfg=1", "guidance=2"),
+        ("size=256", "width=512"),
+        ("model=a", "model=b"),
+        ("lora:ink=1", "lora:ink=0.5"),
+    ],
+)
+def test_two_axes_do_not_set_the_same(one: str, other: str):
+    with pytest.raises(RequestError, match="give each axis a setting of its own"):
+        check_apart([parse_axis(one), parse_axis(other)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("steps=1", "guidance=2"),
+        ("prompt=red,blue", "prompt=car,cat"),
+        ("width=256", "height=512"),
+        ("lora:a=1", "lora:b=1"),
+    ],
+)
+def test_axes_that_stand_beside_each_other(one: str, other: str):
+    check_apart([parse_axis(one), parse_axis(other)])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from gesso import extras
 from gesso.cli.main import run
 from gesso.errors import GessoError
 from gesso.studio import doctor as room
@@ -73,7 +75,11 @@ def test_a_package_that_is_missing_or_broken(monkeypatch: pytest.MonkeyPatch, tm
     extra = EXTRAS[0]
     monkeypatch.setitem(sys.modules, extra.module, None)  # as if it were not installed
     one = found("packages", extra.name)
-    assert (one.status, one.advice) == ("note", "pip install 'gesso[hints]'")
+    assert (one.status, one.advice) == ("note", f"{shlex.quote(sys.executable)} -m pip install 'gesso[hints]'")
+    with monkeypatch.context() as patch:
+        patch.setattr(extras, "find_spec", lambda name: None)  # an environment of uv
+        advice = found("packages", extra.name).advice
+    assert advice == f"uv pip install --python {shlex.quote(sys.executable)} 'gesso[hints]'"
     assert "control images" in one.text
     monkeypatch.delitem(sys.modules, extra.module)
     (tmp_path / "broken").mkdir()

@@ -271,6 +271,77 @@ class Rotation(WeightChange):
 
 
 @dataclass(frozen=True, eq=False)
+class InputRotation(WeightChange):
+    """OFT and BOFT as PEFT has them: the inputs are rotated, W [O, I k k] becomes W times the rotation, transposed.
+
+    skew      [M, N, S, S], N S = I k k, or N = 1 for the same block everywhere: M factors, one after another; of each
+              the half that is antisymmetric, before any constraint
+    terms     of the Neumann series that PEFT computes the rotation with, or None for Cayley's own, solved exactly
+    bound     the most that the norm of all of a factor's blocks may be (COFT), or None
+    rescale   O numbers that multiply the outputs, or None
+    """
+
+    skew: Tensor
+    terms: int | None = None
+    bound: float | None = None
+    rescale: Tensor | None = None
+
+    @property
+    def needs_weight(self) -> bool:
+        return True
+
+    def rotations(self, like: Tensor) -> Tensor:
+        """The matrices, [M, N, S, S]; orthogonal, but for what a short series leaves out."""
+        skew = _like(like, self.skew)
+        if self.bound is not None:
+            most = self.bound / skew.shape[1] ** 0.5
+            norm = torch.linalg.matrix_norm(skew, keepdim=True)
+            skew = torch.where(norm <= most, skew, skew * (most / norm))
+        one = torch.eye(skew.shape[-1], device=skew.device)
+        if self.terms is None:
+            return torch.linalg.solve(one + skew, one - skew)  # the two commute
+        turned, power = one.expand_as(skew).clone(), skew
+        highest = self.terms - 1 if self.terms < 3 else max(self.terms, 4) - 1  # PEFT's 3 terms are 4
+        for index in range(1, highest + 1):  # 1 + 2 Q + 2 Q^2 + ..., of the last power half as much
+            last = index == highest and self.terms > 2
+            turned = turned + (power if last else 2 * power)
+            power = power @ skew
+        return turned
+
+    def delta(self, weight: Tensor) -> Tensor:
+        rotations = self.rotations(weight)
+        turned = weight.flatten(1)
+        size, inputs = rotations.shape[-1], turned.shape[1]
+        if inputs % size or rotations.shape[1] not in (1, inputs // size):
+            raise ValueError("different sizes")
+        for level, blocks in enumerate(rotations):
+            places = butterfly(inputs, size, level, len(rotations)).to(weight.device)
+            mixed = torch.empty_like(turned).index_copy(1, places, turned).unflatten(1, (-1, size))
+            mixed = torch.einsum("o n j, n i j -> o n i", mixed, blocks.expand(inputs // size, -1, -1)).flatten(1)
+            turned = mixed[:, places]
+        turned = turned.reshape(weight.shape)
+        if self.rescale is not None:
+            turned = turned * _like(weight, self.rescale).reshape(-1, *[1] * (weight.ndim - 1))
+        return turned - weight
+
+
+def butterfly(inputs: int, size: int, level: int, levels: int) -> Tensor:
+    """Where each input stands before a factor of BOFT: int64 [inputs]; where it is if there is one factor alone.
+
+    Groups of `size` * 2^level places are parted in halves of a block, first those with even numbers, then the odd ones.
+    Raises ValueError where the groups do not come out even.
+    """
+    order = torch.arange(inputs)
+    if levels == 1:
+        return order
+    group, half = size * 2**level, size // 2
+    if size % 2 or inputs % group:
+        raise ValueError("blocks that cannot be parted in halves")
+    parted = order.reshape(-1, group // half, half)
+    return torch.cat((parted[:, 0::2], parted[:, 1::2]), dim=1).flatten()
+
+
+@dataclass(frozen=True, eq=False)
 class DoRA(WeightChange):
     """DoRA (Liu et al. 2024, arXiv:2402.09353): the changed weight with rows or columns of given lengths.
 

@@ -25,7 +25,11 @@ _PARTS = {
     "lora_linear_layer.up": "lora_up.weight",
     "lora_magnitude_vector": "magnitude",
     "ia3_l": "ia3_l",
+    "oft_R": "oft_R",
+    "boft_R": "boft_R",
+    "boft_s": "boft_s",
 }
+_OLDER = ("lora.down", "lora.up", "lora_linear_layer.down", "lora_linear_layer.up")  # than PEFT, in diffusers
 _PEFT = re.compile(
     r"(?P<module>.+)\.(?P<part>"
     + "|".join(map(re.escape, _PARTS))
@@ -59,9 +63,7 @@ def parse_tensor_name(name: str, target: Target) -> TensorName | None:
         place = next((target.dotted[each] for each in names if each in target.dotted), None)
         return TensorName("diffusers (2023)", names[0], way, place)
     if match := _PEFT.fullmatch(plain):
-        dialect = (
-            "PEFT" if match["part"] in ("lora_A", "lora_B", "lora_magnitude_vector", "ia3_l") else "diffusers (2023)"
-        )
+        dialect = "diffusers (2023)" if match["part"] in _OLDER else "PEFT"
         part = _PARTS[match["part"]]
         if match["end"] == ".bias":
             part = part.removesuffix("weight") + "bias"

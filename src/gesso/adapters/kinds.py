@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from gesso.adapters.changes import (
@@ -16,6 +17,7 @@ from gesso.adapters.changes import (
     DoRA,
     Generalized,
     Hadamard,
+    InputRotation,
     Kronecker,
     LowRank,
     Rotation,
@@ -50,6 +52,7 @@ class Reader:
     lycoris_root  the same of LyCORIS, which has it in the alphas that it writes, except for GLoRA and for a LoKr of two
                   whole matrices
     has_bias      whether the layer has one
+    series        of PEFT's OFT: (terms, bound) of `InputRotation`; None where no settings say them
     """
 
     where: Path
@@ -60,6 +63,7 @@ class Reader:
     by_root: bool = False
     lycoris_root: bool = False
     has_bias: bool = False
+    series: tuple[int | None, float | None] | None = None
 
     def refuse(self, message: str) -> ModelFileError:
         return ModelFileError("shape", self.where, f"{shorten(self.module)}: {message}")
@@ -168,6 +172,50 @@ def _oft(parts: TensorParts, reader: Reader) -> WeightChange:
     return Rotation(blocks, constraint, parts.get("rescale"))
 
 
+def _oft_of_peft(parts: TensorParts, reader: Reader) -> WeightChange:
+    """[N, S (S - 1) / 2]: what stands above the diagonals of N blocks; N is 1 where all inputs share one."""
+    numbers = parts["oft_R"].float()
+    size = (1 + math.isqrt(1 + 8 * numbers.shape[-1])) // 2 if numbers.ndim == 2 else 0
+    inputs = math.prod(reader.weight_shape[1:])
+    if not numbers.numel() or size * (size - 1) // 2 != numbers.shape[-1] or inputs % size:
+        shape = shape_text(numbers.shape)
+        raise reader.refuse(f"oft_R is {shape}, expected [N, S (S - 1) / 2] with blocks of S for {inputs} inputs")
+    if reader.series is None:
+        raise ModelFileError(
+            "metadata",
+            reader.where,
+            "is an OFT of PEFT, whose tensors do not say how they are meant: PEFT's adapter_config.json does. Put it "
+            "beside the file, which it expects to be called adapter_model.safetensors",
+        )
+    if any(side != 1 for side in reader.weight_shape[2:]):
+        raise ModelFileError(
+            "unknown_key",
+            reader.where,
+            f"{shorten(reader.module)}: OFT of PEFT on a convolution of {'x'.join(map(str, reader.weight_shape[2:]))}, "
+            "where PEFT itself draws one picture with the adapter and another with it merged. Train without those "
+            "layers, or merge it with PEFT's merge_and_unload, and use that model",
+        )
+    rows, columns = torch.triu_indices(size, size, 1)
+    upper = numbers.new_zeros(len(numbers), size, size)
+    upper[:, rows, columns] = numbers
+    terms, bound = reader.series
+    return InputRotation((upper - upper.mT)[None], terms, bound)
+
+
+def _boft_of_peft(parts: TensorParts, reader: Reader) -> WeightChange:
+    blocks, rescale = parts["boft_R"].float(), parts.get("boft_s")
+    out, inputs = reader.weight_shape[0], math.prod(reader.weight_shape[1:])
+    shape = shape_text(blocks.shape)
+    if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3] or blocks.shape[1] * blocks.shape[2] != inputs:
+        raise reader.refuse(f"boft_R is {shape}, expected [M, N, S, S] with N S = {inputs} inputs")
+    size, levels = blocks.shape[2], blocks.shape[0]
+    if not 1 <= levels <= inputs.bit_length() or (levels > 1 and (size % 2 or inputs % (size * 2 ** (levels - 1)))):
+        raise reader.refuse(f"boft_R is {shape}: {inputs} inputs do not make {levels} butterfly factors of such blocks")
+    if rescale is not None and rescale.numel() != out:
+        raise reader.refuse(f"boft_s is {shape_text(rescale.shape)}, the weight has {out} outputs")
+    return InputRotation((blocks - blocks.mT) / 2, rescale=None if rescale is None else rescale.flatten())
+
+
 def _difference(parts: TensorParts, reader: Reader) -> WeightChange:
     return Difference(parts["diff"])
 
@@ -188,9 +236,12 @@ KINDS = (
     AdapterKind("norm", ("w_norm",), ("alpha",), _norm),
     AdapterKind("IA3", ("weight",), ("on_input", "alpha"), _ia3),
     AdapterKind("IA3", ("ia3_l",), (), _ia3_of_peft),
+    AdapterKind("OFT", ("oft_R",), (), _oft_of_peft),
+    AdapterKind("BOFT", ("boft_R",), ("boft_s",), _boft_of_peft),
 )
 # TensorParts that any kind may have.
 BIASES = ("diff_b", "b_norm")
+WITHOUT_ALPHA = ("ia3_l", "oft_R", "boft_R", "boft_s")  # of PEFT's files
 _MAGNITUDES = ("dora_scale", "magnitude")
 COMMON = (*BIASES, *_MAGNITUDES, "scalar")
 PARTS = frozenset(part for kind in KINDS for part in (*kind.needed, *kind.allowed)) | frozenset(COMMON)
@@ -200,8 +251,8 @@ PARTS = frozenset(part for kind in KINDS for part in (*kind.needed, *kind.allowe
 FOREIGN = {
     "lora_E": "AdaLoRA",
     "lora_diag": "KaSA",
-    "oft_R": "OFT of PEFT",
-    "boft_": "BOFT of PEFT",
+    "oft_r": "OFT of PEFT before 0.14, which newer releases do not read either",
+    "oft_embedding_R": "OFT of PEFT on embeddings",
     "vera_": "VeRA",
     "fourierft_": "FourierFT",
     "waveft_": "WaveFT",
@@ -246,7 +297,7 @@ def label_of(kind: AdapterKind, parts: TensorParts) -> str:
         name = "LoCon"
     if kind.name == "LoRA" and "lora_mid.weight" in parts:
         name = "LoCon (Tucker)"
-    if kind.name == "OFT" and parts["oft_blocks"].ndim == 4:
+    if "oft_blocks" in parts and parts["oft_blocks"].ndim == 4:
         name = "BOFT"
     return f"DoRA ({name})" if any(part in parts for part in _MAGNITUDES) else name
 

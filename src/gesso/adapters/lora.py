@@ -16,7 +16,7 @@ from torch import Tensor
 from gesso.adapters.architecture import architecture_of, context_name, declared_base, has_layout_of, is_made_for
 from gesso.adapters.changes import LowRank, WeightChange, qkv_part
 from gesso.adapters.dialects import BUNDLED, MAX_WORDS, TensorName, is_raw, parse_tensor_name, part_of_module
-from gesso.adapters.kinds import Reader, build, foreign_kind, kind_of, label_of
+from gesso.adapters.kinds import WITHOUT_ALPHA, Reader, build, foreign_kind, kind_of, label_of
 from gesso.adapters.names import ModulePlace, Target
 from gesso.adapters.settings import TrainerSettings
 from gesso.adapters.textual_inversion import Embedding, embedding_from
@@ -185,7 +185,8 @@ def read_lora(file: TensorFile, target: Target, *, name: str | None = None) -> L
         match=Match(len(names), tuple(unmatched)),
         embeddings=embeddings,
         metadata=dict(file.metadata),
-        alpha_known=settings.says_alpha or not any(is_raw(name) for name, one in named.items() if one.part != "ia3_l"),
+        alpha_known=settings.says_alpha
+        or not any(is_raw(name) for name, one in named.items() if one.part not in WITHOUT_ALPHA),
     )
 
 
@@ -299,6 +300,7 @@ def _changes(
         by_root=settings.is_by_root(module),
         lycoris_root=settings.lycoris_root,
         has_bias=getattr(owners[0], "bias", None) is not None,
+        series=settings.series,
     )
     change = build(parts, reader)
     bias = next((parts[part].flatten() for part in ("diff_b", "b_norm") if part in parts), None)

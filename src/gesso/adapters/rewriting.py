@@ -14,6 +14,7 @@ from gesso.adapters.changes import (
     DoRA,
     Generalized,
     Hadamard,
+    InputRotation,
     Kronecker,
     LowRank,
     Rotation,
@@ -116,6 +117,11 @@ def _parts(change: WeightChange, layer: nn.Module) -> dict[str, Tensor]:
         return _parts(change.inner, layer) | {"dora_scale": change.magnitude.reshape(sizes)}
     if isinstance(change, Difference):
         return {"diff": change.difference if change.scale == 1 else change.difference.float() * change.scale}
+    if isinstance(change, InputRotation):
+        raise GessoError(
+            "OFT and BOFT of PEFT rotate what goes into a layer, which no other format can say: use the file as it is",
+            code="unsupported",
+        )
     raise GessoError(f"{type(change).__name__}: cannot be written to a file", code="unsupported")
 
 

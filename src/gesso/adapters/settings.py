@@ -19,8 +19,9 @@ from gesso.checkpoints.tensor_file import TensorFile
 from gesso.errors import shorten
 
 MAX_PATTERNS, MAX_PATTERN = 4096, 300  # of alphas or ranks by module; characters of one
+MAX_TERMS = 100  # of the series of an OFT; PEFT's default is 5
 MAX_REPEATING = 256  # of them with "*", "+" or "?", each of which takes some 15 us a module
-_READ = ("LORA", "LOHA", "LOKR", "IA3")  # PEFT's kinds that gesso reads
+_READ = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT")  # PEFT's kinds that gesso reads
 # Ways of beginning a LoRA that leave the model's own weights as they are; the others take something out of them first.
 _BEGINNINGS = ("true", "false", "gaussian", "eva", "orthogonal", "none")
 _VARIANTS = ("use_qalora", "use_bdlora", "alora_invocation_tokens", "kasa_config", "arrow_config", "monteclora_config")
@@ -31,6 +32,7 @@ class TrainerSettings:
     """Numbers of an adapter by its modules, as the file names them.
 
     lycoris_root  the adapter is LyCORIS' rank-stabilised kind, which most of its alphas already say
+    series        how an OFT's rotations are computed: (terms, bound) of `InputRotation`
     """
 
     alpha: float | None = None
@@ -40,6 +42,7 @@ class TrainerSettings:
     components: Mapping[str, "TrainerSettings"] = field(default_factory=dict)
     by_root: bool = False
     lycoris_root: bool = False
+    series: tuple[int | None, float | None] | None = None
 
     @classmethod
     def of(cls, file: TensorFile) -> "TrainerSettings":
@@ -79,6 +82,7 @@ class TrainerSettings:
             alphas=by_module("alpha_pattern"),
             ranks=by_module("rank_pattern"),
             by_root=own.get("use_rslora") is True,
+            series=_series(own, file) if str(own.get("peft_type")).upper() == "OFT" else None,
         )
 
     @property
@@ -110,14 +114,48 @@ class TrainerSettings:
         return next((value for pattern, value in patterns if fits(pattern, name)), otherwise)
 
 
+def _series(config: Mapping[str, Any], file: TensorFile) -> tuple[int | None, float | None]:
+    """Terms of the series and the bound of PEFT's OFT; its defaults where the settings leave something out."""
+    series, terms = config.get("use_cayley_neumann", True), config.get("num_cayley_neumann_terms", 5)
+    coft, eps = config.get("coft", False), config.get("eps", 6e-5)
+    is_terms = isinstance(terms, int) and not isinstance(terms, bool) and 1 <= terms <= MAX_TERMS
+    is_eps = isinstance(eps, int | float) and not isinstance(eps, bool) and 0 <= eps <= MAX_RANK
+    for name, is_right, expected in (
+        ("use_cayley_neumann", isinstance(series, bool), "true or false"),
+        ("coft", isinstance(coft, bool), "true or false"),
+        ("num_cayley_neumann_terms", is_terms, f"a whole number from 1 to {MAX_TERMS}"),
+        ("eps", is_eps, f"a number from 0 to {MAX_RANK}"),
+    ):
+        if not is_right:
+            found = shorten(repr(config.get(name)))
+            message = f"adapter_config.json beside it says {name}: {found}, expected {expected}"
+            raise ModelFileError("metadata", file.path, message)
+    version = str(config.get("peft_version") or "0")
+    if series and _release(version) < (0, 18):
+        raise ModelFileError(
+            "metadata",
+            file.path,
+            f"is an OFT of PEFT {shorten(version) if version != '0' else 'before 0.18'} with use_cayley_neumann, whose "
+            "series PEFT 0.18 changed; gesso reads that of 0.18 and newer. Merge it into its model with the release "
+            "that made it, and use that model",
+        )
+    return (int(terms) if series else None), (float(eps) if coft else None)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version; what is none is 0."""
+    numbers = re.match(r"(\d{1,6})\.(\d{1,6})", version, re.ASCII)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+
+
 def _refuse_unread(config: Mapping[str, Any], file: TensorFile) -> None:
     kind = config.get("peft_type")
     if isinstance(kind, str) and kind.upper() not in _READ:
         raise ModelFileError(
             "unknown_key",
             file.path,
-            f"is an adapter of PEFT's kind {shorten(kind)}, which gesso does not read (it reads LoRA, LoHa, LoKr "
-            "and IA3). Merge it into its model with PEFT's merge_and_unload, and use that model",
+            f"is an adapter of PEFT's kind {shorten(kind)}, which gesso does not read (it reads LoRA, LoHa, LoKr, "
+            "IA3, OFT and BOFT). Merge it into its model with PEFT's merge_and_unload, and use that model",
         )
     begins = str(config.get("init_lora_weights", "none")).lower()
     if begins not in _BEGINNINGS:

@@ -25,6 +25,7 @@ from gesso.checkpoints.regular_file import open_regular
 from gesso.checkpoints.safetensors_file import MAX_METADATA, TensorInfo
 from gesso.checkpoints.safetensors_layout import MAX_HEADER, MAX_NAME, MAX_SIDE, MAX_TENSORS
 from gesso.errors import shorten
+from gesso.extras import install_command
 
 MAGIC = b"GGUF"
 MAX_KEYS = 10_000
@@ -160,7 +161,7 @@ def _quants(path: Path) -> Any:
     try:
         from gguf import quants
     except ImportError:
-        message = "has quantised weights, which need the package gguf. Try: pip install 'gesso[gguf]'"
+        message = f"has quantised weights, which need the package gguf. Try: {install_command('gguf')}"
         raise ModelFileError("missing_extra", path, message) from None
     return quants
 

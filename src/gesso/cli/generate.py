@@ -267,13 +267,18 @@ def command(
         if preview is not None:
             shows.append(studio.preview(pipeline, preview, preview_model).on_event)
         startup = time.perf_counter() - begin
-        paths = []
+        paths: list[Path] = []
+        unnamed = {name.casefold(): name for name in files.get("embedding", {})}
         for saved in save_drawn(pipeline, order, names, quality=quality, on_event=to_all(shows)):
             paths.append(saved.path)
+            for extra in saved.picture.recipe.extras:
+                unnamed.pop(extra.name.casefold(), None)
             if as_json:
                 bar.result(json_line(_values(saved, notices, absolute=absolute_paths)))
             else:
                 bar.result(_line(saved, absolute=absolute_paths))
+        for name in unnamed.values():
+            bar.note(f"note: --embedding: {name!r} stands in no prompt, so it was not used; it works where its name is")
         count = f"{number} picture{'s' if number > 1 else ''}"
         bar.note(f"{count} in {time.perf_counter() - begin:.1f} s ({startup:.1f} s start-up)")
         if open_after:

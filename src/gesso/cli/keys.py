@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gesso.errors import GessoError, one_line
+from gesso.extras import install_command
 from gesso.serving.settings import read_settings
 from gesso.terminal.help import App
 from gesso.terminal.json_lines import JsonOption, json_line
@@ -149,7 +150,7 @@ def _store(home: Path | None) -> "Iterator[KeyStore]":
     except ImportError as error:
         raise GessoError(
             f"`gesso keys` needs some more packages ({error.name} is missing). "
-            "Install them with: pip install 'gesso[serve]'",
+            f"Install them with: {install_command('serve')}",
             code="missing_extra",
         ) from None
     try:

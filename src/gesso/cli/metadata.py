@@ -109,8 +109,10 @@ def strip(
     if output is not None and len(files) > 1:
         raise GessoError("--output takes one file, but several are given; leave it out", code="usage")
     for path in files:
+        stripped = without_metadata(path)  # a folder is refused here, before its name is taken apart
+        _check_ending(output, stripped)
         target = output or (path if overwrite else path.with_stem(f"{path.stem}-stripped"))
-        put(target, without_metadata(path), overwrite=overwrite)
+        put(target, stripped, overwrite=overwrite)
         _print(path, target, absolute=absolute_paths, as_json=as_json)
 
 
@@ -140,9 +142,26 @@ def copy(
     texts = read_texts(source)
     if not texts.texts:
         raise GessoError(f"{source}: has no settings or other texts to copy", code="no_settings")
+    written = with_metadata(target, texts)
+    _check_ending(output, written)
     path = output or (target if overwrite else target.with_stem(f"{target.stem}-with-settings"))
-    put(path, with_metadata(target, texts), overwrite=overwrite)
+    put(path, written, overwrite=overwrite)
     _print(target, path, absolute=absolute_paths, as_json=as_json)
+
+
+def _check_ending(output: Path | None, data: bytes) -> None:
+    """Raises GessoError for a name of another format than the picture keeps."""
+    from gesso.metadata.editing import format_of
+    from gesso.pictures.picture_file import FORMATS
+
+    name = format_of(data)
+    endings = [ending for ending, each in FORMATS.items() if each == name]
+    if output is not None and output.suffix and output.suffix.lower() not in endings:
+        raise GessoError(
+            f"--output {output}: the picture stays a {name}; give a name ending in {' or '.join(endings)}",
+            code="usage",
+            field="output",
+        )
 
 
 def _print(source: Path, path: Path, *, absolute: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gesso.errors import GessoError, in_words
+from gesso.extras import install_command
 from gesso.serving.logs import LogLines
 from gesso.serving.settings import Row, Settings, read_settings, setting_rows, shown
 from gesso.terminal.json_lines import JsonOption, json_line
@@ -54,7 +55,7 @@ def _run(settings: Settings) -> None:
     except ImportError as error:
         raise GessoError(
             f"`gesso serve` needs some more packages ({error.name} is missing). "
-            "Install them with: pip install 'gesso[serve]'",
+            f"Install them with: {install_command('serve')}",
             code="missing_extra",
         ) from None
     with _logged(settings.values.log_format == "json"):

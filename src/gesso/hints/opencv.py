@@ -3,6 +3,7 @@
 from types import ModuleType
 
 from gesso.errors import GessoError
+from gesso.extras import install_command
 
 
 def opencv(what: str) -> ModuleType:
@@ -11,7 +12,7 @@ def opencv(what: str) -> ModuleType:
         import cv2
     except ImportError as error:
         raise GessoError(
-            f"{what} needs OpenCV, which is not available ({error}). Try: pip install 'gesso[hints]'",
+            f"{what} needs OpenCV, which is not available ({error}). Try: {install_command('hints')}",
             code="missing_extra",
         ) from error
     return cv2

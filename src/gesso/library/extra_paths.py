@@ -17,6 +17,7 @@ from typing import Any
 
 from gesso import strict_yaml
 from gesso.errors import GessoError
+from gesso.extras import install_command
 from gesso.library.places import COMFYUI_TYPES, Place
 
 MAX_BYTES = 64 * 1024
@@ -104,7 +105,7 @@ def _parse(path: Path) -> dict[Any, Any]:
         sections = strict_yaml.loads(data.decode("utf-8-sig"), max_depth=MAX_DEPTH, max_values=MAX_EVENTS)
     except ImportError:
         raise GessoError(
-            f"{path}: reading it needs PyYAML. Install it with: pip install 'gesso[comfyui]'; or add its folders "
+            f"{path}: reading it needs PyYAML. Install it with: {install_command('comfyui')}; or add its folders "
             "one by one with `layout=plain`",
             code="missing_extra",
             data=details,

@@ -16,6 +16,7 @@ from typing import Any
 from gesso.checkpoints.errors import ModelFileError
 from gesso.checkpoints.hashing import hash_file
 from gesso.errors import GessoError, one_line
+from gesso.extras import install_command
 from gesso.library.entry import HUB, LibraryEntry
 from gesso.library.folders import MODEL_INDEX
 from gesso.library.importing import check_finite, require_readable
@@ -217,7 +218,7 @@ def _client() -> Any:
         import huggingface_hub
     except ImportError:
         raise GessoError(
-            "hf: names need the hub client. Install it with: pip install 'gesso[hub]'", code="missing_extra"
+            f"hf: names need the hub client. Install it with: {install_command('hub')}", code="missing_extra"
         ) from None
     return huggingface_hub
 

@@ -308,6 +308,9 @@ def _copy(
                     check_finite(entry, on_progress)
             except ModelFileError as error:  # people know the file by its own place
                 raise ModelFileError(error.reason, source, error.message.partition(": ")[2]) from None
+            except GessoError as error:
+                message, data = error.message.replace(str(inside), str(source)), {**error.data, "path": str(source)}
+                raise GessoError(message, code=error.code, field=error.field, data=data) from None
             hashes = _hash(entry, on_progress)
             if (same := _same_bytes(library, hashes)) is not None:
                 return ImportResult(same, new=False)

@@ -227,7 +227,8 @@ def _continues(graph: Graph, sampler: Node) -> bool:
     if (start := whole(graph.value(sampler, "start_at_step"))) is not None and start > 0:
         return graph.value(sampler, "add_noise") in ("disable", False, None)
     noise = graph.linked(sampler, "noise")
-    return noise is not None and kind_of(noise) == "DisableNoise" and split_of(graph, sampler) is not None
+    adds_none = graph.value(sampler, "add_noise") is False if noise is None else kind_of(noise) == "DisableNoise"
+    return adds_none and split_of(graph, sampler) is not None
 
 
 def split_of(graph: Graph, sampler: Node) -> Node | None:

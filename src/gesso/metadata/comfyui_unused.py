@@ -124,8 +124,9 @@ def _note_guide(draft: Draft, graph: Graph, node: Node, what: str) -> None:
         if (value := graph.value(node, key)) is not None and (isinstance(value, str) or real(value) is not None)
     ]
     graph.use(node)
-    by = f", preprocessor {preprocessor[:40]}" if preprocessor else ""
-    about = f" ({', '.join(values)}{by})" if values or by else ""
+    if preprocessor:
+        values.append(f"preprocessor {preprocessor[:40]}")
+    about = f" ({', '.join(values)})" if values else ""
     draft.note(
         f"{what} {model[:100] or named(graph, node)}{about} is not taken over: its picture is not in the file. "
         "Give model and picture with --control",

@@ -67,6 +67,13 @@ def copy_metadata(
     return target
 
 
+def format_of(data: bytes) -> str:
+    """PNG, JPEG or WEBP, by the first bytes of a file that `without_metadata` or `with_metadata` gave."""
+    if data.startswith(SIGNATURE):
+        return "PNG"
+    return "JPEG" if data.startswith(b"\xff\xd8") else "WEBP"
+
+
 def without_metadata(path: Path) -> bytes:
     """The file without anything but pixels, how to turn them, and colour.
 

@@ -39,11 +39,13 @@ class Axis:
     label    the setting that varies, as typed
     values   as typed, one per cell
     changes  the change that each value makes to a request; None if the value names another model
+    sets     what the values replace: paths of fields, "model", or a LoRA; nothing for a prompt, which is searched
     """
 
     label: str
     values: tuple[str, ...]
     changes: tuple[Change | None, ...]
+    sets: tuple[str, ...] = ()
 
     @property
     def is_model(self) -> bool:
@@ -68,12 +70,13 @@ def parse_axis(text: str) -> Axis:
     if name == "prompt":
         return Axis(name, tuple(values), tuple(_replacing(values[0], value) for value in values))
     if name == "model":
-        return Axis(name, tuple(values), (None,) * len(values))
+        return Axis(name, tuple(values), (None,) * len(values), ("model",))
     if name.startswith("lora:"):
         return _lora_axis(name, values)
     key = name.replace("-", "_")
     if key == "size":
-        return Axis("size", tuple(values), tuple(_setting(_size(value)) for value in values))
+        changes = tuple(_setting(_size(value)) for value in values)
+        return Axis("size", tuple(values), changes, ("width", "height"))
     if key not in _AXES:
         check_known("axis", key, axis_names(), list(_AXES))
     row = _AXES[key]
@@ -84,7 +87,7 @@ def parse_axis(text: str) -> Axis:
         changes = tuple(_changes(row, values_read))
     except RequestError as error:
         raise error.called({row.path: name}) from None
-    return Axis(name, tuple(texts), changes)
+    return Axis(name, tuple(texts), changes, (row.path,))
 
 
 def _changes(row: Row, values: Sequence[Any]) -> Iterator[Change]:
@@ -97,6 +100,17 @@ def axis_names() -> tuple[str, ...]:
     """One name of each axis, as `parse_axis` takes it, without those of LoRA."""
     rows = dict.fromkeys(_AXES.values())
     return ("prompt", "size", "model", *((*row.field.options, row.names[0])[0].replace("-", "_") for row in rows))
+
+
+def check_apart(axes: Sequence[Axis]) -> None:
+    """Raises RequestError where two axes set the same, so that the labels of one would not be true."""
+    of: dict[str, Axis] = {}
+    for axis in axes:
+        for path in axis.sets:
+            if path in of:
+                names = f"{short(of[path].label)} and {short(axis.label)}" if of[path].label != axis.label else "both"
+                raise RequestError("axis", f"two axes set {path} ({names}): give each axis a setting of its own")
+            of[path] = axis
 
 
 def cells(axes: Sequence[Axis]) -> int:
@@ -208,4 +222,4 @@ def _lora_axis(name: str, values: list[str]) -> Axis:
             request, loras=(*(other for other in request.loras if other.name != use.name), use)
         )
 
-    return Axis(name, tuple(texts), tuple(adding(use) for use in uses))
+    return Axis(name, tuple(texts), tuple(adding(use) for use in uses), (name,))

@@ -32,6 +32,7 @@ from sqlalchemy.exc import (
 )
 
 from gesso.errors import GessoError
+from gesso.extras import install_command
 from gesso.serving.sync import DiskSync
 from gesso.serving.tables import REVISION
 
@@ -340,7 +341,7 @@ def _engine(url: URL) -> Engine:
         return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
     except (ImportError, NoSuchModuleError):
         raise GessoError(
-            "PostgreSQL needs psycopg. Install it with: pip install 'gesso[postgres]'", code="missing_extra"
+            f"PostgreSQL needs psycopg. Install it with: {install_command('postgres')}", code="missing_extra"
         ) from None
 
 

@@ -21,7 +21,8 @@ def server_secret(path: Path, without_it: str) -> bytes:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with atomic_file(path, overwrite=False) as handle:
-                    os.fchmod(handle.fileno(), 0o600)
+                    if hasattr(os, "fchmod"):  # on Windows the folder of the user is the user's alone
+                        os.fchmod(handle.fileno(), 0o600)
                     handle.write(secrets.token_bytes(SIZE))
             except FileExistsError:
                 pass  # another process was faster

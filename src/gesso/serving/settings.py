@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 from gesso.errors import GessoError, short
+from gesso.extras import install_command
 from gesso.request.checks import nearest, unknown_data
 from gesso.studio.home import library_folder
 
@@ -235,7 +236,7 @@ def read_settings(flags: Mapping[str, Any] | None = None, *, file: Path | None =
         model = _model(table)
     except ImportError:
         raise GessoError(
-            "`gesso serve` needs some more packages. Install them with: pip install 'gesso[serve]'",
+            f"`gesso serve` needs some more packages. Install them with: {install_command('serve')}",
             code="missing_extra",
         ) from None
     typed = {name: value for name, value in (flags or {}).items() if value is not None}

@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -128,6 +129,15 @@ class SurfaceRoutes(Routes):
     def add_to(self, app: FastAPI) -> None:
         for one in self.declared:
             app.router.add_api_route(**one, route_class_override=self.kind)
+
+
+def memory_of_machine() -> tuple[int, int]:
+    """Bytes of memory in all and free; 0 where the system does not say, as Windows and macOS."""
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0, 0
 
 
 def as_refusal(error: Exception) -> HttpError:

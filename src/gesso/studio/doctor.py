@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gesso import __version__
 from gesso.errors import GessoError
+from gesso.extras import install_command
 from gesso.studio.check import Check, guarded
 from gesso.studio.home import library_folder, open_library, styles_file
 
@@ -120,7 +121,7 @@ def _version(package: str) -> str | None:
 
 
 def _package(extra: Extra) -> Check:
-    install = f"pip install 'gesso[{extra.name}]'"
+    install = install_command(extra.name)
     data = {"package": extra.package, "extra": extra.name, "version": None}
     try:
         import_module(extra.module)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gesso.errors import GessoError
 from gesso.frontends.front_end import FrontEnd
-from gesso.request.axes import Axis, cells, parse_axis
+from gesso.request.axes import Axis, cells, check_apart, parse_axis
 from gesso.request.checks import RequestError
 from gesso.request.prompt_file import PromptLine
 from gesso.request.request import TextToImageRequest
@@ -186,6 +186,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         cells(self.axes)
+        check_apart(self.axes)
 
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:

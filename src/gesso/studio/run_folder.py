@@ -77,6 +77,8 @@ class RunFolder:
 
 def begin_run(base: Path, what: dict[str, Any], seed: int | None) -> RunFolder:
     """The folder base, base_2, base_3, ... in which this very run was begun, or the first that is free."""
+    if not base.name or base.name == "..":  # the current folder, a root: no other name beside it is meant
+        return open_run(base, what, seed)
     for number in range(1, MAX_RUNS):
         path = base if number == 1 else base.with_name(f"{base.name}_{number}")
         try:

@@ -54,6 +54,7 @@ from gesso.serving.surfaces import (
     accept,
     follow,
     from_base64,
+    memory_of_machine,
     of_job,
     open_picture,
     png,
@@ -347,10 +348,7 @@ for _name in _REFRESHED:
 
 def memory() -> dict[str, Any]:
     """Memory of the machine. What a worker's device has, the server does not ask."""
-    import os
-
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    total, free = memory_of_machine()
     return {
         "ram": {"free": free, "used": total - free, "total": total},
         "cuda": {"error": "the server does not look at the devices of its workers"},

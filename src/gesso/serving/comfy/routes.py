@@ -4,7 +4,6 @@ A body may come without a JSON content type, as clients of ComfyUI send it. A pa
 guard refuses every request whose Origin or Sec-Fetch-Site says that one asks, which browsers send with every POST.
 """
 
-import os
 import platform
 import sys
 import uuid
@@ -43,7 +42,7 @@ from gesso.serving.http.context import Call, Calling
 from gesso.serving.http.problems import HttpError, JsonAnswer
 from gesso.serving.jobs import JobStatus
 from gesso.serving.keys import Scope
-from gesso.serving.surfaces import SurfaceRoute, SurfaceRoutes, open_picture
+from gesso.serving.surfaces import SurfaceRoute, SurfaceRoutes, memory_of_machine, open_picture
 
 MAX_FIELDS = 8
 MAX_FIELD = 4096  # bytes of a text of a form
@@ -419,7 +418,7 @@ def get_features(call: Calling) -> Response:
 @_on("GET", "/system_stats", "read")
 def get_system_stats(call: Calling) -> Response:
     """The machine, as far as clients ask for it. The devices are those of the workers."""
-    total, left = _memory()
+    total, left = memory_of_machine()
     names = [worker.device for worker in call.context.store.workers()] or [call.context.settings.device]
     devices = [
         {
@@ -445,15 +444,6 @@ def get_system_stats(call: Calling) -> Response:
         "argv": ["gesso", "serve", __version__],
     }
     return JsonAnswer({"system": system, "devices": devices})
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory in all and free; 0 where the system does not say."""
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0, 0
 
 
 def _number(request: Request, name: str, default: int, low: int) -> int:

@@ -1,7 +1,7 @@
 """What the routes of one server share, and who asks."""
 
 import asyncio
-import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,8 +62,7 @@ class Context:
 
     def free_bytes(self) -> int:
         """Room on the disk of the pictures."""
-        status = os.statvfs(self.blobs.root)
-        return status.f_bavail * status.f_frsize
+        return shutil.disk_usage(self.blobs.root).free
 
     def keys_are_used(self) -> bool:
         """Whether requests need a key: once there is one, for good."""
