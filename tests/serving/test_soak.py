@@ -3,8 +3,8 @@
     GESSO_SOAK_MINUTES=60 pytest -s tests/serving/test_soak.py -m slow      as many requests as a day's, in an hour
 
 A day is taken as 20,000 requests, one each four seconds: 5.6 a second in an hour. Pictures by several surfaces,
-streams, lists, uploads, repeats, cancellations and refusals; jobs are forgotten and swept meanwhile. The model is a tiny
-one, so that a picture takes milliseconds and what is around it is what is left. Memory is compared between the end of
+streams, lists, uploads, repeats, cancellations and refusals; jobs are forgotten and swept meanwhile. The model is tiny
+so a picture takes milliseconds and what is around it is what is left. Memory is compared between the end of
 the first sixth, when everything has been used, and the end.
 """
 

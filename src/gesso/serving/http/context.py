@@ -35,6 +35,7 @@ class Context:
     """One server.
 
     is_stopping  streams end, and nothing new is begun
+    full         whose queue was full, None: that of all -> until when it is taken to be so, and the refusal
     """
 
     settings: ServeSettings
@@ -46,6 +47,7 @@ class Context:
     buckets: Buckets = field(default_factory=Buckets)
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     submitting: Lock = field(default_factory=Lock)
+    full: dict[str | None, tuple[float, HttpError]] = field(default_factory=dict)
     writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
     supervisor: Supervisor | None = None
     is_stopping: bool = False
