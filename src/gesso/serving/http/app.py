@@ -57,11 +57,12 @@ def bare_app(metrics_rule: Scope | None = "admin") -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    for surface in (openai, a1111, comfy):
-        surface.add_to(app)
-    for part in (jobs, events, batches, assets, images, models, plans):
+    # Routes are tried in their order: those that are asked for most come first.
+    for part in (jobs, events, images, batches, assets, models, plans):
         part.router.add_to(app)
     health_router(metrics_rule).add_to(app)
+    for surface in (openai, a1111, comfy):
+        surface.add_to(app)
     _own(app).add_to(app)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)

@@ -53,6 +53,9 @@ class Context:
     is_stopping: bool = False
     _keys_are_used: bool = False
 
+    def __post_init__(self) -> None:
+        self._keys_are_used = not self.settings.is_loopback
+
     def free_bytes(self) -> int:
         """Room on the disk of the pictures."""
         status = os.statvfs(self.blobs.root)
@@ -61,7 +64,7 @@ class Context:
     def keys_are_used(self) -> bool:
         """Whether requests need a key: once there is one, for good."""
         if not self._keys_are_used:
-            self._keys_are_used = not self.settings.is_loopback or self.keys.are_used()
+            self._keys_are_used = self.keys.are_used()
         return self._keys_are_used
 
     def identify(self, text: str | None, client: str) -> ApiKey:
