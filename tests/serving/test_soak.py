@@ -148,6 +148,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
 
     used_by = {name: (used(which, 0.15, 0.2), used(which, 0.95, 1.0)) for name, which in (("server", 1), ("worker", 2))}
     growth = {name: late / early - 1 for name, (early, late) in used_by.items()}
-    print(json.dumps({"minutes": MINUTES, "requests": count, "bytes": used_by, "growth": growth}))
+    course = [[round(used(which, at / 10, (at + 1) / 10) / 2**20, 1) for at in range(1, 10)] for which in (1, 2)]
+    print(json.dumps({"minutes": MINUTES, "turns": count, "bytes": used_by, "growth": growth, "MiB": course}))
     assert count > 0.5 * RATE * seconds, "the machine is too slow to say anything"
     assert all(share < GROWTH for share in growth.values()), growth
