@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,10 +20,14 @@ from gesso.serving.http.context import Calling, Context, Rule
 from gesso.serving.http.guard import Guard
 from gesso.serving.http.health import router as health_router
 from gesso.serving.http.openapi import document
-from gesso.serving.http.operations import Media, Routes, operation
+from gesso.serving.http.operations import Media, OwnRoute, Routes, operation
 from gesso.serving.http.problems import HttpError, JsonAnswer
 from gesso.serving.keys import Scope
 from gesso.serving.openai import routes as openai
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+    from starlette.types import Scope as AsgiScope
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ def create_app(context: Context) -> Guard:
         context.store.on_write.append(context.supervisor.wake)
         context.supervisor.on_news.append(hub.notice)
     return Guard(
-        app,
+        _Direct(app),
         context.settings,
         refused=lambda code: context.metrics.refusals.labels(code).inc(),
         seen=lambda method, route, status, seconds: _seen(context, method, route, status, seconds),
@@ -68,6 +72,34 @@ def bare_app(metrics_rule: Scope | None = "admin") -> FastAPI:
         app.add_exception_handler(kind, handler)
     check_rules(app)
     return app
+
+
+class _Direct:
+    """The way to the routes without variables in their paths that does not lead through all layers of the framework.
+
+    These do nothing for such a route but to look for it among a hundred others, which costs a third of a short request.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.routes: dict[tuple[str, str], OwnRoute] = {}
+        for route in app.routes:
+            if isinstance(route, OwnRoute) and route.plain is not None and "{" not in route.path:
+                self.routes |= {(method, route.path): route for method in route.methods}
+
+    async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
+        route = self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None or route.plain is None or scope.get("gesso.head"):
+            await self.app(scope, receive, send)
+            return
+        scope |= {"app": self.app, "route": route, "endpoint": route.endpoint, "path_params": {}}
+        request = Request(scope, receive, send)
+        try:
+            answer = await route.plain(request)
+        except tuple(_HANDLERS) as error:
+            handler = next(handler for kind, handler in _HANDLERS.items() if isinstance(error, kind))
+            answer = await handler(request, error)
+        await answer(scope, receive, send)
 
 
 def check_rules(app: FastAPI) -> None:
