@@ -85,14 +85,14 @@ class _Direct:
         self.routes: dict[tuple[str, str], OwnRoute] = {}
         for route in app.routes:
             if isinstance(route, OwnRoute) and route.plain is not None and "{" not in route.path:
-                self.routes |= {(method, route.path): route for method in route.methods}
+                self.routes |= {(method, route.path): route for method in route.methods or ()}
 
     async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
         route = self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if route is None or route.plain is None or scope.get("gesso.head"):
             await self.app(scope, receive, send)
             return
-        scope |= {"app": self.app, "route": route, "endpoint": route.endpoint, "path_params": {}}
+        scope.update({"app": self.app, "route": route, "endpoint": route.endpoint, "path_params": {}})
         request = Request(scope, receive, send)
         try:
             answer = await route.plain(request)
