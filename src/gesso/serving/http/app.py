@@ -61,11 +61,12 @@ def bare_app(metrics_rule: Scope | None = "admin") -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    # Routes are tried in their order: those that are asked for most come first.
+    # Routes are tried in their order. GET /v1/models of the OpenAI surface answers in its words and ours.
+    openai.add_to(app)
     for part in (jobs, events, images, batches, assets, models, plans):
         part.router.add_to(app)
     health_router(metrics_rule).add_to(app)
-    for surface in (openai, a1111, comfy):
+    for surface in (a1111, comfy):
         surface.add_to(app)
     _own(app).add_to(app)
     for kind, handler in _HANDLERS.items():
@@ -83,9 +84,12 @@ class _Direct:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self.routes: dict[tuple[str, str], OwnRoute] = {}
+        taken: set[tuple[str, str]] = set()  # by routes that are tried before
         for route in app.routes:
+            names = {(method, getattr(route, "path", "")) for method in getattr(route, "methods", None) or ()}
             if isinstance(route, OwnRoute) and route.plain is not None and "{" not in route.path:
-                self.routes |= {(method, route.path): route for method in route.methods or ()}
+                self.routes |= dict.fromkeys(names - taken, route)
+            taken |= names
 
     async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
         route = self.routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
