@@ -150,5 +150,5 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
     growth = {name: late / early - 1 for name, (early, late) in used_by.items()}
     course = [[round(used(which, at / 10, (at + 1) / 10) / 2**20, 1) for at in range(1, 10)] for which in (1, 2)]
     print(json.dumps({"minutes": MINUTES, "turns": count, "bytes": used_by, "growth": growth, "MiB": course}))
-    assert count > 0.5 * RATE * seconds, "the machine is too slow to say anything"
+    assert count > 0.3 * RATE * seconds, "the machine is too slow to say anything"
     assert all(share < GROWTH for share in growth.values()), growth

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def serve(folder: str, settings: str) -> None:
-    from gesso.serving.http import server
+    from gesso.serving.http import keeping, server
     from gesso.serving.options import WorkerOptions
     from gesso.serving.settings import ServeSettings
     from gesso.serving.supervisor import ChildProcess, Supervisor
@@ -20,6 +20,7 @@ def serve(folder: str, settings: str) -> None:
 
     server.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
     made = ServeSettings(home=Path(folder), port=0, device="cpu", threads=1, **json.loads(settings))
+    keeping.SWEEP_SECONDS = 20.0  # a day is short here
     assert "torch" not in sys.modules, "the server's memory is to be that of a server"
     server.serve(made, lambda address: print(address, flush=True))
 

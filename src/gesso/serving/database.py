@@ -308,7 +308,7 @@ def _engine(url: URL) -> Engine:
         if url.get_backend_name() == "sqlite":
             # As many connections as threads may ask for; those beyond the first few are closed again.
             arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
-            engine = create_engine(url, connect_args=arguments, pool_size=8, max_overflow=120)
+            engine = create_engine(url, connect_args=arguments, pool_size=8, max_overflow=120, pool_use_lifo=True)
             event.listen(engine, "connect", _connect_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
