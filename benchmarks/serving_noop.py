@@ -1,6 +1,6 @@
 """The server's own cost: a model that computes nothing, asked for pictures over HTTP.
 
-    python benchmarks/serving_noop.py --seconds 20 --clients 32
+    python benchmarks/serving_noop.py --seconds 20 --clients 64
 
 A real server with a worker process, a real queue on the disk, and a client in a process of its own, over sockets. Each
 request is a job of its own (`POST /v1/jobs` with `Prefer: wait`), and is answered when its picture is finished:
@@ -34,7 +34,7 @@ from typing import Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=200, help="requests of the latency part")
     parser.add_argument("--at-once", type=int, default=32, help="jobs that the worker has at a time")
     parser.add_argument("--same-bytes", action="store_true", help="one seed: every picture has the same bytes")
@@ -60,6 +60,7 @@ def main() -> None:
             wall, own = time.perf_counter() - begin, time.process_time() - own
             spent = {pid: cpu_seconds(pid) - before[pid] for pid in before}
             engine = engine_seconds(options.repeats, home)
+            disk = [fsync_seconds(home) for _ in range(50)]
         finally:
             server.terminate()
             server.wait(30)
@@ -81,6 +82,7 @@ def main() -> None:
                 "ms_under_load": quantiles(many),
                 "ms_alone": quantiles(alone),
                 "ms_engine": quantiles(engine),
+                "ms_fsync_of_4_KiB": quantiles(disk),
                 "ms_added_median": round(1e3 * added, 2),
             }
         )
@@ -93,6 +95,16 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
         f"p{share}": round(1e3 * ordered[min(len(ordered) * share // 100, len(ordered) - 1)], 2)
         for share in (50, 95, 99)
     }
+
+
+def fsync_seconds(folder: Path) -> float:
+    """How long this disk takes to keep something: each request waits for that once."""
+    with open(folder / "log", "ab") as handle:
+        handle.write(b"x" * 4096)
+        handle.flush()
+        begin = time.perf_counter()
+        os.fsync(handle.fileno())
+        return time.perf_counter() - begin
 
 
 def cpu_seconds(pid: int) -> float:

@@ -7,7 +7,7 @@ peak: as many clients as keep it busy. Then jobs are submitted at twenty times t
 became of the one before (an open loop). The queue of 100 is full within seconds; from then on most are refused with
 429. Tells
 
-    refusals    milliseconds from sending to the answer of those that were refused
+    refusals    milliseconds to the answer of those that were refused, new connections included
     useful      pictures finished a second in the minute, beside the peak
     memory      resident memory of server and worker at the end beside that after a sixth of the time
     recovery    seconds after the flood until a job is accepted again
@@ -93,8 +93,10 @@ async def submit(address: str, rate: float, seconds: float, pids: tuple[int, ...
     )
 
     async def one() -> None:
-        reader, writer = free.pop() if free else await asyncio.open_connection(host, int(port))
+        while free and free[-1][0].at_eof():  # the server has closed those that were idle for long
+            free.pop()[1].close()
         begin = time.perf_counter()
+        reader, writer = free.pop() if free else await asyncio.open_connection(host, int(port))
         writer.write(head + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]))

@@ -240,11 +240,12 @@ def run(
     try:
         extra = jobs
         while sum(place.strikes.values()) < kills:
-            time.sleep(chance.random() * PACE)
+            time.sleep(0.05 * chance.random())
             counts = place.store.counts()
             if sum(place.strikes.values()) % 50 == 49:
                 print(json.dumps({"strikes": place.strikes, "jobs": counts}), flush=True)
-            if counts.get(JobStatus.RUNNING) or chance.random() < 0.05:
+            if counts.get(JobStatus.RUNNING) or chance.random() < 0.01:
+                time.sleep(PACE * chance.random())  # while jobs are drawn, end, and others begin
                 place.strike(server_share=0.2, pause_share=pause_share)
             if not any(thread.is_alive() for thread in threads) and set(counts) <= {JobStatus.SUCCEEDED}:
                 more = [str(number) for number in range(extra, extra + 20)]  # all is drawn, and kills are left

@@ -905,6 +905,7 @@ def test_postgresql_crashes_while_jobs_come_and_go(
     engine = create_engine(postgres.url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))
+        connection.execute(text(f"UPDATE gesso_queue SET version_num = '{REVISION}'"))
     engine.dispose()
     work_through_restarts(postgres.url, postgres.restart, restarts)
 

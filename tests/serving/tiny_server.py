@@ -8,26 +8,29 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from gesso.pipelines.text_to_image import TextToImage
-from gesso.runtime.engine import Engine
-from gesso.serving import worker
-from gesso.serving.http import server
-from gesso.serving.options import WorkerOptions
-from gesso.serving.settings import ServeSettings
-from gesso.serving.supervisor import ChildProcess, Supervisor
-from tiny_models import save_tiny_mini
-
 
 def serve(folder: str, settings: str) -> None:
+    from gesso.serving.http import keeping, server
+    from gesso.serving.options import WorkerOptions
+    from gesso.serving.settings import ServeSettings
+    from gesso.serving.supervisor import ChildProcess, Supervisor
+
     def launch(name: str, options: WorkerOptions) -> ChildProcess:
         return ChildProcess([sys.executable, "-m", "serving.tiny_server", "--work", folder, name], options)
 
     server.Supervisor = partial(Supervisor, launch=launch)  # type: ignore[misc,assignment]
     made = ServeSettings(home=Path(folder), port=0, device="cpu", threads=1, **json.loads(settings))
+    keeping.SWEEP_SECONDS = 20.0  # a day is short here
+    assert "torch" not in sys.modules, "the server's memory is to be that of a server"
     server.serve(made, lambda address: print(address, flush=True))
 
 
 def work(folder: str, name: str) -> None:
+    from gesso.pipelines.text_to_image import TextToImage
+    from gesso.runtime.engine import Engine
+    from gesso.serving import worker
+    from tiny_models import save_tiny_mini
+
     path = Path(folder) / "tiny.safetensors"
     if not path.exists():
         save_tiny_mini(path)

@@ -90,7 +90,9 @@ def main() -> None:
             except TimeoutError:
                 continue
             asking.settimeout(10.0)
-            data, fds, _, _ = socket.recv_fds(asking, 65536, 1)
+            data, fds = b"", list[int]()
+            with suppress(OSError):
+                data, fds, _, _ = socket.recv_fds(asking, 65536, 1)
             if not data:
                 asking.close()
                 continue
@@ -106,7 +108,8 @@ def main() -> None:
                     killed_server.main(sys.argv[1])
                 os._exit(0)
             os.close(fds[0])
-            asking.send(str(pid).encode())
+            with suppress(OSError):  # who asked was killed meanwhile; a worker sees that, and ends
+                asking.send(str(pid).encode())
             asking.close()
 
 

@@ -72,7 +72,7 @@ def open_blobs(address: str, copies: Path) -> Blobs:
 class BlobStore:
     """Blobs below one folder, which is made where it is missing. Safe from several threads and processes.
 
-    ab/cd/abcd...   a blob: its name is the SHA-256 of its bytes, so that the same bytes are stored once
+    ab/abcd...   a blob: its name is the SHA-256 of its bytes, so that the same bytes are stored once
     Raises GessoError (code unwritable) for a folder that cannot be made.
     """
 
@@ -95,8 +95,7 @@ class BlobStore:
                 os.utime(path)  # tells `sweep` that it is wanted once more
                 if path.read_bytes() == data:  # and not what a broken disk has made of it
                     return digest
-            self._make(path.parent.parent)
-            self._make(path.parent)
+            self._make(path.parent)  # one of 256, so that it is nearly always there: a new folder waits for the disk
             with atomic_file(path) as handle:
                 handle.write(data)
         except OSError as error:
@@ -196,7 +195,7 @@ class BlobStore:
                 os.rename(aside, path)
 
     def _files(self) -> Iterator[Path]:
-        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]")):
+        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
             with suppress(OSError):
                 yield from sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_file())
 
@@ -204,7 +203,7 @@ class BlobStore:
         """Where a blob lies. Ids come from outside: what is no SHA-256 never becomes a path."""
         if not _DIGEST.fullmatch(digest):
             raise missing(digest)
-        return self.root / digest[:2] / digest[2:4] / digest
+        return self.root / digest[:2] / digest
 
     @staticmethod
     def _make(folder: Path) -> None:

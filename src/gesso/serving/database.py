@@ -334,7 +334,9 @@ def _parsed(url: str | Path) -> URL:
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
-            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+            # As many connections as threads may ask for; those beyond the first few are closed again.
+            arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+            engine = create_engine(url, connect_args=arguments, pool_size=8, max_overflow=120, pool_use_lifo=True)
             event.listen(engine, "connect", _connect_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
@@ -348,6 +350,7 @@ def _engine(url: URL) -> Engine:
 def _connect_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA cache_size = -512")  # KiB of each connection: the kernel has the pages as well
     connection.execute("PRAGMA synchronous = NORMAL")  # commits are brought to the disk by `Database.sync`
 
 

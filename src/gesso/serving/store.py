@@ -61,8 +61,13 @@ from gesso.serving.together import Together
 MAX_CRASHES = 2
 MAX_PAGE = 1000
 TRASH_SECONDS = 7 * 86_400.0  # for which a deleted picture can be brought back
+LAPSE_SECONDS = 0.5  # between two looks for leases that have lapsed, while other jobs wait
 WARM_CHOICE = 8  # jobs of an owner among which one for a loaded model may go first ...
 WARM_PATIENCE = 20.0  # ... unless the first has waited for so many seconds
+_WAITS = (
+    "SELECT EXISTS (SELECT 1 FROM jobs, owners "
+    "WHERE jobs.status = 'queued' AND owners.owner = jobs.owner AND NOT owners.paused)"
+)
 _FINAL = tuple(status for status in JobStatus if status.is_final)
 
 T = TypeVar("T")
@@ -98,6 +103,7 @@ class JobStore:
         self.on_write = self.database.on_write
         self._clock, self._ids = clock, Ids(clock)
         self._accept = Together(self._accept_together)
+        self._lapses_seen = 0.0
 
     def close(self) -> None:
         """Close all connections."""
@@ -516,14 +522,15 @@ class JobStore:
 
     def _look(self) -> tuple[bool, bool]:
         """Whether anything waits, and whether a lease has lapsed: an idle worker asks often, and writes nothing."""
-
-        def work(connection: Connection) -> tuple[bool, bool]:
-            queued = exists().where(QUEUED, jobs.c.owner == owners.c.owner, ~owners.c.paused)
-            lapsed = exists().where(self._lapsed(connection))
-            found = connection.execute(select(queued, lapsed)).one()
-            return bool(found[0]), bool(found[1])
-
-        return self._read(work)
+        is_queued = bool(self.database.glance(_WAITS))
+        now = time.monotonic()
+        if is_queued and now - self._lapses_seen < LAPSE_SECONDS:
+            return True, False
+        self._lapses_seen = now
+        lapsed = self._read(
+            lambda connection: connection.execute(select(exists().where(self._lapsed(connection)))).scalar_one()
+        )
+        return is_queued, bool(lapsed)
 
     def _next(
         self,

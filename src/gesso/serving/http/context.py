@@ -39,6 +39,7 @@ class Context:
     """One server.
 
     is_stopping  streams end, and nothing new is begun
+    full         whose queue was full, None: that of all -> until when it is taken to be so, and the refusal
     """
 
     settings: ServeSettings
@@ -54,11 +55,15 @@ class Context:
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     taking_in: asyncio.Lock = field(default_factory=asyncio.Lock)
     submitting: Lock = field(default_factory=Lock)
+    full: dict[str | None, tuple[float, HttpError]] = field(default_factory=dict)
     writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
     supervisor: Supervisor | None = None
     tracing: Tracing = field(default_factory=Tracing)
     is_stopping: bool = False
     _keys_are_used: bool = False
+
+    def __post_init__(self) -> None:
+        self._keys_are_used = not self.settings.is_loopback
 
     def free_bytes(self) -> int:
         """Room on the disk of the pictures."""
@@ -67,7 +72,7 @@ class Context:
     def keys_are_used(self) -> bool:
         """Whether requests need a key: once there is one, for good."""
         if not self._keys_are_used:
-            self._keys_are_used = not self.settings.is_loopback or self.keys.are_used()
+            self._keys_are_used = self.keys.are_used()
         return self._keys_are_used
 
     def identify(self, text: str | None, client: str) -> ApiKey:

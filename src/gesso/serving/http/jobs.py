@@ -12,7 +12,7 @@ from gesso.serving.http.context import Call, Calling, is_id
 from gesso.serving.http.operations import Routes, operation
 from gesso.serving.http.problems import JsonAnswer, not_found
 from gesso.serving.http.schemas import JobBody, JobList, JobResource, Status, job_json
-from gesso.serving.http.submitting import check_room, idempotency_key, key_is_full, new_job, refused, submit
+from gesso.serving.http.submitting import check_full, check_room, idempotency_key, key_is_full, new_job, refused, submit
 from gesso.serving.jobs import Job, JobStatus
 
 router = Routes()
@@ -70,6 +70,8 @@ async def create_job(call: Calling, body: JobBodyOf) -> Response:
     seconds = _wait_of(call.request)
     if seconds:
         check_room(call)
+    if "idempotency-key" not in call.request.headers:
+        check_full(call)
     job, is_new = await call.writing(_created, call, body)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     if not is_new:

@@ -48,7 +48,11 @@ class OwnRoute(APIRoute):
 
     Where it asks for no more than who calls, parts of the path and a body, these are read without FastAPI's search for
     what an endpoint depends on, which takes as long as all else about a short request.
+
+    plain  what then answers a request, or raises; None where it asks for more
     """
+
+    plain: Callable[[Request], Coroutine[Any, Any, Response]] | None = None
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         wanted = self.dependant
@@ -78,6 +82,7 @@ class OwnRoute(APIRoute):
             run = request.state.call.writing if writes else run_in_threadpool
             return await run(endpoint, **values)
 
+        self.plain = handle
         return handle
 
 

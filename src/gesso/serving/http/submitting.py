@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
@@ -31,6 +32,7 @@ from gesso.serving.tracing import trace_id
 
 log = logging.getLogger(__name__)
 
+FULL_SECONDS = 0.05  # for which a queue that was full is taken to be so
 FIRST_GUESS = 5.0  # seconds of a job, before any was drawn
 MAX_METADATA = 16 * 1024  # bytes
 MAX_NAME = 255
@@ -196,6 +198,8 @@ def open_seed(owner: str, key: str | None) -> int | None:
 def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
     """Accept jobs, all or none. Raises HttpError."""
     context, limit = call.context, call.identity.max_queue
+    if all(one.idempotency_key is None for one in new):
+        check_full(call)
     with context.submitting if limit is not None else nullcontext():
         more = len(new) - _num_known(call, new)  # a repeat of what was accepted is answered, whatever is full by now
         if more and context.free_bytes() < MIN_FREE:
@@ -213,7 +217,11 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
             try:
                 answers = context.store.submit_all([replace(one, origin=origin) for one in new])
             except GessoError as error:
-                raise refused(error) from None
+                refusal = refused(error)
+                if refusal.code == "queue_full":
+                    owner = call.new_owner if error.data.get("is_own") else None
+                    context.full[owner] = time.monotonic() + FULL_SECONDS, refusal
+                raise refusal from None
             span.set(jobs=len(answers), job=answers[0][0].id if len(answers) == 1 else None)
     for job, is_new in answers:
         if is_new:
@@ -222,6 +230,19 @@ def submit(call: Call, new: list[NewJob]) -> list[tuple[Job, bool]]:
             words["trace"] = trace_id(origin.get("traceparent"))
             log.info("job accepted", extra=words)
     return answers
+
+
+def check_full(call: Call) -> None:
+    """Refuse at once where the queue was full a moment ago: to find that out anew for each would fill the server.
+
+    Not for a job with an idempotency key, which may have been accepted before. Raises HttpError.
+    """
+    for owner in (None, call.new_owner):
+        until, refusal = call.context.full.get(owner, (0.0, None))
+        if refusal is not None and time.monotonic() < until:
+            raise HttpError(
+                refusal.status, refusal.code, refusal.detail, data=refusal.data, headers=dict(refusal.headers)
+            )
 
 
 def _num_known(call: Call, new: list[NewJob]) -> int:
