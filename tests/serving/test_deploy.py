@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +125,16 @@ def test_the_check_of_the_container_tells_a_server_that_answers_from_one_that_do
     assert subprocess.run(check, capture_output=True).returncode == 1
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may look into; pytest's are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.slow
-def test_the_steps_of_the_container_work_for_a_user_without_rights(tmp_path: Path) -> None:
+def test_the_steps_of_the_container_work_for_a_user_without_rights(open_folder: Path) -> None:
     """What the container file does, without a container: a wheel of the sources that it copies, and a server that
     runs as somebody who may write to nothing but its data, until SIGTERM."""
     import signal
@@ -134,15 +144,15 @@ def test_the_steps_of_the_container_work_for_a_user_without_rights(tmp_path: Pat
 
     from serving.objects import free_port
 
-    source = tmp_path / "source"
+    source = open_folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*words, "--wheel-dir", str(tmp_path / "wheels"), str(source)], check=True)
-    (wheel,) = (tmp_path / "wheels").glob("gesso-*.whl")
-    installed, data = tmp_path / "installed", tmp_path / "data"
+    subprocess.run([*words, "--wheel-dir", str(open_folder / "wheels"), str(source)], check=True)
+    (wheel,) = (open_folder / "wheels").glob("gesso-*.whl")
+    installed, data = open_folder / "installed", open_folder / "data"
     shutil.unpack_archive(wheel, installed, "zip")
     data.mkdir()
     as_user: list[str] = []
@@ -156,8 +166,6 @@ def test_the_steps_of_the_container_work_for_a_user_without_rights(tmp_path: Pat
             "--bounding-set=-all",
         ]
         shutil.chown(data, 10001, 10001)
-        for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-            folder.chmod(0o755)
         if subprocess.run([*as_user, sys.executable, "-c", "import torch"], capture_output=True).returncode:
             pytest.skip("this Python is not for other users")
     port = free_port()
@@ -203,6 +211,9 @@ def test_compose_takes_the_file(tmp_path: Path) -> None:
         words = [tool("docker-compose")]
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     (tmp_path / "deploy" / "metrics-key").write_text("gesso_x")
+    if words[0] != docker:  # the old program does not know that a file may name its project
+        file = tmp_path / "deploy" / "compose.yaml"
+        file.write_text(file.read_text(encoding="utf-8").replace("name: gesso\n", "", 1), encoding="utf-8")
     config = [*words, "-f", str(tmp_path / "deploy" / "compose.yaml"), "config", "-q"]
     bare = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
     without = subprocess.run(config, capture_output=True, text=True, env=bare)
