@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from gesso.serving.blobs import Blobs
 from gesso.serving.http.metrics import Metrics
 from gesso.serving.jobs import Job
 from gesso.serving.numbers import difference
 from gesso.serving.rows import jobs_of
+from gesso.serving.storage import Blobs
 from gesso.serving.store import JobStore
 from gesso.serving.tables import jobs
 
