@@ -28,7 +28,7 @@ MORE = {
     "library": {"huggingface_hub"},
     "serving": {
         *("sqlalchemy", "alembic", "fastapi", "starlette", "pydantic", "pydantic_settings", "uvicorn", "h11"),
-        "prometheus_client",
+        *("prometheus_client", "opentelemetry", "obstore"),
     },
     "strict_yaml.py": {"yaml"},
 }

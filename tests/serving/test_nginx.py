@@ -153,6 +153,8 @@ def test_uploads_up_to_the_bound(front: Front) -> None:
         problem(asking.post("/v1/assets", files={"file": ("a.png", big)}), 415, "unsupported_media_type")
         limit = front.made.settings.max_upload
         problem(asking.post("/v1/assets", files={"file": ("a.png", b"\0" * (limit + 20_000))}), 413, "too_large")
+        large = CAR | {"metadata": {"large": "x" * 10 * 2**20}}
+        problem(asking.post("/v1/jobs", json=large), 413, "too_large")
         answer = asking.post("/v1/assets", files={"file": ("a.png", b"\0" * (34 * 2**20))})
         assert answer.status_code == 413 and "nginx" in answer.text
         assert int(re.findall(r"client_max_body_size +(\d+)m", CONF.read_text())[0]) * 2**20 > limit + 16 * 1024

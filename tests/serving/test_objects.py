@@ -17,11 +17,12 @@ from gesso.errors import GessoError
 from gesso.serving import drawing as drawing_module
 from gesso.serving import objects as objects_module
 from gesso.serving import worker as worker_module
-from gesso.serving.blobs import BlobStore, open_blobs
+from gesso.serving.blobs import BlobStore
 from gesso.serving.http.server import worker_options
 from gesso.serving.jobs import JobStatus
 from gesso.serving.objects import MARK, ObjectStore
 from gesso.serving.settings import read_settings
+from gesso.serving.storage import open_blobs
 from gesso.serving.worker import WorkerLoop
 from serving.drawing_server import drawing_server, working
 from serving.objects import BUCKET, S3Server, s3_server

@@ -115,6 +115,25 @@ def test_a_worker_that_keeps_ending_is_started_less_and_less_often(
     assert times[5] - times[4] >= 0.02 * 2**4 > times[1] - times[0]
 
 
+def test_a_worker_that_cannot_be_started_is_tried_less_and_less_often(
+    store: JobStore, options: WorkerOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    def launch(name: str, options: WorkerOptions) -> Fake:
+        times.append(time.monotonic())
+        if len(times) < 5:
+            raise PermissionError(13, "Permission denied")
+        return Fake(name, options)
+
+    times: list[float] = []
+    supervisor = Supervisor(store, [options], launch=launch)
+    supervisor._places[0].pause = 0.05
+    with supervisor:
+        until(lambda: supervisor.pids)
+    assert times[4] - times[3] >= 0.05 * 2**3
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 4 and all("Permission denied" in line for line in told)
+
+
 def test_a_worker_that_does_not_stop_is_killed(store: JobStore, options: WorkerOptions) -> None:
     with Supervisor(store, [options], launch=Fake) as supervisor:
         until(lambda: supervisor.pids)

@@ -28,9 +28,10 @@ from sqlalchemy.engine import make_url
 from gesso import __version__
 from gesso.errors import GessoError
 from gesso.files import atomic_file, hidden_name, sync_folder
-from gesso.serving.blobs import Blobs, BlobStore, open_blobs
+from gesso.serving.blobs import BlobStore
 from gesso.serving.database import Database
 from gesso.serving.settings import ServeSettings
+from gesso.serving.storage import Blobs, open_blobs
 from gesso.serving.store import JobStore
 from gesso.serving.tables import REVISION, job_uploads, jobs, outputs, uploads
 

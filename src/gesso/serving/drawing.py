@@ -29,12 +29,12 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import DRAWN_SEED_BITS, TextToImageRequest
 from gesso.runtime.batcher import Run
 from gesso.runtime.cancel import CancelledError, CancelToken
-from gesso.serving.blobs import Blobs
 from gesso.serving.enlarging import enlarge
 from gesso.serving.jobs import Drawn, Job, Lease, Output, error_value
 from gesso.serving.numbers import FLAT_PICTURES, NONFINITE, PICTURES, STEPS, Numbers, is_flat
 from gesso.serving.options import WorkerOptions
 from gesso.serving.rows import cost_of
+from gesso.serving.storage import Blobs
 from gesso.serving.store import JobStore
 from gesso.serving.tracing import Span, Tracing, trace_id
 from gesso.studio.drawing import Order, check_names

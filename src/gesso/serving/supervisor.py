@@ -197,7 +197,11 @@ class Supervisor:
         now = time.monotonic()
         if place.process is None:
             if now >= place.start_at:
-                self._start(place)
+                try:
+                    self._start(place)
+                except OSError as error:  # too many processes, no memory
+                    log.error("no worker can be started (%s); the next try is in %.1f s", error.strerror, place.pause)
+                    self._later(place, now)
             return
         if (code := place.process.poll()) is None:
             return
@@ -205,8 +209,11 @@ class Supervisor:
             place.pause = FIRST_PAUSE
         log.error("worker %s ended with %d; another one starts in %.1f s", place.name, code, place.pause)
         self._ended(place)
-        place.start_at, place.pause = now + place.pause, min(2 * place.pause, LONGEST_PAUSE)
+        self._later(place, now)
         place.restarts += 1
+
+    def _later(self, place: _Place, now: float) -> None:
+        place.start_at, place.pause = now + place.pause, min(2 * place.pause, LONGEST_PAUSE)
 
     def _start(self, place: _Place) -> None:
         place.name = f"{platform.node()[:64] or 'worker'}-{secrets.token_hex(6)}"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gesso.errors import GessoError
 from gesso.files import atomic_file
-from gesso.serving.blobs import Blobs
+from gesso.serving.storage import Blobs
 
 SIDES = (128, 256, 512)  # of the longer side, in pixels; a picture that is smaller stays as it is
 CONTENT_TYPE = "image/webp"

@@ -31,12 +31,12 @@ from gesso.library import Library
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.batcher import Batcher
 from gesso.runtime.cancel import CancelledError
-from gesso.serving.blobs import open_blobs
 from gesso.serving.drawing import AWAY, Drawing, Part, as_known
 from gesso.serving.jobs import JobStatus, Worker
 from gesso.serving.logs import LogLines
 from gesso.serving.numbers import CALL_SECONDS, CALLS, LOAD_SECONDS, LOADS, Numbers, resident_bytes
 from gesso.serving.options import WorkerOptions
+from gesso.serving.storage import open_blobs
 from gesso.serving.store import JobStore
 from gesso.serving.tracing import Tracing, open_tracing
 from gesso.studio.studio import EngineOptions, Studio

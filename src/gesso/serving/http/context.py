@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 
 from gesso.errors import short
 from gesso.request.checks import nearest, unknown_data
-from gesso.serving.blobs import Blobs
 from gesso.serving.gallery import Gallery
 from gesso.serving.http.checking import Checker
 from gesso.serving.http.helper import Helper
@@ -23,6 +22,7 @@ from gesso.serving.http.metrics import Metrics
 from gesso.serving.http.problems import HttpError
 from gesso.serving.keys import EVERYTHING, LOCAL, ApiKey, KeyStore, Scope
 from gesso.serving.settings import ServeSettings
+from gesso.serving.storage import Blobs
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
 from gesso.serving.thumbnails import Thumbnails

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from fastapi import Response
 from starlette.concurrency import run_in_threadpool
 
-from gesso.serving.blobs import Blobs
 from gesso.serving.http.context import MIN_FREE, Calling, Context
 from gesso.serving.http.metrics import CONTENT_TYPE
 from gesso.serving.http.operations import Media, Routes, operation
 from gesso.serving.http.problems import JsonAnswer
 from gesso.serving.http.schemas import Health, Readiness
 from gesso.serving.keys import Scope
+from gesso.serving.storage import Blobs
 
 TAG = "Operation"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from gesso.serving.blobs import Blobs
 from gesso.serving.http.metrics import Metrics
 from gesso.serving.numbers import difference
+from gesso.serving.storage import Blobs
 from gesso.serving.store import JobStore
 from gesso.serving.tables import jobs, outputs
 from gesso.serving.thumbnails import Thumbnails

@@ -23,8 +23,8 @@ from gesso.pictures.reading import (
     read_map,
     read_mask,
 )
-from gesso.serving.blobs import Blobs
 from gesso.serving.http.problems import HttpError
+from gesso.serving.storage import Blobs
 
 MIN_SIDE = 16
 # How files begin that are decoded at all: the three formats of the web, whose decoders are looked at by everybody.

@@ -14,7 +14,6 @@ import uvicorn
 
 from gesso.errors import GessoError
 from gesso.library import Library
-from gesso.serving.blobs import Blobs, open_blobs
 from gesso.serving.comfy.sockets import MAX_MESSAGE, SocketProtocol, with_sockets
 from gesso.serving.gallery import Gallery
 from gesso.serving.http.app import create_app
@@ -29,6 +28,7 @@ from gesso.serving.http.webhooks import Webhooks
 from gesso.serving.keys import KeyStore
 from gesso.serving.options import WorkerOptions
 from gesso.serving.settings import ServeSettings
+from gesso.serving.storage import Blobs, open_blobs
 from gesso.serving.store import JobStore
 from gesso.serving.supervisor import Supervisor
 from gesso.serving.thumbnails import Thumbnails
