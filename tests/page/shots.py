@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
 from page.browsing import ARGUMENTS, PHONE, Tab, opened
 from page.conftest import CHROMIUM
 from page.pictures import embedding
 from page.served import PageServer
-from PIL import Image
-from playwright.sync_api import sync_playwright
 
 WAYS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
