@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from page.pace import within
 from page.served import PageServer
 
 # The mask as the page keeps it: what was painted, before anything is made of it for the server.
@@ -240,4 +241,4 @@ def test_a_stroke_follows_the_pointer(tab: Any) -> None:
         stroke(tab, (0.2, 0.3), (0.8, 0.6))
         times += tab.js("() => performance.getEntriesByName('gesso.stroke').map(one => one.duration)")
     # From the event to the pixels, on a machine that may do much else meanwhile.
-    assert np.median(times) < 30, sorted(times)
+    assert np.percentile(times, 75) < within(30), sorted(times)
