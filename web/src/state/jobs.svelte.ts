@@ -299,7 +299,8 @@ async function lookNow(): Promise<void> {
     isOnline = !(problem.isOffline || problem.status === 503 || problem.status === 502);
   } finally {
     looking = false;
-    if (again || stop === null || !isOnline || !isRead) look(again ? 0 : unfinished.length > 0 || !isOnline ? POLL : REST);
+    if (again || stop === null || !isOnline || !isRead)
+      look(again ? 0 : unfinished.length > 0 || !isOnline ? POLL : REST);
     again = false;
   }
 }
