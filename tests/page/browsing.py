@@ -98,7 +98,7 @@ class Tab:
         return root
 
     def button(self, name: str | re.Pattern[str]) -> Locator:
-        return self.page.get_by_role("button", name=name)
+        return self.page.get_by_role("button", name=name, exact=isinstance(name, str))
 
     def field(self, name: str | re.Pattern[str]) -> Locator:
         return self.page.get_by_label(name, exact=isinstance(name, str))

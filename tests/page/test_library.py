@@ -154,6 +154,7 @@ def test_a_picture_of_another_tool_gives_its_settings(server: PageServer, tab: A
 
 
 def test_a_picture_without_settings_can_still_be_drawn_from(server: PageServer, tab: Any) -> None:
+    tab.allow("400 POST .*/v1/metadata")  # no settings in it
     tab.open()
     tab.paste_files("body", [("plain.png", "image/png", png(size=(256, 256)))])
     tab.page.get_by_role("dialog").get_by_text(re.compile("no settings")).first.wait_for()

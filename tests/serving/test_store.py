@@ -17,9 +17,10 @@ import pytest
 from sqlalchemy import create_engine, event, text
 
 from gesso.errors import GessoError
+from gesso.serving.gallery import Filter, Gallery
 from gesso.serving.jobs import Drawn, JobStatus, Lease, NewJob, Output, Work, Worker
 from gesso.serving.rows import cost_of
-from gesso.serving.store import JobStore
+from gesso.serving.store import TRASH_SECONDS, JobStore
 from gesso.serving.tables import REVISION, metadata
 from serving.databases import PostgresServer, postgres_server
 
@@ -558,6 +559,45 @@ def test_workers_are_known_while_they_live(store: JobStore, clock: Clock) -> Non
     clock.now += 100
     assert store.workers() == []
     store.worker_left("w")
+
+
+def test_the_library_of_pictures(store: JobStore, clock: Clock) -> None:
+    """What `Gallery` asks is answered by both databases alike."""
+    gallery = Gallery(store.database, clock)
+    ids = []
+    for prompt in ("a red car", "100% cat", "a dog"):
+        store.submit(new(prompt))
+        lease = store.claim("w", lease_seconds=30)
+        assert lease is not None
+        store.add_output(lease, replace(output(lease.job.id), recipe={"request": {"prompt": prompt, "num_steps": 8}}))
+        store.finish(lease)
+        ids.append(f"{lease.job.id}-0")
+    before = store.gallery_changes("ann")
+
+    def shown(**wanted: Any) -> list[str]:
+        page = gallery.list(Filter(**wanted), limit=2)
+        assert page.total == len(page.pictures) + (page.cursor is not None)
+        return [picture.id for picture in page.pictures]
+
+    assert shown(owner="ann") == shown() == ids[:0:-1] and shown(owner="bob") == []
+    assert shown(query="CAR steps:8") == [ids[0]] and shown(query="0%") == [ids[1]] and shown(query="_") == []
+    gallery.edit(ids[:2], "ann", starred=True)
+    board = gallery.add_board("ann", "pets")
+    gallery.edit([ids[1], ids[2]], "ann", add_to=board.id)
+    assert shown(starred=True) == ids[1::-1] and shown(owner="ann", board=board.id) == ids[:0:-1]
+    assert [(one.count, one.cover) for one in gallery.boards("ann")] == [(2, ids[2])]
+    gallery.edit([ids[2]], "ann", deleted=True)
+    assert shown(board=board.id) == [ids[1]] and shown(deleted=True) == [ids[2]]
+    assert store.gallery_changes("ann") > before and store.gallery_changes("bob") == 0
+    clock.now += TRASH_SECONDS + 1
+    assert store.sweep() == 1 and shown(deleted=True) == []
+    store.set_paused("ann", True)
+    job, _ = store.submit(new())
+    assert store.is_paused("ann") and store.claim("w", lease_seconds=30) is None
+    store.set_paused("ann", False)
+    assert store.set_priority(job.id, 4, "ann").priority == 4 and store.claim("w", lease_seconds=30) is not None
+    gallery.delete_board(board.id, "ann")
+    assert refused(gallery.board, board.id).code == refused(gallery.edit, ids, add_to=board.id).code == "board_missing"
 
 
 # ---- many at once ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, insert, literal_column, select, update
 
 from gesso.errors import GessoError, short
 from gesso.serving.database import Database
@@ -113,7 +113,7 @@ class Filter:
         if self.owner is not None:
             held.append(pictures.c.owner == self.owner)
         if self.starred:
-            held.append(pictures.c.starred)
+            held.append(literal_column("pictures.starred"))  # as the index with this condition has it
         if self.board is not None:
             on_it = exists().where(board_pictures.c.board == self.board, board_pictures.c.picture == pictures.c.number)
             held.append(on_it)

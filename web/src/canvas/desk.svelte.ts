@@ -11,7 +11,7 @@ import { frameOf, isCrop, mapFrame, type FrameProblem, type Mapped } from "./fra
 import { whole, type Rect, type Size } from "./geometry";
 import { hints } from "./hints";
 import { keptLayer, layerOf, pngOf, read, VERSION, write, type KeptDocument } from "./keep";
-import { NO_CONTROL, Pixels, type HintLayer } from "./layers";
+import { NO_CONTROL, Pixels, type HintLayer, type Layer } from "./layers";
 import { bounds, invert, share, type Brush, type Mask, type Mode as PaintMode } from "./mask";
 import { encodePng, withoutAlpha } from "./png";
 import { bodyOf, settingsOf, startSettings, usualStrength, type Mode, type Settings } from "./request";
@@ -32,6 +32,11 @@ export interface Turn {
 
 const MAX_SIDE = 4096;
 
+interface Covered {
+  share: number;
+  bounds: Rect;
+}
+
 export class Desk {
   readonly easel = new Easel();
   readonly staging = new Staging();
@@ -47,6 +52,7 @@ export class Desk {
   turns = $state.raw<Turn[]>([]);
   /** What is on its way to the server. */
   sending = $state(false);
+  private lastCovered: (Covered & { stamp: number; layers: readonly Layer[] }) | null = null;
   private cache = new WeakMap<Pixels, Blob>();
   private saving: ReturnType<typeof setTimeout> | undefined;
 
@@ -54,10 +60,14 @@ export class Desk {
     return server.model(this.settings.model) ?? server.models[0];
   }
 
-  /** How much the masks cover, and where. Read after `easel.stamp` has changed. */
-  covered(): { share: number; bounds: Rect } {
-    const mask = this.easel.mask();
-    return { share: share(mask), bounds: bounds(mask) };
+  /** How much the visible masks cover, and where. */
+  covered(): Covered {
+    const { stamp, layers } = this.easel;
+    if (this.lastCovered?.stamp !== stamp || this.lastCovered.layers !== layers) {
+      const mask = this.easel.mask();
+      this.lastCovered = { stamp, layers, share: share(mask), bounds: bounds(mask) };
+    }
+    return this.lastCovered;
   }
 
   invert(): void {
@@ -106,6 +116,7 @@ export class Desk {
     this.frame = null;
     this.brush.size = Math.min(Math.max(Math.round(Math.min(size.width, size.height) / 7), 4), 200);
     this.easel.open(Pixels.of(picture, size), { picture: text.thePicture, mask: text.theMask });
+    if (shrink < 1) tell(text.shrunk(sizeText(size)));
     picture.close();
     this.id = id;
   }

@@ -89,7 +89,7 @@ describe("what it does to the pixels", () => {
 describe("several wishes", () => {
   test("joined by and", () => {
     const said = of("make it night and more to the left");
-    expect(said.parts.map((part) => part.kind)).toEqual(["time", "shift"]);
+    expect(said.parts.map((part) => part.kind)).toEqual(["background", "time", "shift"]);
     expect(said.strength).toBe(0.5);
   });
 

@@ -490,6 +490,7 @@ const RULES: Rule[] = [
       const pieces = piecesOf(reading.prompt);
       if (new RegExp(`\\b(${COLOUR})\\b`, "i").test(pieces.background)) {
         reading.prompt = joined({ ...pieces, background: " on a black background" });
+        reading.parts.push({ kind: "background", to: "black", words });
       }
     }
     reading.append(time.phrase);

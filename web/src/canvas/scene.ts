@@ -153,7 +153,7 @@ export class Scene {
     }
     if (shown.masks && shown.candidate === null) {
       for (const layer of layersOf("mask")) {
-        if (part === null) layer.pixels.fit(view.scale);
+        if (part === null && layer.kind === "mask") layer.pixels.fit(view.scale);
         context.globalAlpha = layer.opacity;
         place(layer.pixels.canvas, whole, size);
       }

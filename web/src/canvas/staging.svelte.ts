@@ -2,6 +2,8 @@
 
 import { bytes, type Job } from "../api";
 import { isFinal, jobs } from "../state/jobs.svelte";
+import { tellError } from "../state/notices.svelte";
+import { change as text } from "../text/change";
 import type { Easel } from "./easel.svelte";
 import type { Rect } from "./geometry";
 import { Pixels } from "./layers";
@@ -77,7 +79,9 @@ export class Staging {
   choose(key: string | null): void {
     this.chosen = key;
     const candidate = this.current;
-    if (candidate?.path && !this.loaded.has(candidate.key)) void this.load(candidate).catch(() => undefined);
+    if (candidate?.path && !this.loaded.has(candidate.key)) {
+      void this.load(candidate).catch((error: unknown) => tellError(text.notLoaded, error));
+    }
   }
 
   step(by: 1 | -1): void {

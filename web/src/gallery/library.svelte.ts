@@ -11,6 +11,7 @@ export const MOST_ZIPPED = 2000;
 export const MOST_SELECTED = 5000;
 
 let boards = $state.raw<Board[]>([]);
+let inView = $state(0);
 let selected = $state.raw<ReadonlySet<string>>(new Set());
 
 export const library = {
@@ -20,6 +21,14 @@ export const library = {
   scroll: 0,
   /** The picture that had the focus, which has it again on the way back. */
   focused: 0,
+
+  /** Place of the first picture in view. */
+  get inView(): number {
+    return inView;
+  },
+  set inView(place: number) {
+    inView = place;
+  },
 
   get boards(): Board[] {
     return boards;

@@ -39,6 +39,7 @@ interface Clock {
 }
 
 const POLL = 2000; // milliseconds between two looks of a hidden tab, or while there is no stream
+const REST = 20_000; // while nothing is unfinished
 const KEPT = 60; // jobs that are held, besides unfinished ones
 
 let byId = $state<Record<string, SeenJob>>({});
@@ -298,7 +299,8 @@ async function lookNow(): Promise<void> {
     isOnline = !(problem.isOffline || problem.status === 503 || problem.status === 502);
   } finally {
     looking = false;
-    if (again || stop === null || !isOnline || !isRead) look(again ? 0 : POLL);
+    if (again || stop === null || !isOnline || !isRead)
+      look(again ? 0 : unfinished.length > 0 || !isOnline ? POLL : REST);
     again = false;
   }
 }

@@ -105,6 +105,9 @@ export const draw = catalogue(
     tiles: "Tiles",
     noise: "Noise",
     noiseHelp: "Who makes the random numbers. Others match the pictures of other tools.",
+    others: "Also set",
+    othersHelp:
+      "Settings of a restored picture that have no field here. They are drawn with until you remove them.",
     file: "File",
     format: "Format",
     formatHelp: "PNG keeps every pixel. JPEG and WebP are smaller; all carry their settings.",
@@ -276,6 +279,9 @@ export const draw = catalogue(
     tiles: "Kacheln",
     noise: "Rauschen",
     noiseHelp: "Wer die Zufallszahlen macht. Andere passen zu den Bildern anderer Werkzeuge.",
+    others: "Außerdem gesetzt",
+    othersHelp:
+      "Einstellungen eines wiederhergestellten Bildes ohne eigenes Feld. Sie gelten, bis Sie sie entfernen.",
     file: "Datei",
     format: "Format",
     formatHelp: "PNG bewahrt jeden Pixel. JPEG und WebP sind kleiner; alle tragen ihre Einstellungen.",

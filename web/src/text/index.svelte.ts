@@ -59,3 +59,7 @@ export function size(bytes: number): string {
 /** A time of the API as day and hour. */
 export const moment = (text: string): string =>
   new Date(text).toLocaleString(current, { dateStyle: "medium", timeStyle: "short" });
+
+/** A time of the API as a day. */
+export const day = (text: string): string =>
+  new Date(text).toLocaleDateString(current, { dateStyle: "medium" });

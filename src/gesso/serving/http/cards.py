@@ -22,6 +22,7 @@ MAX_THUMBNAIL = 2**24  # bytes of a picture beside a model
 SIDE = 384
 ENDINGS = (".preview.png", ".preview.jpg", ".preview.webp", ".png", ".jpg", ".jpeg", ".webp")
 EMBEDDED = "modelspec.thumbnail"
+PICTURES = tuple(f"data:image/{kind};base64," for kind in ("png", "jpeg", "jpg", "webp"))
 
 
 def text_of(entry: LibraryEntry, *names: str) -> str | None:
@@ -64,7 +65,7 @@ def _most_frequent(text: str) -> list[str]:
 
 def thumbnail_url(kind: str, entry: LibraryEntry) -> str | None:
     """Where the picture of a card is; None where there is none.  kind: "model", or that of an adapter"""
-    if EMBEDDED not in entry.metadata and _beside(entry) is None:
+    if not entry.metadata.get(EMBEDDED, "").startswith(PICTURES) and _beside(entry) is None:
         return None
     name = quote(entry.name, safe="")
     return f"/v1/models/{name}/thumbnail" if kind == "model" else f"/v1/adapters/{kind}/{name}/thumbnail"
@@ -83,7 +84,7 @@ def thumbnail(entry: LibraryEntry) -> bytes | None:
     """The picture of a card, decoded within bounds and encoded anew: WebP; None where there is none."""
     data = b""
     embedded = entry.metadata.get(EMBEDDED, "")
-    if embedded.startswith("data:image/"):
+    if embedded.startswith(PICTURES):
         with suppress(binascii.Error, ValueError):
             data = base64.b64decode(embedded.partition(",")[2], validate=True)
     elif (path := _beside(entry)) is not None:

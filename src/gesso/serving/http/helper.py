@@ -30,7 +30,7 @@ class Helper:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    def ask(self, task: str, *, seconds: float = 60.0, **values: Any) -> Any:
+    def ask(self, task: str, *, seconds: float = 120.0, **values: Any) -> Any:
         """What the task returns. Blocks.  seconds: it may take
 
         Raises HttpError: what the task raised; 503 overloaded where it takes too long, or too many wait.
