@@ -274,11 +274,11 @@ def test_wrong_vocabularies_from_code_are_wrong_arguments():
 
 def test_pieces_that_give_wrong_ids_are_refused():
     roles = {"bos": "<a>", "eos": "<b>", "pad": "<b>", "unknown": "<b>"}
-    BytePairs(pieces=("x", "<a>", "<b>"), merges=(), **roles)
+    byte_pairs.BytePairs(pieces=("x", "<a>", "<b>"), merges=(), **roles)
     with pytest.raises(ValueError, match="a piece of the vocabulary comes twice"):
-        BytePairs(pieces=("x", "x", "<a>", "<b>"), merges=(), **roles)
+        byte_pairs.BytePairs(pieces=("x", "x", "<a>", "<b>"), merges=(), **roles)
     with pytest.raises(ValueError, match="a piece of the vocabulary is not a text of whole Unicode characters"):
-        BytePairs(pieces=("\ud800", "<a>", "<b>"), merges=(), **roles)
+        byte_pairs.BytePairs(pieces=("\ud800", "<a>", "<b>"), merges=(), **roles)
 
 
 @pytest.mark.parametrize(
