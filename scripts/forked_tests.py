@@ -172,11 +172,12 @@ class _Child:
             arguments += [f"--basetemp={self.folder / 'pytest'}", f"--rootdir={self.tree}"]
             if self.coverage is not None:
                 self.coverage.start()
-            pytest.main([*arguments, *(["-x"] if self.wanted is not None else []), *files], plugins=[self])
+            code = pytest.main([*arguments, *(["-x"] if self.wanted is not None else []), *files], plugins=[self])
             if self.coverage is not None:
                 self.coverage.stop()
                 self._say({"touched": self._touched()})
-            self._say({"over": True})
+            if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+                self._say({"over": True})  # not where a KeyboardInterrupt ended it
         except BaseException:
             import traceback
 

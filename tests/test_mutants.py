@@ -204,6 +204,7 @@ def test_a_small_package_is_asked(toy: Path):
         ("import time; time.sleep(60)", "the time limit of tests/test_x.py::test_x"),
         ("import os; os.abort()", "the end of the process (status 6) in tests/test_x.py::test_x"),
         ("bytearray(2**45)", "tests/test_x.py::test_x"),
+        ("raise KeyboardInterrupt", "the end of the process (status 0) in tests/test_x.py::test_x"),
         ("pass", "None"),
     ],
 )

@@ -208,6 +208,13 @@ def test_rank_stabilised_adapters_of_lycoris(
         (CONV, LORA | {"lora_down.weight": (2, 4, 1, 1), "dora_scale": (6, 1, 1, 1)}, "make"),
         (LINEAR, LORA | {"lora_up.weight": (5, 2), "dora_scale": (6, 1)}, "make"),
         (LINEAR, LORA | {"lora_down.weight": (2, 5), "dora_scale": (6, 1)}, "make"),
+        (CONV, {"lora_up.weight": (6, 2, 3, 3), "lora_down.weight": (2, 4, 3, 3)}, r"is \[6, 4, 3, 3\] in the file"),
+        (CONV, {"lora_up.weight": (6, 3), "lora_down.weight": (2, 4, 3, 3)}, "in the file"),
+        (CONV, {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4, 9)}, "in the file"),
+        (CONV, {"lora_up.weight": (7, 2), "lora_down.weight": (2, 4, 3, 3)}, r"is \[7, 4, 3, 3\] in the file"),
+        (CONV, {"lora_up.weight": (6, 2), "lora_down.weight": (2, 5, 3, 3)}, "in the file"),
+        (CONV, {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4, 1, 1)}, "in the file"),
+        (LINEAR, {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4, 3, 3)}, "in the file"),
         (CONV, {"diff": (6, 9, 2, 2)}, "make"),  # as many numbers
         (CONV, {"diff": (4, 6, 3, 3)}, "make"),
         (LINEAR, LOHA | {"hada_w1_b": ()}, "LoHa with shapes that do not fit together"),

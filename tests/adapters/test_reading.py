@@ -15,6 +15,7 @@ from gesso.adapters.architecture import architecture_of, is_made_for
 from gesso.adapters.attaching import attach, attachment_of
 from gesso.adapters.lora import Lora, read_lora
 from gesso.checkpoints.errors import ModelFileError
+from gesso.checkpoints.safetensors_file import TensorInfo
 from gesso.checkpoints.weight_file import open_weights
 from gesso.families.loading import load_parts
 from gesso.families.parts import empty_networks
@@ -511,3 +512,27 @@ def test_the_refiner_is_told_from_sdxl_without_its_text_embeddings(tmp_path: Pat
             stem = f"lora_unet_input_blocks_4_1_transformer_blocks_2_{module}"
             tensors = {f"{stem}.lora_down.weight": randn(2, width), f"{stem}.lora_up.weight": randn(out, 2)}
             assert architecture_of(open_weights(saved(tmp_path / "x.safetensors", tensors)).tensors) == looks
+
+
+KEYS = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "looks"),
+    [
+        ({KEYS: (4, 768)}, "Stable Diffusion 1"),
+        ({KEYS: (4, 1024)}, "Stable Diffusion 2"),
+        ({KEYS: (4, 2048, 1, 1)}, "Stable Diffusion XL"),
+        ({KEYS: (4, 64)}, "a model with text embeddings 64 wide"),
+        ({KEYS: (4, 768, 3), "x": (1,)}, "a UNet like Stable Diffusion's"),  # shows no width
+        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": ()}, "Stable Diffusion XL"),
+        ({"lora_te_encoder_layers_0_self_attn_q_proj.lora_down.weight": (4, 1024)}, "Stable Diffusion 2"),
+        ({"lora_te_encoder_layers_0_self_attn_q_proj.lora_down.weight": (4, 99)}, "a text encoder of width 99"),
+        ({"lora_unet_down_blocks_0_resnets_0_conv1.alpha": (), "bias": (3,)}, "a UNet like Stable Diffusion's"),
+        ({"lora_unet_input_blocks_1_0_emb_layers_1.alpha": (), "bias": (3,)}, "a UNet like Stable Diffusion's"),
+        ({"bias": (3,)}, "an unknown model"),
+        ({"x.double_blocks.0.w": (3,), KEYS: (4, 768)}, "FLUX"),
+    ],
+)
+def test_what_the_names_and_widths_of_an_adapter_show(shapes: dict[str, tuple[int, ...]], looks: str):
+    assert architecture_of({name: TensorInfo(torch.float16, shape, 0) for name, shape in shapes.items()}) == looks

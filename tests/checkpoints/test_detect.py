@@ -5,9 +5,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gesso.checkpoints.clip_vision import clip_vision_config
 from gesso.checkpoints.detect import describe, detect, named_family, require_model
 from gesso.checkpoints.errors import ModelFileError
-from gesso.checkpoints.hashing import sha256_of
+from gesso.checkpoints.foreign import looks_like
+from gesso.checkpoints.hashing import hash_file, sha256_of
 from gesso.checkpoints.safetensors_file import open_safetensors, write_safetensors
 from gesso.families.loading import load_parts
 from tiny_models import save_tiny_mini
@@ -173,3 +175,70 @@ def test_a_folder_with_pytorch_files(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"has no diffusion_pytorch_model\.safetensors; download it") as caught:
         describe(folder)
     assert caught.value.reason == "missing"
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b' \n{"error": 3}', "JSON text, perhaps a server's error"),
+        (b"\xef\xbb\xbf <!DOCTYPE html><p>", "a web page"),
+        (b"\0" * 64, "a file of zeros"),
+        (b"\0" * 63, None),
+        (b"some text that is plain", "plain text"),
+        (b"short", None),
+        ("äöü äöü".encode()[:-1], "plain text"),  # cut inside its last character
+        (b"text with \x07 a bell", None),
+        (b"\0" * 257 + b"ustar", "a tar archive"),
+        (b"%PDF-1.4", "a PDF document"),
+        (b"\x80\x02\0\0\0\0\0\0{", None),  # safetensors, whatever the length spells
+    ],
+)
+def test_what_is_no_file_of_weights_by_its_first_bytes(start: bytes, words: str | None):
+    found = looks_like(start)
+    assert found is None if words is None else found is not None and found.startswith(words)
+
+
+VISION = {
+    "vision_model.embeddings.patch_embedding.weight": (768, 3, 16, 16),
+    "vision_model.embeddings.position_embedding.weight": (197, 768),
+    "visual_projection.weight": (512, 768),
+    "vision_model.encoder.layers.0.mlp.fc1.weight": (3072, 768),
+}
+
+
+def test_sizes_of_an_image_encoder():
+    found = clip_vision_config(VISION, "x")
+    assert (found.image_size, found.patch_size, found.dim, found.num_layers) == (224, 16, 768, 1)
+    assert (found.num_heads, found.mlp_dim, found.activation, found.projection_dim) == (12, 3072, "quick_gelu", 512)
+    other = {name: tuple(1280 if side == 768 else side for side in shape) for name, shape in VISION.items()}
+    assert (clip_vision_config(other, "x").num_heads, clip_vision_config(other, "x").activation) == (16, "gelu")
+    small = {name: tuple(128 if side == 768 else side for side in shape) for name, shape in VISION.items()}
+    assert clip_vision_config(small, "x").num_heads == 2  # a head takes 64
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("embeddings.position_embedding.weight", (198, 768), "198 places"),
+        ("embeddings.patch_embedding.weight", (8193, 3, 16, 16), "layers of 8193"),
+        ("encoder.layers.0.mlp.fc1.weight", (8193, 768), "not the sizes of an image encoder"),
+        ("embeddings.patch_embedding.weight", (130, 3, 16, 16), None),
+        ("embeddings.patch_embedding.weight", (193, 3, 16, 16), "a width of 193 does not divide into 3 heads"),
+    ],
+)
+def test_sizes_of_no_image_encoder(name: str, shape: tuple[int, ...], words: str | None):
+    shapes = VISION | {f"vision_model.{name}": shape}
+    if words is None:
+        assert clip_vision_config(shapes, "x").num_heads == 2
+        return
+    with pytest.raises(ModelFileError, match=words):
+        clip_vision_config(shapes, "x")
+
+
+def test_a_file_that_changes_while_it_is_hashed(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(bytes(100))
+    with pytest.raises(ModelFileError, match="the file changed while it was read; try again"):
+        hash_file(path, lambda count: path.write_bytes(bytes(count + 1)))
+    with pytest.raises(ModelFileError, match="no such file"):
+        hash_file(tmp_path / "none")

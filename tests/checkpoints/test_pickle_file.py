@@ -501,3 +501,11 @@ def test_a_hundred_files_of_noise(tmp_path: Path) -> None:
         data = MAGIC + noise.randbytes(200)
         with pytest.raises(ModelFileError):
             pickle_file_in_process(write(tmp_path, data))
+
+
+def test_a_machine_or_a_system_that_cannot_confine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_CALLS", {})
+    monkeypatch.setattr(sandbox, "resource", None)
+    assert sandbox._filter_calls() is False
+    assert sandbox._limit(memory=1, cpu_seconds=1, file_nbytes=1) is False
+    assert sandbox.confine(memory=1, cpu_seconds=1, file_nbytes=1) == ()

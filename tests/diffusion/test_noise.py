@@ -186,3 +186,8 @@ def test_wrong_numbers_are_refused():
         philox_normal((4,), seed=1, draw=-1)
     with pytest.raises(ValueError, match="one of each per row"):
         PhiloxNoise([1, 2], [0])
+
+
+def test_a_run_without_rows_draws_nothing():
+    for name, kind in NOISE_SOURCES.items():
+        assert kind([]).draw((4, 2, 2)).shape == (0, 4, 2, 2), name

@@ -4,14 +4,16 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gesso.errors import GessoError
-from gesso.pictures import picture_file
+from gesso.pictures import picture_file, png_chunks, reading
 from gesso.pictures.picture_file import encode_picture, pixels_sha256, read_picture, write_new
+from gesso.pictures.reading import read_image
 from made_recipes import make_recipe
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -168,3 +170,55 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(picture_file, "MAX_FILE_BYTES", 100)
     with pytest.raises(GessoError, match="at most 100"):
         read(tmp_path, png())
+
+
+@pytest.mark.parametrize("reader", [read_picture, read_image])
+def test_a_file_that_the_system_does_not_give(reader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_new(tmp_path / "new" / "folder" / "x.png", png())  # makes both
+    write_new(tmp_path / "new" / "folder" / "y.png", png())
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(GessoError, match=r"x\.png: cannot be read \(.*Permission denied") as error:
+        reader(tmp_path / "new" / "folder" / "x.png")
+    assert error.value.code == "unreadable"
+
+
+@pytest.mark.parametrize("nbytes", [0, 1])
+def test_a_file_of_just_the_largest_size_is_read(nbytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for room in (picture_file, reading):
+        monkeypatch.setattr(room, "MAX_FILE_BYTES", len(png()) - nbytes)
+    write_new(tmp_path / "x.png", png())
+    for reader in (read_picture, read_image):
+        if nbytes:
+            with pytest.raises(GessoError, match=f"{len(png())} bytes, expected at most {len(png()) - 1}"):
+                reader(tmp_path / "x.png")
+        else:
+            reader(tmp_path / "x.png")
+
+
+def test_chunks_without_end(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(GessoError, match=r"a\.png: not a PNG file"):
+        list(png_chunks.png_chunks(Path("a.png"), b"GIF89a"))
+    data = SIGNATURE + chunk(b"IHDR", b"") * 3 + chunk(b"IEND", b"")
+    assert [kind for kind, _ in png_chunks.png_chunks(Path("a.png"), data)] == [b"IHDR"] * 3 + [b"IEND"]
+    monkeypatch.setattr(png_chunks, "MAX_CHUNKS", 4)
+    assert len(list(png_chunks.png_chunks(Path("a.png"), data))) == 4
+    monkeypatch.setattr(png_chunks, "MAX_CHUNKS", 3)
+    with pytest.raises(GessoError, match="more than 3 chunks in one PNG"):
+        list(png_chunks.png_chunks(Path("a.png"), data))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UnidentifiedImageError("cannot identify <_io.BytesIO object at 0x1>"), "damaged, or of an unknown format"),
+        (OSError("  first line\nsecond  "), "first line"),
+        (OSError("x" * 200), "x" * 120),
+        (OSError(), "OSError"),
+    ],
+)
+def test_why_a_decoder_gave_up(error: Exception, words: str):
+    assert picture_file.reason_of(error) == words

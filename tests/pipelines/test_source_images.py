@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gesso.errors import GessoError
-from gesso.pictures.reading import mask_digest, picture_digest, read_image, read_mask
+from gesso.pictures.reading import hint_picture_digest, mask_digest, picture_digest, read_image, read_mask
 from gesso.pipelines.source_images import drawable_size, fit, latent_mask, mask_pixels, paste_back, soften, to_pixels
 
 
@@ -137,3 +137,46 @@ def test_between_black_and_white_the_two_are_mixed_to_the_nearest_level():
     pasted = np.asarray(paste_back(*pictures, Image.fromarray(weight.astype(np.uint8))))
     exact = (drawn * weight + original * (255.0 - weight)) / 255
     assert (pasted == np.rint(exact)[..., None]).all()
+
+
+def blurred(levels: np.ndarray, radius: float) -> np.ndarray:
+    """A Gaussian by its definition, the picture mirrored beyond its edges."""
+    reach = int(2.5 * radius + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
+    weights /= weights.sum()
+    found = levels.astype(float)
+    for axis in (0, 1):
+        padded = np.pad(found, [(reach, reach) if axis == a else (0, 0) for a in (0, 1)], mode="symmetric")
+        found = sum(
+            weight * np.take(padded, np.arange(start, start + levels.shape[axis]), axis)
+            for start, weight in enumerate(weights)
+        )
+    return found
+
+
+@pytest.mark.parametrize("radius", [0.6, 4.0, 12.5, 30.0])  # of 5, 21, 63 and 151 weights: the last by FFT
+def test_a_mask_of_any_shape_is_softened_as_by_definition(radius: float):
+    levels = np.zeros((300, 70), dtype=np.uint8)  # more lines than are convolved at a time
+    levels[3:20, 5:60] = np.random.default_rng(0).integers(0, 256, (17, 55))
+    levels[280:299, 60:70] = 255
+    found = np.asarray(soften(Image.fromarray(levels), radius)).astype(float)
+    assert np.abs(found - blurred(levels, radius)).max() <= 0.5 + 1e-6  # rounded once
+    assert found.shape == levels.shape
+
+
+def test_a_black_mask_stays_black():
+    assert not np.asarray(soften(Image.new("L", (9, 7)), 3.0)).any()
+
+
+def test_names_of_control_images_are_frozen():
+    """As those of pictures, but 16 bits and transparency count."""
+    deep = Image.fromarray(np.array([[1, 256, 65535]], dtype=np.uint16))
+    content = bytes([0, 0, 0, 1, 0, 0, 0, 3]) + b"uint16" + bytes([1, 0, 0, 1, 255, 255])
+    assert hint_picture_digest(deep) == hashlib.sha256(content).hexdigest()
+    clear = Image.new("RGBA", (2, 1), (1, 2, 3, 4))
+    content = bytes([0, 0, 0, 1, 0, 0, 0, 2, 1, 2, 3, 4, 1, 2, 3, 4])
+    assert hint_picture_digest(clear) == hashlib.sha256(content).hexdigest()
+    assert hint_picture_digest(noise(8, 4)) == picture_digest(noise(8, 4))
+    grey = Image.new("LA", (1, 1), (7, 9))
+    content = bytes([0, 0, 0, 1, 0, 0, 0, 1, 7, 7, 7, 9])
+    assert hint_picture_digest(grey) == hashlib.sha256(content).hexdigest()

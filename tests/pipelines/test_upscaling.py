@@ -152,6 +152,8 @@ def test_a_scale_that_no_picture_has(scale: float):
 def test_what_upscaling_cannot_be_asked_for():
     with pytest.raises(ValueError, match="one or the other"):
         upscale(noise(4, 4), (8, 8), scale=2)
+    with pytest.raises(GessoError, match="`tiles` is 3, expected UpscalerTiles"):
+        upscale(noise(4, 4), (8, 8), tiles=3)  # type: ignore[arg-type]
     with pytest.raises(
         GessoError, match=r"unknown upscaler 'esrgan'\. Known: nearest, box, bilinear, bicubic, lanczos"
     ):

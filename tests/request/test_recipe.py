@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gesso.errors import GessoError
 from gesso.pictures.infotext import infotext
 from gesso.request.checks import RequestError
-from gesso.request.recipe import ExtraFile, Recipe, WeightFile, changes
+from gesso.request.recipe import ExtraFile, Recipe, WeightFile, changes, check_plugins
 from gesso.request.request import ResolvedRequest, flat, nested
 from made_recipes import make_recipe
 
@@ -204,3 +205,40 @@ def test_what_an_earlier_version_had_no_field_for_is_no_change(stored: str):
         f"mask.blur: {before.request.mask.blur} -> 9.0",
         f"tiles.size: {before.request.tiles.size} -> 64",
     ]
+
+
+def test_changes_name_the_model_itself():
+    before = replace(make_recipe(), prediction="eps")
+    assert changes(before, replace(before, family="sd15")) == ["family: 'gesso-mini' -> sd15"]
+    assert changes(before, replace(before, prediction="v")) == ["prediction: 'eps' -> v"]
+    assert changes(replace(before, prediction=""), before) == []  # recipes of version 1 did not say
+    assert changes(before, before) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (("ink",), "drawn with plug-ins of 'ink', which is not installed"),
+        (("ink", "wash"), "drawn with plug-ins of 'ink', 'wash', which are not installed"),
+    ],
+)
+def test_plug_ins_that_are_not_here(missing: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch):
+    recipe = make_recipe()
+    recipe = replace(recipe, environment=replace(recipe.environment, plugins=("ink", "wash")))
+    monkeypatch.setattr("gesso.request.recipe.missing_distributions", lambda plugins: missing)
+    with pytest.raises(GessoError, match=f"a.png: {words}") as error:
+        check_plugins(recipe, "a.png")
+    assert error.value.code == "plugin_missing"
+
+
+def test_plug_ins_that_are_switched_off(monkeypatch: pytest.MonkeyPatch):
+    recipe = make_recipe()
+    check_plugins(recipe)
+    monkeypatch.setattr("gesso.request.recipe.missing_distributions", lambda plugins: ())
+    monkeypatch.setattr("gesso.request.recipe.plugins_are_off", lambda: True)
+    check_plugins(recipe)  # it needs none
+    recipe = replace(recipe, environment=replace(recipe.environment, plugins=("ink",)))
+    with pytest.raises(GessoError, match=r"drawn with plug-ins of 'ink', and .* switches plug-ins off"):
+        check_plugins(recipe)
+    monkeypatch.setattr("gesso.request.recipe.plugins_are_off", lambda: False)
+    check_plugins(recipe)

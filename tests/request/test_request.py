@@ -24,6 +24,7 @@ from gesso.request.request import (
     flat,
 )
 from gesso.request.resolving import Defaults, resolve
+from gesso.request.typed import convert
 
 DEFAULTS = Defaults(
     width=64,
@@ -383,3 +384,50 @@ def test_names_that_are_nearly_those_of_a_sampler_or_schedule(values: dict[str, 
         with_canonical_names(ask(prompt="", **values))
     assert words in caught.value.message
     assert {"value", "known", "nearest"} <= caught.value.data.keys()
+
+
+def test_what_is_no_request_is_said():
+    with pytest.raises(RequestError, match="request: `values` is 3, expected a dict of fields"):
+        TextToImageRequest.from_dict(3)  # type: ignore[arg-type]
+    values = TextToImageRequest(prompt="").to_dict()
+    del values["prompt"]
+    with pytest.raises(RequestError, match="request: field 'prompt' is missing"):
+        TextToImageRequest.from_dict(values)
+    for text, words in (
+        (b"{}", "is not JSON, expected a text"),
+        ('"' + "x" * 1_000_000, "1000001 characters of JSON, expected at most 1000000"),
+        ("[1]", "a JSON list, expected an object"),
+        ("{", "not valid JSON"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            TextToImageRequest.from_json(text)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="it is 3, expected an object") as caught:
+        convert(HiresPass, 3, "it")
+    assert caught.value.data == {"value": 3}
+
+
+def test_own_sigmas_fall():
+    for sigmas in ((1.0, 1.0, 0.0), (1.0, 2.0, 0.0)):
+        with pytest.raises(RequestError, match="sigmas must decrease from the noisiest level to the last"):
+            TextToImageRequest(prompt="", sigmas=sigmas)
+    assert TextToImageRequest(prompt="", sigmas=(3.0, 1.0, 0.5)).sigmas == (3.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("cfg_scale", "guidance_scale"), ("denoising_strength", r"source=Source\(strength=...\)"), ("nonsense", None)],
+)
+def test_names_of_other_tools_are_told_as_they_are_here(name: str, meant: str | None):
+    with pytest.raises(RequestError) as caught:
+        TextToImageRequest(prompt="", **{name: 3})
+    assert name in str(caught.value)
+    assert meant is None or re.search(meant, str(caught.value))
+
+
+def test_a_picture_of_a_batch_is_its_own_request():
+    request = resolved(num_images=3, first_index=5)
+    assert [request.picture(offset).first_index for offset in range(3)] == [5, 6, 7]
+    assert request.picture(2).num_images == 1
+    for offset in (-1, 3):
+        with pytest.raises(ValueError, match=f"offset {offset}, the request has 3 pictures"):
+            request.picture(offset)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gesso.text.comfyui import parse_comfyui, write_comfyui
 from gesso.text.compel import MAX_PARTS, parse_compel
-from gesso.text.dialects import DIALECTS, find_dialect
+from gesso.text.dialects import DIALECTS, find_dialect, weighted_dialect
 from gesso.text.emphasis import RULES
 from gesso.text.prompt import MAX_CHARS, Piece, PromptError, WeightedText
 from linear_time import assert_quick
@@ -189,3 +189,25 @@ def test_the_table():
     assert find_dialect("plain").parse("(a:1.2) <lora:x>").subprompts[0].schedule.at(0, 1)[0].text == "(a:1.2) <lora:x>"
     with pytest.raises(PromptError, match="a1111, comfyui"):
         find_dialect("midjourney")
+
+
+def test_a_dialect_of_pieces_for_plug_ins():
+    """Pieces with their weights and places, or the empty prompt; what lies outside the text is refused."""
+    given: list[WeightedText] = []
+    dialect = weighted_dialect("mine", lambda text: given, whole_words=True)
+    assert (dialect.name, dialect.emphasis, dialect.whole_words) == ("mine", "no_norm", True)
+    assert weighted_dialect("mine", lambda text: given, emphasis="comfyui").emphasis == "comfyui"
+    assert not weighted_dialect("mine", lambda text: given).whole_words
+    (entry,) = dialect.parse("abcd").plan(5)
+    assert (entry.last_step, [piece.text for piece in entry.prompts[0].pieces]) == (5, [""])
+    given[:] = [WeightedText("ab", 1.5, start=0, end=2), WeightedText("cd", -1.0, start=2, end=4)]
+    for parse in (dialect.parse, dialect.parse_negative):
+        found = parse("abcd")
+        assert found.source == "abcd" and list(found.plan(5)[0].prompts[0].pieces) == given
+    for weight, start, end in ((float("inf"), 0, 1), (float("nan"), 0, 1), (1.0, -1, 1), (1.0, 3, 2), (1.0, 0, 5)):
+        given[:] = [WeightedText("x", weight, start=start, end=end)]
+        with pytest.raises(ValueError, match=f"a piece of the prompt has weight {weight} and lies at {start}:{end}"):
+            dialect.parse("abcd")
+    given[:] = []
+    with pytest.raises(PromptError):
+        dialect.parse("x" * (MAX_CHARS + 1))

@@ -245,3 +245,15 @@ def test_subprompts_that_are_written_are_read_again(parts):
     assert [parse_attention(escape_prompt(text).strip())[0].text for text, _ in parts] == [
         subprompt.schedule.plan(1)[0].pieces[0].text.strip() for subprompt in read
     ]
+
+
+def test_a_single_text_is_written_as_it_is():
+    assert write_subprompts([("a cat", 1)]) == "a cat"
+    with pytest.raises(ValueError, match=r"a single prompt of weight 0\.5; change the guidance scale instead"):
+        write_subprompts([("a cat", 0.5)])
+
+
+def test_a_tag_without_a_name_is_text():
+    found = parse_prompt("a <lora:> <lora:x:0.5> <lora:")
+    assert [tag.name for tag in found.networks] == ["x"]
+    assert texts("a <lora:> <lora:x:0.5> <lora:") == [("a <lora:>  <lora:", 1)]

@@ -270,3 +270,21 @@ def test_wrong_vocabularies_from_code_are_wrong_arguments():
         Tokenizer.from_vocabulary(vocab, merges, bos="<s>")
     with pytest.raises(ValueError, match="expected"):
         Tokenizer.from_vocabulary({"a": 3}, [])
+
+
+def test_pieces_that_give_wrong_ids_are_refused():
+    roles = {"bos": "<a>", "eos": "<b>", "pad": "<b>", "unknown": "<b>"}
+    byte_pairs.BytePairs(pieces=("x", "<a>", "<b>"), merges=(), **roles)
+    with pytest.raises(ValueError, match="a piece of the vocabulary comes twice"):
+        byte_pairs.BytePairs(pieces=("x", "x", "<a>", "<b>"), merges=(), **roles)
+    with pytest.raises(ValueError, match="a piece of the vocabulary is not a text of whole Unicode characters"):
+        byte_pairs.BytePairs(pieces=("\ud800", "<a>", "<b>"), merges=(), **roles)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [("a cat", "texts is one str; expected a sequence"), (["a", 3], "texts holds a int, expected str")],
+)
+def test_texts_that_are_no_list_of_texts(texts: Any, words: str):
+    with pytest.raises(ValueError, match=words):
+        Tokenizer.clip().encode(texts)

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gesso.errors import GessoError
 from gesso.training.group import Group, run_group
-from gesso.training.loop import MovingAverage, Plan, eager, fit, load_average, load_state
+from gesso.training.loop import MovingAverage, Plan, eager, fit, load_average, load_state, optimizer_for
 from gesso.training.task import generator_for
 
 
@@ -415,3 +415,14 @@ def test_a_full_disk_leaves_the_last_state(how, tmp_path, monkeypatch):
     ) as error:
         fit(Line(), plan(160), tmp_path)
     assert error.value.code == "disk_full" and (tmp_path / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("says", "kind"), [((None, None), "AdamW"), ((True, None), "MuonAndAdamW"), ((False, True), "MuonAndAdamW")]
+)
+def test_muon_where_a_group_asks_for_it(says, kind):
+    groups = [
+        {"params": [nn.Parameter(torch.ones(2, 3))], "lr": 0.1} | ({} if muon is None else {"muon": muon})
+        for muon in says
+    ]
+    assert type(optimizer_for(groups, plan(80))).__name__ == kind

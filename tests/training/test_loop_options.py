@@ -85,7 +85,7 @@ def test_what_rests_rests_after_a_roll_back_too(tmp_path):
     class Breaking(Resting):
         def loss(self, step, batch_size, seed):
             loss, figures = super().loss(step, batch_size, seed)
-            return (loss * float("nan") if len(self.offsets) == 6 else loss), figures
+            return (loss * float("nan") + self.offset if len(self.offsets) == 6 else loss), figures
 
     task = Breaking()
     fit(task, SHORT, tmp_path, keep_every=4, roll_backs=1)
@@ -197,6 +197,19 @@ def test_when_states_rows_and_reports_are_written(tmp_path, monkeypatch):
     assert (row["step"], row["samples"], row["seconds"]) == (50, 400, 500.0)
     assert row["samples_per_second"] == pytest.approx(19 * 8 / 190.0)  # since the report at the 31st step
     assert row["factor"] == pytest.approx(LONG.factor(400)) and "total_samples" not in row
+
+
+def test_the_speed_of_a_run_is_counted_anew_after_a_roll_back(tmp_path, monkeypatch):
+    class Breaking(Timed):
+        def loss(self, step, batch_size, seed):
+            loss, figures = super().loss(step, batch_size, seed)
+            return (loss * float("nan") if self.now == 80.0 else loss), figures
+
+    rows = []
+    options = {"keep_every": 4, "roll_backs": 1, "log_every": 3, "on_log": rows.append}
+    fit(Breaking(tmp_path, monkeypatch), replace(LONG, total_samples=72), tmp_path, **options)
+    speeds = [(row["step"], row["samples_per_second"]) for row in rows if "factor" in row]
+    assert speeds == [(3, 0.8), (6, 0.8), (6, 0.8), (9, 0.8)]  # the second time from the fifth step on
 
 
 def test_a_run_goes_on_with_its_seconds_and_stops_after_some(tmp_path, monkeypatch):
