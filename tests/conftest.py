@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Before any test imports the libraries: oracles are built from local files, and nothing is reported to anyone.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
@@ -19,6 +20,10 @@ os.environ.pop("GESSO_CONFIG", None)  # nor the user's defaults of options
 # The networks of the quick tests are tiny: a second thread costs more than it brings, and on a busy machine threads
 # that wait for each other slow a test down many times. scripts/check --slow gives the slow tests all cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# On a busy machine any example may take a second; tests of speed count what is done.
+settings.register_profile("gesso", deadline=None)
+settings.load_profile("gesso")
 
 
 def is_local(address: object) -> bool:

@@ -78,7 +78,7 @@ def unguarded(text: str) -> list[str]:
             found.extend(f"{node.lineno}: {node.module}.{name}" for name in names)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and not guarded:
             known = node.attr in NAMES.get(node.value.id, set())
-            found += [f"{node.lineno}: {node.value.id}.{node.attr}"] if known else []
+            found.extend([f"{node.lineno}: {node.value.id}.{node.attr}"] if known else [])
         for child in ast.iter_child_nodes(node):
             visit(child, guarded)
 

@@ -204,7 +204,42 @@ def test_invokeai_3():
     }
     found = from_invokeai(json.dumps(stored))
     assert (found.model, found.request.loras) == ("dreamshaper", (LoraUse(name="ink", weight=0.5),))
-    assert found.notices == ("not supported, ignored: refiner_model", "not supported, ignored: ref_images")
+    assert found.notices == (
+        "drawn with the refiner refiner, which gesso does not look for; give it with `refiner`",
+        "not supported, ignored: ref_images",
+    )
+
+
+def test_what_guided_a_picture_of_invokeai_is_named():
+    """As version 6 writes it; a list of guides of an unknown shape is named by its key and the names in it."""
+    stored = {
+        "app_version": "6.8.0",
+        "positive_prompt": "a fox",
+        "scheduler": "euler_k",
+        "model": {"key": "k", "hash": "blake3:x", "name": "juggernaut", "base": "sdxl", "type": "main"},
+        "vae": {"key": "v", "name": "fix", "base": "sdxl", "type": "vae"},
+        "refiner_model": {"name": "ref"},
+        "refiner_start": 0.8,
+        "controlnets": [
+            {"control_model": {"name": "canny-sdxl"}, "control_weight": 0.6, "image": {"image_name": "x.png"}},
+            {"control_model": {"name": "depth-sdxl"}, "control_weight": [0.1, 0.2]},
+        ],
+        "ipAdapters": [{"ip_adapter_model": {"name": "ipa"}, "weight": 0.5}],
+        "t2iAdapters": [{"t2i_adapter_model": {"name": "sketch"}, "weight": True}],
+        "control_layers": {"layers": [{"model": {"name": "deep"}}, {"model": {"name": "deep"}}]},
+    }
+    found = from_invokeai(json.dumps(stored))
+    absent = "is not taken over: its picture is not in the file. Give model and picture with --control"
+    assert found.request.refiner_switch_at == 0.8
+    assert found.notices == (
+        "drawn with the refiner ref, which gesso does not look for; give it with `refiner`",
+        f"ControlNet canny-sdxl (weight 0.6) {absent}",
+        f"ControlNet depth-sdxl {absent}",
+        f"T2I-Adapter sketch {absent}",
+        f"IP-Adapter ipa (weight 0.5) {absent}",
+        "not taken over: the VAE fix; give it with --vae",
+        "not supported, ignored: control_layers: deep",
+    )
 
 
 def test_invokeai_2():

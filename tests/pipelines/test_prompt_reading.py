@@ -104,5 +104,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert json.loads(lines[0])["fields"][1]["field"] == "negative_prompt"
+    assert run(["prompt", "two turtels", "-m", path]) == 0
+    assert "unknown words: 'turtels' (did you mean 'turtle'?)" in capsys.readouterr().out
     assert run(["prompt", "a <lora:nosuch:1>", "-m", path]) == 2
     assert "no LoRA named 'nosuch'" in capsys.readouterr().err

@@ -13,8 +13,14 @@ from gesso.request.request import called_by
 _SPECIAL = ("clip_skip",)  # one less than ours
 _READ = (
     *("positive_prompt", "negative_prompt", "rand_device", "scheduler", "seamless_x", "seamless_y", "clip_skip"),
-    *("loras", "model", "hrf_enabled", "hrf_strength", "hrf_method"),
+    *("loras", "model", "hrf_enabled", "hrf_strength", "hrf_method", "refiner_model", "refiner_start"),
 )
+# Lists of guides -> what they are called, and the key of the model.
+_GUIDES = {
+    "controlnets": ("ControlNet", "control_model"),
+    "t2iAdapters": ("T2I-Adapter", "t2i_adapter_model"),
+    "ipAdapters": ("IP-Adapter", "ip_adapter_model"),
+}
 # What tells where the picture comes from, and changes nothing in it.
 _PROVENANCE = ("app_version", "generation_mode", "created_by", "imported", "type", "workflow", "graph")
 _OLD_NUMBERS = {
@@ -73,10 +79,34 @@ def from_metadata(stored: Mapping[str, Any]) -> PictureMetadata:
         draft.values["hires"] = draft.part(
             HiresPass, "hrf", scale=2.0, strength=strength, upscaler=method if isinstance(method, str) else None
         )
+    if (refiner := _name(stored.get("refiner_model"))) and not says_nothing(refiner):
+        draft.number("refiner_switch_at", stored.get("refiner_start"), "refiner_start")
+        draft.note(f"drawn with the refiner {refiner[:80]}, which gesso does not look for; give it with `refiner`")
+    told = [key for key in _GUIDES if _guides(draft, key, stored.get(key))]
+    if vae := _name(stored.get("vae")):
+        draft.note(f"not taken over: the VAE {vae[:120]}; give it with --vae", code="vae_separate")
+        told.append("vae")
     signs = ("positive", "negative")
     style = [f"{s}_style_prompt" for s in signs if stored.get(f"{s}_style_prompt") == stored.get(f"{s}_prompt")]
-    draft.ignored(stored, (*_READ, *_PROVENANCE, *style, *(key for key, _ in numbers)))
+    draft.ignored(stored, (*_READ, *_PROVENANCE, *style, *told, *(key for key, _ in numbers)))
     return draft.build("InvokeAI", pairs=pairs_of(stored), model=_name(stored.get("model")))
+
+
+def _guides(draft: Draft, key: str, listed: Any) -> bool:
+    """A notice for each guide of a kind that has a model with a name; whether there are such."""
+    what, model_key = _GUIDES[key]
+    entries = [one for one in listed[:32] if isinstance(one, dict)] if isinstance(listed, list) else []
+    named = [(one, name) for one in entries if (name := _name(one.get(model_key)))]
+    for one, name in named:
+        weight = one.get("control_weight", one.get("weight"))
+        about = f" (weight {weight:g})" if isinstance(weight, int | float) and not isinstance(weight, bool) else ""
+        draft.note(
+            f"{what} {name[:100]}{about} is not taken over: its picture is not in the file. "
+            "Give model and picture with --control",
+            code="control_absent",
+            field="controls",
+        )
+    return bool(named)
 
 
 def from_invokeai_2(text: str) -> PictureMetadata:

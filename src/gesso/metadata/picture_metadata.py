@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from gesso.request.recipe import Recipe
 from gesso.request.request import NAMED, ROWS, TextToImageRequest, with_values
 
 MAX_NOTICES = 64
+MAX_NAMES = 4  # of what is nested in a setting that is not used
 MAX_DIGITS = 40  # characters of a number
 _WHOLE = re.compile(r"[-+]?[0-9]+")
 
@@ -162,13 +163,27 @@ def stem_of(name: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value behind its key; what is nested tells a person nothing and is left out."""
+    """A value behind its key; of what is nested, the names in it."""
+    if names := list(dict.fromkeys(_names_in(value, 4))):
+        value = names[:MAX_NAMES]
     if isinstance(value, list) and value and all(isinstance(one, str | int | float) for one in value):
         value = ", ".join(map(str, value))
     if not isinstance(value, str | int | float):
         return ""
     text = str(value)
     return f": {text}" if len(text) <= 80 else f": {text[:77]}..."
+
+
+def _names_in(value: Any, depth: int) -> Iterator[str]:
+    """What an object, or a list of them, calls its models."""
+    if isinstance(value, list) and depth:
+        for one in value[:MAX_NAMES]:
+            yield from _names_in(one, depth - 1)
+    if isinstance(value, dict) and depth:
+        for key, one in list(value.items())[:64]:
+            if key in ("name", "model_name") and isinstance(one, str):
+                yield one[:64]
+            yield from _names_in(one, depth - 1)
 
 
 def _is_name(text: Any) -> bool:

@@ -2,14 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gesso.notices import Notice
 from gesso.pipelines.adapters import RequestedAdapters, find_adapters, read_adapters
 from gesso.pipelines.parsed import ParsedTexts
-from gesso.pipelines.vocabulary import emoji_notice, language_notice, read_emoji, read_language
+from gesso.pipelines.vocabulary import (
+    emoji_notice,
+    language_notice,
+    read_emoji,
+    read_language,
+    suggested,
+    with_suggestion,
+)
 from gesso.request.checks import parse_json_object
 from gesso.request.finder import Finder
 from gesso.request.request import ResolvedRequest
@@ -36,6 +43,7 @@ class ReadText:
     room     tokens that fit into a chunk
     cut      text that did not fit
     unknown  words that the model does not know
+    meant    of those what is likely meant, by word
     clamped  pieces whose weight was out of range: text, requested weight, used weight
     """
 
@@ -46,6 +54,7 @@ class ReadText:
     room: int
     cut: str = ""
     unknown: tuple[str, ...] = ()
+    meant: Mapping[str, str] = field(default_factory=dict)
     clamped: tuple[tuple[str, float, float], ...] = ()
 
     @property
@@ -57,7 +66,8 @@ class ReadText:
         if self.cut:
             yield f"    cut off: {self.cut[:200]!r}"
         if self.unknown:
-            yield f"    unknown words: {', '.join(map(repr, self.unknown[:20]))}"
+            named = ", ".join(with_suggestion(word, self.meant.get(word)) for word in self.unknown[:20])
+            yield f"    unknown words: {named}"
         for text, requested, used in self.clamped[:20]:
             yield f"    weight of {text[:60]!r} changed from {requested:g} to {used:g}"
 
@@ -104,8 +114,8 @@ class ReadRequest:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"syntax {self.syntax}, emphasis {self.emphasis}"
-        for field in self.fields:
-            yield from field.lines
+        for part in self.fields:
+            yield from part.lines
         for lora in self.loras:
             points = "".join(f", x{factor:g} at {share:g}" for share, factor in lora["points"])
             yield f"LoRA {lora['name']}: {lora['weight']:g}, text encoder {lora['text_weight']:g}{points}"
@@ -203,14 +213,21 @@ def _field(
             max_chunks=most,
             embeddings=embeddings,
         ).report
-        texts.append(_text(prompts[key], steps[key], report, _unknown(pieces, model, keep), model.tokenizer.length - 2))
+        unknown = _unknown(pieces, model, keep)
+        meant = suggested(unknown, model.tokenizer, model.family.objects) if unknown else {}
+        texts.append(_text(prompts[key], steps[key], report, unknown, meant, model.tokenizer.length - 2))
     return ReadField(
         field=name, joined=parsed.joined if len(parsed.subprompts) > 1 else "", texts=tuple(texts), notices=notices
     )
 
 
 def _text(
-    prompt: WeightedPrompt, steps: Sequence[int], report: ChunkReport, unknown: tuple[str, ...], room: int
+    prompt: WeightedPrompt,
+    steps: Sequence[int],
+    report: ChunkReport,
+    unknown: tuple[str, ...],
+    meant: Mapping[str, str],
+    room: int,
 ) -> ReadText:
     return ReadText(
         steps=_ranges(steps),
@@ -222,6 +239,7 @@ def _text(
         room=room,
         cut=report.cut,
         unknown=unknown,
+        meant=meant,
         clamped=report.clamped,
     )
 

@@ -4,7 +4,7 @@ Such a model was trained on a closed list of objects; its file holds that list a
 pairs (Stable Diffusion) can read any text and gets no such notices.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gesso.errors import GessoError
@@ -187,12 +187,19 @@ def _forms(word: str) -> set[str]:
     return forms
 
 
-def _with_suggestions(unknown: Sequence[str], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]) -> str:
+def suggested(unknown: Sequence[str], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Unknown words that are most likely misspelt -> the known words that are meant."""
     nouns = {noun for name, others in objects.items() for phrase in (name, *others) for noun in phrase.split()}
-    return ", ".join(_with_suggestion(word, tokenizer.words, nouns) for word in unknown[:MAX_NAMED])
+    found = ((word, meant_word(word, tokenizer.words, nouns)) for word in unknown[:MAX_NAMED])
+    return {word: meant for word, meant in found if meant}
 
 
-def _with_suggestion(word: str, known: Sequence[str], nouns: Set[str]) -> str:
+def _with_suggestions(unknown: Sequence[str], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]) -> str:
+    meant = suggested(unknown, tokenizer, objects)
+    return ", ".join(with_suggestion(word, meant.get(word)) for word in unknown[:MAX_NAMED])
+
+
+def with_suggestion(word: str, meant: str | None) -> str:
+    """A word in quotes, and what is meant by it, if that is known."""
     shown = word if len(word) <= MAX_NOTICE_WORD else f"{word[:MAX_NOTICE_WORD]}..."
-    meant = meant_word(word, known, nouns)
     return f"'{shown}' (did you mean '{meant}'?)" if meant else f"'{shown}'"
