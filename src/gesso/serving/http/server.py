@@ -105,7 +105,7 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
     with contextlib.closing(store):
         blobs = BlobStore(folder / "blobs")
         supervisor = Supervisor(store, worker_options(settings, blobs)) if settings.workers else None
-        yield Context(
+        context = Context(
             settings=settings,
             store=store,
             blobs=blobs,
@@ -114,6 +114,10 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
             metrics=Metrics(store, lambda: supervisor.restarts if supervisor is not None else 0),
             supervisor=supervisor,
         )
+        try:
+            yield context
+        finally:
+            context.writers.shutdown(wait=False, cancel_futures=True)
 
 
 def worker_options(settings: ServeSettings, blobs: BlobStore) -> list[WorkerOptions]:
