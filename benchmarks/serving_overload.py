@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from gesso.serving.jobs import JobStatus
 from gesso.serving.store import JobStore
@@ -81,7 +82,9 @@ def main() -> None:
     )
 
 
-async def submit(address: str, rate: float, seconds: float, pids: tuple[int, ...], store: JobStore | None) -> dict:
+async def submit(
+    address: str, rate: float, seconds: float, pids: tuple[int, ...], store: JobStore | None
+) -> dict[str, Any]:
     """Submit so many jobs a second, each at its time."""
     host, _, port = address.removeprefix("http://").partition(":")
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []

@@ -34,7 +34,7 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.request import TextToImageRequest
 from gesso.runtime.engine import Engine
 from gesso.serving.blobs import BlobStore
-from gesso.serving.jobs import JobStatus
+from gesso.serving.jobs import Job, JobStatus
 from gesso.serving.store import JobStore
 from serving.zygote import Forked, wait_for
 from tiny_models import save_tiny_mini
@@ -270,7 +270,7 @@ def run(
 
 def check(place: Place, keys: list[str]) -> None:
     """Nothing is lost, nothing is there twice, nothing is damaged."""
-    jobs, cursor = [], None
+    jobs, cursor = list[Job](), None
     while True:
         page = place.store.list_jobs(limit=1000, cursor=cursor)
         jobs += page.jobs

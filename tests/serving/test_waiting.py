@@ -15,7 +15,7 @@ from gesso.serving.jobs import JobStatus
 from gesso.serving.options import WorkerOptions
 from gesso.serving.supervisor import ChildProcess, Supervisor
 from gesso.serving.together import Together
-from serving.served import context, finish, lease, problem, server
+from serving.served import client, context, finish, lease, problem, server
 from serving.tiny_worker import tiny, tiny_worker
 
 
@@ -139,3 +139,22 @@ def test_what_is_asked_at_the_same_time_is_done_at_once() -> None:
         with pytest.raises(OSError, match="all of them"):
             last.result()
     assert [len(group) for group in groups] == [1, 4, 1]
+
+
+def test_a_queue_that_was_full_a_moment_ago_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gesso.serving.http.submitting.FULL_SECONDS", 1000.0)
+    with context(tmp_path, rate=10**6, max_queue=2) as made, client(made) as asking:
+        accepted = [asking.post("/v1/jobs", json=tiny(), headers={"Idempotency-Key": key}) for key in "ab"]
+        assert [answer.status_code for answer in accepted] == [202, 202]
+        problem(asking.post("/v1/jobs", json=tiny()), 429, "queue_full")
+        asked: list[object] = []
+        submit_all = made.store.submit_all
+        monkeypatch.setattr(made.store, "submit_all", lambda new: asked.append(new) or submit_all(new))
+        refused = asking.post("/v1/jobs", json=tiny())
+        problem(refused, 429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1 and asked == []
+        again = asking.post("/v1/jobs", json=tiny(), headers={"Idempotency-Key": "a"})
+        assert again.status_code == 200 and again.json()["id"] == accepted[0].json()["id"] and len(asked) == 1
+        made.store.cancel(accepted[0].json()["id"])
+        made.full.clear()  # the moment is over
+        assert asking.post("/v1/jobs", json=tiny()).status_code == 202

@@ -1,6 +1,7 @@
 """The worker: what it draws, how it stops, and that a failure of one job is no other's."""
 
 import io
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -270,6 +271,31 @@ def test_cancel_stops_within_a_step(place: Place, monkeypatch: pytest.MonkeyPatc
         job = place.wait(job)
         assert job.status == JobStatus.CANCELED and job.outputs == () and job.progress.get("step", 0) <= 2
         assert place.wait(place.submit()).status == JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_cancelling_at_any_moment_leaves_the_others_of_a_batch_alone(place: Place, rows: int) -> None:
+    """Four of twelve jobs are canceled while they are drawn side by side: each job ends once, and those that were let
+    alone with their pictures."""
+    alone = {seed: place.draw(place.submit(seed=seed, num_steps=4))[0].outputs[0].digest for seed in range(3)}
+    chance = random.Random(rows)
+    with place.working(jobs_at_once=4, rows_per_call=rows) as loop:
+        jobs = [place.submit(seed=number % 3, num_steps=4, num_images=1 + number % 2) for number in range(12)]
+        unwanted = chance.sample(jobs, 4)
+        for job in unwanted:
+            place.wait(job, JobStatus.RUNNING)
+            time.sleep(0.02 * chance.random())
+            place.store.cancel(job.id)
+        ended = [place.wait(job) for job in jobs]
+        for job in ended:
+            told = [event.data["status"] for event in place.store.events_after(job.id) if event.type == "status"]
+            assert told[-1] == job.status and sum(JobStatus(one).is_final for one in told) == 1, told
+            assert job.status == JobStatus.SUCCEEDED or job.id in {one.id for one in unwanted}
+            pictures = job.work.request["num_images"]
+            assert len(job.outputs) == pictures or (job.status == JobStatus.CANCELED and len(job.outputs) < pictures)
+            if rows == 1 and job.outputs and pictures == 1:
+                assert job.outputs[0].digest == alone[job.work.request["seed"]]
+        assert place.wait(place.submit()).status == JobStatus.SUCCEEDED and loop._drawings == []
 
 
 def test_a_deadline_passes_in_the_middle(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

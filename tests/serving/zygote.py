@@ -104,7 +104,7 @@ def main() -> None:
                 if asked["what"] == "worker":
                     work(asked["name"], WorkerOptions.from_json(asked["options"]), fds[0])
                 else:
-                    sys.stdin = TextIOWrapper(os.fdopen(fds[0], "rb", buffering=0))  # type: ignore[arg-type]
+                    sys.stdin = TextIOWrapper(os.fdopen(fds[0], "rb", buffering=0))
                     killed_server.main(sys.argv[1])
                 os._exit(0)
             os.close(fds[0])

@@ -3,12 +3,12 @@
 import asyncio
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import Annotated, Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -56,7 +56,7 @@ class Context:
     taking_in: asyncio.Lock = field(default_factory=asyncio.Lock)
     submitting: Lock = field(default_factory=Lock)
     full: dict[str | None, tuple[float, HttpError]] = field(default_factory=dict)
-    writers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_WRITERS))
+    writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_WRITERS, "writer"))
     supervisor: Supervisor | None = None
     tracing: Tracing = field(default_factory=Tracing)
     is_stopping: bool = False
@@ -101,7 +101,8 @@ class Call:
 
         Such work has threads of its own: while the database is locked, those who read do not wait behind it.
         """
-        return await to_thread.run_sync(partial(work, *words, **named), limiter=self.context.writers)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.context.writers, partial(work, *words, **named))
 
     @property
     def owner(self) -> str | None:

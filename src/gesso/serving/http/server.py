@@ -113,7 +113,7 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
         tracing = open_tracing(settings.traces, "server")
         stack.callback(tracing.close)
         helper = stack.enter_context(closing(Helper()))
-        yield Context(
+        context = Context(
             settings=settings,
             store=store,
             blobs=blobs,
@@ -130,6 +130,10 @@ def open_context(settings: ServeSettings) -> Iterator[Context]:
             supervisor=supervisor,
             tracing=tracing,
         )
+        try:
+            yield context
+        finally:
+            context.writers.shutdown(wait=False, cancel_futures=True)
 
 
 def worker_options(settings: ServeSettings, blobs: Blobs) -> list[WorkerOptions]:
