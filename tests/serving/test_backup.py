@@ -211,7 +211,8 @@ def test_postgresql_is_dumped_while_jobs_are_drawn(home: Path, tmp_path: Path) -
             with pytest.raises(GessoError) as error:
                 restore(tmp_path / "backup", made.settings)
             assert error.value.code == "name_taken" and "createdb" in error.value.message
-        assert found.pictures >= 2 and (tmp_path / "backup" / "queue.dump").stat().st_size > 1000
+        dump = (tmp_path / "backup" / "queue.dump").stat()
+        assert found.pictures >= 2 and dump.st_size > 1000 and dump.st_mode & 0o077 == 0
         other = tmp_path / "other"
         restore(tmp_path / "backup", replace(made.settings, database=empty, home=other))
         with context(other, database=empty) as restored:
@@ -227,7 +228,8 @@ def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert run(["backup", "make", folder, "--home", str(home), "--with-secret"]) == 0
         assert capsys.readouterr().out == f"{folder}: 3 jobs and 2 pictures backed up, 2 copied\n"
         assert (tmp_path / "backup" / "secret").read_bytes() == (home / "secret").read_bytes()
-        assert (tmp_path / "backup" / "secret").stat().st_mode & 0o077 == 0
+        for name in ("secret", "queue.sqlite3", "blobs"):
+            assert (tmp_path / "backup" / name).stat().st_mode & 0o077 == 0, name
         assert run(["backup", "restore", folder, "--home", str(home)]) == 2
         assert "--home" in capsys.readouterr().err
         other = str(tmp_path / "other")

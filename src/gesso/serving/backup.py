@@ -215,6 +215,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
         with closing(sqlite3.connect(source, timeout=30)) as here, closing(sqlite3.connect(hidden)) as there:
             here.backup(there, pages=_STEP_PAGES, sleep=0.01)
         _one_file(hidden)
+        hidden.chmod(0o600)  # prompts, and secrets of webhooks
         with open(hidden, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(hidden, target)
@@ -282,6 +283,7 @@ def _dump(database: Database, target: Path) -> tuple[set[str], int]:
             try:
                 words = ["--format=custom", "--no-owner", f"--snapshot={snapshot}", f"--file={hidden}"]
                 _run("pg_dump", words, database.engine.url.render_as_string(hide_password=False))
+                hidden.chmod(0o600)
                 os.replace(hidden, target)
                 sync_folder(target.parent)
             finally:

@@ -54,8 +54,8 @@ class ObjectStore:
     """
 
     def __init__(self, address: str, copies: Path) -> None:
+        self._store = _opened(address)
         self.address = address.rstrip("/")
-        self._store = _opened(self.address)
         self._copies = BlobStore(copies)
         self.root = copies
         try:
