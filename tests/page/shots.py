@@ -54,9 +54,9 @@ def furnish(server: PageServer) -> dict[str, str]:
     ]
     last = server.drawn({"prompt": "a red car on a yellow background", "seed": 7, "num_steps": 20, "num_images": 4})
     pictures = [job["outputs"][0]["id"] for job in jobs]
-    server.api.post("/v1/images/edit", json={"images": pictures[:3], "starred": True})
+    server.api.post("/v1/images/changes", json={"images": pictures[:3], "starred": True})
     board = server.api.post("/v1/boards", json={"name": "For the kitchen"}).json()
-    server.api.post("/v1/images/edit", json={"images": pictures[2:5], "add_to": board["id"]})
+    server.api.post("/v1/images/changes", json={"images": pictures[2:5], "add_to": board["id"]})
     return {
         "draw": "draw",
         "change": f"change/{pictures[1]}",
@@ -119,7 +119,7 @@ def take(server: PageServer, browser: Any, folder: Path, name: str, route: str) 
             path = folder / f"{name}-{way}.png"
             tab.page.screenshot(path=path)
             with Image.open(path) as image:
-                image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+                image.convert("RGB").save(path, optimize=True)
             if tab.faults:
                 print(name, way, *tab.faults, sep="\n  ")
 

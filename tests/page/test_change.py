@@ -202,9 +202,20 @@ def test_a_sentence_is_understood_or_draws_nothing(change: Any) -> None:
     assert page.locator(".chip").all_inner_texts() == ["car becomes blue", "the picture moves 8 % to the left"]
     job = drawn(change, lambda: field.press("Enter"))
     assert job["request"]["prompt"] == "a blue car on a yellow background"
+    words = page.get_by_role("textbox", name="What should be there", exact=True)
+    assert words.input_value() == "a red car on a yellow background"  # until the suggestion is kept
     source = fetched(server, f"/v1/assets/{job['assets']['image']}/content")
     original = fetched(server, f"/v1/images/{server.jobs()[-1]['outputs'][0]['id']}")
     assert np.array_equal(source[:, :200], original[:, 19:219])
+    # The next sentence is about what is looked at.
+    field.fill("add a dog")
+    after = drawn(change, lambda: field.press("Enter"))
+    assert after["request"]["prompt"] == "a blue car and a dog on a yellow background"
+    seen = fetched(server, job["outputs"][0]["url"])
+    assert np.array_equal(fetched(server, f"/v1/assets/{after['assets']['image']}/content"), seen)
+    button(change, "Keep").click()
+    page.locator("aside li .name", has_text="Change 1").wait_for()
+    assert words.input_value() == after["request"]["prompt"]
 
 
 def test_a_reload_loses_nothing(change: Any) -> None:

@@ -7,17 +7,17 @@ import { server } from "../state/server.svelte";
 import { say as announce } from "../shell/live.svelte";
 import { change as text } from "../text/change";
 import { Easel, newLayer } from "./easel.svelte";
-import { frameOf, isCrop, mapFrame, type FrameProblem, type Mapped } from "./frame";
+import { frameOf, isCrop, mapFrame, type FrameProblem, type Mapped, type Sides } from "./frame";
 import { whole, type Rect, type Size } from "./geometry";
 import { hints } from "./hints";
 import { keptLayer, layerOf, pngOf, read, VERSION, write, type KeptDocument } from "./keep";
 import { NO_CONTROL, Pixels, type HintLayer, type Layer } from "./layers";
-import { bounds, invert, share, type Brush, type Mask, type Mode as PaintMode } from "./mask";
+import { bounds, framed, invert, share, type Brush, type Mask, type Mode as PaintMode } from "./mask";
 import { encodePng, withoutAlpha } from "./png";
 import { bodyOf, settingsOf, startSettings, usualStrength, type Mode, type Settings } from "./request";
 import { say, type Said } from "./say";
 import { decoded, Staging, type Candidate, type Staged } from "./staging.svelte";
-import { looked } from "./tone";
+import { blended, looked } from "./tone";
 
 export type Tool =
   "hand" | "brush" | "eraser" | "rectangle" | "ellipse" | "lasso" | "fill" | "colour" | "frame";
@@ -31,6 +31,17 @@ export interface Turn {
 }
 
 const MAX_SIDE = 4096;
+
+/** What a sentence changes. */
+interface Basis {
+  candidate: Candidate | null;
+  /** Where it lies, in pixels of the document. */
+  frame: Rect;
+  prompt: string;
+  negative: string;
+  loras: readonly { name: string }[];
+  strength: number | undefined;
+}
 
 interface Covered {
   share: number;
@@ -288,7 +299,12 @@ export class Desk {
     // The server also remembers what the job is for: a page that is closed at once finds its suggestions again.
     body.metadata = { canvas: this.id, staged } as never;
     const job = await jobs.submit(body);
-    this.staging.await({ ...staged, job: job.id, before: mode === "part" ? picture : null, dismissed: [] });
+    this.staging.await({
+      ...staged,
+      job: job.id,
+      before: mode === "part" && given.sentence === undefined ? picture : null,
+      dismissed: [],
+    });
     this.keepSoon();
     return job.id;
   }
@@ -330,6 +346,14 @@ export class Desk {
         easel.reframe(frame, text.accepted, [newLayer("picture", name, pixels)]);
         this.frame = null;
       } else easel.accept(newLayer("picture", name, pixels), text.accepted);
+      const request = candidate.job?.request;
+      if (candidate.staged.mode === "say" && request !== undefined) {
+        // The prompt says what the picture shows, for what is changed next.
+        this.settings.prompt = request.prompt ?? this.settings.prompt;
+        this.settings.negative = request.negative_prompt ?? "";
+        if (request.loras && request.loras.length > 0) this.settings.rest.loras = request.loras;
+        else delete this.settings.rest.loras;
+      }
       this.staging.dismiss(candidate);
       this.staging.choose(null);
       announce(text.acceptedSaid, true);
@@ -347,19 +371,45 @@ export class Desk {
 
   // ---- saying --------------------------------------------------------------------------------------------------------
 
+  /** What a sentence is about: the suggestion that is looked at, or else the picture as it was kept. */
+  get basis(): Basis {
+    const { easel, staging, settings } = this;
+    const candidate = staging.current;
+    const request = candidate?.job?.request;
+    if (candidate === null || request === undefined || candidate.path === null) {
+      const { prompt, negative, rest } = settings;
+      const strength = settings.strength.whole ?? undefined;
+      return {
+        candidate: null,
+        frame: whole(easel.size),
+        prompt,
+        negative,
+        loras: rest.loras ?? [],
+        strength,
+      };
+    }
+    return {
+      candidate,
+      frame: staging.frameOf(candidate.staged, easel),
+      prompt: request.prompt ?? settings.prompt,
+      negative: request.negative_prompt ?? "",
+      loras: request.loras ?? [],
+      strength: request.source?.strength ?? undefined,
+    };
+  }
+
   /** What a sentence would do, told while it is typed. */
   read(sentence: string): Said {
     const family = this.model?.family;
-    return say(sentence, {
-      prompt: this.settings.prompt,
-      negative: this.settings.negative,
-      loras: server.adapters
-        .filter((one) => one.kind === "lora" && one.family === family)
-        .map((one) => one.name),
-      strength: this.settings.strength.whole ?? undefined,
-    } as Parameters<typeof say>[1]);
+    const { prompt, negative, strength } = this.basis;
+    const loras = server.adapters
+      .filter((one) => one.kind === "lora" && one.family === family)
+      .map((one) => one.name);
+    return say(sentence, { prompt, negative, loras, ...(strength === undefined ? {} : { strength }) });
   }
 
+  /** Do what a sentence says, to what is looked at. What comes of it are suggestions, like all else; the prompt becomes
+   * theirs when one is kept. Returns whether anything was understood and done. */
   async say(sentence: string, onlyPart: boolean): Promise<boolean> {
     const said = this.read(sentence);
     const turn: Turn = { sentence, said, job: null };
@@ -368,63 +418,92 @@ export class Desk {
       return false;
     }
     if (said.parts.some((one) => one.kind === "undo")) {
-      this.easel.undo();
+      if (this.staging.chosen !== null) this.staging.choose(null);
+      else this.easel.undo();
       this.turns = [...this.turns, turn];
       return true;
     }
+    const { basis } = this;
     let done = false;
     await this.sent(async () => {
-      const settings = $state.snapshot(this.settings) as Settings;
       const isAgain = said.parts.every((one) => one.kind === "again");
-      settings.prompt = said.prompt;
-      settings.negative = said.negative;
-      settings.seed = null;
-      if (said.loras.length > 0) {
-        const loras = (settings.rest.loras ?? []).filter((one) => !said.loras.includes(one.name));
-        settings.rest.loras = [...loras, ...said.loras.map((name) => ({ name, weight: 1 }))] as never;
-      }
-      if (said.steps !== 1 && this.model !== undefined) {
-        const steps = settings.num_steps ?? this.model.defaults.num_steps;
-        settings.num_steps = Math.min(Math.round(steps * said.steps), 1000);
-      }
-      const { easel } = this;
-      const flat = easel.flattened();
-      let job: string;
-      if (said.extend !== null && said.looks.length === 0) {
-        const sides = said.extend.map((percent, i) =>
-          Math.round((percent / 100) * (i % 2 === 0 ? easel.width : easel.height)),
-        ) as [number, number, number, number];
-        const multiple = this.model?.defaults.size_multiple ?? 8;
-        const mapped = mapFrame(easel.size, frameOf(easel.size, sides), multiple);
-        if (typeof mapped === "string")
-          throw new Problem({ code: mapped, detail: text.frameTooLarge(MAX_SIDE) });
-        job = await this.submit("extend", flat.framed(mapped.crop), mapped.frame, {
-          mapped,
-          settings,
-          sentence,
-        });
-      } else {
-        const source =
-          said.looks.length === 0
-            ? flat
-            : Pixels.ofData(looked(flat.data(), easel.size, said.looks), easel.size);
-        const mode: Mode = onlyPart ? "part" : "whole";
-        const strength = isAgain
-          ? (settings.strength[mode] ?? usualStrength(mode, this.model?.family ?? ""))
-          : said.strength;
-        settings.strength = { ...settings.strength, [mode]: strength };
-        const mask = onlyPart ? easel.mask() : undefined;
-        const given = { settings, sentence, ...(mask === undefined ? {} : { mask }) };
-        job = await this.submit(mode, source, whole(easel.size), given);
-      }
-      this.settings.prompt = settings.prompt;
-      this.settings.negative = settings.negative;
-      this.settings.rest = settings.rest;
-      this.settings.strength.whole = settings.strength.whole;
+      const job =
+        isAgain && basis.candidate !== null
+          ? await this.again(basis.candidate, sentence)
+          : await this.submitSaid(said, basis, sentence, { isAgain, onlyPart });
       this.turns = [...this.turns, { ...turn, job }];
       done = true;
     });
     return done;
+  }
+
+  /** The job of a suggestion once more, with another seed. */
+  private async again(candidate: Candidate, sentence: string): Promise<string> {
+    const { job, staged } = candidate;
+    if (job === null) throw new Problem({ code: "no_job", detail: text.notLoaded });
+    const { mode, frame } = staged;
+    const told = { mode, frame, count: this.settings.count, sentence };
+    const request = { ...job.request, seed: null, num_images: this.settings.count };
+    const metadata = { canvas: this.id, staged: told } as never;
+    const next = await jobs.submit({ model: job.model, request, assets: job.assets, metadata });
+    this.staging.await({ ...told, job: next.id, before: staged.before, dismissed: [] });
+    this.keepSoon();
+    return next.id;
+  }
+
+  private async submitSaid(
+    said: Said,
+    basis: Basis,
+    sentence: string,
+    { isAgain, onlyPart }: { isAgain: boolean; onlyPart: boolean },
+  ): Promise<string> {
+    const { easel } = this;
+    const settings = $state.snapshot(this.settings) as Settings;
+    settings.prompt = said.prompt;
+    settings.negative = said.negative;
+    settings.seed = null;
+    const loras = [
+      ...basis.loras.filter((one) => !said.loras.includes(one.name)),
+      ...said.loras.map((name) => ({ name, weight: 1 })),
+    ];
+    if (loras.length > 0) settings.rest.loras = loras as never;
+    else delete settings.rest.loras;
+    if (said.steps !== 1 && this.model !== undefined) {
+      const steps = settings.num_steps ?? this.model.defaults.num_steps;
+      settings.num_steps = Math.min(Math.round(steps * said.steps), 1000);
+    }
+    const { frame } = basis;
+    const size = { width: frame.w, height: frame.h };
+    const seen = easel.flattened().framed(frame);
+    if (basis.candidate !== null) {
+      seen.context.drawImage((await this.staging.load(basis.candidate)).canvas, 0, 0);
+    }
+    if (said.extend !== null && said.looks.length === 0) {
+      const sides = said.extend.map((percent, i) =>
+        Math.round((percent / 100) * (i % 2 === 0 ? size.width : size.height)),
+      ) as Sides;
+      const mapped = mapFrame(size, frameOf(size, sides), this.model?.defaults.size_multiple ?? 8);
+      if (typeof mapped === "string") {
+        throw new Problem({ code: mapped, detail: text.frameTooLarge(MAX_SIDE) });
+      }
+      const place = { ...mapped.frame, x: mapped.frame.x + frame.x, y: mapped.frame.y + frame.y };
+      return await this.submit("extend", seen.framed(mapped.crop), place, { mapped, settings, sentence });
+    }
+    const mask = onlyPart ? framed(easel.mask(), frame) : null;
+    let source = seen;
+    if (said.looks.length > 0) {
+      const was = seen.data();
+      const now = looked(was, size, said.looks);
+      source = Pixels.ofData(mask === null ? now : blended(was, now, mask), size);
+    }
+    const mode: Mode = onlyPart ? "part" : "whole";
+    const usual = settings.strength[mode] ?? usualStrength(mode, this.model?.family ?? "");
+    settings.strength = { ...settings.strength, [mode]: isAgain ? usual : said.strength };
+    return await this.submit(mode, source, frame, {
+      settings,
+      sentence,
+      ...(mask === null ? {} : { mask }),
+    });
   }
 
   // ---- hints ---------------------------------------------------------------------------------------------------------

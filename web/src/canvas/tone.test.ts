@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { looked, mirrored, scaled, shifted, toned } from "./tone";
+import { blended, looked, mirrored, scaled, shifted, toned } from "./tone";
 
 const SIZE = { width: 3, height: 2 };
 const levels = (...values: number[]): Uint8ClampedArray =>
@@ -54,4 +54,9 @@ test("changes follow each other", () => {
   ]);
   expect(greys(both)).toEqual([30, 30, 20, 60, 60, 50]);
   expect(looked(PICTURE, SIZE, [])).toBe(PICTURE);
+});
+
+test("a change keeps to the mask", () => {
+  const mask = { width: 3, height: 2, data: new Uint8Array([0, 255, 128, 0, 0, 255]) };
+  expect(greys(blended(PICTURE, levels(0, 0, 0, 0, 0, 0), mask))).toEqual([10, 0, 15, 40, 50, 0]);
 });

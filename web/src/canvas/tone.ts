@@ -1,6 +1,7 @@
 // Changes of a picture's pixels before it is drawn from: moved, scaled, mirrored, darker, warmer. rgba [H * W * 4].
 
 import type { Size } from "./geometry";
+import type { Mask } from "./mask";
 
 export type ToneName =
   | "night"
@@ -35,6 +36,14 @@ export function looked(rgba: Uint8ClampedArray, size: Size, looks: readonly Look
         return toned(pixels, look.name, look.amount);
     }
   }, rgba);
+}
+
+/** The second picture where a mask is white, the first where it is black. */
+export function blended(from: Uint8ClampedArray, to: Uint8ClampedArray, mask: Mask): Uint8ClampedArray {
+  return from.map((level, i) => {
+    const share = (mask.data[i >> 2] as number) / 255;
+    return Math.round(level + ((to[i] as number) - level) * share);
+  });
 }
 
 /** Moved by whole pixels; what becomes free repeats the edge. */

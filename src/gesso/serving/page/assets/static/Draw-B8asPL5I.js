@@ -1,1 +1,0 @@
-import{C as e,F as t,Q as n,k as r,w as i}from"./disclose-version-AWtt-_RX.js";function a(a,o){n();var s=r();t(()=>e(s,o.id??``)),i(a,s)}export{a as default};

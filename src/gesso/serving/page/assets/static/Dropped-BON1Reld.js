@@ -1,1 +1,0 @@
-import{A as e,C as t,E as n,F as r,V as i,X as a,Y as o,j as s,w as c}from"./disclose-version-AWtt-_RX.js";var l=n(`<button type="button"> </button>`);function u(e,n){a(n,!0);var u=l(),d=i(u,!0);r(()=>t(d,n.files.length)),s(`click`,u,function(...e){n.onclose?.apply(this,e)}),c(e,u),o()}e([`click`]);export{u as default};
