@@ -67,8 +67,8 @@ def main() -> None:
         json.dumps(
             {
                 "what": f"{len(REQUESTS)} unlike pictures of gesso-mini",
-                "dtype": engine.environment().dtype,
-                "device": engine.environment().device,
+                "dtype": draw.model.precision.name,
+                "device": engine.environment(draw.model).device,
                 "processor": platform.processor() or platform.machine(),
                 "torch": str(torch.__version__),
                 "threads": options.threads,

@@ -33,9 +33,13 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--batch", type=int, default=4, help="of a rehearsal")
     parser.add_argument("--steps", type=int, default=6, help="of a rehearsal")
+    parser.add_argument("--compile-after", type=Path, help="file of a rehearsal beside it, whose compiler has ended")
+    parser.add_argument("--save-every", type=float, help="seconds between states")
     parser.add_argument("--drawing-size", type=int, help="pixels a side, to save memory")
     parser.add_argument("--expected", type=int, help="samples of the denoising that its phases are shares of")
     parser.add_argument("--load", type=Path, help="folder with STAGE.safetensors of stages that are done")
+    parser.add_argument("--start", type=Path, help="STAGE.safetensors whose weights the one stage begins with")
+    parser.add_argument("--rate", type=float, help="learning rate of the one stage")
     parser.add_argument("--save", type=Path, help="folder for STAGE.safetensors of the stages")
     parser.add_argument("--export", type=Path)
     given = parser.parse_args()
@@ -46,9 +50,12 @@ def main() -> None:
         recipe = replace(recipe, device=given.device)
     if given.rehearse:
         recipe = rehearsal(recipe, recipe.device, given.steps, given.batch)
-    if given.minutes:
+    changes = {"minutes": given.minutes, "learning_rate": given.rate}
+    if changes := {name: value for name, value in changes.items() if value}:
         (stage,) = given.stages
-        recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), minutes=given.minutes)})
+        recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), **changes)})
+    if given.save_every:
+        recipe = replace(recipe, save_every=given.save_every)
     if given.expected:
         recipe = replace(recipe, expected_samples=given.expected)
     drawings = load_drawings(given.drawings, things(), given.drawing_size)
@@ -68,7 +75,8 @@ def main() -> None:
         print(f"{time.monotonic() - started:.0f}", json.dumps({k: round(v, 4) for k, v in row.items()}), flush=True)
 
     for stage in given.stages:
-        model.train(stage, on_log=show)
+        compile_when = given.compile_after.exists if given.compile_after else None
+        model.train(stage, on_log=show, start=given.start, compile_when=compile_when)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if given.save:

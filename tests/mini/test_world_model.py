@@ -1,11 +1,14 @@
 """The training on scenes: its pool, its stages one after the other, its export, and what it gives away to go on."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 import toy_world
 from gesso import TextToImageRequest
@@ -16,6 +19,7 @@ from gesso.mini.world_model import RECIPES, WorldModel, rehearsal
 from gesso.models.vae import AutoencoderKL
 from gesso.pipelines.text_to_image import TextToImage
 from gesso.runtime.engine import Engine
+from gesso.training.loop import load_average
 from gesso.world.sampler import BROAD_MIX, FULL_MIX, SceneSampler
 
 
@@ -70,6 +74,36 @@ def test_weights_that_are_saved_go_on_elsewhere(
     one, other = (Engine(device="cpu").load(tmp_path / name).parts for name in ("a.safetensors", "b.safetensors"))
     for name, value in one.unet.state_dict().items():
         torch.testing.assert_close(other.unet.state_dict()[name], value, rtol=0, atol=2e-3)
+
+
+def test_a_training_starts_from_saved_weights(
+    trained: tuple[WorldModel, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    """With hardly any learning rate the end is the start."""
+    model, _ = trained
+    path = tmp_path / "autoencoder.safetensors"
+    model.save_weights("autoencoder", path)
+    again = toy_world.world_model(tmp_path / "again")
+    plan = replace(again.recipe.autoencoder, learning_rate=1e-12, total_samples=again.recipe.autoencoder.batch_size)
+    again.recipe = replace(again.recipe, autoencoder=plan)
+    again.train("autoencoder", start=path, on_log=lambda row: None)
+    kept = load_average(tmp_path / "again" / "autoencoder")["vae"]
+    for name, value in load_file(path).items():
+        torch.testing.assert_close(kept[name.removeprefix("vae.")], value.float(), rtol=0, atol=1e-6)
+
+
+def test_networks_are_compiled_once_when_the_compiler_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_world.world_model(tmp_path)
+    batch = model.recipe.autoencoder.batch_size
+    model.recipe = replace(
+        model.recipe, compile=True, autoencoder=replace(model.recipe.autoencoder, total_samples=200 * batch)
+    )
+    compiled: list[tuple[int, str]] = []
+    rows: list[dict[str, float]] = []
+    answers = iter([False, True])
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **more: compiled.append((len(rows), type(self).__name__)))
+    model.train("autoencoder", on_log=rows.append, compile_when=lambda: next(answers))
+    assert compiled == [(1, "Encoder"), (1, "Decoder")]  # at the second line, before it is shown
 
 
 def test_a_pool_shows_each_picture_of_a_segment_once_a_pass_with_new_captions(tmp_path: Path) -> None:

@@ -296,6 +296,7 @@ def test_names_are_found_token_for_token():
     names = ["cat", "easynegative", "Bad-Hands", "a", ""]
     assert embeddings_in_text(names, ["A cats' bad-hands"], tokenizer) == ["Bad-Hands", "a"]
     assert embeddings_in_text(names, ["(cat:1.2)", "EasyNegative"], tokenizer) == ["easynegative", "cat"]
+    assert embeddings_in_text(["<my-dog>"], ["a photo,<My-Dog>, red"], tokenizer) == ["<my-dog>"]
     assert embeddings_in_text(names, [""], tokenizer) == []
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from gesso.tuning import lora_run
-from gesso.tuning.settings import LoraSettings
+from gesso.tuning import run as tuning_run
+from gesso.tuning.settings import TuningSettings
 
 STEPS = 12
 
 
-def run_of(root: Path, name: str) -> lora_run.LoraRun:
-    settings = LoraSettings(
+def run_of(root: Path, name: str) -> tuning_run.TuningRun:
+    settings = TuningSettings(
         data=str(root / "pictures"),
         output=str(root / f"{name}.safetensors"),
         rank=2,
@@ -38,7 +38,7 @@ def run_of(root: Path, name: str) -> lora_run.LoraRun:
         train_text=True,
         optimizer="muon",
     )
-    return lora_run.LoraRun(settings, root / "model.safetensors", root / name, cache=root / "cache")
+    return tuning_run.TuningRun(settings, root / "model.safetensors", root / name, cache=root / "cache")
 
 
 def train(root: Path, name: str) -> None:
@@ -63,7 +63,7 @@ def forked(root: Path, name: str) -> int:
 
 def main() -> None:
     root, kills, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
-    lora_run.SAVE_EVERY, lora_run.KEEP_EVERY = 0.0, 5
+    tuning_run.SAVE_EVERY, tuning_run.KEEP_EVERY = 0.0, 5
     os.fsync = lambda handle: None  # a kill takes no power away: what was written is there
     torch.optim.AdamW([torch.zeros(1)])  # imports for seconds what each process would import again
     torch.set_num_threads(1)

@@ -14,12 +14,12 @@ from gesso.families.parts import ModelParts
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import Framing
 from gesso.tuning.dataset import Example, Subset
-from gesso.tuning.estimate import make_factors
 from gesso.tuning.latents import Encoded
-from gesso.tuning.lora_run import objective_of
-from gesso.tuning.settings import LoraSettings, completed
+from gesso.tuning.learners import LoraLearner, make_learner
+from gesso.tuning.run import objective_of
+from gesso.tuning.settings import TuningSettings, completed
 from gesso.tuning.survey import Found
-from gesso.tuning.task import LoraTask
+from gesso.tuning.task import TuningTask
 from tiny_sd import tiny_parts
 
 CAPTIONS = (
@@ -79,21 +79,25 @@ def double(family: Family) -> ModelParts:
 
 
 def made_task(
-    parts: ModelParts, pictures: Sequence[Found], settings: LoraSettings | None = None, *, held: Sequence[int] = ()
-) -> LoraTask:
+    parts: ModelParts, pictures: Sequence[Found], settings: TuningSettings | None = None, *, held: Sequence[int] = ()
+) -> TuningTask:
     """A task on latents of random numbers, with factors that already do something."""
     settings = completed(
-        replace(settings or LoraSettings(rank=4, caption_dropout=0.0), preset="cpu"), parts.family, len(pictures)
+        replace(settings or TuningSettings(rank=4, caption_dropout=0.0), preset="cpu"), parts.family, len(pictures)
     )
     dtype = next(parts.unet.parameters()).dtype
     for network in parts.networks.values():
         network.requires_grad_(False)
-    factors = make_factors(dict(parts.networks), settings, generator_for(0, 1)).to(dtype)
+    tokenizers = [parts.tokenizer, parts.tokenizer_2 or parts.tokenizer]
+    learner = make_learner(parts.networks, tokenizers, settings, generator_for(0, 1))
+    for module in learner.modules.values():
+        module.to(dtype)
     generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in factors.named_parameters():
-            if name.endswith("up"):
-                parameter.normal_(0, 0.05, generator=generator)
+    if isinstance(learner, LoraLearner):
+        with torch.no_grad():
+            for name, parameter in learner.factors.named_parameters():
+                if name.endswith("up"):
+                    parameter.normal_(0, 0.05, generator=generator)
     latents = {}
     for place, one in enumerate(pictures):
         width, height = one.framing.bucket
@@ -101,17 +105,15 @@ def made_task(
         mean = torch.randn(parts.family.vae.latent_channels, height // down, width // down, generator=generator)
         for flip in (False, True):
             latents[place, flip] = Encoded(mean.flip(-1) if flip else mean, torch.full_like(mean, 0.1), None)
-    return LoraTask(
+    return TuningTask(
         parts,
-        factors,
+        learner,
         pictures,
         latents,
         objective_of(settings, parts),
         batch_size=settings.batch_size or 1,
         seed=settings.seed,
         held=held,
-        text_rate=settings.text_rate if settings.train_text else None,
-        weight_decay=0.0,
-        muon=settings.optimizer == "muon",
+        text_rate=settings.text_rate,
         checkpointing=bool(settings.checkpointing),
     )

@@ -10,8 +10,8 @@ from gesso.pipelines.text_to_image import TextToImage
 from gesso.request.finder import NamedFiles
 from gesso.request.parts import LoraUse
 from gesso.runtime.engine import Engine
-from gesso.tuning.lora_run import LoraRun
-from gesso.tuning.settings import LoraSettings
+from gesso.tuning.run import TuningRun
+from gesso.tuning.settings import TuningSettings
 from pipelines.test_adapters import BESIDE, drawn, from_diffusers
 from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
 from tuning.made import save_folder
@@ -22,7 +22,7 @@ def test_the_same_picture(family, tmp_path):
     pytest.importorskip("peft")
     model = save_tiny_folder(tmp_path / "model", family)
     path = tmp_path / "my.safetensors"
-    settings = LoraSettings(
+    settings = TuningSettings(
         data=str(save_folder(tmp_path / "pictures", count=2)),
         output=str(path),
         rank=4,
@@ -38,7 +38,7 @@ def test_the_same_picture(family, tmp_path):
         samples=False,
         precision="float32",
     )
-    run = LoraRun(settings, model, tmp_path / "run")
+    run = TuningRun(settings, model, tmp_path / "run")
     assert run.train()
     run.write(path)
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from PIL import Image
 
 from gesso.tuning.page import curves, read_log, render_page, write_page
-from gesso.tuning.settings import LoraSettings
+from gesso.tuning.settings import TuningSettings
 
 ROWS = [
     {"step": 0, "samples": 0, "seen": 0.5, "held": 0.6, "held_62": 0.9, "held_937": 0.1},
@@ -24,7 +24,7 @@ def test_the_page(tmp_path):
     (tmp_path / "samples").mkdir()
     for name in ("000000-0", "000010-0", "000010-1", "other"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / "samples" / f"{name}.png")
-    settings = LoraSettings(output="my.safetensors", trigger=evil, sample_prompts=(evil,), steps=20)
+    settings = TuningSettings(output="my.safetensors", trigger=evil, sample_prompts=(evil,), steps=20)
     path = write_page(tmp_path, settings, {"pictures": 12, "model": evil}, note=evil)
     text = path.read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
@@ -56,4 +56,4 @@ def test_curves():
 
 
 def test_a_page_without_anything(tmp_path):
-    assert "Nothing yet" in render_page(tmp_path, LoraSettings(), {})
+    assert "Nothing yet" in render_page(tmp_path, TuningSettings(), {})

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from gesso.adapters.names import Target
+from gesso.checkpoints import keymap
 from gesso.families.base import Family
+from gesso.families.saving import folder_rules
 from gesso.tuning.conditions import sizes_of
-from gesso.tuning.settings import LoraSettings
-from gesso.tuning.task import LoraTask
+from gesso.tuning.settings import TuningSettings
+from gesso.tuning.task import TuningTask
 from tiny_sd import TINY_SD, TINY_SD21, TINY_SDXL, save_tiny_folder
 from tuning.made import double, found, made_task
 
@@ -38,14 +40,14 @@ def theirs(family: Family, folder: Path) -> Any:
         return kind.from_pretrained(folder, **others).to(torch.float64)
 
 
-def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[Tensor, Tensor]]:
+def adapt(pipe: Any, task: TuningTask, settings: TuningSettings) -> dict[str, tuple[Tensor, Tensor]]:
     """PEFT's adapters with our numbers -> their down and up by our names."""
     peft = pytest.importorskip("peft")
     family = task.parts.family
     target = Target(family.name, family.layout, task.parts.networks)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for ours, name in PARTS.items():
-        if ours not in task.parts.networks or not task.factors.of(ours):
+        if ours not in task.parts.networks or not task.learner.factors.of(ours):
             continue
         network = getattr(pipe, name)
         network.requires_grad_(False)
@@ -53,8 +55,8 @@ def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[
         network.add_adapter(peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=modules))
         layers = dict(network.named_modules())
         adapted = {key for key, layer in layers.items() if hasattr(layer, "lora_A")}
-        for key, factors in task.factors.layers.items():
-            component, _, module = task.factors.names[key].partition(".")
+        for key, factors in task.learner.factors.layers.items():
+            component, _, module = task.learner.factors.names[key].partition(".")
             if component != ours:
                 continue
             dotted = target.dotted_of(component, module).partition(".")[2]
@@ -66,12 +68,20 @@ def adapt(pipe: Any, task: LoraTask, settings: LoraSettings) -> dict[str, tuple[
             with torch.no_grad():
                 down.copy_(factors.down.reshape(down.shape))
                 up.copy_(factors.up.reshape(up.shape))
-            pairs[task.factors.names[key]] = down, up
+            pairs[task.learner.factors.names[key]] = down, up
         assert adapted == set()  # the same layers, none more
     return pairs
 
 
-def their_loss(pipe: Any, task: LoraTask, latents: Tensor, eps: Tensor, times: Tensor, gamma: float) -> Tensor:
+def their_loss(
+    pipe: Any,
+    task: TuningTask,
+    latents: Tensor,
+    eps: Tensor,
+    times: Tensor,
+    gamma: float,
+    captions: list[str] = CAPTIONS,
+) -> Tensor:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import compute_snr
 
@@ -80,17 +90,17 @@ def their_loss(pipe: Any, task: LoraTask, latents: Tensor, eps: Tensor, times: T
     scheduler.alphas_cumprod = task.objective.schedule.alphas_cumprod
     noisy = scheduler.add_noise(latents, eps, times)
     conditions: dict[str, Any] = {}
-    with torch.set_grad_enabled(task.text_rate is not None):
+    with torch.set_grad_enabled(task.learner.trains_text):
         if family.text_2 is not None:
-            context, _, pooled, _ = pipe.encode_prompt(CAPTIONS, do_classifier_free_guidance=False, device="cpu")
-            empty = torch.tensor([not caption for caption in CAPTIONS])
+            context, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False, device="cpu")
+            empty = torch.tensor([not caption for caption in captions])
             context = context.masked_fill(empty[:, None, None], 0)  # as SDXL was trained; their script does not
             pooled = pooled.masked_fill(empty[:, None], 0)
             sizes = [sizes_of(one, flip=False) for one in task.found]
             ids = torch.tensor([[*size.original, *size.crop, *size.target] for size in sizes], dtype=torch.float64)
             conditions["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids}
         else:
-            context, _ = pipe.encode_prompt(CAPTIONS, "cpu", 1, False)
+            context, _ = pipe.encode_prompt(captions, "cpu", 1, False)
     output = pipe.unet(noisy, times, context, **conditions).sample
     is_v = family.prediction == "v"
     target = scheduler.get_velocity(latents, eps, times) if is_v else eps
@@ -103,13 +113,13 @@ def their_loss(pipe: Any, task: LoraTask, latents: Tensor, eps: Tensor, times: T
 
 
 CASES = {
-    "SD 1.5": (TINY_SD, LoraSettings(rank=4, alpha=6.0)),
+    "SD 1.5": (TINY_SD, TuningSettings(rank=4, alpha=6.0)),
     "SD 1.5 with text, convolutions and min-SNR": (
         TINY_SD,
-        LoraSettings(rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, train_text=True, min_snr=5.0),
+        TuningSettings(rank=4, alpha=2.0, conv_rank=4, conv_alpha=2.0, train_text=True, min_snr=5.0),
     ),
-    "SD 2.1": (TINY_SD21, LoraSettings(rank=4, alpha=4.0, min_snr=5.0)),
-    "SDXL": (TINY_SDXL, LoraSettings(rank=4, alpha=1.0)),
+    "SD 2.1": (TINY_SD21, TuningSettings(rank=4, alpha=4.0, min_snr=5.0)),
+    "SDXL": (TINY_SDXL, TuningSettings(rank=4, alpha=1.0)),
 }
 
 
@@ -124,7 +134,7 @@ def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     task = made_task(double(family), found(CAPTIONS, bucket=(128, 128)), settings)
     pipe = theirs(family, save_tiny_folder(tmp_path / "model", family))
     pairs = adapt(pipe, task, settings)
-    assert len(pairs) == len(task.factors.layers)
+    assert len(pairs) == len(task.learner.factors.layers)
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(3, 4, 16, 16, generator=generator, dtype=torch.float64)
     eps, times = torch.randn(3, 4, 16, 16, generator=generator, dtype=torch.float64), torch.tensor([17, 981, 500])
@@ -138,7 +148,7 @@ def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     assert abs(loss.item() / expected.item() - 1) < LIMIT
     grads = {
         (name, part): (ours.grad.reshape(peer.shape), peer.grad)
-        for name, factors in zip(task.factors.names.values(), task.factors.layers.values(), strict=True)
+        for name, factors in zip(task.learner.factors.names.values(), task.learner.factors.layers.values(), strict=True)
         for part, ours, peer in zip(("down", "up"), (factors.down, factors.up), pairs[name], strict=True)
     }
     # A norm over one channel takes the time away: such gradients are rounding in both.
@@ -147,3 +157,61 @@ def test_loss_and_gradients(case: str, tmp_path: Path) -> None:
     worst = max(gaps, key=lambda key: gaps[key])
     assert gaps[worst] < LIMIT, f"{worst}: {gaps[worst]:.1e}"
     assert sum(float(peer.norm()) > least for _, peer in grads.values()) > 0.8 * len(grads)
+
+
+def drawn_at_random() -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, noise and timesteps of three pictures."""
+    generator = torch.Generator().manual_seed(3)
+    latents, eps = torch.randn(2, 3, 4, 16, 16, generator=generator, dtype=torch.float64)
+    return latents, eps, torch.tensor([17, 981, 500])
+
+
+@pytest.mark.parametrize("family", [TINY_SD, pytest.param(TINY_SDXL, marks=pytest.mark.slow)], ids=lambda one: one.name)
+def test_all_weights(family: Family, tmp_path: Path) -> None:
+    """Every gradient of the UNet and of the text encoders."""
+    settings = TuningSettings(kind="full", train_text=True, caption_dropout=0.0)
+    task = made_task(double(family), found(CAPTIONS, bucket=(128, 128)), settings)
+    pipe = theirs(family, save_tiny_folder(tmp_path / "model", family))
+    drawn = drawn_at_random()
+    loss = task.objective.loss(task.errors([0, 1, 2], [False] * 3, CAPTIONS, *drawn), drawn[2])
+    loss.backward()
+    expected = their_loss(pipe, task, *drawn, 0.0)
+    expected.backward()
+    assert abs(loss.item() / expected.item() - 1) < LIMIT
+    compared = 0
+    for ours, name in PARTS.items():
+        if ours not in task.learner.modules:
+            continue
+        network = task.learner.modules[ours]
+        grads = {key: p.grad for key, p in network.named_parameters() if p.grad is not None}
+        known = {key: p.grad for key, p in getattr(pipe, name).named_parameters() if p.grad is not None}
+        renamed = keymap.save(folder_rules(family)[ours], grads)
+        whole = torch.cat([grad.flatten() for grad in known.values()]).norm()
+        for key, grad in renamed.items():
+            peer = known.get(key, known.get(key.removeprefix("text_model.")))
+            if peer is None:
+                assert float(grad.norm()) < 1e-9 * whole, key  # what nothing reads has no gradient
+                continue
+            assert float((grad - peer).norm()) < LIMIT * max(float(peer.norm()), 1e-9 * float(whole)), key
+            compared += 1
+    assert compared > 100
+
+
+def test_vectors_of_an_embedding(tmp_path: Path) -> None:
+    """The gradient of each vector is that of its row in diffusers' table."""
+    settings = TuningSettings(kind="embedding", trigger="<my-dog>", vectors=3, init="dog", caption_dropout=0.0)
+    captions = ["a photo of <my-dog>", "<my-dog>, red, in the snow", "<my-dog>"]
+    task = made_task(double(TINY_SD), found(captions, bucket=(128, 128)), settings)
+    (vectors,) = task.modules["vectors"].parameters()
+    pipe = theirs(TINY_SD, save_tiny_folder(tmp_path / "model", TINY_SD))
+    pipe.load_textual_inversion({"<my-dog>": vectors.detach().clone()}, token="<my-dog>")
+    table = pipe.text_encoder.get_input_embeddings().weight
+    drawn = drawn_at_random()
+    loss = task.objective.loss(task.errors([0, 1, 2], [False] * 3, captions, *drawn), drawn[2])
+    loss.backward()
+    expected = their_loss(pipe, task, *drawn, 0.0, captions)
+    expected.backward()
+    assert abs(loss.item() / expected.item() - 1) < LIMIT
+    assert vectors.grad is not None and table.grad is not None
+    torch.testing.assert_close(vectors.grad, table.grad[-3:], rtol=LIMIT, atol=1e-12)
+    assert all(p.grad is None for network in task.parts.networks.values() for p in network.parameters())

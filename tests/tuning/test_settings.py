@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from gesso.errors import GessoError
-from gesso.tuning.settings import PRESETS, LoraSettings, completed, preset_for, read_settings, to_toml
+from gesso.tuning.settings import PRESETS, TuningSettings, completed, preset_for, read_settings, to_toml
 from tiny_models import tiny_family
 from tiny_sd import TINY_SD
 
 
 def test_there_and_back(tmp_path):
-    settings = LoraSettings(
+    settings = TuningSettings(
         data='my "photos" \\ \u00fc \x7f\n',
         trigger="sks",
         rank=8,
@@ -21,10 +21,10 @@ def test_there_and_back(tmp_path):
         steps=7,
     )
     (tmp_path / "my.toml").write_text(to_toml(settings), encoding="utf-8")
-    assert LoraSettings(**read_settings(tmp_path / "my.toml")) == settings
+    assert TuningSettings(**read_settings(tmp_path / "my.toml")) == settings
     whole = completed(replace(settings, preset="cpu"), TINY_SD, 5)
     (tmp_path / "my.toml").write_text(to_toml(whole), encoding="utf-8")
-    assert LoraSettings(**read_settings(tmp_path / "my.toml")) == whole
+    assert TuningSettings(**read_settings(tmp_path / "my.toml")) == whole
     assert None not in asdict(whole).values()
 
 
@@ -60,12 +60,12 @@ def test_a_file_that_makes_no_sense(text, message, tmp_path):
 )
 def test_values_that_make_no_sense(values, message):
     with pytest.raises(GessoError) as error:
-        LoraSettings(**values)
+        TuningSettings(**values)
     assert message in str(error.value) and error.value.field in values
 
 
 def test_what_is_left_open_follows_from_model_preset_and_data():
-    cpu = replace(LoraSettings(), preset="cpu")
+    cpu = replace(TuningSettings(), preset="cpu")
     sd, mini = completed(cpu, TINY_SD, 12), completed(cpu, tiny_family(), 12)
     assert (sd.batch_size, sd.steps, sd.learning_rate, sd.conv_rank, sd.alpha) == (1, 1200, 1e-4, 0, 16.0)
     assert (mini.batch_size, mini.steps, mini.learning_rate, mini.conv_rank) == (8, 400, 5e-4, 16)

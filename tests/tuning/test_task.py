@@ -14,9 +14,10 @@ from gesso.checkpoints.weight_file import open_weights
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import Conditions, sizes_of
 from gesso.tuning.dataset import Subset
-from gesso.tuning.estimate import estimate, make_factors
+from gesso.tuning.estimate import estimate
+from gesso.tuning.learners import make_factors
 from gesso.tuning.lora_file import save_lora
-from gesso.tuning.settings import LoraSettings, completed
+from gesso.tuning.settings import TuningSettings, completed
 from gesso.tuning.task import Batches
 from tiny_sd import TINY_SD, TINY_SDXL
 from tuning.made import double, found, made_task
@@ -57,8 +58,8 @@ def test_a_batch_follows_from_its_number_alone():
 @pytest.mark.parametrize(
     "settings",
     [
-        LoraSettings(rank=4, batch_size=2, dropout=0.3, caption_dropout=0.3, noise_offset=0.1),
-        LoraSettings(rank=4, batch_size=2, dropout=0.3, train_text=True, checkpointing=True),
+        TuningSettings(rank=4, batch_size=2, dropout=0.3, caption_dropout=0.3, noise_offset=0.1),
+        TuningSettings(rank=4, batch_size=2, dropout=0.3, train_text=True, checkpointing=True),
     ],
 )
 def test_a_loss_follows_from_seed_and_step_alone(settings):
@@ -77,10 +78,10 @@ def test_checkpointed_blocks_have_the_same_gradients():
     grads = []
     for checkpointing in (False, True):
         task = made_task(
-            double(TINY_SDXL), pictures, LoraSettings(rank=4, batch_size=2, dropout=0.2, checkpointing=checkpointing)
+            double(TINY_SDXL), pictures, TuningSettings(rank=4, batch_size=2, dropout=0.2, checkpointing=checkpointing)
         )
         task.loss(0, 2, 0)[0].backward()
-        grads.append(torch.cat([p.grad.flatten() for p in task.factors.parameters()]))
+        grads.append(torch.cat([p.grad.flatten() for p in task.learner.factors.parameters()]))
     assert torch.allclose(*grads, rtol=1e-9, atol=1e-15)
 
 
@@ -129,14 +130,14 @@ def test_masked_pictures_do_not_learn_what_is_outside():
 )
 def test_the_file_does_what_the_training_did(family, tmp_path):
     """The change of the network's output, read from the file and attached, is that of the hooks; to half precision."""
-    settings = LoraSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0)
+    settings = TuningSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0)
     parts = double(family)
     task = made_task(parts, found(["a"]), settings)
     target = Target(family.name, family.layout, parts.networks)
-    save_lora(tmp_path / "my.safetensors", task.factors.changes(), target, {"title": "my"}, dtype=torch.float32)
+    save_lora(tmp_path / "my.safetensors", task.learner.factors.changes(), target, {"title": "my"}, dtype=torch.float32)
     clean = double(family)
     lora = read_lora(open_weights(tmp_path / "my.safetensors"), Target(family.name, family.layout, clean.networks))
-    assert lora.match.unmatched == () and len(lora.changes) == len(task.factors.layers)
+    assert lora.match.unmatched == () and len(lora.changes) == len(task.learner.factors.layers)
     added = torch.randn(1, family.unet.added_dim).double() if family.unet.added_dim else None
     x, context = torch.randn(1, 4, 16, 16).double(), torch.randn(1, 77, family.unet.context_dim).double()
     ids = torch.tensor([[49406, 320, 2368, 539, 49407, *[49407] * 72]])
@@ -153,7 +154,7 @@ def test_the_file_does_what_the_training_did(family, tmp_path):
 
 def test_estimates_count_what_is_there():
     family = TINY_SDXL
-    settings = completed(replace(LoraSettings(rank=4), preset="cpu"), family, 10)
+    settings = completed(replace(TuningSettings(rank=4), preset="cpu"), family, 10)
     plain = estimate(family, settings, (128, 128))
     factors = make_factors(dict(double(family).networks), settings, torch.Generator())
     assert plain.parameters == sum(p.numel() for p in factors.parameters())

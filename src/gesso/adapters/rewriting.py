@@ -25,7 +25,7 @@ from gesso.adapters.names import Target
 from gesso.errors import GessoError
 
 DIALECTS = ("kohya", "peft")
-_SPEC = {
+SPEC = {
     "sd1": ("sd_v1", "stable-diffusion-v1"),
     "sd2": ("sd_v2", "stable-diffusion-v2-512"),
     "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
@@ -149,7 +149,7 @@ def file_metadata(target: Target, changes: Changes, dialect: str, kept: Mapping[
     if dialect == "peft":
         return metadata | {"format": "pt"}
     ranks = [w.rank for change in changes.values() if isinstance(w := change.weight, LowRank)]
-    base, spec = _SPEC[target.layout]
+    base, spec = SPEC[target.layout]
     metadata |= {"ss_network_module": "networks.lora", "modelspec.architecture": f"{spec}/lora"}
     if ranks:
         metadata |= {"ss_network_dim": str(max(ranks)), "ss_network_alpha": str(float(max(ranks)))}

@@ -133,7 +133,7 @@ def attach_embeddings(
         for spelling in embedding.spellings:
             ids = tuple(token.id for token in tokenizer.tokens(spelling))
             if ids:
-                tokens[ids] = EmbeddingToken(embedding.name, ids, embedding.num_vectors, first)
+                tokens[ids] = EmbeddingToken(embedding.name, ids, embedding.num_vectors, first, spelling)
         first += embedding.num_vectors
     return AttachedEmbeddings(models, {part: torch.cat(each) for part, each in tables.items() if each}, tokens)
 

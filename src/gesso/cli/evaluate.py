@@ -167,7 +167,7 @@ def composition(
                 "sampler": resolved.sampler,
                 "schedule": resolved.schedule,
                 "size": f"{resolved.width}x{resolved.height}",
-                **asdict(pipeline.engine.environment()),
+                **asdict(pipeline.engine.environment(pipeline.model)),
             },
             on_progress=lambda done, total: bar.step("drawing and judging", done, total, "pictures"),
         )

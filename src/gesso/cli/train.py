@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from gesso.cli import tune
 from gesso.cli.model_option import ModelOption
 from gesso.cli.targets import check_free
-from gesso.cli.train_lora import lora
 from gesso.errors import one_line
 from gesso.studio.home import resolve_model
 from gesso.terminal.exit_codes import EXIT_INTERRUPTED
@@ -24,10 +24,11 @@ app = App()
 
 @app.callback()
 def _group() -> None:
-    """Train a LoRA on your pictures, or the default model with its styles and ControlNet.
+    """Train on your pictures, or the default model with its styles and ControlNet.
 
     Examples:
         gesso train lora photos -o my.safetensors
+        gesso train embedding photos -o teapot.safetensors
         gesso train default-model --rehearsal
         gesso train style comic comic.safetensors
         gesso train edges edges.safetensors
@@ -168,7 +169,8 @@ def export(
     _done(output, as_json, objects=len(family.objects), size=family.output_size)
 
 
-app.command("lora")(lora)
+for _command, _ in tune.COMMANDS:
+    app.command(_command.__name__)(_command)
 
 
 @app.command("style")

@@ -154,7 +154,7 @@ GPU = WorldRecipe(
     expected_samples=5_000_000,
     shapes=tuple(shape for other in _OTHERS for shape in (*(SQUARE,) * 7, other)),
     pool_size=16_384,
-    pool_passes=8,
+    pool_passes=12,
     vocabulary=4096,
     precision="bfloat16",
     compile=True,
@@ -228,8 +228,20 @@ class WorldModel:
         symbols = np.array(["symbol" in thing.tags for thing in self.objects])
         return Compositor(self.drawings.pixels, self.device, self.drawings.present, symbols)
 
-    def train(self, stage: Stage, *, stop_after: float = float("inf"), on_log: OnLog) -> None:
-        """Run one stage, or go on with it. Raises GessoError if an earlier stage lacks."""
+    def train(
+        self,
+        stage: Stage,
+        *,
+        stop_after: float = float("inf"),
+        on_log: OnLog,
+        start: Path | None = None,
+        compile_when: Callable[[], bool] | None = None,
+    ) -> None:
+        """Run one stage, or go on with it. Raises GessoError if an earlier stage lacks.
+
+        start         weights by `save_weights` that a new run begins with; the optimiser begins anew
+        compile_when  asked at each line of the log until it says yes; the networks are compiled then and not before
+        """
         recipe = self.recipe
         torch.manual_seed(0)  # start values only; a checkpoint replaces them
         task: Task
@@ -247,6 +259,18 @@ class WorldModel:
             task = JudgeTask(judge, pictures, _RoundTrip(self._vae_average()), recipe.report_pictures)
         else:
             task = self._denoising()
+        for name, weights in _by_module(start).items() if start else ():
+            task.modules[name].load_state_dict(weights)
+        waiting = compile_when
+
+        def logged(row: dict[str, float]) -> None:
+            nonlocal waiting
+            if waiting is not None and waiting():
+                waiting = None
+                for network in task.networks():
+                    network.compile(dynamic=False)
+            on_log(row)
+
         with fast_convolutions(self.device):
             fit(
                 task,
@@ -254,12 +278,13 @@ class WorldModel:
                 self.folder / stage,
                 device=self.device,
                 precision=recipe.precision,
-                compiled=recipe.compile and stage != "judge",  # which is done before a compiler would be
+                # The judge is done before a compiler would be.
+                compiled=recipe.compile and stage != "judge" and compile_when is None,
                 save_every=recipe.save_every,
                 report_every=recipe.report_every,
                 stop_after=stop_after,
                 measure_after=15.0,
-                on_log=on_log,
+                on_log=logged,
             )
 
     def family(self) -> Family:
@@ -283,10 +308,7 @@ class WorldModel:
 
     def load_weights(self, stage: Stage, path: Path) -> None:
         """Take a stage as done, by the weights of `save_weights`."""
-        average: dict[str, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(path).items():
-            module, _, name = key.partition(".")
-            average.setdefault(module, {})[name] = value.float()
+        average = _by_module(path)
         (self.folder / stage).mkdir(parents=True, exist_ok=True)
         save_atomically({"average": average}, self.folder / stage / "last.pt")
 
@@ -354,6 +376,15 @@ class WorldModel:
 
     def _place(self, module: M) -> M:
         return module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _by_module(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What `WorldModel.save_weights` wrote, in float32."""
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(path).items():
+        module, _, name = key.partition(".")
+        weights.setdefault(module, {})[name] = value.float()
+    return weights
 
 
 class _RoundTrip(nn.Module):

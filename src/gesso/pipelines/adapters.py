@@ -30,7 +30,7 @@ from gesso.request.recipe import ExtraFile
 from gesso.request.request import ResolvedRequest
 from gesso.runtime.adapter_cache import AdapterCache
 from gesso.runtime.engine import LoadedModel
-from gesso.text.chunks import EmbeddingToken
+from gesso.text.chunks import EmbeddingToken, words_apart
 from gesso.text.tokenizer import Tokenizer
 
 MAX_EMBEDDINGS = 64  # of one request
@@ -103,7 +103,7 @@ def embeddings_in_text(names: Collection[str], texts: Sequence[str], tokenizer: 
     likely = sorted({name for name in names if name and any(name.casefold() in text for text in folded)})
     if not likely:
         return []
-    ids = [_ids(text, tokenizer) for text in texts]
+    ids = [_ids(words_apart(text, likely), tokenizer) for text in texts]
     names_found = [name for name in likely if (own := _ids(name, tokenizer)) and any(own in text for text in ids)]
     if len(names_found) > MAX_EMBEDDINGS:
         raise RequestError(
@@ -133,6 +133,11 @@ class Adapters:
     notices: tuple[Notice, ...] = ()
     merged: bool = False
     _constant: dict[bool, Attachment] = field(default_factory=dict, repr=False)
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What a prompt may call the embeddings."""
+        return tuple(spelling for embedding in self.embeddings for spelling in embedding.spellings)
 
     def nbytes(self, model: LoadedModel) -> int:
         """Bytes of memory that they need while they are attached at run time."""

@@ -34,7 +34,7 @@ class IPAdapterInput:
 
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Tokens of the image prompt, and of no picture."""
-        return self.adapter.tokens(self.encoder, flat(self.image), self.engine.precision.of("text"))
+        return self.adapter.tokens(self.encoder, flat(self.image), self.model.precision.of("text"))
 
     def files(self) -> list[ExtraFile]:
         """The files of adapter and image encoder, for the recipe."""
@@ -73,7 +73,7 @@ class IPAdapters:
             prompts = [ImagePromptTokens(each.adapter.network, *each.tokens()) for each in self.inputs]
             attachment = IPAdapterAttachment(model.parts.unet, prompts)
             for number, each in enumerate(self.inputs):
-                with onloaded(each.adapter.component, engine.precision.of("text")):
+                with onloaded(each.adapter.component, model.precision.of("text")):
                     attachment.prepare(number)
         return attachment
 

@@ -173,7 +173,7 @@ def _trigger(path: Path, metadata: Mapping[str, str]) -> str:
 def _field(
     name: str, parsed: ParsedPrompt, request: ResolvedRequest, model: LoadedModel, embeddings: Sequence[EmbeddingToken]
 ) -> ReadField:
-    dialect = find_dialect(request.conventions.syntax)
+    dialect, keep = find_dialect(request.conventions.syntax), [embedding.name for embedding in embeddings]
     steps: dict[tuple[int, str], list[int]] = {}  # subprompt and its text -> steps
     prompts: dict[tuple[int, str], WeightedPrompt] = {}
     first = 1
@@ -193,17 +193,17 @@ def _field(
         pieces, emoji = read_emoji(prompts[key].pieces, model.tokenizer, model.family.objects)
         if emoji:
             notices = (*notices, emoji_notice(emoji, name))
-        pieces, language = read_language(pieces, model.tokenizer, model.family.objects)
+        pieces, language = read_language(pieces, model.tokenizer, model.family.objects, keep)
         if language is not None:
             notices = (*notices, language_notice(language, name))
         report = chunk(
-            known_pieces(pieces, model.tokenizer),
+            known_pieces(pieces, model.tokenizer, keep),
             model.tokenizer,
             whole_words=dialect.whole_words,
             max_chunks=most,
             embeddings=embeddings,
         ).report
-        texts.append(_text(prompts[key], steps[key], report, _unknown(pieces, model), model.tokenizer.length - 2))
+        texts.append(_text(prompts[key], steps[key], report, _unknown(pieces, model, keep), model.tokenizer.length - 2))
     return ReadField(
         field=name, joined=parsed.joined if len(parsed.subprompts) > 1 else "", texts=tuple(texts), notices=notices
     )
@@ -226,9 +226,9 @@ def _text(
     )
 
 
-def _unknown(pieces: Iterable[Piece], model: LoadedModel) -> tuple[str, ...]:
+def _unknown(pieces: Iterable[Piece], model: LoadedModel, keep: Sequence[str]) -> tuple[str, ...]:
     texts = [piece.text for piece in pieces if isinstance(piece, WeightedText)]
-    return tuple(dict.fromkeys(word for text in texts for word in model.tokenizer.unknown_words(text)))
+    return tuple(dict.fromkeys(word for text in texts for word in model.tokenizer.unknown_words(text, keep=keep)))
 
 
 def _ranges(steps: Sequence[int]) -> str:

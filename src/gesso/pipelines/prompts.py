@@ -176,19 +176,19 @@ class _Encoder:
         plan = parsed.plan(self.num_steps, base_steps=self.base_steps)
         notices = list(parsed.notices)
         texts = {prompt.text: prompt.pieces for planned in plan for prompt in planned.prompts}
-        model = self.model
+        model, keep = self.model, self.adapters.spellings
         named = {text: read_emoji(pieces, model.tokenizer, model.family.objects) for text, pieces in texts.items()}
         texts = {text: pieces for text, (pieces, _) in named.items()}
         if emoji := {sign: name for _, read in named.values() for sign, name in read.items()}:
             notices.append(emoji_notice(emoji, field))
         for text, pieces in texts.items():
-            texts[text], read = read_language(pieces, model.tokenizer, model.family.objects)
+            texts[text], read = read_language(pieces, model.tokenizer, model.family.objects, keep)
             if read is not None:
                 notices.append(language_notice(read, field))
         words = " ".join(map(_words, texts.values()))
         if self._is_given[field] is None:
             notices += vocabulary_notices(
-                model.tokenizer, words, field=label, objects=model.family.objects, model=model.name
+                model.tokenizer, words, field=label, objects=model.family.objects, model=model.name, keep=keep
             )
         for each, pieces in texts.items():
             notices += _cut(self._text(each, pieces, negative=negative), label)
@@ -255,7 +255,9 @@ class _Encoder:
     def _text(self, text: str, pieces: tuple[Piece, ...], *, negative: bool) -> PromptEmbeds:
         key = text.strip(), negative
         if key not in self._encoded:
-            encoded = self._encode(known_pieces(pieces, self.model.tokenizer), negative=negative)
+            encoded = self._encode(
+                known_pieces(pieces, self.model.tokenizer, self.adapters.spellings), negative=negative
+            )
             self._count(len(encoded.chunks.num_tokens))
             self._encoded[key] = encoded
         return self._encoded[key]

@@ -541,7 +541,7 @@ class TextToImage:
         with self.engine.device_lock:
             if model.plan is not None and model.plan.stay != "resident":
                 model.offload()
-            with upscaler.loaded.ready(self.engine.precision.unet) as network:
+            with upscaler.loaded.ready(self.model.precision.unet) as network:
                 yield network
 
     def _prompts(
@@ -625,7 +625,8 @@ class TextToImage:
             else (),
             extras=extras,
             environment=replace(
-                self.engine.environment(), plugins=plugins_of(request, *(model.family.name for model in self._models()))
+                self.engine.environment(self.model),
+                plugins=plugins_of(request, *(model.family.name for model in self._models())),
             ),
             notices=notices,
             pixels_sha256=pixels_sha256(image) if image is not None else "",

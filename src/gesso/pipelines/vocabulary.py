@@ -23,15 +23,22 @@ MAX_READ = 200  # characters of a text in English that a notice shows
 
 
 def vocabulary_notices(
-    tokenizer: Tokenizer, text: str, *, field: str, objects: Mapping[str, Sequence[str]], model: str
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    field: str,
+    objects: Mapping[str, Sequence[str]],
+    model: str,
+    keep: Sequence[str] = (),
 ) -> tuple[Notice, ...]:
     """Notices about one text: unknown words that were ignored, and a prompt without any object that the model knows.
 
-    field: "prompt" or "negative prompt"; only a prompt needs an object, and only if it is not empty.
+    field: "prompt" or "negative prompt"; only a prompt needs an object, and only if it is not empty
+    keep: spellings of embeddings, which are known and count as objects
     """
     notices: list[Notice] = []
     name = field.replace(" ", "_")
-    unknown = tokenizer.unknown_words(text)
+    unknown = tokenizer.unknown_words(text, keep=keep)
     if unknown:
         named = _with_suggestions(unknown, tokenizer, objects)
         more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
@@ -40,24 +47,25 @@ def vocabulary_notices(
         notices.append(
             Notice(f"unknown words ignored{where}: {named}{more}", code="words_ignored", field=name, data=data)
         )
-    if field == "prompt" and objects and text.strip() and not named_objects(tokenizer, text, objects):
+    if field == "prompt" and objects and text.strip() and not named_objects(tokenizer, text, objects, keep):
         text = f"{model} knows nothing in this prompt, so the picture will be meaningless. {_what_it_draws(objects)}"
         notices.append(Notice(text, code="no_object", field=name))
     return tuple(notices)
 
 
-def check_known(model: LoadedModel, prompt: str) -> None:
+def check_known(model: LoadedModel, prompt: str, keep: Sequence[str] = ()) -> None:
     """Raises GessoError for a prompt with words, none of which names an object that the model can draw.
 
     A prompt of known words alone passes, such as "a red background"; so does each of a model that reads any text.
+    keep: names of embeddings, which are known and count as objects
     """
     tokenizer, objects = model.tokenizer, model.family.objects
     text, _ = with_emoji_named(prompt, objects)
-    (piece,), _ = read_language((WeightedText(text),), tokenizer, objects)
+    (piece,), _ = read_language((WeightedText(text),), tokenizer, objects, keep)
     assert isinstance(piece, WeightedText)
     text = piece.text
-    unknown = tokenizer.unknown_words(text)
-    if not objects or not unknown or named_objects(tokenizer, text, objects):
+    unknown = tokenizer.unknown_words(text, keep=keep)
+    if not objects or not unknown or named_objects(tokenizer, text, objects, keep):
         return
     named = _with_suggestions(unknown, tokenizer, objects)
     raise GessoError(
@@ -92,14 +100,16 @@ def read_emoji(
 
 
 def read_language(
-    pieces: Sequence[Piece], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]]
+    pieces: Sequence[Piece], tokenizer: Tokenizer, objects: Mapping[str, Sequence[str]], keep: Sequence[str] = ()
 ) -> tuple[tuple[Piece, ...], tuple[str, str] | None]:
     """The pieces in English, and the language that they are written in with the whole text in English.
 
-    English, and texts that no known language explains, stay as they are; so does each text of a model without objects.
+    English, and texts that no known language explains, stay as they are; so does each text of a model without objects,
+    and each with a word to keep, the name of an embedding.
     """
     text = " ".join(piece.text for piece in pieces if isinstance(piece, WeightedText))
-    if not objects or not tokenizer.unknown_words(text):
+    unknown = tokenizer.unknown_words(text)
+    if not objects or not unknown or len(tokenizer.unknown_words(text, keep=keep)) < len(unknown):
         return tuple(pieces), None
     code = language_of(text, lambda word: not tokenizer.unknown_words(word))
     if code is None:
@@ -138,10 +148,15 @@ def _what_it_draws(objects: Mapping[str, Sequence[str]]) -> str:
     return f"It draws {len(objects)} things, such as {examples} (gesso models info lists them)"
 
 
-def named_objects(tokenizer: Tokenizer, text: str, objects: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The objects whose name or synonym occurs in the text, as one word or several in a row, singular or plural."""
-    words = split_words(tokenizer.known_text(text))
-    names = []
+def named_objects(
+    tokenizer: Tokenizer, text: str, objects: Mapping[str, Sequence[str]], keep: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The objects whose name or synonym occurs in the text, as one word or several in a row, singular or plural.
+
+    keep: names of embeddings, which count as objects
+    """
+    words = split_words(tokenizer.known_text(text, keep=keep))
+    names = [name for name in keep if _contains(words, split_words(name))]
     for name, synonyms in objects.items():
         if any(_contains(words, _words_of(phrase)) for phrase in (name, *synonyms)):
             names.append(name)

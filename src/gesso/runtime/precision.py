@@ -69,9 +69,9 @@ def named_device(name: str) -> torch.device:
 def choose_precision(name: str | torch.dtype, device: torch.device) -> Precision:
     """auto, float32, bfloat16 or float16, or torch's own, for a device. Raises GessoError.
 
-    auto is float32 on the CPU, where it is exact and, for one picture of a small model, as fast as bfloat16, and
-    float16 on a GPU. The text encoder and, under float16, the VAE stay in float32: the text encoder costs little
-    compared to the UNet, and VAE decoders overflow float16.
+    auto is float16 on a GPU, and float32 on the CPU, where an engine takes bfloat16 for full-size models if it is
+    faster there (`gesso.runtime.speed`). The text encoder and, under float16, the VAE stay in float32: the text encoder
+    costs little compared to the UNet, and VAE decoders overflow float16.
     """
     name = str(name).removeprefix("torch.")
     if name == "auto":

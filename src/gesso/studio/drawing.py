@@ -74,7 +74,7 @@ def check_words(pipeline: "TextToImage", order: Order) -> None:
     if sources.image is None and not (sources.hints or request.controls or request.loras or "<" in request.prompt):
         first = next(order.requests(pipeline)).request
         pipeline.resolve(first, **sources.pictures)  # what is wrong with the request is told before
-        check_known(pipeline.model, first.prompt)
+        check_known(pipeline.model, first.prompt, tuple(pipeline.finder.names("embedding")))
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""The user's places on this machine: the model library, the style file and the config file; and whether to download."""
+"""The user's places on this machine: the library, the files for styles, config and speeds; and whether to download."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 STYLES_FILE = "styles.csv"
 CONFIG_FILE = "gesso.toml"
+SPEEDS_FILE = "speed.json"
 
 
 def library_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -41,6 +42,21 @@ def config_file(environ: Mapping[str, str] = os.environ, platform: str = sys.pla
         config = Path(environ.get("XDG_CONFIG_HOME", ""))
         base = config if config.is_absolute() else user / ".config"
     return base / "gesso" / CONFIG_FILE
+
+
+def speeds_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """$GESSO_HOME/speed.json, else gesso/speed.json in the system's folder for what can be made again."""
+    if home := environ.get("GESSO_HOME"):
+        return Path(home).expanduser() / SPEEDS_FILE
+    user = Path.home()
+    if platform == "win32":
+        base = Path(environ.get("LOCALAPPDATA") or user / "AppData" / "Local")
+    elif platform == "darwin":
+        base = user / "Library" / "Caches"
+    else:
+        cache = Path(environ.get("XDG_CACHE_HOME", ""))
+        base = cache if cache.is_absolute() else user / ".cache"
+    return base / "gesso" / SPEEDS_FILE
 
 
 def open_library() -> "Library":

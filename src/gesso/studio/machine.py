@@ -79,9 +79,12 @@ def _devices() -> Iterator[Check]:
 
 
 def _speed() -> Check:
-    """A matrix product and a convolution in each dtype, against float32."""
+    """A matrix product and a convolution in each dtype, against float32, and what follows for full-size models."""
 
+    from gesso.runtime.engine import GAIN
     from gesso.runtime.precision import DTYPES, choose_device, choose_precision
+    from gesso.runtime.speed import bfloat16_gain
+    from gesso.studio.home import speeds_file
 
     device = choose_device("auto")
     rates: dict[str, float | None] = {}
@@ -93,13 +96,20 @@ def _speed() -> Check:
     base = rates["float32"]
     shares = {name: rate / base if rate and base else None for name, rate in rates.items()}
     words = ", ".join(f"{name} {_times(share)}" for name, share in shares.items())
-    chosen = choose_precision("auto", device).name
+    chosen = large = choose_precision("auto", device).name
+    data: dict[str, object] = {"device": str(device), "relative": shares, "dtype": chosen}
+    takes = chosen
+    if device.type == "cpu":
+        gain = bfloat16_gain(speeds_file())
+        large = "bfloat16" if gain >= GAIN else chosen
+        takes = f"{chosen} for small models, {large} for full-size ones, where bfloat16 is {gain:.2g} x"
+        data |= {"full_size": {"bfloat16": gain, "dtype": large, "file": str(speeds_file())}}
     return Check(
         section="machine",
         name="speed",
-        status="ok" if rates[chosen] else "failed",
-        text=f"{words} (matrix product and convolution); gesso takes {chosen}",
-        data={"device": str(device), "relative": shares, "dtype": chosen},
+        status="ok" if rates[chosen] and rates[large] else "failed",
+        text=f"{words} (matrix product and convolution); gesso takes {takes}",
+        data=data,
     )
 
 

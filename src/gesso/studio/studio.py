@@ -30,7 +30,7 @@ from gesso.request.checks import check_known
 from gesso.request.finder import check_files
 from gesso.studio.events import Loading, OnEvent, ignore
 from gesso.studio.files import Files, recipe_files
-from gesso.studio.home import model_of_recipe, open_library, resolve_model
+from gesso.studio.home import model_of_recipe, open_library, resolve_model, speeds_file
 
 if TYPE_CHECKING:
     from gesso.library import Library
@@ -334,4 +334,5 @@ def _engine(options: EngineOptions) -> "Engine":
         rows_per_call=options.rows_per_call,
         max_models=options.max_models,
         memory=options.memory,
+        speeds=speeds_file(),
     )

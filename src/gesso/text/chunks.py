@@ -8,7 +8,8 @@ stands among its last tokens, the words behind that comma move on to the next on
 Shapes: N chunks, L token ids a chunk.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,12 +34,15 @@ class EmbeddingToken:
     num_vectors  tokens it takes up; at least 1, and no more than a chunk holds
     first_id     the id, above the vocabulary, of the first vector in the text encoder; the others follow.
                 None: padding takes its place, and `Chunks.placements` says where
+    spelling     as the prompt has it; one in <angle brackets> is a word of its own whatever stands beside it, as in
+                diffusers, where byte pairs would join ">" and a comma
     """
 
     name: str
     ids: tuple[int, ...]
     num_vectors: int
     first_id: int | None = None
+    spelling: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ def chunk(
     """
     if backtrack < 0 or not 1 <= max_chunks <= MAX_CHUNKS:
         raise ValueError(f"backtrack {backtrack}, max_chunks {max_chunks}: expected 0 or more, 1 to {MAX_CHUNKS}")
-    pieces = tuple(pieces)
+    spellings = [one.spelling for one in embeddings]
+    pieces = tuple(
+        replace(piece, text=words_apart(piece.text, spellings)) if isinstance(piece, WeightedText) else piece
+        for piece in pieces
+    )
     for piece in pieces:
         if isinstance(piece, WeightedText):
             check_prompt(piece.text)
@@ -151,7 +159,13 @@ def chunk(
         report=ChunkReport(
             num_tokens=tuple(len(row.tokens) for row in kept),
             cut=cut,
-            unknown=tuple(dict.fromkeys(word for text in read for word in tokenizer.unknown_words(text))),
+            unknown=tuple(
+                dict.fromkeys(
+                    word
+                    for text in read
+                    for word in tokenizer.unknown_words(text, keep=[embedding.name for embedding in embeddings])
+                )
+            ),
             clamped=clamped,
             broken=bool(cut) and kept[-1].broken,
         ),
@@ -163,10 +177,23 @@ def chunk(
     )
 
 
-def known_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer) -> tuple[Piece, ...]:
-    """The pieces without the words that a learned vocabulary does not know; unchanged for byte pairs."""
+def words_apart(text: str, spellings: Iterable[str]) -> str:
+    """The text with spaces around spellings in <angle brackets>; see `EmbeddingToken.spelling`."""
+    bracketed = {one for one in spellings if one.startswith("<") and one.endswith(">")}
+    if not bracketed:
+        return text
+    pattern = "|".join(map(re.escape, sorted(bracketed, key=len, reverse=True)))
+    return re.sub(pattern, lambda found: f" {found.group()} ", text, flags=re.IGNORECASE)
+
+
+def known_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer, keep: Collection[str] = ()) -> tuple[Piece, ...]:
+    """The pieces without the words that a learned vocabulary does not know; unchanged for byte pairs.
+
+    keep: texts whose words count as known, such as the names of embeddings
+    """
     return tuple(
-        piece if isinstance(piece, Break) else replace(piece, text=tokenizer.known_text(piece.text)) for piece in pieces
+        piece if isinstance(piece, Break) else replace(piece, text=tokenizer.known_text(piece.text, keep=keep))
+        for piece in pieces
     )
 
 

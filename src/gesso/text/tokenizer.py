@@ -10,7 +10,7 @@ Shapes: B texts, L token ids a text (beginning, at most L - 2 tokens of text, en
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,27 +258,28 @@ class Tokenizer:
             tokens.append(Token(index, start))
         return tokens
 
-    def unknown_words(self, text: str) -> list[str]:
+    def unknown_words(self, text: str, *, keep: Iterable[str] = ()) -> list[str]:
         """Words, numbers and emoji of a text that are no whole word of the learned vocabulary, each once, normalised.
 
-        Punctuation does not count. Byte pairs know everything: always empty for "clip".
+        keep: texts whose words count as known, such as the names of embeddings. Punctuation does not count. Byte pairs
+        know everything: always empty for "clip".
         """
         _check_texts([text])
         if not isinstance(self._vocabulary, learned.Vocabulary):
             return []
-        known = self._vocabulary.known
+        known = self._known(keep)
         unknown = (piece for piece in split_words(text) if piece not in known and learned.is_word(piece))
         return list(dict.fromkeys(unknown))
 
-    def known_text(self, text: str) -> str:
+    def known_text(self, text: str, *, keep: Iterable[str] = ()) -> str:
         """The text, normalised, without the words and signs that the learned vocabulary does not know.
 
-        The whole text, unchanged, for "clip".
+        keep: texts whose words count as known. The whole text, unchanged, for "clip".
         """
         _check_texts([text])
         if not isinstance(self._vocabulary, learned.Vocabulary):
             return text
-        known = self._vocabulary.known
+        known = self._known(keep)
         kept: list[str] = []
         dropped = False
         for piece in split_words(text):
@@ -287,6 +288,12 @@ class Tokenizer:
             if not dropped:
                 kept.append(piece)
         return " ".join(kept)
+
+    def _known(self, keep: Iterable[str]) -> Set[str]:
+        assert isinstance(self._vocabulary, learned.Vocabulary)
+        known = self._vocabulary.known
+        kept = {piece for text in keep for piece in split_words(text)}
+        return known | kept if kept else known
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of whole texts, without control tokens."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gesso.families.encoding import Sizes, encode_prompt, zeros_like
+from gesso.families.encoding import Reading, Sizes, encode_prompt, zeros_like
 from gesso.families.parts import ModelParts
 from gesso.nn.embedding import sinusoid
+from gesso.text.chunks import EmbeddingToken
+from gesso.text.prompt import WeightedText
 from gesso.tuning.survey import Found
 
 MAX_KEPT = 1024  # captions whose encoding is kept
@@ -17,11 +19,12 @@ MAX_KEPT = 1024  # captions whose encoding is kept
 class Conditions:
     """Encodes captions as prompts are encoded at drawing: one chunk of tokens, no brackets or weights.
 
-    trained: the text encoders learn, so nothing is kept and gradients flow.
+    trained  something in the text encoders learns, so nothing is kept and gradients flow
+    words    that stand for vectors which are attached to the text encoders
     """
 
-    def __init__(self, parts: ModelParts, *, trained: bool = False) -> None:
-        self.parts, self.trained = parts, trained
+    def __init__(self, parts: ModelParts, *, trained: bool = False, words: Sequence[EmbeddingToken] = ()) -> None:
+        self.parts, self.trained, self.words = parts, trained, tuple(words)
         self._kept: OrderedDict[str, tuple[Tensor, Tensor | None]] = OrderedDict()
 
     def __call__(self, captions: Sequence[str], sizes: Sequence[Sizes]) -> tuple[Tensor, Tensor | None]:
@@ -57,9 +60,15 @@ class Conditions:
 
     def _encode(self, caption: str) -> tuple[Tensor, Tensor | None]:
         family = self.parts.family
-        text = known_caption(self.parts, caption)
-        size = family.native_size
-        encoded = encode_prompt(self.parts, text, clip_skip=family.clip_skip, width=size, height=size)
+        text = known_caption(self.parts, caption, self.words)
+        encoded = encode_prompt(
+            self.parts,
+            (WeightedText(text),),
+            clip_skip=family.clip_skip,
+            width=family.native_size,
+            height=family.native_size,
+            reading=Reading(max_chunks=1, embeddings=self.words),
+        )
         if not caption and family.zero_empty_negative:
             encoded = zeros_like(family, encoded)
         if encoded.added is None:
@@ -68,14 +77,14 @@ class Conditions:
         return encoded.context, pooled
 
 
-def known_caption(parts: ModelParts, caption: str) -> str:
+def known_caption(parts: ModelParts, caption: str, words: Sequence[EmbeddingToken] = ()) -> str:
     """A caption without the words that a learned vocabulary does not know, which drawing leaves out too."""
-    return parts.tokenizer.known_text(caption)
+    return parts.tokenizer.known_text(caption, keep=[word.name for word in words])
 
 
-def unknown_words(parts: ModelParts, captions: Sequence[str]) -> list[str]:
-    """Words of captions that the model's vocabulary does not have; none for CLIP's."""
-    found = (word for caption in captions for word in parts.tokenizer.unknown_words(caption))
+def unknown_words(parts: ModelParts, captions: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
+    """Words of captions that the model's vocabulary does not have, without those to keep; none for CLIP's."""
+    found = (word for caption in captions for word in parts.tokenizer.unknown_words(caption, keep=keep))
     return list(dict.fromkeys(found))
 
 

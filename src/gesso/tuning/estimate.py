@@ -1,6 +1,7 @@
 """How much memory a step takes, and about how long, before any weight is read: counted on networks without numbers."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gesso.families.base import Family
 from gesso.families.parts import empty_networks, on_meta
-from gesso.tuning.factors import Layer, LoraFactors
-from gesso.tuning.settings import LoraSettings
-from gesso.tuning.task import CHECKPOINTED, chooser
+from gesso.tuning.factors import layers_of
+from gesso.tuning.learners import make_factors, text_networks, trained_networks
+from gesso.tuning.settings import TuningSettings
+from gesso.tuning.task import CHECKPOINTED
 
 SHARE_OF_PEAK = 0.75  # of the speed of large matrix products that a network reaches; measured with SD 1.5 on a CPU
+BACKWARD_ALL = 2.0  # operations of the backward pass of layers that learn beside those of the forward pass
 BACKWARD = 1.1  # operations of the backward pass of frozen layers beside those of the forward pass
 
 
@@ -28,36 +31,12 @@ class Estimate:
     flops: float
 
 
-def trained_networks(networks: dict[str, nn.Module], settings: LoraSettings) -> dict[str, nn.Module]:
-    """The networks that get factors."""
-    names = ["unet", *(name for name in ("text", "text_2") if name in networks and settings.train_text)]
-    return {name: networks[name] for name in names}
-
-
-def make_factors(
-    networks: dict[str, nn.Module], settings: LoraSettings, generator: torch.Generator | None
-) -> LoraFactors:
-    """Factors as the settings say. generator: of the start values; None: on the meta device."""
-    trained = trained_networks(networks, settings)
-    choose = chooser(settings.rank, settings.conv_rank or 0, trained)
-    alphas = {
-        False: settings.alpha or float(settings.rank),
-        True: settings.conv_alpha or float(settings.conv_rank or 1),
-    }
-
-    def alpha(name: str, layer: Layer) -> float:
-        return alphas[isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
-
-    return LoraFactors(trained, choose, alpha=alpha, dropout=settings.dropout, generator=generator)
-
-
-def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) -> Estimate:
+def estimate(family: Family, settings: TuningSettings, bucket: tuple[int, int]) -> Estimate:
     """What one step needs, with pictures of one bucket, in pixels of the VAE's picture. Reads nothing."""
     networks = empty_networks(family, family.name)
     for network in networks.values():
         network.requires_grad_(False)
-    with on_meta():
-        factors = make_factors(networks, replace(settings, dropout=0.0), None).to("meta")
+    parameters, layers = _trained(networks, replace(settings, dropout=0.0))
     rows = settings.batch_size or 1
     height, width = bucket[1] // family.vae.downscale, bucket[0] // family.vae.downscale
     x = torch.empty(rows, family.unet.in_channels, height, width, device="meta")
@@ -73,23 +52,38 @@ def estimate(family: Family, settings: LoraSettings, bucket: tuple[int, int]) ->
         loss = networks["unet"](x, torch.empty(rows, device="meta"), context, added).sum()
     del loss
     forward = float(counter.get_total_flops())
-    parameters = sum(p.numel() for p in factors.parameters())
+    learning = set(trained_networks(networks, settings)) if settings.kind == "full" else set[str]()
     small = {"unet"} | (set() if settings.train_text else {"text", "text_2"})
     weights = sum(
         p.numel() * (2 if name in small and settings.base == "bfloat16" else 4)
         for name, network in networks.items()
         for p in network.parameters()
+        if name not in learning  # those are among the parameters
     )
     activations = kept.checkpointed if settings.checkpointing else kept.total
-    # Weights, gradient, two moments and an average of each factor; of activations what the backward pass needs.
+    # Weights, gradient, two moments and an average of what learns; of activations what the backward pass needs.
     nbytes = weights + 5 * 4 * parameters + activations * half // 4
-    passes = 1 + BACKWARD + (1 if settings.checkpointing else 0)
+    passes = 1 + (BACKWARD_ALL if settings.kind == "full" else BACKWARD) + (1 if settings.checkpointing else 0)
     return Estimate(
         parameters=parameters,
-        layers=len(factors.layers),
+        layers=layers,
         nbytes=nbytes,
         flops=forward * passes * settings.accumulation,
     )
+
+
+def _trained(networks: Mapping[str, nn.Module], settings: TuningSettings) -> tuple[int, int]:
+    """How many numbers learn, and in or beside how many layers."""
+    if settings.kind == "embedding":
+        texts = text_networks(networks)
+        return settings.vectors * sum(one.config.dim for one in texts.values()), len(texts)
+    if settings.kind == "full":
+        learning = trained_networks(networks, settings)
+        layers = sum(1 for _ in layers_of(learning))
+        return sum(p.numel() for network in learning.values() for p in network.parameters()), layers
+    with on_meta():
+        factors = make_factors(networks, settings, None).to("meta")
+    return sum(p.numel() for p in factors.parameters()), len(factors.layers)
 
 
 class _Kept:

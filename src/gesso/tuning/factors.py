@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from gesso.adapters.changes import LowRank
 from gesso.adapters.lora import ModuleChange
+from gesso.nn.attention import SpatialTransformer
+from gesso.nn.resblock import ResBlock
 from gesso.training.task import generator_for
 
 Layer = nn.Linear | nn.Conv2d
@@ -126,3 +128,33 @@ def layers_of(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, Layer]]:
         for name, module in network.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 yield f"{component}.{name}", module
+
+
+def chooser(rank: int, conv_rank: int, networks: Mapping[str, nn.Module]) -> Callable[[str, nn.Module], int]:
+    """Which layers get factors, by the rules of kohya's trainer.
+
+    rank       of linear layers of transformers (attention, feed-forward, projections) and of text encoders
+    conv_rank  of 3 x 3 convolutions of residual blocks and between levels; where it is not 0, the linear layers of
+               residual blocks get `rank` as well
+    """
+    attention, others = list[str](), list[str]()
+    for component, network in networks.items():
+        for name, module in network.named_modules():
+            if component != "unet":
+                continue
+            whole = f"unet.{name}."
+            if isinstance(module, SpatialTransformer) or name == "draft":
+                attention.append(whole)
+            elif isinstance(module, ResBlock) or name.endswith(("downsample", "upsample")):
+                others.append(whole)
+
+    def choose(name: str, layer: nn.Module) -> int:
+        if not name.startswith("unet."):
+            return 0 if name.endswith(".projection") else rank
+        if any(name.startswith(one) for one in attention):
+            return rank
+        if conv_rank and any(f"{name}.".startswith(one) for one in others):
+            return conv_rank if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1) else rank
+        return 0
+
+    return choose

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gesso.files import atomic_file
-from gesso.tuning.settings import LoraSettings
+from gesso.tuning.settings import TuningSettings
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 240, 56, 28
 MAX_COLUMNS = 12  # of samples: the first, the last and some between
@@ -26,7 +26,7 @@ h2{font-size:1.15rem;margin-top:2rem}
 """
 
 
-def write_page(folder: Path, settings: LoraSettings, facts: Mapping[str, Any], note: str = "") -> Path:
+def write_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any], note: str = "") -> Path:
     """Make FOLDER/report.html from its log and samples."""
     path = folder / "report.html"
     with atomic_file(path) as file:
@@ -34,7 +34,7 @@ def write_page(folder: Path, settings: LoraSettings, facts: Mapping[str, Any], n
     return path
 
 
-def render_page(folder: Path, settings: LoraSettings, facts: Mapping[str, Any], note: str = "") -> str:
+def render_page(folder: Path, settings: TuningSettings, facts: Mapping[str, Any], note: str = "") -> str:
     """The page as text. Everything that comes from files or settings is escaped."""
     rows = read_log(folder / "log.jsonl")
     reports = [row for row in rows if "seen" in row]
@@ -147,7 +147,7 @@ def curves(lines: Mapping[str, list[tuple[float, float]]]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _samples(paths: Sequence[Path], settings: LoraSettings) -> str:
+def _samples(paths: Sequence[Path], settings: TuningSettings) -> str:
     grid: dict[int, dict[int, Path]] = {}
     for path in paths:
         at, _, which = path.stem.partition("-")

@@ -1,4 +1,4 @@
-"""Every setting of a LoRA training as one value; presets by memory; the TOML file that repeats a run."""
+"""Every setting of a training as one value; presets by memory; the TOML file that repeats a run."""
 
 import json
 import math
@@ -15,6 +15,7 @@ from gesso.request.checks import nearest_name
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.objective import TIMESTEPS
 
+KINDS = ("lora", "full", "embedding")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "float32", "bfloat16")
 BASES = ("auto", "float32", "bfloat16")
@@ -26,9 +27,12 @@ def _limits(low: float, high: float) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """What a LoRA training does. None: follows from the model, the preset or the data; see `completed`.
+class TuningSettings:
+    """What a training does. None: follows from the model, the preset or the data; see `completed`.
 
+    kind                 what is trained: a LoRA, all weights of the UNet (full), or the vectors of an embedding
+    trigger              word that is put before captions that lack it; the name of an embedding
+    class_prompt         prompt of pictures of the class that the model draws itself, before the training
     data, model, output  folder or TOML file of the data set; model file, folder or name; file that is written
     resolution           pixels a side of a square of the buckets' area; None: the model's own
     min_bucket, max_bucket, bucket_step  sides of buckets in pixels; None: half and twice the resolution
@@ -36,10 +40,13 @@ class LoraSettings:
     """
 
     # What is learned, from what.
+    kind: str = "lora"
     data: str = ""
     model: str = "gesso-mini"
     output: str = ""
     reg: str = ""
+    class_prompt: str = ""
+    class_pictures: int = field(default=0, metadata=_limits(0, 10_000))
     caption: str = ""
     trigger: str = ""
     repeats: int = field(default=1, metadata=_limits(1, 10_000))
@@ -57,6 +64,9 @@ class LoraSettings:
     caption_dropout: float = field(default=0.05, metadata=_limits(0, 1))
     tag_dropout: float = field(default=0.0, metadata=_limits(0, 1))
     held_out: int | None = field(default=None, metadata=_limits(0, 1000))
+    # The embedding.
+    vectors: int = field(default=4, metadata=_limits(1, 75))
+    init: str = ""
     # The network.
     rank: int = field(default=16, metadata=_limits(1, 1024))
     alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
@@ -106,11 +116,16 @@ class LoraSettings:
             raise _refused("min_timestep", self.min_timestep, f"at most max_timestep, {self.max_timestep}")
         if self.warmup + self.decay > 1:
             raise _refused("decay", self.decay, f"at most {1 - self.warmup:g} beside a warmup of {self.warmup:g}")
+        if self.kind == "embedding" and not self.trigger:
+            raise _refused("trigger", self.trigger, "the word that the embedding will be called by")
+        if self.kind == "embedding" and self.optimizer != "adamw":
+            raise _refused("optimizer", self.optimizer, "adamw: the vectors of an embedding are no matrix of weights")
         if len(self.sample_prompts) > 16:
             raise _refused("sample_prompts", len(self.sample_prompts), "at most 16 prompts")
 
     def _check(self, name: str, value: Any) -> None:
         choices = {
+            "kind": KINDS,
             "optimizer": OPTIMIZERS,
             "timesteps": TIMESTEPS,
             "precision": PRECISIONS,
@@ -147,6 +162,8 @@ PRESETS: Mapping[str, Preset] = {
     "12gb": Preset(batch_size=2, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 12 GB"),
     "24gb": Preset(batch_size=4, precision="bfloat16", base="bfloat16", checkpointing=True, about="a card of 24 GB"),
 }
+# Learning rates of Stable Diffusion and of gesso-mini.
+RATES = {"lora": (1e-4, 5e-4), "full": (5e-6, 2e-4), "embedding": (5e-3, 2e-2)}
 MINI_BATCH = 8  # gesso-mini is so small that one picture a step would waste the machine
 
 
@@ -160,7 +177,9 @@ def preset_for(name: str, device: str, nbytes: int | None) -> str:
     return "24gb" if gigabytes >= 20 else "12gb" if gigabytes >= 11 else "8gb"
 
 
-def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_size: int | None = None) -> LoraSettings:
+def completed(
+    settings: TuningSettings, family: Family, pictures: int, *, batch_size: int | None = None
+) -> TuningSettings:
     """The settings with a value in every place. preset: is decided already.
 
     pictures    how many there are to learn, repeats counted
@@ -174,8 +193,11 @@ def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_si
     steps = settings.steps or min(max(100 * pictures // (batch * settings.accumulation), 400), 3000)
     rank = settings.rank
     conv_rank = settings.conv_rank if settings.conv_rank is not None else rank if is_mini else 0
-    rate = settings.learning_rate if settings.learning_rate is not None else 5e-4 if is_mini else 1e-4
+    rate = settings.learning_rate if settings.learning_rate is not None else RATES[settings.kind][is_mini]
     held = settings.held_out
+    base = preset.base if settings.base in (None, "auto") else settings.base
+    if settings.kind == "full":
+        base = "float32"  # what learns needs all its digits
     return replace(
         settings,
         resolution=rules.resolution[0],
@@ -192,14 +214,14 @@ def completed(settings: LoraSettings, family: Family, pictures: int, *, batch_si
         text_rate=settings.text_rate if settings.text_rate is not None else rate / 2,
         max_timestep=settings.max_timestep if settings.max_timestep is not None else family.schedule.num_timesteps - 1,
         precision=settings.precision or preset.precision,
-        base=preset.base if settings.base in (None, "auto") else settings.base,
+        base=base,
         checkpointing=preset.checkpointing if settings.checkpointing is None else settings.checkpointing,
         report_every=settings.report_every or max(steps // 8, 1),
         sample_steps=settings.sample_steps or family.defaults.num_steps,
     )
 
 
-def bucket_rules(settings: LoraSettings, family: Family) -> BucketRules:
+def bucket_rules(settings: TuningSettings, family: Family) -> BucketRules:
     """The buckets that settings with gaps ask for, in pixels of finished pictures."""
     resolution = settings.resolution or family.output_size
     step = settings.bucket_step or (64 if family.scheduler else 2 * family.size_multiple)
@@ -216,9 +238,9 @@ def bucket_rules(settings: LoraSettings, family: Family) -> BucketRules:
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def to_toml(settings: LoraSettings) -> str:
+def to_toml(settings: TuningSettings) -> str:
     """The settings as a file that `read_settings` reads; what follows from the model or the data is left out."""
-    lines = ["# A LoRA training of gesso. To repeat it: gesso train lora --settings THIS-FILE", ""]
+    lines = [f"# A training of gesso. To repeat it: gesso train {settings.kind} --settings THIS-FILE", ""]
     for name, value in asdict(settings).items():
         if value is not None:
             lines.append(f"{name} = {_toml_value(value)}")
@@ -250,7 +272,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise GessoError(
             f"{path}: is not TOML ({shorten(str(error))})", code="damaged", data={"path": str(path)}
         ) from None
-    hints = get_type_hints(LoraSettings)
+    hints = get_type_hints(TuningSettings)
     if "datasets" in table:
         raise GessoError(f"{path}: is a data set of kohya's trainer. Give it in place of the folder", code="wrong_kind")
     for key, value in table.items():

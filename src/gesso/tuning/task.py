@@ -1,4 +1,4 @@
-"""`LoraTask`: batches of the user's pictures, the loss, and losses that can be compared from step to step.
+"""`TuningTask`: batches of the user's pictures, the loss, and losses that can be compared from step to step.
 
 Everything random in a step follows from (seed, step): which pictures, mirrored or not, which caption, timestep, noise.
 """
@@ -17,8 +17,8 @@ from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
 from gesso.training.task import Enter, Figures, generator_for
 from gesso.tuning.conditions import Conditions, sizes_of
-from gesso.tuning.factors import LoraFactors
 from gesso.tuning.latents import Encoded
+from gesso.tuning.learners import Learner
 from gesso.tuning.objective import Objective, quantile_times
 from gesso.tuning.survey import Found
 
@@ -69,17 +69,19 @@ class Batches:
         return self.epoch(epoch)[number - self._starts[epoch]]
 
 
-class LoraTask:
-    """A frozen model with factors beside its layers, for the training loop.
+class TuningTask:
+    """A model of which a part learns, for the training loop.
 
-    parts    on the device; the networks need no gradients. found, latents: the pictures, by the same places
-    held     places of pictures that are never trained on
+    parts      on the device. learner: what learns in them; the rest needs no gradients
+    found, latents  the pictures, by the same places
+    held       places of pictures that are never trained on
+    text_rate  learning rate of what is in the text encoders; None: the one of all
     """
 
     def __init__(
         self,
         parts: ModelParts,
-        factors: LoraFactors,
+        learner: Learner,
         found: Sequence[Found],
         latents: Latents,
         objective: Objective,
@@ -88,17 +90,14 @@ class LoraTask:
         seed: int,
         held: Sequence[int] = (),
         text_rate: float | None = None,
-        weight_decay: float = 0.0,
-        muon: bool = False,
         checkpointing: bool = False,
     ) -> None:
-        self.parts, self.factors, self.found, self.latents, self.objective = parts, factors, found, latents, objective
-        self.held = list(held)
-        self.text_rate, self.weight_decay, self.muon = text_rate, weight_decay, muon
+        self.parts, self.learner, self.found, self.latents, self.objective = parts, learner, found, latents, objective
+        self.held, self.text_rate = list(held), text_rate
         self.device = next(parts.unet.parameters()).device
-        self.modules: Mapping[str, nn.Module] = {"factors": factors}
+        self.modules = learner.modules
         self.precision: Enter = nullcontext
-        self.conditions = Conditions(parts, trained=text_rate is not None)
+        self.conditions = Conditions(parts, trained=learner.trains_text, words=learner.words)
         seen = [place for place in range(len(found)) if place not in set(self.held)]
         self.batches = Batches(found, seen, batch_size, seed)
         own = [place for place in seen if not found[place].subset.is_reg]
@@ -109,10 +108,7 @@ class LoraTask:
             checkpoint_blocks(parts.unet)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        groups = [{"params": self.factors.of("unet"), "lr": learning_rate}]
-        if self.text_rate is not None:
-            groups.append({"params": self.factors.of("text"), "lr": self.text_rate})
-        return [{**group, "muon": True} for group in groups] if self.muon else groups
+        return self.learner.groups(learning_rate, learning_rate if self.text_rate is None else self.text_rate)
 
     def networks(self) -> list[nn.Module]:
         return [self.parts.unet]
@@ -128,7 +124,7 @@ class LoraTask:
         latents = means + stds * torch.randn(means.shape, generator=generator)
         times = self.objective.draw_times(len(places), generator)
         eps = self.objective.draw_noise(latents, generator)
-        self.factors.step_seed = seed, step
+        self.learner.begin_step(seed, step)
         errors = self.errors(places, flips, captions, latents, eps, times)
         is_reg = torch.tensor([self.found[place].subset.is_reg for place in places])
         loss = self.objective.loss(errors, times, is_reg)
@@ -186,36 +182,6 @@ class LoraTask:
             drawn = latents.expand(rows, -1, -1, -1), eps, torch.tensor(some)
             errors.append(self.errors([place] * rows, [False] * rows, [caption] * rows, *drawn).float().cpu())
         return torch.cat(errors)
-
-
-def chooser(rank: int, conv_rank: int, networks: Mapping[str, nn.Module]) -> Callable[[str, nn.Module], int]:
-    """Which layers get factors, by the rules of kohya's trainer.
-
-    rank       of linear layers of transformers (attention, feed-forward, projections) and of text encoders
-    conv_rank  of 3 x 3 convolutions of residual blocks and between levels; where it is not 0, the linear layers of
-               residual blocks get `rank` as well
-    """
-    attention, others = list[str](), list[str]()
-    for component, network in networks.items():
-        for name, module in network.named_modules():
-            if component != "unet":
-                continue
-            whole = f"unet.{name}."
-            if isinstance(module, SpatialTransformer) or name == "draft":
-                attention.append(whole)
-            elif isinstance(module, ResBlock) or name.endswith(("downsample", "upsample")):
-                others.append(whole)
-
-    def choose(name: str, layer: nn.Module) -> int:
-        if not name.startswith("unet."):
-            return 0 if name.endswith(".projection") else rank
-        if any(name.startswith(one) for one in attention):
-            return rank
-        if conv_rank and any(f"{name}.".startswith(one) for one in others):
-            return conv_rank if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1) else rank
-        return 0
-
-    return choose
 
 
 def checkpoint_blocks(unet: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""A LoRA training from a folder of pictures to a file: `LoraRun`.
+"""A training from a folder of pictures to a file: `TuningRun`.
 
-run = LoraRun(settings, model, folder)
+run = TuningRun(settings, model, folder)
 run.explain()          # what was found, what it will take; nothing is trained
 run.train(stop=...)    # or goes on from the last state
 run.write(path)
@@ -31,16 +31,18 @@ from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import is_cut, unknown_words
 from gesso.tuning.dataset import DataSet, Defaults
-from gesso.tuning.estimate import Estimate, estimate, make_factors, operations_per_second, seconds_a_step
+from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_a_step
+from gesso.tuning.files import save_embedding, save_model
 from gesso.tuning.latents import LatentCache, encode_all
+from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
 from gesso.tuning.lora_file import save_lora
 from gesso.tuning.objective import Objective
 from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
 from gesso.tuning.samples import Sampler
-from gesso.tuning.settings import LoraSettings, bucket_rules, completed, preset_for, to_toml
+from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
-from gesso.tuning.task import LoraTask
+from gesso.tuning.task import TuningTask
 
 # What may differ when a run goes on: how long it is, and what is shown on the way.
 _MAY_DIFFER = {
@@ -63,7 +65,7 @@ OnProgress = Callable[[str, int, int], None]  # what is done, how much, of how m
 OnLog = Callable[[dict[str, float]], None]
 
 
-class LoraRun:
+class TuningRun:
     """One training.
 
     settings  with gaps, which the model, the preset and the data fill
@@ -75,7 +77,7 @@ class LoraRun:
 
     def __init__(
         self,
-        settings: LoraSettings,
+        settings: TuningSettings,
         model: Path,
         folder: Path,
         *,
@@ -93,6 +95,7 @@ class LoraRun:
         settings = replace(settings, preset=preset_for(settings.preset, self.device.type, _memory(self.device)))
         self.stored = load_parts(model, dtype=None, check=False)
         self.family = _trainable(self.stored, model)
+        _check_name(settings)
         self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
@@ -170,16 +173,17 @@ class LoraRun:
             "deep": [path.name for path in found.deep],
             "cmyk": [path.name for path in found.cmyk],
             "cut_captions": sum(is_cut(self.stored, caption) for caption in captions),
-            "unknown_words": unknown_words(self.stored, captions),
+            "unknown_words": unknown_words(self.stored, captions, self._words),
             "held_out": sorted(path.name for path in held),
             "notes": list(self.data.notes),
             "model": s.model,
             "family": self.family.name,
+            "kind": s.kind,
             "preset": s.preset,
             "device": str(self.device),
             "trained_layers": self.estimate.layers,
             "trained_parameters": self.estimate.parameters,
-            "file_bytes": 2 * self.estimate.parameters,
+            "file_bytes": self._file_bytes,
             "memory_bytes": self.estimate.nbytes,
             "steps": s.steps,
             "batch_size": s.batch_size,
@@ -187,6 +191,18 @@ class LoraRun:
             "seconds_a_step": float(f"{step:.3g}"),
             "seconds": float(f"{step * s.steps:.3g}"),
         }
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        """Words that are learned, whatever the vocabulary."""
+        return (self.settings.trigger,) if self.settings.kind == "embedding" else ()
+
+    @property
+    def _file_bytes(self) -> int:
+        """Of the result, about."""
+        if self.settings.kind == "full":
+            return 2 * sum(p.numel() for network in self.stored.networks.values() for p in network.parameters())
+        return (4 if self.settings.kind == "embedding" else 2) * self.estimate.parameters
 
     def _by_subset(self) -> list[tuple[Any, int]]:
         counts = Counter(one.example.subset for one in self.survey.found)
@@ -213,9 +229,15 @@ class LoraRun:
             cache, self.survey.found, on_picture=lambda done, of: self.on_progress("encoding pictures", done, of)
         )
         task = self._task(parts, latents)
-        sampler = Sampler(parts, self.folder / "samples", self._prompts(), self.settings.sample_steps or 20)
+        sampler = Sampler(
+            parts,
+            self.folder / "samples",
+            self._prompts(),
+            self.settings.sample_steps or 20,
+            embedding=self._embedding_of(task.learner),
+        )
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
-        parameters = sum(parameter.numel() for parameter in task.factors.parameters())
+        parameters = sum(p.numel() for module in task.modules.values() for p in module.parameters())
 
         def log(row: dict[str, float]) -> None:
             on_log(row)
@@ -256,6 +278,19 @@ class LoraRun:
             "trained parameters": parameters,
         }
 
+    def _embedding_of(self, learner: Learner) -> Callable[[], Path] | None:
+        """Writes the vectors as they are, for samples that name them; None: there are none."""
+        vectors = learner.modules.get("vectors")
+        if not isinstance(vectors, Vectors):
+            return None
+        path = self.folder / f"{self.settings.trigger}.safetensors"
+
+        def write() -> Path:
+            save_embedding(path, dict(vectors.table.items()), self.family, {"title": path.stem}, {})
+            return path
+
+        return write
+
     def _parts(self) -> ModelParts:
         """The model with its numbers, on the device."""
         parts = load_parts(self.model, device=self.device, dtype=torch.float32)
@@ -267,21 +302,21 @@ class LoraRun:
             network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return parts
 
-    def _task(self, parts: ModelParts, latents: Mapping[tuple[int, bool], Any]) -> LoraTask:
+    def _task(self, parts: ModelParts, latents: Mapping[tuple[int, bool], Any]) -> TuningTask:
         s = self.settings
-        factors = make_factors(dict(parts.networks), s, generator_for(s.seed, 0, 1))
+        tokenizers = [parts.tokenizer, parts.tokenizer_2 or parts.tokenizer]
+        learner = make_learner(parts.networks, tokenizers, s, generator_for(s.seed, 0, 1))
         assert s.batch_size is not None
-        return LoraTask(
+        return TuningTask(
             parts,
-            factors,
+            learner,
             self.survey.found,
             latents,
             objective_of(s, parts),
             batch_size=s.batch_size,
             seed=s.seed,
             held=self.held,
-            text_rate=s.text_rate if s.train_text else None,
-            muon=s.optimizer == "muon",
+            text_rate=s.text_rate,
             checkpointing=bool(s.checkpointing),
         )
 
@@ -352,11 +387,7 @@ class LoraRun:
     # ---- the result --------------------------------------------------------------------------------------------------
 
     def write(self, path: Path, *, author: str | None = None) -> dict[str, Any]:
-        """Write the averaged factors, and beside them the settings. -> figures about the file"""
-        with torch.no_grad():
-            factors = make_factors(dict(self.stored.networks), self.settings, torch.Generator())
-        factors.load_state_dict(load_average(self.folder)["factors"])
-        target = Target(self.family.name, self.family.layout, self.stored.networks)
+        """Write the average of what was learned, and beside it the settings. -> figures about the file"""
         about = {"title": path.stem, "resolution": f"{self.settings.resolution}x{self.settings.resolution}"}
         if self.settings.trigger:
             about["trigger_phrase"] = self.settings.trigger
@@ -364,11 +395,40 @@ class LoraRun:
             about["author"] = author
         if self.family.prediction != "eps":
             about["prediction_type"] = self.family.prediction
-        base = self.family.name if self.family.scheduler is None else None
-        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
+        average = load_average(self.folder)
+        figures = {"lora": self._write_lora, "full": self._write_model, "embedding": self._write_embedding}[
+            self.settings.kind
+        ](path, average, about)
         with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
             file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
-        return {"rank": self.settings.rank, "bytes": path.stat().st_size}
+        return {**figures, "bytes": path.stat().st_size}
+
+    def _write_lora(
+        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+    ) -> dict[str, Any]:
+        with torch.no_grad():
+            factors = make_factors(self.stored.networks, self.settings, torch.Generator())
+        factors.load_state_dict(average["factors"])
+        target = Target(self.family.name, self.family.layout, self.stored.networks)
+        base = self.family.name if self.family.scheduler is None else None
+        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
+        return {"rank": self.settings.rank}
+
+    def _write_model(
+        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+    ) -> dict[str, Any]:
+        parts = load_parts(self.model, dtype=None)
+        for name, weights in average.items():
+            parts.networks[name].load_state_dict(weights, assign=True)
+        save_model(path, parts, about, self.metadata())
+        return {"networks": "+".join(average)}
+
+    def _write_embedding(
+        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+    ) -> dict[str, Any]:
+        vectors = {name.removeprefix("table."): value for name, value in average["vectors"].items()}
+        save_embedding(path, vectors, self.family, about, self.metadata())
+        return {"vectors": self.settings.vectors}
 
     @property
     def precision(self) -> str | None:
@@ -394,8 +454,6 @@ class LoraRun:
             "ss_sd_model_name": Path(self.model).name,
             "ss_new_sd_model_hash": model_hash,
             "ss_sd_model_hash": model_hash[:8],
-            "ss_network_dim": s.rank,
-            "ss_network_alpha": s.alpha,
             "ss_num_train_images": sum(one.subset.repeats for one in found.own),
             "ss_num_reg_images": sum(one.subset.repeats for one in found.reg),
             "ss_steps": s.steps,
@@ -406,6 +464,7 @@ class LoraRun:
             "ss_learning_rate": s.learning_rate,
             "ss_unet_lr": s.learning_rate,
             "ss_text_encoder_lr": s.text_rate if s.train_text else None,
+            "ss_class_prompt": s.class_prompt or None,
             "ss_optimizer": s.optimizer,
             "ss_lr_scheduler": "warmup_stable_decay",
             "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
@@ -425,7 +484,9 @@ class LoraRun:
             "gesso.training_data_sha256": found.fingerprint,
             "gesso.held_out": len(self.held),
         }
-        if s.conv_rank:
+        if s.kind == "lora":
+            values |= {"ss_network_dim": s.rank, "ss_network_alpha": s.alpha}
+        if s.kind == "lora" and s.conv_rank:
             values["ss_network_args"] = {"conv_dim": str(s.conv_rank), "conv_alpha": str(s.conv_alpha)}
         return {
             key: value
@@ -476,7 +537,7 @@ class LoraRun:
         return sorted(places[:count])
 
 
-def objective_of(settings: LoraSettings, parts: ModelParts) -> Objective:
+def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     """The loss that completed settings ask for, with a model's schedule."""
     return Objective(
         schedule=parts.family.schedule.build(),
@@ -493,7 +554,7 @@ def objective_of(settings: LoraSettings, parts: ModelParts) -> Objective:
     )
 
 
-def _defaults(settings: LoraSettings) -> Defaults:
+def _defaults(settings: TuningSettings) -> Defaults:
     return Defaults(
         captions=CaptionRules(
             shuffle=settings.shuffle_captions,
@@ -520,8 +581,20 @@ def _with_trigger(data: DataSet, trigger: str) -> DataSet:
     return replace(data, examples=examples)
 
 
+def _check_name(settings: TuningSettings) -> None:
+    """An embedding is called by the name of its file. Raises GessoError where the two differ."""
+    stem = Path(settings.output).stem
+    if settings.kind == "embedding" and settings.output and stem != settings.trigger:
+        raise GessoError(
+            f"`trigger` {short(settings.trigger)}: an embedding is called by the name of its file, {short(stem)}. "
+            "Make them the same",
+            code="mismatch",
+            field="trigger",
+        )
+
+
 def _trainable(parts: ModelParts, model: Path) -> Any:
-    """The model's family. Raises GessoError for one that a LoRA cannot be trained for here."""
+    """The model's family. Raises GessoError for one that cannot be trained here."""
     family = parts.family
     reason = None
     if family.is_refiner:

@@ -14,10 +14,10 @@ import torch
 from gesso.checkpoints.weight_file import open_weights
 from gesso.errors import GessoError
 from gesso.training.loop import load_state
-from gesso.tuning import lora_run
-from gesso.tuning.lora_run import LoraRun
+from gesso.tuning import run as tuning_run
 from gesso.tuning.page import read_log
-from gesso.tuning.settings import LoraSettings, read_settings
+from gesso.tuning.run import TuningRun
+from gesso.tuning.settings import TuningSettings, read_settings
 from tiny_models import save_tiny_mini
 from tiny_sd import TINY_INPAINT, TINY_REFINER, TINY_SD, TINY_SDXL, save_tiny_folder
 from tuning.made import save_folder, save_picture
@@ -34,10 +34,10 @@ def root(tmp_path_factory):
     return folder
 
 
-def made(root: Path, folder: Path, **changes) -> LoraRun:
+def made(root: Path, folder: Path, **changes) -> TuningRun:
     model = changes.pop("file", root / "model.safetensors")
     values = QUICK | {"data": str(root / "pictures"), "output": str(folder / "my.safetensors")} | changes
-    return LoraRun(LoraSettings(**values), model, folder / "run")
+    return TuningRun(TuningSettings(**values), model, folder / "run")
 
 
 def tensors(value, prefix=""):
@@ -118,9 +118,9 @@ def test_the_state_of_another_training_is_refused(changes, message, root, tmp_pa
 
 def test_a_gradient_that_is_not_finite_rolls_back_at_half_the_rate(root, tmp_path, monkeypatch):
     """At the first visit of step 6 alone; the run then ends as if its rate had been halved after step 4."""
-    monkeypatch.setattr(lora_run, "KEEP_EVERY", 4)
+    monkeypatch.setattr(tuning_run, "KEEP_EVERY", 4)
     run, failed = made(root, tmp_path), []
-    real = lora_run.LoraTask.loss
+    real = tuning_run.TuningTask.loss
 
     def loss(self, step, batch_size, seed):
         found, figures = real(self, step, batch_size, seed)
@@ -129,7 +129,7 @@ def test_a_gradient_that_is_not_finite_rolls_back_at_half_the_rate(root, tmp_pat
             return found * math.nan, figures
         return found, figures
 
-    monkeypatch.setattr(lora_run.LoraTask, "loss", loss)
+    monkeypatch.setattr(tuning_run.TuningTask, "loss", loss)
     rows = []
     assert run.train(on_log=rows.append)
     (told,) = [row for row in rows if "not_finite_at" in row]
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_not_finite_rolls_back_at_half_the_rate(root, tmp_pat
     assert "back to step 4, at 0.5 of the learning rate" in (tmp_path / "run" / "report.html").read_text()
 
     monkeypatch.setattr(
-        lora_run.LoraTask, "loss", lambda *args: (lambda pair: (pair[0] * math.nan, pair[1]))(real(*args))
+        tuning_run.TuningTask, "loss", lambda *args: (lambda pair: (pair[0] * math.nan, pair[1]))(real(*args))
     )
     with pytest.raises(GessoError, match=r"step 0: the gradient is not finite\. Lower the learning rate") as error:
         made(root, tmp_path / "always").train()
@@ -196,9 +196,9 @@ def test_the_same_settings_give_the_same_file(root, tmp_path):
     first = made(root, tmp_path / "a", steps=3)
     first.train()
     first.write(tmp_path / "a" / "my.safetensors")
-    settings = LoraSettings(**read_settings(tmp_path / "a" / "my.toml"))
+    settings = TuningSettings(**read_settings(tmp_path / "a" / "my.toml"))
     (tmp_path / "b").mkdir()
-    again = LoraRun(settings, root / "model.safetensors", tmp_path / "b" / "run")
+    again = TuningRun(settings, root / "model.safetensors", tmp_path / "b" / "run")
     assert again.settings == first.settings
     again.train()
     again.write(tmp_path / "b" / "my.safetensors")
@@ -288,7 +288,7 @@ def test_explain_says_what_was_found_and_changes_nothing(root, tmp_path):
     assert [one["picture"] for one in facts["unreadable"]] == ["broken.png"]
     assert facts["unknown_words"] == ["zorp"]
     assert {(one["width"], one["height"]): one["pictures"] for one in facts["buckets"]} == {(64, 64): 7, (80, 48): 1}
-    trained = run._task(run._parts(), {}).factors
+    trained = run._task(run._parts(), {}).learner.factors
     assert facts["trained_parameters"] == sum(p.numel() for p in trained.parameters())
     assert facts["memory_bytes"] > 4 * facts["trained_parameters"] and facts["seconds"] > 0
     assert not (tmp_path / "run").exists()

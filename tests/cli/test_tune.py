@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gesso.cli import train_lora
+from gesso.cli import tune
 from gesso.cli.main import run
-from gesso.tuning.settings import LoraSettings
+from gesso.tuning.settings import TuningSettings
 from tiny_models import save_tiny_mini
 from tuning.made import save_folder, save_picture
 
@@ -93,10 +93,10 @@ def test_what_is_refused_before_the_work(words, message, place, capsys):
 
 
 def test_every_setting_has_an_option_or_a_reason():
-    options = {row.field for row in train_lora.SETTINGS} | {"data", "model", "output"}
-    without = {"min_bucket", "max_bucket", "bucket_step", "weight_decay", "clip", "conv_alpha"}  # for the file
-    assert {*LoraSettings.__dataclass_fields__} - options == without
-    assert not options - {*LoraSettings.__dataclass_fields__}
+    options = {row.field for row in tune.SETTINGS} | {"data", "model", "output"}
+    without = {"kind", "min_bucket", "max_bucket", "bucket_step", "weight_decay", "clip", "conv_alpha"}  # for the file
+    assert {*TuningSettings.__dataclass_fields__} - options == without
+    assert not options - {*TuningSettings.__dataclass_fields__}
 
 
 def test_notes_for_a_person(place, capsys):
@@ -141,3 +141,34 @@ def test_ctrl_c_saves_a_state_and_says_how_to_go_on(number, code, place, capsys)
     words[words.index("--train-steps") + 1] = str(step + 2)
     said(capsys, *words)
     assert (place / "my.safetensors").exists()
+
+
+def test_dreambooth_draws_its_class_and_needs_to_know_it(place, capsys):
+    words = ["photos", "-m", "model.safetensors", "-o", "mine.safetensors", "--cache", "latents", *QUICK[2:]]
+    assert run(["train", "dreambooth", *words]) == 2
+    assert "--trigger is missing: DreamBooth needs it" in capsys.readouterr().err
+    assert run(["train", "dreambooth", *words, "--trigger", "red cat"]) == 2
+    assert "--class-prompt or --reg is missing" in capsys.readouterr().err
+    given = [*words, "--trigger", "red cat", "--class-prompt", "a cat", "--class-pictures", "2", "--no-samples"]
+    assert run(["train", "dreambooth", *given, "--explain"]) == 0
+    assert "2 pictures of 'a cat' are drawn into mine.training/class" in capsys.readouterr().err
+    assert not (place / "mine.training").exists()
+    assert run(["train", "dreambooth", *given]) == 0
+    assert capsys.readouterr().out.startswith("mine.safetensors networks=unet bytes=")
+    assert len(list((place / "mine.training" / "class").glob("*.png"))) == 2
+    assert run(["generate", "a red cat", "-m", "mine.safetensors", "--steps", "2", "-q", "-o", "cat.png"]) == 0
+    assert run(["train", "lora", "--settings", "mine.toml", "-o", "other.safetensors"]) == 2
+    assert "mine.toml: settings of another training. Use gesso train full" in capsys.readouterr().err
+
+
+def test_an_embedding_takes_the_name_of_its_file(place, capsys):
+    words = ["photos", "-m", "model.safetensors", "--cache", "latents", *QUICK[2:], "--no-samples", "--vectors", "2"]
+    assert run(["train", "embedding", *words, "-o", "teapot.safetensors"]) == 0
+    assert capsys.readouterr().out.startswith("teapot.safetensors vectors=2 bytes=")
+    drawn = ["generate", "a teapot", "-m", "model.safetensors", "--steps", "2", "--seed", "1"]
+    assert run([*drawn, "-o", "with.png", "--embedding", "teapot.safetensors"]) == 0
+    assert "teapot" not in capsys.readouterr().err
+    assert run([*drawn, "-o", "without.png", "--force"]) == 0
+    assert "unknown words ignored" in capsys.readouterr().err
+    assert (place / "with.png").read_bytes() != (place / "without.png").read_bytes()
+    assert run(["train", "embedding", *words, "-o", "teapot2.safetensors", "--rank", "4"]) == 2

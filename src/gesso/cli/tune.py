@@ -1,35 +1,42 @@
-"""`gesso train lora`: a LoRA from a folder of pictures."""
+"""`gesso train lora`, `full`, `dreambooth` and `embedding`: a file from a folder of pictures."""
 
 import inspect
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from gesso.cli.model_option import MODEL_HELP
 from gesso.cli.targets import check_free
-from gesso.errors import GessoError, in_words, one_line
+from gesso.errors import GessoError, in_words, one_line, shorten
 from gesso.studio.home import is_offline, resolve_model
 from gesso.terminal.exit_codes import EXIT_TERMINATED
 from gesso.terminal.json_lines import JsonOption, json_line
 from gesso.terminal.progress import Bar
 from gesso.terminal.results import path_values
 
+if TYPE_CHECKING:
+    from gesso.tuning.settings import TuningSettings
+
+KINDS = ("lora", "full", "embedding")  # those of `gesso.tuning.settings`, which imports torch
+LORA, EMBEDDING = KINDS[:1], KINDS[2:]
+WEIGHTS, FROZEN = KINDS[:2], (*LORA, *EMBEDDING)  # what trains weights of layers; what leaves the model as it is
 CACHE = Path("~/.cache/gesso/latents")
 STYLES = ("comic", "line-art", "woodcut")  # what this command took before it took pictures
 
 
 class Setting(NamedTuple):
-    """One option for one setting of `LoraSettings`.
+    """One option for one setting of `TuningSettings`.
 
     field    of the settings; option: where it is called otherwise
     default  in words
     group    of the help
+    kinds    of training that have it
     """
 
     field: str
@@ -39,6 +46,7 @@ class Setting(NamedTuple):
     default: str
     option: str = ""
     metavar: str | None = None
+    kinds: tuple[str, ...] = KINDS
 
     @property
     def name(self) -> str:
@@ -51,6 +59,15 @@ SETTINGS = (
     Setting("trigger", str, DATA, "Word put before captions that lack it; you draw with it later.", "", metavar="TEXT"),
     Setting("caption", str, DATA, "Caption of pictures without one.", "", metavar="TEXT"),
     Setting("reg", Path, DATA, "Pictures of the class, which the model shall not unlearn.", "", metavar="FOLDER"),
+    Setting(
+        "class_prompt",
+        str,
+        DATA,
+        "Prompt of such pictures, which the model draws itself first.",
+        "none are drawn",
+        metavar="TEXT",
+    ),
+    Setting("class_pictures", int, DATA, "How many of them.", "100, gesso-mini 48"),
     Setting("resolution", int, DATA, "Pixels a side of a square picture; others have its area.", "the model's"),
     Setting("buckets", bool, DATA, "Keep the aspect ratio of pictures, or crop all to squares.", "keep it"),
     Setting("enlarge", bool, DATA, "Enlarge small pictures, or train on them at their size.", "enlarge them"),
@@ -61,17 +78,26 @@ SETTINGS = (
     Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
     Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
     Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
-    Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model"),
-    Setting("alpha", float, NETWORK, "Scale of the LoRA: alpha divided by rank.", "the rank"),
-    Setting("conv_rank", int, NETWORK, "Rank of 3x3 convolutions (LoCon); 0 leaves them alone.", "0, gesso-mini 16"),
-    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone"),
-    Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none"),
+    Setting("vectors", int, NETWORK, "Vectors of the embedding; each takes a token.", "4 of them", kinds=EMBEDDING),
+    Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=EMBEDDING),
+    Setting("rank", int, NETWORK, "Rank of the LoRA.", "16, whatever the model", kinds=LORA),
+    Setting("alpha", float, NETWORK, "Scale of the LoRA: alpha divided by rank.", "the rank", kinds=LORA),
+    Setting(
+        "conv_rank",
+        int,
+        NETWORK,
+        "Rank of 3x3 convolutions (LoCon); 0 leaves them alone.",
+        "0, gesso-mini 16",
+        kinds=LORA,
+    ),
+    Setting("train_text", bool, NETWORK, "Train the text encoders, too.", "the UNet alone", kinds=WEIGHTS),
+    Setting("dropout", float, NETWORK, "Share of its inputs that the LoRA does not see.", "0, none", kinds=LORA),
     Setting("steps", int, TRAINING, "Training steps.", "100 looks a picture, 400 to 3000", "train-steps"),
     Setting("batch_size", int, TRAINING, "Pictures a step.", "by the memory"),
     Setting("accumulation", int, TRAINING, "Batches whose gradients make one step.", "1, no more"),
-    Setting("learning_rate", float, TRAINING, "Learning rate.", "1e-4, gesso-mini 5e-4"),
-    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other"),
-    Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set"),
+    Setting("learning_rate", float, TRAINING, "Learning rate.", "by the kind and the model"),
+    Setting("text_rate", float, TRAINING, "Learning rate of the text encoders.", "half of the other", kinds=WEIGHTS),
+    Setting("optimizer", str, TRAINING, "Optimiser: adamw or muon.", "adamw, unless set", kinds=WEIGHTS),
     Setting("warmup", float, TRAINING, "Share of steps in which the learning rate rises.", "0.05 of all"),
     Setting("decay", float, TRAINING, "Share of steps in which it falls to zero.", "0.2 of all"),
     Setting("ema", float, TRAINING, "Decay of a moving average of the weights, such as 0.99.", "0, none"),
@@ -93,13 +119,20 @@ SETTINGS = (
     Setting("preset", str, "Speed and memory", "What it must fit into: cpu, 8gb, 12gb or 24gb.", "the device", "fit"),
     Setting("device", str, "Speed and memory", "Device: auto, cpu, cuda or cuda:1.", "the first GPU, or the CPU"),
     Setting("precision", str, "Speed and memory", "Products in auto, float32 or bfloat16.", "by the memory"),
-    Setting("base", str, "Speed and memory", "Weights of the UNet in float32 or bfloat16.", "by the memory"),
+    Setting(
+        "base",
+        str,
+        "Speed and memory",
+        "Weights of the UNet in float32 or bfloat16.",
+        "by the memory",
+        kinds=FROZEN,
+    ),
     Setting("checkpointing", bool, "Speed and memory", "Compute activations twice to save memory.", "by the memory"),
 )
 _OPTIONS = {row.field: f"--{row.name}" for row in SETTINGS} | {"data": "FOLDER", "folder": "--folder"}
 
 
-def lora(
+def _own_parameters(
     data: Annotated[
         str | None,
         typer.Argument(
@@ -132,8 +165,11 @@ def lora(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")] = False,
     as_json: JsonOption = False,
-    **values: Any,
 ) -> None:
+    """The parameters that every kind of training has; the others are rows of the table."""
+
+
+def lora(**given: Any) -> None:
     """Train a LoRA on a folder of pictures.
 
     Resumes from the last state. Ctrl-C saves a state first; the same command goes on.
@@ -145,45 +181,101 @@ def lora(
         gesso train lora --settings my.toml --overwrite
         gesso generate "a red car" --lora my.safetensors
     """
-    try:
-        _train(
-            Arguments(data, output, model, settings, folder, cache, author, offline, overwrite, values),
-            explain=explain,
-            quiet=quiet,
-            as_json=as_json,
-        )
-    except GessoError as error:
-        error.message = in_words(error.message, lambda field, value: _OPTIONS.get(field))
-        error.args = (error.message,)
-        raise
+    _command("lora", given)
 
 
-def _signature() -> inspect.Signature:
-    """The parameters above, and one for each row of the table."""
-    own = [one for one in inspect.signature(lora).parameters.values() if one.kind is not one.VAR_KEYWORD]
+def full(**given: Any) -> None:
+    """Train all weights of a model on a folder of pictures (fine-tuning).
+
+    The result is a whole model. Resumes from the last state; Ctrl-C saves a state first.
+
+    Examples:
+        gesso train full photos -m sd15.safetensors -o mine.safetensors --explain
+        gesso train full photos -o mine.safetensors
+        gesso generate "a red car" -m mine.safetensors
+    """
+    _command("full", given)
+
+
+def dreambooth(**given: Any) -> None:
+    """Teach a whole model one subject, with pictures of its class beside yours (DreamBooth).
+
+    It is `gesso train full` with --trigger and pictures of the class, which keep the model from forgetting it:
+    --class-prompt lets the model draw them, --reg takes yours.
+
+    Examples:
+        gesso train dreambooth photos -m sd15.safetensors -o mine.safetensors --trigger "sks dog" --class-prompt "a dog"
+        gesso train dreambooth photos -o mine.safetensors --trigger "red cat" --reg others
+        gesso generate "sks dog on a beach" -m mine.safetensors
+    """
+    if given.get("settings") is None:
+        for field, instead in (("trigger", ""), ("class_prompt", "reg")):
+            if not given.get(field) and not given.get(instead):
+                option = _OPTIONS[field] + (f" or {_OPTIONS[instead]}" if instead else "")
+                raise GessoError(f"{option} is missing: DreamBooth needs it. Without, use train full", code="usage")
+    _command("full", given)
+
+
+def embedding(**given: Any) -> None:
+    """Train an embedding (textual inversion) on a folder of pictures: a new word for a model that stays as it is.
+
+    The word is the name of the file. Resumes from the last state; Ctrl-C saves a state first.
+
+    Examples:
+        gesso train embedding photos -m sd15.safetensors -o my-dog.safetensors --init dog
+        gesso train embedding photos -o teapot.safetensors --init cup --vectors 6
+        gesso generate "a teapot on a red background" --embedding teapot.safetensors
+    """
+    _command("embedding", given)
+
+
+COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
+    (lora, "lora"),
+    (full, "full"),
+    (dreambooth, "full"),
+    (embedding, "embedding"),
+)
+
+
+def _signature(kind: str) -> inspect.Signature:
+    """The parameters above, and one for each row of the table that the kind has."""
     rows = []
     for row in SETTINGS:
-        kind = row.kind | None
+        if kind not in row.kinds:
+            continue
         flag = f"--{row.name}/--no-{row.name}" if row.kind is bool else f"--{row.name}"
         option = typer.Option(
             flag, help=row.help, show_default=row.default, rich_help_panel=row.group, metavar=row.metavar
         )
         rows.append(
             inspect.Parameter(
-                row.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+                row.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[row.kind | None, option]
             )
         )
-    return inspect.Signature([*own, *rows])
+    return inspect.Signature([*inspect.signature(_own_parameters).parameters.values(), *rows])
 
 
-lora.__signature__ = _signature()  # type: ignore[attr-defined]
-lora.__annotations__ = {name: one.annotation for name, one in inspect.signature(lora).parameters.items()}
+for _function, _kind in COMMANDS:
+    _function.__signature__ = _signature(_kind)  # type: ignore[attr-defined]
+    _function.__annotations__ = {name: one.annotation for name, one in inspect.signature(_function).parameters.items()}
+
+
+def _command(kind: str, given: dict[str, Any]) -> None:
+    own = {name: given.pop(name) for name in inspect.signature(_own_parameters).parameters}
+    shown = {name: own.pop(name) for name in ("explain", "quiet", "as_json")}
+    try:
+        _train(Arguments(kind=kind, **own, values=given), **shown)
+    except GessoError as error:
+        error.message = in_words(error.message, lambda field, value: _OPTIONS.get(field))
+        error.args = (error.message,)
+        raise
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What was typed."""
 
+    kind: str
     data: str | None
     output: Path | None
     model: str | None
@@ -198,10 +290,15 @@ class Arguments:
 
 def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> None:
     from gesso.runtime.engine import find_model
-    from gesso.tuning.lora_run import LoraRun
-    from gesso.tuning.settings import LoraSettings, read_settings
+    from gesso.tuning.run import TuningRun
+    from gesso.tuning.settings import TuningSettings, read_settings
 
-    chosen = {} if given.settings is None else read_settings(given.settings)
+    chosen = {"kind": given.kind} if given.settings is None else {"kind": "lora"} | read_settings(given.settings)
+    if chosen["kind"] != given.kind:
+        raise GessoError(
+            f"{given.settings}: settings of another training. Use gesso train {shorten(str(chosen['kind']))}",
+            code="wrong_kind",
+        )
     typed = {
         field: tuple(value) if isinstance(value, list) else str(value) if isinstance(value, Path) else value
         for field, value in given.values.items()
@@ -220,16 +317,21 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         )
     if not chosen.get("output") and not explain:
         raise GessoError("--output is missing: the file to write, such as my.safetensors", code="usage", field="output")
-    output = Path(chosen.get("output") or "lora.safetensors")
+    output = Path(chosen.get("output") or f"{given.kind}.safetensors")
+    if given.kind == "embedding":
+        chosen.setdefault("trigger", output.stem)
     if not explain:
         check_free(output, given.overwrite, ".safetensors")
-    settings = LoraSettings(**chosen)
+    settings = TuningSettings(**chosen)
     path = find_model(resolve_model(settings.model, offline=is_offline(given.offline)))
+    folder = given.folder or output.with_suffix(".training")
     with Bar(quiet=quiet) as bar, stopping(lambda: bar.note(STOPPING)) as stop:
-        run = LoraRun(
+        if settings.class_prompt:
+            settings = _with_class(settings, path, folder, explain=explain, bar=bar, stop=stop)
+        run = TuningRun(
             settings,
             path,
-            given.folder or output.with_suffix(".training"),
+            folder,
             cache=given.cache.expanduser(),
             on_progress=_progress(bar, stop),
         )
@@ -252,6 +354,7 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
             bar.note(f"curves and samples: {page}")
 
 
+CLASS_FOLDER = "class"  # in that of the training
 STOPPING = "stopping after this step and saving a state; Ctrl-C again ends at once, without one"
 
 
@@ -300,6 +403,32 @@ def stopping(told: Callable[[], object]) -> Iterator[Stop]:
             signal.signal(one, handler)
 
 
+def _with_class(
+    settings: "TuningSettings", model: Path, folder: Path, *, explain: bool, bar: Bar, stop: Stop
+) -> "TuningSettings":
+    """The settings with the folder of pictures of the class, which are drawn now unless this only explains."""
+    from gesso.tuning.class_pictures import draw_class_pictures, how_many
+
+    count, where = how_many(settings, model), folder / CLASS_FOLDER
+    if explain:
+        if not where.exists():
+            prompt = printable(repr(settings.class_prompt))
+            bar.note(f"note: first, {count} pictures of {prompt} are drawn into {where}; they are not counted below")
+            return settings
+        return replace(settings, reg=str(where))
+    show = _progress(bar, stop)
+    draw_class_pictures(
+        model,
+        settings.class_prompt,
+        count,
+        where,
+        device=settings.device,
+        seed=settings.seed,
+        on_picture=lambda done, of: show("drawing pictures of the class", done, of),
+    )
+    return replace(settings, reg=str(where))
+
+
 def _progress(bar: Bar, stop: Stop) -> Callable[[str, int, int], None]:
     def show(what: str, done: int, of: int) -> None:
         if stop.happened:  # nothing is lost between two pictures
@@ -328,6 +457,7 @@ def _logger(bar: Bar, steps: int) -> Callable[[dict[str, float]], None]:
 # ---- what was found --------------------------------------------------------------------------------------------------
 
 MAX_NAMES = 5
+_WHERE = {"lora": "beside", "full": "in", "embedding": "in"}
 
 
 def printable(text: str) -> str:
@@ -336,7 +466,7 @@ def printable(text: str) -> str:
 
 
 def explained(facts: Mapping[str, Any]) -> list[str]:
-    """What `LoraRun.explain` says, for a person."""
+    """What `TuningRun.explain` says, for a person."""
     buckets = ", ".join(f"{one['width']}x{one['height']} ({one['pictures']})" for one in facts["buckets"])
     lines = [
         f"pictures    {facts['pictures']} ({facts['layout']}), {facts['captions']} with captions",
@@ -356,7 +486,8 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     lines += [f"note        {line}" for line in warnings_of(facts)]
     lines += [
         f"model       {facts['model']} ({facts['family']}) on {facts['device']}, preset {facts['preset']}",
-        f"trained     {facts['trained_parameters']:,} numbers beside {facts['trained_layers']} layers; "
+        f"trained     {facts['trained_parameters']:,} numbers {_WHERE[facts['kind']]} {facts['trained_layers']} "
+        f"{'text encoders' if facts['kind'] == 'embedding' else 'layers'}; "
         f"a file of {facts['file_bytes'] / 1e6:.1f} MB",
         f"memory      about {facts['memory_bytes'] / 2**30:.1f} GiB",
         f"time        {facts['steps']} steps of {facts['batch_size']} pictures, each {facts['looks_at_each']:g} times; "

@@ -1,0 +1,199 @@
+"""Whole models and embeddings: from a folder to a file that draws, exact when stopped, refused where they don't fit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gesso.errors import GessoError
+from gesso.families.loading import load_parts
+from gesso.pipelines.text_to_image import TextToImage
+from gesso.request.finder import NamedFiles
+from gesso.request.request import TextToImageRequest
+from gesso.runtime.engine import Engine
+from gesso.training.loop import load_average, load_state
+from gesso.tuning.class_pictures import draw_class_pictures
+from gesso.tuning.estimate import estimate
+from gesso.tuning.learners import make_learner
+from gesso.tuning.run import TuningRun
+from gesso.tuning.settings import TuningSettings, completed, read_settings
+from tiny_models import save_tiny_mini
+from tiny_sd import TINY_SD, TINY_SDXL, save_tiny_folder
+from tuning.made import double, save_folder
+
+QUICK = {
+    "batch_size": 2,
+    "precision": "float32",
+    "report_every": 100,
+    "samples": False,
+    "steps": 3,
+    "warmup": 0.0,
+    "decay": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kinds")
+    save_tiny_mini(folder / "mini.safetensors")
+    save_tiny_folder(folder / "sd", TINY_SD)
+    save_folder(folder / "pictures", count=2)
+    return folder
+
+
+def made(root: Path, folder: Path, kind: str, model: str = "mini.safetensors", **changes: object) -> TuningRun:
+    name = "teapot" if kind == "embedding" else "mine"
+    values = QUICK | {"kind": kind, "data": str(root / "pictures"), "output": str(folder / f"{name}.safetensors")}
+    if kind == "embedding":
+        values |= {"trigger": "teapot", "learning_rate": 0.1}
+    if model == "sd":
+        values |= {"resolution": 64}
+    return TuningRun(TuningSettings(**(values | changes)), root / model, folder / "run")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", ["mini.safetensors", "sd"])
+def test_a_whole_model_learns_and_is_a_model(model: str, root: Path, tmp_path: Path) -> None:
+    run = made(root, tmp_path, "full", model, learning_rate=1e-3, train_text=True)
+    facts = run.explain()
+    stored = load_parts(root / model, dtype=torch.float32)
+    assert facts["trained_parameters"] == sum(
+        p.numel() for name, one in stored.networks.items() if name in ("unet", "text") for p in one.parameters()
+    )
+    assert run.train()
+    path = tmp_path / "mine.safetensors"
+    assert run.write(path)["networks"] == "unet+text"
+    average = load_average(tmp_path / "run")
+    family = TINY_SD if model == "sd" else None  # a file with LDM names has no sizes
+    learned = load_parts(path, dtype=torch.float32, family=family)
+    for name, network in learned.networks.items():
+        for key, value in network.state_dict().items():
+            expected = average[name][key] if name in average else stored.networks[name].state_dict()[key]
+            torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-6)  # half precision
+    assert any(
+        not torch.equal(learned.unet.state_dict()[key], value) for key, value in stored.unet.state_dict().items()
+    )
+    engine = Engine("cpu", "float32")
+    request = TextToImageRequest(prompt="a red cat", seed=1, num_steps=2, width=64, height=64)
+    (before,), (after,) = (
+        TextToImage(engine, engine.load(one, family=own))(request)
+        for one, own in ((root / model, None), (path, family))
+    )
+    assert before.image.tobytes() != after.image.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["full", "embedding"])
+def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(kind: str, root: Path, tmp_path: Path) -> None:
+    assert made(root, tmp_path / "whole", kind).train()
+    calls = iter([False, True, True, True])
+    assert not made(root, tmp_path / "parts", kind).train(stop=lambda: next(calls))
+    assert made(root, tmp_path / "parts", kind).train()
+    whole, parts = (load_state(tmp_path / name / "run" / "last.pt")["modules"] for name in ("whole", "parts"))
+    for name, module in whole.items():
+        for key, value in module.items():
+            assert torch.equal(value, parts[name][key])
+
+
+def test_an_embedding_becomes_a_word_that_the_vocabulary_lacks(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number, caption in enumerate(("a teapot", "a red teapot")):
+        source = root / "pictures" / f"{number:02}.png"
+        (tmp_path / "pictures" / source.name).write_bytes(source.read_bytes())
+        (tmp_path / "pictures" / f"{number:02}.txt").write_text(caption)
+    run = made(root, tmp_path, "embedding", data=str(tmp_path / "pictures"), vectors=2, init="red cat")
+    assert run.explain()["unknown_words"] == []
+    start = load_parts(root / "mini.safetensors", dtype=torch.float32)
+    assert run.train()
+    path = tmp_path / "teapot.safetensors"
+    run.write(path)
+    vectors = load_file(path)["emb_params"]
+    assert vectors.shape == (2, start.text.config.dim)
+    ids = [token.id for token in start.tokenizer.tokens("red cat")]
+    began = start.text.token_embedding.weight[ids]
+    assert 0.01 < float((vectors - began).abs().max()) < 1  # three steps of 0.1 from there
+
+    engine = Engine("cpu", "float32")
+    model = engine.load(root / "mini.safetensors")
+    drawn = {}
+    for name, finder in {"with": NamedFiles({"embedding": {"teapot": path}}), "without": NamedFiles()}.items():
+        request = TextToImageRequest(prompt="a teapot", seed=1, num_steps=2)
+        (drawn[name],) = TextToImage(engine, model, finder=finder)(request)
+    assert not any("teapot" in str(notice) for notice in drawn["with"].notices)
+    assert any("teapot" in str(notice) for notice in drawn["without"].notices)
+    assert drawn["with"].image.tobytes() != drawn["without"].image.tobytes()
+
+
+def test_samples_are_drawn_with_the_word(root: Path, tmp_path: Path) -> None:
+    run = made(root, tmp_path, "embedding", samples=True, sample_prompts=("a teapot",), sample_steps=2, report_every=3)
+    assert run.train()
+    first, last = (tmp_path / "run" / "samples" / f"00000{step}-0.png" for step in (0, 3))
+    assert first.read_bytes() != last.read_bytes()
+
+
+def test_vectors_without_words_begin_at_random_and_both_encoders_of_sdxl_learn() -> None:
+    parts = double(TINY_SDXL)
+    settings = TuningSettings(kind="embedding", trigger="sks", vectors=3)
+    tokenizers = [parts.tokenizer, parts.tokenizer_2 or parts.tokenizer]
+    one, same, other = (
+        make_learner(parts.networks, tokenizers, settings, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    tables = [dict(learner.modules["vectors"].state_dict()) for learner in (one, same, other)]
+    assert {key: list(value.shape) for key, value in tables[0].items()} == {
+        "table.text": [3, TINY_SDXL.text.dim],
+        "table.text_2": [3, TINY_SDXL.text_2.dim],  # type: ignore[union-attr]
+    }
+    for key, value in tables[0].items():
+        assert torch.equal(value, tables[1][key]) and not torch.equal(value, tables[2][key])
+        spread = dict(parts.networks)[key.removeprefix("table.")].token_embedding.weight.std()  # type: ignore[union-attr]
+        assert 0.5 < float(value.std() / spread) < 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "embedding"}, "`trigger` .*: expected the word that the embedding will be called by"),
+        ({"kind": "embedding", "trigger": "x", "optimizer": "muon"}, "`optimizer` .*: expected adamw"),
+        ({"kind": "hypernetwork"}, "`kind` 'hypernetwork': expected one of lora, full, embedding"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(GessoError, match=message):
+        TuningSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_a_word_and_a_name_that_differ_and_a_start_that_nobody_knows_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(GessoError, match="an embedding is called by the name of its file, 'teapot'"):
+        made(root, tmp_path, "embedding", trigger="kettle")
+    with pytest.raises(GessoError, match="`init` 'zorp': the model does not know this word"):
+        made(root, tmp_path, "embedding", init="red zorp").train()
+
+
+def test_what_learns_stays_in_full_precision_and_is_counted() -> None:
+    settings = TuningSettings(kind="full", base="bfloat16")
+    settings = completed(replace(settings, preset="24gb"), TINY_SD, 4)
+    assert settings.base == "float32"
+    small = completed(TuningSettings(kind="embedding", trigger="x", preset="24gb"), TINY_SD, 4)
+    whole, vectors = estimate(TINY_SD, settings, (128, 128)), estimate(TINY_SD, small, (128, 128))
+    assert vectors.parameters == small.vectors * TINY_SD.text.dim
+    assert whole.nbytes > vectors.nbytes and whole.flops > vectors.flops
+
+
+def test_pictures_of_the_class_are_drawn_once(root: Path, tmp_path: Path) -> None:
+    given = {"device": "cpu", "seed": 3, "steps": 1}
+    model = root / "mini.safetensors"
+    assert draw_class_pictures(model, "a red cat", 2, tmp_path / "class", **given) == 2  # type: ignore[arg-type]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()}
+    assert files.keys() == {"0000.png", "0000.txt", "0001.png", "0001.txt"}
+    assert files["0000.txt"] == b"a red cat\n" and files["0000.png"] != files["0001.png"]
+    (tmp_path / "class" / "0001.txt").unlink()  # as a run that was cut off leaves it
+    assert draw_class_pictures(model, "a red cat", 2, tmp_path / "class", **given) == 1  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "class").iterdir()} == files
+
+
+def test_settings_of_a_kind_are_read_again(root: Path, tmp_path: Path) -> None:
+    run = made(root, tmp_path, "embedding")
+    assert run.train()
+    run.write(tmp_path / "teapot.safetensors")
+    again = TuningSettings(**read_settings(tmp_path / "teapot.toml"))
+    assert again == replace(run.settings, precision="float32")
