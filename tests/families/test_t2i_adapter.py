@@ -120,3 +120,35 @@ def test_damaged_files_are_refused(tmp_path: Path, changes: dict[str, Tensor | N
     with pytest.raises(ModelFileError) as caught:
         load_control_network(tmp_path / "bad.safetensors", TINY_SD)
     assert caught.value.reason == reason
+
+
+def sizes(*, taken: int = 192, blocks: int = 2, widths: tuple[int, ...] = (320, 640, 1280, 1280)) -> dict[str, Any]:
+    """Shapes of the published layout as far as they decide the sizes: blocks are numbered through all levels."""
+    found = {"conv_in.weight": (widths[0], taken, 3, 3)}
+    for number in range(4 * blocks):
+        found[f"body.{number}.block1.weight"] = (widths[number // max(blocks, 1)], 1, 3, 3)
+    return found
+
+
+def test_sizes_follow_from_shapes():
+    config, _ = t2i_adapter_layout(sizes(), "x")
+    assert (config.image_channels, config.patch, config.num_blocks, config.light) == (3, 8, 2, False)
+    assert config.channels == (320, 640, 1280, 1280) and config.halves == (False, True, True, True)
+    config, _ = t2i_adapter_layout({f"adapter.{name}": shape for name, shape in sizes(taken=256).items()}, "x")
+    assert (config.image_channels, config.patch, config.halves) == (1, 16, (False, False, True, False))
+    assert t2i_adapter_layout(sizes(blocks=16), "x")[0].num_blocks == 16
+    assert t2i_adapter_layout(sizes(widths=(1, 2, 3, 8192)), "x")[0].channels[-1] == 8192
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (sizes(taken=100), "its first convolution takes 100 channels"),
+        (sizes(blocks=0), "0 blocks a level, expected 1 to 16"),
+        (sizes(blocks=17), "17 blocks a level, expected 1 to 16"),
+        (sizes(widths=(1, 2, 3, 8193)), "features 8193 wide, at most 8192"),
+    ],
+)
+def test_sizes_of_no_adapter_are_refused(shapes: dict[str, Any], words: str):
+    with pytest.raises(ModelFileError, match=f"^here: .*{words}"):
+        t2i_adapter_layout(shapes, "here")

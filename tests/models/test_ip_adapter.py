@@ -257,3 +257,37 @@ def test_published_ip_adapters_have_every_name_and_shape_and_fit_their_unet(name
     rows = plan(ip_adapter_rules(config, len(widths)), shapes, shapes_of(network.state_dict()), where=name)
     assert {row.file for row in rows} == shapes.keys()
     assert [attention.to_q.out_features for attention in cross_attentions(unet)] == list(widths)
+
+
+PLUS = {
+    "image_proj.latents": (1, 16, 64),
+    "image_proj.proj_in.weight": (64, 48),
+    "image_proj.layers.0.0.to_q.weight": (64, 64),
+    "image_proj.layers.1.0.to_q.weight": (64, 64),
+    "ip_adapter.1.to_k_ip.weight": (320, 768),
+    "ip_adapter.3.to_k_ip.weight": (640, 768),
+}
+
+
+def test_sizes_follow_from_shapes() -> None:
+    config, widths = ip_adapter_config(PLUS, "x")
+    assert (config.kind, config.num_tokens, config.dim, config.num_layers) == ("plus", 16, 64, 2)
+    assert (config.encoder_dim, config.context_dim, widths) == (48, 768, (320, 640))
+    assert ip_adapter_config(PLUS | {"image_proj.latents": (1, 1024, 8192)}, "x")[0].num_tokens == 1024
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_proj.latents": (2, 16, 64)}, r"image_proj.latents is \[2, 16, 64\]"),
+        ({"image_proj.latents": (16, 64)}, r"image_proj.latents is \[16, 64\]"),
+        ({"image_proj.latents": (1, 1025, 64)}, "1025 tokens through 2 layers of 64"),
+        ({"image_proj.latents": (1, 16, 8193)}, "16 tokens through 2 layers of 8193"),
+        ({"image_proj.proj_in.weight": (64, 8193)}, "16 tokens through 2 layers of 64"),
+        ({f"image_proj.layers.{i}.0.to_q.weight": (1, 1) for i in range(65)}, "16 tokens through 65 layers"),
+        ({"ip_adapter.7.to_k_ip.weight": (640, 768)}, "has 3 attentions with odd numbers"),
+    ],
+)
+def test_sizes_of_no_ip_adapter_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFileError, match=words):
+        ip_adapter_config(PLUS | change, "x")
