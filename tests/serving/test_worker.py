@@ -575,10 +575,10 @@ def test_jobs_for_other_models_get_their_turn(place: Place, tmp_path: Path) -> N
 
 def test_models_leave_the_memory_when_nothing_is_to_do(place: Place) -> None:
     with place.working(keep_alive=0.2) as loop:
+        studio = loop.studio  # before the job: on a busy machine the models may be gone when its end is seen
         place.wait(place.submit())
-        studio = loop.studio
         end = time.monotonic() + SECONDS
-        while loop._pipelines and time.monotonic() < end:
+        while (loop._pipelines or loop.studio is studio) and time.monotonic() < end:
             time.sleep(0.01)
         assert not loop._pipelines and loop.studio is not studio
         assert place.wait(place.submit()).status == JobStatus.SUCCEEDED
