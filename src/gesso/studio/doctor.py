@@ -273,7 +273,8 @@ def machine_in_a_process(command: Sequence[str] | None = None, timeout: float = 
         return
     last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
     if code is None:
-        text, advice = f"no answer after {timeout:.0f} s", "Is the machine very busy, the disk very slow, or a driver stuck?"
+        text = f"no answer after {timeout:.0f} s"
+        advice = "Is the machine very busy, the disk very slow, or a driver stuck?"
     elif code < 0:
         text, advice = f"torch crashed (signal {-code}): {last[0]}", "Reinstall torch for this machine"
     else:

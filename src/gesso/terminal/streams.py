@@ -3,7 +3,7 @@
 A full disk behind `gesso ... > file` is an OSError without a path, like one of any other file. Standard output of this
 module names itself in it. A stream that was closed before the program began (`>&-`) is opened on nothing: otherwise the
 next file that is written would get its number, and with it whatever a library prints. What standard error cannot take
-is dropped: notes and progress that nobody can read are no reason for a picture to fail, and the exit code says the rest.
+is dropped: notes and progress that nobody can read are no reason for a picture to fail; the exit code says the rest.
 """
 
 import errno
