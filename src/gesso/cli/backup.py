@@ -52,6 +52,8 @@ def make(
     Examples:
         gesso backup make /mnt/backup
         gesso backup make /mnt/backup --with-secret
+        gesso backup make /mnt/backup --home /srv/gesso
+        gesso backup make /mnt/backup --json
     """
     settings = _settings(home)
     with _as_options():

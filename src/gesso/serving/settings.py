@@ -145,7 +145,7 @@ class ServeSettings:
         _about(
             "Webhooks and logs",
             "Where OpenTelemetry traces go: a collector, such as http://127.0.0.1:4318.",
-            unset="nowhere",
+            unset="no traces",
         ),
     ] = None
     public_metrics: Annotated[
