@@ -14,7 +14,7 @@ from page.served import PageServer
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-WAIT = 30_000  # milliseconds that something may take to appear, on a machine that does much else
+WAIT = 60_000  # milliseconds that something may take to appear, on a machine that does much else
 VIEWS = ("draw", "change", "library", "models", "queue", "grids")
 
 # Before any script of the page: what it says about itself, for the tests of speed and safety.

@@ -116,6 +116,10 @@ def take(server: PageServer, browser: Any, folder: Path, name: str, route: str) 
             if name in BEFORE:
                 BEFORE[name](tab)
                 tab.page.wait_for_timeout(700)
+            tab.page.wait_for_function(
+                "() => [...document.images].every(one => one.complete || one.loading === 'lazy')"
+            )
+            tab.page.wait_for_timeout(1500)
             path = folder / f"{name}-{way}.png"
             tab.page.screenshot(path=path)
             with Image.open(path) as image:

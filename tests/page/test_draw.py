@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from page.pace import within
+from page.pace import pace
 from page.served import LONG, PageServer
 
 ONE = re.compile(r"^Draw")
@@ -29,7 +29,7 @@ def set_steps(tab: Any, steps: int) -> None:
     field.press("Tab")
 
 
-def job_at(tab: Any, status: str, timeout: float = 30_000) -> str:
+def job_at(tab: Any, status: str, timeout: float = 90_000) -> str:
     """The id of the job on the stage, once it has this status."""
     stage = tab.page.locator(f'article[data-job][data-status="{status}"]')
     stage.wait_for(timeout=timeout)
@@ -44,11 +44,12 @@ def test_a_newcomer_has_a_picture_within_one_click_and_three_seconds(server: Pag
         tab = tabs(server)
         tab.open()
         suggestion = tab.page.locator('[data-view="draw"] section').nth(1).locator("li button").first
+        busy = pace()
         start = time.monotonic()
         suggestion.click()
         tab.page.locator("img[data-picture]").first.wait_for()
         took.append(time.monotonic() - start)
-        if took[-1] < (limit := within(3)):
+        if took[-1] < (limit := 3 * max(busy, pace())):
             break
         server.clear()
     assert took[-1] < limit, took
@@ -112,7 +113,7 @@ def test_a_server_that_dies_and_comes_back_finishes_what_the_page_shows(own_serv
     tab.page.get_by_text("The server does not answer").first.wait_for()
     tab.field("Prompt").fill("written while it was away")
     own_server.start()
-    assert job_at(tab, "succeeded", timeout=60_000) == job
+    assert job_at(tab, "succeeded", timeout=120_000) == job
     tab.page.locator(f'article[data-job="{job}"] img[data-picture]').wait_for()
     tab.page.get_by_text("The server does not answer").wait_for(state="detached")
     assert tab.field("Prompt").input_value() == "written while it was away"

@@ -38,7 +38,9 @@ def inert(tab: Any) -> None:
     assert tab.js("() => window.__seen.xss") == 0
     made = tab.js(
         """() => [...document.querySelectorAll('*')].filter(one =>
-             [...one.attributes].some(a => a.name.startsWith('on') || /^\\s*javascript:/i.test(a.value))
+             [...one.attributes].some(a => a.name.startsWith('on')
+               || (/^(href|src|action|formaction|data|xlink:href)$/.test(a.name)
+                 && /^\\s*(javascript|data:text)/i.test(a.value)))
              || (one.localName === 'img' && one.getAttribute('src') === 'x')
              || ['iframe', 'object', 'embed', 'base'].includes(one.localName)
              || (one.localName === 'script' && one.textContent !== '')).map(one => one.outerHTML.slice(0, 200))"""

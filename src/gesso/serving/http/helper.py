@@ -110,10 +110,11 @@ def _line(handle: int, until: float) -> bytes:
 
 
 def _refusal(error: dict[str, Any]) -> HttpError:
-    status = {"disk_full": 507, "internal": 500, "name_taken": 409}.get(error["code"], 400)
-    detail = error["message"] if error["is_shown"] else sentence(error["code"])
+    code = str(error["code"])
+    status = {"disk_full": 507, "internal": 500, "name_taken": 409}.get(code, 400)
+    detail = error["message"] if error["is_shown"] else sentence(code)
     field = "prompt" if error["is_prompt"] and error["field"] is None else error["field"]
-    return HttpError(status, error["code"], detail, field=field)
+    return HttpError(status, code, detail, field=field)
 
 
 def _overloaded(why: str) -> HttpError:

@@ -1,1 +1,0 @@
-import{Ot as e,kt as t,mt as n}from"./index.svelte-DLiiCOs5.js";import{c as r,l as i}from"./index-Cb7SkVbR.js";import"./routes-CABke86e.js";import{a,r as o}from"./importing.svelte-8FrJsKFi.js";function s(s,c){t(c,!0),n(()=>{for(let e of c.files.filter(a))o(e);i.view!==`models`&&r(`#/models`),c.onclose()}),e()}export{s as default};

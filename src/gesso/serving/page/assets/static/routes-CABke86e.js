@@ -1,1 +1,0 @@
-import"./index-Cb7SkVbR.js";
