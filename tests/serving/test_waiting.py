@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,8 +113,8 @@ def test_a_supervisor_tells_what_its_workers_do(made: Context) -> None:
 def test_what_is_asked_at_the_same_time_is_done_at_once() -> None:
     begun, go, groups = threading.Event(), threading.Event(), list[list[int]]()
 
-    def carry_out(wishes: object) -> list[int | Exception]:
-        asked = list(wishes)  # type: ignore[call-overload]
+    def carry_out(wishes: Sequence[int]) -> list[int | Exception]:
+        asked = list(wishes)
         groups.append(asked)
         begun.set()
         assert go.wait(20)
@@ -139,6 +139,21 @@ def test_what_is_asked_at_the_same_time_is_done_at_once() -> None:
         with pytest.raises(OSError, match="all of them"):
             last.result()
     assert [len(group) for group in groups] == [1, 4, 1]
+
+
+def test_more_than_fit_into_one_go_are_all_done() -> None:
+    """Whichever thread comes first: those who wait get their turns in no order."""
+    sizes: list[int] = []
+
+    def carry_out(wishes: Sequence[int]) -> list[int | Exception]:
+        sizes.append(len(wishes))
+        time.sleep(0.001)
+        return [2 * one for one in wishes]
+
+    together = Together[int, int](carry_out, most=3)
+    with ThreadPoolExecutor(40) as pool:
+        assert list(pool.map(together, range(400))) == [2 * one for one in range(400)]
+    assert sum(sizes) == 400 and max(sizes) == 3
 
 
 def test_a_queue_that_was_full_a_moment_ago_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

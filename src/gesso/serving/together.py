@@ -26,7 +26,9 @@ class Together(Generic[A, R]):
         with self._lock:
             self._waiting.append(wish)
         with self._turn:
-            if wish.answer is None:  # nobody has done it yet; with as many as come with it, this thread does
+            while (
+                wish.answer is None
+            ):  # nobody has done it yet; with those that came before and with it, this thread does
                 self._work()
         assert wish.answer is not None
         if isinstance(wish.answer[0], Exception):
@@ -40,9 +42,11 @@ class Together(Generic[A, R]):
             answers = self._carry_out([wish.asked for wish in now])
             for wish, answer in zip(now, answers, strict=True):
                 wish.answer = (answer,)
-        except Exception as error:
+        except BaseException as error:
             for wish in now:
-                wish.answer = (error,)
+                wish.answer = (error if isinstance(error, Exception) else RuntimeError("interrupted"),)
+            if not isinstance(error, Exception):  # Ctrl-C: for this thread
+                raise
 
 
 class _Wish(Generic[A, R]):
