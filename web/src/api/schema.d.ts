@@ -21,7 +21,8 @@ export interface paths {
          * Submit a job
          * @description Check a request whole and queue it. It is on the disk when the answer comes.
          *
-         *         A request without a seed gets one, which the answer names.
+         *         A request without a seed gets one, which the answer names. With `Prefer: wait=60` the answer comes when the job is
+         *         final, or after so many seconds; who hangs up before loses nothing, the job goes on.
          */
         post: operations["createJob"];
         delete?: never;
@@ -863,7 +864,7 @@ export interface paths {
         };
         /**
          * The server is ready
-         * @description Whether the database answers, the disk has room and a worker lives.
+         * @description Whether the database and the object storage answer, the disk has room and a worker lives.
          */
         get: operations["getReadiness"];
         put?: never;
@@ -2846,6 +2847,8 @@ export interface operations {
             header?: {
                 /** @description Your name for this submission: the same key with the same work is the same job. */
                 "Idempotency-Key"?: string;
+                /** @description `wait=60`: answer when the job is final, or after so many seconds (RFC 7240). */
+                Prefer?: string;
             };
             path?: never;
             cookie?: never;
@@ -2869,7 +2872,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The job that this Idempotency-Key gave before, as it is now. */
+            /** @description The job that this Idempotency-Key gave before, as it is now; or a new one that is final already. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -4961,6 +4964,13 @@ export interface operations {
                     "image/png": string;
                 };
             };
+            /** @description At another address, for a while. */
+            302: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
             /** @description As you have it. */
             304: {
                 headers: {
@@ -6517,6 +6527,13 @@ export interface operations {
                     "image/webp": string;
                     "image/avif": string;
                 };
+            };
+            /** @description At another address, for a while. */
+            302: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description As you have it. */
             304: {
