@@ -153,3 +153,13 @@ def test_storing_and_sweeping_at_once_loses_nothing(tmp_path: Path) -> None:
                 assert store.read(digest) == data
     stop.set()
     sweeper.join()
+
+
+def test_a_blob_of_an_earlier_version_is_found(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    digest = store.put(b"old")
+    deeper = tmp_path / digest[:2] / digest[2:4] / digest
+    deeper.parent.mkdir()
+    store.path(digest).rename(deeper)
+    assert store.read(digest) == b"old"
+    assert not deeper.exists() and store.path(digest).parent == tmp_path / digest[:2]

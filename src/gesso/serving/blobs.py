@@ -69,7 +69,7 @@ class BlobStore:
     def path(self, digest: str) -> Path:
         """The file of a blob, for reading it in parts. Raises GessoError (code missing) where it is not there."""
         path = self._place(digest)
-        if not path.is_file():
+        if not path.is_file() and not self._moved_up(path):
             raise missing(digest)
         return path
 
@@ -163,6 +163,15 @@ class BlobStore:
         if not _DIGEST.fullmatch(digest):
             raise missing(digest)
         return self.root / digest[:2] / digest
+
+    @staticmethod
+    def _moved_up(path: Path) -> bool:
+        """Whether a blob lay one folder deeper, where earlier versions put it; it lies here now."""
+        try:
+            os.replace(path.parent / path.name[2:4] / path.name, path)
+        except OSError:
+            return False
+        return True
 
     @staticmethod
     def _make(folder: Path) -> None:
