@@ -669,9 +669,9 @@ def test_ids_never_become_paths(refusing: TestClient, where: str, id: str) -> No
     answer = refusing.get(f"/v1/{where}/{id}")
     assert answer.status_code == 404 and answer.json()["code"] == "not_found", answer.text
     for below in ("/content", "/metadata", "/events"):
-        # Of ".." the client itself makes /v1/metadata, to which pictures are posted.
-        is_walked = id == ".." and below == "/metadata"
-        assert refusing.get(f"/v1/{where}/{id}{below}").status_code == (405 if is_walked else 404)
+        # Of ".." the client itself makes /v1/metadata, to which pictures are posted, and /v1/events, which has no end.
+        expected = {"/metadata": 405, "/events": 200}.get(below, 404) if id == ".." else 404
+        assert refusing.head(f"/v1/{where}/{id}{below}").status_code == expected
 
 
 # ---- models, plans, health -------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ OWN = {
 }
 # What somebody without any key may see of gesso's own API.
 OPEN = {"/healthz", "/readyz", "/openapi.json"}
+# What takes a body and changes nothing.
+LOOKS = {"/v1/plans", "/v1/prompts", "/v1/metadata", "/v1/images/archive"}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_every_route_has_a_rule() -> None:
     own = [(method, path, scope) for method, path, scope in ROUTES if (method, path) in OWN]
     assert {path for _, path, scope in own if scope is None} == OPEN
     assert {scope for _, _, scope in own} == {None, *SCOPES}
-    assert all(scope != "read" for method, path, scope in own if method != "GET" and path != "/v1/plans")
+    assert {path for method, path, scope in own if method != "GET" and scope == "read"} == LOOKS
     app = FastAPI(openapi_url=None)
     check_rules(bare_app())
     app.add_api_route("/forgotten", forgotten)
@@ -104,7 +106,11 @@ def test_every_route_asks_everybody(
     asked = keys if (method, path) in OWN else ("wrong", "reader", "anna")  # the surfaces share the rules
     for name in (None, *asked):
         made.buckets._buckets.clear()
-        answer = asking.request(method, url, headers={} if name is None else header(keys[name]))
+        asks = "HEAD" if path == "/v1/events" else method  # its answer has no end
+        answer = asking.request(asks, url, headers={} if name is None else header(keys[name]))
+        if asks != method:
+            assert answer.status_code == (200 if name in ("anna", "ben", "reader", "admin") else 401), name
+            continue
         if scope is None:
             assert answer.status_code < 400 or (method, path) not in OWN, (name, answer.text)
             continue
