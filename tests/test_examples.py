@@ -57,6 +57,8 @@ PARSED_ONLY = {
     "old.ckpt": "a file of the user's own",
     "my.safetensors": "a LoRA of the user's own pictures",
     "teapot.safetensors": "a LoRA of the user's own pictures",
+    "my-dog.safetensors": "an embedding of the user's own pictures",
+    "mine.safetensors": "a model that was trained on the user's own pictures",
     "convert sd15.safetensors": "a model of Stable Diffusion",
     "<lora:ink:0.8>": "a LoRA in the user's library",
     "--lora grain": "a LoRA in the user's library",

@@ -147,7 +147,7 @@ def test_defaults_are_those_of_the_command(path: tuple[str, ...]):
 
 
 WORDS = {"gesso-mini", "stretch", "original", "whole", "32", "0", "unchanged", "FILE-WIDTHxHEIGHT.png", "FILE-NAME.png"}
-WORDS |= {"--text", "gesso", "~/.cache/gesso/STYLE", "the"}
+WORDS |= {"--text", "--browser", "gesso", "~/.cache/gesso/STYLE", "the"}
 LITERALS = {(("upscale",), "--tile", "192"), (("upscale",), "--rim", "16")}
 
 

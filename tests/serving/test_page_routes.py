@@ -386,9 +386,10 @@ def test_one_stream_tells_everything(tmp_path: Path) -> None:
         made.store.preview(held, "image/jpeg", b"small")
         assert heard.wait("preview", job=waiting)["content_type"] == "image/jpeg"
         finish(made, held)
-        done = heard.wait("job", id=waiting, status="succeeded")
-        assert len(done["outputs"]) == 1
-        heard.wait("gallery")
+        heard.wait("gallery")  # the picture, before the end
+        heard.events.clear()
+        done = asking.get(f"/v1/jobs/{waiting}").json()
+        assert done["status"] == "succeeded" and len(done["outputs"]) == 1
         asking.post("/v1/boards", json={"name": "x"})
         heard.wait("gallery")
         asking.post("/v1/queue/pause")

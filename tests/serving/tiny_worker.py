@@ -23,7 +23,7 @@ def tiny_worker(made: Context, folder: Path) -> Iterator[WorkerLoop]:
     pipeline = TextToImage(engine, engine.load(str(path)))
 
     class Tiny(WorkerLoop):
-        def _pipeline(self, model: str) -> TextToImage:
+        def _pipeline(self, model: str, parent: str | None = None) -> TextToImage:
             self._pipelines[model] = pipeline
             return pipeline
 

@@ -192,6 +192,7 @@ def full(**given: Any) -> None:
     Examples:
         gesso train full photos -m sd15.safetensors -o mine.safetensors --explain
         gesso train full photos -o mine.safetensors
+        gesso train full --settings mine.toml --overwrite
         gesso generate "a red car" -m mine.safetensors
     """
     _command("full", given)
@@ -204,9 +205,10 @@ def dreambooth(**given: Any) -> None:
     --class-prompt lets the model draw them, --reg takes yours.
 
     Examples:
-        gesso train dreambooth photos -m sd15.safetensors -o mine.safetensors --trigger "sks dog" --class-prompt "a dog"
-        gesso train dreambooth photos -o mine.safetensors --trigger "red cat" --reg others
-        gesso generate "sks dog on a beach" -m mine.safetensors
+        gesso train dreambooth photos -o my.safetensors --trigger sks --reg dogs
+        gesso train dreambooth --trigger "a sks dog" --class-prompt "a dog"
+        gesso train dreambooth --settings my.toml --overwrite
+        gesso generate "a sks dog on a beach" -m my.safetensors
     """
     if given.get("settings") is None:
         for field, instead in (("trigger", ""), ("class_prompt", "reg")):
@@ -222,8 +224,9 @@ def embedding(**given: Any) -> None:
     The word is the name of the file. Resumes from the last state; Ctrl-C saves a state first.
 
     Examples:
-        gesso train embedding photos -m sd15.safetensors -o my-dog.safetensors --init dog
-        gesso train embedding photos -o teapot.safetensors --init cup --vectors 6
+        gesso train embedding photos -o teapot.safetensors --explain
+        gesso train embedding photos -o teapot.safetensors --init cup
+        gesso train embedding photos -m sd15.safetensors -o sks.safetensors
         gesso generate "a teapot on a red background" --embedding teapot.safetensors
     """
     _command("embedding", given)

@@ -330,7 +330,8 @@ def _run(program: str, words: list[str], url: str) -> None:
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
         with atomic_file(path) as handle:
-            os.fchmod(handle.fileno(), mode)
+            if hasattr(os, "fchmod"):  # not on Windows
+                os.fchmod(handle.fileno(), mode)
             handle.write(data)
     except OSError as error:
         raise GessoError(f"{path}: cannot be written ({error.strerror})", code="unwritable") from error

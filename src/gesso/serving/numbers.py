@@ -4,6 +4,7 @@ Everything counted grows from 0 while the process lives; a server adds up the di
 when the worker last said that it lives.
 """
 
+import mmap
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -80,6 +81,4 @@ def resident_bytes() -> int | None:
 
 
 def _page_size() -> int:
-    import resource
-
-    return resource.getpagesize()
+    return mmap.PAGESIZE

@@ -44,6 +44,8 @@ EXTRAS = (
     Extra(name="comfyui", module="yaml", package="pyyaml", about="ComfyUI's extra_model_paths.yaml, YAML wildcards"),
     Extra(name="serve", module="fastapi", package="fastapi", about="the HTTP API (gesso serve)"),
     Extra(name="postgres", module="psycopg", package="psycopg", about="a queue in PostgreSQL (gesso serve)"),
+    Extra(name="objects", module="obstore", package="obstore", about="pictures in object storage (gesso serve)"),
+    Extra(name="otel", module="opentelemetry", package="opentelemetry-sdk", about="traces (gesso serve)"),
     Extra(name="train", module="emoji", package="emoji", about="making tables of objects for training"),
     Extra(name="world", module="resvg_py", package="resvg-py", about="drawing objects for training from vectors"),
 )
