@@ -189,6 +189,7 @@ def test_the_commands_run_where_posix_is_missing(stdout: str, tmp_path: Path):
     """On a console with the code pages of Windows, too: what it cannot show is written with escapes."""
     model = save_tiny_mini(tmp_path / "tiny.safetensors")
     torch.save({"state_dict": {"x": torch.zeros(2, 3, 4)}}, tmp_path / "other.ckpt")
+    (tmp_path / "others").mkdir()
     lines = [
         ["generate", "a cat ─ кот", "-m", str(model), "--steps", "1", "-o", "a.png", "--seed", "1"],
         ["generate", "a cat", "-m", str(model), "--steps", "1", "-n", "2", "--open"],
@@ -198,7 +199,7 @@ def test_the_commands_run_where_posix_is_missing(stdout: str, tmp_path: Path):
         ["upscale", "a.png", "-o", "c.png"],
         ["grid", "a cat", "-m", str(model), "-x", "steps=1,2", "-o", "g"],
         ["models", "import", str(model), "--name", "own"],
-        ["models", "add-folder", "."],
+        ["models", "add-folder", "others"],
         ["models", "list"],
         ["models", "info", str(model)],
         ["config", "set", "generate.steps", "2"],
