@@ -48,12 +48,13 @@ def test_at_a_random_moment_the_state_is_whole_and_ends_with_the_same_bits(tmp_p
         delay = random.Random(seed + interrupts).uniform(0.1, 0.8) * took
         signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-4))
         try:
-            resumed = fit(Line(), plan(1600), tmp_path / "cut")
+            try:
+                resumed = fit(Line(), plan(1600), tmp_path / "cut")
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             break
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # perhaps just when it was done
             interrupts += 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         if (path := tmp_path / "cut" / "last.pt").exists():
             state = load_state(path)
             assert state["samples"] == 8 * state["step"]
