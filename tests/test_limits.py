@@ -19,7 +19,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "adapters.attaching": {"MAX_STRENGTH": 1000.0},
     "adapters.dialects": {"MAX_WORDS": 32},
     "adapters.kinds": {"MAX_RANK": 4096, "MAX_ALPHA": 1e6},
-    "adapters.settings": {"MAX_PATTERNS": 4096, "MAX_PATTERN": 300, "MAX_REPEATING": 256},
+    "adapters.settings": {"MAX_PATTERNS": 4096, "MAX_PATTERN": 300, "MAX_REPEATING": 256, "MAX_TERMS": 100},
     "adapters.textual_inversion": {"MAX_VECTORS": 75},
     "checkpoints.clip_vision": {"MAX_LAYERS": 64, "MAX_WIDTH": 8192},
     "checkpoints.config_json": {"MAX_JSON": 4 * 2**20, "MAX_ITEMS": 16},

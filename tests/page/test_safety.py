@@ -51,6 +51,8 @@ def inert(tab: Any) -> None:
 
 def test_twenty_payloads_in_prompts_are_text_everywhere(server: PageServer, tab: Any) -> None:
     assert len(PAYLOADS) == 20
+    # A picture's view that is being left may still see the next view's id, and asks for it in vain.
+    tab.allow("404 GET .*/v1/images/.*/metadata|derived_inert")
     jobs = [
         {"request": {"prompt": text, "negative_prompt": text, "num_steps": 1}, "metadata": {"axes": {text: text}}}
         for text in PAYLOADS

@@ -1,1 +1,0 @@
-import"./index-DXllOb07.js";

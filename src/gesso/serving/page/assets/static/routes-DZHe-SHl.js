@@ -1,0 +1,1 @@
+import"./index-DDghLG5S.js";
