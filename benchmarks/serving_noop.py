@@ -228,7 +228,7 @@ def work_without_model() -> None:
     from gesso.serving import worker
 
     pipeline = pipeline_without_model()
-    worker.WorkerLoop._pipeline = lambda self, model: pipeline  # type: ignore[method-assign]
+    worker.WorkerLoop._pipeline = lambda self, model, parent=None: pipeline  # type: ignore[method-assign]
     worker.main()
 
 

@@ -37,7 +37,7 @@ def work(folder: str, name: str) -> None:
     engine = Engine("cpu")
     pipeline = TextToImage(engine, engine.load(str(path)))
 
-    def open_it(self: worker.WorkerLoop, model: str) -> TextToImage:
+    def open_it(self: worker.WorkerLoop, model: str, parent: str | None = None) -> TextToImage:
         self._pipelines[model] = pipeline
         return pipeline
 
