@@ -36,6 +36,7 @@ from gesso.serving.http.health import router as health_router
 from gesso.serving.http.openapi import document
 from gesso.serving.http.operations import Media, OwnRoute, Routes, operation
 from gesso.serving.http.problems import HttpError, JsonAnswer
+from gesso.serving.http.submitting import Submitter
 from gesso.serving.keys import Scope
 from gesso.serving.openai import routes as openai
 from gesso.serving.page import routes as page
@@ -54,6 +55,7 @@ def create_app(context: Context) -> Guard:
     app = bare_app(None if context.settings.public_metrics else "admin")
     app.state.context = context
     hub = app.state.hub = events.Hub(context)
+    app.state.submitter = Submitter(context)
     context.store.on_write.append(hub.notice)
     if context.supervisor is not None:  # and its workers, who are told of what is written here, and tell what they do
         context.store.on_write.append(context.supervisor.wake)
