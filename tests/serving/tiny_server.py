@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def serve(folder: str, settings: str) -> None:
-    from gesso.serving.http import keeping, server
+    from gesso.api import keeping, server
     from gesso.serving.options import WorkerOptions
     from gesso.serving.settings import ServeSettings
     from gesso.serving.supervisor import ChildProcess, Supervisor
