@@ -96,8 +96,10 @@ def made_task(
     if isinstance(learner, LoraLearner):
         with torch.no_grad():
             for name, parameter in learner.factors.named_parameters():
-                if name.endswith("up"):
+                if name.endswith((".up", ".w2", ".w2_b")):  # those that begin at zero
                     parameter.normal_(0, 0.05, generator=generator)
+                elif name.endswith(".magnitude"):
+                    parameter.mul_(1 + 0.1 * torch.rand(parameter.shape, generator=generator, dtype=dtype))
     latents = {}
     for place, one in enumerate(pictures):
         width, height = one.framing.bucket

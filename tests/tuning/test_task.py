@@ -125,12 +125,17 @@ def test_masked_pictures_do_not_learn_what_is_outside():
     assert losses[0] == 0 < losses[1]
 
 
+@pytest.mark.parametrize("kind", [{}, {"dora": True, "rslora": True}, {"algorithm": "lokr"}, {"lokr_whole": True}])
 @pytest.mark.parametrize(
     "family", [TINY_SD, pytest.param(TINY_SDXL, marks=pytest.mark.slow)], ids=lambda family: family.name
 )
-def test_the_file_does_what_the_training_did(family, tmp_path):
+def test_the_file_does_what_the_training_did(family, kind, tmp_path):
     """The change of the network's output, read from the file and attached, is that of the hooks; to half precision."""
-    settings = TuningSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0)
+    if kind.get("lokr_whole"):
+        kind = {"algorithm": "lokr", "lokr_factor": 4, **kind}
+    settings = TuningSettings(
+        rank=4, alpha=2.0, conv_rank=3, conv_alpha=6.0, train_text=True, caption_dropout=0.0, **kind
+    )
     parts = double(family)
     task = made_task(parts, found(["a"]), settings)
     target = Target(family.name, family.layout, parts.networks)

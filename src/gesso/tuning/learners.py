@@ -1,5 +1,6 @@
 """What a training changes in a model: factors of a LoRA, whole networks, or the vectors of an embedding."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,10 +13,9 @@ from gesso.models.clip import CLIPTextModel
 from gesso.text.chunks import EmbeddingToken
 from gesso.text.tokenizer import Tokenizer
 from gesso.training.muon import split_groups
-from gesso.tuning.factors import Layer, LoraFactors, chooser
-from gesso.tuning.settings import TuningSettings
-
-START = 0.02  # deviation of an embedding's vectors that begin with no word, as that of CLIP's own
+from gesso.tuning.factors import Blocks, LoraFactors, chooser, layers_of
+from gesso.tuning.layer_factors import Factors, KroneckerFactors, Layer, LayerFactors, MagnitudeFactors, is_wide
+from gesso.tuning.settings import MAX_RANK, TuningSettings
 
 
 class Learner(Protocol):
@@ -40,19 +40,46 @@ class Learner(Protocol):
 
 
 class LoraLearner:
-    """Low-rank factors beside frozen layers."""
+    """Low-rank factors beside frozen layers.
+
+    ratio        of the learning rate of LoRA's upper factors to that of the others (LoRA+: Hayou et al. 2024,
+                 arXiv:2402.12354)
+    block_rates  share of the learning rate by block
+    """
 
     words: tuple[EmbeddingToken, ...] = ()
 
-    def __init__(self, factors: LoraFactors, *, trains_text: bool = False, muon: bool = False) -> None:
+    def __init__(
+        self,
+        factors: LoraFactors,
+        *,
+        trains_text: bool = False,
+        muon: bool = False,
+        ratio: float = 1.0,
+        block_rates: Blocks | None = None,
+    ) -> None:
         self.factors, self.trains_text, self.muon = factors, trains_text, muon
+        self.ratio, self.block_rates = ratio, block_rates or Blocks((), "block_rates", 0, 0)
         self.modules: Mapping[str, nn.Module] = {"factors": factors}
 
     def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": self.factors.of("unet"), "lr": rate}]
-        if self.trains_text:
-            groups.append({"params": self.factors.of("text"), "lr": text_rate})
-        return [{**group, "muon": True} for group in groups] if self.muon else groups
+        by_rate: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}  # in the text encoders, rate, no vector
+        for name, factors in self.factors.items():
+            is_text = not name.startswith("unet.")
+            share = self.block_rates(name)
+            own = (text_rate if is_text else rate) * (1.0 if share is None else share)
+            for part, parameter in factors.named_parameters():
+                scaled = own * (self.ratio if part in factors.up_names else 1.0)
+                by_rate.setdefault((is_text, scaled, parameter.ndim >= 2), []).append(parameter)
+        groups: list[dict[str, Any]] = []
+        for key in sorted(by_rate):
+            _, own, is_matrix = key
+            groups.append({"params": by_rate[key], "lr": own})
+            if not is_matrix:  # magnitudes begin as the weight's lengths, and must not shrink
+                groups[-1]["weight_decay"] = 0.0
+            if self.muon:
+                groups[-1]["muon"] = is_matrix
+        return groups
 
     def begin_step(self, seed: int, step: int) -> None:
         self.factors.step_seed = seed, step
@@ -140,16 +167,40 @@ def make_factors(
 ) -> LoraFactors:
     """Factors as the settings say. generator: of the start values; None: on the meta device."""
     trained = trained_networks(networks, settings)
-    choose = chooser(settings.rank, settings.conv_rank or 0, trained)
+    own = chooser(settings.rank, settings.conv_rank or 0, trained)
+    blocks = Blocks(settings.block_ranks, "block_ranks", 0, MAX_RANK)
     alphas = {
         False: settings.alpha or float(settings.rank),
         True: settings.conv_alpha or float(settings.conv_rank or 1),
     }
 
-    def alpha(name: str, layer: Layer) -> float:
-        return alphas[isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
+    def choose(name: str, layer: Layer) -> int:
+        size, block = own(name, layer), blocks(name)
+        if size == 0 or block is None:
+            return size
+        return max(round(size * block / settings.rank), 1) if block else 0
 
-    return LoraFactors(trained, choose, alpha=alpha, dropout=settings.dropout, generator=generator)
+    def make(name: str, layer: Layer, size: int) -> LayerFactors:
+        nominal = own(name, layer)  # in a block with a rank of its own, alpha changes alike
+        alpha = alphas[is_wide(layer)] * size / nominal
+        scale = alpha / (math.sqrt(size) if settings.rslora else size)
+        factors: LayerFactors
+        if settings.algorithm == "lokr":
+            factors = KroneckerFactors(
+                layer,
+                size,
+                factor=settings.lokr_factor or None,
+                whole=settings.lokr_whole,
+                scale=scale,
+                generator=generator,
+            )
+        else:
+            factors = Factors(layer, size, scale=scale, generator=generator)
+        return MagnitudeFactors(layer, factors) if settings.dora else factors
+
+    named = [name for name, layer in layers_of(trained) if own(name, layer)]
+    blocks.check(named)
+    return LoraFactors(trained, choose, make=make, dropout=settings.dropout)
 
 
 def make_vectors(
@@ -190,7 +241,12 @@ def make_learner(
     """What the settings train."""
     muon = settings.optimizer == "muon"
     if settings.kind == "lora":
-        return LoraLearner(make_factors(networks, settings, generator), trains_text=settings.train_text, muon=muon)
+        factors = make_factors(networks, settings, generator)
+        rates = Blocks(settings.block_rates, "block_rates", 0, 1000)
+        rates.check([name for name, _ in factors.items()])
+        return LoraLearner(
+            factors, trains_text=settings.train_text, muon=muon, ratio=settings.loraplus or 1.0, block_rates=rates
+        )
     if settings.kind == "embedding":
         return EmbeddingLearner(make_vectors(networks, tokenizers, settings, generator))
     return FullLearner(trained_networks(networks, settings), muon=muon)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from gesso.adapters.lora import ModuleChange
 from gesso.adapters.names import Target
 from gesso.adapters.rewriting import file_metadata, file_tensors
 from gesso.checkpoints.safetensors_file import write_safetensors
+from gesso.tuning.settings import TuningSettings
 
 
 def save_lora(
@@ -38,3 +40,26 @@ def save_lora(
     metadata |= training or {}
     tensors = file_tensors(changes, target, "kohya", dtype)
     write_safetensors(path, tensors, metadata, hash_key="modelspec.hash_sha256")
+
+
+def network_metadata(settings: TuningSettings) -> dict[str, Any]:
+    """ss_network_module and ss_network_args, as kohya's trainer and LyCORIS write them."""
+    s = settings
+    arguments: dict[str, str] = {}
+    if s.conv_rank:
+        arguments |= {"conv_dim": str(s.conv_rank), "conv_alpha": str(s.conv_alpha)}
+    if s.algorithm == "lokr":
+        arguments |= {"algo": "lokr", "factor": str(s.lokr_factor or -1)}
+        arguments |= {"full_matrix": "True"} if s.lokr_whole else {}
+    if s.dora:
+        arguments["dora_wd"] = "True"
+    if s.rslora:
+        arguments["rs_lora"] = "True"
+    if s.loraplus:
+        arguments["loraplus_lr_ratio"] = str(s.loraplus)
+    for key, texts in (("gesso_block_ranks", s.block_ranks), ("gesso_block_rates", s.block_rates)):
+        if texts:
+            arguments[key] = ",".join(texts)
+    is_lycoris = s.algorithm == "lokr" or s.dora or s.rslora
+    found: dict[str, Any] = {"ss_network_args": arguments} if arguments else {}
+    return found | ({"ss_network_module": "lycoris.kohya"} if is_lycoris else {})

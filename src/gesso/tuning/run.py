@@ -35,7 +35,7 @@ from gesso.tuning.estimate import Estimate, estimate, operations_per_second, sec
 from gesso.tuning.files import save_embedding, save_model
 from gesso.tuning.latents import LatentCache, encode_all
 from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
-from gesso.tuning.lora_file import save_lora
+from gesso.tuning.lora_file import network_metadata, save_lora
 from gesso.tuning.objective import Objective
 from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
@@ -374,7 +374,7 @@ class TuningRun:
                     code="other_training",
                     field="folder",
                 )
-        old = before.get("settings", {})
+        old = json.loads(json.dumps(asdict(TuningSettings()))) | before.get("settings", {})  # of an older release, too
         if differing := [name for name, value in facts["settings"].items() if old.get(name) != value]:
             name = differing[0]
             raise GessoError(
@@ -412,7 +412,7 @@ class TuningRun:
         target = Target(self.family.name, self.family.layout, self.stored.networks)
         base = self.family.name if self.family.scheduler is None else None
         save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
-        return {"rank": self.settings.rank}
+        return {"rank": self.settings.rank} if self.settings.algorithm == "lora" else {"algorithm": "lokr"}
 
     def _write_model(
         self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
@@ -486,8 +486,7 @@ class TuningRun:
         }
         if s.kind == "lora":
             values |= {"ss_network_dim": s.rank, "ss_network_alpha": s.alpha}
-        if s.kind == "lora" and s.conv_rank:
-            values["ss_network_args"] = {"conv_dim": str(s.conv_rank), "conv_alpha": str(s.conv_alpha)}
+            values |= network_metadata(s)
         return {
             key: value
             if isinstance(value, str)

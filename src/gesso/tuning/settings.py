@@ -16,10 +16,12 @@ from gesso.tuning.buckets import BucketRules
 from gesso.tuning.objective import TIMESTEPS
 
 KINDS = ("lora", "full", "embedding")
+ALGORITHMS = ("lora", "lokr")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "float32", "bfloat16")
 BASES = ("auto", "float32", "bfloat16")
 MAX_TOML = 2**20
+MAX_RANK = 1024
 
 
 def _limits(low: float, high: float) -> Any:
@@ -36,6 +38,10 @@ class TuningSettings:
     data, model, output  folder or TOML file of the data set; model file, folder or name; file that is written
     resolution           pixels a side of a square of the buckets' area; None: the model's own
     min_bucket, max_bucket, bucket_step  sides of buckets in pixels; None: half and twice the resolution
+    algorithm            of a LoRA: lora, or lokr with `lokr_factor` (0: the root of a layer's width) and `lokr_whole`
+    rslora, dora         scale by alpha / sqrt(rank); with magnitudes that learn
+    block_ranks, block_rates  "down.1=8": ranks, and shares of the learning rate, by block; see `factors.Blocks`
+    loraplus             ratio of the rates of a LoRA's two factors; 0: they have one
     held_out             pictures that are never trained on; None: 0 of fewer than 20, else one in ten, at most 8
     """
 
@@ -68,10 +74,18 @@ class TuningSettings:
     vectors: int = field(default=4, metadata=_limits(1, 75))
     init: str = ""
     # The network.
-    rank: int = field(default=16, metadata=_limits(1, 1024))
+    algorithm: str = "lora"
+    rank: int = field(default=16, metadata=_limits(1, MAX_RANK))
     alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
-    conv_rank: int | None = field(default=None, metadata=_limits(0, 1024))
+    conv_rank: int | None = field(default=None, metadata=_limits(0, MAX_RANK))
     conv_alpha: float | None = field(default=None, metadata=_limits(1e-6, 1e6))
+    rslora: bool = False
+    dora: bool = False
+    lokr_factor: int = field(default=0, metadata=_limits(0, 4096))
+    lokr_whole: bool = False
+    block_ranks: tuple[str, ...] = ()
+    block_rates: tuple[str, ...] = ()
+    loraplus: float = field(default=0.0, metadata=_limits(0, 1000))
     train_text: bool = False
     dropout: float = field(default=0.0, metadata=_limits(0, 0.95))
     # The training.
@@ -120,12 +134,18 @@ class TuningSettings:
             raise _refused("trigger", self.trigger, "the word that the embedding will be called by")
         if self.kind == "embedding" and self.optimizer != "adamw":
             raise _refused("optimizer", self.optimizer, "adamw: the vectors of an embedding are no matrix of weights")
+        if self.algorithm == "lokr" and self.loraplus:
+            raise _refused("loraplus", self.loraplus, "0: LoKr has no upper factors, which LoRA+ is about")
+        if self.algorithm != "lokr" and (self.lokr_factor or self.lokr_whole):
+            name = "lokr_factor" if self.lokr_factor else "lokr_whole"
+            raise _refused(name, getattr(self, name), "an `algorithm` of lokr beside it")
         if len(self.sample_prompts) > 16:
             raise _refused("sample_prompts", len(self.sample_prompts), "at most 16 prompts")
 
     def _check(self, name: str, value: Any) -> None:
         choices = {
             "kind": KINDS,
+            "algorithm": ALGORITHMS,
             "optimizer": OPTIMIZERS,
             "timesteps": TIMESTEPS,
             "precision": PRECISIONS,
