@@ -23,13 +23,14 @@ from sd_backend_client.api.shared_data.controlnet.controlnet_preprocessor import
 from sd_backend_client.api.shared_data.controlnet.controlnet_unit import ControlNetUnit
 from sd_backend_client.api.webui.diffusion_request_body import DiffusionRequestBody
 
+from gesso.api import preprocessors
 from gesso.api.context import Context
 from gesso.api.problems import HttpError
 from gesso.frontends.styles import Style
 from gesso.request.migrations import SCHEMA, VERSION
 from gesso.request.request import TextToImageRequest
 from gesso.serving.jobs import Job, JobStatus, Work
-from gesso.surfaces.a1111 import listing, preprocessors
+from gesso.surfaces.a1111 import listing
 from gesso.surfaces.a1111.answers import progress
 from gesso.surfaces.a1111.controlnet import fitted, module_of, parameters_of
 from gesso.surfaces.a1111.detecting import main as detect

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gesso import __version__
-from gesso.diffusion.sampler_table import SAMPLERS
-from gesso.diffusion.schedule_table import SCHEDULES
 from gesso.pictures.infotext import infotext
 from gesso.pictures.infotext_reading import read_infotext
+from gesso.request.names import sampler_label
 from gesso.request.recipe import Recipe
-from gesso.request.request import OWN_SCHEDULE
 from gesso.serving.jobs import Job, JobStatus
 from gesso.surfaces.a1111.reading import Asked
 
@@ -37,13 +35,6 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     return Recipe.from_json(json.dumps(values))
 
 
-def text_of(recipe: Recipe) -> str:
-    """The infotext, as it stands in the file."""
-    request = recipe.request
-    schedule = "Own" if request.schedule == OWN_SCHEDULE else SCHEDULES[request.schedule].label
-    return infotext(recipe, sampler_label=SAMPLERS[request.sampler].label, schedule_label=schedule)
-
-
 def images_response(job: Job, asked: Asked, data: Mapping[str, bytes]) -> dict[str, Any]:
     """The answer of txt2img and img2img.  data: bytes by the ids of the pictures"""
     images = [base64.b64encode(data[output.id]).decode("ascii") for output in job.outputs] if asked.send_images else []
@@ -59,7 +50,7 @@ def info(job: Job, asked: Asked) -> dict[str, Any]:
         notes += [str(notice["message"]) for notice in output.notices]
     own = {"job": job.id, "status": str(job.status), "notices": list(dict.fromkeys(notes))}
     recipes = [recipe_of(output.recipe) for output in job.outputs]
-    texts = [text_of(recipe) for recipe in recipes]
+    texts = [infotext(recipe) for recipe in recipes]
     if not recipes:
         return _nothing(job, asked, own)
     first, read = recipes[0].request, [read_infotext(text) for text in texts]
@@ -80,7 +71,7 @@ def info(job: Job, asked: Asked) -> dict[str, Any]:
         "subseed_strength": first.variation.strength or 0,
         "width": first.width,
         "height": first.height,
-        "sampler_name": SAMPLERS[first.sampler].label,
+        "sampler_name": sampler_label(first.sampler),
         "cfg_scale": first.guidance_scale,
         "steps": first.num_steps,
         "batch_size": int(asked.parameters.get("batch_size") or 1),
