@@ -19,6 +19,7 @@ from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
 from gesso.families.parts import ModelParts
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
+from gesso.runtime.kernels import cpu_kernels
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
 from gesso.runtime.residency import NO_COMPONENTS, Component, Residency
@@ -94,6 +95,7 @@ class LoadedModel:
     device: torch.device
     precision: Precision
     weights: tuple[LoadedWeightFile, ...] = ()  # the UNet's first
+    packed: frozenset[str] = frozenset()  # networks that compute with own kernels and packed weights in bfloat16
     hash_file: Callable[[Path], str] = sha256_of  # or a function with a cache
     device_lock: AbstractContextManager[Any] = field(default_factory=RLock)  # one for all models of a device
     execution: Execution = Execution()
@@ -175,7 +177,11 @@ class LoadedModel:
         execution = self.execution
         stay = execution.plan.stay if execution.plan is not None else "resident"
         with self.device_lock, ExitStack() as stack:
-            self.residency.use(*names, stay=stay, float32=execution.float32, controls=execution.controls)
+            self.residency.use(
+                *names, stay=stay, float32=execution.float32, controls=execution.controls, packed=self.packed
+            )
+            if not self.packed.isdisjoint(names):
+                stack.enter_context(cpu_kernels())
             stack.enter_context(seamless(execution.tiling))
             if execution.watch is not None:
                 stack.enter_context(execution.watch(self))
