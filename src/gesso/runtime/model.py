@@ -19,6 +19,7 @@ from gesso.families.encoding import PromptEmbeds, Reading, Sizes, encode_prompt
 from gesso.families.parts import ModelParts
 from gesso.models.vae import AutoencoderKL
 from gesso.runtime.conditioning import Conditioning, ControlFunction, ControlResiduals
+from gesso.runtime.deep_features import DeepFeatures
 from gesso.runtime.kernels import cpu_kernels
 from gesso.runtime.plan import Footprint, MemoryPlan
 from gesso.runtime.precision import Precision
@@ -242,12 +243,14 @@ class LoadedModel:
         conditioning: Conditioning,
         control_function: ControlFunction | None = None,
         adapters: AbstractContextManager[Any] | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """One call of the UNet.  z [B, C, h, w], timestep [B], conditioning of B rows -> [B, C, h, w]
 
         Extra channels of the conditioning are appended to z.
         control_function  gives the control residuals for the same rows
         adapters          context manager of the LoRA on the UNet, entered for the call once the UNet is in memory
+        deep              features that one run keeps from call to call
         """
         dtype = self.dtype("unet")
         conditioning = conditioning.to(dtype)
@@ -257,19 +260,29 @@ class LoadedModel:
         at_once = self.plan.unet_rows if self.plan else len(z)
         with self.using("unet"), adapters or nullcontext():
             outputs = [
-                self._predict(z[rows], timestep[rows], conditioning.rows(rows), control_function)
+                self._predict(z[rows], timestep[rows], conditioning.rows(rows), control_function, deep, rows)
                 for rows in (slice(first, first + at_once) for first in range(0, len(z), at_once))
             ]
+        if deep is not None:
+            deep.count()
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _predict(
-        self, z: Tensor, timestep: Tensor, conditioning: Conditioning, control_function: ControlFunction | None
+        self,
+        z: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        control_function: ControlFunction | None,
+        deep: DeepFeatures | None,
+        rows: slice,
     ) -> Tensor:
         latents = z[:, : self.family.vae.latent_channels]
         residuals = (
             control_function(latents, timestep, conditioning) if control_function is not None else ControlResiduals()
         )
-        window = {} if conditioning.window is None else {"window": conditioning.window}
+        more: dict[str, Any] = {} if conditioning.window is None else {"window": conditioning.window}
+        if deep is not None and residuals.control is None and residuals.features is None:
+            more["deep"] = deep.of(z, rows)
         with ExitStack() as stack:
             for ip_adapter in residuals.ip_adapters:
                 stack.enter_context(ip_adapter)
@@ -282,7 +295,7 @@ class LoadedModel:
                 conditioning.guidance,
                 control=residuals.control,
                 features=residuals.features,
-                **window,
+                **more,
             )
         return output
 
