@@ -13,6 +13,7 @@ import typer
 
 from gesso.cli.model_option import MODEL_HELP
 from gesso.cli.targets import check_free
+from gesso.cli.verdict import as_facts, told
 from gesso.errors import GessoError, in_words, one_line, shorten
 from gesso.studio.home import is_offline, resolve_model
 from gesso.terminal.exit_codes import EXIT_TERMINATED
@@ -55,6 +56,7 @@ class Setting(NamedTuple):
 
 
 DATA, NETWORK, TRAINING, LOSS, REPORT = "Pictures and captions", "Network", "Training", "Loss", "Report"
+JUDGE = "Verdict"
 SETTINGS = (
     Setting("trigger", str, DATA, "Word put before captions that lack it; you draw with it later.", "", metavar="TEXT"),
     Setting("caption", str, DATA, "Caption of pictures without one.", "", metavar="TEXT"),
@@ -78,6 +80,7 @@ SETTINGS = (
     Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
     Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
     Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
+    Setting("include_reserved", bool, DATA, "Train on pictures whose owners reserve that, too.", "leave them out"),
     Setting("vectors", int, NETWORK, "Vectors of the embedding; each takes a token.", "4 of them", kinds=EMBEDDING),
     Setting("init", str, NETWORK, "Words that the vectors begin as.", "at random", metavar="TEXT", kinds=EMBEDDING),
     Setting("algorithm", str, NETWORK, "Kind of the factors: lora or lokr.", "lora, of two matrices", kinds=LORA),
@@ -142,6 +145,13 @@ SETTINGS = (
     Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
     Setting("sample_prompts", list[str], REPORT, "Prompt to draw. Repeatable.", "the first captions", "sample"),
     Setting("sample_steps", int, REPORT, "Sampling steps of these pictures.", "the model's"),
+    Setting("judge_prompts", list[str], JUDGE, "Prompt to judge by. Repeatable.", "made ones", "judge-prompt"),
+    Setting("judge_samples", int, JUDGE, "Pictures that each report judges by.", "12, see the docs"),
+    Setting("copy_samples", int, JUDGE, "Pictures that are checked for copies at the end.", "200, CPU 48"),
+    Setting("sscd", Path, JUDGE, "SSCD's ONNX file, which looks for copies.", "outlines do", metavar="FILE"),
+    Setting("auto_stop", bool, JUDGE, "Stop where later steps only copy.", "stop there"),
+    Setting("keep_steps", int, JUDGE, "Reports whose weights are kept.", "all, of whole models 2"),
+    Setting("tensorboard", bool, REPORT, "Write the log for TensorBoard, too.", "the log alone"),
     Setting("preset", str, "Speed and memory", "What it must fit into: cpu, 8gb, 12gb or 24gb.", "the device", "fit"),
     Setting("device", str, "Speed and memory", "Device: auto, cpu, cuda or cuda:1.", "the first GPU, or the CPU"),
     Setting("precision", str, "Speed and memory", "Products in auto, float32 or bfloat16.", "by the memory"),
@@ -319,6 +329,7 @@ class Arguments:
 
 def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> None:
     from gesso.runtime.engine import find_model
+    from gesso.tuning.judging import read_copies
     from gesso.tuning.run import TuningRun
     from gesso.tuning.settings import TuningSettings, read_settings
 
@@ -377,9 +388,12 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         written = run.write(output, author=given.author)
         page = run.folder / "report.html"
         if as_json:
-            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)}))
+            judged = {"verdict": as_facts(run.verdict), "copy_check": read_copies(run.folder)}
+            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)} | judged))
         else:
             bar.result(" ".join([one_line(str(output)), *(f"{key}={value}" for key, value in written.items())]))
+            for line in told(run.verdict, read_copies(run.folder)):
+                bar.note(printable(line))
             bar.note(f"curves and samples: {page}")
 
 

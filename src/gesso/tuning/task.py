@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gesso.families.encoding import Sizes
 from gesso.families.parts import ModelParts
 from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
@@ -102,6 +103,7 @@ class TuningTask:
         self.batches = Batches(found, seen, batch_size, seed)
         own = [place for place in seen if not found[place].subset.is_reg]
         self.reported = {"seen": own[:: max(len(own) // MAX_REPORTED, 1)][:MAX_REPORTED]}
+        self.reported_errors: dict[str, list[float]] = {}  # of each of these pictures, in the last report
         if self.held:
             self.reported["held"] = self.held[:MAX_REPORTED]
         if checkpointing:
@@ -141,15 +143,21 @@ class TuningTask:
     ) -> Tensor:
         """The network's error for each row.  latents, eps [B, C, h, w] and times [B] on the CPU -> [B]"""
         latents, eps = latents.to(self.device), eps.to(self.device)
-        x = self.objective.noisy(latents, eps, times).contiguous(memory_format=torch.channels_last)
         sizes = [sizes_of(self.found[p], flip=flip) for p, flip in zip(places, flips, strict=True)]
+        output = self.predict(self.objective.noisy(latents, eps, times), times, captions, sizes)
+        return self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
+
+    def predict(self, z: Tensor, times: Tensor, captions: Sequence[str], sizes: Sequence[Sizes]) -> Tensor:
+        """What the network says.  z [B, C, h, w] on the device, times [B], captions and sizes of B rows -> as z"""
         dtype = next(self.parts.unet.parameters()).dtype
         with self.precision():
             context, added = self.conditions(captions, sizes)
-            output = self.parts.unet(
-                x.to(dtype), times.to(self.device), context.to(dtype), None if added is None else added.to(dtype)
+            return self.parts.unet(
+                z.to(dtype, memory_format=torch.channels_last),
+                times.to(self.device),
+                context.to(dtype),
+                None if added is None else added.to(dtype),
             )
-        return self.objective.errors(output, latents, eps, times, self._masks(places, flips, latents))
 
     def _masks(self, places: Sequence[int], flips: Sequence[bool], latents: Tensor) -> Tensor | None:
         masks = [self.latents[place, flip].mask for place, flip in zip(places, flips, strict=True)]
@@ -164,7 +172,9 @@ class TuningTask:
         figures: dict[str, float] = {}
         times = quantile_times(self.objective.schedule)
         for kind, places in self.reported.items():
-            means = torch.stack([self._fixed_errors(place, times) for place in places]).mean(dim=0)
+            errors = torch.stack([self._fixed_errors(place, times) for place in places])
+            self.reported_errors[kind] = errors.mean(dim=1).tolist()
+            means = errors.mean(dim=0)
             figures |= {f"{kind}_{time}": float(mean) for time, mean in zip(times, means, strict=True)}
             figures[kind] = float(means.mean())
         return figures
