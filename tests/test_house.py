@@ -31,6 +31,7 @@ MORE = {
         *("prometheus_client", "opentelemetry", "obstore"),
     },
     "strict_yaml.py": {"yaml"},
+    "tuning": {"pyarrow", "onnxruntime"},
 }
 
 

@@ -545,9 +545,14 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     if missing := facts["pictures"] - facts["captions"]:
         lines.append(f"{missing} pictures have no caption; give --caption, or write .txt files beside them")
     lines += [f"{one['picture']} is left out: {one['reason']}" for one in facts["unreadable"]]
+    if facts["reserved"]:
+        told = [f"{one['picture']} ({one['by']})" for one in facts["reserved"]]
+        done = "trained on all the same" if facts["reserved_used"] else "left out; --include-reserved takes them"
+        lines.append(f"{_names(told)}: reserved by the owner, {done}")
     small = [f"{one['picture']} ({one['width']}x{one['height']})" for one in facts["enlarged"]]
     for names, words in (
         (small, "smaller than their bucket, and enlarged"),
+        (facts["generated"], "made by an AI, as their marks say"),
         (facts["animated"], "animated: the first picture is taken"),
         (facts["deep"], "of 16 bits: taken at 8"),
         (facts["cmyk"], "in CMYK: converted to sRGB"),

@@ -15,7 +15,16 @@ from gesso.terminal.results import path_values
 if TYPE_CHECKING:
     from gesso.tuning.verdict import Figure, Verdict
 
-NAMES = ("score", "likeness", "prompts", "copies", "drift", "seen", "held")  # figures of a step, in their order
+NAMES = (
+    "score",
+    "likeness",
+    "learned",
+    "prompts",
+    "copies",
+    "drift",
+    "seen",
+    "held",
+)  # figures of a step, in their order
 
 
 def verdict(

@@ -29,9 +29,12 @@ EMPTY = 0.25  # of the variance of all outlines that a part must have at least
 THRESHOLD = 0.6  # of the similarity above which a picture is a copy; measured, see docs/train-your-own.md
 SSCD_THRESHOLD = 0.5  # of its cosine; see Pizzi et al. 2022, arXiv:2202.10261
 SHORT_LIST = 64  # training pictures that are compared by parts: those nearest as wholes
+SAMPLED = 64  # training pictures that tell how alike they are among themselves
 
-Compare = Callable[[Sequence[Image.Image], Sequence[Image.Image]], np.ndarray]
-"""Drawn and training pictures in RGB -> similarity of each to each, at most 1: float32 [drawn, trained]"""
+Compare = Callable[[Sequence[Image.Image]], np.ndarray]
+"""Drawn pictures in RGB -> similarity of each to each training picture, at most 1: float32 [drawn, trained]"""
+Prepare = Callable[[Sequence[Image.Image]], Compare]
+"""Training pictures in RGB -> what compares others with them"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Copying:
 
     threshold  similarity from which a picture counts as a copy
     nearest    of each drawn picture: place of the most similar training picture, and the similarity, at most 1
-    alike      of each training picture: its similarity to the nearest other one; what one finds without any copying
+    alike      of training pictures: the similarity of each to the nearest other one; what one finds without any copying
     by         what compared the pictures
     """
 
@@ -124,53 +127,66 @@ def _box(values: np.ndarray) -> np.ndarray:
     return summed[side:, side:] - summed[:-side, side:] - summed[side:, :-side] + summed[:-side, :-side]
 
 
-def by_outlines(drawn: Sequence[Image.Image], trained: Sequence[Image.Image]) -> np.ndarray:
-    """`Compare` without anything learned."""
-    ours = [Outlined(image) for image in drawn]
-    theirs = [(Outlined(one), Outlined(one.transpose(Image.Transpose.FLIP_LEFT_RIGHT))) for one in trained]
-    found = np.full((len(ours), len(theirs)), -1.0, np.float32)
-    wholes = [np.stack([pair[side].whole.ravel() for pair in theirs]) for side in (0, 1)] if theirs else []
-    for row, one in enumerate(ours):
-        near = np.maximum(*(whole @ one.whole.ravel() for whole in wholes))
-        found[row] = near
-        for place in np.argsort(-near)[:SHORT_LIST]:
-            for other in theirs[int(place)]:
-                found[row, place] = max(found[row, place], other.holds(one), one.holds(other))
-    return found
+class Outlines:
+    """A `Compare` without anything learned."""
+
+    def __init__(self, trained: Sequence[Image.Image]) -> None:
+        flipped = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in trained)
+        self._trained = [(Outlined(one), Outlined(other)) for one, other in zip(trained, flipped, strict=True)]
+
+    def __call__(self, drawn: Sequence[Image.Image]) -> np.ndarray:
+        found = np.full((len(drawn), len(self._trained)), -1.0, np.float32)
+        if not self._trained:
+            return found
+        wholes = [np.stack([pair[side].whole.ravel() for pair in self._trained]) for side in (0, 1)]
+        for row, picture in enumerate(drawn):
+            one = Outlined(picture)
+            near = np.maximum(*(whole @ one.whole.ravel() for whole in wholes))
+            found[row] = near
+            for place in np.argsort(-near)[:SHORT_LIST]:
+                for other in self._trained[int(place)]:
+                    found[row, place] = max(found[row, place], other.holds(one), one.holds(other))
+        return found
 
 
-def check_copies(
-    drawn: Sequence[Image.Image],
-    trained: Sequence[Image.Image],
-    *,
-    compare: Compare = by_outlines,
-    threshold: float = THRESHOLD,
-    by: str = "outlines",
-) -> Copying:
-    """The nearest training picture of each drawn one.
+class CopyCheck:
+    """Looks for copies of training pictures.
 
     The threshold is raised to what all but one in twenty training pictures have with their nearest other one: where
-    they are as alike as copies, likeness proves no copying.
+    they are as alike as copies, likeness proves no copying. Of many, `SAMPLED` tell it.
     """
-    alike: tuple[float, ...] = ()
-    if len(trained) > 1:
-        among = compare(trained, trained)
-        np.fill_diagonal(among, -1.0)
-        alike = tuple(float(value) for value in among.max(axis=1))
-    found = compare(drawn, trained) if drawn else np.zeros((0, len(trained)), np.float32)
-    lowest = max(threshold, float(np.quantile(alike, 0.95))) if alike else threshold
-    nearest = tuple((int(row.argmax()), float(row.max())) for row in found)
-    return Copying(lowest, nearest, alike, by)
+
+    def __init__(
+        self,
+        trained: Sequence[Image.Image],
+        *,
+        prepare: Prepare = Outlines,
+        threshold: float = THRESHOLD,
+        by: str = "outlines",
+    ) -> None:
+        self.by, self._compare = by, prepare(trained)
+        self.alike: tuple[float, ...] = ()
+        if len(trained) > 1:
+            places = np.unique(np.linspace(0, len(trained) - 1, SAMPLED).astype(int))
+            among = self._compare([trained[place] for place in places])
+            among[np.arange(len(places)), places] = -1.0
+            self.alike = tuple(float(value) for value in among.max(axis=1))
+        self.threshold = max(threshold, float(np.quantile(self.alike, 0.95))) if self.alike else threshold
+
+    def __call__(self, drawn: Sequence[Image.Image]) -> Copying:
+        """The nearest training picture of each drawn one."""
+        nearest = tuple((int(row.argmax()), float(row.max())) for row in self._compare(drawn)) if drawn else ()
+        return Copying(self.threshold, nearest, self.alike, self.by)
 
 
-def sscd(path: Path) -> Compare:
-    """`Compare` by SSCD (Pizzi et al. 2022, arXiv:2202.10261) in an ONNX file.
+def sscd(path: Path) -> Prepare:
+    """`Prepare` by SSCD (Pizzi et al. 2022, arXiv:2202.10261) in an ONNX file.
 
     The input may be uint8 [1, 288, 288, 3], or float [1, 3, 288, 288] with the mean and deviation of ImageNet.
     Raises GessoError where onnxruntime is not installed, and for a file that is no such network.
     """
     try:
-        import onnxruntime  # type: ignore[import-not-found]
+        import onnxruntime
     except ImportError:
         raise GessoError(
             f"{path}: onnxruntime is not installed, which runs it. {install_command('sscd')}", code="missing_extra"
@@ -203,8 +219,8 @@ def sscd(path: Path) -> Compare:
         length = float(np.linalg.norm(vector))
         return vector / length if length else vector
 
-    def compare(drawn: Sequence[Image.Image], trained: Sequence[Image.Image]) -> np.ndarray:
-        described = [np.stack([describe(one) for one in some]) for some in (drawn, trained)]
-        return (described[0] @ described[1].T).astype(np.float32)
+    def prepare(trained: Sequence[Image.Image]) -> Compare:
+        theirs = np.stack([describe(one) for one in trained])
+        return lambda drawn: (np.stack([describe(one) for one in drawn]) @ theirs.T).astype(np.float32)
 
-    return compare
+    return prepare

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gesso.errors import GessoError
 from gesso.files import atomic_file
-from gesso.tuning.copies import SSCD_THRESHOLD, THRESHOLD, by_outlines, sscd
+from gesso.tuning.copies import SSCD_THRESHOLD, THRESHOLD, Outlines, sscd
 from gesso.tuning.judge_prompts import judge_prompts
 from gesso.tuning.measures import MEASURES, Measurer, save_pictures
 from gesso.tuning.settings import TuningSettings
@@ -77,7 +77,7 @@ class Judge:
             prompts,
             steps=min(settings.sample_steps or JUDGED_STEPS, JUDGED_STEPS),
             side=side,
-            compare=sscd(Path(settings.sscd).expanduser()) if settings.sscd else by_outlines,
+            prepare=sscd(Path(settings.sscd).expanduser()) if settings.sscd else Outlines,
             threshold=SSCD_THRESHOLD if settings.sscd else THRESHOLD,
             by="SSCD" if settings.sscd else "outlines",
         )
@@ -217,7 +217,7 @@ def judged_metadata(folder: Path, step: int | None) -> dict[str, str]:
     if figures is not None:
         told = {
             name: [round(one.value, 4), round(one.low, 4), round(one.high, 4)]
-            for name in ("likeness", "prompts", "drift", "copies", "seen", "held", "score")
+            for name in ("likeness", "learned", "prompts", "drift", "copies", "seen", "held", "score")
             if (one := getattr(figures, name)) is not None
         }
         values["gesso.verdict"] = json.dumps(told)

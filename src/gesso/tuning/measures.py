@@ -3,8 +3,9 @@
 Everything is judged by the model as it was before the training, which is put back for the moment, so that no network
 but the user's own is needed:
 
-- likeness: where each picture lies between those that the model drew before (0) and the user's own (1), along the
-  direction in the UNet's features that tells them apart (diffusion features: Tang et al. 2023, arXiv:2306.03881)
+- likeness: where each picture lies between what the model drew for the same prompt before (0) and the user's own (1),
+  along the direction in the UNet's features that tells the user's from all that it drew before (diffusion features:
+  Tang et al. 2023, arXiv:2306.03881); it sees colours and textures more than shapes
 - prompts: how often the model finds that a picture fits its own prompt better than another's, by its error at the same
   noise (Li et al. 2023, arXiv:2303.16203, "Your diffusion model is secretly a zero-shot classifier"); 0.5 is chance
 - drift: how much the prediction for other prompts has changed, as a share of its error
@@ -16,6 +17,7 @@ K prompts, C h w of the latents, D features.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from gesso.families.encoding import Sizes
 from gesso.files import atomic_file
 from gesso.models.vae import AutoencoderKL
 from gesso.training.task import generator_for
-from gesso.tuning.copies import Compare, Copying, check_copies
+from gesso.tuning.copies import CopyCheck, Copying, Prepare
 from gesso.tuning.judge_prompts import JudgePrompts
 from gesso.tuning.survey import Found, framed, read_example
 from gesso.tuning.task import TuningTask
@@ -55,7 +57,7 @@ class Measurer:
     """Measures a task's networks as they are, into FOLDER/measures.jsonl, a row each time.
 
     prompts  what is drawn. steps, side: sampling steps, and rows of the latents
-    compare  what compares pictures; by: its name. threshold: from which similarity on it is a copy
+    prepare  makes what compares pictures; by: its name. threshold: from which similarity on it is a copy
     The task's learner must be as it starts; its networks as they are now are what pictures are judged by.
     """
 
@@ -67,12 +69,12 @@ class Measurer:
         *,
         steps: int,
         side: int,
-        compare: Compare,
+        prepare: Prepare,
         threshold: float,
         by: str,
     ) -> None:
         self.task, self.folder, self.prompts, self.steps, self.side = task, folder, prompts, steps, side
-        self.compare, self.threshold, self.by = compare, threshold, by
+        self._checking: Mapping[str, Any] = {"prepare": prepare, "threshold": threshold, "by": by}
         family = task.parts.family
         self.rows = 32 if family.scheduler is None else max(task.batches.batch_size, 1)  # at a time
         self._start = {
@@ -86,7 +88,6 @@ class Measurer:
         self.own = [place for place in own if place not in set(task.held)]
         step = max(len(self.own) / MAX_COMPARED, 1.0)
         self.compared = [self.own[int(i * step)] for i in range(min(len(self.own), MAX_COMPARED))]
-        self._pictures: list[Image.Image] | None = None
 
     @torch.no_grad()
     def __call__(self, step: int) -> dict[str, float]:
@@ -110,7 +111,7 @@ class Measurer:
             row["likeness"] = before.likeness(self.features(latents))
             row["own_likeness"] = before.own
             row["fits"] = self._fits(latents)
-        checked = check_copies(pictures, self.pictures, compare=self.compare, threshold=self.threshold, by=self.by)
+        checked = self.looks_for_copies(pictures)
         row |= {
             "nearest": [round(value, 4) for _, value in checked.nearest],
             "nearest_place": [self.compared[place] for place, _ in checked.nearest],
@@ -128,7 +129,7 @@ class Measurer:
         schedule = family.schedule.build()
         sigmas = sigmas_of(family.defaults.schedule, schedule, self.steps)
         sampler = sampler_named(family.defaults.sampler)
-        drawn = []
+        drawn = [torch.empty(0, family.vae.latent_channels, self.side, self.side, device=self.task.device)]
         for first in range(0, len(prompts), self.rows):
             some = list(prompts[first : first + self.rows])
             noise = torch.cat([self._noise(seed + first + place) for place in range(len(some))])
@@ -161,12 +162,15 @@ class Measurer:
             found.append(Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()))
         return found
 
-    @property
+    @cached_property
     def pictures(self) -> list[Image.Image]:
         """Training pictures as the VAE sees them, small."""
-        if self._pictures is None:
-            self._pictures = [thumbnail(self.task.found[place]) for place in self.compared]
-        return self._pictures
+        return [thumbnail(self.task.found[place]) for place in self.compared]
+
+    @cached_property
+    def looks_for_copies(self) -> CopyCheck:
+        """Of these."""
+        return CopyCheck(self.pictures, **self._checking)
 
     # ---- judging -----------------------------------------------------------------------------------------------------
 
@@ -284,8 +288,7 @@ class Measurer:
             some = [texts[(len(pictures) + i) % len(texts)] for i in range(min(self.rows, count - len(pictures)))]
             pictures += self.decode(self.draw(some, 10 * SEED + len(pictures)))
             on_picture(len(pictures), count)
-        by = self.compare, self.threshold, self.by
-        return check_copies(pictures, self.pictures, compare=by[0], threshold=by[1], by=by[2]), pictures
+        return self.looks_for_copies(pictures), pictures
 
 
 class _Before:
@@ -297,7 +300,9 @@ class _Before:
         yours = np.concatenate([measurer.features(task.latents[place, False].mean[None]) for place in own])
         texts = [one.text for one in prompts.yours]
         anchors = measurer.features(measurer.draw(texts, SEED))
-        spare = measurer.features(measurer.draw(texts, SPARE))
+        self.others = measurer.draw(prompts.others, SEED)
+        others = [measurer.features(self.others)] if len(self.others) else []
+        spare = np.concatenate([measurer.features(measurer.draw(texts, SPARE)), *others])
         self.direction = Direction(spare, yours)
         self.zero = float(np.mean(self.direction(anchors)))
         left_out = [
@@ -305,7 +310,6 @@ class _Before:
         ]
         self.one = float(np.mean(left_out)) if len(yours) > 1 else float(np.mean(self.direction(yours)))
         self.own = [self._scaled(value) for value in left_out]
-        self.others = measurer.draw(prompts.others, SEED)
         self.outputs = measurer._other_outputs(self.others)
         errors = []
         for share, output in zip(JUDGED_SHARES, self.outputs, strict=True):

@@ -107,7 +107,9 @@ class TuningRun:
         self.stored = load_parts(model, dtype=None, check=False)
         self.family = _trainable(self.stored, model)
         _check_name(settings)
-        self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
+        self.data = read_dataset(
+            Path(settings.data).expanduser(), _defaults(settings, folder if cache is None else cache)
+        )
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
         rules = bucket_rules(settings, self.family)
@@ -117,6 +119,7 @@ class TuningRun:
             rules,
             scale=self.family.output_scale,
             masks=settings.masks,
+            include_reserved=settings.include_reserved,
             on_picture=lambda done, of: on_progress("looking at pictures", done, of),
         )
         pictures = sum(one.subset.repeats for one in self.survey.own)
@@ -181,6 +184,9 @@ class TuningRun:
             ],
             "duplicates": [[path.name for path in group] for group in found.twins],
             "alike": [[path.name for path in group] for group in found.alike],
+            "reserved": [{"picture": path.name, "by": by} for path, by in found.reserved],
+            "reserved_used": s.include_reserved,
+            "generated": [path.name for path in found.generated],
             "unreadable": [{"picture": path.name, "reason": reason} for path, reason in found.unreadable],
             "animated": [path.name for path in found.animated],
             "deep": [path.name for path in found.deep],
@@ -537,6 +543,8 @@ class TuningRun:
             "gesso.training_data_sha256": found.fingerprint,
             "gesso.held_out": len(self.held),
         }
+        if s.include_reserved and found.reserved:
+            values["gesso.reserved_used"] = len(found.reserved)
         if s.kind == "lora":
             values |= {"ss_network_dim": s.rank, "ss_network_alpha": s.alpha}
             values |= network_metadata(s)
@@ -606,7 +614,7 @@ def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     )
 
 
-def _defaults(settings: TuningSettings) -> Defaults:
+def _defaults(settings: TuningSettings, cache: Path) -> Defaults:
     return Defaults(
         captions=CaptionRules(
             shuffle=settings.shuffle_captions,
@@ -618,6 +626,7 @@ def _defaults(settings: TuningSettings) -> Defaults:
         flip=settings.flip,
         repeats=settings.repeats,
         reg=Path(settings.reg).expanduser() if settings.reg else None,
+        unpacked=cache / "unpacked",
     )
 
 

@@ -5,8 +5,8 @@ replacement, from those that were measured (bootstrap: Efron 1979); all steps ar
 noise, so that they are compared on the same draws. A share of copies has Wilson's interval instead, since none found
 among few would have no spread.
 
-The best step is not the one with the highest score but the earliest that is not clearly worse than it (the rule of one
-standard error: Breiman et al. 1984): what is trained longer than it needs only has more time to copy.
+The best step is not the one with the highest score but the earliest that is within one standard error of it (Breiman et
+al. 1984, section 3.4.3): what is trained longer than it needs only has more time to copy.
 """
 
 import json
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 DRAWS = 2000
-CLEAR = 0.95  # of the draws in which a difference must have one sign
+CLEAR = 0.95  # of the draws in which a difference must have one sign for a training to stop
+ONE_ERROR = 0.84  # of the draws in which a later step must be better to be preferred: one standard error
 PATIENCE = 2  # reports in a row that only copy more before a training stops
 COPIED = 0.25  # share of copies from which a file gets a warning
 FORGOT = 1.0  # drift from which a file gets one: the change is as large as the model's own error
@@ -48,7 +49,9 @@ class StepVerdict:
     prompts   how often a picture fits its own prompt better than another's; 0.5 is chance
     copies    share of pictures that are copies of a training picture
     seen, held  error at fixed noise of pictures that are trained on and others, of that at the start
-    score     likeness x prompt following x share without copies, each from 0 to 1; or the fall of the error
+    learned   fall of that error (held out, else seen), as a share of the largest fall of all steps
+    score     likeness x learned x prompt following x share without copies, each from 0 to 1; where no pictures were
+              drawn, the fall of the error
     """
 
     step: int
@@ -58,6 +61,7 @@ class StepVerdict:
     copies: Figure | None
     seen: Figure | None
     held: Figure | None
+    learned: Figure | None
     score: Figure
 
 
@@ -123,8 +127,9 @@ def verdict_of(rows: Sequence[Row]) -> Verdict:
     if not later:
         return Verdict((), None, "nothing was measured after the start", False, ())
     draws, steps, samples = _Draws(), [], {}
+    largest = _largest_fall(later, start, draws)
     for row in later:
-        one, samples[row["step"]] = _step(row, start, draws)
+        one, samples[row["step"]] = _step(row, start, draws, largest)
         steps.append(one)
     drawn = any(one.likeness is not None for one in steps)
     best = _best(steps, samples) if drawn or any(one.held is not None for one in steps) else None
@@ -137,9 +142,29 @@ def verdict_of(rows: Sequence[Row]) -> Verdict:
     return Verdict(tuple(steps), best, _reason(steps, samples, chosen, stops), stops, _warnings(chosen, later))
 
 
-def _step(row: Row, start: Row | None, draws: _Draws) -> tuple[StepVerdict, np.ndarray]:
+def _fall(row: Row, start: Row | None, draws: _Draws) -> tuple[float, np.ndarray] | None:
+    """By how much the error of pictures held out fell since the start, of those that are seen where none are."""
+    found = _relative(row, start, "held", draws) or _relative(row, start, "seen", draws)
+    return None if found is None else (1 - found[0].value, 1 - found[1])
+
+
+def _largest_fall(rows: Sequence[Row], start: Row | None, draws: _Draws) -> tuple[float, np.ndarray]:
+    falls = [fall for row in rows if (fall := _fall(row, start, draws)) is not None]
+    if not falls:
+        return 0.0, np.zeros(DRAWS)
+    return max(value for value, _ in falls), np.max([drawn for _, drawn in falls], axis=0)
+
+
+def _step(
+    row: Row, start: Row | None, draws: _Draws, largest: tuple[float, np.ndarray]
+) -> tuple[StepVerdict, np.ndarray]:
     """The figures of a step, and its score in every draw."""
-    likeness = prompts = copies = drift = None
+    likeness = prompts = copies = drift = learned = None
+    fall = _fall(row, start, draws)
+    if fall is not None and largest[0] > 0:
+        shares = np.clip(fall[1] / np.maximum(largest[1], 1e-9), 0, 1)
+        share = min(max(fall[0] / largest[0], 0.0), 1.0)
+        learned = _figure(share, shares)
     score: np.ndarray | None = None
     point = 0.0
     if row.get("likeness"):
@@ -152,6 +177,8 @@ def _step(row: Row, start: Row | None, draws: _Draws) -> tuple[StepVerdict, np.n
             scale = np.maximum(own[draws("pictures", len(own))].mean(axis=1), 0.05)
         likeness = _figure(float(values.mean()), mine / scale)
         score, point = np.clip(mine / scale, 0, 1), float(np.clip(values.mean(), 0, 1))
+        if learned is not None:
+            score, point = score * shares, point * share
         if row.get("fits"):
             fits = np.asarray(row["fits"], float)
             drawn = fits[draws("prompts", len(fits))].mean(axis=1)
@@ -168,12 +195,10 @@ def _step(row: Row, start: Row | None, draws: _Draws) -> tuple[StepVerdict, np.n
         drift = _figure(float(values.mean()), values[draws("others", len(values))].mean(axis=1))
     seen, held = (_relative(row, start, kind, draws) for kind in ("seen", "held"))
     if score is None:
-        falls = held or seen
-        point = 1 - falls[0].value if falls else 0.0
-        score = 1 - falls[1] if falls else np.zeros(DRAWS)
+        point, score = fall or (0.0, np.zeros(DRAWS))
     found_seen, found_held = (one[0] if one else None for one in (seen, held))
     whole = _figure(point, score)
-    return StepVerdict(row["step"], likeness, drift, prompts, copies, found_seen, found_held, whole), score
+    return StepVerdict(row["step"], likeness, drift, prompts, copies, found_seen, found_held, learned, whole), score
 
 
 def _relative(row: Row, start: Row | None, kind: str, draws: _Draws) -> tuple[Figure, np.ndarray] | None:
@@ -196,7 +221,7 @@ def _best(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray]) -> in
 
 
 def _not_clearly_below(one: np.ndarray, other: np.ndarray) -> bool:
-    return float(np.mean(other > one)) < CLEAR
+    return float(np.mean(other > one)) < ONE_ERROR
 
 
 def _stops(rows: Sequence[Row], best: int, chosen: StepVerdict, steps: Sequence[StepVerdict], draws: _Draws) -> bool:
@@ -233,8 +258,8 @@ def _reason(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray], cho
     else:
         share = float(np.mean(samples[highest.step] > samples[chosen.step]))
         parts.append(
-            f"step {highest.step} has {highest.score}, better in {share:.0%} of the draws, which is not clear: the "
-            "earlier one copies less"
+            f"step {highest.step} has {highest.score}, better in {share:.0%} of the draws, less than one standard "
+            "error: the earlier one had less time to copy"
         )
     if (later := [one for one in steps if one.step > chosen.step]) and highest.step == chosen.step:
         worst = later[-1]
@@ -247,14 +272,19 @@ def _reason(steps: Sequence[StepVerdict], samples: Mapping[int, np.ndarray], cho
 def _why_less(one: StepVerdict, chosen: StepVerdict) -> str:
     """In which measure a step fell behind most."""
     gaps = {}
-    for name, better in (("likeness", 1), ("prompts", 1), ("copies", -1)):
+    for name, better in (("likeness", 1), ("learned", 1), ("prompts", 1), ("copies", -1)):
         now, was = getattr(one, name), getattr(chosen, name)
         if now is not None and was is not None:
             gaps[name] = better * (was.value - now.value)
     if not gaps or max(gaps.values()) <= 0:
         return ""
     name = max(gaps, key=lambda key: gaps[key])
-    words = {"likeness": "less like your pictures", "prompts": "follows prompts less", "copies": "copies more"}
+    words = {
+        "likeness": "less like your pictures",
+        "learned": "larger error",
+        "prompts": "follows prompts less",
+        "copies": "copies more",
+    }
     return f" ({words[name]}: {getattr(one, name).value:.2f} after {getattr(chosen, name).value:.2f})"
 
 
