@@ -171,7 +171,7 @@ def serve_without_model(home: Path, at_once: int, max_queue: int = 1000) -> None
     """A server whose worker is `work_without_model`."""
     from functools import partial
 
-    from gesso.serving.http import server
+    from gesso.server import server
     from gesso.serving.options import WorkerOptions
     from gesso.serving.settings import ServeSettings
     from gesso.serving.supervisor import ChildProcess, Supervisor

@@ -391,7 +391,7 @@ class TuningRun:
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except OSError as error:
             raise GessoError(
-                f"{self.folder}: cannot be used ({error.strerror}). Choose another place",
+                f"{self.folder}: cannot be used ({error.strerror}). Choose another `folder`",
                 code="unwritable",
                 data={"path": str(self.folder)},
             ) from error
