@@ -129,6 +129,17 @@ def _stopping(rows):
     return replace(found, stops=bool(rows) and rows[-1]["step"] >= 6)
 
 
+def test_what_a_roll_back_left_behind_is_forgotten(place, tmp_path):
+    run = made(place, tmp_path, copy_samples=0)
+    run.train(stop=iter([False, False, False, True]).__next__)
+    with (run.folder / "measures.jsonl").open("a") as file:
+        file.write('{"step": 500, "seen": [0.1]}\n')
+    shutil.copy(run.folder / "steps" / "000002.safetensors", run.folder / "steps" / "000500.safetensors")
+    assert made(place, tmp_path, copy_samples=0).train()
+    assert [row["step"] for row in read_measures(run.folder / "measures.jsonl")] == [0, 2, 4, 6]
+    assert kept_steps(run.folder) == [2, 4, 6]
+
+
 def test_old_weights_go_and_the_best_stays(place, tmp_path):
     run = made(place, tmp_path, keep_steps=2, copy_samples=0)
     assert run.train()

@@ -115,11 +115,11 @@ def as_table(found: "Verdict") -> list[str]:
 
 def told(found: "Verdict", copies: Mapping[str, Any] | None) -> list[str]:
     """The choice, what to look at and the check for copies, a line each."""
-    lines = [f"best        {found.reason}"] if found.best is not None else [found.reason]
-    lines += [f"look        {line}" for line in found.warnings]
+    lines = [f"best: {found.reason}"] if found.best is not None else [found.reason]
+    lines += [f"note: {line}" for line in found.warnings]
     if copies is not None:
         lines.append(
-            f"copies      {copies['copies']} of {copies['samples']} pictures of step {copies['step']}, from a likeness "
+            f"copies: {copies['copies']} of {copies['samples']} pictures of step {copies['step']}, from a likeness "
             f"of {copies['threshold']:.2f} on, by {copies['by']}"
         )
     return lines

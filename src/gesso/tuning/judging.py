@@ -85,6 +85,7 @@ class Judge:
 
     def __call__(self, step: int) -> dict[str, float]:
         """Keep and measure the networks as they are. -> means for the log"""
+        self._forget_later(step)
         figures = self.measurer(step)
         if step == 0:
             return figures
@@ -93,6 +94,17 @@ class Judge:
         self.stops = self.settings.auto_stop and verdict.stops
         self._forget(step, verdict)
         return figures | {"score": verdict.steps[-1].score.value}
+
+    def _forget_later(self, step: int) -> None:
+        """Remove what steps left that a run which was rolled back, or cut off, has yet to reach again."""
+        path = self.folder / MEASURES
+        rows = read_measures(path)
+        if any(row["step"] > step for row in rows):
+            with atomic_file(path) as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step).encode())
+        for one in kept_steps(self.folder):
+            if one > step:
+                kept_path(self.folder, one).unlink(missing_ok=True)
 
     def _keep(self, step: int) -> None:
         weights = {

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from gesso.diffusion.denoiser import Denoiser
 from gesso.diffusion.guidance import GuidedNetwork
@@ -77,10 +77,7 @@ class Measurer:
         self._checking: Mapping[str, Any] = {"prepare": prepare, "threshold": threshold, "by": by}
         family = task.parts.family
         self.rows = 32 if family.scheduler is None else max(task.batches.batch_size, 1)  # at a time
-        self._start = {
-            name: {key: value.detach().clone() for key, value in module.state_dict().items()}
-            for name, module in task.modules.items()
-        }
+        self._start = copied(task.modules) if prompts.yours else {}
         self._before: _Before | None = None
         size = side * family.vae.downscale * family.output_scale
         self._sizes = Sizes(original=(size, size), target=(size, size))
@@ -177,10 +174,7 @@ class Measurer:
     @contextmanager
     def _as_before(self) -> Iterator[None]:
         """The networks as they were before the training, for the time of the block."""
-        now = {
-            name: {key: value.detach().clone() for key, value in module.state_dict().items()}
-            for name, module in self.task.modules.items()
-        }
+        now = copied(self.task.modules)
         try:
             for name, module in self.task.modules.items():
                 module.load_state_dict(self._start[name])
@@ -250,6 +244,8 @@ class Measurer:
         return found
 
     def _drift(self, before: "_Before") -> list[float]:
+        if not len(before.others):
+            return []
         changed = self._other_outputs(before.others)
         apart = [(now - was).square().mean(dim=(1, 2, 3)) for now, was in zip(changed, before.outputs, strict=True)]
         total = torch.stack(apart).sum(dim=0) / before.errors
@@ -310,9 +306,9 @@ class _Before:
         ]
         self.one = float(np.mean(left_out)) if len(yours) > 1 else float(np.mean(self.direction(yours)))
         self.own = [self._scaled(value) for value in left_out]
-        self.outputs = measurer._other_outputs(self.others)
-        errors = []
-        for share, output in zip(JUDGED_SHARES, self.outputs, strict=True):
+        self.outputs = measurer._other_outputs(self.others) if len(self.others) else []
+        errors = [torch.zeros(len(self.others), device=task.device)]
+        for share, output in zip(JUDGED_SHARES, self.outputs, strict=False):
             time = int(share * task.objective.schedule.num_timesteps)
             eps = measurer._other_noise(self.others, 0, time)
             times = torch.full((len(self.others),), time)
@@ -351,6 +347,14 @@ class Direction:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """[N, D] -> [N]"""
         return self._inside(features) @ self.weights
+
+
+def copied(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """The weights of modules, on the CPU: a whole model need not fit onto the card twice."""
+    return {
+        name: {key: value.detach().to("cpu", copy=True) for key, value in module.state_dict().items()}
+        for name, module in modules.items()
+    }
 
 
 def thumbnail(one: Found) -> Image.Image:
