@@ -43,6 +43,7 @@ class LoraFactors(nn.Module):
         self.dropout = dropout
         self.is_off = False
         self.step_seed: tuple[int, int] = (0, 0)  # of the masks of the dropout
+        self.rows: tuple[tuple[int, ...], int] = ((), 0)  # of a batch that this process has, and of how many
         for name, layer in layers_of(networks):
             size = rank(name, layer) if callable(rank) else rank
             if size == 0:
@@ -50,9 +51,13 @@ class LoraFactors(nn.Module):
             self.names[key := name.replace(".", "/")] = name
             factors = Factors(layer, size) if make is None else make(name, layer, size)
             self.layers[key] = factors
-            layer.register_forward_hook(self._hook(len(self.names), factors))
+            layer.register_forward_hook(self._hook(len(self.names), factors, parted=name.startswith("unet.")))
 
-    def _hook(self, number: int, factors: LayerFactors) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def _hook(
+        self, number: int, factors: LayerFactors, *, parted: bool
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        """parted: the layer sees a row for each picture; text encoders see one caption at a time."""
+
         def added(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if self.is_off:
                 return output
@@ -60,7 +65,11 @@ class LoraFactors(nn.Module):
             if self.dropout and factors.training and torch.is_grad_enabled():
                 # From (seed, step, layer) and nothing else: a checkpointed layer computes again with the same mask.
                 generator = generator_for(*self.step_seed, number, device=x.device)
-                kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
+                rows, count = self.rows
+                is_part = parted and len(rows) == len(x) < count
+                shape = (count, *x.shape[1:]) if is_part else x.shape
+                kept = torch.rand(shape, generator=generator, device=x.device) >= self.dropout
+                kept = kept[list(rows)] if is_part else kept
                 x = x * kept.to(x.dtype) / (1 - self.dropout)
             assert isinstance(layer, nn.Linear | nn.Conv2d)
             return output + factors(layer, x, output)

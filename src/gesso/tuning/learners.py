@@ -34,8 +34,8 @@ class Learner(Protocol):
         """Parameter groups for the optimiser; text_rate: of what is in the text encoders."""
         ...
 
-    def begin_step(self, seed: int, step: int) -> None:
-        """What is drawn at random in this step follows from these."""
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
+        """What is drawn at random in this step follows from seed and step. rows: of `count` that this process has"""
         ...
 
 
@@ -81,8 +81,9 @@ class LoraLearner:
                 groups[-1]["muon"] = is_matrix
         return groups
 
-    def begin_step(self, seed: int, step: int) -> None:
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         self.factors.step_seed = seed, step
+        self.factors.rows = tuple(rows), count
 
 
 class FullLearner:
@@ -108,7 +109,7 @@ class FullLearner:
                 groups.append({"params": list(network.parameters()), "lr": own})
         return [{"muon": False, **group} for group in groups] if self.muon else groups
 
-    def begin_step(self, seed: int, step: int) -> None:
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         """Nothing in it is random."""
 
 
@@ -134,6 +135,24 @@ class Vectors(nn.Module):
         return self.attached.tokens
 
 
+class PivotalLearner(LoraLearner):
+    """A LoRA and the word that calls it, at once (pivotal tuning: Roich et al. 2021, arXiv:2106.05744).
+
+    vector_rate: learning rate of the word's vectors, which get no weight decay
+    """
+
+    def __init__(self, factors: LoraFactors, vectors: Vectors, vector_rate: float, **options: Any) -> None:
+        super().__init__(factors, **options)
+        self.vectors, self.vector_rate = vectors, vector_rate
+        self.modules = {"factors": factors, "vectors": vectors}
+        self.words = vectors.words
+        self.trains_text = True  # the gradient passes through
+
+    def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
+        own: dict[str, Any] = {"params": list(self.vectors.parameters()), "lr": self.vector_rate, "weight_decay": 0.0}
+        return [*super().groups(rate, text_rate), own | ({"muon": False} if self.muon else {})]
+
+
 class EmbeddingLearner:
     """Vectors that a word stands for, in a frozen model (textual inversion: Gal et al. 2022, arXiv:2208.01618)."""
 
@@ -147,7 +166,7 @@ class EmbeddingLearner:
     def groups(self, rate: float, text_rate: float) -> list[dict[str, Any]]:
         return [{"params": list(self.vectors.parameters()), "lr": rate}]
 
-    def begin_step(self, seed: int, step: int) -> None:
+    def begin_step(self, seed: int, step: int, rows: Sequence[int], count: int) -> None:
         """Nothing in it is random."""
 
 
@@ -240,13 +259,16 @@ def make_learner(
 ) -> Learner:
     """What the settings train."""
     muon = settings.optimizer == "muon"
-    if settings.kind == "lora":
+    if settings.kind in ("lora", "distil"):
         factors = make_factors(networks, settings, generator)
         rates = Blocks(settings.block_rates, "block_rates", 0, 1000)
         rates.check([name for name, _ in factors.items()])
-        return LoraLearner(
-            factors, trains_text=settings.train_text, muon=muon, ratio=settings.loraplus or 1.0, block_rates=rates
-        )
+        options: dict[str, Any] = {"muon": muon, "ratio": settings.loraplus or 1.0, "block_rates": rates}
+        if settings.learn_word:
+            assert settings.vector_rate is not None
+            vectors = make_vectors(networks, tokenizers, settings, generator)
+            return PivotalLearner(factors, vectors, settings.vector_rate, **options)
+        return LoraLearner(factors, trains_text=settings.train_text, **options)
     if settings.kind == "embedding":
         return EmbeddingLearner(make_vectors(networks, tokenizers, settings, generator))
     return FullLearner(trained_networks(networks, settings), muon=muon)

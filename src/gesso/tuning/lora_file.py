@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from gesso.adapters.dialects import BUNDLED
 from gesso.adapters.lora import ModuleChange
 from gesso.adapters.names import Target
 from gesso.adapters.rewriting import file_metadata, file_tensors
 from gesso.checkpoints.safetensors_file import write_safetensors
+from gesso.tuning.files import embedding_tensors
 from gesso.tuning.settings import TuningSettings
 
 
@@ -21,6 +24,7 @@ def save_lora(
     *,
     base: str | None = None,
     training: Mapping[str, str] | None = None,
+    word: tuple[str, Mapping[str, Tensor]] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write factors as a LoRA file; the same arguments give the same bytes.
@@ -28,6 +32,7 @@ def save_lora(
     about     ModelSpec keys without "modelspec.", title among them
     base      the model that it was trained for, where it is no release of Stable Diffusion; None: the target's release
     training  further metadata: ss_* keys
+    word      that the file carries, and its vectors [N, D] by text encoder
     """
     known = {f"modelspec.{key}": value for key, value in about.items()}
     kept = {"ss_output_name": path.stem, **known}
@@ -39,6 +44,9 @@ def save_lora(
     metadata["modelspec.implementation"] = "gesso"
     metadata |= training or {}
     tensors = file_tensors(changes, target, "kohya", dtype)
+    if word is not None:
+        name, vectors = word
+        tensors |= {f"{BUNDLED}{name}.{part}": value for part, value in embedding_tensors(vectors).items()}
     write_safetensors(path, tensors, metadata, hash_key="modelspec.hash_sha256")
 
 

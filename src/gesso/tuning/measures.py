@@ -147,7 +147,7 @@ class Measurer:
         return torch.randn(shape, generator=generator_for(seed, 3))
 
     def _network(self, z: Tensor, timestep: Tensor, captions: list[str]) -> Tensor:
-        return self.task.predict(z, timestep, captions, [self._sizes] * len(z)).to(z.dtype)
+        return self.task.answers(captions, [self._sizes] * len(z), z, timestep).to(z.dtype)
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of latents, as the VAE has them."""
@@ -217,7 +217,7 @@ class Measurer:
     def _outputs(self, latents: Tensor, eps: Tensor, time: int, captions: Captions) -> Tensor:
         times = torch.full((len(latents),), time)
         z = self.task.objective.noisy(latents, eps, times)
-        return self.task.predict(z, times, captions, [self._sizes] * len(latents)).float()
+        return self.task.answers(captions, [self._sizes] * len(latents), z, times).float()
 
     def _fits(self, latents: Tensor) -> list[float]:
         """Of each picture: the share of other prompts that it fits less well than its own."""
