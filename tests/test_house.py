@@ -31,6 +31,7 @@ MORE = {
     "surfaces": {"sqlalchemy", "fastapi", "starlette", "uvicorn"},
     "server": {"sqlalchemy", "fastapi", "starlette", "uvicorn"},
     "strict_yaml.py": {"yaml"},
+    "tuning": {"pyarrow", "onnxruntime"},
 }
 
 

@@ -13,6 +13,7 @@ import typer
 
 from gesso.cli.model_option import MODEL_HELP
 from gesso.cli.targets import check_free
+from gesso.cli.verdict import as_facts, told
 from gesso.errors import GessoError, in_words, one_line, shorten
 from gesso.studio.home import is_offline, resolve_model
 from gesso.terminal.exit_codes import EXIT_TERMINATED
@@ -59,6 +60,8 @@ class Setting(NamedTuple):
 
 
 DATA, NETWORK, TRAINING, LOSS, REPORT = "Pictures and captions", "Network", "Training", "Loss", "Report"
+JUDGE = "Verdict"
+JUDGED = ("lora", "full", "embedding")  # those of `gesso.tuning.run`
 SETTINGS = (
     Setting("trigger", str, DATA, "Word put before captions that lack it; you draw with it later.", "", metavar="TEXT"),
     Setting("caption", str, DATA, "Caption of pictures without one.", "", metavar="TEXT"),
@@ -91,6 +94,7 @@ SETTINGS = (
     Setting("caption_dropout", float, DATA, "Share of steps that see no caption.", "0.05 of all"),
     Setting("tag_dropout", float, DATA, "Share of tags that a step does not see.", "0, none"),
     Setting("repeats", int, DATA, "How often each picture counts.", "1, or as the folder says"),
+    Setting("include_reserved", bool, DATA, "Train on pictures whose owners reserve that, too.", "leave them out"),
     Setting(
         "learn_word",
         bool,
@@ -202,6 +206,19 @@ SETTINGS = (
     Setting("samples", bool, REPORT, "Draw pictures with each report.", "drawn; see the docs"),
     Setting("sample_prompts", list[str], REPORT, "Prompt to draw. Repeatable.", "the first captions", "sample"),
     Setting("sample_steps", int, REPORT, "Sampling steps of these pictures.", "the model's"),
+    Setting(
+        "judge_prompts", list[str], JUDGE, "Prompt to judge by. Repeatable.", "made ones", "judge-prompt", kinds=JUDGED
+    ),
+    Setting("judge_samples", int, JUDGE, "Pictures that each report judges by.", "12, see the docs", kinds=JUDGED),
+    Setting(
+        "copy_samples", int, JUDGE, "Pictures that are checked for copies at the end.", "200, CPU 48", kinds=JUDGED
+    ),
+    Setting(
+        "sscd", Path, JUDGE, "SSCD's ONNX file, which looks for copies.", "outlines do", metavar="FILE", kinds=JUDGED
+    ),
+    Setting("auto_stop", bool, JUDGE, "Stop where later steps only copy.", "stop there", kinds=JUDGED),
+    Setting("keep_steps", int, JUDGE, "Reports whose weights are kept.", "all, of whole models 2", kinds=JUDGED),
+    Setting("tensorboard", bool, REPORT, "Write the log for TensorBoard, too.", "the log alone"),
     Setting("preset", str, "Speed and memory", "What it must fit into: cpu, 8gb, 12gb or 24gb.", "the device", "fit"),
     Setting("device", str, "Speed and memory", "Device: auto, cpu, cuda or cuda:1.", "the first GPU, or the CPU"),
     Setting("precision", str, "Speed and memory", "Products in auto, float32 or bfloat16.", "by the memory"),
@@ -410,6 +427,7 @@ class Arguments:
 def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> None:
     from gesso.runtime.engine import find_model
     from gesso.training.group import joined
+    from gesso.tuning.judging import read_copies
     from gesso.tuning.run import TuningRun
     from gesso.tuning.settings import TuningSettings, read_settings
 
@@ -475,9 +493,12 @@ def _train(given: Arguments, *, explain: bool, quiet: bool, as_json: bool) -> No
         written = run.write(output, author=given.author)
         page = run.folder / "report.html"
         if as_json:
-            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)}))
+            judged = {"verdict": as_facts(run.verdict), "copy_check": read_copies(run.folder)}
+            bar.result(json_line(path_values(output, absolute=False) | written | {"page": str(page)} | judged))
         else:
             bar.result(" ".join([one_line(str(output)), *(f"{key}={value}" for key, value in written.items())]))
+            for line in told(run.verdict, read_copies(run.folder)) if run.verdict.steps else ():
+                bar.note(printable(line))
             bar.note(f"curves and samples: {page}")
 
 
@@ -632,9 +653,14 @@ def warnings_of(facts: Mapping[str, Any]) -> list[str]:
     if missing := facts["pictures"] - facts["captions"]:
         lines.append(f"{missing} pictures have no caption; give --caption, or write .txt files beside them")
     lines += [f"{one['picture']} is left out: {one['reason']}" for one in facts["unreadable"]]
+    if facts["reserved"]:
+        told = [f"{one['picture']} ({one['by']})" for one in facts["reserved"]]
+        done = "trained on all the same" if facts["reserved_used"] else "left out; --include-reserved takes them"
+        lines.append(f"{_names(told)}: reserved by the owner, {done}")
     small = [f"{one['picture']} ({one['width']}x{one['height']})" for one in facts["enlarged"]]
     for names, words in (
         (small, "smaller than their bucket, and enlarged"),
+        (facts["generated"], "made by an AI, as their marks say"),
         (facts["animated"], "animated: the first picture is taken"),
         (facts["deep"], "of 16 bits: taken at 8"),
         (facts["cmyk"], "in CMYK: converted to sRGB"),

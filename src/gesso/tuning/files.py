@@ -53,7 +53,7 @@ def save_model(path: Path, parts: ModelParts, about: Mapping[str, str], training
         network.to(DTYPE)
     if family.scheduler is None:
         known = {key: value for key, value in about.items() if key != "architecture"}
-        save_native(path, parts.networks, config_of(family), parts.tokenizer.to_json(), known)
+        save_native(path, parts.networks, config_of(family), parts.tokenizer.to_json(), known, training=training)
         return
     metadata = {"format": "pt", **spec_metadata(family, "", about), **training}
     write_safetensors(path, ldm_tensors(parts), metadata, hash_key="modelspec.hash_sha256")

@@ -40,6 +40,7 @@ from gesso.tuning.distilling import Distillation, DistilTask
 from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_a_step
 from gesso.tuning.files import save_embedding, save_model
 from gesso.tuning.hints import Hints, hints_for
+from gesso.tuning.judging import Judge, best_step, judged_metadata, load_kept, verdict_on, with_samples
 from gesso.tuning.latents import Encoded, LatentCache, encode_all
 from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
 from gesso.tuning.lora_file import network_metadata, save_lora
@@ -51,6 +52,8 @@ from gesso.tuning.samples import Sampler
 from gesso.tuning.settings import TuningSettings, bucket_rules, completed, preset_for, to_toml
 from gesso.tuning.survey import Survey, bucket_counts, survey
 from gesso.tuning.task import TuningTask
+from gesso.tuning.tracking import TensorBoard
+from gesso.tuning.verdict import Verdict
 
 # What may differ when a run goes on: how long it is, and what is shown on the way.
 _MAY_DIFFER = {
@@ -63,12 +66,21 @@ _MAY_DIFFER = {
     "data",
     "model",
     "preset",
+    "judge_prompts",
+    "judge_samples",
+    "copy_samples",
+    "sscd",
+    "auto_stop",
+    "keep_steps",
+    "tensorboard",
 }
 _MAY_DIFFER |= {"precision"}  # the state keeps its own
 ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 10
+SETTINGS = "settings.toml"  # in the folder of a training: what `gesso train verdict` makes a run of
+JUDGED = ("lora", "full", "embedding")  # kinds of training whose steps are judged and kept
 STUDENT = {"sampler": "lcm", "guidance_scale": 1.0}  # how a distilled model draws
 OnProgress = Callable[[str, int, int], None]  # what is done, how much, of how much
 OnLog = Callable[[dict[str, float]], None]
@@ -108,7 +120,9 @@ class TuningRun:
         self.family = _trainable(self.stored, model)
         _check_name(settings)
         check_installed(settings.optimizer)
-        self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
+        self.data = read_dataset(
+            Path(settings.data).expanduser(), _defaults(settings, folder if cache is None else cache)
+        )
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
         rules = bucket_rules(settings, self.family)
@@ -118,10 +132,13 @@ class TuningRun:
             rules,
             scale=self.family.output_scale,
             masks=settings.masks,
+            include_reserved=settings.include_reserved,
             on_picture=lambda done, of: on_progress("looking at pictures", done, of),
         )
         pictures = sum(one.subset.repeats for one in self.survey.own)
-        self.settings = completed(settings, self.family, pictures, batch_size=self.data.batch_size)
+        is_mini, on_cpu = self.family.scheduler is None, self.device.type == "cpu"
+        settings = completed(settings, self.family, pictures, batch_size=self.data.batch_size)
+        self.settings = with_samples(settings, is_mini=is_mini, on_cpu=on_cpu)
         self.held = self._choose_held()
 
     @property
@@ -180,6 +197,9 @@ class TuningRun:
             ],
             "duplicates": [[path.name for path in group] for group in found.twins],
             "alike": [[path.name for path in group] for group in found.alike],
+            "reserved": [{"picture": path.name, "by": by} for path, by in found.reserved],
+            "reserved_used": s.include_reserved,
+            "generated": [path.name for path in found.generated],
             "unreadable": [{"picture": path.name, "reason": reason} for path, reason in found.unreadable],
             "animated": [path.name for path in found.animated],
             "deep": [path.name for path in found.deep],
@@ -232,9 +252,14 @@ class TuningRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last state is that of the last step."""
+        """Whether the last state is that of the last step, or of one after which training on would only copy."""
         last = self.folder / "last.pt"
-        return last.exists() and load_state(last)["samples"] >= self.plan.total_samples
+        if not last.exists():
+            return False
+        state = load_state(last)
+        if state["samples"] >= self.plan.total_samples:
+            return True
+        return self.settings.auto_stop and verdict_on(self.folder, state["step"]).stops
 
     def train(self, *, stop: Callable[[], bool] = lambda: False, on_log: OnLog = lambda row: None) -> bool:
         """Train, or go on from the last state, until the end or until `stop` says so between two steps.
@@ -256,10 +281,12 @@ class TuningRun:
 
         latents = group.first(encode) if self.cache is not None else encode()
         task = self._task(parts, latents)
+        judge = Judge(task, self.settings, self.folder) if self.settings.kind in JUDGED else None
+        prompts = self._prompts()
         sampler = Sampler(
             parts,
             self.folder / "samples",
-            self._prompts(),
+            prompts,
             self.settings.sample_steps or 20,
             files=self._files_of(task.learner),
             hints=self._shown_hints() if self.settings.kind == "controlnet" and group.rank == 0 else (),
@@ -267,33 +294,49 @@ class TuningRun:
         )
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
         parameters = sum(p.numel() for module in task.modules.values() for p in module.parameters())
+        board = TensorBoard(self.folder / "tensorboard") if self.settings.tensorboard and group.rank == 0 else None
 
         def log(row: dict[str, float]) -> None:
             on_log(row)
+            if board is not None:
+                board(row)
             if "seen" in row:
                 self._page(parameters, sampler.note)
 
-        fit(
-            task,
-            self.plan,
-            self.folder,
-            device=self.device,
-            precision=self.settings.precision or "auto",  # type: ignore[arg-type]
-            save_every=SAVE_EVERY,
-            log_every=LOG_EVERY,
-            stop=stop,
-            report_at=lambda step: step % every == 0 or step == steps,
-            while_averaged=sampler,
-            keep_every=KEEP_EVERY,
-            roll_backs=ROLL_BACKS,
-            on_log=log,
-            shared_batches=True,
-            make_optimizer=lambda groups, plan: make_optimizer(self.settings.optimizer, groups, plan),
-        )
+        def report(step: int) -> dict[str, float]:
+            return {**(judge(step) if judge is not None else {}), **sampler(step)}
+
+        if not self.is_done:
+            fit(
+                task,
+                self.plan,
+                self.folder,
+                device=self.device,
+                precision=self.settings.precision or "auto",  # type: ignore[arg-type]
+                save_every=SAVE_EVERY,
+                log_every=LOG_EVERY,
+                stop=lambda: stop() or (judge is not None and judge.stops),
+                report_at=lambda step: step % every == 0 or step == steps,
+                while_averaged=report,
+                keep_every=KEEP_EVERY,
+                roll_backs=ROLL_BACKS,
+                on_log=log,
+                shared_batches=True,
+                make_optimizer=lambda groups, plan: make_optimizer(self.settings.optimizer, groups, plan),
+            )
         if group.rank == 0:
+            if judge is not None and self.is_done:
+                judge.finish(lambda drawn, of: self.on_progress("looking for copies", drawn, of))
             self._page(parameters, sampler.note)
+        if board is not None:
+            board.close()
         group.wait()
         return self.is_done
+
+    @property
+    def verdict(self) -> Verdict:
+        """On what was trained so far."""
+        return verdict_on(self.folder)
 
     def _page(self, parameters: int, note: str) -> None:
         shown = replace(self.settings, sample_prompts=self._prompts())  # those that were drawn, captions too
@@ -419,6 +462,8 @@ class TuningRun:
                     code="other_training",
                     data={"path": str(self.folder)},
                 )
+            with atomic_file(self.folder / SETTINGS) as file:
+                file.write(to_toml(self.settings).encode())
             with atomic_file(path) as file:
                 file.write(json.dumps(facts, indent=1).encode())
             return
@@ -449,8 +494,8 @@ class TuningRun:
 
     # ---- the result --------------------------------------------------------------------------------------------------
 
-    def write(self, path: Path, *, author: str | None = None) -> dict[str, Any]:
-        """Write the average of what was learned, and beside it the settings. -> figures about the file"""
+    def write(self, path: Path, *, author: str | None = None, step: int | None = None) -> dict[str, Any]:
+        """Write what was learned, and beside it the settings. step: None: the best one. -> figures about the file"""
         about = {"title": path.stem, "resolution": f"{self.settings.resolution}x{self.settings.resolution}"}
         if self.settings.trigger:
             about["trigger_phrase"] = self.settings.trigger
@@ -458,7 +503,9 @@ class TuningRun:
             about["author"] = author
         if self.family.prediction != "eps":
             about["prediction_type"] = self.family.prediction
-        average = load_average(self.folder)
+        step = best_step(self.folder) if step is None else step
+        average = load_average(self.folder) if step is None else load_kept(self.folder, step)
+        training = self.metadata() | ({"ss_steps": str(step)} if step else {}) | judged_metadata(self.folder, step)
         writers = {
             "lora": self._write_lora,
             "distil": self._write_lora,
@@ -466,13 +513,17 @@ class TuningRun:
             "controlnet": self._write_control,
             "embedding": self._write_embedding,
         }
-        figures = writers[self.settings.kind](path, average, about)
+        figures = writers[self.settings.kind](path, average, about, training)
         with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
             file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
-        return {**figures, "bytes": path.stat().st_size}
+        return {**figures, **({"step": step} if step else {}), "bytes": path.stat().st_size}
 
     def _write_lora(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
         with torch.no_grad():
             factors = make_factors(self.stored.networks, self.settings, torch.Generator())
@@ -480,30 +531,42 @@ class TuningRun:
         target = Target(self.family.name, self.family.layout, self.stored.networks)
         base = self.family.name if self.family.scheduler is None else None
         word = (self.settings.trigger, _vectors(average)) if "vectors" in average else None
-        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata(), word=word)
+        save_lora(path, factors.changes(), target, about, base=base, training=training, word=word)
         return {"rank": self.settings.rank} if self.settings.algorithm == "lora" else {"algorithm": "lokr"}
 
     def _write_model(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
         parts = load_parts(self.model, dtype=None)
         for name, weights in average.items():
             parts.networks[name].load_state_dict(weights, assign=True)
-        save_model(path, parts, about, self.metadata())
-        return {"networks": "+".join(average)}
+        save_model(path, parts, about, training)
+        return {"networks": "+".join(name for name in parts.networks if name in average)}
 
     def _write_control(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
         control = ControlNet(control_config(self.family))
         control.load_state_dict(average["control"])
-        write_control(path, control, self.family, self.settings.hint, about, self.metadata())
+        write_control(path, control, self.family, self.settings.hint, about, training)
         return {"hint": self.settings.hint or "files"}
 
     def _write_embedding(
-        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+        self,
+        path: Path,
+        average: Mapping[str, Mapping[str, torch.Tensor]],
+        about: Mapping[str, str],
+        training: Mapping[str, str],
     ) -> dict[str, Any]:
-        save_embedding(path, _vectors(average), self.family, about, self.metadata())
+        save_embedding(path, _vectors(average), self.family, about, training)
         return {"vectors": self.settings.vectors}
 
     @property
@@ -561,6 +624,8 @@ class TuningRun:
             "gesso.training_data_sha256": found.fingerprint,
             "gesso.held_out": len(self.held),
         }
+        if s.include_reserved and found.reserved:
+            values["gesso.reserved_used"] = len(found.reserved)
         if s.kind == "controlnet":
             values |= {"gesso.hint": s.hint, "gesso.hint_parameters": ", ".join(s.hint_parameters)}
         if s.kind == "distil":
@@ -647,7 +712,7 @@ def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     )
 
 
-def _defaults(settings: TuningSettings) -> Defaults:
+def _defaults(settings: TuningSettings, cache: Path) -> Defaults:
     return Defaults(
         captions=CaptionRules(
             shuffle=settings.shuffle_captions,
@@ -659,6 +724,7 @@ def _defaults(settings: TuningSettings) -> Defaults:
         flip=settings.flip,
         repeats=settings.repeats,
         reg=Path(settings.reg).expanduser() if settings.reg else None,
+        unpacked=cache / "unpacked",
     )
 
 

@@ -46,6 +46,12 @@ class TuningSettings:
     rslora, dora         scale by alpha / sqrt(rank); with magnitudes that learn
     block_ranks, block_rates  "down.1=8": ranks, and shares of the learning rate, by block; see `factors.Blocks`
     loraplus             ratio of the rates of a LoRA's two factors; 0: they have one
+    judge_prompts, judge_samples  prompts of the pictures by which each report judges, and how many; None: as they cost
+    copy_samples         pictures drawn at the end, which are looked through for copies; None: as they cost
+    sscd                 ONNX file of SSCD that looks for copies; "": outlines do
+    auto_stop            end where later steps only copy
+    keep_steps           reports whose weights are kept; None: all of a LoRA or embedding, 2 of a whole model
+    include_reserved     train on pictures whose owners reserve that, too
     hint, hint_parameters  preprocessor of a ControlNet's hints, and what differs from its defaults, "low=50"
     hints                folder of hints as files, with the names of the pictures
     teacher_guidance, teacher_guidance_to  guidance scale of a distillation's teacher, and the end of its range
@@ -78,6 +84,7 @@ class TuningSettings:
     keep_tags: int = field(default=0, metadata=_limits(0, 1000))
     caption_dropout: float = field(default=0.05, metadata=_limits(0, 1))
     tag_dropout: float = field(default=0.0, metadata=_limits(0, 1))
+    include_reserved: bool = False
     held_out: int | None = field(default=None, metadata=_limits(0, 1000))
     # The embedding.
     learn_word: bool = False
@@ -139,6 +146,13 @@ class TuningSettings:
     samples: bool = True
     sample_prompts: tuple[str, ...] = ()
     sample_steps: int | None = field(default=None, metadata=_limits(1, 1000))
+    judge_prompts: tuple[str, ...] = ()
+    judge_samples: int | None = field(default=None, metadata=_limits(0, 1000))
+    copy_samples: int | None = field(default=None, metadata=_limits(0, 10_000))
+    sscd: str = ""
+    auto_stop: bool = True
+    keep_steps: int | None = field(default=None, metadata=_limits(1, 10_000))
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -186,6 +200,8 @@ class TuningSettings:
             raise _refused(name, getattr(self, name), "an `algorithm` of lokr beside it")
         if len(self.sample_prompts) > 16:
             raise _refused("sample_prompts", len(self.sample_prompts), "at most 16 prompts")
+        if len(self.judge_prompts) > 1000:
+            raise _refused("judge_prompts", len(self.judge_prompts), "at most 1000 prompts")
 
     def _check(self, name: str, value: Any) -> None:
         choices = {

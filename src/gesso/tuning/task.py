@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gesso.families.encoding import Sizes
 from gesso.families.parts import ModelParts
 from gesso.nn.attention import SpatialTransformer
 from gesso.nn.resblock import ResBlock
@@ -109,6 +110,7 @@ class TuningTask:
         self.batches = Batches(found, seen, batch_size, seed)
         own = [place for place in seen if not found[place].subset.is_reg]
         self.reported = {"seen": own[:: max(len(own) // MAX_REPORTED, 1)][:MAX_REPORTED]}
+        self.reported_errors: dict[str, list[float]] = {}  # of each of these pictures, in the last report
         if self.held:
             self.reported["held"] = self.held[:MAX_REPORTED]
         if checkpointing:
@@ -181,8 +183,12 @@ class TuningTask:
         self, places: Sequence[int], flips: Sequence[bool], captions: Sequence[str], x: Tensor, times: Tensor
     ) -> Tensor:
         """What the UNet says of noisy latents x [B, C, h, w] on the device."""
-        x = x.contiguous(memory_format=torch.channels_last)
         sizes = [sizes_of(self.found[p], flip=flip) for p, flip in zip(places, flips, strict=True)]
+        return self.answers(captions, sizes, x, times)
+
+    def answers(self, captions: Sequence[str], sizes: Sequence[Sizes], x: Tensor, times: Tensor) -> Tensor:
+        """What the UNet says of noisy latents x [B, C, h, w] that are no pictures of the data set."""
+        x = x.contiguous(memory_format=torch.channels_last)
         dtype = next(self.parts.unet.parameters()).dtype
         with self.precision():
             context, added = self.conditions(captions, sizes)
@@ -224,7 +230,9 @@ class TuningTask:
         figures: dict[str, float] = {}
         times = quantile_times(self.objective.schedule)
         for kind, places in self.reported.items():
-            means = torch.stack([self._fixed_errors(place, times) for place in places]).mean(dim=0)
+            errors = torch.stack([self._fixed_errors(place, times) for place in places])
+            self.reported_errors[kind] = errors.mean(dim=1).tolist()
+            means = errors.mean(dim=0)
             figures |= {f"{kind}_{time}": float(mean) for time, mean in zip(times, means, strict=True)}
             figures[kind] = float(means.mean())
         return figures
