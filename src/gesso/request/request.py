@@ -9,6 +9,7 @@ so that a request stays a few lines of JSON. Each field is declared once, here o
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -612,22 +613,34 @@ def flat(request: TextToImageRequest) -> dict[str, Any]:
     for key in FIELDS:
         value = getattr(request, key)
         if key in GROUPS:
-            values |= {f"{key}.{one.name}": getattr(value, one.name) for one in fields(value)}
+            values |= {path: getattr(value, name) for name, path in _paths(key, type(value))}  # type: ignore[arg-type]
         else:
             values[key] = value
     return values
+
+
+@cache
+def _paths(group: str, kind: Any) -> tuple[tuple[str, str], ...]:
+    """The fields of a group, with their paths."""
+    return tuple((one.name, f"{group}.{one.name}") for one in fields(kind))
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by their paths as arguments of a request: the inverse of `flat`."""
     groups: dict[str, Any] = {}
     for path, value in values.items():
-        group, dot, key = path.partition(".")
-        if dot:
+        group, key = _split(path)
+        if key:
             groups.setdefault(group, {})[key] = value
         else:
             groups[group] = value
     return groups
+
+
+@cache
+def _split(path: str) -> tuple[str, str]:
+    group, _, key = path.partition(".")
+    return group, key
 
 
 def with_values(request: R, values: Mapping[str, Any]) -> R:
