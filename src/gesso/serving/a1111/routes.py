@@ -121,7 +121,17 @@ def _read(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Asked:
         entry = listing.find_model(title or DEFAULT_MODEL, entries)
         return facts_of(entry).kind in ("edit", "upscale")
 
-    known = Known(options=options, decode=decode, styles=known_styles(), controls=_control_kinds(call), is_edit=is_edit)
+    def size(title: str | None) -> int:
+        return facts_of(listing.find_model(title or DEFAULT_MODEL, entries)).size
+
+    known = Known(
+        options=options,
+        decode=decode,
+        styles=known_styles(),
+        controls=_control_kinds(call),
+        is_edit=is_edit,
+        size=size,
+    )
     return read_body(given, known, is_img2img=is_img2img)
 
 
