@@ -386,7 +386,7 @@ def _png_info(data: bytes) -> dict[str, Any]:
         try:
             texts = dict(read_texts(path).texts)
         except GessoError:
-            raise refusal("Invalid encoded image", "image", status=500, code="damaged") from None
+            raise refusal("image: Invalid encoded image", "image", code="damaged") from None
     info = texts.get("parameters", "")
     read = read_infotext(info) if info else None
     pairs = {} if read is None else {"Prompt": read.prompt, "Negative prompt": read.negative_prompt, **read.pairs}
