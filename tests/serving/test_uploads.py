@@ -1,4 +1,4 @@
-"""Pictures that strangers send, by every way there is: what is too large or no picture is refused, and nothing is kept."""
+"""Pictures that strangers send, by every way there is: what is too large or no picture is refused, and nothing kept."""
 
 import base64
 import io
