@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import Header, Response
 from sqlalchemy import select
@@ -22,9 +22,6 @@ from gesso.serving.http.problems import HttpError
 from gesso.serving.http.schemas import job_json
 from gesso.serving.jobs import JobStatus
 from gesso.serving.tables import jobs
-
-if TYPE_CHECKING:
-    pass
 
 router = Routes()
 SLACK = 2.0  # seconds by which clocks and transactions may differ
