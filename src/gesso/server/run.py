@@ -88,7 +88,6 @@ def share_arenas() -> None:
 def settle() -> None:
     """Take all that is there by now, modules above all, for what stays: to look for garbage among it, as Python does
     now and then, takes some tenths of a second in which nobody is answered."""
-    gc.collect()
     gc.freeze()
 
 
