@@ -61,7 +61,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Loss": (),
         "Report": (),
         "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts", "force"),
-        "Size and sampling": ("size",),
+        "Size and sampling": ("size", "fast"),
         "Variations": ("variation-seed", "seed-size"),
         "Image to image": ("image",),
         "Inpainting and outpainting": ("mask", "mask-invert"),
