@@ -17,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 # Neither part of the project nor of a package: what tools leave in a checkout.
 LEFT = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.egg-info", "build", "dist", "outputs", "runs", "venv", "node_modules"
+    ".*", "__pycache__", "*.egg-info", "build", "dist", "outputs", "runs", "venv", "node_modules", "_kernels.so"
 )
 
 
@@ -70,6 +70,14 @@ def test_the_sdist_holds_the_project(unpacked, source):
 
     missing = files(source) - files(unpacked)
     assert {name for name in missing if "egg-info" not in name and not name.startswith("build/")} == set()
+
+
+def test_the_wheel_has_the_kernels(wheel):
+    """For every Python of this platform; without a compiler it would have none."""
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        pytest.skip("kernels are compiled on Linux, by g++")
+    assert re.fullmatch(r"gesso-[\w.]+-py3-none-linux_\w+\.whl", wheel.name)
+    assert "gesso/runtime/_kernels.so" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_tests_of_the_sdist_can_be_run(unpacked):

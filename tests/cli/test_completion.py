@@ -95,7 +95,7 @@ def adapters(home: Path, names: list[str]) -> None:
         ("generate --control ", FILES, ["gesso-edges,image="]),
         ("generate --device c", WORDS, ["cpu", "cuda"]),
         ("'a red car' --stre", WORDS, ["--strength"]),
-        ("grid cat -x guid", WORDS, ["guidance=", "guidance_rescale="]),
+        ("grid cat -x guid", WORDS, ["guidance=", "guidance_rescale=", "guidance_until="]),
         ("grid cat --set steps", WORDS, ["steps="]),
         ("batch ", FILES, []),
         ("preprocess can", WORDS, ["canny"]),

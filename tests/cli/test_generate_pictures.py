@@ -193,3 +193,17 @@ def test_own_sigmas_and_json(capsys: pytest.CaptureFixture[str], models: dict[st
     line: dict[str, Any] = json.loads(out)
     request = read_picture(Path(line["path"]))[1].request
     assert (request.sigmas, request.schedule, request.num_steps) == ((10.0, 3.0, 1.0, 0.0), "own", 3)
+
+
+def test_a_fast_picture_says_so_and_is_replayed(capsys: pytest.CaptureFixture[str], models: dict[str, str]):
+    plain = ("generate", "a red cat", "-m", models["mini"], "-S", "1", "--steps", "4")
+    assert said(capsys, *plain, "-o", "plain.png")[0] == 0
+    assert said(capsys, *plain, "--fast", "-o", "fast.png")[0] == 0
+    assert said(capsys, *plain, "--fast", "--deep-cache", "2", "--guidance-until", "0.5", "-o", "own.png")[0] == 0
+    requests = [read_picture(Path(f"{name}.png"))[1].request for name in ("plain", "fast", "own")]
+    assert [(request.deep_cache, request.guidance_until) for request in requests] == [(None, None), (3, None), (2, 0.5)]
+    assert len({opened(f"{name}.png")[0] for name in ("plain", "fast", "own")}) == 3
+    assert "Deep cache: 2" in opened("own.png")[1]
+    assert "Guidance until: 0.5" in opened("own.png")[1]
+    assert said(capsys, "replay", "own.png", "-m", models["mini"], "-o", "again.png")[0] == 0
+    assert opened("again.png")[0] == opened("own.png")[0]

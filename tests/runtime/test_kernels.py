@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gesso.adapters.attaching import _sum
 from gesso.families.loading import load_parts
 from gesso.runtime.engine import Engine
 from gesso.runtime.kernels import attention, can_pack, cpu_kernels, has_kernels, is_packable, packed_of
@@ -206,3 +207,15 @@ def test_a_packed_model_decodes_to_the_bits_of_a_plain_one(file: Path):
     with torch.inference_mode():
         assert again.decode(latents).dtype == torch.float32
         assert torch.equal(model.decode(latents), expected)
+
+
+@packs
+def test_merged_weights_of_a_packed_layer_have_the_dtype_of_the_network():
+    """The plain weight has that of the file."""
+    network = nn.Sequential(nn.Linear(8, 8)).half().requires_grad_(False)
+    stored = network[0].weight.detach().clone()
+    Component("unet", network, CPU, "x").onload(torch.bfloat16, packed=True)
+    summed = _sum(network[0].weight, [(torch.ones(8, 8), 0.5)])
+    assert summed is not None
+    assert summed.dtype == torch.bfloat16
+    assert torch.equal(summed, (stored.float() + 0.5).bfloat16())

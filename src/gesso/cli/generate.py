@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from gesso.frontends.front_end import FrontEnd
 
 
+FAST_INTERVAL = 3  # of deep features, with --fast: docs/performance.md has what it costs
+
 # After which of the command's own options the options of fields come in its help.
 _PLACES = {
     "start": ("negative_prompt",),
@@ -81,6 +83,9 @@ def command(
             show_default="the source picture's, else the model's",
         ),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Draw faster and less exactly: what --deep-cache 3 does, unless it is given.")
+    ] = False,
     seed_size: Annotated[
         str | None,
         typer.Option("--seed-size", metavar="WxH", help="Resize seed from this size: put its noise in the middle."),
@@ -301,6 +306,8 @@ def _request(
         if {"width", "height"} & values.keys():
             raise GessoError("--size sets --width and --height; give one or the other", code="usage")
         values["width"], values["height"] = parse_size(options["size"], "--size")
+    if options["fast"]:
+        values.setdefault("deep_cache", FAST_INTERVAL)
     if options["seed_size"] is not None:
         values["variation.width"], values["variation.height"] = parse_size(options["seed_size"], "--seed-size")
     if options["sigmas"] is not None:

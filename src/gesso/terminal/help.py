@@ -62,7 +62,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Report": (),
         "Verdict": (),
         "Prompt": ("negative-prompt", "style", "styles", "wildcards", "dynamic-prompts", "force"),
-        "Size and sampling": ("size",),
+        "Size and sampling": ("size", "fast"),
         "Variations": ("variation-seed", "seed-size"),
         "Image to image": ("image",),
         "Inpainting and outpainting": ("mask", "mask-invert"),
