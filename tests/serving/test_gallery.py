@@ -15,11 +15,11 @@ from PIL import Image
 from sqlalchemy import insert, text, update
 from starlette.testclient import TestClient
 
+from gesso.api.context import Context
 from gesso.errors import GessoError
 from gesso.serving.blobs import BlobStore
 from gesso.serving.database import Database
 from gesso.serving.gallery import Filter, Gallery
-from gesso.serving.http.context import Context
 from gesso.serving.jobs import Output
 from gesso.serving.picture_rows import row_of, words_of
 from gesso.serving.store import TRASH_SECONDS, JobStore

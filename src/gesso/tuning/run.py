@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from gesso.adapters.names import Target
 from gesso.checkpoints.hashing import sha256_of
@@ -23,20 +24,27 @@ from gesso.errors import GessoError, short
 from gesso.families.loading import load_parts
 from gesso.families.parts import ModelParts
 from gesso.files import atomic_file
+from gesso.models.controlnet import ControlNet
 from gesso.models.vae import AutoencoderKL
+from gesso.request.finder import Kind as FileKind
 from gesso.runtime.precision import choose_device
+from gesso.training.group import Group, local_rank
 from gesso.training.loop import Plan, fit, load_average, load_state
 from gesso.training.task import generator_for
 from gesso.tuning.buckets import BucketRules
 from gesso.tuning.captions import CaptionRules
 from gesso.tuning.conditions import is_cut, unknown_words
+from gesso.tuning.controlling import ControlLearner, ControlTask, control_config, make_control, write_control
 from gesso.tuning.dataset import DataSet, Defaults
+from gesso.tuning.distilling import Distillation, DistilTask
 from gesso.tuning.estimate import Estimate, estimate, operations_per_second, seconds_a_step
 from gesso.tuning.files import save_embedding, save_model
-from gesso.tuning.latents import LatentCache, encode_all
+from gesso.tuning.hints import Hints, hints_for
+from gesso.tuning.latents import Encoded, LatentCache, encode_all
 from gesso.tuning.learners import Learner, Vectors, make_factors, make_learner
-from gesso.tuning.lora_file import save_lora
+from gesso.tuning.lora_file import network_metadata, save_lora
 from gesso.tuning.objective import Objective
+from gesso.tuning.optimizers import PACKAGED, check_installed, make_optimizer
 from gesso.tuning.page import write_page
 from gesso.tuning.reading import read_dataset
 from gesso.tuning.samples import Sampler
@@ -61,6 +69,7 @@ ROLL_BACKS = 4
 KEEP_EVERY = 50  # steps between the states to which a run rolls back
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 10
+STUDENT = {"sampler": "lcm", "guidance_scale": 1.0}  # how a distilled model draws
 OnProgress = Callable[[str, int, int], None]  # what is done, how much, of how much
 OnLog = Callable[[dict[str, float]], None]
 
@@ -86,6 +95,8 @@ class TuningRun:
     ) -> None:
         self.model, self.folder, self.cache, self.on_progress = model, folder, cache, on_progress
         self.device = choose_device(settings.device)
+        if self.device.type == "cuda" and settings.device in ("auto", "cuda") and Group().size > 1:
+            self.device = torch.device("cuda", local_rank())
         if self.device.type == "mps":
             raise GessoError(
                 "`device=mps`: training there has no numbers of 64 bits, which the schedule needs. Use `device=cpu`",
@@ -96,6 +107,7 @@ class TuningRun:
         self.stored = load_parts(model, dtype=None, check=False)
         self.family = _trainable(self.stored, model)
         _check_name(settings)
+        check_installed(settings.optimizer)
         self.data = read_dataset(Path(settings.data).expanduser(), _defaults(settings))
         if settings.trigger:
             self.data = _with_trigger(self.data, settings.trigger)
@@ -123,7 +135,7 @@ class TuningRun:
             total_samples=s.steps * a_step,
             learning_rate=s.learning_rate,
             warmup_samples=round(s.warmup * s.steps) * a_step,
-            decay_share=s.decay,
+            decay_share=0.0 if s.optimizer in PACKAGED and PACKAGED[s.optimizer].plain else s.decay,
             ema_decay=s.ema,
             betas=(0.9, 0.999),
             weight_decay=s.weight_decay,
@@ -176,6 +188,7 @@ class TuningRun:
             "unknown_words": unknown_words(self.stored, captions, self._words),
             "held_out": sorted(path.name for path in held),
             "notes": list(self.data.notes),
+            "hints": self._hint_words(),
             "model": s.model,
             "family": self.family.name,
             "kind": s.kind,
@@ -192,17 +205,24 @@ class TuningRun:
             "seconds": float(f"{step * s.steps:.3g}"),
         }
 
+    def _hint_words(self) -> str:
+        """Where a ControlNet's hints come from; "" for other kinds. Looks for all of them."""
+        if self.settings.kind != "controlnet":
+            return ""
+        return f"{len(self.hints.files)} files in {self.settings.hints}" if self.hints.folder else self.settings.hint
+
     @property
     def _words(self) -> tuple[str, ...]:
         """Words that are learned, whatever the vocabulary."""
-        return (self.settings.trigger,) if self.settings.kind == "embedding" else ()
+        s = self.settings
+        return (s.trigger,) if s.kind == "embedding" or s.learn_word else ()
 
     @property
     def _file_bytes(self) -> int:
         """Of the result, about."""
         if self.settings.kind == "full":
             return 2 * sum(p.numel() for network in self.stored.networks.values() for p in network.parameters())
-        return (4 if self.settings.kind == "embedding" else 2) * self.estimate.parameters
+        return (4 if self.settings.kind == "embedding" else 2) * self.estimate.parameters  # half precision
 
     def _by_subset(self) -> list[tuple[Any, int]]:
         counts = Counter(one.example.subset for one in self.survey.found)
@@ -221,20 +241,29 @@ class TuningRun:
 
         -> whether it is at its end. Raises GessoError as `fit`, and for a folder that holds another training.
         """
-        self._claim_folder()
+        group = Group()
+        if group.rank == 0:
+            self._claim_folder()
+        group.wait()
         parts = self._parts()
         assert isinstance(parts.vae, AutoencoderKL)
         cache = LatentCache(parts.vae, self.cache, masks=self.settings.masks)
-        latents = encode_all(
-            cache, self.survey.found, on_picture=lambda done, of: self.on_progress("encoding pictures", done, of)
-        )
+
+        def encode() -> dict[tuple[int, bool], Encoded]:
+            return encode_all(
+                cache, self.survey.found, on_picture=lambda done, of: self.on_progress("encoding pictures", done, of)
+            )
+
+        latents = group.first(encode) if self.cache is not None else encode()
         task = self._task(parts, latents)
         sampler = Sampler(
             parts,
             self.folder / "samples",
             self._prompts(),
             self.settings.sample_steps or 20,
-            embedding=self._embedding_of(task.learner),
+            files=self._files_of(task.learner),
+            hints=self._shown_hints() if self.settings.kind == "controlnet" and group.rank == 0 else (),
+            fields=STUDENT if self.settings.kind == "distil" else {},
         )
         every, steps = self.settings.report_every or 1, self.settings.steps or 1
         parameters = sum(p.numel() for module in task.modules.values() for p in module.parameters())
@@ -258,8 +287,12 @@ class TuningRun:
             keep_every=KEEP_EVERY,
             roll_backs=ROLL_BACKS,
             on_log=log,
+            shared_batches=True,
+            make_optimizer=lambda groups, plan: make_optimizer(self.settings.optimizer, groups, plan),
         )
-        self._page(parameters, sampler.note)
+        if group.rank == 0:
+            self._page(parameters, sampler.note)
+        group.wait()
         return self.is_done
 
     def _page(self, parameters: int, note: str) -> None:
@@ -278,18 +311,36 @@ class TuningRun:
             "trained parameters": parameters,
         }
 
-    def _embedding_of(self, learner: Learner) -> Callable[[], Path] | None:
-        """Writes the vectors as they are, for samples that name them; None: there are none."""
+    def _files_of(self, learner: Learner) -> Callable[[], Mapping[FileKind, Path]] | None:
+        """Writes what samples need as a file, as it is now; None: they need none."""
         vectors = learner.modules.get("vectors")
-        if not isinstance(vectors, Vectors):
-            return None
-        path = self.folder / f"{self.settings.trigger}.safetensors"
+        if isinstance(vectors, Vectors):
+            path = self.folder / f"{self.settings.trigger}.safetensors"
 
-        def write() -> Path:
-            save_embedding(path, dict(vectors.table.items()), self.family, {"title": path.stem}, {})
-            return path
+            def write() -> Mapping[FileKind, Path]:
+                save_embedding(path, dict(vectors.table.items()), self.family, {"title": path.stem}, {})
+                return {"embedding": path}
 
-        return write
+            return write
+        if isinstance(learner, ControlLearner):
+            now = self.folder / "control.safetensors"
+
+            def write_now() -> Mapping[FileKind, Path]:
+                write_control(now, learner.control, self.family, self.settings.hint, {"title": now.stem}, {})
+                return {"control": now}
+
+            return write_now
+        return None
+
+    @cached_property
+    def hints(self) -> Hints:
+        """What a ControlNet looks at."""
+        return hints_for(self.settings, self.survey.found)
+
+    def _shown_hints(self) -> list[Image.Image]:
+        """One for each sample: those of pictures that are held out, or of the first ones."""
+        places = [*self.held, *(place for place in range(len(self.survey.found)) if place not in set(self.held))]
+        return [self.hints.image(place, flip=False) for place in places[: len(self._prompts())]]
 
     def _parts(self) -> ModelParts:
         """The model with its numbers, on the device."""
@@ -305,20 +356,23 @@ class TuningRun:
     def _task(self, parts: ModelParts, latents: Mapping[tuple[int, bool], Any]) -> TuningTask:
         s = self.settings
         tokenizers = [parts.tokenizer, parts.tokenizer_2 or parts.tokenizer]
-        learner = make_learner(parts.networks, tokenizers, s, generator_for(s.seed, 0, 1))
         assert s.batch_size is not None
-        return TuningTask(
-            parts,
-            learner,
-            self.survey.found,
-            latents,
-            objective_of(s, parts),
-            batch_size=s.batch_size,
-            seed=s.seed,
-            held=self.held,
-            text_rate=s.text_rate,
-            checkpointing=bool(s.checkpointing),
-        )
+        given: dict[str, Any] = {
+            "batch_size": s.batch_size,
+            "seed": s.seed,
+            "held": self.held,
+            "text_rate": s.text_rate,
+            "checkpointing": bool(s.checkpointing),
+            "preserved": (s.trigger, s.preserve) if s.preserve else None,
+        }
+        start = generator_for(s.seed, 0, 1)
+        found, objective = self.survey.found, objective_of(s, parts)
+        if s.kind == "controlnet":
+            control = make_control(parts.family, parts.unet, start).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            learner = ControlLearner(control, muon=s.optimizer == "muon")
+            return ControlTask(parts, learner, found, latents, objective, hints=self.hints, **given)
+        kind = DistilTask if s.kind == "distil" else TuningTask
+        return kind(parts, make_learner(parts.networks, tokenizers, s, start), found, latents, objective, **given)
 
     def _prompts(self) -> tuple[str, ...]:
         s = self.settings
@@ -328,6 +382,9 @@ class TuningRun:
             return s.sample_prompts
         if self.device.type == "cpu" and self.family.scheduler is not None:
             return ()  # minutes a picture: only where it is asked for
+        if s.kind == "controlnet":  # each with the hint of its own picture
+            shown = [self.survey.found[place] for place in self.held] or self.survey.own
+            return tuple(one.subset.captions.whole(one.example.caption) for one in shown[:2])
         captions = dict.fromkeys(one.subset.captions.whole(one.example.caption) for one in self.survey.own)
         return tuple(caption for caption in captions if caption)[:2]
 
@@ -338,6 +395,7 @@ class TuningRun:
             "settings": {name: value for name, value in asdict(self.settings).items() if name not in _MAY_DIFFER},
             "data": self.survey.fingerprint,
             "model": sha256_of(self.stored.files[0]) if self.stored.files else self.family.name,
+            "hints": self.hints.fingerprint if self.settings.kind == "controlnet" else "",
         }
 
     def _claim_folder(self) -> None:
@@ -348,7 +406,7 @@ class TuningRun:
             before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except OSError as error:
             raise GessoError(
-                f"{self.folder}: cannot be used ({error.strerror}). Choose another place",
+                f"{self.folder}: cannot be used ({error.strerror}). Choose another `folder`",
                 code="unwritable",
                 data={"path": str(self.folder)},
             ) from error
@@ -365,16 +423,21 @@ class TuningRun:
                 file.write(json.dumps(facts, indent=1).encode())
             return
         advice = f"Use another `folder`, or remove {self.folder} to start again"
-        for key, words in (("model", "was begun with another model"), ("data", "was begun with other pictures")):
-            if before.get(key) != facts[key]:
+        for key, words in (
+            ("model", "another model"),
+            ("data", "other pictures or captions"),
+            ("hints", "other hints"),
+        ):
+            if before.get(key, "") != facts[key]:
                 raise GessoError(
-                    f"{self.folder}: the training there {words} or captions. {advice}".replace(
-                        "model or captions", "model"
-                    ),
+                    f"{self.folder}: the training there was begun with {words}. {advice}",
                     code="other_training",
                     field="folder",
                 )
-        old = before.get("settings", {})
+        own = self.settings  # what a folder of an older release does not say is as it is unless it is chosen
+        plain = TuningSettings(kind=own.kind, trigger=own.trigger, preset=own.preset)
+        known = asdict(completed(plain, self.family, 1))
+        old = json.loads(json.dumps(known)) | before.get("settings", {})
         if differing := [name for name, value in facts["settings"].items() if old.get(name) != value]:
             name = differing[0]
             raise GessoError(
@@ -396,9 +459,14 @@ class TuningRun:
         if self.family.prediction != "eps":
             about["prediction_type"] = self.family.prediction
         average = load_average(self.folder)
-        figures = {"lora": self._write_lora, "full": self._write_model, "embedding": self._write_embedding}[
-            self.settings.kind
-        ](path, average, about)
+        writers = {
+            "lora": self._write_lora,
+            "distil": self._write_lora,
+            "full": self._write_model,
+            "controlnet": self._write_control,
+            "embedding": self._write_embedding,
+        }
+        figures = writers[self.settings.kind](path, average, about)
         with atomic_file(path.with_suffix(".toml")) as file:  # "auto" might choose otherwise the next time
             file.write(to_toml(replace(self.settings, precision=self.precision)).encode())
         return {**figures, "bytes": path.stat().st_size}
@@ -411,8 +479,9 @@ class TuningRun:
         factors.load_state_dict(average["factors"])
         target = Target(self.family.name, self.family.layout, self.stored.networks)
         base = self.family.name if self.family.scheduler is None else None
-        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata())
-        return {"rank": self.settings.rank}
+        word = (self.settings.trigger, _vectors(average)) if "vectors" in average else None
+        save_lora(path, factors.changes(), target, about, base=base, training=self.metadata(), word=word)
+        return {"rank": self.settings.rank} if self.settings.algorithm == "lora" else {"algorithm": "lokr"}
 
     def _write_model(
         self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
@@ -423,11 +492,18 @@ class TuningRun:
         save_model(path, parts, about, self.metadata())
         return {"networks": "+".join(average)}
 
+    def _write_control(
+        self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
+    ) -> dict[str, Any]:
+        control = ControlNet(control_config(self.family))
+        control.load_state_dict(average["control"])
+        write_control(path, control, self.family, self.settings.hint, about, self.metadata())
+        return {"hint": self.settings.hint or "files"}
+
     def _write_embedding(
         self, path: Path, average: Mapping[str, Mapping[str, torch.Tensor]], about: Mapping[str, str]
     ) -> dict[str, Any]:
-        vectors = {name.removeprefix("table."): value for name, value in average["vectors"].items()}
-        save_embedding(path, vectors, self.family, about, self.metadata())
+        save_embedding(path, _vectors(average), self.family, about, self.metadata())
         return {"vectors": self.settings.vectors}
 
     @property
@@ -465,6 +541,7 @@ class TuningRun:
             "ss_unet_lr": s.learning_rate,
             "ss_text_encoder_lr": s.text_rate if s.train_text else None,
             "ss_class_prompt": s.class_prompt or None,
+            "gesso.preserve": s.preserve or None,
             "ss_optimizer": s.optimizer,
             "ss_lr_scheduler": "warmup_stable_decay",
             "ss_lr_warmup_steps": round(s.warmup * (s.steps or 0)),
@@ -484,10 +561,14 @@ class TuningRun:
             "gesso.training_data_sha256": found.fingerprint,
             "gesso.held_out": len(self.held),
         }
-        if s.kind == "lora":
+        if s.kind == "controlnet":
+            values |= {"gesso.hint": s.hint, "gesso.hint_parameters": ", ".join(s.hint_parameters)}
+        if s.kind == "distil":
+            values["gesso.teacher_guidance"] = f"{s.teacher_guidance:g} to {s.teacher_guidance_to:g}"
+            values["gesso.teacher_steps"] = s.teacher_steps
+        if s.kind in ("lora", "distil"):
             values |= {"ss_network_dim": s.rank, "ss_network_alpha": s.alpha}
-        if s.kind == "lora" and s.conv_rank:
-            values["ss_network_args"] = {"conv_dim": str(s.conv_rank), "conv_alpha": str(s.conv_alpha)}
+            values |= network_metadata(s)
         return {
             key: value
             if isinstance(value, str)
@@ -537,20 +618,32 @@ class TuningRun:
         return sorted(places[:count])
 
 
+def _vectors(average: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Those of a learned word by text encoder, from a training state."""
+    return {name.removeprefix("table."): value for name, value in average["vectors"].items()}
+
+
 def objective_of(settings: TuningSettings, parts: ModelParts) -> Objective:
     """The loss that completed settings ask for, with a model's schedule."""
+    common: dict[str, Any] = {
+        "schedule": parts.family.schedule.build(),
+        "prediction": parts.family.prediction,
+        "noise_offset": settings.noise_offset,
+        "mask_floor": settings.mask_floor,
+        "prior_weight": settings.prior_weight,
+    }
+    if settings.kind == "distil":
+        assert settings.teacher_guidance is not None and settings.teacher_guidance_to is not None
+        guidance = settings.teacher_guidance, settings.teacher_guidance_to
+        return Distillation(**common, solver_steps=settings.teacher_steps, guidance=guidance)
     return Objective(
-        schedule=parts.family.schedule.build(),
-        prediction=parts.family.prediction,
+        **common,
         timesteps=settings.timesteps,  # type: ignore[arg-type]
         mean=settings.timestep_mean,
         std=settings.timestep_std,
         low=settings.min_timestep,
         high=settings.max_timestep,
         min_snr=settings.min_snr,
-        noise_offset=settings.noise_offset,
-        mask_floor=settings.mask_floor,
-        prior_weight=settings.prior_weight,
     )
 
 

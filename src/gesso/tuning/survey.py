@@ -174,10 +174,11 @@ def read_example(
     return on_white(layer), mask
 
 
-def framed(image: Image.Image, placed: Framing, *, flip: bool) -> Image.Image:
-    """A picture or mask scaled and cropped to its bucket, mirrored or not."""
+def framed(image: Image.Image, placed: Framing, *, flip: bool, nearest: bool = False) -> Image.Image:
+    """A picture or mask scaled and cropped to its bucket, mirrored or not. nearest: with no colour that is new"""
     box = (placed.left, placed.top, placed.left + placed.bucket[0], placed.top + placed.bucket[1])
-    scaled = image.resize(placed.scaled, Image.Resampling.LANCZOS).crop(box)
+    how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+    scaled = image.resize(placed.scaled, how).crop(box)
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 
