@@ -254,7 +254,7 @@ def test_drafts_are_drawn_while_one_writes_and_one_of_them_in_full(server: PageS
     tab.button(ONE).last.click()
     server.until(lambda: len(server.jobs()) == 1 and server.jobs()[0]["request"]["num_images"] == 4)
     full = server.wait(server.jobs()[0]["id"], "succeeded")["request"]
-    assert full["seed"] == draft["seed"] and full["num_steps"] > 2 * draft["num_steps"]
+    assert full["seed"] == draft["seed"] and full["num_steps"] is None and draft["num_steps"] == 7
     tab.reload()
     tab.page.wait_for_timeout(1200)
     assert len(server.jobs()) == 1, "what is restored is not drawn"

@@ -41,6 +41,7 @@ export function useDrafts(asked: () => { body: JobBody; model: Model } | null): 
   let isTouched = $state(false);
   const seed = Math.floor(Math.random() * 2 ** 32);
   let last = "";
+  const going = new Set<string>(); // drafts that are stopped or forgotten already
 
   $effect(() => {
     const now = settings.drafts && isTouched ? asked() : null;
@@ -65,9 +66,10 @@ export function useDrafts(asked: () => { body: JobBody; model: Model } | null): 
       (one) => one.job.metadata["page"] === "draft" && one.job.metadata["tab"] === tab,
     );
     for (const { job } of all) {
-      if (current.id === null || job.id >= current.id) continue;
-      if (isFinal(job.status)) void jobs.forget(job.id).catch(() => undefined);
-      else if (job.status !== "canceling") void jobs.cancel(job.id).catch(() => undefined);
+      const [step, way] = isFinal(job.status) ? ["forget", jobs.forget] : ["cancel", jobs.cancel];
+      if (current.id === null || job.id >= current.id || going.has(`${step} ${job.id}`)) continue;
+      going.add(`${step} ${job.id}`); // once each
+      way(job.id).catch(() => undefined);
     }
   });
 
