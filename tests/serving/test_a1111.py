@@ -91,6 +91,18 @@ def test_what_is_left_open_is_as_there() -> None:
     assert asked.parameters["steps"] == 50 and asked.parameters["sampler_index"] == "Euler"
 
 
+def test_a_body_without_a_size_gets_that_of_the_model() -> None:
+    """512 x 512, as there, has four times the pixels that the model was trained on."""
+    mini = known(size=lambda title: 1024 if title == "sdxl" else 256)
+    for is_img2img in (False, True):
+        given: dict[str, Any] = {"prompt": "a cat", "init_images": [b64(IMAGE)]}
+        asked = read_body(given, mini, is_img2img=is_img2img)
+        assert (request_of(asked).width, asked.parameters["width"], asked.parameters["height"]) == (256, 256, 256)
+        assert request_of(read_body(given | {"model": "sdxl"}, mini, is_img2img=is_img2img)).width == 1024
+        one = request_of(read_body(given | {"width": 384}, mini, is_img2img=is_img2img))
+        assert (one.width, one.height) == (384, 512), "who names a side means the web UI's other one"
+
+
 def test_every_plain_field_has_its_place() -> None:
     request = request_of(
         txt2img(

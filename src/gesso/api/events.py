@@ -146,14 +146,19 @@ class Hub:
         ]
 
     async def _look(self) -> None:
-        mark = ""
+        mark, store, seen = "", self.context.store, set[str]()
+        numbers: dict[str, int] | None
+        ended: list[Job]
         while self._waiting or self._ends or self._all:
             self._noticed.clear()
             try:
-                watched = list(self._waiting)
-                is_new = any(job not in self._numbers for job in watched)
-                before = mark
-                mark, numbers, ended = await run_in_threadpool(self._look_at, mark, watched, list(self._ends), is_new)
+                watched, ends = list(self._waiting), list(self._ends)
+                is_new = any(job not in self._numbers for job in watched) or not seen.issuperset(ends)
+                before, seen = mark, set(ends)
+                if store.database.is_sqlite and not is_new and store.changes() == mark:  # which takes microseconds
+                    numbers, ended = None, []
+                else:
+                    mark, numbers, ended = await run_in_threadpool(self._look_at, mark, watched, ends, is_new)
                 if mark != before:
                     for changed in self._all:
                         changed.set()
@@ -171,6 +176,7 @@ class Hub:
                             end.set_result(one)
             except Exception as error:  # the database is away for a moment
                 log.warning("no events can be read: %s", type(error).__name__)
+                mark = ""
                 await asyncio.sleep(1)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._noticed.wait(), LOOK)
@@ -183,7 +189,7 @@ class Hub:
         store = self.context.store
         now = store.changes()
         numbers = self._last_numbers(watched) if watched and (now != mark or is_new) else None
-        return now, numbers, store.final_of(ends) if ends else []
+        return now, numbers, store.final_of(ends) if ends and (now != mark or is_new) else []
 
     def _last_numbers(self, watched: Iterable[str]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -231,16 +237,27 @@ async def stream_events(
     return EventStream(call, id, last, hub)
 
 
-class EventStream(Response):
-    """The answer, which writes as fast as the reader reads."""
+class Stream(Response):
+    """An answer of events, which writes as fast as the reader reads."""
 
-    def __init__(self, call: Call, job: str, last: int, hub: Hub) -> None:
+    def __init__(self, call: Call, hub: Hub) -> None:
         super().__init__(
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         del self.headers["content-length"]
-        self.call, self.job, self.last, self.hub = call, job, last, hub
+        self.call, self.hub = call, hub
+
+    def watch(self) -> asyncio.Event:
+        """Begin to be told of changes."""
+        raise NotImplementedError
+
+    def leave(self, changed: asyncio.Event) -> None:
+        """The end of that."""
+        raise NotImplementedError
+
+    async def news(self) -> "tuple[list[bytes], bool]":
+        """What the reader does not know yet, and whether more may come."""
+        raise NotImplementedError
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         async def write(data: bytes, *, more: bool = True) -> None:
@@ -248,20 +265,18 @@ class EventStream(Response):
                 part = {"type": "http.response.body", "body": data[start : start + PART], "more_body": True}
                 await send(part | ({} if more else {"more_body": False}))
 
-        changed = self.hub.watch(self.job)
+        changed = self.watch()
         self.call.context.metrics.streams.inc()
         leaving = asyncio.ensure_future(gone(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if "gesso.head" in scope:
-                await write(b"", more=False)
-                return
-            await write(b"retry: 2000\n\n")
-            await self._run(write, changed, leaving)
+            if "gesso.head" not in scope:
+                await write(b"retry: 2000\n\n")
+                await self._run(write, changed, leaving)
             await write(b"", more=False)
         finally:
             leaving.cancel()
-            self.hub.leave(self.job, changed)
+            self.leave(changed)
             self.call.context.metrics.streams.dec()
 
     async def _run(self, write: Any, changed: asyncio.Event, leaving: "asyncio.Future[None]") -> None:
@@ -269,16 +284,13 @@ class EventStream(Response):
         spoken = loop.time()
         while not (self.call.context.is_stopping or leaving.done()):
             changed.clear()
-            try:
-                new = await self.hub.news(self.job, self.last)
-            except GessoError:
-                return  # it was deleted
-            for told in new:
-                await write(told.data)
-                self.last, spoken = told.number, loop.time()
-                if told.is_last:
-                    return
-            del new  # what may be large, and is not needed while nothing happens
+            news, goes_on = await self.news()
+            for told in news:
+                await write(told)
+                spoken = loop.time()
+            if not goes_on:
+                return
+            del news  # what may be large, and is not needed while nothing happens
             while not changed.is_set() and not self.call.context.is_stopping and not leaving.done():
                 try:
                     await asyncio.wait_for(changed.wait(), 0.5)
@@ -286,6 +298,30 @@ class EventStream(Response):
                     if loop.time() - spoken >= HEARTBEAT:
                         await write(b": still here\n\n")
                         spoken = loop.time()
+
+
+class EventStream(Stream):
+    """The events of a job.  last: number of the last one that the reader has"""
+
+    def __init__(self, call: Call, job: str, last: int, hub: Hub) -> None:
+        super().__init__(call, hub)
+        self.job, self.last = job, last
+
+    def watch(self) -> asyncio.Event:
+        return self.hub.watch(self.job)
+
+    def leave(self, changed: asyncio.Event) -> None:
+        self.hub.leave(self.job, changed)
+
+    async def news(self) -> tuple[list[bytes], bool]:
+        try:
+            new = await self.hub.news(self.job, self.last)
+        except GessoError:
+            return [], False  # it was deleted
+        end = next((number for number, told in enumerate(new, 1) if told.is_last), None)
+        new = new[:end]
+        self.last = new[-1].number if new else self.last
+        return [told.data for told in new], end is None
 
 
 async def gone(receive: "Receive") -> None:

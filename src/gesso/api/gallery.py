@@ -5,7 +5,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Response
@@ -22,6 +22,7 @@ from gesso.api.gallery_schemas import (
     BoardResource,
     ChangedPictures,
     ChangesBody,
+    LibraryDays,
     LibraryPage,
     board_json,
     library_json,
@@ -87,6 +88,36 @@ def list_images(
     except GessoError as error:
         raise refused(error) from None
     return JsonAnswer(page_json(page))
+
+
+@operation(
+    router,
+    "GET",
+    "/v1/images/days",
+    id="listImageDays",
+    rule="read",
+    tag=TAG,
+    summary="On which days pictures were finished",
+    answer=LibraryDays,
+)
+def list_days(
+    call: Calling,
+    q: Annotated[str | None, Query(max_length=500, description="As for the list of pictures.")] = None,
+    starred: Annotated[bool, Query(description="Only those with a star.")] = False,
+    deleted: Annotated[bool, Query(description="Those that can be brought back, in place of the others.")] = False,
+    board: Annotated[str | None, Query(max_length=48, description="Only those on this board.")] = None,
+    east: Annotated[
+        int, Query(ge=-1440, le=1440, description="Minutes by which the clock that counts is ahead of UTC.")
+    ] = 0,
+) -> Response:
+    """The same list as that of pictures, as numbers a day: for going to a date in a long one."""
+    try:
+        wanted = Filter(owner=call.owner, query=q or "", starred=starred, deleted=deleted, board=board)
+        found = call.context.gallery.days(wanted, east=60 * east)
+    except GessoError as error:
+        raise refused(error) from None
+    days = [{"day": str(date(1970, 1, 1) + timedelta(days=day)), "images": count} for day, count in found]
+    return JsonAnswer({"days": days})
 
 
 @operation(

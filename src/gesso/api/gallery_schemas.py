@@ -93,6 +93,21 @@ class LibraryPage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LibraryDay:
+    """A day on which pictures were finished."""
+
+    day: Annotated[str, Meta(description="As 2026-11-30, by the clock that was asked for.")]
+    images: Annotated[int, Meta(description="How many.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryDays:
+    """How a list is spread over days, newest first. Their numbers add up to where in the list a day begins."""
+
+    days: tuple[LibraryDay, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChangedPictures:
     """Pictures as they are after a change."""
 

@@ -8,23 +8,20 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import Header, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from gesso.api.context import Call, Calling
-from gesso.api.events import HEARTBEAT, PART, Hub, gone
+from gesso.api.events import Hub, Stream
 from gesso.api.operations import Media, Routes, operation
 from gesso.api.problems import HttpError
 from gesso.api.schemas import job_json
 from gesso.errors import GessoError
 from gesso.serving.jobs import JobStatus
 from gesso.serving.tables import jobs
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
 
 router = Routes()
 SLACK = 2.0  # seconds by which clocks and transactions may differ
@@ -86,53 +83,21 @@ class _Seen:
     paused: bool | None = None
 
 
-class _Stream(Response):
-    """The answer, which writes as fast as the reader reads."""
+class _Stream(Stream):
+    """Everything that happens to somebody's jobs."""
 
     def __init__(self, call: Call, since: float | None, hub: Hub) -> None:
-        super().__init__(
-            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
-        del self.headers["content-length"]
-        self.call, self.since, self.hub, self.seen = call, since, hub, _Seen()
+        super().__init__(call, hub)
+        self.since, self.seen = since, _Seen()
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        async def write(data: bytes, *, more: bool = True) -> None:
-            for start in range(0, max(len(data), 1), PART):
-                part = {"type": "http.response.body", "body": data[start : start + PART], "more_body": True}
-                await send(part | ({} if more else {"more_body": False}))
+    def watch(self) -> asyncio.Event:
+        return self.hub.watch_all()
 
-        changed = self.hub.watch_all()
-        self.call.context.metrics.streams.inc()
-        leaving = asyncio.ensure_future(gone(receive))
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if "gesso.head" in scope:
-                await write(b"", more=False)
-                return
-            await write(b"retry: 2000\n\n")
-            await self._run(write, changed, leaving)
-            await write(b"", more=False)
-        finally:
-            leaving.cancel()
-            self.hub.leave_all(changed)
-            self.call.context.metrics.streams.dec()
+    def leave(self, changed: asyncio.Event) -> None:
+        self.hub.leave_all(changed)
 
-    async def _run(self, write: Any, changed: asyncio.Event, leaving: "asyncio.Future[None]") -> None:
-        loop = asyncio.get_running_loop()
-        spoken = loop.time()
-        while not (self.call.context.is_stopping or leaving.done()):
-            changed.clear()
-            for told in await run_in_threadpool(lambda: list(self._news())):
-                await write(told)
-                spoken = loop.time()
-            while not changed.is_set() and not self.call.context.is_stopping and not leaving.done():
-                try:
-                    await asyncio.wait_for(changed.wait(), 0.5)
-                except TimeoutError:
-                    if loop.time() - spoken >= HEARTBEAT:
-                        await write(b": still here\n\n")
-                        spoken = loop.time()
+    async def news(self) -> tuple[list[bytes], bool]:
+        return await run_in_threadpool(lambda: list(self._news())), True
 
     def _news(self) -> Iterator[bytes]:
         """What the reader does not know yet. Blocks."""

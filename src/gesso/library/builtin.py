@@ -24,10 +24,7 @@ def builtin_entries() -> tuple[LibraryEntry, ...]:
 def builtin_adapters() -> tuple[LibraryEntry, ...]:
     """The LoRA and ControlNets that come with the package. Not in a library's entries: a finder knows them itself."""
     found = ((kind, name, path) for kind in EMBEDDED_EXTRAS for name, path in embedded_extras(kind).items())
-    entries = (
-        _entry(name, path, kind=_KINDS.get(kind, kind), what=_WHAT.get(kind, "an adapter"))
-        for kind, name, path in found
-    )
+    entries = (_entry(name, path, kind=_KINDS.get(kind, kind), what=_WHAT[kind]) for kind, name, path in found)
     return tuple(entry for entry in entries if entry is not None)
 
 

@@ -1,9 +1,10 @@
 """Rows of the library of pictures: what is written when a picture is finished, and what searches look through."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, insert, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, insert, update
 
 from gesso.serving.jobs import Output
 from gesso.serving.tables import board_pictures, owners, pictures
@@ -23,11 +24,15 @@ SETTINGS = {
     "strength": "source.strength",
 }
 
+_TAG = re.compile(r"<(?:lora|lyco):([^:<>]+)", re.IGNORECASE)  # a LoRA that is named in a prompt
+
+
+_CHANGED = update(owners).where(owners.c.owner == bindparam("this")).values(gallery=owners.c.gallery + 1)
+
 
 def mark_changed(connection: Connection, owner: str) -> None:
     """Count a change of an owner's pictures or boards, for those who watch."""
-    counted = update(owners).where(owners.c.owner == owner).values(gallery=owners.c.gallery + 1)
-    if connection.execute(counted).rowcount == 0:
+    if connection.execute(_CHANGED, {"this": owner}).rowcount == 0:
         connection.execute(insert(owners).values(owner=owner, served=0, gallery=1))
 
 
@@ -99,7 +104,8 @@ def words_of(request: Mapping[str, Any], written: str, *, model: str, seed: int 
         for use in (request.get(uses) or ())
         if isinstance(use, Mapping)
     ]
-    texts += [f"{name}:{value}" for name, value in found.items()] + named
+    tags = {f"lora:{name.strip()}" for text in (*texts, written) for name in _TAG.findall(text)}
+    texts += [f"{name}:{value}" for name, value in found.items()] + sorted({*named, *tags})
     return f" {' '.join(' '.join(texts).casefold().split())} "
 
 

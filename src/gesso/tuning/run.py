@@ -64,6 +64,7 @@ _MAY_DIFFER = {
     "sample_steps",
     "output",
     "data",
+    "hints",
     "model",
     "preset",
     "judge_prompts",
@@ -140,6 +141,14 @@ class TuningRun:
         settings = completed(settings, self.family, pictures, batch_size=self.data.batch_size)
         self.settings = with_samples(settings, is_mini=is_mini, on_cpu=on_cpu)
         self.held = self._choose_held()
+        processes = Group().size
+        if (self.settings.batch_size or 1) < processes:
+            raise GessoError(
+                f"`batch_size` {self.settings.batch_size}: the {processes} processes share each batch. Give at least "
+                f"{processes}, or start fewer",
+                code="invalid_value",
+                field="batch_size",
+            )
 
     @property
     def plan(self) -> Plan:
@@ -242,7 +251,7 @@ class TuningRun:
         """Of the result, about."""
         if self.settings.kind == "full":
             return 2 * sum(p.numel() for network in self.stored.networks.values() for p in network.parameters())
-        return (4 if self.settings.kind == "embedding" else 2) * self.estimate.parameters  # half precision
+        return (4 if self.settings.kind == "embedding" else 2) * self.estimate.parameters
 
     def _by_subset(self) -> list[tuple[Any, int]]:
         counts = Counter(one.example.subset for one in self.survey.found)
@@ -382,8 +391,9 @@ class TuningRun:
 
     def _shown_hints(self) -> list[Image.Image]:
         """One for each sample: those of pictures that are held out, or of the first ones."""
-        places = [*self.held, *(place for place in range(len(self.survey.found)) if place not in set(self.held))]
-        return [self.hints.image(place, flip=False) for place in places[: len(self._prompts())]]
+        own = [place for place, one in enumerate(self.survey.found) if not one.subset.is_reg]
+        places = self.held or own
+        return [self.hints.image(places[n % len(places)], flip=False) for n in range(len(self._prompts()))]
 
     def _parts(self) -> ModelParts:
         """The model with its numbers, on the device."""

@@ -154,6 +154,7 @@ class Known:
     controls  names of control networks -> their kinds
     decode    (Base64, field) -> picture
     is_edit   (title of the model, or None) -> whether it edits by instruction, and takes image_cfg_scale
+    size      (title of the model, or None) -> the side at which it draws best, for a body that names neither side
     """
 
     options: Callable[[Mapping[str, Any]], Settings]
@@ -161,6 +162,7 @@ class Known:
     styles: Mapping[str, Style] = field(default_factory=dict)
     controls: Mapping[str, str] = field(default_factory=dict)
     is_edit: Callable[[str | None], bool] = lambda title: False
+    size: Callable[[str | None], int] = lambda title: 512
 
 
 class _Body:
@@ -170,6 +172,12 @@ class _Body:
         self.given = {name: value for name, value in given.items() if name in defaults and value is not None}
         self.defaults = defaults
         self.whole = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
+
+    def with_size(self, side: int) -> None:
+        """Take this for width and height where the body names neither of them."""
+        if not {"width", "height"} & self.given.keys():
+            self.defaults = {**self.defaults, "width": side, "height": side}
+            self.whole |= {"width": side, "height": side}
 
     def value(self, name: str) -> Any:
         return self.given.get(name, self.defaults[name])
@@ -218,6 +226,8 @@ def read_body(given: Mapping[str, Any], known: Known, *, is_img2img: bool) -> As
     body = _Body(given, IMG2IMG if is_img2img else TXT2IMG)
     settings = known.options(body.object("override_settings"))
     notes = [*settings.notes, *_no_effect(body)]
+    model = given["model"] if isinstance(given.get("model"), str) and given["model"] else None
+    body.with_size(known.size(settings.model or model))
     _refuse(body)
     base = _pasted(body, notes)
     values: dict[str, Any] = {**base, "preset": "a1111", **settings.values}
@@ -241,7 +251,7 @@ def read_body(given: Mapping[str, Any], known: Known, *, is_img2img: bool) -> As
         pictures=pictures,
         settings=settings,
         parameters=_echo(body, is_img2img),
-        model=given["model"] if isinstance(given.get("model"), str) and given["model"] else None,
+        model=model,
         send_images=body.flag("send_images"),
         task=body.text("force_task_id") or None,
         notes=tuple(dict.fromkeys(notes)),

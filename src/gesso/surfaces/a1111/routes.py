@@ -121,7 +121,17 @@ def _read(call: Call, given: dict[str, Any], *, is_img2img: bool) -> Asked:
         entry = listing.find_model(title or DEFAULT_MODEL, entries)
         return facts_of(entry).kind in ("edit", "upscale")
 
-    known = Known(options=options, decode=decode, styles=known_styles(), controls=_control_kinds(call), is_edit=is_edit)
+    def size(title: str | None) -> int:
+        return facts_of(listing.find_model(title or DEFAULT_MODEL, entries)).size
+
+    known = Known(
+        options=options,
+        decode=decode,
+        styles=known_styles(),
+        controls=_control_kinds(call),
+        is_edit=is_edit,
+        size=size,
+    )
     return read_body(given, known, is_img2img=is_img2img)
 
 
@@ -376,7 +386,7 @@ def _png_info(data: bytes) -> dict[str, Any]:
         try:
             texts = dict(read_texts(path).texts)
         except GessoError:
-            raise refusal("Invalid encoded image", "image", status=500, code="damaged") from None
+            raise refusal("image: Invalid encoded image", "image", code="damaged") from None
     info = texts.get("parameters", "")
     read = read_infotext(info) if info else None
     pairs = {} if read is None else {"Prompt": read.prompt, "Negative prompt": read.negative_prompt, **read.pairs}
