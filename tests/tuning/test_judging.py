@@ -196,7 +196,9 @@ def test_prompts_put_the_subject_where_no_picture_shows_it():
 
 def test_the_direction_tells_two_groups_apart():
     rng = np.random.default_rng(0)
-    base, yours = rng.normal(0, 1, (20, 50)), rng.normal(0, 1, (20, 50))
+    base, yours = rng.normal(0, 1, (60, 12)), rng.normal(0, 1, (60, 12))
     yours[:, 3] += 6
-    direction = Direction(base[:10], yours[:10])
-    assert direction(yours[10:]).mean() > direction(base[10:]).mean() + 2 * direction(base[10:]).std()
+    direction = Direction(base[:30], yours[:30])
+    assert direction(yours[30:]).min() > direction(base[30:]).max()
+    few = Direction(base[:5], yours[:5])  # fewer pictures than features
+    assert (few(yours[30:])[:, None] > few(base[30:])[None]).mean() > 0.9

@@ -46,6 +46,7 @@ def verdict(
     Examples:
         gesso train verdict my.training
         gesso train verdict my.safetensors --json
+        gesso train verdict my.training -o best.safetensors
         gesso train verdict my.training --step 150 -o my-150.safetensors
     """
     from gesso.tuning.judging import kept_steps, read_copies, verdict_on
